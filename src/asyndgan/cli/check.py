@@ -1,0 +1,96 @@
+"""`asyndgan check`: are these folders fit to train on?"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from asyndgan.data.check import CheckReport, Fault, check_folder, compare_folders
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.errors import DataError
+
+SHOWN = 10
+"""Files named under one and the same fault, unless `--all` is given."""
+
+
+def check(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Data sets: each a folder that holds dataset.json.")
+    ],
+    test: Annotated[
+        Path | None, typer.Option(help="A data set whose patients may be in none of them.")
+    ] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression; its first group is the patient.")
+    ] = DEFAULT_PATIENT_PATTERN,
+    every: Annotated[
+        bool, typer.Option("--all", help=f"Name every file, not only {SHOWN} a fault.")
+    ] = False,
+) -> None:
+    """Look data sets over and name every fault. Changes nothing; exits with 1 on a fault."""
+    console = Console()
+    reports: list[CheckReport] = []
+    try:
+        for folder in folders:
+            reports.append(check_folder(folder, test=test, patient_pattern=patient_pattern))
+            _show(console, reports[-1], every)
+    except DataError as error:
+        console.print(_plain(str(error), "red"))
+        raise typer.Exit(1) from error
+    between = compare_folders(reports)
+    if between:
+        console.print(_plain("Between the folders", "bold"))
+        _show_faults(console, between, None, every)
+    count = sum(len(report.faults) for report in reports) + len(between)
+    if count:
+        console.print(_plain(f"{count} {'fault' if count == 1 else 'faults'}.", "bold red"))
+        raise typer.Exit(1)
+    console.print(_plain("No faults.", "bold green"))
+
+
+def _show(console: Console, report: CheckReport, every: bool) -> None:
+    table = Table(show_header=False, title=_plain(str(report.folder), "bold"), title_justify="left")
+    table.add_column(style="cyan", overflow="fold", ratio=1)
+    table.add_column(overflow="fold", ratio=2)
+    for heading, text in report.rows:
+        table.add_row(_plain(heading), _plain(text))
+    console.print(table)
+    _show_faults(console, report.faults, report.folder, every)
+    console.print()
+
+
+def _show_faults(
+    console: Console, faults: Iterable[Fault], folder: Path | None, every: bool
+) -> None:
+    """Faults with one reason and remedy stand together; their files below."""
+    groups: dict[tuple[str, str], list[Path]] = {}
+    for fault in faults:
+        groups.setdefault((fault.reason, fault.remedy), []).append(fault.file)
+    for (reason, remedy), files in groups.items():
+        shown = files if every or len(files) <= SHOWN else files[:SHOWN]
+        names = [_name(file, folder) for file in shown]
+        if len(shown) < len(files):
+            names.append(f"and {len(files) - len(shown)} more (--all names them)")
+        console.print(_plain(f"✗ {reason[:1].upper()}{reason[1:]}.", "red"))
+        for name in names:
+            console.print(Padding(_plain(name), (0, 0, 0, 4)))
+        console.print(Padding(_plain(f"→ {remedy}", "dim"), (0, 0, 0, 2)))
+
+
+def _name(file: Path, folder: Path | None) -> str:
+    """Shorter within the folder whose table stands above."""
+    inside = folder is not None and file != folder and file.is_relative_to(folder)
+    return str(file.relative_to(folder)) if folder and inside else str(file)
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text without markup; file names and labels are foreign, so no control characters pass."""
+    clean = "".join(
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
+    )
+    return Text(clean, style=style, overflow="fold")

@@ -1,0 +1,36 @@
+"""`asyndgan phantoms`: data to try everything with, drawn rather than scanned."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+
+
+def phantoms(
+    out: Annotated[
+        Path, typer.Argument(help="Folder to write to; made if need be.", file_okay=False)
+    ],
+    size: Annotated[int, typer.Option(min=32, help="Rows and columns of an image.")] = 64,
+    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other patients.")] = 0,
+    patients: Annotated[
+        float, typer.Option(help="Factor of every number of patients: 0.2 for a quick try.")
+    ] = 1.0,
+) -> None:
+    """Draw heads of four sites and a test set: T1, T2, FLAIR and label maps.
+
+    The sites differ in their scanner's look, in their lesions and in their number of patients.
+    Nobody's image is in them, so they may be shown and shared freely.
+    """
+    written = write_phantoms(out, size=size, seed=seed, patients_scale=patients)
+    table = Table("data set", "folder")
+    table.add_column("cases", justify="right")
+    for name, cases in written.items():
+        table.add_row(name, str(out / name), str(cases))
+    console = Console()
+    console.print(table)
+    first = out / DEFAULT_SITES[0].name
+    console.print(f"\nNext: [bold]asyndgan check {first}[/bold]", highlight=False, soft_wrap=True)

@@ -1,0 +1,111 @@
+"""One prepared image with its mask, and a record of what was done to prepare it."""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import final
+
+import numpy as np
+
+from asyndgan.arrays import Image, Mask
+
+
+@final
+@dataclass(frozen=True)
+class Preparation:
+    """What turned the stored arrays into a `Case`; `asyndgan.data.prepare.invert` undoes it.
+
+    Attributes:
+        shape: rows and columns as stored, in pixels.
+        spacing: millimetres a pixel as stored, one a row and column; 1.0 where the format has none.
+        resized: rows and columns after resampling, before cropping and padding.
+        offset: rows and columns at which the resized image starts in the prepared one; negative
+            where it was cropped.
+        scale: per modality, the factor of `prepared = stored * scale + shift`.
+        shift: per modality, the summand of the same.
+    """
+
+    shape: tuple[int, int]
+    spacing: tuple[float, float]
+    resized: tuple[int, int]
+    offset: tuple[int, int]
+    scale: tuple[float, ...]
+    shift: tuple[float, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Case:
+    """One image with its label map.
+
+    Attributes:
+        name: case name as in the file names; one slice of a volume is `NAME_z<index>`.
+        patient: who it is of; splits never share one.
+        image: float32 in [-1, 1], one channel for each of `modalities`, in their order.
+        mask: int64 labels, same spatial shape.
+        modalities: names of the channels.
+        preparation: how to get back to the stored grid and intensities.
+    """
+
+    name: str
+    patient: str
+    image: Image
+    mask: Mask
+    modalities: tuple[str, ...]
+    preparation: Preparation
+
+
+@final
+class Intensities:
+    """Statistics of one modality of one case, each worked out when first asked for.
+
+    The slices of a volume share one, so that all are normalised by the volume, not each by itself.
+    """
+
+    def __init__(self, values: np.ndarray) -> None:
+        """Keeps `values`, stored intensities of any shape, without a copy."""
+        self._values = values
+        self._percentiles: dict[tuple[float, float], tuple[float, float]] = {}
+
+    @cached_property
+    def extremes(self) -> tuple[float, float]:
+        """Lowest and highest intensity."""
+        return float(self._values.min()), float(self._values.max())
+
+    @cached_property
+    def moments(self) -> tuple[float, float]:
+        """Mean and standard deviation."""
+        values = self._values
+        return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+
+    def percentiles(self, low: float, high: float) -> tuple[float, float]:
+        """The intensities below which `low` and `high` per cent of the pixels lie."""
+        if (low, high) not in self._percentiles:
+            below, above = np.percentile(self._values, (low, high))
+            self._percentiles[low, high] = float(below), float(above)
+        return self._percentiles[low, high]
+
+
+@final
+@dataclass(frozen=True)
+class RawCase:
+    """One case, or one slice of a volume, as stored: before any preparation.
+
+    Attributes:
+        name: as in `Case`.
+        patient: as in `Case`.
+        channels: modality name to a float32 array (rows, columns) of stored intensities.
+        mask: int64 labels (rows, columns); None where the data set has no labels for the case.
+        spacing: millimetres a pixel, one a row and column.
+        volume: for a slice of a volume, modality name to the intensities of the whole volume.
+    """
+
+    name: str
+    patient: str
+    channels: dict[str, np.ndarray] = field(repr=False)
+    mask: np.ndarray | None = field(repr=False)
+    spacing: tuple[float, float] = (1.0, 1.0)
+    volume: dict[str, Intensities] = field(default_factory=dict, repr=False)
+
+    def intensities(self, modality: str) -> Intensities:
+        """Statistics of `modality` over the whole case: over the volume where this is a slice."""
+        return self.volume.get(modality) or Intensities(self.channels[modality])

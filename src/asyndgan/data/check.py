@@ -1,0 +1,362 @@
+"""Looking over a data set before anything is trained on it: every fault, not only the first.
+
+Reads everything, changes nothing.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import final
+
+import numpy as np
+
+from asyndgan.data.nnunet import (
+    DEFAULT_PATIENT_PATTERN,
+    FILE_ENDINGS,
+    CaseFiles,
+    DataFileError,
+    DatasetInfo,
+    Part,
+    Stored,
+    describe,
+    image_name_pattern,
+    list_cases,
+    patient_of,
+    read_image,
+    read_mask,
+    shown_shape,
+)
+
+
+@final
+@dataclass(frozen=True)
+class Fault:
+    """Something to put right.
+
+    Attributes:
+        file: the file or folder.
+        reason: what is wrong, without a full stop.
+        remedy: what to do, a whole sentence.
+    """
+
+    file: Path
+    reason: str
+    remedy: str
+
+
+@final
+@dataclass(frozen=True)
+class CheckReport:
+    """What was found in one folder.
+
+    Attributes:
+        folder: as given.
+        rows: heading and text, for a table: cases, patients, modalities, sizes, spacing, labels,
+            intensities.
+        faults: in the order of the files.
+        patients: patient to one of the patient's image files.
+        labels: name to number; empty where dataset.json cannot be used.
+    """
+
+    folder: Path
+    rows: tuple[tuple[str, str], ...]
+    faults: tuple[Fault, ...]
+    patients: dict[str, Path] = field(default_factory=dict, repr=False)
+    labels: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class _Tally:
+    """What is counted while the files are read."""
+
+    faults: list[Fault] = field(default_factory=list)
+    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    spacings: Counter[tuple[float, ...]] = field(default_factory=Counter)
+    pixels: Counter[int] = field(default_factory=Counter)
+    cases_with: Counter[int] = field(default_factory=Counter)
+    masks: int = 0
+    extremes: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def fault(self, file: Path, reason: str, remedy: str) -> None:
+        """Notes a fault and goes on."""
+        self.faults.append(Fault(file, reason, remedy))
+
+    def error(self, error: DataFileError) -> None:
+        """Notes what a reader raised and goes on."""
+        self.fault(error.file, error.reason, error.remedy)
+
+
+def check_folder(
+    folder: Path, *, test: Path | None = None, patient_pattern: str = DEFAULT_PATIENT_PATTERN
+) -> CheckReport:
+    """Reads a whole data set and collects its faults.
+
+    Args:
+        folder: holds dataset.json, imagesTr and labelsTr.
+        test: another data set whose patients may not be in this one. imagesTs in the same folder
+            is compared with imagesTr in any case.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+
+    Raises:
+        DataError: `patient_pattern` is not a regular expression. Faults of the data are returned,
+            not raised.
+    """
+    tally = _Tally()
+    info, described = _described(folder, tally)
+    try:
+        cases = list_cases(folder, info)
+    except DataFileError as error:
+        tally.error(error)
+        cases = []
+    if described and info.training not in (None, len(cases)):
+        tally.fault(
+            folder / "dataset.json",
+            f"numTraining is {info.training}, but imagesTr holds {len(cases)} cases",
+            f"Write {len(cases)}, or add what is missing.",
+        )
+    for files in cases:
+        _check_case(folder, files, info, described, tally)
+    _stray_files(folder, info, cases, tally)
+    patients = {patient_of(files.name, patient_pattern): files for files in reversed(cases)}
+    own = {patient: next(iter(files.images.values())) for patient, files in patients.items()}
+    for other, part in _test_images(folder, test):
+        _compare_with_test(folder, own, other, part, patient_pattern, tally)
+    return CheckReport(
+        folder=folder,
+        rows=tuple(_rows(info, described, cases, len(own), tally)),
+        faults=tuple(tally.faults),
+        patients=own,
+        labels=info.labels if described else {},
+    )
+
+
+def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
+    """Faults between data sets that are to train together.
+
+    One number with two names, one name with two numbers, and a patient at two sites.
+    """
+    faults: list[Fault] = []
+    for place, report in enumerate(reports):
+        for other in reports[:place]:
+            faults += _contradictions(report, other)
+            faults += [
+                Fault(
+                    report.patients[patient],
+                    f"patient '{patient}' is at {other.folder} as well",
+                    "Keep each patient at one site; if two people share the name, rename one.",
+                )
+                for patient in sorted(report.patients.keys() & other.patients.keys())
+            ]
+    return tuple(faults)
+
+
+def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:
+    file = report.folder / "dataset.json"
+    remedy = "Labels match by name and number: give both folders the same, and remap the masks."
+    other_names = {number: name for name, number in other.labels.items()}
+    for name, number in report.labels.items():
+        if other.labels.get(name, number) != number:
+            yield Fault(
+                file,
+                f"label '{name}' is {number} here and {other.labels[name]} in {other.folder}",
+                remedy,
+            )
+        if other_names.get(number, name) != name:
+            yield Fault(
+                file,
+                f"label {number} is '{name}' here and '{other_names[number]}' in {other.folder}",
+                remedy,
+            )
+
+
+def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
+    """What dataset.json says, or a guess from the file names so that reading can go on."""
+    try:
+        return describe(folder), True
+    except DataFileError as error:
+        tally.error(error)
+    names = [path.name for path in _files(folder / "imagesTr")]
+    found = [ending for ending in FILE_ENDINGS if any(name.endswith(ending) for name in names)]
+    ending = found[0] if found else FILE_ENDINGS[0]
+    matches = [image_name_pattern(ending).fullmatch(name) for name in names]
+    count = 1 + max((int(match[2]) for match in matches if match), default=0)
+    modalities = tuple(f"number {number}" for number in range(count))
+    return DatasetInfo(folder.name, modalities, {}, ending), False
+
+
+def _check_case(
+    folder: Path, files: CaseFiles, info: DatasetInfo, described: bool, tally: _Tally
+) -> None:
+    images: dict[str, Stored] = {}
+    for number, path in sorted(files.images.items()):
+        try:
+            planes = read_image(path, number, info)
+        except DataFileError as error:
+            tally.error(error)
+            continue
+        for modality, stored in planes.items():
+            _check_image(path, modality, stored, images, tally)
+            images.setdefault(modality, stored)
+    for number, modality in enumerate(info.modalities):
+        if number not in files.images and modality not in images:
+            tally.fault(
+                folder / "imagesTr" / f"{files.name}_{number:04d}{info.file_ending}",
+                f"modality '{modality}' is missing for this case",
+                "Add the file, remove the case, or take the modality out of dataset.json.",
+            )
+    if images:
+        first = next(iter(images.values()))
+        tally.sizes[first.values.shape] += 1
+        tally.spacings[first.spacing] += 1
+    if files.mask:
+        _check_mask(files.mask, images, info.labels if described else None, tally)
+    elif (folder / "labelsTr").is_dir():
+        tally.fault(
+            folder / "labelsTr" / f"{files.name}{info.file_ending}",
+            "this image has no mask, though others have",
+            "Add the mask, or move the image away.",
+        )
+
+
+def _check_image(
+    path: Path, modality: str, stored: Stored, others: dict[str, Stored], tally: _Tally
+) -> None:
+    _check_size(path, stored, others, tally)
+    low, high = float(stored.values.min()), float(stored.values.max())
+    if not np.isfinite((low, high)).all():
+        finite = stored.values[np.isfinite(stored.values)]
+        tally.fault(
+            path,
+            f"modality '{modality}' has {stored.values.size - finite.size} intensities that are "
+            "infinite or not numbers",
+            "Replace them, for example by the background's intensity.",
+        )
+        if not finite.size:
+            return
+        low, high = float(finite.min()), float(finite.max())
+    elif low == high:
+        tally.fault(
+            path,
+            f"modality '{modality}' is empty: every pixel is {low:g}",
+            "Export it again, or remove the case.",
+        )
+    lowest, highest = tally.extremes.get(modality, (low, high))
+    tally.extremes[modality] = min(low, lowest), max(high, highest)
+
+
+def _check_mask(
+    path: Path, images: dict[str, Stored], labels: dict[str, int] | None, tally: _Tally
+) -> None:
+    try:
+        mask = read_mask(path)
+    except DataFileError as error:
+        tally.error(error)
+        return
+    _check_size(path, mask, images, tally)
+    found, counts = np.unique(mask.values, return_counts=True)
+    tally.masks += 1
+    tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
+    tally.cases_with.update(found.tolist())
+    unknown = [] if labels is None else sorted(set(found.tolist()) - set(labels.values()))
+    if unknown:
+        tally.fault(
+            path,
+            f"has the labels {', '.join(map(str, unknown[:8]))}"
+            f"{' and more' if len(unknown) > 8 else ''}, which dataset.json does not name",
+            "Name them under labels there, or remap the mask.",
+        )
+
+
+def _check_size(path: Path, stored: Stored, others: dict[str, Stored], tally: _Tally) -> None:
+    for modality, other in others.items():
+        if stored.values.shape != other.values.shape:
+            tally.fault(
+                path,
+                f"is {shown_shape(stored.values.shape)}, but modality '{modality}' of the case is "
+                f"{shown_shape(other.values.shape)}",
+                "Resample them to one grid; image, mask and modalities must agree.",
+            )
+            return
+
+
+def _stray_files(
+    folder: Path, info: DatasetInfo, cases: Sequence[CaseFiles], tally: _Tally
+) -> None:
+    """Files that no case claims."""
+    if cases:
+        wanted = image_name_pattern(info.file_ending)
+        for path in _files(folder / "imagesTr"):
+            if not wanted.fullmatch(path.name):
+                tally.fault(
+                    path,
+                    f"is not named like CASE_0000{info.file_ending}, so it is not read",
+                    "Rename it, or move it away.",
+                )
+    names = {f"{files.name}{info.file_ending}" for files in cases}
+    for path in _files(folder / "labelsTr"):
+        if path.name not in names:
+            tally.fault(path, "this mask has no image", "Add the image, or move the mask away.")
+
+
+def _test_images(folder: Path, test: Path | None) -> Iterator[tuple[Path, Part]]:
+    if (folder / "imagesTs").is_dir():
+        yield folder, "Ts"
+    if test:
+        yield test, "Tr"
+        if (test / "imagesTs").is_dir():
+            yield test, "Ts"
+
+
+def _compare_with_test(
+    folder: Path, own: dict[str, Path], test: Path, part: Part, pattern: str, tally: _Tally
+) -> None:
+    try:
+        info = describe(test)
+        others = list_cases(test, info, part)
+    except DataFileError as error:
+        if test != folder:  # dataset.json of the folder itself has had its say
+            tally.error(error)
+        return
+    images = {patient_of(files.name, pattern): files.images for files in reversed(others)}
+    for patient in sorted(own.keys() & images.keys()):
+        tally.fault(
+            next(iter(images[patient].values())),
+            f"patient '{patient}' is in the test set and in {own[patient].parent}",
+            "Remove the patient from one of them, or results will look better than they are.",
+        )
+
+
+def _rows(
+    info: DatasetInfo, described: bool, cases: Sequence[CaseFiles], patients: int, tally: _Tally
+) -> Iterator[tuple[str, str]]:
+    yield "cases", f"{len(cases)} ({tally.masks} with a mask)"
+    yield "patients", str(patients)
+    yield "modalities", ", ".join(info.modalities) if described else "not known"
+    yield "size", _several([shown_shape(size) for size, _ in tally.sizes.most_common()])
+    spacings = [
+        " x ".join(f"{mm:.3g}" for mm in spacing) for spacing, _ in tally.spacings.most_common()
+    ]
+    if info.file_ending != ".png":
+        yield "spacing (mm)", _several(list(dict.fromkeys(spacings)))
+    names = {number: name for name, number in info.labels.items()}
+    total = tally.pixels.total()
+    for number in sorted(names.keys() | tally.pixels.keys()):
+        share = 100 * tally.pixels[number] / total if total else 0
+        heading = f"label {number} {names.get(number, '(no name)')}"
+        yield heading, f"{share:.2f} % of the pixels, in {tally.cases_with[number]} cases"
+    for modality, (low, high) in tally.extremes.items():
+        yield f"intensity {modality}", f"{low:g} to {high:g}"
+
+
+def _several(texts: Sequence[str]) -> str:
+    """The commonest first; cut short where there are many."""
+    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
+    return (", ".join(texts[:3]) + more) or "none"
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files of a folder that are not hidden, sorted; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

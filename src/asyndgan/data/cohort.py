@@ -1,0 +1,175 @@
+"""The cases of one site, and the batches drawn from them. A cohort never leaves its site."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self, final
+
+import torch
+from torch import Tensor
+
+from asyndgan.arrays import Images
+from asyndgan.data.case import Case
+from asyndgan.errors import CohortError
+
+
+@final
+@dataclass(frozen=True)
+class Batch:
+    """Real images and the conditions that belong to them.
+
+    Attributes:
+        images: (b, c, *space) in [-1, 1].
+        conditions: int64, (b, *space) label maps or (b,) classes.
+    """
+
+    images: Images
+    conditions: Tensor
+
+
+@final
+class Cohort:
+    """The cases of one site.
+
+    A batch is a function of its number alone: every pass over the cases has a permutation of its
+    own, drawn from the site's seed. So a checkpoint holds a number, and nothing of a patient.
+
+    Args:
+        images: (n, c, *space) in [-1, 1].
+        conditions: integers, (n, *space) label maps or (n,) classes.
+        modalities: names of the c channels.
+        labels: name of every label or class, by its number.
+        seed: of the draws.
+        flip: mirror images and label maps along the last axis, at random.
+
+    Raises:
+        CohortError: if there is no case, or the parts do not fit each other.
+    """
+
+    def __init__(
+        self,
+        images: Images,
+        conditions: Tensor,
+        *,
+        modalities: Sequence[str],
+        labels: Mapping[int, str],
+        seed: int = 0,
+        flip: bool = False,
+    ) -> None:
+        if not len(images) or len(images) != len(conditions):
+            raise CohortError(
+                f"a cohort needs as many conditions as images and at least one; "
+                f"it was given {len(images)} images and {len(conditions)} conditions."
+            )
+        if images.shape[1] != len(modalities):
+            raise CohortError(
+                f"images have {images.shape[1]} channels, but {len(modalities)} modalities are "
+                f"named: {', '.join(modalities)}."
+            )
+        unknown = set(conditions.unique().tolist()) - set(labels)
+        if unknown:
+            raise CohortError(
+                f"conditions hold labels {sorted(unknown)}; the data set knows {sorted(labels)}. "
+                "Name them in dataset.json, or remap them."
+            )
+        self.images = images
+        self.conditions = conditions.long()
+        self.modalities = tuple(modalities)
+        self.labels = dict(labels)
+        self.seed = seed
+        self.flip = flip
+
+    @classmethod
+    def from_cases(
+        cls,
+        cases: Sequence[Case],
+        *,
+        labels: Mapping[str, int],
+        condition: str = "mask",
+        seed: int = 0,
+        flip: bool = False,
+    ) -> Self:
+        """A cohort of prepared cases.
+
+        Args:
+            cases: all of one size and with the same modalities.
+            labels: number of each label by name, as in `dataset.json`.
+            condition: `mask` takes the label maps; `none` leaves them at the door. (`class`
+                conditions are no part of a folder of images; give them to the constructor.)
+            seed: of the draws.
+            flip: as for the constructor.
+
+        Raises:
+            CohortError: if there is no case or `condition` is neither `mask` nor `none`.
+        """
+        if not cases:
+            raise CohortError("the data set has no cases; run 'asyndgan check' on its folder.")
+        if condition not in ("mask", "none"):
+            raise CohortError(
+                f"folders of images have no conditions of kind '{condition}'; "
+                "build the cohort in Python: Cohort(images, classes, ...)."
+            )
+        masks = torch.stack([case.mask for case in cases])
+        return cls(
+            torch.stack([case.image for case in cases]),
+            masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
+            modalities=cases[0].modalities,
+            labels={number: name for name, number in labels.items()},
+            seed=seed,
+            flip=flip,
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Height and width (and depth) of the images."""
+        return tuple(self.images.shape[2:])
+
+    def batch(self, number: int, size: int) -> Batch:
+        """The batch with this number: cases `number * size` onwards of an endless shuffle.
+
+        Args:
+            number: from 0.
+            size: images a batch.
+        """
+        drawn = [self._case(number * size + offset) for offset in range(size)]
+        index = torch.tensor([case for case, _ in drawn])
+        mirror = torch.tensor([mirrored for _, mirrored in drawn])
+        return Batch(
+            _mirrored(self.images[index], mirror), _mirrored(self.conditions[index], mirror)
+        )
+
+    def other(self, number: int, size: int) -> Batch:
+        """A batch that has nothing to do with `batch(number, size)`, for unpaired comparisons."""
+        random = self._random("other", number)
+        index = torch.randint(len(self), (size,), generator=random)
+        mirror = torch.rand(size, generator=random) < (0.5 if self.flip else -1.0)
+        return Batch(
+            _mirrored(self.images[index], mirror), _mirrored(self.conditions[index], mirror)
+        )
+
+    def _case(self, position: int) -> tuple[int, bool]:
+        """Index of the case at a position of the endless shuffle, and whether to mirror it."""
+        epoch, offset = divmod(position, len(self))
+        random = self._random("epoch", epoch)
+        order = torch.randperm(len(self), generator=random)
+        mirror = torch.rand(len(self), generator=random) < (0.5 if self.flip else -1.0)
+        return int(order[offset]), bool(mirror[offset])
+
+    def _random(self, purpose: str, number: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derived_seed(self.seed, purpose, number))
+
+
+def derived_seed(seed: int, *parts: object) -> int:
+    """A seed for one purpose: SHA-256 of a run's seed and what it is for."""
+    text = "/".join(str(part) for part in (seed, *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:
+    if arrays.ndim == 1:
+        return arrays
+    chosen = mirror.reshape(-1, *[1] * (arrays.ndim - 1))
+    return torch.where(chosen, arrays.flip(-1), arrays)

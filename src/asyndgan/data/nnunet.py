@@ -1,0 +1,633 @@
+"""Data sets in nnU-Net's raw convention (version 2), read and written.
+
+    dataset.json                channel_names, labels, numTraining, file_ending
+    imagesTr/CASE_0000.png      one file a modality; an RGB picture is one file of three
+    labelsTr/CASE.png           label map; may be absent
+
+Volumes (NIfTI) are turned to the closest canonical orientation and cut into slices, shown as a
+radiologist sees them: rows run from anterior (axial) or superior down, columns from the patient's
+right (sagittal: from anterior). Every file is taken for hostile: sizes are bounded before anything
+is decoded, and whatever a decoder raises becomes a `DataError`.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, final
+
+import nibabel as nib
+import numpy as np
+from PIL import Image as Picture
+
+from asyndgan.data.case import Intensities, RawCase
+from asyndgan.errors import DataError
+
+DEFAULT_PATIENT_PATTERN = r"(.+?)(?:_[sz]\d+(?:_.*)?)?$"
+"""All before `_s<number>` or `_z<number>` (as slices are named here), else the whole name."""
+
+Axis = Literal["sagittal", "coronal", "axial"]
+Part = Literal["Tr", "Ts"]
+
+FILE_ENDINGS = (".png", ".nii.gz", ".nii")
+MAX_JSON_BYTES = 2**24
+MAX_PNG_PIXELS = 2**26  # below PIL's own limit, which only warns
+MAX_NIFTI_VOXELS = 2**29  # 2 GiB as float32; the largest CT volumes hold half of that
+MAX_LABEL = 255  # what an 8-bit mask can hold
+
+_AXES: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+_OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "name")
+_RGB = (("r", "g", "b"), ("red", "green", "blue"))
+
+
+class DataFileError(DataError):
+    """A `DataError` about one file: which, what is wrong with it, and what to do.
+
+    Attributes:
+        file: the file or folder.
+        reason: what is wrong, without a full stop.
+        remedy: what to do, a whole sentence.
+    """
+
+    def __init__(self, file: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{file}: {reason}. {remedy}")
+        self.file = file
+        self.reason = reason
+        self.remedy = remedy
+
+
+@final
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What dataset.json says.
+
+    Attributes:
+        name: as given there, else the folder's name.
+        modalities: names of the channels, in the order of the file names' numbers.
+        labels: name to number, 0 to 255. An "ignore" label is a label like any other.
+        file_ending: one of `FILE_ENDINGS`.
+        extra: all other keys, such as "synthetic" or "provenance".
+        training: numTraining; None where absent.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    labels: dict[str, int]
+    file_ending: str
+    extra: dict[str, object] = field(default_factory=dict)
+    training: int | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether a generator painted the images."""
+        return self.extra.get("synthetic") is True
+
+
+@final
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case.
+
+    Attributes:
+        name: case name, without modality number and file ending.
+        images: number in the file name (the modality's place) to file.
+        mask: None where there is none.
+    """
+
+    name: str
+    images: dict[int, Path]
+    mask: Path | None
+
+
+@final
+@dataclass(frozen=True)
+class Stored:
+    """The array of one file.
+
+    Attributes:
+        values: (rows, columns) of a picture, or (right, anterior, superior) of a volume; float32
+            intensities or int64 labels.
+        spacing: millimetres a pixel along each axis; 1.0 for pictures.
+    """
+
+    values: np.ndarray = field(repr=False)
+    spacing: tuple[float, ...]
+
+
+def patient_of(case_name: str, pattern: str = DEFAULT_PATIENT_PATTERN) -> str:
+    """Who a case is of, going by its name.
+
+    Args:
+        case_name: as in the file names.
+        pattern: regular expression, matched from the name's start. Its first group is the patient,
+            or all it matched if it has no group. A name that it does not match is a patient.
+
+    Raises:
+        DataError: `pattern` is not a regular expression.
+    """
+    try:
+        match = re.match(pattern, case_name)
+    except re.error as error:
+        raise DataError(
+            f"the patient pattern '{pattern}' is not a regular expression ({error}). "
+            r"Write for example '(.+)_s\d+$'."
+        ) from error
+    found = match and (match[1] if match.re.groups else match[0])
+    return found or case_name
+
+
+def describe(folder: Path) -> DatasetInfo:
+    """Reads a data set's dataset.json.
+
+    Raises:
+        DataError: it is missing, is no JSON, or holds what this package cannot use (regions as
+            labels, file endings other than `FILE_ENDINGS`).
+    """
+    path = folder / "dataset.json"
+    table = _json_table(path)
+    ending = table.get("file_ending")
+    if ending not in FILE_ENDINGS:
+        raise DataFileError(
+            path, f"file_ending is {ending!r}", f"Store the images as {' or '.join(FILE_ENDINGS)}."
+        )
+    training = table.get("numTraining")
+    if training is not None and (not isinstance(training, int) or isinstance(training, bool)):
+        raise DataFileError(path, f"numTraining is {training!r}", "Write the number of cases.")
+    return DatasetInfo(
+        name=str(table.get("name") or folder.resolve().name),
+        modalities=_modalities(path, table.get("channel_names")),
+        labels=_labels(path, table.get("labels")),
+        file_ending=ending,
+        extra={key: value for key, value in table.items() if key not in _OWN_KEYS},
+        training=training,
+    )
+
+
+def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseFiles]:
+    """The cases of `folder`/imagesTr (or imagesTs), sorted by name; opens no file.
+
+    Raises:
+        DataError: there is no such folder, or no file in it is named like an image.
+    """
+    images = folder / f"images{part}"
+    if not images.is_dir():
+        raise DataFileError(
+            images,
+            "this folder does not exist",
+            f"Put the images there, one file a modality: CASE_0000{info.file_ending}.",
+        )
+    wanted = image_name_pattern(info.file_ending)
+    cases: dict[str, dict[int, Path]] = {}
+    for path in sorted(images.iterdir()):
+        match = wanted.fullmatch(path.name)
+        if match and path.is_file():
+            cases.setdefault(match[1], {})[int(match[2])] = path
+    if not cases:
+        raise DataFileError(
+            images,
+            f"no file here is named like CASE_0000{info.file_ending}",
+            "Rename the images, or correct file_ending in dataset.json.",
+        )
+    masks = folder / f"labels{part}"
+    named = {name: masks / f"{name}{info.file_ending}" for name in cases}
+    return [
+        CaseFiles(name, cases[name], named[name] if named[name].is_file() else None)
+        for name in sorted(cases)
+    ]
+
+
+def image_name_pattern(file_ending: str) -> re.Pattern[str]:
+    """Matches the name of an image file; its groups are the case and the modality's number."""
+    return re.compile(r"(.+)_(\d{4})" + re.escape(file_ending))
+
+
+def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
+    """Reads one image file.
+
+    Args:
+        path: the file.
+        number: the modality's place, as in the file name.
+        info: the data set's description.
+
+    Returns:
+        Modality name to its array, float32: one, or three for an RGB picture.
+
+    Raises:
+        DataError: the file cannot be read, is too large, or does not fit `channel_names`.
+    """
+    if number >= len(info.modalities):
+        raise DataFileError(
+            path,
+            f"dataset.json has no modality number {number}",
+            "Add it to channel_names there, or remove the file.",
+        )
+    if info.file_ending != ".png":
+        values, spacing = _nifti(path)
+        return {info.modalities[number]: Stored(values.astype(np.float32), spacing)}
+    pixels, mode = _png(path)
+    if mode == "RGB" and number == 0 and len(info.modalities) == 3:
+        planes = np.ascontiguousarray(np.moveaxis(pixels, -1, 0), dtype=np.float32)
+        return {
+            modality: Stored(plane, (1.0, 1.0))
+            for modality, plane in zip(info.modalities, planes, strict=True)
+        }
+    if mode not in ("L", "I;16", "I"):
+        raise DataFileError(
+            path,
+            f"is a picture of kind {mode}, where a grey one was expected",
+            "Save it as 8-bit grey; or, if it is RGB, as the only file of the case, _0000.png, "
+            "with three channel_names in dataset.json.",
+        )
+    return {info.modalities[number]: Stored(pixels.astype(np.float32), (1.0, 1.0))}
+
+
+def read_mask(path: Path) -> Stored:
+    """Reads one mask, int64.
+
+    Raises:
+        DataError: the file cannot be read, is too large, or does not hold whole numbers.
+    """
+    spacing: tuple[float, ...] = (1.0, 1.0)
+    if path.name.endswith(".png"):
+        values, mode = _png(path)
+        if mode not in ("L", "P", "1", "I;16", "I"):
+            raise DataFileError(
+                path,
+                f"is a picture of kind {mode}, where a mask was expected",
+                "Save it as 8-bit grey, each pixel the number of its label.",
+            )
+    else:
+        values, spacing = _nifti(path)
+    if not np.issubdtype(values.dtype, np.floating):
+        return Stored(values.astype(np.int64), spacing)
+    if not (np.isfinite(values).all() and (values == np.round(values)).all()):
+        raise DataFileError(
+            path,
+            "is a mask with values that are not whole numbers",
+            "Store labels without scaling or interpolation.",
+        )
+    return Stored(values.astype(np.int64), spacing)
+
+
+def read_cases(
+    folder: Path, *, axis: Axis = "axial", patient_pattern: str = DEFAULT_PATIENT_PATTERN
+) -> Iterator[RawCase]:
+    """Reads a data set, one case at a time, sorted by name.
+
+    A modality without a file is left out of `RawCase.channels` (`asyndgan.data.prepare` raises if
+    it is wanted). Volumes come slice by slice, named `CASE_z0012`; the number counts from
+    the left, posterior or inferior end. A volume of one slice keeps the name of its case.
+
+    Args:
+        folder: holds dataset.json.
+        axis: the direction along which volumes are cut.
+        patient_pattern: see `patient_of`.
+
+    Raises:
+        DataError: anything is missing, unreadable, too large or contradictory; names the file.
+    """
+    info = describe(folder)
+    for files in list_cases(folder, info):
+        channels: dict[str, Stored] = {}
+        for number, path in sorted(files.images.items()):
+            for modality, stored in read_image(path, number, info).items():
+                if modality in channels:
+                    raise DataFileError(
+                        path,
+                        f"modality '{modality}' is in another file of the case as well",
+                        "Keep either the RGB picture or the grey ones.",
+                    )
+                _same_shape(path, stored, channels)
+                channels[modality] = stored
+        mask = None
+        if files.mask:
+            mask = read_mask(files.mask)
+            _same_shape(files.mask, mask, channels)
+            _known_labels(files.mask, mask.values, info.labels)
+        patient = patient_of(files.name, patient_pattern)
+        yield from _slices(files.name, patient, channels, mask, _AXES[axis])
+
+
+def write_dataset(
+    folder: Path,
+    cases: Iterable[RawCase],
+    *,
+    modalities: Sequence[str],
+    labels: Mapping[str, int],
+    file_ending: str = ".png",
+    name: str,
+    extra: Mapping[str, object] | None = None,
+) -> int:
+    """Writes a data set; equal cases give equal bytes.
+
+    PNG holds intensities rounded and clipped to 0..255, and no spacing; modalities named R, G, B
+    go into one RGB picture. NIfTI holds float32 and the spacing, one slice a file.
+
+    Args:
+        folder: made if need be; may not hold a data set yet.
+        cases: taken one at a time. Each has every modality; its mask may be None.
+        modalities: in the order of the files' numbers.
+        labels: name to number.
+        file_ending: one of `FILE_ENDINGS`.
+        name: of the data set.
+        extra: further keys of dataset.json, such as "synthetic".
+
+    Returns:
+        The number of cases.
+
+    Raises:
+        DataError: the folder holds a data set; no case came; or a case does not fit the arguments.
+    """
+    head = _header(folder, modalities, labels, file_ending, name, extra)
+    names: set[str] = set()
+    for case in cases:
+        _check_case(folder, case, modalities, labels, names)
+        names.add(case.name)
+        (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
+        images = [case.channels[modality] for modality in modalities]
+        stem = str(folder / "imagesTr" / case.name)
+        if file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB:
+            _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1))
+        else:
+            for number, image in enumerate(images):
+                _write(Path(f"{stem}_{number:04d}{file_ending}"), image, case.spacing)
+        if case.mask is not None:
+            (folder / "labelsTr").mkdir(exist_ok=True)
+            path = folder / "labelsTr" / f"{case.name}{file_ending}"
+            _write(path, case.mask.astype(np.uint8), case.spacing)
+    if not names:
+        raise DataFileError(folder, "there is no case to write", "Ask for at least one.")
+    text = json.dumps({**head, "numTraining": len(names)}, indent=2, ensure_ascii=False)
+    (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+    return len(names)
+
+
+def _json_table(path: Path) -> dict[str, object]:
+    remedy = "Write it as nnU-Net wants it: channel_names, labels, numTraining, file_ending."
+    if not path.is_file():
+        raise DataFileError(path, "this file does not exist", remedy)
+    try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise ValueError(f"it is larger than {MAX_JSON_BYTES} bytes")
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataFileError(path, f"cannot be read as JSON ({error})", remedy) from error
+    if not isinstance(table, dict):
+        raise DataFileError(path, "is not a JSON object", remedy)
+    return table
+
+
+def _modalities(path: Path, names: object) -> tuple[str, ...]:
+    remedy = 'Number them from 0 and name each once: "channel_names": {"0": "T1", "1": "FLAIR"}.'
+    if not isinstance(names, dict) or not names:
+        raise DataFileError(path, "channel_names is missing", remedy)
+    numbers = [str(number) for number in range(len(names))]
+    if sorted(names, key=str) != sorted(numbers):
+        raise DataFileError(path, f"channel_names has the keys {sorted(names)}", remedy)
+    ordered = [names[number] for number in numbers]
+    if not all(isinstance(name, str) and name for name in ordered):
+        raise DataFileError(path, "channel_names holds something that is not a name", remedy)
+    if len(set(ordered)) < len(ordered):
+        raise DataFileError(path, "channel_names holds one name twice", remedy)
+    return tuple(ordered)
+
+
+def _labels(path: Path, labels: object) -> dict[str, int]:
+    remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
+    if not isinstance(labels, dict) or not labels:
+        raise DataFileError(path, "labels is missing", remedy)
+    for name, number in labels.items():
+        if isinstance(number, list):
+            raise DataFileError(
+                path,
+                f"label '{name}' is a region, a list of labels",
+                f"Regions overlap, and a mask has one label a pixel. {remedy}",
+            )
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise DataFileError(path, f"label '{name}' has the number {number!r}", remedy)
+        if not 0 <= number <= MAX_LABEL:
+            raise DataFileError(
+                path, f"label '{name}' has the number {number}, outside 0 to {MAX_LABEL}", remedy
+            )
+    if len(set(labels.values())) < len(labels):
+        raise DataFileError(path, "two labels have the same number", remedy)
+    return dict(labels)
+
+
+@contextmanager
+def _decoding(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into a `DataFileError`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = str(error).replace(str(path), path.name).rstrip(".") or type(error).__name__
+        raise DataFileError(
+            path,
+            f"cannot be read as {kind} ({reason})",
+            "It may be truncated or damaged: copy it again from where it came.",
+        ) from error
+
+
+def _png(path: Path) -> tuple[np.ndarray, str]:
+    """Pixels (rows, columns) or (rows, columns, bands), and PIL's name for their kind."""
+    with _decoding(path, "PNG"):
+        # The size stands at a fixed place; PIL itself would only warn, and only above a larger one.
+        with path.open("rb") as file:
+            head = file.read(24)
+        if not head.startswith(b"\x89PNG\r\n\x1a\n") or len(head) < 24:
+            raise ValueError("it does not start like one")
+        _bounded_png(path, int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big"))
+        with Picture.open(path, formats=["PNG"]) as picture:
+            _bounded_png(path, *picture.size)  # a hostile file may hold a second header
+            return np.array(picture), picture.mode
+
+
+def _bounded_png(path: Path, columns: int, rows: int) -> None:
+    if not 0 < columns * rows <= MAX_PNG_PIXELS:
+        raise DataFileError(
+            path,
+            f"claims {rows} x {columns} pixels, outside 1 to {MAX_PNG_PIXELS}",
+            "Cut it into smaller pictures.",
+        )
+
+
+def _nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
+    """Voxels (right, anterior, superior), scaled as the header says, and their millimetres."""
+    with _decoding(path, "NIfTI"):
+        stored = nib.load(path)
+        if not isinstance(stored, nib.Nifti1Pair):
+            raise ValueError("it is of another format")
+        shape = tuple(int(side) for side in stored.shape)
+        if min(shape, default=0) < 1 or int(np.prod(shape, dtype=object)) > MAX_NIFTI_VOXELS:
+            raise DataFileError(
+                path,
+                f"claims the shape {shape}, outside 1 to {MAX_NIFTI_VOXELS} voxels",
+                "Cut it into smaller volumes.",
+            )
+        if len(shape) < 2 or any(side > 1 for side in shape[3:]):
+            raise DataFileError(
+                path,
+                f"has the shape {shape}, where a volume was expected",
+                "Store one file a modality and time point.",
+            )
+        if stored.get_data_dtype().kind not in "iuf":
+            raise DataFileError(
+                path,
+                f"holds values of kind {stored.get_data_dtype()}",
+                "Store one whole or floating-point number a voxel.",
+            )
+        volume = nib.Nifti1Image(
+            np.asanyarray(stored.dataobj).reshape((*shape, 1)[:3]), stored.affine
+        )
+        turned = nib.as_closest_canonical(volume)
+        # From the affine, not the header's zooms: 2-D files have no third one.
+        right, anterior, superior = (float(mm) for mm in nib.affines.voxel_sizes(turned.affine))
+        if not (min(right, anterior, superior) > 0 and np.isfinite(turned.affine).all()):
+            raise ValueError("its affine is singular or not finite")
+        return np.array(turned.dataobj), (right, anterior, superior)
+
+
+def _same_shape(path: Path, stored: Stored, others: Mapping[str, Stored]) -> None:
+    for modality, other in others.items():
+        if stored.values.shape != other.values.shape:
+            raise DataFileError(
+                path,
+                f"is {shown_shape(stored.values.shape)}, but modality '{modality}' of the "
+                f"case is {shown_shape(other.values.shape)}",
+                "Resample them to one grid; image, mask and modalities must agree.",
+            )
+
+
+def shown_shape(shape: Sequence[int]) -> str:
+    """For people: (128, 96) is '128 x 96'."""
+    return " x ".join(str(side) for side in shape)
+
+
+def _known_labels(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
+    unknown = sorted(set(np.unique(mask).tolist()) - set(labels.values()))
+    if unknown:
+        raise DataFileError(
+            path,
+            f"has the labels {unknown}, which dataset.json does not name",
+            "Name them under labels there, or remap the mask.",
+        )
+
+
+def _slices(
+    name: str, patient: str, channels: Mapping[str, Stored], mask: Stored | None, axis: int
+) -> Iterator[RawCase]:
+    first = next(iter(channels.values()))
+    images = {modality: stored.values for modality, stored in channels.items()}
+    labels = mask.values if mask else None
+    if first.values.ndim == 2:
+        rows, columns = first.spacing
+        yield RawCase(name, patient, images, labels, (rows, columns))
+        return
+    volume = {modality: Intensities(values) for modality, values in images.items()}
+    columns, rows = (mm for i, mm in enumerate(first.spacing) if i != axis)
+    count = first.values.shape[axis]
+    for index in range(count):
+        yield RawCase(
+            name=f"{name}_z{index:04d}" if count > 1 else name,
+            patient=patient,
+            channels={m: _plane(values, axis, index) for m, values in images.items()},
+            mask=None if labels is None else _plane(labels, axis, index),
+            spacing=(rows, columns),
+            volume=volume,
+        )
+
+
+def _plane(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
+    """One slice as a radiologist sees it: both in-plane axes reversed, then turned."""
+    return np.ascontiguousarray(np.flip(volume.take(index, axis)).T)
+
+
+def _header(
+    folder: Path,
+    modalities: Sequence[str],
+    labels: Mapping[str, int],
+    file_ending: str,
+    name: str,
+    extra: Mapping[str, object] | None,
+) -> dict[str, object]:
+    """The keys of dataset.json, checked as `describe` would; numTraining comes in the end."""
+    for taken in ("dataset.json", "imagesTr", "labelsTr"):
+        if (folder / taken).exists():
+            raise DataFileError(
+                folder, f"already holds a data set ({taken})", "Name a folder that does not exist."
+            )
+    path = folder / "dataset.json"
+    if file_ending not in FILE_ENDINGS:
+        raise DataFileError(
+            path, f"file_ending would be '{file_ending}'", f"Take one of {', '.join(FILE_ENDINGS)}."
+        )
+    own = set(extra or {}) & set(_OWN_KEYS)
+    if own:
+        raise DataFileError(path, f"extra may not hold {sorted(own)}", "Use the arguments instead.")
+    channel_names = {str(number): modality for number, modality in enumerate(modalities)}
+    _modalities(path, channel_names)
+    return {
+        "name": name,
+        "channel_names": channel_names,
+        "labels": _labels(path, dict(labels)),
+        "file_ending": file_ending,
+        **(extra or {}),
+    }
+
+
+def _check_case(
+    folder: Path,
+    case: RawCase,
+    modalities: Sequence[str],
+    labels: Mapping[str, int],
+    written: set[str],
+) -> None:
+    if not re.fullmatch(r"\w[\w.+-]*", case.name):
+        raise DataFileError(
+            folder,
+            f"case '{case.name}' cannot be a file name",
+            "Use letters, digits, '_', '-', '+' and '.' only.",
+        )
+    if case.name in written:
+        raise DataFileError(folder, f"two cases are named '{case.name}'", "Rename one of them.")
+    missing = [modality for modality in modalities if modality not in case.channels]
+    if missing:
+        raise DataFileError(
+            folder,
+            f"case '{case.name}' has no modality {', '.join(missing)}",
+            "Write only modalities that every case has.",
+        )
+    arrays = [case.channels[modality] for modality in modalities]
+    arrays += [] if case.mask is None else [case.mask]
+    if any(array.ndim != 2 or array.shape != arrays[0].shape for array in arrays):
+        shapes = ", ".join(shown_shape(array.shape) for array in arrays)
+        raise DataFileError(
+            folder,
+            f"case '{case.name}' has arrays of the shapes {shapes}",
+            "Each must have the same rows and columns.",
+        )
+    if case.mask is not None:
+        _known_labels(folder / "labelsTr" / case.name, case.mask, labels)
+
+
+def _write(path: Path, values: np.ndarray, spacing: tuple[float, float]) -> None:
+    if path.name.endswith(".png"):
+        return _write_png(path, values)
+    # The inverse of `_plane` along the axial direction.
+    kind = values.dtype if values.dtype == np.uint8 else np.float32
+    voxels = np.ascontiguousarray(np.flip(values.T))[..., np.newaxis].astype(kind)
+    rows, columns = spacing
+    nib.save(nib.Nifti1Image(voxels, np.diag([columns, rows, 1.0, 1.0])), path)
+
+
+def _write_png(path: Path, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise DataFileError(
+            path, "would hold intensities that are not finite", "Replace them by numbers."
+        )
+    pixels = np.clip(np.round(values), 0, 255).astype(np.uint8)
+    Picture.fromarray(pixels).save(path, format="PNG", compress_level=6)

@@ -1,0 +1,226 @@
+"""From stored arrays to the recipe's grid and intensities, and back."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
+from asyndgan.data.case import Case, Preparation, RawCase
+from asyndgan.data.nnunet import (
+    DEFAULT_PATIENT_PATTERN,
+    DataFileError,
+    DatasetInfo,
+    describe,
+    read_cases,
+)
+from asyndgan.errors import DataError
+from asyndgan.recipe import ImageSection, Intensity
+
+SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
+"""How synthetic data sets store [-1, 1] in 8 bits, whatever recipe painted or reads them."""
+
+MAX_SIDE = 16384
+
+
+def prepare(raw: RawCase, image: ImageSection, modalities: Sequence[str]) -> Case:
+    """Brings one case to the recipe's grid and intensities.
+
+    Args:
+        raw: the case as stored.
+        image: the recipe's grid and normalisation.
+        modalities: which channels, in this order.
+
+    Returns:
+        image [C, H, W] float32 in [-1, 1] and mask [H, W] int64, where H, W is `image.size`; what
+        lies outside the stored image is -1 and label 0. A missing mask is all zeros.
+
+    Raises:
+        DataError: a modality is missing, intensities are not finite, or resampling to the recipe's
+            spacing would make an absurdly large image.
+    """
+    missing = [modality for modality in modalities if modality not in raw.channels]
+    if missing or not modalities:
+        raise DataError(
+            f"case {raw.name} has no modality {', '.join(missing) or 'at all'}; it has "
+            f"{', '.join(raw.channels)}. Add the files, or take image.modalities that every case "
+            "has."
+        )
+    scales = [_scale(raw, name, image.intensity_of(name)) for name in modalities]
+    planes = [
+        _normalised(raw.channels[name], scale, shift)
+        for name, (scale, shift) in zip(modalities, scales, strict=True)
+    ]
+    height, width = planes[0].shape
+    resized = _resized((height, width), raw, image)
+    preparation = Preparation(
+        shape=(height, width),
+        spacing=raw.spacing,
+        resized=resized,
+        offset=((image.size[0] - resized[0]) // 2, (image.size[1] - resized[1]) // 2),
+        scale=tuple(scale for scale, _ in scales),
+        shift=tuple(shift for _, shift in scales),
+    )
+    picture = _resample(torch.from_numpy(np.stack(planes)), resized, image.resampling)
+    labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
+    mask = _resample(torch.from_numpy(np.array(labels))[None].double(), resized, "nearest")
+    return Case(
+        name=raw.name,
+        patient=raw.patient,
+        image=_moved(picture, image.size, preparation.offset, IMAGE_LOW),
+        mask=_moved(mask, image.size, preparation.offset, 0)[0].long(),
+        modalities=tuple(modalities),
+        preparation=preparation,
+    )
+
+
+def invert(image: Image, preparation: Preparation) -> np.ndarray:
+    """Brings an image [C, H, W] in [-1, 1] back to the grid and intensities it was stored with.
+
+    Exact (to float32) for intensities that were not clipped where nothing was resampled. What was
+    cropped away comes back as the intensity that stands for -1.
+
+    Returns:
+        float32 (C, rows, columns), channels as in the case that `preparation` is of.
+
+    Raises:
+        DataError: `image` has another number of channels.
+    """
+    if len(image) != len(preparation.scale):
+        raise DataError(
+            f"an image of {len(image)} channels cannot be brought back by the preparation of "
+            f"{len(preparation.scale)}. Take the channels of the same case."
+        )
+    picture = image.detach().cpu().to(torch.float64)
+    back = tuple(-start for start in preparation.offset)
+    picture = _moved(picture, preparation.resized, back, IMAGE_LOW)
+    picture = _resample(picture, preparation.shape, "linear")
+    scale, shift = (
+        np.array(values)[:, None, None] for values in (preparation.scale, preparation.shift)
+    )
+    return ((picture.numpy() - shift) / scale).astype(np.float32)
+
+
+def invert_mask(mask: Mask, preparation: Preparation) -> np.ndarray:
+    """Brings a mask [H, W] back to the grid it was stored with: int64 (rows, columns)."""
+    labels = mask.detach().cpu().double()[None]
+    back = tuple(-start for start in preparation.offset)
+    labels = _moved(labels, preparation.resized, back, 0)
+    return _resample(labels, preparation.shape, "nearest")[0].long().numpy()
+
+
+def load_cases(
+    folder: Path,
+    image: ImageSection,
+    modalities: Sequence[str] | None = None,
+    *,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> list[Case]:
+    """Reads and prepares a whole data set.
+
+    A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised, so it is
+    read by `SYNTHETIC_INTENSITY` and not by the recipe's normalisation.
+
+    Args:
+        folder: holds dataset.json.
+        image: the recipe's grid and normalisation.
+        modalities: which channels; None: those of the recipe that the data set has, in the
+            recipe's order, or all of the data set if the recipe lists none.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+
+    Raises:
+        DataError: the data set cannot be read or prepared; names the file or the case.
+    """
+    info = describe(folder)
+    wanted = tuple(modalities) if modalities is not None else shared_modalities(info, image)
+    if not wanted:
+        raise DataFileError(
+            folder / "dataset.json",
+            f"has the modalities {', '.join(info.modalities)}, none of which is in the recipe's "
+            f"image.modalities ({', '.join(image.modalities)})",
+            "Name them alike; modalities match by name.",
+        )
+    if info.synthetic:
+        image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})
+    raw_cases = read_cases(folder, axis=image.axis, patient_pattern=patient_pattern)
+    return [prepare(raw, image, wanted) for raw in raw_cases]
+
+
+def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]:
+    """The modalities that data set and recipe share, in the recipe's order."""
+    if not image.modalities:
+        return info.modalities
+    return tuple(name for name in image.modalities if name in info.modalities)
+
+
+def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, float]:
+    """Factor and summand that bring stored intensities to [-1, 1]."""
+    case = raw.intensities(modality)
+    lowest, highest = case.extremes
+    if not np.isfinite((lowest, highest)).all():
+        raise DataError(
+            f"case {raw.name}, modality {modality}: some intensities are infinite or not numbers. "
+            "Replace them; 'asyndgan check' names every such file."
+        )
+    low, high = intensity.low, intensity.high
+    if intensity.kind == "percentiles":
+        low, high = case.percentiles(low, high)
+        if low == high:  # a few pixels among very many of one intensity: take them all
+            low, high = lowest, highest
+    elif intensity.kind == "zscore":
+        mean, deviation = case.moments
+        low, high = mean + low * deviation, mean + high * deviation
+    if intensity.kind != "range" and lowest == highest:
+        low, high = lowest, lowest + max(1.0, abs(lowest))  # becomes -1, and comes back from there
+    scale = (IMAGE_HIGH - IMAGE_LOW) / (high - low)
+    return scale, IMAGE_LOW - low * scale
+
+
+def _normalised(stored: np.ndarray, scale: float, shift: float) -> np.ndarray:
+    prepared = stored.astype(np.float64) * scale + shift
+    return np.clip(prepared, IMAGE_LOW, IMAGE_HIGH).astype(np.float32)
+
+
+def _resized(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple[int, int]:
+    """Rows and columns after resampling, before cropping and padding."""
+    if image.spacing:
+        factors = [stored / to for stored, to in zip(raw.spacing, image.spacing, strict=True)]
+    elif image.fit == "stretch":
+        return image.size
+    else:
+        sides = [to / stored for stored, to in zip(shape, image.size, strict=True)]
+        factors = [min(sides) if image.fit == "pad" else max(sides)] * 2
+    height, width = (
+        max(1, round(side * factor)) for side, factor in zip(shape, factors, strict=True)
+    )
+    if max(height, width) > MAX_SIDE:
+        raise DataError(
+            f"case {raw.name} would become {height} x {width} pixels. "
+            f"Take a larger image.spacing, or check the file's ({raw.spacing} mm)."
+        )
+    return height, width
+
+
+def _resample(
+    image: Tensor, size: tuple[int, int], resampling: Literal["linear", "nearest"]
+) -> Tensor:
+    if tuple(image.shape[-2:]) == size:
+        return image
+    if resampling == "nearest":
+        return F.interpolate(image[None], size, mode="nearest-exact")[0]
+    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+
+
+def _moved(image: Tensor, size: Sequence[int], offset: Sequence[int], fill: float) -> Tensor:
+    """`image` [C, h, w] put at `offset` into a new one of `size`; cropped where it sticks out."""
+    moved = image.new_full((len(image), *size), fill)
+    (top, left), (height, width) = offset, image.shape[-2:]
+    into = moved[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
+    rows, columns = into.shape[-2:]
+    from_top, from_left = max(-top, 0), max(-left, 0)
+    into.copy_(image[:, from_top : from_top + rows, from_left : from_left + columns])
+    return moved

@@ -1,0 +1,64 @@
+"""Cutting a cohort into parts without a patient in two of them."""
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+
+from asyndgan.errors import DataError
+
+
+def split_patients(
+    patients: Sequence[str], parts: Mapping[str, float], seed: int
+) -> dict[str, list[int]]:
+    """Cuts cases into parts, whole patients at a time.
+
+    The order in which patients are dealt out depends on `seed` and their names only, not on the
+    machine, a library's version or the order of the cases.
+
+    Args:
+        patients: whose each case is; the same string is the same patient.
+        parts: name to the fraction of the cases it should get, as near as whole patients allow;
+            the fractions sum to 1.
+        seed: of the order.
+
+    Returns:
+        Part to the indices of its cases, ascending. A part with a fraction above 0 has at least one
+        patient; one with the fraction 0 is empty.
+
+    Raises:
+        DataError: a fraction is negative, the fractions do not sum to 1, or there are fewer
+            patients than parts to fill.
+    """
+    if any(not fraction >= 0 for fraction in parts.values()):
+        raise DataError(f"a part has a negative fraction: {dict(parts)}. Write 0 or more.")
+    if not math.isclose(sum(parts.values()), 1, abs_tol=1e-6):
+        raise DataError(
+            f"the fractions of {', '.join(parts) or 'no part'} sum to {sum(parts.values()):g}. "
+            "Make them sum to 1."
+        )
+    cases: dict[str, list[int]] = {}
+    for index, patient in enumerate(patients):
+        cases.setdefault(patient, []).append(index)
+    filled = [part for part, fraction in parts.items() if fraction > 0]
+    if len(cases) < len(filled):
+        raise DataError(
+            f"{len(cases)} patients cannot fill {len(filled)} parts ({', '.join(filled)}) without "
+            "sharing one. Ask for fewer parts, or check the pattern that finds patients in names."
+        )
+    split: dict[str, list[int]] = {part: [] for part in parts}
+    for place, patient in enumerate(sorted(cases, key=lambda name: _draw(seed, name))):
+        empty = filled[place:]  # the first patients go round once
+        part = empty[0] if empty else _shortest(split, parts, filled)
+        split[part] += cases[patient]
+    return {part: sorted(indices) for part, indices in split.items()}
+
+
+def _draw(seed: int, patient: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{patient}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _shortest(
+    split: Mapping[str, Sequence[int]], parts: Mapping[str, float], filled: Sequence[str]
+) -> str:
+    """The part that has least of what it should have by now."""
+    return min(filled, key=lambda part: len(split[part]) / parts[part])

@@ -1,0 +1,210 @@
+"""How well predicted masks match the truth, patient by patient.
+
+The unit is the patient, because slices of one patient resemble each other: a patient's slices are
+pooled, and intervals come from a bootstrap over patients.
+
+What an empty mask counts:
+
+- Truth and prediction empty in all of a patient's slices: the patient says nothing about that
+  label and is left out (nan), in this label only.
+- Only one of them empty in the whole patient: Dice 0.
+- Only one of them empty in a slice: the slice's distances are the diagonal of the image.
+- Both empty in a slice: the slice has no distances and is left out of the patient's average.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+import numpy as np
+import torch
+from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+
+from asyndgan.arrays import Masks
+from asyndgan.data.case import Case, Preparation
+from asyndgan.errors import DataError
+
+
+@final
+@dataclass(frozen=True)
+class PatientScore:
+    """One patient's scores for one label; nan where the label is in neither mask.
+
+    Attributes:
+        dice: 0 to 1.
+        hd95: 95th percentile of the distance between the contours, the larger of both
+            directions, in millimetres (pixels as stored where the format has no spacing).
+        assd: average symmetric distance between the contours, same unit.
+    """
+
+    dice: float
+    hd95: float
+    assd: float
+
+
+def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[str, PatientScore]:
+    """Scores each patient's slices together.
+
+    Args:
+        truth: the cases that were predicted.
+        predicted: their predicted masks, in the same order. A volume counts as its slices.
+        label: which label; all others count as background.
+
+    Returns:
+        Patients in the order in which they first appear.
+
+    Raises:
+        DataError: another number of masks than of cases, or of another size.
+    """
+    if len(truth) != len(predicted) or any(
+        case.mask.shape != mask.shape for case, mask in zip(truth, predicted, strict=True)
+    ):
+        raise DataError(
+            f"{len(truth)} cases cannot be compared with masks of shape {tuple(predicted.shape)}; "
+            "predict exactly these cases."
+        )
+    of_patient: dict[str, list[int]] = {}
+    for index, case in enumerate(truth):
+        of_patient.setdefault(case.patient, []).append(index)
+    return {
+        patient: _score([truth[i] for i in indices], predicted[indices], label)
+        for patient, indices in of_patient.items()
+    }
+
+
+def dice(first: Masks, second: Masks) -> float:
+    """Twice the shared volume over the sum of both volumes, pooled over all axes.
+
+    Args:
+        first: true where the label is.
+        second: the same, of the same shape.
+
+    Returns:
+        0 to 1; nan if both are empty.
+    """
+    total = int(first.sum()) + int(second.sum())
+    return 2 * int((first & second).sum()) / total if total else math.nan
+
+
+def surface_distances(
+    first: Masks, second: Masks, spacing: tuple[float, float]
+) -> tuple[float, float]:
+    """The 95th percentile and the average of the distance between two contours.
+
+    Args:
+        first: true where the label is, one slice (rows, columns).
+        second: the same.
+        spacing: millimetres a row and a column.
+
+    Returns:
+        HD95 and ASSD in millimetres: nan if both masks are empty, the slice's diagonal if one is.
+    """
+    if not first.any() and not second.any():
+        return math.nan, math.nan
+    if not first.any() or not second.any():
+        rows, columns = first.shape
+        diagonal = math.hypot(rows * spacing[0], columns * spacing[1])
+        return diagonal, diagonal
+    pair = first[None, None].float(), second[None, None].float()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI 1.6 warns of an argument that it passes itself
+        hd95 = compute_hausdorff_distance(
+            *pair, include_background=True, percentile=95, spacing=spacing
+        )
+        assd = compute_average_surface_distance(
+            *pair, include_background=True, symmetric=True, spacing=spacing
+        )
+    return hd95.item(), assd.item()
+
+
+def prepared_spacing(preparation: Preparation) -> tuple[float, float]:
+    """Millimetres a row and a column of the prepared image, after any resampling."""
+    rows, columns = (
+        spacing * stored / resized
+        for spacing, stored, resized in zip(
+            preparation.spacing, preparation.shape, preparation.resized, strict=True
+        )
+    )
+    return rows, columns
+
+
+def bootstrap_interval(
+    values: Sequence[float], *, draws: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """A percentile bootstrap interval of the mean over patients.
+
+    Args:
+        values: one a patient; nan means not counted.
+        draws: how many times the patients are drawn anew.
+        seed: of the draws.
+        level: the interval's nominal coverage, above 0 and below 1.
+
+    Returns:
+        Low and high; both nan without a patient.
+    """
+    counted = np.asarray(values, dtype=np.float64)
+    counted = counted[~np.isnan(counted)]
+    if not len(counted):
+        return math.nan, math.nan
+    return _percentiles(counted[_resamples(len(counted), draws, seed)].mean(1), level)
+
+
+def paired_ratio_interval(
+    numerator: Sequence[float],
+    denominator: Sequence[float],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float]:
+    """A percentile bootstrap interval of mean(numerator) / mean(denominator).
+
+    Args:
+        numerator: one value a patient; nan means not counted.
+        denominator: of the same patients in the same order; both are drawn together.
+        draws: how many times the patients are drawn anew.
+        seed: of the draws.
+        level: the interval's nominal coverage, above 0 and below 1.
+
+    Returns:
+        Low and high, over the patients counted in both and the draws whose denominator is not 0;
+        both nan if none is left.
+    """
+    pairs = np.asarray([numerator, denominator], dtype=np.float64)
+    pairs = pairs[:, ~np.isnan(pairs).any(0)]
+    if not pairs.shape[1]:
+        return math.nan, math.nan
+    above, below = pairs[:, _resamples(pairs.shape[1], draws, seed)].mean(2)
+    if not below.any():
+        return math.nan, math.nan
+    return _percentiles(above[below != 0] / below[below != 0], level)
+
+
+def _score(cases: Sequence[Case], predicted: Masks, label: int) -> PatientScore:
+    truth = torch.stack([case.mask for case in cases]) == label
+    found = predicted == label
+    distances = np.array(
+        [
+            surface_distances(found_slice, true_slice, prepared_spacing(case.preparation))
+            for case, found_case, true_case in zip(cases, found, truth, strict=True)
+            for found_slice, true_slice in zip(_slices(found_case), _slices(true_case), strict=True)
+        ]
+    )
+    distances = distances[~np.isnan(distances[:, 0])]
+    hd95, assd = distances.mean(0) if len(distances) else (math.nan, math.nan)
+    return PatientScore(dice(found, truth), float(hd95), float(assd))
+
+
+def _slices(mask: Masks) -> Masks:
+    return mask.reshape(-1, *mask.shape[-2:])
+
+
+def _resamples(patients: int, draws: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(patients, size=(draws, patients))
+
+
+def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -1,0 +1,269 @@
+"""The segmentation network that real and synthetic training sets are compared by.
+
+Every row of an evaluation trains the same network for the same number of steps with the same
+augmentation; only the training cases differ.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import final
+
+import torch
+from monai.losses import DiceCELoss
+from monai.networks.nets import UNet
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Masks
+from asyndgan.data.case import Case
+from asyndgan.errors import DataError, NotFiniteError
+
+TRAINING_VERSION = 1
+"""Part of every cache key: raise it when a change in this file changes what is trained."""
+
+HALVINGS = 3
+"""Of the U-Net's resolution; each side of an image must be a multiple of 2 to this power."""
+
+
+@final
+@dataclass(frozen=True)
+class SegmentationBudget:
+    """What a segmentation network may spend; the defaults suit images of 64 to 128 pixels.
+
+    Attributes:
+        steps: updates of the network. The rate follows a cosine down to zero over them.
+        batch: images a step.
+        rate: highest learning rate of AdamW, reached after a twentieth of the steps.
+        weight_decay: of AdamW.
+        width: filters of the U-Net's first level; each of three halvings doubles them.
+        flips: spatial axes, counted from the last (-1: left to right), that are mirrored at random.
+        rotation: largest angle in degrees, in the plane of rows and columns.
+        zoom: largest relative change of size.
+        translation: largest shift, as a part of the image's side.
+        intensity: largest relative gain, and half the largest shift, of each channel's intensity.
+        gamma: largest relative exponent of each channel's intensity.
+        noise: largest standard deviation of the noise added.
+    """
+
+    steps: int = 1500
+    batch: int = 16
+    rate: float = 2e-3
+    weight_decay: float = 1e-3
+    width: int = 24
+    flips: tuple[int, ...] = (-1,)
+    rotation: float = 20.0
+    zoom: float = 0.2
+    translation: float = 0.08
+    intensity: float = 0.15
+    gamma: float = 0.3
+    noise: float = 0.05
+
+    def __post_init__(self) -> None:
+        if min(self.steps, self.batch, self.width) < 1 or self.rate <= 0:
+            raise ValueError("steps, batch and width must be 1 or more and rate above 0")
+
+
+def build_segmenter(
+    channels: int, classes: int, budget: SegmentationBudget, *, spatial_dims: int = 2
+) -> UNet:
+    """MONAI's U-Net with residual units, weights drawn from torch's global generator.
+
+    Args:
+        channels: modalities of an image.
+        classes: labels, background included.
+        budget: sets the width.
+        spatial_dims: 2 for images, 3 for volumes.
+    """
+    return UNet(
+        spatial_dims=spatial_dims,
+        in_channels=channels,
+        out_channels=classes,
+        channels=[budget.width * 2**level for level in range(HALVINGS + 1)],
+        strides=[2] * HALVINGS,
+        num_res_units=1,
+        act=("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
+        norm=("instance", {"affine": True}),
+        bias=False,  # an instance norm follows nearly every convolution (DESIGN, section 10)
+    )
+
+
+def train_segmenter(
+    cases: Sequence[Case],
+    *,
+    classes: int,
+    budget: SegmentationBudget,
+    seed: int,
+    on_progress: Callable[[int, float], None] | None = None,
+    device: str = "cpu",
+) -> nn.Module:
+    """Trains a segmentation network; the same on every call with one thread and one seed.
+
+    Args:
+        cases: training cases of one size and one set of modalities, images in [-1, 1].
+        classes: labels, background included; masks hold 0 to `classes - 1`.
+        budget: steps, rates, width and augmentation.
+        seed: of the weights, the order of the cases and the augmentation.
+        on_progress: called after every step with the steps done and the loss.
+        device: where to train.
+
+    Returns:
+        The network, in evaluation mode: images [b, c, *space] to logits [b, classes, *space].
+
+    Raises:
+        DataError: there are no cases, they do not fit together, or a mask has an unknown label.
+        NotFiniteError: the loss became infinite or not a number.
+    """
+    _check(cases, classes)
+    channels, *space = cases[0].image.shape
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = build_segmenter(channels, classes, budget, spatial_dims=len(space)).to(device)
+    generator = Generator().manual_seed(seed)
+    loss_of = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), lr=budget.rate, weight_decay=budget.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(budget.steps))
+    draws = _draws(len(cases), budget, generator)
+    for step, drawn in enumerate(islice(draws, budget.steps), start=1):
+        images = torch.stack([cases[index].image for index in drawn]).to(device)
+        masks = torch.stack([cases[index].mask for index in drawn]).to(device)
+        images, masks = augment(images, masks, budget, generator)
+        loss = loss_of(model(images), masks[:, None])
+        if not math.isfinite(loss.item()):
+            raise NotFiniteError(
+                f"the segmentation network's loss is {loss.item()} at step {step} of "
+                f"{budget.steps}; check the training images or lower the rate ({budget.rate:g})."
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        schedule.step()
+        if on_progress:
+            on_progress(step, loss.item())
+    return model.eval()
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: Images, *, batch: int = 32) -> Masks:
+    """The most probable label of every pixel.
+
+    Args:
+        model: as `train_segmenter` returned it.
+        images: in [-1, 1]; any number.
+        batch: images at once.
+
+    Returns:
+        int64 masks of the images' spatial shape, on the images' device.
+    """
+    device = next(model.parameters()).device
+    chunks = [model(chunk.to(device)).argmax(1).to(images.device) for chunk in images.split(batch)]
+    return torch.cat(chunks)
+
+
+def augment(
+    images: Images, masks: Masks, budget: SegmentationBudget, generator: Generator
+) -> tuple[Images, Masks]:
+    """Mirrors, rotates, zooms, shifts and recolours each image of a batch by its own draw.
+
+    Args:
+        images: in [-1, 1].
+        masks: int64 labels, moved along with the images by nearest neighbour.
+        budget: how far each change may go.
+        generator: on the CPU; two equal ones give equal results.
+
+    Returns:
+        Images, still in [-1, 1] and -1 where nothing was, and their masks, 0 where nothing was.
+    """
+    grid = F.affine_grid(
+        _placements(images, budget, generator).to(images.device),
+        [len(images), 1, *images.shape[2:]],
+        align_corners=False,
+    )
+    moved = F.grid_sample(images - IMAGE_LOW, grid, mode="bilinear", align_corners=False)
+    labels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
+    return _recolour(moved + IMAGE_LOW, budget, generator), labels[:, 0].round().long()
+
+
+def _check(cases: Sequence[Case], classes: int) -> None:
+    if not cases:
+        raise DataError("there are no cases to train a segmentation network on.")
+    first = cases[0]
+    side = 2**HALVINGS
+    if any(length % side for length in first.image.shape[1:]):
+        raise DataError(
+            f"case {first.name} measures {tuple(first.image.shape[1:])}; the segmentation network "
+            f"needs multiples of {side}. Change image.size in the recipe."
+        )
+    for case in cases:
+        if case.image.shape != first.image.shape or case.modalities != first.modalities:
+            raise DataError(
+                f"cases {first.name} and {case.name} differ in size or modalities; prepare all "
+                "cases by one recipe."
+            )
+        if int(case.mask.min()) < 0 or int(case.mask.max()) >= classes:
+            raise DataError(
+                f"case {case.name} has label {int(case.mask.max())}; labels go from 0 to "
+                f"{classes - 1}. Name it in dataset.json or remap it."
+            )
+
+
+def _cosine(steps: int) -> Callable[[int], float]:
+    warm_up = max(1, steps // 20)
+
+    def factor(step: int) -> float:
+        return min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * step / steps)))
+
+    return factor
+
+
+def _draws(cases: int, budget: SegmentationBudget, generator: Generator) -> Iterator[list[int]]:
+    """Batches of indices, without end: all cases in a random order, then in another."""
+    waiting: list[int] = []
+    while True:
+        while len(waiting) < budget.batch:
+            waiting += torch.randperm(cases, generator=generator).tolist()
+        yield waiting[: budget.batch]
+        del waiting[: budget.batch]
+
+
+def _placements(images: Images, budget: SegmentationBudget, generator: Generator) -> Tensor:
+    """One affine matrix an image, [b, n, n + 1], as `affine_grid` takes it (x before y)."""
+    batch, space = len(images), images.shape[2:]
+
+    def draw(largest: float, *shape: int) -> Tensor:
+        return (torch.rand(batch, *shape, generator=generator) * 2 - 1) * largest
+
+    angle = draw(math.radians(budget.rotation))
+    zoom = torch.exp(draw(math.log1p(budget.zoom)))
+    signs = torch.ones(batch, len(space))
+    for axis in budget.flips:
+        signs[:, -1 - axis] = (torch.rand(batch, generator=generator) < 0.5) * 2.0 - 1
+    matrix = torch.eye(len(space)).repeat(batch, 1, 1)
+    # Coordinates run from -1 to 1 on every axis, so a rotation of oblong images needs their ratio.
+    ratio = space[-2] / space[-1]
+    matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos()
+    matrix[:, 0, 1] = -angle.sin() * ratio
+    matrix[:, 1, 0] = angle.sin() / ratio
+    matrix = matrix * (signs * zoom[:, None])[:, None, :]
+    return torch.cat([matrix, draw(2 * budget.translation, len(space), 1)], 2)
+
+
+def _recolour(images: Images, budget: SegmentationBudget, generator: Generator) -> Images:
+    """Gamma, gain and shift of each channel, then noise; [-1, 1] in and out."""
+    shape = (*images.shape[:2], *[1] * (images.ndim - 2))
+
+    def draw(largest: float) -> Tensor:
+        drawn = torch.rand(shape, generator=generator) * 2 - 1
+        return (drawn * largest).to(images.device)
+
+    scale = IMAGE_HIGH - IMAGE_LOW
+    unit = ((images - IMAGE_LOW) / scale).clamp(0, 1)
+    unit = unit ** torch.exp(draw(math.log1p(budget.gamma)))
+    unit = unit * torch.exp(draw(math.log1p(budget.intensity))) + draw(budget.intensity / 2)
+    strength = torch.rand((shape[0], 1, *shape[2:]), generator=generator) * budget.noise
+    noise = torch.randn(images.shape, generator=generator) * strength
+    return (unit * scale + IMAGE_LOW + noise.to(images.device)).clamp(IMAGE_LOW, IMAGE_HIGH)

@@ -1,0 +1,25 @@
+"""Networks and losses: generators for the coordinator, discriminators for the sites."""
+
+from asyndgan.models.discriminators import Verdict
+from asyndgan.models.losses import AdversarialLoss
+from asyndgan.models.parts import (
+    build_adversarial_loss,
+    build_discriminator,
+    build_generator,
+    condition_channels,
+    condition_maps,
+    draw_noise,
+    generator_from,
+)
+
+__all__ = [
+    "AdversarialLoss",
+    "Verdict",
+    "build_adversarial_loss",
+    "build_discriminator",
+    "build_generator",
+    "condition_channels",
+    "condition_maps",
+    "draw_noise",
+    "generator_from",
+]

@@ -1,0 +1,154 @@
+"""Discriminators: each site owns one, and it never leaves the site.
+
+Every discriminator answers with a `Verdict`; a part that it does not have is None.
+"""
+
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from monai.networks import nets
+from torch import Tensor, nn
+
+from asyndgan.arrays import Condition, Images
+from asyndgan.recipe import DiscriminatorSection
+
+
+@final
+@dataclass(frozen=True)
+class Verdict:
+    """What a discriminator says of images.
+
+    Attributes:
+        score: realness logits, (b, 1, *patches); None if the network has no such output.
+        segmentation: label logits, (b, labels, *space), or one more channel where the last class
+            is "synthetic"; None if the network does not segment.
+        features: inner activations, for feature matching.
+    """
+
+    score: Tensor | None = None
+    segmentation: Tensor | None = None
+    features: list[Tensor] = field(default_factory=list)
+
+
+def _patch_network(spatial_dims: int, channels: int, section: DiscriminatorSection) -> nn.Module:
+    return nets.PatchDiscriminator(
+        spatial_dims=spatial_dims,
+        channels=section.width,
+        in_channels=channels,
+        num_layers_d=section.layers,
+        norm=("INSTANCE", {"affine": True}),
+    )
+
+
+@final
+class PatchDiscriminator(nn.Module):
+    """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2), MONAI's network.
+
+    Args:
+        condition_channels: channels of the condition's maps.
+        image_channels: modalities that the site holds.
+        spatial_dims: 2 or 3.
+        section: `width` and `layers`; 3 layers judge patches of 70x70 pixels.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: DiscriminatorSection,
+    ) -> None:
+        super().__init__()
+        self.network = _patch_network(spatial_dims, condition_channels + image_channels, section)
+
+    def forward(self, images: Images, condition: Condition) -> Verdict:
+        """Judges images, given what they were painted from."""
+        *features, score = self.network(torch.cat([images, condition], dim=1))
+        return Verdict(score=score, features=features)
+
+
+@final
+class PatchSegmentationDiscriminator(nn.Module):
+    """A PatchGAN that sees the image alone and also segments it, from the same features.
+
+    That the image fits its mask is asked by the segmentation, so the mask is not an input.
+
+    Args:
+        condition_channels: labels of the masks.
+        image_channels: modalities that the site holds.
+        spatial_dims: 2 or 3.
+        section: `width` and `layers`.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: DiscriminatorSection,
+    ) -> None:
+        super().__init__()
+        self.network = _patch_network(spatial_dims, image_channels, section)
+        width = section.width
+        sources = [width * 2**level for level in range(section.layers + 1)]
+        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
+        self.lateral = nn.ModuleList(conv(source, width, 1) for source in [image_channels, *sources])
+        self.merge = nn.ModuleList(conv(width, width, 3, padding=1) for _ in [0, *sources])
+        self.classify = conv(width, condition_channels, 1)
+
+    def forward(self, images: Images, condition: Condition) -> Verdict:
+        """Judges and segments images; `condition` only gives the size."""
+        *features, score = self.network(images)
+        merged: Tensor | None = None
+        levels = zip([images, *features], self.lateral, self.merge, strict=True)
+        for level, lateral, merge in reversed(list(levels)):
+            here = lateral(level)
+            if merged is not None:
+                here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
+            merged = F.leaky_relu(merge(here), 0.2)
+        return Verdict(score=score, segmentation=self.classify(merged), features=features)
+
+
+@final
+class UNetSegmentationDiscriminator(nn.Module):
+    """A U-Net with one class more than there are labels (Schoenfeld et al. 2021, section 3.1).
+
+    Real pixels belong to their label, synthetic ones to the last class; a generator wants its
+    pixels to be taken for their label.
+
+    Args:
+        condition_channels: labels of the masks.
+        image_channels: modalities that the site holds.
+        spatial_dims: 2 or 3.
+        section: `width` and `layers` (halvings).
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: DiscriminatorSection,
+    ) -> None:
+        super().__init__()
+        widths = [section.width * 2 ** min(level, 3) for level in range(section.layers + 1)]
+        self.network = nets.UNet(
+            spatial_dims=spatial_dims,
+            in_channels=image_channels,
+            out_channels=condition_channels + 1,
+            channels=widths,
+            strides=[2] * section.layers,
+            norm=("INSTANCE", {"affine": True}),
+            act=("LEAKYRELU", {"negative_slope": 0.2}),
+            num_res_units=0,
+            bias=False,
+        )
+
+    def forward(self, images: Images, condition: Condition) -> Verdict:
+        """Segments images; `condition` is not looked at."""
+        return Verdict(segmentation=self.network(images))

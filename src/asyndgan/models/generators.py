@@ -1,0 +1,192 @@
+"""Generators: from a condition and noise to images in [-1, 1], every modality at once.
+
+Norms act on one image at a time, so that an image does not depend on which others share its batch:
+sites come and go, and a chunked step must equal an unchunked one.
+"""
+
+from typing import final
+
+import torch
+import torch.nn.functional as F
+from monai.networks.layers.factories import Conv, Norm
+from torch import Tensor, nn
+
+from asyndgan.arrays import Condition, Images, Noise
+from asyndgan.recipe import GeneratorSection
+
+SLOPE = 0.2
+
+
+def _conv(
+    spatial_dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
+) -> nn.Module:
+    # No bias before an instance norm: the norm takes it away again and its gradient is noise.
+    return Conv[Conv.CONV, spatial_dims](
+        source,
+        target,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        bias=bias,
+        padding_mode="reflect" if kernel > 1 and spatial_dims < 3 else "zeros",
+    )
+
+
+def _norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module:
+    return Norm[Norm.INSTANCE, spatial_dims](channels, affine=affine)
+
+
+@final
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions beside an identity."""
+
+    def __init__(self, spatial_dims: int, channels: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            _conv(spatial_dims, channels, channels, bias=False),
+            _norm(spatial_dims, channels),
+            nn.ReLU(),
+            _conv(spatial_dims, channels, channels, bias=False),
+            _norm(spatial_dims, channels),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Same shape in and out."""
+        return features + self.body(features)
+
+
+@final
+class ResNetGenerator(nn.Module):
+    """The generator of AsynDGAN (section 3.4): c7s1-k, d2k, d4k, n residual blocks, u2k, uk, c7s1.
+
+    The architecture is that of Johnson et al. 2016 as used by CycleGAN, with instance norms in
+    place of batch norms.
+
+    Args:
+        condition_channels: channels of the condition's maps.
+        image_channels: modalities to paint.
+        spatial_dims: 2 or 3.
+        section: `width` k, `blocks` n, `noise` channels.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: GeneratorSection,
+    ) -> None:
+        super().__init__()
+        k = section.width
+        layers: list[nn.Module] = [
+            _conv(spatial_dims, condition_channels + section.noise, k, 7, bias=False),
+            _norm(spatial_dims, k),
+            nn.ReLU(),
+        ]
+        for wide in (k, 2 * k):
+            layers += [
+                _conv(spatial_dims, wide, 2 * wide, stride=2, bias=False),
+                _norm(spatial_dims, 2 * wide),
+                nn.ReLU(),
+            ]
+        layers += [ResidualBlock(spatial_dims, 4 * k) for _ in range(section.blocks)]
+        for wide in (4 * k, 2 * k):
+            layers += [
+                Conv[Conv.CONVTRANS, spatial_dims](
+                    wide, wide // 2, 3, stride=2, padding=1, output_padding=1, bias=False
+                ),
+                _norm(spatial_dims, wide // 2),
+                nn.ReLU(),
+            ]
+        layers.append(_conv(spatial_dims, k, image_channels, 7, bias=True))
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, condition: Condition, noise: Noise) -> Images:
+        """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
+        return torch.tanh(self.body(torch.cat([condition, noise], dim=1)))
+
+
+@final
+class SpatiallyAdaptiveNorm(nn.Module):
+    """SPADE (Park et al. 2019, section 3): normalise, then scale and shift by the condition's maps.
+
+    Written here because MONAI's block normalises the scale and the shift as well, which removes
+    what they say about the mean of an image.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, maps: int, hidden: int) -> None:
+        super().__init__()
+        self.norm = _norm(spatial_dims, channels, affine=False)
+        self.shared = nn.Sequential(_conv(spatial_dims, maps, hidden, bias=True), nn.ReLU())
+        self.scale = _conv(spatial_dims, hidden, channels, bias=True)
+        self.shift = _conv(spatial_dims, hidden, channels, bias=True)
+
+    def forward(self, features: Tensor, maps: Tensor) -> Tensor:
+        """Same shape as `features`; `maps` are resized to it."""
+        hidden = self.shared(F.interpolate(maps, size=features.shape[2:], mode="nearest"))
+        return self.norm(features) * (1 + self.scale(hidden)) + self.shift(hidden)
+
+
+@final
+class SpadeBlock(nn.Module):
+    """Residual block whose norms are told where every label lies."""
+
+    def __init__(self, spatial_dims: int, source: int, target: int, maps: int, hidden: int) -> None:
+        super().__init__()
+        self.norm_in = SpatiallyAdaptiveNorm(spatial_dims, source, maps, hidden)
+        self.conv_in = _conv(spatial_dims, source, target, bias=False)
+        self.norm_out = SpatiallyAdaptiveNorm(spatial_dims, target, maps, hidden)
+        self.conv_out = _conv(spatial_dims, target, target, bias=True)
+        self.skip = _conv(spatial_dims, source, target, 1, bias=False)
+
+    def forward(self, features: Tensor, maps: Tensor) -> Tensor:
+        """(b, source, ...) to (b, target, ...)."""
+        inner = self.conv_in(F.leaky_relu(self.norm_in(features, maps), SLOPE))
+        inner = self.conv_out(F.leaky_relu(self.norm_out(inner, maps), SLOPE))
+        return self.skip(features) + inner
+
+
+@final
+class SpadeGenerator(nn.Module):
+    """A generator modulated by mask and noise at every scale (Park et al. 2019; noise as in OASIS).
+
+    Noise is a map beside the condition's (Schoenfeld et al. 2021, section 3.3), so that texture can
+    vary from place to place. Starts at an eighth of the size and doubles three times.
+
+    Args:
+        condition_channels: channels of the condition's maps.
+        image_channels: modalities to paint.
+        spatial_dims: 2 or 3.
+        section: `width` of the last layer, `noise` channels; `blocks` is not used.
+    """
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: GeneratorSection,
+    ) -> None:
+        super().__init__()
+        maps = condition_channels + section.noise
+        widths = [4 * section.width, 4 * section.width, 2 * section.width, section.width]
+        self.start = _conv(spatial_dims, maps, widths[0], bias=True)
+        self.blocks = nn.ModuleList(
+            SpadeBlock(spatial_dims, source, target, maps, section.width)
+            for source, target in zip([widths[0], *widths[:-1]], widths, strict=True)
+        )
+        self.paint = _conv(spatial_dims, section.width, image_channels, bias=True)
+        self.smooth = "bilinear" if spatial_dims == 2 else "trilinear"
+
+    def forward(self, condition: Condition, noise: Noise) -> Images:
+        """Paints images in [-1, 1] of the condition's height and width (multiples of 8)."""
+        maps = torch.cat([condition, noise], dim=1)
+        features = self.start(F.interpolate(maps, scale_factor=1 / 8, mode="nearest"))
+        for level, block in enumerate(self.blocks):
+            if level:
+                # Bilinear: nearest-neighbour doubling left lines in the texture.
+                features = F.interpolate(features, scale_factor=2, mode=self.smooth)
+            features = block(features, maps)
+        return torch.tanh(self.paint(F.leaky_relu(features, SLOPE)))

@@ -1,0 +1,113 @@
+"""Loss terms. All are means, so that a weight means the same at any batch and image size."""
+
+from typing import Protocol, final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asyndgan.arrays import Images, Masks, Scalar
+
+
+class AdversarialLoss(Protocol):
+    """What a discriminator and a generator want of realness logits."""
+
+    def discriminator(self, real: Tensor, synthetic: Tensor) -> Scalar:
+        """Small when real logits are high and synthetic ones low."""
+        ...
+
+    def generator(self, synthetic: Tensor) -> Scalar:
+        """Small when synthetic logits are high."""
+        ...
+
+
+@final
+class BinaryCrossEntropy:
+    """Goodfellow et al. 2014 with the non-saturating generator; AsynDGAN equation 2."""
+
+    def discriminator(self, real: Tensor, synthetic: Tensor) -> Scalar:
+        """Mean of both cross-entropies."""
+        return 0.5 * (F.softplus(-real).mean() + F.softplus(synthetic).mean())
+
+    def generator(self, synthetic: Tensor) -> Scalar:
+        """-log D(synthetic)."""
+        return F.softplus(-synthetic).mean()
+
+
+@final
+class LeastSquares:
+    """LSGAN (Mao et al. 2017, equation 9): targets 1 and 0."""
+
+    def discriminator(self, real: Tensor, synthetic: Tensor) -> Scalar:
+        """Mean of both squared distances."""
+        return 0.5 * ((real - 1).square().mean() + synthetic.square().mean())
+
+    def generator(self, synthetic: Tensor) -> Scalar:
+        """Squared distance to 1."""
+        return (synthetic - 1).square().mean()
+
+
+@final
+class Hinge:
+    """Hinge loss (Lim and Ye 2017; SPADE, section 3)."""
+
+    def discriminator(self, real: Tensor, synthetic: Tensor) -> Scalar:
+        """Margins of 1 on both sides."""
+        return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + synthetic).mean())
+
+    def generator(self, synthetic: Tensor) -> Scalar:
+        """Minus the logits."""
+        return -synthetic.mean()
+
+
+def balanced_cross_entropy(logits: Tensor, target: Masks, present: Masks) -> Scalar:
+    """Cross-entropy in which every label of `present` counts the same, however few its pixels.
+
+    Args:
+        logits: (b, labels, *space).
+        target: label of each pixel, (b, *space).
+        present: label maps whose frequencies give the weights; `target` itself, or the masks where
+            every target is "synthetic".
+
+    Source: Schoenfeld et al. 2021, equation 2 (weights are inverse per-pixel frequencies).
+    """
+    pixels = torch.bincount(present.flatten(), minlength=logits.shape[1]).to(logits.dtype)
+    found = (pixels > 0).sum()
+    weight = torch.where(pixels > 0, pixels.sum() / (found * pixels.clamp(min=1)), 1.0)
+    loss = F.cross_entropy(logits, target, reduction="none")
+    return (loss * weight[present]).mean()
+
+
+def class_moments(images: Images, masks: Masks, labels: int) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the intensities of each label, over a batch.
+
+    Returns:
+        (labels, channels, 2) moments, zero where a label does not occur, and (labels,) booleans:
+        which labels occur.
+    """
+    pixels = images.movedim(1, -1).reshape(-1, images.shape[1])
+    members = F.one_hot(masks.flatten(), labels).to(pixels.dtype)
+    count = members.sum(0)
+    mean = members.T @ pixels / count.clamp(min=1)[:, None]
+    square = members.T @ pixels.square() / count.clamp(min=1)[:, None]
+    deviation = (square - mean.square()).clamp(min=1e-6).sqrt()
+    occurs = count > 0
+    return torch.stack([mean, deviation], dim=-1) * occurs[:, None, None], occurs
+
+
+def moments_distance(images: Images, masks: Masks, real: Images, real_masks: Masks) -> Scalar:
+    """L1 between the class-wise moments of two unpaired batches, over the labels both have."""
+    labels = int(max(masks.max(), real_masks.max())) + 1
+    ours, here = class_moments(images, masks, labels)
+    theirs, there = class_moments(real, real_masks, labels)
+    both = here & there
+    return (ours - theirs)[both].abs().mean() if both.any() else images.sum() * 0
+
+
+def features_distance(synthetic: list[Tensor], real: list[Tensor]) -> Scalar:
+    """L1 between batch means of features of two unpaired batches (Salimans et al. 2016, 3.1)."""
+    gaps = [
+        (ours.mean(0) - theirs.mean(0)).abs().mean()
+        for ours, theirs in zip(synthetic, real, strict=True)
+    ]
+    return torch.stack(gaps).mean()

@@ -1,0 +1,108 @@
+"""Networks and losses by the name that a recipe gives them; other packages join by entry point."""
+
+from importlib.metadata import entry_points
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asyndgan.arrays import Condition, Noise
+from asyndgan.errors import RecipeError
+from asyndgan.models.losses import AdversarialLoss
+from asyndgan.recipe import GeneratorSection, Recipe
+
+
+def part(group: str, kind: str) -> Any:  # noqa: ANN401  (an entry point may be anything callable)
+    """Loads the part that an entry point of group `asyndgan.<group>` names.
+
+    Raises:
+        RecipeError: if no installed package offers it; lists those that exist.
+    """
+    found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
+    if kind not in found:
+        raise RecipeError(
+            f"no installed package offers '{kind}' among asyndgan.{group}; "
+            f"there are: {', '.join(sorted(found))}."
+        )
+    return found[kind].load()
+
+
+def build_generator(
+    recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
+) -> nn.Module:
+    """The central generator of a recipe."""
+    return generator_from(
+        recipe.generator,
+        condition_channels=condition_channels,
+        image_channels=image_channels,
+        spatial_dims=spatial_dims,
+    )
+
+
+def generator_from(
+    section: GeneratorSection, *, condition_channels: int, image_channels: int, spatial_dims: int
+) -> nn.Module:
+    """A generator of one section: the central one or a site's stand-in."""
+    network: nn.Module = part("generators", section.kind)(
+        condition_channels=condition_channels,
+        image_channels=image_channels,
+        spatial_dims=spatial_dims,
+        section=section,
+    )
+    return network
+
+
+def build_discriminator(
+    recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
+) -> nn.Module:
+    """A site's discriminator, for the modalities that the site holds."""
+    network: nn.Module = part("discriminators", recipe.discriminator.kind)(
+        condition_channels=condition_channels,
+        image_channels=image_channels,
+        spatial_dims=spatial_dims,
+        section=recipe.discriminator,
+    )
+    return network
+
+
+def build_adversarial_loss(recipe: Recipe) -> AdversarialLoss:
+    """The adversarial loss of a recipe."""
+    loss: AdversarialLoss = part("adversarial_losses", recipe.loss.adversarial)()
+    return loss
+
+
+def condition_channels(kind: str, labels: int) -> int:
+    """How many maps `condition_maps` makes."""
+    return 0 if kind == "none" else labels
+
+
+def condition_maps(
+    condition: Tensor, *, kind: str, labels: int, space: tuple[int, ...]
+) -> Condition:
+    """Turns conditions as they travel into the maps that networks read.
+
+    Args:
+        condition: integers: (b, *space) label maps for `mask`, (b,) classes for `class`; for `none`
+            only the length of the first axis counts.
+        kind: `mask`, `class` or `none`.
+        labels: number of labels or classes, background included.
+        space: height and width (and depth) of the maps.
+
+    Returns:
+        One-hot maps (b, labels, *space), or (b, 0, *space) for `none`.
+    """
+    b = condition.shape[0]
+    if kind == "none":
+        return torch.zeros(b, 0, *space, device=condition.device)
+    one_hot = F.one_hot(condition.long(), labels).movedim(-1, 1).float()
+    if kind == "class":
+        one_hot = one_hot.reshape(b, labels, *[1] * len(space)).expand(b, labels, *space)
+    return one_hot
+
+
+def draw_noise(
+    count: int, channels: int, space: tuple[int, ...], random: torch.Generator
+) -> Noise:
+    """Standard normal maps (count, channels, *space), drawn on the CPU so that devices agree."""
+    return torch.randn(count, channels, *space, generator=random)

@@ -1,0 +1,85 @@
+"""The only door out of a site.
+
+`Endpoint` puts nothing on a connection but the bytes of a `Released`, and only `Release` makes one.
+Whatever a site may not say must be stopped here, so there is one place to read and to sign.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import final
+
+import torch
+
+from asyndgan.errors import NotFiniteError, ProtocolError
+from asyndgan.recipe import Recipe
+from asyndgan.wire import ANSWERS, Card, Judgement, Message, Refusal, label_coding, pack
+from asyndgan.wire.codec import Coding
+
+_KEY = object()
+
+
+@final
+@dataclass(frozen=True)
+class Released:
+    """An answer that may leave the site, as bytes.
+
+    Attributes:
+        kind: of the message.
+        payload: what travels.
+    """
+
+    kind: str
+    payload: bytes
+    key: object = None
+
+    def __post_init__(self) -> None:
+        if self.key is not _KEY:
+            raise ProtocolError("only Release lets an answer out of a site.")
+
+
+@final
+class Release:
+    """Lets answers out, in the recipe's codings, and counts them.
+
+    Args:
+        recipe: names the codings.
+
+    Attributes:
+        count: messages that left, by kind.
+        size: bytes that left, by kind.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.count: Counter[str] = Counter()
+        self.size: Counter[str] = Counter()
+
+    def let_out(self, answer: Message) -> Released:
+        """Turns an answer into bytes that may leave.
+
+        Raises:
+            NotFiniteError: if its feedback is not finite.
+            ProtocolError: if it is no answer of a site.
+        """
+        if ANSWERS.get(answer.kind) is not type(answer):
+            raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
+        if isinstance(answer, Judgement) and not torch.isfinite(answer.feedback).all():
+            raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
+        payload = pack(answer, self._codings(answer), level=self.recipe.wire.zstd)
+        return self.let_out_again(Released(answer.kind, payload, _KEY))
+
+    def let_out_again(self, released: Released) -> Released:
+        """Lets the same bytes out once more, to a coordinator that did not get them."""
+        self.count[released.kind] += 1
+        self.size[released.kind] += len(released.payload)
+        return released
+
+    def refuse(self, run: str, code: str, reason: str) -> Released:
+        """A refusal: a code and a sentence of ours, never the text of a foreign exception."""
+        return self.let_out(Refusal(run=run, code=code, reason=reason))
+
+    def _codings(self, answer: Message) -> dict[str, Coding]:
+        if not isinstance(answer, (Card, Judgement)):
+            return {}
+        highest = int(answer.conditions.max()) if answer.conditions.numel() else 0
+        return {"feedback": self.recipe.wire.feedback, "conditions": label_coding(highest)}

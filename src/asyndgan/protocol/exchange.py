@@ -1,0 +1,121 @@
+"""The coordinator's half of the protocol: asks every site at once, and counts every byte."""
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+
+from asyndgan.errors import (
+    AsyndganError,
+    NotFiniteError,
+    RefusedError,
+    SiteUnreachableError,
+    WireError,
+)
+from asyndgan.protocol.transport import Transport
+from asyndgan.recipe import Recipe
+from asyndgan.wire import ANSWERS, Judge, Message, Refusal, pack, unpack
+from asyndgan.wire.messages import MODALITIES_LIMIT
+
+
+@final
+@dataclass(frozen=True)
+class Answers:
+    """What came back.
+
+    Attributes:
+        answers: by site, in the order in which they were asked.
+        missed: why the other sites' answers are not there.
+    """
+
+    answers: dict[str, Message] = field(default_factory=dict)
+    missed: dict[str, AsyndganError] = field(default_factory=dict)
+
+
+def message_limit(recipe: Recipe) -> int:
+    """Most bytes that a message's arrays may announce: float32 images in every modality, twice."""
+    rows, columns = recipe.image.size
+    return 2**16 + 2 * 4 * MODALITIES_LIMIT * recipe.training.batch * rows * columns
+
+
+@final
+class Exchange:
+    """Asks sites and decodes what they answer.
+
+    Args:
+        transport: reaches the sites.
+        recipe: names codings, limits and how long to wait.
+
+    Attributes:
+        to_sites: bytes sent, by (site, kind).
+        from_sites: bytes received, by (site, kind).
+    """
+
+    def __init__(self, transport: Transport, recipe: Recipe) -> None:
+        self.transport = transport
+        self.recipe = recipe
+        self.limit = message_limit(recipe)
+        self.to_sites: Counter[tuple[str, str]] = Counter()
+        self.from_sites: Counter[tuple[str, str]] = Counter()
+        self._threads = ThreadPoolExecutor(
+            max_workers=64, thread_name_prefix="exchange", initializer=_one_thread
+        )
+
+    def ask(self, requests: Mapping[str, Message]) -> Answers:
+        """Sends each site its request, all at once, and waits for the answers.
+
+        Returns:
+            Answers in the order of `requests`, and the reasons for those that did not come. A site
+            that refuses counts as missed.
+
+        Raises:
+            NotFiniteError: if a site reports, or sends, numbers that are not finite.
+        """
+        asked = {
+            site: self._threads.submit(self._ask_one, site, request)
+            for site, request in requests.items()
+        }
+        result = Answers()
+        for site, future in asked.items():
+            try:
+                result.answers[site] = future.result()
+            except NotFiniteError:
+                raise
+            except AsyndganError as error:
+                result.missed[site] = error
+        return result
+
+    def close(self) -> None:
+        """Ends the threads and the transport."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.transport.close()
+
+    def _ask_one(self, site: str, request: Message) -> Message:
+        payload = pack(
+            request, {"images": self.recipe.wire.images}, level=self.recipe.wire.zstd
+        )
+        self.to_sites[site, request.kind] += len(payload)
+        reply = self._send(site, payload)
+        answer = unpack(reply, ANSWERS, limit=self.limit)
+        self.from_sites[site, answer.kind] += len(reply)
+        if isinstance(answer, Refusal):
+            if answer.code == "not_finite" and isinstance(request, Judge):
+                raise NotFiniteError(f"site {site}, step {request.step}: {answer.reason}")
+            raise RefusedError(f"site {site} refused '{request.kind}': {answer.reason}")
+        if answer.run != request.run:
+            raise WireError(f"site {site} answered for another run.")
+        return answer
+
+    def _send(self, site: str, payload: bytes) -> bytes:
+        if site not in self.transport.sites():
+            raise SiteUnreachableError(f"site {site} is not connected.")
+        return self.transport.send(site, payload, self.recipe.quorum.wait_s)
+
+
+def _one_thread() -> None:
+    # Sites that live in this process compute in these threads: one core each (see traps in
+    # docs/architecture.md). The setting is this thread's own.
+    torch.set_num_threads(1)

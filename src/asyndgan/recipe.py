@@ -1,0 +1,428 @@
+"""A recipe: everything that shapes a run, as one frozen and validated value.
+
+A recipe reads no file and no environment variable; `asyndgan.runs` finds recipes by name. Two
+parties that hold the same `Recipe.digest()` train the same thing.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Self, final, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.fields import FieldInfo
+
+from asyndgan.errors import RecipeError
+
+Weight = Annotated[float, Field(ge=0, le=1000)]
+Rate = Annotated[float, Field(gt=0, le=0.1)]
+
+
+class Section(BaseModel):
+    """A table of the TOML file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@final
+class Intensity(Section):
+    """How stored intensities become [-1, 1]; what falls outside is clipped."""
+
+    kind: Literal["range", "percentiles", "zscore"] = Field(
+        "range",
+        description="range: low and high are stored values; percentiles: of each case (volume); "
+        "zscore: low and high are standard deviations around each case's mean",
+    )
+    low: float = Field(0.0, description="maps to -1")
+    high: float = Field(255.0, description="maps to 1")
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.kind == "percentiles" and not (self.low >= 0 and self.high <= 100):
+            raise ValueError("percentiles lie between 0 and 100")
+        return self
+
+
+@final
+class ImageSection(Section):
+    """The grid and the intensities that every site prepares its images to."""
+
+    size: tuple[int, int] = Field((64, 64), description="rows and columns; one number for both")
+    modalities: tuple[str, ...] = Field(
+        (), description="what the generator paints, by name; empty: all that any site holds"
+    )
+    spacing: tuple[float, float] | None = Field(
+        None, description="millimetres a pixel to resample to (NIfTI); leave out: fit to the size"
+    )
+    axis: Literal["sagittal", "coronal", "axial"] = Field(
+        "axial", description="direction along which volumes are cut into slices"
+    )
+    resampling: Literal["linear", "nearest"] = Field(
+        "linear", description="of images (linear is antialiased); masks always take the nearest"
+    )
+    fit: Literal["pad", "crop", "stretch"] = Field(
+        "pad",
+        description="without spacing: keep proportions and pad, keep them and crop, or stretch",
+    )
+    intensity: dict[str, Intensity] = Field(
+        {"default": Intensity()}, description="by modality; 'default' serves the others"
+    )
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: object) -> object:
+        return (value, value) if isinstance(value, int) else value
+
+    @field_validator("size")
+    @classmethod
+    def _fits_the_networks(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if any(side < 16 or side > 1024 or side % 16 for side in value):
+            raise ValueError("each side must be a multiple of 16 from 16 to 1024")
+        return value
+
+    @field_validator("spacing")
+    @classmethod
+    def _positive(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value and min(value) <= 0:
+            raise ValueError("millimetres a pixel must be above 0")
+        return value
+
+    @field_validator("intensity")
+    @classmethod
+    def _has_a_default(cls, value: dict[str, Intensity]) -> dict[str, Intensity]:
+        return {"default": Intensity(), **value}
+
+    def intensity_of(self, modality: str) -> Intensity:
+        """The normalisation of one modality."""
+        return self.intensity.get(modality, self.intensity["default"])
+
+
+@final
+class ConditionSection(Section):
+    """What the generator paints from."""
+
+    kind: Literal["mask", "class", "none"] = Field(
+        "mask", description="a label map, one class an image, or nothing but noise"
+    )
+
+
+@final
+class GeneratorSection(Section):
+    """The central network."""
+
+    kind: str = Field(
+        "resnet", description="resnet, spade, or an entry point 'asyndgan.generators'"
+    )
+    width: int = Field(64, ge=4, le=512, description="filters of the first layer")
+    blocks: int = Field(9, ge=1, le=32, description="residual blocks (resnet) at the lowest size")
+    noise: int = Field(0, ge=0, le=256, description="channels of noise beside the condition")
+    options: dict[str, str | int | float | bool] = Field(
+        {}, description="handed to a generator of another package"
+    )
+
+
+@final
+class DiscriminatorSection(Section):
+    """The network at each site; it never leaves the site."""
+
+    kind: str = Field(
+        "patch",
+        description="patch, patch_segmentation, unet_segmentation, or an entry point "
+        "'asyndgan.discriminators'",
+    )
+    width: int = Field(64, ge=4, le=512, description="filters of the first layer")
+    layers: int = Field(3, ge=1, le=6, description="halvings; 3 judges patches of 70x70 pixels")
+    options: dict[str, str | int | float | bool] = Field(
+        {}, description="handed to a discriminator of another package"
+    )
+
+
+@final
+class LossSection(Section):
+    """What a site asks of synthetic images; zero switches a term off."""
+
+    adversarial: str = Field(
+        "bce",
+        description="bce, least_squares, hinge, or an entry point 'asyndgan.adversarial_losses'",
+    )
+    adversarial_weight: Weight = Field(1.0, description="of the adversarial term")
+    paired_l1: Weight = Field(
+        0.0,
+        description="L1 to the real image of the same mask. Its gradient gives real pixels away to "
+        "a coordinator that paints what it likes; a site's policy may forbid it",
+    )
+    stand_in_l1: Weight = Field(
+        0.0, description="L1 to a painting of the same mask by a generator that stays at the site"
+    )
+    moments: Weight = Field(
+        0.0, description="class-wise mean and deviation of intensities, against unpaired images"
+    )
+    features: Weight = Field(
+        0.0, description="batch means of the discriminator's features, against unpaired images"
+    )
+    segmentation: Weight = Field(
+        0.0, description="cross-entropy of the discriminator's segmentation output"
+    )
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> Self:
+        if not any(value for name, value in self if name != "adversarial"):
+            raise ValueError("every weight is 0, so sites would ask for nothing; set one above 0")
+        return self
+
+
+@final
+class StandInSection(Section):
+    """The local generator behind `loss.stand_in_l1`. It never leaves the site."""
+
+    width: int = Field(32, ge=4, le=256, description="filters of the first layer")
+    blocks: int = Field(4, ge=1, le=16, description="residual blocks at the lowest size")
+    rate: Rate = Field(2e-4, description="learning rate")
+    paired_l1: Weight = Field(10.0, description="L1 to the real image, at the site only")
+    adversarial_weight: Weight = Field(0.0, description="of the site's discriminator on it")
+
+
+@final
+class OptimiserSection(Section):
+    """Adam at both ends."""
+
+    generator_rate: Rate = Field(2e-4, description="learning rate of the generator")
+    discriminator_rate: Rate = Field(2e-4, description="learning rate of the discriminators")
+    beta1: float = Field(0.5, ge=0, lt=1, description="decay of the first moment")
+    beta2: float = Field(0.999, gt=0, lt=1, description="decay of the second moment")
+    decay_from: float = Field(
+        0.5, ge=0, le=1, description="part of the steps after which rates fall linearly to zero"
+    )
+
+
+@final
+class TrainingSection(Section):
+    """The loop."""
+
+    steps: int = Field(4000, ge=1, le=10_000_000, description="updates of the generator")
+    batch: int = Field(4, ge=1, le=1024, description="images a site and step")
+    flip: bool = Field(True, description="sites mirror images and masks left to right at random")
+    chunk: int = Field(
+        64, ge=1, le=65536, description="images painted at once; beyond it, painted twice"
+    )
+    ema: float = Field(
+        0.995, ge=0, lt=1, description="decay of the averaged generator, which paints in the end"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="of every random draw")
+    checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
+    sample_every: int = Field(250, ge=1, description="steps between sample grids")
+
+
+@final
+class WireSection(Section):
+    """What travels, and how exactly."""
+
+    images: Literal["float32", "float16", "uint8"] = Field(
+        "float16", description="coding of synthetic images; sites code real ones the same way"
+    )
+    feedback: Literal["float32", "float16", "int8", "int4"] = Field(
+        "float16", description="coding of the gradients that sites send back"
+    )
+    zstd: int = Field(1, ge=1, le=19, description="compression level of every array")
+
+
+@final
+class MasksSection(Section):
+    """What becomes of the masks that sites send."""
+
+    release: bool = Field(
+        False,
+        description="the coordinator keeps them, so that images can be generated after the run",
+    )
+
+
+@final
+class QuorumSection(Section):
+    """How many sites must answer a step, and how long it waits."""
+
+    least: float = Field(
+        0.5, gt=0, le=1, description="part of the sites that must answer for a step to count"
+    )
+    wait_s: float = Field(60.0, gt=0, le=86400, description="seconds to wait for an answer")
+    patience_s: float = Field(
+        600.0, ge=0, le=604800, description="seconds to wait for a quorum before the run stops"
+    )
+
+
+@final
+class Recipe(Section):
+    """What is trained and how."""
+
+    name: str = Field("unnamed", description="shown in logs and reports", max_length=64)
+    image: ImageSection = ImageSection()
+    condition: ConditionSection = ConditionSection()
+    generator: GeneratorSection = GeneratorSection()
+    discriminator: DiscriminatorSection = DiscriminatorSection()
+    loss: LossSection = LossSection()
+    stand_in: StandInSection = StandInSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    training: TrainingSection = TrainingSection()
+    wire: WireSection = WireSection()
+    masks: MasksSection = MasksSection()
+    quorum: QuorumSection = QuorumSection()
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        segments = self.discriminator.kind in ("patch_segmentation", "unet_segmentation")
+        if self.loss.segmentation and not segments and self.discriminator.kind == "patch":
+            raise ValueError(
+                "loss.segmentation is above 0, but discriminator.kind 'patch' has no segmentation "
+                "output; take patch_segmentation or unet_segmentation, or set the weight to 0"
+            )
+        if self.discriminator.kind == "unet_segmentation" and not self.loss.segmentation:
+            raise ValueError(
+                "discriminator.kind 'unet_segmentation' has a segmentation output only; "
+                "set loss.segmentation above 0"
+            )
+        needs_masks = {
+            "loss.moments": self.loss.moments,
+            "loss.segmentation": self.loss.segmentation,
+            "masks.release": self.masks.release,
+        }
+        for key, value in needs_masks.items():
+            if value and self.condition.kind != "mask":
+                raise ValueError(
+                    f"{key} needs label maps, but condition.kind is '{self.condition.kind}'"
+                )
+        if self.condition.kind == "none" and not self.generator.noise:
+            raise ValueError(
+                "condition.kind 'none' leaves the generator nothing to paint from; "
+                "set generator.noise above 0"
+            )
+        return self
+
+    @classmethod
+    def from_toml(cls, text: str, overrides: Sequence[str] = ()) -> Self:
+        """Reads a recipe.
+
+        Args:
+            text: a TOML document.
+            overrides: `key.of.a.field=value` each, the value in TOML (bare words are strings).
+
+        Raises:
+            RecipeError: on anything that is unknown, out of range or contradictory; names the key,
+                the value, what is allowed and, for an unknown key, the nearest known one.
+        """
+        try:
+            tables = tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"the recipe is not valid TOML: {error}") from error
+        for override in overrides:
+            _override(tables, override)
+        return cls.from_tables(tables)
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any]) -> Self:
+        """Reads a recipe from nested dictionaries; raises `RecipeError` like `from_toml`."""
+        try:
+            return cls.model_validate(tables)
+        except ValidationError as error:
+            name = tables.get("name", "unnamed")
+            faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
+            raise RecipeError(f"recipe '{name}':\n{faults}") from error
+
+    def to_tables(self) -> dict[str, Any]:
+        """Nested dictionaries of plain values, without keys that are not set."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def to_toml(self, *, comments: bool = True) -> str:
+        """The recipe as a TOML document that `from_toml` reads back to an equal recipe."""
+        return "\n".join(_toml_lines(self, "", comments)) + "\n"
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe, in hexadecimal: the same for equal recipes."""
+        text = json.dumps(self.to_tables(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every key of a recipe, dotted."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def _override(tables: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"'{override}' is not KEY=VALUE; write for example image.size=128.")
+    *path, last = key.strip().split(".")
+    table = tables
+    for part in path:
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            raise RecipeError(f"'{key.strip()}' goes below '{part}', which is a single value.")
+    try:
+        table[last] = tomllib.loads(f"value = {value.strip()}")["value"]
+    except tomllib.TOMLDecodeError:
+        table[last] = value.strip()
+
+
+def _explain(fault: Any) -> str:  # noqa: ANN401  (pydantic's ErrorDetails is a plain mapping)
+    key = ".".join(str(part) for part in fault["loc"]) or "recipe"
+    if fault["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.3)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        return f"{key} is not a key of a recipe.{hint}"
+    allowed = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and not isinstance(fault["input"], (str, int, float)):
+        return f"{key}: {allowed}."
+    return f"{key} = {fault['input']!r}: {allowed}."
+
+
+def _toml_lines(section: Section, prefix: str, comments: bool) -> Iterator[str]:
+    tables: list[tuple[str, Section]] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            tables.append((name, value))
+        elif isinstance(value, dict) and any(isinstance(v, Section) for v in value.values()):
+            tables.extend((f"{name}.{_toml_key(key)}", item) for key, item in value.items())
+        else:
+            shown = "" if value is None else _toml_value(value)
+            line = f"{name} = {shown}" if value is not None else f"# {name} ="
+            note = _comment(field) if comments else ""
+            yield f"{line}  # {note}" if note else line
+    for name, table in tables:
+        yield ""
+        if comments and type(table).__doc__:
+            yield f"# {str(type(table).__doc__).splitlines()[0]}"
+        yield f"[{prefix}{name}]"
+        yield from _toml_lines(table, f"{prefix}{name}.", comments)
+
+
+def _comment(field: FieldInfo) -> str:
+    choices = [repr(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+    note = field.description or ""
+    unsaid = [choice for choice in choices if choice.strip("'") not in note]
+    return note + (f" ({' | '.join(choices)})" if unsaid else "")
+
+
+def _toml_key(key: str) -> str:
+    plain = key.replace("_", "").replace("-", "")
+    return key if plain.isalnum() and plain.isascii() else json.dumps(key)
+
+
+def _toml_value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        return json.dumps(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"{value:.1f}"
+    return repr(value)

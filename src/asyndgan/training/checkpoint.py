@@ -1,0 +1,119 @@
+"""Networks and optimisers as safetensors files, written whole or not at all."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from asyndgan.errors import RunError
+
+KEPT = 2
+"""Checkpoints that a party keeps: the last two, so that one being written is never the only one."""
+
+_seeding = Lock()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draws initial weights from a seed, without touching torch's global random state.
+
+    The global state is shared by all threads, so only one may be here at a time.
+    """
+    with _seeding, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def network_state(name: str, network: nn.Module) -> dict[str, Tensor]:
+    """A network's tensors under `name/`."""
+    return {f"{name}/{key}": value for key, value in network.state_dict().items()}
+
+
+def load_network(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Puts the tensors under `name/` into a network.
+
+    Raises:
+        RunError: if they are not this network's.
+    """
+    own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    try:
+        network.load_state_dict(own)
+    except RuntimeError as error:
+        raise RunError(
+            f"the checkpoint's '{name}' does not fit the recipe's network; "
+            "resume with the recipe that the run was started with."
+        ) from error
+
+
+def optimiser_state(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """An optimiser's tensors under `name/<parameter>/`."""
+    state: dict[int, dict[str, Tensor]] = optimiser.state_dict()["state"]
+    return {
+        f"{name}/{parameter}/{key}": torch.as_tensor(value)
+        for parameter, values in state.items()
+        for key, value in values.items()
+    }
+
+
+def load_optimiser(
+    name: str, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
+) -> None:
+    """Puts the tensors under `name/` into an optimiser of the same parameters."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        if key.startswith(f"{name}/"):
+            _, parameter, field = key.split("/")
+            state.setdefault(int(parameter), {})[field] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+    """Writes tensors and a JSON value beside them; a crash leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.half")
+    contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
+    save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
+    half.replace(path)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What `write` was given.
+
+    Raises:
+        RunError: if the file is not a whole checkpoint.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get("about", "null"))
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no dict)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise RunError(f"{path} is not a whole checkpoint; remove it to go on without.") from error
+    if not isinstance(about, dict):
+        raise RunError(f"{path} is no checkpoint of asyndgan.")
+    return tensors, about
+
+
+def step_file(folder: Path, step: int) -> Path:
+    """The file that holds a party's state after `step` steps."""
+    return folder / f"step-{step:08d}.safetensors"
+
+
+def stored_steps(folder: Path) -> list[int]:
+    """Steps of which a folder holds a state, oldest first."""
+    names = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in folder.glob("*"))
+    return sorted(int(name[1]) for name in names if name)
+
+
+def forget_old(folder: Path) -> None:
+    """Removes all but the last two states of a folder."""
+    for step in stored_steps(folder)[:-KEPT]:
+        step_file(folder, step).unlink(missing_ok=True)

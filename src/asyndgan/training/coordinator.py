@@ -1,0 +1,445 @@
+"""The coordinator: one generator, and the step that all sites' feedback goes into.
+
+Source: Chang et al. 2020 (AsynDGAN), equations 3 and 4 and algorithm 1. The generator minimises
+sum_j pi_j E_{x ~ s_j} E_z [ loss_j(G(x, z)) ], where loss_j lives at site j; what a site sends is
+d loss_j / d G(x, z), and the chain rule does the rest here.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Self, final
+
+import torch
+from torch import Tensor, nn
+
+from asyndgan.data import derived_seed
+from asyndgan.errors import (
+    AsyndganError,
+    CohortError,
+    NotFiniteError,
+    QuorumError,
+    SiteUnreachableError,
+    WireError,
+)
+from asyndgan.models import build_generator, condition_channels, condition_maps, draw_noise
+from asyndgan.protocol import Exchange
+from asyndgan.recipe import Recipe
+from asyndgan.training.checkpoint import (
+    load_network,
+    load_optimiser,
+    network_state,
+    optimiser_state,
+    seeded,
+)
+from asyndgan.training.objective import adam, rate_factor, set_rate
+from asyndgan.training.painting import Painting
+from asyndgan.training.quorum import Quorum, normalised
+from asyndgan.wire import Card, Close, Judge, Judgement, Message, Open, Save
+
+Keep = Callable[[str, Tensor], None]
+
+
+@final
+@dataclass(frozen=True)
+class Scope:
+    """What the run is about, agreed among the sites that opened it.
+
+    Attributes:
+        modalities: what the generator paints, in the order of its channels.
+        labels: name of each label by number.
+        space: height and width (and depth).
+    """
+
+    modalities: tuple[str, ...]
+    labels: dict[int, str]
+    space: tuple[int, ...]
+
+
+@final
+@dataclass
+class Member:
+    """A site that takes part, as the coordinator knows it.
+
+    Attributes:
+        share: its declared weight.
+        cases: how many it has.
+        channels: which of the generator's channels it judges.
+        batch: number of the batch whose conditions are here.
+        conditions: of its next batch.
+    """
+
+    share: float
+    cases: int
+    channels: list[int]
+    batch: int
+    conditions: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class StepReport:
+    """What happened in a step.
+
+    Attributes:
+        step: its number, from 0.
+        updated: whether the quorum was met and the generator learned.
+        shares: of the sites that answered.
+        losses: by site and term.
+        missed: why a site's answer was not there.
+    """
+
+    step: int
+    updated: bool
+    shares: dict[str, float]
+    losses: dict[str, dict[str, float]]
+    missed: dict[str, str] = field(default_factory=dict)
+
+
+@final
+class Coordinator:
+    """Owns the generator and asks the sites.
+
+    Args:
+        recipe: of the run.
+        exchange: reaches the sites.
+        run: the run's identity, in hexadecimal.
+        scope: what the run is about.
+        keep: called with (site, conditions) for every batch, if the recipe releases masks.
+
+    Attributes:
+        step_number: steps done.
+        generator: learns.
+        average: exponential moving average of the generator; it paints in the end.
+        members: sites that take part now, in a fixed order.
+    """
+
+    def __init__(
+        self, recipe: Recipe, exchange: Exchange, *, run: str, scope: Scope, keep: Keep | None
+    ) -> None:
+        self.recipe = recipe
+        self.exchange = exchange
+        self.run = run
+        self.scope = scope
+        self.keep = keep if recipe.masks.release else None
+        self.step_number = 0
+        self.members: dict[str, Member] = {}
+        self.known: dict[str, Member] = {}
+        with seeded(derived_seed(recipe.training.seed, "generator")):
+            self.generator = new_generator(recipe, scope)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
+        self._opening: dict[str, Future[Card]] = {}
+        self._openers = ThreadPoolExecutor(thread_name_prefix="opener", initializer=_one_thread)
+
+    @classmethod
+    def begin(
+        cls, recipe: Recipe, exchange: Exchange, *, run: str, keep: Keep | None = None
+    ) -> Self:
+        """Opens a new run with every site that can be reached.
+
+        Raises:
+            QuorumError: if no site answers.
+            CohortError: if the sites contradict each other.
+        """
+        cards = open_all(recipe, exchange, run=run, step=0)
+        coordinator = cls(recipe, exchange, run=run, scope=agree(recipe, cards), keep=keep)
+        for site, card in cards.items():
+            coordinator.welcome(site, card)
+        return coordinator
+
+    def step(self) -> StepReport:
+        """Paints for every site, collects their feedback, and updates the generator."""
+        members = dict(self.members)
+        painting = self._paint(members)
+        images = painting.images.split(self.recipe.training.batch)
+        answers = self.exchange.ask(
+            {
+                site: Judge(
+                    run=self.run,
+                    step=self.step_number,
+                    batch=member.batch,
+                    images=own[:, member.channels],
+                )
+                for (site, member), own in zip(members.items(), images, strict=True)
+            }
+        )
+        judgements, missed = self._take(answers.answers, answers.missed)
+        shares = normalised({site: members[site].share for site in judgements})
+        updated = Quorum(self.recipe.quorum, self.known).met_by(judgements)
+        if updated:
+            feedback = torch.zeros_like(painting.images)
+            for part, (site, member) in zip(
+                feedback.split(self.recipe.training.batch), members.items(), strict=True
+            ):
+                if site in judgements:
+                    part[:, member.channels] = shares[site] * judgements[site].feedback
+            painting.backward(feedback)
+            self._update()
+        self.step_number += 1
+        losses = {site: judgement.losses for site, judgement in judgements.items()}
+        return StepReport(self.step_number - 1, updated, shares, losses, missed)
+
+    def _paint(self, members: Mapping[str, Member]) -> Painting:
+        conditions = torch.cat([member.conditions for member in members.values()])
+        seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
+        noise = draw_noise(
+            len(conditions),
+            self.recipe.generator.noise,
+            self.scope.space,
+            torch.Generator().manual_seed(seed),
+        )
+        maps = scope_maps(self.recipe, self.scope, conditions)
+        return Painting(self.generator, maps, noise, chunk=self.recipe.training.chunk)
+
+    def _update(self) -> None:
+        total = torch.nn.utils.get_total_norm(
+            [p.grad for p in self.generator.parameters() if p.grad is not None]
+        )
+        if not torch.isfinite(total):
+            raise NotFiniteError(f"the generator's gradient of step {self.step_number} is {total}.")
+        rate = self.recipe.optimiser.generator_rate
+        set_rate(self.optimiser, rate * rate_factor(self.recipe, self.step_number))
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        # The first averages would be mostly initial weights: the decay grows into its value.
+        decay = min(self.recipe.training.ema, (1 + self.step_number) / (10 + self.step_number))
+        with torch.no_grad():
+            for mean, value in zip(
+                self.average.state_dict().values(),
+                self.generator.state_dict().values(),
+                strict=True,
+            ):
+                mean.lerp_(value, 1 - decay)
+
+    def _take(
+        self, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
+    ) -> tuple[dict[str, Judgement], dict[str, str]]:
+        """Checks judgements and remembers the next conditions; drops sites that sent none."""
+        judgements: dict[str, Judgement] = {}
+        reasons = {site: str(error) for site, error in missed.items()}
+        for site, answer in answers.items():
+            try:
+                judgements[site] = self._checked(site, answer)
+            except WireError as error:
+                reasons[site] = str(error)
+        for site in reasons:
+            del self.members[site]
+        for site, judgement in judgements.items():
+            self._expect_next(site, judgement.batch, judgement.conditions)
+        return judgements, reasons
+
+    def _checked(self, site: str, answer: Message) -> Judgement:
+        if not isinstance(answer, Judgement) or answer.step != self.step_number:
+            raise WireError(f"site {site} did not answer step {self.step_number}.")
+        wanted = (self.recipe.training.batch, len(self.members[site].channels), *self.scope.space)
+        if tuple(answer.feedback.shape) != wanted:
+            raise WireError(
+                f"site {site}: feedback of shape {tuple(answer.feedback.shape)}, wanted {wanted}."
+            )
+        if not torch.isfinite(answer.feedback).all():
+            raise NotFiniteError(f"site {site}, step {self.step_number}: feedback is not finite.")
+        self._check_conditions(site, answer.conditions)
+        return answer
+
+    def _check_conditions(self, site: str, conditions: Tensor) -> None:
+        space = self.scope.space if self.recipe.condition.kind == "mask" else ()
+        wanted = (self.recipe.training.batch, *space)
+        if tuple(conditions.shape) != wanted:
+            raise WireError(
+                f"site {site}: conditions of shape {tuple(conditions.shape)}, wanted {wanted}."
+            )
+        if int(conditions.max()) > max(self.scope.labels):
+            raise WireError(f"site {site}: a label above {max(self.scope.labels)}.")
+
+    def _expect_next(self, site: str, batch: int, conditions: Tensor) -> None:
+        self.members[site].batch = batch
+        self.members[site].conditions = conditions
+        if self.keep:
+            self.keep(site, conditions)
+
+    def welcome(self, site: str, card: Card) -> None:
+        """Takes a site in, for the first time or again.
+
+        Raises:
+            CohortError: if it has nothing that the generator paints, or contradicts the others.
+            WireError: if its conditions do not fit the run.
+        """
+        self._check_conditions(site, card.conditions)
+        merge_labels(self.scope.labels, {site: card}, known_only=True)
+        unknown = [name for name in card.modalities if name not in self.scope.modalities]
+        if unknown or tuple(card.space) != self.scope.space:
+            raise CohortError(
+                f"site {site} has {', '.join(card.modalities)} at {card.space}; this run paints "
+                f"{', '.join(self.scope.modalities)} at {list(self.scope.space)}. "
+                "Name the modalities in image.modalities, or start a new run with this site."
+            )
+        member = Member(
+            share=card.share,
+            cases=card.cases,
+            channels=[self.scope.modalities.index(name) for name in card.modalities],
+            batch=card.batch,
+            conditions=card.conditions,
+        )
+        self.known[site] = member
+        self.members = {name: self.members.get(name, member) for name in sorted(
+            {*self.members, site}
+        )}
+        self._expect_next(site, card.batch, card.conditions)
+
+    def invite(self) -> dict[str, str]:
+        """Opens the run, in the background, with sites that are reachable but not members.
+
+        Returns:
+            Sites that were taken in (an empty reason) or turned away (with the reason) just now.
+        """
+        news: dict[str, str] = {}
+        for site in self.exchange.transport.sites():
+            if site in self.members:
+                continue
+            if site not in self._opening:
+                self._opening[site] = self._openers.submit(self._open_one, site)
+            elif self._opening[site].done():
+                future = self._opening.pop(site)
+                try:
+                    self.welcome(site, future.result())
+                    news[site] = ""
+                except AsyndganError as error:
+                    news[site] = str(error)
+        return news
+
+    def has_quorum(self) -> bool:
+        """Whether enough sites are members to go on."""
+        return Quorum(self.recipe.quorum, self.known).met_by(self.members)
+
+    def save_sites(self) -> None:
+        """Has every member keep its state of this step."""
+        save = Save(run=self.run, step=self.step_number)
+        self.exchange.ask(dict.fromkeys(self.members, save))
+
+    def close(self) -> None:
+        """Tells the members that the run is over."""
+        self.exchange.ask(dict.fromkeys(self.members, Close(run=self.run)))
+        self._openers.shutdown(wait=False, cancel_futures=True)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and facts for a checkpoint. It holds numbers of batches, never conditions."""
+        tensors = network_state("generator", self.generator)
+        tensors |= network_state("average", self.average)
+        tensors |= optimiser_state("optimiser", self.optimiser)
+        return tensors, {"run": self.run, "step": self.step_number}
+
+    def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        """Takes what `state` gave."""
+        load_network("generator", self.generator, tensors)
+        load_network("average", self.average, tensors)
+        load_optimiser("optimiser", self.optimiser, tensors)
+        self.step_number = int(about["step"])
+
+    def _open_one(self, site: str) -> Card:
+        request = Open(run=self.run, recipe=self.recipe.digest(), step=self.step_number)
+        answers = self.exchange.ask({site: request})
+        return card_of(site, answers.answers, answers.missed)
+
+
+def open_all(recipe: Recipe, exchange: Exchange, *, run: str, step: int) -> dict[str, Card]:
+    """Opens a run with every reachable site, in the order of their names.
+
+    Raises:
+        QuorumError: if a site does not answer: whoever begins a run wants all of them.
+    """
+    request = Open(run=run, recipe=recipe.digest(), step=step)
+    sites = sorted(exchange.transport.sites())
+    answers = exchange.ask(dict.fromkeys(sites, request))
+    if answers.missed or not sites:
+        reasons = "; ".join(str(error) for error in answers.missed.values()) or "no site is there"
+        raise QuorumError(f"the run cannot begin: {reasons}.")
+    return {site: card_of(site, answers.answers, answers.missed) for site in sites}
+
+
+def card_of(
+    site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
+) -> Card:
+    """A site's card out of what came back, or the reason why there is none."""
+    answer = answers.get(site)
+    if isinstance(answer, Card):
+        return answer
+    raise missed.get(site) or SiteUnreachableError(f"site {site} did not send its card.")
+
+
+def agree(recipe: Recipe, cards: Mapping[str, Card]) -> Scope:
+    """What a run of these sites is about.
+
+    Modalities are matched by name; a site may lack some.
+
+    Raises:
+        CohortError: if labels contradict each other, sizes differ, or a modality of the recipe is
+            held by no site.
+    """
+    held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
+    missing = [name for name in recipe.image.modalities if name not in held]
+    if missing:
+        raise CohortError(
+            f"recipe '{recipe.name}' paints {', '.join(missing)}, which no site holds; "
+            f"they hold {', '.join(held)}. Correct image.modalities."
+        )
+    spaces = {tuple(card.space) for card in cards.values()}
+    if len(spaces) > 1:
+        raise CohortError(f"the sites prepared images of different sizes: {sorted(spaces)}.")
+    return Scope(
+        modalities=recipe.image.modalities or tuple(held),
+        labels=merge_labels({}, cards),
+        space=spaces.pop(),
+    )
+
+
+def merge_labels(
+    labels: Mapping[int, str], cards: Mapping[str, Card], *, known_only: bool = False
+) -> dict[int, str]:
+    """Labels of all sites together.
+
+    Raises:
+        CohortError: if two sites mean different things by a number or by a name.
+    """
+    merged = dict(labels)
+    for site, card in cards.items():
+        for key, name in card.labels.items():
+            number = int(key) if key.isdecimal() else -1
+            other = next((n for n, known in merged.items() if known == name), number)
+            if not 0 <= number < 2**16 or merged.get(number, name) != name or other != number:
+                raise CohortError(
+                    f"site {site} calls label {key} '{name}'; others: "
+                    f"{merged}. Use the same numbers and names in every dataset.json."
+                )
+            if known_only and number not in merged:
+                raise CohortError(
+                    f"site {site} has label {key} '{name}', which this run does not paint. "
+                    "Start a new run with this site."
+                )
+            merged[number] = name
+    return dict(sorted(merged.items()))
+
+
+def new_generator(recipe: Recipe, scope: Scope) -> nn.Module:
+    """A generator for a scope, with weights from torch's current random state."""
+    return build_generator(
+        recipe,
+        condition_channels=condition_channels(recipe.condition.kind, max(scope.labels) + 1),
+        image_channels=len(scope.modalities),
+        spatial_dims=len(scope.space),
+    )
+
+
+def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
+    """Conditions as the generator of a scope reads them."""
+    return condition_maps(
+        conditions,
+        kind=recipe.condition.kind,
+        labels=max(scope.labels) + 1,
+        space=scope.space,
+    )
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)

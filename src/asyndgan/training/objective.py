@@ -1,0 +1,204 @@
+"""What a site's discriminator learns, and what the site asks of synthetic images."""
+
+from collections.abc import Mapping
+from typing import final
+
+import torch
+from torch import Tensor
+
+from asyndgan.arrays import Condition, Images, Scalar
+from asyndgan.data import Batch, derived_seed
+from asyndgan.models import (
+    Verdict,
+    build_adversarial_loss,
+    build_discriminator,
+    condition_channels,
+    condition_maps,
+    generator_from,
+)
+from asyndgan.models.losses import (
+    balanced_cross_entropy,
+    features_distance,
+    moments_distance,
+)
+from asyndgan.recipe import GeneratorSection, OptimiserSection, Recipe
+from asyndgan.training.checkpoint import (
+    load_network,
+    load_optimiser,
+    network_state,
+    optimiser_state,
+    seeded,
+)
+
+Losses = dict[str, Tensor]
+
+
+@final
+class Objective:
+    """A site's networks: its discriminator and, if the recipe asks, its stand-in generator.
+
+    Args:
+        recipe: names networks, losses and rates.
+        modalities: how many the site holds.
+        labels: how many labels or classes its conditions have, background included.
+        space: height and width (and depth) of its images.
+        seed: of the initial weights.
+    """
+
+    def __init__(
+        self, recipe: Recipe, *, modalities: int, labels: int, space: tuple[int, ...], seed: int
+    ) -> None:
+        self.recipe = recipe
+        self.labels = labels
+        self.space = space
+        self.adversarial = build_adversarial_loss(recipe)
+        channels = condition_channels(recipe.condition.kind, labels)
+        sizes = {
+            "condition_channels": channels,
+            "image_channels": modalities,
+            "spatial_dims": len(space),
+        }
+        with seeded(derived_seed(seed, "discriminator")):
+            self.discriminator = build_discriminator(recipe, **sizes)
+        self.discriminator_optimiser = adam(
+            self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
+        )
+        self.stand_in: torch.nn.Module | None = None
+        if recipe.loss.stand_in_l1:
+            section = GeneratorSection(
+                kind="resnet", width=recipe.stand_in.width, blocks=recipe.stand_in.blocks
+            )
+            with seeded(derived_seed(seed, "stand-in")):
+                self.stand_in = generator_from(section, **sizes)
+            self.stand_in_optimiser = adam(self.stand_in, recipe.optimiser, recipe.stand_in.rate)
+
+    def maps(self, conditions: Tensor) -> Condition:
+        """Conditions as the networks read them."""
+        return condition_maps(
+            conditions, kind=self.recipe.condition.kind, labels=self.labels, space=self.space
+        )
+
+    def learn(self, real: Batch, synthetic: Images) -> Losses:
+        """One update of the discriminator, and of the stand-in if there is one."""
+        maps = self.maps(real.conditions)
+        loss = self._discriminator_loss(
+            self.discriminator(real.images, maps),
+            self.discriminator(synthetic, maps),
+            real.conditions,
+        )
+        update(self.discriminator_optimiser, loss)
+        losses = {"discriminator": loss.detach()}
+        if self.stand_in is not None:
+            losses["stand_in"] = self._learn_stand_in(self.stand_in, real.images, maps)
+        return losses
+
+    def ask(self, synthetic: Images, real: Batch, other: Batch) -> tuple[Scalar, Losses]:
+        """The loss whose gradient by `synthetic` is the site's feedback, and its terms.
+
+        Args:
+            synthetic: painted from the conditions of `real`.
+            real: the site's images with these conditions.
+            other: images of the site that have nothing to do with them.
+        """
+        weights = self.recipe.loss
+        maps = self.maps(real.conditions)
+        verdict: Verdict = self.discriminator(synthetic, maps)
+        terms: list[tuple[str, float, Tensor]] = []
+        if verdict.score is not None:
+            score = self.adversarial.generator(verdict.score)
+            terms.append(("adversarial", weights.adversarial_weight, score))
+        if weights.segmentation and verdict.segmentation is not None:
+            fits = balanced_cross_entropy(verdict.segmentation, real.conditions, real.conditions)
+            terms.append(("segmentation", weights.segmentation, fits))
+        if weights.paired_l1:
+            terms.append(("paired_l1", weights.paired_l1, (synthetic - real.images).abs().mean()))
+        if self.stand_in is not None:
+            with torch.no_grad():
+                target = self.stand_in(maps, maps[:, :0])
+            terms.append(("stand_in_l1", weights.stand_in_l1, (synthetic - target).abs().mean()))
+        if weights.moments:
+            gap = moments_distance(synthetic, real.conditions, other.images, other.conditions)
+            terms.append(("moments", weights.moments, gap))
+        if weights.features:
+            with torch.no_grad():
+                theirs = self.discriminator(other.images, self.maps(other.conditions)).features
+            gap = features_distance(verdict.features, theirs)
+            terms.append(("features", weights.features, gap))
+        loss = torch.stack([weight * value for _, weight, value in terms]).sum()
+        return loss, {name: value.detach() for name, _, value in terms}
+
+    def set_rates(self, step: int) -> None:
+        """Sets the learning rates of a step."""
+        factor = rate_factor(self.recipe, step)
+        set_rate(self.discriminator_optimiser, self.recipe.optimiser.discriminator_rate * factor)
+        if self.stand_in is not None:
+            set_rate(self.stand_in_optimiser, self.recipe.stand_in.rate * factor)
+
+    def state(self) -> dict[str, Tensor]:
+        """Every tensor that a checkpoint needs."""
+        tensors = network_state("discriminator", self.discriminator)
+        tensors |= optimiser_state("discriminator_optimiser", self.discriminator_optimiser)
+        if self.stand_in is not None:
+            tensors |= network_state("stand_in", self.stand_in)
+            tensors |= optimiser_state("stand_in_optimiser", self.stand_in_optimiser)
+        return tensors
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes what `state` gave."""
+        load_network("discriminator", self.discriminator, tensors)
+        load_optimiser("discriminator_optimiser", self.discriminator_optimiser, tensors)
+        if self.stand_in is not None:
+            load_network("stand_in", self.stand_in, tensors)
+            load_optimiser("stand_in_optimiser", self.stand_in_optimiser, tensors)
+
+    def _discriminator_loss(self, real: Verdict, synthetic: Verdict, masks: Tensor) -> Scalar:
+        terms: list[Tensor] = []
+        if real.score is not None and synthetic.score is not None:
+            terms.append(self.adversarial.discriminator(real.score, synthetic.score))
+        if self.recipe.loss.segmentation and real.segmentation is not None:
+            fits = balanced_cross_entropy(real.segmentation, masks, masks)
+            if real.segmentation.shape[1] > self.labels and synthetic.segmentation is not None:
+                last = torch.full_like(masks, self.labels)
+                fits = fits + balanced_cross_entropy(synthetic.segmentation, last, masks)
+            terms.append(self.recipe.loss.segmentation * fits)
+        return torch.stack(terms).sum()
+
+    def _learn_stand_in(self, stand_in: torch.nn.Module, real: Images, maps: Condition) -> Scalar:
+        section = self.recipe.stand_in
+        painted = stand_in(maps, maps[:, :0])
+        loss = section.paired_l1 * (painted - real).abs().mean()
+        if section.adversarial_weight:
+            score = self.discriminator(painted, maps).score
+            if score is not None:
+                loss = loss + section.adversarial_weight * self.adversarial.generator(score)
+        update(self.stand_in_optimiser, loss)
+        return loss.detach()
+
+
+def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> torch.optim.Adam:
+    """The optimiser of both ends."""
+    return torch.optim.Adam(network.parameters(), lr=rate, betas=(section.beta1, section.beta2))
+
+
+def update(optimiser: torch.optim.Optimizer, loss: Scalar) -> None:
+    """One step down a loss, leaving no gradients behind."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    # Gradients of these parameters only: the feedback's graph shares some of the networks.
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+
+
+def rate_factor(recipe: Recipe, step: int) -> float:
+    """Part of the learning rate that is left at a step: constant, then linearly towards zero."""
+    done = step / recipe.training.steps
+    start = recipe.optimiser.decay_from
+    return 1.0 if done < start else max(0.0, 1 - (done - start) / max(1 - start, 1e-9))
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of every group."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate

@@ -1,0 +1,50 @@
+"""Synthetic images of one step, and the way back from their feedback to the generator."""
+
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from asyndgan.arrays import Condition, Images, Noise
+
+
+@final
+class Painting:
+    """Paints a batch and carries feedback back into the generator's gradients.
+
+    A batch that fits `chunk` keeps its graph. A larger one is painted without, and every chunk is
+    painted again from the same noise when its feedback is there: about 1.3 times the compute, and
+    memory that does not grow with the number of sites. Both give the same gradients, since the
+    generator's norms act on one image at a time.
+
+    Args:
+        generator: the central network.
+        condition: maps of all sites' conditions.
+        noise: one map set for each image.
+        chunk: images painted at once.
+
+    Attributes:
+        images: (b, modalities, *space), detached.
+    """
+
+    def __init__(
+        self, generator: nn.Module, condition: Condition, noise: Noise, *, chunk: int
+    ) -> None:
+        self.generator = generator
+        self._chunks = list(zip(condition.split(chunk), noise.split(chunk), strict=True))
+        self._graph: Tensor | None = None
+        if len(self._chunks) == 1:
+            self._graph = generator(condition, noise)
+            self.images: Images = self._graph.detach()
+        else:
+            with torch.no_grad():
+                self.images = torch.cat([generator(maps, z) for maps, z in self._chunks])
+
+    def backward(self, feedback: Tensor) -> None:
+        """Adds the gradient of `sum(images * feedback)` to the generator's parameters."""
+        if self._graph is not None:
+            torch.autograd.backward(self._graph, feedback)
+            return
+        size = len(self._chunks[0][0])
+        for (maps, z), part in zip(self._chunks, feedback.split(size), strict=True):
+            torch.autograd.backward(self.generator(maps, z), part)

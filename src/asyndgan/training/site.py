@@ -1,0 +1,185 @@
+"""A site: its cohort, its discriminator, and its answers to the coordinator's requests."""
+
+from pathlib import Path
+from typing import final
+
+import torch
+
+from asyndgan.data import Batch, Cohort, derived_seed
+from asyndgan.errors import CohortError, NotFiniteError, ProtocolError
+from asyndgan.privacy import Release, Released
+from asyndgan.protocol import Handler
+from asyndgan.recipe import Recipe
+from asyndgan.training import checkpoint
+from asyndgan.training.objective import Objective
+from asyndgan.wire import (
+    Card,
+    Close,
+    Closed,
+    Judge,
+    Judgement,
+    Message,
+    Open,
+    Save,
+    Saved,
+    through,
+)
+
+
+@final
+class Site(Handler):
+    """Answers requests with what its `Release` lets out. Opens no connection by itself.
+
+    Args:
+        name: of the site; with the recipe's seed it fixes initial weights and the order of cases.
+        cohort: its cases, prepared as the recipe says.
+        recipe: the one agreed upon; a run with another one is refused.
+        folder: where it keeps its own checkpoints; None: nowhere, and it cannot roll back.
+        share: its weight among the sites; None: its number of cases.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cohort: Cohort,
+        recipe: Recipe,
+        *,
+        folder: Path | None = None,
+        share: float | None = None,
+    ) -> None:
+        if cohort.space != recipe.image.size:
+            raise CohortError(
+                f"site {name}: images have size {cohort.space}, the recipe wants "
+                f"{recipe.image.size}. Prepare them with this recipe."
+            )
+        self.name = name
+        self.cohort = cohort
+        self.recipe = recipe
+        self.folder = folder
+        self.share = share or float(len(cohort))
+        self.release = Release(recipe)
+        self.run: str | None = None
+        self._start_afresh()
+
+    def handle(self, request: Message) -> Released:
+        """Answers one request; raises `ProtocolError` if it does not belong here or now."""
+        match request:
+            case Open():
+                answer: Message = self._open(request)
+            case Judge():
+                answer = self._judge(request)
+            case Save():
+                answer = self._save(request)
+            case Close():
+                self._expect(request.run)
+                answer = Closed(run=request.run)
+            case _:
+                raise ProtocolError(f"a site does not answer '{request.kind}'.")
+        return self.release.let_out(answer)
+
+    def _judge(self, request: Judge) -> Judgement:
+        """One step: the discriminator learns, then says how the images should change.
+
+        The images were painted from the conditions of batch `request.batch`, which this site chose.
+        """
+        self._expect(request.run, request.step, request.batch)
+        real = self._real(self.cohort.batch(self.next_batch, self.recipe.training.batch))
+        other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
+        if request.images.shape != real.images.shape:
+            raise ProtocolError(
+                f"synthetic images of shape {tuple(request.images.shape)} came; "
+                f"this site judges {tuple(real.images.shape)}."
+            )
+        self.objective.set_rates(request.step)
+        losses = self.objective.learn(real, request.images)
+        synthetic = request.images.requires_grad_()
+        loss, terms = self.objective.ask(synthetic, real, other)
+        (feedback,) = torch.autograd.grad(loss, synthetic)
+        self.step = request.step + 1
+        self.next_batch += 1
+        return Judgement(
+            run=request.run,
+            step=request.step,
+            losses=self._finite(losses | terms, request.step),
+            feedback=feedback,
+            batch=self.next_batch,
+            conditions=self._conditions(),
+        )
+
+    def _real(self, batch: Batch) -> Batch:
+        return Batch(through(batch.images, self.recipe.wire.images), batch.conditions)
+
+    def _conditions(self) -> torch.Tensor:
+        return self.cohort.batch(self.next_batch, self.recipe.training.batch).conditions
+
+    def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
+        numbers = {name: float(value) for name, value in losses.items()}
+        for name, value in numbers.items():
+            if not torch.isfinite(torch.tensor(value)):
+                raise NotFiniteError(f"the loss '{name}' of step {step} is {value}.")
+        return numbers
+
+    def _open(self, request: Open) -> Card:
+        if request.recipe != self.recipe.digest():
+            raise ProtocolError(
+                f"this site was set up for recipe {self.recipe.digest()[:12]}, the run has "
+                f"{request.recipe[:12]}. Give both ends the same recipe file."
+            )
+        if self.run is None:
+            self.run = request.run
+        self._expect(request.run)
+        self._go_back_to(request.step)
+        return Card(
+            run=request.run,
+            step=self.step,
+            cases=len(self.cohort),
+            share=self.share,
+            modalities=list(self.cohort.modalities),
+            labels={str(number): name for number, name in self.cohort.labels.items()},
+            space=list(self.cohort.space),
+            batch=self.next_batch,
+            conditions=self._conditions(),
+        )
+
+    def _save(self, request: Save) -> Saved:
+        self._expect(request.run, request.step)
+        if self.folder is not None:
+            about = {"run": request.run, "step": self.step, "batch": self.next_batch}
+            path = checkpoint.step_file(self.folder, request.step)
+            checkpoint.write(path, self.objective.state(), about)
+            checkpoint.forget_old(self.folder)
+        return Saved(run=request.run, step=self.step)
+
+    def _expect(self, run: str, step: int | None = None, batch: int | None = None) -> None:
+        if run != self.run:
+            raise ProtocolError("this site takes part in another run, or in none; open it first.")
+        if step is not None and step < self.step:
+            raise ProtocolError(f"step {step} is over; this site is at step {self.step}.")
+        if batch is not None and batch != self.next_batch:
+            raise ProtocolError(f"batch {batch} was not offered; the next is {self.next_batch}.")
+
+    def _go_back_to(self, step: int) -> None:
+        """Takes the newest state at or before a step: that in memory, or a stored one."""
+        stored = checkpoint.stored_steps(self.folder) if self.folder else []
+        candidates = [kept for kept in stored if kept <= step]
+        newest = max(candidates, default=0)
+        if newest <= self.step <= step:
+            return
+        self._start_afresh()
+        if self.folder and candidates:
+            tensors, about = checkpoint.read(checkpoint.step_file(self.folder, newest))
+            if about["run"] != self.run:
+                raise ProtocolError("this site's checkpoints are of another run; move them away.")
+            self.objective.load(tensors)
+            self.step, self.next_batch = about["step"], about["batch"]
+
+    def _start_afresh(self) -> None:
+        self.step = 0
+        self.next_batch = 0
+        self.objective = Objective(
+            self.recipe,
+            modalities=len(self.cohort.modalities),
+            labels=max(self.cohort.labels) + 1,
+            space=self.cohort.space,
+            seed=derived_seed(self.recipe.training.seed, "site", self.name),
+        )

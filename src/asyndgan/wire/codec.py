@@ -1,0 +1,184 @@
+"""Arrays as bytes: how exactly they are kept (the coding), and zstd over it.
+
+A coding is a recipe's choice and a message's fact: the receiver reads it from the message. The
+integer codings of feedback keep one scale an image (int8 keeps the direction of a gradient to a
+cosine of 0.9999, int4 to 0.98). There is no error feedback: the residual would land on another
+image, and it was measured to hurt.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, final, get_args
+
+import numpy as np
+import torch
+import zstandard
+from torch import Tensor
+
+from asyndgan.errors import WireError
+
+Coding = Literal["float32", "float16", "uint8", "int8", "int4", "label8", "label16"]
+CODINGS: tuple[str, ...] = get_args(Coding)
+LABEL_CODINGS: tuple[Coding, ...] = ("label8", "label16")
+
+
+@final
+@dataclass(frozen=True)
+class _Coder:
+    """Raw bytes of an array, and back.
+
+    Attributes:
+        size: number of raw bytes for a shape.
+        write: float32 or int64 array to raw bytes.
+        read: raw bytes and shape to a float32 or int64 array.
+    """
+
+    size: Callable[[tuple[int, ...]], int]
+    write: Callable[[np.ndarray], bytes]
+    read: Callable[[bytes, tuple[int, ...]], np.ndarray]
+
+
+def encode(array: Tensor, coding: Coding, level: int = 1) -> bytes:
+    """Bytes of an array in a coding, compressed.
+
+    Args:
+        array: float for every coding but `label8` and `label16`, which take integers; `uint8` takes
+            images in [-1, 1] and clips what is outside.
+        coding: how exactly to keep it.
+        level: of zstd, 1 to 19.
+    """
+    raw = _CODERS[coding].write(array.detach().cpu().numpy())
+    return zstandard.ZstdCompressor(level=level).compress(raw)
+
+
+def decode(payload: bytes, shape: tuple[int, ...], coding: Coding) -> Tensor:
+    """The array that `encode` was given, as exactly as the coding keeps it.
+
+    Never allocates more than the shape and coding say; what does not fill them exactly is refused.
+
+    Raises:
+        WireError: if the bytes are not such an array.
+    """
+    size = _CODERS[coding].size(shape)
+    try:
+        raw = zstandard.ZstdDecompressor().decompress(
+            payload, max_output_size=max(size, 1), allow_extra_data=False
+        )
+    except zstandard.ZstdError as error:
+        raise WireError(
+            f"an array of shape {shape} in {coding} cannot be decompressed to {size} bytes."
+        ) from error
+    if len(raw) != size:
+        raise WireError(
+            f"an array of shape {shape} in {coding} takes {size} bytes; {len(raw)} came."
+        )
+    return torch.from_numpy(_CODERS[coding].read(raw, shape))
+
+
+def raw_size(shape: tuple[int, ...], coding: Coding) -> int:
+    """Bytes of an array before compression."""
+    return _CODERS[coding].size(shape)
+
+
+def through(array: Tensor, coding: Coding) -> Tensor:
+    """An array as it would arrive: real images go the way of synthetic ones.
+
+    Otherwise a discriminator would learn to see the coding's grid.
+    """
+    coder = _CODERS[coding]
+    shape = tuple(array.shape)
+    return torch.from_numpy(coder.read(coder.write(array.detach().cpu().numpy()), shape))
+
+
+def label_coding(highest: int) -> Coding:
+    """The narrowest coding that holds labels from 0 to `highest`."""
+    return "label8" if highest < 256 else "label16"
+
+
+def _typed(dtype: str, result: type) -> _Coder:
+    kind = np.dtype(dtype)
+
+    def read(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
+        return np.frombuffer(raw, kind).reshape(shape).astype(result)
+
+    return _Coder(
+        size=lambda shape: math.prod(shape) * kind.itemsize,
+        write=lambda array: array.astype(kind).tobytes(),
+        read=read,
+    )
+
+
+def _write_uint8(array: np.ndarray) -> bytes:
+    return np.rint((np.clip(array, -1, 1) + 1) * 127.5).astype(np.uint8).tobytes()
+
+
+def _read_uint8(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    grey = np.frombuffer(raw, np.uint8).reshape(shape).astype(np.float32)
+    return grey / np.float32(127.5) - np.float32(1)
+
+
+def _scaled(array: np.ndarray, steps: int) -> tuple[bytes, np.ndarray]:
+    """One float32 scale an image, and the images divided by it: from -steps to steps."""
+    rows = array.reshape(array.shape[0], math.prod(array.shape[1:])).astype(np.float32)
+    scale = np.abs(rows).max(axis=1, initial=0).astype(np.float32) / np.float32(steps)
+    safe = np.where(scale > 0, scale, np.float32(1))
+    return scale.astype("<f4").tobytes(), rows / safe[:, None]
+
+
+def _whole(rows: np.ndarray, steps: int) -> np.ndarray:
+    return np.clip(np.rint(rows), -steps, steps).astype(np.int8)
+
+
+def _unscaled(raw: bytes, rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    scale = np.frombuffer(raw[: 4 * shape[0]], "<f4").astype(np.float32)
+    rows = rows.reshape(shape[0], math.prod(shape[1:])).astype(np.float32)
+    return (rows * scale[:, None]).reshape(shape)
+
+
+def _write_float16(array: np.ndarray) -> bytes:
+    # Gradients of a mean over pixels are far below the smallest normal float16.
+    scale, rows = _scaled(array, 1)
+    return scale + rows.astype("<f2").tobytes()
+
+
+def _read_float16(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    return _unscaled(raw, np.frombuffer(raw[4 * shape[0] :], "<f2"), shape)
+
+
+def _write_int8(array: np.ndarray) -> bytes:
+    scale, rows = _scaled(array, 127)
+    return scale + _whole(rows, 127).tobytes()
+
+
+def _read_int8(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    return _unscaled(raw, np.frombuffer(raw[4 * shape[0] :], np.int8), shape)
+
+
+def _write_int4(array: np.ndarray) -> bytes:
+    scale, rows = _scaled(array, 7)
+    nibbles = (_whole(rows, 7).reshape(-1) + 8).astype(np.uint8)
+    if nibbles.size % 2:
+        nibbles = np.append(nibbles, np.uint8(8))
+    return scale + (nibbles[0::2] << 4 | nibbles[1::2]).tobytes()
+
+
+def _read_int4(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
+    packed = np.frombuffer(raw[4 * shape[0] :], np.uint8)
+    nibbles = np.stack([packed >> 4, packed & 15], axis=1).reshape(-1)[: math.prod(shape)]
+    return _unscaled(raw, nibbles.astype(np.int8) - 8, shape)
+
+
+_CODERS: dict[str, _Coder] = {
+    "float32": _typed("<f4", np.float32),
+    "float16": _Coder(
+        lambda shape: 4 * shape[0] + 2 * math.prod(shape), _write_float16, _read_float16
+    ),
+    "label8": _typed("u1", np.int64),
+    "label16": _typed("<u2", np.int64),
+    "uint8": _Coder(math.prod, _write_uint8, _read_uint8),
+    "int8": _Coder(lambda shape: 4 * shape[0] + math.prod(shape), _write_int8, _read_int8),
+    "int4": _Coder(
+        lambda shape: 4 * shape[0] + (math.prod(shape) + 1) // 2, _write_int4, _read_int4
+    ),
+}

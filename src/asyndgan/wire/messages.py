@@ -1,0 +1,272 @@
+"""The messages, and their form as bytes.
+
+A message is `ADG`, a version byte, the header's length (4 bytes, little-endian), the header (JSON:
+kind, fields, and for each array its shape, coding and compressed length) and the arrays' bytes one
+after the other. Everything is checked against the schema below and the receiver's limit before
+anything is allocated for an array. There is no pickle.
+"""
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Final, final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import Tensor
+
+from asyndgan.errors import WireError
+from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, encode, raw_size
+
+MAGIC: Final = b"ADG"
+VERSION: Final = 1
+HEADER_LIMIT: Final = 64 * 1024
+PREFIX: Final = struct.Struct("<3sBI")
+MODALITIES_LIMIT: Final = 64
+
+Run = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+@final
+@dataclass(frozen=True)
+class ArraySchema:
+    """What an array of a message may be.
+
+    Attributes:
+        codings: those allowed.
+        ranks: fewest and most axes.
+    """
+
+    codings: tuple[Coding, ...]
+    ranks: tuple[int, int]
+
+
+IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
+FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
+CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
+
+
+class Message(BaseModel):
+    """A message; `kind` is its name on the wire."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True
+    )
+    kind: ClassVar[str]
+    run: Run
+
+
+@final
+class Open(Message):
+    """Coordinator: take part in this run; `step` steps are done."""
+
+    kind = "open"
+    recipe: Digest
+    step: Count
+
+
+@final
+class Card(Message):
+    """Site: who it is, and the conditions of its first batch."""
+
+    kind = "card"
+    step: Count
+    cases: Annotated[int, Field(ge=1, lt=2**53)]
+    share: Annotated[float, Field(gt=0, lt=2**53, allow_inf_nan=False)]
+    modalities: Annotated[list[Name], Field(min_length=1, max_length=MODALITIES_LIMIT)]
+    labels: Annotated[dict[str, Name], Field(min_length=1, max_length=1024)]
+    space: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=3)]
+    batch: Count
+    conditions: Annotated[Tensor, CONDITIONS]
+
+
+@final
+class Judge(Message):
+    """Coordinator: judge these synthetic images, painted from the conditions of `batch`."""
+
+    kind = "judge"
+    step: Count
+    batch: Count
+    images: Annotated[Tensor, IMAGES]
+
+
+@final
+class Judgement(Message):
+    """Site: gradient of its loss by those images, and the conditions of its next batch."""
+
+    kind = "judgement"
+    step: Count
+    losses: Annotated[dict[Name, Number], Field(max_length=32)]
+    feedback: Annotated[Tensor, FEEDBACK]
+    batch: Count
+    conditions: Annotated[Tensor, CONDITIONS]
+
+
+@final
+class Save(Message):
+    """Coordinator: keep your state of this step."""
+
+    kind = "save"
+    step: Count
+
+
+@final
+class Saved(Message):
+    """Site: done."""
+
+    kind = "saved"
+    step: Count
+
+
+@final
+class Close(Message):
+    """Coordinator: the run is over."""
+
+    kind = "close"
+
+
+@final
+class Closed(Message):
+    """Site: good-bye."""
+
+    kind = "closed"
+
+
+@final
+class Refusal(Message):
+    """Site: no, and why, in words that hold nothing of its data."""
+
+    kind = "refusal"
+    code: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
+    reason: Annotated[str, Field(max_length=500)]
+
+
+REQUESTS: Final[dict[str, type[Message]]] = {m.kind: m for m in (Open, Judge, Save, Close)}
+ANSWERS: Final[dict[str, type[Message]]] = {
+    m.kind: m for m in (Card, Judgement, Saved, Closed, Refusal)
+}
+
+
+@final
+class _Header(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    kind: str = Field(max_length=32)
+    fields: dict[str, Any]
+    arrays: dict[str, "_ArrayHeader"] = Field(max_length=8)
+
+
+@final
+class _ArrayHeader(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+    shape: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(max_length=5)
+    coding: str
+    size: int = Field(ge=0, lt=2**40)
+
+
+def array_schemas(message: type[Message]) -> dict[str, ArraySchema]:
+    """The arrays of a kind of message, by field, in the order in which they travel."""
+    return {
+        name: next(item for item in field.metadata if isinstance(item, ArraySchema))
+        for name, field in message.model_fields.items()
+        if field.annotation is Tensor
+    }
+
+
+def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> bytes:
+    """A message as bytes.
+
+    Args:
+        message: to send.
+        codings: coding of each of its arrays, by field.
+        level: of zstd.
+
+    Raises:
+        WireError: if a coding or shape is not what the schema allows.
+    """
+    arrays: dict[str, dict[str, object]] = {}
+    bodies: list[bytes] = []
+    for name, schema in array_schemas(type(message)).items():
+        array: Tensor = getattr(message, name)
+        _check_array(name, tuple(array.shape), codings[name], schema)
+        bodies.append(encode(array, codings[name], level))
+        shape = list(array.shape)
+        arrays[name] = {"shape": shape, "coding": codings[name], "size": len(bodies[-1])}
+    fields = message.model_dump(exclude=set(arrays))
+    header = {"kind": message.kind, "fields": fields, "arrays": arrays}
+    encoded = json.dumps(header, separators=(",", ":"), allow_nan=False).encode()
+    if len(encoded) > HEADER_LIMIT:
+        raise WireError(
+            f"the header of '{message.kind}' has {len(encoded)} bytes; {HEADER_LIMIT} are allowed. "
+            "Name fewer labels or modalities."
+        )
+    return b"".join([PREFIX.pack(MAGIC, VERSION, len(encoded)), encoded, *bodies])
+
+
+def unpack(payload: bytes, expected: Mapping[str, type[Message]], *, limit: int) -> Message:
+    """The message in these bytes.
+
+    Args:
+        payload: what came.
+        expected: kinds that may come now: `REQUESTS` at a site, `ANSWERS` at the coordinator.
+        limit: most bytes that the arrays may take once decompressed.
+
+    Raises:
+        WireError: if it is anything but one whole message of an expected kind within the limit.
+    """
+    header, start = _header(payload)
+    if header.kind not in expected:
+        raise WireError(f"a message of kind {header.kind!r} came; wanted one of {list(expected)}.")
+    kind = expected[header.kind]
+    schemas = array_schemas(kind)
+    if list(header.arrays) != list(schemas):
+        raise WireError(f"'{kind.kind}' carries arrays {list(schemas)}, in this order.")
+    announced = 0
+    for name, array in header.arrays.items():
+        announced += _check_array(name, tuple(array.shape), array.coding, schemas[name])
+    if announced > limit:
+        raise WireError(f"'{kind.kind}' announces {announced} bytes; the limit is {limit}.")
+    if start + sum(array.size for array in header.arrays.values()) != len(payload):
+        raise WireError(f"'{kind.kind}' is not as long as its header says.")
+    fields = dict(header.fields)
+    for name, array in header.arrays.items():
+        body = payload[start : start + array.size]
+        fields[name] = decode(body, tuple(array.shape), array.coding)  # type: ignore[arg-type]  # _check_array has seen the coding
+        start += array.size
+    try:
+        return kind.model_validate(fields)
+    except (ValidationError, ValueError) as error:
+        raise WireError(f"'{kind.kind}' has fields that its schema does not allow.") from error
+
+
+def _header(payload: bytes) -> tuple[_Header, int]:
+    if len(payload) < PREFIX.size:
+        raise WireError(f"{len(payload)} bytes are no message.")
+    magic, version, size = PREFIX.unpack_from(payload)
+    if magic != MAGIC:
+        raise WireError("these bytes are no message of asyndgan.")
+    if version != VERSION:
+        raise WireError(
+            f"the message has version {version}; this party speaks {VERSION}. "
+            "Install the same asyndgan at both ends."
+        )
+    if size > HEADER_LIMIT or PREFIX.size + size > len(payload):
+        raise WireError(f"a header of {size} bytes is announced; {HEADER_LIMIT} are allowed.")
+    try:
+        # RecursionError: a header of nothing but brackets.
+        fields = json.loads(payload[PREFIX.size : PREFIX.size + size])
+        return _Header.model_validate(fields), PREFIX.size + size
+    except (ValueError, RecursionError) as error:
+        raise WireError("the message's header is not what the schema says.") from error
+
+
+def _check_array(name: str, shape: tuple[int, ...], coding: str, schema: ArraySchema) -> int:
+    """Raw bytes that an array takes, if the schema allows it."""
+    if coding not in schema.codings:
+        raise WireError(f"array '{name}' comes in {coding!r}; allowed: {list(schema.codings)}.")
+    if not schema.ranks[0] <= len(shape) <= schema.ranks[1]:
+        raise WireError(f"array '{name}' has {len(shape)} axes; allowed: {schema.ranks}.")
+    return raw_size(shape, coding)

@@ -1,0 +1,60 @@
+import math
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from asyndgan.evaluation.metrics import (
+    bootstrap_interval,
+    dice,
+    paired_ratio_interval,
+    surface_distances,
+)
+
+masks = arrays(np.bool_, (8, 6), elements=st.booleans()).map(torch.from_numpy)
+spacings = st.tuples(st.floats(0.25, 4), st.floats(0.25, 4))
+scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+
+
+@given(masks, masks)
+def test_dice_lies_between_zero_and_one_and_does_not_know_which_mask_is_the_truth(first, second):
+    value = dice(first, second)
+    assert math.isnan(value) == (not first.any() and not second.any())
+    if not math.isnan(value):
+        assert 0 <= value <= 1
+        assert value == dice(second, first)
+        assert (value == 1) == torch.equal(first, second)
+
+
+@settings(deadline=None, max_examples=50)
+@given(masks, masks, spacings)
+def test_distances_are_symmetric_and_never_beyond_the_diagonal(first, second, spacing):
+    ahead = surface_distances(first, second, spacing)
+    assert np.allclose(ahead, surface_distances(second, first, spacing), equal_nan=True)
+    diagonal = math.hypot(8 * spacing[0], 6 * spacing[1])
+    assert all(math.isnan(value) or 0 <= value <= diagonal + 1e-4 for value in ahead)
+
+
+@given(scores)
+def test_an_interval_contains_the_mean_and_stays_in_the_range_of_the_values(values):
+    low, high = bootstrap_interval(values, draws=500)
+    assert min(values) - 1e-9 <= low <= np.mean(values) + 1e-9
+    assert np.mean(values) - 1e-9 <= high <= max(values) + 1e-9
+
+
+@given(scores, st.floats(0.1, 1))
+def test_a_wider_level_gives_a_wider_interval(values, level):
+    low, high = bootstrap_interval(values, draws=200, level=level * 0.9)
+    wider_low, wider_high = bootstrap_interval(values, draws=200, level=level * 0.99)
+    assert wider_low <= low <= high <= wider_high
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), min_size=1, max_size=20))
+def test_a_ratio_of_equals_is_one_and_scales_with_its_numerator(pairs):
+    above, below = map(list, zip(*pairs, strict=True))
+    assert np.allclose(paired_ratio_interval(below, below, draws=200), (1, 1))
+    low, high = paired_ratio_interval(above, below, draws=200)
+    halved = paired_ratio_interval([value / 2 for value in above], below, draws=200)
+    assert np.allclose(halved, (low / 2, high / 2))

@@ -1,0 +1,142 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from asyndgan.data.case import Case, Preparation
+from asyndgan.errors import DataError
+from asyndgan.evaluation.metrics import (
+    bootstrap_interval,
+    dice,
+    paired_ratio_interval,
+    prepared_spacing,
+    score_patients,
+    surface_distances,
+)
+
+STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
+DIAGONAL = math.hypot(32, 32)
+
+
+def square(row, column, side, size=32):
+    mask = torch.zeros(size, size, dtype=torch.int64)
+    mask[row : row + side, column : column + side] = 1
+    return mask
+
+
+def case(mask, patient="p", preparation=STORED):
+    image = torch.zeros(1, *mask.shape)
+    return Case(f"{patient}_0", patient, image, mask, ("T1",), preparation)
+
+
+EMPTY = square(0, 0, 0)
+
+
+def test_equal_masks_have_dice_one_and_no_distance():
+    mask = square(4, 4, 8)
+    score = score_patients([case(mask)], mask[None], 1)["p"]
+    assert (score.dice, score.hd95, score.assd) == (1.0, 0.0, 0.0)
+
+
+def test_dice_of_half_overlapping_squares_is_one_half():
+    first, second = square(4, 4, 8) == 1, square(4, 8, 8) == 1
+    assert dice(first, second) == 0.5
+
+
+def test_distances_of_two_single_pixels_are_their_distance_in_millimetres():
+    first, second = square(4, 4, 1) == 1, square(7, 8, 1) == 1
+    assert surface_distances(first, second, (1.0, 1.0)) == pytest.approx((5.0, 5.0))
+    assert surface_distances(first, second, (2.0, 0.5)) == pytest.approx((math.hypot(6, 2),) * 2)
+
+
+def test_distances_of_concentric_squares_match_a_hand_count():
+    # The inner contour is one pixel inside the outer one. Every inner pixel lies 1 from the outer
+    # contour; of the outer contour's 16 pixels the 4 corners lie sqrt(2) from the inner one.
+    outer, inner = square(4, 4, 5) == 1, square(5, 5, 3) == 1
+    hd95, assd = surface_distances(outer, inner, (1.0, 1.0))
+    assert hd95 == pytest.approx(math.sqrt(2))
+    assert assd == pytest.approx((12 + 4 * math.sqrt(2) + 8) / 24)
+
+
+def test_slices_of_a_patient_are_pooled_before_dice_is_taken():
+    truth = [case(square(0, 0, 8)), case(square(0, 0, 2))]
+    predicted = torch.stack([square(0, 0, 8), EMPTY])
+    score = score_patients(truth, predicted, 1)["p"]
+    assert score.dice == pytest.approx(2 * 64 / (68 + 64))
+
+
+def test_distances_are_averaged_over_slices_where_a_mask_is_not_empty():
+    truth = [case(square(4, 4, 1)), case(EMPTY), case(square(0, 0, 2))]
+    predicted = torch.stack([square(4, 6, 1), EMPTY, EMPTY])
+    score = score_patients(truth, predicted, 1)["p"]
+    assert score.hd95 == pytest.approx((2 + DIAGONAL) / 2)
+    assert score.assd == pytest.approx((2 + DIAGONAL) / 2)
+
+
+def test_a_patient_without_the_label_in_truth_and_prediction_is_left_out():
+    score = score_patients([case(EMPTY)], EMPTY[None], 1)["p"]
+    assert all(math.isnan(value) for value in (score.dice, score.hd95, score.assd))
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted"), [(EMPTY, square(3, 3, 4)), (square(3, 3, 4), EMPTY)]
+)
+def test_a_label_found_in_one_mask_only_counts_as_a_miss(truth, predicted):
+    score = score_patients([case(truth)], predicted[None], 1)["p"]
+    assert score.dice == 0
+    assert score.hd95 == score.assd == pytest.approx(DIAGONAL)
+
+
+def test_other_labels_count_as_background():
+    truth = square(4, 4, 8) * 2
+    score = score_patients([case(truth)], square(4, 4, 8)[None], 2)["p"]
+    assert score.dice == 0
+
+
+def test_patients_keep_the_order_in_which_they_appear():
+    cases = [case(square(1, 1, 4), patient) for patient in "bab"]
+    assert list(score_patients(cases, torch.stack([EMPTY] * 3), 1)) == ["b", "a"]
+
+
+def test_spacing_follows_the_image_to_its_prepared_size():
+    halved = Preparation((64, 32), (0.5, 2.0), (32, 32), (0, 0), (1.0,), (0.0,))
+    assert prepared_spacing(halved) == (1.0, 2.0)
+    truth = [case(square(4, 4, 1), preparation=halved)]
+    score = score_patients(truth, square(4, 7, 1)[None], 1)["p"]
+    assert score.hd95 == pytest.approx(6.0)
+
+
+def test_the_slices_of_a_volume_are_scored_like_slices_of_a_patient():
+    slices = [square(4, 4, 6), square(4, 4, 2), EMPTY]
+    found = [square(4, 5, 6), EMPTY, EMPTY]
+    of_slices = score_patients([case(mask) for mask in slices], torch.stack(found), 1)
+    of_volume = score_patients([case(torch.stack(slices))], torch.stack(found)[None], 1)
+    assert of_slices == of_volume
+
+
+def test_masks_that_do_not_fit_the_cases_are_refused():
+    with pytest.raises(DataError, match="predict exactly these cases"):
+        score_patients([case(EMPTY)], torch.stack([EMPTY, EMPTY]), 1)
+
+
+def test_an_interval_covers_the_spread_of_the_mean_and_repeats():
+    values = np.random.default_rng(1).normal(0.7, 0.1, 100).tolist()
+    low, high = bootstrap_interval(values)
+    assert (low, high) == bootstrap_interval(values)
+    # 1.96 standard errors of 0.01 on either side
+    assert high - low == pytest.approx(0.039, abs=0.008)
+    assert bootstrap_interval([*values, math.nan]) == (low, high)
+
+
+def test_intervals_without_a_patient_are_not_a_number():
+    assert all(math.isnan(end) for end in bootstrap_interval([math.nan]))
+    assert all(math.isnan(end) for end in paired_ratio_interval([0.5], [math.nan]))
+    assert all(math.isnan(end) for end in paired_ratio_interval([0.5], [0.0]))
+
+
+def test_a_ratio_draws_both_values_of_a_patient_together():
+    values = np.linspace(0.2, 0.9, 20)
+    assert paired_ratio_interval((values * 0.8).tolist(), values.tolist()) == pytest.approx(
+        (0.8, 0.8)
+    )

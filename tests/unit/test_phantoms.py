@@ -1,0 +1,190 @@
+"""Drawn heads: what a demo, a test or a trial may count on."""
+
+from dataclasses import replace
+from functools import cache
+from itertools import combinations
+
+import numpy as np
+import pytest
+import typer
+from scipy.ndimage import binary_dilation, binary_erosion
+from typer.testing import CliRunner
+
+from asyndgan.cli.phantoms import phantoms as phantoms_command
+from asyndgan.data import phantoms
+from asyndgan.data.case import RawCase
+from asyndgan.data.phantoms import DEFAULT_SITES, LABELS, MODALITIES, PhantomSite, phantom_cases
+from asyndgan.errors import DataError
+
+NORTH = DEFAULT_SITES[0]
+EVERY_SITE = pytest.mark.parametrize("site", DEFAULT_SITES, ids=lambda site: site.name)
+
+
+@cache
+def drawn(site: PhantomSite, patients: int = 5, size: int = 64, seed: int = 0) -> list[RawCase]:
+    return list(phantom_cases(replace(site, patients=patients), size=size, seed=seed))
+
+
+def drawn_for_test(patients: int) -> list[RawCase]:
+    return list(phantoms.test_cases(DEFAULT_SITES, size=64, seed=0, patients_per_site=patients))
+
+
+def intensities(cases: list[RawCase], modality: str, *labels: int) -> np.ndarray:
+    return np.concatenate([c.channels[modality][np.isin(c.mask, labels)] for c in cases])
+
+
+def same(one: RawCase, other: RawCase) -> bool:
+    return np.array_equal(one.mask, other.mask) and all(
+        np.array_equal(one.channels[m], other.channels[m]) for m in MODALITIES
+    )
+
+
+@EVERY_SITE
+def test_the_same_seed_draws_the_same_cases(site):
+    again = list(phantom_cases(replace(site, patients=2), size=64, seed=0))
+    first = drawn(site)[: len(again)]
+    assert [case.name for case in again] == [case.name for case in first]
+    assert all(same(one, other) for one, other in zip(again, first, strict=True))
+
+
+def test_another_seed_draws_other_patients():
+    first, other = drawn(NORTH, patients=2), drawn(NORTH, patients=2, seed=1)
+    assert not any(same(a, b) for a in first for b in other)
+
+
+def test_a_patient_stays_the_same_when_a_site_has_more_of_them():
+    few, many = drawn(NORTH, patients=2), drawn(NORTH, patients=4)
+    assert all(same(one, other) for one, other in zip(few, many, strict=False))
+
+
+def test_no_patient_is_at_two_sites_or_at_a_site_and_in_the_test_set():
+    sets = [drawn(site) for site in DEFAULT_SITES] + [drawn_for_test(2)]
+    patients = [{case.patient for case in cases} for cases in sets]
+    assert not any(one & other for one, other in combinations(patients, 2))
+    masks = [{case.mask.tobytes() for case in cases} for cases in sets]
+    assert not any(one & other for one, other in combinations(masks, 2))
+
+
+def test_a_case_is_named_by_site_patient_and_slice():
+    for case in drawn(NORTH):
+        patient, _, number = case.name.rpartition("_s")
+        assert patient == case.patient
+        assert patient.startswith("north-p")
+        assert number.isdigit()
+    names = [case.name for case in drawn(NORTH)]
+    assert len(set(names)) == len(names) == 5 * NORTH.slices
+
+
+def test_the_test_set_holds_patients_with_the_look_of_every_site():
+    patients = {case.patient for case in drawn_for_test(2)}
+    assert patients == {f"test-{site.name}-p00{k}" for site in DEFAULT_SITES for k in (0, 1)}
+
+
+@EVERY_SITE
+def test_images_are_whole_numbers_that_a_png_can_hold(site):
+    for case in drawn(site):
+        assert tuple(case.channels) == MODALITIES
+        for image in case.channels.values():
+            assert image.dtype == np.float32
+            assert image.shape == case.mask.shape == (64, 64)
+            assert image.min() >= 0
+            assert image.max() <= 255
+            assert np.array_equal(image, np.rint(image))
+
+
+@EVERY_SITE
+def test_masks_have_every_label_and_no_other(site):
+    assert all(case.mask.dtype == np.int64 for case in drawn(site))
+    found = np.unique(np.stack([case.mask for case in drawn(site)]))
+    assert found.tolist() == sorted(LABELS.values())
+
+
+@EVERY_SITE
+def test_lesions_are_brighter_than_the_rest_of_the_head_on_flair_and_t2(site):
+    for modality in ("FLAIR", "T2"):
+        lesion = np.median(intensities(drawn(site), modality, LABELS["lesion"]))
+        head = np.median(intensities(drawn(site), modality, LABELS["head"]))
+        assert lesion > 1.15 * head
+
+
+@EVERY_SITE
+def test_ventricles_are_dark_on_t1_and_flair_and_bright_on_t2(site):
+    medians = {
+        (modality, label): np.median(intensities(drawn(site), modality, LABELS[label]))
+        for modality in MODALITIES
+        for label in ("ventricle", "lesion", "head")
+    }
+    assert medians["T1", "ventricle"] < medians["T1", "lesion"]
+    assert medians["FLAIR", "ventricle"] < medians["FLAIR", "head"]
+    assert medians["T2", "ventricle"] > medians["T2", "head"]
+
+
+@EVERY_SITE
+def test_a_single_threshold_on_flair_does_not_find_the_lesions(site):
+    lesion = intensities(drawn(site), "FLAIR", LABELS["lesion"])
+    rest = intensities(drawn(site), "FLAIR", LABELS["background"], LABELS["head"])
+    best = max(
+        2 * (lesion > t).sum() / ((lesion > t).sum() + (rest > t).sum() + lesion.size)
+        for t in range(20, 255, 5)
+    )
+    assert 0.2 < best < 0.95
+
+
+def test_each_site_looks_different():
+    looks = {}
+    for site in DEFAULT_SITES:
+        # The same patients before every scanner: what differs is the scanner.
+        cases = drawn(replace(site, name="anyone", lesions=NORTH.lesions, slices=3))
+        looks[site.name] = np.array(
+            [np.quantile(intensities(cases, m, 1), q) for m in MODALITIES for q in (0.1, 0.5, 0.9)]
+        )
+    for one, other in combinations(looks, 2):
+        assert np.abs(looks[one] - looks[other]).max() > 15
+
+
+def test_a_head_keeps_its_anatomy_at_every_size():
+    for small, large in zip(drawn(NORTH, 2), drawn(NORTH, 2, size=128), strict=True):
+        assert small.name == large.name
+        assert large.mask.shape == (128, 128)
+        for label in ("head", "ventricle"):
+            one = (small.mask == LABELS[label]).repeat(2, axis=0).repeat(2, axis=1)
+            two = large.mask == LABELS[label]
+            # equal but for the border's pixels, which are the larger the smaller the image
+            assert not (one & ~binary_dilation(two, iterations=2)).any()
+            assert not (binary_erosion(two, iterations=2) & ~one).any()
+
+
+def test_slices_of_a_patient_rise_and_differ():
+    numbers = [int(case.name.rpartition("_s")[2]) for case in drawn(NORTH, patients=1)]
+    assert numbers == sorted(set(numbers))
+
+
+def test_sites_are_of_unequal_size():
+    counts = [site.patients * site.slices for site in DEFAULT_SITES]
+    assert len(set(counts)) == len(counts) == 4
+    assert min(counts) >= 60
+
+
+@pytest.mark.parametrize(("size", "seed"), [(16, 0), (64, -1)])
+def test_a_size_or_seed_that_cannot_be_drawn_is_refused(size, seed):
+    with pytest.raises(DataError, match=r"phantoms: (size|seed)"):
+        next(phantom_cases(NORTH, size=size, seed=seed))
+
+
+def test_a_site_without_patients_is_refused():
+    with pytest.raises(DataError, match="north"):
+        replace(NORTH, patients=0)
+
+
+def test_the_command_writes_a_folder_a_site_and_says_what_to_type_next(tmp_path):
+    app = typer.Typer()
+    app.command()(phantoms_command)
+    result = CliRunner().invoke(app, [str(tmp_path), "--size", "32", "--patients", "0.01"])
+    assert result.exit_code == 0, result.output
+    assert f"asyndgan check {tmp_path / 'north'}" in result.output
+    names = {site.name for site in DEFAULT_SITES} | {"test"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert len(list((tmp_path / "north" / "labelsTr").iterdir())) == NORTH.slices
+    assert len(list((tmp_path / "test" / "labelsTr").iterdir())) == sum(
+        site.slices for site in DEFAULT_SITES
+    )
