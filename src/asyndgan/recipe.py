@@ -212,6 +212,9 @@ class TrainingSection(Section):
     ema: float = Field(
         0.995, ge=0, lt=1, description="decay of the averaged generator, which paints in the end"
     )
+    precision: Literal["float32", "bfloat16"] = Field(
+        "float32", description="of the networks' arithmetic; weights and losses stay float32"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="of every random draw")
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     sample_every: int = Field(250, ge=1, description="steps between sample grids")

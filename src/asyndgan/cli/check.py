@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -76,10 +75,19 @@ def _show_faults(
         names = [_name(file, folder) for file in shown]
         if len(shown) < len(files):
             names.append(f"and {len(files) - len(shown)} more (--all names them)")
-        console.print(_plain(f"✗ {reason[:1].upper()}{reason[1:]}.", "red"))
+        console.print(_line("✗", f"{reason[:1].upper()}{reason[1:]}.", "red"))
         for name in names:
-            console.print(Padding(_plain(name), (0, 0, 0, 4)))
-        console.print(Padding(_plain(f"→ {remedy}", "dim"), (0, 0, 0, 2)))
+            console.print(_line("", name))
+        console.print(_line("→", remedy, "dim"))
+
+
+def _line(mark: str, text: str, style: str = "") -> Table:
+    """A mark and a text that stays clear of it where it wraps."""
+    line = Table.grid()
+    line.add_column(width=2)
+    line.add_column(overflow="fold")
+    line.add_row(_plain(mark, style), _plain(text, style))
+    return line
 
 
 def _name(file: Path, folder: Path | None) -> str:

@@ -4,7 +4,7 @@ Reads everything, changes nothing.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import final
@@ -27,6 +27,9 @@ from asyndgan.data.nnunet import (
     read_mask,
     shown_shape,
 )
+
+SHOWN_NAMELESS = 8
+"""Labels without a name that a report counts; a picture taken for a mask may hold hundreds."""
 
 
 @final
@@ -143,7 +146,7 @@ def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
             faults += [
                 Fault(
                     report.patients[patient],
-                    f"patient '{patient}' is at {other.folder} as well",
+                    f"is of a patient who is at {other.folder} as well",
                     "Keep each patient at one site; if two people share the name, rename one.",
                 )
                 for patient in sorted(report.patients.keys() & other.patients.keys())
@@ -198,7 +201,9 @@ def _check_case(
         for modality, stored in planes.items():
             _check_image(path, modality, stored, images, tally)
             images.setdefault(modality, stored)
-    for number, modality in enumerate(info.modalities):
+    # One unreadable file where three modalities are wanted may be RGB: is any missing?
+    unknown = not images and len(info.modalities) == 3 and set(files.images) == {0}
+    for number, modality in enumerate(() if unknown else info.modalities):
         if number not in files.images and modality not in images:
             tally.fault(
                 folder / "imagesTr" / f"{files.name}_{number:04d}{info.file_ending}",
@@ -262,8 +267,8 @@ def _check_mask(
     if unknown:
         tally.fault(
             path,
-            f"has the labels {', '.join(map(str, unknown[:8]))}"
-            f"{' and more' if len(unknown) > 8 else ''}, which dataset.json does not name",
+            f"has the labels {', '.join(map(str, unknown[:SHOWN_NAMELESS]))}"
+            f"{' and more' if unknown[SHOWN_NAMELESS:] else ''}, which dataset.json does not name",
             "Name them under labels there, or remap the mask.",
         )
 
@@ -322,8 +327,8 @@ def _compare_with_test(
     for patient in sorted(own.keys() & images.keys()):
         tally.fault(
             next(iter(images[patient].values())),
-            f"patient '{patient}' is in the test set and in {own[patient].parent}",
-            "Remove the patient from one of them, or results will look better than they are.",
+            f"is of the test set, but its patient is in {own[patient].parent} as well",
+            "Keep each patient in one of them, or results will look better than they are.",
         )
 
 
@@ -333,26 +338,26 @@ def _rows(
     yield "cases", f"{len(cases)} ({tally.masks} with a mask)"
     yield "patients", str(patients)
     yield "modalities", ", ".join(info.modalities) if described else "not known"
-    yield "size", _several([shown_shape(size) for size, _ in tally.sizes.most_common()])
-    spacings = [
-        " x ".join(f"{mm:.3g}" for mm in spacing) for spacing, _ in tally.spacings.most_common()
-    ]
+    yield "size", _range(tally.sizes)
     if info.file_ending != ".png":
-        yield "spacing (mm)", _several(list(dict.fromkeys(spacings)))
+        yield "spacing (mm)", _range(tally.spacings)
     names = {number: name for name, number in info.labels.items()}
     total = tally.pixels.total()
-    for number in sorted(names.keys() | tally.pixels.keys()):
+    nameless = sorted(tally.pixels.keys() - names.keys())[:SHOWN_NAMELESS]
+    for number in sorted([*names, *nameless]):
         share = 100 * tally.pixels[number] / total if total else 0
         heading = f"label {number} {names.get(number, '(no name)')}"
         yield heading, f"{share:.2f} % of the pixels, in {tally.cases_with[number]} cases"
-    for modality, (low, high) in tally.extremes.items():
-        yield f"intensity {modality}", f"{low:g} to {high:g}"
+    for modality in info.modalities:
+        if modality in tally.extremes:
+            low, high = tally.extremes[modality]
+            yield f"intensity {modality}", f"{low:g} to {high:g}"
 
 
-def _several(texts: Sequence[str]) -> str:
-    """The commonest first; cut short where there are many."""
-    more = f" and {len(texts) - 3} more" if len(texts) > 3 else ""
-    return (", ".join(texts[:3]) + more) or "none"
+def _range(found: Iterable[Sequence[int | float]]) -> str:
+    """Along each axis the smallest and the largest: '128 x 96 to 160'."""
+    axes = [(f"{min(axis):.4g}", f"{max(axis):.4g}") for axis in zip(*found, strict=False)]
+    return " x ".join(low if low == high else f"{low} to {high}" for low, high in axes) or "none"
 
 
 def _files(folder: Path) -> list[Path]:

@@ -180,10 +180,11 @@ def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseF
         )
     wanted = image_name_pattern(info.file_ending)
     cases: dict[str, dict[int, Path]] = {}
-    for path in sorted(images.iterdir()):
-        match = wanted.fullmatch(path.name)
-        if match and path.is_file():
-            cases.setdefault(match[1], {})[int(match[2])] = path
+    with _decoding(images, "a folder"):
+        for path in sorted(images.iterdir()):
+            match = wanted.fullmatch(path.name)
+            if match and path.is_file():
+                cases.setdefault(match[1], {})[int(match[2])] = path
     if not cases:
         raise DataFileError(
             images,
@@ -345,22 +346,13 @@ def write_dataset(
     for case in cases:
         _check_case(folder, case, modalities, labels, names)
         names.add(case.name)
-        (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
-        images = [case.channels[modality] for modality in modalities]
-        stem = str(folder / "imagesTr" / case.name)
-        if file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB:
-            _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1))
-        else:
-            for number, image in enumerate(images):
-                _write(Path(f"{stem}_{number:04d}{file_ending}"), image, case.spacing)
-        if case.mask is not None:
-            (folder / "labelsTr").mkdir(exist_ok=True)
-            path = folder / "labelsTr" / f"{case.name}{file_ending}"
-            _write(path, case.mask.astype(np.uint8), case.spacing)
+        with _writing(folder):
+            _write_case(folder, case, modalities, file_ending)
     if not names:
         raise DataFileError(folder, "there is no case to write", "Ask for at least one.")
     text = json.dumps({**head, "numTraining": len(names)}, indent=2, ensure_ascii=False)
-    (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
+    with _writing(folder):
+        (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
     return len(names)
 
 
@@ -425,11 +417,10 @@ def _decoding(path: Path, kind: str) -> Iterator[None]:
         raise
     except Exception as error:
         reason = str(error).replace(str(path), path.name).rstrip(".") or type(error).__name__
-        raise DataFileError(
-            path,
-            f"cannot be read as {kind} ({reason})",
-            "It may be truncated or damaged: copy it again from where it came.",
-        ) from error
+        remedy = "It may be truncated or damaged: copy it again from where it came."
+        if isinstance(error, PermissionError):
+            remedy = "Give yourself the right to read it."
+        raise DataFileError(path, f"cannot be read as {kind} ({reason})", remedy) from error
 
 
 def _png(path: Path) -> tuple[np.ndarray, str]:
@@ -461,6 +452,8 @@ def _nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
         stored = nib.load(path)
         if not isinstance(stored, nib.Nifti1Pair):
             raise ValueError("it is of another format")
+        if not np.isfinite(stored.affine).all():
+            raise ValueError("its affine is not finite")
         shape = tuple(int(side) for side in stored.shape)
         if min(shape, default=0) < 1 or int(np.prod(shape, dtype=object)) > MAX_NIFTI_VOXELS:
             raise DataFileError(
@@ -486,8 +479,8 @@ def _nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
         turned = nib.as_closest_canonical(volume)
         # From the affine, not the header's zooms: 2-D files have no third one.
         right, anterior, superior = (float(mm) for mm in nib.affines.voxel_sizes(turned.affine))
-        if not (min(right, anterior, superior) > 0 and np.isfinite(turned.affine).all()):
-            raise ValueError("its affine is singular or not finite")
+        if not min(right, anterior, superior) > 0:
+            raise ValueError("its affine is singular")
         return np.array(turned.dataobj), (right, anterior, superior)
 
 
@@ -614,6 +607,31 @@ def _check_case(
         _known_labels(folder / "labelsTr" / case.name, case.mask, labels)
 
 
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise DataFileError(
+            folder, f"cannot be written ({error.strerror})", "Make room, or name another folder."
+        ) from error
+
+
+def _write_case(folder: Path, case: RawCase, modalities: Sequence[str], file_ending: str) -> None:
+    (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
+    images = [case.channels[modality] for modality in modalities]
+    stem = str(folder / "imagesTr" / case.name)
+    if file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB:
+        _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1))
+    else:
+        for number, image in enumerate(images):
+            _write(Path(f"{stem}_{number:04d}{file_ending}"), image, case.spacing)
+    if case.mask is not None:
+        (folder / "labelsTr").mkdir(exist_ok=True)
+        path = folder / "labelsTr" / f"{case.name}{file_ending}"
+        _write(path, case.mask.astype(np.uint8), case.spacing)
+
+
 def _write(path: Path, values: np.ndarray, spacing: tuple[float, float]) -> None:
     if path.name.endswith(".png"):
         return _write_png(path, values)
@@ -631,3 +649,33 @@ def _write_png(path: Path, values: np.ndarray) -> None:
         )
     pixels = np.clip(np.round(values), 0, 255).astype(np.uint8)
     Picture.fromarray(pixels).save(path, format="PNG", compress_level=6)
+
+
+def read_masks(
+    folder: Path, *, axis: Axis = "axial", patient_pattern: str = DEFAULT_PATIENT_PATTERN
+) -> Iterator[RawCase]:
+    """Reads the masks of a data set, which need no images beside them.
+
+    Args:
+        folder: holds dataset.json and labelsTr.
+        axis: the direction along which volumes are cut.
+        patient_pattern: see `patient_of`.
+
+    Returns:
+        Cases whose only channel, "mask", is the mask itself; sorted by name, slice by slice.
+
+    Raises:
+        DataError: there is no mask, or one cannot be read.
+    """
+    info = describe(folder)
+    paths = sorted((folder / "labelsTr").glob(f"*{info.file_ending}"))
+    if not paths:
+        raise DataFileError(
+            folder / "labelsTr", "holds no mask", f"Put masks there, as CASE{info.file_ending}."
+        )
+    for path in paths:
+        mask = read_mask(path)
+        _known_labels(path, mask.values, info.labels)
+        name = path.name.removesuffix(info.file_ending)
+        patient = patient_of(name, patient_pattern)
+        yield from _slices(name, patient, {"mask": mask}, mask, _AXES[axis])

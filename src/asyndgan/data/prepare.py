@@ -17,6 +17,7 @@ from asyndgan.data.nnunet import (
     DatasetInfo,
     describe,
     read_cases,
+    read_masks,
 )
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
@@ -66,13 +67,14 @@ def prepare(raw: RawCase, image: ImageSection, modalities: Sequence[str]) -> Cas
         shift=tuple(shift for _, shift in scales),
     )
     picture = _resample(torch.from_numpy(np.stack(planes)), resized, image.resampling)
+    picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # weights of antialiasing sum to 1 but roughly
     labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
     mask = _resample(torch.from_numpy(np.array(labels))[None].double(), resized, "nearest")
     return Case(
         name=raw.name,
         patient=raw.patient,
         image=_moved(picture, image.size, preparation.offset, IMAGE_LOW),
-        mask=_moved(mask, image.size, preparation.offset, 0)[0].long(),
+        mask=_moved(mask, image.size, preparation.offset, 0.0)[0].long(),
         modalities=tuple(modalities),
         preparation=preparation,
     )
@@ -109,7 +111,7 @@ def invert_mask(mask: Mask, preparation: Preparation) -> np.ndarray:
     """Brings a mask [H, W] back to the grid it was stored with: int64 (rows, columns)."""
     labels = mask.detach().cpu().double()[None]
     back = tuple(-start for start in preparation.offset)
-    labels = _moved(labels, preparation.resized, back, 0)
+    labels = _moved(labels, preparation.resized, back, 0.0)
     return _resample(labels, preparation.shape, "nearest")[0].long().numpy()
 
 
@@ -148,6 +150,23 @@ def load_cases(
         image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})
     raw_cases = read_cases(folder, axis=image.axis, patient_pattern=patient_pattern)
     return [prepare(raw, image, wanted) for raw in raw_cases]
+
+
+def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
+    """Reads the masks of a data set, whether or not it has images, on the recipe's grid.
+
+    Args:
+        folder: holds dataset.json and labelsTr.
+        image: the recipe's grid.
+
+    Returns:
+        Name and mask [H, W] of each case or slice.
+
+    Raises:
+        DataError: there is no mask, or one cannot be read.
+    """
+    prepared = (prepare(raw, image, ["mask"]) for raw in read_masks(folder, axis=image.axis))
+    return [(case.name, case.mask) for case in prepared]
 
 
 def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]:

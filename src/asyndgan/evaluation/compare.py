@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Mask, Masks
+from asyndgan.arrays import IMAGE_LOW, Mask, Masks
 from asyndgan.data.case import Case
 from asyndgan.data.splits import split_patients
 from asyndgan.errors import DataError
@@ -402,18 +402,31 @@ def hold_out(
 
     Returns:
         The sites' remaining cases, and the held-out cases of all sites; those carry the site's
-        name in front of the patient's, since two sites may use one name for two patients.
+        name in front of the patient's, since two sites may use one name for two patients. A site
+        of one patient keeps it.
+
+    Raises:
+        DataError: every site has one patient.
     """
     training: dict[str, list[Case]] = {}
     held_out: list[Case] = []
     parts = {"training": 1 - HELD_OUT, "validation": HELD_OUT}
     for site, cases in sites.items():
-        split = split_patients([case.patient for case in cases], parts, seed)
+        patients = [case.patient for case in cases]
+        if len(set(patients)) < len(parts):
+            training[site] = list(cases)
+            continue
+        split = split_patients(patients, parts, seed)
         training[site] = [cases[index] for index in split["training"]]
         held_out += [
             replace(cases[index], patient=f"{site}/{cases[index].patient}")
             for index in split["validation"]
         ]
+    if not held_out:
+        raise DataError(
+            "no site has a second patient, so none can be held out. Judge on test patients, "
+            "without the check of the budget."
+        )
     return training, held_out
 
 
@@ -636,10 +649,10 @@ def plot_dice(evaluation: Evaluation, out: Path) -> None:
 def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequence[str]) -> None:
     rows = [evaluation.row(model, label) for model in models]
     panel.axvline(rows[0].dice_mean, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
+    shown = [[score.dice for score in evaluation.per_patient[name][label]] for name in models]
     beside = panel.get_yaxis_transform()  # across: parts of the panel; up: its data
-    for height, row in enumerate(rows):
+    for height, (row, values) in enumerate(zip(rows, shown, strict=True)):
         colour = _COLOURS.get(row.model, _SITE_COLOUR)
-        values = [score.dice for score in evaluation.per_patient[row.model][label]]
         spread = np.random.default_rng(height).uniform(-0.16, 0.16, len(values))
         panel.scatter(values, height + spread, s=7, color=colour, alpha=0.22, linewidths=0)
         panel.plot([row.dice_low, row.dice_high], [height, height], color=colour, linewidth=2.2)
@@ -649,7 +662,8 @@ def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequenc
     patients = max(row.patients for row in rows)
     panel.set_title(f"{label}  ({_count(patients, 'patient')})", loc="left", fontsize=10)
     panel.set_xlabel("Dice: dots are patients, bars 95 % intervals of the mean")
-    panel.set_xlim(-0.02, 1.02)
+    lowest = min((score for row in shown for score in row if not math.isnan(score)), default=0.0)
+    panel.set_xlim(max(0.0, math.floor(lowest * 10) / 10) - 0.02, 1.02)
     panel.set_ylim(-0.6, len(models) - 0.4)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(left=False)
@@ -693,7 +707,7 @@ def plot_examples(
             for panel, model in zip(line[1:], models, strict=True):
                 _example(panel, test[index], masks[model][index], place, channel, labels)
                 dice = evaluation.per_patient[model][name][patient].dice
-                panel.set_xlabel(f"Dice {dice:.2f}", labelpad=3)
+                panel.set_xlabel(f"{name}: Dice {dice:.2f}", labelpad=3)
         for panel, title in zip(grid[0], ["truth", *models], strict=True):
             panel.set_title(title, fontsize=10)
         lines = [Line2D([], [], color=colour) for _, colour in _coloured(labels)]
@@ -762,11 +776,12 @@ def _example(
 ) -> None:
     """One slice with the outlines of the truth or, over a dashed truth, of what was found."""
     rows, columns = prepared_spacing(case.preparation)
+    picture = _slices(case.image[channel])[place].numpy()
     panel.imshow(
-        _slices(case.image[channel])[place],
+        picture,
         cmap="gray",
         vmin=IMAGE_LOW,
-        vmax=IMAGE_HIGH,
+        vmax=max(float(np.quantile(picture, 0.995)), IMAGE_LOW + 0.1),
         aspect=rows / columns,
     )
     truth = _slices(case.mask)[place]
@@ -789,7 +804,9 @@ def _coloured(labels: Mapping[str, int]) -> list[tuple[int, str]]:
 
 def _outline(panel: Axes, mask: Mask, colour: str, style: Any) -> None:
     if mask.any() and not mask.all():
-        panel.contour(mask, levels=[0.5], colors=[colour], linewidths=1.1, linestyles=[style])
+        panel.contour(
+            mask.numpy(), levels=[0.5], colors=[colour], linewidths=1.1, linestyles=[style]
+        )
 
 
 def _slices(array: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ class SegmentationBudget:
         batch: images a step.
         rate: highest learning rate of AdamW, reached after a twentieth of the steps.
         weight_decay: of AdamW.
-        width: filters of the U-Net's first level; each of three halvings doubles them.
+        width: filters of the U-Net's first level; each of the four levels below doubles them.
         flips: spatial axes, counted from the last (-1: left to right), that are mirrored at random.
         rotation: largest angle in degrees, in the plane of rows and columns.
         zoom: largest relative change of size.
@@ -51,7 +51,7 @@ class SegmentationBudget:
     batch: int = 16
     rate: float = 2e-3
     weight_decay: float = 1e-3
-    width: int = 24
+    width: int = 12
     flips: tuple[int, ...] = (-1,)
     rotation: float = 20.0
     zoom: float = 0.2
@@ -80,8 +80,10 @@ def build_segmenter(
         spatial_dims=spatial_dims,
         in_channels=channels,
         out_channels=classes,
-        channels=[budget.width * 2**level for level in range(HALVINGS + 1)],
-        strides=[2] * HALVINGS,
+        channels=[budget.width * 2**level for level in range(HALVINGS + 2)],
+        # Without a first level of stride 1, nothing but the output has the full resolution, and
+        # at 64 pixels small lesions come out as checkerboards.
+        strides=[1] + [2] * HALVINGS,
         num_res_units=1,
         act=("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
         norm=("instance", {"affine": True}),

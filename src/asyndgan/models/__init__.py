@@ -3,6 +3,7 @@
 from asyndgan.models.discriminators import Verdict
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.models.parts import (
+    arithmetic,
     build_adversarial_loss,
     build_discriminator,
     build_generator,
@@ -15,6 +16,7 @@ from asyndgan.models.parts import (
 __all__ = [
     "AdversarialLoss",
     "Verdict",
+    "arithmetic",
     "build_adversarial_loss",
     "build_discriminator",
     "build_generator",

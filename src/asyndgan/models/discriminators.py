@@ -31,6 +31,14 @@ class Verdict:
     segmentation: Tensor | None = None
     features: list[Tensor] = field(default_factory=list)
 
+    def float(self) -> "Verdict":
+        """The same in float32, in which losses are computed."""
+        return Verdict(
+            None if self.score is None else self.score.float(),
+            None if self.segmentation is None else self.segmentation.float(),
+            [feature.float() for feature in self.features],
+        )
+
 
 def _patch_network(spatial_dims: int, channels: int, section: DiscriminatorSection) -> nn.Module:
     return nets.PatchDiscriminator(

@@ -101,6 +101,12 @@ def condition_maps(
     return one_hot
 
 
+def arithmetic(precision: str, device: torch.device) -> torch.autocast:
+    """The context in which a recipe's networks run; weights and gradients stay float32."""
+    half = precision == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+
+
 def draw_noise(
     count: int, channels: int, space: tuple[int, ...], random: torch.Generator
 ) -> Noise:

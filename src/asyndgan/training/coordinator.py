@@ -191,7 +191,10 @@ class Coordinator:
             torch.Generator().manual_seed(seed),
         )
         maps = scope_maps(self.recipe, self.scope, conditions)
-        return Painting(self.generator, maps, noise, chunk=self.recipe.training.chunk)
+        training = self.recipe.training
+        return Painting(
+            self.generator, maps, noise, chunk=training.chunk, precision=training.precision
+        )
 
     def _update(self) -> None:
         total = torch.nn.utils.get_total_norm(

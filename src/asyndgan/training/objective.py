@@ -10,6 +10,7 @@ from asyndgan.arrays import Condition, Images, Scalar
 from asyndgan.data import Batch, derived_seed
 from asyndgan.models import (
     Verdict,
+    arithmetic,
     build_adversarial_loss,
     build_discriminator,
     condition_channels,
@@ -82,8 +83,8 @@ class Objective:
         """One update of the discriminator, and of the stand-in if there is one."""
         maps = self.maps(real.conditions)
         loss = self._discriminator_loss(
-            self.discriminator(real.images, maps),
-            self.discriminator(synthetic, maps),
+            self._judged(real.images, maps),
+            self._judged(synthetic, maps),
             real.conditions,
         )
         update(self.discriminator_optimiser, loss)
@@ -102,7 +103,7 @@ class Objective:
         """
         weights = self.recipe.loss
         maps = self.maps(real.conditions)
-        verdict: Verdict = self.discriminator(synthetic, maps)
+        verdict = self._judged(synthetic, maps)
         terms: list[tuple[str, float, Tensor]] = []
         if verdict.score is not None:
             score = self.adversarial.generator(verdict.score)
@@ -114,14 +115,14 @@ class Objective:
             terms.append(("paired_l1", weights.paired_l1, (synthetic - real.images).abs().mean()))
         if self.stand_in is not None:
             with torch.no_grad():
-                target = self.stand_in(maps, maps[:, :0])
+                target = self._stand_in_paints(self.stand_in, maps)
             terms.append(("stand_in_l1", weights.stand_in_l1, (synthetic - target).abs().mean()))
         if weights.moments:
             gap = moments_distance(synthetic, real.conditions, other.images, other.conditions)
             terms.append(("moments", weights.moments, gap))
         if weights.features:
             with torch.no_grad():
-                theirs = self.discriminator(other.images, self.maps(other.conditions)).features
+                theirs = self._judged(other.images, self.maps(other.conditions)).features
             gap = features_distance(verdict.features, theirs)
             terms.append(("features", weights.features, gap))
         loss = torch.stack([weight * value for _, weight, value in terms]).sum()
@@ -151,6 +152,16 @@ class Objective:
             load_network("stand_in", self.stand_in, tensors)
             load_optimiser("stand_in_optimiser", self.stand_in_optimiser, tensors)
 
+    def _judged(self, images: Images, maps: Condition) -> Verdict:
+        with arithmetic(self.recipe.training.precision, images.device):
+            verdict: Verdict = self.discriminator(images, maps)
+        return verdict.float()
+
+    def _stand_in_paints(self, stand_in: torch.nn.Module, maps: Condition) -> Images:
+        with arithmetic(self.recipe.training.precision, maps.device):
+            images: Images = stand_in(maps, maps[:, :0])  # it takes no noise
+        return images.float()
+
     def _discriminator_loss(self, real: Verdict, synthetic: Verdict, masks: Tensor) -> Scalar:
         terms: list[Tensor] = []
         if real.score is not None and synthetic.score is not None:
@@ -165,10 +176,10 @@ class Objective:
 
     def _learn_stand_in(self, stand_in: torch.nn.Module, real: Images, maps: Condition) -> Scalar:
         section = self.recipe.stand_in
-        painted = stand_in(maps, maps[:, :0])
+        painted = self._stand_in_paints(stand_in, maps)
         loss = section.paired_l1 * (painted - real).abs().mean()
         if section.adversarial_weight:
-            score = self.discriminator(painted, maps).score
+            score = self._judged(painted, maps).score
             if score is not None:
                 loss = loss + section.adversarial_weight * self.adversarial.generator(score)
         update(self.stand_in_optimiser, loss)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
+from asyndgan.models import arithmetic
 
 
 @final
@@ -22,23 +23,25 @@ class Painting:
         condition: maps of all sites' conditions.
         noise: one map set for each image.
         chunk: images painted at once.
+        precision: of the generator's arithmetic.
 
     Attributes:
         images: (b, modalities, *space), detached.
     """
 
     def __init__(
-        self, generator: nn.Module, condition: Condition, noise: Noise, *, chunk: int
+        self, generator: nn.Module, condition: Condition, noise: Noise, *, chunk: int, precision: str
     ) -> None:
         self.generator = generator
+        self.precision = precision
         self._chunks = list(zip(condition.split(chunk), noise.split(chunk), strict=True))
         self._graph: Tensor | None = None
         if len(self._chunks) == 1:
-            self._graph = generator(condition, noise)
+            self._graph = self._paint(condition, noise)
             self.images: Images = self._graph.detach()
         else:
             with torch.no_grad():
-                self.images = torch.cat([generator(maps, z) for maps, z in self._chunks])
+                self.images = torch.cat([self._paint(maps, z) for maps, z in self._chunks])
 
     def backward(self, feedback: Tensor) -> None:
         """Adds the gradient of `sum(images * feedback)` to the generator's parameters."""
@@ -47,4 +50,9 @@ class Painting:
             return
         size = len(self._chunks[0][0])
         for (maps, z), part in zip(self._chunks, feedback.split(size), strict=True):
-            torch.autograd.backward(self.generator(maps, z), part)
+            torch.autograd.backward(self._paint(maps, z), part)
+
+    def _paint(self, condition: Condition, noise: Noise) -> Images:
+        with arithmetic(self.precision, condition.device):
+            images: Tensor = self.generator(condition, noise)
+        return images.float()

@@ -1,0 +1,39 @@
+"""`asyndgan generate`: a synthetic data set from a finished run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from asyndgan.data.prepare import load_masks
+from asyndgan.evaluation import synthesise, write_synthetic
+from asyndgan.runs import RunFolder
+
+
+def generate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new.")],
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Data set whose masks to paint from; else those that sites released."),
+    ] = None,
+    draws: Annotated[int, typer.Option(min=1, help="Images a mask.")] = 1,
+    augment: Annotated[
+        bool, typer.Option(help="Mirror, turn, scale and shift the masks, every draw anew.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of noise and augmentation.")] = 0,
+) -> None:
+    """Paints an nnU-Net data set, with its provenance and a model card."""
+    folder = RunFolder(run)
+    named = load_masks(masks, folder.recipe().image) if masks else None
+    cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
+    source = "a folder of masks" if masks else "released by the sites during training"
+    if augment:
+        source += ", moved at random"
+    count = write_synthetic(out, folder, cases, masks=source, draws=draws, seed=seed)
+    Console().print(
+        f"{count} synthetic cases in [bold]{out}[/], with MODEL_CARD.md.",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,184 @@
+"""`asyndgan train`: one generator from several sites."""
+
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Self, final
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+from rich.table import Table
+
+from asyndgan.cli.recipe import Overrides
+from asyndgan.engines import ENGINES
+from asyndgan.errors import RecipeError
+from asyndgan.runs import Progress as RunProgress
+from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs import train as train_run
+
+Sites = Annotated[
+    list[str],
+    typer.Option("--site", metavar="NAME=FOLDER", help="A site and the folder of its data."),
+]
+
+
+def train(
+    recipe: Annotated[
+        str, typer.Argument(help="Name of a recipe ('asyndgan recipe list'), or a TOML file.")
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder to write.")],
+    site: Sites,
+    overrides: Overrides = None,
+    engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
+        "inprocess"
+    ),
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint.")] = False,
+    threads: Annotated[
+        int, typer.Option(min=1, help="Cores for the coordinator's arithmetic.")
+    ] = 1,
+) -> None:
+    """Trains one generator with several sites; their images stay where they are."""
+    console = Console()
+    resolved = load_recipe(recipe, overrides or [])
+    with TrainingDisplay(console) as display:
+        run = train_run(
+            resolved,
+            parsed_sites(site),
+            out,
+            engine=engine,
+            resume=resume,
+            threads=threads,
+            watch=display.show,
+        )
+    tell_finished(console, run)
+
+
+def parsed_sites(pairs: list[str]) -> dict[str, Path]:
+    """`NAME=FOLDER` pairs as a mapping.
+
+    Raises:
+        RecipeError: if one is not of that form, or a name comes twice.
+    """
+    sites: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, folder = pair.partition("=")
+        if not equals or not name or not folder or name in sites:
+            raise RecipeError(
+                f"--site {pair}: write NAME=FOLDER, each name once, e.g. --site north=data/north."
+            )
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise RecipeError(f"--site {pair}: a name has letters, digits, '-' and '_' only.")
+        sites[name] = Path(folder)
+    return sites
+
+
+def tell_finished(console: Console, run: RunFolder) -> None:
+    """The last lines of a training."""
+    facts = run.facts()
+    left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
+    console.print(
+        f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
+        f"no image among them. Generator: [bold]{run.generator_file}[/]"
+    )
+    if run.recipe().masks.release:
+        console.print(f"Next: asyndgan generate {run.path} --out synthetic")
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def size(count: float) -> str:
+    """Bytes as people say them."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
+
+
+@final
+class TrainingDisplay:
+    """A bar with the time left and a table of the sites' losses, drawn in place.
+
+    Args:
+        console: where; without a terminal it prints a line now and then.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bar = Progress(
+            TextColumn("step {task.completed}/{task.total}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[left]} left"),
+            console=console,
+        )
+        self.task = self.bar.add_task("train", total=None, left="?")
+        self.live = Live(self.bar, console=console, refresh_per_second=4)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.console.is_terminal:
+            self.live.stop()
+
+    def show(self, progress: RunProgress) -> None:
+        """Draws the state after a step."""
+        for line in progress.news:
+            self.console.print(f"step {progress.step}: {line}", style="yellow", markup=False)
+        if self.console.is_terminal:
+            left = duration(progress.seconds_left)
+            self.bar.update(
+                self.task, completed=progress.step, total=progress.steps, left=left
+            )
+            grid = Table.grid(expand=True)
+            grid.add_row(self.bar)
+            grid.add_row(_losses(progress))
+            self.live.update(grid)
+        elif progress.step % max(1, progress.steps // 20) == 0:
+            self.console.print(
+                f"step {progress.step}/{progress.steps}  "
+                f"{duration(progress.seconds_left)} left  "
+                f"sent {size(progress.sent)}, received {size(progress.received)}  "
+                f"{_mean_losses(progress)}",
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+def _losses(progress: RunProgress) -> Table:
+    names = sorted({name for losses in progress.report.losses.values() for name in losses})
+    table = Table(
+        caption=f"sent to sites {size(progress.sent)}, received {size(progress.received)}",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
+    table.add_column("site")
+    table.add_column("share", justify="right")
+    for name in names:
+        table.add_column(name, justify="right")
+    for site, losses in progress.report.losses.items():
+        values = [f"{losses[name]:.3f}" if name in losses else "" for name in names]
+        table.add_row(site, f"{progress.report.shares[site]:.2f}", *values)
+    return table
+
+
+def _mean_losses(progress: RunProgress) -> str:
+    losses = list(progress.report.losses.values())
+    names = losses[0] if losses else {}
+    means = {name: sum(own.get(name, 0.0) for own in losses) / len(losses) for name in names}
+    return " ".join(f"{name} {value:.3f}" for name, value in means.items())

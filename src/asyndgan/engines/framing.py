@@ -1,0 +1,89 @@
+"""Whole messages over a stream socket, numbered, so that a late answer is known by its number."""
+
+import socket
+import struct
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar, final
+
+from asyndgan.errors import SiteUnreachableError, WireError
+
+FRAME: Final = struct.Struct("<QQ")
+CHUNK: Final = 1 << 20
+
+T = TypeVar("T")
+
+
+@final
+class Frames:
+    """Sends and receives numbered frames.
+
+    What could not be sent or received in time is kept, so that the stream never loses its place.
+
+    Args:
+        connection: a connected stream socket; owned from now on.
+        limit: most bytes of a frame.
+    """
+
+    def __init__(self, connection: socket.socket, *, limit: int) -> None:
+        self._connection = connection
+        self._limit = limit
+        self._unsent = bytearray()
+        self._received = bytearray()
+
+    def send(self, number: int, payload: bytes, timeout: float | None = None) -> None:
+        """Sends a frame.
+
+        Raises:
+            SiteUnreachableError: if the other end is gone or does not take it in time.
+        """
+        self._unsent += FRAME.pack(number, len(payload)) + payload
+        deadline = _deadline(timeout)
+        while self._unsent:
+            sent = self._within(deadline, lambda: self._connection.send(self._unsent[:CHUNK]))
+            del self._unsent[:sent]
+
+    def receive(self, timeout: float | None = None) -> tuple[int, bytes]:
+        """Waits for the next frame: its number and what it carries.
+
+        Raises:
+            SiteUnreachableError: if the other end is gone or sends none in time.
+            WireError: if it announces more than the limit.
+        """
+        deadline = _deadline(timeout)
+        self._fill(FRAME.size, deadline)
+        number, size = FRAME.unpack_from(self._received)
+        if size > self._limit:
+            raise WireError(f"a frame of {size} bytes is announced; {self._limit} are allowed.")
+        self._fill(FRAME.size + size, deadline)
+        payload = bytes(self._received[FRAME.size : FRAME.size + size])
+        del self._received[: FRAME.size + size]
+        return number, payload
+
+    def close(self) -> None:
+        """Closes the socket."""
+        self._connection.close()
+
+    def _fill(self, size: int, deadline: float | None) -> None:
+        while len(self._received) < size:
+            wanted = min(CHUNK, size - len(self._received))
+            part = self._within(deadline, lambda: self._connection.recv(wanted))  # noqa: B023  (called at once)
+            if not part:
+                raise SiteUnreachableError("the other end has closed the connection.")
+            self._received += part
+
+    def _within(self, deadline: float | None, call: Callable[[], T]) -> T:
+        left = None if deadline is None else deadline - time.monotonic()
+        if left is not None and left <= 0:
+            raise SiteUnreachableError("there was no answer in time.")
+        try:
+            self._connection.settimeout(left)
+            return call()
+        except TimeoutError as error:
+            raise SiteUnreachableError("there was no answer in time.") from error
+        except OSError as error:
+            raise SiteUnreachableError("the connection is gone.") from error
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout

@@ -1,0 +1,159 @@
+"""Each site in an operating-system process of its own, behind a local socket pair.
+
+A site that crashes takes nothing else down: it is missed, started again, and comes back with its
+last checkpoint.
+"""
+
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Final, final
+
+import torch
+
+from asyndgan.engines.framing import Frames
+from asyndgan.engines.setup import SiteSetup, set_up
+from asyndgan.errors import AsyndganError, SiteUnreachableError
+from asyndgan.protocol import Transport, message_limit
+from asyndgan.recipe import Recipe
+
+log = logging.getLogger(__name__)
+
+FRAME_SLACK: Final = 2**17
+"""Bytes of a frame beyond the arrays: header, compression of what cannot be compressed."""
+
+
+@final
+@dataclass
+class _Process:
+    setup: SiteSetup
+    numbers: count = field(default_factory=lambda: count(1))
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    process: subprocess.Popen | None = None
+    frames: Frames | None = None
+    started: float = 0.0
+    starts: int = 0
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+
+@final
+class Processes(Transport):
+    """Starts a process for each site, and starts it again when it dies.
+
+    Args:
+        setups: the sites.
+        recipe: of the run.
+        restart_after_s: seconds to wait before a dead site is started again; it doubles with every
+            start. None: only `start` does it.
+    """
+
+    def __init__(
+        self, setups: Sequence[SiteSetup], recipe: Recipe, *, restart_after_s: float | None = 2.0
+    ) -> None:
+        self.recipe = recipe
+        self.restart_after_s = restart_after_s
+        self.limit = message_limit(recipe) + FRAME_SLACK
+        self._sites = {setup.name: _Process(setup) for setup in setups}
+        for name in self._sites:
+            self.start(name)
+
+    def start(self, site: str) -> None:
+        """Starts a site's process; the one it may still have is ended."""
+        entry = self._sites[site]
+        self._end(entry)
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = [sys.executable, "-m", "asyndgan.engines.site_process", str(theirs.fileno())]
+            # A session of its own: Ctrl-C in the terminal reaches the coordinator alone, which
+            # then writes a checkpoint that still needs the sites.
+            entry.process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+                command, pass_fds=[theirs.fileno()], start_new_session=True
+            )
+        entry.frames = Frames(ours, limit=self.limit)
+        entry.started = time.monotonic()
+        entry.starts += 1
+        setup = {"site": entry.setup.to_plain(), "recipe": self.recipe.to_tables()}
+        entry.frames.send(0, json.dumps(setup).encode(), timeout=10.0)
+
+    def pid(self, site: str) -> int | None:
+        """The process of a site, if it lives."""
+        entry = self._sites[site]
+        return entry.process.pid if entry.process and entry.alive else None
+
+    def send(self, site: str, payload: bytes, timeout: float) -> bytes:
+        """The answer that carries the number of this request; older ones are dropped."""
+        entry = self._sites[site]
+        deadline = time.monotonic() + timeout
+        with entry.lock:
+            if entry.frames is None or not entry.alive:
+                raise SiteUnreachableError(f"site {site}: its process is not running; see its site.log.")
+            number = next(entry.numbers)
+            try:
+                entry.frames.send(number, payload, timeout)
+                while True:
+                    answered, answer = entry.frames.receive(deadline - time.monotonic())
+                    if answered == number:
+                        return answer
+            except SiteUnreachableError as error:
+                raise SiteUnreachableError(f"site {site}: {error}") from error
+
+    def sites(self) -> tuple[str, ...]:
+        """Sites whose process lives. Starts dead ones again when their time has come."""
+        for name, entry in self._sites.items():
+            if not entry.alive and self.restart_after_s is not None:
+                wait = self.restart_after_s * 2 ** min(entry.starts - 1, 8)
+                if time.monotonic() - entry.started > wait and entry.frames is not None:
+                    log.warning("site %s died; starting it again", name)
+                    self.start(name)
+        return tuple(name for name, entry in self._sites.items() if entry.alive)
+
+    def close(self) -> None:
+        """Ends every process."""
+        for entry in self._sites.values():
+            self._end(entry)
+            entry.frames = None
+
+    def _end(self, entry: _Process) -> None:
+        if entry.frames:
+            entry.frames.close()  # the process ends when its socket does
+        if entry.process:
+            try:
+                entry.process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                entry.process.kill()
+                entry.process.wait()
+
+
+def serve(connection: socket.socket) -> None:
+    """A site's process: reads its setup, then answers requests until the connection closes."""
+    torch.set_num_threads(1)  # one core a site; see traps in docs/architecture.md
+    frames = Frames(connection, limit=2**24)
+    _, payload = frames.receive()
+    plain = json.loads(payload)
+    recipe = Recipe.from_tables(plain["recipe"])
+    setup = SiteSetup.from_plain(plain["site"])
+    setup.state.mkdir(parents=True, exist_ok=True)
+    logging.basicConfig(
+        filename=setup.state / "site.log", format="%(asctime)s %(levelname)s %(message)s"
+    )
+    frames = Frames(connection, limit=message_limit(recipe) + FRAME_SLACK)
+    try:
+        endpoint = set_up(setup, recipe)
+        while True:
+            number, request = frames.receive()
+            frames.send(number, endpoint.answer(request))
+    except SiteUnreachableError:
+        return  # the coordinator has closed the connection: the run is over
+    except AsyndganError as error:
+        log.error("site %s ends: %s", setup.name, error)
+        raise

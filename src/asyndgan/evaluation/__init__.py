@@ -1,0 +1,14 @@
+"""From a finished run to evidence: synthetic data sets, segmentation models, metrics."""
+
+from asyndgan.evaluation.compare import Evaluation, evaluate
+from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.evaluation.synthesise import released_masks, synthesise, write_synthetic
+
+__all__ = [
+    "Evaluation",
+    "SegmentationBudget",
+    "evaluate",
+    "released_masks",
+    "synthesise",
+    "write_synthetic",
+]

@@ -1,0 +1,211 @@
+"""A synthetic data set from a finished run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from asyndgan.arrays import Mask
+from asyndgan.data import Case, Preparation, RawCase, derived_seed
+from asyndgan.data.nnunet import write_dataset
+from asyndgan.data.prepare import load_masks
+from asyndgan.errors import RunError
+from asyndgan.evaluation.segmentation import SegmentationBudget, augment
+from asyndgan.models import draw_noise
+from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.training import scope_maps
+
+BATCH: Final = 32
+MASKS_MOVE: Final = SegmentationBudget(rotation=15.0, zoom=0.15, translation=0.05)
+"""How far geometric augmentation moves a mask."""
+
+
+def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
+    """Name and label map of every mask that sites released during training.
+
+    Raises:
+        RunError: if none was; names the remedies.
+    """
+    if not run.recipe().masks.release:
+        raise RunError(
+            f"the run in {run.path} kept no masks, so there is nothing to paint from. Give a folder "
+            "of masks with --masks FOLDER (labelsTr and dataset.json), or train with "
+            "--set masks.release=true where the sites agree to it."
+        )
+    return load_masks(run.masks, run.recipe().image)
+
+
+def synthesise(
+    run: RunFolder,
+    masks: Sequence[tuple[str, Mask]] | None = None,
+    *,
+    draws: int = 1,
+    seed: int = 0,
+    move: bool = False,
+) -> list[Case]:
+    """Paints images from masks with a run's averaged generator.
+
+    Args:
+        run: a finished run.
+        masks: names and label maps [H, W]; None: those that sites released.
+        draws: images a mask; each has noise of its own.
+        seed: of noise and augmentation.
+        move: mirror, turn, scale and shift the masks first, every draw anew.
+
+    Raises:
+        RunError: if the run has not finished, there are no masks, or several draws would be equal.
+    """
+    recipe, scope, generator = run.recipe(), run.facts().scope, run.generator()
+    if draws > 1 and not move and not recipe.generator.noise:
+        raise RunError(
+            f"recipe '{recipe.name}' paints without noise, so {draws} draws of a mask are equal. "
+            "Add --augment, or train with generator.noise above 0."
+        )
+    named = released_masks(run) if masks is None else list(masks)
+    random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
+    cases: list[Case] = []
+    for draw in range(draws):
+        suffix = f"_d{draw}" if draws > 1 else ""
+        for start in range(0, len(named), BATCH):
+            part = named[start : start + BATCH]
+            conditions = torch.stack([mask for _, mask in part])
+            _check_labels(conditions, max(scope.labels))
+            if move:
+                nothing = torch.zeros(len(part), 1, *scope.space)
+                conditions = augment(nothing, conditions, MASKS_MOVE, random)[1]
+            noise = draw_noise(len(part), recipe.generator.noise, scope.space, random)
+            with torch.no_grad():
+                images = generator(scope_maps(recipe, scope, conditions), noise)
+            for (name, _), image, mask in zip(part, images, conditions, strict=True):
+                cases.append(_case(name + suffix, image, mask, scope.modalities))
+    return cases
+
+
+def write_synthetic(
+    folder: Path, run: RunFolder, cases: Sequence[Case], *, masks: str, draws: int, seed: int
+) -> int:
+    """Writes synthetic cases as an nnU-Net data set with provenance and a model card.
+
+    8-bit PNG: 0 is the lowest, 255 the highest intensity of the recipe's normalisation.
+
+    Args:
+        folder: new.
+        run: that painted them.
+        cases: what `synthesise` gave.
+        masks: where the masks came from, in words.
+        draws: images a mask.
+        seed: that was used.
+
+    Returns:
+        The number of cases.
+    """
+    facts, recipe = run.facts(), run.recipe()
+    provenance: dict[str, Any] = {
+        "generator_sha256": facts.generator_sha256,
+        "run": facts.run,
+        "recipe": recipe.name,
+        "recipe_sha256": facts.recipe_digest,
+        "asyndgan": facts.version,
+        "shares": {site: about["share"] for site, about in facts.sites.items()},
+        "masks": masks,
+        "draws": draws,
+        "seed": seed,
+        "intensity": {
+            name: recipe.image.intensity_of(name).model_dump() for name in facts.modalities
+        },
+    }
+    count = write_dataset(
+        folder,
+        (_raw(case) for case in cases),
+        modalities=facts.modalities,
+        labels={name: int(number) for number, name in facts.labels.items()},
+        name=f"synthetic ({recipe.name}, {', '.join(facts.sites)})",
+        extra={"synthetic": True, "provenance": provenance},
+    )
+    card = _model_card(facts, provenance, count)
+    (folder / "MODEL_CARD.md").write_text(card, "utf-8")
+    return count
+
+
+def _case(name: str, image: torch.Tensor, mask: Mask, modalities: tuple[str, ...]) -> Case:
+    rows, columns = mask.shape
+    return Case(
+        name=name,
+        patient=name,
+        image=image,
+        mask=mask,
+        modalities=modalities,
+        preparation=Preparation(
+            shape=(rows, columns),
+            spacing=(1.0, 1.0),
+            resized=(rows, columns),
+            offset=(0, 0),
+            scale=(1 / 127.5,) * len(modalities),
+            shift=(-1.0,) * len(modalities),
+        ),
+    )
+
+
+def _raw(case: Case) -> RawCase:
+    grey = (case.image.numpy() + 1) * np.float32(127.5)
+    return RawCase(
+        name=case.name,
+        patient=case.patient,
+        channels=dict(zip(case.modalities, grey, strict=True)),
+        mask=case.mask.numpy(),
+    )
+
+
+def _check_labels(conditions: torch.Tensor, highest: int) -> None:
+    found = int(conditions.max())
+    if found > highest:
+        raise RunError(
+            f"the masks hold label {found}; this generator knows 0 to {highest}. Remap them."
+        )
+
+
+def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int) -> str:
+    sites = "\n".join(
+        f"| {site} | {about['cases']} | {about['share']:.3f} | {', '.join(about['modalities'])} |"
+        for site, about in facts.sites.items()
+    )
+    return f"""# Model card: synthetic data set
+
+**Every image in this folder is synthetic.** None was acquired from a patient.
+
+- Cases: {count}; modalities: {", ".join(facts.modalities)};
+  labels: {", ".join(f"{number} {name}" for number, name in facts.labels.items())}.
+- Painted by a generator that was trained for {facts.steps} steps with asyndgan {facts.version}
+  (recipe `{provenance["recipe"]}`). It saw no real image: each site's discriminator sent it
+  gradients only.
+- Masks: {provenance["masks"]}.
+
+| site | real cases behind it | share | modalities |
+|---|---|---|---|
+{sites}
+
+## Intended use
+
+Training segmentation models, and research. Not for diagnosis, and not a stand-in for a clinical
+validation on real patients.
+
+## Limits
+
+- What the sites' patients have in common, the images have too: rare findings may be missing.
+- No differential privacy was applied, unless the recipe below says so. An image may resemble a
+  training image of the site that its mask came from.
+- Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
+  trained on real data.
+
+## Provenance
+
+```json
+{json.dumps(provenance, indent=2)}
+```
+
+Method: Q. Chang et al., "Synthetic Learning: Learn From Distributed Asynchronized Discriminator GAN
+Without Sharing Medical Image Data", CVPR 2020.
+"""

@@ -1,0 +1,61 @@
+"""Masks that sites released, kept so that images can be generated after the run."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from asyndgan.training import Scope
+
+
+@final
+class MaskBank:
+    """Writes each released mask once, as `labelsTr/<site>-m<number>.png` with a `dataset.json`.
+
+    The numbers count masks, not patients: the coordinator is not told whose a mask is.
+
+    Args:
+        folder: where; what it already holds is not written again.
+        scope: of the run; it names the labels.
+    """
+
+    def __init__(self, folder: Path, scope: Scope) -> None:
+        self.folder = folder / "labelsTr"
+        self._seen: set[bytes] = set()
+        self._count: Counter[str] = Counter()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in sorted(self.folder.glob("*.png")):
+            with Image.open(path) as image:
+                mask = np.asarray(image)
+            site = path.stem.rpartition("-m")[0]
+            self._seen.add(_digest(site, mask))
+            self._count[site] += 1
+        about = {
+            "name": "released masks",
+            "channel_names": {str(n): name for n, name in enumerate(scope.modalities)},
+            "labels": {name: number for number, name in scope.labels.items()},
+            "numTraining": 0,
+            "file_ending": ".png",
+            "masks_only": True,
+        }
+        (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+
+    def keep(self, site: str, conditions: Tensor) -> None:
+        """Writes the masks of a batch that are new."""
+        for mask in conditions.numpy():
+            array = mask.astype(np.uint8 if mask.max() < 256 else np.uint16)
+            digest = _digest(site, array)
+            if digest not in self._seen:
+                self._seen.add(digest)
+                self._count[site] += 1
+                path = self.folder / f"{site}-m{self._count[site]:05d}.png"
+                Image.fromarray(array).save(path, optimize=False)
+
+
+def _digest(site: str, mask: np.ndarray) -> bytes:
+    return hashlib.sha256(site.encode() + b"\0" + mask.astype("<u2").tobytes()).digest()

@@ -1,0 +1,193 @@
+"""A run folder: everything that later commands need, and nothing that a site did not send.
+
+    recipe.toml              the resolved recipe
+    run.json                 `RunFacts`
+    metrics.jsonl            a line a step
+    generator.safetensors    the averaged generator of a finished run
+    checkpoints/             the coordinator's last two
+    masks/                   those that sites released, if the recipe says so (labelsTr, dataset.json)
+    samples/                 sample grids, if masks are released
+    tensorboard/             scalars and sample grids
+    sites/NAME/              what the site keeps for itself; on this machine only because this is a
+                             simulation of several sites
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self, final
+
+from torch import nn
+
+from asyndgan.errors import RunError
+from asyndgan.recipe import Recipe
+from asyndgan.training import Scope, new_generator
+from asyndgan.training.checkpoint import load_network, network_state, read, write
+
+State = Literal["running", "interrupted", "failed", "finished"]
+
+
+@final
+@dataclass
+class RunFacts:
+    """What a run was, for those who come later.
+
+    Attributes:
+        run: identity, hexadecimal.
+        version: of asyndgan.
+        recipe_digest: SHA-256 of the resolved recipe.
+        engine: name of the engine.
+        state: `running`, `interrupted`, `failed` or `finished`.
+        steps: done.
+        seconds: spent in training, all attempts together.
+        modalities: what the generator paints.
+        labels: name of each label by number.
+        space: rows and columns.
+        sites: by name: cases, share (normalised), modalities.
+        left_sites: bytes that left each site, by kind.
+        came_to_sites: bytes that went to each site, by kind.
+        generator_sha256: of `generator.safetensors`.
+    """
+
+    run: str
+    version: str
+    recipe_digest: str
+    engine: str
+    state: State = "running"
+    steps: int = 0
+    seconds: float = 0.0
+    modalities: list[str] = field(default_factory=list)
+    labels: dict[str, str] = field(default_factory=dict)
+    space: list[int] = field(default_factory=list)
+    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    left_sites: dict[str, dict[str, int]] = field(default_factory=dict)
+    came_to_sites: dict[str, dict[str, int]] = field(default_factory=dict)
+    generator_sha256: str = ""
+
+    @property
+    def scope(self) -> Scope:
+        """What the run is about."""
+        labels = {int(number): name for number, name in self.labels.items()}
+        return Scope(tuple(self.modalities), labels, tuple(self.space))
+
+
+@final
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.toml"
+        self.facts_file = path / "run.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.generator_file = path / "generator.safetensors"
+        self.checkpoints = path / "checkpoints"
+        self.masks = path / "masks"
+        self.samples = path / "samples"
+        self.tensorboard = path / "tensorboard"
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe) -> Self:
+        """A new run folder.
+
+        Raises:
+            RunError: if there is a run already.
+        """
+        folder = cls(path)
+        if folder.facts_file.exists() or folder.recipe_file.exists():
+            raise RunError(
+                f"{path} holds a run already; continue it with --resume or choose another folder."
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        folder.recipe_file.write_text(recipe.to_toml(), "utf-8")
+        return folder
+
+    def site_state(self, site: str) -> Path:
+        """Where a simulated site keeps its own things."""
+        return self.path / "sites" / site
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe.
+
+        Raises:
+            RunError: if the folder holds none.
+        """
+        try:
+            return Recipe.from_toml(self.recipe_file.read_text("utf-8"))
+        except OSError as error:
+            raise RunError(f"{self.path} is no run folder; train one with 'asyndgan train'.") from (
+                error
+            )
+
+    def facts(self) -> RunFacts:
+        """What the run was.
+
+        Raises:
+            RunError: if the folder holds no run.
+        """
+        try:
+            return RunFacts(**json.loads(self.facts_file.read_text("utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise RunError(f"{self.path} is no run folder; train one with 'asyndgan train'.") from (
+                error
+            )
+
+    def write_facts(self, facts: RunFacts) -> None:
+        """Replaces `run.json` as a whole."""
+        half = self.facts_file.with_suffix(".half")
+        half.write_text(json.dumps(asdict(facts), indent=2) + "\n", "utf-8")
+        half.replace(self.facts_file)
+
+    def write_generator(self, network: nn.Module, facts: RunFacts) -> str:
+        """Keeps the averaged generator; returns the SHA-256 of the file."""
+        about = {"run": facts.run, "recipe": facts.recipe_digest, "step": facts.steps}
+        write(self.generator_file, network_state("average", network), about)
+        return hashlib.sha256(self.generator_file.read_bytes()).hexdigest()
+
+    def generator(self) -> nn.Module:
+        """The averaged generator of a finished run, ready to paint.
+
+        Raises:
+            RunError: if the run has not finished.
+        """
+        facts = self.facts()
+        if not self.generator_file.exists():
+            raise RunError(
+                f"the run in {self.path} is {facts.state} at step {facts.steps}; "
+                "finish it with 'asyndgan train ... --resume'."
+            )
+        network = new_generator(self.recipe(), facts.scope)
+        load_network("average", network, read(self.generator_file)[0])
+        return network.eval().requires_grad_(False)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """A record a step, oldest first; a line that was cut off by a crash is left out."""
+        records: list[dict[str, Any]] = []
+        if self.metrics_file.exists():
+            for line in self.metrics_file.read_text("utf-8").splitlines():
+                try:
+                    records.append(json.loads(line))
+                except ValueError:
+                    break
+        return records
+
+    def forget_metrics_from(self, step: int) -> None:
+        """Drops records of steps that will be done again."""
+        kept = [record for record in self.metrics() if record["step"] < step]
+        half = self.metrics_file.with_suffix(".half")
+        half.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
+        half.replace(self.metrics_file)
+
+
+def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """Bytes counted by (site, kind), nested."""
+    nested: dict[str, dict[str, int]] = {}
+    for (site, kind), size in sorted(counts.items()):
+        nested.setdefault(site, {})[kind] = size
+    return nested

@@ -1,0 +1,50 @@
+"""Grids of synthetic images during training: the same masks and noise every time."""
+
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from asyndgan.models import draw_noise
+from asyndgan.training import Coordinator, scope_maps
+
+ROWS = 2
+"""Images of each site in a grid."""
+
+
+@final
+class SampleGrid:
+    """Paints the first masks of each site, one row an image, one column a modality.
+
+    Written only where sites release their masks: an image shows the mask it was painted from.
+
+    Args:
+        folder: where the pictures go.
+        coordinator: whose averaged generator paints.
+    """
+
+    def __init__(self, folder: Path, coordinator: Coordinator) -> None:
+        self.folder = folder
+        self.coordinator = coordinator
+        first = [member.conditions[:ROWS] for member in coordinator.members.values()]
+        conditions = torch.cat(first)
+        recipe, scope = coordinator.recipe, coordinator.scope
+        self.maps = scope_maps(recipe, scope, conditions)
+        self.noise = draw_noise(
+            len(conditions),
+            recipe.generator.noise,
+            scope.space,
+            torch.Generator().manual_seed(recipe.training.seed),
+        )
+
+    def write(self, step: int) -> np.ndarray:
+        """Writes the grid of a step; returns it as (1, height, width), 8-bit."""
+        with torch.no_grad():
+            images = self.coordinator.average(self.maps, self.noise)
+        rows = [torch.cat(list(image), dim=-1) for image in images]
+        grid = ((torch.cat(rows, dim=0) + 1) * 127.5).round().to(torch.uint8).numpy()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(grid).save(self.folder / f"step-{step:06d}.png")
+        return grid[None]

@@ -1,0 +1,331 @@
+"""A run from its first step to its last, through interruptions."""
+
+import json
+import secrets
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from asyndgan import __version__
+from asyndgan.engines import SiteSetup, build_engine
+from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, RunError
+from asyndgan.protocol import Exchange, Transport
+from asyndgan.recipe import Recipe
+from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.folder import RunFacts, RunFolder, by_site
+from asyndgan.runs.samples import SampleGrid
+from asyndgan.training import Coordinator, StepReport
+from asyndgan.training.checkpoint import forget_old, read, step_file, stored_steps, write
+from asyndgan.training.coordinator import agree, open_all
+
+
+@final
+@dataclass(frozen=True)
+class Progress:
+    """What a display may want to know after a step.
+
+    Attributes:
+        step: steps done.
+        steps: steps in all.
+        seconds_left: estimate from the last steps.
+        report: of the step.
+        sent: bytes to all sites so far.
+        received: bytes from all sites so far.
+        news: one line for each thing that a person should read.
+    """
+
+    step: int
+    steps: int
+    seconds_left: float
+    report: StepReport
+    sent: int
+    received: int
+    news: tuple[str, ...] = ()
+
+
+Watch = Callable[[Progress], None]
+
+
+class Interrupted(RunError):  # noqa: N818  (nothing went wrong: somebody pressed Ctrl-C)
+    """The run was asked to stop; its checkpoint is written."""
+
+
+def train(
+    recipe: Recipe,
+    sites: dict[str, Path],
+    out: Path,
+    *,
+    engine: str = "inprocess",
+    resume: bool = False,
+    threads: int = 1,
+    watch: Watch | None = None,
+) -> RunFolder:
+    """Trains one generator with these sites.
+
+    Args:
+        recipe: what and how; a resumed run must have the recipe that it was started with.
+        sites: folder of each site's data by name.
+        out: run folder.
+        engine: how messages travel.
+        resume: go on from the newest checkpoint.
+        threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
+        watch: called after every step.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        Interrupted: after Ctrl-C, when the checkpoint is written.
+        NotFiniteError: a loss is not finite; names site, step and last good checkpoint.
+        QuorumError: too few sites for longer than the recipe's patience; a checkpoint is written.
+        RunError, DataError, CohortError, RecipeError: the run cannot begin.
+    """
+    torch.set_num_threads(threads)
+    folder = _resumed(out, recipe) if resume else RunFolder.create(out, recipe)
+    setups = [
+        SiteSetup(name, data, folder.site_state(name)) for name, data in sorted(sites.items())
+    ]
+    transport = build_engine(engine, setups, recipe)
+    try:
+        run = _Run(folder, recipe, transport, engine)
+        run.to_the_end(watch or (lambda progress: None))
+    finally:
+        transport.close()
+    return folder
+
+
+def _resumed(out: Path, recipe: Recipe) -> RunFolder:
+    folder = RunFolder(out)
+    if folder.recipe().digest() != recipe.digest():
+        raise RunError(
+            f"the run in {out} was started with another recipe; "
+            f"resume it with {folder.recipe_file}."
+        )
+    if folder.facts().state == "finished":
+        raise RunError(f"the run in {out} has finished; choose another folder for a new one.")
+    return folder
+
+
+@final
+@dataclass
+class _Pace:
+    """Seconds a step, over the last ones."""
+
+    times: list[float] = field(default_factory=lambda: [time.monotonic()])
+
+    def left(self, steps: int) -> float:
+        self.times = [*self.times[-50:], time.monotonic()]
+        return steps * (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+@final
+class _Run:
+    """One attempt at a run: from a fresh start or a checkpoint to an end of some kind."""
+
+    def __init__(
+        self, folder: RunFolder, recipe: Recipe, transport: Transport, engine: str
+    ) -> None:
+        self.folder = folder
+        self.recipe = recipe
+        self.exchange = Exchange(transport, recipe)
+        kept = stored_steps(folder.checkpoints)
+        self.begun = time.monotonic()
+        if kept:
+            self.facts = folder.facts()
+            self._count_on()
+        else:
+            self.facts = RunFacts(secrets.token_hex(16), __version__, recipe.digest(), engine)
+        start = kept[-1] if kept else 0
+        self.seconds_before = self.facts.seconds
+        cards = open_all(recipe, self.exchange, run=self.facts.run, step=start)
+        scope = self.facts.scope if kept else agree(recipe, cards)
+        self.bank = MaskBank(folder.masks, scope) if recipe.masks.release else None
+        self.coordinator = Coordinator(
+            recipe,
+            self.exchange,
+            run=self.facts.run,
+            scope=scope,
+            keep=self.bank.keep if self.bank else None,
+        )
+        if kept:
+            self.coordinator.load(*read(step_file(folder.checkpoints, start)))
+        for site, card in cards.items():
+            self.coordinator.welcome(site, card)
+        folder.forget_metrics_from(start)
+        self.grid = SampleGrid(folder.samples, self.coordinator) if self.bank else None
+        self.facts.state = "running"
+        self._write_facts()
+
+    def to_the_end(self, watch: Watch) -> None:
+        """Steps until all are done; leaves a checkpoint whatever happens."""
+        board = SummaryWriter(self.folder.tensorboard, purge_step=self.coordinator.step_number)
+        try:
+            with board, self.folder.metrics_file.open("a", encoding="utf-8") as metrics:
+                with _stop_requests() as stop:
+                    for progress in self._steps(stop):
+                        self._record(progress, metrics, board)
+                        watch(progress)
+            self._finish()
+        except NotFiniteError as error:
+            self._leave("failed", checkpoint=False)
+            kept = stored_steps(self.folder.checkpoints)
+            good = f"step {kept[-1]}" if kept else "none yet"
+            raise NotFiniteError(
+                f"{error} Last good checkpoint: {good}. Lower the learning rates or the weight of "
+                "the term that grew, and train anew."
+            ) from error
+        except Interrupted:
+            self._leave("interrupted", checkpoint=True)
+            raise
+        except AsyndganError:
+            self._leave("failed", checkpoint=True)
+            raise
+
+    def _steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
+        training = self.recipe.training
+        pace = _Pace()
+        while self.coordinator.step_number < training.steps:
+            news = self._gather()
+            report = self.coordinator.step()
+            done = self.coordinator.step_number
+            news += [f"missed {site}: {reason}" for site, reason in report.missed.items()]
+            yield Progress(
+                step=done,
+                steps=training.steps,
+                seconds_left=pace.left(training.steps - done),
+                report=report,
+                sent=self.exchange.to_sites.total(),
+                received=self.exchange.from_sites.total(),
+                news=tuple(news),
+            )
+            if done % training.checkpoint_every == 0 and done < training.steps:
+                self._checkpoint()
+            if stop():
+                raise Interrupted(
+                    f"stopped after step {done}; go on with 'asyndgan train ... --resume'."
+                )
+
+    def _gather(self) -> list[str]:
+        """Takes back sites that have returned; waits, within the patience, for a quorum."""
+        news: list[str] = []
+        since = time.monotonic()
+        while True:
+            for site, reason in self.coordinator.invite().items():
+                news.append(f"turned away {site}: {reason}" if reason else f"{site} is back")
+            if self.coordinator.has_quorum():
+                return news
+            if time.monotonic() - since > self.recipe.quorum.patience_s:
+                there = ", ".join(self.coordinator.members) or "none"
+                raise QuorumError(
+                    f"too few sites for {self.recipe.quorum.patience_s:g} s (there: {there}); "
+                    "the run stopped with a checkpoint. Resume it when they are back."
+                )
+            time.sleep(0.2)
+
+    def _record(self, progress: Progress, metrics: Any, board: SummaryWriter) -> None:  # noqa: ANN401  (a text file)
+        report = progress.report
+        record = {
+            "step": report.step,
+            "seconds": round(self._seconds(), 3),
+            "updated": report.updated,
+            "shares": report.shares,
+            "losses": report.losses,
+            "sent": progress.sent,
+            "received": progress.received,
+            "news": list(progress.news),
+        }
+        metrics.write(json.dumps(record) + "\n")
+        metrics.flush()
+        for site, losses in report.losses.items():
+            for name, value in losses.items():
+                board.add_scalar(f"{name}/{site}", value, report.step)
+        board.add_scalar("bytes/to_sites", progress.sent, report.step)
+        board.add_scalar("bytes/from_sites", progress.received, report.step)
+        last = progress.step == progress.steps
+        if self.grid and (last or progress.step % self.recipe.training.sample_every == 0):
+            board.add_image("samples", self.grid.write(progress.step), report.step)
+
+    def _checkpoint(self) -> None:
+        """Sites first: a coordinator's checkpoint exists only where theirs do."""
+        self.coordinator.save_sites()
+        tensors, about = self.coordinator.state()
+        write(step_file(self.folder.checkpoints, about["step"]), tensors, about)
+        forget_old(self.folder.checkpoints)
+        self._write_facts()
+
+    def _finish(self) -> None:
+        self._checkpoint()
+        self.facts.generator_sha256 = self.folder.write_generator(
+            self.coordinator.average, self.facts
+        )
+        self._leave("finished", checkpoint=False)
+        self.coordinator.close()
+
+    def _leave(self, state: Any, *, checkpoint: bool) -> None:  # noqa: ANN401  (a State)
+        self.facts.state = state
+        if checkpoint:
+            self._checkpoint()
+        self._write_facts()
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.begun
+
+    def _write_facts(self) -> None:
+        facts, scope = self.facts, self.coordinator.scope
+        facts.steps = self.coordinator.step_number
+        facts.seconds = round(self._seconds(), 1)
+        facts.modalities = list(scope.modalities)
+        facts.labels = {str(number): name for number, name in scope.labels.items()}
+        facts.space = list(scope.space)
+        known = self.coordinator.known
+        total = sum(member.share for member in known.values())
+        facts.sites = {
+            site: {
+                "cases": member.cases,
+                "share": round(member.share / total, 6),
+                "modalities": [scope.modalities[channel] for channel in member.channels],
+            }
+            for site, member in sorted(known.items())
+        }
+        facts.left_sites = by_site(self.exchange.from_sites)
+        facts.came_to_sites = by_site(self.exchange.to_sites)
+        self.folder.write_facts(facts)
+
+    def _count_on(self) -> None:
+        """Bytes are counted over all attempts."""
+        for counter, counts in (
+            (self.exchange.from_sites, self.facts.left_sites),
+            (self.exchange.to_sites, self.facts.came_to_sites),
+        ):
+            for site, kinds in counts.items():
+                counter.update({(site, kind): size for kind, size in kinds.items()})
+
+
+@contextmanager
+def _stop_requests() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C (or a polite kill) came; a second one is not held back."""
+    asked: list[int] = []
+    before = {}
+
+    def ask(number: int, frame: object) -> None:
+        asked.append(number)
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            before[each] = signal.signal(each, ask)
+    except ValueError:
+        before = {}  # not the main thread: whoever runs us handles signals
+    try:
+        yield lambda: bool(asked)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,85 @@
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from asyndgan.data.case import RawCase
+from asyndgan.data.prepare import invert, invert_mask, prepare
+from asyndgan.recipe import ImageSection
+
+SIZE = 16
+sides = st.integers(1, 40)
+stored_values = st.floats(-1e6, 1e6, width=32)
+intensities = st.sampled_from(
+    [
+        {"kind": "range", "low": -100, "high": 5000},
+        {"kind": "percentiles", "low": 0.5, "high": 99.5},
+        {"kind": "zscore", "low": -3, "high": 3},
+    ]
+)
+
+
+@st.composite
+def raw_cases(draw: st.DrawFn, elements: st.SearchStrategy[float] = stored_values) -> RawCase:
+    shape = draw(sides), draw(sides)
+    pixels = draw(arrays.arrays(np.float32, shape, elements=elements))
+    mask = draw(arrays.arrays(np.int64, shape, elements=st.integers(0, 4)))
+    return RawCase("case", "patient", {"T1": pixels}, mask, (1.0, 1.0))
+
+
+def section(**keys: object) -> ImageSection:
+    return ImageSection.model_validate({"size": SIZE, **keys})
+
+
+@given(raw_cases(), intensities, st.sampled_from(["pad", "crop", "stretch"]), st.booleans())
+def test_whatever_is_stored_a_prepared_image_lies_between_minus_one_and_one(
+    raw: RawCase, intensity: dict, fit: str, by_spacing: bool
+) -> None:
+    spacing = {"spacing": (0.7, 1.9)} if by_spacing else {}
+    case = prepare(raw, section(intensity={"default": intensity}, fit=fit, **spacing), ("T1",))
+    assert case.image.shape == (1, SIZE, SIZE)
+    assert torch.isfinite(case.image).all()
+    assert case.image.abs().max() <= 1
+    assert set(case.mask.unique().tolist()) <= {0, *np.unique(raw.mask).tolist()}
+    assert invert(case.image, case.preparation).shape == (1, *raw.channels["T1"].shape)
+    assert invert_mask(case.mask, case.preparation).shape == raw.mask.shape
+
+
+def kept(length: int) -> slice:
+    """The part of a stored axis that a crop to SIZE leaves."""
+    start = max(0, -((SIZE - length) // 2))
+    return slice(start, start + min(length, SIZE))
+
+
+@given(raw_cases(st.integers(0, 4095).map(float)))
+def test_without_resampling_what_was_not_cropped_comes_back_exactly(raw: RawCase) -> None:
+    settings = section(spacing=(1.0, 1.0), intensity={"default": {"low": 0, "high": 4095}})
+    case = prepare(raw, settings, ("T1",))
+    rows, columns = (kept(length) for length in raw.mask.shape)
+    back = invert(case.image, case.preparation)[0, rows, columns]
+    np.testing.assert_array_equal(np.round(back), raw.channels["T1"][rows, columns])
+    mask = invert_mask(case.mask, case.preparation)[rows, columns]
+    np.testing.assert_array_equal(mask, raw.mask[rows, columns])
+
+
+@given(
+    arrays.arrays(np.int64, (4, 8), elements=st.integers(0, 4)), st.sampled_from(["pad", "stretch"])
+)
+def test_a_mask_that_was_enlarged_comes_back_exactly(mask: np.ndarray, fit: str) -> None:
+    raw = RawCase("case", "patient", {"T1": np.zeros((4, 8), np.float32)}, mask)
+    case = prepare(raw, section(fit=fit), ("T1",))
+    np.testing.assert_array_equal(invert_mask(case.mask, case.preparation), mask)
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.sampled_from(["pad", "stretch"]))
+def test_a_smooth_image_that_was_resampled_comes_back_nearly(
+    height: int, width: int, fit: str
+) -> None:
+    rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    pixels = (100 + 40 * rows + 60 * columns).astype(np.float32)
+    case = prepare(RawCase("case", "patient", {"T1": pixels}, None), section(fit=fit), ("T1",))
+    back = invert(case.image, case.preparation)[0]
+    middle = back[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    wanted = pixels[height // 4 : -(height // 4), width // 4 : -(width // 4)]
+    np.testing.assert_allclose(middle, wanted, atol=12)

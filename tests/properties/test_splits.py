@@ -1,0 +1,78 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asyndgan.data.splits import split_patients
+from asyndgan.errors import DataError
+
+patients = st.lists(st.sampled_from([f"patient{i}" for i in range(20)]), min_size=1, max_size=80)
+weights = st.lists(st.integers(0, 10), min_size=1, max_size=5).filter(any)
+seeds = st.integers(0, 2**31)
+
+
+def fractions(numbers: list[int]) -> dict[str, float]:
+    return {f"part{i}": number / sum(numbers) for i, number in enumerate(numbers)}
+
+
+def enough(names: list[str], numbers: list[int]) -> bool:
+    return len(set(names)) >= sum(number > 0 for number in numbers)
+
+
+@given(patients, weights, seeds)
+def test_no_two_parts_share_a_patient_and_every_case_is_in_one(
+    names: list[str], numbers: list[int], seed: int
+) -> None:
+    parts = fractions(numbers)
+    if not enough(names, numbers):
+        with pytest.raises(DataError):
+            split_patients(names, parts, seed)
+        return
+    split = split_patients(names, parts, seed)
+    assert sorted(index for part in split.values() for index in part) == list(range(len(names)))
+    of = [{names[index] for index in part} for part in split.values()]
+    assert sum(map(len, of)) == len(set(names))
+
+
+@given(patients, weights, seeds)
+def test_a_part_is_filled_exactly_if_its_fraction_is_above_zero(
+    names: list[str], numbers: list[int], seed: int
+) -> None:
+    if enough(names, numbers):
+        parts = fractions(numbers)
+        split = split_patients(names, parts, seed)
+        assert list(split) == list(parts)
+        assert {part: bool(split[part]) for part in parts} == {
+            part: fraction > 0 for part, fraction in parts.items()
+        }
+
+
+@given(patients, seeds)
+def test_a_split_depends_on_nothing_but_its_arguments(names: list[str], seed: int) -> None:
+    parts = {"train": 1.0} if len(set(names)) < 2 else {"train": 0.8, "test": 0.2}
+    assert split_patients(names, parts, seed) == split_patients(tuple(names), dict(parts), seed)
+
+
+def test_another_seed_gives_another_split() -> None:
+    names = [f"patient{i}" for i in range(50)]
+    parts = {"train": 0.5, "test": 0.5}
+    assert split_patients(names, parts, 0) != split_patients(names, parts, 1)
+
+
+def test_this_split_is_the_same_on_every_machine() -> None:
+    names = ["ann", "ann", "bob", "cid", "dee", "dee", "eve"]
+    split = split_patients(names, {"train": 0.6, "test": 0.4}, 7)
+    assert split == {"train": [2, 3, 4, 5], "test": [0, 1, 6]}
+
+
+def test_parts_come_near_to_their_fractions() -> None:
+    names = [f"patient{i // 4}" for i in range(400)]
+    split = split_patients(names, {"train": 0.7, "validation": 0.1, "test": 0.2}, 0)
+    assert [len(part) for part in split.values()] == pytest.approx([280, 40, 80], abs=4)
+
+
+@pytest.mark.parametrize(
+    "parts", [{"a": 0.5}, {}, {"a": 1.5, "b": -0.5}, {"a": float("nan")}, {"a": 0.9, "b": 0.9}]
+)
+def test_fractions_that_make_no_whole_are_refused(parts: dict[str, float]) -> None:
+    with pytest.raises(DataError):
+        split_patients(["ann", "bob", "cid"], parts, 0)

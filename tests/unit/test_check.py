@@ -1,0 +1,345 @@
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import typer
+from PIL import Image as Picture
+from typer.testing import CliRunner
+
+from asyndgan.cli.check import check
+from asyndgan.data.case import RawCase
+from asyndgan.data.check import Fault, check_folder, compare_folders
+from asyndgan.data.nnunet import write_dataset
+
+LABELS = {"background": 0, "lesion": 1}
+
+
+def data_set(folder: Path, patient: str = "ann", **changes: object) -> Path:
+    chance = np.random.default_rng(0)
+    cases = [
+        RawCase(
+            f"{patient}_s{place}",
+            patient,
+            {name: chance.integers(0, 256, (16, 16)).astype(np.float32) for name in ("T1", "T2")},
+            chance.integers(0, 2, (16, 16)),
+        )
+        for place in range(3)
+    ]
+    arguments = {"modalities": ("T1", "T2"), "labels": LABELS, "name": "tiny", **changes}
+    write_dataset(folder, cases, **arguments)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return data_set(tmp_path / "north")
+
+
+def set_json(folder: Path, **keys: object) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **keys}))
+
+
+def only_fault(folder: Path, **options: object) -> Fault:
+    (fault,) = check_folder(folder, **options).faults
+    assert fault.remedy.endswith(".")
+    return fault
+
+
+def test_a_clean_folder_has_no_faults(folder: Path) -> None:
+    assert check_folder(folder).faults == ()
+
+
+def test_the_table_counts_what_is_there(folder: Path) -> None:
+    rows = dict(check_folder(folder).rows)
+    assert rows["cases"] == "3 (3 with a mask)"
+    assert rows["patients"] == "1"
+    assert rows["modalities"] == "T1, T2"
+    assert rows["size"] == "16 x 16"
+    assert rows["label 1 lesion"].endswith("in 3 cases")
+    assert "intensity T2" in rows
+
+
+def test_a_table_of_volumes_has_their_spacing(tmp_path: Path) -> None:
+    rows = dict(check_folder(data_set(tmp_path / "a", file_ending=".nii.gz")).rows)
+    assert rows["size"] == "16 x 16 x 1"
+    assert rows["spacing (mm)"] == "1 x 1 x 1"
+
+
+def test_a_missing_modality_is_named(folder: Path) -> None:
+    (folder / "imagesTr/ann_s1_0001.png").unlink()
+    fault = only_fault(folder)
+    assert fault.file.name == "ann_s1_0001.png"
+    assert fault.reason == "modality 'T2' is missing for this case"
+
+
+def test_a_modality_that_dataset_json_does_not_list_is_named(folder: Path) -> None:
+    Picture.new("L", (16, 16)).save(folder / "imagesTr/ann_s1_0002.png")
+    fault = only_fault(folder)
+    assert fault.file.name == "ann_s1_0002.png"
+    assert "no modality number 2" in fault.reason
+
+
+def test_a_mask_without_an_image_is_named(folder: Path) -> None:
+    Picture.new("L", (16, 16)).save(folder / "labelsTr/bob_s0.png")
+    fault = only_fault(folder)
+    assert fault.file == folder / "labelsTr/bob_s0.png"
+    assert fault.reason == "this mask has no image"
+
+
+def test_an_image_without_a_mask_is_named_where_others_have_one(folder: Path) -> None:
+    (folder / "labelsTr/ann_s0.png").unlink()
+    fault = only_fault(folder)
+    assert fault.file == folder / "labelsTr/ann_s0.png"
+    assert "no mask" in fault.reason
+
+
+def test_images_without_any_masks_are_no_fault(folder: Path) -> None:
+    for path in (folder / "labelsTr").iterdir():
+        path.unlink()
+    (folder / "labelsTr").rmdir()
+    assert check_folder(folder).faults == ()
+
+
+def test_a_mask_of_another_size_than_its_image_is_named(folder: Path) -> None:
+    Picture.new("L", (8, 16)).save(folder / "labelsTr/ann_s0.png")
+    fault = only_fault(folder)
+    assert fault.file == folder / "labelsTr/ann_s0.png"
+    assert fault.reason == "is 16 x 8, but modality 'T1' of the case is 16 x 16"
+
+
+def test_modalities_of_different_size_are_named(folder: Path) -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    Picture.fromarray(pixels).save(folder / "imagesTr/ann_s0_0001.png")
+    reasons = {fault.file.name: fault.reason for fault in check_folder(folder).faults}
+    assert reasons["ann_s0_0001.png"] == "is 8 x 32, but modality 'T1' of the case is 16 x 16"
+
+
+def test_labels_outside_dataset_json_are_named(folder: Path) -> None:
+    Picture.new("L", (16, 16), 3).save(folder / "labelsTr/ann_s2.png")
+    fault = only_fault(folder)
+    assert fault.file.name == "ann_s2.png"
+    assert fault.reason == "has the labels 3, which dataset.json does not name"
+
+
+def test_an_empty_image_is_named(folder: Path) -> None:
+    Picture.new("L", (16, 16), 7).save(folder / "imagesTr/ann_s0_0000.png")
+    fault = only_fault(folder)
+    assert fault.file.name == "ann_s0_0000.png"
+    assert fault.reason == "modality 'T1' is empty: every pixel is 7"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
+    folder = data_set(tmp_path / "a", file_ending=".nii.gz")
+    voxels = np.arange(256, dtype=np.float32).reshape(16, 16, 1)
+    voxels[3, 3] = value
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), folder / "imagesTr/ann_s0_0000.nii.gz")
+    fault = only_fault(folder)
+    assert fault.file.name == "ann_s0_0000.nii.gz"
+    assert "1 intensities that are infinite or not numbers" in fault.reason
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+def test_a_truncated_image_is_named(tmp_path: Path, ending: str) -> None:
+    folder = data_set(tmp_path / "a", file_ending=ending)
+    path = folder / f"imagesTr/ann_s0_0000{ending}"
+    path.write_bytes(path.read_bytes()[:150])
+    fault = only_fault(folder)
+    assert fault.file == path
+    assert "cannot be read" in fault.reason
+    assert "truncated" in fault.remedy
+
+
+def test_a_truncated_mask_is_named(folder: Path) -> None:
+    path = folder / "labelsTr/ann_s0.png"
+    path.write_bytes(path.read_bytes()[:50])
+    assert only_fault(folder).file == path
+
+
+def test_a_file_that_is_not_named_like_an_image_is_named(folder: Path) -> None:
+    (folder / "imagesTr/ann_s9.png").write_bytes(b"")
+    assert "not named like CASE_0000.png" in only_fault(folder).reason
+
+
+def test_a_hidden_file_is_no_fault(folder: Path) -> None:
+    (folder / "imagesTr/.DS_Store").write_bytes(b"")
+    (folder / "labelsTr/.DS_Store").write_bytes(b"")
+    assert check_folder(folder).faults == ()
+
+
+def test_a_patient_in_train_and_in_a_separate_test_folder_is_named(
+    folder: Path, tmp_path: Path
+) -> None:
+    test = data_set(tmp_path / "test")
+    fault = only_fault(folder, test=test)
+    assert fault.file == test / "imagesTr/ann_s0_0000.png"
+    assert fault.reason.startswith("is of the test set, but its patient is in")
+    assert check_folder(folder, test=data_set(tmp_path / "other", "bob")).faults == ()
+
+
+def test_a_patient_in_train_and_in_the_same_folders_images_ts_is_named(folder: Path) -> None:
+    (folder / "imagesTs").mkdir()
+    Picture.new("L", (16, 16)).save(folder / "imagesTs/ann_s7_0000.png")
+    assert only_fault(folder).file == folder / "imagesTs/ann_s7_0000.png"
+
+
+def test_a_test_folder_that_cannot_be_read_is_a_fault(folder: Path, tmp_path: Path) -> None:
+    assert only_fault(folder, test=tmp_path / "nowhere").file.parent == tmp_path / "nowhere"
+
+
+def test_a_patient_pattern_decides_who_is_the_same(folder: Path, tmp_path: Path) -> None:
+    test = data_set(tmp_path / "test", "ann-2")
+    assert check_folder(folder, test=test).faults == ()
+    assert only_fault(folder, test=test, patient_pattern="[a-z]+").reason.startswith(
+        "is of the test set"
+    )
+
+
+def test_a_missing_dataset_json_is_named_and_the_images_are_read_all_the_same(folder: Path) -> None:
+    (folder / "dataset.json").unlink()
+    path = folder / "imagesTr/ann_s0_0001.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    report = check_folder(folder)
+    assert [fault.file.name for fault in report.faults] == ["dataset.json", path.name]
+    assert dict(report.rows)["cases"] == "3 (3 with a mask)"
+
+
+def test_an_unreadable_dataset_json_is_named(folder: Path) -> None:
+    (folder / "dataset.json").write_text("{")
+    assert "cannot be read as JSON" in only_fault(folder).reason
+
+
+def test_a_region_as_label_is_named(folder: Path) -> None:
+    set_json(folder, labels={"background": 0, "whole": [1, 2]})
+    assert "is a region" in only_fault(folder).reason
+
+
+def test_num_training_that_disagrees_is_named(folder: Path) -> None:
+    set_json(folder, numTraining=5)
+    fault = only_fault(folder)
+    assert fault.file.name == "dataset.json"
+    assert fault.reason == "numTraining is 5, but imagesTr holds 3 cases"
+
+
+def test_a_folder_that_does_not_exist_is_a_fault(tmp_path: Path) -> None:
+    assert [fault.file.name for fault in check_folder(tmp_path / "no").faults] == [
+        "dataset.json",
+        "imagesTr",
+    ]
+
+
+def test_every_fault_is_collected(folder: Path) -> None:
+    set_json(folder, numTraining=4)
+    (folder / "imagesTr/ann_s0_0000.png").write_bytes(b"")
+    (folder / "imagesTr/ann_s1_0001.png").unlink()
+    (folder / "labelsTr/ann_s2.png").unlink()
+    Picture.new("L", (16, 16)).save(folder / "labelsTr/bob.png")
+    assert len(check_folder(folder).faults) == 5
+
+
+def test_a_damaged_rgb_picture_is_one_fault(tmp_path: Path) -> None:
+    channels = {name: np.arange(256.0).reshape(16, 16) for name in "RGB"}
+    cases = [RawCase("ann", "ann", channels, None)]
+    write_dataset(tmp_path / "a", cases, modalities="RGB", labels=LABELS, name="rgb")
+    assert check_folder(tmp_path / "a").faults == ()
+    (tmp_path / "a/imagesTr/ann_0000.png").write_bytes(b"")
+    assert "cannot be read" in only_fault(tmp_path / "a").reason
+
+
+def test_nothing_on_disk_is_changed(folder: Path) -> None:
+    (folder / "imagesTr/ann_s0_0000.png").write_bytes(b"")
+
+    def state() -> dict[Path, tuple[str, int]]:
+        files = (path for path in folder.rglob("*") if path.is_file())
+        return {
+            path: (hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_mtime_ns)
+            for path in files
+        }
+
+    before = state()
+    check_folder(folder)
+    assert state() == before
+
+
+def test_a_label_with_two_names_is_named(folder: Path, tmp_path: Path) -> None:
+    other = data_set(tmp_path / "south", "bob", labels={"background": 0, "tumour": 1})
+    (fault,) = compare_folders([check_folder(folder), check_folder(other)])
+    assert fault.file == other / "dataset.json"
+    assert fault.reason == f"label 1 is 'tumour' here and 'lesion' in {folder}"
+
+
+def test_a_label_with_two_numbers_is_named(folder: Path, tmp_path: Path) -> None:
+    labels = {"background": 0, "vessel": 1, "lesion": 2}
+    other = data_set(tmp_path / "south", "bob", labels=labels)
+    faults = compare_folders([check_folder(folder), check_folder(other)])
+    assert f"label 'lesion' is 2 here and 1 in {folder}" in [fault.reason for fault in faults]
+
+
+def test_labels_that_only_one_site_has_are_no_fault(folder: Path, tmp_path: Path) -> None:
+    other = data_set(tmp_path / "south", "bob", labels={**LABELS, "vessel": 2})
+    assert compare_folders([check_folder(folder), check_folder(other)]) == ()
+
+
+def test_a_patient_at_two_sites_is_named(folder: Path, tmp_path: Path) -> None:
+    other = data_set(tmp_path / "south")
+    (fault,) = compare_folders([check_folder(folder), check_folder(other)])
+    assert fault.file == other / "imagesTr/ann_s0_0000.png"
+    assert fault.reason == f"is of a patient who is at {folder} as well"
+
+
+def run(*arguments: object, columns: int = 80) -> tuple[int, str]:
+    app = typer.Typer()
+    app.command()(check)
+    result = CliRunner().invoke(
+        app, [str(argument) for argument in arguments], env={"COLUMNS": str(columns)}
+    )
+    return result.exit_code, result.output
+
+
+def test_the_command_exits_with_0_for_clean_folders(folder: Path, tmp_path: Path) -> None:
+    status, output = run(folder, data_set(tmp_path / "south", "bob"))
+    assert status == 0
+    assert "No faults." in output
+
+
+def test_the_command_exits_with_1_and_names_the_fault(folder: Path) -> None:
+    (folder / "imagesTr/ann_s1_0001.png").unlink()
+    status, output = run(folder)
+    assert status == 1
+    assert "imagesTr/ann_s1_0001.png" in output
+    assert "1 fault." in output
+
+
+def test_the_command_compares_folders_with_each_other_and_with_the_test_set(
+    folder: Path, tmp_path: Path
+) -> None:
+    status, output = run(folder, data_set(tmp_path / "south"))
+    assert status == 1
+    assert "Between the folders" in output
+    status, _ = run(folder, "--test", data_set(tmp_path / "test"))
+    assert status == 1
+
+
+def test_the_command_refuses_a_pattern_that_is_no_regular_expression(folder: Path) -> None:
+    status, output = run(folder, "--patient-pattern", "(")
+    assert status == 1
+    assert "not a regular expression" in output
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_no_line_is_wider_than_the_terminal(folder: Path, columns: int) -> None:
+    set_json(folder, channel_names={"0": "a very long name of a modality " * 3, "1": "T2"})
+    (folder / "imagesTr/ann_s1_0001.png").unlink()
+    _, output = run(folder, columns=columns)
+    assert max(map(len, output.splitlines())) <= columns
+
+
+def test_many_files_with_one_fault_are_cut_short_unless_all_are_asked_for(folder: Path) -> None:
+    for place in range(15):
+        Picture.new("L", (16, 16)).save(folder / f"labelsTr/bob_s{place}.png")
+    assert "and 5 more" in run(folder)[1]
+    assert "and 5 more" not in run(folder, "--all")[1]

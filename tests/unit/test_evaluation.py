@@ -1,0 +1,274 @@
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from asyndgan.data.case import Case, Preparation
+from asyndgan.errors import DataError, NotFiniteError
+from asyndgan.evaluation import compare
+from asyndgan.evaluation.compare import evaluate, evaluate_on_validation, hold_out, levelled_off
+from asyndgan.evaluation.segmentation import (
+    SegmentationBudget,
+    augment,
+    predict,
+    train_segmenter,
+)
+
+BUDGET = SegmentationBudget(steps=3, batch=4, width=4)
+LABELS = {"background": 0, "head": 1, "lesion": 2}
+STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
+
+
+def phantom(patient, seed):
+    """A grey disc with a bright spot in it."""
+    generator = torch.Generator().manual_seed(seed)
+    row, column = (torch.rand(2, generator=generator) * 6 + 13).tolist()
+    rows, columns = torch.meshgrid(torch.arange(32), torch.arange(32), indexing="ij")
+    distance = (rows - row) ** 2 + (columns - column) ** 2
+    mask = (distance < 100).long() + (distance < 16).long()
+    image = torch.tensor([-1.0, -0.2, 0.7])[mask][None]
+    image = (image + 0.05 * torch.randn(1, 32, 32, generator=generator)).clamp(-1, 1)
+    return Case(f"{patient}_{seed}", patient, image, mask, ("T1",), STORED)
+
+
+def phantoms(count, first=0):
+    return [phantom(f"p{seed // 2}", seed) for seed in range(first, first + count)]
+
+
+@pytest.fixture
+def data():
+    return {
+        "sites": {"north": phantoms(8), "south": phantoms(6, 20)},
+        "test": phantoms(6, 40),
+        "synthetic": phantoms(8, 60),
+        "labels": LABELS,
+        "budget": BUDGET,
+    }
+
+
+@pytest.fixture
+def unplotted(monkeypatch):
+    """Leaves the figures out, which take longer than these trainings."""
+    monkeypatch.setattr(compare, "plot_dice", lambda *_: None)
+    monkeypatch.setattr(compare, "plot_examples", lambda *_: None)
+
+
+@pytest.fixture
+def trainings(monkeypatch, unplotted):
+    """Counts trainings, without changing them."""
+    calls = []
+
+    def counting(cases, **rest):
+        calls.append(len(cases))
+        return train_segmenter(cases, **rest)
+
+    monkeypatch.setattr(compare, "train_segmenter", counting)
+    return calls
+
+
+def test_a_short_training_finds_the_parts_of_a_phantom():
+    budget = SegmentationBudget(steps=60, batch=8, width=8, rate=1e-2)
+    losses = []
+    network = train_segmenter(
+        phantoms(12), classes=3, budget=budget, seed=0, on_progress=lambda _, x: losses.append(x)
+    )
+    unseen = phantoms(4, 40)
+    found = predict(network, torch.stack([case.image for case in unseen]))
+    right = found == torch.stack([case.mask for case in unseen])
+    assert len(losses) == 60
+    assert right.float().mean() > 0.95
+
+
+def test_a_seed_decides_the_network_whatever_was_drawn_before():
+    def weights(seed):
+        network = train_segmenter(phantoms(5), classes=3, budget=BUDGET, seed=seed)
+        return torch.cat([weight.flatten() for weight in network.parameters()])
+
+    first = weights(1)
+    torch.rand(3)
+    before = torch.get_rng_state()
+    assert torch.equal(first, weights(1))
+    assert not torch.equal(first, weights(2))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_volumes_train_a_network_of_three_dimensions():
+    volume = replace(
+        phantom("p", 0),
+        image=torch.rand(1, 16, 16, 16) * 2 - 1,
+        mask=torch.zeros(16, 16, 16, dtype=torch.int64),
+    )
+    budget = SegmentationBudget(steps=1, batch=2, width=4)
+    network = train_segmenter([volume], classes=2, budget=budget, seed=0)
+    assert predict(network, volume.image[None]).shape == (1, 16, 16, 16)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training():
+    broken = replace(phantom("p", 0), image=torch.full((1, 32, 32), math.nan))
+    with pytest.raises(NotFiniteError, match="step 1 of 3"):
+        train_segmenter([broken], classes=3, budget=BUDGET, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("cases", "message"),
+    [
+        ([], "no cases"),
+        ([phantom("p", 0), replace(phantom("q", 1), modalities=("T2",))], "modalities"),
+        ([replace(phantom("p", 0), mask=torch.full((32, 32), 3))], "label 3"),
+        ([replace(phantom("p", 0), image=torch.zeros(1, 20, 32))], "multiples of 8"),
+    ],
+)
+def test_cases_that_do_not_fit_are_refused_by_name(cases, message):
+    with pytest.raises(DataError, match=message):
+        train_segmenter(cases, classes=3, budget=BUDGET, seed=0)
+
+
+def test_augmentation_moves_masks_with_images_and_stays_in_range():
+    case = phantom("p", 0)
+    images, masks = case.image.repeat(16, 1, 1, 1), case.mask.repeat(16, 1, 1)
+    still = replace(BUDGET, gamma=0.0, intensity=0.0, noise=0.0)
+    moved, labels = augment(images, masks, still, torch.Generator().manual_seed(0))
+    assert not torch.equal(labels[0], labels[1])
+    # The bright spot is where the mask says it is, in every image.
+    assert moved[:, 0][labels == 2].mean() > 0.55
+    assert moved[:, 0][labels == 0].mean() < -0.9
+    louder = replace(BUDGET, noise=1.0)
+    coloured, _ = augment(images, masks, louder, torch.Generator().manual_seed(0))
+    assert coloured.min() >= -1 and coloured.max() <= 1
+
+
+def test_augmentation_turned_off_changes_nothing():
+    case = phantom("p", 0)
+    off = SegmentationBudget(
+        flips=(), rotation=0, zoom=0, translation=0, intensity=0, gamma=0, noise=0
+    )
+    images, masks = case.image[None], case.mask[None]
+    moved, labels = augment(images, masks, off, torch.Generator())
+    assert torch.allclose(moved, images, atol=1e-5)
+    assert torch.equal(labels, masks)
+
+
+def test_every_model_has_a_row_a_label_with_the_promised_keys(data, tmp_path):
+    evaluation = evaluate(**data, out=tmp_path, seeds=(0, 1))
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    models = ["real-all", "synthetic", "real:north", "real:south"]
+    assert [(row["model"], row["label"]) for row in stored["rows"]] == [
+        (model, label) for label in ("head", "lesion") for model in models
+    ]
+    keys = "model label seeds patients cases dice_mean dice_low dice_high hd95_mean assd_mean"
+    for row in stored["rows"]:
+        assert {*keys.split(), "ratio", "ratio_low", "ratio_high"} <= set(row)
+        assert row["seeds"] == 2
+        assert row["patients"] <= 3
+    assert [row["cases"] for row in stored["rows"]][:4] == [14, 8, 8, 6]
+    assert evaluation.row("real-all", "head").ratio == 1
+    assert len(stored["per_patient"]["synthetic"]["lesion"]["dice"]) == 3
+    assert stored["headline"].count("of the all-real Dice") == 2
+    assert stored["judged_on"] == "test"
+    for picture in ("dice.png", "dice.svg", "examples.png"):
+        assert (tmp_path / picture).stat().st_size > 1000
+
+
+def test_no_patient_is_named_in_what_an_evaluation_writes(data, tmp_path):
+    data["test"] = [replace(case, patient="Doe^Jane", name="Doe^Jane") for case in data["test"]]
+    evaluate(**data, out=tmp_path, targets=["lesion"])
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(written) == 8
+    assert not any(b"Doe" in path.read_bytes() for path in written)
+
+
+def test_a_repeated_evaluation_trains_nothing_and_says_the_same(data, tmp_path, trainings):
+    first = evaluate(**data, out=tmp_path, targets=["lesion"])
+    assert trainings == [14, 8, 8, 6]
+    assert evaluate(**data, out=tmp_path, targets=["lesion"]).to_tables() == first.to_tables()
+    evaluate(**data, out=tmp_path, targets=["head", "lesion"])
+    assert len(trainings) == 4
+
+
+def test_an_evaluation_trains_only_what_is_missing(data, tmp_path, trainings):
+    evaluate(**data | {"synthetic": None}, out=tmp_path, targets=["lesion"])
+    evaluate(**data, out=tmp_path, targets=["lesion"])
+    assert trainings == [14, 8, 6, 8]
+    evaluate(**data, out=tmp_path, targets=["lesion"], seeds=(0, 1))
+    assert len(trainings) == 8
+
+
+def test_changed_cases_or_budget_are_trained_anew(data, tmp_path, trainings):
+    data |= {"sites": {"north": data["sites"]["north"]}, "synthetic": None}
+    evaluate(**data, out=tmp_path)
+    assert trainings == [8]  # the only site's cases are all cases: one training serves both rows
+    data["sites"]["north"][3] = phantom("p1", 99)
+    evaluate(**data, out=tmp_path)
+    evaluate(**data | {"budget": replace(BUDGET, steps=2)}, out=tmp_path)
+    assert trainings == [8, 8, 8]
+
+
+def test_an_interrupted_evaluation_goes_on_where_it_stopped(data, tmp_path, trainings):
+    def stop(text, done, total):
+        assert total == 4 * BUDGET.steps
+        if done == 2 * BUDGET.steps + 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(**data, out=tmp_path, on_progress=stop)
+    assert not (tmp_path / "evaluation.json").exists()
+    evaluate(**data, out=tmp_path)
+    assert trainings == [14, 8, 8, 8, 6]
+
+
+def test_two_evaluations_with_one_seed_agree(data, tmp_path, unplotted):
+    data |= {"synthetic": None, "targets": ["lesion"]}
+    first = evaluate(**data, out=tmp_path / "a").to_tables()
+    assert evaluate(**data, out=tmp_path / "b").to_tables() == first
+
+
+def test_validation_holds_out_patients_of_every_site(data, tmp_path, unplotted):
+    training, held_out = hold_out(data["sites"])
+    for site, cases in data["sites"].items():
+        kept = {case.patient for case in training[site]}
+        unseen = {case.patient for case in held_out if case.patient.startswith(f"{site}/")}
+        assert unseen and kept
+        assert not {f"{site}/{patient}" for patient in kept} & unseen
+        assert len(kept | {name.split("/")[1] for name in unseen}) == len(
+            {case.patient for case in cases}
+        )
+    del data["test"]
+    evaluation = evaluate_on_validation(**data, out=tmp_path)
+    assert evaluation.judged_on == "validation"
+    cases = evaluation.row("real-all", "lesion").cases
+    assert cases == sum(map(len, training.values())) < 14
+
+
+def test_sites_of_one_patient_cannot_be_held_out():
+    with pytest.raises(DataError, match="second patient"):
+        hold_out({"north": phantoms(2)})
+
+
+def test_the_budget_is_compared_with_half_as_many_steps_again(data, tmp_path, trainings):
+    evaluation = evaluate(**data, out=tmp_path, targets=["lesion"], check_budget=True)
+    (result,) = evaluation.levelling
+    assert (result.steps, result.longer_steps) == (3, 5)
+    assert result.difference == pytest.approx(result.longer_dice - result.dice)
+    stored = json.loads((tmp_path / "evaluation.json").read_text())
+    assert stored["levelling"][0]["label"] == "lesion"
+    repeated = levelled_off(
+        sites=data["sites"], labels=LABELS, budget=BUDGET, targets=["lesion"], out=tmp_path
+    )
+    assert repeated == evaluation.levelling
+    assert len(trainings) == 6
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"targets": ["tumour"]}, "tumour; the data set has background, head, lesion"),
+        ({"test": []}, "test cases"),
+        ({"synthetic": []}, "training cases of every model"),
+        ({"test": [replace(phantom("p", 0), modalities=("T2",))]}, "one recipe"),
+    ],
+)
+def test_what_cannot_be_compared_is_said(data, tmp_path, change, message):
+    with pytest.raises(DataError, match=message):
+        evaluate(**data | change, out=tmp_path)

@@ -1,0 +1,371 @@
+import gzip
+import hashlib
+import json
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from asyndgan.data.case import RawCase
+from asyndgan.data.nnunet import describe, patient_of, read_cases, write_dataset
+from asyndgan.errors import DataError
+
+LABELS = {"background": 0, "lesion": 1}
+SPACING = (1.5, 0.5)
+
+
+def picture(seed: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)
+
+
+def mask(seed: int, shape: tuple[int, int] = (6, 8)) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 2, shape)
+
+
+def raw_cases(count: int = 2, modalities: tuple[str, ...] = ("T1", "T2")) -> Iterator[RawCase]:
+    for place in range(count):
+        channels = {name: picture(10 * place + i) for i, name in enumerate(modalities)}
+        yield RawCase(f"ann_s{place}", "ann", channels, mask(place), SPACING)
+
+
+def write(folder: Path, **changes: object) -> Path:
+    arguments = {"modalities": ("T1", "T2"), "labels": LABELS, "name": "tiny", **changes}
+    write_dataset(folder, arguments.pop("cases", raw_cases()), **arguments)
+    return folder
+
+
+def rewrite_json(folder: Path, change: Callable[[dict], object]) -> None:
+    table = json.loads((folder / "dataset.json").read_text())
+    change(table)
+    (folder / "dataset.json").write_text(json.dumps(table))
+
+
+def volume_folder(folder: Path, affine: np.ndarray, voxels: np.ndarray) -> Path:
+    (folder / "imagesTr").mkdir(parents=True)
+    nib.save(nib.Nifti1Image(voxels, affine), folder / "imagesTr/bob_0000.nii.gz")
+    table = {
+        "channel_names": {"0": "MRI"},
+        "labels": LABELS,
+        "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(table))
+    return folder
+
+
+def digest(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz", ".nii"])
+def test_what_is_written_is_read_back(tmp_path: Path, ending: str) -> None:
+    folder = write(tmp_path / "a", file_ending=ending)
+    for stored, written in zip(read_cases(folder), raw_cases(), strict=True):
+        assert (stored.name, stored.patient) == (written.name, "ann")
+        for modality, pixels in written.channels.items():
+            np.testing.assert_array_equal(stored.channels[modality], pixels)
+            assert stored.channels[modality].dtype == np.float32
+        np.testing.assert_array_equal(stored.mask, written.mask)
+        assert stored.mask.dtype == np.int64
+        assert stored.spacing == ((1.0, 1.0) if ending == ".png" else SPACING)
+
+
+def test_a_written_data_set_describes_itself(tmp_path: Path) -> None:
+    info = describe(write(tmp_path / "a", extra={"synthetic": True, "provenance": {"run": "x"}}))
+    assert (info.name, info.modalities, info.labels) == ("tiny", ("T1", "T2"), LABELS)
+    assert info.extra == {"synthetic": True, "provenance": {"run": "x"}}
+    assert info.synthetic
+    assert info.training == 2
+
+
+@pytest.mark.parametrize("ending", [".png", ".nii.gz"])
+def test_equal_cases_give_equal_bytes(tmp_path: Path, ending: str) -> None:
+    one, two = (write(tmp_path / name, file_ending=ending) for name in "ab")
+    assert digest(one) == digest(two)
+
+
+def test_intensities_are_rounded_and_clipped_in_png(tmp_path: Path) -> None:
+    pixels = np.array([[-3.0, 0.6], [254.4, 300.0]], np.float32)
+    case = RawCase("a", "a", {"T1": pixels}, None)
+    (stored,) = read_cases(write(tmp_path / "a", cases=[case], modalities=("T1",)))
+    np.testing.assert_array_equal(stored.channels["T1"], [[0, 1], [254, 255]])
+
+
+def test_a_case_without_a_mask_has_none(tmp_path: Path) -> None:
+    case = RawCase("a", "a", {"T1": picture(0)}, None)
+    folder = write(tmp_path / "a", cases=[case], modalities=("T1",))
+    assert next(read_cases(folder)).mask is None
+    assert not (folder / "labelsTr").exists()
+
+
+def test_an_rgb_picture_is_three_modalities(tmp_path: Path) -> None:
+    cases = list(raw_cases(1, ("R", "G", "B")))
+    folder = write(tmp_path / "a", cases=cases, modalities=("R", "G", "B"))
+    assert [path.name for path in (folder / "imagesTr").iterdir()] == ["ann_s0_0000.png"]
+    (stored,) = read_cases(folder)
+    assert list(stored.channels) == ["R", "G", "B"]
+    for modality in "RGB":
+        np.testing.assert_array_equal(stored.channels[modality], cases[0].channels[modality])
+
+
+def test_a_modality_without_a_file_is_left_out(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    (folder / "imagesTr/ann_s1_0001.png").unlink()
+    assert [list(case.channels) for case in read_cases(folder)] == [["T1", "T2"], ["T1"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "patient"),
+    [
+        ("TCGA_CS_4941_s09", "TCGA_CS_4941"),
+        ("ann_s1_left", "ann"),
+        ("ann_s3_z0012", "ann"),
+        ("bob_z0012", "bob"),
+        ("hippocampus_033", "hippocampus_033"),
+        ("a_size", "a_size"),
+    ],
+)
+def test_a_patient_is_all_before_the_slice_number(name: str, patient: str) -> None:
+    assert patient_of(name) == patient
+
+
+def test_a_patient_pattern_takes_its_first_group_or_all_it_matched() -> None:
+    assert patient_of("ward7-ann-12", r"\w+-(\w+)") == "ann"
+    assert patient_of("ann-12", r"[a-z]+") == "ann"
+    assert patient_of("12", r"[a-z]+") == "12"
+
+
+def test_a_patient_pattern_that_is_no_regular_expression_is_named() -> None:
+    with pytest.raises(DataError, match=r"\(ann' is not a regular expression"):
+        patient_of("ann", "(ann")
+
+
+def test_slices_are_cut_along_the_anatomical_axis_whatever_the_files_orientation(
+    tmp_path: Path,
+) -> None:
+    canonical = np.arange(2 * 3 * 4, dtype=np.float32).reshape(2, 3, 4)  # right, anterior, superior
+    straight = volume_folder(tmp_path / "ras", np.diag([1.0, 2.0, 3.0, 1.0]), canonical)
+    # The same head, stored as (posterior, inferior, right).
+    turned = np.ascontiguousarray(np.flip(canonical.transpose(1, 2, 0), (0, 1)))
+    affine = np.array([[0, 0, 1, 0], [-2, 0, 0, 4], [0, -3, 0, 9], [0, 0, 0, 1.0]])
+    other = volume_folder(tmp_path / "pir", affine, turned)
+    for axis, count, spacing in (
+        ("sagittal", 2, (3.0, 2.0)),
+        ("coronal", 3, (3.0, 1.0)),
+        ("axial", 4, (2.0, 1.0)),
+    ):
+        here, there = (list(read_cases(folder, axis=axis)) for folder in (straight, other))
+        assert [case.name for case in here] == [f"bob_z{i:04d}" for i in range(count)]
+        for one, two in zip(here, there, strict=True):
+            np.testing.assert_array_equal(one.channels["MRI"], two.channels["MRI"])
+            assert one.spacing == pytest.approx(spacing)
+            assert two.spacing == pytest.approx(spacing)
+            assert one.patient == "bob"
+
+
+def test_an_axial_slice_has_anterior_up_and_the_patients_right_at_the_left(tmp_path: Path) -> None:
+    voxels = np.zeros((5, 6, 2), np.float32)
+    voxels[4, 5, 1] = 1  # rightmost, foremost, uppermost
+    slices = list(read_cases(volume_folder(tmp_path / "a", np.eye(4), voxels)))
+    assert slices[1].channels["MRI"][0, 0] == 1
+    assert slices[1].channels["MRI"].shape == (6, 5)
+
+
+def test_slices_share_the_statistics_of_their_volume(tmp_path: Path) -> None:
+    voxels = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    slices = list(read_cases(volume_folder(tmp_path / "a", np.eye(4), voxels)))
+    assert {case.intensities("MRI").extremes for case in slices} == {(0.0, 23.0)}
+
+
+def test_a_folder_that_holds_a_data_set_is_not_written_over(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    before = digest(folder)
+    with pytest.raises(DataError, match="already holds a data set"):
+        write(folder)
+    assert digest(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"cases": []}, "no case to write"),
+        ({"modalities": ("T1", "FLAIR")}, "has no modality FLAIR"),
+        ({"labels": {"background": 0}}, r"has the labels \[1\]"),
+        ({"cases": [*raw_cases(1), *raw_cases(1)]}, "two cases are named 'ann_s0'"),
+        (
+            {"cases": [RawCase("../x", "x", {"T1": picture(0), "T2": picture(1)}, None)]},
+            "file name",
+        ),
+        ({"extra": {"labels": {}}}, "extra may not hold"),
+        ({"file_ending": ".jpg"}, "file_ending would be '.jpg'"),
+    ],
+)
+def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: str) -> None:
+    with pytest.raises(DataError, match=text):
+        write(tmp_path / "a", **changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda table: table.update(labels={"a": 0, "whole": [1, 2]}), "'whole' is a region"),
+        (lambda table: table.update(labels={"0": "background"}), "has the number 'background'"),
+        (lambda table: table.update(labels={"a": 0, "b": 0}), "same number"),
+        (lambda table: table.update(labels={"a": 0, "b": 10**9}), "outside 0 to 255"),
+        (lambda table: table.pop("labels"), "labels is missing"),
+        (lambda table: table.pop("channel_names"), "channel_names is missing"),
+        (lambda table: table.update(channel_names={"1": "T1"}), "has the keys"),
+        (lambda table: table.update(channel_names={"0": "T1", "1": "T1"}), "one name twice"),
+        (lambda table: table.update(file_ending=".tif"), "file_ending is '.tif'"),
+        (lambda table: table.update(numTraining="two"), "numTraining is 'two'"),
+    ],
+)
+def test_a_dataset_json_that_cannot_be_used_says_why(
+    tmp_path: Path, change: Callable[[dict], object], text: str
+) -> None:
+    folder = write(tmp_path / "a")
+    rewrite_json(folder, change)
+    with pytest.raises(DataError, match=text) as caught:
+        describe(folder)
+    assert "dataset.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000, "\xff"])
+def test_a_dataset_json_that_is_no_json_object_says_so(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(DataError, match="JSON"):
+        describe(tmp_path)
+
+
+def test_a_missing_dataset_json_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        describe(tmp_path)
+
+
+def test_an_ignore_label_is_a_label(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", labels={**LABELS, "ignore": 2})
+    assert describe(folder).labels["ignore"] == 2
+
+
+def one_bad_image(folder: Path, content: bytes, ending: str = ".png") -> Path:
+    write(folder, file_ending=ending)
+    (folder / f"imagesTr/ann_s0_0000{ending}").write_bytes(content)
+    return folder
+
+
+def png_head(columns: int, rows: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", columns, rows, 8, 0, 0, 0, 0)
+    return struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"GIF89a" + bytes(100),
+        b"\x89PNG\r\n\x1a\n" + png_head(6, 8),
+        b"\x89PNG\r\n\x1a\n" + png_head(60_000, 60_000),
+        b"\x89PNG\r\n\x1a\n" + png_head(6, 8) + png_head(60_000, 60_000) + bytes(50),
+    ],
+    ids=["empty", "signature", "gif", "no pixels", "vast", "second header"],
+)
+def test_a_broken_or_hostile_png_is_named_and_never_only_warned_about(
+    tmp_path: Path, content: bytes
+) -> None:
+    folder = one_bad_image(tmp_path / "a", content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(DataError, match=r"ann_s0_0000\.png"):
+            list(read_cases(folder))
+
+
+def test_a_truncated_png_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    path = folder / "imagesTr/ann_s0_0000.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(DataError, match=r"ann_s0_0000\.png: cannot be read as PNG"):
+        list(read_cases(folder))
+
+
+def test_a_picture_of_another_kind_is_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    Picture.new("RGBA", (8, 6)).save(folder / "imagesTr/ann_s0_0000.png")
+    with pytest.raises(DataError, match="of kind RGBA, where a grey one was expected"):
+        list(read_cases(folder))
+
+
+def nifti_bytes(shape: tuple[int, ...], kind: type = np.uint8) -> bytes:
+    header = nib.Nifti1Header()
+    header.set_data_dtype(kind)
+    header.set_data_shape(shape)
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    return header.binaryblock + bytes(4) + bytes(64)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"", "cannot be read as NIfTI"),
+        (b"no gzip at all", "cannot be read as NIfTI"),
+        (gzip.compress(b"no header"), "cannot be read as NIfTI"),
+        (gzip.compress(nifti_bytes((30_000, 30_000, 30_000))), "voxels"),
+        (gzip.compress(nifti_bytes((20, 20, 20))), "cannot be read as NIfTI"),
+        (gzip.compress(nifti_bytes((4, 4, 1, 4))), "where a volume was expected"),
+        (gzip.compress(nifti_bytes((2, 2, 2), np.complex64)), "holds values of kind complex64"),
+        (gzip.compress(nifti_bytes((4, 4, 4)))[:-20], "cannot be read as NIfTI"),
+    ],
+    ids=["empty", "text", "no header", "vast", "short", "4-D", "complex", "truncated"],
+)
+def test_a_broken_or_hostile_nifti_is_named(tmp_path: Path, content: bytes, text: str) -> None:
+    folder = one_bad_image(tmp_path / "a", content, ".nii.gz")
+    with pytest.raises(DataError, match=text) as caught:
+        list(read_cases(folder))
+    assert "ann_s0_0000.nii.gz" in str(caught.value)
+
+
+def test_an_affine_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    folder = volume_folder(tmp_path / "a", np.eye(4), np.zeros((2, 2, 2), np.float32))
+    image = nib.Nifti1Image(np.zeros((2, 2, 2), np.float32), None)
+    image.header["sform_code"] = 1
+    image.header["srow_x"] = np.nan
+    path = folder / "imagesTr/bob_0000.nii.gz"
+    path.write_bytes(gzip.compress(image.header.binaryblock + bytes(4) + bytes(32)))
+    with pytest.raises(DataError, match="bob_0000"):
+        list(read_cases(folder))
+
+
+def test_an_image_and_a_mask_of_different_size_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    Picture.new("L", (4, 4)).save(folder / "labelsTr/ann_s0.png")
+    with pytest.raises(DataError, match=r"labelsTr/ann_s0\.png: is 4 x 4, but modality 'T1'"):
+        list(read_cases(folder))
+
+
+def test_labels_outside_dataset_json_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    Picture.new("L", (8, 6), 7).save(folder / "labelsTr/ann_s0.png")
+    with pytest.raises(DataError, match=r"ann_s0\.png: has the labels \[7\]"):
+        list(read_cases(folder))
+
+
+def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    for path in (folder / "imagesTr").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"no file here is named like CASE_0000\.png"):
+        list(read_cases(folder))
+    (folder / "imagesTr").rmdir()
+    with pytest.raises(DataError, match="this folder does not exist"):
+        list(read_cases(folder))

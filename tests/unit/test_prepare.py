@@ -1,0 +1,233 @@
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from asyndgan.data.case import Case, RawCase
+from asyndgan.data.nnunet import write_dataset
+from asyndgan.data.prepare import invert, invert_mask, load_cases, prepare
+from asyndgan.errors import DataError
+from asyndgan.recipe import ImageSection, Intensity
+
+
+def raw(
+    pixels: np.ndarray,
+    mask: np.ndarray | None = None,
+    spacing: tuple[float, float] = (1.0, 1.0),
+    **more: np.ndarray,
+) -> RawCase:
+    channels = {"T1": np.asarray(pixels, np.float32), **more}
+    return RawCase("ann", "ann", channels, mask, spacing)
+
+
+def section(**keys: object) -> ImageSection:
+    return ImageSection.model_validate({"size": (16, 16), **keys})
+
+
+def intensity(**keys: object) -> ImageSection:
+    return section(intensity={"default": keys}, fit="stretch")
+
+
+def ramp(low: float = 0, high: float = 255) -> np.ndarray:
+    return np.linspace(low, high, 256).reshape(16, 16)
+
+
+def by_case(case: Case) -> tuple[float, float]:
+    return case.image.min().item(), case.image.max().item()
+
+
+def test_a_prepared_case_has_the_recipes_size_types_and_order_of_modalities() -> None:
+    stored = raw(np.full((20, 10), 255), np.ones((20, 10), np.int64), T2=np.zeros((20, 10)))
+    case = prepare(stored, section(size=(32, 16)), ("T2", "T1"))
+    assert case.image.shape == (2, 32, 16)
+    assert case.image.dtype == torch.float32
+    assert case.mask.shape == (32, 16)
+    assert case.mask.dtype == torch.int64
+    assert case.modalities == ("T2", "T1")
+    assert case.image[0].max() == -1
+    assert case.image[1].max() == 1
+
+
+def test_a_missing_modality_is_named() -> None:
+    with pytest.raises(DataError, match="case ann has no modality FLAIR; it has T1"):
+        prepare(raw(ramp()), section(), ("T1", "FLAIR"))
+
+
+def test_a_missing_mask_is_all_background() -> None:
+    assert prepare(raw(ramp()), section(), ("T1",)).mask.unique().tolist() == [0]
+
+
+def test_a_range_maps_its_ends_and_clips_the_rest() -> None:
+    pixels = np.full((16, 16), 150.0)
+    pixels[0, :4] = 50, 100, 200, 250
+    case = prepare(raw(pixels), intensity(kind="range", low=100, high=200), ("T1",))
+    assert case.image[0, 0, :5].tolist() == [-1, -1, 1, 1, 0]
+
+
+def test_percentiles_are_of_the_case() -> None:
+    settings = intensity(kind="percentiles", low=10, high=90)
+    one = prepare(raw(ramp(0, 255)), settings, ("T1",))
+    other = prepare(raw(ramp(1e5, 1e6)), settings, ("T1",))
+    torch.testing.assert_close(one.image, other.image)
+    assert (one.image == 1).float().mean().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_zscore_counts_standard_deviations_around_the_mean() -> None:
+    pixels = ramp(1000, 1255)
+    case = prepare(raw(pixels), intensity(kind="zscore", low=-2, high=2), ("T1",))
+    wanted = (pixels - pixels.mean()) / pixels.std() / 2
+    np.testing.assert_allclose(case.image[0].numpy(), wanted, atol=1e-5)
+
+
+def test_each_modality_has_its_own_normalisation() -> None:
+    settings = section(
+        intensity={"default": {"high": 100}, "T2": {"low": 0, "high": 200}}, fit="stretch"
+    )
+    case = prepare(raw(np.full((16, 16), 50), T2=np.full((16, 16), 50.0)), settings, ("T1", "T2"))
+    assert case.image.mean((1, 2)).tolist() == [0, -0.5]
+
+
+@pytest.mark.parametrize("kind", ["percentiles", "zscore"])
+@pytest.mark.parametrize("value", [0.0, 0.1, 1234.5, 1e30])
+def test_a_constant_image_becomes_nothing_and_comes_back(kind: str, value: float) -> None:
+    settings = intensity(kind=kind, low=1, high=99)
+    case = prepare(raw(np.full((16, 16), value)), settings, ("T1",))
+    assert by_case(case) == (-1, -1)
+    np.testing.assert_allclose(invert(case.image, case.preparation), value, rtol=1e-6)
+
+
+def test_a_few_bright_pixels_on_black_are_not_lost_to_percentiles() -> None:
+    pixels = np.zeros((16, 16))
+    pixels[3, 3] = 10
+    pixels[3, 4] = 5
+    case = prepare(raw(pixels), intensity(kind="percentiles", low=1, high=99), ("T1",))
+    assert case.image[0, 3, 2:5].tolist() == [-1, 1, 0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_intensities_that_are_not_finite_are_named(value: float) -> None:
+    pixels = ramp()
+    pixels[0, 0] = value
+    with pytest.raises(DataError, match=r"case ann, modality T1: .* not numbers"):
+        prepare(raw(pixels), section(), ("T1",))
+
+
+def test_padding_is_centred_and_means_nothing() -> None:
+    case = prepare(raw(np.full((16, 8), 255), np.ones((16, 8), np.int64)), section(), ("T1",))
+    assert case.preparation.offset == (0, 4)
+    assert (case.image[0, :, 4:12] == 1).all()
+    assert (case.mask[:, 4:12] == 1).all()
+    assert case.image[0, :, :4].unique().tolist() == [-1]
+    assert case.mask[:, 12:].unique().tolist() == [0]
+
+
+def test_crop_keeps_proportions_and_fills_the_image() -> None:
+    pixels = np.tile(np.repeat([0, 255, 255, 0], 8).astype(np.float32), (16, 1))  # 16 x 32
+    case = prepare(raw(pixels, (pixels > 0).astype(np.int64)), section(fit="crop"), ("T1",))
+    assert case.preparation.resized == (16, 32)
+    assert case.preparation.offset == (0, -8)
+    assert by_case(case) == (1, 1)
+    assert case.mask.unique().tolist() == [1]
+
+
+def test_stretch_gives_up_proportions() -> None:
+    case = prepare(raw(np.full((8, 32), 255)), section(fit="stretch"), ("T1",))
+    assert case.preparation.resized == (16, 16)
+    assert by_case(case) == (1, 1)
+
+
+def test_a_spacing_resamples_before_it_pads_or_crops() -> None:
+    stored = raw(np.full((8, 40), 255), spacing=(1.0, 0.5))
+    case = prepare(stored, section(spacing=(1.0, 1.0)), ("T1",))
+    assert case.preparation.resized == (8, 20)
+    assert case.preparation.offset == (4, -2)
+    assert (case.image[0] == 1).sum() == 8 * 16
+
+
+def test_an_absurd_spacing_is_refused_before_anything_is_allocated() -> None:
+    with pytest.raises(DataError, match="would become"):
+        prepare(raw(ramp(), spacing=(1e9, 1.0)), section(spacing=(1.0, 1.0)), ("T1",))
+
+
+def test_masks_take_the_nearest_label_and_never_one_in_between() -> None:
+    mask = np.zeros((50, 50), np.int64)
+    mask[:, 25:] = 4
+    case = prepare(raw(np.zeros((50, 50)), mask), section(), ("T1",))
+    assert case.mask.unique().tolist() == [0, 4]
+    assert (case.mask[:, 8:] == 4).all()
+
+
+def test_nearest_resampling_makes_no_new_intensities() -> None:
+    pixels = np.zeros((50, 50))
+    pixels[:, 25:] = 255
+    near = prepare(raw(pixels), section(resampling="nearest"), ("T1",)).image
+    linear = prepare(raw(pixels), section(), ("T1",)).image
+    assert near.unique().tolist() == [-1, 1]
+    assert len(linear.unique()) > 2
+
+
+def test_what_was_cropped_comes_back_as_the_lowest_intensity() -> None:
+    settings = section(spacing=(1.0, 1.0), intensity={"default": {"low": 40, "high": 240}})
+    stored = raw(np.full((16, 32), 140), np.ones((16, 32), np.int64))
+    case = prepare(stored, settings, ("T1",))
+    back = invert(case.image, case.preparation)
+    assert back.shape == (1, 16, 32)
+    np.testing.assert_allclose(back[0, :, 8:24], 140, rtol=1e-6)
+    np.testing.assert_allclose(back[0, :, :8], 40, rtol=1e-6)
+    mask = invert_mask(case.mask, case.preparation)
+    assert mask[:, 8:24].min() == 1
+    assert mask[:, :8].max() == 0
+
+
+def test_channels_of_another_case_are_not_inverted() -> None:
+    case = prepare(raw(ramp()), section(), ("T1",))
+    with pytest.raises(DataError, match="2 channels"):
+        invert(torch.zeros(2, 16, 16), case.preparation)
+
+
+def data_set(folder: Path, value: float, **extra: object) -> Path:
+    channels = {name: np.full((16, 16), value, np.float32) for name in ("T1", "T2", "FLAIR")}
+    cases = [RawCase(f"ann_s{i}", "ann", channels, np.ones((16, 16), np.int64)) for i in range(2)]
+    labels = {"background": 0, "lesion": 1}
+    write_dataset(folder, cases, modalities=[*channels], labels=labels, name="x", extra=extra)
+    return folder
+
+
+def test_a_data_set_is_read_with_the_recipes_modalities_in_the_recipes_order(
+    tmp_path: Path,
+) -> None:
+    folder = data_set(tmp_path / "a", 100)
+    listed = load_cases(folder, section(modalities=("FLAIR", "T1c", "T1")))
+    assert [case.modalities for case in listed] == [("FLAIR", "T1")] * 2
+    assert [case.patient for case in listed] == ["ann", "ann"]
+    assert load_cases(folder, section())[0].modalities == ("T1", "T2", "FLAIR")
+    assert load_cases(folder, section(), ["T2"])[0].modalities == ("T2",)
+
+
+def test_a_data_set_that_shares_no_modality_with_the_recipe_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="none of which is in the recipe"):
+        load_cases(data_set(tmp_path / "a", 100), section(modalities=("PD",)))
+
+
+def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_path: Path) -> None:
+    settings = section(intensity={"default": {"low": 0, "high": 10}, "T2": {"kind": "zscore"}})
+    real = load_cases(data_set(tmp_path / "real", 51), settings)[0]
+    synthetic = load_cases(data_set(tmp_path / "synthetic", 51, synthetic=True), settings)[0]
+    assert real.image[0].unique().tolist() == [1]
+    assert synthetic.image.unique().tolist() == pytest.approx([-0.6])
+
+
+def test_slices_are_normalised_by_their_volume(tmp_path: Path) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    voxels = np.zeros((16, 16, 4), np.float32) + np.arange(4, dtype=np.float32) * 1e5
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "imagesTr/bob_0000.nii.gz")
+    table = {"channel_names": {"0": "MRI"}, "labels": {"background": 0}, "file_ending": ".nii.gz"}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    settings = ImageSection(
+        size=(16, 16), intensity={"default": Intensity(kind="percentiles", low=0, high=100)}
+    )
+    means = [case.image.mean().item() for case in load_cases(tmp_path, settings)]
+    assert means == pytest.approx([-1, -1 / 3, 1 / 3, 1], abs=1e-6)
