@@ -274,6 +274,28 @@ class Recipe(Section):
     quorum: QuorumSection = QuorumSection()
 
     @model_validator(mode="after")
+    def _discriminator_fits(self) -> Self:
+        kind, layers, side = (
+            self.discriminator.kind,
+            self.discriminator.layers,
+            min(self.image.size),
+        )
+        least = {"patch": 3, "patch_segmentation": 3, "unet_segmentation": 2}.get(kind, 0)
+        if side < least * 2**layers:
+            raise ValueError(
+                f"images of {side} pixels are too small for discriminator.layers = {layers} of "
+                f"'{kind}': it takes {least * 2**layers} pixels; lower discriminator.layers"
+            )
+        if kind == "unet_segmentation" and any(side % 2**layers for side in self.image.size):
+            raise ValueError(
+                f"'{kind}' of discriminator.layers = {layers} wants sides of a multiple of "
+                f"{2**layers} pixels; lower discriminator.layers"
+            )
+        if kind == "unet_segmentation" and self.loss.features:
+            raise ValueError(f"loss.features is above 0, but '{kind}' has no features to match")
+        return self
+
+    @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         segments = self.discriminator.kind in ("patch_segmentation", "unet_segmentation")
         if self.loss.segmentation and not segments and self.discriminator.kind == "patch":
@@ -290,12 +312,18 @@ class Recipe(Section):
             "loss.moments": self.loss.moments,
             "loss.segmentation": self.loss.segmentation,
             "masks.release": self.masks.release,
+            "discriminator.kind 'patch_segmentation'": self.discriminator.kind
+            == "patch_segmentation",
         }
         for key, value in needs_masks.items():
             if value and self.condition.kind != "mask":
                 raise ValueError(
                     f"{key} needs label maps, but condition.kind is '{self.condition.kind}'"
                 )
+        if self.condition.kind == "none" and self.loss.stand_in_l1:
+            raise ValueError(
+                "loss.stand_in_l1 needs a condition to paint from, but condition.kind is 'none'"
+            )
         if self.condition.kind == "none" and not self.generator.noise:
             raise ValueError(
                 "condition.kind 'none' leaves the generator nothing to paint from; "
@@ -372,7 +400,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
         table[last] = value.strip()
 
 
-def _explain(fault: Any) -> str:  # noqa: ANN401  (pydantic's ErrorDetails is a plain mapping)
+def _explain(fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     if fault["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.3)
@@ -414,14 +442,19 @@ def _comment(field: FieldInfo) -> str:
 
 def _toml_key(key: str) -> str:
     plain = key.replace("_", "").replace("-", "")
-    return key if plain.isalnum() and plain.isascii() else json.dumps(key)
+    return key if plain.isalnum() and plain.isascii() else _toml_string(key)
+
+
+def _toml_string(text: str) -> str:
+    # TOML has no surrogate pairs, and unlike JSON it wants DEL escaped.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _toml_value(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return json.dumps(value)
+        return _toml_string(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
     if isinstance(value, dict):

@@ -16,7 +16,7 @@ from asyndgan.evaluation.segmentation import (
     train_segmenter,
 )
 
-BUDGET = SegmentationBudget(steps=3, batch=4, width=4)
+BUDGET = SegmentationBudget(steps=3, batch=2, width=4)
 LABELS = {"background": 0, "head": 1, "lesion": 2}
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
 
@@ -69,7 +69,7 @@ def trainings(monkeypatch, unplotted):
 
 
 def test_a_short_training_finds_the_parts_of_a_phantom():
-    budget = SegmentationBudget(steps=60, batch=8, width=8, rate=1e-2)
+    budget = SegmentationBudget(steps=40, batch=4, width=6, rate=5e-3)
     losses = []
     network = train_segmenter(
         phantoms(12), classes=3, budget=budget, seed=0, on_progress=lambda _, x: losses.append(x)
@@ -77,7 +77,7 @@ def test_a_short_training_finds_the_parts_of_a_phantom():
     unseen = phantoms(4, 40)
     found = predict(network, torch.stack([case.image for case in unseen]))
     right = found == torch.stack([case.mask for case in unseen])
-    assert len(losses) == 60
+    assert len(losses) == 40
     assert right.float().mean() > 0.95
 
 

@@ -141,9 +141,7 @@ class TrainingDisplay:
             self.console.print(f"step {progress.step}: {line}", style="yellow", markup=False)
         if self.console.is_terminal:
             left = duration(progress.seconds_left)
-            self.bar.update(
-                self.task, completed=progress.step, total=progress.steps, left=left
-            )
+            self.bar.update(self.task, completed=progress.step, total=progress.steps, left=left)
             grid = Table.grid(expand=True)
             grid.add_row(self.bar)
             grid.add_row(_losses(progress))

@@ -61,7 +61,12 @@ class Cohort:
                 f"a cohort needs as many conditions as images and at least one; "
                 f"it was given {len(images)} images and {len(conditions)} conditions."
             )
-        if images.shape[1] != len(modalities):
+        if conditions.ndim > 1 and conditions.shape[1:] != images.shape[2:]:
+            raise CohortError(
+                f"images have size {tuple(images.shape[2:])}, their label maps "
+                f"{tuple(conditions.shape[1:])}. Prepare both on one grid."
+            )
+        if images.shape[1] != len(modalities) or len(set(modalities)) != len(modalities):
             raise CohortError(
                 f"images have {images.shape[1]} channels, but {len(modalities)} modalities are "
                 f"named: {', '.join(modalities)}."

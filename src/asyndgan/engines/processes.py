@@ -64,12 +64,16 @@ class Processes(Transport):
         self.restart_after_s = restart_after_s
         self.limit = message_limit(recipe) + FRAME_SLACK
         self._sites = {setup.name: _Process(setup) for setup in setups}
+        self._starting = threading.RLock()  # `sites` is called from every thread that asks
         for name in self._sites:
             self.start(name)
 
     def start(self, site: str) -> None:
         """Starts a site's process; the one it may still have is ended."""
-        entry = self._sites[site]
+        with self._starting:
+            self._start(self._sites[site])
+
+    def _start(self, entry: _Process) -> None:
         self._end(entry)
         ours, theirs = socket.socketpair()
         with theirs:
@@ -96,7 +100,9 @@ class Processes(Transport):
         deadline = time.monotonic() + timeout
         with entry.lock:
             if entry.frames is None or not entry.alive:
-                raise SiteUnreachableError(f"site {site}: its process is not running; see its site.log.")
+                raise SiteUnreachableError(
+                    f"site {site}: its process is not running; see its site.log."
+                )
             number = next(entry.numbers)
             try:
                 entry.frames.send(number, payload, timeout)
@@ -109,19 +115,21 @@ class Processes(Transport):
 
     def sites(self) -> tuple[str, ...]:
         """Sites whose process lives. Starts dead ones again when their time has come."""
-        for name, entry in self._sites.items():
-            if not entry.alive and self.restart_after_s is not None:
-                wait = self.restart_after_s * 2 ** min(entry.starts - 1, 8)
-                if time.monotonic() - entry.started > wait and entry.frames is not None:
-                    log.warning("site %s died; starting it again", name)
-                    self.start(name)
-        return tuple(name for name, entry in self._sites.items() if entry.alive)
+        with self._starting:
+            for name, entry in self._sites.items():
+                if not entry.alive and self.restart_after_s is not None:
+                    wait = self.restart_after_s * 2 ** min(entry.starts - 1, 8)
+                    if time.monotonic() - entry.started > wait and entry.frames is not None:
+                        log.warning("site %s died; starting it again", name)
+                        self._start(entry)
+            return tuple(name for name, entry in self._sites.items() if entry.alive)
 
     def close(self) -> None:
         """Ends every process."""
-        for entry in self._sites.values():
-            self._end(entry)
-            entry.frames = None
+        with self._starting:
+            for entry in self._sites.values():
+                self._end(entry)
+                entry.frames = None
 
     def _end(self, entry: _Process) -> None:
         if entry.frames:

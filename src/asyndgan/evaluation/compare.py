@@ -55,7 +55,10 @@ LONGER = 1.5
 """Times the budget that `levelled_off` compares the budget with."""
 
 OnProgress = Callable[[str, int, int], None]
-"""Called with what is being trained, the steps done and the steps of the whole evaluation."""
+"""Called with what is being trained, the steps done and the steps of the whole evaluation.
+
+A check of the budget counts its steps anew.
+"""
 
 Scores = dict[str, dict[str, list[PatientScore]]]
 """Model to label to one score a patient, averaged over seeds."""

@@ -31,8 +31,8 @@ def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
     """
     if not run.recipe().masks.release:
         raise RunError(
-            f"the run in {run.path} kept no masks, so there is nothing to paint from. Give a folder "
-            "of masks with --masks FOLDER (labelsTr and dataset.json), or train with "
+            f"the run in {run.path} kept no masks, so there is nothing to paint from. Give a "
+            "folder of masks with --masks FOLDER (labelsTr and dataset.json), or train with "
             "--set masks.release=true where the sites agree to it."
         )
     return load_masks(run.masks, run.recipe().image)

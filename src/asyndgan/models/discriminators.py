@@ -104,7 +104,9 @@ class PatchSegmentationDiscriminator(nn.Module):
         width = section.width
         sources = [width * 2**level for level in range(section.layers + 1)]
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
-        self.lateral = nn.ModuleList(conv(source, width, 1) for source in [image_channels, *sources])
+        self.lateral = nn.ModuleList(
+            conv(source, width, 1) for source in [image_channels, *sources]
+        )
         self.merge = nn.ModuleList(conv(width, width, 3, padding=1) for _ in [0, *sources])
         self.classify = conv(width, condition_channels, 1)
 

@@ -13,7 +13,7 @@ from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
 
 
-def part(group: str, kind: str) -> Any:  # noqa: ANN401  (an entry point may be anything callable)
+def part(group: str, kind: str) -> Any:
     """Loads the part that an entry point of group `asyndgan.<group>` names.
 
     Raises:
@@ -107,8 +107,6 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
 
 
-def draw_noise(
-    count: int, channels: int, space: tuple[int, ...], random: torch.Generator
-) -> Noise:
+def draw_noise(count: int, channels: int, space: tuple[int, ...], random: torch.Generator) -> Noise:
     """Standard normal maps (count, channels, *space), drawn on the CPU so that devices agree."""
     return torch.randn(count, channels, *space, generator=random)

@@ -76,7 +76,8 @@ class Release:
 
     def refuse(self, run: str, code: str, reason: str) -> Released:
         """A refusal: a code and a sentence of ours, never the text of a foreign exception."""
-        return self.let_out(Refusal(run=run, code=code, reason=reason))
+        line = "".join(letter if letter.isprintable() else " " for letter in reason)
+        return self.let_out(Refusal(run=run, code=code, reason=line))
 
     def _codings(self, answer: Message) -> dict[str, Coding]:
         if not isinstance(answer, (Card, Judgement)):

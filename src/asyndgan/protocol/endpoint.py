@@ -75,15 +75,15 @@ class Endpoint:
         code, reason = "internal", "the site failed; the reason is in its own log"
         if isinstance(error, (DataError, CohortError)):
             code, reason = "data", "the site's data cannot be used; the reason is in its own log"
-        elif isinstance(error, AsyndganError):
+        elif type(error) in _CODES:
             # These texts are ours and speak of the protocol, never of what a site holds.
-            code, reason = _CODES.get(type(error), "internal"), str(error)
+            code, reason = _CODES[type(error)], str(error)
         log.warning("refused a request: %s", error, exc_info=code in ("internal", "data"))
         run = request.run if request else NO_RUN
         return self.handler.release.refuse(run, code, reason[:500]).payload
 
 
-_CODES: dict[type[AsyndganError], str] = {
+_CODES: dict[type[Exception], str] = {
     WireError: "malformed",
     ProtocolError: "order",
     RecipeError: "recipe",

@@ -94,9 +94,7 @@ class Exchange:
         self.transport.close()
 
     def _ask_one(self, site: str, request: Message) -> Message:
-        payload = pack(
-            request, {"images": self.recipe.wire.images}, level=self.recipe.wire.zstd
-        )
+        payload = pack(request, {"images": self.recipe.wire.images}, level=self.recipe.wire.zstd)
         self.to_sites[site, request.kind] += len(payload)
         reply = self._send(site, payload)
         answer = unpack(reply, ANSWERS, limit=self.limit)

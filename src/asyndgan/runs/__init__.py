@@ -5,5 +5,11 @@ from asyndgan.runs.recipes import load_recipe, recipe_names
 from asyndgan.runs.train import Interrupted, Progress, train
 
 __all__ = [
-    "Interrupted", "Progress", "RunFacts", "RunFolder", "load_recipe", "recipe_names", "train",
+    "Interrupted",
+    "Progress",
+    "RunFacts",
+    "RunFolder",
+    "load_recipe",
+    "recipe_names",
+    "train",
 ]

@@ -20,12 +20,12 @@ class MaskBank:
     The numbers count masks, not patients: the coordinator is not told whose a mask is.
 
     Args:
-        folder: where; what it already holds is not written again.
-        scope: of the run; it names the labels.
+        path: folder; what it already holds is not written again.
     """
 
-    def __init__(self, folder: Path, scope: Scope) -> None:
-        self.folder = folder / "labelsTr"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path / "labelsTr"
         self._seen: set[bytes] = set()
         self._count: Counter[str] = Counter()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -35,6 +35,9 @@ class MaskBank:
             site = path.stem.rpartition("-m")[0]
             self._seen.add(_digest(site, mask))
             self._count[site] += 1
+
+    def describe(self, scope: Scope) -> None:
+        """Writes `dataset.json`, so that the masks can be read like any data set's."""
         about = {
             "name": "released masks",
             "channel_names": {str(n): name for n, name in enumerate(scope.modalities)},
@@ -43,7 +46,7 @@ class MaskBank:
             "file_ending": ".png",
             "masks_only": True,
         }
-        (folder / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        (self.path / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
     def keep(self, site: str, conditions: Tensor) -> None:
         """Writes the masks of a batch that are new."""

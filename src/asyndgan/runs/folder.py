@@ -1,15 +1,15 @@
 """A run folder: everything that later commands need, and nothing that a site did not send.
 
-    recipe.toml              the resolved recipe
-    run.json                 `RunFacts`
-    metrics.jsonl            a line a step
-    generator.safetensors    the averaged generator of a finished run
-    checkpoints/             the coordinator's last two
-    masks/                   those that sites released, if the recipe says so (labelsTr, dataset.json)
-    samples/                 sample grids, if masks are released
-    tensorboard/             scalars and sample grids
-    sites/NAME/              what the site keeps for itself; on this machine only because this is a
-                             simulation of several sites
+recipe.toml              the resolved recipe
+run.json                 `RunFacts`
+metrics.jsonl            a line a step
+generator.safetensors    the averaged generator of a finished run
+checkpoints/             the coordinator's last two
+masks/                   those that sites released, if the recipe says so (labelsTr, dataset.json)
+samples/                 sample grids, if masks are released
+tensorboard/             scalars and sample grids
+sites/NAME/              what the site keeps for itself; on this machine only because this is a
+                         simulation of several sites
 """
 
 import hashlib
@@ -69,8 +69,7 @@ class RunFacts:
     @property
     def scope(self) -> Scope:
         """What the run is about."""
-        labels = {int(number): name for number, name in self.labels.items()}
-        return Scope(tuple(self.modalities), labels, tuple(self.space))
+        return Scope.from_plain(vars(self))
 
 
 @final
@@ -100,7 +99,7 @@ class RunFolder:
             RunError: if there is a run already.
         """
         folder = cls(path)
-        if folder.facts_file.exists() or folder.recipe_file.exists():
+        if folder.facts_file.exists():  # a recipe alone: a run that never began
             raise RunError(
                 f"{path} holds a run already; continue it with --resume or choose another folder."
             )

@@ -4,7 +4,7 @@ import json
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +23,6 @@ from asyndgan.runs.folder import RunFacts, RunFolder, by_site
 from asyndgan.runs.samples import SampleGrid
 from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.checkpoint import forget_old, read, step_file, stored_steps, write
-from asyndgan.training.coordinator import agree, open_all
 
 
 @final
@@ -108,7 +107,7 @@ def _resumed(out: Path, recipe: Recipe) -> RunFolder:
             f"the run in {out} was started with another recipe; "
             f"resume it with {folder.recipe_file}."
         )
-    if folder.facts().state == "finished":
+    if folder.facts_file.exists() and folder.facts().state == "finished":
         raise RunError(f"the run in {out} has finished; choose another folder for a new one.")
     return folder
 
@@ -135,31 +134,26 @@ class _Run:
         self.folder = folder
         self.recipe = recipe
         self.exchange = Exchange(transport, recipe)
-        kept = stored_steps(folder.checkpoints)
         self.begun = time.monotonic()
+        kept = stored_steps(folder.checkpoints)
         if kept:
             self.facts = folder.facts()
             self._count_on()
         else:
             self.facts = RunFacts(secrets.token_hex(16), __version__, recipe.digest(), engine)
-        start = kept[-1] if kept else 0
         self.seconds_before = self.facts.seconds
-        cards = open_all(recipe, self.exchange, run=self.facts.run, step=start)
-        scope = self.facts.scope if kept else agree(recipe, cards)
-        self.bank = MaskBank(folder.masks, scope) if recipe.masks.release else None
-        self.coordinator = Coordinator(
+        bank = MaskBank(folder.masks) if recipe.masks.release else None
+        self.coordinator = Coordinator.begin(
             recipe,
             self.exchange,
             run=self.facts.run,
-            scope=scope,
-            keep=self.bank.keep if self.bank else None,
+            keep=bank.keep if bank else None,
+            checkpoint=read(step_file(folder.checkpoints, kept[-1])) if kept else None,
         )
-        if kept:
-            self.coordinator.load(*read(step_file(folder.checkpoints, start)))
-        for site, card in cards.items():
-            self.coordinator.welcome(site, card)
-        folder.forget_metrics_from(start)
-        self.grid = SampleGrid(folder.samples, self.coordinator) if self.bank else None
+        if bank:
+            bank.describe(self.coordinator.scope)
+        folder.forget_metrics_from(self.coordinator.step_number)
+        self.grid = SampleGrid(folder.samples, self.coordinator) if bank else None
         self.facts.state = "running"
         self._write_facts()
 
@@ -167,11 +161,15 @@ class _Run:
         """Steps until all are done; leaves a checkpoint whatever happens."""
         board = SummaryWriter(self.folder.tensorboard, purge_step=self.coordinator.step_number)
         try:
-            with board, self.folder.metrics_file.open("a", encoding="utf-8") as metrics:
-                with _stop_requests() as stop:
-                    for progress in self._steps(stop):
-                        self._record(progress, metrics, board)
-                        watch(progress)
+            metrics_file = self.folder.metrics_file
+            with (
+                board,
+                metrics_file.open("a", encoding="utf-8") as metrics,
+                _stop_requests() as stop,
+            ):
+                for progress in self._steps(stop):
+                    self._record(progress, metrics, board)
+                    watch(progress)
             self._finish()
         except NotFiniteError as error:
             self._leave("failed", checkpoint=False)
@@ -229,7 +227,7 @@ class _Run:
                 )
             time.sleep(0.2)
 
-    def _record(self, progress: Progress, metrics: Any, board: SummaryWriter) -> None:  # noqa: ANN401  (a text file)
+    def _record(self, progress: Progress, metrics: Any, board: SummaryWriter) -> None:
         report = progress.report
         record = {
             "step": report.step,
@@ -268,7 +266,7 @@ class _Run:
         self._leave("finished", checkpoint=False)
         self.coordinator.close()
 
-    def _leave(self, state: Any, *, checkpoint: bool) -> None:  # noqa: ANN401  (a State)
+    def _leave(self, state: Any, *, checkpoint: bool) -> None:
         self.facts.state = state
         if checkpoint:
             self._checkpoint()
@@ -312,12 +310,12 @@ class _Run:
 def _stop_requests() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C (or a polite kill) came; a second one is not held back."""
     asked: list[int] = []
-    before = {}
+    before: dict[int, Any] = {}
 
     def ask(number: int, frame: object) -> None:
         asked.append(number)
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for asked_for, handler in before.items():
+            signal.signal(asked_for, handler)
 
     try:
         for each in (signal.SIGINT, signal.SIGTERM):
@@ -327,5 +325,5 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
     try:
         yield lambda: bool(asked)
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for number, handler in before.items():
+            signal.signal(number, handler)

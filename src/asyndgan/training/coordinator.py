@@ -39,6 +39,7 @@ from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.wire import Card, Close, Judge, Judgement, Message, Open, Save
 
 Keep = Callable[[str, Tensor], None]
+State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 @final
@@ -55,6 +56,17 @@ class Scope:
     modalities: tuple[str, ...]
     labels: dict[int, str]
     space: tuple[int, ...]
+
+    def to_plain(self) -> dict[str, Any]:
+        """For JSON."""
+        labels = {str(number): name for number, name in self.labels.items()}
+        return {"modalities": list(self.modalities), "labels": labels, "space": list(self.space)}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+        """What `to_plain` gave."""
+        labels = {int(number): name for number, name in plain["labels"].items()}
+        return cls(tuple(plain["modalities"]), labels, tuple(plain["space"]))
 
 
 @final
@@ -135,16 +147,33 @@ class Coordinator:
 
     @classmethod
     def begin(
-        cls, recipe: Recipe, exchange: Exchange, *, run: str, keep: Keep | None = None
+        cls,
+        recipe: Recipe,
+        exchange: Exchange,
+        *,
+        run: str,
+        keep: Keep | None = None,
+        checkpoint: State | None = None,
     ) -> Self:
-        """Opens a new run with every site that can be reached.
+        """Opens a run, new or resumed, with every site that can be reached.
+
+        Args:
+            recipe: as for the constructor.
+            exchange: as for the constructor.
+            run: as for the constructor.
+            keep: as for the constructor.
+            checkpoint: what `state` gave, for a run that goes on.
 
         Raises:
-            QuorumError: if no site answers.
+            QuorumError: if a site does not answer.
             CohortError: if the sites contradict each other.
         """
-        cards = open_all(recipe, exchange, run=run, step=0)
-        coordinator = cls(recipe, exchange, run=run, scope=agree(recipe, cards), keep=keep)
+        step = int(checkpoint[1]["step"]) if checkpoint else 0
+        cards = open_all(recipe, exchange, run=run, step=step)
+        scope = Scope.from_plain(checkpoint[1]["scope"]) if checkpoint else agree(recipe, cards)
+        coordinator = cls(recipe, exchange, run=run, scope=scope, keep=keep)
+        if checkpoint:
+            coordinator.load(*checkpoint)
         for site, card in cards.items():
             coordinator.welcome(site, card)
         return coordinator
@@ -271,6 +300,8 @@ class Coordinator:
         """
         self._check_conditions(site, card.conditions)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
+        if len(set(card.modalities)) != len(card.modalities):
+            raise CohortError(f"site {site} names a modality twice: {', '.join(card.modalities)}.")
         unknown = [name for name in card.modalities if name not in self.scope.modalities]
         if unknown or tuple(card.space) != self.scope.space:
             raise CohortError(
@@ -286,9 +317,9 @@ class Coordinator:
             conditions=card.conditions,
         )
         self.known[site] = member
-        self.members = {name: self.members.get(name, member) for name in sorted(
-            {*self.members, site}
-        )}
+        self.members = {
+            name: self.members.get(name, member) for name in sorted({*self.members, site})
+        }
         self._expect_next(site, card.batch, card.conditions)
 
     def invite(self) -> dict[str, str]:
@@ -326,12 +357,13 @@ class Coordinator:
         self.exchange.ask(dict.fromkeys(self.members, Close(run=self.run)))
         self._openers.shutdown(wait=False, cancel_futures=True)
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def state(self) -> State:
         """Tensors and facts for a checkpoint. It holds numbers of batches, never conditions."""
         tensors = network_state("generator", self.generator)
         tensors |= network_state("average", self.average)
         tensors |= optimiser_state("optimiser", self.optimiser)
-        return tensors, {"run": self.run, "step": self.step_number}
+        about = {"run": self.run, "step": self.step_number, "scope": self.scope.to_plain()}
+        return tensors, about
 
     def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         """Takes what `state` gave."""
@@ -361,9 +393,7 @@ def open_all(recipe: Recipe, exchange: Exchange, *, run: str, step: int) -> dict
     return {site: card_of(site, answers.answers, answers.missed) for site in sites}
 
 
-def card_of(
-    site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
-) -> Card:
+def card_of(site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]) -> Card:
     """A site's card out of what came back, or the reason why there is none."""
     answer = answers.get(site)
     if isinstance(answer, Card):
@@ -388,8 +418,11 @@ def agree(recipe: Recipe, cards: Mapping[str, Card]) -> Scope:
             f"they hold {', '.join(held)}. Correct image.modalities."
         )
     spaces = {tuple(card.space) for card in cards.values()}
-    if len(spaces) > 1:
-        raise CohortError(f"the sites prepared images of different sizes: {sorted(spaces)}.")
+    if spaces != {recipe.image.size}:
+        raise CohortError(
+            f"the sites prepared images of size {sorted(spaces)}; the recipe wants "
+            f"{recipe.image.size}. Prepare them with this recipe."
+        )
     return Scope(
         modalities=recipe.image.modalities or tuple(held),
         labels=merge_labels({}, cards),

@@ -30,7 +30,13 @@ class Painting:
     """
 
     def __init__(
-        self, generator: nn.Module, condition: Condition, noise: Noise, *, chunk: int, precision: str
+        self,
+        generator: nn.Module,
+        condition: Condition,
+        noise: Noise,
+        *,
+        chunk: int,
+        precision: str,
     ) -> None:
         self.generator = generator
         self.precision = precision

@@ -38,6 +38,10 @@ class Site(Handler):
         share: its weight among the sites; None: its number of cases.
     """
 
+    step: int
+    next_batch: int
+    objective: Objective
+
     def __init__(
         self,
         name: str,
@@ -90,6 +94,9 @@ class Site(Handler):
                 f"synthetic images of shape {tuple(request.images.shape)} came; "
                 f"this site judges {tuple(real.images.shape)}."
             )
+        if not torch.isfinite(request.images).all():
+            # Before anything is learned from them: the discriminator would not recover.
+            raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
         self.objective.set_rates(request.step)
         losses = self.objective.learn(real, request.images)
         synthetic = request.images.requires_grad_()

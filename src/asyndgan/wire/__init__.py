@@ -19,6 +19,21 @@ from asyndgan.wire.messages import (
 )
 
 __all__ = [
-    "ANSWERS", "REQUESTS", "Card", "Close", "Closed", "Coding", "Judge", "Judgement", "Message",
-    "Open", "Refusal", "Save", "Saved", "label_coding", "pack", "through", "unpack",
+    "ANSWERS",
+    "REQUESTS",
+    "Card",
+    "Close",
+    "Closed",
+    "Coding",
+    "Judge",
+    "Judgement",
+    "Message",
+    "Open",
+    "Refusal",
+    "Save",
+    "Saved",
+    "label_coding",
+    "pack",
+    "through",
+    "unpack",
 ]

@@ -62,6 +62,9 @@ def decode(payload: bytes, shape: tuple[int, ...], coding: Coding) -> Tensor:
     """
     size = _CODERS[coding].size(shape)
     try:
+        # zstandard allocates whatever a frame announces, max_output_size or not.
+        if zstandard.frame_content_size(payload) > size:
+            raise WireError(f"an array of shape {shape} in {coding} announces over {size} bytes.")
         raw = zstandard.ZstdDecompressor().decompress(
             payload, max_output_size=max(size, 1), allow_extra_data=False
         )

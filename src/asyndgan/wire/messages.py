@@ -27,7 +27,9 @@ MODALITIES_LIMIT: Final = 64
 Run = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+$")]
+# No control characters: these texts end up in the other party's terminal.
+Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -78,7 +80,7 @@ class Card(Message):
     cases: Annotated[int, Field(ge=1, lt=2**53)]
     share: Annotated[float, Field(gt=0, lt=2**53, allow_inf_nan=False)]
     modalities: Annotated[list[Name], Field(min_length=1, max_length=MODALITIES_LIMIT)]
-    labels: Annotated[dict[str, Name], Field(min_length=1, max_length=1024)]
+    labels: Annotated[dict[Label, Name], Field(min_length=1, max_length=1024)]
     space: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=3)]
     batch: Count
     conditions: Annotated[Tensor, CONDITIONS]
@@ -142,7 +144,7 @@ class Refusal(Message):
 
     kind = "refusal"
     code: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
-    reason: Annotated[str, Field(max_length=500)]
+    reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
 REQUESTS: Final[dict[str, type[Message]]] = {m.kind: m for m in (Open, Judge, Save, Close)}

@@ -1,0 +1,178 @@
+"""`asyndgan demo`: everything once, small, on phantoms."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Final, final
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from asyndgan.cli.evaluate import evaluate_run, tell_evaluation
+from asyndgan.cli.train import duration, size
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.data.prepare import load_cases
+from asyndgan.evaluation import SegmentationBudget, synthesise, write_synthetic
+from asyndgan.reports import write_report
+from asyndgan.runs import Progress as RunProgress
+from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs import train as train_run
+
+RECIPE: Final = "demo"
+"""The `default` recipe with smaller networks and fewer steps; its sites release their masks."""
+
+BUDGET: Final = SegmentationBudget(steps=300)
+THREADS: Final = 2
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder to write; a demo cut short goes on.")],
+    engine: Annotated[str, typer.Option(help="How messages travel.")] = "inprocess",
+) -> None:
+    """Four phantom hospitals teach one generator: train, generate, evaluate, report.
+
+    Takes about 7 minutes on two cores.
+    """
+    console = Console()
+    begun = time.monotonic()
+    sites = {site.name: out / "sites" / site.name for site in DEFAULT_SITES}
+    test, synthetic = out / "sites" / "test", out / "synthetic"
+    run = RunFolder(out / "run")
+    torch.set_num_threads(THREADS)
+    with DemoDisplay(console) as display:
+        with display.part("Draw four hospitals' patients") as part:
+            if not (out / "sites").exists():
+                write_phantoms(out / "sites")
+            part.tell(f"{len(sites)} sites and a test set in {out / 'sites'}")
+        with display.part("Train one generator with four discriminators") as part:
+            if not run.generator_file.exists():
+                train_run(
+                    load_recipe(RECIPE),
+                    sites,
+                    run.path,
+                    engine=engine,
+                    resume=run.recipe_file.exists(),
+                    threads=THREADS,
+                    watch=part.watch_training,
+                )
+            part.tell(_moved(run))
+        with display.part("Paint a synthetic data set") as part:
+            if not (synthetic / "dataset.json").exists():
+                source = "released by the sites during training"
+                write_synthetic(synthetic, run, synthesise(run), masks=source, draws=1, seed=0)
+            part.tell(str(synthetic))
+        with display.part("Train segmentation models, real and synthetic") as part:
+            evaluation = evaluate_run(
+                run,
+                sites,
+                test,
+                synthetic,
+                out / "evaluation",
+                seeds=1,
+                budget=BUDGET,
+                targets=None,
+                check_budget=False,
+                on_progress=part.watch_evaluation,
+            )
+            part.tell(f"{len(evaluation.rows)} rows in {out / 'evaluation' / 'evaluation.json'}")
+        with display.part("Write the report") as part:
+            image, modalities = run.recipe().image, run.facts().modalities
+            report = write_report(
+                run,
+                out / "report.html",
+                synthetic=load_cases(synthetic, image, modalities),
+                real={name: load_cases(data, image, modalities) for name, data in sites.items()},
+                evaluation=out / "evaluation",
+            )
+            part.tell(str(report))
+    tell_evaluation(console, evaluation)
+    console.print(f"Done in {duration(time.monotonic() - begun)}. Open [bold]{report}[/]")
+
+
+def _moved(run: RunFolder) -> str:
+    facts = run.facts()
+    left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
+    return f"{facts.steps} steps; {size(left)} of gradients and masks left the sites, no image"
+
+
+@final
+class DemoDisplay(Progress):
+    """One bar for each part of the demo; without a terminal, a line now and then.
+
+    Args:
+        console: where.
+    """
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[told]}", style="dim"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+
+    @contextmanager
+    def part(self, name: str) -> Iterator["DemoPart"]:
+        """Shows a part from its beginning to its end."""
+        part = DemoPart(self, name)
+        yield part
+        part.end()
+
+
+@final
+class DemoPart:
+    """One line of the display.
+
+    Args:
+        display: it belongs to.
+        name: what is being done.
+    """
+
+    def __init__(self, display: DemoDisplay, name: str) -> None:
+        self.display = display
+        self.name = name
+        self.told = ""
+        self.tenths = -1
+        self.task = display.add_task(name, total=None, told="")
+        if display.disable:
+            display.console.print(f"{name} ...", highlight=False)
+
+    def tell(self, text: str) -> None:
+        """Says how it stands."""
+        self.told = text
+        self.display.update(self.task, told=text)
+
+    def show(self, done: int, total: int) -> None:
+        """Moves the bar."""
+        self.display.update(self.task, completed=done, total=total)
+        tenths = 10 * done // max(total, 1)
+        if self.display.disable and tenths > self.tenths:
+            self.tenths = tenths
+            self.display.console.print(f"  {10 * tenths:3d} %  {self.told}", highlight=False)
+
+    def end(self) -> None:
+        """Fills the bar."""
+        self.display.update(self.task, completed=1, total=1)
+        if self.display.disable:
+            self.display.console.print(f"  {self.told}", highlight=False, soft_wrap=True)
+
+    def watch_training(self, progress: RunProgress) -> None:
+        """For `train`."""
+        losses = progress.report.losses.values()
+        mean = sum(own.get("discriminator", 0.0) for own in losses) / max(len(losses), 1)
+        moved = f"{size(progress.sent)} out, {size(progress.received)} back"
+        self.tell(f"step {progress.step}, D loss {mean:.2f}, {moved}")
+        self.show(progress.step, progress.steps)
+        for line in progress.news:
+            self.display.console.print(line, style="yellow", markup=False)
+
+    def watch_evaluation(self, text: str, done: int, total: int) -> None:
+        """For `evaluate`."""
+        self.tell(text)
+        self.show(done, total)

@@ -1,0 +1,173 @@
+"""`asyndgan evaluate`: is the synthetic set worth as much as real ones?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from asyndgan.cli.train import Sites, parsed_sites
+from asyndgan.data import Case
+from asyndgan.data.nnunet import describe
+from asyndgan.data.prepare import load_cases, load_masks
+from asyndgan.errors import RunError
+from asyndgan.evaluation import Evaluation, SegmentationBudget, synthesise, write_synthetic
+from asyndgan.evaluation import evaluate as evaluate_models
+from asyndgan.evaluation.compare import OnProgress
+from asyndgan.runs import RunFolder
+
+
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    site: Sites,
+    test: Annotated[Path, typer.Option(help="Real cases of patients that no site holds.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table, the plots and the cache.")],
+    synthetic: Annotated[
+        Path | None,
+        typer.Option(help="A synthetic data set of this run; else painted into OUT/synthetic."),
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Updates of each segmentation network.")
+    ] = SegmentationBudget().steps,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Judge by this label only; may be repeated.")
+    ] = None,
+    check_budget: Annotated[
+        bool, typer.Option(help="Also train half as long again: has all-real levelled off?")
+    ] = False,
+) -> None:
+    """Trains one segmentation network on all real data, on each site's and on synthetic data.
+
+    Each is judged on the same real test patients. What is trained once is kept in OUT/cache.
+    """
+    console = Console()
+    folder = RunFolder(run)
+    folders = parsed_sites(site)
+    painted = synthetic or paint(folder, folders, out / "synthetic")
+    with EvaluationDisplay(console) as display:
+        evaluation = evaluate_run(
+            folder,
+            folders,
+            test,
+            painted,
+            out,
+            seeds=seeds,
+            budget=SegmentationBudget(steps=steps),
+            targets=label,
+            check_budget=check_budget,
+            on_progress=display.show,
+        )
+    tell_evaluation(console, evaluation)
+
+
+def paint(run: RunFolder, sites: Mapping[str, Path], out: Path) -> Path:
+    """A synthetic set to judge: from released masks, or else from the masks of these sites."""
+    if (out / "dataset.json").exists():
+        _check_provenance(run, out)
+        return out
+    if run.recipe().masks.release:
+        masks, source = None, "released by the sites during training"
+    else:
+        image = run.recipe().image
+        masks = [
+            (f"{site}-{name}", mask)
+            for site, data in sites.items()
+            for name, mask in load_masks(data, image)
+        ]
+        source = "of the sites' own cases, given to the evaluation only"
+    write_synthetic(out, run, synthesise(run, masks), masks=source, draws=1, seed=0)
+    return out
+
+
+def evaluate_run(
+    run: RunFolder,
+    sites: Mapping[str, Path],
+    test: Path,
+    synthetic: Path,
+    out: Path,
+    *,
+    seeds: int,
+    budget: SegmentationBudget,
+    targets: Sequence[str] | None,
+    check_budget: bool,
+    on_progress: OnProgress,
+) -> Evaluation:
+    """Loads everything on the run's grid and compares the models."""
+    _check_provenance(run, synthetic)
+    facts, image = run.facts(), run.recipe().image
+
+    def cases(data: Path) -> list[Case]:
+        return load_cases(data, image, facts.modalities)
+
+    return evaluate_models(
+        sites={name: cases(data) for name, data in sites.items()},
+        test=cases(test),
+        synthetic=cases(synthetic),
+        labels={name: int(number) for number, name in facts.labels.items()},
+        out=out,
+        targets=targets,
+        seeds=range(seeds),
+        budget=budget,
+        check_budget=check_budget,
+        on_progress=on_progress,
+    )
+
+
+def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """The table and the headline."""
+    table = Table(caption="Dice on real test patients, with 95 % intervals over patients")
+    for heading in ("model", "label"):
+        table.add_column(heading)
+    for heading in ("cases", "Dice", "interval", "HD95", "ASSD", "of all-real"):
+        table.add_column(heading, justify="right")
+    for row in evaluation.rows:
+        table.add_row(
+            row.model,
+            row.label,
+            str(row.cases),
+            f"{row.dice_mean:.3f}",
+            f"{row.dice_low:.3f}-{row.dice_high:.3f}",
+            f"{row.hd95_mean:.1f}",
+            f"{row.assd_mean:.2f}",
+            f"{row.ratio:.2f}",
+            style="bold" if row.model == "synthetic" else None,
+        )
+    console.print(table)
+    console.print(f"[bold]{evaluation.headline}[/]", highlight=False)
+
+
+class EvaluationDisplay(Progress):
+    """One bar over all trainings."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.add_task("evaluate", total=None)
+        self.said = ""
+
+    def show(self, text: str, done: int, total: int) -> None:
+        """Draws the state; without a terminal, a line for each model."""
+        self.update(self.task, description=text, completed=done, total=total)
+        if self.disable and text != self.said:
+            self.said = text
+            self.console.print(f"{100 * done // max(total, 1):3d} %  {text}", highlight=False)
+
+
+def _check_provenance(run: RunFolder, synthetic: Path) -> None:
+    provenance = describe(synthetic).extra.get("provenance")
+    wanted = run.facts().generator_sha256
+    if not isinstance(provenance, dict) or provenance.get("generator_sha256") != wanted:
+        raise RunError(
+            f"{synthetic} was not painted by the generator of {run.path}; "
+            "generate it anew or name another folder."
+        )

@@ -1,0 +1,81 @@
+"""`asyndgan report`: a run as one page."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from asyndgan.cli.train import parsed_sites, size
+from asyndgan.data import Case
+from asyndgan.data.prepare import load_cases
+from asyndgan.errors import RunError
+from asyndgan.evaluation import released_masks, synthesise
+from asyndgan.reports import write_report
+from asyndgan.runs import RunFolder
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    out: Annotated[Path | None, typer.Option(help="File to write; else RUN/report.html.")] = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Show real images of these sites beside the synthetic ones. They become part of "
+            "the page: for phantoms, or if you may.",
+        ),
+    ] = None,
+    evaluation: Annotated[
+        Path | None,
+        typer.Option(help="What 'asyndgan evaluate' wrote; else RUN/evaluation or beside RUN."),
+    ] = None,
+    synthetic: Annotated[
+        Path | None,
+        typer.Option(help="Synthetic data set to show; else painted anew from released masks."),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+) -> None:
+    """Writes one page about a run: images, usefulness, training, what left the sites, recipe."""
+    console = Console(stderr=True)
+    folder = RunFolder(run)
+    judged = evaluation or _evaluation_of(run)
+    page = write_report(
+        folder,
+        out or run / "report.html",
+        synthetic=_synthetic(console, folder, synthetic),
+        real=_real(folder, site or []),
+        evaluation=judged,
+        title=title,
+    )
+    about = f"with the evaluation in {judged}" if judged else "without an evaluation"
+    console.print(f"{page} ({size(page.stat().st_size)}), {about}", highlight=False, markup=False)
+
+
+def _evaluation_of(run: Path) -> Path | None:
+    """The run's own evaluation, or the one beside it."""
+    for folder in (run / "evaluation", run.resolve().parent / "evaluation"):
+        if (folder / "evaluation.json").exists():
+            return folder
+    return None
+
+
+def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Case]:
+    """Cases to show; none, and a line that says why, where none can be painted."""
+    facts = run.facts()
+    if folder:
+        return load_cases(folder, run.recipe().image, facts.modalities)
+    try:
+        return synthesise(run, released_masks(run))
+    except RunError as error:
+        console.print(f"no images on the page: {error}", style="yellow", markup=False)
+        return []
+
+
+def _real(run: RunFolder, pairs: list[str]) -> dict[str, list[Case]]:
+    folders = parsed_sites(pairs)
+    known = run.facts().sites
+    for name in folders:
+        if name not in known:
+            raise RunError(f"--site {name}: this run has {', '.join(known)}. Name one of them.")
+    return {name: load_cases(path, run.recipe().image) for name, path in folders.items()}

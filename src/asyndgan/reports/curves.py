@@ -1,0 +1,294 @@
+"""Lines over steps, worked out here and drawn by the template as inline SVG.
+
+Plots are stretched to whatever width the page has, so positions are parts of a hundred: `x` from
+the left, `y` from the top.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.ticker import MaxNLocator
+
+from asyndgan.reports.words import amount, size
+
+POINTS: Final = 240
+"""Most points of a line; a longer run is averaged in bins."""
+
+MOST_FAINT: Final = 6
+"""Lines above which the unsmoothed ones would be a thicket and are left out."""
+
+Line = Float[np.ndarray, " n"]
+
+
+@final
+@dataclass(frozen=True)
+class Curve:
+    """One line.
+
+    Attributes:
+        name: what it is of.
+        number: of its colour.
+        path: SVG path of the smoothed values.
+        faint: SVG path of the values before smoothing; empty where there would be too many.
+        last: last smoothed value, as text.
+    """
+
+    name: str
+    number: int
+    path: str
+    faint: str
+    last: str
+
+
+@final
+@dataclass(frozen=True)
+class Tick:
+    """A mark of an axis.
+
+    Attributes:
+        place: 0 to 100, from the left or from the bottom.
+        text: beside it.
+    """
+
+    place: float
+    text: str
+
+
+@final
+@dataclass(frozen=True)
+class Chart:
+    """Lines on one pair of axes.
+
+    Attributes:
+        title: what the vertical axis is.
+        note: how to read it, in a sentence.
+        curves: the lines.
+        across: marks of the steps.
+        up: marks of the values.
+    """
+
+    title: str
+    note: str
+    curves: tuple[Curve, ...]
+    across: tuple[Tick, ...]
+    up: tuple[Tick, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Presence:
+    """When a site was there.
+
+    Attributes:
+        name: of the site.
+        number: of its colour.
+        spans: start and width of each unbroken stretch, 0 to 100.
+        part: of all steps, as text.
+    """
+
+    name: str
+    number: int
+    spans: tuple[tuple[float, float], ...]
+    part: str
+
+
+_NOTES: Final = {
+    "discriminator": "How hard each site's discriminator finds it to tell real from synthetic. "
+    "Near zero: it always can.",
+    "adversarial": "What that discriminator says of the synthetic images. Lower: it is fooled more "
+    "often.",
+    "segmentation": "How badly the discriminator finds the mask back in the synthetic images.",
+    "paired_l1": "Distance to the real image of the same mask, on a scale of 2.",
+    "stand_in": "What the site's own small generator still gets wrong. It stays at the site.",
+    "stand_in_l1": "Distance to the painting of the same mask by the site's own small generator.",
+    "moments": "How far each label's mean and spread of intensity lie from the site's.",
+    "features": "How far the discriminator's features lie from those of the site's images.",
+}
+
+
+def loss_charts(
+    records: Sequence[Mapping[str, Any]], numbers: Mapping[str, int]
+) -> tuple[Chart, ...]:
+    """One chart a loss, the discriminator's first, one line a site.
+
+    Args:
+        records: lines of metrics.jsonl.
+        numbers: colour of each site.
+    """
+    names = dict.fromkeys(
+        name for record in records for losses in record["losses"].values() for name in losses
+    )
+    ordered = sorted(names, key=lambda name: name != "discriminator")
+    return tuple(
+        _chart(
+            _title(name),
+            _NOTES.get(name, "A term of what the sites ask of synthetic images."),
+            {site: _series(records, site, name) for site in numbers},
+            numbers,
+            _steps(records),
+        )
+        for name in ordered
+    )
+
+
+def traffic_chart(records: Sequence[Mapping[str, Any]]) -> Chart:
+    """Bytes of each step, all sites together; colours 0 (from the sites) and 1 (to them)."""
+    counts = {"from the sites": "received", "to the sites": "sent"}
+    lines = {
+        name: np.maximum(np.diff([float(record[key]) for record in records], prepend=0.0), 0.0)
+        for name, key in counts.items()
+    }
+    colours = {name: number for number, name in enumerate(lines)}
+    note = "All sites together. It falls when a site is away, or when images compress better."
+    return _chart("Bytes a step", note, lines, colours, _steps(records), as_bytes=True)
+
+
+def presence(
+    records: Sequence[Mapping[str, Any]], numbers: Mapping[str, int]
+) -> tuple[Presence, ...]:
+    """When each site answered; nothing if all of them always did."""
+    there = {site: [site in record["losses"] for record in records] for site in numbers}
+    if all(all(answered) for answered in there.values()):
+        return ()
+    return tuple(
+        Presence(site, numbers[site], _spans(answered), _part(answered))
+        for site, answered in there.items()
+    )
+
+
+def _part(answered: Sequence[bool]) -> str:
+    """Rounded down, so that 100 % means all."""
+    return f"{math.floor(100 * sum(answered) / len(answered))} %"
+
+
+def _spans(answered: Sequence[bool]) -> tuple[tuple[float, float], ...]:
+    padded = np.diff(np.concatenate([[0], np.asarray(answered, int), [0]]))
+    starts, ends = np.flatnonzero(padded == 1), np.flatnonzero(padded == -1)
+    scale = 100 / len(answered)
+    return tuple(
+        (round(float(start * scale), 3), round(float((end - start) * scale), 3))
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def _steps(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    return int(records[0]["step"]), int(records[-1]["step"])
+
+
+def _series(records: Sequence[Mapping[str, Any]], site: str, name: str) -> Line:
+    values = [record["losses"].get(site, {}).get(name, math.nan) for record in records]
+    return np.array(values, np.float64)
+
+
+def _title(name: str) -> str:
+    words = name.replace("_", " ").replace(" l1", " L1").replace("stand in", "stand-in")
+    return words[:1].upper() + words[1:]
+
+
+def _chart(
+    title: str,
+    note: str,
+    series: Mapping[str, Line],
+    numbers: Mapping[str, int],
+    steps: tuple[int, int],
+    *,
+    as_bytes: bool = False,
+) -> Chart:
+    binned = {name: _binned(values) for name, values in series.items()}
+    smooth = {name: _smoothed(values) for name, values in binned.items()}
+    low, high = _range(list(binned.values()))
+    marks = [
+        float(mark) for mark in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    ]
+    shown = [mark for mark in marks if low - 1e-9 <= mark <= high * (1 + 1e-9)]
+    digits = 0 if as_bytes else max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
+    curves = [
+        Curve(
+            name=name,
+            number=numbers[name],
+            path=_path(smooth[name], low, high),
+            faint=_path(binned[name], low, high) if len(series) <= MOST_FAINT else "",
+            last=_last(smooth[name], as_bytes),
+        )
+        for name in series
+        if not np.isnan(binned[name]).all()
+    ]
+    up = [
+        Tick(round(100 * (mark - low) / (high - low), 2), _mark(mark, digits, as_bytes))
+        for mark in shown
+    ]
+    return Chart(title, note, tuple(curves), _across(steps), tuple(up))
+
+
+def _mark(value: float, digits: int, as_bytes: bool) -> str:
+    return size(value) if as_bytes else f"{value:.{digits}f}"
+
+
+def _last(values: Line, as_bytes: bool) -> str:
+    value = values[~np.isnan(values)][-1]
+    return size(value) if as_bytes else f"{value:.3g}"
+
+
+def _across(steps: tuple[int, int]) -> tuple[Tick, ...]:
+    """Round steps, and none so near the right edge that it would be cut off."""
+    first, last = steps
+    width = max(last - first, 1)
+    marks = MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]).tick_values(first, last)
+    shown = [int(mark) for mark in marks if first <= mark <= last]
+    return tuple(Tick(round(100 * (mark - first) / width, 2), amount(mark)) for mark in shown)
+
+
+def _binned(values: Line) -> Line:
+    """At most `POINTS` means; nan where no value is."""
+    if len(values) <= POINTS:
+        return values
+    means = []
+    for part in np.array_split(values, POINTS):
+        there = part[~np.isnan(part)]
+        means.append(float(there.mean()) if len(there) else math.nan)
+    return np.array(means)
+
+
+def _smoothed(values: Line) -> Line:
+    """A Gaussian over a fortieth of the run, which leaves gaps where the site was away."""
+    there = ~np.isnan(values)
+    width = max(1.0, len(values) / 40)
+    reach = math.ceil(3 * width)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    filled = np.where(there, values, 0.0)
+    sums, weights = (
+        np.convolve(np.pad(row, reach), kernel, "valid") for row in (filled, there.astype(float))
+    )
+    return np.where(there, sums / np.maximum(weights, 1e-12), math.nan)
+
+
+def _range(lines: Sequence[Line]) -> tuple[float, float]:
+    """From zero, where nothing is below it, to what all but the wildest values reach."""
+    values = np.concatenate(list(lines))
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return 0.0, 1.0
+    low, high = (float(end) for end in np.percentile(values, (0.5, 99.5)))
+    low = min(low, 0.0)
+    return (low, high + 0.06 * (high - low)) if high > low else (low, low + 1.0)
+
+
+def _path(values: Line, low: float, high: float) -> str:
+    """Moves and lines; a gap where there is no value; a lone value becomes a short dash."""
+    parts: list[str] = []
+    scale = 100 / max(len(values) - 1, 1)
+    drawing = False
+    for place, value in enumerate(values):
+        if math.isnan(value):
+            drawing = False
+            continue
+        height = 100 * (1 - (min(max(value, low), high) - low) / (high - low))
+        parts.append(f"{'L' if drawing else 'M'}{place * scale:.2f} {height:.2f}")
+        if not drawing:
+            parts.append("h0.01")
+        drawing = True
+    return "".join(parts)

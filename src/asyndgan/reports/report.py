@@ -1,0 +1,276 @@
+"""`report.html`: a whole run on one page that loads nothing from anywhere."""
+
+import hashlib
+import math
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, final
+
+import torch
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from asyndgan import __version__
+from asyndgan.data import Case
+from asyndgan.recipe import Recipe
+from asyndgan.reports.curves import loss_charts, presence, traffic_chart
+from asyndgan.reports.gallery import build_gallery
+from asyndgan.reports.traffic import Traffic, read_traffic
+from asyndgan.reports.usefulness import Usefulness, read_usefulness
+from asyndgan.reports.words import amount, counted, duration, sentence, size, together
+from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.training.checkpoint import read
+
+COLOURS: Final = 8
+"""Colours of sites; a ninth site gets the first again, with another dash."""
+
+
+@final
+@dataclass(frozen=True)
+class Tile:
+    """A figure that is printed large.
+
+    Attributes:
+        value: the figure.
+        label: what it is.
+        note: more about it.
+    """
+
+    value: str
+    label: str
+    note: str
+
+
+@final
+@dataclass(frozen=True)
+class Notice:
+    """Something to bear in mind.
+
+    Attributes:
+        title: in a few words.
+        text: in a sentence or two.
+        grave: whether to set it off.
+    """
+
+    title: str
+    text: str
+    grave: bool = False
+
+
+def write_report(
+    run: RunFolder,
+    out: Path,
+    *,
+    synthetic: Sequence[Case],
+    real: Mapping[str, Sequence[Case]] | None = None,
+    evaluation: Path | None = None,
+    title: str | None = None,
+) -> Path:
+    """Writes a page about a run: images, usefulness, training, what moved, recipe.
+
+    Args:
+        run: finished or not.
+        out: the file to write.
+        synthetic: cases to choose from, named after their site (`north-m00012`).
+        real: real cases by site, shown beside the synthetic ones. They become part of the file:
+            give them only for phantoms, or where the sites allow it.
+        evaluation: folder that holds evaluation.json, and perhaps dice.svg and examples.png.
+        title: of the page.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RunError: `run` is no run folder, or `evaluation` no evaluation.
+    """
+    page = _page(run, synthetic, real or {}, evaluation, title)
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,  # names of sites, labels and modalities come from others
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    text = environment.get_template("report.html.jinja").render(page)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    half = out.with_name(f".{out.name}.half")
+    half.write_text(text, "utf-8")
+    return half.replace(out)
+
+
+def _page(
+    run: RunFolder,
+    synthetic: Sequence[Case],
+    real: Mapping[str, Sequence[Case]],
+    evaluation: Path | None,
+    title: str | None,
+) -> dict[str, Any]:
+    """Everything that the template shows."""
+    facts, recipe, records = run.facts(), run.recipe(), run.metrics()
+    numbers = {site: place for place, site in enumerate(facts.sites)}
+    labels = {int(number): name for number, name in facts.labels.items()}
+    gallery = build_gallery(synthetic, real, list(numbers), labels)
+    useful = read_usefulness(evaluation) if evaluation else None
+    traffic = read_traffic(facts, recipe, records, numbers, _kept_masks(run))
+    weights = _generator(run, facts)
+    return {
+        "title": title or _title(facts),
+        "name": run.path.resolve().name,
+        "lead": _lead(facts, recipe),
+        "facts": facts,
+        "recipe": recipe,
+        "numbers": numbers,
+        "colours": COLOURS,
+        "tiles": tuple(_tiles(facts, recipe, traffic, weights)),
+        "notices": tuple(_notices(facts, recipe, useful, gallery.has_real)),
+        "gallery": gallery,
+        "useful": useful,
+        "charts": loss_charts(records, numbers) if records else (),
+        "presence": presence(records, numbers) if records else (),
+        "waited": sum(not record.get("updated", True) for record in records),
+        "news": [(record["step"], line) for record in records for line in record.get("news", ())],
+        "last_step": amount(records[-1]["step"]) if records else "",
+        "traffic": traffic,
+        "bytes_chart": traffic_chart(records) if records else None,
+        "provenance": _provenance(facts, weights),
+        "recipe_text": recipe.to_toml(comments=False),
+    }
+
+
+def _title(facts: RunFacts) -> str:
+    return f"One generator, {counted(len(facts.sites), 'site')}"
+
+
+def _lead(facts: RunFacts, recipe: Recipe) -> str:
+    sites = sentence(counted(len(facts.sites), "site"))
+    painted = {"mask": "from the sites' masks", "class": "of the sites' classes", "none": ""}
+    return " ".join(
+        f"{sites} trained one image generator together, and no site sent an image. A coordinator "
+        f"painted synthetic images {painted[recipe.condition.kind]}; at each site a discriminator, "
+        "which never leaves it, compared them with the site's own images and answered with "
+        "feedback: how the synthetic ones should change. The generator now paints "
+        f"{together(facts.modalities) if facts.modalities else 'images'} without asking the sites "
+        "again.".split()
+    )
+
+
+@final
+@dataclass(frozen=True)
+class _Generator:
+    """The file of the averaged generator; all zero or empty where there is none."""
+
+    parameters: int = 0
+    bytes: int = 0
+    sha256: str = ""
+
+
+def _generator(run: RunFolder, facts: RunFacts) -> _Generator:
+    if not (facts.generator_sha256 and run.generator_file.exists()):
+        return _Generator()
+    content = run.generator_file.read_bytes()
+    tensors, _ = read(run.generator_file)
+    parameters = sum(tensor.numel() for tensor in tensors.values())
+    return _Generator(parameters, len(content), hashlib.sha256(content).hexdigest())
+
+
+def _tiles(
+    facts: RunFacts, recipe: Recipe, traffic: Traffic, generator: _Generator
+) -> Iterator[Tile]:
+    cases = sum(int(about["cases"]) for about in facts.sites.values())
+    planned = recipe.training.steps
+    yield Tile(amount(len(facts.sites)), "sites", together(list(facts.sites) or ["none"]))
+    yield Tile(amount(cases), "cases stayed where they are", "none was sent to anyone")
+    yield Tile(
+        amount(facts.steps),
+        "steps",
+        f"in {duration(facts.seconds)}"
+        if facts.steps == planned
+        else f"of {amount(planned)}, in {duration(facts.seconds)}",
+    )
+    yield Tile(traffic.left_step, "left a site in a step", f"{traffic.left_total} in all")
+    if generator.bytes:
+        yield Tile(
+            _rounded(generator.parameters),
+            "weights in the generator",
+            f"{size(generator.bytes)}, {generator.sha256[:12]}",
+        )
+
+
+def _rounded(number: int) -> str:
+    """About how many: 2.3 M."""
+    for unit, scale in (("M", 1e6), ("k", 1e3)):
+        if number >= scale:
+            value = number / scale
+            return f"{value:.0f} {unit}" if value >= 100 else f"{value:.1f} {unit}"
+    return str(number)
+
+
+def _notices(
+    facts: RunFacts, recipe: Recipe, useful: Usefulness | None, has_real: bool
+) -> Iterator[Notice]:
+    if facts.state != "finished":
+        yield Notice(
+            "Not finished",
+            f"This run is {facts.state}, {facts.steps} of {recipe.training.steps} steps done. Every "
+            "figure here is of what there is so far.",
+            grave=True,
+        )
+    if has_real:
+        yield Notice(
+            "Real images inside",
+            "Whoever made this page asked for real images beside the synthetic ones, and they are "
+            "part of this file. Pass it on only if these may be seen: phantoms, public data, or "
+            "with the sites' consent.",
+            grave=True,
+        )
+    if recipe.loss.paired_l1:
+        yield Notice(
+            "Feedback of this recipe can give real pixels away",
+            "It compares with the real image of the same mask. "
+            "A coordinator that is not trusted could read pixels from it; see \u201cWhat moved\u201d.",
+            grave=True,
+        )
+    if facts.engine in ("inprocess", "processes"):
+        yield Notice(
+            "Simulated sites",
+            f"All sites ran on one machine (engine \u201c{facts.engine}\u201d). The messages and "
+            "their bytes are those that would travel, but no network lay between them.",
+        )
+    if useful and useful.judged_on != "test":
+        yield Notice(
+            "Judged on validation patients",
+            "The comparison used patients held out of the sites, as one does to choose a recipe. "
+            "It is no final result.",
+        )
+
+
+def _kept_masks(run: RunFolder) -> int:
+    folder = run.masks / "labelsTr"
+    return sum(1 for _ in folder.glob("*.png")) if folder.is_dir() else 0
+
+
+def _provenance(facts: RunFacts, generator: _Generator) -> tuple[tuple[str, str], ...]:
+    stored, found = facts.generator_sha256, generator.sha256
+    if not stored:
+        hash_of_file = "none yet"
+    elif not found:
+        hash_of_file = f"{stored} (the file is not there)"
+    elif stored == found:
+        hash_of_file = f"{stored} (the file has it)"
+    else:
+        hash_of_file = f"{stored}, BUT THE FILE HAS {found}"
+    return (
+        ("Run", facts.run),
+        ("State", f"{facts.state}, {amount(facts.steps)} steps, engine {facts.engine}"),
+        ("Recipe, SHA-256", facts.recipe_digest),
+        ("Generator, SHA-256", hash_of_file),
+        ("Trained with", f"asyndgan {facts.version}"),
+        (
+            "Page made with",
+            f"asyndgan {__version__}, PyTorch {torch.__version__}, "
+            f"Python {platform.python_version()}",
+        ),
+        ("Page made on", f"{datetime.now(UTC):%d %B %Y, %H:%M} UTC".lstrip("0")),
+    )

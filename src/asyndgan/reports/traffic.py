@@ -1,0 +1,255 @@
+"""What travelled between the sites and the coordinator, in bytes and in plain words.
+
+The words follow `asyndgan.wire.messages`, field by field: whoever changes a message changes them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from asyndgan.recipe import Recipe
+from asyndgan.reports.words import size
+from asyndgan.runs import RunFacts
+
+_OF_CONDITION: Final = {
+    "mask": ("the masks (label maps of real cases)", "masks"),
+    "class": ("the classes", "classes"),
+    "none": ("an empty list of conditions", "conditions"),
+}
+
+
+@final
+@dataclass(frozen=True)
+class Kind:
+    """One kind of message.
+
+    Attributes:
+        name: on the wire.
+        meaning: what it holds.
+        total: bytes of all sites, as text; a dash if none was counted.
+        sizes: bytes by site, as text, in the order of the sites.
+    """
+
+    name: str
+    meaning: str
+    total: str
+    sizes: tuple[str, ...]
+
+
+@final
+@dataclass(frozen=True)
+class SiteTraffic:
+    """One site's bytes.
+
+    Attributes:
+        site: name.
+        number: of its colour.
+        left: bytes that left it, as text.
+        came: bytes that came to it, as text.
+        left_part: length of its bar, 0 to 100 on a scale that all bars share.
+        came_part: the same.
+        step: bytes that left it in a step that it answered, as text.
+    """
+
+    site: str
+    number: int
+    left: str
+    came: str
+    left_part: float
+    came_part: float
+    step: str
+
+
+@final
+@dataclass(frozen=True)
+class Stayed:
+    """Something that no message holds.
+
+    Attributes:
+        what: it is.
+        why: a sentence.
+    """
+
+    what: str
+    why: str
+
+
+@final
+@dataclass(frozen=True)
+class Traffic:
+    """The section of the page.
+
+    Attributes:
+        left: kinds of message that sites sent.
+        came: kinds of message that came to them.
+        sites: bytes by site.
+        left_total: as text.
+        came_total: as text.
+        left_step: bytes that left a site in a step, on average, as text.
+        came_step: bytes that came to a site in a step, on average, as text.
+        stayed: what never left a site.
+        caution: what a reader must know about feedback: paragraphs.
+        masks: what became of the masks that travelled.
+    """
+
+    left: tuple[Kind, ...]
+    came: tuple[Kind, ...]
+    sites: tuple[SiteTraffic, ...]
+    left_total: str
+    came_total: str
+    left_step: str
+    came_step: str
+    stayed: tuple[Stayed, ...]
+    caution: tuple[str, ...]
+    masks: str
+
+
+def read_traffic(
+    facts: RunFacts,
+    recipe: Recipe,
+    records: Sequence[Mapping[str, Any]],
+    numbers: Mapping[str, int],
+    kept_masks: int,
+) -> Traffic:
+    """Sums up what a run counted.
+
+    Args:
+        facts: of the run.
+        recipe: decides what the messages hold.
+        records: lines of metrics.jsonl; they say how many steps each site answered.
+        numbers: colour of each site, in their order.
+        kept_masks: masks in the run folder.
+    """
+    answered = {site: sum(site in record["losses"] for record in records) for site in numbers}
+    left, came = facts.left_sites, facts.came_to_sites
+    return Traffic(
+        left=tuple(_kinds(left, _left_meanings(recipe), numbers)),
+        came=tuple(_kinds(came, _came_meanings(recipe), numbers)),
+        sites=tuple(_sites(left, came, numbers, answered)),
+        left_total=size(_total(left)),
+        came_total=size(_total(came)),
+        left_step=_a_step(left, "judgement", answered),
+        came_step=_a_step(came, "judge", answered),
+        stayed=tuple(_stayed(recipe)),
+        caution=tuple(_caution(recipe)),
+        masks=_masks(recipe, kept_masks),
+    )
+
+
+Counts = Mapping[str, Mapping[str, int]]
+
+
+def _total(counts: Counts) -> int:
+    return sum(sum(kinds.values()) for kinds in counts.values())
+
+
+def _a_step(counts: Counts, kind: str, answered: Mapping[str, int]) -> str:
+    steps = sum(answered.values())
+    spent = sum(counts.get(site, {}).get(kind, 0) for site in answered)
+    return size(spent / steps) if steps else "\N{EN DASH}"
+
+
+def _kinds(counts: Counts, meanings: Mapping[str, str], sites: Mapping[str, int]) -> Iterator[Kind]:
+    """Known kinds first; one that is not known is named, never hidden."""
+    found = dict.fromkeys(kind for kinds in counts.values() for kind in kinds)
+    for kind in dict.fromkeys([*meanings, *found]):
+        sizes = [counts.get(site, {}).get(kind, 0) for site in sites]
+        if kind in found:
+            yield Kind(
+                kind,
+                meanings.get(kind, "A kind of message that this page does not know."),
+                size(sum(sizes)),
+                tuple(size(each) for each in sizes),
+            )
+
+
+def _sites(
+    left: Counts, came: Counts, numbers: Mapping[str, int], answered: Mapping[str, int]
+) -> Iterator[SiteTraffic]:
+    sums = {
+        site: (sum(left.get(site, {}).values()), sum(came.get(site, {}).values()))
+        for site in numbers
+    }
+    most = max((max(pair) for pair in sums.values()), default=0) or 1
+    for site, (out, into) in sums.items():
+        yield SiteTraffic(
+            site=site,
+            number=numbers[site],
+            left=size(out),
+            came=size(into),
+            left_part=round(100 * out / most, 2),
+            came_part=round(100 * into / most, 2),
+            step=_a_step(left, "judgement", {site: answered[site]}),
+        )
+
+
+def _left_meanings(recipe: Recipe) -> dict[str, str]:
+    conditions, _ = _OF_CONDITION[recipe.condition.kind]
+    return {
+        "card": "Who it is, when it joins or returns: how many cases it has, its share, the names "
+        "of its modalities and labels, the size of its images, how many steps and batches it has "
+        f"done, and {conditions} of its first batch.",
+        "judgement": "Its answer, every step. Feedback: for each pixel of each synthetic image that "
+        "it was sent, how a small change would change the site's loss (a gradient, coded as "
+        f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
+        "its losses as plain numbers: the curves above.",
+        "saved": "It has kept its state. A step number; nothing else.",
+        "closed": "Good-bye. Nothing else.",
+        "refusal": "No, and why: a code and a sentence about the protocol, without anything of the "
+        "site's data.",
+    }
+
+
+def _came_meanings(recipe: Recipe) -> dict[str, str]:
+    _, conditions = _OF_CONDITION[recipe.condition.kind]
+    return {
+        "open": "Take part in this run. The run's identity, the recipe's hash and the step.",
+        "judge": f"Judge these synthetic images, painted from the site's own {conditions} "
+        f"(pixels coded as {recipe.wire.images}).",
+        "save": "Keep your state. A step number.",
+        "close": "The run is over.",
+    }
+
+
+def _stayed(recipe: Recipe) -> Iterator[Stayed]:
+    yield Stayed("Images", "No message of a site has a place for one.")
+    yield Stayed(
+        "Discriminators", "Each site's own network: neither weights nor gradients of them."
+    )
+    if recipe.loss.stand_in_l1:
+        yield Stayed("Stand-in generators", "Trained on the site's images, and used only there.")
+    yield Stayed("Names", "No file name, no path, no name or number of a patient.")
+    if recipe.condition.kind == "mask":
+        yield Stayed("Whose mask is whose", "Masks travel in batches, without a patient.")
+
+
+def _caution(recipe: Recipe) -> Iterator[str]:
+    yield (
+        "Feedback is not an image, but it is worked out from real images at the site and can carry "
+        "traces of them. No noise was added to it, so this run has no guarantee of differential "
+        "privacy."
+    )
+    if recipe.loss.paired_l1:
+        yield (
+            f"This recipe also compares each synthetic image with the real image of the same mask "
+            f"(loss.paired_l1 = {recipe.loss.paired_l1:g}). The sign of that part of the feedback "
+            "tells, pixel by pixel, whether the real image is brighter or darker. A coordinator "
+            "that painted what it liked could find real pixels in this way: use such a recipe only "
+            "where the coordinator is trusted with the images."
+        )
+    if recipe.condition.kind == "mask":
+        yield (
+            "Masks are outlines drawn in real patients. A rare shape may be recognised by someone "
+            "who knows the patient."
+        )
+
+
+def _masks(recipe: Recipe, kept: int) -> str:
+    if recipe.condition.kind != "mask":
+        return ""
+    if recipe.masks.release:
+        return (
+            f"The coordinator kept the masks, as the recipe allows (masks.release): {kept} "
+            "different ones lie in the run folder. Whoever has that folder has them."
+        )
+    return "The coordinator used the masks to paint and did not keep them (masks.release is off)."

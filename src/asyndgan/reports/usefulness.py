@@ -1,0 +1,250 @@
+"""What a model learns from synthetic images alone: evaluation.json, read for a page."""
+
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, final
+
+from PIL import Image as Pillow
+
+from asyndgan.errors import RunError
+from asyndgan.reports.gallery import data_uri
+from asyndgan.reports.words import decimal
+
+_SITE: Final = "real:"
+_WIDEST: Final = 1400
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One model, judged by one label. Places are 0 to 100 on the label's own scale.
+
+    Attributes:
+        name: what it was trained on.
+        kind: "all", "synthetic" or "site".
+        site: whose images, for kind "site".
+        dice: mean Dice.
+        interval: of the mean Dice.
+        low: place of the interval's lower end; None where there is none.
+        high: place of its upper end.
+        middle: place of the mean.
+        ratio: part of the Dice that all real images reach.
+        hd95: mean, in millimetres.
+        assd: mean, in millimetres.
+        cases: it was trained on.
+        patients: that count.
+        seeds: trainings averaged.
+    """
+
+    name: str
+    kind: str
+    site: str
+    dice: str
+    interval: str
+    low: float | None
+    high: float | None
+    middle: float | None
+    ratio: str
+    hd95: str
+    assd: str
+    cases: int
+    patients: int
+    seeds: int
+
+
+@final
+@dataclass(frozen=True)
+class LabelTable:
+    """All models by one label.
+
+    Attributes:
+        label: name.
+        entries: one a model.
+        least: Dice at the left end of the bars, as text.
+        most: Dice at their right end.
+        reference: place of what all real images reach; None where it cannot be computed.
+    """
+
+    label: str
+    entries: tuple[Entry, ...]
+    least: str
+    most: str
+    reference: float | None
+
+
+@final
+@dataclass(frozen=True)
+class Finding:
+    """One label of the headline.
+
+    Attributes:
+        label: name.
+        figure: the number to print large.
+        interval: of that number; empty where there is none.
+        caption: what the number is.
+        sentence: the headline's own line.
+    """
+
+    label: str
+    figure: str
+    interval: str
+    caption: str
+    sentence: str
+
+
+@final
+@dataclass(frozen=True)
+class Usefulness:
+    """The section of the page.
+
+    Attributes:
+        findings: one a label.
+        tables: one a label.
+        judged_on: "test" or "validation".
+        levelling: one sentence a label where the budget was checked.
+        budget: steps of every training; 0 if unknown.
+        dice: data URI of the figure; empty where there is none.
+        examples: the same.
+    """
+
+    findings: tuple[Finding, ...]
+    tables: tuple[LabelTable, ...]
+    judged_on: str
+    levelling: tuple[str, ...]
+    budget: int
+    dice: str
+    examples: str
+
+
+def read_usefulness(folder: Path) -> Usefulness:
+    """Reads what `asyndgan evaluate` wrote.
+
+    Args:
+        folder: holds evaluation.json and perhaps dice.svg and examples.png.
+
+    Raises:
+        RunError: there is no evaluation.json, or it is not one.
+    """
+    path = folder / "evaluation.json"
+    try:
+        return _read(json.loads(path.read_text("utf-8")), folder)
+    except OSError as error:
+        raise RunError(
+            f"{folder} holds no evaluation.json; make one with 'asyndgan evaluate'."
+        ) from error
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(
+            f"{path} is not what 'asyndgan evaluate' writes ({error}); make it anew."
+        ) from error
+
+
+def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
+    rows: list[Mapping[str, Any]] = stored["rows"]
+    by_label: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_label.setdefault(row["label"], []).append(row)
+    lines = str(stored.get("headline", "")).splitlines()
+    return Usefulness(
+        findings=tuple(_finding(label, rows, lines) for label, rows in by_label.items()),
+        tables=tuple(_table(label, rows) for label, rows in by_label.items()),
+        judged_on=str(stored.get("judged_on", "test")),
+        levelling=tuple(_levelling(item) for item in stored.get("levelling", ())),
+        budget=int((stored.get("budget") or {}).get("steps", 0)),
+        dice=_figure(folder / "dice.svg"),
+        examples=_figure(folder / "examples.png"),
+    )
+
+
+def _finding(label: str, rows: Sequence[Mapping[str, Any]], lines: Sequence[str]) -> Finding:
+    of_model = {row["model"]: row for row in rows}
+    own = (line for line in lines if line.startswith(f"{label}: "))
+    sentence = next(own, "").removeprefix(f"{label}: ")
+    if (row := of_model.get("synthetic")) is not None:
+        interval = _interval(row["ratio_low"], row["ratio_high"], 2)
+        caption = "of the Dice that all real images reach"
+        return Finding(label, decimal(row["ratio"], 2), interval, caption, sentence)
+    row = of_model.get("real-all", rows[0])
+    interval = _interval(row["dice_low"], row["dice_high"], 3)
+    return Finding(
+        label, decimal(row["dice_mean"], 3), interval, "Dice of all real images", sentence
+    )
+
+
+def _table(label: str, rows: Sequence[Mapping[str, Any]]) -> LabelTable:
+    ends = [
+        float(row[key]) for row in rows for key in ("dice_low", "dice_mean") if row[key] is not None
+    ]
+    least = min(0.9, max(0.0, math.floor(min(ends, default=0.0) * 20) / 20))
+
+    def place(value: float | None) -> float | None:
+        if value is None:
+            return None
+        return round(100 * min(max((value - least) / (1 - least), 0), 1), 2)
+
+    reference = next((row["dice_mean"] for row in rows if row["model"] == "real-all"), None)
+    return LabelTable(
+        label=label,
+        entries=tuple(
+            _entry(row, *(place(row[f"dice_{end}"]) for end in ("low", "high", "mean")))
+            for row in rows
+        ),
+        least=f"{least:.2f}".rstrip("0").rstrip("."),
+        most="1",
+        reference=place(reference),
+    )
+
+
+def _entry(
+    row: Mapping[str, Any], low: float | None, high: float | None, middle: float | None
+) -> Entry:
+    model = str(row["model"])
+    site = model.removeprefix(_SITE) if model.startswith(_SITE) else ""
+    names = {"real-all": "Real images of all sites", "synthetic": "Synthetic images alone"}
+    kinds = {"real-all": "all", "synthetic": "synthetic"}
+    return Entry(
+        name=names.get(model, f"Real images of {site}" if site else model),
+        kind=kinds.get(model, "site"),
+        site=site,
+        dice=decimal(row["dice_mean"], 3),
+        interval=_interval(row["dice_low"], row["dice_high"], 3),
+        low=low,
+        high=high,
+        middle=middle,
+        ratio=decimal(row["ratio"], 2),
+        hd95=decimal(row["hd95_mean"], 1),
+        assd=decimal(row["assd_mean"], 1),
+        cases=int(row["cases"]),
+        patients=int(row["patients"]),
+        seeds=int(row["seeds"]),
+    )
+
+
+def _interval(low: float | None, high: float | None, digits: int) -> str:
+    return "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _levelling(item: Mapping[str, Any]) -> str:
+    return (
+        f"{item['label']}: {item['longer_steps']} steps instead of {item['steps']} change the Dice "
+        f"of all real images by {decimal(item['difference'], 3)}."
+    )
+
+
+def _figure(path: Path) -> str:
+    """A figure as a data URI; very large pictures are made smaller."""
+    if not path.exists():
+        return ""
+    if path.suffix == ".svg":
+        return data_uri(path.read_bytes(), "image/svg+xml")
+    with Pillow.open(path) as picture:
+        if picture.width <= _WIDEST:
+            return data_uri(path.read_bytes(), "image/png")
+        small = picture.convert("RGB")
+        small.thumbnail((_WIDEST, 10 * _WIDEST))
+        file = io.BytesIO()
+        small.save(file, "PNG", optimize=True)
+        return data_uri(file.getvalue(), "image/png")

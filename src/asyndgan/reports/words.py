@@ -1,0 +1,53 @@
+"""Numbers as people say them."""
+
+import math
+from collections.abc import Sequence
+
+_SMALL = (
+    "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
+    "twelve",
+)  # fmt: skip
+
+
+def size(count: float) -> str:
+    """Bytes: 61.4 kB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds: 2 min 05 s, or 3 h 10 min."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
+def amount(number: int) -> str:
+    """A count with its thousands apart (a thin space that does not break): 12 000."""
+    return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
+
+
+def counted(number: int, noun: str) -> str:
+    """A count and its noun: four sites, 1 200 cases."""
+    spoken = _SMALL[number] if number < len(_SMALL) else amount(number)
+    return f"{spoken} {noun}" if number == 1 else f"{spoken} {noun}s"
+
+
+def decimal(value: float | None, digits: int) -> str:
+    """A number that may not exist; a dash where it does not."""
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def together(items: Sequence[str]) -> str:
+    """A list in a sentence: north, south and east."""
+    return " and ".join([*(", ".join(items[:-1]),), items[-1]]) if len(items) > 1 else items[0]
+
+
+def sentence(text: str) -> str:
+    """The same with a capital at its beginning."""
+    return text[:1].upper() + text[1:]

@@ -1,0 +1,222 @@
+"""Shape and type checks of the whole package, and small federations.
+
+Every function of `asyndgan` runs under jaxtyping and beartype here. Left unchecked are only those
+that beartype cannot decorate one by one: methods that return `Self`, and
+`build_adversarial_loss`, whose `AdversarialLoss` is a protocol that is not `runtime_checkable`.
+Processes that tests start run without the checks.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import pytest
+from beartype import BeartypeConf, beartype
+from beartype.roar import BeartypeDecorHintException
+from jaxtyping import install_import_hook
+
+F = TypeVar("F", bound=Callable[..., object])
+# The tower: an int is a float, as it is for mypy.
+_decorate = beartype(conf=BeartypeConf(is_pep484_tower=True))
+
+
+def _checked(function: F) -> F:
+    try:
+        return _decorate(function)
+    except BeartypeDecorHintException:
+        return function
+
+
+# The hook wants an importable name.
+_checks = ModuleType("asyndgan_type_checks")
+_checks.checked = _checked  # type: ignore[attr-defined]
+sys.modules[_checks.__name__] = _checks
+install_import_hook("asyndgan", "asyndgan_type_checks.checked")
+
+import torch  # noqa: E402
+
+from asyndgan.data import Cohort, derived_seed  # noqa: E402
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms  # noqa: E402
+from asyndgan.engines import InProcess  # noqa: E402
+from asyndgan.errors import SiteUnreachableError  # noqa: E402
+from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # noqa: E402
+from asyndgan.recipe import Recipe  # noqa: E402
+from asyndgan.training import Coordinator, Site  # noqa: E402
+
+torch.set_num_threads(1)
+
+TINY = """
+name = "tiny"
+[image]
+size = 16
+[generator]
+width = 4
+blocks = 1
+noise = 1
+[discriminator]
+width = 4
+layers = 1
+[training]
+steps = 6
+batch = 2
+checkpoint_every = 2
+sample_every = 3
+ema = 0.5
+seed = 7
+[masks]
+release = true
+[quorum]
+wait_s = 60.0
+patience_s = 0.0
+"""
+RUN = "abc123"
+LABELS = {0: "background", 1: "organ", 2: "lesion"}
+
+
+class Line(Transport):
+    """The in-process engine with a line that can be cut or tapped.
+
+    Attributes:
+        cut: sites that cannot be reached.
+        deaf: sites whose answers get lost on the way.
+        tap: (site, answer) to the answer that arrives.
+        sent: every request, as (site, bytes).
+    """
+
+    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self.inner = InProcess(endpoints)
+        self.cut: set[str] = set()
+        self.deaf: set[str] = set()
+        self.tap: Callable[[str, bytes], bytes] = lambda site, answer: answer
+        self.sent: list[tuple[str, bytes]] = []
+
+    def send(self, site: str, payload: bytes, timeout: float) -> bytes:
+        self.sent.append((site, payload))
+        answer = self.inner.send(site, payload, timeout)
+        if site in self.deaf:
+            raise SiteUnreachableError(f"site {site}: there was no answer in time.")
+        return self.tap(site, answer)
+
+    def sites(self) -> tuple[str, ...]:
+        return tuple(site for site in self.inner.sites() if site not in self.cut)
+
+    def close(self) -> None:
+        self.inner.close()
+
+
+@dataclass
+class Federation:
+    """Sites behind endpoints, a line to them, and the coordinator's half."""
+
+    recipe: Recipe
+    sites: dict[str, Site]
+    line: Line
+    exchange: Exchange
+
+    def begin(self, keep: Callable[[str, torch.Tensor], None] | None = None) -> Coordinator:
+        return Coordinator.begin(self.recipe, self.exchange, run=RUN, keep=keep)
+
+    def endpoint(self, site: str) -> Endpoint:
+        return self.line.inner.endpoints[site]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Recipe]:
+    """The smallest recipe, with overrides: `tiny("training.batch=1")`."""
+    return lambda *overrides: Recipe.from_toml(TINY, overrides)
+
+
+@pytest.fixture(scope="session")
+def make_cohort() -> Callable[..., Cohort]:
+    """A cohort whose images depend on their masks."""
+
+    def make(
+        recipe: Recipe,
+        *,
+        cases: int = 5,
+        modalities: Sequence[str] = ("T1",),
+        labels: Mapping[int, str] = LABELS,
+        seed: int = 0,
+    ) -> Cohort:
+        random = torch.Generator().manual_seed(derived_seed(seed, "test cohort"))
+        space = recipe.image.size
+        highest = max(labels) + 1
+        if recipe.condition.kind == "mask":
+            conditions = torch.randint(highest, (cases, *space), generator=random)
+            brightness = conditions[:, None] / highest
+        else:
+            conditions = torch.randint(highest, (cases,), generator=random)
+            brightness = torch.zeros(cases, 1, *space)
+        texture = 0.4 * torch.rand(cases, len(modalities), *space, generator=random)
+        return Cohort(
+            (brightness + texture - 0.7).clamp(-1, 1),
+            conditions,
+            modalities=modalities,
+            labels=labels,
+            seed=seed,
+            flip=recipe.training.flip,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_sites(make_cohort: Callable[..., Cohort]) -> Callable[..., Federation]:
+    """A federation: `make_sites(recipe)`, or with a cohort for each site by name."""
+
+    def make(
+        recipe: Recipe,
+        cohorts: Mapping[str, Cohort] | None = None,
+        *,
+        folder: Path | None = None,
+        shares: Mapping[str, float] | None = None,
+    ) -> Federation:
+        if cohorts is None:
+            cohorts = {
+                "north": make_cohort(recipe, cases=6, seed=1),
+                "south": make_cohort(recipe, cases=3, seed=2),
+            }
+        sites = {
+            name: Site(
+                name,
+                cohort,
+                recipe,
+                folder=folder / name if folder else None,
+                share=(shares or {}).get(name),
+            )
+            for name, cohort in cohorts.items()
+        }
+        limit = message_limit(recipe)
+        line = Line({name: Endpoint(site, limit=limit) for name, site in sites.items()})
+        return Federation(recipe, sites, line, Exchange(line, recipe))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders of two small phantom sites, 32x32 pixels."""
+    folder = tmp_path_factory.mktemp("phantoms")
+    write_phantoms(folder, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.05)
+    return {site.name: folder / site.name for site in DEFAULT_SITES[:2]}
+
+
+@pytest.fixture
+def another_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[str, str], None]]:
+    """Installs a package beside ours: `another_package(source of the module, entry points)`."""
+
+    def install(source: str, entry_points: str) -> None:
+        (tmp_path / "another_package.py").write_text(source)
+        about = tmp_path / "another_package-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: another-package\nVersion: 1\n")
+        (about / "entry_points.txt").write_text(entry_points)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    yield install
+    sys.modules.pop("another_package", None)

@@ -1,0 +1,229 @@
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from asyndgan.errors import RecipeError
+from asyndgan.recipe import Recipe, known_keys
+from asyndgan.runs import load_recipe, recipe_names
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("training.stpes", "training.steps"),
+        ("traning.steps", "training.steps"),
+        ("loss.pared_l1", "loss.paired_l1"),
+        ("wire.feedbak", "wire.feedback"),
+        ("steps", "training.steps"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest_known_one(key: str, meant: str) -> None:
+    with pytest.raises(RecipeError, match=rf"not a key of a recipe\. Did you mean {meant}\?"):
+        Recipe.from_toml("", [f"{key}=3"])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "training.steps=0",
+        "training.batch=0",
+        "training.ema=1.0",
+        "training.seed=-1",
+        "image.size=8",
+        "image.size=100",
+        "image.size=2048",
+        "image.spacing=[1.0, 0.0]",
+        "generator.width=3",
+        "optimiser.generator_rate=0",
+        "optimiser.generator_rate=nan",
+        "optimiser.beta1=1",
+        "loss.paired_l1=-1",
+        "loss.moments=inf",
+        "wire.feedback=int2",
+        "wire.zstd=20",
+        "quorum.least=0",
+        "quorum.least=1.1",
+        "quorum.wait_s=0",
+        "image.axis=oblique",
+        "training.precision=float16",
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
+    key = override.partition("=")[0]
+    with pytest.raises(RecipeError, match=re.escape(key)):
+        Recipe.from_toml("", [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["loss.segmentation=1"], "'patch' has no segmentation output"),
+        (["discriminator.kind=unet_segmentation"], "set loss.segmentation above 0"),
+        (
+            ["discriminator.kind=unet_segmentation", "loss.segmentation=1", "loss.features=1"],
+            "no features to match",
+        ),
+        (["condition.kind=none"], "set generator.noise above 0"),
+        (
+            ["condition.kind=none", "generator.noise=1", "loss.stand_in_l1=1"],
+            "loss.stand_in_l1 needs a condition",
+        ),
+        (["condition.kind=class", "loss.moments=1"], "loss.moments needs label maps"),
+        (["condition.kind=class", "masks.release=true"], "masks.release needs label maps"),
+        (
+            ["condition.kind=class", "discriminator.kind=patch_segmentation"],
+            "'patch_segmentation' needs label maps",
+        ),
+        (["loss.adversarial_weight=0"], "every weight is 0"),
+        (["image.intensity.default.low=300"], "must be below high"),
+        (
+            ["image.intensity.T1.kind=percentiles", "image.intensity.T1.high=120"],
+            "between 0 and 100",
+        ),
+        (["image.size=16"], "too small for discriminator.layers = 3"),
+        (["image.size=128", "discriminator.layers=6"], "too small for discriminator.layers = 6"),
+    ],
+)
+def test_a_contradiction_is_refused_with_its_reason(overrides: list[str], reason: str) -> None:
+    with pytest.raises(RecipeError, match=reason):
+        Recipe.from_toml("", overrides)
+
+
+def test_every_fault_of_a_recipe_is_named_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_toml("name = 'brain'\n[training]\nsteps = 0\nbatch = 'two'\n[loos]\nbce = 1\n")
+    text = str(caught.value)
+    assert text.startswith("recipe 'brain':")
+    assert all(key in text for key in ("training.steps", "training.batch", "'two'", "loos"))
+
+
+def test_what_is_no_toml_is_refused() -> None:
+    with pytest.raises(RecipeError, match="not valid TOML"):
+        Recipe.from_toml("steps = = 3")
+
+
+def test_overrides_take_toml_values_and_bare_words() -> None:
+    recipe = Recipe.from_toml(
+        "[training]\nsteps = 5\n",
+        [
+            "training.steps=7",
+            "wire.feedback=int8",
+            'name="with space"',
+            "image.modalities=['T1', 'T2']",
+            "image.size=[32, 64]",
+            "image.intensity.T1.high=100",
+            " training.flip = false ",
+        ],
+    )
+    assert recipe.training.steps == 7
+    assert recipe.wire.feedback == "int8"
+    assert recipe.name == "with space"
+    assert recipe.image.modalities == ("T1", "T2")
+    assert recipe.image.size == (32, 64)
+    assert recipe.image.intensity_of("T1").high == 100
+    assert recipe.image.intensity_of("T2").high == 255
+    assert not recipe.training.flip
+
+
+@pytest.mark.parametrize("override", ["training.steps", "=3", "name.first=x"])
+def test_an_override_that_is_none_is_refused(override: str) -> None:
+    with pytest.raises(RecipeError):
+        Recipe.from_toml("name = 'x'", [override])
+
+
+@pytest.mark.parametrize("name", recipe_names())
+@pytest.mark.parametrize("comments", [True, False])
+def test_every_recipe_of_the_package_survives_its_own_toml(name: str, comments: bool) -> None:
+    recipe = load_recipe(name)
+    assert Recipe.from_toml(recipe.to_toml(comments=comments)) == recipe
+    assert recipe.name == name
+
+
+@given(
+    st.text(max_size=20).filter(lambda text: text.isprintable() or text.isascii()),
+    st.dictionaries(
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=8),
+        st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+        | st.integers(-(2**53), 2**53)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.booleans(),
+        max_size=3,
+    ),
+    st.floats(1e-12, 0.1),
+)
+def test_any_recipe_survives_its_own_toml(
+    name: str, options: dict[str, str | int | float | bool], rate: float
+) -> None:
+    recipe = Recipe.from_tables(
+        {
+            "name": name,
+            "generator": {"options": options},
+            "optimiser": {"generator_rate": rate},
+            "image": {"intensity": {"a.b c": {"low": -1.5}}},
+        }
+    )
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert Recipe.from_toml(recipe.to_toml()).digest() == recipe.digest()
+
+
+def test_equal_recipes_have_equal_digests_however_they_were_written(tiny: MakeRecipe) -> None:
+    recipe = tiny()
+    assert Recipe.from_tables(recipe.to_tables()).digest() == recipe.digest()
+    assert Recipe.from_toml(recipe.to_toml()).digest() == recipe.digest()
+    assert tiny("loss.moments=2").digest() == tiny("loss.moments=2.0").digest()
+    assert tiny("image.size=16").digest() == tiny("image.size=[16, 16]").digest()
+    assert Recipe().digest() == Recipe.from_toml("").digest()
+
+
+def test_another_value_anywhere_is_another_digest(tiny: MakeRecipe) -> None:
+    changes = ["training.steps=7", "name=other", "wire.zstd=2", "image.intensity.T1.low=1"]
+    digests = {tiny(change).digest() for change in changes} | {tiny().digest()}
+    assert len(digests) == len(changes) + 1
+
+
+def test_the_digest_is_the_same_in_another_process(tiny: MakeRecipe) -> None:
+    # Other hash seeds must not show: two hospitals compare digests.
+    code = f"from asyndgan.recipe import Recipe; print(Recipe.from_toml({tiny().to_toml()!r}).digest())"
+    printed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert printed.stdout.strip() == tiny().digest()
+
+
+def test_every_field_comes_with_a_comment() -> None:
+    assert all(
+        field.description
+        for section in [type(value) for _, value in Recipe() if hasattr(value, "model_fields")]
+        for field in section.model_fields.values()
+    )
+    lines = [line for line in Recipe().to_toml().splitlines() if " =" in line]
+    assert len(lines) >= len(list(known_keys())) - 1
+    assert all("  # " in line for line in lines)
+
+
+def test_without_comments_there_are_none() -> None:
+    text = Recipe().to_toml(comments=False)
+    kept = [line for line in text.splitlines() if "#" in line]
+    assert kept == ["# spacing ="]
+    assert tomllib.loads(text)["training"]["steps"] == 4000
+
+
+def test_a_recipe_cannot_be_changed() -> None:
+    with pytest.raises(ValidationError):
+        Recipe().training.steps = 3  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        Recipe().name = "x"  # type: ignore[misc]
+
+
+def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do() -> None:
+    with pytest.raises(RecipeError, match=r"neither a recipe of this package \(.*paper"):
+        load_recipe("papper")
