@@ -311,6 +311,7 @@ class Recipe(Section):
         needs_masks = {
             "loss.moments": self.loss.moments,
             "loss.segmentation": self.loss.segmentation,
+            "loss.stand_in_l1": self.loss.stand_in_l1,
             "masks.release": self.masks.release,
             "discriminator.kind 'patch_segmentation'": self.discriminator.kind
             == "patch_segmentation",
@@ -320,9 +321,10 @@ class Recipe(Section):
                 raise ValueError(
                     f"{key} needs label maps, but condition.kind is '{self.condition.kind}'"
                 )
-        if self.condition.kind == "none" and self.loss.stand_in_l1:
+        if self.condition.kind == "class" and self.generator.kind == "resnet":
             raise ValueError(
-                "loss.stand_in_l1 needs a condition to paint from, but condition.kind is 'none'"
+                "generator.kind 'resnet' cannot see condition.kind 'class': its instance norms take "
+                "away what is the same everywhere in an image; take generator.kind 'spade'"
             )
         if self.condition.kind == "none" and not self.generator.noise:
             raise ValueError(
@@ -403,7 +405,8 @@ def _override(tables: dict[str, Any], override: str) -> None:
 def _explain(fault: Any) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     if fault["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, list(known_keys()), n=1, cutoff=0.3)
+        known = [*Recipe.model_fields, *known_keys()]
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.3)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         return f"{key} is not a key of a recipe.{hint}"
     allowed = fault["msg"].removeprefix("Value error, ")

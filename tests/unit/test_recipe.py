@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asyndgan.errors import RecipeError
-from asyndgan.recipe import Recipe, known_keys
+from asyndgan.recipe import Recipe, Section, known_keys
 from asyndgan.runs import load_recipe, recipe_names
 
 MakeRecipe = Callable[..., Recipe]
@@ -20,7 +20,7 @@ MakeRecipe = Callable[..., Recipe]
     ("key", "meant"),
     [
         ("training.stpes", "training.steps"),
-        ("traning.steps", "training.steps"),
+        ("traning.steps", "training"),
         ("loss.pared_l1", "loss.paired_l1"),
         ("wire.feedbak", "wire.feedback"),
         ("steps", "training.steps"),
@@ -75,8 +75,9 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
         (["condition.kind=none"], "set generator.noise above 0"),
         (
             ["condition.kind=none", "generator.noise=1", "loss.stand_in_l1=1"],
-            "loss.stand_in_l1 needs a condition",
+            "loss.stand_in_l1 needs label maps",
         ),
+        (["condition.kind=class"], "'resnet' cannot see condition.kind 'class'"),
         (["condition.kind=class", "loss.moments=1"], "loss.moments needs label maps"),
         (["condition.kind=class", "masks.release=true"], "masks.release needs label maps"),
         (
@@ -202,7 +203,7 @@ def test_the_digest_is_the_same_in_another_process(tiny: MakeRecipe) -> None:
 def test_every_field_comes_with_a_comment() -> None:
     assert all(
         field.description
-        for section in [type(value) for _, value in Recipe() if hasattr(value, "model_fields")]
+        for section in [type(value) for _, value in Recipe() if isinstance(value, Section)]
         for field in section.model_fields.values()
     )
     lines = [line for line in Recipe().to_toml().splitlines() if " =" in line]

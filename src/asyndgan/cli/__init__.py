@@ -7,6 +7,8 @@ from rich.console import Console
 
 from asyndgan import __version__
 from asyndgan.cli.check import check
+from asyndgan.cli.demo import demo
+from asyndgan.cli.evaluate import evaluate
 from asyndgan.cli.generate import generate
 from asyndgan.cli.phantoms import phantoms
 from asyndgan.cli.recipe import recipe
@@ -24,6 +26,8 @@ app.command()(check)
 app.command()(phantoms)
 app.command()(train)
 app.command()(generate)
+app.command()(evaluate)
+app.command()(demo)
 app.add_typer(recipe, name="recipe")
 
 

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from asyndgan.cli.evaluate import evaluate_run, tell_evaluation
+from asyndgan.cli.recipe import Overrides
 from asyndgan.cli.train import duration, size
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
+from asyndgan.engines import ENGINES
 from asyndgan.evaluation import SegmentationBudget, synthesise, write_synthetic
 from asyndgan.reports import write_report
 from asyndgan.runs import Progress as RunProgress
@@ -24,13 +26,19 @@ from asyndgan.runs import train as train_run
 RECIPE: Final = "demo"
 """The `default` recipe with smaller networks and fewer steps; its sites release their masks."""
 
-BUDGET: Final = SegmentationBudget(steps=300)
 THREADS: Final = 2
 
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder to write; a demo cut short goes on.")],
-    engine: Annotated[str, typer.Option(help="How messages travel.")] = "inprocess",
+    engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
+        "inprocess"
+    ),
+    overrides: Overrides = None,
+    patients: Annotated[float, typer.Option(help="Factor of the number of patients.")] = 1.0,
+    segmentation_steps: Annotated[
+        int, typer.Option(min=1, help="Updates of each segmentation network.")
+    ] = 300,
 ) -> None:
     """Four phantom hospitals teach one generator: train, generate, evaluate, report.
 
@@ -41,16 +49,17 @@ def demo(
     sites = {site.name: out / "sites" / site.name for site in DEFAULT_SITES}
     test, synthetic = out / "sites" / "test", out / "synthetic"
     run = RunFolder(out / "run")
+    recipe = load_recipe(RECIPE, overrides or [])
     torch.set_num_threads(THREADS)
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():
-                write_phantoms(out / "sites")
+                write_phantoms(out / "sites", size=recipe.image.size[0], patients_scale=patients)
             part.tell(f"{len(sites)} sites and a test set in {out / 'sites'}")
         with display.part("Train one generator with four discriminators") as part:
             if not run.generator_file.exists():
                 train_run(
-                    load_recipe(RECIPE),
+                    recipe,
                     sites,
                     run.path,
                     engine=engine,
@@ -72,7 +81,7 @@ def demo(
                 synthetic,
                 out / "evaluation",
                 seeds=1,
-                budget=BUDGET,
+                budget=SegmentationBudget(steps=segmentation_steps),
                 targets=None,
                 check_budget=False,
                 on_progress=part.watch_evaluation,

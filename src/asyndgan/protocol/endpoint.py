@@ -7,7 +7,6 @@ from threading import Lock
 from typing import final
 
 from asyndgan.errors import (
-    AsyndganError,
     CohortError,
     DataError,
     NotFiniteError,

@@ -176,7 +176,8 @@ def _spans(answered: Sequence[bool]) -> tuple[tuple[float, float], ...]:
 
 
 def _steps(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    return int(records[0]["step"]), int(records[-1]["step"])
+    """Steps done before the first record and after the last."""
+    return int(records[0]["step"]), int(records[-1]["step"]) + 1
 
 
 def _series(records: Sequence[Mapping[str, Any]], site: str, name: str) -> Line:

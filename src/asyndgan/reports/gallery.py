@@ -198,10 +198,11 @@ def _mirrored(case: Case) -> Case:
 
 
 def _strips(site: str, pairs: Pairs, colours: Mapping[int, str], side: int) -> Iterator[Strip]:
-    origin = f"site {site}" if site else "other masks"
-    for synthetic, real in pairs:
-        yield _strip("synthetic", synthetic, f"{origin}, mask {synthetic.name}", colours, side)
-        if real is not None:  # its name may be a patient's, so it stays out of the page
+    for place, (synthetic, real) in enumerate(pairs, 1):
+        # Names of cases may be names of patients, so they stay out of the page.
+        origin = f"{f'site {site}' if site else 'other masks'}, case {place}"
+        yield _strip("synthetic", synthetic, origin, colours, side)
+        if real is not None:
             yield _strip("real", real, origin, colours, side)
 
 

@@ -130,11 +130,14 @@ def _page(
         "charts": loss_charts(records, numbers) if records else (),
         "presence": presence(records, numbers) if records else (),
         "waited": sum(not record.get("updated", True) for record in records),
-        "news": [(record["step"], line) for record in records for line in record.get("news", ())],
-        "last_step": amount(records[-1]["step"]) if records else "",
+        "news": [
+            (record["step"] + 1, line) for record in records for line in record.get("news", ())
+        ],
+        "last_step": amount(records[-1]["step"] + 1) if records else "",
         "traffic": traffic,
         "bytes_chart": traffic_chart(records) if records else None,
         "provenance": _provenance(facts, weights),
+        "evaluate": _evaluate_command(run, facts),
         "recipe_text": recipe.to_toml(comments=False),
     }
 
@@ -154,6 +157,12 @@ def _lead(facts: RunFacts, recipe: Recipe) -> str:
         f"{together(facts.modalities) if facts.modalities else 'images'} without asking the sites "
         "again.".split()
     )
+
+
+def _evaluate_command(run: RunFolder, facts: RunFacts) -> str:
+    """What to type for an evaluation that the next report finds by itself."""
+    sites = " ".join(f"--site {site}=FOLDER" for site in facts.sites)
+    return f"asyndgan evaluate {run.path} {sites} --test FOLDER --out {run.path / 'evaluation'}"
 
 
 @final
@@ -181,7 +190,7 @@ def _tiles(
     cases = sum(int(about["cases"]) for about in facts.sites.values())
     planned = recipe.training.steps
     yield Tile(amount(len(facts.sites)), "sites", together(list(facts.sites) or ["none"]))
-    yield Tile(amount(cases), "cases stayed where they are", "none was sent to anyone")
+    yield Tile(amount(cases), "cases at the sites", "every image stayed there")
     yield Tile(
         amount(facts.steps),
         "steps",
@@ -189,7 +198,7 @@ def _tiles(
         if facts.steps == planned
         else f"of {amount(planned)}, in {duration(facts.seconds)}",
     )
-    yield Tile(traffic.left_step, "left a site in a step", f"{traffic.left_total} in all")
+    yield Tile(traffic.left_step, "left a site each step", f"{traffic.left_total} in all")
     if generator.bytes:
         yield Tile(
             _rounded(generator.parameters),
@@ -217,12 +226,15 @@ def _notices(
             "figure here is of what there is so far.",
             grave=True,
         )
-    if has_real:
+    if has_real or (useful and useful.examples):
+        where = [
+            *(["beside the synthetic ones, as whoever made this page asked"] if has_real else []),
+            *(["as examples of the comparison"] if useful and useful.examples else []),
+        ]
         yield Notice(
             "Real images inside",
-            "Whoever made this page asked for real images beside the synthetic ones, and they are "
-            "part of this file. Pass it on only if these may be seen: phantoms, public data, or "
-            "with the sites' consent.",
+            f"They stand {together(where)}. Pass this file on only if they may be seen: phantoms, "
+            "public data, or with the consent of those who hold them.",
             grave=True,
         )
     if recipe.loss.paired_l1:

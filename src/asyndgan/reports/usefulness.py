@@ -12,7 +12,7 @@ from PIL import Image as Pillow
 
 from asyndgan.errors import RunError
 from asyndgan.reports.gallery import data_uri
-from asyndgan.reports.words import decimal
+from asyndgan.reports.words import counted, decimal
 
 _SITE: Final = "real:"
 _WIDEST: Final = 1400
@@ -86,7 +86,7 @@ class Finding:
         figure: the number to print large.
         interval: of that number; empty where there is none.
         caption: what the number is.
-        sentence: the headline's own line.
+        sentence: the Dice behind it, how many patients and seeds, and how single sites fare.
     """
 
     label: str
@@ -102,6 +102,7 @@ class Usefulness:
     """The section of the page.
 
     Attributes:
+        headline: the evaluation's own words, a line a label.
         findings: one a label.
         tables: one a label.
         judged_on: "test" or "validation".
@@ -111,6 +112,7 @@ class Usefulness:
         examples: the same.
     """
 
+    headline: tuple[str, ...]
     findings: tuple[Finding, ...]
     tables: tuple[LabelTable, ...]
     judged_on: str
@@ -147,9 +149,9 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
     by_label: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         by_label.setdefault(row["label"], []).append(row)
-    lines = str(stored.get("headline", "")).splitlines()
     return Usefulness(
-        findings=tuple(_finding(label, rows, lines) for label, rows in by_label.items()),
+        headline=tuple(str(stored.get("headline", "")).splitlines()),
+        findings=tuple(_finding(label, rows) for label, rows in by_label.items()),
         tables=tuple(_table(label, rows) for label, rows in by_label.items()),
         judged_on=str(stored.get("judged_on", "test")),
         levelling=tuple(_levelling(item) for item in stored.get("levelling", ())),
@@ -159,18 +161,27 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
     )
 
 
-def _finding(label: str, rows: Sequence[Mapping[str, Any]], lines: Sequence[str]) -> Finding:
+def _finding(label: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
+    """The synthetic model's part of the Dice of all real images; that Dice, where it has no row."""
     of_model = {row["model"]: row for row in rows}
-    own = (line for line in lines if line.startswith(f"{label}: "))
-    sentence = next(own, "").removeprefix(f"{label}: ")
-    if (row := of_model.get("synthetic")) is not None:
-        interval = _interval(row["ratio_low"], row["ratio_high"], 2)
-        caption = "of the Dice that all real images reach"
-        return Finding(label, decimal(row["ratio"], 2), interval, caption, sentence)
-    row = of_model.get("real-all", rows[0])
-    interval = _interval(row["dice_low"], row["dice_high"], 3)
+    real = of_model.get("real-all", rows[0])
+    ratios = [row["ratio"] for row in rows if row["model"].startswith(_SITE)]
+    known = [ratio for ratio in ratios if ratio is not None]
+    single = f" Single sites: {sum(known) / len(known):.2f} on average." if known else ""
+    counts = f"{counted(real['patients'], 'patient')}, {counted(real['seeds'], 'seed')}"
+    if (row := of_model.get("synthetic")) is None:
+        interval = _interval(real["dice_low"], real["dice_high"], 3)
+        caption = "Dice of all real images"
+        return Finding(
+            label, decimal(real["dice_mean"], 3), interval, caption, f"{counts}.{single}"
+        )
+    pair = f"{decimal(row['dice_mean'], 3)} against {decimal(real['dice_mean'], 3)}"
     return Finding(
-        label, decimal(row["dice_mean"], 3), interval, "Dice of all real images", sentence
+        label=label,
+        figure=decimal(row["ratio"], 2),
+        interval=_interval(row["ratio_low"], row["ratio_high"], 2),
+        caption="of the Dice that all real images reach",
+        sentence=f"{pair}; {counts}.{single}",
     )
 
 

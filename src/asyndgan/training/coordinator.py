@@ -243,7 +243,8 @@ class Coordinator:
                 self.generator.state_dict().values(),
                 strict=True,
             ):
-                mean.lerp_(value, 1 - decay)
+                # Counters, which a network of another package may have, are copied.
+                mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
 
     def _take(
         self, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]

@@ -1,0 +1,99 @@
+"""Seconds and memory of a step, as ratios within this one run.
+
+    python benchmarks/step.py            # prints a table
+    python benchmarks/step.py --size 128
+
+Absolute times depend on the machine and on what else it does; the ratios do not, much: variants take
+turns, and the median of their rounds is compared.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from asyndgan.data.phantoms import write_phantoms
+from asyndgan.engines import SiteSetup, build_engine
+from asyndgan.protocol import Exchange
+from asyndgan.recipe import Recipe
+from asyndgan.runs import load_recipe
+from asyndgan.training import Coordinator
+
+BASE = "default, inprocess"
+VARIANTS = {
+    BASE: ([], "inprocess"),
+    "default, processes": ([], "processes"),
+    "default, bfloat16": (["training.precision=bfloat16"], "inprocess"),
+    "default, float32": (["training.precision=float32"], "inprocess"),
+    "default, chunks of 4": (["training.chunk=4"], "inprocess"),
+    "default, no stand-in, paired": (["loss.stand_in_l1=0", "loss.paired_l1=10"], "inprocess"),
+}
+
+
+def opened(recipe: Recipe, engine: str, data: Path, state: Path) -> Coordinator:
+    """A run of these sites, ready for its first step."""
+    setups = [
+        SiteSetup(folder.name, folder, state / folder.name)
+        for folder in sorted(data.iterdir())
+        if folder.name != "test"
+    ]
+    exchange = Exchange(build_engine(engine, setups, recipe), recipe)
+    return Coordinator.begin(recipe, exchange, run="be")
+
+
+def peak(name: str, size: int) -> float:
+    """Peak MB of a process of its own that takes five steps of one variant."""
+    command = [sys.executable, __file__, "--size", str(size), "--peak-of", name]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def tell_peak(data: Path, sets: list[str]) -> None:
+    """What `peak` reads."""
+    coordinator = opened(load_recipe("default", sets), "inprocess", data, data / ".." / "state")
+    for _ in range(5):
+        coordinator.step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    """Measures every variant and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--peak-of", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    size = f"image.size={arguments.size}"
+    with tempfile.TemporaryDirectory() as folder:
+        data = Path(folder) / "data"
+        write_phantoms(data, size=arguments.size, patients_scale=0.2)
+        if arguments.peak_of:
+            tell_peak(data, [size, *VARIANTS[arguments.peak_of][0]])
+            return
+        runs = {
+            name: opened(load_recipe("default", [size, *sets]), engine, data, Path(folder) / name)
+            for name, (sets, engine) in VARIANTS.items()
+        }
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for _ in range(arguments.rounds + 1):
+            for name, coordinator in runs.items():
+                begun = time.perf_counter()
+                coordinator.step()
+                times[name].append(time.perf_counter() - begun)
+        base = statistics.median(times[BASE][1:])
+        print(f"{'variant':34}{'s a step':>10}{'ratio':>8}{'peak MB':>9}")
+        for name, rounds in times.items():
+            median = statistics.median(rounds[1:])
+            memory = peak(name, arguments.size) if VARIANTS[name][1] == "inprocess" else 0
+            print(f"{name:34}{median:10.2f}{median / base:8.2f}{memory:9.0f}")
+        for coordinator in runs.values():
+            coordinator.exchange.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""Commands as a person types them, one after the other on one tiny run."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from asyndgan.data.check import check_folder
+from asyndgan.data.nnunet import describe
+from asyndgan.data.phantoms import write_phantoms
+
+TINY = [
+    "image.size=32",
+    "generator.width=4",
+    "generator.blocks=1",
+    "discriminator.width=4",
+    "discriminator.layers=1",
+    "stand_in.width=4",
+    "stand_in.blocks=1",
+    "training.steps=4",
+    "training.batch=2",
+]
+SET = [word for override in TINY for word in ("--set", override)]
+
+
+def asyndgan(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from asyndgan.cli import main; main()", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_phantoms(folder, size=32, patients_scale=0.1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sites(data: Path) -> list[str]:
+    return [word for name in ("north", "west") for word in ("--site", f"{name}={data / name}")]
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, sites: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "run"
+    done = asyndgan("train", "default", *sites, "--out", out, *SET, "--set", "masks.release=true")
+    assert done.returncode == 0, done.stderr
+    assert "step 4/4" in done.stdout
+    return out
+
+
+def test_the_demo_leaves_everything_that_it_promises(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    words = ["demo", "--out", out, *SET, "--patients", 0.1, "--segmentation-steps", 2]
+    done = asyndgan(*words)
+    assert done.returncode == 0, done.stderr
+    assert "report.html" in done.stdout and "all-real" in done.stdout
+    assert {path.name for path in (out / "sites").iterdir()} == {
+        "north", "south", "east", "west", "test",
+    }  # fmt: skip
+    assert describe(out / "synthetic").synthetic
+    assert "<html" in (out / "report.html").read_text("utf-8")
+    rows = json.loads((out / "evaluation" / "evaluation.json").read_text())["rows"]
+    models = {row["model"] for row in rows}
+    assert models == {"real-all", "synthetic", *(f"real:{name}" for name in
+                      ("north", "south", "east", "west"))}  # fmt: skip
+    wanted = {"model", "label", "seeds", "patients", "dice_mean", "dice_low", "dice_high"}
+    assert all(wanted | {"hd95_mean", "assd_mean"} <= set(row) for row in rows)
+    again = asyndgan(*words)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_finished_run_is_painted_from_the_masks_that_the_sites_released(
+    run: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "synthetic"
+    done = asyndgan("generate", run, "--out", out)
+    assert done.returncode == 0, done.stderr
+    info = describe(out)
+    facts = json.loads((run / "run.json").read_text())
+    assert info.synthetic and info.modalities == ("T1", "T2", "FLAIR")
+    assert info.extra["provenance"]["generator_sha256"] == facts["generator_sha256"]
+    assert set(info.extra["provenance"]["shares"]) == {"north", "west"}
+    assert not check_folder(out).faults
+    assert "synthetic" in (out / "MODEL_CARD.md").read_text("utf-8")
+
+
+def test_moved_masks_make_a_larger_set_and_several_equal_draws_are_refused(
+    run: Path, tmp_path: Path
+) -> None:
+    plain = asyndgan("generate", run, "--out", tmp_path / "plain", "--draws", 2)
+    moved = asyndgan("generate", run, "--out", tmp_path / "moved", "--draws", 2, "--augment")
+    assert plain.returncode == 1 and "--augment" in plain.stderr
+    assert moved.returncode == 0, moved.stderr
+    once = len(list((run / "masks" / "labelsTr").glob("*.png")))
+    assert describe(tmp_path / "moved").training == 2 * once
+
+
+def test_without_released_masks_the_error_names_the_remedies_and_a_folder_serves(
+    data: Path, sites: list[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    assert asyndgan("train", "default", *sites, "--out", out, *SET).returncode == 0
+    assert not (out / "masks").exists() and not (out / "samples").exists()
+    without = asyndgan("generate", out, "--out", tmp_path / "a")
+    assert without.returncode == 1
+    assert "--masks" in without.stderr and "masks.release=true" in without.stderr
+    given = asyndgan("generate", out, "--out", tmp_path / "b", "--masks", data / "test")
+    assert given.returncode == 0, given.stderr
+    assert describe(tmp_path / "b").training == describe(data / "test").training
+
+
+def test_an_evaluation_paints_its_own_set_and_refuses_that_of_another_generator(
+    run: Path, data: Path, sites: list[str], tmp_path: Path
+) -> None:
+    words = ["--test", data / "test", "--out", tmp_path / "e", "--steps", 2, "--label", "lesion"]
+    done = asyndgan("evaluate", run, *sites, *words)
+    assert done.returncode == 0, done.stderr
+    assert describe(tmp_path / "e" / "synthetic").synthetic
+    other = asyndgan("evaluate", run, *sites, *words, "--synthetic", data / "north")
+    assert other.returncode == 1 and "not painted by" in other.stderr
+
+
+def test_a_wrong_key_is_answered_with_the_nearest_one_and_no_traceback(tmp_path: Path) -> None:
+    done = asyndgan("recipe", "show", "default", "--set", "image.sise=64")
+    assert done.returncode == 1
+    assert "Did you mean image.size?" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_recipe_that_is_shown_can_be_used(tmp_path: Path) -> None:
+    shown = asyndgan("recipe", "show", "paper", "--set", "image.size=128")
+    file = tmp_path / "mine.toml"
+    file.write_text(shown.stdout)
+    assert asyndgan("recipe", "show", file).stdout == shown.stdout
+    assert "size = [128, 128]" in shown.stdout
+
+
+def test_a_folder_that_is_no_data_set_ends_training_with_a_remedy(tmp_path: Path) -> None:
+    done = asyndgan("train", "default", "--site", f"a={tmp_path}", "--out", tmp_path / "run", *SET)
+    assert done.returncode == 1
+    assert "dataset.json" in done.stderr and "Traceback" not in done.stderr

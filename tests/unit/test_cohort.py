@@ -1,0 +1,145 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from asyndgan.data import Case, Cohort, Preparation, derived_seed
+from asyndgan.errors import CohortError
+from asyndgan.recipe import Recipe
+
+MakeCohort = Callable[..., Cohort]
+LABELS = {0: "background", 1: "lesion"}
+
+
+def numbered(cases: int, *, flip: bool = False, seed: int = 0) -> Cohort:
+    """Image and mask of case k hold k everywhere but in the left column, which holds 0."""
+    images = torch.arange(cases).float().reshape(-1, 1, 1, 1).expand(-1, 1, 4, 4) / cases
+    images = images.clone()
+    masks = torch.arange(cases).reshape(-1, 1, 1).expand(-1, 4, 4).clone()
+    images[..., 0], masks[..., 0] = -1, 0
+    labels = {number: f"case {number}" for number in range(cases)}
+    return Cohort(images, masks, modalities=["T1"], labels=labels, flip=flip, seed=seed)
+
+
+def drawn(cohort: Cohort, numbers: range, size: int) -> list[int]:
+    batches = [cohort.batch(number, size).conditions for number in numbers]
+    return torch.cat(batches)[:, 1].max(-1).values.tolist()
+
+
+def test_every_pass_draws_every_case_once() -> None:
+    order = drawn(numbered(6), range(9), 2)
+    passes = [order[start : start + 6] for start in (0, 6, 12)]
+    assert all(sorted(each) == list(range(6)) for each in passes)
+    assert len({tuple(each) for each in passes}) > 1
+
+
+def test_a_batch_is_a_function_of_its_number_alone() -> None:
+    cohort = numbered(5, flip=True)
+    later = cohort.batch(7, 3)
+    cohort.batch(0, 3)
+    again = numbered(5, flip=True).batch(7, 3)
+    assert torch.equal(later.images, again.images)
+    assert torch.equal(later.conditions, again.conditions)
+
+
+def test_another_seed_is_another_order() -> None:
+    assert drawn(numbered(9), range(3), 3) != drawn(numbered(9, seed=1), range(3), 3)
+
+
+def test_a_cohort_smaller_than_a_batch_repeats_its_cases() -> None:
+    assert drawn(numbered(1), range(1), 4) == [0] * 4
+    assert sorted(drawn(numbered(2), range(1), 4)) == [0, 0, 1, 1]
+
+
+def test_an_image_and_its_mask_are_mirrored_together() -> None:
+    batch = numbered(8, flip=True).batch(0, 8)
+    left_is_dark = batch.images[:, 0, :, 0].eq(-1).all(-1)
+    assert left_is_dark.any()
+    assert not left_is_dark.all()
+    assert torch.equal(batch.images[:, 0, :, -1].eq(-1).all(-1), ~left_is_dark)
+    mask_is_dark = batch.conditions[:, :, 0].eq(0).all(-1)
+    chosen = batch.conditions[:, 1].max(-1).values > 0
+    assert torch.equal(mask_is_dark[chosen], left_is_dark[chosen])
+
+
+def test_without_flip_nothing_is_mirrored() -> None:
+    cohort = numbered(8)
+    for batch in (cohort.batch(0, 8), cohort.other(0, 8)):
+        assert batch.images[:, 0, :, 0].eq(-1).all()
+
+
+def test_the_unpaired_batch_is_fixed_by_its_number_and_independent_of_the_paired_one() -> None:
+    cohort = numbered(8)
+    assert torch.equal(cohort.other(3, 4).images, cohort.other(3, 4).images)
+    pairs = [(cohort.batch(n, 8).conditions, cohort.other(n, 8).conditions) for n in range(4)]
+    assert not any(torch.equal(ours, theirs) for ours, theirs in pairs)
+
+
+def test_classes_are_not_mirrored() -> None:
+    cohort = Cohort(
+        torch.zeros(3, 1, 4, 4),
+        torch.tensor([0, 1, 1]),
+        modalities=["T1"],
+        labels=LABELS,
+        flip=True,
+    )
+    assert sorted(cohort.batch(0, 3).conditions.tolist()) == [0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("images", "conditions", "modalities", "reason"),
+    [
+        (torch.zeros(0, 1, 4, 4), torch.zeros(0, 4, 4), ["T1"], "at least one"),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(3, 4, 4), ["T1"], "2 images and 3 conditions"),
+        (torch.zeros(2, 2, 4, 4), torch.zeros(2, 4, 4), ["T1"], "2 channels, but 1 modalities"),
+        (torch.zeros(2, 2, 4, 4), torch.zeros(2, 4, 4), ["T1", "T1"], "T1, T1"),
+        (torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 5), ["T1"], r"\(4, 4\).*\(4, 5\)"),
+        (torch.zeros(2, 1, 4, 4), torch.full((2, 4, 4), 3), ["T1"], r"labels \[3\]"),
+        (torch.zeros(2, 1, 4, 4), torch.full((2, 4, 4), -1), ["T1"], r"labels \[-1\]"),
+    ],
+)
+def test_parts_that_do_not_fit_make_no_cohort(
+    images: torch.Tensor, conditions: torch.Tensor, modalities: list[str], reason: str
+) -> None:
+    with pytest.raises(CohortError, match=reason):
+        Cohort(images, conditions.long(), modalities=modalities, labels=LABELS)
+
+
+def case(number: int) -> Case:
+    preparation = Preparation((4, 4), (1.0, 1.0), (4, 4), (0, 0), (1.0,), (0.0,))
+    mask = torch.full((4, 4), number, dtype=torch.int64)
+    return Case(f"c{number}", "p", torch.zeros(1, 4, 4), mask, ("T1",), preparation)
+
+
+def test_a_cohort_of_cases_keeps_their_masks_or_leaves_them_at_the_door() -> None:
+    cases = [case(0), case(1)]
+    labels = {"background": 0, "lesion": 1}
+    masks = Cohort.from_cases(cases, labels=labels)
+    assert masks.labels == LABELS
+    assert masks.modalities == ("T1",)
+    assert masks.space == (4, 4)
+    assert len(masks) == 2
+    assert masks.conditions.unique().tolist() == [0, 1]
+    assert Cohort.from_cases(cases, labels=labels, condition="none").conditions.tolist() == [0, 0]
+
+
+def test_classes_cannot_be_read_from_folders() -> None:
+    with pytest.raises(CohortError, match="build the cohort in Python"):
+        Cohort.from_cases([case(0)], labels={"background": 0}, condition="class")
+    with pytest.raises(CohortError, match="no cases"):
+        Cohort.from_cases([], labels={"background": 0})
+
+
+def test_derived_seeds_differ_by_purpose_and_fit_torch() -> None:
+    seeds = {derived_seed(0, "a"), derived_seed(0, "b"), derived_seed(1, "a"), derived_seed(0)}
+    assert len(seeds) == 4
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed(0, "noise", 1) == 8006471302276438118
+
+
+def test_a_site_does_not_take_images_of_another_size(
+    tiny: Callable[..., Recipe], make_cohort: MakeCohort, make_sites: Callable[..., object]
+) -> None:
+    large = make_cohort(tiny("image.size=32"))
+    with pytest.raises(CohortError, match=r"site north: images have size \(32, 32\)"):
+        make_sites(tiny(), {"north": large})

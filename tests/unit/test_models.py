@@ -1,0 +1,293 @@
+import sys
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from asyndgan.errors import RecipeError
+from asyndgan.models import (
+    build_adversarial_loss,
+    build_discriminator,
+    build_generator,
+    condition_channels,
+    condition_maps,
+    draw_noise,
+)
+from asyndgan.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+GENERATORS = ["resnet", "spade"]
+DISCRIMINATORS = ["patch", "patch_segmentation", "unet_segmentation"]
+SPACES = [(16, 16), (16, 32), (16, 16, 16)]
+
+
+def maps_of(kind: str, space: tuple[int, ...], b: int = 2, labels: int = 3) -> torch.Tensor:
+    shape = (b, *space) if kind == "mask" else (b,)
+    condition = torch.randint(labels, shape, generator=torch.Generator().manual_seed(3))
+    return condition_maps(condition, kind=kind, labels=labels, space=space)
+
+
+def noise_of(space: tuple[int, ...], b: int = 2, channels: int = 2) -> torch.Tensor:
+    return draw_noise(b, channels, space, torch.Generator().manual_seed(5))
+
+
+def generator_of(
+    tiny: MakeRecipe, kind: str, space: tuple[int, ...], condition: str = "mask"
+) -> nn.Module:
+    torch.manual_seed(0)
+    return build_generator(
+        tiny(f"generator.kind={kind}", "generator.noise=2"),
+        condition_channels=condition_channels(condition, 3),
+        image_channels=2,
+        spatial_dims=len(space),
+    )
+
+
+def discriminator_of(tiny: MakeRecipe, kind: str, space: tuple[int, ...]) -> nn.Module:
+    torch.manual_seed(0)
+    segments = "0" if kind == "patch" else "1"
+    return build_discriminator(
+        tiny(f"discriminator.kind={kind}", f"loss.segmentation={segments}"),
+        condition_channels=3,
+        image_channels=2,
+        spatial_dims=len(space),
+    )
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("condition", ["mask", "class", "none"])
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_a_generator_paints_every_modality_within_range(
+    tiny: MakeRecipe, kind: str, condition: str, space: tuple[int, ...]
+) -> None:
+    generator = generator_of(tiny, kind, space, condition)
+    images = generator(maps_of(condition, space), 30 * noise_of(space))
+    assert images.shape == (2, 2, *space)
+    assert images.dtype == torch.float32
+    assert images.abs().max() <= 1
+    assert images.std() > 0
+
+
+@pytest.mark.parametrize("space", SPACES[1:])
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_an_image_does_not_depend_on_its_batch_mates(
+    tiny: MakeRecipe, kind: str, space: tuple[int, ...]
+) -> None:
+    generator = generator_of(tiny, kind, space)
+    maps, noise = maps_of("mask", space, b=3), noise_of(space, b=3)
+    together = generator(maps, noise)
+    alone = torch.cat([generator(maps[i : i + 1], noise[i : i + 1]) for i in range(3)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_noise_and_condition_both_shape_an_image(tiny: MakeRecipe, kind: str) -> None:
+    space = (16, 16)
+    generator = generator_of(tiny, kind, space)
+    maps, noise = maps_of("mask", space), noise_of(space)
+    image = generator(maps, noise)
+    assert not torch.allclose(image, generator(maps, noise.flip(-1)), atol=1e-2)
+    assert not torch.allclose(image, generator(maps.flip(-1), noise), atol=1e-2)
+
+
+def test_the_spade_generator_sees_a_class(tiny: MakeRecipe) -> None:
+    # (The ResNet does not: its instance norms remove what is the same everywhere. A recipe that
+    # asks for that is refused.)
+    space = (16, 16)
+    generator, noise = generator_of(tiny, "spade", space, "class"), noise_of(space)
+    images = [
+        generator(condition_maps(torch.tensor(c), kind="class", labels=3, space=space), noise)
+        for c in ([0, 0], [1, 1])
+    ]
+    assert not torch.allclose(*images, atol=1e-2)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_a_verdicts_gradient_reaches_every_pixel(
+    tiny: MakeRecipe, kind: str, space: tuple[int, ...]
+) -> None:
+    discriminator = discriminator_of(tiny, kind, space)
+    images = torch.randn(2, 2, *space, generator=torch.Generator().manual_seed(1))
+    verdict = discriminator(images.requires_grad_(), maps_of("mask", space))
+    parts = [part for part in (verdict.score, verdict.segmentation) if part is not None]
+    assert parts
+    for part in parts:
+        assert part.shape[0] == 2
+        (gradient,) = torch.autograd.grad(part.square().sum(), images, retain_graph=True)
+        assert gradient.isfinite().all()
+        assert (gradient.abs().sum((0, 1)) > 0).all()
+
+
+def test_each_kind_of_discriminator_has_its_own_outputs(tiny: MakeRecipe) -> None:
+    space = (16, 16)
+    images, maps = torch.zeros(2, 2, *space), maps_of("mask", space)
+    verdicts = {kind: discriminator_of(tiny, kind, space)(images, maps) for kind in DISCRIMINATORS}
+    assert verdicts["patch"].score.shape[:2] == (2, 1)
+    assert verdicts["patch"].segmentation is None
+    assert verdicts["patch"].features
+    assert verdicts["patch_segmentation"].score is not None
+    assert verdicts["patch_segmentation"].segmentation.shape == (2, 3, *space)
+    assert verdicts["unet_segmentation"].score is None
+    assert verdicts["unet_segmentation"].segmentation.shape == (2, 4, *space)
+
+
+@pytest.mark.parametrize("kind", DISCRIMINATORS)
+def test_a_verdict_does_not_depend_on_its_batch_mates(tiny: MakeRecipe, kind: str) -> None:
+    space = (16, 16)
+    discriminator = discriminator_of(tiny, kind, space)
+    images = torch.randn(3, 2, *space, generator=torch.Generator().manual_seed(1))
+    maps = maps_of("mask", space, b=3)
+    together, alone = discriminator(images, maps), discriminator(images[:1], maps[:1])
+    for ours, theirs in [
+        (together.score, alone.score),
+        (together.segmentation, alone.segmentation),
+    ]:
+        if ours is not None:
+            torch.testing.assert_close(ours[:1], theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_a_patch_discriminator_of_three_layers_sees_seventy_pixels() -> None:
+    recipe = Recipe.from_toml("", ["image.size=96", "discriminator.width=4"])
+    discriminator = build_discriminator(recipe, condition_channels=0, image_channels=1)
+    discriminator.apply(_let_everything_through)
+    images = torch.zeros(1, 1, 96, 96, requires_grad=True)
+    score = discriminator(images, torch.zeros(1, 0, 96, 96)).score
+    assert score is not None
+    (gradient,) = torch.autograd.grad(score[0, 0, 5, 5], images)
+    assert (gradient[0, 0].abs().sum(0) > 0).sum() == 70
+    assert (gradient[0, 0].abs().sum(1) > 0).sum() == 70
+
+
+def _let_everything_through(layer: nn.Module) -> None:
+    if isinstance(layer, nn.Conv2d):
+        nn.init.constant_(layer.weight, 0.1)
+        if layer.bias is not None:
+            nn.init.constant_(layer.bias, 1.0)
+    if isinstance(layer, nn.InstanceNorm2d):  # it would spread the gradient over the whole image
+        layer.forward = lambda features: features  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("kind", GENERATORS)
+def test_no_bias_stands_before_an_instance_norm(tiny: MakeRecipe, kind: str) -> None:
+    generator = generator_of(tiny, kind, (16, 16))
+    for sequence in [m for m in generator.modules() if isinstance(m, nn.Sequential)]:
+        layers = list(sequence)
+        for layer, after in zip(layers, layers[1:], strict=False):
+            if isinstance(after, nn.InstanceNorm2d):
+                assert layer.bias is None
+
+
+def test_conditions_become_one_hot_maps() -> None:
+    mask = torch.tensor([[[0, 2], [1, 0]]])
+    maps = condition_maps(mask, kind="mask", labels=3, space=(2, 2))
+    assert maps.tolist() == [[[[1, 0], [0, 1]], [[0, 0], [1, 0]], [[0, 1], [0, 0]]]]
+    classes = condition_maps(torch.tensor([1]), kind="class", labels=2, space=(2, 3))
+    assert classes.tolist() == [[[[0, 0, 0]] * 2, [[1, 1, 1]] * 2]]
+    assert condition_maps(torch.tensor([0, 0]), kind="none", labels=2, space=(4, 4)).shape == (
+        2,
+        0,
+        4,
+        4,
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "build", "known"),
+    [
+        ("generator.kind=unet", build_generator, "resnet, spade"),
+        ("discriminator.kind=vit", build_discriminator, "patch, patch_segmentation, unet_segm"),
+    ],
+)
+def test_an_unknown_network_is_answered_with_those_that_exist(
+    tiny: MakeRecipe, override: str, build: Callable[..., nn.Module], known: str
+) -> None:
+    with pytest.raises(RecipeError, match=f"offers '{override.partition('=')[2]}'.*: {known}"):
+        build(tiny(override), condition_channels=3, image_channels=1)
+
+
+def test_an_unknown_loss_is_answered_with_those_that_exist(tiny: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="bce, hinge, least_squares"):
+        build_adversarial_loss(tiny("loss.adversarial=wasserstein"))
+
+
+ANOTHER_PACKAGE = '''
+import torch
+from torch import nn
+from asyndgan.models import Verdict
+
+class Flat(nn.Module):
+    def __init__(self, *, condition_channels, image_channels, spatial_dims, section):
+        super().__init__()
+        self.grey = nn.Parameter(torch.full((image_channels,), section.options["grey"]))
+    def forward(self, condition, noise):
+        shape = (1, -1, *[1] * (condition.ndim - 2))
+        space = condition.shape[2:]
+        return self.grey.reshape(shape).expand(len(condition), -1, *space).tanh()
+
+class Brightness(nn.Module):
+    def __init__(self, *, condition_channels, image_channels, spatial_dims, section):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+    def forward(self, images, condition):
+        return Verdict(score=self.scale * images.mean((1, 2, 3)).reshape(-1, 1, 1, 1))
+
+class Wasserstein:
+    def discriminator(self, real, synthetic):
+        return synthetic.mean() - real.mean()
+    def generator(self, synthetic):
+        return -synthetic.mean()
+'''
+ENTRY_POINTS = """
+[asyndgan.generators]
+flat = another_package:Flat
+[asyndgan.discriminators]
+brightness = another_package:Brightness
+[asyndgan.adversarial_losses]
+wasserstein = another_package:Wasserstein
+"""
+
+
+def test_parts_of_another_package_train_by_the_same_door(
+    tiny: MakeRecipe,
+    another_package: Callable[[str, str], None],
+    make_sites: Callable[..., object],
+) -> None:
+    another_package(ANOTHER_PACKAGE, ENTRY_POINTS)
+    recipe = tiny(
+        "generator.kind=flat",
+        "generator.options={grey = 0.25}",
+        "discriminator.kind=brightness",
+        "loss.adversarial=wasserstein",
+        "optimiser.generator_rate=0.1",
+    )
+    coordinator = make_sites(recipe).begin()  # type: ignore[attr-defined]
+    assert type(coordinator.generator).__module__ == "another_package"
+    assert coordinator.generator.grey.item() == 0.25
+    coordinator.step()
+    assert coordinator.generator.grey.item() > 0.25  # brighter scores higher here
+
+
+def test_a_generator_of_another_package_may_have_counters(
+    tiny: MakeRecipe,
+    another_package: Callable[[str, str], None],
+    make_sites: Callable[..., object],
+) -> None:
+    counting = ANOTHER_PACKAGE.replace(
+        "        self.grey =",
+        "        self.register_buffer('painted', torch.zeros((), dtype=torch.int64))\n"
+        "        self.grey =",
+    ).replace("        shape = (1,", "        self.painted += len(condition)\n        shape = (1,")
+    another_package(counting, ENTRY_POINTS)
+    recipe = tiny("generator.kind=flat", "generator.options={grey = 0.25}")
+    coordinator = make_sites(recipe).begin()  # type: ignore[attr-defined]
+    coordinator.step()
+    assert coordinator.generator.painted == 4
+    assert coordinator.average.painted == 4
+
+
+def test_the_test_for_entry_points_leaves_nothing_behind(tiny: MakeRecipe) -> None:
+    assert "another_package" not in sys.modules
+    with pytest.raises(RecipeError):
+        build_adversarial_loss(tiny("loss.adversarial=wasserstein"))
