@@ -3,7 +3,7 @@
     python benchmarks/step.py            # prints a table
     python benchmarks/step.py --size 128
 
-Absolute times depend on the machine and on what else it does; the ratios do not, much: variants take
+Absolute times depend on the machine and on what else it does; the ratios hardly do: variants take
 turns, and the median of their rounds is compared.
 """
 

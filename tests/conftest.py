@@ -40,7 +40,7 @@ import torch  # noqa: E402
 
 from asyndgan.data import Cohort, derived_seed  # noqa: E402
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms  # noqa: E402
-from asyndgan.engines import InProcess  # noqa: E402
+from asyndgan.engines import InProcess, SiteSetup, build_engine  # noqa: E402
 from asyndgan.errors import SiteUnreachableError  # noqa: E402
 from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # noqa: E402
 from asyndgan.recipe import Recipe  # noqa: E402
@@ -123,6 +123,15 @@ class Federation:
         return self.line.inner.endpoints[site]
 
 
+@dataclass
+class Running:
+    """An engine whose sites run, with what they were set up from."""
+
+    recipe: Recipe
+    setups: list[SiteSetup]
+    transport: Transport
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Callable[..., Recipe]:
     """The smallest recipe, with overrides: `tiny("training.batch=1")`."""
@@ -202,6 +211,28 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("phantoms")
     write_phantoms(folder, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.05)
     return {site.name: folder / site.name for site in DEFAULT_SITES[:2]}
+
+
+@pytest.fixture(scope="session")
+def running(
+    tiny: Callable[..., Recipe],
+    phantoms: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Callable[[str], Running]]:
+    """An engine of this name with two sites, started once: importing torch takes seconds."""
+    started: dict[str, Running] = {}
+
+    def start(engine: str) -> Running:
+        if engine not in started:
+            state = tmp_path_factory.mktemp(engine)
+            recipe = tiny("image.size=32")
+            setups = [SiteSetup(name, data, state / name) for name, data in phantoms.items()]
+            started[engine] = Running(recipe, setups, build_engine(engine, setups, recipe))
+        return started[engine]
+
+    yield start
+    for each in started.values():
+        each.transport.close()
 
 
 @pytest.fixture

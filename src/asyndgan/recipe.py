@@ -158,6 +158,13 @@ class LossSection(Section):
     stand_in_l1: Weight = Field(
         0.0, description="L1 to a painting of the same mask by a generator that stays at the site"
     )
+    balance: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="part of the L1 terms in which every label counts alike, however few its "
+        "pixels; also in the stand-in's own training",
+    )
     moments: Weight = Field(
         0.0, description="class-wise mean and deviation of intensities, against unpaired images"
     )
@@ -170,7 +177,7 @@ class LossSection(Section):
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        if not any(value for name, value in self if name != "adversarial"):
+        if not any(value for name, value in self if name not in ("adversarial", "balance")):
             raise ValueError("every weight is 0, so sites would ask for nothing; set one above 0")
         return self
 
@@ -309,6 +316,7 @@ class Recipe(Section):
                 "set loss.segmentation above 0"
             )
         needs_masks = {
+            "loss.balance": self.loss.balance,
             "loss.moments": self.loss.moments,
             "loss.segmentation": self.loss.segmentation,
             "loss.stand_in_l1": self.loss.stand_in_l1,
@@ -323,8 +331,8 @@ class Recipe(Section):
                 )
         if self.condition.kind == "class" and self.generator.kind == "resnet":
             raise ValueError(
-                "generator.kind 'resnet' cannot see condition.kind 'class': its instance norms take "
-                "away what is the same everywhere in an image; take generator.kind 'spade'"
+                "generator.kind 'resnet' cannot see condition.kind 'class': its norms take away "
+                "what is the same everywhere in an image; take generator.kind 'spade'"
             )
         if self.condition.kind == "none" and not self.generator.noise:
             raise ValueError(

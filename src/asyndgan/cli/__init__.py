@@ -12,6 +12,7 @@ from asyndgan.cli.evaluate import evaluate
 from asyndgan.cli.generate import generate
 from asyndgan.cli.phantoms import phantoms
 from asyndgan.cli.recipe import recipe
+from asyndgan.cli.report import report
 from asyndgan.cli.train import train
 from asyndgan.errors import AsyndganError
 from asyndgan.runs import Interrupted
@@ -27,6 +28,7 @@ app.command()(phantoms)
 app.command()(train)
 app.command()(generate)
 app.command()(evaluate)
+app.command()(report)
 app.command()(demo)
 app.add_typer(recipe, name="recipe")
 

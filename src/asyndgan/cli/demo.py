@@ -13,12 +13,12 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from asyndgan.cli.evaluate import evaluate_run, tell_evaluation
 from asyndgan.cli.recipe import Overrides
-from asyndgan.cli.train import duration, size
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import ENGINES
 from asyndgan.evaluation import SegmentationBudget, synthesise, write_synthetic
 from asyndgan.reports import write_report
+from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs import train as train_run
@@ -63,7 +63,7 @@ def demo(
                     sites,
                     run.path,
                     engine=engine,
-                    resume=run.recipe_file.exists(),
+                    resume=run.facts_file.exists(),
                     threads=THREADS,
                     watch=part.watch_training,
                 )

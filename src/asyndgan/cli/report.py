@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from asyndgan.cli.train import parsed_sites, size
+from asyndgan.cli.train import parsed_sites
 from asyndgan.data import Case
 from asyndgan.data.prepare import load_cases
 from asyndgan.errors import RunError
 from asyndgan.evaluation import released_masks, synthesise
 from asyndgan.reports import write_report
+from asyndgan.reports.words import size
 from asyndgan.runs import RunFolder
 
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from asyndgan.cli.recipe import Overrides
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RecipeError
+from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs import train as train_run
@@ -83,22 +84,6 @@ def tell_finished(console: Console, run: RunFolder) -> None:
     )
     if run.recipe().masks.release:
         console.print(f"Next: asyndgan generate {run.path} --out synthetic")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
-
-
-def size(count: float) -> str:
-    """Bytes as people say them."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000 or unit == "GB":
-            break
-        count /= 1000
-    return f"{count:.0f} {unit}" if count >= 100 or unit == "B" else f"{count:.1f} {unit}"
 
 
 @final

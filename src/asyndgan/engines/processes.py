@@ -96,7 +96,9 @@ class Processes(Transport):
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
         """The answer that carries the number of this request; older ones are dropped."""
-        entry = self._sites[site]
+        entry = self._sites.get(site)
+        if entry is None:
+            raise SiteUnreachableError(f"site {site} is not connected.")
         deadline = time.monotonic() + timeout
         with entry.lock:
             if entry.frames is None or not entry.alive:
@@ -127,6 +129,9 @@ class Processes(Transport):
     def close(self) -> None:
         """Ends every process."""
         with self._starting:
+            for entry in self._sites.values():
+                if entry.frames:
+                    entry.frames.close()  # all first, so that they end at the same time
             for entry in self._sites.values():
                 self._end(entry)
                 entry.frames = None

@@ -78,6 +78,24 @@ def balanced_cross_entropy(logits: Tensor, target: Masks, present: Masks) -> Sca
     return (loss * weight[present]).mean()
 
 
+def balanced_l1(images: Images, target: Images, conditions: Tensor, balance: float) -> Scalar:
+    """Mean absolute difference, in part averaged over labels rather than over pixels.
+
+    Args:
+        images: (b, c, *space).
+        target: the same shape.
+        conditions: label maps (b, *space) if `balance` is above 0, else not looked at.
+        balance: 0 for the mean over pixels, 1 for the mean over the labels that occur.
+    """
+    gap = (images - target).abs()
+    if not balance:
+        return gap.mean()
+    pixels = torch.bincount(conditions.flatten()).to(gap.dtype)
+    even = 1 / ((pixels > 0).sum() * pixels.clamp(min=1))  # weights of one label sum to 1 / labels
+    weight = (1 - balance) / conditions.numel() + balance * even[conditions]
+    return (gap.mean(1) * weight).sum()
+
+
 def class_moments(images: Images, masks: Masks, labels: int) -> tuple[Tensor, Tensor]:
     """Mean and deviation of the intensities of each label, over a batch.
 

@@ -202,11 +202,9 @@ def _chart(
     binned = {name: _binned(values) for name, values in series.items()}
     smooth = {name: _smoothed(values) for name, values in binned.items()}
     low, high = _range(list(binned.values()))
-    marks = [
-        float(mark) for mark in MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
-    ]
-    shown = [mark for mark in marks if low - 1e-9 <= mark <= high * (1 + 1e-9)]
-    digits = 0 if as_bytes else max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
+    marks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
+    shown = [float(mark) for mark in marks if low - 1e-9 <= mark <= high * (1 + 1e-9)]
+    digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
     curves = [
         Curve(
             name=name,
@@ -243,7 +241,7 @@ def _across(steps: tuple[int, int]) -> tuple[Tick, ...]:
     return tuple(Tick(round(100 * (mark - first) / width, 2), amount(mark)) for mark in shown)
 
 
-def _binned(values: Line) -> Line:
+def _binned(values: Line) -> Float[np.ndarray, " m"]:
     """At most `POINTS` means; nan where no value is."""
     if len(values) <= POINTS:
         return values

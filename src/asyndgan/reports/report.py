@@ -1,7 +1,6 @@
 """`report.html`: a whole run on one page that loads nothing from anywhere."""
 
 import hashlib
-import math
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +24,9 @@ from asyndgan.training.checkpoint import read
 
 COLOURS: Final = 8
 """Colours of sites; a ninth site gets the first again, with another dash."""
+
+MANY: Final = 6
+"""Sites beyond which not every one is named."""
 
 
 @final
@@ -133,6 +135,7 @@ def _page(
         "news": [
             (record["step"] + 1, line) for record in records for line in record.get("news", ())
         ],
+        "length": counted(len(records), "step"),
         "last_step": amount(records[-1]["step"] + 1) if records else "",
         "traffic": traffic,
         "bytes_chart": traffic_chart(records) if records else None,
@@ -161,8 +164,12 @@ def _lead(facts: RunFacts, recipe: Recipe) -> str:
 
 def _evaluate_command(run: RunFolder, facts: RunFacts) -> str:
     """What to type for an evaluation that the next report finds by itself."""
-    sites = " ".join(f"--site {site}=FOLDER" for site in facts.sites)
-    return f"asyndgan evaluate {run.path} {sites} --test FOLDER --out {run.path / 'evaluation'}"
+    name = (
+        run.path.resolve().name
+    )  # the page may be passed on; where the run lay is nobody's affair
+    few = len(facts.sites) <= MANY
+    sites = [f"--site {site}=FOLDER" for site in facts.sites] if few else ["--site NAME=FOLDER ..."]
+    return f"asyndgan evaluate {name} {' '.join(sites)} --test FOLDER --out {name}/evaluation"
 
 
 @final
@@ -189,7 +196,7 @@ def _tiles(
 ) -> Iterator[Tile]:
     cases = sum(int(about["cases"]) for about in facts.sites.values())
     planned = recipe.training.steps
-    yield Tile(amount(len(facts.sites)), "sites", together(list(facts.sites) or ["none"]))
+    yield Tile(amount(len(facts.sites)), "sites", _named(list(facts.sites)))
     yield Tile(amount(cases), "cases at the sites", "every image stayed there")
     yield Tile(
         amount(facts.steps),
@@ -207,6 +214,13 @@ def _tiles(
         )
 
 
+def _named(sites: Sequence[str]) -> str:
+    """The sites' names; of many, the first."""
+    if len(sites) > MANY:
+        sites = [*sites[: MANY - 1], f"{len(sites) - MANY + 1} more"]
+    return together(sites) if sites else "none"
+
+
 def _rounded(number: int) -> str:
     """About how many: 2.3 M."""
     for unit, scale in (("M", 1e6), ("k", 1e3)):
@@ -222,8 +236,8 @@ def _notices(
     if facts.state != "finished":
         yield Notice(
             "Not finished",
-            f"This run is {facts.state}, {facts.steps} of {recipe.training.steps} steps done. Every "
-            "figure here is of what there is so far.",
+            f"This run is {facts.state}, {facts.steps} of {recipe.training.steps} steps done. "
+            "Every figure here is of what there is so far.",
             grave=True,
         )
     if has_real or (useful and useful.examples):
@@ -240,8 +254,8 @@ def _notices(
     if recipe.loss.paired_l1:
         yield Notice(
             "Feedback of this recipe can give real pixels away",
-            "It compares with the real image of the same mask. "
-            "A coordinator that is not trusted could read pixels from it; see \u201cWhat moved\u201d.",
+            "It compares with the real image of the same mask. A coordinator that is not trusted "
+            "could read pixels from it; see \u201cWhat moved\u201d.",
             grave=True,
         )
     if facts.engine in ("inprocess", "processes"):

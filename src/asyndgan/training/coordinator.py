@@ -179,8 +179,15 @@ class Coordinator:
         return coordinator
 
     def step(self) -> StepReport:
-        """Paints for every site, collects their feedback, and updates the generator."""
+        """Paints for every site, collects their feedback, and updates the generator.
+
+        Raises:
+            QuorumError: if no site takes part now.
+            NotFiniteError: if feedback or the generator's gradient is not finite.
+        """
         members = dict(self.members)
+        if not members:
+            raise QuorumError("no site takes part now; wait for one to come back.")
         painting = self._paint(members)
         images = painting.images.split(self.recipe.training.batch)
         answers = self.exchange.ask(

@@ -19,6 +19,7 @@ from asyndgan.models import (
 )
 from asyndgan.models.losses import (
     balanced_cross_entropy,
+    balanced_l1,
     features_distance,
     moments_distance,
 )
@@ -90,7 +91,7 @@ class Objective:
         update(self.discriminator_optimiser, loss)
         losses = {"discriminator": loss.detach()}
         if self.stand_in is not None:
-            losses["stand_in"] = self._learn_stand_in(self.stand_in, real.images, maps)
+            losses["stand_in"] = self._learn_stand_in(self.stand_in, real, maps)
         return losses
 
     def ask(self, synthetic: Images, real: Batch, other: Batch) -> tuple[Scalar, Losses]:
@@ -112,11 +113,13 @@ class Objective:
             fits = balanced_cross_entropy(verdict.segmentation, real.conditions, real.conditions)
             terms.append(("segmentation", weights.segmentation, fits))
         if weights.paired_l1:
-            terms.append(("paired_l1", weights.paired_l1, (synthetic - real.images).abs().mean()))
+            gap = self._l1(synthetic, real.images, real.conditions)
+            terms.append(("paired_l1", weights.paired_l1, gap))
         if self.stand_in is not None:
             with torch.no_grad():
                 target = self._stand_in_paints(self.stand_in, maps)
-            terms.append(("stand_in_l1", weights.stand_in_l1, (synthetic - target).abs().mean()))
+            gap = self._l1(synthetic, target, real.conditions)
+            terms.append(("stand_in_l1", weights.stand_in_l1, gap))
         if weights.moments:
             gap = moments_distance(synthetic, real.conditions, other.images, other.conditions)
             terms.append(("moments", weights.moments, gap))
@@ -152,6 +155,9 @@ class Objective:
             load_network("stand_in", self.stand_in, tensors)
             load_optimiser("stand_in_optimiser", self.stand_in_optimiser, tensors)
 
+    def _l1(self, images: Images, target: Images, conditions: Tensor) -> Scalar:
+        return balanced_l1(images, target, conditions, self.recipe.loss.balance)
+
     def _judged(self, images: Images, maps: Condition) -> Verdict:
         with arithmetic(self.recipe.training.precision, images.device):
             verdict: Verdict = self.discriminator(images, maps)
@@ -174,10 +180,10 @@ class Objective:
             terms.append(self.recipe.loss.segmentation * fits)
         return torch.stack(terms).sum()
 
-    def _learn_stand_in(self, stand_in: torch.nn.Module, real: Images, maps: Condition) -> Scalar:
+    def _learn_stand_in(self, stand_in: torch.nn.Module, real: Batch, maps: Condition) -> Scalar:
         section = self.recipe.stand_in
         painted = self._stand_in_paints(stand_in, maps)
-        loss = section.paired_l1 * (painted - real).abs().mean()
+        loss = section.paired_l1 * self._l1(painted, real.images, real.conditions)
         if section.adversarial_weight:
             score = self._judged(painted, maps).score
             if score is not None:

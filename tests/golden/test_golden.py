@@ -1,0 +1,121 @@
+"""Losses and weights of three steps, against stored ones.
+
+After a change that is meant to change them: `python tests/golden/test_golden.py`, and say why in
+the commit.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from asyndgan.data import Cohort
+from asyndgan.engines import InProcess
+from asyndgan.protocol import Endpoint, Exchange, message_limit
+from asyndgan.recipe import Recipe
+from asyndgan.training import Coordinator, Site
+
+STORED = Path(__file__).with_name("golden.json")
+STEPS = 3
+BASE = """
+[image]
+size = 16
+[generator]
+width = 4
+blocks = 1
+[discriminator]
+width = 4
+layers = 1
+[training]
+steps = 6
+batch = 2
+seed = 11
+"""
+RECIPES = {
+    "paper": ["loss.paired_l1=100"],
+    "stand-in": [
+        "generator.kind=spade",
+        "generator.noise=4",
+        "discriminator.kind=patch_segmentation",
+        "loss.segmentation=1",
+        "loss.stand_in_l1=10",
+        "loss.moments=1",
+        "loss.features=1",
+        "stand_in.width=4",
+        "stand_in.blocks=1",
+        "wire.feedback=int8",
+        "wire.images=uint8",
+    ],
+    "labels and one more": [
+        "generator.noise=2",
+        "discriminator.kind=unet_segmentation",
+        "loss.segmentation=1",
+    ],
+}
+
+
+def cohort(cases: int, modalities: list[str], phase: float) -> Cohort:
+    """Waves and discs by formula, so that no random generator's version matters."""
+    rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij")
+    images, masks = [], []
+    for case in range(cases):
+        disc = (rows - 7 - case % 3).square() + (columns - 8).square() < 9 + 6 * case
+        core = (rows - 7 - case % 3).square() + (columns - 8).square() < 4
+        masks.append(disc.long() + core.long())
+        waves = [
+            0.3 * torch.sin((channel + 1) * rows / 3 + columns / 2 + phase + case)
+            for channel in range(len(modalities))
+        ]
+        images.append(torch.stack([wave + 0.5 * masks[-1] - 0.6 for wave in waves]))
+    labels = {0: "background", 1: "organ", 2: "lesion"}
+    return Cohort(
+        torch.stack(images).clamp(-1, 1), torch.stack(masks), modalities=modalities, labels=labels
+    )
+
+
+def run(overrides: list[str]) -> dict[str, Any]:
+    """Losses of every step, and norm and sum of every tensor of the generator and its average."""
+    torch.set_num_threads(1)
+    recipe = Recipe.from_toml(BASE, overrides)
+    sites = [
+        Site("north", cohort(5, ["T1", "T2"], 0.0), recipe),
+        Site("south", cohort(3, ["T2"], 1.0), recipe),
+    ]
+    limit = message_limit(recipe)
+    exchange = Exchange(InProcess({s.name: Endpoint(s, limit=limit) for s in sites}), recipe)
+    coordinator = Coordinator.begin(recipe, exchange, run="0")
+    losses = [coordinator.step().losses for _ in range(STEPS)]
+    networks = {"generator": coordinator.generator, "average": coordinator.average}
+    return {
+        "losses": losses,
+        "weights": {
+            f"{network}/{name}": [value.norm().item(), value.sum().item()]
+            for network, module in networks.items()
+            for name, value in module.state_dict().items()
+        },
+    }
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_losses_and_weights_of_a_small_run_are_what_they_were(name: str) -> None:
+    stored, now = json.loads(STORED.read_text("utf-8"))[name], run(RECIPES[name])
+    for step, (then, losses) in enumerate(zip(stored["losses"], now["losses"], strict=True)):
+        for site in then:
+            assert losses[site] == pytest.approx(then[site], rel=1e-4), f"step {step}, {site}"
+    assert list(now["weights"]) == list(stored["weights"])
+    for tensor, (norm, total) in stored["weights"].items():
+        # A sum may cancel to nothing, so it is held against the norm.
+        wanted = pytest.approx([norm, total], rel=1e-4, abs=1e-4 * norm + 1e-6)
+        assert now["weights"][tensor] == wanted, tensor
+
+
+def test_a_small_run_is_the_same_twice() -> None:
+    assert run(RECIPES["stand-in"]) == run(RECIPES["stand-in"])
+
+
+if __name__ == "__main__":
+    golden = {name: run(overrides) for name, overrides in RECIPES.items()}
+    STORED.write_text(json.dumps(golden, indent=1) + "\n", "utf-8")
+    print(f"wrote {STORED}")

@@ -1,0 +1,588 @@
+"""Whatever arrives, each half of the protocol answers with one of our errors, or a right answer.
+
+Mutations start from real messages, so that they get past the first checks: flipped bits, inserted
+and missing bytes, swapped and foreign header fields, announced sizes that no machine holds,
+compression bombs, nested JSON, replays.
+"""
+
+import json
+import socket
+import struct
+import threading
+import tracemalloc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+import zstandard
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from asyndgan.engines.framing import FRAME, Frames
+from asyndgan.errors import (
+    AsyndganError,
+    CohortError,
+    NotFiniteError,
+    QuorumError,
+    SiteUnreachableError,
+    WireError,
+)
+from asyndgan.protocol import Exchange, Transport
+from asyndgan.recipe import Recipe
+from asyndgan.training import Coordinator
+from asyndgan.wire import (
+    ANSWERS,
+    REQUESTS,
+    Card,
+    Judge,
+    Judgement,
+    Message,
+    Open,
+    Refusal,
+    Save,
+    pack,
+    unpack,
+)
+from asyndgan.wire.messages import HEADER_LIMIT, MAGIC, PREFIX, VERSION
+
+RUN = "abc123"
+LIMIT = 2**17
+fuzz = settings(
+    deadline=None,
+    max_examples=200,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+few = settings(fuzz, max_examples=40)
+
+
+def split(payload: bytes) -> tuple[Any, bytes]:
+    """Header and body of a message."""
+    _, _, size = PREFIX.unpack_from(payload)
+    start = PREFIX.size + size
+    return json.loads(payload[PREFIX.size : start]), payload[start:]
+
+
+def joined(header: object, body: bytes = b"") -> bytes:
+    encoded = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return PREFIX.pack(MAGIC, VERSION, len(encoded)) + encoded + body
+
+
+def judge_of(step: int = 0, batch: int = 0, value: float = 0.1) -> Judge:
+    images = torch.full((2, 1, 16, 16), value)
+    return Judge(run=RUN, step=step, batch=batch, images=images)
+
+
+def card_of() -> Card:
+    return Card(
+        run=RUN,
+        step=0,
+        cases=3,
+        share=3.0,
+        modalities=["T1"],
+        labels={"0": "background", "1": "organ", "2": "lesion"},
+        space=[16, 16],
+        batch=0,
+        conditions=torch.ones(2, 16, 16, dtype=torch.int64),
+    )
+
+
+def judgement_of(**changes: object) -> Judgement:
+    fields: dict[str, Any] = {
+        "run": RUN,
+        "step": 0,
+        "losses": {"adversarial": 0.7},
+        "feedback": torch.full((2, 1, 16, 16), 1e-3),
+        "batch": 1,
+        "conditions": torch.ones(2, 16, 16, dtype=torch.int64),
+    }
+    return Judgement(**{**fields, **changes})
+
+
+def packed(message: Message) -> bytes:
+    return pack(message, {"images": "float16", "feedback": "float16", "conditions": "label8"})
+
+
+GOOD_REQUESTS = [
+    packed(Open(run=RUN, recipe="0" * 64, step=0)),
+    packed(judge_of()),
+    packed(Save(run=RUN, step=0)),
+]
+GOOD_ANSWERS = [
+    packed(card_of()),
+    packed(judgement_of()),
+    packed(Refusal(run=RUN, code="order", reason="no")),
+]
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["judge", "card", "float32", "label16", "images", RUN, "\ud800", "\x1b[2J"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    if path:
+        yield path
+    items: Any = ()
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+@st.composite
+def mutated(draw: st.DrawFn, good: list[bytes]) -> bytes:
+    payload = draw(st.sampled_from(good))
+    if draw(st.booleans()):
+        header, body = split(payload)
+        for _ in range(draw(st.integers(1, 3))):
+            *path, last = draw(st.sampled_from(list(places(header))))
+            table = header
+            for key in path:
+                table = table[key]
+            change = draw(st.sampled_from(["replace", "remove", "add", "swap"]))
+            if change == "remove":
+                del table[last]
+            elif change == "add" and isinstance(table, dict):
+                table[draw(st.text(max_size=4))] = draw(json_values)
+            elif change == "swap":
+                *elsewhere, key = draw(st.sampled_from(list(places(header))))
+                other = header
+                for step in elsewhere:
+                    other = other[step]
+                if not isinstance(table[last], (dict, list)):
+                    other[key] = table[last]
+            else:
+                table[last] = draw(json_values)
+            if not list(places(header)):
+                break
+        return joined(header, body)
+    raw = bytearray(payload)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(raw)))
+        change = draw(st.sampled_from(["flip", "insert", "delete", "cut"]))
+        if change == "flip" and at < len(raw):
+            raw[at] ^= 1 << draw(st.integers(0, 7))
+        elif change == "insert":
+            raw[at:at] = draw(st.binary(min_size=1, max_size=8))
+        elif change == "delete":
+            del raw[at : at + draw(st.integers(1, 8))]
+        elif change == "cut":
+            del raw[at:]
+    return bytes(raw)
+
+
+@pytest.fixture(scope="module")
+def federation(tiny: Callable[..., Recipe], make_sites: Callable[..., Any]) -> Any:
+    return make_sites(tiny())
+
+
+def opening(federation: Any) -> bytes:
+    return packed(Open(run=RUN, recipe=federation.recipe.digest(), step=0))
+
+
+def answered(federation: Any, payload: bytes) -> Message:
+    """A site's answer, which must be a valid message whatever was asked."""
+    answer = federation.endpoint("north").answer(payload)
+    return unpack(answer, ANSWERS, limit=federation.exchange.limit)
+
+
+# A site
+
+
+@fuzz
+@given(mutated(GOOD_REQUESTS))
+def test_a_site_answers_any_bytes_with_a_valid_message(federation: Any, payload: bytes) -> None:
+    answered(federation, opening(federation))
+    answer = answered(federation, payload)
+    assert answer.run in (RUN, "0") or isinstance(answer, Refusal)
+
+
+@fuzz
+@given(st.binary(max_size=64) | st.binary(max_size=64).map(joined))
+@example(b"")
+@example(b"ADG")
+@example(PREFIX.pack(MAGIC, VERSION, 2**32 - 1))
+@example(PREFIX.pack(MAGIC, VERSION + 1, 2) + b"{}")
+@example(joined(b"[" * HEADER_LIMIT))
+@example(joined(b'{"a":' * (HEADER_LIMIT // 5)))
+@example(joined(b'{"kind":"open","arrays":{},"fields":' + b"[" * 900 + b"]" * 900 + b"}"))
+@example(joined(b'{"kind":"save","arrays":{},"fields":{"run":"a","step":' + b"9" * 5000 + b"}}"))
+@example(joined(b'{"kind":"save","arrays":{},"fields":{"run":"a","step":NaN}}'))
+@example(joined(b'{"kind":"save","arrays":{},"fields":{"run":"a","step":true}}'))
+@example(joined(b'{"kind":"\\ud800","arrays":{},"fields":{}}'))
+@example(joined(b'{"kind":"save","arrays":{},"fields":{"run":"\\ud800","step":1,"\\udfff":2}}'))
+@example(joined('{"kind":"close","arrays":{},"fields":{"run":"def"}}'.encode("utf-16")))
+def test_a_site_refuses_bytes_that_are_no_request(federation: Any, payload: bytes) -> None:
+    assert isinstance(answered(federation, payload), Refusal)
+
+
+def array_header(**changes: object) -> bytes:
+    header, body = split(packed(judge_of()))
+    header["arrays"]["images"].update(changes)
+    return joined(header, body)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"shape": [2**30, 2**30, 2**30, 2**30]},
+        {"shape": [2**31 - 1] * 5},
+        {"shape": [2, 1, 16, 17]},
+        {"shape": [0, 1, 16, 16]},
+        {"shape": [2, -1, 16, -16]},
+        {"shape": [2.0, 1, 16, 16]},
+        {"shape": [2] * 600},
+        {"shape": []},
+        {"coding": "float64"},
+        {"coding": "int8"},
+        {"coding": "label8"},
+        {"coding": "x" * 60000},
+        {"size": 0},
+        {"size": 2**39},
+        {"size": -1},
+        {"size": 2**70},
+    ],
+)
+def test_an_array_that_is_not_as_announced_is_refused_before_it_is_allocated(
+    federation: Any, changes: dict[str, object]
+) -> None:
+    answered(federation, opening(federation))
+    tracemalloc.start()
+    try:
+        answer = answered(federation, array_header(**changes))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(answer, Refusal)
+    assert peak < 2_000_000
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_bomb_in_a_message_is_refused_within_the_announced_size(
+    federation: Any, announced: bool
+) -> None:
+    header, _ = split(packed(judge_of()))
+    compressor = zstandard.ZstdCompressor(level=19, write_content_size=announced)
+    bomb = compressor.compress(bytes(100_000_000))
+    header["arrays"]["images"]["size"] = len(bomb)
+    tracemalloc.start()
+    try:
+        answer = answered(federation, joined(header, bomb))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert isinstance(answer, Refusal)
+    assert peak < 2_000_000
+
+
+def test_a_refusal_repeats_no_control_character_of_what_came(federation: Any) -> None:
+    for text in ("\x1b[2J", "\x9b2J", "\r\n", "\x00"):
+        answer = answered(federation, array_header(coding=text))
+        assert isinstance(answer, Refusal)
+        assert answer.reason.isprintable()
+        header, body = split(packed(Refusal(run=RUN, code="order", reason="no")))
+        header["fields"]["reason"] = text
+        with pytest.raises(WireError):
+            unpack(joined(header, body), ANSWERS, limit=LIMIT)
+
+
+def test_a_site_that_was_attacked_goes_on_as_if_nothing_had_been(
+    tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
+) -> None:
+    quiet, attacked = make_sites(tiny()), make_sites(tiny())
+    attacks = [GOOD_REQUESTS[1][:-1], b"", array_header(shape=[2, 1, 16, 17]), GOOD_ANSWERS[0]]
+    answers = []
+    for federation, noise in ((quiet, []), (attacked, attacks)):
+        endpoint = federation.endpoint("north")
+        own = [endpoint.answer(opening(federation))]
+        for step in range(3):
+            for attack in noise:
+                assert isinstance(answered(federation, attack), Refusal)
+            own.append(endpoint.answer(packed(judge_of(step, step))))
+        answers.append(own)
+    assert answers[0] == answers[1]
+
+
+@few
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=8))
+def test_replayed_and_reordered_requests_train_each_step_once_at_most(
+    tiny: Callable[..., Recipe], make_sites: Callable[..., Any], order: list[int]
+) -> None:
+    federation = make_sites(tiny())
+    site, endpoint = federation.sites["north"], federation.endpoint("north")
+    requests = [
+        opening(federation),
+        *[packed(judge_of(step, step)) for step in range(3)],
+        packed(judge_of(0, 0, value=0.9)),
+        packed(Save(run=RUN, step=0)),
+    ]
+    last: dict[int, bytes] = {}
+    trained = 0
+    before: int | None = None
+    for number in order:
+        at = site.step
+        answer = endpoint.answer(requests[number])
+        message = unpack(answer, ANSWERS, limit=federation.exchange.limit)
+        if isinstance(message, Judgement):
+            if number == before:
+                assert answer == last[number]
+            else:
+                trained += 1
+                assert site.next_batch == message.batch
+            last[number] = answer
+            before = number
+        elif not isinstance(message, Refusal):
+            before = None
+        assert site.step >= (0 if number == 0 else at)
+    moments = site.objective.discriminator_optimiser.state_dict()["state"]
+    updates = {int(state["step"]) for state in moments.values()} or {0}
+    assert updates <= {site.next_batch}
+    assert site.next_batch <= trained
+
+
+# The coordinator
+
+
+@fuzz
+@given(mutated(GOOD_ANSWERS) | st.binary(max_size=64) | st.binary(max_size=64).map(joined))
+@example(joined(b"[" * HEADER_LIMIT))
+@example(b"")
+def test_a_coordinator_unpacks_an_answer_or_raises_a_wire_error(payload: bytes) -> None:
+    try:
+        message = unpack(payload, ANSWERS, limit=LIMIT)
+    except WireError as error:
+        assert len(str(error)) < 100_000
+    else:
+        assert ANSWERS[message.kind] is type(message)
+
+
+class Hostile(Transport):
+    """A site that answers with whatever it likes."""
+
+    def __init__(self, answer: bytes) -> None:
+        self.answer = answer
+
+    def send(self, site: str, payload: bytes, timeout: float) -> bytes:
+        return self.answer
+
+    def sites(self) -> tuple[str, ...]:
+        return ("north",)
+
+
+@fuzz
+@given(mutated(GOOD_ANSWERS) | st.binary(max_size=64))
+def test_an_exchange_with_a_hostile_site_ends_in_an_answer_or_one_of_our_errors(
+    federation: Any, payload: bytes
+) -> None:
+    exchange = federation.exchange
+    exchange.transport = Hostile(payload)
+    try:
+        result = exchange.ask({"north": judge_of()})
+    except AsyndganError as error:
+        assert isinstance(error, NotFiniteError)  # only this one ends a run
+        return
+    finally:
+        exchange.transport = federation.line
+    assert len(result.answers) + len(result.missed) == 1
+
+
+@few
+@given(payload=mutated(GOOD_ANSWERS[:1]))
+@example(packed(card_of().model_copy(update={"space": [4096] * 3})))
+@example(packed(card_of().model_copy(update={"labels": {"65536": "lesion"}})))
+@example(packed(card_of().model_copy(update={"modalities": ["T1", "T1"]})))
+@example(packed(card_of().model_copy(update={"labels": {"9" * 5000: "lesion"}})))
+@example(packed(card_of().model_copy(update={"conditions": torch.full((2, 16, 16), 3)})))
+@example(packed(card_of().model_copy(update={"conditions": torch.zeros(2, 16, 15).long()})))
+@example(packed(card_of().model_copy(update={"conditions": torch.zeros(0, 16, 16).long()})))
+def test_a_run_begins_with_a_hostile_card_or_says_why_not(
+    tiny: Callable[..., Recipe], payload: bytes
+) -> None:
+    recipe = tiny()
+    exchange = Exchange(Hostile(payload), recipe)
+    try:
+        coordinator = Coordinator.begin(recipe, exchange, run=RUN)
+    except (CohortError, QuorumError, WireError):
+        return
+    finally:
+        exchange.close()
+    assert coordinator.scope.space == (16, 16)
+    assert len(coordinator.scope.modalities) == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"step": 1}, "did not answer step 0"),
+        ({"feedback": torch.zeros(2, 2, 16, 16)}, "feedback of shape"),
+        ({"feedback": torch.zeros(1, 1, 16, 16)}, "feedback of shape"),
+        ({"feedback": torch.zeros(2, 1, 256)}, "feedback of shape"),
+        ({"conditions": torch.zeros(2, 16, 17).long()}, "conditions of shape"),
+        ({"conditions": torch.zeros(2).long()}, "conditions of shape"),
+        ({"conditions": torch.zeros(0, 16, 16).long()}, "conditions of shape"),
+        ({"conditions": torch.full((2, 16, 16), 3)}, "a label above 2"),
+        ({"run": "def"}, "answered for another run"),
+    ],
+)
+def test_a_judgement_that_does_not_fit_is_missed_and_moves_nothing(
+    tiny: Callable[..., Recipe],
+    make_sites: Callable[..., Any],
+    changes: dict[str, object],
+    reason: str,
+) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    hostile = packed(judgement_of(**changes))
+    federation.line.tap = lambda site, answer: hostile if site == "south" else answer
+    report = coordinator.step()
+    assert reason in report.missed["south"]
+    assert report.shares == {"north": 1.0}
+    assert list(coordinator.members) == ["north"]
+
+
+def test_another_kind_of_answer_than_the_one_asked_for_is_missed(
+    tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
+) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    federation.line.tap = lambda site, answer: packed(card_of()) if site == "south" else answer
+    assert "did not answer step 0" in coordinator.step().missed["south"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("coding", ["float32", "float16", "int8", "int4"])
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_feedback_that_is_not_finite_stops_the_run_and_names_the_site(
+    tiny: Callable[..., Recipe], make_sites: Callable[..., Any], coding: Any, value: float
+) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    feedback = torch.full((2, 1, 16, 16), 0.1)
+    feedback[1, 0, 2, 2] = value
+    hostile = pack(judgement_of(feedback=feedback), {"feedback": coding, "conditions": "label8"})
+    federation.line.tap = lambda site, answer: hostile if site == "south" else answer
+    before = [p.clone() for p in coordinator.generator.parameters()]
+    with pytest.raises(NotFiniteError, match="site south, step 0"):
+        coordinator.step()
+    after = list(coordinator.generator.parameters())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True))
+
+
+def test_feedback_too_large_to_add_up_stops_the_run_before_the_generator_learns(
+    tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
+) -> None:
+    federation = make_sites(tiny("wire.feedback=float32"))
+    coordinator = federation.begin()
+    feedback = torch.full((2, 1, 16, 16), 3e38)
+    codings: Any = {"feedback": "float32", "conditions": "label8"}
+    hostile = pack(judgement_of(feedback=feedback), codings)
+    federation.line.tap = lambda site, answer: hostile if site == "south" else answer
+    with pytest.raises(NotFiniteError, match="gradient of step 0"):
+        coordinator.step()
+
+
+# Frames
+
+
+@pytest.fixture
+def line() -> Iterator[tuple[Frames, socket.socket]]:
+    ours, theirs = socket.socketpair()
+    frames = Frames(ours, limit=1000)
+    yield frames, theirs
+    frames.close()
+    theirs.close()
+
+
+def test_a_frame_comes_out_as_it_went_in(line: tuple[Frames, socket.socket]) -> None:
+    frames, socket_ = line
+    other = Frames(socket_, limit=1000)
+    other.send(3, b"abc")
+    other.send(2**64 - 1, b"")
+    assert frames.receive(1.0) == (3, b"abc")
+    assert frames.receive(1.0) == (2**64 - 1, b"")
+
+
+@pytest.mark.parametrize("size", [1001, 2**40, 2**64 - 1])
+def test_a_frame_that_announces_too_much_is_refused_before_it_is_read(
+    line: tuple[Frames, socket.socket], size: int
+) -> None:
+    frames, other = line
+    other.sendall(FRAME.pack(1, size))
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError, match="1000 are allowed"):
+            frames.receive(1.0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+
+
+def test_half_a_frame_is_waited_for_and_then_read_on(
+    line: tuple[Frames, socket.socket],
+) -> None:
+    frames, other = line
+    whole = FRAME.pack(7, 4) + b"abcd"
+    for part in (whole[:5], whole[5:18]):
+        other.sendall(part)
+        with pytest.raises(SiteUnreachableError, match="no answer in time"):
+            frames.receive(0.01)
+    other.sendall(whole[18:])
+    assert frames.receive(1.0) == (7, b"abcd")
+
+
+def test_a_connection_that_ends_in_the_middle_of_a_frame_is_gone(
+    line: tuple[Frames, socket.socket],
+) -> None:
+    frames, other = line
+    other.sendall(FRAME.pack(7, 4) + b"ab")
+    other.close()
+    with pytest.raises(SiteUnreachableError, match="closed the connection"):
+        frames.receive(1.0)
+    with pytest.raises(SiteUnreachableError):
+        frames.send(1, b"x" * 10)
+
+
+def test_what_could_not_be_sent_in_time_is_sent_first_the_next_time() -> None:
+    ours, theirs = socket.socketpair()
+    sender, receiver = Frames(ours, limit=2**24), Frames(theirs, limit=2**24)
+    large = bytes(range(256)) * 2**13  # two megabytes: more than a socket holds
+    with pytest.raises(SiteUnreachableError):
+        sender.send(1, large, timeout=0.05)
+    with pytest.raises(SiteUnreachableError):
+        sender.send(2, b"next", timeout=0.05)
+    received: list[tuple[int, bytes]] = []
+    reader = threading.Thread(target=lambda: received.extend(receiver.receive(10) for _ in "123"))
+    reader.start()
+    sender.send(3, b"last", timeout=10)
+    reader.join()
+    assert received == [(1, large), (2, b"next"), (3, b"last")]
+    sender.close()
+    receiver.close()
+
+
+@given(st.binary(min_size=16, max_size=64))
+@settings(deadline=None, max_examples=50)
+def test_any_bytes_on_a_connection_are_a_frame_or_one_of_our_errors(raw: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    frames = Frames(ours, limit=32)
+    theirs.sendall(raw)
+    theirs.close()
+    _, size = struct.unpack_from("<QQ", raw)
+    try:
+        _, payload = frames.receive(1.0)
+        assert len(payload) == size <= 32
+    except (SiteUnreachableError, WireError):
+        assert size > min(32, len(raw) - 16)
+    frames.close()

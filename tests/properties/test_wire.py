@@ -1,0 +1,196 @@
+import math
+from collections.abc import Mapping
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from asyndgan.errors import WireError
+from asyndgan.recipe import QuorumSection
+from asyndgan.training.quorum import Quorum, normalised
+from asyndgan.wire import (
+    ANSWERS,
+    REQUESTS,
+    Card,
+    Close,
+    Closed,
+    Coding,
+    Judge,
+    Judgement,
+    Message,
+    Open,
+    Refusal,
+    Save,
+    Saved,
+    pack,
+    unpack,
+)
+from asyndgan.wire.codec import decode, encode, label_coding
+from asyndgan.wire.messages import array_schemas
+
+LIMIT = 2**16
+
+shapes = st.lists(st.integers(1, 6), min_size=3, max_size=5).map(tuple)
+finite = st.floats(-(2.0**60), 2.0**60, width=32)
+pixels = st.floats(-1, 1, width=32)
+
+
+def tensors(elements: st.SearchStrategy, shape: st.SearchStrategy = shapes) -> st.SearchStrategy:
+    return arrays.arrays("f4", shape, elements=elements).map(torch.from_numpy)
+
+
+def labels(shape: st.SearchStrategy, highest: int) -> st.SearchStrategy:
+    elements = st.integers(0, highest)
+    return arrays.arrays("i8", shape, elements=elements).map(torch.from_numpy)
+
+
+def peaks(array: torch.Tensor) -> torch.Tensor:
+    """The largest magnitude of each image, beside every pixel of it."""
+    return array.abs().flatten(1).amax(1).reshape(-1, *[1] * (array.ndim - 1))
+
+
+@given(tensors(finite))
+def test_float32_arrives_bit_for_bit(array: torch.Tensor) -> None:
+    assert torch.equal(decode(encode(array, "float32"), tuple(array.shape), "float32"), array)
+
+
+@pytest.mark.parametrize(
+    ("coding", "error"), [("float16", 2**-11), ("int8", 0.5 / 127), ("int4", 0.5 / 7)]
+)
+@given(array=tensors(finite))
+def test_feedback_arrives_within_the_codings_error(
+    coding: Coding, error: float, array: torch.Tensor
+) -> None:
+    arrived = decode(encode(array, coding), tuple(array.shape), coding)
+    assert arrived.shape == array.shape
+    # Below the smallest float32s a scale has no digits left to be exact with.
+    assert ((arrived - array).abs() <= error * 1.001 * peaks(array) + 1e-37).all()
+
+
+@given(tensors(pixels))
+def test_grey_values_arrive_within_half_a_step(array: torch.Tensor) -> None:
+    arrived = decode(encode(array, "uint8"), tuple(array.shape), "uint8")
+    assert ((arrived - array).abs() <= 0.5 / 127.5 + 1e-6).all()
+    assert (arrived.abs() <= 1).all()
+
+
+@given(labels(st.lists(st.integers(1, 6), min_size=1, max_size=4).map(tuple), 65535))
+def test_labels_arrive_exactly(mask: torch.Tensor) -> None:
+    coding = label_coding(int(mask.max()))
+    assert torch.equal(decode(encode(mask, coding), tuple(mask.shape), coding), mask)
+
+
+runs = st.text("0123456789abcdef", min_size=1, max_size=64)
+counts = st.integers(0, 2**53 - 1)
+text = st.characters(exclude_categories=["Cs", "Cc"])
+names = st.text(text, min_size=1, max_size=64)
+masks = labels(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)), 300)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+messages = st.one_of(
+    st.builds(
+        Open, run=runs, recipe=st.text("0123456789abcdef", min_size=64, max_size=64), step=counts
+    ),
+    st.builds(
+        Card,
+        run=runs,
+        step=counts,
+        cases=st.integers(1, 2**53 - 1),
+        share=st.floats(1e-300, 2.0**52),
+        modalities=st.lists(names, min_size=1, max_size=4),
+        labels=st.dictionaries(st.integers(0, 99999).map(str), names, min_size=1, max_size=4),
+        space=st.lists(st.integers(1, 4096), min_size=1, max_size=3),
+        batch=counts,
+        conditions=masks,
+    ),
+    st.builds(Judge, run=runs, step=counts, batch=counts, images=tensors(pixels)),
+    st.builds(
+        Judgement,
+        run=runs,
+        step=counts,
+        losses=st.dictionaries(names, numbers, max_size=3),
+        feedback=tensors(finite),
+        batch=counts,
+        conditions=masks,
+    ),
+    st.builds(Save, run=runs, step=counts),
+    st.builds(Saved, run=runs, step=counts),
+    st.builds(Close, run=runs),
+    st.builds(Closed, run=runs),
+    st.builds(
+        Refusal,
+        run=runs,
+        code=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=32),
+        reason=st.text(text, max_size=500),
+    ),
+)
+CODINGS: Mapping[str, Coding] = {
+    "images": "float32", "feedback": "float32", "conditions": "label16"
+}
+
+
+@given(messages)
+def test_a_message_arrives_as_it_was_sent(message: Message) -> None:
+    arrived = unpack(pack(message, CODINGS), {**REQUESTS, **ANSWERS}, limit=LIMIT)
+    assert type(arrived) is type(message)
+    for name in type(message).model_fields:
+        sent, came = getattr(message, name), getattr(arrived, name)
+        assert torch.equal(came, sent) if name in array_schemas(type(message)) else came == sent
+
+
+@given(messages)
+def test_a_party_takes_only_the_messages_that_are_for_it(message: Message) -> None:
+    payload = pack(message, CODINGS)
+    wrong = ANSWERS if message.kind in REQUESTS else REQUESTS
+    with pytest.raises(WireError):
+        unpack(payload, wrong, limit=LIMIT)
+
+
+@given(messages, st.data())
+def test_a_part_of_a_message_is_no_message(message: Message, data: st.DataObject) -> None:
+    payload = pack(message, CODINGS)
+    end = data.draw(st.integers(0, len(payload) - 1))
+    with pytest.raises(WireError):
+        unpack(payload[:end], {message.kind: type(message)}, limit=LIMIT)
+    with pytest.raises(WireError):
+        unpack(payload + b"\0", {message.kind: type(message)}, limit=LIMIT)
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(1e-3, 1e9), min_size=1, max_size=8))
+def test_shares_sum_to_one_and_keep_their_proportions(declared: dict[str, float]) -> None:
+    shares = normalised(declared)
+    assert list(shares) == list(declared)
+    assert math.isclose(sum(shares.values()), 1, rel_tol=1e-9)
+    first, *others = declared
+    assert all(
+        math.isclose(shares[other] * declared[first], shares[first] * declared[other], rel_tol=1e-9)
+        for other in others
+    )
+
+
+@given(
+    st.dictionaries(st.integers(0, 5), st.floats(1, 100), min_size=2, max_size=6),
+    st.data(),
+)
+def test_the_sites_that_stay_keep_their_proportions(
+    declared: dict[int, float], data: st.DataObject
+) -> None:
+    away = data.draw(st.sampled_from(sorted(declared)))
+    before = normalised({str(site): share for site, share in declared.items()})
+    after = normalised({str(s): share for s, share in declared.items() if s != away})
+    left = 1 - before[str(away)]
+    assert all(math.isclose(after[s] * left, before[s], rel_tol=1e-6) for s in after)
+
+
+@given(st.floats(0.001, 1), st.integers(1, 50))
+def test_a_quorum_is_met_by_all_and_by_its_least_but_never_by_nobody(
+    least: float, known: int
+) -> None:
+    sites = [str(site) for site in range(known)]
+    quorum = Quorum(QuorumSection(least=least), sites)
+    assert 1 <= quorum.least <= known
+    assert quorum.met_by(sites)
+    assert quorum.met_by(sites[: quorum.least])
+    assert not quorum.met_by(sites[: quorum.least - 1])
+    assert quorum.least >= least * known - 1e-6

@@ -1,0 +1,422 @@
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer import Typer
+from typer.testing import CliRunner
+
+from asyndgan.cli.report import report as report_command
+from asyndgan.data import Case, Preparation
+from asyndgan.errors import RunError
+from asyndgan.recipe import Recipe
+from asyndgan.reports import write_report
+from asyndgan.reports.curves import loss_charts, presence
+from asyndgan.reports.gallery import BUDGET, build_gallery
+from asyndgan.reports.words import counted, duration, size, together
+from asyndgan.runs import RunFacts, RunFolder
+
+HOSTILE = "<script>alert(1)</script>"
+LABELS = {0: "background", 1: "head", 2: "lesion"}
+RECIPE = Recipe.from_tables({"name": "tiny", "image": {"size": 32}, "training": {"steps": 12}})
+
+
+def record(step: int, sites: list[str], **more: Any) -> dict[str, Any]:
+    losses = {site: {"discriminator": 0.6 - 0.01 * step, "adversarial": 1.5} for site in sites}
+    shares = {site: 1 / len(sites) for site in sites}
+    return {
+        "step": step, "seconds": float(step), "updated": True, "shares": shares, "losses": losses,
+        "sent": 2000 * (step + 1), "received": 1000 * (step + 1), "news": [], **more,
+    }  # fmt: skip
+
+
+def run_folder(
+    path: Path, sites: tuple[str, ...] = ("north", "south"), recipe: Recipe = RECIPE, **facts: Any
+) -> RunFolder:
+    run = RunFolder.create(path, recipe)
+    about = {"cases": 10, "share": 1 / len(sites), "modalities": ["T1", "T2"]}
+    left, came = {"card": 300, "judgement": 12 * 61_400}, {"open": 172, "judge": 12 * 50_000}
+    run.write_facts(
+        RunFacts(
+            **{
+                "run": "ab12", "version": "0.1.0", "recipe_digest": recipe.digest(),
+                "engine": "flare", "state": "finished", "steps": 12, "seconds": 75.0,
+                "modalities": ["T1", "T2"], "labels": {str(n): name for n, name in LABELS.items()},
+                "space": [32, 32], "sites": dict.fromkeys(sites, about),
+                "left_sites": dict.fromkeys(sites, left),
+                "came_to_sites": dict.fromkeys(sites, came),
+                **facts,
+            }
+        )
+    )  # fmt: skip
+    write_metrics(run, [record(step, list(sites)) for step in range(12)])
+    return run
+
+
+def write_metrics(run: RunFolder, records: list[dict[str, Any]]) -> None:
+    run.metrics_file.write_text("".join(json.dumps(each) + "\n" for each in records))
+
+
+def case(name: str, seed: int = 0, modalities: tuple[str, ...] = ("T1", "T2")) -> Case:
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(32, 32, dtype=torch.int64)
+    mask[4:28, 6:26] = 1
+    mask[8 + seed % 9 : 14 + seed % 9, 8:14] = 2
+    image = torch.rand(len(modalities), 32, 32, generator=generator) * 2 - 1
+    stored = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0,), (0.0,))
+    return Case(name, name, image, mask, modalities, stored)
+
+
+def cases(site: str, count: int = 8) -> list[Case]:
+    return [case(f"{site}-m{number:05d}", number) for number in range(count)]
+
+
+def evaluation(folder: Path, **more: Any) -> Path:
+    common = {"seeds": 1, "patients": 6, "hd95_mean": 4.0, "assd_mean": 1.0}
+    means = {"real-all": 0.8, "synthetic": 0.72, "real:north": 0.6, "real:south": None}
+    rows = [
+        {
+            "model": model, "label": "lesion", "cases": 20, "dice_mean": mean,
+            "dice_low": mean and mean - 0.05, "dice_high": mean and mean + 0.05,
+            "ratio": mean and mean / 0.8, "ratio_low": mean, "ratio_high": mean, **common,
+        }
+        for model, mean in means.items()
+    ]  # fmt: skip
+    tables = {"headline": "lesion: 0.90 of it", "rows": rows, "judged_on": "test", **more}
+    folder.mkdir(exist_ok=True)
+    (folder / "evaluation.json").write_text(json.dumps(tables))
+    return folder
+
+
+class Page(HTMLParser):
+    """What a browser would make of it: tags, their attributes, and text."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.source = path.read_text("utf-8")
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page(run: RunFolder, synthetic: list[Case] | None = None, **options: Any) -> Page:
+    shown = cases("north") if synthetic is None else synthetic
+    return Page(write_report(run, run.path / "report.html", synthetic=shown, **options))
+
+
+def test_every_section_is_there(tmp_path):
+    found = page(run_folder(tmp_path / "run"), evaluation=evaluation(tmp_path / "evaluation"))
+    sections = [attributes["id"] for attributes in found.all("section")]
+    assert sections == ["images", "usefulness", "training", "moved", "recipe"]
+    assert found.source.startswith("<!DOCTYPE html>")
+    assert "One generator, two sites" in found.text
+    assert "arXiv:2006.00080" in found.text
+    assert "pending patent" in found.text
+    assert 'kind = "resnet"' in found.text
+
+
+def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
+    text = page(run_folder(tmp_path / "run")).text
+    assert "20 cases at the sites" in text
+    assert "12 steps in 1 min 15 s" in text
+    assert "61.4 kB left a site each step 1.5 MB in all" in text
+
+
+def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
+    folder = evaluation(tmp_path / "evaluation")
+    (folder / "dice.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"></svg>')
+    found = page(run_folder(tmp_path / "run"), evaluation=folder, real={"north": cases("north")})
+    addresses = [
+        value
+        for _, attributes in found.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "action", "data", "poster", "xlink:href")
+    ]
+    assert addresses
+    assert all(value and value.startswith(("data:", "#")) for value in addresses)
+    assert not re.search(r"https?://|url\(|@import", found.source)
+    assert not found.all("script")
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+
+
+def test_text_from_others_is_never_markup(tmp_path):
+    run = run_folder(
+        tmp_path / "run", (HOSTILE, "south"), labels={"0": HOSTILE, "1": '"><img src=x>'}
+    )
+    write_metrics(run, [record(0, [HOSTILE]), record(1, [HOSTILE, "south"], news=[HOSTILE])])
+    folder = evaluation(tmp_path / "evaluation", headline=HOSTILE)
+    modalities = ("T1", HOSTILE)
+    found = page(
+        run,
+        [case(f"{HOSTILE}-m00001", modalities=modalities)],
+        evaluation=folder,
+        title=HOSTILE,
+        real={HOSTILE: [case("ann", modalities=modalities)]},
+    )
+    assert not found.all("script")
+    assert all((img["src"] or "").startswith("data:") for img in found.all("img"))
+    assert HOSTILE in found.text
+
+
+def test_real_images_are_shown_only_when_given(tmp_path):
+    run = run_folder(tmp_path / "run")
+    without, beside = page(run), page(run, real={"north": cases("north")})
+    assert not [img for img in without.all("img") if (img["alt"] or "").startswith("real")]
+    assert "Real images inside" not in without.text
+    assert [img for img in beside.all("img") if (img["alt"] or "").startswith("real T1")]
+    assert "Real images inside" in beside.text
+
+
+def test_real_patients_among_the_examples_are_announced(tmp_path):
+    folder = evaluation(tmp_path / "evaluation")
+    (folder / "examples.png").write_bytes(b"\x89PNG")
+    with pytest.raises(RunError, match="evaluation"):
+        page(run_folder(tmp_path / "broken"), evaluation=folder)
+    from PIL import Image
+
+    Image.new("RGB", (2000, 20)).save(folder / "examples.png")
+    assert "Real images inside" in page(run_folder(tmp_path / "run"), evaluation=folder).text
+
+
+def test_names_of_cases_stay_out_of_the_page(tmp_path):
+    real = {"north": [case("miller_john", 1)]}
+    found = page(run_folder(tmp_path / "run"), [case("north-smith_ann", 1)], real=real)
+    assert "smith_ann" not in found.source
+    assert "miller_john" not in found.source
+
+
+def test_the_folder_in_which_the_run_lies_stays_out_of_the_page(tmp_path):
+    assert str(tmp_path) not in page(run_folder(tmp_path / "run")).source
+
+
+def test_a_real_case_stands_beside_the_synthetic_one_of_its_mask():
+    real = [case("a", 3), case("b", 4)]
+    gallery = build_gallery(cases("north"), {"north": real}, ["north"], LABELS)
+    (site,) = gallery.sites
+    assert site.same_masks
+    masks = [strip.pictures[0].source for strip in site.strips]
+    assert masks[0::2] == masks[1::2]
+    assert [strip.kind for strip in site.strips] == ["synthetic", "real"] * 2
+
+
+def test_a_mask_that_training_mirrored_finds_its_real_case():
+    plain = case("a", 3)
+    painted = case("north-m00001", 3)
+    object.__setattr__(painted, "mask", plain.mask.flip(-1))
+    gallery = build_gallery([painted], {"north": [plain]}, ["north"], LABELS)
+    synthetic, real = gallery.sites[0].strips
+    assert synthetic.pictures[0].source == real.pictures[0].source
+
+
+def test_a_site_whose_name_begins_like_another_keeps_its_cases():
+    sites = ["north", "north-east"]
+    gallery = build_gallery(cases("north") + cases("north-east"), {}, sites, LABELS)
+    assert [site.site for site in gallery.sites] == sites
+    assert [len(site.strips) for site in gallery.sites] == [6, 6]
+
+
+def test_masks_of_no_site_are_shown_under_no_site():
+    gallery = build_gallery(cases("elsewhere"), {}, ["north"], LABELS)
+    assert [site.site for site in gallery.sites] == [""]
+
+
+def test_many_sites_do_not_make_the_page_heavy():
+    sites = [f"site{number}" for number in range(20)]
+    synthetic = [case for site in sites for case in cases(site)]
+    gallery = build_gallery(synthetic, {}, sites, LABELS)
+    pictures = [picture for site in gallery.sites for s in site.strips for picture in s.pictures]
+    assert sum(len(picture.source) for picture in pictures) <= BUDGET
+    assert gallery.left_out == 8
+
+
+def test_red_green_and_blue_are_one_picture():
+    gallery = build_gallery([case("north-m1", 0, ("R", "G", "B"))], {}, ["north"], LABELS)
+    assert [picture.tag for picture in gallery.sites[0].strips[0].pictures] == ["mask", "colour"]
+
+
+def test_the_synthetic_row_is_set_off_and_numbers_that_do_not_exist_are_dashes(tmp_path):
+    found = page(run_folder(tmp_path / "run"), evaluation=evaluation(tmp_path / "evaluation"))
+    rows = [attributes.get("class") for attributes in found.all("tr")]
+    assert rows.count("synthetic") == 1
+    assert "0.90 0.72 to 0.72 lesion: of the Dice that all real images reach" in found.text
+    assert "Real images of south \N{EN DASH}" in found.text
+    assert "lesion: 0.90 of it." in found.text
+
+
+def test_without_an_evaluation_the_page_says_how_to_make_one(tmp_path):
+    text = page(run_folder(tmp_path / "run")).text
+    assert "asyndgan evaluate run --site north=FOLDER --site south=FOLDER --test FOLDER" in text
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"rows": 3}', '{"rows": [{"label": "x"}]}'])
+def test_an_evaluation_that_is_none_is_named(tmp_path, content):
+    (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(RunError, match="asyndgan evaluate"):
+        page(run_folder(tmp_path / "run"), evaluation=tmp_path)
+
+
+def test_a_missing_evaluation_is_named(tmp_path):
+    with pytest.raises(RunError, match=r"no evaluation\.json"):
+        page(run_folder(tmp_path / "run"), evaluation=tmp_path / "nowhere")
+
+
+def test_the_timeline_appears_once_a_site_was_away(tmp_path):
+    run = run_folder(tmp_path / "run")
+    assert "Every site answered every step" in page(run).text
+    records = [record(step, ["north"] if step == 5 else ["north", "south"]) for step in range(10)]
+    records[5]["news"] = ["missed south: it is not connected"]
+    write_metrics(run, records)
+    text = page(run).text
+    assert "Who was there" in text
+    assert "step 6 missed south: it is not connected" in text
+
+
+def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves():
+    records = [record(step, ["a", "b"] if step != 5 else ["a"]) for step in range(10)]
+    lanes = {lane.name: lane for lane in presence(records, {"a": 0, "b": 1})}
+    assert lanes["a"].spans == ((0.0, 100.0),)
+    assert lanes["b"].spans == ((0.0, 50.0), (60.0, 40.0))
+    assert lanes["b"].part == "90 %"
+    curves = {curve.name: curve for curve in loss_charts(records, {"a": 0, "b": 1})[0].curves}
+    assert curves["a"].path.count("M") == 1
+    assert curves["b"].path.count("M") == 2
+
+
+def test_a_long_run_is_drawn_with_few_points():
+    charts = loss_charts([record(step, ["a"]) for step in range(5000)], {"a": 0})
+    assert [chart.title for chart in charts] == ["Discriminator", "Adversarial"]
+    assert charts[0].curves[0].path.count("L") < 300
+
+
+def test_a_loss_that_never_changes_is_drawn(tmp_path):
+    records = [record(step, ["a"]) for step in range(3)]
+    for each in records:
+        each["losses"]["a"] = {"discriminator": 0.0}
+    assert "NaN" not in loss_charts(records, {"a": 0})[0].curves[0].path.replace("nan", "NaN")
+
+
+def test_a_run_of_one_step_makes_a_page(tmp_path):
+    run = run_folder(tmp_path / "run")
+    write_metrics(run, [record(0, ["north", "south"])])
+    assert "over one step." in page(run).text
+
+
+def test_a_run_that_has_only_begun_makes_a_page(tmp_path):
+    facts = {"state": "failed", "steps": 0, "left_sites": {}, "came_to_sites": {}}
+    run = run_folder(tmp_path / "run", **facts)
+    run.metrics_file.unlink()
+    text = page(run, []).text
+    assert "Not finished" in text
+    assert "No step has been recorded yet" in text
+
+
+def test_what_moved_names_every_kind_of_message(tmp_path):
+    kinds = {"card": 300, "judgement": 5000, "novelty": 7}
+    text = page(run_folder(tmp_path / "run", left_sites={"north": kinds})).text
+    for kind in kinds:
+        assert kind in text
+    assert "A kind of message that this page does not know" in text
+
+
+def test_the_meaning_of_every_message_is_written_down():
+    from asyndgan.reports.traffic import _came_meanings, _left_meanings
+    from asyndgan.wire import ANSWERS, REQUESTS
+
+    assert set(_left_meanings(RECIPE)) == set(ANSWERS)
+    assert set(_came_meanings(RECIPE)) == set(REQUESTS)
+
+
+def test_a_paired_term_is_warned_of(tmp_path):
+    paired = Recipe.from_tables({**RECIPE.to_tables(), "loss": {"paired_l1": 100}})
+    assert "can give real pixels away" not in page(run_folder(tmp_path / "run")).text
+    text = page(run_folder(tmp_path / "paired", recipe=paired)).text
+    assert "can give real pixels away" in text
+    assert "loss.paired_l1 = 100" in text
+
+
+def test_what_became_of_the_masks_is_said(tmp_path):
+    assert "did not keep them" in page(run_folder(tmp_path / "run")).text
+    kept = Recipe.from_tables({**RECIPE.to_tables(), "masks": {"release": True}})
+    run = run_folder(tmp_path / "kept", recipe=kept)
+    (run.masks / "labelsTr").mkdir(parents=True)
+    (run.masks / "labelsTr" / "north-m00001.png").touch()
+    assert "1 different" in page(run).text
+
+
+def test_simulated_sites_are_called_so(tmp_path):
+    assert "Simulated sites" not in page(run_folder(tmp_path / "run")).text
+    assert "Simulated sites" in page(run_folder(tmp_path / "demo", engine="inprocess")).text
+
+
+def test_a_generator_that_was_exchanged_is_noticed(tmp_path):
+    from asyndgan.training.checkpoint import write
+
+    run = run_folder(tmp_path / "run", generator_sha256="0" * 64)
+    assert "the file is not there" in page(run).text
+    write(run.generator_file, {"average/w": torch.zeros(1500)}, {})
+    text = page(run).text
+    assert "BUT THE FILE HAS" in text
+    assert "1.5 k weights in the generator" in text
+
+
+def test_a_run_of_classes_speaks_of_classes(tmp_path):
+    classes = Recipe.from_tables(
+        {**RECIPE.to_tables(), "condition": {"kind": "class"}, "generator": {"kind": "spade"}}
+    )
+    text = page(run_folder(tmp_path / "run", recipe=classes), []).text
+    assert "the classes of its next batch" in text
+    assert "label maps of real cases" not in text
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(RunError, match="no run folder"):
+        write_report(RunFolder(tmp_path), tmp_path / "report.html", synthetic=[])
+
+
+def command() -> Typer:
+    app = Typer(pretty_exceptions_enable=False)
+    app.command()(report_command)
+    return app
+
+
+def test_the_command_writes_the_page_into_the_run_folder(tmp_path):
+    run = run_folder(tmp_path / "run")
+    evaluation(tmp_path / "evaluation")
+    result = CliRunner().invoke(command(), [str(run.path)])
+    assert result.exit_code == 0, result.output
+    assert "Trained on synthetic images alone" in Page(run.path / "report.html").text
+    assert "no images on the page" in result.stderr
+
+
+def test_the_command_refuses_a_site_that_is_not_of_the_run(tmp_path):
+    run = run_folder(tmp_path / "run")
+    arguments = [str(run.path), "--site", f"west={tmp_path}"]
+    result = CliRunner().invoke(command(), arguments)
+    assert isinstance(result.exception, RunError)
+    assert "this run has north, south" in str(result.exception)
+
+
+def test_words():
+    assert [size(n) for n in (0, 999, 61_400, 123_456, 2.5e9)] == [
+        "0 B", "999 B", "61.4 kB", "123 kB", "2.5 GB",
+    ]  # fmt: skip
+    assert [duration(s) for s in (3.2, 75, 7300)] == ["3 s", "1 min 15 s", "2 h 01 min"]
+    assert [counted(n, "site") for n in (1, 4, 1200)] == [
+        "one site", "four sites", "1\N{NARROW NO-BREAK SPACE}200 sites",
+    ]  # fmt: skip
+    assert [together(["a"]), together(["a", "b"]), together(["a", "b", "c"])] == [
+        "a", "a and b", "a, b and c",
+    ]  # fmt: skip

@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from asyndgan.cli.train import parsed_sites
+from asyndgan.errors import RecipeError, RunError
+from asyndgan.recipe import Recipe
+from asyndgan.reports.words import duration, size
+from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
+from asyndgan.runs.bank import MaskBank
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, Recipe())
+    RunFolder.create(tmp_path, Recipe())  # a run that never began may be begun again
+    folder.write_facts(RunFacts("ab", "0", "0", "inprocess"))
+    with pytest.raises(RunError, match="--resume"):
+        RunFolder.create(tmp_path, Recipe())
+
+
+def test_a_folder_without_a_run_says_how_to_make_one(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="asyndgan train"):
+        RunFolder(tmp_path).facts()
+    with pytest.raises(RunError, match="asyndgan train"):
+        RunFolder(tmp_path).recipe()
+
+
+def test_the_stored_recipe_is_the_resolved_one(tmp_path: Path) -> None:
+    recipe = load_recipe("default", ["image.size=128", "masks.release=true"])
+    assert RunFolder.create(tmp_path, recipe).recipe() == recipe
+
+
+def test_metrics_of_steps_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics_file.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    assert [record["step"] for record in folder.metrics()] == [0, 1, 2]
+    folder.forget_metrics_from(2)
+    assert folder.metrics_file.read_text() == '{"step": 0}\n{"step": 1}\n'
+
+
+def test_a_released_mask_is_kept_once_and_known_again_after_a_restart(tmp_path: Path) -> None:
+    masks = torch.stack([torch.zeros(16, 16), torch.ones(16, 16)]).long()
+    MaskBank(tmp_path).keep("north", masks)
+    again = MaskBank(tmp_path)
+    again.keep("north", torch.cat([masks, 2 * masks[1:]]))
+    again.keep("south", masks[:1])
+    names = sorted(path.name for path in (tmp_path / "labelsTr").iterdir())
+    assert names == [
+        "north-m00001.png",
+        "north-m00002.png",
+        "north-m00003.png",
+        "south-m00001.png",
+    ]
+
+
+def test_sites_are_name_and_folder_each_name_once() -> None:
+    assert parsed_sites(["a=x", "b=y=z"]) == {"a": Path("x"), "b": Path("y=z")}
+    for wrong in (["a"], ["=x"], ["a="], ["a=x", "a=y"], ["../a=x"]):
+        with pytest.raises(RecipeError, match="--site"):
+            parsed_sites(wrong)
+
+
+def test_sizes_and_durations_read_as_people_say_them() -> None:
+    assert [size(n) for n in (0, 999, 1500, 2_400_000)] == ["0 B", "999 B", "1.5 kB", "2.4 MB"]
+    assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+def test_every_recipe_of_the_package_is_valid_and_only_paper_has_a_paired_term() -> None:
+    recipes = {name: load_recipe(name) for name in recipe_names()}
+    assert set(recipes) == {"default", "demo", "paper"}
+    assert [name for name, recipe in recipes.items() if recipe.loss.paired_l1] == ["paper"]
+
+
+def test_a_recipe_that_does_not_exist_names_those_that_do() -> None:
+    with pytest.raises(RecipeError, match="default, demo, paper"):
+        load_recipe("defualt")

@@ -1,0 +1,753 @@
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asyndgan.data import Batch, Cohort, derived_seed
+from asyndgan.errors import (
+    CohortError,
+    NotFiniteError,
+    QuorumError,
+    RunError,
+    SiteUnreachableError,
+)
+from asyndgan.models import draw_noise
+from asyndgan.recipe import Recipe
+from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
+from asyndgan.training.objective import rate_factor
+from asyndgan.training.painting import Painting
+from asyndgan.wire import (
+    ANSWERS,
+    Card,
+    Close,
+    Closed,
+    Judge,
+    Judgement,
+    Message,
+    Open,
+    Refusal,
+    Save,
+    Saved,
+    pack,
+    through,
+    unpack,
+)
+
+MakeRecipe = Callable[..., Recipe]
+MakeCohort = Callable[..., Cohort]
+MakeSites = Callable[..., Any]  # of conftest's Federation
+RUN = "abc123"
+
+
+def ask(federation: Any, site: str, request: Message) -> Message:
+    """Past the coordinator: what a site itself answers to a request."""
+    wire = federation.recipe.wire
+    payload = pack(request, {"images": wire.images}, level=wire.zstd)
+    answer = federation.endpoint(site).answer(payload)
+    return unpack(answer, ANSWERS, limit=federation.exchange.limit)
+
+
+def opened(federation: Any, site: str = "north", step: int = 0) -> Card:
+    digest = federation.recipe.digest()
+    card = ask(federation, site, Open(run=RUN, recipe=digest, step=step))
+    assert isinstance(card, Card)
+    return card
+
+
+def judge(recipe: Recipe, *, step: int = 0, batch: int = 0, run: str = RUN) -> Judge:
+    shape = (recipe.training.batch, 1, *recipe.image.size)
+    random = torch.Generator().manual_seed(step)
+    images = torch.rand(shape, generator=random) * 2 - 1
+    return Judge(run=run, step=step, batch=batch, images=images)
+
+
+def weights(network: torch.nn.Module) -> Tensor:
+    return torch.cat([value.detach().flatten().clone() for value in network.state_dict().values()])
+
+
+def watch_gradients(coordinator: Coordinator) -> list[list[Tensor]]:
+    """The gradients with which each update of the generator is made, from now on."""
+    seen: list[list[Tensor]] = []
+    coordinator.optimiser.register_step_pre_hook(
+        lambda optimiser, args, keys: seen.append(
+            [
+                p.grad.clone() if p.grad is not None else torch.zeros_like(p)
+                for p in coordinator.generator.parameters()
+            ]
+        )
+    )
+    return seen
+
+
+# The step: Chang et al. 2020, equation 3
+
+
+OBJECTIVES = [
+    [],
+    ["loss.adversarial=least_squares", "generator.kind=spade", "generator.noise=2"],
+    ["loss.paired_l1=10", "loss.moments=2", "loss.features=3"],
+    ["loss.stand_in_l1=5", "stand_in.width=4", "stand_in.blocks=1"],
+    ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
+    ["discriminator.kind=unet_segmentation", "loss.segmentation=1"],
+    ["condition.kind=class", "generator.kind=spade", "masks.release=false"],
+    ["condition.kind=none", "masks.release=false"],
+    ["wire.images=uint8"],
+    ["training.chunk=3"],
+]
+
+
+@pytest.mark.parametrize("overrides", OBJECTIVES, ids=lambda overrides: " ".join(overrides)[:40])
+def test_the_generators_gradient_is_that_of_the_share_weighted_sum_of_the_sites_losses(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites, overrides: list[str]
+) -> None:
+    recipe = tiny("wire.images=float32", "wire.feedback=float32", *overrides)
+    cohorts = {
+        "east": make_cohort(recipe, cases=2, seed=5, modalities=["T2"]),
+        "north": make_cohort(recipe, cases=6, seed=1, modalities=["T1", "T2"]),
+        "south": make_cohort(recipe, cases=4, seed=2, modalities=["T2", "T1"]),
+    }
+    coordinator = make_sites(recipe, cohorts).begin()
+    # The same sites once more, in one process and without any protocol.
+    twins: dict[str, Site] = make_sites(recipe, cohorts).sites
+    generator = copy.deepcopy(coordinator.generator)
+    gradients = watch_gradients(coordinator)
+    for step in range(2):
+        coordinator.step()
+        images = centrally_painted(coordinator, generator, twins, step)
+        loss = sum(
+            len(site.cohort) / 12 * site_loss(site, own, step, coordinator.scope.modalities)
+            for site, own in zip(twins.values(), images.split(recipe.training.batch), strict=True)
+        )
+        assert isinstance(loss, Tensor)
+        central = torch.autograd.grad(loss, list(generator.parameters()), allow_unused=True)
+        for ours, theirs in zip(gradients[step], central, strict=True):
+            torch.testing.assert_close(
+                ours, torch.zeros_like(ours) if theirs is None else theirs, rtol=1e-3, atol=1e-7
+            )
+        generator.load_state_dict(coordinator.generator.state_dict())
+    assert any(gradient.any() for gradient in gradients[0])
+
+
+def centrally_painted(
+    coordinator: Coordinator, generator: torch.nn.Module, sites: dict[str, Site], step: int
+) -> Tensor:
+    recipe = coordinator.recipe
+    conditions = torch.cat(
+        [site.cohort.batch(step, recipe.training.batch).conditions for site in sites.values()]
+    )
+    seed = derived_seed(recipe.training.seed, "noise", step)
+    random = torch.Generator().manual_seed(seed)
+    noise = draw_noise(len(conditions), recipe.generator.noise, recipe.image.size, random)
+    images: Tensor = generator(scope_maps(recipe, coordinator.scope, conditions), noise)
+    return images
+
+
+def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]) -> Tensor:
+    channels = [modalities.index(name) for name in site.cohort.modalities]
+    own = images[:, channels]
+    size, coding = site.recipe.training.batch, site.recipe.wire.images
+    real, other = (
+        Batch(through(batch.images, coding), batch.conditions)
+        for batch in (site.cohort.batch(step, size), site.cohort.other(step, size))
+    )
+    # The gradient is taken where the images arrived, as the coding left them.
+    arrived = own + (through(own, coding) - own).detach()
+    site.objective.set_rates(step)
+    site.objective.learn(real, arrived.detach())
+    loss, _ = site.objective.ask(arrived, real, other)
+    return loss
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 4, 6])
+def test_painting_in_chunks_gives_the_same_images_and_gradients(
+    tiny: MakeRecipe, make_sites: MakeSites, chunk: int
+) -> None:
+    coordinator = make_sites(tiny("generator.noise=2")).begin()
+    generator, recipe = coordinator.generator, coordinator.recipe
+    random = torch.Generator().manual_seed(1)
+    masks = torch.randint(3, (6, 16, 16), generator=random)
+    maps = scope_maps(recipe, coordinator.scope, masks)
+    noise = draw_noise(6, 2, (16, 16), random)
+    feedback = torch.randn(6, 1, 16, 16, generator=random)
+
+    def painted(size: int) -> tuple[Tensor, list[Tensor]]:
+        generator.zero_grad()
+        painting = Painting(generator, maps, noise, chunk=size, precision="float32")
+        painting.backward(feedback)
+        return painting.images, [p.grad.clone() for p in generator.parameters()]
+
+    whole, parts = painted(64), painted(chunk)
+    torch.testing.assert_close(whole[0], parts[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(whole[1], parts[1], rtol=1e-3, atol=1e-4)
+    assert not parts[0].requires_grad
+
+
+def test_a_chunked_run_learns_what_an_unchunked_one_does(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    runs = []
+    for chunk in (64, 3):
+        coordinator = make_sites(tiny(f"training.chunk={chunk}")).begin()
+        gradients = watch_gradients(coordinator)
+        coordinator.step()
+        runs.append(gradients[0])
+    torch.testing.assert_close(*runs, rtol=1e-3, atol=1e-5)
+
+
+def test_bfloat16_arithmetic_leaves_weights_and_losses_in_float32(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny("training.precision=bfloat16"))
+    coordinator = federation.begin()
+    report = coordinator.step()
+    assert report.updated
+    networks = [coordinator.generator, federation.sites["north"].objective.discriminator]
+    assert all(p.dtype == torch.float32 for network in networks for p in network.parameters())
+
+
+# Shares
+
+
+def test_a_share_is_a_sites_part_of_all_cases(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+    report = make_sites(tiny()).begin().step()
+    assert report.shares == {"north": pytest.approx(6 / 9), "south": pytest.approx(3 / 9)}
+
+
+def test_a_steward_may_declare_a_share(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+    report = make_sites(tiny(), shares={"south": 18.0}).begin().step()
+    assert report.shares == {"north": pytest.approx(0.25), "south": pytest.approx(0.75)}
+
+
+def test_a_site_that_misses_a_step_takes_its_share_away_and_brings_it_back(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    federation.line.deaf = {"south"}
+    report = coordinator.step()
+    assert report.shares == {"north": 1.0}
+    assert report.updated
+    assert report.missed == {"south": "site south: there was no answer in time."}
+    assert list(coordinator.members) == ["north"]
+    federation.line.deaf = set()
+    invite_until_back(coordinator, "south")
+    assert list(coordinator.members) == ["north", "south"]
+    assert coordinator.step().shares == {"north": 6 / 9, "south": 3 / 9}
+
+
+def invite_until_back(coordinator: Coordinator, site: str) -> None:
+    while coordinator.invite().get(site) is None:
+        time.sleep(0.01)  # it is opened in the background
+
+
+def test_a_site_whose_answer_was_lost_goes_on_with_its_next_batch(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    federation.line.deaf = {"south"}
+    coordinator.step()
+    assert federation.sites["south"].step == 1
+    trained = weights(federation.sites["south"].objective.discriminator)
+    federation.line.deaf = set()
+    invite_until_back(coordinator, "south")
+    assert coordinator.members["south"].batch == 1
+    assert torch.equal(weights(federation.sites["south"].objective.discriminator), trained)
+
+
+def test_without_a_quorum_nothing_is_learned_but_the_step_is_over(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny("quorum.least=1.0"))
+    coordinator = federation.begin()
+    before = weights(coordinator.generator)
+    federation.line.deaf = {"south"}
+    report = coordinator.step()
+    assert not report.updated
+    assert torch.equal(weights(coordinator.generator), before)
+    assert coordinator.step_number == 1
+    assert not coordinator.has_quorum()
+
+
+@pytest.mark.parametrize(("least", "sites", "enough"), [(0.5, 1, True), (0.51, 1, False)])
+def test_a_quorum_is_a_part_of_all_sites_that_ever_took_part(
+    tiny: MakeRecipe, make_sites: MakeSites, least: float, sites: int, enough: bool
+) -> None:
+    federation = make_sites(tiny(f"quorum.least={least}"))
+    coordinator = federation.begin()
+    federation.line.deaf = {"south"}
+    coordinator.step()
+    assert len(coordinator.members) == sites
+    assert coordinator.has_quorum() == enough
+
+
+def test_a_run_does_not_begin_without_every_site(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+    federation = make_sites(tiny())
+    federation.line.deaf = {"south"}
+    with pytest.raises(QuorumError, match="the run cannot begin: site south"):
+        federation.begin()
+    with pytest.raises(QuorumError, match="no site is there"):
+        make_sites(tiny(), {}).begin()
+
+
+# Modalities and labels
+
+
+def test_feedback_of_modalities_that_a_site_lacks_is_zero(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny("image.modalities=['T1', 'T2']")
+    cohorts = {
+        "north": make_cohort(recipe, modalities=["T1"], seed=1),
+        "south": make_cohort(recipe, modalities=["T2"], seed=2),
+    }
+    federation = make_sites(recipe, cohorts)
+    coordinator = federation.begin()
+    gradients = watch_gradients(coordinator)
+    federation.line.deaf = {"south"}
+    coordinator.step()
+    last_layer = gradients[0][-1]  # a bias for each modality
+    assert last_layer[0] != 0
+    assert last_layer[1] == 0
+
+
+def test_modalities_are_matched_by_name_whatever_their_order(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny("wire.images=float32")
+    cohorts = {
+        "east": make_cohort(recipe, modalities=["FLAIR", "T1"]),
+        "north": make_cohort(recipe, modalities=["T1", "T2"]),
+        "south": make_cohort(recipe, modalities=["T2"]),
+    }
+    federation = make_sites(recipe, cohorts)
+    coordinator = federation.begin()
+    assert coordinator.scope.modalities == ("FLAIR", "T1", "T2")
+    channels = {site: member.channels for site, member in coordinator.members.items()}
+    assert channels == {"east": [0, 1], "north": [1, 2], "south": [2]}
+    masks = {site: member.conditions for site, member in coordinator.members.items()}
+    painted = centrally_painted(coordinator, coordinator.generator, federation.sites, 0)
+    federation.line.sent.clear()
+    coordinator.step()
+    assert all(len(mask) == 2 for mask in masks.values())
+    for site, payload in federation.line.sent:
+        request = unpack(payload, {"judge": Judge}, limit=federation.exchange.limit)
+        assert isinstance(request, Judge)
+        first = 2 * list(cohorts).index(site)
+        torch.testing.assert_close(request.images, painted[first : first + 2, channels[site]])
+
+
+def test_the_recipe_orders_the_modalities_and_wants_them_all(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny("image.modalities=['T2', 'T1']")
+    cohorts = {"north": make_cohort(recipe, modalities=["T1", "T2"])}
+    assert make_sites(recipe, cohorts).begin().scope.modalities == ("T2", "T1")
+    more = tiny("image.modalities=['T2', 'T1', 'CT']")
+    with pytest.raises(CohortError, match="paints CT, which no site holds; they hold T1, T2"):
+        make_sites(more, cohorts).begin()
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {0: "background", 1: "organ", 2: "vessel"},
+        {0: "background", 1: "lesion", 2: "organ"},
+        {0: "lesion", 1: "organ", 2: "background"},
+        {0: "background", 3: "lesion"},
+    ],
+)
+def test_contradictory_labels_are_refused(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites, labels: dict[int, str]
+) -> None:
+    recipe = tiny()
+    south = make_cohort(recipe)
+    south.conditions.zero_()
+    south.labels = labels
+    with pytest.raises(CohortError, match="site south calls label"):
+        make_sites(recipe, {"north": make_cohort(recipe), "south": south}).begin()
+
+
+def test_a_site_may_lack_labels_that_others_have(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny()
+    fewer = make_cohort(recipe, labels={0: "background", 1: "organ"})
+    coordinator = make_sites(recipe, {"north": fewer, "south": make_cohort(recipe)}).begin()
+    assert coordinator.scope.labels == {0: "background", 1: "organ", 2: "lesion"}
+    assert coordinator.step().updated
+
+
+def test_a_site_that_comes_late_must_fit_what_the_run_paints(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny()
+    federation = make_sites(
+        recipe, {"north": make_cohort(recipe), "west": make_cohort(recipe, modalities=["CT"])}
+    )
+    federation.line.cut = {"west"}
+    coordinator = federation.begin()
+    federation.line.cut = set()
+    news: dict[str, str] = {}
+    while not news:
+        news = coordinator.invite()
+    assert "site west has CT" in news["west"]
+    assert "Name the modalities in image.modalities" in news["west"]
+    assert list(coordinator.members) == ["north"]
+
+
+def test_a_site_that_comes_late_joins_at_the_runs_step(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny()
+    federation = make_sites(recipe, {"north": make_cohort(recipe), "west": make_cohort(recipe)})
+    federation.line.cut = {"west"}
+    coordinator = federation.begin()
+    coordinator.step()
+    federation.line.cut = set()
+    invite_until_back(coordinator, "west")
+    report = coordinator.step()
+    assert report.shares == {"north": 0.5, "west": 0.5}
+    assert federation.sites["west"].step == 2
+
+
+# The average, rates, masks
+
+
+def test_the_average_follows_the_generator_with_a_decay_that_grows_into_its_value(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    coordinator = make_sites(tiny("training.ema=0.15")).begin()
+    expected = weights(coordinator.generator)
+    for decay in (1 / 10, 0.15, 0.15):
+        coordinator.step()
+        expected = decay * expected + (1 - decay) * weights(coordinator.generator)
+        torch.testing.assert_close(weights(coordinator.average), expected)
+    assert not torch.equal(weights(coordinator.average), weights(coordinator.generator))
+    assert not any(p.requires_grad for p in coordinator.average.parameters())
+
+
+def test_rates_stay_and_then_fall_linearly_towards_zero(tiny: MakeRecipe) -> None:
+    recipe = tiny("training.steps=10", "optimiser.decay_from=0.5")
+    factors = [rate_factor(recipe, step) for step in (0, 4, 5, 6, 9, 10)]
+    assert factors == pytest.approx([1, 1, 1, 0.8, 0.2, 0])
+    constant = tiny("optimiser.decay_from=1")
+    assert all(rate_factor(constant, step) == 1 for step in range(6))
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_masks_are_kept_only_if_the_recipe_says_so(
+    tiny: MakeRecipe, make_sites: MakeSites, released: bool
+) -> None:
+    kept: list[tuple[str, Tensor]] = []
+    federation = make_sites(tiny(f"masks.release={str(released).lower()}"))
+    coordinator = federation.begin(keep=lambda site, masks: kept.append((site, masks)))
+    coordinator.step()
+    if not released:
+        assert kept == []
+        return
+    assert [site for site, _ in kept] == ["north", "south", "north", "south"]
+    cohort = federation.sites["south"].cohort
+    assert torch.equal(kept[1][1], cohort.batch(0, 2).conditions)
+    assert torch.equal(kept[3][1], cohort.batch(1, 2).conditions)
+
+
+def test_a_checkpoint_of_the_coordinator_holds_no_condition(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    coordinator = make_sites(tiny()).begin()
+    coordinator.step()
+    tensors, about = coordinator.state()
+    assert (about["run"], about["step"]) == (RUN, 1)
+    assert {name.partition("/")[0] for name in tensors} == {"generator", "average", "optimiser"}
+    assert all(value.dtype.is_floating_point for value in tensors.values())
+
+
+# What a site answers
+
+
+@pytest.mark.parametrize(
+    ("request_of", "reason"),
+    [
+        (lambda r: judge(r, step=0, batch=1), "step 0 is over; this site is at step 1"),
+        (lambda r: judge(r, step=1, batch=0), "batch 0 was not offered; the next is 1"),
+        (lambda r: judge(r, step=1, batch=2), "batch 2 was not offered; the next is 1"),
+        (lambda r: judge(r, step=1, batch=1, run="def"), "takes part in another run"),
+        (lambda r: Open(run="def", recipe=r.digest(), step=1), "takes part in another run"),
+        (lambda r: Open(run=RUN, recipe="0" * 64, step=1), "the run has 000000000000"),
+        (lambda r: Save(run="def", step=1), "takes part in another run"),
+        (lambda r: Save(run=RUN, step=0), "step 0 is over"),
+        (lambda r: Close(run="def"), "takes part in another run"),
+        (
+            lambda r: judge(r.model_copy(update={"training": r.training.model_copy(
+                update={"batch": 3})}), step=1, batch=1),
+            r"shape \(3, 1, 16, 16\) came; this site judges \(2, 1, 16, 16\)",
+        ),
+    ],
+)
+def test_a_site_refuses_what_does_not_belong_here_or_now(
+    tiny: MakeRecipe, make_sites: MakeSites, request_of: Callable[[Recipe], Message], reason: str
+) -> None:
+    federation = make_sites(tiny())
+    opened(federation)
+    ask(federation, "north", judge(federation.recipe))
+    site = federation.sites["north"]
+    before = weights(site.objective.discriminator)
+    answer = ask(federation, "north", request_of(federation.recipe))
+    assert isinstance(answer, Refusal)
+    assert answer.code == "order"
+    with pytest.raises(AssertionError, match=reason):
+        raise AssertionError(answer.reason)
+    assert torch.equal(weights(site.objective.discriminator), before)
+    assert (site.step, site.next_batch) == (1, 1)
+
+
+def test_a_site_judges_nothing_before_it_was_opened(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    for request in (judge(federation.recipe), Save(run=RUN, step=0), Close(run=RUN)):
+        answer = ask(federation, "north", request)
+        assert isinstance(answer, Refusal)
+        assert "open it first" in answer.reason
+
+
+def test_a_site_says_who_it_is_and_sends_its_first_masks(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    card = opened(federation)
+    assert (card.step, card.batch, card.cases, card.share) == (0, 0, 6, 6.0)
+    assert card.labels == {"0": "background", "1": "organ", "2": "lesion"}
+    assert (card.modalities, card.space) == (["T1"], [16, 16])
+    assert torch.equal(card.conditions, federation.sites["north"].cohort.batch(0, 2).conditions)
+    assert isinstance(ask(federation, "north", Save(run=RUN, step=0)), Saved)
+    assert isinstance(ask(federation, "north", Close(run=RUN)), Closed)
+
+
+def test_the_same_request_again_gets_the_same_bytes_and_trains_nothing(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    opened(federation)
+    endpoint, site = federation.endpoint("north"), federation.sites["north"]
+    payload = pack(judge(federation.recipe), {"images": "float16"})
+    first = endpoint.answer(payload)
+    trained = weights(site.objective.discriminator)
+    again = endpoint.answer(payload)
+    assert again == first
+    assert torch.equal(weights(site.objective.discriminator), trained)
+    assert (site.step, site.next_batch) == (1, 1)
+    # It left the site twice, and is counted twice.
+    assert site.release.count["judgement"] == 2
+    assert site.release.size["judgement"] == 2 * len(first)
+
+
+def test_the_same_step_with_other_images_is_refused(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    opened(federation)
+    ask(federation, "north", judge(federation.recipe))
+    other = judge(federation.recipe)
+    other.images[0, 0, 0, 0] = 0.5
+    answer = ask(federation, "north", other)
+    assert isinstance(answer, Refusal)
+    assert "step 0 is over" in answer.reason
+
+
+def test_feedback_comes_in_the_recipes_coding(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+    sizes = {}
+    for coding in ("float32", "float16", "int8", "int4"):
+        federation = make_sites(tiny(f"wire.feedback={coding}"))
+        opened(federation)
+        answer = ask(federation, "north", judge(federation.recipe))
+        assert isinstance(answer, Judgement)
+        assert answer.feedback.any()
+        sizes[coding] = federation.sites["north"].release.size["judgement"]
+    assert sizes["float32"] > sizes["float16"] > sizes["int8"] > sizes["int4"]
+
+
+# Numbers that are not finite
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_site_and_step(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    coordinator.step()
+    discriminator = federation.sites["south"].objective.discriminator
+    with torch.no_grad():
+        next(discriminator.parameters()).fill_(float("nan"))
+    before = weights(coordinator.generator)
+    with pytest.raises(NotFiniteError, match=r"site south, step 1: the loss '.*' of step 1 is nan"):
+        coordinator.step()
+    assert torch.equal(weights(coordinator.generator), before)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_synthetic_images_that_are_not_finite_spoil_no_discriminator(
+    tiny: MakeRecipe, make_sites: MakeSites, value: float
+) -> None:
+    federation = make_sites(tiny("wire.images=float32"))
+    opened(federation)
+    site = federation.sites["north"]
+    before = weights(site.objective.discriminator)
+    request = judge(federation.recipe)
+    request.images[0, 0, 3, 3] = value
+    answer = ask(federation, "north", request)
+    assert isinstance(answer, Refusal)
+    assert answer.code == "not_finite"
+    assert torch.equal(weights(site.objective.discriminator), before)
+    assert isinstance(ask(federation, "north", judge(federation.recipe)), Judgement)
+
+
+# Checkpoints and rolling back
+
+
+def test_a_site_goes_back_to_the_step_from_which_a_run_is_resumed(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    federation = make_sites(tiny(), folder=tmp_path)
+    opened(federation)
+    site = federation.sites["north"]
+    saved: dict[int, Tensor] = {}
+    for step in range(4):
+        if step in (1, 2):
+            ask(federation, "north", Save(run=RUN, step=step))
+            saved[step] = weights(site.objective.discriminator)
+        ask(federation, "north", judge(federation.recipe, step=step, batch=step))
+    for step in (2, 1):
+        card = opened(federation, step=step)
+        assert (card.step, card.batch) == (step, step)
+        assert torch.equal(weights(site.objective.discriminator), saved[step])
+    card = opened(federation, step=0)
+    assert (card.step, card.batch) == (0, 0)
+
+
+def test_a_site_that_went_back_repeats_its_answers_bit_for_bit(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    federation = make_sites(tiny("loss.stand_in_l1=1", "loss.moments=1"), folder=tmp_path)
+    opened(federation)
+    endpoint = federation.endpoint("north")
+    payloads = [
+        pack(judge(federation.recipe, step=step, batch=step), {"images": "float16"})
+        for step in range(4)
+    ]
+    first = [endpoint.answer(payload) for payload in payloads[:2]]
+    ask(federation, "north", Save(run=RUN, step=2))
+    first += [endpoint.answer(payload) for payload in payloads[2:]]
+    fresh = make_sites(tiny("loss.stand_in_l1=1", "loss.moments=1"), folder=tmp_path)
+    opened(fresh, step=2)
+    again = [fresh.endpoint("north").answer(payload) for payload in payloads[2:]]
+    assert again == first[2:]
+
+
+def test_a_site_keeps_its_last_two_checkpoints(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    federation = make_sites(tiny(), folder=tmp_path)
+    coordinator = federation.begin()
+    for _ in range(3):
+        coordinator.step()
+        coordinator.save_sites()
+    assert checkpoint.stored_steps(tmp_path / "north") == [2, 3]
+
+
+def test_a_site_does_not_mix_two_runs(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    first = make_sites(tiny(), folder=tmp_path)
+    opened(first)
+    ask(first, "north", judge(first.recipe))
+    ask(first, "north", Save(run=RUN, step=1))
+    second = make_sites(tiny(), folder=tmp_path)
+    answer = ask(second, "north", Open(run="def", recipe=second.recipe.digest(), step=1))
+    assert isinstance(answer, Refusal)
+    assert "checkpoints are of another run" in answer.reason
+
+
+def test_a_spoilt_checkpoint_is_refused_and_its_path_stays_at_the_site(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    federation = make_sites(tiny(), folder=tmp_path)
+    checkpoint.step_file(tmp_path / "north", 1).parent.mkdir()
+    checkpoint.step_file(tmp_path / "north", 1).write_bytes(b"half a file")
+    request = Open(run=RUN, recipe=federation.recipe.digest(), step=1)
+    answer = ask(federation, "north", request)
+    assert isinstance(answer, Refusal)
+    assert (answer.code, str(tmp_path) in answer.reason) == ("internal", False)
+    with pytest.raises(RunError, match="not a whole checkpoint"):
+        checkpoint.read(checkpoint.step_file(tmp_path / "north", 1))
+
+
+def test_a_coordinators_state_is_taken_up_as_it_was_left(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    first = make_sites(tiny(), folder=tmp_path / "sites")
+    coordinator = first.begin()
+    for _ in range(2):
+        coordinator.step()
+    coordinator.save_sites()
+    path = checkpoint.step_file(tmp_path, 2)
+    checkpoint.write(path, *coordinator.state())
+    for _ in range(2):
+        coordinator.step()
+    second = make_sites(tiny(), folder=tmp_path / "sites")
+    resumed = Coordinator(
+        second.recipe, second.exchange, run=RUN, scope=coordinator.scope, keep=None
+    )
+    resumed.load(*checkpoint.read(path))
+    for site in second.sites:
+        resumed.welcome(site, opened(second, site, step=2))
+    for _ in range(2):
+        resumed.step()
+    assert torch.equal(weights(resumed.generator), weights(coordinator.generator))
+    assert torch.equal(weights(resumed.average), weights(coordinator.average))
+
+
+def test_a_checkpoint_of_other_networks_is_refused(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    state = make_sites(tiny()).begin().state()
+    wider = make_sites(tiny("generator.width=8")).begin()
+    with pytest.raises(RunError, match="'generator' does not fit the recipe's network"):
+        wider.load(*state)
+
+
+def test_initial_weights_come_from_the_seed_and_leave_torchs_random_state_alone(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    torch.manual_seed(1)
+    drawn = torch.rand(1)
+    torch.manual_seed(1)
+    first = make_sites(tiny())
+    coordinator = first.begin()
+    coordinator.step()
+    assert torch.rand(1) == drawn
+    second = make_sites(tiny()).begin()
+    second.step()
+    assert torch.equal(weights(second.generator), weights(coordinator.generator))
+    north, south = (first.sites[name].objective.discriminator for name in ("north", "south"))
+    assert not torch.equal(weights(north), weights(south))
+    third = make_sites(tiny("training.seed=8")).begin()
+    third.step()
+    assert not torch.equal(weights(third.generator), weights(coordinator.generator))
+
+
+def test_a_transport_that_is_closed_reaches_nobody(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    coordinator.close()
+    federation.line.close()
+    with pytest.raises(SiteUnreachableError):
+        federation.line.send("north", b"", 1.0)
