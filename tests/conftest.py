@@ -245,7 +245,9 @@ def another_package(
         (tmp_path / "another_package.py").write_text(source)
         about = tmp_path / "another_package-1.0.dist-info"
         about.mkdir()
-        (about / "METADATA").write_text("Metadata-Version: 2.1\nName: another-package\nVersion: 1\n")
+        (about / "METADATA").write_text(
+            "Metadata-Version: 2.1\nName: another-package\nVersion: 1\n"
+        )
         (about / "entry_points.txt").write_text(entry_points)
         monkeypatch.syspath_prepend(tmp_path)
 

@@ -115,7 +115,7 @@ class GeneratorSection(Section):
     """The central network."""
 
     kind: str = Field(
-        "resnet", description="resnet, spade, or an entry point 'asyndgan.generators'"
+        "resnet", description="resnet, unet, spade, or an entry point 'asyndgan.generators'"
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(9, ge=1, le=32, description="residual blocks (resnet) at the lowest size")
@@ -186,8 +186,9 @@ class LossSection(Section):
 class StandInSection(Section):
     """The local generator behind `loss.stand_in_l1`. It never leaves the site."""
 
-    width: int = Field(32, ge=4, le=256, description="filters of the first layer")
-    blocks: int = Field(4, ge=1, le=16, description="residual blocks at the lowest size")
+    kind: str = Field("unet", description="as generator.kind")
+    width: int = Field(16, ge=4, le=256, description="filters of the first layer")
+    blocks: int = Field(4, ge=1, le=16, description="residual blocks (resnet) at the lowest size")
     rate: Rate = Field(2e-4, description="learning rate")
     paired_l1: Weight = Field(10.0, description="L1 to the real image, at the site only")
     adversarial_weight: Weight = Field(0.0, description="of the site's discriminator on it")

@@ -45,9 +45,7 @@ def test_sites_are_named_in_the_order_in_which_they_were_given(engine: Any) -> N
     assert engine.transport.sites() == ("north", "south")
 
 
-def test_a_site_answers_with_the_very_bytes_of_its_endpoint(
-    engine: Any, tmp_path: Path
-) -> None:
+def test_a_site_answers_with_the_very_bytes_of_its_endpoint(engine: Any, tmp_path: Path) -> None:
     # The engine adds nothing and loses nothing: the same site, called directly, says the same.
     for setup in engine.setups:
         direct = set_up(SiteSetup(setup.name, setup.data, tmp_path / setup.name), engine.recipe)
@@ -73,9 +71,7 @@ def test_what_makes_no_sense_is_refused_and_the_site_lives_on(engine: Any) -> No
 def test_all_sites_are_asked_at_once_and_every_byte_is_counted(engine: Any) -> None:
     exchange = Exchange(engine.transport, engine.recipe)
     images = torch.zeros(2, 3, 32, 32)
-    requests = {
-        site: Judge(run=RUN, step=0, batch=0, images=images) for site in ("south", "north")
-    }
+    requests = {site: Judge(run=RUN, step=0, batch=0, images=images) for site in ("south", "north")}
     result = exchange.ask(requests)
     assert list(result.answers) == ["south", "north"]
     assert all(isinstance(answer, Judgement) for answer in result.answers.values())

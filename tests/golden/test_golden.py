@@ -41,6 +41,7 @@ RECIPES = {
         "discriminator.kind=patch_segmentation",
         "loss.segmentation=1",
         "loss.stand_in_l1=10",
+        "loss.balance=0.5",
         "loss.moments=1",
         "loss.features=1",
         "stand_in.width=4",

@@ -33,7 +33,6 @@ from asyndgan.recipe import Recipe
 from asyndgan.training import Coordinator
 from asyndgan.wire import (
     ANSWERS,
-    REQUESTS,
     Card,
     Judge,
     Judgement,

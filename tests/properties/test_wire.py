@@ -126,7 +126,9 @@ messages = st.one_of(
     ),
 )
 CODINGS: Mapping[str, Coding] = {
-    "images": "float32", "feedback": "float32", "conditions": "label16"
+    "images": "float32",
+    "feedback": "float32",
+    "conditions": "label16",
 }
 
 

@@ -22,9 +22,7 @@ def test_a_coding_keeps_the_direction_of_even_the_smallest_feedback(
 ) -> None:
     feedback = gradient(1e-20)
     arrived = decode(encode(feedback, coding), feedback.shape, coding)
-    alike = torch.cosine_similarity(
-        1e20 * feedback.flatten(1), 1e20 * arrived.flatten(1), dim=1
-    )
+    alike = torch.cosine_similarity(1e20 * feedback.flatten(1), 1e20 * arrived.flatten(1), dim=1)
     assert (alike >= cosine - 1e-6).all()
 
 

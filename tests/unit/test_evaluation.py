@@ -117,7 +117,14 @@ def test_a_loss_that_is_not_finite_stops_the_training():
         ([], "no cases"),
         ([phantom("p", 0), replace(phantom("q", 1), modalities=("T2",))], "modalities"),
         ([replace(phantom("p", 0), mask=torch.full((32, 32), 3))], "label 3"),
-        ([replace(phantom("p", 0), image=torch.zeros(1, 20, 32))], "multiples of 8"),
+        (
+            [
+                replace(
+                    phantom("p", 0), image=torch.zeros(1, 20, 32), mask=torch.zeros(20, 32).long()
+                )
+            ],
+            "multiples of 8",
+        ),
     ],
 )
 def test_cases_that_do_not_fit_are_refused_by_name(cases, message):

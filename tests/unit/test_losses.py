@@ -7,6 +7,7 @@ import torch
 from asyndgan.models import build_adversarial_loss
 from asyndgan.models.losses import (
     balanced_cross_entropy,
+    balanced_l1,
     class_moments,
     features_distance,
     moments_distance,
@@ -135,3 +136,15 @@ def test_features_are_compared_by_their_batch_means() -> None:
     synthetic = [torch.tensor([[1.0], [3.0]]), torch.tensor([[0.0, 4.0]])]
     real = [torch.tensor([[2.0], [4.0]]), torch.tensor([[0.0, 0.0]])]
     assert features_distance(synthetic, real).item() == pytest.approx((1 + 2) / 2)
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [(0.0, (3 * 1 + 5) / 4), (1.0, (1 + 5) / 2), (0.5, (2 + 3) / 2)],
+)
+def test_an_l1_term_may_count_every_label_alike(balance: float, expected: float) -> None:
+    # Three pixels of label 0 are off by 1, one pixel of label 2 by 5; label 1 does not occur.
+    masks = torch.tensor([[[0, 0], [0, 2]]])
+    images = torch.tensor([[[[1.0, -1.0], [1.0, 5.0]]]]).expand(1, 2, 2, 2)
+    value = balanced_l1(images, torch.zeros(1, 2, 2, 2), masks, balance)
+    assert value.item() == pytest.approx(expected)

@@ -1,5 +1,6 @@
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 
 import pytest
 import torch
@@ -174,7 +175,7 @@ def test_no_bias_stands_before_an_instance_norm(tiny: MakeRecipe, kind: str) -> 
     generator = generator_of(tiny, kind, (16, 16))
     for sequence in [m for m in generator.modules() if isinstance(m, nn.Sequential)]:
         layers = list(sequence)
-        for layer, after in zip(layers, layers[1:], strict=False):
+        for layer, after in pairwise(layers):
             if isinstance(after, nn.InstanceNorm2d):
                 assert layer.bias is None
 
@@ -212,7 +213,7 @@ def test_an_unknown_loss_is_answered_with_those_that_exist(tiny: MakeRecipe) -> 
         build_adversarial_loss(tiny("loss.adversarial=wasserstein"))
 
 
-ANOTHER_PACKAGE = '''
+ANOTHER_PACKAGE = """
 import torch
 from torch import nn
 from asyndgan.models import Verdict
@@ -238,7 +239,7 @@ class Wasserstein:
         return synthetic.mean() - real.mean()
     def generator(self, synthetic):
         return -synthetic.mean()
-'''
+"""
 ENTRY_POINTS = """
 [asyndgan.generators]
 flat = another_package:Flat

@@ -193,7 +193,10 @@ def test_another_value_anywhere_is_another_digest(tiny: MakeRecipe) -> None:
 
 def test_the_digest_is_the_same_in_another_process(tiny: MakeRecipe) -> None:
     # Other hash seeds must not show: two hospitals compare digests.
-    code = f"from asyndgan.recipe import Recipe; print(Recipe.from_toml({tiny().to_toml()!r}).digest())"
+    code = (
+        "from asyndgan.recipe import Recipe; "
+        f"print(Recipe.from_toml({tiny().to_toml()!r}).digest())"
+    )
     printed = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )

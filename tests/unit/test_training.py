@@ -91,7 +91,7 @@ OBJECTIVES = [
     [],
     ["loss.adversarial=least_squares", "generator.kind=spade", "generator.noise=2"],
     ["loss.paired_l1=10", "loss.moments=2", "loss.features=3"],
-    ["loss.stand_in_l1=5", "stand_in.width=4", "stand_in.blocks=1"],
+    ["loss.stand_in_l1=5", "loss.balance=0.5", "stand_in.width=4", "stand_in.blocks=1"],
     ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
     ["discriminator.kind=unet_segmentation", "loss.segmentation=1"],
     ["condition.kind=class", "generator.kind=spade", "masks.release=false"],
@@ -484,8 +484,11 @@ def test_a_checkpoint_of_the_coordinator_holds_no_condition(
         (lambda r: Save(run=RUN, step=0), "step 0 is over"),
         (lambda r: Close(run="def"), "takes part in another run"),
         (
-            lambda r: judge(r.model_copy(update={"training": r.training.model_copy(
-                update={"batch": 3})}), step=1, batch=1),
+            lambda r: judge(
+                r.model_copy(update={"training": r.training.model_copy(update={"batch": 3})}),
+                step=1,
+                batch=1,
+            ),
             r"shape \(3, 1, 16, 16\) came; this site judges \(2, 1, 16, 16\)",
         ),
     ],
@@ -713,9 +716,7 @@ def test_a_coordinators_state_is_taken_up_as_it_was_left(
     assert torch.equal(weights(resumed.average), weights(coordinator.average))
 
 
-def test_a_checkpoint_of_other_networks_is_refused(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_checkpoint_of_other_networks_is_refused(tiny: MakeRecipe, make_sites: MakeSites) -> None:
     state = make_sites(tiny()).begin().state()
     wider = make_sites(tiny("generator.width=8")).begin()
     with pytest.raises(RunError, match="'generator' does not fit the recipe's network"):
@@ -742,9 +743,7 @@ def test_initial_weights_come_from_the_seed_and_leave_torchs_random_state_alone(
     assert not torch.equal(weights(third.generator), weights(coordinator.generator))
 
 
-def test_a_transport_that_is_closed_reaches_nobody(
-    tiny: MakeRecipe, make_sites: MakeSites
-) -> None:
+def test_a_transport_that_is_closed_reaches_nobody(tiny: MakeRecipe, make_sites: MakeSites) -> None:
     federation = make_sites(tiny())
     coordinator = federation.begin()
     coordinator.close()

@@ -666,7 +666,9 @@ def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequenc
     panel.set_title(f"{label}  ({_count(patients, 'patient')})", loc="left", fontsize=10)
     panel.set_xlabel("Dice: dots are patients, bars 95 % intervals of the mean")
     lowest = min((score for row in shown for score in row if not math.isnan(score)), default=0.0)
-    panel.set_xlim(max(0.0, math.floor(lowest * 10) / 10) - 0.02, 1.02)
+    lowest = math.floor(lowest * 10) / 10
+    margin = 0.02 * (1.1 - lowest)
+    panel.set_xlim(lowest - margin, 1 + margin)
     panel.set_ylim(-0.6, len(models) - 0.4)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(left=False)
@@ -805,7 +807,7 @@ def _coloured(labels: Mapping[str, int]) -> list[tuple[int, str]]:
     return list(zip(labels.values(), cycle(_LABEL_COLOURS), strict=False))
 
 
-def _outline(panel: Axes, mask: Mask, colour: str, style: Any) -> None:
+def _outline(panel: Axes, mask: Tensor, colour: str, style: Any) -> None:
     if mask.any() and not mask.all():
         panel.contour(
             mask.numpy(), levels=[0.5], colors=[colour], linewidths=1.1, linestyles=[style]

@@ -20,7 +20,9 @@ from typing import final
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from torch import Tensor
 
 from asyndgan.arrays import Masks
 from asyndgan.data.case import Case, Preparation
@@ -74,7 +76,7 @@ def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[
     }
 
 
-def dice(first: Masks, second: Masks) -> float:
+def dice(first: Bool[Tensor, "*space"], second: Bool[Tensor, "*space"]) -> float:
     """Twice the shared volume over the sum of both volumes, pooled over all axes.
 
     Args:
@@ -89,7 +91,9 @@ def dice(first: Masks, second: Masks) -> float:
 
 
 def surface_distances(
-    first: Masks, second: Masks, spacing: tuple[float, float]
+    first: Bool[Tensor, "rows columns"],
+    second: Bool[Tensor, "rows columns"],
+    spacing: tuple[float, float],
 ) -> tuple[float, float]:
     """The 95th percentile and the average of the distance between two contours.
 
@@ -197,7 +201,7 @@ def _score(cases: Sequence[Case], predicted: Masks, label: int) -> PatientScore:
     return PatientScore(dice(found, truth), float(hd95), float(assd))
 
 
-def _slices(mask: Masks) -> Masks:
+def _slices(mask: Bool[Tensor, "*space"]) -> Bool[Tensor, "n rows columns"]:
     return mask.reshape(-1, *mask.shape[-2:])
 
 

@@ -263,8 +263,8 @@ class _Run:
         self.facts.generator_sha256 = self.folder.write_generator(
             self.coordinator.average, self.facts
         )
-        self._leave("finished", checkpoint=False)
         self.coordinator.close()
+        self._leave("finished", checkpoint=False)
 
     def _leave(self, state: Any, *, checkpoint: bool) -> None:
         self.facts.state = state

@@ -67,8 +67,9 @@ class Objective:
         )
         self.stand_in: torch.nn.Module | None = None
         if recipe.loss.stand_in_l1:
+            stand_in = recipe.stand_in
             section = GeneratorSection(
-                kind="resnet", width=recipe.stand_in.width, blocks=recipe.stand_in.blocks
+                kind=stand_in.kind, width=stand_in.width, blocks=stand_in.blocks
             )
             with seeded(derived_seed(seed, "stand-in")):
                 self.stand_in = generator_from(section, **sizes)

@@ -1,0 +1,402 @@
+"""Runs as people start, stop, lose and resume them."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from asyndgan import cli
+from asyndgan.errors import DataError, NotFiniteError, QuorumError, RunError
+from asyndgan.protocol import Exchange
+from asyndgan.recipe import Recipe
+from asyndgan.runs import Interrupted, Progress, RunFolder, train
+from asyndgan.training import Coordinator
+from asyndgan.training.checkpoint import read, step_file, stored_steps
+
+MakeRecipe = Callable[..., Recipe]
+Sites = dict[str, Path]
+STEPS = 30
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny: MakeRecipe) -> Recipe:
+    return tiny("image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4")
+
+
+@pytest.fixture(scope="module")
+def whole(recipe: Recipe, phantoms: Sites, tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """A run in one process that nothing disturbed."""
+    return train(recipe, phantoms, tmp_path_factory.mktemp("whole") / "run")
+
+
+def stop_after(step: int) -> Callable[[Progress], None]:
+    """A polite kill, as a batch system sends it."""
+
+    def watch(progress: Progress) -> None:
+        if progress.step == step:
+            signal.raise_signal(signal.SIGTERM)
+
+    return watch
+
+
+def same_run(ours: RunFolder, theirs: RunFolder) -> None:
+    """Everything that was learned, bit for bit, and every step's record once."""
+    for file in ("generator_file", "coordinator", "north", "south"):
+        first, second = (learned(run, file) for run in (ours, theirs))
+        assert list(first) == list(second)
+        assert all(torch.equal(first[name], second[name]) for name in first), file
+    records = [
+        [(r["step"], r["shares"], r["losses"], r["updated"]) for r in run.metrics()]
+        for run in (ours, theirs)
+    ]
+    assert [record[0] for record in records[0]] == list(range(STEPS))
+    assert records[0] == records[1]
+    lines = ours.metrics_file.read_text().splitlines()
+    assert len(lines) == STEPS
+
+
+def learned(run: RunFolder, party: str) -> dict[str, torch.Tensor]:
+    if party == "generator_file":
+        return read(run.generator_file)[0]
+    folder = run.checkpoints if party == "coordinator" else run.site_state(party)
+    return read(step_file(folder, STEPS))[0]
+
+
+def masks_of(run: RunFolder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run.masks / "labelsTr").glob("*.png")}
+
+
+# Nothing goes wrong
+
+
+def test_sites_in_processes_of_their_own_train_the_same_generator_bit_for_bit(
+    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
+) -> None:
+    run = train(recipe, phantoms, tmp_path / "run", engine="processes")
+    same_run(run, whole)
+    assert masks_of(run) == masks_of(whole)
+    ours, theirs = run.facts(), whole.facts()
+    assert (ours.engine, theirs.engine) == ("processes", "inprocess")
+    assert ours.sites == theirs.sites
+    assert {s: k["judge"] for s, k in ours.came_to_sites.items()} == {
+        s: k["judge"] for s, k in theirs.came_to_sites.items()
+    }
+    assert not site_processes(run.path)
+
+
+def test_a_finished_run_can_be_read(whole: RunFolder, recipe: Recipe) -> None:
+    facts = whole.facts()
+    assert (facts.state, facts.steps, facts.recipe_digest) == ("finished", STEPS, recipe.digest())
+    assert whole.recipe() == recipe
+    assert sum(site["share"] for site in facts.sites.values()) == pytest.approx(1, abs=1e-5)
+    generator = whole.generator()
+    assert not any(p.requires_grad for p in generator.parameters())
+    assert stored_steps(whole.checkpoints) == stored_steps(whole.site_state("north"))
+    assert stored_steps(whole.checkpoints)[-1] == STEPS
+    assert facts.modalities == ["T1", "T2", "FLAIR"]
+
+
+def test_no_file_of_the_coordinator_holds_a_mask_unless_sites_release_them(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=2", "masks.release=false")
+    run = train(recipe, phantoms, tmp_path / "run")
+    assert not run.masks.exists()
+    assert not list(run.path.rglob("*.png"))
+
+
+# Interrupted and resumed
+
+
+@pytest.mark.parametrize("stops", [[7], [1, 4, 29]])
+def test_a_run_that_was_stopped_and_resumed_equals_one_that_was_not(
+    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path, stops: list[int]
+) -> None:
+    out = tmp_path / "run"
+    for number, stop in enumerate(stops):
+        with pytest.raises(Interrupted, match=f"stopped after step {stop}; .*--resume"):
+            train(recipe, phantoms, out, resume=number > 0, watch=stop_after(stop))
+        facts = RunFolder(out).facts()
+        assert (facts.state, facts.steps) == ("interrupted", stop)
+    run = train(recipe, phantoms, out, resume=True)
+    same_run(run, whole)
+    assert masks_of(run) == masks_of(whole)
+    assert run.facts().left_sites["north"]["judgement"] == pytest.approx(
+        whole.facts().left_sites["north"]["judgement"], rel=0.01
+    )
+
+
+def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(
+    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+
+    def crash(progress: Progress) -> None:
+        if progress.step == 11:
+            raise MemoryError("this machine is too small")
+
+    with pytest.raises(MemoryError):
+        train(recipe, phantoms, out, watch=crash)
+    folder = RunFolder(out)
+    assert stored_steps(folder.checkpoints) == [4, 8]
+    assert len(folder.metrics()) == 11
+    with folder.metrics_file.open("a") as metrics:
+        metrics.write('{"step": 11, "sec')  # the machine went off in the middle of a line
+    same_run(train(recipe, phantoms, out, resume=True), whole)
+
+
+def test_a_run_that_crashed_before_its_first_checkpoint_begins_anew(
+    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+
+    def crash(progress: Progress) -> None:
+        raise MemoryError
+
+    with pytest.raises(MemoryError):
+        train(recipe, phantoms, out, watch=crash)
+    same_run(train(recipe, phantoms, out, resume=True), whole)
+
+
+def test_ctrl_c_on_the_command_line_leaves_a_run_that_resumes_to_the_same_end(
+    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
+) -> None:
+    file, out = tmp_path / "recipe.toml", tmp_path / "run"
+    file.write_text(recipe.to_toml())
+    sites = [part for name, data in phantoms.items() for part in ("--site", f"{name}={data}")]
+    arguments = ["train", str(file), "--out", str(out), *sites]
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from asyndgan.cli import main; main()", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    run = RunFolder(out)
+    while process.poll() is None and len(run.metrics()) < 2:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate()
+    assert process.returncode == 130, output
+    assert "go on with 'asyndgan train ... --resume'" in " ".join(output.split())
+    assert "Traceback" not in output
+    assert run.facts().state == "interrupted"
+    assert 2 <= run.facts().steps < STEPS
+    same_run(train(recipe, phantoms, out, resume=True), whole)
+
+
+# Sites that go away and come back
+
+
+def site_processes(run: Path) -> dict[str, int]:
+    """Process of each site of a run on this machine, found by the log that it writes."""
+    found = {}
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            log = link.readlink()
+        except OSError:
+            continue
+        if log.name == "site.log" and run in log.parents:
+            found[log.parent.name] = int(link.parts[2])
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds processes in /proc")
+def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=100000", "training.checkpoint_every=4")
+    out, killed_after, back_for = tmp_path / "run", 9, 3
+    shares: list[dict[str, float]] = []
+
+    def watch(progress: Progress) -> None:
+        shares.append(progress.report.shares)
+        if progress.step == killed_after:
+            os.kill(site_processes(out)["south"], signal.SIGKILL)
+        elif progress.step > killed_after:
+            time.sleep(0.1)  # it takes seconds to start
+            if ["south" in each for each in shares[killed_after:]].count(True) == back_for:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, out, engine="processes", watch=watch)
+    records = RunFolder(out).metrics()
+    judged = [record["step"] for record in records if "south" in record["losses"]]
+    assert judged[:killed_after] == list(range(killed_after))
+    missed = records[killed_after]
+    assert missed["updated"]
+    assert missed["shares"] == {"north": 1.0}
+    assert any(line.startswith("missed south: site south") for line in missed["news"])
+    (back,) = [record for record in records if "south is back" in record["news"]]
+    assert back["shares"] == records[0]["shares"]
+    # It was killed after nine updates, saved after eight: eight, and those since its return.
+    last = stored_steps(out / "sites" / "south")[-1]
+    tensors, about = read(step_file(out / "sites" / "south", last))
+    updates = {int(v) for name, v in tensors.items() if name.endswith("/step")}
+    assert updates == {8 + back_for}
+    assert about["batch"] == 8 + back_for
+    assert about["step"] == judged[-1] + 1
+
+
+def test_a_site_that_hangs_is_missed_after_the_wait_and_taken_back_later(
+    running: Callable[[str], Any],
+) -> None:
+    engine = running("processes")
+    # The sites know the recipe by its digest; only the coordinator's patience is shorter here.
+    patient = Exchange(engine.transport, engine.recipe)
+    short = engine.recipe.quorum.model_copy(update={"wait_s": 2.0})
+    coordinator = Coordinator.begin(engine.recipe, patient, run="abc123")
+    coordinator.exchange = Exchange(
+        engine.transport, engine.recipe.model_copy(update={"quorum": short})
+    )
+    both = coordinator.step().shares
+    pid = engine.transport.pid("south")
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        report = coordinator.step()
+        assert report.updated
+        assert report.shares == {"north": 1.0}
+        assert report.missed == {"south": "site south: there was no answer in time."}
+        coordinator.invite()  # in the background: nobody waits for the site that hangs
+        assert coordinator.step().shares == {"north": 1.0}
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    while coordinator.invite().get("south") != "":
+        time.sleep(0.05)
+    assert engine.transport.pid("south") == pid
+    # It judged the step that it slept through, late; the answer was dropped.
+    assert coordinator.members["south"].batch == 2
+    assert coordinator.step().shares == both
+
+
+# What goes wrong is said
+
+
+EXPLODING = """
+import torch
+class Exploding:
+    calls = 0
+    def discriminator(self, real, synthetic):
+        return (synthetic - real).mean()
+    def generator(self, synthetic):
+        self.calls += 1
+        return synthetic.mean() * (float("nan") if self.calls > 5 else 1.0)
+"""
+
+
+def test_a_loss_that_is_not_finite_is_reported_with_site_step_and_last_good_checkpoint(
+    tiny: MakeRecipe,
+    phantoms: Sites,
+    tmp_path: Path,
+    another_package: Callable[[str, str], None],
+) -> None:
+    another_package(
+        EXPLODING, "[asyndgan.adversarial_losses]\nexploding = another_package:Exploding\n"
+    )
+    recipe = tiny("image.size=32", "loss.adversarial=exploding")
+    out = tmp_path / "run"
+    with pytest.raises(NotFiniteError) as caught:
+        train(recipe, phantoms, out)
+    text = str(caught.value)
+    assert text.startswith("site north, step 5: the loss 'adversarial' of step 5 is nan.")
+    assert "Last good checkpoint: step 4." in text
+    folder = RunFolder(out)
+    assert folder.facts().state == "failed"
+    assert stored_steps(folder.checkpoints) == [2, 4]
+    weights = read(step_file(folder.checkpoints, 4))[0].values()
+    assert all(value.isfinite().all() for value in weights)
+
+
+def test_a_run_is_resumed_with_its_own_recipe_only(
+    recipe: Recipe, tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, out, watch=stop_after(2))
+    with pytest.raises(RunError, match=r"started with another recipe; resume it with .*recipe\.to"):
+        train(tiny("image.size=32"), phantoms, out, resume=True)
+
+
+def test_a_run_folder_is_never_overwritten(
+    recipe: Recipe, phantoms: Sites, whole: RunFolder
+) -> None:
+    before = whole.facts_file.read_bytes()
+    with pytest.raises(RunError, match="holds a run already; continue it with --resume"):
+        train(recipe, phantoms, whole.path)
+    with pytest.raises(RunError, match="has finished; choose another folder"):
+        train(recipe, phantoms, whole.path, resume=True)
+    assert whole.facts_file.read_bytes() == before
+
+
+def test_a_folder_without_a_run_cannot_be_resumed_or_read(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="is no run folder"):
+        train(recipe, phantoms, tmp_path, resume=True)
+    with pytest.raises(RunError, match="is no run folder"):
+        RunFolder(tmp_path).facts()
+
+
+def test_an_unfinished_run_has_no_generator_and_says_how_to_get_one(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, tmp_path / "run", watch=stop_after(1))
+    with pytest.raises(RunError, match="is interrupted at step 1; finish it"):
+        RunFolder(tmp_path / "run").generator()
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_never_began_does_not_block_its_folder(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path, resume: bool
+) -> None:
+    out, misspelt = tmp_path / "run", {**phantoms, "south": tmp_path / "sotuh"}
+    with pytest.raises(DataError):
+        train(recipe, misspelt, out)
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, out, resume=resume, watch=stop_after(1))
+
+
+def test_the_command_line_says_what_is_wrong_in_one_sentence(
+    phantoms: Sites,
+    whole: RunFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    arguments = ["train", str(whole.recipe_file), "--out", str(whole.path)]
+    for name, data in phantoms.items():
+        arguments += ["--site", f"{name}={data}"]
+    monkeypatch.setattr(sys, "argv", ["asyndgan", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 1
+    said = " ".join(capsys.readouterr().err.split())
+    assert said.startswith("error:")
+    assert "holds a run already; continue it with --resume" in said
+    assert "Traceback" not in said
+
+
+def test_a_site_that_cannot_be_set_up_stops_the_run_before_it_begins(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    sites = {"south": tmp_path / "empty"}
+    with pytest.raises(QuorumError, match="the run cannot begin: site south"):
+        train(recipe, sites, tmp_path / "run", engine="processes")
+    log = (tmp_path / "run" / "sites" / "south" / "site.log").read_text()
+    assert "dataset.json" in log
+
+
+def test_every_record_of_a_run_is_json_with_numbers_that_are_finite(whole: RunFolder) -> None:
+    for line in whole.metrics_file.read_text().splitlines():
+        record = json.loads(line, parse_constant=pytest.fail)
+        assert set(record["losses"]) == {"north", "south"}
+        assert record["sent"] > 0
