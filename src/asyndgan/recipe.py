@@ -62,7 +62,9 @@ class ImageSection(Section):
         "axial", description="direction along which volumes are cut into slices"
     )
     resampling: Literal["linear", "nearest"] = Field(
-        "linear", description="of images (linear is antialiased); masks always take the nearest"
+        "linear",
+        description="of images (linear is antialiased); a mask's pixel takes the label that covers "
+        "most of it",
     )
     fit: Literal["pad", "crop", "stretch"] = Field(
         "pad",

@@ -152,12 +152,19 @@ def test_an_absurd_spacing_is_refused_before_anything_is_allocated() -> None:
         prepare(raw(ramp(), spacing=(1e9, 1.0)), section(spacing=(1.0, 1.0)), ("T1",))
 
 
-def test_masks_take_the_nearest_label_and_never_one_in_between() -> None:
+def test_masks_take_the_label_that_covers_most_and_never_one_in_between() -> None:
     mask = np.zeros((50, 50), np.int64)
     mask[:, 25:] = 4
     case = prepare(raw(np.zeros((50, 50)), mask), section(), ("T1",))
     assert case.mask.unique().tolist() == [0, 4]
     assert (case.mask[:, 8:] == 4).all()
+
+
+def test_a_halved_mask_lies_where_its_halved_image_does() -> None:
+    mask = np.zeros((32, 32), np.int64)
+    mask[8:20, 8:20] = 1
+    case = prepare(raw(mask * 255.0, mask), section(), ("T1",))
+    assert torch.equal(case.mask == 1, case.image[0] > 0)
 
 
 def test_nearest_resampling_makes_no_new_intensities() -> None:

@@ -98,6 +98,7 @@ OBJECTIVES = [
     ["condition.kind=none", "masks.release=false"],
     ["wire.images=uint8"],
     ["training.chunk=3"],
+    ["training.steps=2", "optimiser.decay_from=0", "optimiser.discriminator_rate=0.05"],
 ]
 
 
@@ -422,7 +423,7 @@ def test_a_site_that_comes_late_joins_at_the_runs_step(
 def test_the_average_follows_the_generator_with_a_decay_that_grows_into_its_value(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:
-    coordinator = make_sites(tiny("training.ema=0.15")).begin()
+    coordinator = make_sites(tiny("training.ema=0.15", "optimiser.generator_rate=0.05")).begin()
     expected = weights(coordinator.generator)
     for decay in (1 / 10, 0.15, 0.15):
         coordinator.step()

@@ -69,12 +69,12 @@ def prepare(raw: RawCase, image: ImageSection, modalities: Sequence[str]) -> Cas
     picture = _resample(torch.from_numpy(np.stack(planes)), resized, image.resampling)
     picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # weights of antialiasing sum to 1 but roughly
     labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
-    mask = _resample(torch.from_numpy(np.array(labels))[None].double(), resized, "nearest")
+    mask = _resample_labels(torch.from_numpy(np.array(labels)), resized)
     return Case(
         name=raw.name,
         patient=raw.patient,
         image=_moved(picture, image.size, preparation.offset, IMAGE_LOW),
-        mask=_moved(mask, image.size, preparation.offset, 0.0)[0].long(),
+        mask=_moved(mask[None], image.size, preparation.offset, 0)[0],
         modalities=tuple(modalities),
         preparation=preparation,
     )
@@ -109,10 +109,9 @@ def invert(image: Image, preparation: Preparation) -> np.ndarray:
 
 def invert_mask(mask: Mask, preparation: Preparation) -> np.ndarray:
     """Brings a mask [H, W] back to the grid it was stored with: int64 (rows, columns)."""
-    labels = mask.detach().cpu().double()[None]
     back = tuple(-start for start in preparation.offset)
-    labels = _moved(labels, preparation.resized, back, 0.0)
-    return _resample(labels, preparation.shape, "nearest")[0].long().numpy()
+    labels = _moved(mask.detach().cpu()[None], preparation.resized, back, 0)
+    return _nearest(labels[0], preparation.shape).numpy()
 
 
 def load_cases(
@@ -232,6 +231,24 @@ def _resample(
     if resampling == "nearest":
         return F.interpolate(image[None], size, mode="nearest-exact")[0]
     return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
+
+
+def _resample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """Each new pixel takes the label that covers most of it.
+
+    Where an image shrinks, the nearest label would not do: halving averages four pixels, and the
+    nearest of them lies half a pixel off their middle, so masks would be shifted against images.
+    """
+    height, width = labels.shape
+    if size[0] >= height and size[1] >= width:
+        return _nearest(labels, size)
+    found = labels.unique()
+    covers = (labels == found[:, None, None]).float()
+    return found[_resample(covers, size, "linear").argmax(0)]
+
+
+def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    return _resample(labels[None].double(), size, "nearest")[0].long()
 
 
 def _moved(image: Tensor, size: Sequence[int], offset: Sequence[int], fill: float) -> Tensor:
