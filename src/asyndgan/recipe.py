@@ -122,6 +122,9 @@ class GeneratorSection(Section):
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(9, ge=1, le=32, description="residual blocks (resnet) at the lowest size")
     noise: int = Field(0, ge=0, le=256, description="channels of noise beside the condition")
+    skip: bool = Field(
+        False, description="resnet: the last layer sees condition and noise at full resolution"
+    )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a generator of another package"
     )
@@ -188,9 +191,10 @@ class LossSection(Section):
 class StandInSection(Section):
     """The local generator behind `loss.stand_in_l1`. It never leaves the site."""
 
-    kind: str = Field("unet", description="as generator.kind")
+    kind: str = Field("resnet", description="as generator.kind")
     width: int = Field(16, ge=4, le=256, description="filters of the first layer")
     blocks: int = Field(4, ge=1, le=16, description="residual blocks (resnet) at the lowest size")
+    skip: bool = Field(True, description="as generator.skip")
     rate: Rate = Field(2e-4, description="learning rate")
     paired_l1: Weight = Field(10.0, description="L1 to the real image, at the site only")
     adversarial_weight: Weight = Field(0.0, description="of the site's discriminator on it")
@@ -332,6 +336,12 @@ class Recipe(Section):
                 raise ValueError(
                     f"{key} needs label maps, but condition.kind is '{self.condition.kind}'"
                 )
+        painters = {self.generator.kind, *([self.stand_in.kind] if self.loss.stand_in_l1 else [])}
+        if "unet" in painters and min(self.image.size) < 32:
+            raise ValueError(
+                "a generator of kind 'unet' halves images four times, so it takes 32 pixels; "
+                "raise image.size or take resnet or spade"
+            )
         if self.condition.kind == "class" and self.generator.kind == "resnet":
             raise ValueError(
                 "generator.kind 'resnet' cannot see condition.kind 'class': its norms take away "

@@ -90,6 +90,10 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
             ["image.intensity.T1.kind=percentiles", "image.intensity.T1.high=120"],
             "between 0 and 100",
         ),
+        (
+            ["image.size=16", "discriminator.layers=1", "generator.kind=unet"],
+            "'unet' halves images four times",
+        ),
         (["image.size=16"], "too small for discriminator.layers = 3"),
         (["image.size=128", "discriminator.layers=6"], "too small for discriminator.layers = 6"),
     ],

@@ -113,6 +113,7 @@ def evaluate_run(
         seeds=range(seeds),
         budget=budget,
         check_budget=check_budget,
+        about={"run": facts.run, "generator_sha256": facts.generator_sha256},
         on_progress=on_progress,
     )
 

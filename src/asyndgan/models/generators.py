@@ -72,7 +72,8 @@ class ResNetGenerator(nn.Module):
         condition_channels: channels of the condition's maps.
         image_channels: modalities to paint.
         spatial_dims: 2 or 3.
-        section: `width` k, `blocks` n, `noise` channels.
+        section: `width` k, `blocks` n, `noise` channels; `skip` hands condition and noise to the
+            last layer as well (not in the paper), so that edges of small labels stay sharp.
     """
 
     def __init__(
@@ -106,12 +107,18 @@ class ResNetGenerator(nn.Module):
                 _norm(spatial_dims, wide // 2),
                 nn.ReLU(),
             ]
-        layers.append(_conv(spatial_dims, k, image_channels, 7, bias=True))
         self.body = nn.Sequential(*layers)
+        self.skip = section.skip
+        maps = condition_channels + section.noise if section.skip else 0
+        self.paint = _conv(spatial_dims, k + maps, image_channels, 7, bias=True)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
-        return torch.tanh(self.body(torch.cat([condition, noise], dim=1)))
+        maps = torch.cat([condition, noise], dim=1)
+        features = self.body(maps)
+        if self.skip:
+            features = torch.cat([features, maps], dim=1)
+        return torch.tanh(self.paint(features))
 
 
 @final

@@ -69,7 +69,10 @@ class Objective:
         if recipe.loss.stand_in_l1:
             stand_in = recipe.stand_in
             section = GeneratorSection(
-                kind=stand_in.kind, width=stand_in.width, blocks=stand_in.blocks
+                kind=stand_in.kind,
+                width=stand_in.width,
+                blocks=stand_in.blocks,
+                skip=stand_in.skip,
             )
             with seeded(derived_seed(seed, "stand-in")):
                 self.stand_in = generator_from(section, **sizes)

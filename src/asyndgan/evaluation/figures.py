@@ -1,0 +1,227 @@
+"""Pictures of an evaluation: Dice by model, and examples."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from torch import Tensor
+
+from asyndgan.arrays import IMAGE_LOW, Mask, Masks
+from asyndgan.data.case import Case
+from asyndgan.evaluation.metrics import PatientScore
+from asyndgan.evaluation.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation
+
+_INK = "#22303c"
+_FAINT = "#b8c1c9"
+_COLOURS = {REAL_ALL: _INK, SYNTHETIC: "#d1495b"}
+_SITE_COLOUR = "#4a7fa5"
+_DASHES = (0, (3, 2))
+_LABEL_COLOURS = ("#ffb000", "#4cc9f0", "#ff5d8f", "#8ac926")
+_STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.edgecolor": _FAINT,
+    "svg.hashsalt": "asyndgan",
+}
+
+
+def plot_dice(evaluation: Evaluation, out: Path) -> None:
+    """Writes `dice.png` and `dice.svg`: mean Dice of each model with its interval, by label.
+
+    Args:
+        evaluation: what to show.
+        out: folder.
+    """
+    labels = list(dict.fromkeys(row.label for row in evaluation.rows))
+    models = list(dict.fromkeys(row.model for row in evaluation.rows))
+    with rc_context(_STYLE):
+        size = (1.6 + 4.2 * len(labels), 1.3 + 0.36 * len(models))
+        figure = Figure(figsize=size, layout="constrained")
+        panels = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]
+        for panel, label in zip(panels, labels, strict=True):
+            _dice_panel(panel, evaluation, label, models)
+        panels[0].set_yticks(range(len(models)), models)
+        panels[0].invert_yaxis()
+        # No date in the file, so that the same figures make the same file.
+        figure.savefig(out / "dice.svg", metadata={"Date": None})
+        figure.savefig(out / "dice.png", dpi=160)
+
+
+def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequence[str]) -> None:
+    rows = [evaluation.row(model, label) for model in models]
+    panel.axvline(rows[0].dice_mean, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
+    shown = [[score.dice for score in evaluation.per_patient[name][label]] for name in models]
+    beside = panel.get_yaxis_transform()  # across: parts of the panel; up: its data
+    for height, (row, values) in enumerate(zip(rows, shown, strict=True)):
+        colour = _COLOURS.get(row.model, _SITE_COLOUR)
+        spread = np.random.default_rng(height).uniform(-0.16, 0.16, len(values))
+        panel.scatter(values, height + spread, s=7, color=colour, alpha=0.22, linewidths=0)
+        panel.plot([row.dice_low, row.dice_high], [height, height], color=colour, linewidth=2.2)
+        panel.plot(row.dice_mean, height, "o", color=colour, markersize=7, markeredgecolor="white")
+        text = "-" if math.isnan(row.dice_mean) else f"{row.dice_mean:.3f}"
+        panel.text(1.02, height, text, va="center", color=colour, transform=beside)
+    patients = max(row.patients for row in rows)
+    panel.set_title(f"{label}  ({_count(patients, 'patient')})", loc="left", fontsize=10)
+    panel.set_xlabel("Dice: dots are patients, bars 95 % intervals of the mean")
+    lowest = min((score for row in shown for score in row if not math.isnan(score)), default=0.0)
+    lowest = math.floor(lowest * 10) / 10
+    margin = 0.02 * (1.1 - lowest)
+    panel.set_xlim(lowest - margin, 1 + margin)
+    panel.set_ylim(-0.6, len(models) - 0.4)
+    panel.spines[["top", "right", "left"]].set_visible(False)
+    panel.tick_params(left=False)
+
+
+def plot_examples(
+    evaluation: Evaluation,
+    test: Sequence[Case],
+    masks: Mapping[str, Masks],
+    labels: Mapping[str, int],
+    out: Path,
+) -> None:
+    """Writes `examples.png`: truth and predictions for a good, a middling and a bad patient.
+
+    Patients are chosen by the synthetic model's Dice of the last label (by `real-all`'s if there
+    is no synthetic model); of each, the slice with most of that label is shown.
+
+    Args:
+        evaluation: whose rows to show.
+        test: the cases that were judged.
+        masks: what each model predicts for them.
+        labels: name and value of the labels to outline.
+        out: folder.
+    """
+    judge = SYNTHETIC if SYNTHETIC in masks else REAL_ALL
+    name = list(labels)[-1]
+    chosen = _chosen(evaluation.per_patient[judge][name])
+    if not chosen:
+        return
+    models = _shown(evaluation, name)
+    channel = _telling_channel(test, labels[name])
+    patients = list(dict.fromkeys(case.patient for case in test))
+    with rc_context(_STYLE):
+        size = (2.1 * (len(models) + 1) + 0.3, 2.3 * len(chosen) + 0.5)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(chosen), len(models) + 1, squeeze=False)
+        for line, (word, patient) in zip(grid, chosen.items(), strict=True):
+            index, place = _largest(test, patients[patient], labels[name])
+            _example(line[0], test[index], None, place, channel, labels)
+            line[0].set_ylabel(word)
+            for panel, model in zip(line[1:], models, strict=True):
+                _example(panel, test[index], masks[model][index], place, channel, labels)
+                dice = evaluation.per_patient[model][name][patient].dice
+                panel.set_xlabel(f"{name}: Dice {dice:.2f}", labelpad=3)
+        for panel, title in zip(grid[0], ["truth", *models], strict=True):
+            panel.set_title(title, fontsize=10)
+        lines = [Line2D([], [], color=colour) for _, colour in _coloured(labels)]
+        figure.legend(
+            [*lines, Line2D([], [], color=_FAINT, linestyle=_DASHES)],
+            [*labels, "truth"],
+            loc="outside lower center",
+            ncols=len(labels) + 1,
+            frameon=False,
+        )
+        figure.savefig(out / "examples.png", dpi=160)
+
+
+def _chosen(scores: Sequence[PatientScore]) -> dict[str, int]:
+    """Positions of the best, the median and the worst patient, without repeating one."""
+    order = sorted(
+        (index for index, score in enumerate(scores) if not math.isnan(score.dice)),
+        key=lambda index: -scores[index].dice,
+    )
+    if not order:
+        return {}
+    best, median, worst = order[0], order[len(order) // 2], order[-1]
+    words = {worst: "worst patient", median: "median patient", best: "best patient"}
+    return {words[index]: index for index in dict.fromkeys((best, median, worst))}
+
+
+def _shown(evaluation: Evaluation, label: str) -> list[str]:
+    """The pooled models and the best single site."""
+    models = [row.model for row in evaluation.rows if row.label == label]
+    single = [model for model in models if model.startswith(SITE_PREFIX)]
+    single.sort(key=lambda model: -evaluation.row(model, label).dice_mean)
+    return [model for model in models if model not in single] + single[:1]
+
+
+def _telling_channel(test: Sequence[Case], label: int) -> int:
+    """The channel whose intensities tell the label best from what else is in the image."""
+    images = torch.stack([case.image for case in test]).flatten(2)
+    inside = torch.stack([case.mask for case in test]).flatten(1) == label
+    contrast = []
+    for channel in images.unbind(1):
+        other = channel[~inside & (channel > IMAGE_LOW + 0.05)]
+        if not inside.any() or not len(other):
+            return 0
+        contrast.append(float((channel[inside].mean() - other.mean()).abs() / (other.std() + 1e-6)))
+    return int(np.argmax(contrast))
+
+
+def _largest(test: Sequence[Case], patient: str, label: int) -> tuple[int, int]:
+    """The patient's case and, in a volume, the slice with most of the label."""
+    areas = {
+        (index, place): int((mask == label).sum())
+        for index, case in enumerate(test)
+        if case.patient == patient
+        for place, mask in enumerate(_slices(case.mask))
+    }
+    return max(areas, key=lambda where: areas[where])
+
+
+def _example(
+    panel: Axes,
+    case: Case,
+    found: Mask | None,
+    place: int,
+    channel: int,
+    labels: Mapping[str, int],
+) -> None:
+    """One slice with the outlines of the truth or, over a dashed truth, of what was found."""
+    rows, columns = prepared_spacing(case.preparation)
+    picture = _slices(case.image[channel])[place].numpy()
+    panel.imshow(
+        picture,
+        cmap="gray",
+        vmin=IMAGE_LOW,
+        vmax=max(float(np.quantile(picture, 0.995)), IMAGE_LOW + 0.1),
+        aspect=rows / columns,
+    )
+    truth = _slices(case.mask)[place]
+    for value, colour in _coloured(labels):
+        if found is None:
+            _outline(panel, truth == value, colour, "solid")
+        else:
+            _outline(panel, truth == value, "white", _DASHES)
+            _outline(panel, _slices(found)[place] == value, colour, "solid")
+    if found is None:
+        panel.set_xlabel(case.modalities[channel], labelpad=3)
+    panel.set_xticks([])
+    panel.set_yticks([])
+    panel.spines[:].set_visible(False)
+
+
+def _coloured(labels: Mapping[str, int]) -> list[tuple[int, str]]:
+    return list(zip(labels.values(), cycle(_LABEL_COLOURS), strict=False))
+
+
+def _outline(panel: Axes, mask: Tensor, colour: str, style: Any) -> None:
+    if mask.any() and not mask.all():
+        panel.contour(
+            mask.numpy(), levels=[0.5], colors=[colour], linewidths=1.1, linestyles=[style]
+        )
+
+
+def _slices(array: Tensor) -> Tensor:
+    """An image or a volume (..., rows, columns) as slices (n, rows, columns)."""
+    return array.reshape(-1, *array.shape[-2:])

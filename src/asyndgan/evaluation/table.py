@@ -1,0 +1,133 @@
+"""The table that an evaluation comes to, and its form as JSON."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, final
+
+from asyndgan.evaluation.metrics import PatientScore
+from asyndgan.evaluation.segmentation import SegmentationBudget
+
+REAL_ALL = "real-all"
+SYNTHETIC = "synthetic"
+SITE_PREFIX = "real:"
+
+Scores = dict[str, dict[str, list[PatientScore]]]
+"""Model to label to one score a patient, averaged over seeds."""
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """One model judged by one label; numbers that cannot be computed are nan.
+
+    Attributes:
+        model: `real-all`, `real:SITE` or `synthetic`.
+        label: name of the label.
+        seeds: how many trainings each patient's values are averaged over.
+        patients: how many patients count (see `metrics.py` on empty masks).
+        cases: training cases.
+        dice_mean: mean over patients, 0 to 1.
+        dice_low: lower end of the 95 % bootstrap interval over patients.
+        dice_high: upper end.
+        hd95_mean: mean over patients, in millimetres (stored pixels without a spacing).
+        assd_mean: the same.
+        ratio: mean Dice as a part of `real-all`'s, over the patients that count in both.
+        ratio_low: lower end of the 95 % bootstrap interval over patients.
+        ratio_high: upper end.
+    """
+
+    model: str
+    label: str
+    seeds: int
+    patients: int
+    cases: int
+    dice_mean: float
+    dice_low: float
+    dice_high: float
+    hd95_mean: float
+    assd_mean: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@final
+@dataclass(frozen=True)
+class Levelling:
+    """Whether the real cases would gain from half as many steps again, for one label.
+
+    Attributes:
+        label: name of the label.
+        steps: of the budget.
+        longer_steps: of the longer training.
+        dice: mean over held-out patients after `steps`.
+        longer_dice: after `longer_steps`.
+        difference: `longer_dice - dice`.
+        patients: held-out patients that count.
+        seeds: how many trainings each is averaged over.
+    """
+
+    label: str
+    steps: int
+    longer_steps: int
+    dice: float
+    longer_dice: float
+    difference: float
+    patients: int
+    seeds: int
+
+
+@final
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcome of a comparison; `evaluation.json` holds the same.
+
+    Attributes:
+        headline: a sentence a label.
+        rows: one a model and label, models in the order real-all, synthetic, sites.
+        per_patient: the values behind the rows; a patient is a position in the list, not a name.
+        levelling: one a label where the budget was checked.
+        judged_on: "test", or "validation": patients held out of the sites.
+        budget: of every training.
+        seeds: of the trainings.
+        about: what was evaluated, in words of the caller; kept as it is.
+    """
+
+    headline: str
+    rows: tuple[Row, ...]
+    per_patient: Scores = field(repr=False)
+    levelling: tuple[Levelling, ...]
+    judged_on: str
+    budget: SegmentationBudget
+    seeds: tuple[int, ...]
+    about: Mapping[str, str] = field(default_factory=dict)
+
+    def row(self, model: str, label: str) -> Row:
+        """The row of one model and label; KeyError if there is none."""
+        for row in self.rows:
+            if (row.model, row.label) == (model, label):
+                return row
+        raise KeyError(f"{model}, {label}")
+
+    def to_tables(self) -> dict[str, Any]:
+        """Nested dictionaries and lists for JSON; None where a number cannot be computed."""
+        tables = asdict(self)
+        tables["per_patient"] = {
+            model: {label: _columns(scores) for label, scores in labels.items()}
+            for model, labels in self.per_patient.items()
+        }
+        plain: dict[str, Any] = _without_nan(tables)
+        return plain
+
+
+def _columns(scores: Sequence[PatientScore]) -> dict[str, list[float]]:
+    return {name: [getattr(score, name) for score in scores] for name in ("dice", "hd95", "assd")}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
