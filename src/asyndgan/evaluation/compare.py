@@ -45,6 +45,7 @@ from asyndgan.evaluation.table import (
     Levelling,
     Row,
     Scores,
+    counted,
 )
 
 HELD_OUT = 0.2
@@ -451,7 +452,7 @@ def _row(model: str, label: str, scores: Scores, cases: int, seeds: int) -> Row:
 def _headline(label: str, rows: Sequence[Row]) -> str:
     of_model = {row.model: row for row in rows if row.label == label}
     real = of_model[REAL_ALL]
-    counts = f"{_count(real.patients, 'patient')}, {_count(real.seeds, 'seed')}"
+    counts = f"{counted(real.patients, 'patient')}, {counted(real.seeds, 'seed')}"
     single = _mean([row.ratio for row in of_model.values() if row.model.startswith(SITE_PREFIX)])
     sites = f"single sites {single:.2f} on average"
     if SYNTHETIC not in of_model:
@@ -462,10 +463,6 @@ def _headline(label: str, rows: Sequence[Row]) -> str:
         f"({synthetic.ratio_low:.2f} to {synthetic.ratio_high:.2f}) of the all-real Dice "
         f"({synthetic.dice_mean:.3f} against {real.dice_mean:.3f}, {counts}); {sites}"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _digest(cases: Sequence[Case], *, with_masks: bool) -> str:

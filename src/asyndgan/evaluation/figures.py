@@ -1,5 +1,6 @@
 """Pictures of an evaluation: Dice by model, and examples."""
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -15,8 +16,8 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Mask, Masks
 from asyndgan.data.case import Case
-from asyndgan.evaluation.metrics import PatientScore
-from asyndgan.evaluation.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation
+from asyndgan.evaluation.metrics import PatientScore, prepared_spacing
+from asyndgan.evaluation.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, counted
 
 _INK = "#22303c"
 _FAINT = "#b8c1c9"
@@ -71,7 +72,7 @@ def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequenc
         text = "-" if math.isnan(row.dice_mean) else f"{row.dice_mean:.3f}"
         panel.text(1.02, height, text, va="center", color=colour, transform=beside)
     patients = max(row.patients for row in rows)
-    panel.set_title(f"{label}  ({_count(patients, 'patient')})", loc="left", fontsize=10)
+    panel.set_title(f"{label}  ({counted(patients, 'patient')})", loc="left", fontsize=10)
     panel.set_xlabel("Dice: dots are patients, bars 95 % intervals of the mean")
     lowest = min((score for row in shown for score in row if not math.isnan(score)), default=0.0)
     lowest = math.floor(lowest * 10) / 10
