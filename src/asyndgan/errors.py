@@ -38,6 +38,10 @@ class SiteUnreachableError(AsyndganError):
     """A site did not answer in time, or its connection is gone."""
 
 
+class SiteSilentError(SiteUnreachableError):
+    """A site is connected but did not answer in time."""
+
+
 class QuorumError(AsyndganError):
     """Fewer sites answered than the recipe's quorum wants."""
 

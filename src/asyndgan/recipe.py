@@ -342,10 +342,11 @@ class Recipe(Section):
                 "a generator of kind 'unet' halves images four times, so it takes 32 pixels; "
                 "raise image.size or take resnet or spade"
             )
-        if self.condition.kind == "class" and self.generator.kind == "resnet":
+        unskipped = self.generator.kind == "resnet" and not self.generator.skip
+        if self.condition.kind == "class" and unskipped:
             raise ValueError(
                 "generator.kind 'resnet' cannot see condition.kind 'class': its norms take away "
-                "what is the same everywhere in an image; take generator.kind 'spade'"
+                "what is the same everywhere in an image; set generator.skip or take 'spade'"
             )
         if self.condition.kind == "none" and not self.generator.noise:
             raise ValueError(

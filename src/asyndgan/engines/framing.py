@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Final, TypeVar, final
 
-from asyndgan.errors import SiteUnreachableError, WireError
+from asyndgan.errors import SiteSilentError, SiteUnreachableError, WireError
 
 FRAME: Final = struct.Struct("<QQ")
 CHUNK: Final = 1 << 20
@@ -75,12 +75,12 @@ class Frames:
     def _within(self, deadline: float | None, call: Callable[[], T]) -> T:
         left = None if deadline is None else deadline - time.monotonic()
         if left is not None and left <= 0:
-            raise SiteUnreachableError("there was no answer in time.")
+            raise SiteSilentError("there was no answer in time.")
         try:
             self._connection.settimeout(left)
             return call()
         except TimeoutError as error:
-            raise SiteUnreachableError("there was no answer in time.") from error
+            raise SiteSilentError("there was no answer in time.") from error
         except OSError as error:
             raise SiteUnreachableError("the connection is gone.") from error
 

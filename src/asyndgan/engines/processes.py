@@ -20,7 +20,7 @@ import torch
 
 from asyndgan.engines.framing import Frames
 from asyndgan.engines.setup import SiteSetup, set_up
-from asyndgan.errors import AsyndganError, SiteUnreachableError
+from asyndgan.errors import AsyndganError, SiteUnreachableError, WireError
 from asyndgan.protocol import Transport, message_limit
 from asyndgan.recipe import Recipe
 
@@ -113,7 +113,11 @@ class Processes(Transport):
                     if answered == number:
                         return answer
             except SiteUnreachableError as error:
-                raise SiteUnreachableError(f"site {site}: {error}") from error
+                raise type(error)(f"site {site}: {error}") from error
+            except WireError:
+                if entry.process:
+                    entry.process.kill()  # its stream cannot be read any further
+                raise
 
     def sites(self) -> tuple[str, ...]:
         """Sites whose process lives. Starts dead ones again when their time has come."""

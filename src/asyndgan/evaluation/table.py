@@ -134,4 +134,5 @@ def _without_nan(value: Any) -> Any:
 
 
 def counted(number: int, noun: str) -> str:
+    """A number and its noun: 1 patient, 21 patients."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

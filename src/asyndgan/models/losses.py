@@ -1,6 +1,6 @@
 """Loss terms. All are means, so that a weight means the same at any batch and image size."""
 
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -9,6 +9,7 @@ from torch import Tensor
 from asyndgan.arrays import Images, Masks, Scalar
 
 
+@runtime_checkable
 class AdversarialLoss(Protocol):
     """What a discriminator and a generator want of realness logits."""
 

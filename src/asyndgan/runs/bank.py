@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import final
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -30,10 +31,8 @@ class MaskBank:
         self._count: Counter[str] = Counter()
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in sorted(self.folder.glob("*.png")):
-            with Image.open(path) as image:
-                mask = np.asarray(image)
             site = path.stem.rpartition("-m")[0]
-            self._seen.add(_digest(site, mask))
+            self._seen.add(_digest(site, _read(path)))
             self._count[site] += 1
 
     def describe(self, scope: Scope) -> None:
@@ -48,6 +47,16 @@ class MaskBank:
         }
         (self.path / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
+    def first(self, count: int) -> list[Tensor]:
+        """The first masks of each site, (rows, columns) each, in the order of the sites' names."""
+        paths = sorted(self.folder.glob("*.png"))
+        wanted = {f"{number:05d}" for number in range(1, count + 1)}
+        return [
+            torch.from_numpy(_read(path).astype(np.int64))
+            for path in paths
+            if path.stem.rpartition("-m")[2] in wanted
+        ]
+
     def keep(self, site: str, conditions: Tensor) -> None:
         """Writes the masks of a batch that are new."""
         for mask in conditions.numpy():
@@ -58,6 +67,11 @@ class MaskBank:
                 self._count[site] += 1
                 path = self.folder / f"{site}-m{self._count[site]:05d}.png"
                 Image.fromarray(array).save(path, optimize=False)
+
+
+def _read(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.array(image)
 
 
 def _digest(site: str, mask: np.ndarray) -> bytes:

@@ -1,11 +1,13 @@
 """Grids of synthetic images during training: the same masks and noise every time."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from asyndgan.models import draw_noise
 from asyndgan.training import Coordinator, scope_maps
@@ -23,13 +25,13 @@ class SampleGrid:
     Args:
         folder: where the pictures go.
         coordinator: whose averaged generator paints.
+        masks: what it paints from.
     """
 
-    def __init__(self, folder: Path, coordinator: Coordinator) -> None:
+    def __init__(self, folder: Path, coordinator: Coordinator, masks: Sequence[Tensor]) -> None:
         self.folder = folder
         self.coordinator = coordinator
-        first = [member.conditions[:ROWS] for member in coordinator.members.values()]
-        conditions = torch.cat(first)
+        conditions = torch.stack(list(masks))
         recipe, scope = coordinator.recipe, coordinator.scope
         self.maps = scope_maps(recipe, scope, conditions)
         self.noise = draw_noise(

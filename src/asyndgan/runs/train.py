@@ -20,7 +20,7 @@ from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.folder import RunFacts, RunFolder, by_site
-from asyndgan.runs.samples import SampleGrid
+from asyndgan.runs.samples import ROWS, SampleGrid
 from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.checkpoint import forget_old, read, step_file, stored_steps, write
 
@@ -153,7 +153,7 @@ class _Run:
         if bank:
             bank.describe(self.coordinator.scope)
         folder.forget_metrics_from(self.coordinator.step_number)
-        self.grid = SampleGrid(folder.samples, self.coordinator) if bank else None
+        self.grid = SampleGrid(folder.samples, self.coordinator, bank.first(ROWS)) if bank else None
         self.facts.state = "running"
         self._write_facts()
 
@@ -185,6 +185,9 @@ class _Run:
         except AsyndganError:
             self._leave("failed", checkpoint=True)
             raise
+        except BaseException:
+            self._leave("failed", checkpoint=False)  # whatever it was may have left things halved
+            raise
 
     def _steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
         training = self.recipe.training
@@ -212,7 +215,7 @@ class _Run:
 
     def _gather(self) -> list[str]:
         """Takes back sites that have returned; waits, within the patience, for a quorum."""
-        news: list[str] = []
+        news, self.coordinator.notes = self.coordinator.notes, []
         since = time.monotonic()
         while True:
             for site, reason in self.coordinator.invite().items():
@@ -252,7 +255,10 @@ class _Run:
 
     def _checkpoint(self) -> None:
         """Sites first: a coordinator's checkpoint exists only where theirs do."""
-        self.coordinator.save_sites()
+        self.coordinator.notes += [
+            f"{site} kept no checkpoint: {reason}"
+            for site, reason in self.coordinator.save_sites().items()
+        ]
         tensors, about = self.coordinator.state()
         write(step_file(self.folder.checkpoints, about["step"]), tensors, about)
         forget_old(self.folder.checkpoints)

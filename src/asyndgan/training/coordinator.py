@@ -6,6 +6,7 @@ d loss_j / d G(x, z), and the chain rule does the rest here.
 """
 
 import copy
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from asyndgan.errors import (
     CohortError,
     NotFiniteError,
     QuorumError,
+    SiteSilentError,
     SiteUnreachableError,
     WireError,
 )
@@ -37,6 +39,9 @@ from asyndgan.training.objective import adam, rate_factor, set_rate
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.wire import Card, Close, Judge, Judgement, Message, Open, Save
+
+LABELS_LIMIT = 1024
+"""Labels are channels of the generator's input, so a card may not ask for any number of them."""
 
 Keep = Callable[[str, Tensor], None]
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -125,6 +130,7 @@ class Coordinator:
         generator: learns.
         average: exponential moving average of the generator; it paints in the end.
         members: sites that take part now, in a fixed order.
+        notes: what a person should read.
     """
 
     def __init__(
@@ -138,6 +144,7 @@ class Coordinator:
         self.step_number = 0
         self.members: dict[str, Member] = {}
         self.known: dict[str, Member] = {}
+        self.notes: list[str] = []
         with seeded(derived_seed(recipe.training.seed, "generator")):
             self.generator = new_generator(recipe, scope)
         self.average = copy.deepcopy(self.generator).requires_grad_(False)
@@ -176,6 +183,11 @@ class Coordinator:
             coordinator.load(*checkpoint)
         for site, card in cards.items():
             coordinator.welcome(site, card)
+            if card.step < step:
+                coordinator.notes.append(
+                    f"{site} resumes from its step {card.step}, not from {step}: "
+                    "its checkpoint of that step is gone"
+                )
         return coordinator
 
     def step(self) -> StepReport:
@@ -355,10 +367,11 @@ class Coordinator:
         """Whether enough sites are members to go on."""
         return Quorum(self.recipe.quorum, self.known).met_by(self.members)
 
-    def save_sites(self) -> None:
-        """Has every member keep its state of this step."""
+    def save_sites(self) -> dict[str, str]:
+        """Has every member keep its state of this step; returns why some did not."""
         save = Save(run=self.run, step=self.step_number)
-        self.exchange.ask(dict.fromkeys(self.members, save))
+        answers = self.exchange.ask(dict.fromkeys(self.members, save))
+        return {site: str(error) for site, error in answers.missed.items()}
 
     def close(self) -> None:
         """Tells the members that the run is over."""
@@ -389,16 +402,26 @@ class Coordinator:
 def open_all(recipe: Recipe, exchange: Exchange, *, run: str, step: int) -> dict[str, Card]:
     """Opens a run with every reachable site, in the order of their names.
 
+    A site that is silent may still be loading its cases: it is asked again within the patience.
+
     Raises:
         QuorumError: if a site does not answer: whoever begins a run wants all of them.
     """
     request = Open(run=run, recipe=recipe.digest(), step=step)
     sites = sorted(exchange.transport.sites())
-    answers = exchange.ask(dict.fromkeys(sites, request))
-    if answers.missed or not sites:
-        reasons = "; ".join(str(error) for error in answers.missed.values()) or "no site is there"
-        raise QuorumError(f"the run cannot begin: {reasons}.")
-    return {site: card_of(site, answers.answers, answers.missed) for site in sites}
+    waiting, cards = list(sites), dict[str, Card]()
+    deadline = time.monotonic() + recipe.quorum.patience_s
+    while waiting:
+        answers = exchange.ask(dict.fromkeys(waiting, request))
+        cards |= {site: card_of(site, answers.answers, {}) for site in answers.answers}
+        waiting = list(answers.missed)
+        lost = [e for e in answers.missed.values() if not isinstance(e, SiteSilentError)]
+        if lost or (waiting and time.monotonic() > deadline):
+            reasons = "; ".join(str(error) for error in lost or answers.missed.values())
+            raise QuorumError(f"the run cannot begin: {reasons}")
+    if not sites:
+        raise QuorumError("the run cannot begin: no site is there.")
+    return {site: cards[site] for site in sites}
 
 
 def card_of(site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]) -> Card:
@@ -451,7 +474,11 @@ def merge_labels(
         for key, name in card.labels.items():
             number = int(key) if key.isdecimal() else -1
             other = next((n for n, known in merged.items() if known == name), number)
-            if not 0 <= number < 2**16 or merged.get(number, name) != name or other != number:
+            if (
+                not 0 <= number < LABELS_LIMIT
+                or merged.get(number, name) != name
+                or other != number
+            ):
                 raise CohortError(
                     f"site {site} calls label {key} '{name}'; others: "
                     f"{merged}. Use the same numbers and names in every dataset.json."

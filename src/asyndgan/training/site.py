@@ -60,7 +60,9 @@ class Site(Handler):
         self.cohort = cohort
         self.recipe = recipe
         self.folder = folder
-        self.share = share or float(len(cohort))
+        self.share = float(len(cohort)) if share is None else share
+        if not self.share > 0:
+            raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
         self.release = Release(recipe)
         self.run: str | None = None
         self._start_afresh()
@@ -76,6 +78,8 @@ class Site(Handler):
                 answer = self._save(request)
             case Close():
                 self._expect(request.run)
+                self.run = None
+                self._start_afresh()  # ready for another run
                 answer = Closed(run=request.run)
             case _:
                 raise ProtocolError(f"a site does not answer '{request.kind}'.")
@@ -160,6 +164,8 @@ class Site(Handler):
     def _expect(self, run: str, step: int | None = None, batch: int | None = None) -> None:
         if run != self.run:
             raise ProtocolError("this site takes part in another run, or in none; open it first.")
+        if step is not None and step > self.recipe.training.steps:
+            raise ProtocolError(f"the recipe has {self.recipe.training.steps} steps, not {step}.")
         if step is not None and step < self.step:
             raise ProtocolError(f"step {step} is over; this site is at step {self.step}.")
         if batch is not None and batch != self.next_batch:
