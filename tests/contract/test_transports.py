@@ -110,9 +110,9 @@ def test_an_answer_that_comes_too_late_is_dropped_by_its_number(engine: Any) -> 
     finally:
         os.kill(pid, signal.SIGCONT)
     # Both late answers, a judgement and a card, come first; neither is taken for this one's.
-    answer = message(transport.send("north", judging(step=7), WAIT))
+    answer = message(transport.send("north", judging(step=6), WAIT))
     assert isinstance(answer, Refusal)
-    assert "batch 7 was not offered" in answer.reason
+    assert "batch 6 was not offered" in answer.reason
 
 
 @pytest.mark.parametrize("engine", ["processes"], indirect=True)

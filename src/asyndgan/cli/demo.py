@@ -83,6 +83,7 @@ def demo(
                 seeds=1,
                 budget=SegmentationBudget(steps=segmentation_steps),
                 targets=None,
+                workers=THREADS,
                 check_budget=False,
                 on_progress=part.watch_evaluation,
             )

@@ -36,6 +36,9 @@ def evaluate(
     label: Annotated[
         list[str] | None, typer.Option(help="Judge by this label only; may be repeated.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Networks to train at a time, on one core each.")
+    ] = 1,
     check_budget: Annotated[
         bool, typer.Option(help="Also train half as long again: has all-real levelled off?")
     ] = False,
@@ -58,6 +61,7 @@ def evaluate(
             seeds=seeds,
             budget=SegmentationBudget(steps=steps),
             targets=label,
+            workers=workers,
             check_budget=check_budget,
             on_progress=display.show,
         )
@@ -93,6 +97,7 @@ def evaluate_run(
     seeds: int,
     budget: SegmentationBudget,
     targets: Sequence[str] | None,
+    workers: int,
     check_budget: bool,
     on_progress: OnProgress,
 ) -> Evaluation:
@@ -112,6 +117,7 @@ def evaluate_run(
         targets=targets,
         seeds=range(seeds),
         budget=budget,
+        workers=workers,
         check_budget=check_budget,
         about={"run": facts.run, "generator_sha256": facts.generator_sha256},
         on_progress=on_progress,

@@ -9,10 +9,12 @@ import hashlib
 import json
 import math
 import os
+import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -75,7 +77,10 @@ class _Bench:
         device: where to train.
         on_progress: told after every step.
         total: steps of the whole evaluation.
+        workers: networks that are trained at a time.
         done: steps that are done or were found.
+        lock: over `done`.
+        stop: set when one training failed, so that the others end too.
     """
 
     test: Sequence[Case]
@@ -86,32 +91,62 @@ class _Bench:
     device: str
     on_progress: OnProgress | None
     total: int
+    workers: int
     done: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def scores(
-        self, model: str, cases: Sequence[Case], budget: SegmentationBudget
-    ) -> tuple[dict[str, list[PatientScore]], Masks]:
-        """Scores by label, averaged over seeds, and the masks that the first seed predicts."""
-        _check_fit(cases, self.test)
-        digest = _digest(cases, with_masks=True)
-        masks = [self._predicted(model, cases, digest, budget, seed) for seed in self.seeds]
-        by_label = {
-            target: _average(
-                [score_patients(self.test, found, self.labels[target]) for found in masks]
-            )
-            for target in self.targets
+        self, models: Mapping[str, Sequence[Case]], budget: SegmentationBudget
+    ) -> tuple[Scores, dict[str, Masks]]:
+        """Scores averaged over seeds, and the masks that each model's first seed predicts.
+
+        `workers` networks are trained at a time, on one thread each.
+        """
+        for cases in models.values():
+            _check_fit(cases, self.test)
+        with ThreadPoolExecutor(
+            self.workers, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            trainings = {
+                model: [
+                    pool.submit(self._attempt, model, cases, budget, seed) for seed in self.seeds
+                ]
+                for model, cases in models.items()
+            }
+            try:
+                masks = {model: [one.result() for one in own] for model, own in trainings.items()}
+            except BaseException:  # Ctrl-C comes here, not to the threads
+                self.stop.set()
+                raise
+        scores = {
+            model: {target: self._average_score(found, target) for target in self.targets}
+            for model, found in masks.items()
         }
-        return by_label, masks[0]
+        return scores, {model: found[0] for model, found in masks.items()}
+
+    def _attempt(
+        self, model: str, cases: Sequence[Case], budget: SegmentationBudget, seed: int
+    ) -> Masks:
+        if self.stop.is_set():
+            raise CancelledError
+        try:
+            return self._predicted(model, cases, budget, seed)
+        except BaseException:
+            self.stop.set()
+            raise
+
+    def _average_score(self, masks: Sequence[Masks], target: str) -> list[PatientScore]:
+        return _average([score_patients(self.test, found, self.labels[target]) for found in masks])
 
     def _predicted(
         self,
         model: str,
         cases: Sequence[Case],
-        digest: str,
         budget: SegmentationBudget,
         seed: int,
     ) -> Masks:
-        inputs = self._inputs(digest, budget, seed)
+        inputs = self._inputs(_digest(cases, with_masks=True), budget, seed)
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         path = self.out / "cache" / f"{key[:32]}.json"
         if not path.exists():
@@ -128,7 +163,8 @@ class _Bench:
             seconds = round(time.monotonic() - started, 1)
             entry = {"inputs": inputs, "seconds": seconds, **_packed(found)}
             _write(path, json.dumps(entry).encode())
-        self.done += budget.steps
+        with self.lock:
+            self.done += budget.steps
         self._tell(f"{model}, seed {seed}", 0)
         return _unpacked(json.loads(path.read_bytes()))
 
@@ -148,6 +184,8 @@ class _Bench:
         }
 
     def _tell(self, text: str, step: int) -> None:
+        if self.stop.is_set():
+            raise CancelledError
         if self.on_progress:
             self.on_progress(text, self.done + step, self.total)
 
@@ -164,6 +202,7 @@ def evaluate(
     budget: SegmentationBudget | None = None,
     check_budget: bool = False,
     about: Mapping[str, str] | None = None,
+    workers: int = 1,
     device: str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
@@ -183,6 +222,7 @@ def evaluate(
         budget: of every training; by default `SegmentationBudget()`.
         check_budget: also run `levelled_off`.
         about: kept in the table, such as the run that painted the synthetic cases.
+        workers: networks to train at a time, on one thread each.
         device: where to train.
         on_progress: called with a text, the steps done and all steps.
 
@@ -192,7 +232,7 @@ def evaluate(
     """
     return _evaluate(
         sites, test, synthetic, labels, out, targets, seeds, budget or SegmentationBudget(),
-        check_budget, device, on_progress, "test", about or {},
+        check_budget, workers, device, on_progress, "test", about or {},
     )  # fmt: skip
 
 
@@ -206,6 +246,7 @@ def evaluate_on_validation(
     seeds: Sequence[int] = (0,),
     budget: SegmentationBudget | None = None,
     split_seed: int = 0,
+    workers: int = 1,
     device: str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
@@ -224,6 +265,7 @@ def evaluate_on_validation(
         seeds: as in `evaluate`.
         budget: as in `evaluate`.
         split_seed: of the choice of patients.
+        workers: as in `evaluate`.
         device: as in `evaluate`.
         on_progress: as in `evaluate`.
 
@@ -234,7 +276,7 @@ def evaluate_on_validation(
     training, validation = hold_out(sites, seed=split_seed)
     return _evaluate(
         training, validation, synthetic, labels, out, targets, seeds,
-        budget or SegmentationBudget(), False, device, on_progress, "validation", {},
+        budget or SegmentationBudget(), False, workers, device, on_progress, "validation", {},
     )  # fmt: skip
 
 
@@ -247,6 +289,7 @@ def levelled_off(
     seeds: Sequence[int] = (0,),
     budget: SegmentationBudget | None = None,
     split_seed: int = 0,
+    workers: int = 1,
     device: str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> tuple[Levelling, ...]:
@@ -263,6 +306,7 @@ def levelled_off(
         seeds: as in `evaluate`.
         budget: as in `evaluate`.
         split_seed: of the choice of patients.
+        workers: as in `evaluate`.
         device: as in `evaluate`.
         on_progress: as in `evaluate`.
 
@@ -278,10 +322,10 @@ def levelled_off(
     training, validation = hold_out(sites, seed=split_seed)
     total = len(seeds) * (budget.steps + longer.steps)
     names = _targets(labels, targets)
-    bench = _Bench(validation, labels, names, seeds, out, device, on_progress, total)
+    bench = _Bench(validation, labels, names, seeds, out, device, on_progress, total, workers)
     pooled = [case for cases in training.values() for case in cases]
-    short, _ = bench.scores("budget check", pooled, budget)
-    long, _ = bench.scores("budget check, longer", pooled, longer)
+    (short,) = bench.scores({"budget check": pooled}, budget)[0].values()
+    (long,) = bench.scores({"budget check, longer": pooled}, longer)[0].values()
     results = []
     for name in names:
         before, after = (_mean([s.dice for s in scores[name]]) for scores in (short, long))
@@ -339,6 +383,7 @@ def _evaluate(
     seeds: Sequence[int],
     budget: SegmentationBudget,
     check_budget: bool,
+    workers: int,
     device: str,
     on_progress: OnProgress | None,
     judged_on: str,
@@ -347,11 +392,8 @@ def _evaluate(
     names = _targets(labels, targets)
     training = _models(sites, synthetic)
     total = len(training) * len(seeds) * budget.steps
-    bench = _Bench(test, labels, names, seeds, out, device, on_progress, total)
-    scores: Scores = {}
-    masks: dict[str, Masks] = {}
-    for model, cases in training.items():
-        scores[model], masks[model] = bench.scores(model, cases, budget)
+    bench = _Bench(test, labels, names, seeds, out, device, on_progress, total, workers)
+    scores, masks = bench.scores(training, budget)
     rows = tuple(
         _row(model, name, scores, len(training[model]), len(seeds))
         for name in names
@@ -361,7 +403,7 @@ def _evaluate(
     if check_budget:
         levelling = levelled_off(
             sites=sites, labels=labels, targets=names, seeds=seeds, budget=budget, out=out,
-            device=device, on_progress=on_progress,
+            workers=workers, device=device, on_progress=on_progress,
         )  # fmt: skip
     headline = "\n".join(_headline(name, rows) for name in names)
     evaluation = Evaluation(

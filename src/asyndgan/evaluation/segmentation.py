@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Masks
 from asyndgan.data.case import Case
 from asyndgan.errors import DataError, NotFiniteError
+from asyndgan.training.checkpoint import seeded
 
 TRAINING_VERSION = 1
 """Part of every cache key: raise it when a change in this file changes what is trained."""
@@ -119,8 +120,7 @@ def train_segmenter(
     """
     _check(cases, classes)
     channels, *space = cases[0].image.shape
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = build_segmenter(channels, classes, budget, spatial_dims=len(space)).to(device)
     generator = Generator().manual_seed(seed)
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
