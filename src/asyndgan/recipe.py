@@ -44,6 +44,11 @@ class Intensity(Section):
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
         if self.kind == "percentiles" and not (self.low >= 0 and self.high <= 100):
             raise ValueError("percentiles lie between 0 and 100")
+        if self.kind == "zscore" and not (self.low >= -50 and self.high <= 50):
+            raise ValueError(
+                f"zscore counts standard deviations, from -50 to 50; low {self.low:g} and high "
+                f"{self.high:g} are none. Take for example low = -3 and high = 5"
+            )
         return self
 
 
@@ -97,6 +102,13 @@ class ImageSection(Section):
     @classmethod
     def _has_a_default(cls, value: dict[str, Intensity]) -> dict[str, Intensity]:
         return {"default": Intensity(), **value}
+
+    @field_validator("modalities")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value) or "" in value:
+            raise ValueError("name each modality, and each once")
+        return value
 
     def intensity_of(self, modality: str) -> Intensity:
         """The normalisation of one modality."""

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image as Picture
 
 from asyndgan.data.case import RawCase
-from asyndgan.data.nnunet import describe, patient_of, read_cases, write_dataset
+from asyndgan.data.nnunet import describe, patient_of, read_cases, write_dataset, written_whole
 from asyndgan.errors import DataError
 
 LABELS = {"background": 0, "lesion": 1}
@@ -369,3 +369,15 @@ def test_a_folder_without_images_says_so(tmp_path: Path) -> None:
     (folder / "imagesTr").rmdir()
     with pytest.raises(DataError, match="this folder does not exist"):
         list(read_cases(folder))
+
+
+def test_a_data_set_that_was_cut_short_is_written_anew_and_never_half_there(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+    with pytest.raises(KeyboardInterrupt), written_whole(folder) as half:
+        write(half)
+        raise KeyboardInterrupt
+    assert not folder.exists()
+    with written_whole(folder) as half:
+        write(half)
+    assert describe(folder).training == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["d"]

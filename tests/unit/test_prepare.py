@@ -93,7 +93,7 @@ def test_each_modality_has_its_own_normalisation() -> None:
 @pytest.mark.parametrize("kind", ["percentiles", "zscore"])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1234.5, 1e30])
 def test_a_constant_image_becomes_nothing_and_comes_back(kind: str, value: float) -> None:
-    settings = intensity(kind=kind, low=1, high=99)
+    settings = intensity(kind=kind, low=1, high=40)
     case = prepare(raw(np.full((16, 16), value)), settings, ("T1",))
     assert by_case(case) == (-1, -1)
     np.testing.assert_allclose(invert(case.image, case.preparation), value, rtol=1e-6)
@@ -220,7 +220,12 @@ def test_a_data_set_that_shares_no_modality_with_the_recipe_says_so(tmp_path: Pa
 
 
 def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_path: Path) -> None:
-    settings = section(intensity={"default": {"low": 0, "high": 10}, "T2": {"kind": "zscore"}})
+    settings = section(
+        intensity={
+            "default": {"low": 0, "high": 10},
+            "T2": {"kind": "zscore", "low": -3, "high": 3},
+        }
+    )
     real = load_cases(data_set(tmp_path / "real", 51), settings)[0]
     synthetic = load_cases(data_set(tmp_path / "synthetic", 51, synthetic=True), settings)[0]
     assert real.image[0].unique().tolist() == [1]
@@ -238,3 +243,10 @@ def test_slices_are_normalised_by_their_volume(tmp_path: Path) -> None:
     )
     means = [case.image.mean().item() for case in load_cases(tmp_path, settings)]
     assert means == pytest.approx([-1, -1 / 3, 1 / 3, 1], abs=1e-6)
+
+
+def test_a_case_without_a_mask_is_refused_where_masks_are_wanted(tmp_path: Path) -> None:
+    write_dataset(tmp_path, [raw(ramp())], modalities=["T1"], labels={"background": 0}, name="d")
+    assert load_cases(tmp_path, section())
+    with pytest.raises(DataError, match="ann has no mask"):
+        load_cases(tmp_path, section(), unmasked=False)

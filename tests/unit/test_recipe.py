@@ -235,3 +235,13 @@ def test_a_recipe_cannot_be_changed() -> None:
 def test_a_recipe_that_does_not_exist_is_answered_with_those_that_do() -> None:
     with pytest.raises(RecipeError, match=r"neither a recipe of this package \(.*paper"):
         load_recipe("papper")
+
+
+def test_zscore_with_the_bounds_of_a_range_is_refused() -> None:
+    with pytest.raises(RecipeError, match="standard deviations"):
+        Recipe.from_toml("", ["image.intensity.default.kind=zscore"])
+
+
+def test_a_modality_that_is_named_twice_is_refused() -> None:
+    with pytest.raises(RecipeError, match="each once"):
+        Recipe.from_toml("", ['image.modalities=["T1", "T1"]'])

@@ -183,12 +183,15 @@ def test_real_images_are_shown_only_when_given(tmp_path):
 def test_real_patients_among_the_examples_are_announced(tmp_path):
     folder = evaluation(tmp_path / "evaluation")
     (folder / "examples.png").write_bytes(b"\x89PNG")
+    real = {"north": cases("north")}
     with pytest.raises(RunError, match="evaluation"):
-        page(run_folder(tmp_path / "broken"), evaluation=folder)
+        page(run_folder(tmp_path / "broken"), real=real, evaluation=folder)
     from PIL import Image
 
     Image.new("RGB", (2000, 20)).save(folder / "examples.png")
-    assert "Real images inside" in page(run_folder(tmp_path / "run"), evaluation=folder).text
+    run = run_folder(tmp_path / "run")
+    assert "as examples" in page(run, real=real, evaluation=folder).text
+    assert "Real images inside" not in page(run, evaluation=folder).text
 
 
 def test_names_of_cases_stay_out_of_the_page(tmp_path):

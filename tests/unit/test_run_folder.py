@@ -1,13 +1,15 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
 from asyndgan.cli.train import parsed_sites
-from asyndgan.errors import RecipeError, RunError
+from asyndgan.data.nnunet import check_labels
+from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
-from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
+from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names, train
 from asyndgan.runs.bank import MaskBank
 
 
@@ -17,6 +19,30 @@ def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
     folder.write_facts(RunFacts("ab", "0", "0", "inprocess"))
     with pytest.raises(RunError, match="--resume"):
         RunFolder.create(tmp_path, Recipe())
+
+
+def test_two_trainings_cannot_work_in_one_folder(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, Recipe())
+    with folder.held(), pytest.raises(RunError, match="another training"):
+        RunFolder.create(tmp_path, Recipe())
+    RunFolder.create(tmp_path, Recipe())
+
+
+def test_a_run_is_resumed_with_its_own_sites_only(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path, Recipe())
+    facts = RunFacts("ab", "0", "0", "inprocess", sites={"north": {}, "south": {}})
+    folder.write_facts(facts)
+    with pytest.raises(RunError, match="not with east, north"):
+        train(Recipe(), {"north": tmp_path, "east": tmp_path}, tmp_path, resume=True)
+
+
+def test_masks_with_other_labels_than_the_runs_are_refused(tmp_path: Path) -> None:
+    table = {"channel_names": {"0": "T1"}, "labels": {"lesion": 1}, "file_ending": ".png"}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    check_labels(tmp_path, {"0": "background", "1": "lesion"})
+    for other in ({"1": "head"}, {"2": "lesion"}):
+        with pytest.raises(DataError, match="label 1 is 'lesion' here; the run has"):
+            check_labels(tmp_path, other)
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path: Path) -> None:

@@ -47,9 +47,22 @@ def main() -> None:
     try:
         app()
     except Interrupted as stop:
-        Console(stderr=True).print(f"[yellow]{stop}[/]", highlight=False)
+        _say(str(stop), "yellow")
         sys.exit(130)
     except AsyndganError as error:
-        Console(stderr=True).print("[bold red]error:[/]", end=" ")
-        Console(stderr=True).print(str(error), highlight=False, markup=False)
+        _say("error:", "bold red", end=" ")
+        _say(str(error))
         sys.exit(1)
+    except OSError as error:
+        # A folder that cannot be written, a full disk: nothing of ours to explain.
+        _say("error:", "bold red", end=" ")
+        place = f"{error.filename}: " if error.filename else ""
+        _say(f"{place}{error.strerror or error}. Name another folder, or make it writable.")
+        sys.exit(1)
+
+
+def _say(text: str, style: str = "", end: str = "\n") -> None:
+    """Foreign names may stand in the text, and commands to copy: no markup, no line breaks."""
+    Console(stderr=True).print(
+        text, style=style, end=end, highlight=False, markup=False, soft_wrap=True
+    )

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from asyndgan.cli.evaluate import evaluate_run, tell_evaluation
 from asyndgan.cli.recipe import Overrides
+from asyndgan.data.nnunet import written_whole
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import ENGINES
@@ -38,7 +39,7 @@ def demo(
     patients: Annotated[float, typer.Option(help="Factor of the number of patients.")] = 1.0,
     segmentation_steps: Annotated[
         int, typer.Option(min=1, help="Updates of each segmentation network.")
-    ] = 300,
+    ] = 600,
 ) -> None:
     """Four phantom hospitals teach one generator: train, generate, evaluate, report.
 
@@ -54,7 +55,8 @@ def demo(
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():
-                write_phantoms(out / "sites", size=recipe.image.size[0], patients_scale=patients)
+                with written_whole(out / "sites") as half:
+                    write_phantoms(half, size=recipe.image.size[0], patients_scale=patients)
             part.tell(f"{len(sites)} sites and a test set in {out / 'sites'}")
         with display.part("Train one generator with four discriminators") as part:
             if not run.generator_file.exists():
@@ -71,7 +73,9 @@ def demo(
         with display.part("Paint a synthetic data set") as part:
             if not (synthetic / "dataset.json").exists():
                 source = "released by the sites during training"
-                write_synthetic(synthetic, run, synthesise(run), masks=source, draws=1, seed=0)
+                cases = synthesise(run)
+                with written_whole(synthetic) as half:
+                    write_synthetic(half, run, cases, masks=source, draws=1, seed=0)
             part.tell(str(synthetic))
         with display.part("Train segmentation models, real and synthetic") as part:
             evaluation = evaluate_run(
@@ -99,7 +103,8 @@ def demo(
             )
             part.tell(str(report))
     tell_evaluation(console, evaluation)
-    console.print(f"Done in {duration(time.monotonic() - begun)}. Open [bold]{report}[/]")
+    took = duration(time.monotonic() - begun)
+    console.print(f"Done in {took}. Open {report}", markup=False, soft_wrap=True)
 
 
 def _moved(run: RunFolder) -> str:

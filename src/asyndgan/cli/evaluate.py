@@ -6,12 +6,18 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from asyndgan.cli.train import Sites, parsed_sites
 from asyndgan.data import Case
-from asyndgan.data.nnunet import describe
+from asyndgan.data.nnunet import (
+    DEFAULT_PATIENT_PATTERN,
+    check_labels,
+    describe,
+    written_whole,
+)
 from asyndgan.data.prepare import load_cases, load_masks
 from asyndgan.errors import RunError
 from asyndgan.evaluation import Evaluation, SegmentationBudget, synthesise, write_synthetic
@@ -42,6 +48,9 @@ def evaluate(
     check_budget: Annotated[
         bool, typer.Option(help="Also train half as long again: has all-real levelled off?")
     ] = False,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression; its first group is the patient.")
+    ] = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Trains one segmentation network on all real data, on each site's and on synthetic data.
 
@@ -63,6 +72,7 @@ def evaluate(
             targets=label,
             workers=workers,
             check_budget=check_budget,
+            patient_pattern=patient_pattern,
             on_progress=display.show,
         )
     tell_evaluation(console, evaluation)
@@ -78,12 +88,14 @@ def paint(run: RunFolder, sites: Mapping[str, Path], out: Path) -> Path:
     else:
         image = run.recipe().image
         masks = [
-            (f"{site}-{name}", mask)
+            (f"{site}-c{number:05d}", mask)  # names of cases may be names of patients
             for site, data in sites.items()
-            for name, mask in load_masks(data, image)
+            for number, (_, mask) in enumerate(load_masks(data, image), 1)
         ]
         source = "of the sites' own cases, given to the evaluation only"
-    write_synthetic(out, run, synthesise(run, masks), masks=source, draws=1, seed=0)
+    cases = synthesise(run, masks)
+    with written_whole(out) as half:
+        write_synthetic(half, run, cases, masks=source, draws=1, seed=0)
     return out
 
 
@@ -100,13 +112,16 @@ def evaluate_run(
     workers: int,
     check_budget: bool,
     on_progress: OnProgress,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Evaluation:
     """Loads everything on the run's grid and compares the models."""
     _check_provenance(run, synthetic)
     facts, image = run.facts(), run.recipe().image
+    modalities = shared_by_all(facts.modalities, [*sites.values(), test])
 
     def cases(data: Path) -> list[Case]:
-        return load_cases(data, image, facts.modalities)
+        check_labels(data, facts.labels)
+        return load_cases(data, image, modalities, patient_pattern=patient_pattern, unmasked=False)
 
     return evaluate_models(
         sites={name: cases(data) for name, data in sites.items()},
@@ -119,14 +134,37 @@ def evaluate_run(
         budget=budget,
         workers=workers,
         check_budget=check_budget,
-        about={"run": facts.run, "generator_sha256": facts.generator_sha256},
+        about={
+            "run": facts.run,
+            "generator_sha256": facts.generator_sha256,
+            "modalities": ", ".join(modalities),
+        },
         on_progress=on_progress,
     )
+
+
+def shared_by_all(modalities: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    """What every model can be trained and judged on: a site may lack modalities.
+
+    Raises:
+        RunError: if there is none.
+    """
+    held = [describe(folder).modalities for folder in folders]
+    shared = [name for name in modalities if all(name in own for own in held)]
+    if not shared:
+        raise RunError(
+            f"no modality of the run ({', '.join(modalities)}) is in every folder. Leave out the "
+            "sites that have others."
+        )
+    return shared
 
 
 def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
     """The table and the headline."""
     table = Table(caption="Dice on real test patients, with 95 % intervals over patients")
+    seen = evaluation.about.get("modalities")
+    if seen:
+        console.print(f"Modalities that every folder has: {seen}", highlight=False, markup=False)
     for heading in ("model", "label"):
         table.add_column(heading)
     for heading in ("cases", "Dice", "interval", "HD95", "ASSD", "of all-real"):
@@ -134,7 +172,7 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
     for row in evaluation.rows:
         table.add_row(
             row.model,
-            row.label,
+            escape(row.label),
             str(row.cases),
             f"{row.dice_mean:.3f}",
             f"{row.dice_low:.3f}-{row.dice_high:.3f}",
@@ -144,7 +182,7 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
             style="bold" if row.model == "synthetic" else None,
         )
     console.print(table)
-    console.print(f"[bold]{evaluation.headline}[/]", highlight=False)
+    console.print(evaluation.headline, style="bold", highlight=False, markup=False)
 
 
 class EvaluationDisplay(Progress):

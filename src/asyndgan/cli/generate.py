@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from asyndgan.data.nnunet import check_labels
 from asyndgan.data.prepare import load_masks
 from asyndgan.evaluation import synthesise, write_synthetic
 from asyndgan.runs import RunFolder
@@ -26,6 +27,8 @@ def generate(
 ) -> None:
     """Paints an nnU-Net data set, with its provenance and a model card."""
     folder = RunFolder(run)
+    if masks:
+        check_labels(masks, folder.facts().labels)
     named = load_masks(masks, folder.recipe().image) if masks else None
     cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
     source = "a folder of masks" if masks else "released by the sites during training"
@@ -33,7 +36,8 @@ def generate(
         source += ", moved at random"
     count = write_synthetic(out, folder, cases, masks=source, draws=draws, seed=seed)
     Console().print(
-        f"{count} synthetic cases in [bold]{out}[/], with MODEL_CARD.md.",
+        f"{count} synthetic cases in {out}, with MODEL_CARD.md.",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )

@@ -33,4 +33,4 @@ def phantoms(
     console = Console()
     console.print(table)
     first = out / DEFAULT_SITES[0].name
-    console.print(f"\nNext: [bold]asyndgan check {first}[/bold]", highlight=False, soft_wrap=True)
+    console.print(f"\nNext: asyndgan check {first}", highlight=False, markup=False, soft_wrap=True)

@@ -23,8 +23,8 @@ def report(
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER",
-            help="Show real images of these sites beside the synthetic ones. They become part of "
-            "the page: for phantoms, or if you may.",
+            help="Show real images: of these sites beside the synthetic ones, and the "
+            "evaluation's examples. They become part of the page: for phantoms, or if you may.",
         ),
     ] = None,
     evaluation: Annotated[

@@ -1,5 +1,6 @@
 """`asyndgan train`: one generator from several sites."""
 
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Self, final
@@ -7,6 +8,7 @@ from typing import Annotated, Self, final
 import typer
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
@@ -68,8 +70,11 @@ def parsed_sites(pairs: list[str]) -> dict[str, Path]:
             raise RecipeError(
                 f"--site {pair}: write NAME=FOLDER, each name once, e.g. --site north=data/north."
             )
-        if not name.replace("-", "").replace("_", "").isalnum():
-            raise RecipeError(f"--site {pair}: a name has letters, digits, '-' and '_' only.")
+        if not re.fullmatch(r"[^\W_][\w-]{0,63}", name):
+            raise RecipeError(
+                f"--site {pair}: a name has letters, digits, '-' and '_' only, at most 64, and "
+                "begins with a letter or digit."
+            )
         sites[name] = Path(folder)
     return sites
 
@@ -80,10 +85,14 @@ def tell_finished(console: Console, run: RunFolder) -> None:
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
     console.print(
         f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
-        f"no image among them. Generator: [bold]{run.generator_file}[/]"
+        f"no image among them. Generator: {run.generator_file}",
+        markup=False,
+        soft_wrap=True,
     )
     if run.recipe().masks.release:
-        console.print(f"Next: asyndgan generate {run.path} --out synthetic")
+        console.print(
+            f"Next: asyndgan generate {run.path} --out synthetic", markup=False, soft_wrap=True
+        )
 
 
 @final
@@ -138,6 +147,7 @@ class TrainingDisplay:
                 f"sent {size(progress.sent)}, received {size(progress.received)}  "
                 f"{_mean_losses(progress)}",
                 highlight=False,
+                markup=False,
                 soft_wrap=True,
             )
 
@@ -153,7 +163,7 @@ def _losses(progress: RunProgress) -> Table:
     table.add_column("site")
     table.add_column("share", justify="right")
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(escape(name), justify="right")  # a site's word
     for site, losses in progress.report.losses.items():
         values = [f"{losses[name]:.3f}" if name in losses else "" for name in names]
         table.add_row(site, f"{progress.report.shares[site]:.2f}", *values)

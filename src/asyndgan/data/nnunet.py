@@ -12,6 +12,7 @@ is decoded, and whatever a decoder raises becomes a `DataError`.
 
 import json
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -163,6 +164,27 @@ def describe(folder: Path) -> DatasetInfo:
         extra={key: value for key, value in table.items() if key not in _OWN_KEYS},
         training=training,
     )
+
+
+def check_labels(folder: Path, labels: Mapping[str, str]) -> None:
+    """Sees that a data set means by its labels what a run does.
+
+    Args:
+        folder: holds dataset.json.
+        labels: the run's: number, as text, to name.
+
+    Raises:
+        DataError: a number has another name, or a name another number.
+    """
+    numbers = {name: int(number) for number, name in labels.items()}
+    for name, number in describe(folder).labels.items():
+        if labels.get(str(number), name) != name or numbers.get(name, number) != number:
+            known = ", ".join(f"{number} {name}" for number, name in labels.items())
+            raise DataFileError(
+                folder / "dataset.json",
+                f"label {number} is '{name}' here; the run has {known}",
+                "Give both the same numbers and names, and remap the masks.",
+            )
 
 
 def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseFiles]:
@@ -354,6 +376,16 @@ def write_dataset(
     with _writing(folder):
         (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
     return len(names)
+
+
+@contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """Gives a folder to write to that becomes `folder` in the end: all of it is there, or none."""
+    half = folder.with_name(f".{folder.name}.half")
+    shutil.rmtree(half, ignore_errors=True)
+    yield half
+    with _writing(folder):
+        half.replace(folder)
 
 
 def _json_table(path: Path) -> dict[str, object]:

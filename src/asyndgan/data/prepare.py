@@ -120,6 +120,7 @@ def load_cases(
     modalities: Sequence[str] | None = None,
     *,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    unmasked: bool = True,
 ) -> list[Case]:
     """Reads and prepares a whole data set.
 
@@ -132,6 +133,7 @@ def load_cases(
         modalities: which channels; None: those of the recipe that the data set has, in the
             recipe's order, or all of the data set if the recipe lists none.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        unmasked: take cases without a mask, as all background; else they are refused.
 
     Raises:
         DataError: the data set cannot be read or prepared; names the file or the case.
@@ -147,8 +149,16 @@ def load_cases(
         )
     if info.synthetic:
         image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})
-    raw_cases = read_cases(folder, axis=image.axis, patient_pattern=patient_pattern)
-    return [prepare(raw, image, wanted) for raw in raw_cases]
+    cases: list[Case] = []
+    for raw in read_cases(folder, axis=image.axis, patient_pattern=patient_pattern):
+        if raw.mask is None and not unmasked:
+            raise DataFileError(
+                folder / "labelsTr",
+                f"case {raw.name} has no mask here",
+                "Add it, or move the image away; 'asyndgan check' names every such case.",
+            )
+        cases.append(prepare(raw, image, wanted))
+    return cases
 
 
 def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:

@@ -20,7 +20,7 @@ import torch
 
 from asyndgan.engines.framing import Frames
 from asyndgan.engines.setup import SiteSetup, set_up
-from asyndgan.errors import AsyndganError, SiteUnreachableError, WireError
+from asyndgan.errors import AsyndganError, SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.protocol import Transport, message_limit
 from asyndgan.recipe import Recipe
 
@@ -112,8 +112,12 @@ class Processes(Transport):
                     answered, answer = entry.frames.receive(deadline - time.monotonic())
                     if answered == number:
                         return answer
+            except SiteSilentError as error:
+                raise SiteSilentError(f"site {site}: {error}") from error
             except SiteUnreachableError as error:
-                raise type(error)(f"site {site}: {error}") from error
+                raise SiteUnreachableError(
+                    f"site {site}: its process has ended; see its site.log."
+                ) from error
             except WireError:
                 if entry.process:
                     entry.process.kill()  # its stream cannot be read any further
@@ -173,4 +177,4 @@ def serve(connection: socket.socket) -> None:
         return  # the coordinator has closed the connection: the run is over
     except AsyndganError as error:
         log.error("site %s ends: %s", setup.name, error)
-        raise
+        sys.exit(1)  # the log has said why; the coordinator's terminal is not the site's

@@ -50,7 +50,12 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         CohortError: if its cases do not fit the recipe.
     """
     cohort = Cohort.from_cases(
-        load_cases(setup.data, recipe.image, patient_pattern=setup.patients),
+        load_cases(
+            setup.data,
+            recipe.image,
+            patient_pattern=setup.patients,
+            unmasked=recipe.condition.kind != "mask",
+        ),
         labels=describe(setup.data).labels,
         condition=recipe.condition.kind,
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),

@@ -17,7 +17,7 @@ def part(group: str, kind: str) -> Any:
     """Loads the part that an entry point of group `asyndgan.<group>` names.
 
     Raises:
-        RecipeError: if no installed package offers it; lists those that exist.
+        RecipeError: if no installed package offers it (lists those that exist), or it is broken.
     """
     found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
     if kind not in found:
@@ -25,7 +25,13 @@ def part(group: str, kind: str) -> Any:
             f"no installed package offers '{kind}' among asyndgan.{group}; "
             f"there are: {', '.join(sorted(found))}."
         )
-    return found[kind].load()
+    try:
+        return found[kind].load()
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(
+            f"'{kind}' of asyndgan.{group} cannot be loaded ({error}); mend or reinstall the "
+            "package that offers it."
+        ) from error
 
 
 def build_generator(

@@ -78,7 +78,8 @@ def write_report(
         synthetic: cases to choose from, named after their site (`north-m00012`).
         real: real cases by site, shown beside the synthetic ones. They become part of the file:
             give them only for phantoms, or where the sites allow it.
-        evaluation: folder that holds evaluation.json, and perhaps dice.svg and examples.png.
+        evaluation: folder that holds evaluation.json, and perhaps dice.svg and examples.png. The
+            examples are real patients', so the page has them only if it has other real cases.
         title: of the page.
 
     Returns:
@@ -114,7 +115,7 @@ def _page(
     numbers = {site: place for place, site in enumerate(facts.sites)}
     labels = {int(number): name for number, name in facts.labels.items()}
     gallery = build_gallery(synthetic, real, list(numbers), labels)
-    useful = read_usefulness(evaluation) if evaluation else None
+    useful = read_usefulness(evaluation, examples=bool(real)) if evaluation else None
     traffic = read_traffic(facts, recipe, records, numbers, _kept_masks(run))
     weights = _generator(run, facts)
     return {

@@ -4,7 +4,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -122,18 +122,20 @@ class Usefulness:
     examples: str
 
 
-def read_usefulness(folder: Path) -> Usefulness:
+def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
     """Reads what `asyndgan evaluate` wrote.
 
     Args:
         folder: holds evaluation.json and perhaps dice.svg and examples.png.
+        examples: take examples.png, which shows real patients.
 
     Raises:
         RunError: there is no evaluation.json, or it is not one.
     """
     path = folder / "evaluation.json"
     try:
-        return _read(json.loads(path.read_text("utf-8")), folder)
+        found = _read(json.loads(path.read_text("utf-8")), folder)
+        return found if examples else replace(found, examples="")
     except OSError as error:
         raise RunError(
             f"{folder} holds no evaluation.json; make one with 'asyndgan evaluate'."

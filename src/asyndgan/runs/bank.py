@@ -66,7 +66,9 @@ class MaskBank:
                 self._seen.add(digest)
                 self._count[site] += 1
                 path = self.folder / f"{site}-m{self._count[site]:05d}.png"
-                Image.fromarray(array).save(path, optimize=False)
+                half = path.with_suffix(".half")
+                Image.fromarray(array).save(half, format="PNG")
+                half.replace(path)  # whole or not at all: a resumed run reads them all
 
 
 def _read(path: Path) -> np.ndarray:

@@ -14,12 +14,17 @@ sites/NAME/              what the site keeps for itself; on this machine only be
 
 import hashlib
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, final
 
 from torch import nn
+
+if sys.platform != "win32":
+    import fcntl
 
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
@@ -96,7 +101,7 @@ class RunFolder:
         """A new run folder.
 
         Raises:
-            RunError: if there is a run already.
+            RunError: if there is a run already, or another training is at work.
         """
         folder = cls(path)
         if folder.facts_file.exists():  # a recipe alone: a run that never began
@@ -104,8 +109,27 @@ class RunFolder:
                 f"{path} holds a run already; continue it with --resume or choose another folder."
             )
         path.mkdir(parents=True, exist_ok=True)
-        folder.recipe_file.write_text(recipe.to_toml(), "utf-8")
+        with folder.held():
+            folder.recipe_file.write_text(recipe.to_toml(), "utf-8")
         return folder
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keeps other trainings out of this folder (not on Windows); one that dies lets go of it.
+
+        Raises:
+            RunError: if another training has it.
+        """
+        with (self.path / ".held").open("w") as file:
+            try:
+                if sys.platform != "win32":
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"another training is at work in {self.path}; wait for it, or choose another "
+                    "folder."
+                ) from error
+            yield
 
     def site_state(self, site: str) -> Path:
         """Where a simulated site keeps its own things."""

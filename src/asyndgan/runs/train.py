@@ -4,7 +4,7 @@ import json
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -87,28 +87,36 @@ def train(
         RunError, DataError, CohortError, RecipeError: the run cannot begin.
     """
     torch.set_num_threads(threads)
-    folder = _resumed(out, recipe) if resume else RunFolder.create(out, recipe)
+    folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     setups = [
         SiteSetup(name, data, folder.site_state(name)) for name, data in sorted(sites.items())
     ]
-    transport = build_engine(engine, setups, recipe)
-    try:
-        run = _Run(folder, recipe, transport, engine)
-        run.to_the_end(watch or (lambda progress: None))
-    finally:
-        transport.close()
+    with folder.held():
+        transport = build_engine(engine, setups, recipe)
+        try:
+            run = _Run(folder, recipe, transport, engine)
+            run.to_the_end(watch or (lambda progress: None))
+        finally:
+            transport.close()
     return folder
 
 
-def _resumed(out: Path, recipe: Recipe) -> RunFolder:
+def _resumed(out: Path, recipe: Recipe, sites: Collection[str]) -> RunFolder:
     folder = RunFolder(out)
     if folder.recipe().digest() != recipe.digest():
         raise RunError(
             f"the run in {out} was started with another recipe; "
             f"resume it with {folder.recipe_file}."
         )
-    if folder.facts_file.exists() and folder.facts().state == "finished":
-        raise RunError(f"the run in {out} has finished; choose another folder for a new one.")
+    if folder.facts_file.exists():
+        facts = folder.facts()
+        if facts.state == "finished":
+            raise RunError(f"the run in {out} has finished; choose another folder for a new one.")
+        if set(facts.sites) != set(sites):
+            raise RunError(
+                f"the run in {out} was started with {', '.join(facts.sites)}; resume it with the "
+                f"same sites, not with {', '.join(sorted(sites))}, or start a new run."
+            )
     return folder
 
 
