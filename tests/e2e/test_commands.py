@@ -114,6 +114,9 @@ def test_without_released_masks_the_error_names_the_remedies_and_a_folder_serves
     given = asyndgan("generate", out, "--out", tmp_path / "b", "--masks", data / "test")
     assert given.returncode == 0, given.stderr
     assert describe(tmp_path / "b").training == describe(data / "test").training
+    # The set will be passed on; names of cases may be names of patients.
+    names = {path.name for path in (tmp_path / "b" / "labelsTr").iterdir()}
+    assert all(name.startswith("mask-0") for name in names)
 
 
 def test_an_evaluation_paints_its_own_set_and_refuses_that_of_another_generator(
@@ -125,6 +128,14 @@ def test_an_evaluation_paints_its_own_set_and_refuses_that_of_another_generator(
     assert describe(tmp_path / "e" / "synthetic").synthetic
     other = asyndgan("evaluate", run, *sites, *words, "--synthetic", data / "north")
     assert other.returncode == 1 and "not painted by" in other.stderr
+
+
+def test_a_test_set_that_shares_patients_with_a_site_is_refused(
+    run: Path, data: Path, sites: list[str], tmp_path: Path
+) -> None:
+    done = asyndgan("evaluate", run, *sites, "--test", data / "north", "--out", tmp_path / "e")
+    assert done.returncode == 1
+    assert "is in site north and in the test set" in done.stderr
 
 
 def test_a_wrong_key_is_answered_with_the_nearest_one_and_no_traceback(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def trainings(monkeypatch, unplotted):
 
 
 def test_a_short_training_finds_the_parts_of_a_phantom():
-    budget = SegmentationBudget(steps=40, batch=4, width=6, rate=5e-3)
+    budget = SegmentationBudget(steps=80, batch=4, width=6, rate=5e-3)
     losses = []
     network = train_segmenter(
         phantoms(12), classes=3, budget=budget, seed=0, on_progress=lambda _, x: losses.append(x)
@@ -77,7 +77,7 @@ def test_a_short_training_finds_the_parts_of_a_phantom():
     unseen = phantoms(4, 40)
     found = predict(network, torch.stack([case.image for case in unseen]))
     right = found == torch.stack([case.mask for case in unseen])
-    assert len(losses) == 40
+    assert len(losses) == 80
     assert right.float().mean() > 0.95
 
 
@@ -97,12 +97,12 @@ def test_a_seed_decides_the_network_whatever_was_drawn_before():
 def test_volumes_train_a_network_of_three_dimensions():
     volume = replace(
         phantom("p", 0),
-        image=torch.rand(1, 16, 16, 16) * 2 - 1,
-        mask=torch.zeros(16, 16, 16, dtype=torch.int64),
+        image=torch.rand(1, 32, 32, 32) * 2 - 1,
+        mask=torch.zeros(32, 32, 32, dtype=torch.int64),
     )
     budget = SegmentationBudget(steps=1, batch=2, width=4)
     network = train_segmenter([volume], classes=2, budget=budget, seed=0)
-    assert predict(network, volume.image[None]).shape == (1, 16, 16, 16)
+    assert predict(network, volume.image[None]).shape == (1, 32, 32, 32)
 
 
 def test_a_loss_that_is_not_finite_stops_the_training():
@@ -123,7 +123,7 @@ def test_a_loss_that_is_not_finite_stops_the_training():
                     phantom("p", 0), image=torch.zeros(1, 20, 32), mask=torch.zeros(20, 32).long()
                 )
             ],
-            "multiples of 8",
+            "multiples of 16",
         ),
     ],
 )

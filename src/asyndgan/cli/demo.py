@@ -11,13 +11,18 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from asyndgan.cli.evaluate import evaluate_run, tell_evaluation
+from asyndgan.cli.evaluate import tell_evaluation
 from asyndgan.cli.recipe import Overrides
 from asyndgan.data.nnunet import written_whole
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import ENGINES
-from asyndgan.evaluation import SegmentationBudget, synthesise, write_synthetic
+from asyndgan.evaluation import (
+    SegmentationBudget,
+    evaluate_run,
+    synthesise,
+    write_synthetic,
+)
 from asyndgan.reports import write_report
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
@@ -39,7 +44,7 @@ def demo(
     patients: Annotated[float, typer.Option(help="Factor of the number of patients.")] = 1.0,
     segmentation_steps: Annotated[
         int, typer.Option(min=1, help="Updates of each segmentation network.")
-    ] = 600,
+    ] = 400,
 ) -> None:
     """Four phantom hospitals teach one generator: train, generate, evaluate, report.
 

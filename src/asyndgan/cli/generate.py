@@ -27,9 +27,12 @@ def generate(
 ) -> None:
     """Paints an nnU-Net data set, with its provenance and a model card."""
     folder = RunFolder(run)
+    named = None
     if masks:
         check_labels(masks, folder.facts().labels)
-    named = load_masks(masks, folder.recipe().image) if masks else None
+        # Numbered: the names of cases may be names of patients, and the set will be passed on.
+        loaded = load_masks(masks, folder.recipe().image)
+        named = [(f"mask-{number:05d}", mask) for number, (_, mask) in enumerate(loaded, 1)]
     cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
     source = "a folder of masks" if masks else "released by the sites during training"
     if augment:

@@ -1,6 +1,7 @@
 """From a finished run to evidence: synthetic data sets, segmentation models, metrics."""
 
 from asyndgan.evaluation.compare import Evaluation, evaluate
+from asyndgan.evaluation.of_run import evaluate_run, synthetic_of_run
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.synthesise import released_masks, synthesise, write_synthetic
 
@@ -8,7 +9,9 @@ __all__ = [
     "Evaluation",
     "SegmentationBudget",
     "evaluate",
+    "evaluate_run",
     "released_masks",
     "synthesise",
+    "synthetic_of_run",
     "write_synthetic",
 ]

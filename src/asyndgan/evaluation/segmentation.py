@@ -12,7 +12,7 @@ from typing import final
 
 import torch
 from monai.losses import DiceCELoss
-from monai.networks.nets import UNet
+from monai.networks.nets import BasicUNet
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -21,10 +21,10 @@ from asyndgan.data.case import Case
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.training.checkpoint import seeded
 
-TRAINING_VERSION = 1
+TRAINING_VERSION = 2
 """Part of every cache key: raise it when a change in this file changes what is trained."""
 
-HALVINGS = 3
+HALVINGS = 4
 """Of the U-Net's resolution; each side of an image must be a multiple of 2 to this power."""
 
 
@@ -48,7 +48,7 @@ class SegmentationBudget:
         noise: largest standard deviation of the noise added.
     """
 
-    steps: int = 1500
+    steps: int = 1000
     batch: int = 16
     rate: float = 2e-3
     weight_decay: float = 1e-3
@@ -68,8 +68,11 @@ class SegmentationBudget:
 
 def build_segmenter(
     channels: int, classes: int, budget: SegmentationBudget, *, spatial_dims: int = 2
-) -> UNet:
-    """MONAI's U-Net with residual units, weights drawn from torch's global generator.
+) -> BasicUNet:
+    """MONAI's basic U-Net, weights drawn from torch's global generator.
+
+    Upsampling is linear. With transposed convolutions (MONAI's UNet) lesions came out as
+    checkerboards after short trainings, at random by seed, and all the more on synthetic images.
 
     Args:
         channels: modalities of an image.
@@ -77,18 +80,16 @@ def build_segmenter(
         budget: sets the width.
         spatial_dims: 2 for images, 3 for volumes.
     """
-    return UNet(
+    w = budget.width
+    return BasicUNet(
         spatial_dims=spatial_dims,
         in_channels=channels,
         out_channels=classes,
-        channels=[budget.width * 2**level for level in range(HALVINGS + 2)],
-        # Without a first level of stride 1, nothing but the output has the full resolution; lesions
-        # at 64 pixels came out as checkerboards after a short training.
-        strides=[1] + [2] * HALVINGS,
-        num_res_units=1,
-        act=("leakyrelu", {"negative_slope": 0.01, "inplace": True}),
+        features=(w, w, 2 * w, 4 * w, 8 * w, w),
+        act=("LeakyReLU", {"negative_slope": 0.1}),
         norm=("instance", {"affine": True}),
-        bias=False,  # an instance norm follows nearly every convolution (DESIGN, section 10)
+        bias=False,  # an instance norm follows every convolution (docs/architecture.md, traps)
+        upsample="nontrainable",
     )
 
 

@@ -94,7 +94,7 @@ def train(
     with folder.held():
         transport = build_engine(engine, setups, recipe)
         try:
-            run = _Run(folder, recipe, transport, engine)
+            run = _Run(folder, recipe, transport, engine, sites)
             run.to_the_end(watch or (lambda progress: None))
         finally:
             transport.close()
@@ -137,7 +137,12 @@ class _Run:
     """One attempt at a run: from a fresh start or a checkpoint to an end of some kind."""
 
     def __init__(
-        self, folder: RunFolder, recipe: Recipe, transport: Transport, engine: str
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        transport: Transport,
+        engine: str,
+        sites: Collection[str],
     ) -> None:
         self.folder = folder
         self.recipe = recipe
@@ -158,6 +163,12 @@ class _Run:
             keep=bank.keep if bank else None,
             checkpoint=read(step_file(folder.checkpoints, kept[-1])) if kept else None,
         )
+        absent = set(sites) - set(self.coordinator.members)
+        if absent:
+            raise QuorumError(
+                f"the run cannot begin: {', '.join(sorted(absent))} did not start; "
+                "the reason is in its site.log."
+            )
         if bank:
             bank.describe(self.coordinator.scope)
         folder.forget_metrics_from(self.coordinator.step_number)
@@ -227,7 +238,7 @@ class _Run:
         since = time.monotonic()
         while True:
             for site, reason in self.coordinator.invite().items():
-                news.append(f"turned away {site}: {reason}" if reason else f"{site} is back")
+                news.append(f"{site} is not back: {reason}" if reason else f"{site} is back")
             if self.coordinator.has_quorum():
                 return news
             if time.monotonic() - since > self.recipe.quorum.patience_s:

@@ -113,6 +113,11 @@ def stored_steps(folder: Path) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
+def stored_files(folder: Path, step: int) -> dict[int, Path]:
+    """Files of the states at or before a step, oldest first."""
+    return {kept: step_file(folder, kept) for kept in stored_steps(folder) if kept <= step}
+
+
 def forget_old(folder: Path) -> None:
     """Removes all but the last two states of a folder."""
     for step in stored_steps(folder)[:-KEPT]:

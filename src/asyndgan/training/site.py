@@ -1,12 +1,13 @@
 """A site: its cohort, its discriminator, and its answers to the coordinator's requests."""
 
+import logging
 from pathlib import Path
 from typing import final
 
 import torch
 
 from asyndgan.data import Batch, Cohort, derived_seed
-from asyndgan.errors import CohortError, NotFiniteError, ProtocolError
+from asyndgan.errors import CohortError, NotFiniteError, ProtocolError, RunError
 from asyndgan.privacy import Release, Released
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
@@ -24,6 +25,8 @@ from asyndgan.wire import (
     Saved,
     through,
 )
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -173,18 +176,21 @@ class Site(Handler):
 
     def _go_back_to(self, step: int) -> None:
         """Takes the newest state at or before a step: that in memory, or a stored one."""
-        stored = checkpoint.stored_steps(self.folder) if self.folder else []
-        candidates = [kept for kept in stored if kept <= step]
-        newest = max(candidates, default=0)
-        if newest <= self.step <= step:
+        candidates = checkpoint.stored_files(self.folder, step) if self.folder else {}
+        if max(candidates, default=0) <= self.step <= step:
             return
         self._start_afresh()
-        if self.folder and candidates:
-            tensors, about = checkpoint.read(checkpoint.step_file(self.folder, newest))
+        for path in reversed(candidates.values()):
+            try:
+                tensors, about = checkpoint.read(path)
+            except RunError as error:
+                log.warning("%s", error)  # cut off while it was written; the one before is whole
+                continue
             if about["run"] != self.run:
                 raise ProtocolError("this site's checkpoints are of another run; move them away.")
             self.objective.load(tensors)
             self.step, self.next_batch = about["step"], about["batch"]
+            return
 
     def _start_afresh(self) -> None:
         self.step = 0
