@@ -76,13 +76,13 @@ def evaluate(
 
 def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
     """The table and the headline."""
-    table = Table(caption="Dice on real test patients, with 95 % intervals over patients")
+    table = Table(caption="On real test patients; 95 % intervals over patients")
     seen = evaluation.about.get("modalities")
     if seen:
         console.print(f"Modalities that every folder has: {seen}", highlight=False, markup=False)
     for heading in ("model", "label"):
         table.add_column(heading)
-    for heading in ("cases", "Dice", "interval", "HD95", "ASSD", "of all-real"):
+    for heading in ("cases", "Dice", "interval", "of all-real"):
         table.add_column(heading, justify="right")
     for row in evaluation.rows:
         table.add_row(
@@ -91,8 +91,6 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
             str(row.cases),
             f"{row.dice_mean:.3f}",
             f"{row.dice_low:.3f}-{row.dice_high:.3f}",
-            f"{row.hd95_mean:.1f}",
-            f"{row.assd_mean:.2f}",
             f"{row.ratio:.2f}",
             style="bold" if row.model == "synthetic" else None,
         )
