@@ -20,4 +20,4 @@ if [ ! -e "$run/generator.safetensors" ]; then
     --set training.precision=bfloat16 "$@" "${resume[@]}"
 fi
 $asyndgan evaluate "$run" "${sites[@]}" --test "$data/$set/test" --out "$out/$set-$recipe-evaluation" \
-  --label "$label" --seeds 2
+  --label "$label" --seeds "${SEEDS:-3}" --workers "${WORKERS:-1}"

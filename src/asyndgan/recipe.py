@@ -61,7 +61,9 @@ class ImageSection(Section):
         (), description="what the generator paints, by name; empty: all that any site holds"
     )
     spacing: tuple[float, float] | None = Field(
-        None, description="millimetres a pixel to resample to (NIfTI); leave out: fit to the size"
+        None,
+        description="millimetres a pixel to resample to (NIfTI), rows and columns or one number; "
+        "leave out: fit to the size",
     )
     axis: Literal["sagittal", "coronal", "axial"] = Field(
         "axial", description="direction along which volumes are cut into slices"
@@ -79,10 +81,10 @@ class ImageSection(Section):
         {"default": Intensity()}, description="by modality; 'default' serves the others"
     )
 
-    @field_validator("size", mode="before")
+    @field_validator("size", "spacing", mode="before")
     @classmethod
     def _square(cls, value: object) -> object:
-        return (value, value) if isinstance(value, int) else value
+        return (value, value) if isinstance(value, (int, float)) else value
 
     @field_validator("size")
     @classmethod
@@ -421,19 +423,26 @@ def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key.strip():
+    key, equals, value = (part.strip() for part in override.partition("="))
+    if not equals or not key:
         raise RecipeError(f"'{override}' is not KEY=VALUE; write for example image.size=128.")
-    *path, last = key.strip().split(".")
-    table = tables
-    for part in path:
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise RecipeError(f"'{key.strip()}' goes below '{part}', which is a single value.")
-    try:
-        table[last] = tomllib.loads(f"value = {value.strip()}")["value"]
-    except tomllib.TOMLDecodeError:
-        table[last] = value.strip()
+    for text in (value, json.dumps(value)):  # a bare word is a string
+        try:
+            _merge(tables, tomllib.loads(f"{key} = {text}"), key)
+        except tomllib.TOMLDecodeError:
+            continue
+        return
+    raise RecipeError(f"'{key}' is not a key; write for example image.size=128.")
+
+
+def _merge(tables: dict[str, Any], extra: dict[str, Any], key: str) -> None:
+    for name, value in extra.items():
+        if isinstance(value, dict) and name in tables:
+            if not isinstance(tables[name], dict):
+                raise RecipeError(f"'{key}' goes below '{name}', which is a single value.")
+            _merge(tables[name], value, key)
+        else:
+            tables[name] = value
 
 
 def _explain(fault: Any) -> str:

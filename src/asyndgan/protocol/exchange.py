@@ -97,7 +97,11 @@ class Exchange:
         payload = pack(request, {"images": self.recipe.wire.images}, level=self.recipe.wire.zstd)
         self.to_sites[site, request.kind] += len(payload)
         reply = self._send(site, payload)
-        answer = unpack(reply, ANSWERS, limit=self.limit)
+        try:
+            answer = unpack(reply, ANSWERS, limit=self.limit)
+        except WireError as error:
+            self.from_sites[site, "malformed"] += len(reply)
+            raise WireError(f"site {site}: {error}") from error
         self.from_sites[site, answer.kind] += len(reply)
         if isinstance(answer, Refusal):
             if answer.code == "not_finite" and isinstance(request, Judge):

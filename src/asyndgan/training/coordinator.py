@@ -147,7 +147,7 @@ class Coordinator:
         self.notes: list[str] = []
         with seeded(derived_seed(recipe.training.seed, "generator")):
             self.generator = new_generator(recipe, scope)
-        self.average = copy.deepcopy(self.generator).requires_grad_(False)
+        self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
         self._opening: dict[str, Future[Card]] = {}
         self._openers = ThreadPoolExecutor(thread_name_prefix="opener", initializer=_one_thread)
@@ -447,6 +447,12 @@ def agree(recipe: Recipe, cards: Mapping[str, Card]) -> Scope:
         raise CohortError(
             f"recipe '{recipe.name}' paints {', '.join(missing)}, which no site holds; "
             f"they hold {', '.join(held)}. Correct image.modalities."
+        )
+    named = set(recipe.image.intensity) - {"default", *held}
+    if named:
+        raise CohortError(
+            f"recipe '{recipe.name}' normalises {', '.join(sorted(named))}, which no site holds; "
+            f"they hold {', '.join(held)}. Correct image.intensity."
         )
     spaces = {tuple(card.space) for card in cards.values()}
     if spaces != {recipe.image.size}:
