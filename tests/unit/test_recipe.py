@@ -245,3 +245,9 @@ def test_zscore_with_the_bounds_of_a_range_is_refused() -> None:
 def test_a_modality_that_is_named_twice_is_refused() -> None:
     with pytest.raises(RecipeError, match="each once"):
         Recipe.from_toml("", ['image.modalities=["T1", "T1"]'])
+
+
+def test_an_override_reaches_a_modality_whose_name_has_a_dot() -> None:
+    recipe = Recipe.from_toml("", ['image.intensity."T1.5".high=10', "image.spacing=2"])
+    assert recipe.image.intensity_of("T1.5").high == 10
+    assert recipe.image.spacing == (2.0, 2.0)

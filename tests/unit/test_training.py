@@ -354,6 +354,14 @@ def test_the_recipe_orders_the_modalities_and_wants_them_all(
         make_sites(more, cohorts).begin()
 
 
+def test_a_normalisation_for_a_modality_that_no_site_holds_is_refused(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    recipe = tiny("image.intensity.FLIAR.high=100")
+    with pytest.raises(CohortError, match="normalises FLIAR, which no site holds"):
+        make_sites(recipe).begin()
+
+
 @pytest.mark.parametrize(
     "labels",
     [
