@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, final
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -51,7 +50,6 @@ def demo(
     test, synthetic = out / "sites" / "test", out / "synthetic"
     run = RunFolder(out / "run")
     recipe = load_recipe(RECIPE, overrides or [])
-    torch.set_num_threads(THREADS)
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():

@@ -302,11 +302,9 @@ class _Run:
 
     def _write_facts(self) -> None:
         facts, scope = self.facts, self.coordinator.scope
+        vars(facts).update(scope.to_plain())
         facts.steps = self.coordinator.step_number
         facts.seconds = round(self._seconds(), 1)
-        facts.modalities = list(scope.modalities)
-        facts.labels = {str(number): name for number, name in scope.labels.items()}
-        facts.space = list(scope.space)
         known = self.coordinator.known
         total = sum(member.share for member in known.values())
         facts.sites = {

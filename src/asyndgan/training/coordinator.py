@@ -150,7 +150,7 @@ class Coordinator:
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
         self._opening: dict[str, Future[Card]] = {}
-        self._openers = ThreadPoolExecutor(thread_name_prefix="opener", initializer=_one_thread)
+        self._openers = ThreadPoolExecutor(thread_name_prefix="opener")
 
     @classmethod
     def begin(
@@ -516,7 +516,3 @@ def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
         labels=max(scope.labels) + 1,
         space=scope.space,
     )
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
