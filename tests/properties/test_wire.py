@@ -27,10 +27,12 @@ from asyndgan.wire import (
     pack,
     unpack,
 )
-from asyndgan.wire.codec import decode, encode, label_coding
+from asyndgan.wire.codec import CODINGS as ALL_CODINGS
+from asyndgan.wire.codec import LABEL_CODINGS, decode, encode, label_coding, through
 from asyndgan.wire.messages import array_schemas
 
 LIMIT = 2**16
+FLOATS = sorted({*ALL_CODINGS} - {*LABEL_CODINGS})
 
 shapes = st.lists(st.integers(1, 6), min_size=3, max_size=5).map(tuple)
 finite = st.floats(-(2.0**60), 2.0**60, width=32)
@@ -80,6 +82,25 @@ def test_grey_values_arrive_within_half_a_step(array: torch.Tensor) -> None:
 def test_labels_arrive_exactly(mask: torch.Tensor) -> None:
     coding = label_coding(int(mask.max()))
     assert torch.equal(decode(encode(mask, coding), tuple(mask.shape), coding), mask)
+
+
+@pytest.mark.parametrize("level", [1, 19])
+@pytest.mark.parametrize("coding", FLOATS)
+@given(array=tensors(pixels))
+def test_every_level_of_zstd_brings_images_back(
+    coding: Coding, level: int, array: torch.Tensor
+) -> None:
+    arrived = decode(encode(array, coding, level), tuple(array.shape), coding)
+    assert torch.equal(arrived, through(array, coding))
+
+
+@pytest.mark.parametrize("level", [1, 19])
+@pytest.mark.parametrize("coding", LABEL_CODINGS)
+@given(mask=labels(st.lists(st.integers(1, 12), min_size=1, max_size=4).map(tuple), 255))
+def test_every_level_of_zstd_brings_labels_back(
+    coding: Coding, level: int, mask: torch.Tensor
+) -> None:
+    assert torch.equal(decode(encode(mask, coding, level), tuple(mask.shape), coding), mask)
 
 
 runs = st.text("0123456789abcdef", min_size=1, max_size=64)

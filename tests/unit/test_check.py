@@ -118,6 +118,50 @@ def test_modalities_of_different_size_are_named(folder: Path) -> None:
     assert reasons["ann_s0_0001.png"] == "is 8 x 32, but modality 'T1' of the case is 16 x 16"
 
 
+VOXELS = np.random.default_rng(0).integers(0, 2, (16, 16, 1)).astype(np.uint8)
+TURNED = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.1), [0, 0, 0])
+
+
+@pytest.mark.parametrize("file", ["imagesTr/ann_s0_0001.nii.gz", "labelsTr/ann_s0.nii.gz"])
+@pytest.mark.parametrize(
+    ("affine", "reason"),
+    [
+        (np.diag([1, 1, 3, 1]), "has voxels of 1 x 1 x 3 mm, but {} has 1 x 1 x 1 mm"),
+        (np.diag([-1, 1, 1, 1]), "lies 15 voxels off {}"),
+        (nib.affines.from_matvec(np.eye(3), [0, 0.2, 0]), "lies 0.2 voxels off {}"),
+        (TURNED, "is turned against {}"),
+    ],
+    ids=["spacing", "mirrored", "shifted", "turned"],
+)
+def test_files_of_a_case_that_lie_elsewhere_in_space_are_one_fault(
+    tmp_path: Path, file: str, affine: np.ndarray, reason: str
+) -> None:
+    folder = data_set(tmp_path / "a", file_ending=".nii.gz")
+    nib.save(nib.Nifti1Image(VOXELS, affine), folder / file)
+    fault = only_fault(folder)
+    assert fault.file == folder / file
+    assert fault.reason == reason.format("modality 'T1' of the case")
+    assert "one grid" in fault.remedy
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [np.diag([1.0004, 1, 1, 1]), nib.affines.from_matvec(np.eye(3), [0.05, 0, -0.05])],
+    ids=["spacing", "origin"],
+)
+def test_what_a_header_rounds_away_is_no_fault(tmp_path: Path, affine: np.ndarray) -> None:
+    folder = data_set(tmp_path / "a", file_ending=".nii.gz")
+    nib.save(nib.Nifti1Image(VOXELS, affine), folder / "labelsTr/ann_s0.nii.gz")
+    assert check_folder(folder).faults == ()
+
+
+def test_one_head_stored_in_two_orientations_is_no_fault(tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "a", file_ending=".nii.gz")
+    mirrored = nib.affines.from_matvec(np.diag([-1, 1, 1]), [15, 0, 0])
+    nib.save(nib.Nifti1Image(VOXELS, mirrored), folder / "labelsTr/ann_s0.nii.gz")
+    assert check_folder(folder).faults == ()
+
+
 def test_labels_outside_dataset_json_are_named(folder: Path) -> None:
     Picture.new("L", (16, 16), 3).save(folder / "labelsTr/ann_s2.png")
     fault = only_fault(folder)
@@ -166,8 +210,8 @@ def test_a_file_that_is_not_named_like_an_image_is_named(folder: Path) -> None:
 
 
 def test_a_hidden_file_is_no_fault(folder: Path) -> None:
-    (folder / "imagesTr/.DS_Store").write_bytes(b"")
-    (folder / "labelsTr/.DS_Store").write_bytes(b"")
+    for name in ("imagesTr/.DS_Store", "labelsTr/.DS_Store", "imagesTr/._ann_s0_0000.png"):
+        (folder / name).write_bytes(b"")
     assert check_folder(folder).faults == ()
 
 
@@ -185,10 +229,6 @@ def test_a_patient_in_train_and_in_the_same_folders_images_ts_is_named(folder: P
     (folder / "imagesTs").mkdir()
     Picture.new("L", (16, 16)).save(folder / "imagesTs/ann_s7_0000.png")
     assert only_fault(folder).file == folder / "imagesTs/ann_s7_0000.png"
-
-
-def test_a_test_folder_that_cannot_be_read_is_a_fault(folder: Path, tmp_path: Path) -> None:
-    assert only_fault(folder, test=tmp_path / "nowhere").file.parent == tmp_path / "nowhere"
 
 
 def test_a_patient_pattern_decides_who_is_the_same(folder: Path, tmp_path: Path) -> None:
@@ -216,6 +256,25 @@ def test_an_unreadable_dataset_json_is_named(folder: Path) -> None:
 def test_a_region_as_label_is_named(folder: Path) -> None:
     set_json(folder, labels={"background": 0, "whole": [1, 2]})
     assert "is a region" in only_fault(folder).reason
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"channel_names": {"0": "T1", "1": "a very long name of a modality " * 3}},
+        {"channel_names": {"0": "T1", "1": "T2\x1b[2J"}},
+        {"labels": {"background": 0, "lesion" * 11: 1}},
+        {"labels": {"background": 0, "": 1}},
+    ],
+    ids=["long modality", "control character", "long label", "empty label"],
+)
+def test_a_name_that_no_message_could_hold_is_named(folder: Path, keys: dict) -> None:
+    set_json(folder, **keys)
+    fault = only_fault(folder)
+    assert fault.file == folder / "dataset.json"
+    assert "is empty, too long or cannot be shown" in fault.reason
+    assert fault.reason.isprintable()
+    assert "1 to 64 characters" in fault.remedy
 
 
 def test_num_training_that_disagrees_is_named(folder: Path) -> None:
@@ -324,6 +383,23 @@ def test_the_command_compares_folders_with_each_other_and_with_the_test_set(
     assert status == 1
 
 
+def test_a_test_folder_that_cannot_be_read_is_a_fault(folder: Path, tmp_path: Path) -> None:
+    status, output = run(folder, "--test", tmp_path / "nowhere", columns=200)
+    assert status == 1
+    assert output.count("This file does not exist.") == 1
+
+
+def test_the_command_does_not_pass_over_a_truncated_test_image(
+    folder: Path, tmp_path: Path
+) -> None:
+    path = data_set(tmp_path / "test", "bob") / "imagesTr/bob_s1_0000.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    status, output = run(folder, "--test", tmp_path / "test", columns=200)
+    assert status == 1
+    assert path.name in output
+    assert "1 fault." in output
+
+
 def test_the_command_refuses_a_pattern_that_is_no_regular_expression(folder: Path) -> None:
     status, output = run(folder, "--patient-pattern", "(")
     assert status == 1
@@ -332,7 +408,7 @@ def test_the_command_refuses_a_pattern_that_is_no_regular_expression(folder: Pat
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_no_line_is_wider_than_the_terminal(folder: Path, columns: int) -> None:
-    set_json(folder, channel_names={"0": "a very long name of a modality " * 3, "1": "T2"})
+    set_json(folder, channel_names={"0": "a very long name of a modality " * 2, "1": "T2"})
     (folder / "imagesTr/ann_s1_0001.png").unlink()
     _, output = run(folder, columns=columns)
     assert max(map(len, output.splitlines())) <= columns

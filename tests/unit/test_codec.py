@@ -134,6 +134,37 @@ def test_a_frame_that_announces_what_no_machine_holds_is_refused(size: int) -> N
         decode(frame, (1, 1, 4, 4), "float32")
 
 
+def framed(window_log: int, content: bytes) -> bytes:
+    """A zstd frame that announces a window, and no content size; one block, not compressed."""
+    block = (len(content) << 3 | 1).to_bytes(3, "little")
+    return b"\x28\xb5\x2f\xfd\x00" + bytes([window_log - 10 << 3]) + block + content
+
+
+def test_a_frame_that_announces_a_window_larger_than_its_array_is_refused() -> None:
+    assert not decode(framed(10, bytes(64)), (1, 1, 4, 4), "float32").any()
+    for window_log in (11, 27, 31):
+        with pytest.raises(WireError):
+            decode(framed(window_log, bytes(64)), (1, 1, 4, 4), "float32")
+
+
+@pytest.mark.parametrize("level", [1, 19])
+@pytest.mark.parametrize("side", [16, 1024])
+def test_a_large_or_small_array_needs_no_larger_window_than_it_is_granted(
+    level: int, side: int
+) -> None:
+    labels = torch.arange(side * side).reshape(1, side, side) % 251
+    for coding in LABEL_CODINGS:
+        assert torch.equal(decode(encode(labels, coding, level), labels.shape, coding), labels)
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_shape_that_no_array_can_have_is_refused(coding: Coding) -> None:
+    nothing = zstandard.ZstdCompressor().compress(b"")
+    for shape in [(0, 2**31 - 1, 2**31 - 1, 2**31 - 1), (2**31 - 1,) * 5]:
+        with pytest.raises(WireError):
+            decode(nothing, shape, coding)
+
+
 def test_numbers_that_are_not_finite_arrive_as_such_and_are_the_receivers_to_refuse() -> None:
     feedback = torch.tensor([[[float("nan"), 1.0]], [[float("inf"), 1.0]]])
     assert not torch.isfinite(through(feedback, "float32")).all()

@@ -13,7 +13,14 @@ import pytest
 from PIL import Image as Picture
 
 from asyndgan.data.case import RawCase
-from asyndgan.data.nnunet import describe, patient_of, read_cases, write_dataset, written_whole
+from asyndgan.data.nnunet import (
+    describe,
+    patient_of,
+    read_cases,
+    read_masks,
+    write_dataset,
+    written_whole,
+)
 from asyndgan.errors import DataError
 
 LABELS = {"background": 0, "lesion": 1}
@@ -226,6 +233,9 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: s
         (lambda table: table.pop("channel_names"), "channel_names is missing"),
         (lambda table: table.update(channel_names={"1": "T1"}), "has the keys"),
         (lambda table: table.update(channel_names={"0": "T1", "1": "T1"}), "one name twice"),
+        (lambda table: table.update(channel_names={"0": "T" * 65}), "the name of modality 'T"),
+        (lambda table: table.update(labels={"a": 0, "b\x9b": 1}), r"label 'b\\x9b' is"),
+        (lambda table: table.update(labels={"a": 0, "\ud800": 1}), r"label '\\ud800' is"),
         (lambda table: table.update(file_ending=".tif"), "file_ending is '.tif'"),
         (lambda table: table.update(numTraining="two"), "numTraining is 'two'"),
     ],
@@ -351,6 +361,29 @@ def test_an_image_and_a_mask_of_different_size_are_named(tmp_path: Path) -> None
     Picture.new("L", (4, 4)).save(folder / "labelsTr/ann_s0.png")
     with pytest.raises(DataError, match=r"labelsTr/ann_s0\.png: is 4 x 4, but modality 'T1'"):
         list(read_cases(folder))
+
+
+@pytest.mark.parametrize("file", ["imagesTr/ann_s0_0001.nii.gz", "labelsTr/ann_s0.nii.gz"])
+@pytest.mark.parametrize(
+    ("affine", "reason"),
+    [(np.diag([0.5, 3, 1, 1]), "has voxels"), (np.diag([-0.5, 1.5, 1, 1]), "lies 7 voxels off")],
+    ids=["spacing", "orientation"],
+)
+def test_files_of_a_case_that_lie_elsewhere_in_space_are_not_read(
+    tmp_path: Path, file: str, affine: np.ndarray, reason: str
+) -> None:
+    folder = write(tmp_path / "a", file_ending=".nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((8, 6, 1), np.uint8), affine), folder / file)
+    with pytest.raises(DataError, match=f"{Path(file).name}: {reason}"):
+        list(read_cases(folder))
+
+
+def test_hidden_files_are_no_cases_and_no_masks(tmp_path: Path) -> None:
+    folder = write(tmp_path / "a")
+    for name in ("imagesTr/._ann_s0_0000.png", "labelsTr/._ann_s0.png"):
+        (folder / name).write_bytes(b"\x00\x05\x16\x07")  # as macOS begins them
+    assert [case.name for case in read_cases(folder)] == ["ann_s0", "ann_s1"]
+    assert [case.name for case in read_masks(folder)] == ["ann_s0", "ann_s1"]
 
 
 def test_labels_outside_dataset_json_are_named(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from asyndgan.data.case import Case, RawCase
+from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import write_dataset
-from asyndgan.data.prepare import invert, invert_mask, load_cases, prepare
+from asyndgan.data.prepare import invert, invert_mask, load_cases, load_masks, prepare
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
 
@@ -232,6 +233,25 @@ def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_pat
     assert synthetic.image.unique().tolist() == pytest.approx([-0.6])
 
 
+@pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
+@pytest.mark.parametrize("ours", ["synthetic", "masks_only"])
+def test_a_spacing_does_not_shrink_sets_that_lie_on_the_recipes_grid_already(
+    tmp_path: Path, ours: str, fit: str
+) -> None:
+    mask = np.random.default_rng(0).integers(0, 2, (16, 16))
+    case = raw(mask * 255.0, mask)
+    settings = section(spacing=(2, 2), fit=fit)
+    for name, extra in (("ours", {ours: True}), ("real", {})):
+        about = {"modalities": ["T1"], "labels": {"background": 0, "lesion": 1}, "name": "x"}
+        write_dataset(tmp_path / name, [case], **about, extra=extra)
+    ((_, released),) = load_masks(tmp_path / "ours", settings)
+    (painted,) = load_cases(tmp_path / "ours", settings)
+    assert released.tolist() == painted.mask.tolist() == mask.tolist()
+    assert torch.equal(painted.image[0] > 0, painted.mask == 1)
+    (resampled,) = load_cases(tmp_path / "real", settings)
+    assert resampled.preparation.resized == (8, 8)
+
+
 def test_slices_are_normalised_by_their_volume(tmp_path: Path) -> None:
     (tmp_path / "imagesTr").mkdir()
     voxels = np.zeros((16, 16, 4), np.float32) + np.arange(4, dtype=np.float32) * 1e5
@@ -248,5 +268,6 @@ def test_slices_are_normalised_by_their_volume(tmp_path: Path) -> None:
 def test_a_case_without_a_mask_is_refused_where_masks_are_wanted(tmp_path: Path) -> None:
     write_dataset(tmp_path, [raw(ramp())], modalities=["T1"], labels={"background": 0}, name="d")
     assert load_cases(tmp_path, section())
-    with pytest.raises(DataError, match="ann has no mask"):
+    with pytest.raises(DataError, match=r"ann has no mask .* 'asyndgan check' counts the cases"):
         load_cases(tmp_path, section(), unmasked=False)
+    assert dict(check_folder(tmp_path).rows)["cases"] == "1 (0 with a mask)"

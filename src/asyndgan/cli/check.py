@@ -38,10 +38,13 @@ def check(
         for folder in folders:
             reports.append(check_folder(folder, test=test, patient_pattern=patient_pattern))
             _show(console, reports[-1], every)
+        between = compare_folders(reports)
+        if test:
+            reports.append(check_folder(test, patient_pattern=patient_pattern))
+            _show(console, reports[-1], every)
     except DataError as error:
         console.print(_plain(str(error), "red"))
         raise typer.Exit(1) from error
-    between = compare_folders(reports)
     if between:
         console.print(_plain("Between the folders", "bold"))
         _show_faults(console, between, None, every)

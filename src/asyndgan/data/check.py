@@ -25,7 +25,7 @@ from asyndgan.data.nnunet import (
     patient_of,
     read_image,
     read_mask,
-    shown_shape,
+    same_grid,
 )
 
 SHOWN_NAMELESS = 8
@@ -97,8 +97,9 @@ def check_folder(
 
     Args:
         folder: holds dataset.json, imagesTr and labelsTr.
-        test: another data set whose patients may not be in this one. imagesTs in the same folder
-            is compared with imagesTr in any case.
+        test: another data set whose patients may not be in this one; only its names
+            are read, so check it as well.
+            imagesTs in the same folder is compared with imagesTr in any case.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
@@ -106,21 +107,7 @@ def check_folder(
             not raised.
     """
     tally = _Tally()
-    info, described = _described(folder, tally)
-    try:
-        cases = list_cases(folder, info)
-    except DataFileError as error:
-        tally.error(error)
-        cases = []
-    if described and info.training not in (None, len(cases)):
-        tally.fault(
-            folder / "dataset.json",
-            f"numTraining is {info.training}, but imagesTr holds {len(cases)} cases",
-            f"Write {len(cases)}, or add what is missing.",
-        )
-    for files in cases:
-        _check_case(folder, files, info, described, tally)
-    _stray_files(folder, info, cases, tally)
+    info, described, cases = _check_files(folder, tally)
     patients = {patient_of(files.name, patient_pattern): files for files in reversed(cases)}
     own = {patient: next(iter(files.images.values())) for patient, files in patients.items()}
     for other, part in _test_images(folder, test):
@@ -171,6 +158,26 @@ def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:
                 f"label {number} is '{name}' here and '{other_names[number]}' in {other.folder}",
                 remedy,
             )
+
+
+def _check_files(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool, list[CaseFiles]]:
+    """Reads dataset.json, imagesTr and labelsTr; the bool says whether dataset.json can be used."""
+    info, described = _described(folder, tally)
+    try:
+        cases = list_cases(folder, info)
+    except DataFileError as error:
+        tally.error(error)
+        cases = []
+    if described and info.training not in (None, len(cases)):
+        tally.fault(
+            folder / "dataset.json",
+            f"numTraining is {info.training}, but imagesTr holds {len(cases)} cases",
+            f"Write {len(cases)}, or add what is missing.",
+        )
+    for files in cases:
+        _check_case(folder, files, info, described, tally)
+    _stray_files(folder, info, cases, tally)
+    return info, described, cases
 
 
 def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
@@ -227,7 +234,7 @@ def _check_case(
 def _check_image(
     path: Path, modality: str, stored: Stored, others: dict[str, Stored], tally: _Tally
 ) -> None:
-    _check_size(path, stored, others, tally)
+    _check_grid(path, stored, others, tally)
     low, high = float(stored.values.min()), float(stored.values.max())
     if not np.isfinite((low, high)).all():
         finite = stored.values[np.isfinite(stored.values)]
@@ -258,7 +265,7 @@ def _check_mask(
     except DataFileError as error:
         tally.error(error)
         return
-    _check_size(path, mask, images, tally)
+    _check_grid(path, mask, images, tally)
     found, counts = np.unique(mask.values, return_counts=True)
     tally.masks += 1
     tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
@@ -273,16 +280,11 @@ def _check_mask(
         )
 
 
-def _check_size(path: Path, stored: Stored, others: dict[str, Stored], tally: _Tally) -> None:
-    for modality, other in others.items():
-        if stored.values.shape != other.values.shape:
-            tally.fault(
-                path,
-                f"is {shown_shape(stored.values.shape)}, but modality '{modality}' of the case is "
-                f"{shown_shape(other.values.shape)}",
-                "Resample them to one grid; image, mask and modalities must agree.",
-            )
-            return
+def _check_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: _Tally) -> None:
+    try:
+        same_grid(path, stored, others)
+    except DataFileError as error:
+        tally.error(error)
 
 
 def _stray_files(
@@ -320,7 +322,8 @@ def _compare_with_test(
         info = describe(test)
         others = list_cases(test, info, part)
     except DataFileError as error:
-        if test != folder:  # dataset.json of the folder itself has had its say
+        # All else is a fault of the test set, which has a report of its own.
+        if error.file == test / "imagesTs" and test != folder:
             tally.error(error)
         return
     images = {patient_of(files.name, pattern): files.images for files in reversed(others)}

@@ -22,8 +22,9 @@ from typing import Literal, final
 import nibabel as nib
 import numpy as np
 from PIL import Image as Picture
+from pydantic import TypeAdapter, ValidationError
 
-from asyndgan.data.case import Intensities, RawCase
+from asyndgan.data.case import NAME_LENGTH, Intensities, Name, RawCase
 from asyndgan.errors import DataError
 
 DEFAULT_PATIENT_PATTERN = r"(.+?)(?:_[sz]\d+(?:_.*)?)?$"
@@ -37,10 +38,13 @@ MAX_JSON_BYTES = 2**24
 MAX_PNG_PIXELS = 2**26  # below PIL's own limit, which only warns
 MAX_NIFTI_VOXELS = 2**29  # 2 GiB as float32; the largest CT volumes hold half of that
 MAX_LABEL = 255  # what an 8-bit mask can hold
+AFFINE_TOLERANCE = 1e-3  # of spacings (relative) and directions: what tools round away in a header
+ORIGIN_TOLERANCE = 0.1  # voxels
 
 _AXES: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
 _OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "name")
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 class DataFileError(DataError):
@@ -110,11 +114,19 @@ class Stored:
     Attributes:
         values: (rows, columns) of a picture, or (right, anterior, superior) of a volume; float32
             intensities or int64 labels.
-        spacing: millimetres a pixel along each axis; 1.0 for pictures.
+        affine: (4, 4), from a voxel's place in the volume to millimetres; None for pictures.
     """
 
     values: np.ndarray = field(repr=False)
-    spacing: tuple[float, ...]
+    affine: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimetres a pixel along each axis; 1.0 for pictures."""
+        if self.affine is None:
+            return (1.0, 1.0)
+        # From the affine, not the header's zooms: 2-D files have no third one.
+        return tuple(float(mm) for mm in nib.affines.voxel_sizes(self.affine))
 
 
 def patient_of(case_name: str, pattern: str = DEFAULT_PATIENT_PATTERN) -> str:
@@ -222,8 +234,11 @@ def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseF
 
 
 def image_name_pattern(file_ending: str) -> re.Pattern[str]:
-    """Matches the name of an image file; its groups are the case and the modality's number."""
-    return re.compile(r"(.+)_(\d{4})" + re.escape(file_ending))
+    """Matches the name of an image file; its groups are the case and the modality's number.
+
+    Hidden files are none: macOS leaves a `._CASE_0000.png` beside each file on foreign disks.
+    """
+    return re.compile(r"(?!\.)(.+)_(\d{4})" + re.escape(file_ending))
 
 
 def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
@@ -247,14 +262,13 @@ def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
             "Add it to channel_names there, or remove the file.",
         )
     if info.file_ending != ".png":
-        values, spacing = _nifti(path)
-        return {info.modalities[number]: Stored(values.astype(np.float32), spacing)}
+        values, affine = _nifti(path)
+        return {info.modalities[number]: Stored(values.astype(np.float32), affine)}
     pixels, mode = _png(path)
     if mode == "RGB" and number == 0 and len(info.modalities) == 3:
         planes = np.ascontiguousarray(np.moveaxis(pixels, -1, 0), dtype=np.float32)
         return {
-            modality: Stored(plane, (1.0, 1.0))
-            for modality, plane in zip(info.modalities, planes, strict=True)
+            modality: Stored(plane) for modality, plane in zip(info.modalities, planes, strict=True)
         }
     if mode not in ("L", "I;16", "I"):
         raise DataFileError(
@@ -263,7 +277,7 @@ def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
             "Save it as 8-bit grey; or, if it is RGB, as the only file of the case, _0000.png, "
             "with three channel_names in dataset.json.",
         )
-    return {info.modalities[number]: Stored(pixels.astype(np.float32), (1.0, 1.0))}
+    return {info.modalities[number]: Stored(pixels.astype(np.float32))}
 
 
 def read_mask(path: Path) -> Stored:
@@ -272,7 +286,7 @@ def read_mask(path: Path) -> Stored:
     Raises:
         DataError: the file cannot be read, is too large, or does not hold whole numbers.
     """
-    spacing: tuple[float, ...] = (1.0, 1.0)
+    affine: np.ndarray | None = None
     if path.name.endswith(".png"):
         values, mode = _png(path)
         if mode not in ("L", "P", "1", "I;16", "I"):
@@ -282,16 +296,16 @@ def read_mask(path: Path) -> Stored:
                 "Save it as 8-bit grey, each pixel the number of its label.",
             )
     else:
-        values, spacing = _nifti(path)
+        values, affine = _nifti(path)
     if not np.issubdtype(values.dtype, np.floating):
-        return Stored(values.astype(np.int64), spacing)
+        return Stored(values.astype(np.int64), affine)
     if not (np.isfinite(values).all() and (values == np.round(values)).all()):
         raise DataFileError(
             path,
             "is a mask with values that are not whole numbers",
             "Store labels without scaling or interpolation.",
         )
-    return Stored(values.astype(np.int64), spacing)
+    return Stored(values.astype(np.int64), affine)
 
 
 def read_cases(
@@ -322,12 +336,12 @@ def read_cases(
                         f"modality '{modality}' is in another file of the case as well",
                         "Keep either the RGB picture or the grey ones.",
                     )
-                _same_shape(path, stored, channels)
+                same_grid(path, stored, channels)
                 channels[modality] = stored
         mask = None
         if files.mask:
             mask = read_mask(files.mask)
-            _same_shape(files.mask, mask, channels)
+            same_grid(files.mask, mask, channels)
             _known_labels(files.mask, mask.values, info.labels)
         patient = patient_of(files.name, patient_pattern)
         yield from _slices(files.name, patient, channels, mask, _AXES[axis])
@@ -415,6 +429,7 @@ def _modalities(path: Path, names: object) -> tuple[str, ...]:
         raise DataFileError(path, "channel_names holds something that is not a name", remedy)
     if len(set(ordered)) < len(ordered):
         raise DataFileError(path, "channel_names holds one name twice", remedy)
+    _check_names(path, "modality", ordered)
     return tuple(ordered)
 
 
@@ -422,6 +437,7 @@ def _labels(path: Path, labels: object) -> dict[str, int]:
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
     if not isinstance(labels, dict) or not labels:
         raise DataFileError(path, "labels is missing", remedy)
+    _check_names(path, "label", labels)
     for name, number in labels.items():
         if isinstance(number, list):
             raise DataFileError(
@@ -438,6 +454,18 @@ def _labels(path: Path, labels: object) -> dict[str, int]:
     if len(set(labels.values())) < len(labels):
         raise DataFileError(path, "two labels have the same number", remedy)
     return dict(labels)
+
+
+def _check_names(path: Path, kind: str, names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            _NAME.validate_python(name)
+        except ValidationError as error:
+            raise DataFileError(
+                path,
+                f"the name of {kind} {name[:NAME_LENGTH]!r} is empty, too long or cannot be shown",
+                f"Take 1 to {NAME_LENGTH} characters, none of them a control character.",
+            ) from error
 
 
 @contextmanager
@@ -478,8 +506,8 @@ def _bounded_png(path: Path, columns: int, rows: int) -> None:
         )
 
 
-def _nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
-    """Voxels (right, anterior, superior), scaled as the header says, and their millimetres."""
+def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (right, anterior, superior), scaled as the header says, and their affine."""
     with _decoding(path, "NIfTI"):
         stored = nib.load(path)
         if not isinstance(stored, nib.Nifti1Pair):
@@ -509,27 +537,53 @@ def _nifti(path: Path) -> tuple[np.ndarray, tuple[float, float, float]]:
             np.asanyarray(stored.dataobj).reshape((*shape, 1)[:3]), stored.affine
         )
         turned = nib.as_closest_canonical(volume)
-        # From the affine, not the header's zooms: 2-D files have no third one.
-        right, anterior, superior = (float(mm) for mm in nib.affines.voxel_sizes(turned.affine))
-        if not min(right, anterior, superior) > 0:
+        if not nib.affines.voxel_sizes(turned.affine).min() > 0:
             raise ValueError("its affine is singular")
-        return np.array(turned.dataobj), (right, anterior, superior)
+        return np.array(turned.dataobj), turned.affine
 
 
-def _same_shape(path: Path, stored: Stored, others: Mapping[str, Stored]) -> None:
-    for modality, other in others.items():
-        if stored.values.shape != other.values.shape:
-            raise DataFileError(
-                path,
-                f"is {shown_shape(stored.values.shape)}, but modality '{modality}' of the "
-                f"case is {shown_shape(other.values.shape)}",
-                "Resample them to one grid; image, mask and modalities must agree.",
-            )
+def same_grid(path: Path, stored: Stored, others: Mapping[str, Stored]) -> None:
+    """Sees that a file lies on the grid of its case: as many voxels, in the same places.
+
+    Args:
+        path: the file.
+        stored: what was read from it.
+        others: modality to what was read before of the case; the first says where the grid is.
+
+    Raises:
+        DataError: it does not.
+    """
+    if not others:
+        return
+    modality, first = next(iter(others.items()))
+    difference = _difference(stored, first, f"modality '{modality}' of the case")
+    if difference:
+        raise DataFileError(
+            path, difference, "Resample them to one grid; image, mask and modalities must agree."
+        )
 
 
-def shown_shape(shape: Sequence[int]) -> str:
+def _difference(stored: Stored, first: Stored, named: str) -> str:
+    """How the grid of `stored` differs from that of `first`, which is `named` so; else nothing."""
+    if stored.values.shape != first.values.shape:
+        shape, wanted_shape = shown_shape(stored.values.shape), shown_shape(first.values.shape)
+        return f"is {shape}, but {named} is {wanted_shape}"
+    if stored.affine is None or first.affine is None:
+        return ""
+    spacing, wanted = stored.spacing, first.spacing
+    if not np.allclose(spacing, wanted, rtol=AFFINE_TOLERANCE, atol=0):
+        mm, wanted_mm = (shown_shape(f"{side:g}" for side in each) for each in (spacing, wanted))
+        return f"has voxels of {mm} mm, but {named} has {wanted_mm} mm"
+    directions = first.affine[:3, :3] / wanted  # a column of length 1 for each axis
+    if not np.allclose(stored.affine[:3, :3] / spacing, directions, rtol=0, atol=AFFINE_TOLERANCE):
+        return f"is turned against {named}"
+    voxels = float(np.abs((stored.affine - first.affine)[:3, 3] @ directions / wanted).max())
+    return f"lies {voxels:.3g} voxels off {named}" if voxels > ORIGIN_TOLERANCE else ""
+
+
+def shown_shape(shape: Iterable[object]) -> str:
     """For people: (128, 96) is '128 x 96'."""
-    return " x ".join(str(side) for side in shape)
+    return " x ".join(map(str, shape))
 
 
 def _known_labels(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
@@ -700,7 +754,7 @@ def read_masks(
         DataError: there is no mask, or one cannot be read.
     """
     info = describe(folder)
-    paths = sorted((folder / "labelsTr").glob(f"*{info.file_ending}"))
+    paths = sorted((folder / "labelsTr").glob(f"[!.]*{info.file_ending}"))
     if not paths:
         raise DataFileError(
             folder / "labelsTr", "holds no mask", f"Put masks there, as CASE{info.file_ending}."

@@ -124,8 +124,8 @@ def load_cases(
 ) -> list[Case]:
     """Reads and prepares a whole data set.
 
-    A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised, so it is
-    read by `SYNTHETIC_INTENSITY` and not by the recipe's normalisation.
+    A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
+    recipe's grid, so it is read by `SYNTHETIC_INTENSITY` and not resampled to `image.spacing`.
 
     Args:
         folder: holds dataset.json.
@@ -149,13 +149,14 @@ def load_cases(
         )
     if info.synthetic:
         image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})
+    image = _grid_for(info, image)
     cases: list[Case] = []
     for raw in read_cases(folder, axis=image.axis, patient_pattern=patient_pattern):
         if raw.mask is None and not unmasked:
             raise DataFileError(
                 folder / "labelsTr",
                 f"case {raw.name} has no mask here",
-                "Add it, or move the image away; 'asyndgan check' names every such case.",
+                "Add it, or move the image away; 'asyndgan check' counts the cases that have one.",
             )
         cases.append(prepare(raw, image, wanted))
     return cases
@@ -163,6 +164,9 @@ def load_cases(
 
 def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
     """Reads the masks of a data set, whether or not it has images, on the recipe's grid.
+
+    Masks that sites released (dataset.json says `"masks_only": true`), and those of a synthetic
+    data set, lie on it already and are not resampled to `image.spacing`.
 
     Args:
         folder: holds dataset.json and labelsTr.
@@ -174,6 +178,7 @@ def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
     Raises:
         DataError: there is no mask, or one cannot be read.
     """
+    image = _grid_for(describe(folder), image)
     prepared = (prepare(raw, image, ["mask"]) for raw in read_masks(folder, axis=image.axis))
     return [(case.name, case.mask) for case in prepared]
 
@@ -183,6 +188,16 @@ def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]
     if not image.modalities:
         return info.modalities
     return tuple(name for name in image.modalities if name in info.modalities)
+
+
+def _grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
+    """The recipe's grid, without its spacing where a data set of our own lies on it already.
+
+    What we write is PNG, which has no spacing, so resampling would shrink or enlarge it.
+    """
+    if not (info.synthetic or info.extra.get("masks_only") is True):
+        return image
+    return image.model_copy(update={"spacing": None, "fit": "pad"})
 
 
 def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, float]:

@@ -65,18 +65,18 @@ def decode(payload: bytes, shape: tuple[int, ...], coding: Coding) -> Tensor:
         # zstandard allocates whatever a frame announces, max_output_size or not.
         if zstandard.frame_content_size(payload) > size:
             raise WireError(f"an array of shape {shape} in {coding} announces over {size} bytes.")
-        raw = zstandard.ZstdDecompressor().decompress(
+        raw = zstandard.ZstdDecompressor(max_window_size=_window(size)).decompress(
             payload, max_output_size=max(size, 1), allow_extra_data=False
         )
-    except zstandard.ZstdError as error:
+        if len(raw) != size:
+            raise WireError(
+                f"an array of shape {shape} in {coding} takes {size} bytes; {len(raw)} came."
+            )
+        return torch.from_numpy(_CODERS[coding].read(raw, shape))
+    except (zstandard.ZstdError, ValueError, OverflowError) as error:
         raise WireError(
-            f"an array of shape {shape} in {coding} cannot be decompressed to {size} bytes."
+            f"what came is no array of shape {shape} in {coding}, which takes {size} bytes."
         ) from error
-    if len(raw) != size:
-        raise WireError(
-            f"an array of shape {shape} in {coding} takes {size} bytes; {len(raw)} came."
-        )
-    return torch.from_numpy(_CODERS[coding].read(raw, shape))
 
 
 def raw_size(shape: tuple[int, ...], coding: Coding) -> int:
@@ -97,6 +97,14 @@ def through(array: Tensor, coding: Coding) -> Tensor:
 def label_coding(highest: int) -> Coding:
     """The narrowest coding that holds labels from 0 to `highest`."""
     return "label8" if highest < 256 else "label16"
+
+
+def _window(size: int) -> int:
+    """Largest window in bytes to grant a frame that holds `size` bytes.
+
+    `encode` never takes a larger one than what it compresses; zstd bounds the limit itself.
+    """
+    return min(max(size, 2**zstandard.WINDOWLOG_MIN), 2**zstandard.WINDOWLOG_MAX)
 
 
 def _typed(dtype: str, result: type) -> _Coder:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, ClassVar, Final, final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
+from asyndgan.data.case import Name
 from asyndgan.errors import WireError
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, encode, raw_size
 
@@ -27,8 +28,6 @@ MODALITIES_LIMIT: Final = 64
 Run = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-# No control characters: these texts end up in the other party's terminal.
-Name = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -266,9 +265,15 @@ def _header(payload: bytes) -> tuple[_Header, int]:
 
 
 def _check_array(name: str, shape: tuple[int, ...], coding: str, schema: ArraySchema) -> int:
-    """Raw bytes that an array takes, if the schema allows it."""
+    """Raw bytes that an array takes, if the schema allows it.
+
+    No axis is empty: nothing that travels is, and beside one the others could have any length
+    without a byte to pay for.
+    """
     if coding not in schema.codings:
         raise WireError(f"array '{name}' comes in {coding!r}; allowed: {list(schema.codings)}.")
     if not schema.ranks[0] <= len(shape) <= schema.ranks[1]:
         raise WireError(f"array '{name}' has {len(shape)} axes; allowed: {schema.ranks}.")
+    if 0 in shape:
+        raise WireError(f"array '{name}' has the shape {shape}; no axis may be empty.")
     return raw_size(shape, coding)
