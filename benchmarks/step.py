@@ -8,6 +8,7 @@ turns, and the median of their rounds is compared.
 """
 
 import argparse
+import resource
 import statistics
 import subprocess
 import sys

@@ -234,6 +234,13 @@ class TrainingSection(Section):
     steps: int = Field(4000, ge=1, le=10_000_000, description="updates of the generator")
     batch: int = Field(4, ge=1, le=1024, description="images a site and step")
     flip: bool = Field(True, description="sites mirror images and masks left to right at random")
+    hold_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="part of each site's patients that it keeps out of the training, so that "
+        "'asyndgan evaluate' can judge on them and choose among recipes",
+    )
     chunk: int = Field(
         64, ge=1, le=65536, description="images painted at once; beyond it, painted twice"
     )
@@ -396,8 +403,8 @@ class Recipe(Section):
             return cls.model_validate(tables)
         except ValidationError as error:
             name = tables.get("name", "unnamed")
-            faults = "\n".join(f"  {_explain(fault)}" for fault in error.errors())
-            raise RecipeError(f"recipe '{name}':\n{faults}") from error
+            known = [*cls.model_fields, *known_keys()]
+            raise RecipeError(f"recipe '{name}':\n{explained(error, known)}") from error
 
     def to_tables(self) -> dict[str, Any]:
         """Nested dictionaries of plain values, without keys that are not set."""
@@ -420,6 +427,16 @@ def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[
             yield from known_keys(field.annotation, f"{prefix}{name}.")
         else:
             yield prefix + name
+
+
+def explained(error: ValidationError, known: Sequence[str]) -> str:
+    """A line for each fault: the key, its value, what is allowed, and the nearest known key.
+
+    Args:
+        error: what pydantic found.
+        known: keys that exist, dotted.
+    """
+    return "\n".join(f"  {_explain(fault, known)}" for fault in error.errors())
 
 
 def _override(tables: dict[str, Any], override: str) -> None:
@@ -445,13 +462,14 @@ def _merge(tables: dict[str, Any], extra: dict[str, Any], key: str) -> None:
             tables[name] = value
 
 
-def _explain(fault: Any) -> str:
+def _explain(fault: Any, known: Sequence[str]) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "recipe"
     if fault["type"] == "extra_forbidden":
-        known = [*Recipe.model_fields, *known_keys()]
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.3)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        return f"{key} is not a key of a recipe.{hint}"
+        return f"{key} is no key here.{hint}"
+    if fault["type"] == "missing":
+        return f"{key} is missing."
     allowed = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error" and not isinstance(fault["input"], (str, int, float)):
         return f"{key}: {allowed}."

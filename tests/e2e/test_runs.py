@@ -292,6 +292,28 @@ class Exploding:
 """
 
 
+def test_ctrl_c_is_heeded_while_the_run_waits_for_sites(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def nobody(self: Coordinator) -> bool:
+        if self.step_number == 3:
+            asked.append(True)
+            signal.raise_signal(signal.SIGINT)
+            return False
+        return True
+
+    monkeypatch.setattr(Coordinator, "has_quorum", nobody)
+    patient = recipe.model_copy(
+        update={"quorum": recipe.quorum.model_copy(update={"patience_s": 60.0})}
+    )
+    with pytest.raises(Interrupted, match="after step 3"):
+        train(patient, phantoms, tmp_path / "run")
+    assert len(asked) == 1
+    assert RunFolder(tmp_path / "run").facts().state == "interrupted"
+
+
 def test_a_loss_that_is_not_finite_is_reported_with_site_step_and_last_good_checkpoint(
     tiny: MakeRecipe,
     phantoms: Sites,

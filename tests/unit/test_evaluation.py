@@ -7,8 +7,8 @@ import torch
 
 from asyndgan.data.case import Case, Preparation
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.evaluation import compare
-from asyndgan.evaluation.compare import evaluate, evaluate_on_validation, hold_out, levelled_off
+from asyndgan.evaluation import bench, compare
+from asyndgan.evaluation.compare import evaluate, levelled_off
 from asyndgan.evaluation.segmentation import (
     SegmentationBudget,
     augment,
@@ -64,7 +64,7 @@ def trainings(monkeypatch, unplotted):
         calls.append(len(cases))
         return train_segmenter(cases, **rest)
 
-    monkeypatch.setattr(compare, "train_segmenter", counting)
+    monkeypatch.setattr(bench, "train_segmenter", counting)
     return calls
 
 
@@ -231,28 +231,6 @@ def test_two_evaluations_with_one_seed_agree(data, tmp_path, unplotted):
     assert evaluate(**data, out=tmp_path / "b").to_tables() == first
 
 
-def test_validation_holds_out_patients_of_every_site(data, tmp_path, unplotted):
-    training, held_out = hold_out(data["sites"])
-    for site, cases in data["sites"].items():
-        kept = {case.patient for case in training[site]}
-        unseen = {case.patient for case in held_out if case.patient.startswith(f"{site}/")}
-        assert unseen and kept
-        assert not {f"{site}/{patient}" for patient in kept} & unseen
-        assert len(kept | {name.split("/")[1] for name in unseen}) == len(
-            {case.patient for case in cases}
-        )
-    del data["test"]
-    evaluation = evaluate_on_validation(**data, out=tmp_path)
-    assert evaluation.judged_on == "validation"
-    cases = evaluation.row("real-all", "lesion").cases
-    assert cases == sum(map(len, training.values())) < 14
-
-
-def test_sites_of_one_patient_cannot_be_held_out():
-    with pytest.raises(DataError, match="second patient"):
-        hold_out({"north": phantoms(2)})
-
-
 def test_the_budget_is_compared_with_half_as_many_steps_again(data, tmp_path, trainings):
     evaluation = evaluate(**data, out=tmp_path, targets=["lesion"], check_budget=True)
     (result,) = evaluation.levelling
@@ -261,7 +239,11 @@ def test_the_budget_is_compared_with_half_as_many_steps_again(data, tmp_path, tr
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert stored["levelling"][0]["label"] == "lesion"
     repeated = levelled_off(
-        sites=data["sites"], labels=LABELS, budget=BUDGET, targets=["lesion"], out=tmp_path
+        sites=data["sites"],
+        labels=LABELS,
+        budget=BUDGET,
+        targets=["lesion"],
+        cache=tmp_path / "cache",
     )
     assert repeated == evaluation.levelling
     assert len(trainings) == 6
@@ -279,3 +261,48 @@ def test_the_budget_is_compared_with_half_as_many_steps_again(data, tmp_path, tr
 def test_what_cannot_be_compared_is_said(data, tmp_path, change, message):
     with pytest.raises(DataError, match=message):
         evaluate(**data | change, out=tmp_path)
+
+
+def test_baselines_add_fedavg_and_every_site_with_synthetic_cases(data, tmp_path, trainings):
+    evaluation = evaluate(**data, out=tmp_path, targets=["lesion"], baselines=True)
+    assert [row.model for row in evaluation.rows] == [
+        "real-all", "synthetic", "fedavg", "real:north", "real:south",
+        "real:north+synthetic", "real:south+synthetic",
+    ]  # fmt: skip
+    assert evaluation.row("real:north+synthetic", "lesion").cases == 8 + 8
+    assert evaluation.row("fedavg", "lesion").cases == 8 + 6
+    assert len(trainings) == 6  # FedAvg trains in its own way
+
+
+def test_single_sites_are_averaged_without_their_augmented_models(data, tmp_path, unplotted):
+    plain = evaluate(**data, out=tmp_path, targets=["lesion"])
+    more = evaluate(**data, out=tmp_path, targets=["lesion"], baselines=True)
+    assert plain.headline == more.headline
+
+
+def test_lesions_seen_in_healthy_patients_are_told_apart_from_dice(data, tmp_path, monkeypatch):
+    """Every network predicts a lesion everywhere; two of three test patients have none."""
+    monkeypatch.setattr(compare, "plot_dice", lambda *_: None)
+    monkeypatch.setattr(compare, "plot_examples", lambda *_: None)
+    monkeypatch.setattr(bench, "predict", lambda _, images: torch.full((len(images), 32, 32), 2))
+    healthy = [replace(case, mask=case.mask.clamp(max=1)) for case in data["test"]]
+    data["test"] = [*healthy[:4], *data["test"][4:]]
+    evaluation = evaluate(**data, out=tmp_path, targets=["lesion"])
+    row = evaluation.row("synthetic", "lesion")
+    assert (row.patients, row.healthy, row.false_alarms) == (1, 2, 1.0)
+    assert 0 < row.dice_mean < 0.2
+    assert "of 2 patients without it, 100% raise a false alarm" in evaluation.headline
+
+
+def test_the_reason_why_a_training_failed_is_told_however_many_run(data, tmp_path, unplotted):
+    broken = [replace(case, image=case.image * math.nan) for case in data["synthetic"]]
+    with pytest.raises(NotFiniteError, match="step 1 of 3"):
+        evaluate(**data | {"synthetic": broken}, out=tmp_path, workers=2)
+
+
+def test_images_too_small_for_the_network_are_refused():
+    small = replace(
+        phantom("p", 0), image=torch.zeros(1, 16, 16), mask=torch.zeros(16, 16, dtype=torch.int64)
+    )
+    with pytest.raises(DataError, match="multiples of 16 from 32"):
+        train_segmenter([small], classes=3, budget=BUDGET, seed=0)

@@ -74,18 +74,18 @@ def test_distances_are_averaged_over_slices_where_a_mask_is_not_empty():
     assert score.assd == pytest.approx((2 + DIAGONAL) / 2)
 
 
-def test_a_patient_without_the_label_in_truth_and_prediction_is_left_out():
-    score = score_patients([case(EMPTY)], EMPTY[None], 1)["p"]
+@pytest.mark.parametrize(("predicted", "alarm"), [(EMPTY, 0), (square(3, 3, 4), 1)])
+def test_a_patient_without_the_label_has_no_dice_whatever_is_predicted(predicted, alarm):
+    score = score_patients([case(EMPTY)], predicted[None], 1)["p"]
     assert all(math.isnan(value) for value in (score.dice, score.hd95, score.assd))
+    assert score.false_alarm == alarm
 
 
-@pytest.mark.parametrize(
-    ("truth", "predicted"), [(EMPTY, square(3, 3, 4)), (square(3, 3, 4), EMPTY)]
-)
-def test_a_label_found_in_one_mask_only_counts_as_a_miss(truth, predicted):
-    score = score_patients([case(truth)], predicted[None], 1)["p"]
+def test_a_label_that_is_not_found_counts_as_a_miss():
+    score = score_patients([case(square(3, 3, 4))], EMPTY[None], 1)["p"]
     assert score.dice == 0
     assert score.hd95 == score.assd == pytest.approx(DIAGONAL)
+    assert math.isnan(score.false_alarm)
 
 
 def test_other_labels_count_as_background():

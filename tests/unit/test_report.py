@@ -404,6 +404,16 @@ def test_the_command_writes_the_page_into_the_run_folder(tmp_path):
     assert "no images on the page" in result.stderr
 
 
+def test_another_runs_evaluation_is_not_shown_as_this_ones(tmp_path):
+    run = run_folder(tmp_path / "run")
+    folder = evaluation(tmp_path / "evaluation", about={"generator_sha256": "another"})
+    result = CliRunner().invoke(command(), [str(run.path)])
+    assert result.exit_code == 0, result.output
+    assert "Not measured yet" in Page(run.path / "report.html").text
+    with pytest.raises(RunError, match="judges another generator"):
+        page(run, evaluation=folder)
+
+
 def test_the_command_refuses_a_site_that_is_not_of_the_run(tmp_path):
     run = run_folder(tmp_path / "run")
     arguments = [str(run.path), "--site", f"west={tmp_path}"]

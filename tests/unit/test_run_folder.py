@@ -101,3 +101,8 @@ def test_every_recipe_of_the_package_is_valid_and_only_paper_has_a_paired_term()
 def test_a_recipe_that_does_not_exist_names_those_that_do() -> None:
     with pytest.raises(RecipeError, match="default, demo, paper"):
         load_recipe("defualt")
+
+
+def test_a_part_that_nobody_offers_is_refused_with_its_key_and_the_nearest() -> None:
+    with pytest.raises(RecipeError, match=r"generator\.kind: .*Did you mean resnet\?"):
+        load_recipe("default", ["generator.kind=resnett"])

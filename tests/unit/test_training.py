@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from asyndgan.data import Batch, Cohort, derived_seed
@@ -684,6 +685,43 @@ def test_a_site_does_not_mix_two_runs(
     answer = ask(second, "north", Open(run="def", recipe=second.recipe.digest(), step=1))
     assert isinstance(answer, Refusal)
     assert "checkpoints are of another run" in answer.reason
+
+
+def test_a_site_that_refused_another_run_still_serves_its_own(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    first = make_sites(tiny(), folder=tmp_path)
+    opened(first)
+    ask(first, "north", judge(first.recipe))
+    ask(first, "north", Save(run=RUN, step=1))
+    again = make_sites(tiny(), folder=tmp_path)
+    foreign = Open(run="def", recipe=again.recipe.digest(), step=1)
+    assert isinstance(ask(again, "north", foreign), Refusal)
+    assert opened(again, step=1).step == 1
+
+
+def test_a_site_does_not_resume_with_other_cases(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any, tmp_path: Path
+) -> None:
+    first = make_sites(tiny(), folder=tmp_path)
+    opened(first)
+    ask(first, "north", judge(first.recipe))
+    ask(first, "north", Save(run=RUN, step=1))
+    other = make_sites(tiny(), {"north": make_cohort(tiny(), cases=6, seed=9)}, folder=tmp_path)
+    answer = ask(other, "north", Open(run=RUN, recipe=other.recipe.digest(), step=1))
+    assert isinstance(answer, Refusal)
+    assert "cases are not those" in answer.reason
+
+
+def test_a_checkpoint_that_cannot_be_written_is_one_of_our_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(RunError, match=r"No space left.*Make room"):
+        checkpoint.write(tmp_path / "a.safetensors", {}, {})
 
 
 def test_a_checkpoint_that_was_cut_off_is_passed_over_for_the_one_before(

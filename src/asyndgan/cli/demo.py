@@ -17,6 +17,7 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import ENGINES
 from asyndgan.evaluation import SegmentationBudget, evaluate_run, synthetic_of_run
+from asyndgan.models import native_bfloat16
 from asyndgan.reports import write_report
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
@@ -49,7 +50,8 @@ def demo(
     sites = {site.name: out / "sites" / site.name for site in DEFAULT_SITES}
     test, synthetic = out / "sites" / "test", out / "synthetic"
     run = RunFolder(out / "run")
-    recipe = load_recipe(RECIPE, overrides or [])
+    precision = [] if native_bfloat16() else ["training.precision=float32"]
+    recipe = load_recipe(RECIPE, [*precision, *(overrides or [])])
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():
@@ -82,6 +84,7 @@ def demo(
                 budget=SegmentationBudget(steps=segmentation_steps),
                 targets=None,
                 workers=THREADS,
+                baselines=False,
                 check_budget=False,
                 on_progress=part.watch_evaluation,
             )

@@ -10,9 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from asyndgan.cli.train import Sites, parsed_sites
-from asyndgan.data.nnunet import (
-    DEFAULT_PATIENT_PATTERN,
-)
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.evaluation import (
     Evaluation,
     SegmentationBudget,
@@ -25,8 +23,14 @@ from asyndgan.runs import RunFolder
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     site: Sites,
-    test: Annotated[Path, typer.Option(help="Real cases of patients that no site holds.")],
     out: Annotated[Path, typer.Option(help="Folder for the table, the plots and the cache.")],
+    test: Annotated[
+        Path | None,
+        typer.Option(
+            help="Real cases of patients that no site holds; else those that the run held out "
+            "(training.hold_out)."
+        ),
+    ] = None,
     synthetic: Annotated[
         Path | None,
         typer.Option(help="A synthetic data set of this run; else painted into OUT/synthetic."),
@@ -41,6 +45,9 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=1, help="Networks to train at a time, on one core each.")
     ] = 1,
+    baselines: Annotated[
+        bool, typer.Option(help="Also FedAvg, and each site's real cases with synthetic ones.")
+    ] = False,
     check_budget: Annotated[
         bool, typer.Option(help="Also train half as long again: has all-real levelled off?")
     ] = False,
@@ -55,7 +62,9 @@ def evaluate(
     console = Console()
     folder = RunFolder(run)
     folders = parsed_sites(site)
-    painted = synthetic or synthetic_of_run(folder, folders, out / "synthetic")
+    painted = synthetic or synthetic_of_run(
+        folder, folders, out / "synthetic", patient_pattern=patient_pattern
+    )
     with EvaluationDisplay(console) as display:
         evaluation = evaluate_run(
             folder,
@@ -67,6 +76,7 @@ def evaluate(
             budget=SegmentationBudget(steps=steps),
             targets=label,
             workers=workers,
+            baselines=baselines,
             check_budget=check_budget,
             patient_pattern=patient_pattern,
             on_progress=display.show,
@@ -76,7 +86,7 @@ def evaluate(
 
 def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
     """The table and the headline."""
-    table = Table(caption="On real test patients; 95 % intervals over patients")
+    table = Table(caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients")
     seen = evaluation.about.get("modalities")
     if seen:
         console.print(f"Modalities that every folder has: {seen}", highlight=False, markup=False)

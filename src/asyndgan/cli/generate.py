@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from asyndgan.data.nnunet import check_labels
+from asyndgan.data.nnunet import check_labels, written_whole
 from asyndgan.data.prepare import load_masks
 from asyndgan.evaluation import synthesise, write_synthetic
 from asyndgan.runs import RunFolder
@@ -37,7 +37,8 @@ def generate(
     source = "a folder of masks" if masks else "released by the sites during training"
     if augment:
         source += ", moved at random"
-    count = write_synthetic(out, folder, cases, masks=source, draws=draws, seed=seed)
+    with written_whole(out) as half:
+        count = write_synthetic(half, folder, cases, masks=source, draws=draws, seed=seed)
     Console().print(
         f"{count} synthetic cases in {out}, with MODEL_CARD.md.",
         highlight=False,

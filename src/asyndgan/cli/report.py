@@ -12,6 +12,7 @@ from asyndgan.data.prepare import load_cases
 from asyndgan.errors import RunError
 from asyndgan.evaluation import released_masks, synthesise
 from asyndgan.reports import write_report
+from asyndgan.reports.usefulness import judges
 from asyndgan.reports.words import size
 from asyndgan.runs import RunFolder
 
@@ -40,7 +41,7 @@ def report(
     """Writes one page about a run: images, usefulness, training, what left the sites, recipe."""
     console = Console(stderr=True)
     folder = RunFolder(run)
-    judged = evaluation or _evaluation_of(run)
+    judged = evaluation or _evaluation_of(folder)
     page = write_report(
         folder,
         out or run / "report.html",
@@ -53,10 +54,11 @@ def report(
     console.print(f"{page} ({size(page.stat().st_size)}), {about}", highlight=False, markup=False)
 
 
-def _evaluation_of(run: Path) -> Path | None:
-    """The run's own evaluation, or the one beside it."""
-    for folder in (run / "evaluation", run.resolve().parent / "evaluation"):
-        if (folder / "evaluation.json").exists():
+def _evaluation_of(run: RunFolder) -> Path | None:
+    """This run's evaluation: in its folder, or beside it."""
+    generator = run.facts().generator_sha256
+    for folder in (run.path / "evaluation", run.path.resolve().parent / "evaluation"):
+        if (folder / "evaluation.json").exists() and judges(folder, generator):
             return folder
     return None
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self, final
 
 import torch
@@ -131,6 +132,15 @@ class Cohort:
     def space(self) -> tuple[int, ...]:
         """Height and width (and depth) of the images."""
         return tuple(self.images.shape[2:])
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all images and conditions in their order: the same for the same cases."""
+        digest = hashlib.sha256()
+        for tensor in (self.images, self.conditions):
+            digest.update(f"{tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def batch(self, number: int, size: int) -> Batch:
         """The batch with this number: cases `number * size` onwards of an endless shuffle.

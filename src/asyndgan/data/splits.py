@@ -3,7 +3,9 @@
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from asyndgan.data.case import Case
 from asyndgan.errors import DataError
 
 
@@ -51,6 +53,49 @@ def split_patients(
         part = empty[0] if empty else _shortest(split, parts, filled)
         split[part] += cases[patient]
     return {part: sorted(indices) for part, indices in split.items()}
+
+
+def hold_out(
+    sites: Mapping[str, Sequence[Case]], *, part: float, seed: int = 0
+) -> tuple[dict[str, list[Case]], list[Case]]:
+    """Sets a part of each site's patients aside for validation.
+
+    Args:
+        sites: cases of each site, by the site's name.
+        part: of each site's cases to set aside, as near as whole patients allow; above 0, below 1.
+        seed: of the choice of patients.
+
+    Returns:
+        The sites' remaining cases, and the held-out cases of all sites; those carry the site's
+        name in front of the patient's, since two sites may use one name for two patients. A site
+        of one patient keeps it.
+
+    Raises:
+        DataError: every site has one patient.
+    """
+    training: dict[str, list[Case]] = {}
+    held_out: list[Case] = []
+    for site, cases in sites.items():
+        training[site], own = hold_out_of(cases, part=part, seed=seed)
+        held_out += [replace(case, patient=f"{site}/{case.patient}") for case in own]
+    if not held_out:
+        raise DataError(
+            "no site has a second patient, so none can be held out. Judge on test patients."
+        )
+    return training, held_out
+
+
+def hold_out_of(
+    cases: Sequence[Case], *, part: float, seed: int = 0
+) -> tuple[list[Case], list[Case]]:
+    """One site's cases and those that it holds out, as `hold_out` chooses them."""
+    patients = [case.patient for case in cases]
+    if len(set(patients)) < 2:
+        return list(cases), []
+    split = split_patients(patients, {"training": 1 - part, "validation": part}, seed)
+    return [cases[index] for index in split["training"]], [
+        cases[index] for index in split["validation"]
+    ]
 
 
 def _draw(seed: int, patient: str) -> bytes:

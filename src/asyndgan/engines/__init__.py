@@ -5,7 +5,7 @@ from typing import Final
 
 from asyndgan.engines.inprocess import InProcess
 from asyndgan.engines.processes import Processes
-from asyndgan.engines.setup import SiteSetup, set_up
+from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
 from asyndgan.errors import RunError
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
@@ -26,4 +26,12 @@ def build_engine(name: str, setups: Sequence[SiteSetup], recipe: Recipe) -> Tran
     raise RunError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
 
 
-__all__ = ["ENGINES", "InProcess", "Processes", "SiteSetup", "build_engine", "set_up"]
+__all__ = [
+    "ENGINES",
+    "InProcess",
+    "Processes",
+    "SiteSetup",
+    "build_engine",
+    "load_cohort",
+    "set_up",
+]

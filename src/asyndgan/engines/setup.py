@@ -7,6 +7,7 @@ from typing import Self, final
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.data.prepare import load_cases
+from asyndgan.data.splits import hold_out_of
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
@@ -42,24 +43,32 @@ class SiteSetup:
         return cls(**{**plain, **paths})  # type: ignore[arg-type]  # JSON of to_plain
 
 
-def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
-    """Loads a site's cases and puts the site behind its endpoint.
+def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
+    """A site's cases, prepared as the recipe says, without the patients that it holds out.
 
     Raises:
         DataError: if the folder cannot be read.
         CohortError: if its cases do not fit the recipe.
     """
-    cohort = Cohort.from_cases(
-        load_cases(
-            setup.data,
-            recipe.image,
-            patient_pattern=setup.patients,
-            unmasked=recipe.condition.kind != "mask",
-        ),
+    cases = load_cases(
+        setup.data,
+        recipe.image,
+        patient_pattern=setup.patients,
+        unmasked=recipe.condition.kind != "mask",
+    )
+    if recipe.training.hold_out:
+        cases, _ = hold_out_of(cases, part=recipe.training.hold_out)
+    return Cohort.from_cases(
+        cases,
         labels=describe(setup.data).labels,
         condition=recipe.condition.kind,
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
         flip=recipe.training.flip,
     )
+
+
+def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
+    """Loads a site's cases and puts the site behind its endpoint; raises as `load_cohort`."""
+    cohort = load_cohort(setup, recipe)
     site = Site(setup.name, cohort, recipe, folder=setup.state, share=setup.share)
     return Endpoint(site, limit=message_limit(recipe))

@@ -17,7 +17,14 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_LOW, Mask, Masks
 from asyndgan.data.case import Case
 from asyndgan.evaluation.metrics import PatientScore, prepared_spacing
-from asyndgan.evaluation.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, counted
+from asyndgan.evaluation.table import (
+    REAL_ALL,
+    SITE_PREFIX,
+    SYNTHETIC,
+    Evaluation,
+    counted,
+    of_single_sites,
+)
 
 _INK = "#22303c"
 _FAINT = "#b8c1c9"
@@ -151,9 +158,10 @@ def _chosen(scores: Sequence[PatientScore]) -> dict[str, int]:
 def _shown(evaluation: Evaluation, label: str) -> list[str]:
     """The pooled models and the best single site."""
     models = [row.model for row in evaluation.rows if row.label == label]
-    single = [model for model in models if model.startswith(SITE_PREFIX)]
+    own = [model for model in models if model.startswith(SITE_PREFIX)]
+    single = [model for model in own if of_single_sites(model)]
     single.sort(key=lambda model: -evaluation.row(model, label).dice_mean)
-    return [model for model in models if model not in single] + single[:1]
+    return [model for model in models if model not in own] + single[:1]
 
 
 def _telling_channel(test: Sequence[Case], label: int) -> int:

@@ -5,9 +5,10 @@ pooled, and intervals come from a bootstrap over patients.
 
 What an empty mask counts:
 
-- Truth and prediction empty in all of a patient's slices: the patient says nothing about that
-  label and is left out (nan), in this label only.
-- Only one of them empty in the whole patient: Dice 0.
+- Truth empty in all of a patient's slices: the patient has no Dice for that label (nan), whatever
+  was predicted, so that every model is judged on the same patients. What a model sees in such a
+  patient all the same is counted apart, as false alarms.
+- Truth not empty, prediction empty in the whole patient: Dice 0.
 - Only one of them empty in a slice: the slice's distances are the diagonal of the image.
 - Both empty in a slice: the slice has no distances and is left out of the patient's average.
 """
@@ -32,18 +33,20 @@ from asyndgan.errors import DataError
 @final
 @dataclass(frozen=True)
 class PatientScore:
-    """One patient's scores for one label; nan where the label is in neither mask.
+    """One patient's scores for one label; nan where the patient does not have it.
 
     Attributes:
         dice: 0 to 1.
         hd95: 95th percentile of the distance between the contours, the larger of both
             directions, in millimetres (pixels as stored where the format has no spacing).
         assd: average symmetric distance between the contours, same unit.
+        false_alarm: of a patient without the label: 1 if it was predicted, 0 if not; else nan.
     """
 
     dice: float
     hd95: float
     assd: float
+    false_alarm: float = math.nan
 
 
 def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[str, PatientScore]:
@@ -189,6 +192,8 @@ def paired_ratio_interval(
 def _score(cases: Sequence[Case], predicted: Masks, label: int) -> PatientScore:
     truth = torch.stack([case.mask for case in cases]) == label
     found = predicted == label
+    if not truth.any():
+        return PatientScore(math.nan, math.nan, math.nan, float(found.any()))
     distances = np.array(
         [
             surface_distances(found_slice, true_slice, prepared_spacing(case.preparation))

@@ -10,7 +10,8 @@ from asyndgan.data.nnunet import (
     describe,
     written_whole,
 )
-from asyndgan.data.prepare import load_cases, load_masks
+from asyndgan.data.prepare import load_cases
+from asyndgan.data.splits import hold_out, hold_out_of
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.segmentation import SegmentationBudget
@@ -19,19 +20,36 @@ from asyndgan.evaluation.table import Evaluation
 from asyndgan.runs import RunFolder
 
 
-def synthetic_of_run(run: RunFolder, sites: Mapping[str, Path], out: Path) -> Path:
-    """A synthetic set to judge: from released masks, or else from the masks of these sites."""
+def synthetic_of_run(
+    run: RunFolder,
+    sites: Mapping[str, Path],
+    out: Path,
+    *,
+    released: bool = True,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> Path:
+    """A synthetic set to judge: from released masks, or else from the masks of these sites.
+
+    Args:
+        run: a finished run.
+        sites: folder of each site's data by name.
+        out: folder of the set; one that is there already is taken if it is of this run.
+        released: take released masks, if there are any.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+
+    Raises:
+        RunError: `out` is of another run.
+    """
     if (out / "dataset.json").exists():
         _check_provenance(run, out)
         return out
-    if run.recipe().masks.release:
+    if released and run.recipe().masks.release:
         masks, source = None, "released by the sites during training"
     else:
-        image = run.recipe().image
         masks = [
-            (f"{site}-c{number:05d}", mask)  # names of cases may be names of patients
-            for site, data in sites.items()
-            for number, (_, mask) in enumerate(load_masks(data, image), 1)
+            (f"{site}-c{number:05d}", case.mask)  # names of cases may be names of patients
+            for site, cases in training_cases(run, sites, patient_pattern).items()
+            for number, case in enumerate(cases, 1)
         ]
         source = "of the sites' own cases, given to the evaluation only"
     cases = synthesise(run, masks)
@@ -40,10 +58,23 @@ def synthetic_of_run(run: RunFolder, sites: Mapping[str, Path], out: Path) -> Pa
     return out
 
 
+def training_cases(
+    run: RunFolder, sites: Mapping[str, Path], patient_pattern: str
+) -> dict[str, list[Case]]:
+    """Each site's real cases on the run's grid, without the patients that the run held out."""
+    recipe = run.recipe()
+    cases = {
+        site: load_cases(data, recipe.image, patient_pattern=patient_pattern, unmasked=False)
+        for site, data in sites.items()
+    }
+    part = recipe.training.hold_out
+    return {site: hold_out_of(own, part=part)[0] if part else own for site, own in cases.items()}
+
+
 def evaluate_run(
     run: RunFolder,
     sites: Mapping[str, Path],
-    test: Path,
+    test: Path | None,
     synthetic: Path,
     out: Path,
     *,
@@ -51,25 +82,49 @@ def evaluate_run(
     budget: SegmentationBudget,
     targets: Sequence[str] | None,
     workers: int,
+    baselines: bool,
     check_budget: bool,
     on_progress: OnProgress,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Evaluation:
-    """Loads everything on the run's grid and compares the models."""
+    """Loads everything on the run's grid and compares the models.
+
+    Without `test` they are judged on the patients that the run held out; these train no model
+    whatever the models are judged on.
+
+    Raises:
+        RunError: if there is neither a test set nor a held-out patient, a patient is in two parts,
+            or the synthetic set is not this run's.
+    """
     _check_provenance(run, synthetic)
-    facts, image = run.facts(), run.recipe().image
-    modalities = shared_by_all(facts.modalities, [*sites.values(), test])
+    facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
+    if test is None and not part:
+        raise RunError(
+            "there is nobody to judge on: give real cases of unseen patients with --test FOLDER, "
+            "or train with --set training.hold_out=0.2."
+        )
+    if part and patient_pattern != DEFAULT_PATIENT_PATTERN:
+        raise RunError(
+            "this run held out patients by the default pattern of their names, so the evaluation "
+            "has to do the same. Leave --patient-pattern out."
+        )
+    modalities = shared_by_all(facts.modalities, [*sites.values(), *([test] if test else [])])
 
     def cases(data: Path) -> list[Case]:
         check_labels(data, facts.labels)
         return load_cases(data, image, modalities, patient_pattern=patient_pattern, unmasked=False)
 
     real = {name: cases(data) for name, data in sites.items()}
-    judged_on = cases(test)
-    _check_patients(real, judged_on)
+    held_out: list[Case] = []
+    if part:
+        real, held_out = hold_out(real, part=part)
+    judged = cases(test) if test else held_out
+    if test:
+        _check_patients(real, judged)
     return evaluate(
         sites=real,
-        test=judged_on,
+        test=judged,
+        judged_on="test" if test else "validation",
         synthetic=cases(synthetic),
         labels={name: int(number) for number, name in facts.labels.items()},
         out=out,
@@ -77,6 +132,7 @@ def evaluate_run(
         seeds=range(seeds),
         budget=budget,
         workers=workers,
+        baselines=baselines,
         check_budget=check_budget,
         about={
             "run": facts.run,

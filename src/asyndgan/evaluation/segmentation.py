@@ -7,7 +7,6 @@ augmentation; only the training cases differ.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import final
 
 import torch
@@ -93,6 +92,82 @@ def build_segmenter(
     )
 
 
+@final
+class SegmentationTraining:
+    """A segmentation network and everything that its next update depends on.
+
+    Args:
+        cases: training cases of one size and one set of modalities, images in [-1, 1].
+        classes: labels, background included; masks hold 0 to `classes - 1`.
+        budget: steps, rates, width and augmentation.
+        seed: of the weights, the order of the cases and the augmentation.
+        draws_seed: of the order of the cases and the augmentation alone, if they differ among
+            trainings that begin with the same weights.
+        device: where to train.
+
+    Attributes:
+        model: the network; images [b, c, *space] to logits [b, classes, *space].
+        done: updates so far.
+
+    Raises:
+        DataError: there are no cases, they do not fit together, or a mask has an unknown label.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        *,
+        classes: int,
+        budget: SegmentationBudget,
+        seed: int,
+        draws_seed: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        _check(cases, classes)
+        channels, *space = cases[0].image.shape
+        with seeded(seed):
+            self.model = build_segmenter(channels, classes, budget, spatial_dims=len(space))
+        self.model.to(device)
+        self.cases = cases
+        self.budget = budget
+        self.device = device
+        self.done = 0
+        self._generator = Generator().manual_seed(seed if draws_seed is None else draws_seed)
+        self._draws = _draws(len(cases), budget, self._generator)
+        self._loss_of = DiceCELoss(
+            to_onehot_y=True, softmax=True, include_background=False, batch=True
+        )
+        self._optimiser = torch.optim.AdamW(
+            self.model.parameters(), lr=budget.rate, weight_decay=budget.weight_decay
+        )
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, _cosine(budget.steps))
+
+    def step(self) -> float:
+        """One update; returns the loss.
+
+        Raises:
+            NotFiniteError: the loss became infinite or not a number.
+        """
+        drawn = [self.cases[index] for index in next(self._draws)]
+        images = torch.stack([case.image for case in drawn]).to(self.device)
+        masks = torch.stack([case.mask for case in drawn]).to(self.device)
+        images, masks = augment(images, masks, self.budget, self._generator)
+        loss = self._loss_of(self.model(images), masks[:, None])
+        self.done += 1
+        if not math.isfinite(loss.item()):
+            raise NotFiniteError(
+                f"the segmentation network's loss is {loss.item()} at step {self.done} of "
+                f"{self.budget.steps}; check the training images or lower the rate "
+                f"({self.budget.rate:g})."
+            )
+        self._optimiser.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 5.0)
+        self._optimiser.step()
+        self._schedule.step()
+        return float(loss.item())
+
+
 def train_segmenter(
     cases: Sequence[Case],
     *,
@@ -105,10 +180,10 @@ def train_segmenter(
     """Trains a segmentation network; the same on every call with one thread and one seed.
 
     Args:
-        cases: training cases of one size and one set of modalities, images in [-1, 1].
-        classes: labels, background included; masks hold 0 to `classes - 1`.
+        cases: as for `SegmentationTraining`, like `classes`, `budget`, `seed` and `device`.
+        classes: labels, background included.
         budget: steps, rates, width and augmentation.
-        seed: of the weights, the order of the cases and the augmentation.
+        seed: of everything random.
         on_progress: called after every step with the steps done and the loss.
         device: where to train.
 
@@ -119,35 +194,12 @@ def train_segmenter(
         DataError: there are no cases, they do not fit together, or a mask has an unknown label.
         NotFiniteError: the loss became infinite or not a number.
     """
-    _check(cases, classes)
-    channels, *space = cases[0].image.shape
-    with seeded(seed):
-        model = build_segmenter(channels, classes, budget, spatial_dims=len(space)).to(device)
-    generator = Generator().manual_seed(seed)
-    loss_of = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False, batch=True)
-    optimiser = torch.optim.AdamW(
-        model.parameters(), lr=budget.rate, weight_decay=budget.weight_decay
-    )
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, _cosine(budget.steps))
-    draws = _draws(len(cases), budget, generator)
-    for step, drawn in enumerate(islice(draws, budget.steps), start=1):
-        images = torch.stack([cases[index].image for index in drawn]).to(device)
-        masks = torch.stack([cases[index].mask for index in drawn]).to(device)
-        images, masks = augment(images, masks, budget, generator)
-        loss = loss_of(model(images), masks[:, None])
-        if not math.isfinite(loss.item()):
-            raise NotFiniteError(
-                f"the segmentation network's loss is {loss.item()} at step {step} of "
-                f"{budget.steps}; check the training images or lower the rate ({budget.rate:g})."
-            )
-        optimiser.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimiser.step()
-        schedule.step()
+    training = SegmentationTraining(cases, classes=classes, budget=budget, seed=seed, device=device)
+    while training.done < budget.steps:
+        loss = training.step()
         if on_progress:
-            on_progress(step, loss.item())
-    return model.eval()
+            on_progress(training.done, loss)
+    return training.model.eval()
 
 
 @torch.no_grad()
@@ -196,10 +248,11 @@ def _check(cases: Sequence[Case], classes: int) -> None:
         raise DataError("there are no cases to train a segmentation network on.")
     first = cases[0]
     side = 2**HALVINGS
-    if any(length % side for length in first.image.shape[1:]):
+    # Twice that at least: an instance norm of a single value has no meaning.
+    if any(length % side or length < 2 * side for length in first.image.shape[1:]):
         raise DataError(
             f"case {first.name} measures {tuple(first.image.shape[1:])}; the segmentation network "
-            f"needs multiples of {side}. Change image.size in the recipe."
+            f"needs multiples of {side} from {2 * side}. Change image.size in the recipe."
         )
     for case in cases:
         if case.image.shape != first.image.shape or case.modalities != first.modalities:

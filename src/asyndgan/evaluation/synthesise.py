@@ -50,7 +50,8 @@ def synthesise(
 
     Args:
         run: a finished run.
-        masks: names and label maps [H, W]; None: those that sites released.
+        masks: names and label maps [H, W]; None: those that sites released, or nothing at all
+            where the condition is `none`.
         draws: images a mask; each has noise of its own.
         seed: of noise and augmentation.
         move: mirror, turn, scale and shift the masks first, every draw anew.
@@ -64,6 +65,8 @@ def synthesise(
             f"recipe '{recipe.name}' paints without noise, so {draws} draws of a mask are equal. "
             "Add --augment, or train with generator.noise above 0."
         )
+    if masks is None and recipe.condition.kind == "none":
+        masks = [("image", torch.zeros(scope.space, dtype=torch.int64))]
     named = released_masks(run) if masks is None else list(masks)
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
     cases: list[Case] = []

@@ -10,7 +10,11 @@ from asyndgan.evaluation.segmentation import SegmentationBudget
 
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
+FEDAVG = "fedavg"
+FEDGAN = "fedgan-synthetic"
 SITE_PREFIX = "real:"
+ADDED = "+synthetic"
+"""After a site's model: its real cases and the synthetic ones together."""
 
 Scores = dict[str, dict[str, list[PatientScore]]]
 """Model to label to one score a patient, averaged over seeds."""
@@ -22,19 +26,22 @@ class Row:
     """One model judged by one label; numbers that cannot be computed are nan.
 
     Attributes:
-        model: `real-all`, `real:SITE` or `synthetic`.
+        model: `real-all`, `synthetic`, `fedgan-synthetic`, `fedavg`, `real:SITE` or
+            `real:SITE+synthetic`.
         label: name of the label.
         seeds: how many trainings each patient's values are averaged over.
-        patients: how many patients count (see `metrics.py` on empty masks).
+        patients: how many patients count: those who have the label.
         cases: training cases.
         dice_mean: mean over patients, 0 to 1.
         dice_low: lower end of the 95 % bootstrap interval over patients.
         dice_high: upper end.
         hd95_mean: mean over patients, in millimetres (stored pixels without a spacing).
         assd_mean: the same.
-        ratio: mean Dice as a part of `real-all`'s, over the patients that count in both.
+        ratio: mean Dice as a part of `real-all`'s.
         ratio_low: lower end of the 95 % bootstrap interval over patients.
         ratio_high: upper end.
+        healthy: patients who do not have the label.
+        false_alarms: part of these in whom it was predicted all the same; nan if there is none.
     """
 
     model: str
@@ -50,6 +57,8 @@ class Row:
     ratio: float
     ratio_low: float
     ratio_high: float
+    healthy: int
+    false_alarms: float
 
 
 @final
@@ -85,7 +94,7 @@ class Evaluation:
 
     Attributes:
         headline: a sentence a label.
-        rows: one a model and label, models in the order real-all, synthetic, sites.
+        rows: one a model and label, in the order of the comparison's models.
         per_patient: the values behind the rows; a patient is a position in the list, not a name.
         levelling: one a label where the budget was checked.
         judged_on: "test", or "validation": patients held out of the sites.
@@ -117,22 +126,31 @@ class Evaluation:
             model: {label: _columns(scores) for label, scores in labels.items()}
             for model, labels in self.per_patient.items()
         }
-        plain: dict[str, Any] = _without_nan(tables)
+        plain: dict[str, Any] = without_nan(tables)
         return plain
 
 
 def _columns(scores: Sequence[PatientScore]) -> dict[str, list[float]]:
-    return {name: [getattr(score, name) for score in scores] for name in ("dice", "hd95", "assd")}
+    return {
+        name: [getattr(score, name) for score in scores]
+        for name in ("dice", "hd95", "assd", "false_alarm")
+    }
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """The same with None in place of nan, which JSON does not know."""
     if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
+        return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
+        return [without_nan(item) for item in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def counted(number: int, noun: str) -> str:
     """A number and its noun: 1 patient, 21 patients."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def of_single_sites(model: str) -> bool:
+    """Whether a model was trained on one site's real cases alone."""
+    return model.startswith(SITE_PREFIX) and not model.endswith(ADDED)

@@ -7,10 +7,12 @@ from asyndgan.models.parts import (
     build_adversarial_loss,
     build_discriminator,
     build_generator,
+    check_parts,
     condition_channels,
     condition_maps,
     draw_noise,
     generator_from,
+    native_bfloat16,
 )
 
 __all__ = [
@@ -20,8 +22,10 @@ __all__ = [
     "build_adversarial_loss",
     "build_discriminator",
     "build_generator",
+    "check_parts",
     "condition_channels",
     "condition_maps",
     "draw_noise",
     "generator_from",
+    "native_bfloat16",
 ]

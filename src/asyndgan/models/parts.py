@@ -1,5 +1,6 @@
 """Networks and losses by the name that a recipe gives them; other packages join by entry point."""
 
+import difflib
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -21,17 +22,38 @@ def part(group: str, kind: str) -> Any:
     """
     found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
     if kind not in found:
+        nearest = difflib.get_close_matches(kind, found, n=1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
         raise RecipeError(
             f"no installed package offers '{kind}' among asyndgan.{group}; "
-            f"there are: {', '.join(sorted(found))}."
+            f"there are: {', '.join(sorted(found))}.{hint}"
         )
     try:
         return found[kind].load()
     except (ImportError, AttributeError) as error:
         raise RecipeError(
-            f"'{kind}' of asyndgan.{group} cannot be loaded ({error}); mend or reinstall the "
-            "package that offers it."
+            f"'{kind}' of asyndgan.{group} cannot be loaded ({type(error).__name__}); mend or "
+            "reinstall the package that offers it."
         ) from error
+
+
+def check_parts(recipe: Recipe) -> None:
+    """Looks up every part that a recipe names.
+
+    Raises:
+        RecipeError: as `part`; names the key as well.
+    """
+    named = {
+        "generator.kind": ("generators", recipe.generator.kind),
+        "discriminator.kind": ("discriminators", recipe.discriminator.kind),
+        "loss.adversarial": ("adversarial_losses", recipe.loss.adversarial),
+        "stand_in.kind": ("generators", recipe.stand_in.kind),
+    }
+    for key, (group, kind) in named.items():
+        try:
+            part(group, kind)
+        except RecipeError as error:
+            raise RecipeError(f"recipe '{recipe.name}': {key}: {error}") from error
 
 
 def build_generator(
@@ -111,6 +133,12 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
     """The context in which a recipe's networks run; weights and gradients stay float32."""
     half = precision == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+
+
+def native_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16; elsewhere torch imitates it, slowly."""
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(known.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
 
 def draw_noise(count: int, channels: int, space: tuple[int, ...], random: torch.Generator) -> Noise:

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any, Final, final
 
 import torch
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from asyndgan import __version__
 from asyndgan.data import Case
+from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.curves import loss_charts, presence, traffic_chart
 from asyndgan.reports.gallery import build_gallery
+from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.traffic import Traffic, read_traffic
-from asyndgan.reports.usefulness import Usefulness, read_usefulness
+from asyndgan.reports.usefulness import Usefulness, judges, read_usefulness
 from asyndgan.reports.words import amount, counted, duration, sentence, size, together
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training.checkpoint import read
-
-COLOURS: Final = 8
-"""Colours of sites; a ninth site gets the first again, with another dash."""
 
 MANY: Final = 6
 """Sites beyond which not every one is named."""
@@ -89,18 +87,7 @@ def write_report(
         RunError: `run` is no run folder, or `evaluation` no evaluation.
     """
     page = _page(run, synthetic, real or {}, evaluation, title)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of sites, labels and modalities come from others
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = environment.get_template("report.html.jinja").render(page)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    half = out.with_name(f".{out.name}.half")
-    half.write_text(text, "utf-8")
-    return half.replace(out)
+    return write_page("report.html.jinja", page, out)
 
 
 def _page(
@@ -115,6 +102,11 @@ def _page(
     numbers = {site: place for place, site in enumerate(facts.sites)}
     labels = {int(number): name for number, name in facts.labels.items()}
     gallery = build_gallery(synthetic, real, list(numbers), labels)
+    if evaluation and not judges(evaluation, facts.generator_sha256):
+        raise RunError(
+            f"{evaluation} judges another generator than that of {run.path}; name the evaluation "
+            "of this run, or make it with 'asyndgan evaluate'."
+        )
     useful = read_usefulness(evaluation, examples=bool(real)) if evaluation else None
     traffic = read_traffic(facts, recipe, records, numbers, _kept_masks(run))
     weights = _generator(run, facts)

@@ -11,10 +11,18 @@ from typing import Any, Final, final
 from PIL import Image as Pillow
 
 from asyndgan.errors import RunError
+from asyndgan.evaluation.table import (
+    ADDED,
+    FEDAVG,
+    FEDGAN,
+    REAL_ALL,
+    SITE_PREFIX,
+    SYNTHETIC,
+    of_single_sites,
+)
 from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.words import counted, decimal
 
-_SITE: Final = "real:"
 _WIDEST: Final = 1400
 
 
@@ -146,6 +154,15 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
         ) from error
 
 
+def judges(folder: Path, generator_sha256: str) -> bool:
+    """Whether an evaluation is of this generator, or does not say."""
+    try:
+        about = json.loads((folder / "evaluation.json").read_text("utf-8")).get("about") or {}
+        return about.get("generator_sha256") in (None, generator_sha256)
+    except (OSError, ValueError, AttributeError):
+        return True  # `read_usefulness` says what is wrong with it
+
+
 def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
     rows: list[Mapping[str, Any]] = stored["rows"]
     by_label: dict[str, list[Mapping[str, Any]]] = {}
@@ -154,24 +171,24 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
     return Usefulness(
         headline=tuple(str(stored.get("headline", "")).splitlines()),
         findings=tuple(_finding(label, rows) for label, rows in by_label.items()),
-        tables=tuple(_table(label, rows) for label, rows in by_label.items()),
+        tables=tuple(label_table(label, rows) for label, rows in by_label.items()),
         judged_on=str(stored.get("judged_on", "test")),
         levelling=tuple(_levelling(item) for item in stored.get("levelling", ())),
         budget=int((stored.get("budget") or {}).get("steps", 0)),
-        dice=_figure(folder / "dice.svg"),
-        examples=_figure(folder / "examples.png"),
+        dice=figure(folder / "dice.svg"),
+        examples=figure(folder / "examples.png"),
     )
 
 
 def _finding(label: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
     """The synthetic model's part of the Dice of all real images; that Dice, where it has no row."""
     of_model = {row["model"]: row for row in rows}
-    real = of_model.get("real-all", rows[0])
-    ratios = [row["ratio"] for row in rows if row["model"].startswith(_SITE)]
+    real = of_model.get(REAL_ALL, rows[0])
+    ratios = [row["ratio"] for row in rows if of_single_sites(row["model"])]
     known = [ratio for ratio in ratios if ratio is not None]
     single = f" Single sites: {sum(known) / len(known):.2f} on average." if known else ""
     counts = f"{counted(real['patients'], 'patient')}, {counted(real['seeds'], 'seed')}"
-    if (row := of_model.get("synthetic")) is None:
+    if (row := of_model.get(SYNTHETIC)) is None:
         interval = _interval(real["dice_low"], real["dice_high"], 3)
         caption = "Dice of all real images"
         return Finding(
@@ -187,7 +204,8 @@ def _finding(label: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
     )
 
 
-def _table(label: str, rows: Sequence[Mapping[str, Any]]) -> LabelTable:
+def label_table(label: str, rows: Sequence[Mapping[str, Any]]) -> LabelTable:
+    """One table of the page: rows with the keys of `evaluation.table.Row`, and perhaps `recipe`."""
     ends = [
         float(row[key]) for row in rows for key in ("dice_low", "dice_mean") if row[key] is not None
     ]
@@ -198,7 +216,7 @@ def _table(label: str, rows: Sequence[Mapping[str, Any]]) -> LabelTable:
             return None
         return round(100 * min(max((value - least) / (1 - least), 0), 1), 2)
 
-    reference = next((row["dice_mean"] for row in rows if row["model"] == "real-all"), None)
+    reference = next((row["dice_mean"] for row in rows if row["model"] == REAL_ALL), None)
     return LabelTable(
         label=label,
         entries=tuple(
@@ -215,11 +233,18 @@ def _entry(
     row: Mapping[str, Any], low: float | None, high: float | None, middle: float | None
 ) -> Entry:
     model = str(row["model"])
-    site = model.removeprefix(_SITE) if model.startswith(_SITE) else ""
-    names = {"real-all": "Real images of all sites", "synthetic": "Synthetic images alone"}
-    kinds = {"real-all": "all", "synthetic": "synthetic"}
+    site = model.removeprefix(SITE_PREFIX).removesuffix(ADDED) if SITE_PREFIX in model else ""
+    recipe = f" ({row['recipe']})" if row.get("recipe") else ""
+    added = ", and synthetic ones" if model.endswith(ADDED) else ""
+    names = {
+        REAL_ALL: "Real images of all sites",
+        SYNTHETIC: "Synthetic images alone",
+        FEDAVG: "One network over all sites (FedAvg)",
+        FEDGAN: "Synthetic images of FedGAN alone",
+    }
+    kinds = {REAL_ALL: "all", SYNTHETIC: "synthetic"}
     return Entry(
-        name=names.get(model, f"Real images of {site}" if site else model),
+        name=names.get(model, f"Real images of {site}{added}" if site else model) + recipe,
         kind=kinds.get(model, "site"),
         site=site,
         dice=decimal(row["dice_mean"], 3),
@@ -247,7 +272,7 @@ def _levelling(item: Mapping[str, Any]) -> str:
     )
 
 
-def _figure(path: Path) -> str:
+def figure(path: Path) -> str:
     """A figure as a data URI; very large pictures are made smaller."""
     if not path.exists():
         return ""

@@ -5,6 +5,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from asyndgan.errors import RecipeError
+from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
 
 
@@ -22,13 +23,18 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         overrides: `key=value` each.
 
     Raises:
-        RecipeError: if there is none, or it is not valid.
+        RecipeError: if there is none, it is not valid, or it names a part that is not installed.
     """
+    recipe = Recipe.from_toml(_text(name), overrides)
+    check_parts(recipe)
+    return recipe
+
+
+def _text(name: str) -> str:
     if name in recipe_names():
-        text = (files("asyndgan") / "recipes" / f"{name}.toml").read_text("utf-8")
-        return Recipe.from_toml(text, overrides)
+        return (files("asyndgan") / "recipes" / f"{name}.toml").read_text("utf-8")
     try:
-        return Recipe.from_toml(Path(name).read_text("utf-8"), overrides)
+        return Path(name).read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"'{name}' is neither a recipe of this package ({', '.join(recipe_names())}) "

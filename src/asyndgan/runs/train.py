@@ -212,7 +212,7 @@ class _Run:
         training = self.recipe.training
         pace = _Pace()
         while self.coordinator.step_number < training.steps:
-            news = self._gather()
+            news = self._gather(stop)
             report = self.coordinator.step()
             done = self.coordinator.step_number
             news += [f"missed {site}: {reason}" for site, reason in report.missed.items()]
@@ -227,12 +227,16 @@ class _Run:
             )
             if done % training.checkpoint_every == 0 and done < training.steps:
                 self._checkpoint()
-            if stop():
-                raise Interrupted(
-                    f"stopped after step {done}; go on with 'asyndgan train ... --resume'."
-                )
+            self._heed(stop)
 
-    def _gather(self) -> list[str]:
+    def _heed(self, stop: Callable[[], bool]) -> None:
+        if stop():
+            raise Interrupted(
+                f"stopped after step {self.coordinator.step_number}; "
+                "go on with 'asyndgan train ... --resume'."
+            )
+
+    def _gather(self, stop: Callable[[], bool]) -> list[str]:
         """Takes back sites that have returned; waits, within the patience, for a quorum."""
         news, self.coordinator.notes = self.coordinator.notes, []
         since = time.monotonic()
@@ -247,6 +251,7 @@ class _Run:
                     f"too few sites for {self.recipe.quorum.patience_s:g} s (there: {there}); "
                     "the run stopped with a checkpoint. Resume it when they are back."
                 )
+            self._heed(stop)
             time.sleep(0.2)
 
     def _record(self, progress: Progress, metrics: Any, board: SummaryWriter) -> None:

@@ -77,11 +77,21 @@ def load_optimiser(
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON value beside them; a crash leaves the old file or the new one."""
+    """Writes tensors and a JSON value beside them; a crash leaves the old file or the new one.
+
+    Raises:
+        RunError: if the file cannot be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.half")
     contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
-    save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
+    try:
+        save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
+    except SafetensorError as error:  # what a full disk comes as
+        half.unlink(missing_ok=True)
+        raise RunError(
+            f"{path.name} cannot be written to its folder: {error}. Make room, then resume."
+        ) from error
     half.replace(path)
 
 

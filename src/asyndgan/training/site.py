@@ -139,10 +139,10 @@ class Site(Handler):
                 f"this site was set up for recipe {self.recipe.digest()[:12]}, the run has "
                 f"{request.recipe[:12]}. Give both ends the same recipe file."
             )
-        if self.run is None:
-            self.run = request.run
-        self._expect(request.run)
-        self._go_back_to(request.step)
+        if self.run is not None:
+            self._expect(request.run)
+        self._go_back_to(request.run, request.step)
+        self.run = request.run
         return Card(
             run=request.run,
             step=self.step,
@@ -158,7 +158,12 @@ class Site(Handler):
     def _save(self, request: Save) -> Saved:
         self._expect(request.run, request.step)
         if self.folder is not None:
-            about = {"run": request.run, "step": self.step, "batch": self.next_batch}
+            about = {
+                "run": request.run,
+                "step": self.step,
+                "batch": self.next_batch,
+                "cohort": self.cohort.digest,
+            }
             path = checkpoint.step_file(self.folder, request.step)
             checkpoint.write(path, self.objective.state(), about)
             checkpoint.forget_old(self.folder)
@@ -174,7 +179,7 @@ class Site(Handler):
         if batch is not None and batch != self.next_batch:
             raise ProtocolError(f"batch {batch} was not offered; the next is {self.next_batch}.")
 
-    def _go_back_to(self, step: int) -> None:
+    def _go_back_to(self, run: str, step: int) -> None:
         """Takes the newest state at or before a step: that in memory, or a stored one."""
         candidates = checkpoint.stored_files(self.folder, step) if self.folder else {}
         if max(candidates, default=0) <= self.step <= step:
@@ -186,8 +191,13 @@ class Site(Handler):
             except RunError as error:
                 log.warning("%s", error)  # cut off while it was written; the one before is whole
                 continue
-            if about["run"] != self.run:
+            if about["run"] != run:
                 raise ProtocolError("this site's checkpoints are of another run; move them away.")
+            if about.get("cohort") != self.cohort.digest:
+                raise ProtocolError(
+                    "this site's cases are not those that it began the run with; give it back its "
+                    "data, or start a new run."
+                )
             self.objective.load(tensors)
             self.step, self.next_batch = about["step"], about["batch"]
             return

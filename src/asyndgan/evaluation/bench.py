@@ -1,0 +1,258 @@
+"""Trains segmentation networks side by side, or finds what they predicted in a cache."""
+
+import base64
+import hashlib
+import json
+import math
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, final
+
+import monai
+import numpy as np
+import torch
+from torch import nn
+
+from asyndgan.arrays import Masks
+from asyndgan.data.case import Case
+from asyndgan.errors import DataError
+from asyndgan.evaluation.baselines import train_fedavg
+from asyndgan.evaluation.metrics import PatientScore, score_patients
+from asyndgan.evaluation.segmentation import (
+    TRAINING_VERSION,
+    SegmentationBudget,
+    predict,
+    train_segmenter,
+)
+from asyndgan.evaluation.table import Scores
+
+OnProgress = Callable[[str, int, int], None]
+"""Called with what is being trained, the steps done and the steps of the whole evaluation.
+
+A check of the budget counts its steps anew.
+"""
+
+TrainingSet = Sequence[Case] | Mapping[str, Sequence[Case]]
+"""The cases of one training; by site where sites train one network together (FedAvg)."""
+
+Contenders = Mapping[str, Sequence[TrainingSet]]
+"""By the model's name: a training set for each seed."""
+
+
+@final
+@dataclass
+class Bench:
+    """Trains networks on one machine, or finds what they predicted in the cache.
+
+    Attributes:
+        test: whom the networks are judged on.
+        labels: every label's value.
+        targets: the labels that are judged.
+        seeds: of the trainings of each model.
+        cache: folder of what networks predicted.
+        total: steps of the whole evaluation.
+        device: where to train.
+        on_progress: told after every step.
+        workers: networks that are trained at a time.
+        done: steps that are done or were found.
+        lock: over `done`.
+        stop: set when one training failed, so that the others end too.
+    """
+
+    test: Sequence[Case]
+    labels: Mapping[str, int]
+    targets: Sequence[str]
+    seeds: Sequence[int]
+    cache: Path
+    total: int
+    device: str = "cpu"
+    on_progress: OnProgress | None = None
+    workers: int = 1
+    done: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def scores(
+        self, models: Contenders, budget: SegmentationBudget
+    ) -> tuple[Scores, dict[str, Masks]]:
+        """Scores averaged over seeds, and the masks that each model's first seed predicts.
+
+        `workers` networks are trained at a time, on one thread each.
+        """
+        for training_sets in models.values():
+            for cases in training_sets:
+                self._check_fit(cases)
+        with ThreadPoolExecutor(
+            self.workers, initializer=torch.set_num_threads, initargs=(1,)
+        ) as pool:
+            trainings = {
+                model: [
+                    pool.submit(self._attempt, model, cases, budget, seed)
+                    for seed, cases in zip(self.seeds, training_sets, strict=True)
+                ]
+                for model, training_sets in models.items()
+            }
+            try:
+                masks = {model: [one.result() for one in own] for model, own in trainings.items()}
+            except BaseException as error:  # Ctrl-C comes here, not to the threads
+                self.stop.set()
+                every = [one for own in trainings.values() for one in own]
+                raise _cause(every, error) from error
+        scores = {
+            model: {target: self._average_score(found, target) for target in self.targets}
+            for model, found in masks.items()
+        }
+        return scores, {model: found[0] for model, found in masks.items()}
+
+    def _check_fit(self, cases: TrainingSet) -> None:
+        flat = pooled(cases)
+        if not flat or not self.test:
+            raise DataError("a comparison needs training cases of every model and test cases.")
+        first, judged = flat[0], self.test[0]
+        if first.modalities != judged.modalities or first.image.shape != judged.image.shape:
+            raise DataError(
+                f"training cases have {', '.join(first.modalities)} in size "
+                f"{tuple(first.image.shape[1:])}, test cases {', '.join(judged.modalities)} in "
+                f"size {tuple(judged.image.shape[1:])}; prepare all by one recipe."
+            )
+
+    def _attempt(
+        self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int
+    ) -> Masks:
+        if self.stop.is_set():
+            raise CancelledError
+        try:
+            return self._predicted(model, cases, budget, seed)
+        except BaseException:
+            self.stop.set()
+            raise
+
+    def _average_score(self, masks: Sequence[Masks], target: str) -> list[PatientScore]:
+        return _average([score_patients(self.test, found, self.labels[target]) for found in masks])
+
+    def _predicted(
+        self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int
+    ) -> Masks:
+        inputs = self._inputs(cases, budget, seed)
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        path = self.cache / f"{key[:32]}.json"
+        if not path.exists():
+            started = time.monotonic()
+            network = self._train(model, cases, budget, seed)
+            found = predict(network, torch.stack([case.image for case in self.test]))
+            seconds = round(time.monotonic() - started, 1)
+            entry = {"inputs": inputs, "seconds": seconds, **_packed(found)}
+            write_whole(path, json.dumps(entry).encode())
+        with self.lock:
+            self.done += budget.steps
+        self._tell(f"{model}, seed {seed}", 0)
+        return _unpacked(json.loads(path.read_bytes()))
+
+    def _train(
+        self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int
+    ) -> nn.Module:
+        classes = max(self.labels.values()) + 1
+
+        def tell(step: int, loss: float) -> None:
+            self._tell(f"{model}, seed {seed}", step)
+
+        if isinstance(cases, Mapping):
+            return train_fedavg(
+                cases, classes=classes, budget=budget, seed=seed, on_progress=tell,
+                device=self.device,
+            )  # fmt: skip
+        return train_segmenter(
+            cases, classes=classes, budget=budget, seed=seed, on_progress=tell, device=self.device
+        )
+
+    def _inputs(self, cases: TrainingSet, budget: SegmentationBudget, seed: int) -> dict[str, Any]:
+        """Everything that the predictions depend on."""
+        return {
+            "training": {site: _digest(own, with_masks=True) for site, own in cases.items()}
+            if isinstance(cases, Mapping)
+            else _digest(cases, with_masks=True),
+            "test": _digest(self.test, with_masks=False),
+            "classes": max(self.labels.values()) + 1,
+            "budget": asdict(budget),
+            "seed": seed,
+            "device": torch.device(self.device).type,
+            "version": TRAINING_VERSION,
+            "torch": torch.__version__,
+            "monai": monai.__version__,
+            "numpy": np.__version__,
+        }
+
+    def _tell(self, text: str, step: int) -> None:
+        if self.stop.is_set():
+            raise CancelledError
+        if self.on_progress:
+            self.on_progress(text, self.done + step, self.total)
+
+
+def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseException:
+    """Why trainings ended: those that were told to stop say no more than that."""
+    if not isinstance(error, CancelledError):
+        return error
+    wait(trainings)
+    ends = [one.exception() for one in trainings if not one.cancelled()]
+    return next((end for end in ends if end and not isinstance(end, CancelledError)), error)
+
+
+def pooled(cases: TrainingSet) -> list[Case]:
+    """All cases, whosever they are."""
+    if isinstance(cases, Mapping):
+        return [case for own in cases.values() for case in own]
+    return list(cases)
+
+
+def _average(by_seed: Sequence[Mapping[str, PatientScore]]) -> list[PatientScore]:
+    """Each patient's scores, averaged over the seeds in which the patient counts."""
+    return [
+        PatientScore(
+            *(
+                mean([getattr(scores[patient], name) for scores in by_seed])
+                for name in ("dice", "hd95", "assd", "false_alarm")
+            )
+        )
+        for patient in by_seed[0]
+    ]
+
+
+def mean(values: Sequence[float]) -> float:
+    """Of those that are numbers; nan if none is."""
+    counted = [value for value in values if not math.isnan(value)]
+    return math.fsum(counted) / len(counted) if counted else math.nan
+
+
+def _digest(cases: Sequence[Case], *, with_masks: bool) -> str:
+    """SHA-256 of the cases' tensors in their order, which a training depends on."""
+    digest = hashlib.sha256()
+    for case in cases:
+        for tensor in (case.image, case.mask) if with_masks else (case.image,):
+            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _packed(masks: Masks) -> dict[str, Any]:
+    data = zlib.compress(masks.to(torch.int16).cpu().numpy().astype("<i2").tobytes())
+    return {"shape": list(masks.shape), "masks": base64.b64encode(data).decode()}
+
+
+def _unpacked(entry: Mapping[str, Any]) -> Masks:
+    data = np.frombuffer(zlib.decompress(base64.b64decode(entry["masks"])), dtype="<i2")
+    return torch.from_numpy(data.astype(np.int64)).reshape(entry["shape"])
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """All or nothing: an interruption leaves the old file, or none."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    temporary.replace(path)
