@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from asyndgan import __version__
+from asyndgan.cli.benchmark import benchmark
 from asyndgan.cli.check import check
 from asyndgan.cli.demo import demo
 from asyndgan.cli.evaluate import evaluate
@@ -29,6 +30,7 @@ app.command()(train)
 app.command()(generate)
 app.command()(evaluate)
 app.command()(report)
+app.command()(benchmark)
 app.command()(demo)
 app.add_typer(recipe, name="recipe")
 

@@ -1,0 +1,50 @@
+"""`asyndgan benchmark`: a suite of comparisons, and the document that its tables belong to."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.errors import RecipeError
+from asyndgan.evaluation.suite import run_suite
+from asyndgan.reports.evidence import replace_block, to_markdown, write_evidence
+
+
+def benchmark(
+    suite: Annotated[Path, typer.Argument(help="TOML file that says what to compare.")],
+    data: Annotated[Path, typer.Option(help="Folder that holds the suite's data sets.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, evaluations, tables and cache.")],
+    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time, on one core each.")] = 1,
+    document: Annotated[
+        Path | None,
+        typer.Option(help="Markdown file whose block '<!-- suite: NAME -->' to write anew."),
+    ] = None,
+    examples: Annotated[
+        bool, typer.Option(help="Show predictions on real patients in the page.")
+    ] = False,
+) -> None:
+    """Trains and judges what a suite names, as far as it is not there yet, and writes one table."""
+    console = Console()
+    try:
+        text = suite.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"'{suite}' is no TOML file that can be read.") from error
+    with EvaluationDisplay(console) as display:
+        result = run_suite(
+            text,
+            data,
+            out,
+            workers=workers,
+            on_training=display.show,
+            on_evaluation=display.show,
+        )
+    block = to_markdown(result.to_tables())
+    if document:
+        document.write_text(
+            replace_block(document.read_text("utf-8"), result.suite, block), "utf-8"
+        )
+    markdown, page = write_evidence(out, examples=examples)
+    console.print(block, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{markdown}\n{page}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,506 @@
+"""A suite of comparisons, read from a file: what to train, on which sets, with which seeds.
+
+Everything that a suite trains lies in its output folder and is found again there: a suite that was
+interrupted goes on where it stopped, and one that gained a line trains only that.
+"""
+
+import hashlib
+import json
+import math
+import platform
+import tomllib
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from pathlib import Path
+from re import fullmatch
+from typing import Annotated, Any, Literal, Self, final
+
+import monai
+import numpy as np
+import torch
+from pydantic import Field, StringConstraints, ValidationError, model_validator
+
+from asyndgan import __version__
+from asyndgan.data import Case
+from asyndgan.data.nnunet import describe, list_cases, patient_of
+from asyndgan.data.prepare import load_cases
+from asyndgan.data.splits import hold_out
+from asyndgan.errors import RecipeError, RunError
+from asyndgan.evaluation.baselines import train_fedgan
+from asyndgan.evaluation.bench import OnProgress, mean, write_whole
+from asyndgan.evaluation.compare import compare, contenders
+from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
+from asyndgan.evaluation.of_run import synthetic_of_run
+from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.evaluation.table import (
+    ADDED,
+    FEDGAN,
+    SITE_PREFIX,
+    SYNTHETIC,
+    Evaluation,
+    of_single_sites,
+    without_nan,
+)
+from asyndgan.recipe import Recipe, Section, explained
+from asyndgan.runs import RunFacts, RunFolder, load_recipe, train
+
+_SCORES = ("dice", "hd95", "assd")
+
+VALIDATION_PART = 0.2
+"""Part of each site's patients that a suite judged on validation holds out of every training."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+@final
+class SetSection(Section):
+    """A data set with its sites."""
+
+    name: Name
+    folder: str = Field(description="below the data folder")
+    sites: tuple[Name, ...] = Field(min_length=1, description="folders of the sites in it")
+    test: str = Field("test", description="folder of the test patients in it")
+    label: str = Field(description="what to judge by")
+    apart: dict[str, str] = Field(
+        {}, description="test patients to report apart: heading to a pattern of their names"
+    )
+    overrides: tuple[str, ...] = Field((), description="KEY=VALUE of the recipes on this set")
+
+
+@final
+class ModelSection(Section):
+    """A recipe and what to compare it with."""
+
+    name: Name
+    recipe: str = Field(description="name or file of a recipe")
+    overrides: tuple[str, ...] = Field((), description="KEY=VALUE of the recipe")
+    fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
+    augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
+
+
+@final
+class Suite(Section):
+    """What to compare."""
+
+    name: Name
+    judged_on: Literal["test", "validation"] = "test"
+    seeds: int = Field(1, ge=1, le=100, description="trainings of everything")
+    segmentation_steps: int = Field(SegmentationBudget().steps, ge=1)
+    single_sites: bool = Field(True, description="also each site's real cases alone")
+    fedavg: bool = Field(False, description="also one network that all sites train together")
+    sets: tuple[SetSection, ...] = Field(min_length=1)
+    models: tuple[ModelSection, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _each_name_once(self) -> Self:
+        for kind, parts in (("sets", self.sets), ("models", self.models)):
+            (name, count), *_ = Counter(part.name for part in parts).most_common(1)
+            if count > 1:
+                raise ValueError(f"two of {kind} are called '{name}'; rename one")
+        return self
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Reads a suite.
+
+        Raises:
+            RecipeError: on anything that is unknown, missing or out of range, in the suite or in
+                one of the recipes that it names.
+        """
+        try:
+            tables = tomllib.loads(text)
+            suite = cls.model_validate(tables)
+        except tomllib.TOMLDecodeError as error:
+            raise RecipeError(f"the suite is not valid TOML: {error}") from error
+        except ValidationError as error:
+            known = [*cls.model_fields, *SetSection.model_fields, *ModelSection.model_fields]
+            name = tables.get("name", "unnamed")
+            raise RecipeError(f"suite '{name}':\n{explained(error, known)}") from error
+        for part in suite.sets:
+            grids = {model.name: suite.recipe(part, model, 0).image for model in suite.models}
+            first, *others = grids
+            for other in others:
+                if grids[other] != grids[first]:
+                    raise RecipeError(
+                        f"suite '{suite.name}', set {part.name}: models {first} and {other} "
+                        "prepare images in different ways, so their tables cannot be one. Give "
+                        "them the same image section, or make two suites."
+                    )
+        return suite
+
+    def recipe(self, part: SetSection, model: ModelSection, seed: int) -> Recipe:
+        """The resolved recipe of one training."""
+        held_out = VALIDATION_PART if self.judged_on == "validation" else 0.0
+        return load_recipe(
+            model.recipe,
+            [
+                *model.overrides,
+                *part.overrides,
+                f"training.seed={seed}",
+                f"training.hold_out={held_out}",
+            ],
+        )
+
+    def trainings(self, data: Path, out: Path) -> Iterator["Training"]:
+        """Everything that has to be trained before segmentation networks are."""
+        for seed in range(self.seeds):
+            for part in self.sets:
+                for model in self.models:
+                    recipe = self.recipe(part, model, seed)
+                    sites = {name: data / part.folder / name for name in part.sites}
+                    where = out / "runs" / part.name
+                    yield Training(recipe, sites, where / f"{model.name}-{seed}", fedgan=False)
+                    if model.fedgan:
+                        yield Training(
+                            recipe, sites, where / f"{model.name}-fedgan-{seed}", fedgan=True
+                        )
+
+
+@final
+@dataclass(frozen=True)
+class Training:
+    """One generator to train; `run` may happen in another process.
+
+    Attributes:
+        recipe: resolved.
+        sites: folder of each site's data by name.
+        out: its run folder.
+        fedgan: by averaging weights.
+    """
+
+    recipe: Recipe
+    sites: dict[str, Path]
+    out: Path
+    fedgan: bool
+
+    def finished(self) -> bool:
+        """Whether the run is there as wanted.
+
+        Raises:
+            RunError: if the folder holds a run of another recipe.
+        """
+        folder = RunFolder(self.out)
+        if not folder.facts_file.exists():
+            return False
+        if folder.recipe().digest() != self.recipe.digest():
+            raise RunError(
+                f"{self.out} holds a run of another recipe. Rename the model in the suite, or "
+                "remove the folder."
+            )
+        return folder.facts().state == "finished"
+
+    def steps_done(self) -> int:
+        """As its metrics tell."""
+        records = RunFolder(self.out).metrics()
+        return records[-1]["step"] + 1 if records else 0
+
+    def run(self) -> None:
+        """Trains on one thread, from the newest checkpoint if there is one."""
+        torch.set_num_threads(1)
+        if self.fedgan:
+            train_fedgan(self.recipe, self.sites, self.out)
+        else:
+            resume = RunFolder(self.out).facts_file.exists()
+            train(self.recipe, self.sites, self.out, resume=resume)
+
+
+@final
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference of Dice: positive where `model` is better than `over`.
+
+    Attributes:
+        set_name: of the data.
+        recipe: name of the suite's model.
+        model: row of the table.
+        over: row that it is compared with. `every real:NAME+synthetic` over `real:NAME` compares
+            each patient's mean over the sites' models.
+        label: what it is judged by.
+        patients: that count in both.
+        difference: mean over patients.
+        low: lower end of the 95 % bootstrap interval over patients.
+        high: upper end.
+    """
+
+    set_name: str
+    recipe: str
+    model: str
+    over: str
+    label: str
+    patients: int
+    difference: float
+    low: float
+    high: float
+
+
+@final
+@dataclass(frozen=True)
+class SuiteResult:
+    """What a suite found; `suite.json` holds the same.
+
+    Attributes:
+        suite: name.
+        judged_on: test or validation patients.
+        versions: of what computed it.
+        digest: SHA-256 of the suite's own text, in hexadecimal.
+        rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`;
+            `bytes_a_step` and `seconds` of generators, mean over seeds.
+        apart: the same keys, for patients that a set reports apart.
+        differences: paired.
+        evaluations: folder of each (set, recipe), below the output folder.
+    """
+
+    suite: str
+    judged_on: str
+    versions: dict[str, str]
+    digest: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    apart: list[dict[str, Any]] = field(default_factory=list)
+    differences: list[Difference] = field(default_factory=list)
+    evaluations: dict[str, str] = field(default_factory=dict)
+
+    def to_tables(self) -> dict[str, Any]:
+        """Nested dictionaries and lists for JSON; None where a number cannot be computed."""
+        plain: dict[str, Any] = without_nan(asdict(self))
+        return plain
+
+
+def run_suite(
+    text: str,
+    data: Path,
+    out: Path,
+    *,
+    workers: int = 1,
+    on_training: OnProgress | None = None,
+    on_evaluation: OnProgress | None = None,
+) -> SuiteResult:
+    """Trains and judges what a suite names, as far as it is not there yet.
+
+    Args:
+        text: of the suite, TOML.
+        data: folder that holds the sets.
+        out: for runs, evaluations, the cache and `suite.json`.
+        workers: trainings at a time, one core each.
+        on_training: told about the generators: a text, steps done, all steps.
+        on_evaluation: told about the segmentation networks.
+
+    Raises:
+        RecipeError: the suite or a recipe in it cannot be used.
+        DataError, CohortError, RunError, NotFiniteError: as in `train` and `evaluate`.
+    """
+    suite = Suite.from_toml(text)
+    _check_apart(suite, data)
+    _train_all(list(suite.trainings(data, out)), workers, on_training)
+    result = SuiteResult(
+        suite=suite.name,
+        judged_on=suite.judged_on,
+        versions={
+            "asyndgan": __version__, "torch": torch.__version__, "monai": monai.__version__,
+            "numpy": np.__version__, "python": platform.python_version(),
+        },
+        digest=hashlib.sha256(text.encode()).hexdigest(),
+    )  # fmt: skip
+    for part in suite.sets:
+        for number, model in enumerate(suite.models):
+            _judge(suite, part, model, data, out, workers, on_evaluation, result, first=not number)
+    write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
+    return result
+
+
+def _check_apart(suite: Suite, data: Path) -> None:
+    """Before hours of training, not after them."""
+    for part in suite.sets:
+        test = data / part.folder / part.test
+        names = [patient_of(files.name) for files in list_cases(test, describe(test))]
+        for pattern in part.apart.values():
+            if not any(fullmatch(pattern, name) for name in names):
+                raise RecipeError(f"set {part.name}: no test patient's name matches '{pattern}'.")
+
+
+def _train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgress | None) -> None:
+    waiting = [training for training in trainings if not training.finished()]
+    steps = sum(training.recipe.training.steps for training in trainings)
+    before = steps - sum(training.recipe.training.steps for training in waiting)
+    if not waiting:
+        return
+    # Spawned: a forked copy of a process in which torch has run may hang.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        futures: dict[Future[None], Training] = {
+            pool.submit(training.run): training for training in waiting
+        }
+        try:
+            pending: set[Future[None]] = set(futures)
+            while pending:
+                ended, pending = wait(pending, timeout=5, return_when=FIRST_COMPLETED)
+                for future in ended:
+                    future.result()
+                if on_progress:
+                    done = before + sum(training.steps_done() for training in waiting)
+                    at_work = [str(futures[f].out.name) for f in pending if f.running()]
+                    on_progress(", ".join(at_work[:workers]) or "generators", done, steps)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _judge(
+    suite: Suite,
+    part: SetSection,
+    model: ModelSection,
+    data: Path,
+    out: Path,
+    workers: int,
+    on_progress: OnProgress | None,
+    result: SuiteResult,
+    *,
+    first: bool,
+) -> None:
+    """One table: a recipe on a set. Real models are kept from the first recipe's table only."""
+    root = data / part.folder
+    folders = {name: root / name for name in part.sites}
+    image = suite.recipe(part, model, 0).image
+    real = {name: load_cases(folder, image) for name, folder in folders.items()}
+    judged = load_cases(root / part.test, image) if suite.judged_on == "test" else []
+    if suite.judged_on == "validation":
+        real, judged = hold_out(real, part=VALIDATION_PART)
+    runs = out / "runs" / part.name
+    generators = {SYNTHETIC: [RunFolder(runs / f"{model.name}-{s}") for s in range(suite.seeds)]}
+    if model.fedgan:
+        generators[FEDGAN] = [
+            RunFolder(runs / f"{model.name}-fedgan-{s}") for s in range(suite.seeds)
+        ]
+    painted = {
+        name: [
+            load_cases(
+                # From the sites' own masks: a baseline has no released ones.
+                synthetic_of_run(run, folders, run.path / "synthetic", released=False),
+                image,
+            )
+            for run in of_seeds
+        ]
+        for name, of_seeds in generators.items()
+    }
+    models = contenders(
+        real, painted, seeds=suite.seeds, fedavg=suite.fedavg, augmented=model.augmented
+    )
+    if not suite.single_sites:
+        models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
+    place = f"evaluations/{part.name}-{model.name}"
+    evaluation = compare(
+        models,
+        test=judged,
+        labels=describe(next(iter(folders.values()))).labels,
+        out=out / place,
+        cache=out / "cache",
+        targets=[part.label],
+        seeds=range(suite.seeds),
+        budget=SegmentationBudget(steps=suite.segmentation_steps),
+        judged_on=suite.judged_on,
+        about={"set": part.name, "recipe": model.name},
+        workers=workers,
+        device="cpu",
+        on_progress=on_progress,
+    )
+    result.evaluations[f"{part.name}, {model.name}"] = place
+    facts = {name: [run.facts() for run in of_seeds] for name, of_seeds in generators.items()}
+    for row in evaluation.rows:
+        of_recipe = row.model in generators or row.model.endswith(ADDED)
+        if first or of_recipe:
+            result.rows.append(
+                {
+                    "set": part.name,
+                    "recipe": model.name if of_recipe else "",
+                    **asdict(row),
+                    **_cost(facts.get(row.model, [])),
+                }
+            )
+    result.apart.extend(_apart(part, model, evaluation, judged, first=first))
+    result.differences.extend(_differences(part, model, evaluation))
+
+
+def _cost(runs: Sequence[RunFacts]) -> dict[str, float | None]:
+    """Mean over seeds: seconds of training, and bytes that left and came to a site a step."""
+    if not runs:
+        return {"seconds": None, "bytes_a_step": None}
+    moved = [
+        sum(
+            sum(kinds.values())
+            for way in (run.left_sites, run.came_to_sites)
+            for kinds in way.values()
+        )
+        / (run.steps * len(run.sites))
+        for run in runs
+    ]
+    return {"seconds": mean([run.seconds for run in runs]), "bytes_a_step": round(mean(moved))}
+
+
+def _apart(
+    part: SetSection,
+    model: ModelSection,
+    evaluation: Evaluation,
+    judged: Sequence[Case],
+    *,
+    first: bool,
+) -> Iterator[dict[str, Any]]:
+    """Rows of test patients that the set reports apart, such as a hospital that no site knows."""
+    if evaluation.judged_on != "test":
+        return
+    patients = list(dict.fromkeys(case.patient for case in judged))
+    for heading, pattern in part.apart.items():
+        chosen = [place for place, name in enumerate(patients) if fullmatch(pattern, name)]
+        for name, scores in evaluation.per_patient.items():
+            of_recipe = name in (SYNTHETIC, FEDGAN) or name.endswith(ADDED)
+            if first or of_recipe:
+                own = [scores[part.label][place] for place in chosen]
+                yield {
+                    "set": part.name,
+                    "recipe": model.name if of_recipe else "",
+                    "apart": heading,
+                    "model": name,
+                    "label": part.label,
+                    "patients": len(own),
+                    **{key: mean([getattr(one, key) for one in own]) for key in _SCORES},
+                }
+
+
+def _differences(
+    part: SetSection, model: ModelSection, evaluation: Evaluation
+) -> Iterator[Difference]:
+    scores = {name: own[part.label] for name, own in evaluation.per_patient.items()}
+
+    def difference(name: str, over: str, pairs: Sequence[tuple[float, float]]) -> Difference:
+        gains = [a - b for a, b in pairs if not math.isnan(a - b)]
+        low, high = bootstrap_interval(gains)
+        return Difference(
+            part.name, model.name, name, over, part.label, len(gains), mean(gains), low, high
+        )
+
+    def pairs(name: str, over: str) -> list[tuple[float, float]]:
+        return [(a.dice, b.dice) for a, b in zip(scores[name], scores[over], strict=True)]
+
+    for over in scores:
+        if over != SYNTHETIC and not over.endswith(ADDED):
+            yield difference(SYNTHETIC, over, pairs(SYNTHETIC, over))
+    augmented = [name for name in scores if name.endswith(ADDED)]
+    alone = [name.removesuffix(ADDED) for name in augmented]
+    if augmented and all(name in scores for name in alone):
+        for name, over in zip(augmented, alone, strict=True):
+            yield difference(name, over, pairs(name, over))
+        yield difference(
+            f"every {SITE_PREFIX}NAME{ADDED}",
+            f"{SITE_PREFIX}NAME",
+            list(zip(_over_models(scores, augmented), _over_models(scores, alone), strict=True)),
+        )
+
+
+def _over_models(
+    scores: Mapping[str, Sequence[PatientScore]], models: Sequence[str]
+) -> list[float]:
+    """Each patient's Dice, averaged over models."""
+    return [
+        mean([score.dice for score in of_patient])
+        for of_patient in zip(*(scores[name] for name in models), strict=True)
+    ]

@@ -1,0 +1,161 @@
+"""A suite's tables as Markdown and as one self-contained page."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asyndgan.errors import RunError
+from asyndgan.reports.page import COLOURS, write_page
+from asyndgan.reports.usefulness import figure, label_table
+from asyndgan.reports.words import decimal, duration, size
+
+Row = Mapping[str, Any]
+
+_NAMES = {"real-all": "all real images", "fedavg": "FedAvg", "synthetic": "synthetic images alone"}
+
+
+def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
+    """Writes `suite.md` and `suite.html` beside a suite's `suite.json`.
+
+    Args:
+        out: the suite's output folder.
+        examples: show predictions on real patients in the page.
+
+    Returns:
+        Both files.
+
+    Raises:
+        RunError: there is no `suite.json`.
+    """
+    try:
+        result = json.loads((out / "suite.json").read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{out} holds no suite.json; make it with 'asyndgan benchmark'.") from error
+    markdown = out / "suite.md"
+    markdown.write_text(to_markdown(result), "utf-8")
+    tables = {
+        name: label_table(rows[0]["label"], rows) for name, rows in _by_set(result["rows"]).items()
+    }
+    sites = [name for row in result["rows"] for name in _site(row)]
+    page = {
+        "result": result,
+        "tables": tables,
+        "numbers": {name: number for number, name in enumerate(dict.fromkeys(sites))},
+        "colours": COLOURS,
+        "markdown": _parts(result),
+        "plots": {
+            name: [
+                picture
+                for file in ("dice.svg", *(["examples.png"] if examples else []))
+                if (picture := figure(out / folder / file))
+            ]
+            for name, folder in result["evaluations"].items()
+        },
+    }
+    return markdown, write_page("evidence.html.jinja", page, out / "suite.html")
+
+
+def replace_block(document: str, suite: str, block: str) -> str:
+    """A document with a suite's tables in place of those between its two marks.
+
+    Raises:
+        RunError: if the document lacks `<!-- suite: NAME -->` and `<!-- end of suite: NAME -->`.
+    """
+    begin, end = f"<!-- suite: {suite} -->", f"<!-- end of suite: {suite} -->"
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    if not re.search(pattern, document, re.DOTALL):
+        raise RunError(f"the document has no place for this suite: write {begin} and {end} in it.")
+    return re.sub(pattern, lambda _: f"{begin}\n\n{block}\n{end}", document, flags=re.DOTALL)
+
+
+def to_markdown(result: Row) -> str:
+    """Every table of a suite, for a document."""
+    seeds = max(row["seeds"] for row in result["rows"])
+    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
+    lines = [
+        f"Judged on {result['judged_on']} patients; {seeds} {'seed' if seeds == 1 else 'seeds'} of "
+        "every training, and intervals of 95 % from a bootstrap over patients. Suite "
+        f"`{result['suite']}` ({result['digest'][:12]}); {versions}.",
+    ]
+    for title, table in _parts(result).items():
+        lines += ["", f"**{title}**", "", *_markdown_table(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _parts(result: Row) -> dict[str, list[list[str]]]:
+    """Tables of text by title, each with its heading first."""
+    parts: dict[str, list[list[str]]] = {}
+    for name, rows in _by_set(result["rows"]).items():
+        parts[f"{name}: {rows[0]['label']}, {rows[0]['patients']} patients"] = [
+            ["trained on", "cases", "Dice", "interval", "of all-real", "interval", "HD95", "ASSD",
+             "generator trained in", "bytes a site and step"],
+            *(_result_line(row) for row in rows),
+        ]  # fmt: skip
+    for name, rows in _by_set(result["apart"]).items():
+        parts[f"{name}, apart: {rows[0]['apart']}"] = [
+            ["trained on", "patients", "Dice", "HD95", "ASSD"],
+            *(
+                [_name(row), str(row["patients"]), *(decimal(row[key], digits) for key, digits in
+                 (("dice", 3), ("hd95", 1), ("assd", 1)))]
+                for row in rows
+            ),
+        ]  # fmt: skip
+    for name, rows in _by_set(result["differences"], "set_name").items():
+        parts[f"{name}: paired differences of Dice"] = [
+            ["recipe", "trained on", "less trained on", "difference", "interval", "patients"],
+            *(
+                [row["recipe"], row["model"], row["over"], f"{row['difference']:+.3f}",
+                 _between(row["low"], row["high"], 3), str(row["patients"])]
+                for row in rows
+            ),
+        ]  # fmt: skip
+    return parts
+
+
+def _result_line(row: Row) -> list[str]:
+    return [
+        _name(row),
+        str(row["cases"]),
+        decimal(row["dice_mean"], 3),
+        _between(row["dice_low"], row["dice_high"], 3),
+        decimal(row["ratio"], 3),
+        _between(row["ratio_low"], row["ratio_high"], 3),
+        decimal(row["hd95_mean"], 1),
+        decimal(row["assd_mean"], 1),
+        duration(row["seconds"]) if row["seconds"] else "",
+        size(row["bytes_a_step"]) if row["bytes_a_step"] else "",
+    ]
+
+
+def _name(row: Row) -> str:
+    model = row["model"]
+    name = _NAMES.get(model, model.replace("real:", "real images of ").replace("+", " + "))
+    name = name.replace("fedgan-synthetic", "synthetic images of FedGAN")
+    return f"**{name} ({row['recipe']})**" if row["recipe"] else name
+
+
+def _site(row: Row) -> Iterator[str]:
+    if str(row["model"]).startswith("real:"):
+        yield row["model"].removeprefix("real:").removesuffix("+synthetic")
+
+
+def _between(low: float | None, high: float | None, digits: int) -> str:
+    return f"{decimal(low, digits)} to {decimal(high, digits)}"
+
+
+def _by_set(rows: Iterable[Row], key: str = "set") -> dict[str, list[Row]]:
+    sets: dict[str, list[Row]] = {}
+    for row in rows:
+        heading = f"{row[key]}" + (f", {row['apart']}" if "apart" in row else "")
+        sets.setdefault(heading, []).append(row)
+    return sets
+
+
+def _markdown_table(table: Sequence[Sequence[str]]) -> Iterator[str]:
+    heading, *lines = table
+    yield "| " + " | ".join(heading) + " |"
+    yield "|" + "---|" * len(heading)
+    for line in lines:
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"

@@ -1,0 +1,142 @@
+"""A suite from its file to its tables, as a person runs it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from asyndgan.cli import app
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.errors import RecipeError, RunError
+from asyndgan.evaluation.suite import Suite
+from asyndgan.recipe import Recipe
+from asyndgan.reports.evidence import replace_block
+
+SUITE = """
+name = "tiny"
+seeds = 2
+segmentation_steps = 3
+fedavg = true
+judged_on = "JUDGED_ON"
+
+[[sets]]
+name = "heads"
+folder = "heads"
+sites = ["north", "south"]
+label = "lesion"
+apart = { "the first patient" = ".*p000" }
+
+[[models]]
+name = "small"
+recipe = "RECIPE"
+fedgan = true
+augmented = true
+
+[[models]]
+name = "paired"
+recipe = "RECIPE"
+overrides = ["loss.paired_l1=10"]
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_phantoms(folder / "heads", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.12)
+    return folder
+
+
+def write_suite(folder: Path, tiny: Callable[..., Recipe], judged_on: str) -> Path:
+    recipe = folder / "recipe.toml"
+    recipe.write_text(tiny("image.size=32", "training.steps=4").to_toml())
+    suite = folder / "suite.toml"
+    text = SUITE.replace("RECIPE", str(recipe)).replace("JUDGED_ON", judged_on)
+    suite.write_text(text if judged_on == "test" else text.replace("apart =", "# apart ="))
+    return suite
+
+
+def run(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["benchmark", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_suite_trains_everything_once_and_writes_its_tables(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    suite = write_suite(tmp_path, tiny, "test")
+    document = tmp_path / "evidence.md"
+    document.write_text("before\n<!-- suite: tiny -->\nold\n<!-- end of suite: tiny -->\nafter\n")
+    out = tmp_path / "out"
+    first = run(suite, "--data", data, "--out", out, "--document", document, "--workers", 2)
+    result = json.loads((out / "suite.json").read_text())
+    assert [(row["recipe"], row["model"]) for row in result["rows"]] == [
+        ("", "real-all"), ("small", "synthetic"), ("small", "fedgan-synthetic"), ("", "fedavg"),
+        ("", "real:north"), ("", "real:south"),
+        ("small", "real:north+synthetic"), ("small", "real:south+synthetic"),
+        ("paired", "synthetic"),
+    ]  # fmt: skip
+    synthetic, fedgan = result["rows"][1:3]
+    assert (synthetic["seeds"], synthetic["label"]) == (2, "lesion")
+    assert synthetic["bytes_a_step"] > 0
+    assert fedgan["bytes_a_step"] > 0
+    assert {row["apart"] for row in result["apart"]} == {"the first patient"}
+    compared = {(row["model"], row["over"]) for row in result["differences"]}
+    assert ("synthetic", "fedgan-synthetic") in compared
+    assert ("every real:NAME+synthetic", "real:NAME") in compared
+    text = document.read_text()
+    assert text.startswith("before\n<!-- suite: tiny -->")
+    assert text.endswith("<!-- end of suite: tiny -->\nafter\n")
+    assert "| **synthetic images alone (small)** |" in text
+    assert "old" not in text
+    assert "<h2>heads</h2>" in (out / "suite.html").read_text()
+    before = {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*.safetensors")}
+    cached = sorted((out / "cache").iterdir())
+    assert (
+        run(suite, "--data", data, "--out", out, "--workers", 2).splitlines()[-30:]
+        == (first.splitlines()[-30:])
+    )
+    assert before == {p: p.stat().st_mtime_ns for p in (out / "runs").rglob("*.safetensors")}
+    assert cached == sorted((out / "cache").iterdir())
+
+
+def test_on_validation_no_training_sees_a_patient_that_judges(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    suite = write_suite(tmp_path, tiny, "validation")
+    out = tmp_path / "out"
+    run(suite, "--data", data, "--out", out, "--workers", 2)
+    result = json.loads((out / "suite.json").read_text())
+    assert result["judged_on"] == "validation"
+    rows = {row["model"]: row for row in result["rows"]}
+    held_in = json.loads((out / "runs/heads/small-0/run.json").read_text())["sites"]
+    assert held_in["north"]["cases"] == rows["real:north"]["cases"]
+    whole = len(list((data / "heads/north/labelsTr").iterdir()))
+    assert rows["real:north"]["cases"] < whole
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("fedavg = true", "fedavrg = true", "Did you mean fedavg"),
+        ('label = "lesion"\n', "", "sets.0.label is missing"),
+        ('name = "paired"', 'name = "small"', "two of models are called 'small'"),
+        ("loss.paired_l1=10", "image.size=64", "small and paired prepare images"),
+        ("loss.paired_l1=10", "loss.pared_l1=10", "loss.paired_l1"),
+        ("[[sets]]", "[[sets]", "not valid TOML"),
+    ],
+)
+def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(
+    tiny: Callable[..., Recipe], tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    text = write_suite(tmp_path, tiny, "test").read_text()
+    assert old in text
+    with pytest.raises(RecipeError, match=said):
+        Suite.from_toml(text.replace(old, new))
+
+
+def test_a_document_without_the_place_is_left_alone() -> None:
+    with pytest.raises(RunError, match="end of suite: tiny"):
+        replace_block("nothing here", "tiny", "table")
