@@ -2,7 +2,8 @@
 # The table of docs/evidence.md: trains and evaluates on real data, one thread a process.
 #   benchmarks/evidence.sh DATA OUT SET RECIPE LABEL [--set KEY=VALUE ...]
 # DATA holds SET/site_1 ... site_4 and SET/test. Several may run side by side. A run that was cut short
-# goes on; an evaluation trains only what its cache lacks.
+# goes on; an evaluation trains only what its cache lacks: copy the folder cache/ of one evaluation into
+# another's to train the real models once. CHECK=1 also asks whether the budget has levelled off.
 set -euo pipefail
 data="$1" out="$2" set="$3" recipe="$4" label="$5"
 shift 5
@@ -20,4 +21,4 @@ if [ ! -e "$run/generator.safetensors" ]; then
     --set training.precision=bfloat16 "$@" "${resume[@]}"
 fi
 $asyndgan evaluate "$run" "${sites[@]}" --test "$data/$set/test" --out "$out/$set-$recipe-evaluation" \
-  --label "$label" --seeds "${SEEDS:-3}" --workers "${WORKERS:-1}"
+  --label "$label" --seeds "${SEEDS:-3}" --workers "${WORKERS:-1}" ${CHECK:+--check-budget}

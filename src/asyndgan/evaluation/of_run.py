@@ -19,6 +19,10 @@ from asyndgan.evaluation.synthesise import synthesise, write_synthetic
 from asyndgan.evaluation.table import Evaluation
 from asyndgan.runs import RunFolder
 
+MOVED = 2
+"""Images from a mask that was mirrored, turned, scaled and shifted, beside the one from the mask
+itself. Chosen on validation patients: see docs/evidence.md."""
+
 
 def synthetic_of_run(
     run: RunFolder,
@@ -52,9 +56,11 @@ def synthetic_of_run(
             for number, case in enumerate(cases, 1)
         ]
         source = "of the sites' own cases, given to the evaluation only"
-    cases = synthesise(run, masks)
+    cases = [*synthesise(run, masks), *synthesise(run, masks, draws=MOVED, move=True)]
     with written_whole(out) as half:
-        write_synthetic(half, run, cases, masks=source, draws=1, seed=0)
+        write_synthetic(
+            half, run, cases, masks=f"{source}, and {MOVED} times moved", draws=1 + MOVED, seed=0
+        )
     return out
 
 
