@@ -83,6 +83,10 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     assert synthetic["bytes_a_step"] > 0
     assert fedgan["bytes_a_step"] > 0
     assert {row["apart"] for row in result["apart"]} == {"the first patient"}
+    assert [(row["recipe"], row["model"]) for row in result["distances"]] == [
+        ("small", "synthetic"), ("small", "fedgan-synthetic"), ("paired", "synthetic"),
+    ]  # fmt: skip
+    assert set(result["distances"][0]["of_sites"]) == {"north", "south"}
     compared = {(row["model"], row["over"]) for row in result["differences"]}
     assert ("synthetic", "fedgan-synthetic") in compared
     assert ("every real:NAME+synthetic", "real:NAME") in compared

@@ -32,6 +32,7 @@ from asyndgan.errors import RecipeError, RunError
 from asyndgan.evaluation.baselines import train_fedgan
 from asyndgan.evaluation.bench import OnProgress, mean, write_whole
 from asyndgan.evaluation.compare import compare, contenders
+from asyndgan.evaluation.distance import distances
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
 from asyndgan.evaluation.of_run import synthetic_of_run
 from asyndgan.evaluation.segmentation import SegmentationBudget
@@ -250,6 +251,7 @@ class SuiteResult:
             `bytes_a_step` and `seconds` of generators, mean over seeds.
         apart: the same keys, for patients that a set reports apart.
         differences: paired.
+        distances: one for each set, recipe and generator: `Distances`, mean over seeds.
         evaluations: folder of each (set, recipe), below the output folder.
     """
 
@@ -260,6 +262,7 @@ class SuiteResult:
     rows: list[dict[str, Any]] = field(default_factory=list)
     apart: list[dict[str, Any]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
+    distances: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, str] = field(default_factory=dict)
 
     def to_tables(self) -> dict[str, Any]:
@@ -417,6 +420,10 @@ def _judge(
                     **_cost(facts.get(row.model, [])),
                 }
             )
+    for name, of_seeds in painted.items():
+        measured = [asdict(distances(cases, real)) for cases in of_seeds]
+        about = {"set": part.name, "recipe": model.name, "model": name}
+        result.distances.append(about | _mean_of(measured))
     result.apart.extend(_apart(part, model, evaluation, judged, first=first))
     result.differences.extend(_differences(part, model, evaluation))
 
@@ -435,6 +442,16 @@ def _cost(runs: Sequence[RunFacts]) -> dict[str, float | None]:
         for run in runs
     ]
     return {"seconds": mean([run.seconds for run in runs]), "bytes_a_step": round(mean(moved))}
+
+
+def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean of nested tables with the same keys."""
+    return {
+        key: _mean_of([table[key] for table in tables])
+        if isinstance(value, Mapping)
+        else mean([table[key] for table in tables])
+        for key, value in tables[0].items()
+    }
 
 
 def _apart(

@@ -102,6 +102,16 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
                 for row in rows
             ),
         ]  # fmt: skip
+    for name, rows in _by_set(result["distances"]).items():
+        sites = list(rows[0]["of_sites"])
+        parts[f"{name}: distance from real images (between real halves)"] = [
+            ["painted by", "all sites", *sites],
+            *(
+                [_name(row), _with_floor(row["mixture"], row["floor"]),
+                 *(_with_floor(row["of_sites"][site], row["floors"][site]) for site in sites)]
+                for row in rows
+            ),
+        ]  # fmt: skip
     for name, rows in _by_set(result["differences"], "set_name").items():
         parts[f"{name}: paired differences of Dice"] = [
             ["recipe", "trained on", "less trained on", "difference", "interval", "patients"],
@@ -139,6 +149,10 @@ def _name(row: Row) -> str:
 def _site(row: Row) -> Iterator[str]:
     if str(row["model"]).startswith("real:"):
         yield row["model"].removeprefix("real:").removesuffix("+synthetic")
+
+
+def _with_floor(value: float | None, floor: float | None) -> str:
+    return f"{decimal(value, 3)} ({decimal(floor, 3)})"
 
 
 def _between(low: float | None, high: float | None, digits: int) -> str:

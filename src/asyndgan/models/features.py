@@ -1,0 +1,155 @@
+"""Features of images that need no trained network, and distances between sets of images by them.
+
+Random convolutions with a fixed seed see texture and structure; hand features see intensities,
+edges and how modalities go together. Both are cheap, need no download, and mean the same on every
+machine. The distance is Frechet's between normal distributions, feature by feature: a covariance of
+hundreds of features cannot be told from the few hundred images that sites have. It compares runs
+with each other and with the floor between two sets of real images, and is no FID (Heusel et al.
+2017).
+"""
+
+from dataclasses import dataclass
+from typing import Final, Self, final
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from asyndgan.arrays import Images
+
+SEED: Final = 1
+"""Of the random convolutions: another one is another measure."""
+
+WIDTHS: Final = (32, 64, 64)
+"""Filters of the random convolutions, each at half the size of the one before."""
+
+QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
+BANDS: Final = 3
+"""Halvings of an image whose details are measured apart."""
+
+
+class Features(nn.Module):
+    """Images [b, channels, h, w] in [-1, 1] to numbers [b, size].
+
+    Args:
+        channels: modalities of an image.
+
+    Attributes:
+        size: features of an image.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(SEED)
+        self.filters = nn.ParameterList()
+        before = channels
+        for width in WIDTHS:
+            scale = (2 / (9 * before)) ** 0.5  # keeps the variance through a rectifier (He 2015)
+            weight = scale * torch.randn(width, before, 3, 3, generator=random)
+            self.filters.append(nn.Parameter(weight, requires_grad=False))
+            before = width
+        pairs = channels * (channels - 1) // 2
+        self.size = 2 * sum(WIDTHS) + channels * (4 + len(QUANTILES) + BANDS) + pairs
+
+    @torch.no_grad()
+    def forward(self, images: Images) -> Float[Tensor, "b size"]:
+        """All features of each image."""
+        return torch.cat([self._random(images), _by_hand(images)], 1)
+
+    def _random(self, images: Images) -> Float[Tensor, "b random"]:
+        maps, found = images, []
+        for weight in self.filters:
+            maps = F.leaky_relu(F.conv2d(maps, weight, stride=2, padding=1), 0.2)
+            found += [maps.mean((2, 3)), maps.std((2, 3))]
+        return torch.cat(found, 1)
+
+
+def _by_hand(images: Images) -> Float[Tensor, "b hand"]:
+    flat = images.flatten(2)
+    down = images.diff(dim=2).abs()
+    across = images.diff(dim=3).abs()
+    found = [
+        flat.mean(2),
+        flat.std(2),
+        down.mean((2, 3)) + across.mean((2, 3)),
+        (down.square().mean((2, 3)) + across.square().mean((2, 3))).sqrt(),
+        *torch.quantile(flat, torch.tensor(QUANTILES, device=images.device), dim=2),
+    ]
+    rest = images
+    for _ in range(BANDS):
+        low = F.avg_pool2d(rest, 2)
+        found.append((rest - F.interpolate(low, rest.shape[2:], mode="nearest")).std((2, 3)))
+        rest = low
+    centred = F.normalize(flat - flat.mean(2, keepdim=True), dim=2)
+    together = centred @ centred.transpose(1, 2)
+    first, second = torch.triu_indices(images.shape[1], images.shape[1], 1, device=images.device)
+    return torch.cat([*found, together[:, first, second]], 1)
+
+
+@final
+@dataclass(frozen=True)
+class Moments:
+    """What a set of images is to the distance; sets add up without their images.
+
+    Attributes:
+        count: images, or their weight.
+        total: sum of their features [size].
+        squares: sum of the features' squares [size].
+    """
+
+    count: float
+    total: Float[Tensor, " size"]
+    squares: Float[Tensor, " size"]
+
+    @classmethod
+    def of(cls, features: Float[Tensor, "b size"], *, clip: float | None = None) -> Self:
+        """Moments of a set.
+
+        Args:
+            features: of each image.
+            clip: longest that one image's features may be; longer ones are shortened, so that no
+                image counts for more.
+        """
+        values = features.double()
+        if clip is not None:
+            lengths = values.norm(dim=1, keepdim=True)
+            values = values * (clip / lengths.clamp(min=1e-12)).clamp(max=1)
+        return cls(float(len(values)), values.sum(0), values.square().sum(0))
+
+    def __add__(self, other: "Moments") -> "Moments":
+        return Moments(
+            self.count + other.count, self.total + other.total, self.squares + other.squares
+        )
+
+    def weighing(self, weight: float) -> "Moments":
+        """The same distribution with another count: a site's share instead of its cases."""
+        factor = weight / self.count
+        return Moments(weight, factor * self.total, factor * self.squares)
+
+    @property
+    def mean(self) -> Float[Tensor, " size"]:
+        """Mean of each feature."""
+        return self.total / self.count
+
+    @property
+    def deviation(self) -> Float[Tensor, " size"]:
+        """Standard deviation of each feature (divided by the count)."""
+        return (self.squares / self.count - self.mean.square()).clamp(min=0).sqrt()
+
+
+def distance(of: Moments, reference: Moments) -> float:
+    """Mean over features of the squared Frechet distance, in units of the reference's deviation.
+
+    Args:
+        of: the set to judge.
+        reference: real images.
+
+    Returns:
+        0 or more; 0 for equal moments, 1 where means are a standard deviation off. Two sets of n
+        images from one distribution are about 3 / n apart: print that floor beside it.
+    """
+    unit = reference.deviation
+    seen = unit > 1e-6  # what is the same in all real images has no unit
+    gap = (of.mean - reference.mean).square() + (of.deviation - unit).square()
+    return float((gap[seen] / unit[seen].square()).mean())
