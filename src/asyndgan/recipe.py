@@ -279,6 +279,23 @@ class MasksSection(Section):
 
 
 @final
+class SelectionSection(Section):
+    """Which averaged generator a run ends with."""
+
+    kind: Literal["last", "nearest"] = Field(
+        "last",
+        description="last: that of the last step; nearest: that of the checkpoint whose images lie "
+        "nearest to the real ones, by moments of their features that each site sends once",
+    )
+    clip: float | None = Field(
+        None,
+        gt=0,
+        description="longest that one image's features may be in these moments; leave out: any",
+    )
+    window: int = Field(16, ge=1, description="steps before a checkpoint whose images are compared")
+
+
+@final
 class QuorumSection(Section):
     """How many sites must answer a step, and how long it waits."""
 
@@ -306,6 +323,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     wire: WireSection = WireSection()
     masks: MasksSection = MasksSection()
+    selection: SelectionSection = SelectionSection()
     quorum: QuorumSection = QuorumSection()
 
     @model_validator(mode="after")

@@ -28,7 +28,10 @@ STEPS = 30
 
 @pytest.fixture(scope="module")
 def recipe(tiny: MakeRecipe) -> Recipe:
-    return tiny("image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4")
+    return tiny(
+        "image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4",
+        "selection.kind=nearest", "selection.window=2",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,16 @@ from asyndgan.errors import (
     QuorumError,
     RunError,
     SiteUnreachableError,
+    WireError,
 )
 from asyndgan.models import draw_noise
+from asyndgan.models.features import Moments, distance, features_in_parts
 from asyndgan.recipe import Recipe
 from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
+from asyndgan.training.coordinator import checked_moments
 from asyndgan.training.objective import rate_factor
 from asyndgan.training.painting import Painting
+from asyndgan.training.selection import Selection
 from asyndgan.wire import (
     ANSWERS,
     Card,
@@ -29,6 +33,8 @@ from asyndgan.wire import (
     Closed,
     Judge,
     Judgement,
+    Measure,
+    Measured,
     Message,
     Open,
     Refusal,
@@ -801,3 +807,76 @@ def test_a_transport_that_is_closed_reaches_nobody(tiny: MakeRecipe, make_sites:
     federation.line.close()
     with pytest.raises(SiteUnreachableError):
         federation.line.send("north", b"", 1.0)
+
+
+# The nearest generator
+
+
+NEAREST = ("selection.kind=nearest", "selection.window=2", "training.checkpoint_every=2")
+
+
+def test_the_sites_moments_add_up_to_those_of_all_images(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny(*NEAREST))
+    found = federation.begin().real_moments()
+    images = torch.cat([site.cohort.images for site in federation.sites.values()])
+    pooled = Moments.of(features_in_parts(images))
+    assert torch.allclose(found.mean, pooled.mean, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(found.deviation, pooled.deviation, rtol=1e-6, atol=1e-9)
+    assert distance(found, pooled) < 1e-12
+
+
+def test_a_run_ends_with_the_generator_nearest_to_the_real_images(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    coordinator = make_sites(tiny(*NEAREST)).begin()
+    found: dict[int, float] = {}
+    kept: dict[int, Tensor] = {}
+    for _ in range(6):
+        report = coordinator.step()
+        if report.distance is not None:
+            found[report.step + 1] = report.distance
+            kept[report.step + 1] = weights(coordinator.average)
+    assert list(found) == [2, 4, 6]
+    best = min(found, key=lambda step: found[step])
+    assert torch.equal(weights(coordinator.chosen()), kept[best])
+
+
+def test_a_selection_goes_on_from_its_checkpoint(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+    coordinator = make_sites(tiny(*NEAREST)).begin()
+    reports = [coordinator.step().distance for _ in range(3)]
+    tensors, about = coordinator.state()
+    again = Selection.load(coordinator.recipe, tensors, about["selection"])
+    assert coordinator.selection
+    assert again.best_distance == coordinator.selection.best_distance == reports[1]
+    rest = coordinator.state()[0]
+    assert all(torch.equal(tensor, rest[name]) for name, tensor in again.state()[0].items())
+
+
+def test_moments_leave_a_site_only_if_the_recipe_says_so(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    opened(federation)
+    answer = ask(federation, "north", Measure(run=RUN))
+    assert isinstance(answer, Refusal)
+    assert "asks no site for moments" in answer.reason
+
+
+def test_moments_of_other_features_are_refused() -> None:
+    short = torch.zeros(3, dtype=torch.float64)
+    with pytest.raises(WireError, match="moments of 3 features"):
+        checked_moments("north", Measured(run=RUN, count=1, total=short, squares=short), 1)
+
+
+def test_sites_with_different_modalities_have_no_common_moments(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any
+) -> None:
+    recipe = tiny(*NEAREST)
+    cohorts = {
+        "north": make_cohort(recipe, modalities=("T1", "T2")),
+        "south": make_cohort(recipe, modalities=("T1",)),
+    }
+    with pytest.raises(CohortError, match="south lacks a modality"):
+        make_sites(recipe, cohorts).begin()

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from asyndgan.data import Case
 from asyndgan.data.splits import split_patients
-from asyndgan.models.features import Features, Moments, distance
+from asyndgan.models.features import Moments, distance, features_in_parts
 
-BATCH: Final = 64
 SPLITS: Final = 10
 """Ways of halving the real patients that a distance is averaged over."""
 
@@ -37,9 +36,7 @@ class Distances:
 
 def features_of(cases: Sequence[Case]) -> Tensor:
     """Features [cases, size] of cases with the same modalities."""
-    features = Features(len(cases[0].modalities))
-    images = torch.stack([case.image for case in cases]).split(BATCH)
-    return torch.cat([features(batch) for batch in images])
+    return features_in_parts(torch.stack([case.image for case in cases]))
 
 
 def distances(

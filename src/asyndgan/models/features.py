@@ -65,6 +65,12 @@ class Features(nn.Module):
         return torch.cat(found, 1)
 
 
+def features_in_parts(images: Images, *, batch: int = 64) -> Float[Tensor, "b size"]:
+    """Features of any number of images, a few at a time."""
+    features = Features(images.shape[1])
+    return torch.cat([features(part) for part in images.split(batch)])
+
+
 def _by_hand(images: Images) -> Float[Tensor, "b hand"]:
     flat = images.flatten(2)
     down = images.diff(dim=2).abs()

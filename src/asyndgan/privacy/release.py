@@ -12,7 +12,16 @@ import torch
 
 from asyndgan.errors import NotFiniteError, ProtocolError
 from asyndgan.recipe import Recipe
-from asyndgan.wire import ANSWERS, Card, Judgement, Message, Refusal, label_coding, pack
+from asyndgan.wire import (
+    ANSWERS,
+    Card,
+    Judgement,
+    Measured,
+    Message,
+    Refusal,
+    label_coding,
+    pack,
+)
 from asyndgan.wire.codec import Coding
 
 _KEY = object()
@@ -80,6 +89,8 @@ class Release:
         return self.let_out(Refusal(run=run, code=code, reason=line))
 
     def _codings(self, answer: Message) -> dict[str, Coding]:
+        if isinstance(answer, Measured):
+            return {"total": "float64", "squares": "float64"}
         if not isinstance(answer, (Card, Judgement)):
             return {}
         highest = int(answer.conditions.max()) if answer.conditions.numel() else 0

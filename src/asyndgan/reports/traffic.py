@@ -185,6 +185,7 @@ def _sites(
 
 def _left_meanings(recipe: Recipe) -> dict[str, str]:
     conditions, _ = _OF_CONDITION[recipe.condition.kind]
+    clip = recipe.selection.clip
     return {
         "card": "Who it is, when it joins or returns: how many cases it has, its share, the names "
         "of its modalities and labels, the size of its images, how many steps and batches it has "
@@ -193,6 +194,10 @@ def _left_meanings(recipe: Recipe) -> dict[str, str]:
         "that it was sent, how a small change would change the site's loss (a gradient, coded as "
         f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
         "its losses as plain numbers: the curves above.",
+        "measured": "Once, where the recipe chooses the generator nearest to the real images: sums "
+        "over all its images of some hundred features (random convolutions, intensities, edges) "
+        "and of their squares, "
+        + (f"each image's cut to a length of {clip:g}." if clip else "of any length."),
         "saved": "It has kept its state. A step number; nothing else.",
         "closed": "Good-bye. Nothing else.",
         "refusal": "No, and why: a code and a sentence about the protocol, without anything of the "
@@ -206,6 +211,7 @@ def _came_meanings(recipe: Recipe) -> dict[str, str]:
         "open": "Take part in this run. The run's identity, the recipe's hash and the step.",
         "judge": f"Judge these synthetic images, painted from the site's own {conditions} "
         f"(pixels coded as {recipe.wire.images}).",
+        "measure": "Send the moments of your images' features. Nothing else.",
         "save": "Keep your state. A step number.",
         "close": "The run is over.",
     }

@@ -266,6 +266,9 @@ class _Run:
             "received": progress.received,
             "news": list(progress.news),
         }
+        if report.distance is not None:
+            record["distance"] = report.distance
+            board.add_scalar("distance", report.distance, report.step)
         metrics.write(json.dumps(record) + "\n")
         metrics.flush()
         for site, losses in report.losses.items():
@@ -291,7 +294,7 @@ class _Run:
     def _finish(self) -> None:
         self._checkpoint()
         self.facts.generator_sha256 = self.folder.write_generator(
-            self.coordinator.average, self.facts
+            self.coordinator.chosen(), self.facts
         )
         self.coordinator.close()
         self._leave("finished", checkpoint=False)

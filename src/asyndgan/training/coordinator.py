@@ -6,6 +6,8 @@ d loss_j / d G(x, z), and the chain rule does the rest here.
 """
 
 import copy
+import functools
+import operator
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +28,7 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.models import build_generator, condition_channels, condition_maps, draw_noise
+from asyndgan.models.features import Features, Moments
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import (
@@ -38,7 +41,8 @@ from asyndgan.training.checkpoint import (
 from asyndgan.training.objective import adam, rate_factor, set_rate
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import Quorum, normalised
-from asyndgan.wire import Card, Close, Judge, Judgement, Message, Open, Save
+from asyndgan.training.selection import Selection
+from asyndgan.wire import Card, Close, Judge, Judgement, Measure, Measured, Message, Open, Save
 
 LABELS_LIMIT = 1024
 """Labels are channels of the generator's input, so a card may not ask for any number of them."""
@@ -105,6 +109,7 @@ class StepReport:
         shares: of the sites that answered.
         losses: by site and term.
         missed: why a site's answer was not there.
+        distance: of the averaged generator's images from the real ones, where it was measured.
     """
 
     step: int
@@ -112,6 +117,7 @@ class StepReport:
     shares: dict[str, float]
     losses: dict[str, dict[str, float]]
     missed: dict[str, str] = field(default_factory=dict)
+    distance: float | None = None
 
 
 @final
@@ -131,6 +137,7 @@ class Coordinator:
         average: exponential moving average of the generator; it paints in the end.
         members: sites that take part now, in a fixed order.
         notes: what a person should read.
+        selection: keeps the generator nearest to the real images, if the recipe asks for it.
     """
 
     def __init__(
@@ -145,6 +152,7 @@ class Coordinator:
         self.members: dict[str, Member] = {}
         self.known: dict[str, Member] = {}
         self.notes: list[str] = []
+        self.selection: Selection | None = None
         with seeded(derived_seed(recipe.training.seed, "generator")):
             self.generator = new_generator(recipe, scope)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
@@ -188,6 +196,8 @@ class Coordinator:
                     f"{site} resumes from its step {card.step}, not from {step}: "
                     "its checkpoint of that step is gone"
                 )
+        if recipe.selection.kind == "nearest" and coordinator.selection is None:
+            coordinator.selection = Selection(recipe, coordinator.real_moments())
         return coordinator
 
     def step(self) -> StepReport:
@@ -200,7 +210,9 @@ class Coordinator:
         members = dict(self.members)
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
-        painting = self._paint(members)
+        painting = self._paint(self.generator, members)
+        if self.selection and self.selection.wants(self.step_number):
+            self.selection.see(self._paint(self.average, members).images)
         images = painting.images.split(self.recipe.training.batch)
         answers = self.exchange.ask(
             {
@@ -227,9 +239,10 @@ class Coordinator:
             self._update()
         self.step_number += 1
         losses = {site: judgement.losses for site, judgement in judgements.items()}
-        return StepReport(self.step_number - 1, updated, shares, losses, missed)
+        found = self.selection and self.selection.decide(self.step_number, self.average)
+        return StepReport(self.step_number - 1, updated, shares, losses, missed, found)
 
-    def _paint(self, members: Mapping[str, Member]) -> Painting:
+    def _paint(self, generator: nn.Module, members: Mapping[str, Member]) -> Painting:
         conditions = torch.cat([member.conditions for member in members.values()])
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
         noise = draw_noise(
@@ -240,9 +253,7 @@ class Coordinator:
         )
         maps = scope_maps(self.recipe, self.scope, conditions)
         training = self.recipe.training
-        return Painting(
-            self.generator, maps, noise, chunk=training.chunk, precision=training.precision
-        )
+        return Painting(generator, maps, noise, chunk=training.chunk, precision=training.precision)
 
     def _update(self) -> None:
         total = torch.nn.utils.get_total_norm(
@@ -342,6 +353,36 @@ class Coordinator:
         }
         self._expect_next(site, card.batch, card.conditions)
 
+    def real_moments(self) -> Moments:
+        """Moments of the features of all sites' images, by shares; no image is among them.
+
+        Raises:
+            CohortError: if a site lacks a modality, so that its features mean something else.
+            QuorumError: if a site does not answer.
+        """
+        for site, member in self.members.items():
+            if len(member.channels) < len(self.scope.modalities):
+                raise CohortError(
+                    f"site {site} lacks a modality, so its moments cannot be compared with those "
+                    "of the others. Set selection.kind to 'last'."
+                )
+        answers = self.exchange.ask(dict.fromkeys(self.members, Measure(run=self.run)))
+        if answers.missed:
+            reasons = "; ".join(str(error) for error in answers.missed.values())
+            raise QuorumError(f"the run cannot begin: {reasons}")
+        shares = normalised({site: member.share for site, member in self.members.items()})
+        parts = [
+            checked_moments(site, answer, len(self.scope.modalities)).weighing(shares[site])
+            for site, answer in answers.answers.items()
+        ]
+        return functools.reduce(operator.add, parts)
+
+    def chosen(self) -> nn.Module:
+        """The averaged generator that the run ends with."""
+        if self.selection:
+            self.selection.put_best_into(self.average)
+        return self.average
+
     def invite(self) -> dict[str, str]:
         """Opens the run, in the background, with sites that are reachable but not members.
 
@@ -384,6 +425,9 @@ class Coordinator:
         tensors |= network_state("average", self.average)
         tensors |= optimiser_state("optimiser", self.optimiser)
         about = {"run": self.run, "step": self.step_number, "scope": self.scope.to_plain()}
+        if self.selection:
+            selected, about["selection"] = self.selection.state()
+            tensors |= selected
         return tensors, about
 
     def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -392,6 +436,8 @@ class Coordinator:
         load_network("average", self.average, tensors)
         load_optimiser("optimiser", self.optimiser, tensors)
         self.step_number = int(about["step"])
+        if "selection" in about:
+            self.selection = Selection.load(self.recipe, tensors, about["selection"])
 
     def _open_one(self, site: str) -> Card:
         request = Open(run=self.run, recipe=self.recipe.digest(), step=self.step_number)
@@ -430,6 +476,20 @@ def card_of(site: str, answers: Mapping[str, Message], missed: Mapping[str, Asyn
     if isinstance(answer, Card):
         return answer
     raise missed.get(site) or SiteUnreachableError(f"site {site} did not send its card.")
+
+
+def checked_moments(site: str, answer: Message, channels: int) -> Moments:
+    """Moments that a site sent.
+
+    Raises:
+        WireError: if they are none.
+    """
+    if not isinstance(answer, Measured):
+        raise WireError(f"site {site} did not send its moments.")
+    for values in (answer.total, answer.squares):
+        if len(values) != Features(channels).size or not torch.isfinite(values).all():
+            raise WireError(f"site {site}: moments of {len(values)} features, or not finite.")
+    return Moments(float(answer.count), answer.total, answer.squares)
 
 
 def agree(recipe: Recipe, cards: Mapping[str, Card]) -> Scope:

@@ -8,6 +8,7 @@ import torch
 
 from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.errors import CohortError, NotFiniteError, ProtocolError, RunError
+from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import Release, Released
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
@@ -19,6 +20,8 @@ from asyndgan.wire import (
     Closed,
     Judge,
     Judgement,
+    Measure,
+    Measured,
     Message,
     Open,
     Save,
@@ -77,6 +80,8 @@ class Site(Handler):
                 answer: Message = self._open(request)
             case Judge():
                 answer = self._judge(request)
+            case Measure():
+                answer = self._measure(request)
             case Save():
                 answer = self._save(request)
             case Close():
@@ -153,6 +158,18 @@ class Site(Handler):
             space=list(self.cohort.space),
             batch=self.next_batch,
             conditions=self._conditions(),
+        )
+
+    def _measure(self, request: Measure) -> Measured:
+        self._expect(request.run)
+        if self.recipe.selection.kind != "nearest":
+            raise ProtocolError("this recipe asks no site for moments.")
+        moments = Moments.of(features_in_parts(self.cohort.images), clip=self.recipe.selection.clip)
+        return Measured(
+            run=request.run,
+            count=len(self.cohort),
+            total=moments.total,
+            squares=moments.squares,
         )
 
     def _save(self, request: Save) -> Saved:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from asyndgan.errors import WireError
 
-Coding = Literal["float32", "float16", "uint8", "int8", "int4", "label8", "label16"]
+Coding = Literal["float64", "float32", "float16", "uint8", "int8", "int4", "label8", "label16"]
 CODINGS: tuple[str, ...] = get_args(Coding)
 LABEL_CODINGS: tuple[Coding, ...] = ("label8", "label16")
 
@@ -181,6 +181,7 @@ def _read_int4(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 _CODERS: dict[str, _Coder] = {
+    "float64": _typed("<f8", np.float64),
     "float32": _typed("<f4", np.float32),
     "float16": _Coder(
         lambda shape: 4 * shape[0] + 2 * math.prod(shape), _write_float16, _read_float16

@@ -49,6 +49,7 @@ class ArraySchema:
 IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
 FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
+MOMENTS = ArraySchema(("float64",), (1, 1))
 
 
 class Message(BaseModel):
@@ -108,6 +109,23 @@ class Judgement(Message):
 
 
 @final
+class Measure(Message):
+    """Coordinator: send the moments of your images' features, clipped as the recipe says."""
+
+    kind = "measure"
+
+
+@final
+class Measured(Message):
+    """Site: sums of its images' features and of their squares (see `asyndgan.models.features`)."""
+
+    kind = "measured"
+    count: Annotated[int, Field(ge=1, lt=2**53)]
+    total: Annotated[Tensor, MOMENTS]
+    squares: Annotated[Tensor, MOMENTS]
+
+
+@final
 class Save(Message):
     """Coordinator: keep your state of this step."""
 
@@ -146,9 +164,9 @@ class Refusal(Message):
     reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
-REQUESTS: Final[dict[str, type[Message]]] = {m.kind: m for m in (Open, Judge, Save, Close)}
+REQUESTS: Final[dict[str, type[Message]]] = {m.kind: m for m in (Open, Judge, Measure, Save, Close)}
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Card, Judgement, Saved, Closed, Refusal)
+    m.kind: m for m in (Card, Judgement, Measured, Saved, Closed, Refusal)
 }
 
 

@@ -1,0 +1,108 @@
+"""Which averaged generator a run ends with, chosen without an image of any site.
+
+Each site sends the moments of its images' features once (`Measured`); by shares they add up to
+those of all real images. Before each checkpoint the averaged generator paints what the sites sent
+masks for, and the moments of that are compared with theirs.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from asyndgan.arrays import Images
+from asyndgan.models.features import Moments, distance, features_in_parts
+from asyndgan.recipe import Recipe
+from asyndgan.training.checkpoint import load_network, network_state
+
+
+@final
+class Selection:
+    """Keeps the nearest generator so far.
+
+    Args:
+        recipe: says how many steps before a checkpoint are looked at, and how features are clipped.
+        reference: moments of the real images, all sites together.
+
+    Attributes:
+        best_step: after which the nearest generator was found; 0: none yet.
+        best_distance: its distance from the real images.
+    """
+
+    def __init__(self, recipe: Recipe, reference: Moments) -> None:
+        self.recipe = recipe
+        self.reference = reference
+        self.best_step = 0
+        self.best_distance = math.inf
+        self._best: dict[str, Tensor] = {}
+        self._seen: Moments | None = None
+
+    def wants(self, step: int) -> bool:
+        """Whether a step is so near before a checkpoint that its images count."""
+        every = min(self.recipe.training.checkpoint_every, self.recipe.training.steps)
+        left = min(-(step + 1) % every, self.recipe.training.steps - step - 1)
+        return left < self.recipe.selection.window
+
+    def see(self, images: Images) -> None:
+        """Counts images that the averaged generator painted."""
+        moments = Moments.of(features_in_parts(images), clip=self.recipe.selection.clip)
+        self._seen = moments if self._seen is None else self._seen + moments
+
+    def decide(self, step: int, average: nn.Module) -> float | None:
+        """Compares what was seen, if `step` steps are those of a checkpoint or all.
+
+        Returns:
+            The distance, or None where there is nothing to decide.
+        """
+        training = self.recipe.training
+        if self._seen is None or (step % training.checkpoint_every and step != training.steps):
+            return None
+        found = distance(self._seen, self.reference)
+        self._seen = None
+        if found < self.best_distance:
+            self.best_step, self.best_distance = step, found
+            weights = network_state("best", average)
+            self._best = {name: value.clone() for name, value in weights.items()}
+        return found
+
+    def put_best_into(self, network: nn.Module) -> None:
+        """Gives a network the weights of the nearest generator, if there is one yet."""
+        if self._best:
+            load_network("best", network, self._best)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """For a checkpoint."""
+        tensors = {**self._best, **_stored("reference", self.reference)}
+        if self._seen is not None:
+            tensors |= _stored("seen", self._seen)
+        distance_ = self.best_distance if self.best_step else None
+        return tensors, {"best_step": self.best_step, "best_distance": distance_}
+
+    @classmethod
+    def load(
+        cls, recipe: Recipe, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+    ) -> "Selection":
+        """What `state` gave."""
+        selection = cls(recipe, _read("reference", tensors))
+        if "seen/total" in tensors:
+            selection._seen = _read("seen", tensors)
+        if about["best_step"]:
+            selection.best_step = int(about["best_step"])
+            selection.best_distance = float(about["best_distance"])
+            selection._best = {k: v for k, v in tensors.items() if k.startswith("best/")}
+        return selection
+
+
+def _stored(name: str, moments: Moments) -> dict[str, Tensor]:
+    return {
+        f"{name}/count": torch.tensor(moments.count, dtype=torch.float64),
+        f"{name}/total": moments.total,
+        f"{name}/squares": moments.squares,
+    }
+
+
+def _read(name: str, tensors: Mapping[str, Tensor]) -> Moments:
+    count, total, squares = (tensors[f"{name}/{key}"] for key in ("count", "total", "squares"))
+    return Moments(float(count), total, squares)
