@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.errors import RecipeError, RunError
+from asyndgan.errors import AsyndganError, RunError
 from asyndgan.evaluation.suite import Suite
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import replace_block
@@ -19,6 +19,7 @@ name = "tiny"
 seeds = 2
 segmentation_steps = 3
 fedavg = true
+networks = ["segresnet"]
 judged_on = "JUDGED_ON"
 
 [[sets]]
@@ -38,6 +39,7 @@ augmented = true
 name = "paired"
 recipe = "RECIPE"
 overrides = ["loss.paired_l1=10"]
+on = { heads = ["training.steps=3"] }
 """
 
 
@@ -80,6 +82,7 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     ]  # fmt: skip
     synthetic, fedgan = result["rows"][1:3]
     assert (synthetic["seeds"], synthetic["label"]) == (2, "lesion")
+    assert json.loads((out / "runs/heads/paired-1/run.json").read_text())["steps"] == 3
     assert synthetic["bytes_a_step"] > 0
     assert fedgan["bytes_a_step"] > 0
     assert {row["apart"] for row in result["apart"]} == {"the first patient"}
@@ -87,6 +90,10 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
         ("small", "synthetic"), ("small", "fedgan-synthetic"), ("paired", "synthetic"),
     ]  # fmt: skip
     assert set(result["distances"][0]["of_sites"]) == {"north", "south"}
+    assert [(row["recipe"], row["network"], row["model"]) for row in result["networks"]] == [
+        ("small", "segresnet", "real-all"), ("small", "segresnet", "synthetic"),
+        ("paired", "segresnet", "real-all"), ("paired", "segresnet", "synthetic"),
+    ]  # fmt: skip
     compared = {(row["model"], row["over"]) for row in result["differences"]}
     assert ("synthetic", "fedgan-synthetic") in compared
     assert ("every real:NAME+synthetic", "real:NAME") in compared
@@ -129,6 +136,8 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
         ('name = "paired"', 'name = "small"', "two of models are called 'small'"),
         ("loss.paired_l1=10", "image.size=64", "small and paired prepare images"),
         ("loss.paired_l1=10", "loss.pared_l1=10", "loss.paired_l1"),
+        ("on = { heads", "on = { haeds", "set on 'haeds', which is no set"),
+        ("segresnet", "resnet", "no segmentation network 'resnet'"),
         ("[[sets]]", "[[sets]", "not valid TOML"),
     ],
 )
@@ -137,7 +146,7 @@ def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(
 ) -> None:
     text = write_suite(tmp_path, tiny, "test").read_text()
     assert old in text
-    with pytest.raises(RecipeError, match=said):
+    with pytest.raises(AsyndganError, match=said):
         Suite.from_toml(text.replace(old, new))
 
 

@@ -306,3 +306,15 @@ def test_images_too_small_for_the_network_are_refused():
     )
     with pytest.raises(DataError, match="multiples of 16 from 32"):
         train_segmenter([small], classes=3, budget=BUDGET, seed=0)
+
+
+@pytest.mark.parametrize("network", ["unet", "segresnet", "unetr"])
+def test_every_network_learns_and_predicts_masks(network):
+    budget = replace(BUDGET, network=network, width=12)
+    trained = train_segmenter(phantoms(4), classes=3, budget=budget, seed=0)
+    assert predict(trained, torch.stack([case.image for case in phantoms(2)])).shape == (2, 32, 32)
+
+
+def test_a_network_that_does_not_exist_is_named():
+    with pytest.raises(DataError, match="'vgg'; choose one of unet, segresnet, unetr"):
+        SegmentationBudget(network="vgg")

@@ -17,6 +17,7 @@ from asyndgan.evaluation import (
     evaluate_run,
     synthetic_of_run,
 )
+from asyndgan.evaluation.segmentation import NETWORKS
 from asyndgan.runs import RunFolder
 
 
@@ -39,6 +40,9 @@ def evaluate(
     steps: Annotated[
         int, typer.Option(min=1, help="Updates of each segmentation network.")
     ] = SegmentationBudget().steps,
+    network: Annotated[
+        str, typer.Option(help=f"Segmentation network: {', '.join(NETWORKS)}.")
+    ] = SegmentationBudget().network,
     label: Annotated[
         list[str] | None, typer.Option(help="Judge by this label only; may be repeated.")
     ] = None,
@@ -73,7 +77,7 @@ def evaluate(
             painted,
             out,
             seeds=seeds,
-            budget=SegmentationBudget(steps=steps),
+            budget=SegmentationBudget(network=network, steps=steps),
             targets=label,
             workers=workers,
             baselines=baselines,

@@ -179,7 +179,7 @@ class Bench:
             else _digest(cases, with_masks=True),
             "test": _digest(self.test, with_masks=False),
             "classes": max(self.labels.values()) + 1,
-            "budget": asdict(budget),
+            "budget": _named(budget),
             "seed": seed,
             "device": torch.device(self.device).type,
             "version": TRAINING_VERSION,
@@ -238,6 +238,12 @@ def _digest(cases: Sequence[Case], *, with_masks: bool) -> str:
             digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _named(budget: SegmentationBudget) -> dict[str, Any]:
+    """The budget as part of a key; the first network's keys are older than the others."""
+    fields = asdict(budget)
+    return {key: value for key, value in fields.items() if (key, value) != ("network", "unet")}
 
 
 def _packed(masks: Masks) -> dict[str, Any]:

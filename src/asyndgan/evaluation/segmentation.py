@@ -11,7 +11,7 @@ from typing import final
 
 import torch
 from monai.losses import DiceCELoss
-from monai.networks.nets import BasicUNet
+from monai.networks.nets import UNETR, BasicUNet, SegResNet
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
@@ -33,11 +33,12 @@ class SegmentationBudget:
     """What a segmentation network may spend; the defaults suit images of 64 to 128 pixels.
 
     Attributes:
+        network: one of `NETWORKS`.
         steps: updates of the network. The rate follows a cosine down to zero over them.
         batch: images a step.
         rate: highest learning rate of AdamW, reached after a twentieth of the steps.
         weight_decay: of AdamW.
-        width: filters of the U-Net's first level; each of the four levels below doubles them.
+        width: filters of a network's first level.
         flips: spatial axes, counted from the last (-1: left to right), that are mirrored at random.
         rotation: largest angle in degrees, in the plane of rows and columns.
         zoom: largest relative change of size.
@@ -47,6 +48,7 @@ class SegmentationBudget:
         noise: largest standard deviation of the noise added.
     """
 
+    network: str = "unet"
     steps: int = 1000
     batch: int = 16
     rate: float = 2e-3
@@ -63,33 +65,70 @@ class SegmentationBudget:
     def __post_init__(self) -> None:
         if min(self.steps, self.batch, self.width) < 1 or self.rate <= 0:
             raise ValueError("steps, batch and width must be 1 or more and rate above 0")
+        if self.network not in NETWORKS:
+            raise DataError(
+                f"there is no segmentation network '{self.network}'; choose one of "
+                f"{', '.join(NETWORKS)}."
+            )
 
 
 def build_segmenter(
-    channels: int, classes: int, budget: SegmentationBudget, *, spatial_dims: int = 2
-) -> BasicUNet:
-    """MONAI's basic U-Net, weights drawn from torch's global generator.
+    channels: int, classes: int, budget: SegmentationBudget, *, space: tuple[int, ...]
+) -> nn.Module:
+    """One of MONAI's networks, weights drawn from torch's global generator.
 
-    Upsampling is linear. With transposed convolutions (MONAI's UNet) lesions came out as
+    The U-Net upsamples linearly. With transposed convolutions (MONAI's UNet) lesions came out as
     checkerboards after short trainings, at random by seed, and all the more on synthetic images.
 
     Args:
         channels: modalities of an image.
         classes: labels, background included.
-        budget: sets the width.
-        spatial_dims: 2 for images, 3 for volumes.
+        budget: sets network and width.
+        space: rows and columns (and depth) of an image.
     """
-    w = budget.width
+    return NETWORKS[budget.network](channels, classes, budget.width, space)
+
+
+def _unet(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
     return BasicUNet(
-        spatial_dims=spatial_dims,
+        spatial_dims=len(space),
         in_channels=channels,
         out_channels=classes,
-        features=(w, w, 2 * w, 4 * w, 8 * w, w),
+        features=(width, width, 2 * width, 4 * width, 8 * width, width),
         act=("LeakyReLU", {"negative_slope": 0.1}),
         norm=("instance", {"affine": True}),
         bias=False,  # an instance norm follows every convolution (docs/architecture.md, traps)
         upsample="nontrainable",
     )
+
+
+def _segresnet(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
+    return SegResNet(
+        spatial_dims=len(space),
+        init_filters=width,
+        in_channels=channels,
+        out_channels=classes,
+        norm="INSTANCE",
+    )
+
+
+def _unetr(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
+    return UNETR(
+        in_channels=channels,
+        out_channels=classes,
+        img_size=space,
+        feature_size=max(4, 2 * width // 3),
+        hidden_size=8 * width,
+        mlp_dim=16 * width,
+        num_heads=4,
+        spatial_dims=len(space),
+        norm_name="instance",
+    )
+
+
+Build = Callable[[int, int, int, tuple[int, ...]], nn.Module]
+NETWORKS: dict[str, Build] = {"unet": _unet, "segresnet": _segresnet, "unetr": _unetr}
+"""Segmentation networks by name: two of convolutions, one with a transformer."""
 
 
 @final
@@ -126,7 +165,7 @@ class SegmentationTraining:
         _check(cases, classes)
         channels, *space = cases[0].image.shape
         with seeded(seed):
-            self.model = build_segmenter(channels, classes, budget, spatial_dims=len(space))
+            self.model = build_segmenter(channels, classes, budget, space=tuple(space))
         self.model.to(device)
         self.cases = cases
         self.budget = budget

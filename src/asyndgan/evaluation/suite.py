@@ -30,7 +30,7 @@ from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import hold_out
 from asyndgan.errors import RecipeError, RunError
 from asyndgan.evaluation.baselines import train_fedgan
-from asyndgan.evaluation.bench import OnProgress, mean, write_whole
+from asyndgan.evaluation.bench import Contenders, OnProgress, mean, write_whole
 from asyndgan.evaluation.compare import compare, contenders
 from asyndgan.evaluation.distance import distances
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
@@ -39,13 +39,14 @@ from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.table import (
     ADDED,
     FEDGAN,
+    REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
     Evaluation,
     of_single_sites,
     without_nan,
 )
-from asyndgan.recipe import Recipe, Section, explained
+from asyndgan.recipe import ImageSection, Recipe, Section, explained
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, train
 
 _SCORES = ("dice", "hd95", "assd")
@@ -78,6 +79,9 @@ class ModelSection(Section):
     name: Name
     recipe: str = Field(description="name or file of a recipe")
     overrides: tuple[str, ...] = Field((), description="KEY=VALUE of the recipe")
+    on: dict[str, tuple[str, ...]] = Field(
+        {}, description="further KEY=VALUE on one set, by the set's name"
+    )
     fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
     augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
 
@@ -91,6 +95,9 @@ class Suite(Section):
     seeds: int = Field(1, ge=1, le=100, description="trainings of everything")
     segmentation_steps: int = Field(SegmentationBudget().steps, ge=1)
     single_sites: bool = Field(True, description="also each site's real cases alone")
+    networks: tuple[str, ...] = Field(
+        (), description="further segmentation networks for all real and synthetic cases"
+    )
     fedavg: bool = Field(False, description="also one network that all sites train together")
     sets: tuple[SetSection, ...] = Field(min_length=1)
     models: tuple[ModelSection, ...] = Field(min_length=1)
@@ -101,6 +108,11 @@ class Suite(Section):
             (name, count), *_ = Counter(part.name for part in parts).most_common(1)
             if count > 1:
                 raise ValueError(f"two of {kind} are called '{name}'; rename one")
+        names = [part.name for part in self.sets]
+        for model in self.models:
+            unknown = [name for name in model.on if name not in names]
+            if unknown:
+                raise ValueError(f"model {model.name} is set on '{unknown[0]}', which is no set")
         return self
 
     @classmethod
@@ -120,6 +132,8 @@ class Suite(Section):
             known = [*cls.model_fields, *SetSection.model_fields, *ModelSection.model_fields]
             name = tables.get("name", "unnamed")
             raise RecipeError(f"suite '{name}':\n{explained(error, known)}") from error
+        for network in suite.networks:
+            SegmentationBudget(network=network)
         for part in suite.sets:
             grids = {model.name: suite.recipe(part, model, 0).image for model in suite.models}
             first, *others = grids
@@ -140,6 +154,7 @@ class Suite(Section):
             [
                 *model.overrides,
                 *part.overrides,
+                *model.on.get(part.name, ()),
                 f"training.seed={seed}",
                 f"training.hold_out={held_out}",
             ],
@@ -252,6 +267,7 @@ class SuiteResult:
         apart: the same keys, for patients that a set reports apart.
         differences: paired.
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
+        networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
         evaluations: folder of each (set, recipe), below the output folder.
     """
 
@@ -263,6 +279,7 @@ class SuiteResult:
     apart: list[dict[str, Any]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     distances: list[dict[str, Any]] = field(default_factory=list)
+    networks: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, str] = field(default_factory=dict)
 
     def to_tables(self) -> dict[str, Any]:
@@ -307,8 +324,8 @@ def run_suite(
         digest=hashlib.sha256(text.encode()).hexdigest(),
     )  # fmt: skip
     for part in suite.sets:
-        for number, model in enumerate(suite.models):
-            _judge(suite, part, model, data, out, workers, on_evaluation, result, first=not number)
+        for model in suite.models:
+            _Judging(suite, part, model, data, out, workers, on_evaluation).add_to(result)
     write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
     return result
 
@@ -349,83 +366,137 @@ def _train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgr
             raise
 
 
-def _judge(
-    suite: Suite,
-    part: SetSection,
-    model: ModelSection,
-    data: Path,
-    out: Path,
-    workers: int,
-    on_progress: OnProgress | None,
-    result: SuiteResult,
-    *,
-    first: bool,
-) -> None:
-    """One table: a recipe on a set. Real models are kept from the first recipe's table only."""
-    root = data / part.folder
-    folders = {name: root / name for name in part.sites}
-    image = suite.recipe(part, model, 0).image
-    real = {name: load_cases(folder, image) for name, folder in folders.items()}
-    judged = load_cases(root / part.test, image) if suite.judged_on == "test" else []
-    if suite.judged_on == "validation":
-        real, judged = hold_out(real, part=VALIDATION_PART)
-    runs = out / "runs" / part.name
-    generators = {SYNTHETIC: [RunFolder(runs / f"{model.name}-{s}") for s in range(suite.seeds)]}
-    if model.fedgan:
-        generators[FEDGAN] = [
-            RunFolder(runs / f"{model.name}-fedgan-{s}") for s in range(suite.seeds)
-        ]
-    painted = {
-        name: [
-            load_cases(
-                # From the sites' own masks: a baseline has no released ones.
-                synthetic_of_run(run, folders, run.path / "synthetic", released=False),
-                image,
-            )
-            for run in of_seeds
-        ]
-        for name, of_seeds in generators.items()
-    }
-    models = contenders(
-        real, painted, seeds=suite.seeds, fedavg=suite.fedavg, augmented=model.augmented
-    )
-    if not suite.single_sites:
-        models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
-    place = f"evaluations/{part.name}-{model.name}"
-    evaluation = compare(
-        models,
-        test=judged,
-        labels=describe(next(iter(folders.values()))).labels,
-        out=out / place,
-        cache=out / "cache",
-        targets=[part.label],
-        seeds=range(suite.seeds),
-        budget=SegmentationBudget(steps=suite.segmentation_steps),
-        judged_on=suite.judged_on,
-        about={"set": part.name, "recipe": model.name},
-        workers=workers,
-        device="cpu",
-        on_progress=on_progress,
-    )
-    result.evaluations[f"{part.name}, {model.name}"] = place
-    facts = {name: [run.facts() for run in of_seeds] for name, of_seeds in generators.items()}
-    for row in evaluation.rows:
-        of_recipe = row.model in generators or row.model.endswith(ADDED)
-        if first or of_recipe:
-            result.rows.append(
+@final
+@dataclass(frozen=True)
+class _Judging:
+    """One recipe on one set: its comparison, and what it adds to the suite's tables."""
+
+    suite: Suite
+    part: SetSection
+    model: ModelSection
+    data: Path
+    out: Path
+    workers: int
+    on_progress: OnProgress | None
+
+    def add_to(self, result: SuiteResult) -> None:
+        """Adds rows; those of real models only where an earlier recipe did not bring them."""
+        real, judged = self._real()
+        runs = self._runs()
+        painted = self._painted(runs)
+        models = contenders(
+            real,
+            painted,
+            seeds=self.suite.seeds,
+            fedavg=self.suite.fedavg,
+            augmented=self.model.augmented,
+        )
+        if not self.suite.single_sites:
+            models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
+        evaluation = self._compare(models, judged)
+        known = {(row["set"], row["model"]) for row in result.rows if not row["recipe"]}
+        about = {
+            name: {"set": self.part.name, "recipe": self._recipe_of(name)}
+            for name in evaluation.per_patient
+            if self._recipe_of(name) or (self.part.name, name) not in known
+        }
+        result.evaluations[f"{self.part.name}, {self.model.name}"] = self._place()
+        result.rows.extend(
+            {
+                **about[row.model],
+                **asdict(row),
+                **_cost([run.facts() for run in runs.get(row.model, [])]),
+            }
+            for row in evaluation.rows
+            if row.model in about
+        )
+        result.apart.extend(
+            {**about[row["model"]], **row}
+            for row in _apart(self.part, evaluation, judged)
+            if row["model"] in about
+        )
+        for name, of_seeds in painted.items():
+            measured = [asdict(distances(cases, real)) for cases in of_seeds]
+            result.distances.append({**about[name], "model": name, **_mean_of(measured)})
+        result.differences.extend(_differences(self.part, self.model, evaluation))
+        pair = {name: models[name] for name in (REAL_ALL, SYNTHETIC)}
+        for network in self.suite.networks:
+            result.networks.extend(
                 {
-                    "set": part.name,
-                    "recipe": model.name if of_recipe else "",
+                    "set": self.part.name,
+                    "recipe": self.model.name,
+                    "network": network,
                     **asdict(row),
-                    **_cost(facts.get(row.model, [])),
                 }
+                for row in self._compare(pair, judged, network=network).rows
             )
-    for name, of_seeds in painted.items():
-        measured = [asdict(distances(cases, real)) for cases in of_seeds]
-        about = {"set": part.name, "recipe": model.name, "model": name}
-        result.distances.append(about | _mean_of(measured))
-    result.apart.extend(_apart(part, model, evaluation, judged, first=first))
-    result.differences.extend(_differences(part, model, evaluation))
+
+    def _recipe_of(self, model: str) -> str:
+        painted = model in (SYNTHETIC, FEDGAN) or model.endswith(ADDED)
+        return self.model.name if painted else ""
+
+    @property
+    def _folders(self) -> dict[str, Path]:
+        return {name: self.data / self.part.folder / name for name in self.part.sites}
+
+    @property
+    def _image(self) -> ImageSection:
+        return self.suite.recipe(self.part, self.model, 0).image
+
+    def _real(self) -> tuple[dict[str, list[Case]], list[Case]]:
+        real = {name: load_cases(folder, self._image) for name, folder in self._folders.items()}
+        if self.suite.judged_on == "validation":
+            return hold_out(real, part=VALIDATION_PART)
+        return real, load_cases(self.data / self.part.folder / self.part.test, self._image)
+
+    def _runs(self) -> dict[str, list[RunFolder]]:
+        kinds = {SYNTHETIC: ""} | ({FEDGAN: "-fedgan"} if self.model.fedgan else {})
+        where = self.out / "runs" / self.part.name
+        return {
+            name: [
+                RunFolder(where / f"{self.model.name}{kind}-{seed}")
+                for seed in range(self.suite.seeds)
+            ]
+            for name, kind in kinds.items()
+        }
+
+    def _painted(self, runs: Mapping[str, Sequence[RunFolder]]) -> dict[str, list[list[Case]]]:
+        """From the sites' own masks: a baseline has no released ones."""
+        return {
+            name: [
+                load_cases(
+                    synthetic_of_run(run, self._folders, run.path / "synthetic", released=False),
+                    self._image,
+                )
+                for run in of_seeds
+            ]
+            for name, of_seeds in runs.items()
+        }
+
+    def _place(self, network: str = "") -> str:
+        ending = f"-{network}" if network else ""
+        return f"evaluations/{self.part.name}-{self.model.name}{ending}"
+
+    def _compare(
+        self, models: Contenders, judged: Sequence[Case], *, network: str = ""
+    ) -> Evaluation:
+        return compare(
+            models,
+            test=judged,
+            labels=describe(next(iter(self._folders.values()))).labels,
+            out=self.out / self._place(network),
+            cache=self.out / "cache",
+            targets=[self.part.label],
+            seeds=range(self.suite.seeds),
+            budget=SegmentationBudget(
+                network=network or "unet", steps=self.suite.segmentation_steps
+            ),
+            judged_on=self.suite.judged_on,
+            about={"set": self.part.name, "recipe": self.model.name},
+            workers=self.workers,
+            device="cpu",
+            on_progress=self.on_progress,
+        )
 
 
 def _cost(runs: Sequence[RunFacts]) -> dict[str, float | None]:
@@ -455,12 +526,7 @@ def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _apart(
-    part: SetSection,
-    model: ModelSection,
-    evaluation: Evaluation,
-    judged: Sequence[Case],
-    *,
-    first: bool,
+    part: SetSection, evaluation: Evaluation, judged: Sequence[Case]
 ) -> Iterator[dict[str, Any]]:
     """Rows of test patients that the set reports apart, such as a hospital that no site knows."""
     if evaluation.judged_on != "test":
@@ -469,18 +535,14 @@ def _apart(
     for heading, pattern in part.apart.items():
         chosen = [place for place, name in enumerate(patients) if fullmatch(pattern, name)]
         for name, scores in evaluation.per_patient.items():
-            of_recipe = name in (SYNTHETIC, FEDGAN) or name.endswith(ADDED)
-            if first or of_recipe:
-                own = [scores[part.label][place] for place in chosen]
-                yield {
-                    "set": part.name,
-                    "recipe": model.name if of_recipe else "",
-                    "apart": heading,
-                    "model": name,
-                    "label": part.label,
-                    "patients": len(own),
-                    **{key: mean([getattr(one, key) for one in own]) for key in _SCORES},
-                }
+            own = [scores[part.label][place] for place in chosen]
+            yield {
+                "apart": heading,
+                "model": name,
+                "label": part.label,
+                "patients": len(own),
+                **{key: mean([getattr(one, key) for one in own]) for key in _SCORES},
+            }
 
 
 def _differences(
