@@ -317,6 +317,9 @@ class Recipe(Section):
     condition: ConditionSection = ConditionSection()
     generator: GeneratorSection = GeneratorSection()
     discriminator: DiscriminatorSection = DiscriminatorSection()
+    site_discriminators: dict[str, DiscriminatorSection] = Field(
+        {}, description="a discriminator of its own for one site, by the site's name"
+    )
     loss: LossSection = LossSection()
     stand_in: StandInSection = StandInSection()
     optimiser: OptimiserSection = OptimiserSection()
@@ -393,6 +396,24 @@ class Recipe(Section):
                 "set generator.noise above 0"
             )
         return self
+
+    @model_validator(mode="after")
+    def _own_discriminators_fit(self) -> Self:
+        for site in self.site_discriminators:
+            tables = self.at_site(site).to_tables() | {"site_discriminators": {}}
+            try:
+                type(self).model_validate(tables)
+            except ValidationError as error:
+                reasons = "; ".join(
+                    fault["msg"].removeprefix("Value error, ") for fault in error.errors()
+                )
+                raise ValueError(f"site_discriminators.{site}: {reasons}") from error
+        return self
+
+    def at_site(self, site: str) -> Self:
+        """The recipe as one site trains it: with its own discriminator, if it has one."""
+        own = self.site_discriminators.get(site)
+        return self.model_copy(update={"discriminator": own}) if own else self
 
     @classmethod
     def from_toml(cls, text: str, overrides: Sequence[str] = ()) -> Self:

@@ -27,7 +27,7 @@ MakeRecipe = Callable[..., Recipe]
     ],
 )
 def test_an_unknown_key_names_the_nearest_known_one(key: str, meant: str) -> None:
-    with pytest.raises(RecipeError, match=rf"not a key of a recipe\. Did you mean {meant}\?"):
+    with pytest.raises(RecipeError, match=rf"is no key here\. Did you mean {meant}\?"):
         Recipe.from_toml("", [f"{key}=3"])
 
 
@@ -221,7 +221,7 @@ def test_every_field_comes_with_a_comment() -> None:
 def test_without_comments_there_are_none() -> None:
     text = Recipe().to_toml(comments=False)
     kept = [line for line in text.splitlines() if "#" in line]
-    assert kept == ["# spacing ="]
+    assert kept == ["# spacing =", "# clip ="]
     assert tomllib.loads(text)["training"]["steps"] == 4000
 
 
@@ -251,3 +251,13 @@ def test_an_override_reaches_a_modality_whose_name_has_a_dot() -> None:
     recipe = Recipe.from_toml("", ['image.intensity."T1.5".high=10', "image.spacing=2"])
     assert recipe.image.intensity_of("T1.5").high == 10
     assert recipe.image.spacing == (2.0, 2.0)
+
+
+def test_a_sites_own_discriminator_must_fit_the_recipe_too(tiny: MakeRecipe) -> None:
+    own = ["site_discriminators.south.kind=unet_segmentation", "image.size=64"]
+    with pytest.raises(RecipeError, match=r"site_discriminators\.south: .*segmentation"):
+        tiny(*own)
+    recipe = tiny("image.size=64", "site_discriminators.south.width=8")
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    assert recipe.at_site("north") is recipe
+    assert recipe.at_site("south").discriminator.width == 8

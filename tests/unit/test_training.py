@@ -809,6 +809,24 @@ def test_a_transport_that_is_closed_reaches_nobody(tiny: MakeRecipe, make_sites:
         federation.line.send("north", b"", 1.0)
 
 
+def test_a_site_may_have_a_discriminator_of_another_architecture(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    recipe = tiny("site_discriminators.south.kind=patch_segmentation",
+                  "site_discriminators.south.width=6", "site_discriminators.south.layers=1",
+                  "loss.segmentation=1", "discriminator.kind=patch_segmentation")  # fmt: skip
+    federation = make_sites(recipe)
+    coordinator = federation.begin()
+    report = coordinator.step()
+    assert not report.missed
+    sizes = {
+        name: sum(p.numel() for p in site.objective.discriminator.parameters())
+        for name, site in federation.sites.items()
+    }
+    assert sizes["north"] != sizes["south"]
+    assert federation.sites["south"].recipe.digest() == recipe.digest()
+
+
 # The nearest generator
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from asyndgan import __version__
 from asyndgan.data import Case, Cohort, derived_seed
 from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, SegmentationTraining
 from asyndgan.models import draw_noise
 from asyndgan.recipe import Recipe
@@ -208,8 +209,13 @@ def train_fedgan(
 
     Raises:
         DataError, CohortError: a folder cannot be read or does not fit the recipe.
-        RunError: another training is at work in `out`.
+        RunError: another training is at work in `out`, or sites have discriminators of their own.
     """
+    if recipe.site_discriminators:
+        raise RunError(
+            "FedGAN averages discriminators, so all sites must have the same; leave "
+            "site_discriminators out."
+        )
     folder = RunFolder(out)
     if not folder.facts_file.exists():
         folder = RunFolder.create(out, recipe)

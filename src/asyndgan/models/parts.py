@@ -49,6 +49,8 @@ def check_parts(recipe: Recipe) -> None:
         "loss.adversarial": ("adversarial_losses", recipe.loss.adversarial),
         "stand_in.kind": ("generators", recipe.stand_in.kind),
     }
+    for site, section in recipe.site_discriminators.items():
+        named[f"site_discriminators.{site}.kind"] = ("discriminators", section.kind)
     for key, (group, kind) in named.items():
         try:
             part(group, kind)

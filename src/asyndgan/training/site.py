@@ -223,7 +223,7 @@ class Site(Handler):
         self.step = 0
         self.next_batch = 0
         self.objective = Objective(
-            self.recipe,
+            self.recipe.at_site(self.name),
             modalities=len(self.cohort.modalities),
             labels=max(self.cohort.labels) + 1,
             space=self.cohort.space,
