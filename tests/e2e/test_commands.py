@@ -74,6 +74,8 @@ def test_the_demo_leaves_everything_that_it_promises(tmp_path: Path) -> None:
     assert all(wanted | {"hd95_mean", "assd_mean"} <= set(row) for row in rows)
     again = asyndgan(*words)
     assert again.returncode == 0, again.stderr
+    other = asyndgan(*words, "--set", "training.steps=5")
+    assert other.returncode == 1 and "a demo of other settings" in other.stderr
 
 
 def test_a_finished_run_is_painted_from_the_masks_that_the_sites_released(
@@ -126,8 +128,29 @@ def test_an_evaluation_paints_its_own_set_and_refuses_that_of_another_generator(
     done = asyndgan("evaluate", run, *sites, *words)
     assert done.returncode == 0, done.stderr
     assert describe(tmp_path / "e" / "synthetic").synthetic
+    once = len(list((run / "masks" / "labelsTr").glob("*.png")))
+    assert describe(tmp_path / "e" / "synthetic").training == 3 * once
     other = asyndgan("evaluate", run, *sites, *words, "--synthetic", data / "north")
     assert other.returncode == 1 and "not painted by" in other.stderr
+    next((run / "masks" / "labelsTr").glob("*.png")).rename(tmp_path / "away.png")
+    stale = asyndgan("evaluate", run, *sites, *words)
+    assert stale.returncode == 1 and "painted from other masks" in stale.stderr
+
+
+def test_a_run_without_conditions_paints_from_noise_alone(sites: list[str], tmp_path: Path) -> None:
+    none = [
+        "--set",
+        "condition.kind=none",
+        "--set",
+        "loss.stand_in_l1=0",
+        "--set",
+        "loss.balance=0",
+    ]
+    done = asyndgan("train", "default", *sites, "--out", tmp_path / "run", *SET, *none)
+    assert done.returncode == 0, done.stderr
+    painted = asyndgan("generate", tmp_path / "run", "--out", tmp_path / "s", "--draws", 5)
+    assert painted.returncode == 0, painted.stderr
+    assert describe(tmp_path / "s").training == 5
 
 
 def test_a_test_set_that_shares_patients_with_a_site_is_refused(

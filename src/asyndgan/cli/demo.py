@@ -16,6 +16,7 @@ from asyndgan.data.nnunet import written_whole
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import ENGINES
+from asyndgan.errors import RunError
 from asyndgan.evaluation import SegmentationBudget, evaluate_run, synthetic_of_run
 from asyndgan.models import native_bfloat16
 from asyndgan.reports import write_report
@@ -52,6 +53,10 @@ def demo(
     run = RunFolder(out / "run")
     precision = [] if native_bfloat16() else ["training.precision=float32"]
     recipe = load_recipe(RECIPE, [*precision, *(overrides or [])])
+    if run.facts_file.exists() and run.recipe().digest() != recipe.digest():
+        raise RunError(
+            f"{out} holds a demo of other settings or of another version; choose another folder."
+        )
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():

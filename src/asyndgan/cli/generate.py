@@ -8,7 +8,7 @@ from rich.console import Console
 
 from asyndgan.data.nnunet import check_labels, written_whole
 from asyndgan.data.prepare import load_masks
-from asyndgan.evaluation import synthesise, write_synthetic
+from asyndgan.evaluation import released_masks, synthesise, write_synthetic
 from asyndgan.runs import RunFolder
 
 
@@ -27,18 +27,21 @@ def generate(
 ) -> None:
     """Paints an nnU-Net data set, with its provenance and a model card."""
     folder = RunFolder(run)
-    named = None
-    if masks:
+    if masks is None:
+        named, source = released_masks(folder), "released by the sites during training"
+    else:
         check_labels(masks, folder.facts().labels)
         # Numbered: the names of cases may be names of patients, and the set will be passed on.
         loaded = load_masks(masks, folder.recipe().image)
         named = [(f"mask-{number:05d}", mask) for number, (_, mask) in enumerate(loaded, 1)]
+        source = "a folder of masks"
     cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
-    source = "a folder of masks" if masks else "released by the sites during training"
     if augment:
         source += ", moved at random"
     with written_whole(out) as half:
-        count = write_synthetic(half, folder, cases, masks=source, draws=draws, seed=seed)
+        count = write_synthetic(
+            half, folder, cases, masks=named, source=source, draws=draws, seed=seed
+        )
     Console().print(
         f"{count} synthetic cases in {out}, with MODEL_CARD.md.",
         highlight=False,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from asyndgan.arrays import Mask
 from asyndgan.data import Case
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
@@ -15,7 +16,12 @@ from asyndgan.data.splits import hold_out, hold_out_of
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.segmentation import SegmentationBudget
-from asyndgan.evaluation.synthesise import synthesise, write_synthetic
+from asyndgan.evaluation.synthesise import (
+    masks_digest,
+    released_masks,
+    synthesise,
+    write_synthetic,
+)
 from asyndgan.evaluation.table import Evaluation
 from asyndgan.runs import RunFolder
 
@@ -42,13 +48,10 @@ def synthetic_of_run(
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
-        RunError: `out` is of another run.
+        RunError: `out` is of another run, or was painted from other masks.
     """
-    if (out / "dataset.json").exists():
-        _check_provenance(run, out)
-        return out
     if released and run.recipe().masks.release:
-        masks, source = None, "released by the sites during training"
+        masks, source = released_masks(run), "released by the sites during training"
     else:
         masks = [
             (f"{site}-c{number:05d}", case.mask)  # names of cases may be names of patients
@@ -56,11 +59,12 @@ def synthetic_of_run(
             for number, case in enumerate(cases, 1)
         ]
         source = "of the sites' own cases, given to the evaluation only"
+    if (out / "dataset.json").exists():
+        _check_provenance(run, out, masks)
+        return out
     cases = [*synthesise(run, masks), *synthesise(run, masks, draws=MOVED, move=True)]
     with written_whole(out) as half:
-        write_synthetic(
-            half, run, cases, masks=f"{source}, and {MOVED} times moved", draws=1 + MOVED, seed=0
-        )
+        write_synthetic(half, run, cases, masks=masks, source=source, draws=1 + MOVED, seed=0)
     return out
 
 
@@ -177,11 +181,18 @@ def _check_patients(sites: Mapping[str, Sequence[Case]], test: Sequence[Case]) -
             )
 
 
-def _check_provenance(run: RunFolder, synthetic: Path) -> None:
+def _check_provenance(
+    run: RunFolder, synthetic: Path, masks: Sequence[tuple[str, Mask]] | None = None
+) -> None:
     provenance = describe(synthetic).extra.get("provenance")
     wanted = run.facts().generator_sha256
     if not isinstance(provenance, dict) or provenance.get("generator_sha256") != wanted:
         raise RunError(
             f"{synthetic} was not painted by the generator of {run.path}; "
             "generate it anew or name another folder."
+        )
+    if masks is not None and provenance.get("masks_sha256") != masks_digest(masks):
+        raise RunError(
+            f"{synthetic} was painted from other masks than those of these sites; remove it, or "
+            "evaluate into another folder."
         )

@@ -1,5 +1,6 @@
 """A synthetic data set from a finished run."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +27,13 @@ MASKS_MOVE: Final = SegmentationBudget(rotation=15.0, zoom=0.15, translation=0.0
 def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
     """Name and label map of every mask that sites released during training.
 
+    A run whose condition is `none` paints from nothing: it has one empty mask.
+
     Raises:
         RunError: if none was; names the remedies.
     """
+    if run.recipe().condition.kind == "none":
+        return [("image", torch.zeros(run.facts().scope.space, dtype=torch.int64))]
     if not run.recipe().masks.release:
         raise RunError(
             f"the run in {run.path} kept no masks, so there is nothing to paint from. Give a "
@@ -40,7 +45,7 @@ def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
 
 def synthesise(
     run: RunFolder,
-    masks: Sequence[tuple[str, Mask]] | None = None,
+    masks: Sequence[tuple[str, Mask]],
     *,
     draws: int = 1,
     seed: int = 0,
@@ -50,8 +55,7 @@ def synthesise(
 
     Args:
         run: a finished run.
-        masks: names and label maps [H, W]; None: those that sites released, or nothing at all
-            where the condition is `none`.
+        masks: names and label maps [H, W]; `released_masks` gives the run's own.
         draws: images a mask; each has noise of its own.
         seed: of noise and augmentation.
         move: mirror, turn, scale and shift the masks first, every draw anew.
@@ -65,15 +69,12 @@ def synthesise(
             f"recipe '{recipe.name}' paints without noise, so {draws} draws of a mask are equal. "
             "Add --augment, or train with generator.noise above 0."
         )
-    if masks is None and recipe.condition.kind == "none":
-        masks = [("image", torch.zeros(scope.space, dtype=torch.int64))]
-    named = released_masks(run) if masks is None else list(masks)
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
     cases: list[Case] = []
     for draw in range(draws):
         suffix = f"_d{draw}" if draws > 1 else ""
-        for start in range(0, len(named), BATCH):
-            part = named[start : start + BATCH]
+        for start in range(0, len(masks), BATCH):
+            part = masks[start : start + BATCH]
             conditions = torch.stack([mask for _, mask in part])
             _check_labels(conditions, max(scope.labels))
             if move:
@@ -87,8 +88,24 @@ def synthesise(
     return cases
 
 
+def masks_digest(masks: Sequence[tuple[str, Mask]]) -> str:
+    """SHA-256 of label maps in their order, in hexadecimal."""
+    digest = hashlib.sha256()
+    for _, mask in masks:
+        digest.update(f"{tuple(mask.shape)}".encode())
+        digest.update(mask.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
 def write_synthetic(
-    folder: Path, run: RunFolder, cases: Sequence[Case], *, masks: str, draws: int, seed: int
+    folder: Path,
+    run: RunFolder,
+    cases: Sequence[Case],
+    *,
+    masks: Sequence[tuple[str, Mask]],
+    source: str,
+    draws: int,
+    seed: int,
 ) -> int:
     """Writes synthetic cases as an nnU-Net data set with provenance and a model card.
 
@@ -98,7 +115,8 @@ def write_synthetic(
         folder: new.
         run: that painted them.
         cases: what `synthesise` gave.
-        masks: where the masks came from, in words.
+        masks: that they were painted from, before any was moved.
+        source: where the masks came from, in words.
         draws: images a mask.
         seed: that was used.
 
@@ -113,7 +131,8 @@ def write_synthetic(
         "recipe_sha256": facts.recipe_digest,
         "asyndgan": facts.version,
         "shares": {site: about["share"] for site, about in facts.sites.items()},
-        "masks": masks,
+        "masks": source,
+        "masks_sha256": masks_digest(masks),
         "draws": draws,
         "seed": seed,
         "intensity": {

@@ -30,7 +30,7 @@ class MaskBank:
         self._seen: set[bytes] = set()
         self._count: Counter[str] = Counter()
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted(self.folder.glob("*.png")):
+        for path in sorted(self.folder.glob("[!.]*.png")):
             site = path.stem.rpartition("-m")[0]
             self._seen.add(_digest(site, _read(path)))
             self._count[site] += 1
@@ -49,7 +49,7 @@ class MaskBank:
 
     def first(self, count: int) -> list[Tensor]:
         """The first masks of each site, (rows, columns) each, in the order of the sites' names."""
-        paths = sorted(self.folder.glob("*.png"))
+        paths = sorted(self.folder.glob("[!.]*.png"))
         wanted = {f"{number:05d}" for number in range(1, count + 1)}
         return [
             torch.from_numpy(_read(path).astype(np.int64))
