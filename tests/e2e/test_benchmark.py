@@ -20,6 +20,7 @@ seeds = 2
 segmentation_steps = 3
 fedavg = true
 networks = ["segresnet"]
+amounts = [1, 2]
 judged_on = "JUDGED_ON"
 
 [[sets]]
@@ -94,6 +95,12 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
         ("small", "segresnet", "real-all"), ("small", "segresnet", "synthetic"),
         ("paired", "segresnet", "real-all"), ("paired", "segresnet", "synthetic"),
     ]  # fmt: skip
+    images = [(row["recipe"], row["images"], row["cases"]) for row in result["amounts"]]
+    once = images[0][2]
+    assert images == [
+        (name, count, count * once) for name in ("small", "paired") for count in (1, 2)
+    ]
+    assert "How many synthetic images" in (out / "suite.html").read_text()
     compared = {(row["model"], row["over"]) for row in result["differences"]}
     assert ("synthetic", "fedgan-synthetic") in compared
     assert ("every real:NAME+synthetic", "real:NAME") in compared

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ _FAINT = "#b8c1c9"
 _COLOURS = {REAL_ALL: _INK, SYNTHETIC: "#d1495b"}
 _SITE_COLOUR = "#4a7fa5"
 _DASHES = (0, (3, 2))
+_LINE_COLOURS = ("#d1495b", "#4a7fa5", "#3b8c6e", "#a67c00")
 _LABEL_COLOURS = ("#ffb000", "#4cc9f0", "#ff5d8f", "#8ac926")
 _STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -88,6 +90,32 @@ def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequenc
     panel.set_ylim(-0.6, len(models) - 0.4)
     panel.spines[["top", "right", "left"]].set_visible(False)
     panel.tick_params(left=False)
+
+
+def plot_amounts(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Dice against the number of synthetic cases, a line a recipe with its intervals, as SVG.
+
+    Args:
+        rows: with `recipe`, `cases`, `dice_mean`, `dice_low` and `dice_high`.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.2, 3.2), layout="constrained")
+        panel = figure.subplots()
+        recipes = list(dict.fromkeys(row["recipe"] for row in rows))
+        for recipe, colour in zip(recipes, cycle(_LINE_COLOURS), strict=False):
+            own = sorted((r for r in rows if r["recipe"] == recipe), key=lambda r: int(r["cases"]))
+            cases = [row["cases"] for row in own]
+            panel.plot(cases, [row["dice_mean"] for row in own], "o-", color=colour, label=recipe)
+            low, high = ([row[f"dice_{end}"] for row in own] for end in ("low", "high"))
+            panel.fill_between(cases, low, high, color=colour, alpha=0.12, linewidth=0)
+        panel.set_xscale("log")
+        panel.set_xlabel("synthetic cases")
+        panel.set_ylabel("Dice, with its 95 % interval")
+        panel.legend(frameon=False)
+        panel.spines[["top", "right"]].set_visible(False)
+        file = BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
 
 
 def plot_examples(

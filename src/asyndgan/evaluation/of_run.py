@@ -36,6 +36,7 @@ def synthetic_of_run(
     out: Path,
     *,
     released: bool = True,
+    moved: int = MOVED,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Path:
     """A synthetic set to judge: from released masks, or else from the masks of these sites.
@@ -45,6 +46,7 @@ def synthetic_of_run(
         sites: folder of each site's data by name.
         out: folder of the set; one that is there already is taken if it is of this run.
         released: take released masks, if there are any.
+        moved: images from each mask moved, beside the one from the mask itself.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
@@ -62,9 +64,11 @@ def synthetic_of_run(
     if (out / "dataset.json").exists():
         _check_provenance(run, out, masks)
         return out
-    cases = [*synthesise(run, masks), *synthesise(run, masks, draws=MOVED, move=True)]
+    cases = synthesise(run, masks)
+    if moved:
+        cases += synthesise(run, masks, draws=moved, move=True)
     with written_whole(out) as half:
-        write_synthetic(half, run, cases, masks=masks, source=source, draws=1 + MOVED, seed=0)
+        write_synthetic(half, run, cases, masks=masks, source=source, draws=1 + moved, seed=0)
     return out
 
 

@@ -34,7 +34,7 @@ from asyndgan.evaluation.bench import Contenders, OnProgress, mean, write_whole
 from asyndgan.evaluation.compare import compare, contenders
 from asyndgan.evaluation.distance import distances
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
-from asyndgan.evaluation.of_run import synthetic_of_run
+from asyndgan.evaluation.of_run import MOVED, synthetic_of_run
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.table import (
     ADDED,
@@ -97,6 +97,9 @@ class Suite(Section):
     single_sites: bool = Field(True, description="also each site's real cases alone")
     networks: tuple[str, ...] = Field(
         (), description="further segmentation networks for all real and synthetic cases"
+    )
+    amounts: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
+        (), description="images a mask of further synthetic sets, as 1, 2, 5, 10"
     )
     fedavg: bool = Field(False, description="also one network that all sites train together")
     sets: tuple[SetSection, ...] = Field(min_length=1)
@@ -268,6 +271,8 @@ class SuiteResult:
         differences: paired.
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
         networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
+        amounts: rows of synthetic sets of other sizes: the keys of `table.Row`, and `images`, how
+            many from each mask.
         evaluations: folder of each (set, recipe), below the output folder.
     """
 
@@ -280,6 +285,7 @@ class SuiteResult:
     differences: list[Difference] = field(default_factory=list)
     distances: list[dict[str, Any]] = field(default_factory=list)
     networks: list[dict[str, Any]] = field(default_factory=list)
+    amounts: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, str] = field(default_factory=dict)
 
     def to_tables(self) -> dict[str, Any]:
@@ -428,8 +434,16 @@ class _Judging:
                     "network": network,
                     **asdict(row),
                 }
-                for row in self._compare(pair, judged, network=network).rows
+                for row in self._compare(pair, judged, network=network, ending=network).rows
             )
+        for images in self.suite.amounts:
+            models = {
+                REAL_ALL: models[REAL_ALL],
+                SYNTHETIC: self._painted({SYNTHETIC: runs[SYNTHETIC]}, images)[SYNTHETIC],
+            }
+            evaluation = self._compare(models, judged, ending=f"x{images}")
+            row = evaluation.row(SYNTHETIC, self.part.label)
+            result.amounts.append({**about[SYNTHETIC], "images": images, **asdict(row)})
 
     def _recipe_of(self, model: str) -> str:
         painted = model in (SYNTHETIC, FEDGAN) or model.endswith(ADDED)
@@ -460,12 +474,20 @@ class _Judging:
             for name, kind in kinds.items()
         }
 
-    def _painted(self, runs: Mapping[str, Sequence[RunFolder]]) -> dict[str, list[list[Case]]]:
+    def _painted(
+        self, runs: Mapping[str, Sequence[RunFolder]], images: int = 1 + MOVED
+    ) -> dict[str, list[list[Case]]]:
         """From the sites' own masks: a baseline has no released ones."""
         return {
             name: [
                 load_cases(
-                    synthetic_of_run(run, self._folders, run.path / "synthetic", released=False),
+                    synthetic_of_run(
+                        run,
+                        self._folders,
+                        run.path / f"synthetic-x{images}",
+                        released=False,
+                        moved=images - 1,
+                    ),
                     self._image,
                 )
                 for run in of_seeds
@@ -473,24 +495,26 @@ class _Judging:
             for name, of_seeds in runs.items()
         }
 
-    def _place(self, network: str = "") -> str:
-        ending = f"-{network}" if network else ""
-        return f"evaluations/{self.part.name}-{self.model.name}{ending}"
+    def _place(self, ending: str = "") -> str:
+        return "-".join([f"evaluations/{self.part.name}", self.model.name, *filter(None, [ending])])
 
     def _compare(
-        self, models: Contenders, judged: Sequence[Case], *, network: str = ""
+        self,
+        models: Contenders,
+        judged: Sequence[Case],
+        *,
+        network: str = "unet",
+        ending: str = "",
     ) -> Evaluation:
         return compare(
             models,
             test=judged,
             labels=describe(next(iter(self._folders.values()))).labels,
-            out=self.out / self._place(network),
+            out=self.out / self._place(ending),
             cache=self.out / "cache",
             targets=[self.part.label],
             seeds=range(self.suite.seeds),
-            budget=SegmentationBudget(
-                network=network or "unet", steps=self.suite.segmentation_steps
-            ),
+            budget=SegmentationBudget(network=network, steps=self.suite.segmentation_steps),
             judged_on=self.suite.judged_on,
             about={"set": self.part.name, "recipe": self.model.name},
             workers=self.workers,

@@ -72,7 +72,7 @@ def synthesise(
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
     cases: list[Case] = []
     for draw in range(draws):
-        suffix = f"_d{draw}" if draws > 1 else ""
+        suffix = f"_d{draw}" if draws > 1 or move else ""
         for start in range(0, len(masks), BATCH):
             part = masks[start : start + BATCH]
             conditions = torch.stack([mask for _, mask in part])

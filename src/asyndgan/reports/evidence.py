@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from asyndgan.errors import RunError
+from asyndgan.evaluation.figures import plot_amounts
+from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.usefulness import figure, label_table
 from asyndgan.reports.words import decimal, duration, size
@@ -45,6 +47,10 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
         "numbers": {name: number for number, name in enumerate(dict.fromkeys(sites))},
         "colours": COLOURS,
         "markdown": _parts(result),
+        "amounts": {
+            name: data_uri(plot_amounts(rows), "image/svg+xml")
+            for name, rows in _by_set(result["amounts"]).items()
+        },
         "plots": {
             name: [
                 picture
@@ -99,6 +105,16 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
             *(
                 [_name(row), str(row["patients"]), *(decimal(row[key], digits) for key, digits in
                  (("dice", 3), ("hd95", 1), ("assd", 1)))]
+                for row in rows
+            ),
+        ]  # fmt: skip
+    for name, rows in _by_set(result["amounts"]).items():
+        parts[f"{name}: how many synthetic images"] = [
+            ["recipe", "images a mask", "cases", "Dice", "interval", "of all-real", "interval"],
+            *(
+                [row["recipe"], str(row["images"]), str(row["cases"]),
+                 decimal(row["dice_mean"], 3), _between(row["dice_low"], row["dice_high"], 3),
+                 decimal(row["ratio"], 3), _between(row["ratio_low"], row["ratio_high"], 3)]
                 for row in rows
             ),
         ]  # fmt: skip
