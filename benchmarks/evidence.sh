@@ -21,4 +21,4 @@ if [ ! -e "$run/generator.safetensors" ]; then
     --set training.precision=bfloat16 "$@" "${resume[@]}"
 fi
 $asyndgan evaluate "$run" "${sites[@]}" --test "$data/$set/test" --out "$out/$set-$recipe-evaluation" \
-  --label "$label" --seeds "${SEEDS:-3}" --workers "${WORKERS:-1}" ${CHECK:+--check-budget}
+  --label "$label" --seeds "${SEEDS:-3}" --workers "${WORKERS:-1}" --steps "${STEPS:-1000}" ${CHECK:+--check-budget}
