@@ -139,6 +139,13 @@ class GeneratorSection(Section):
     skip: bool = Field(
         False, description="resnet: the last layer sees condition and noise at full resolution"
     )
+    style: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="resnet: numbers that tell the generator whose look to paint, fixed at random "
+        "for each site; looks are mixed when images are generated",
+    )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a generator of another package"
     )
@@ -383,6 +390,11 @@ class Recipe(Section):
             raise ValueError(
                 "a generator of kind 'unet' halves images four times, so it takes 32 pixels; "
                 "raise image.size or take resnet or spade"
+            )
+        if self.generator.style and self.generator.kind in ("unet", "spade"):
+            raise ValueError(
+                f"generator.style is above 0, but generator.kind '{self.generator.kind}' has no "
+                "use for it; take resnet, or set it to 0"
             )
         unskipped = self.generator.kind == "resnet" and not self.generator.skip
         if self.condition.kind == "class" and unskipped:

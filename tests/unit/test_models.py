@@ -14,6 +14,7 @@ from asyndgan.models import (
     condition_channels,
     condition_maps,
     draw_noise,
+    site_noise,
 )
 from asyndgan.recipe import Recipe
 
@@ -91,6 +92,29 @@ def test_noise_and_condition_both_shape_an_image(tiny: MakeRecipe, kind: str) ->
     image = generator(maps, noise)
     assert not torch.allclose(image, generator(maps, noise.flip(-1)), atol=1e-2)
     assert not torch.allclose(image, generator(maps.flip(-1), noise), atol=1e-2)
+
+
+def test_a_style_begins_without_effect_and_can_learn_one(tiny: MakeRecipe) -> None:
+    recipe = tiny("image.size=32", "generator.noise=2", "generator.style=4", "generator.skip=true")
+    torch.manual_seed(0)
+    generator = build_generator(recipe, condition_channels=3, image_channels=1)
+    maps, random = maps_of("mask", (32, 32), b=1), torch.Generator()
+    looks = [site_noise(recipe, [site], (32, 32), random.manual_seed(0)) for site in "ab"]
+    assert torch.equal(looks[0][:, :2], looks[1][:, :2])
+    assert not torch.equal(looks[0], looks[1])
+    assert torch.equal(generator(maps, looks[0]), generator(maps, looks[1]))
+    for style in generator.styles:
+        nn.init.normal_(style.linear.weight)
+    assert not torch.allclose(generator(maps, looks[0]), generator(maps, looks[1]))
+
+
+def test_a_sites_style_is_its_own_wherever_it_is_asked_for(tiny: MakeRecipe) -> None:
+    recipe = tiny("generator.style=3")
+    together = site_noise(recipe, ["a", "b", "a"], (16, 16), torch.Generator())
+    alone = site_noise(recipe, ["b"], (16, 16), torch.Generator())
+    assert torch.equal(together[1, -3:], alone[0, -3:])
+    assert torch.equal(together[0, -3:], together[2, -3:])
+    assert together[0, -3:].flatten(1).std(1).max() == 0  # the same at every pixel
 
 
 def test_the_spade_generator_sees_a_class(tiny: MakeRecipe) -> None:

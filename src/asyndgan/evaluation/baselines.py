@@ -20,7 +20,7 @@ from asyndgan.data import Case, Cohort, derived_seed
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, SegmentationTraining
-from asyndgan.models import draw_noise
+from asyndgan.models import site_noise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Scope, new_generator
@@ -141,9 +141,9 @@ class _Party:
         real = self.cohort.batch(number, training.batch)
         other = self.cohort.other(number, training.batch)
         seed = derived_seed(training.seed, "fedgan noise", self.name, number)
-        noise = draw_noise(
-            training.batch,
-            self.recipe.generator.noise,
+        noise = site_noise(
+            self.recipe,
+            [self.name] * training.batch,
             self.scope.space,
             torch.Generator().manual_seed(seed),
         )

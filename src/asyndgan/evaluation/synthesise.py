@@ -15,7 +15,7 @@ from asyndgan.data.nnunet import write_dataset
 from asyndgan.data.prepare import load_masks
 from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment
-from asyndgan.models import draw_noise
+from asyndgan.models import site_noise
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import scope_maps
 
@@ -80,7 +80,8 @@ def synthesise(
             if move:
                 nothing = torch.zeros(len(part), 1, *scope.space)
                 conditions = augment(nothing, conditions, MASKS_MOVE, random)[1]
-            noise = draw_noise(len(part), recipe.generator.noise, scope.space, random)
+            looks = _looks(run.facts(), len(part), random) if recipe.generator.style else []
+            noise = site_noise(recipe, looks or [""] * len(part), scope.space, random)
             with torch.no_grad():
                 images = generator(scope_maps(recipe, scope, conditions), noise)
             for (name, _), image, mask in zip(part, images, conditions, strict=True):
@@ -150,6 +151,13 @@ def write_synthetic(
     card = _model_card(facts, provenance, count)
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return count
+
+
+def _looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
+    """Whose look each image gets: sites are drawn by their shares, whosever the mask is."""
+    shares = torch.tensor([float(about["share"]) for about in facts.sites.values()])
+    drawn = torch.multinomial(shares, count, replacement=True, generator=random)
+    return [list(facts.sites)[index] for index in drawn.tolist()]
 
 
 def _case(name: str, image: torch.Tensor, mask: Mask, modalities: tuple[str, ...]) -> Case:

@@ -13,6 +13,7 @@ from asyndgan.models.parts import (
     draw_noise,
     generator_from,
     native_bfloat16,
+    site_noise,
 )
 
 __all__ = [
@@ -28,4 +29,5 @@ __all__ = [
     "draw_noise",
     "generator_from",
     "native_bfloat16",
+    "site_noise",
 ]

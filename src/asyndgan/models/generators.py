@@ -62,6 +62,23 @@ class ResidualBlock(nn.Module):
 
 
 @final
+class Style(nn.Module):
+    """Scales and shifts features by a code (FiLM, Perez et al. 2018); begins as the identity."""
+
+    def __init__(self, code: int, channels: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(code, 2 * channels)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, features: Tensor, code: Tensor) -> Tensor:
+        """Features [b, channels, *space] and codes [b, size] to features."""
+        scale, shift = self.linear(code).chunk(2, dim=1)
+        shape = (*scale.shape, *[1] * (features.ndim - 2))
+        return features * (1 + scale.reshape(shape)) + shift.reshape(shape)
+
+
+@final
 class ResNetGenerator(nn.Module):
     """The generator of AsynDGAN (section 3.4): c7s1-k, d2k, d4k, n residual blocks, u2k, uk, c7s1.
 
@@ -73,7 +90,9 @@ class ResNetGenerator(nn.Module):
         image_channels: modalities to paint.
         spatial_dims: 2 or 3.
         section: `width` k, `blocks` n, `noise` channels; `skip` hands condition and noise to the
-            last layer as well (not in the paper), so that edges of small labels stay sharp.
+            last layer as well (not in the paper), so that edges of small labels stay sharp; `style`
+            numbers of a code, which follow the noise as constant maps, scale and shift features
+            at the lowest size and before the last layer (not in the paper).
     """
 
     def __init__(
@@ -97,6 +116,7 @@ class ResNetGenerator(nn.Module):
                 _norm(spatial_dims, 2 * wide),
                 nn.ReLU(),
             ]
+        self.halved = len(layers)
         layers += [ResidualBlock(spatial_dims, 4 * k) for _ in range(section.blocks)]
         for wide in (4 * k, 2 * k):
             layers += [
@@ -108,14 +128,23 @@ class ResNetGenerator(nn.Module):
                 nn.ReLU(),
             ]
         self.body = nn.Sequential(*layers)
+        self.noise = section.noise
+        self.styles: nn.ModuleList | None = None
+        if section.style:
+            self.styles = nn.ModuleList(Style(section.style, wide) for wide in (4 * k, k))
         self.skip = section.skip
         maps = condition_channels + section.noise if section.skip else 0
         self.paint = _conv(spatial_dims, k + maps, image_channels, 7, bias=True)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
-        maps = torch.cat([condition, noise], dim=1)
-        features = self.body(maps)
+        maps = torch.cat([condition, noise[:, : self.noise]], dim=1)
+        if self.styles is None:
+            features = self.body(maps)
+        else:
+            code = noise[:, self.noise :].flatten(2).mean(2)
+            features = self.styles[0](self.body[: self.halved](maps), code)
+            features = self.styles[1](self.body[self.halved :](features), code)
         if self.skip:
             features = torch.cat([features, maps], dim=1)
         return torch.tanh(self.paint(features))

@@ -1,6 +1,7 @@
 """Networks and losses by the name that a recipe gives them; other packages join by entry point."""
 
 import difflib
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Noise
+from asyndgan.data import derived_seed
 from asyndgan.errors import RecipeError
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
@@ -146,3 +148,32 @@ def native_bfloat16() -> bool:
 def draw_noise(count: int, channels: int, space: tuple[int, ...], random: torch.Generator) -> Noise:
     """Standard normal maps (count, channels, *space), drawn on the CPU so that devices agree."""
     return torch.randn(count, channels, *space, generator=random)
+
+
+def style_code(seed: int, site: str, size: int) -> Tensor:
+    """What a generator knows of whose look to paint: numbers fixed at random for each site.
+
+    So a site that joins late has one too, and looks can be mixed.
+    """
+    random = torch.Generator().manual_seed(derived_seed(seed, "style", site))
+    return torch.randn(size, generator=random)
+
+
+def site_noise(
+    recipe: Recipe, sites: Sequence[str], space: tuple[int, ...], random: torch.Generator
+) -> Noise:
+    """Noise for one image of each of these sites, followed by the sites' style codes.
+
+    Args:
+        recipe: says how much of both, and the seed of the codes.
+        sites: whose look each image should have.
+        space: height and width (and depth).
+        random: of the noise.
+    """
+    noise = draw_noise(len(sites), recipe.generator.noise, space, random)
+    size = recipe.generator.style
+    if not size:
+        return noise
+    codes = torch.stack([style_code(recipe.training.seed, site, size) for site in sites])
+    maps = codes.reshape(len(sites), size, *[1] * len(space)).expand(-1, -1, *space)
+    return torch.cat([noise, maps], dim=1)

@@ -47,12 +47,12 @@ class MaskBank:
         }
         (self.path / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
-    def first(self, count: int) -> list[Tensor]:
-        """The first masks of each site, (rows, columns) each, in the order of the sites' names."""
+    def first(self, count: int) -> list[tuple[str, Tensor]]:
+        """The first masks of each site with its name, in the order of the names."""
         paths = sorted(self.folder.glob("[!.]*.png"))
         wanted = {f"{number:05d}" for number in range(1, count + 1)}
         return [
-            torch.from_numpy(_read(path).astype(np.int64))
+            (path.stem.rpartition("-m")[0], torch.from_numpy(_read(path).astype(np.int64)))
             for path in paths
             if path.stem.rpartition("-m")[2] in wanted
         ]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyndgan.models import draw_noise
+from asyndgan.models import site_noise
 from asyndgan.training import Coordinator, scope_maps
 
 ROWS = 2
@@ -25,21 +25,19 @@ class SampleGrid:
     Args:
         folder: where the pictures go.
         coordinator: whose averaged generator paints.
-        masks: what it paints from.
+        masks: what it paints from, and whose each is.
     """
 
-    def __init__(self, folder: Path, coordinator: Coordinator, masks: Sequence[Tensor]) -> None:
+    def __init__(
+        self, folder: Path, coordinator: Coordinator, masks: Sequence[tuple[str, Tensor]]
+    ) -> None:
         self.folder = folder
         self.coordinator = coordinator
-        conditions = torch.stack(list(masks))
+        conditions = torch.stack([mask for _, mask in masks])
         recipe, scope = coordinator.recipe, coordinator.scope
         self.maps = scope_maps(recipe, scope, conditions)
-        self.noise = draw_noise(
-            len(conditions),
-            recipe.generator.noise,
-            scope.space,
-            torch.Generator().manual_seed(recipe.training.seed),
-        )
+        random = torch.Generator().manual_seed(recipe.training.seed)
+        self.noise = site_noise(recipe, [site for site, _ in masks], scope.space, random)
 
     def write(self, step: int) -> np.ndarray:
         """Writes the grid of a step; returns it as (1, height, width), 8-bit."""

@@ -27,7 +27,7 @@ from asyndgan.errors import (
     SiteUnreachableError,
     WireError,
 )
-from asyndgan.models import build_generator, condition_channels, condition_maps, draw_noise
+from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.models.features import Features, Moments
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -245,12 +245,9 @@ class Coordinator:
     def _paint(self, generator: nn.Module, members: Mapping[str, Member]) -> Painting:
         conditions = torch.cat([member.conditions for member in members.values()])
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
-        noise = draw_noise(
-            len(conditions),
-            self.recipe.generator.noise,
-            self.scope.space,
-            torch.Generator().manual_seed(seed),
-        )
+        sites = [site for site, member in members.items() for _ in member.conditions]
+        random = torch.Generator().manual_seed(seed)
+        noise = site_noise(self.recipe, sites, self.scope.space, random)
         maps = scope_maps(self.recipe, self.scope, conditions)
         training = self.recipe.training
         return Painting(generator, maps, noise, chunk=training.chunk, precision=training.precision)
