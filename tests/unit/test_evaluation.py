@@ -318,3 +318,16 @@ def test_every_network_learns_and_predicts_masks(network):
 def test_a_network_that_does_not_exist_is_named():
     with pytest.raises(DataError, match="'vgg'; choose one of unet, segresnet, unetr"):
         SegmentationBudget(network="vgg")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_progress_counts_the_steps_of_all_workers(data, tmp_path, unplotted, workers):
+    told = []
+    evaluate(
+        **data, out=tmp_path, workers=workers, seeds=(0, 1),
+        on_progress=lambda text, done, total: told.append((done, total)),
+    )  # fmt: skip
+    assert told[-1] == (24, 24)  # four models, two seeds, three steps
+    assert max(done for done, _ in told) == 24
+    if workers == 1:
+        assert {done for done, _ in told} >= set(range(1, 25))

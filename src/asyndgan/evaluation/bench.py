@@ -60,8 +60,9 @@ class Bench:
         device: where to train.
         on_progress: told after every step.
         workers: networks that are trained at a time.
-        done: steps that are done or were found.
-        lock: over `done`.
+        done: steps of trainings that have ended or were found.
+        running: steps of those at work, by their text.
+        lock: over `done` and `running`.
         stop: set when one training failed, so that the others end too.
     """
 
@@ -75,6 +76,7 @@ class Bench:
     on_progress: OnProgress | None = None
     workers: int = 1
     done: int = 0
+    running: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -151,7 +153,8 @@ class Bench:
             write_whole(path, json.dumps(entry).encode())
         with self.lock:
             self.done += budget.steps
-        self._tell(f"{model}, seed {seed}", 0)
+            self.running.pop(f"{model}, seed {seed}", None)
+        self._tell(f"{model}, seed {seed}")
         return _unpacked(json.loads(path.read_bytes()))
 
     def _train(
@@ -188,11 +191,16 @@ class Bench:
             "numpy": np.__version__,
         }
 
-    def _tell(self, text: str, step: int) -> None:
+    def _tell(self, text: str, step: int | None = None) -> None:
+        """Says how far all trainings together are; `step`: of one that is at work."""
         if self.stop.is_set():
             raise CancelledError
+        with self.lock:
+            if step is not None:
+                self.running[text] = step
+            done = self.done + sum(self.running.values())
         if self.on_progress:
-            self.on_progress(text, self.done + step, self.total)
+            self.on_progress(text, done, self.total)
 
 
 def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseException:
