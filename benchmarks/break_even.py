@@ -35,9 +35,7 @@ def main() -> None:
             image_channels=len(facts.modalities),
         )
         sizes = weight(run.generator()), weight(discriminator)
-        each_way = facts.left_sites, facts.came_to_sites
-        moved = sum(sum(kinds.values()) for way in each_way for kinds in way.values())
-        step = moved / facts.steps / len(facts.sites)
+        step = facts.bytes_a_step
         round_ = 2 * sum(sizes)
         print(
             f"| {Path(argument).name} | {sizes[0] / 1e6:.2f} MB | {sizes[1] / 1e6:.2f} MB "

@@ -86,3 +86,14 @@ def test_a_fedgan_that_was_cut_short_ends_as_if_it_had_not_been(
     first, second = (read(run.generator_file)[0] for run in (whole, resumed))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert [r["step"] for r in resumed.metrics()] == [r["step"] for r in whole.metrics()]
+
+
+def test_a_finished_fedgan_is_left_as_it_is(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    """Its newest checkpoint is older than its generator."""
+    recipe = tiny("image.size=32", "training.steps=7", "training.checkpoint_every=5")
+    run = train_fedgan(recipe, phantoms, tmp_path / "run", local_steps=2)
+    before = run.generator_file.read_bytes()
+    train_fedgan(recipe, phantoms, tmp_path / "run", local_steps=2)
+    assert run.generator_file.read_bytes() == before

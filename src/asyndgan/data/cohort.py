@@ -1,7 +1,7 @@
 """The cases of one site, and the batches drawn from them. A cohort never leaves its site."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self, final
@@ -136,11 +136,7 @@ class Cohort:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all images and conditions in their order: the same for the same cases."""
-        digest = hashlib.sha256()
-        for tensor in (self.images, self.conditions):
-            digest.update(f"{tuple(tensor.shape)}".encode())
-            digest.update(tensor.contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest_of((self.images, self.conditions))
 
     def batch(self, number: int, size: int) -> Batch:
         """The batch with this number: cases `number * size` onwards of an endless shuffle.
@@ -181,6 +177,15 @@ def derived_seed(seed: int, *parts: object) -> int:
     """A seed for one purpose: SHA-256 of a run's seed and what it is for."""
     text = "/".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def digest_of(tensors: Iterable[Tensor]) -> str:
+    """SHA-256 of tensors in their order, in hexadecimal: of their types, shapes and values."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:

@@ -88,9 +88,9 @@ def hold_out(
 def hold_out_of(
     cases: Sequence[Case], *, part: float, seed: int = 0
 ) -> tuple[list[Case], list[Case]]:
-    """One site's cases and those that it holds out, as `hold_out` chooses them."""
+    """One site's cases and those that it holds out, as `hold_out` chooses them; 0 holds none."""
     patients = [case.patient for case in cases]
-    if len(set(patients)) < 2:
+    if not part or len(set(patients)) < 2:
         return list(cases), []
     split = split_patients(patients, {"training": 1 - part, "validation": part}, seed)
     return [cases[index] for index in split["training"]], [

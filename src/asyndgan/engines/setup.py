@@ -56,8 +56,7 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
         patient_pattern=setup.patients,
         unmasked=recipe.condition.kind != "mask",
     )
-    if recipe.training.hold_out:
-        cases, _ = hold_out_of(cases, part=recipe.training.hold_out)
+    cases, _ = hold_out_of(cases, part=recipe.training.hold_out)
     return Cohort.from_cases(
         cases,
         labels=describe(setup.data).labels,

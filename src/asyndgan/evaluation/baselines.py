@@ -6,6 +6,7 @@ networks, losses and images seen of our own recipe. Both keep each site's optimi
 
 import copy
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,7 +37,14 @@ from asyndgan.training.checkpoint import (
     stored_steps,
     write,
 )
-from asyndgan.training.objective import Objective, adam, rate_factor, set_rate
+from asyndgan.training.objective import (
+    Objective,
+    adam,
+    average_decay,
+    follow,
+    rate_factor,
+    set_rate,
+)
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import normalised
 
@@ -219,6 +227,8 @@ def train_fedgan(
     folder = RunFolder(out)
     if not folder.facts_file.exists():
         folder = RunFolder.create(out, recipe)
+    elif folder.facts().state == "finished":
+        return folder
     with folder.held():
         return _fedgan(folder, sites, local_steps, watch)
 
@@ -259,7 +269,9 @@ def _fedgan(
             losses = {party.name: party.step(number) for party in parties}
         for networks in weights:
             average_weights(networks, list(shares.values()))
-        _follow(average, parties[0].generator, recipe.training.ema, facts.steps, stop)
+        # As if the round's outcome had been there at every step.
+        decay = math.prod(average_decay(recipe, step) for step in range(facts.steps, stop))
+        follow(average, parties[0].generator, decay)
         facts.steps, facts.seconds = stop, round(time.monotonic() - begun, 1)
         rounds = -(-stop // local_steps)
         facts.left_sites = {name: {"weights": rounds * traffic} for name in shares}
@@ -287,18 +299,6 @@ def _fedgan(
     facts.generator_sha256 = folder.write_generator(average, facts)
     folder.write_facts(facts)
     return folder
-
-
-def _follow(average: nn.Module, network: nn.Module, ema: float, start: int, stop: int) -> None:
-    """The moving average over a round, as if the round's outcome had been there at every step."""
-    kept = 1.0
-    for step in range(start, stop):
-        kept *= min(ema, (1 + step) / (10 + step))  # as the coordinator does
-    with torch.no_grad():
-        for mean, value in zip(
-            average.state_dict().values(), network.state_dict().values(), strict=True
-        ):
-            mean.lerp_(value, 1 - kept) if mean.is_floating_point() else mean.copy_(value)
 
 
 def _store(

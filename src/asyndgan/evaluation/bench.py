@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
@@ -21,9 +22,10 @@ from torch import nn
 
 from asyndgan.arrays import Masks
 from asyndgan.data.case import Case
+from asyndgan.data.cohort import digest_of
 from asyndgan.errors import DataError
 from asyndgan.evaluation.baselines import train_fedavg
-from asyndgan.evaluation.metrics import PatientScore, score_patients
+from asyndgan.evaluation.metrics import SCORES, PatientScore, score_patients
 from asyndgan.evaluation.segmentation import (
     TRAINING_VERSION,
     SegmentationBudget,
@@ -223,10 +225,7 @@ def _average(by_seed: Sequence[Mapping[str, PatientScore]]) -> list[PatientScore
     """Each patient's scores, averaged over the seeds in which the patient counts."""
     return [
         PatientScore(
-            *(
-                mean([getattr(scores[patient], name) for scores in by_seed])
-                for name in ("dice", "hd95", "assd", "false_alarm")
-            )
+            *(mean([getattr(scores[patient], name) for scores in by_seed]) for name in SCORES)
         )
         for patient in by_seed[0]
     ]
@@ -240,12 +239,8 @@ def mean(values: Sequence[float]) -> float:
 
 def _digest(cases: Sequence[Case], *, with_masks: bool) -> str:
     """SHA-256 of the cases' tensors in their order, which a training depends on."""
-    digest = hashlib.sha256()
-    for case in cases:
-        for tensor in (case.image, case.mask) if with_masks else (case.image,):
-            digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    parts = ((case.image, case.mask) if with_masks else (case.image,) for case in cases)
+    return digest_of(chain.from_iterable(parts))
 
 
 def _named(budget: SegmentationBudget) -> dict[str, Any]:

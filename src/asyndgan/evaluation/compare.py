@@ -86,7 +86,6 @@ def evaluate(
     budget = budget or SegmentationBudget()
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * len(seeds)}
     models = contenders(sites, painted, seeds=len(seeds), fedavg=baselines, augmented=baselines)
-    levelling: tuple[Levelling, ...] = ()
     evaluation = compare(
         models, test=test, labels=labels, out=out, cache=out / "cache", targets=targets,
         seeds=seeds, budget=budget, judged_on=judged_on, about=about or {}, workers=workers,

@@ -16,7 +16,7 @@ What an empty mask counts:
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import final
 
 import numpy as np
@@ -47,6 +47,10 @@ class PatientScore:
     hd95: float
     assd: float
     false_alarm: float = math.nan
+
+
+SCORES = tuple(field.name for field in fields(PatientScore))
+"""Names of what a patient is scored by."""
 
 
 def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[str, PatientScore]:

@@ -35,8 +35,6 @@ def synthetic_of_run(
     sites: Mapping[str, Path],
     out: Path,
     *,
-    released: bool = True,
-    moved: int = MOVED,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Path:
     """A synthetic set to judge: from released masks, or else from the masks of these sites.
@@ -44,23 +42,56 @@ def synthetic_of_run(
     Args:
         run: a finished run.
         sites: folder of each site's data by name.
-        out: folder of the set; one that is there already is taken if it is of this run.
-        released: take released masks, if there are any.
-        moved: images from each mask moved, beside the one from the mask itself.
+        out: as for `painted_once`.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+
+    Raises:
+        RunError: as `painted_once`.
+    """
+    recipe = run.recipe()
+    if recipe.masks.release:
+        return painted_once(run, released_masks(run), "released by the sites during training", out)
+    part = recipe.training.hold_out
+    cases = {
+        site: load_cases(data, recipe.image, patient_pattern=patient_pattern, unmasked=False)
+        for site, data in sites.items()
+    }
+    kept = {site: hold_out_of(own, part=part)[0] for site, own in cases.items()}
+    return painted_once(run, masks_of(kept), OF_SITES, out)
+
+
+OF_SITES = "of the sites' own cases, given to the evaluation only"
+
+
+def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
+    """The masks of each site's cases, numbered: names of cases may be names of patients."""
+    return [
+        (f"{site}-c{number:05d}", case.mask)
+        for site, cases in sites.items()
+        for number, case in enumerate(cases, 1)
+    ]
+
+
+def painted_once(
+    run: RunFolder,
+    masks: Sequence[tuple[str, Mask]],
+    source: str,
+    out: Path,
+    *,
+    moved: int = MOVED,
+) -> Path:
+    """A synthetic set from these masks: painted, or found where it was painted before.
+
+    Args:
+        run: a finished run.
+        masks: names and label maps [H, W].
+        source: where the masks came from, in words.
+        out: folder of the set.
+        moved: images from each mask moved, beside the one from the mask itself.
 
     Raises:
         RunError: `out` is of another run, or was painted from other masks.
     """
-    if released and run.recipe().masks.release:
-        masks, source = released_masks(run), "released by the sites during training"
-    else:
-        masks = [
-            (f"{site}-c{number:05d}", case.mask)  # names of cases may be names of patients
-            for site, cases in training_cases(run, sites, patient_pattern).items()
-            for number, case in enumerate(cases, 1)
-        ]
-        source = "of the sites' own cases, given to the evaluation only"
     if (out / "dataset.json").exists():
         _check_provenance(run, out, masks)
         return out
@@ -70,19 +101,6 @@ def synthetic_of_run(
     with written_whole(out) as half:
         write_synthetic(half, run, cases, masks=masks, source=source, draws=1 + moved, seed=0)
     return out
-
-
-def training_cases(
-    run: RunFolder, sites: Mapping[str, Path], patient_pattern: str
-) -> dict[str, list[Case]]:
-    """Each site's real cases on the run's grid, without the patients that the run held out."""
-    recipe = run.recipe()
-    cases = {
-        site: load_cases(data, recipe.image, patient_pattern=patient_pattern, unmasked=False)
-        for site, data in sites.items()
-    }
-    part = recipe.training.hold_out
-    return {site: hold_out_of(own, part=part)[0] if part else own for site, own in cases.items()}
 
 
 def evaluate_run(

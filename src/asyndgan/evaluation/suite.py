@@ -34,7 +34,7 @@ from asyndgan.evaluation.bench import Contenders, OnProgress, mean, write_whole
 from asyndgan.evaluation.compare import compare, contenders
 from asyndgan.evaluation.distance import distances
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
-from asyndgan.evaluation.of_run import MOVED, synthetic_of_run
+from asyndgan.evaluation.of_run import MOVED, OF_SITES, masks_of, painted_once
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.table import (
     ADDED,
@@ -389,7 +389,7 @@ class _Judging:
         """Adds rows; those of real models only where an earlier recipe did not bring them."""
         real, judged = self._real()
         runs = self._runs()
-        painted = self._painted(runs)
+        painted = self._painted(runs, real)
         models = contenders(
             real,
             painted,
@@ -439,7 +439,7 @@ class _Judging:
         for images in self.suite.amounts:
             models = {
                 REAL_ALL: models[REAL_ALL],
-                SYNTHETIC: self._painted({SYNTHETIC: runs[SYNTHETIC]}, images)[SYNTHETIC],
+                SYNTHETIC: self._painted({SYNTHETIC: runs[SYNTHETIC]}, real, images)[SYNTHETIC],
             }
             evaluation = self._compare(models, judged, ending=f"x{images}")
             row = evaluation.row(SYNTHETIC, self.part.label)
@@ -475,18 +475,18 @@ class _Judging:
         }
 
     def _painted(
-        self, runs: Mapping[str, Sequence[RunFolder]], images: int = 1 + MOVED
+        self,
+        runs: Mapping[str, Sequence[RunFolder]],
+        real: Mapping[str, Sequence[Case]],
+        images: int = 1 + MOVED,
     ) -> dict[str, list[list[Case]]]:
         """From the sites' own masks: a baseline has no released ones."""
+        masks = masks_of(real)
         return {
             name: [
                 load_cases(
-                    synthetic_of_run(
-                        run,
-                        self._folders,
-                        run.path / f"synthetic-x{images}",
-                        released=False,
-                        moved=images - 1,
+                    painted_once(
+                        run, masks, OF_SITES, run.path / f"synthetic-x{images}", moved=images - 1
                     ),
                     self._image,
                 )
@@ -527,16 +527,10 @@ def _cost(runs: Sequence[RunFacts]) -> dict[str, float | None]:
     """Mean over seeds: seconds of training, and bytes that left and came to a site a step."""
     if not runs:
         return {"seconds": None, "bytes_a_step": None}
-    moved = [
-        sum(
-            sum(kinds.values())
-            for way in (run.left_sites, run.came_to_sites)
-            for kinds in way.values()
-        )
-        / (run.steps * len(run.sites))
-        for run in runs
-    ]
-    return {"seconds": mean([run.seconds for run in runs]), "bytes_a_step": round(mean(moved))}
+    return {
+        "seconds": mean([run.seconds for run in runs]),
+        "bytes_a_step": round(mean([run.bytes_a_step for run in runs])),
+    }
 
 
 def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

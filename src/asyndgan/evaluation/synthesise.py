@@ -1,6 +1,5 @@
 """A synthetic data set from a finished run."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, Preparation, RawCase, derived_seed
+from asyndgan.data.cohort import digest_of
 from asyndgan.data.nnunet import write_dataset
 from asyndgan.data.prepare import load_masks
 from asyndgan.errors import RunError
@@ -63,7 +63,8 @@ def synthesise(
     Raises:
         RunError: if the run has not finished, there are no masks, or several draws would be equal.
     """
-    recipe, scope, generator = run.recipe(), run.facts().scope, run.generator()
+    recipe, facts, generator = run.recipe(), run.facts(), run.generator()
+    scope = facts.scope
     if draws > 1 and not move and not recipe.generator.noise:
         raise RunError(
             f"recipe '{recipe.name}' paints without noise, so {draws} draws of a mask are equal. "
@@ -80,7 +81,7 @@ def synthesise(
             if move:
                 nothing = torch.zeros(len(part), 1, *scope.space)
                 conditions = augment(nothing, conditions, MASKS_MOVE, random)[1]
-            looks = _looks(run.facts(), len(part), random) if recipe.generator.style else []
+            looks = _looks(facts, len(part), random) if recipe.generator.style else []
             noise = site_noise(recipe, looks or [""] * len(part), scope.space, random)
             with torch.no_grad():
                 images = generator(scope_maps(recipe, scope, conditions), noise)
@@ -91,11 +92,7 @@ def synthesise(
 
 def masks_digest(masks: Sequence[tuple[str, Mask]]) -> str:
     """SHA-256 of label maps in their order, in hexadecimal."""
-    digest = hashlib.sha256()
-    for _, mask in masks:
-        digest.update(f"{tuple(mask.shape)}".encode())
-        digest.update(mask.contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return digest_of(mask for _, mask in masks)
 
 
 def write_synthetic(

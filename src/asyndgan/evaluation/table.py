@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
-from asyndgan.evaluation.metrics import PatientScore
+from asyndgan.evaluation.metrics import SCORES, PatientScore
 from asyndgan.evaluation.segmentation import SegmentationBudget
 
 REAL_ALL = "real-all"
@@ -131,10 +131,7 @@ class Evaluation:
 
 
 def _columns(scores: Sequence[PatientScore]) -> dict[str, list[float]]:
-    return {
-        name: [getattr(score, name) for score in scores]
-        for name in ("dice", "hd95", "assd", "false_alarm")
-    }
+    return {name: [getattr(score, name) for score in scores] for name in SCORES}
 
 
 def without_nan(value: Any) -> Any:
@@ -149,6 +146,13 @@ def without_nan(value: Any) -> Any:
 def counted(number: int, noun: str) -> str:
     """A number and its noun: 1 patient, 21 patients."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def site_of(model: str) -> str:
+    """The site whose real cases a model was trained on, with or without others; else nothing."""
+    if not model.startswith(SITE_PREFIX):
+        return ""
+    return model.removeprefix(SITE_PREFIX).removesuffix(ADDED)
 
 
 def of_single_sites(model: str) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 
 from asyndgan.errors import RunError
 from asyndgan.evaluation.figures import plot_amounts
+from asyndgan.evaluation.table import site_of
 from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.usefulness import figure, label_table
@@ -40,7 +41,7 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
     tables = {
         name: label_table(rows[0]["label"], rows) for name, rows in _by_set(result["rows"]).items()
     }
-    sites = [name for row in result["rows"] for name in _site(row)]
+    sites = [name for row in result["rows"] if (name := site_of(row["model"]))]
     page = {
         "result": result,
         "tables": tables,
@@ -171,11 +172,6 @@ def _name(row: Row) -> str:
     name = _NAMES.get(model, model.replace("real:", "real images of ").replace("+", " + "))
     name = name.replace("fedgan-synthetic", "synthetic images of FedGAN")
     return f"**{name} ({row['recipe']})**" if row["recipe"] else name
-
-
-def _site(row: Row) -> Iterator[str]:
-    if str(row["model"]).startswith("real:"):
-        yield row["model"].removeprefix("real:").removesuffix("+synthetic")
 
 
 def _with_floor(value: float | None, floor: float | None) -> str:

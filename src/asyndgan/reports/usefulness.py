@@ -16,9 +16,9 @@ from asyndgan.evaluation.table import (
     FEDAVG,
     FEDGAN,
     REAL_ALL,
-    SITE_PREFIX,
     SYNTHETIC,
     of_single_sites,
+    site_of,
 )
 from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.words import counted, decimal
@@ -233,7 +233,7 @@ def _entry(
     row: Mapping[str, Any], low: float | None, high: float | None, middle: float | None
 ) -> Entry:
     model = str(row["model"])
-    site = model.removeprefix(SITE_PREFIX).removesuffix(ADDED) if SITE_PREFIX in model else ""
+    site = site_of(model)
     recipe = f" ({row['recipe']})" if row.get("recipe") else ""
     added = ", and synthetic ones" if model.endswith(ADDED) else ""
     names = {

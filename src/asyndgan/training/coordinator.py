@@ -38,7 +38,7 @@ from asyndgan.training.checkpoint import (
     optimiser_state,
     seeded,
 )
-from asyndgan.training.objective import adam, rate_factor, set_rate
+from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.selection import Selection
@@ -262,16 +262,7 @@ class Coordinator:
         set_rate(self.optimiser, rate * rate_factor(self.recipe, self.step_number))
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        # The first averages would be mostly initial weights: the decay grows into its value.
-        decay = min(self.recipe.training.ema, (1 + self.step_number) / (10 + self.step_number))
-        with torch.no_grad():
-            for mean, value in zip(
-                self.average.state_dict().values(),
-                self.generator.state_dict().values(),
-                strict=True,
-            ):
-                # Counters, which a network of another package may have, are copied.
-                mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
+        follow(self.average, self.generator, average_decay(self.recipe, self.step_number))
 
     def _take(
         self, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]

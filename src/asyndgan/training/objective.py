@@ -219,6 +219,24 @@ def rate_factor(recipe: Recipe, step: int) -> float:
     return 1.0 if done < start else max(0.0, 1 - (done - start) / max(1 - start, 1e-9))
 
 
+def average_decay(recipe: Recipe, step: int) -> float:
+    """Part of the averaged generator that a step keeps.
+
+    The first averages would be mostly initial weights: the decay grows into its value.
+    """
+    return min(recipe.training.ema, (1 + step) / (10 + step))
+
+
+def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
+    """Moves an averaged network towards another, of which a part of 1 - decay is taken."""
+    with torch.no_grad():
+        for mean, value in zip(
+            average.state_dict().values(), network.state_dict().values(), strict=True
+        ):
+            # Counters, which a network of another package may have, are copied.
+            mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
+
+
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
     """Sets the learning rate of every group."""
     for group in optimiser.param_groups:

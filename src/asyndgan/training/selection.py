@@ -41,8 +41,8 @@ class Selection:
 
     def wants(self, step: int) -> bool:
         """Whether a step is so near before a checkpoint that its images count."""
-        every = min(self.recipe.training.checkpoint_every, self.recipe.training.steps)
-        left = min(-(step + 1) % every, self.recipe.training.steps - step - 1)
+        training = self.recipe.training
+        left = min(-(step + 1) % training.checkpoint_every, training.steps - step - 1)
         return left < self.recipe.selection.window
 
     def see(self, images: Images) -> None:
