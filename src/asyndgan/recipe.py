@@ -162,6 +162,11 @@ class DiscriminatorSection(Section):
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     layers: int = Field(3, ge=1, le=6, description="halvings; 3 judges patches of 70x70 pixels")
+    augment: tuple[Literal["intensity", "shift", "cutout"], ...] = Field(
+        (),
+        description="how images are disturbed before they are judged, real and synthetic ones "
+        "alike; for sites with few cases",
+    )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a discriminator of another package"
     )
@@ -241,6 +246,11 @@ class TrainingSection(Section):
     steps: int = Field(4000, ge=1, le=10_000_000, description="updates of the generator")
     batch: int = Field(4, ge=1, le=1024, description="images a site and step")
     flip: bool = Field(True, description="sites mirror images and masks left to right at random")
+    rare_first: bool = Field(
+        False,
+        description="sites draw cases whose labels, or sizes of a label, few others have more "
+        "often; else each case once in every pass",
+    )
     hold_out: float = Field(
         0.0,
         ge=0,
@@ -370,6 +380,12 @@ class Recipe(Section):
             raise ValueError(
                 "discriminator.kind 'unet_segmentation' has a segmentation output only; "
                 "set loss.segmentation above 0"
+            )
+        if self.discriminator.augment and segments:
+            raise ValueError(
+                f"discriminator.augment moves images away from their masks, which "
+                f"discriminator.kind '{self.discriminator.kind}' is judged by; take 'patch', or "
+                "leave it out"
             )
         needs_masks = {
             "loss.balance": self.loss.balance,

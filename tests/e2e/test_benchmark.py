@@ -17,10 +17,11 @@ from asyndgan.reports.evidence import replace_block
 SUITE = """
 name = "tiny"
 seeds = 2
+segmentation_seeds = 2
 segmentation_steps = 3
 fedavg = true
 networks = ["segresnet"]
-amounts = [1, 2]
+paintings = [{ images = 1 }, { images = 2, mixed = 1 }, { images = 2, dropped = 0.25 }]
 judged_on = "JUDGED_ON"
 
 [[sets]]
@@ -82,7 +83,7 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
         ("paired", "synthetic"),
     ]  # fmt: skip
     synthetic, fedgan = result["rows"][1:3]
-    assert (synthetic["seeds"], synthetic["label"]) == (2, "lesion")
+    assert (synthetic["seeds"], synthetic["label"]) == (4, "lesion")
     assert json.loads((out / "runs/heads/paired-1/run.json").read_text())["steps"] == 3
     assert synthetic["bytes_a_step"] > 0
     assert fedgan["bytes_a_step"] > 0
@@ -95,11 +96,14 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
         ("small", "segresnet", "real-all"), ("small", "segresnet", "synthetic"),
         ("paired", "segresnet", "real-all"), ("paired", "segresnet", "synthetic"),
     ]  # fmt: skip
-    images = [(row["recipe"], row["images"], row["cases"]) for row in result["amounts"]]
-    once = images[0][2]
-    assert images == [
-        (name, count, count * once) for name in ("small", "paired") for count in (1, 2)
+    paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
+    once = paintings[0][1]
+    assert paintings == [
+        (name, cases)
+        for name in ("small", "paired")
+        for cases in (once, 3 * once, 2 * once - round(2 * once / 4))
     ]
+    assert "2 images a mask, 1 more with regions exchanged" in (out / "suite.html").read_text()
     assert "How many synthetic images" in (out / "suite.html").read_text()
     compared = {(row["model"], row["over"]) for row in result["differences"]}
     assert ("synthetic", "fedgan-synthetic") in compared

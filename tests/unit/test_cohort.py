@@ -143,3 +143,25 @@ def test_a_site_does_not_take_images_of_another_size(
     large = make_cohort(tiny("image.size=32"))
     with pytest.raises(CohortError, match=r"site north: images have size \(32, 32\)"):
         make_sites(tiny(), {"north": large})
+
+
+def test_cases_with_rare_labels_or_sizes_are_drawn_more_often() -> None:
+    masks = torch.zeros(20, 8, 8, dtype=torch.int64)
+    masks[:, :4] = 1
+    masks[0, 0, 0] = 2  # the only one with label 2
+    masks[1, :, :] = 1  # the only one that is full of label 1
+    cohort = Cohort(
+        torch.zeros(20, 1, 8, 8),
+        masks,
+        modalities=["T1"],
+        labels={0: "background", 1: "head", 2: "lesion"},
+        rare_first=True,
+    )
+    drawn = torch.cat([cohort.batch(number, 20).conditions for number in range(20)])
+    rare = (drawn == 2).any((1, 2)).float().mean()
+    full = (drawn == 1).all(2).all(1).float().mean()
+    assert rare > 0.2
+    assert full > 0.2
+    assert 0.2 < 1 - rare - full < 0.6  # and the others are not forgotten
+    again = torch.cat([cohort.batch(number, 20).conditions for number in range(20)])
+    assert torch.equal(drawn, again)

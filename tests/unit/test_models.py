@@ -16,6 +16,7 @@ from asyndgan.models import (
     draw_noise,
     site_noise,
 )
+from asyndgan.models.augment import Disturbance, disturbed
 from asyndgan.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -317,3 +318,43 @@ def test_the_test_for_entry_points_leaves_nothing_behind(tiny: MakeRecipe) -> No
     assert "another_package" not in sys.modules
     with pytest.raises(RecipeError):
         build_adversarial_loss(tiny("loss.adversarial=wasserstein"))
+
+
+@pytest.mark.parametrize("space", [(16, 24), (8, 16, 16)])
+@pytest.mark.parametrize("kind", ["shift", "cutout"])
+def test_disturbed_conditions_stay_with_their_images(
+    kind: Disturbance, space: tuple[int, ...]
+) -> None:
+    maps = maps_of("mask", space, b=6)
+    images = 2 * maps[:, 1:] - 1  # images that show nothing but their conditions
+    moved, with_them = disturbed(images, maps, [kind], torch.Generator().manual_seed(1))
+    assert torch.equal(moved, 2 * with_them[:, 1:] - 1)
+    assert not torch.equal(moved, images)
+    nothing = with_them.sum(1) == 0
+    assert 0.02 < nothing.float().mean() < 0.5
+    assert (moved.movedim(1, -1)[nothing] == -1).all()
+
+
+def test_disturbed_images_are_drawn_one_by_one_and_alike_for_equal_seeds() -> None:
+    images = torch.rand(1, 2, 16, 16).expand(4, -1, -1, -1).requires_grad_()
+    maps = maps_of("mask", (16, 16), b=4)
+    kinds: list[Disturbance] = ["intensity", "shift", "cutout"]
+    once, again = (disturbed(images, maps, kinds, torch.Generator().manual_seed(1)) for _ in "ab")
+    assert torch.equal(once[0], again[0])
+    assert torch.equal(once[1], again[1])
+    assert not torch.equal(once[0][0], once[0][1])
+    (gradient,) = torch.autograd.grad(once[0].sum(), images)
+    assert gradient.abs().sum() > 0
+    assert disturbed(images, maps, [], torch.Generator()) == (images, maps)
+
+
+def test_contrast_and_brightness_are_each_modalitys_own() -> None:
+    images = torch.rand(3, 2, 16, 16)
+    recoloured, _ = disturbed(
+        images, maps_of("mask", (16, 16), b=3), ["intensity"], torch.Generator().manual_seed(1)
+    )
+    for own, before in zip(recoloured.flatten(0, 1), images.flatten(0, 1), strict=True):
+        gain, shift = (own.std() / before.std()).item(), (own.mean() - before.mean()).item()
+        assert 0.5 <= gain <= 1.5
+        assert -0.5 <= shift <= 0.5
+        torch.testing.assert_close(own, (before - before.mean()) * gain + before.mean() + shift)

@@ -105,6 +105,7 @@ OBJECTIVES = [
     ["condition.kind=none", "masks.release=false"],
     ["wire.images=uint8"],
     ["training.chunk=3"],
+    ['discriminator.augment=["intensity", "shift", "cutout"]', "training.rare_first=true"],
     ["training.steps=2", "optimiser.decay_from=0", "optimiser.discriminator_rate=0.05"],
 ]
 
@@ -165,7 +166,7 @@ def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]
     )
     # The gradient is taken where the images arrived, as the coding left them.
     arrived = own + (through(own, coding) - own).detach()
-    site.objective.set_rates(step)
+    site.objective.begin_step(step)
     site.objective.learn(real, arrived.detach())
     loss, _ = site.objective.ask(arrived, real, other)
     return loss

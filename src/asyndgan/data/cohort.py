@@ -42,6 +42,8 @@ class Cohort:
         labels: name of every label or class, by its number.
         seed: of the draws.
         flip: mirror images and label maps along the last axis, at random.
+        rare_first: draw cases whose labels, or sizes of a label, few others have more often; else
+            each case once in every pass.
 
     Raises:
         CohortError: if there is no case, or the parts do not fit each other.
@@ -56,6 +58,7 @@ class Cohort:
         labels: Mapping[int, str],
         seed: int = 0,
         flip: bool = False,
+        rare_first: bool = False,
     ) -> None:
         if not len(images) or len(images) != len(conditions):
             raise CohortError(
@@ -84,6 +87,7 @@ class Cohort:
         self.labels = dict(labels)
         self.seed = seed
         self.flip = flip
+        self.weights = _rarity(self.conditions) if rare_first else None
 
     @classmethod
     def from_cases(
@@ -94,6 +98,7 @@ class Cohort:
         condition: str = "mask",
         seed: int = 0,
         flip: bool = False,
+        rare_first: bool = False,
     ) -> Self:
         """A cohort of prepared cases.
 
@@ -104,6 +109,7 @@ class Cohort:
                 conditions are no part of a folder of images; give them to the constructor.)
             seed: of the draws.
             flip: as for the constructor.
+            rare_first: as for the constructor.
 
         Raises:
             CohortError: if there is no case or `condition` is neither `mask` nor `none`.
@@ -123,6 +129,7 @@ class Cohort:
             labels={number: name for name, number in labels.items()},
             seed=seed,
             flip=flip,
+            rare_first=rare_first,
         )
 
     def __len__(self) -> int:
@@ -165,7 +172,10 @@ class Cohort:
         """Index of the case at a position of the endless shuffle, and whether to mirror it."""
         epoch, offset = divmod(position, len(self))
         random = self._random("epoch", epoch)
-        order = torch.randperm(len(self), generator=random)
+        if self.weights is None:
+            order = torch.randperm(len(self), generator=random)
+        else:
+            order = torch.multinomial(self.weights, len(self), replacement=True, generator=random)
         mirror = torch.rand(len(self), generator=random) < (0.5 if self.flip else -1.0)
         return int(order[offset]), bool(mirror[offset])
 
@@ -186,6 +196,22 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _rarity(conditions: Tensor) -> Tensor:
+    """How often to draw each case (n,): that of its rarest trait.
+
+    A trait is a label (or class) and, in label maps, its size by doublings; it weighs the inverse
+    of how many cases have it.
+    """
+    cases, weights = len(conditions), torch.zeros(len(conditions))
+    for label in conditions.unique().tolist():
+        pixels = (conditions.reshape(cases, -1) == label).sum(1)
+        sizes = torch.where(pixels > 0, pixels.float().log2().floor(), -1.0)
+        _, trait, counts = sizes.unique(return_inverse=True, return_counts=True)
+        weight = torch.where(pixels > 0, 1 / counts[trait], 0.0)
+        weights = torch.maximum(weights, weight)
+    return weights
 
 
 def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:

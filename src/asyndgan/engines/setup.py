@@ -63,6 +63,7 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
         condition=recipe.condition.kind,
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
         flip=recipe.training.flip,
+        rare_first=recipe.training.rare_first,
     )
 
 

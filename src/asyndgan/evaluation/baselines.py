@@ -163,7 +163,7 @@ class _Party:
             precision=training.precision,
         )
         synthetic = painting.images[:, self.channels]
-        self.objective.set_rates(number)
+        self.objective.begin_step(number)
         losses = self.objective.learn(real, synthetic)
         synthetic.requires_grad_()
         loss, terms = self.objective.ask(synthetic, real, other)

@@ -15,6 +15,7 @@ from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import hold_out, hold_out_of
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
+from asyndgan.evaluation.recombine import recombined
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.synthesise import (
     masks_digest,
@@ -79,6 +80,8 @@ def painted_once(
     out: Path,
     *,
     moved: int = MOVED,
+    mixed: int = 0,
+    label: int | None = None,
 ) -> Path:
     """A synthetic set from these masks: painted, or found where it was painted before.
 
@@ -88,6 +91,9 @@ def painted_once(
         source: where the masks came from, in words.
         out: folder of the set.
         moved: images from each mask moved, beside the one from the mask itself.
+        mixed: further images from each mask moved after its regions of `label` were exchanged for
+            another's; see `asyndgan.evaluation.recombine`.
+        label: value of the label that is exchanged.
 
     Raises:
         RunError: `out` is of another run, or was painted from other masks.
@@ -98,8 +104,16 @@ def painted_once(
     cases = synthesise(run, masks)
     if moved:
         cases += synthesise(run, masks, draws=moved, move=True)
+    for number in range(mixed if label is not None else 0):
+        exchanged = [
+            (f"{name}_r{number}", mask) for name, mask in recombined(masks, label, seed=number)
+        ]
+        cases += synthesise(run, exchanged, move=True, seed=1 + number)
+    if mixed:
+        source += ", some with regions exchanged"
+    draws = 1 + moved + mixed
     with written_whole(out) as half:
-        write_synthetic(half, run, cases, masks=masks, source=source, draws=1 + moved, seed=0)
+        write_synthetic(half, run, cases, masks=masks, source=source, draws=draws, seed=0)
     return out
 
 

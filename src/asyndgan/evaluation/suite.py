@@ -29,6 +29,7 @@ from asyndgan.data.nnunet import describe, list_cases, patient_of
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import hold_out
 from asyndgan.errors import RecipeError, RunError
+from asyndgan.evaluation.agreement import agreeing
 from asyndgan.evaluation.baselines import train_fedgan
 from asyndgan.evaluation.bench import Contenders, OnProgress, mean, write_whole
 from asyndgan.evaluation.compare import compare, contenders
@@ -87,19 +88,56 @@ class ModelSection(Section):
 
 
 @final
+class PaintingSection(Section):
+    """A synthetic set; the defaults are those of `asyndgan evaluate`."""
+
+    images: int = Field(
+        1 + MOVED, ge=1, le=1000, description="of each mask: one of itself, the others of it moved"
+    )
+    mixed: int = Field(
+        0,
+        ge=0,
+        le=1000,
+        description="further images of each mask, with regions of the set's label exchanged for "
+        "those of another mask",
+    )
+    dropped: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="part of the images left out: those that a network trained on the others "
+        "contradicts most",
+    )
+
+    @property
+    def folder(self) -> str:
+        """Of the set, in a run's folder; what is dropped lies there too."""
+        return f"synthetic-x{self.images}" + (f"-mixed{self.mixed}" if self.mixed else "")
+
+    @property
+    def ending(self) -> str:
+        """Of the folder of its evaluation."""
+        dropped = f"-without{self.dropped:g}" if self.dropped else ""
+        return self.folder.removeprefix("synthetic-") + dropped
+
+
+@final
 class Suite(Section):
     """What to compare."""
 
     name: Name
     judged_on: Literal["test", "validation"] = "test"
     seeds: int = Field(1, ge=1, le=100, description="trainings of everything")
+    segmentation_seeds: int = Field(
+        1, ge=1, le=100, description="segmentation networks a training set of each seed"
+    )
     segmentation_steps: int = Field(SegmentationBudget().steps, ge=1)
     single_sites: bool = Field(True, description="also each site's real cases alone")
     networks: tuple[str, ...] = Field(
         (), description="further segmentation networks for all real and synthetic cases"
     )
-    amounts: tuple[Annotated[int, Field(ge=1, le=1000)], ...] = Field(
-        (), description="images a mask of further synthetic sets, as 1, 2, 5, 10"
+    paintings: tuple[PaintingSection, ...] = Field(
+        (), description="further synthetic sets of every model"
     )
     fedavg: bool = Field(False, description="also one network that all sites train together")
     sets: tuple[SetSection, ...] = Field(min_length=1)
@@ -271,8 +309,7 @@ class SuiteResult:
         differences: paired.
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
         networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
-        amounts: rows of synthetic sets of other sizes: the keys of `table.Row`, and `images`, how
-            many from each mask.
+        paintings: rows of further synthetic sets: the keys of `table.Row` and `PaintingSection`.
         evaluations: folder of each (set, recipe), below the output folder.
     """
 
@@ -285,7 +322,7 @@ class SuiteResult:
     differences: list[Difference] = field(default_factory=list)
     distances: list[dict[str, Any]] = field(default_factory=list)
     networks: list[dict[str, Any]] = field(default_factory=list)
-    amounts: list[dict[str, Any]] = field(default_factory=list)
+    paintings: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, str] = field(default_factory=dict)
 
     def to_tables(self) -> dict[str, Any]:
@@ -389,7 +426,7 @@ class _Judging:
         """Adds rows; those of real models only where an earlier recipe did not bring them."""
         real, judged = self._real()
         runs = self._runs()
-        painted = self._painted(runs, real)
+        painted = self._painted(runs, real, PaintingSection())
         models = contenders(
             real,
             painted,
@@ -436,14 +473,14 @@ class _Judging:
                 }
                 for row in self._compare(pair, judged, network=network, ending=network).rows
             )
-        for images in self.suite.amounts:
+        for painting in self.suite.paintings:
             models = {
                 REAL_ALL: models[REAL_ALL],
-                SYNTHETIC: self._painted({SYNTHETIC: runs[SYNTHETIC]}, real, images)[SYNTHETIC],
+                SYNTHETIC: self._painted({SYNTHETIC: runs[SYNTHETIC]}, real, painting)[SYNTHETIC],
             }
-            evaluation = self._compare(models, judged, ending=f"x{images}")
+            evaluation = self._compare(models, judged, ending=painting.ending)
             row = evaluation.row(SYNTHETIC, self.part.label)
-            result.amounts.append({**about[SYNTHETIC], "images": images, **asdict(row)})
+            result.paintings.append({**about[SYNTHETIC], **painting.model_dump(), **asdict(row)})
 
     def _recipe_of(self, model: str) -> str:
         painted = model in (SYNTHETIC, FEDGAN) or model.endswith(ADDED)
@@ -478,22 +515,30 @@ class _Judging:
         self,
         runs: Mapping[str, Sequence[RunFolder]],
         real: Mapping[str, Sequence[Case]],
-        images: int = 1 + MOVED,
+        painting: PaintingSection,
     ) -> dict[str, list[list[Case]]]:
-        """From the sites' own masks: a baseline has no released ones."""
+        """A set for each seed, from the sites' own masks: a baseline has no released ones."""
         masks = masks_of(real)
-        return {
-            name: [
-                load_cases(
-                    painted_once(
-                        run, masks, OF_SITES, run.path / f"synthetic-x{images}", moved=images - 1
-                    ),
-                    self._image,
-                )
-                for run in of_seeds
-            ]
-            for name, of_seeds in runs.items()
-        }
+
+        def of(run: RunFolder) -> list[Case]:
+            folder = painted_once(
+                run, masks, OF_SITES, run.path / painting.folder, moved=painting.images - 1,
+                mixed=painting.mixed, label=self._labels[self.part.label],
+            )  # fmt: skip
+            return agreeing(
+                load_cases(folder, self._image), painting.dropped, label=self.part.label,
+                labels=self._labels, budget=self._budget(), cache=self.out / "cache",
+                workers=self.workers, on_progress=self.on_progress,
+            )  # fmt: skip
+
+        return {name: [of(run) for run in of_seeds] for name, of_seeds in runs.items()}
+
+    @property
+    def _labels(self) -> dict[str, int]:
+        return describe(next(iter(self._folders.values()))).labels
+
+    def _budget(self, network: str = "unet") -> SegmentationBudget:
+        return SegmentationBudget(network=network, steps=self.suite.segmentation_steps)
 
     def _place(self, ending: str = "") -> str:
         return "-".join([f"evaluations/{self.part.name}", self.model.name, *filter(None, [ending])])
@@ -506,15 +551,16 @@ class _Judging:
         network: str = "unet",
         ending: str = "",
     ) -> Evaluation:
+        repeats = self.suite.segmentation_seeds
         return compare(
-            models,
+            {name: [one for one in sets for _ in range(repeats)] for name, sets in models.items()},
             test=judged,
-            labels=describe(next(iter(self._folders.values()))).labels,
+            labels=self._labels,
             out=self.out / self._place(ending),
             cache=self.out / "cache",
             targets=[self.part.label],
-            seeds=range(self.suite.seeds),
-            budget=SegmentationBudget(network=network, steps=self.suite.segmentation_steps),
+            seeds=range(self.suite.seeds * repeats),
+            budget=self._budget(network),
             judged_on=self.suite.judged_on,
             about={"set": self.part.name, "recipe": self.model.name},
             workers=self.workers,

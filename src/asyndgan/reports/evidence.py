@@ -50,7 +50,7 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
         "markdown": _parts(result),
         "amounts": {
             name: data_uri(plot_amounts(rows), "image/svg+xml")
-            for name, rows in _by_set(result["amounts"]).items()
+            for name, rows in _by_set(filter(_by_number_only, result["paintings"])).items()
         },
         "plots": {
             name: [
@@ -109,11 +109,11 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
                 for row in rows
             ),
         ]  # fmt: skip
-    for name, rows in _by_set(result["amounts"]).items():
-        parts[f"{name}: how many synthetic images"] = [
-            ["recipe", "images a mask", "cases", "Dice", "interval", "of all-real", "interval"],
+    for name, rows in _by_set(result["paintings"]).items():
+        parts[f"{name}: other synthetic sets"] = [
+            ["recipe", "painted", "cases", "Dice", "interval", "of all-real", "interval"],
             *(
-                [row["recipe"], str(row["images"]), str(row["cases"]),
+                [row["recipe"], _painting(row), str(row["cases"]),
                  decimal(row["dice_mean"], 3), _between(row["dice_low"], row["dice_high"], 3),
                  decimal(row["ratio"], 3), _between(row["ratio_low"], row["ratio_high"], 3)]
                 for row in rows
@@ -150,6 +150,20 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
             ),
         ]  # fmt: skip
     return parts
+
+
+def _by_number_only(row: Row) -> bool:
+    """Whether a painting differs from others in the number of images alone."""
+    return not row["mixed"] and not row["dropped"]
+
+
+def _painting(row: Row) -> str:
+    words = [f"{row['images']} {'image' if row['images'] == 1 else 'images'} a mask"]
+    if row["mixed"]:
+        words.append(f"{row['mixed']} more with regions exchanged")
+    if row["dropped"]:
+        words.append(f"less the {row['dropped']:.0%} that contradict it most")
+    return ", ".join(words)
 
 
 def _result_line(row: Row) -> list[str]:

@@ -17,6 +17,7 @@ from asyndgan.models import (
     condition_maps,
     generator_from,
 )
+from asyndgan.models.augment import disturbed
 from asyndgan.models.losses import (
     balanced_cross_entropy,
     balanced_l1,
@@ -53,6 +54,7 @@ class Objective:
         self.recipe = recipe
         self.labels = labels
         self.space = space
+        self.seed = seed
         self.adversarial = build_adversarial_loss(recipe)
         channels = condition_channels(recipe.condition.kind, labels)
         sizes = {
@@ -77,6 +79,7 @@ class Objective:
             with seeded(derived_seed(seed, "stand-in")):
                 self.stand_in = generator_from(section, **sizes)
             self.stand_in_optimiser = adam(self.stand_in, recipe.optimiser, recipe.stand_in.rate)
+        self.begin_step(0)
 
     def maps(self, conditions: Tensor) -> Condition:
         """Conditions as the networks read them."""
@@ -135,8 +138,10 @@ class Objective:
         loss = torch.stack([weight * value for _, weight, value in terms]).sum()
         return loss, {name: value.detach() for name, _, value in terms}
 
-    def set_rates(self, step: int) -> None:
-        """Sets the learning rates of a step."""
+    def begin_step(self, step: int) -> None:
+        """Sets the learning rates of a step, and what its augmentation is drawn from."""
+        seed = derived_seed(self.seed, "augmentation", step)
+        self.random = torch.Generator().manual_seed(seed)
         factor = rate_factor(self.recipe, step)
         set_rate(self.discriminator_optimiser, self.recipe.optimiser.discriminator_rate * factor)
         if self.stand_in is not None:
@@ -163,6 +168,7 @@ class Objective:
         return balanced_l1(images, target, conditions, self.recipe.loss.balance)
 
     def _judged(self, images: Images, maps: Condition) -> Verdict:
+        images, maps = disturbed(images, maps, self.recipe.discriminator.augment, self.random)
         with arithmetic(self.recipe.training.precision, images.device):
             verdict: Verdict = self.discriminator(images, maps)
         return verdict.float()

@@ -109,7 +109,7 @@ class Site(Handler):
         if not torch.isfinite(request.images).all():
             # Before anything is learned from them: the discriminator would not recover.
             raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
-        self.objective.set_rates(request.step)
+        self.objective.begin_step(request.step)
         losses = self.objective.learn(real, request.images)
         synthetic = request.images.requires_grad_()
         loss, terms = self.objective.ask(synthetic, real, other)
