@@ -85,8 +85,12 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     synthetic, fedgan = result["rows"][1:3]
     assert (synthetic["seeds"], synthetic["label"]) == (4, "lesion")
     assert json.loads((out / "runs/heads/paired-1/run.json").read_text())["steps"] == 3
-    assert synthetic["bytes_a_step"] > 0
-    assert fedgan["bytes_a_step"] > 0
+    small = result["traffic"][0]
+    assert synthetic["bytes"] == pytest.approx(4 * (small["sent"] + small["received"]))
+    assert fedgan["bytes"] == small["fedgan_round"]  # four steps are one round
+    assert small["break_even"] == pytest.approx(fedgan["bytes"] / synthetic["bytes"] * 4)
+    fedavg = next(row for row in result["rows"] if row["model"] == "fedavg")
+    assert fedavg["bytes"] > 0
     assert {row["apart"] for row in result["apart"]} == {"the first patient"}
     assert [(row["recipe"], row["model"]) for row in result["distances"]] == [
         ("small", "synthetic"), ("small", "fedgan-synthetic"), ("paired", "synthetic"),

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.errors import RecipeError
-from asyndgan.evaluation.suite import run_suite
+from asyndgan.evaluation.benchmark import run_suite
 from asyndgan.reports.evidence import replace_block, to_markdown, write_evidence
 
 

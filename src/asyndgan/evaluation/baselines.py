@@ -21,7 +21,7 @@ from asyndgan.data import Case, Cohort, derived_seed
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, SegmentationTraining
-from asyndgan.models import site_noise
+from asyndgan.models import build_discriminator, condition_channels, site_noise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Scope, new_generator
@@ -119,6 +119,23 @@ def train_fedavg(
         if on_progress:
             on_progress(done, sum(losses) / len(losses))
     return trainings[0].model.eval()
+
+
+def weight(network: nn.Module) -> int:
+    """Bytes of a network in float32, as it would travel."""
+    return 4 * sum(tensor.numel() for tensor in network.state_dict().values())
+
+
+def networks_weight(recipe: Recipe, scope: Scope) -> tuple[int, int]:
+    """Bytes of a recipe's generator and of the discriminator of a site that holds everything."""
+    with torch.device("meta"):
+        discriminator = build_discriminator(
+            recipe,
+            condition_channels=condition_channels(recipe.condition.kind, max(scope.labels) + 1),
+            image_channels=len(scope.modalities),
+            spatial_dims=len(scope.space),
+        )
+        return weight(new_generator(recipe, scope)), weight(discriminator)
 
 
 @final
@@ -261,7 +278,7 @@ def _fedgan(
     folder.forget_metrics_from(facts.steps)
     begun = time.monotonic() - facts.seconds
     weights = [party.generator for party in parties], [p.objective.discriminator for p in parties]
-    traffic = 4 * sum(tensor.numel() for own in weights for tensor in own[0].state_dict().values())
+    traffic = sum(networks_weight(recipe, scope))
     while facts.steps < recipe.training.steps:
         stop = min(facts.steps + local_steps, recipe.training.steps)
         losses: dict[str, dict[str, float]] = {}

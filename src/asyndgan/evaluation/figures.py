@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from asyndgan.arrays import IMAGE_LOW, Mask, Masks
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Mask, Masks
 from asyndgan.data.case import Case
 from asyndgan.evaluation.metrics import PatientScore, prepared_spacing
 from asyndgan.evaluation.table import (
@@ -119,6 +119,74 @@ def plot_amounts(rows: Sequence[Mapping[str, Any]]) -> bytes:
         file = BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
+
+
+def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Paired differences of Dice with their intervals, one line each, as SVG.
+
+    Args:
+        rows: with `recipe`, `model`, `over`, `difference`, `low` and `high`.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(6.4, 0.9 + 0.26 * len(rows)), layout="constrained")
+        panel = figure.subplots()
+        panel.axvline(0, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
+        for height, row in enumerate(rows):
+            apart = row["low"] is not None and row["low"] * row["high"] > 0
+            colour = _COLOURS[SYNTHETIC] if apart else _SITE_COLOUR
+            panel.plot([row["low"], row["high"]], [height, height], color=colour, linewidth=2.2)
+            panel.plot(row["difference"], height, "o", color=colour, markeredgecolor="white")
+        names = [f"{row['recipe']}: {row['model']} \N{MINUS SIGN} {row['over']}" for row in rows]
+        panel.set_yticks(range(len(rows)), names)
+        panel.invert_yaxis()
+        panel.set_xlabel("difference of Dice, with its 95 % interval (red: apart from 0)")
+        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.tick_params(left=False)
+        file = BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def plot_paintings(cases: Sequence[Case], label: int, *, title: str) -> bytes:
+    """Masks and what was painted from them, one column a case, as PNG.
+
+    Args:
+        cases: synthetic; a few are taken at even distances from those that show the label well.
+        label: its value.
+        title: written above.
+    """
+    areas = [int((case.mask == label).sum()) for case in cases]
+    well = sorted(areas)[len(areas) // 3]
+    shown = [case for case, area in zip(cases, areas, strict=True) if area >= well]
+    count = min(6, len(shown))
+    shown = [shown[(2 * place + 1) * len(shown) // (2 * count)] for place in range(count)]
+    highest = max(int(case.mask.max()) for case in shown)
+    modalities = shown[0].modalities
+    with rc_context(_STYLE):
+        size = (1.3 * count + 0.4, 1.3 * (1 + len(modalities)) + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        grid = figure.subplots(1 + len(modalities), count, squeeze=False)
+        for column, case in zip(grid.T, shown, strict=True):
+            place = _fullest(case.mask, label)
+            column[0].imshow(_slices(case.mask)[place].numpy(), cmap="magma", vmin=0, vmax=highest)
+            for panel, channel in zip(column[1:], case.image, strict=True):
+                picture = _slices(channel)[place].numpy()
+                panel.imshow(picture, cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
+        for line, name in zip(grid, ["mask", *modalities], strict=True):
+            line[0].set_ylabel(name)
+        for panel in grid.flat:
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.spines[:].set_visible(False)
+        file = BytesIO()
+        figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+def _fullest(mask: Mask, label: int) -> int:
+    """The slice with most of a label."""
+    return int((_slices(mask) == label).flatten(1).sum(1).argmax())
 
 
 def plot_examples(

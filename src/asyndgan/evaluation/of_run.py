@@ -81,7 +81,7 @@ def painted_once(
     *,
     moved: int = MOVED,
     mixed: int = 0,
-    label: int | None = None,
+    label: int = 1,
 ) -> Path:
     """A synthetic set from these masks: painted, or found where it was painted before.
 
@@ -104,7 +104,7 @@ def painted_once(
     cases = synthesise(run, masks)
     if moved:
         cases += synthesise(run, masks, draws=moved, move=True)
-    for number in range(mixed if label is not None else 0):
+    for number in range(mixed):
         exchanged = [
             (f"{name}_r{number}", mask) for name, mask in recombined(masks, label, seed=number)
         ]

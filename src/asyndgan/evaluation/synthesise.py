@@ -71,6 +71,8 @@ def synthesise(
             "Add --augment, or train with generator.noise above 0."
         )
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
+    # Of their own, so that generators of different noise are shown the same masks.
+    moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
     cases: list[Case] = []
     for draw in range(draws):
         suffix = f"_d{draw}" if draws > 1 or move else ""
@@ -80,7 +82,7 @@ def synthesise(
             _check_labels(conditions, max(scope.labels))
             if move:
                 nothing = torch.zeros(len(part), 1, *scope.space)
-                conditions = augment(nothing, conditions, MASKS_MOVE, random)[1]
+                conditions = augment(nothing, conditions, MASKS_MOVE, moves)[1]
             looks = _looks(facts, len(part), random) if recipe.generator.style else []
             noise = site_noise(recipe, looks or [""] * len(part), scope.space, random)
             with torch.no_grad():

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from asyndgan.errors import RunError
-from asyndgan.evaluation.figures import plot_amounts
+from asyndgan.evaluation.figures import plot_amounts, plot_differences
 from asyndgan.evaluation.table import site_of
 from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.page import COLOURS, write_page
@@ -52,6 +52,11 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
             name: data_uri(plot_amounts(rows), "image/svg+xml")
             for name, rows in _by_set(filter(_by_number_only, result["paintings"])).items()
         },
+        "differences": {
+            name: data_uri(plot_differences(rows), "image/svg+xml")
+            for name, rows in _by_set(result["differences"], "set_name").items()
+        },
+        "pictures": {name: figure(out / file) for name, file in result["pictures"].items()},
         "plots": {
             name: [
                 picture
@@ -97,7 +102,7 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
     for name, rows in _by_set(result["rows"]).items():
         parts[f"{name}: {rows[0]['label']}, {rows[0]['patients']} patients"] = [
             ["trained on", "cases", "Dice", "interval", "of all-real", "interval", "HD95", "ASSD",
-             "generator trained in", "bytes a site and step"],
+             "generator trained in", "bytes of a site"],
             *(_result_line(row) for row in rows),
         ]  # fmt: skip
     for name, rows in _by_set(result["apart"]).items():
@@ -127,6 +132,18 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
                  _name(row if row["model"] != "real-all" else {**row, "recipe": ""}),
                  decimal(row["dice_mean"], 3), _between(row["dice_low"], row["dice_high"], 3),
                  decimal(row["ratio"], 3), _between(row["ratio_low"], row["ratio_high"], 3)]
+                for row in rows
+            ),
+        ]  # fmt: skip
+    for name, rows in _by_set(result["traffic"], "set_name").items():
+        parts[f"{name}: feedback against weights, bytes of a site"] = [
+            ["recipe", "steps", "sent a step", "received a step", "generator", "discriminator",
+             "a FedGAN round", "K*"],
+            *(
+                [row["recipe"], str(row["steps"]),
+                 *(size(row[key]) for key in
+                   ("sent", "received", "generator", "discriminator", "fedgan_round")),
+                 f"{row['break_even']:.0f}"]
                 for row in rows
             ),
         ]  # fmt: skip
@@ -177,7 +194,7 @@ def _result_line(row: Row) -> list[str]:
         decimal(row["hd95_mean"], 1),
         decimal(row["assd_mean"], 1),
         duration(row["seconds"]) if row["seconds"] else "",
-        size(row["bytes_a_step"]) if row["bytes_a_step"] else "",
+        size(row["bytes"]) if row["bytes"] else "",
     ]
 
 

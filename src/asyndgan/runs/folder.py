@@ -76,13 +76,6 @@ class RunFacts:
         """What the run is about."""
         return Scope.from_plain(vars(self))
 
-    @property
-    def bytes_a_step(self) -> float:
-        """Bytes that a site and the coordinator exchanged in a step, both ways, on average."""
-        each_way = self.left_sites, self.came_to_sites
-        moved = sum(sum(kinds.values()) for way in each_way for kinds in way.values())
-        return moved / (self.steps * len(self.sites))
-
 
 @final
 class RunFolder:
