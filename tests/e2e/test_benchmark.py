@@ -5,6 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
@@ -40,7 +42,8 @@ augmented = true
 [[models]]
 name = "paired"
 recipe = "RECIPE"
-overrides = ["loss.paired_l1=10"]
+checkpoints = true
+overrides = ["loss.paired_l1=10", "training.checkpoint_every=1"]
 on = { heads = ["training.steps=3"] }
 """
 
@@ -100,12 +103,22 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
         ("small", "segresnet", "real-all"), ("small", "segresnet", "synthetic"),
         ("paired", "segresnet", "real-all"), ("paired", "segresnet", "synthetic"),
     ]  # fmt: skip
+    (found,) = result["checkpoints"]
+    assert found["steps"] == [1, 2, 3]
+    assert all(clipped > 0 for clipped in found["clipped"])
+    kept = out / "runs/heads/paired-0"
+    last = load_file(kept / "generators/step-00000003.safetensors")
+    ended = load_file(kept / "generator.safetensors")
+    assert all(torch.equal(last[name], ended[name]) for name in ended)
+    assert set(found["correlations"]) == {
+        "pooled and Dice", "clipped and Dice", "clipped and pooled",
+    }  # fmt: skip
     paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
-    once = paintings[0][1]
+    once = paintings[1][1]
     assert paintings == [
         (name, cases)
         for name in ("small", "paired")
-        for cases in (once, 3 * once, 2 * once - round(2 * once / 4))
+        for cases in (3 * once, once, 3 * once, 2 * once - round(2 * once / 4))
     ]
     assert "2 images a mask, 1 more with regions exchanged" in (out / "suite.html").read_text()
     assert "How many synthetic images" in (out / "suite.html").read_text()

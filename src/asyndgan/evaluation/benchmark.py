@@ -3,10 +3,12 @@
 import hashlib
 import json
 import math
+import operator
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from functools import reduce
 from multiprocessing import get_context
 from pathlib import Path
 from re import fullmatch
@@ -15,6 +17,7 @@ from typing import Any, final
 import monai
 import numpy as np
 import torch
+from scipy.stats import spearmanr
 
 from asyndgan import __version__
 from asyndgan.data import Case
@@ -24,12 +27,13 @@ from asyndgan.data.splits import hold_out
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.agreement import agreeing
 from asyndgan.evaluation.baselines import LOCAL_STEPS, networks_weight, weight
-from asyndgan.evaluation.bench import Contenders, OnProgress, mean, write_whole
+from asyndgan.evaluation.bench import Contenders, OnProgress, mean, pooled, write_whole
 from asyndgan.evaluation.compare import compare, contenders
-from asyndgan.evaluation.distance import distances
+from asyndgan.evaluation.distance import distances, features_of
 from asyndgan.evaluation.figures import plot_paintings
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
-from asyndgan.evaluation.of_run import OF_SITES, masks_of, painted_once
+from asyndgan.evaluation.of_run import MOVED, OF_SITES, masks_of, painted_once
+from asyndgan.evaluation.result import Checkpoints, Difference, SuiteResult, Traffic
 from asyndgan.evaluation.segmentation import SegmentationBudget, build_segmenter
 from asyndgan.evaluation.suite import (
     VALIDATION_PART,
@@ -39,6 +43,7 @@ from asyndgan.evaluation.suite import (
     Suite,
     Training,
 )
+from asyndgan.evaluation.synthesise import synthesise
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
@@ -48,112 +53,13 @@ from asyndgan.evaluation.table import (
     SYNTHETIC,
     Evaluation,
     of_single_sites,
-    without_nan,
 )
+from asyndgan.models.features import Moments, distance
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.training.checkpoint import stored_steps
 
 _SCORES = ("dice", "hd95", "assd")
-
-
-@final
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference of Dice: positive where `model` is better than `over`.
-
-    Attributes:
-        set_name: of the data.
-        recipe: name of the suite's model.
-        model: row of the table.
-        over: row that it is compared with. `every real:NAME+synthetic` over `real:NAME` compares
-            each patient's mean over the sites' models.
-        label: what it is judged by.
-        patients: that count in both.
-        difference: mean over patients.
-        low: lower end of the 95 % bootstrap interval over patients.
-        high: upper end.
-    """
-
-    set_name: str
-    recipe: str
-    model: str
-    over: str
-    label: str
-    patients: int
-    difference: float
-    low: float
-    high: float
-
-
-@final
-@dataclass(frozen=True)
-class Traffic:
-    """What feedback weighs beside weights; bytes of one site, mean over sites and seeds.
-
-    Attributes:
-        set_name: of the data.
-        recipe: name of the suite's model.
-        steps: of the run.
-        sent: by the site in a step.
-        received: by the site in a step.
-        generator: its weights in float32.
-        discriminator: likewise.
-        fedgan_round: both networks to the site and back.
-        break_even: K*, how many steps weigh as much as one round of FedGAN.
-    """
-
-    set_name: str
-    recipe: str
-    steps: int
-    sent: float
-    received: float
-    generator: int
-    discriminator: int
-    fedgan_round: int
-    break_even: float
-
-
-@final
-@dataclass(frozen=True)
-class SuiteResult:
-    """What a suite found; `suite.json` holds the same.
-
-    Attributes:
-        suite: name.
-        judged_on: test or validation patients.
-        versions: of what computed it.
-        digest: SHA-256 of the suite's own text, in hexadecimal.
-        rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`;
-            `seconds` that generators took and `bytes` that a site sent and received in the
-            whole training, mean over seeds.
-        apart: the same keys, for patients that a set reports apart.
-        differences: paired.
-        distances: one for each set, recipe and generator: `Distances`, mean over seeds.
-        traffic: one for each set and recipe: `Traffic`.
-        networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
-        paintings: rows of further synthetic sets: the keys of `table.Row` and `PaintingSection`.
-        evaluations: folder of each (set, recipe), below the output folder.
-        pictures: file of synthetic images of each (set, recipe), below the output folder.
-    """
-
-    suite: str
-    judged_on: str
-    versions: dict[str, str]
-    digest: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    apart: list[dict[str, Any]] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
-    distances: list[dict[str, Any]] = field(default_factory=list)
-    traffic: list[Traffic] = field(default_factory=list)
-    networks: list[dict[str, Any]] = field(default_factory=list)
-    paintings: list[dict[str, Any]] = field(default_factory=list)
-    evaluations: dict[str, str] = field(default_factory=dict)
-    pictures: dict[str, str] = field(default_factory=dict)
-
-    def to_tables(self) -> dict[str, Any]:
-        """Nested dictionaries and lists for JSON; None where a number cannot be computed."""
-        plain: dict[str, Any] = without_nan(asdict(self))
-        return plain
 
 
 def run_suite(
@@ -290,6 +196,9 @@ class _Judging:
             result.distances.append({**about[name], "model": name, **_mean_of(measured)})
         result.differences.extend(_differences(self.part, self.model, evaluation))
         result.traffic.append(_traffic(self.part, self.model, runs[SYNTHETIC]))
+        if self.model.checkpoints:
+            run = runs[SYNTHETIC][0]
+            result.checkpoints.append(self._judge_checkpoints(run, real, judged))
         pair = {name: models[name] for name in (REAL_ALL, SYNTHETIC)}
         for network in self.suite.networks:
             result.networks.extend(
@@ -301,6 +210,9 @@ class _Judging:
                 }
                 for row in self._compare(pair, judged, network=network, ending=network).rows
             )
+        if self.suite.paintings:  # beside the others, the one that the table is about
+            own = asdict(evaluation.row(SYNTHETIC, self.part.label))
+            result.paintings.append({**about[SYNTHETIC], **PaintingSection().model_dump(), **own})
         for painting in self.suite.paintings:
             models = {
                 REAL_ALL: models[REAL_ALL],
@@ -309,6 +221,35 @@ class _Judging:
             evaluation = self._compare(models, judged, ending=painting.ending)
             row = evaluation.row(SYNTHETIC, self.part.label)
             result.paintings.append({**about[SYNTHETIC], **painting.model_dump(), **asdict(row)})
+
+    def _judge_checkpoints(
+        self, run: RunFolder, real: Mapping[str, Sequence[Case]], judged: Sequence[Case]
+    ) -> Checkpoints:
+        masks, steps = masks_of(real), stored_steps(run.generators)
+        features = {site: features_of(cases) for site, cases in real.items()}
+        together = torch.cat(list(features.values()))
+        clip = run.recipe().selection.clip or float(together.double().norm(dim=1).median())
+        of_sites = [Moments.of(own, clip=clip) for own in features.values()]
+        reference = reduce(operator.add, of_sites)
+        exact, clipped, models = [], [], {REAL_ALL: [pooled(real)] * self.suite.seeds}
+        for step in steps:
+            cases = synthesise(run, masks, step=step)
+            cases += synthesise(run, masks, draws=MOVED, move=True, step=step)
+            models[f"step {step}"] = [cases] * self.suite.seeds
+            painted = features_of(cases)
+            exact.append(distance(Moments.of(painted), Moments.of(together)))
+            clipped.append(distance(Moments.of(painted, clip=clip), reference))
+        rows = self._compare(models, judged, ending="checkpoints").rows
+        dice = [row.dice_mean for row in rows if row.model != REAL_ALL]
+        pairs = {
+            "pooled and Dice": (exact, [-one for one in dice]),
+            "clipped and Dice": (clipped, [-one for one in dice]),
+            "clipped and pooled": (clipped, exact),
+        }
+        correlations = {name: float(spearmanr(*pair).statistic) for name, pair in pairs.items()}
+        return Checkpoints(
+            self.part.name, self.model.name, clip, steps, exact, clipped, dice, correlations
+        )
 
     def _show(self, painted: Mapping[str, Sequence[Sequence[Case]]], result: SuiteResult) -> None:
         """Keeps pictures of moved masks, which are no patient's, and what was painted from them."""

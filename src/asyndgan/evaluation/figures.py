@@ -139,7 +139,7 @@ def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
         names = [f"{row['recipe']}: {row['model']} \N{MINUS SIGN} {row['over']}" for row in rows]
         panel.set_yticks(range(len(rows)), names)
         panel.invert_yaxis()
-        panel.set_xlabel("difference of Dice, with its 95 % interval (red: apart from 0)")
+        panel.set_xlabel("difference of Dice")
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(left=False)
         file = BytesIO()

@@ -54,6 +54,9 @@ class ModelSection(Section):
     )
     fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
     augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
+    checkpoints: bool = Field(
+        False, description="also each checkpoint's generator: does its distance tell its Dice?"
+    )
 
 
 @final
@@ -178,7 +181,9 @@ class Suite(Section):
                     recipe = self.recipe(part, model, seed)
                     sites = {name: data / part.folder / name for name in part.sites}
                     where = out / "runs" / part.name
-                    yield Training(recipe, sites, where / f"{model.name}-{seed}", fedgan=False)
+                    yield Training(
+                        recipe, sites, where / f"{model.name}-{seed}", checkpoints=model.checkpoints
+                    )
                     if model.fedgan:
                         yield Training(
                             recipe, sites, where / f"{model.name}-fedgan-{seed}", fedgan=True
@@ -195,12 +200,14 @@ class Training:
         sites: folder of each site's data by name.
         out: its run folder.
         fedgan: by averaging weights.
+        checkpoints: keep the generator of each.
     """
 
     recipe: Recipe
     sites: dict[str, Path]
     out: Path
-    fedgan: bool
+    fedgan: bool = False
+    checkpoints: bool = False
 
     def finished(self) -> bool:
         """Whether the run is there as wanted.
@@ -235,4 +242,6 @@ class Training:
             train_fedgan(self.recipe, self.sites, self.out)
         else:
             resume = RunFolder(self.out).facts_file.exists()
-            train(self.recipe, self.sites, self.out, resume=resume)
+            train(
+                self.recipe, self.sites, self.out, resume=resume, keep_generators=self.checkpoints
+            )

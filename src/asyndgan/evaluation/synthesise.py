@@ -50,6 +50,7 @@ def synthesise(
     draws: int = 1,
     seed: int = 0,
     move: bool = False,
+    step: int | None = None,
 ) -> list[Case]:
     """Paints images from masks with a run's averaged generator.
 
@@ -59,11 +60,12 @@ def synthesise(
         draws: images a mask; each has noise of its own.
         seed: of noise and augmentation.
         move: mirror, turn, scale and shift the masks first, every draw anew.
+        step: of a generator that was kept on the way; None: that of the end.
 
     Raises:
         RunError: if the run has not finished, there are no masks, or several draws would be equal.
     """
-    recipe, facts, generator = run.recipe(), run.facts(), run.generator()
+    recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
     if draws > 1 and not move and not recipe.generator.noise:
         raise RunError(

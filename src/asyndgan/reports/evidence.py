@@ -147,6 +147,20 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
                 for row in rows
             ),
         ]  # fmt: skip
+    for row in result["checkpoints"]:
+        parts[f"{row['set_name']}, {row['recipe']}: distances as judges of checkpoints"] = [
+            ["step", "distance", f"clipped at {row['clip']:.1f}", "Dice"],
+            *(
+                [str(step), decimal(exact, 3), decimal(clipped, 3), decimal(dice, 3)]
+                for step, exact, clipped, dice in zip(
+                    row["steps"], row["pooled"], row["clipped"], row["dice"], strict=True
+                )
+            ),
+        ]
+        parts[f"{row['set_name']}, {row['recipe']}: rank correlation of {len(row['steps'])}"] = [
+            ["between", "Spearman's"],
+            *([pair, decimal(value, 2)] for pair, value in row["correlations"].items()),
+        ]
     for name, rows in _by_set(result["distances"]).items():
         sites = list(rows[0]["of_sites"])
         parts[f"{name}: distance from real images (between real halves)"] = [

@@ -29,7 +29,13 @@ if sys.platform != "win32":
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.training import Scope, new_generator
-from asyndgan.training.checkpoint import load_network, network_state, read, write
+from asyndgan.training.checkpoint import (
+    load_network,
+    network_state,
+    read,
+    step_file,
+    write,
+)
 
 State = Literal["running", "interrupted", "failed", "finished"]
 
@@ -92,6 +98,7 @@ class RunFolder:
         self.metrics_file = path / "metrics.jsonl"
         self.generator_file = path / "generator.safetensors"
         self.checkpoints = path / "checkpoints"
+        self.generators = path / "generators"
         self.masks = path / "masks"
         self.samples = path / "samples"
         self.tensorboard = path / "tensorboard"
@@ -173,20 +180,25 @@ class RunFolder:
         write(self.generator_file, network_state("average", network), about)
         return hashlib.sha256(self.generator_file.read_bytes()).hexdigest()
 
-    def generator(self) -> nn.Module:
+    def generator(self, step: int | None = None) -> nn.Module:
         """The averaged generator of a finished run, ready to paint.
 
+        Args:
+            step: of one that was kept on the way; see `train`.
+
         Raises:
-            RunError: if the run has not finished.
+            RunError: if the run has not finished, or kept none of this step.
         """
-        facts = self.facts()
-        if not self.generator_file.exists():
+        facts, file = self.facts(), self.generator_file
+        if step is not None:
+            file = step_file(self.generators, step)
+        elif not file.exists():
             raise RunError(
                 f"the run in {self.path} is {facts.state} at step {facts.steps}; "
                 "finish it with 'asyndgan train ... --resume'."
             )
         network = new_generator(self.recipe(), facts.scope)
-        load_network("average", network, read(self.generator_file)[0])
+        load_network("average", network, read(file)[0])
         return network.eval().requires_grad_(False)
 
     def metrics(self) -> list[dict[str, Any]]:

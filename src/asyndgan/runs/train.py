@@ -22,7 +22,14 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.folder import RunFacts, RunFolder, by_site
 from asyndgan.runs.samples import ROWS, SampleGrid
 from asyndgan.training import Coordinator, StepReport
-from asyndgan.training.checkpoint import forget_old, read, step_file, stored_steps, write
+from asyndgan.training.checkpoint import (
+    forget_old,
+    network_state,
+    read,
+    step_file,
+    stored_steps,
+    write,
+)
 
 
 @final
@@ -64,6 +71,7 @@ def train(
     engine: str = "inprocess",
     resume: bool = False,
     threads: int = 1,
+    keep_generators: bool = False,
     watch: Watch | None = None,
 ) -> RunFolder:
     """Trains one generator with these sites.
@@ -75,6 +83,7 @@ def train(
         engine: how messages travel.
         resume: go on from the newest checkpoint.
         threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
+        keep_generators: keep the averaged generator of every checkpoint, in `generators/`.
         watch: called after every step.
 
     Returns:
@@ -94,7 +103,7 @@ def train(
     with folder.held():
         transport = build_engine(engine, setups, recipe)
         try:
-            run = _Run(folder, recipe, transport, engine, sites)
+            run = _Run(folder, recipe, transport, engine, sites, keep_generators=keep_generators)
             run.to_the_end(watch or (lambda progress: None))
         finally:
             transport.close()
@@ -143,8 +152,11 @@ class _Run:
         transport: Transport,
         engine: str,
         sites: Collection[str],
+        *,
+        keep_generators: bool,
     ) -> None:
         self.folder = folder
+        self.keep_generators = keep_generators
         self.recipe = recipe
         self.exchange = Exchange(transport, recipe)
         self.begun = time.monotonic()
@@ -288,6 +300,9 @@ class _Run:
         ]
         tensors, about = self.coordinator.state()
         write(step_file(self.folder.checkpoints, about["step"]), tensors, about)
+        if self.keep_generators:
+            average = network_state("average", self.coordinator.average)
+            write(step_file(self.folder.generators, about["step"]), average, {})
         forget_old(self.folder.checkpoints)
         self._write_facts()
 
