@@ -68,6 +68,7 @@ class Objective:
             self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
         )
         self.stand_in: torch.nn.Module | None = None
+        self.target: Images | None = None
         if recipe.loss.stand_in_l1:
             stand_in = recipe.stand_in
             section = GeneratorSection(
@@ -104,6 +105,9 @@ class Objective:
     def ask(self, synthetic: Images, real: Batch, other: Batch) -> tuple[Scalar, Losses]:
         """The loss whose gradient by `synthetic` is the site's feedback, and its terms.
 
+        Follows `learn` with the same `real`: the stand-in's painting is that of its update, since
+        another one would cost as much again.
+
         Args:
             synthetic: painted from the conditions of `real`.
             real: the site's images with these conditions.
@@ -122,10 +126,8 @@ class Objective:
         if weights.paired_l1:
             gap = self._l1(synthetic, real.images, real.conditions)
             terms.append(("paired_l1", weights.paired_l1, gap))
-        if self.stand_in is not None:
-            with torch.no_grad():
-                target = self._stand_in_paints(self.stand_in, maps)
-            gap = self._l1(synthetic, target, real.conditions)
+        if self.target is not None:
+            gap = self._l1(synthetic, self.target, real.conditions)
             terms.append(("stand_in_l1", weights.stand_in_l1, gap))
         if weights.moments:
             gap = moments_distance(synthetic, real.conditions, other.images, other.conditions)
@@ -193,6 +195,7 @@ class Objective:
     def _learn_stand_in(self, stand_in: torch.nn.Module, real: Batch, maps: Condition) -> Scalar:
         section = self.recipe.stand_in
         painted = self._stand_in_paints(stand_in, maps)
+        self.target = painted.detach()
         loss = section.paired_l1 * self._l1(painted, real.images, real.conditions)
         if section.adversarial_weight:
             score = self._judged(painted, maps).score
