@@ -31,6 +31,7 @@ name = "heads"
 folder = "heads"
 sites = ["north", "south"]
 label = "lesion"
+further_labels = ["ventricle"]
 apart = { "the first patient" = ".*p000" }
 
 [[models]]
@@ -79,13 +80,15 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     out = tmp_path / "out"
     first = run(suite, "--data", data, "--out", out, "--document", document, "--workers", 2)
     result = json.loads((out / "suite.json").read_text())
-    assert [(row["recipe"], row["model"]) for row in result["rows"]] == [
+    lesions = [row for row in result["rows"] if row["label"] == "lesion"]
+    assert len(result["rows"]) == 2 * len(lesions)
+    assert [(row["recipe"], row["model"]) for row in lesions] == [
         ("", "real-all"), ("small", "synthetic"), ("small", "fedgan-synthetic"), ("", "fedavg"),
         ("", "real:north"), ("", "real:south"),
         ("small", "real:north+synthetic"), ("small", "real:south+synthetic"),
         ("paired", "synthetic"),
     ]  # fmt: skip
-    synthetic, fedgan = result["rows"][1:3]
+    synthetic, fedgan = lesions[1:3]
     assert (synthetic["seeds"], synthetic["label"]) == (4, "lesion")
     assert json.loads((out / "runs/heads/paired-1/run.json").read_text())["steps"] == 3
     small = result["traffic"][0]

@@ -209,6 +209,7 @@ class _Judging:
                     **asdict(row),
                 }
                 for row in self._compare(pair, judged, network=network, ending=network).rows
+                if row.label == self.part.label
             )
         if self.suite.paintings:  # beside the others, the one that the table is about
             own = asdict(evaluation.row(SYNTHETIC, self.part.label))
@@ -240,7 +241,9 @@ class _Judging:
             exact.append(distance(Moments.of(painted), Moments.of(together)))
             clipped.append(distance(Moments.of(painted, clip=clip), reference))
         rows = self._compare(models, judged, ending="checkpoints").rows
-        dice = [row.dice_mean for row in rows if row.model != REAL_ALL]
+        dice = [
+            row.dice_mean for row in rows if row.model != REAL_ALL and row.label == self.part.label
+        ]
         pairs = {
             "pooled and Dice": (exact, [-one for one in dice]),
             "clipped and Dice": (clipped, [-one for one in dice]),
@@ -272,7 +275,7 @@ class _Judging:
                     channels, max(self._labels.values()) + 1, self._budget(),
                     space=self._image.size,
                 )  # fmt: skip
-            rounds = math.ceil(self.suite.segmentation_steps / LOCAL_STEPS)
+            rounds = math.ceil(self._budget().steps / LOCAL_STEPS)
             return {"seconds": None, "bytes": float(2 * rounds * weight(network))}
         return {"seconds": None, "bytes": None}
 
@@ -332,7 +335,8 @@ class _Judging:
         return describe(next(iter(self._folders.values()))).labels
 
     def _budget(self, network: str = "unet") -> SegmentationBudget:
-        return SegmentationBudget(network=network, steps=self.suite.segmentation_steps)
+        steps = self.part.segmentation_steps or self.suite.segmentation_steps
+        return SegmentationBudget(network=network, steps=steps)
 
     def _place(self, ending: str = "") -> str:
         return "-".join([f"evaluations/{self.part.name}", self.model.name, *filter(None, [ending])])
@@ -352,7 +356,7 @@ class _Judging:
             labels=self._labels,
             out=self.out / self._place(ending),
             cache=self.out / "cache",
-            targets=[self.part.label],
+            targets=[self.part.label, *self.part.further_labels],
             seeds=range(self.suite.seeds * repeats),
             budget=self._budget(network),
             judged_on=self.suite.judged_on,

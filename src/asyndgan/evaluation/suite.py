@@ -36,10 +36,14 @@ class SetSection(Section):
     sites: tuple[Name, ...] = Field(min_length=1, description="folders of the sites in it")
     test: str = Field("test", description="folder of the test patients in it")
     label: str = Field(description="what to judge by")
+    further_labels: tuple[str, ...] = Field((), description="labels that are judged beside it")
     apart: dict[str, str] = Field(
         {}, description="test patients to report apart: heading to a pattern of their names"
     )
     overrides: tuple[str, ...] = Field((), description="KEY=VALUE of the recipes on this set")
+    segmentation_steps: int | None = Field(
+        None, ge=1, description="of the networks on this set; leave out: as the suite says"
+    )
 
 
 @final

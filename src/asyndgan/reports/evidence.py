@@ -39,7 +39,8 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
     markdown = out / "suite.md"
     markdown.write_text(to_markdown(result), "utf-8")
     tables = {
-        name: label_table(rows[0]["label"], rows) for name, rows in _by_set(result["rows"]).items()
+        name: [label_table(own[0]["label"], own) for own in _by_label(rows).values()]
+        for name, rows in _by_set(result["rows"]).items()
     }
     sites = [name for row in result["rows"] if (name := site_of(row["model"]))]
     page = {
@@ -99,8 +100,8 @@ def to_markdown(result: Row) -> str:
 def _parts(result: Row) -> dict[str, list[list[str]]]:
     """Tables of text by title, each with its heading first."""
     parts: dict[str, list[list[str]]] = {}
-    for name, rows in _by_set(result["rows"]).items():
-        parts[f"{name}: {rows[0]['label']}, {rows[0]['patients']} patients"] = [
+    for name, rows in _by_label(result["rows"]).items():
+        parts[f"{name}, {rows[0]['patients']} patients"] = [
             ["trained on", "cases", "Dice", "interval", "of all-real", "interval", "HD95", "ASSD",
              "generator trained in", "bytes of a site"],
             *(_result_line(row) for row in rows),
@@ -233,6 +234,13 @@ def _by_set(rows: Iterable[Row], key: str = "set") -> dict[str, list[Row]]:
         heading = f"{row[key]}" + (f", {row['apart']}" if "apart" in row else "")
         sets.setdefault(heading, []).append(row)
     return sets
+
+
+def _by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(f"{row['set']}: {row['label']}", []).append(row)
+    return groups
 
 
 def _markdown_table(table: Sequence[Sequence[str]]) -> Iterator[str]:
