@@ -23,7 +23,6 @@ segmentation_seeds = 2
 segmentation_steps = 3
 fedavg = true
 networks = ["segresnet"]
-paintings = [{ images = 1 }, { images = 2, mixed = 1 }, { images = 2, dropped = 0.25 }]
 judged_on = "JUDGED_ON"
 
 [[sets]]
@@ -39,6 +38,7 @@ name = "small"
 recipe = "RECIPE"
 fedgan = true
 augmented = true
+paintings = [{ images = 1 }, { images = 2, mixed = 1 }, { images = 2, dropped = 0.25 }]
 
 [[models]]
 name = "paired"
@@ -119,9 +119,7 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
     once = paintings[1][1]
     assert paintings == [
-        (name, cases)
-        for name in ("small", "paired")
-        for cases in (3 * once, once, 3 * once, 2 * once - round(2 * once / 4))
+        ("small", cases) for cases in (3 * once, once, 3 * once, 2 * once - round(2 * once / 4))
     ]
     assert "2 images a mask, 1 more with regions exchanged" in (out / "suite.html").read_text()
     assert "How many synthetic images" in (out / "suite.html").read_text()

@@ -211,10 +211,10 @@ class _Judging:
                 for row in self._compare(pair, judged, network=network, ending=network).rows
                 if row.label == self.part.label
             )
-        if self.suite.paintings:  # beside the others, the one that the table is about
+        if self.model.paintings:  # beside the others, the one that the table is about
             own = asdict(evaluation.row(SYNTHETIC, self.part.label))
             result.paintings.append({**about[SYNTHETIC], **PaintingSection().model_dump(), **own})
-        for painting in self.suite.paintings:
+        for painting in self.model.paintings:
             models = {
                 REAL_ALL: models[REAL_ALL],
                 SYNTHETIC: self._painted({SYNTHETIC: runs[SYNTHETIC]}, real, painting)[SYNTHETIC],

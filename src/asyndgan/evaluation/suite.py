@@ -47,23 +47,6 @@ class SetSection(Section):
 
 
 @final
-class ModelSection(Section):
-    """A recipe and what to compare it with."""
-
-    name: Name
-    recipe: str = Field(description="name or file of a recipe")
-    overrides: tuple[str, ...] = Field((), description="KEY=VALUE of the recipe")
-    on: dict[str, tuple[str, ...]] = Field(
-        {}, description="further KEY=VALUE on one set, by the set's name"
-    )
-    fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
-    augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
-    checkpoints: bool = Field(
-        False, description="also each checkpoint's generator: does its distance tell its Dice?"
-    )
-
-
-@final
 class PaintingSection(Section):
     """A synthetic set; the defaults are those of `asyndgan evaluate`."""
 
@@ -98,6 +81,24 @@ class PaintingSection(Section):
 
 
 @final
+class ModelSection(Section):
+    """A recipe and what to compare it with."""
+
+    name: Name
+    recipe: str = Field(description="name or file of a recipe")
+    overrides: tuple[str, ...] = Field((), description="KEY=VALUE of the recipe")
+    on: dict[str, tuple[str, ...]] = Field(
+        {}, description="further KEY=VALUE on one set, by the set's name"
+    )
+    fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
+    augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
+    paintings: tuple[PaintingSection, ...] = Field((), description="further synthetic sets")
+    checkpoints: bool = Field(
+        False, description="also each checkpoint's generator: does its distance tell its Dice?"
+    )
+
+
+@final
 class Suite(Section):
     """What to compare."""
 
@@ -111,9 +112,6 @@ class Suite(Section):
     single_sites: bool = Field(True, description="also each site's real cases alone")
     networks: tuple[str, ...] = Field(
         (), description="further segmentation networks for all real and synthetic cases"
-    )
-    paintings: tuple[PaintingSection, ...] = Field(
-        (), description="further synthetic sets of every model"
     )
     fedavg: bool = Field(False, description="also one network that all sites train together")
     sets: tuple[SetSection, ...] = Field(min_length=1)
