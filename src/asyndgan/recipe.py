@@ -304,10 +304,11 @@ class SelectionSection(Section):
         description="last: that of the last step; nearest: that of the checkpoint whose images lie "
         "nearest to the real ones, by moments of their features that each site sends once",
     )
-    clip: float | None = Field(
-        None,
-        gt=0,
-        description="longest that one image's features may be in these moments; leave out: any",
+    clip: float = Field(
+        12.0,
+        ge=0,
+        description="longest that one image's features may be in these moments (they are 7 to 15 "
+        "long); 0: any",
     )
     window: int = Field(16, ge=1, description="steps before a checkpoint whose images are compared")
 

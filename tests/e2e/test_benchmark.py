@@ -1,7 +1,9 @@
 """A suite from its file to its tables, as a person runs it."""
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +12,16 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
+from asyndgan.data import Cohort
+from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.data.prepare import load_cases
+from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, RunError
+from asyndgan.evaluation.benchmark import Real, run_suite
+from asyndgan.evaluation.of_run import masks_of, painted_once
 from asyndgan.evaluation.suite import Suite
+from asyndgan.evaluation.trainings import train_all, trainings_of
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import replace_block
 
@@ -23,7 +32,7 @@ segmentation_seeds = 2
 segmentation_steps = 3
 fedavg = true
 networks = ["segresnet"]
-judged_on = "JUDGED_ON"
+check_budget = true
 
 [[sets]]
 name = "heads"
@@ -44,8 +53,27 @@ paintings = [{ images = 1 }, { images = 2, mixed = 1 }, { images = 2, dropped = 
 name = "paired"
 recipe = "RECIPE"
 checkpoints = true
-overrides = ["loss.paired_l1=10", "training.checkpoint_every=1"]
+overrides = ["loss.paired_l1=10", "training.checkpoint_every=1", "selection.kind=nearest"]
 on = { heads = ["training.steps=3"] }
+"""
+
+
+SMALL = """
+name = "small"
+judged_on = "test"
+segmentation_steps = 2
+single_sites = false
+
+[[sets]]
+name = "heads"
+folder = "heads"
+sites = ["north", "south"]
+label = "lesion"
+
+[[models]]
+name = "small"
+recipe = "RECIPE"
+overrides = ["training.steps=2"]
 """
 
 
@@ -56,12 +84,15 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_suite(folder: Path, tiny: Callable[..., Recipe], judged_on: str) -> Path:
+def write_recipe(folder: Path, tiny: Callable[..., Recipe]) -> Path:
     recipe = folder / "recipe.toml"
     recipe.write_text(tiny("image.size=32", "training.steps=4").to_toml())
+    return recipe
+
+
+def write_suite(folder: Path, tiny: Callable[..., Recipe]) -> Path:
     suite = folder / "suite.toml"
-    text = SUITE.replace("RECIPE", str(recipe)).replace("JUDGED_ON", judged_on)
-    suite.write_text(text if judged_on == "test" else text.replace("apart =", "# apart ="))
+    suite.write_text(SUITE.replace("RECIPE", str(write_recipe(folder, tiny))))
     return suite
 
 
@@ -74,7 +105,7 @@ def run(*arguments: object) -> str:
 def test_a_suite_trains_everything_once_and_writes_its_tables(
     data: Path, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    suite = write_suite(tmp_path, tiny, "test")
+    suite = write_suite(tmp_path, tiny)
     document = tmp_path / "evidence.md"
     document.write_text("before\n<!-- suite: tiny -->\nold\n<!-- end of suite: tiny -->\nafter\n")
     out = tmp_path / "out"
@@ -110,12 +141,16 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     assert found["steps"] == [1, 2, 3]
     assert all(clipped > 0 for clipped in found["clipped"])
     kept = out / "runs/heads/paired-0"
-    last = load_file(kept / "generators/step-00000003.safetensors")
+    assert [(row["label"], row["seeds"]) for row in result["levelling"]] == [
+        ("lesion", 4), ("ventricle", 4),
+    ]  # fmt: skip
+    assert "two seeds of every generator, two segmentation networks of each" in document.read_text()
+    nearest = json.loads((kept / "run.json").read_text())["generator_step"]
+    on_the_way = load_file(kept / f"generators/step-{nearest:08d}.safetensors")
     ended = load_file(kept / "generator.safetensors")
-    assert all(torch.equal(last[name], ended[name]) for name in ended)
-    assert set(found["correlations"]) == {
-        "pooled and Dice", "clipped and Dice", "clipped and pooled",
-    }  # fmt: skip
+    assert all(torch.equal(on_the_way[name], ended[name]) for name in ended)
+    pairs = ("pooled and Dice", "clipped and Dice", "clipped and pooled")
+    assert list(found["correlations"]) == [*pairs, *(f"{pair}, from step 2 on" for pair in pairs)]
     paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
     once = paintings[1][1]
     assert paintings == [
@@ -142,19 +177,84 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     assert cached == sorted((out / "cache").iterdir())
 
 
+def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    suite, out = Suite.from_toml(text), tmp_path / "out"
+    run_suite(text, data, out)
+    (training,) = trainings_of(suite, data, out)
+    assert training.finished()
+    fewer = Suite.from_toml(text.replace('"north", "south"', '"north"'))
+    with pytest.raises(RunError, match="other sites or images"):
+        run_suite(text.replace('"north", "south"', '"north"'), data, out)
+    (other,) = trainings_of(fewer, data, out)
+    with pytest.raises(RunError, match="other sites or images"):
+        other.finished()
+    masks = masks_of({"north": load_cases(data / "heads/north", training.recipe.image)})
+    with pytest.raises(RunError, match="other masks"):
+        painted_once(training.folder, masks, "", training.out / "synthetic-x3")
+    both = {
+        name: load_cases(data / "heads" / name, training.recipe.image)
+        for name in ("north", "south")
+    }
+    with pytest.raises(RunError, match="in another way"):
+        painted_once(training.folder, masks_of(both), "", training.out / "synthetic-x3", mixed=1)
+
+
 def test_on_validation_no_training_sees_a_patient_that_judges(
     data: Path, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
-    suite = write_suite(tmp_path, tiny, "validation")
-    out = tmp_path / "out"
-    run(suite, "--data", data, "--out", out, "--workers", 2)
-    result = json.loads((out / "suite.json").read_text())
-    assert result["judged_on"] == "validation"
-    rows = {row["model"]: row for row in result["rows"]}
-    held_in = json.loads((out / "runs/heads/small-0/run.json").read_text())["sites"]
-    assert held_in["north"]["cases"] == rows["real:north"]["cases"]
-    whole = len(list((data / "heads/north/labelsTr").iterdir()))
-    assert rows["real:north"]["cases"] < whole
+    """And a suite without a test folder can be judged."""
+    shutil.copytree(data / "heads", tmp_path / "heads", ignore=lambda *_: ["test"])
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    text = text.replace('"test"', '"validation"').replace("single_sites = false", "")
+    suite, out = Suite.from_toml(text), tmp_path / "out"
+    result = run_suite(text, tmp_path, out)
+    assert result.judged_on == "validation"
+    (training,) = trainings_of(suite, tmp_path, out)
+    judged = {case.patient for case in Real(suite, suite.sets[0], tmp_path).judged}
+    rows = {row["model"]: row for row in result.rows}
+    assert {patient.split("/")[0] for patient in judged} == {"north", "south"}
+    for name in ("north", "south"):
+        folder = tmp_path / "heads" / name
+        every = load_cases(folder, training.recipe.image)
+        kept = [case for case in every if f"{name}/{case.patient}" not in judged]
+        assert len(kept) == rows[f"real:{name}"]["cases"] < len(every)
+        wanted = Cohort.from_cases(kept, labels=describe(folder).labels)
+        trained = load_cohort(SiteSetup(name, folder, tmp_path), training.recipe)
+        assert trained.digest == wanted.digest
+
+
+def test_a_training_that_fails_does_not_keep_the_others_from_theirs(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    (good,) = trainings_of(Suite.from_toml(text), data, tmp_path / "out")
+    bad = replace(good, out=tmp_path / "bad", sites={"north": tmp_path / "nowhere"})
+    with pytest.raises(RunError, match=r"bad: .*1 of 2 trainings ended well"):
+        train_all([bad, good], 1, None)
+    assert good.finished()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('label = "lesion"', 'label = "lesoin"', "no label 'lesoin'"),
+        ('label = "lesion"', 'label = "lesion"\nfurther_labels = ["brain"]', "no label 'brain'"),
+        ('label = "lesion"', 'label = "lesion"\napart = { x = "*" }', "not a regular expression"),
+        ('label = "lesion"', 'label = "lesion"\napart = { x = "y" }', "no test patient's name"),
+        ('label = "lesion"', 'label = "lesion"\ntest = "north"', "is in site north and in the"),
+    ],
+)
+def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path, old: str, new: str, said: str
+) -> None:
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    assert old in text
+    with pytest.raises(AsyndganError, match=said):
+        run_suite(text.replace(old, new), data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -168,12 +268,15 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
         ("on = { heads", "on = { haeds", "set on 'haeds', which is no set"),
         ("segresnet", "resnet", "no segmentation network 'resnet'"),
         ("[[sets]]", "[[sets]", "not valid TOML"),
+        ("fedavg = true", "single_sites = false", "is augmented, which has nothing"),
+        ("loss.paired_l1=10", "site_discriminators.nroth.layers=1", "'nroth', which is no site"),
+        ("checkpoints = true", "fedgan = true", "FedGAN ends with its last generator"),
     ],
 )
 def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(
     tiny: Callable[..., Recipe], tmp_path: Path, old: str, new: str, said: str
 ) -> None:
-    text = write_suite(tmp_path, tiny, "test").read_text()
+    text = write_suite(tmp_path, tiny).read_text()
     assert old in text
     with pytest.raises(AsyndganError, match=said):
         Suite.from_toml(text.replace(old, new))

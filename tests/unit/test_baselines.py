@@ -7,13 +7,19 @@ import pytest
 import torch
 from torch import nn
 
+from asyndgan.data import Cohort
 from asyndgan.data.case import Case, Preparation
+from asyndgan.errors import CohortError, NotFiniteError, RecipeError
 from asyndgan.evaluation import synthesise
-from asyndgan.evaluation.baselines import average_weights, train_fedavg, train_fedgan
+from asyndgan.evaluation.fedavg import average_weights, train_fedavg
+from asyndgan.evaluation.fedgan import _common_scope, _FedGan, _Party, train_fedgan
 from asyndgan.evaluation.metrics import dice
 from asyndgan.evaluation.segmentation import SegmentationBudget, predict
 from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder
+from asyndgan.training import Scope
 from asyndgan.training.checkpoint import read
+from asyndgan.training.objective import average_decay
 
 MakeRecipe = Callable[..., Recipe]
 Sites = dict[str, Path]
@@ -67,6 +73,93 @@ def test_fedgan_leaves_a_run_that_paints(recipe: Recipe, phantoms: Sites, tmp_pa
     masks = [("m", torch.zeros(32, 32, dtype=torch.int64))]
     (case,) = synthesise(run, masks)
     assert case.image.isfinite().all()
+
+
+def begun(recipe: Recipe, sites: Sites, out: Path) -> _FedGan:
+    return _FedGan(RunFolder.create(out, recipe), sites, 2)
+
+
+def test_a_round_of_fedgan_is_local_learning_and_then_the_mean_by_shares(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    federation, twin = (begun(recipe, phantoms, tmp_path / name) for name in ("one", "two"))
+    federation.shares = twin.shares = {"north": 0.25, "south": 0.75}
+    start = {k: v.clone() for k, v in federation.average.state_dict().items()}
+    losses = federation._round(2)
+    for party in twin.parties:
+        for number in range(2):
+            alone = party.step(number)
+        assert losses[party.name] == alone
+    networks = [[p.generator for p in f.parties] for f in (federation, twin)]
+    networks += [[p.objective.discriminator for p in f.parties] for f in (federation, twin)]
+    for ours, local in zip(networks[::2], networks[1::2], strict=True):
+        for key, first in ours[0].state_dict().items():
+            apart = [network.state_dict()[key] for network in local]
+            wanted = sum(s * v for s, v in zip(twin.shares.values(), apart, strict=True))
+            torch.testing.assert_close(first, wanted)
+            assert torch.equal(first, ours[1].state_dict()[key])
+        assert not torch.equal(*(torch.cat([p.flatten() for p in n.parameters()]) for n in local))
+    kept = average_decay(recipe, 0) * average_decay(recipe, 1)
+    for key, now in federation.average.state_dict().items():
+        learned = networks[0][0].state_dict()[key]
+        torch.testing.assert_close(now, kept * start[key] + (1 - kept) * learned)
+
+
+def test_a_site_that_stores_its_modalities_in_another_order_is_averaged_channel_by_channel(
+    tiny: MakeRecipe,
+) -> None:
+    recipe = tiny("image.size=32")
+    images, masks = torch.rand(4, 2, 32, 32), torch.randint(0, 2, (4, 32, 32))
+    labels = {0: "background", 1: "organ"}
+    cohorts = {
+        "north": Cohort(images, masks, modalities=["T1", "T2"], labels=labels),
+        "south": Cohort(images.flip(1), masks, modalities=["T2", "T1"], labels=labels),
+    }
+    scope = _common_scope(cohorts)
+    assert scope == Scope(("T1", "T2"), labels, (32, 32))
+    parties = [_Party(name, cohort, recipe, scope) for name, cohort in cohorts.items()]
+    seen = [party._in_order(party.cohort.batch(0, 4)).images.mean((0, 2, 3)) for party in parties]
+    torch.testing.assert_close(*seen)
+
+
+def test_sites_that_cannot_be_averaged_are_refused(tiny: MakeRecipe) -> None:
+    masks, labels = torch.zeros(4, 32, 32, dtype=torch.int64), {0: "background"}
+    one = Cohort(torch.rand(4, 1, 32, 32), masks, modalities=["T1"], labels=labels)
+    two = Cohort(torch.rand(4, 1, 32, 32), masks, modalities=["T2"], labels=labels)
+    more = Cohort(torch.rand(4, 1, 32, 32), masks, modalities=["T1"], labels={**labels, 1: "x"})
+    for other in (two, more):
+        with pytest.raises(CohortError, match="north and south"):
+            _common_scope({"north": one, "south": other})
+
+
+@pytest.mark.parametrize("key", ["site_discriminators.north.width=8", "selection.kind=nearest"])
+def test_a_recipe_that_fedgan_cannot_follow_is_refused(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, key: str
+) -> None:
+    with pytest.raises(RecipeError, match="FedGAN"):
+        train_fedgan(tiny("image.size=32", key), phantoms, tmp_path / "run")
+
+
+def test_a_fedgan_that_diverges_says_so(tiny: MakeRecipe, phantoms: Sites, tmp_path: Path) -> None:
+    federation = begun(tiny("image.size=32"), phantoms, tmp_path / "run")
+    with torch.no_grad():
+        next(federation.parties[0].generator.parameters()).fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match=f"site {federation.parties[0].name}"):
+        federation._round(2)
+
+
+def test_a_checkpoint_without_the_facts_of_its_step_resumes_at_its_own(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    """As after a kill between the two writes."""
+    federation = begun(recipe, phantoms, tmp_path / "run")
+    federation._record(federation._round(2))
+    federation._store()
+    old = federation.folder.facts_file.read_bytes()
+    federation._record(federation._round(4))
+    federation._store()
+    federation.folder.facts_file.write_bytes(old)
+    assert _FedGan(federation.folder, phantoms, 2).facts.steps == 4
 
 
 def test_a_fedgan_that_was_cut_short_ends_as_if_it_had_not_been(

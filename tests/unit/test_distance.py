@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from asyndgan.data import Case
 from asyndgan.data.case import Preparation
-from asyndgan.evaluation.distance import distances
+from asyndgan.evaluation.distance import Distances, distances
 from asyndgan.models.features import Features, Moments, distance
 
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
@@ -32,6 +32,13 @@ def heads(count: int, first: int = 0) -> list[Case]:
     return cases
 
 
+def between(synthetic: list[Case], sites: dict[str, list[Case]]) -> Distances:
+    """With synthetic cases dealt out to all real patients, as if painted from their masks."""
+    patients = [f"{site}/{case.patient}" for site, cases in sites.items() for case in cases]
+    owners = [patients[number % len(patients)] for number in range(len(synthetic))]
+    return distances(synthetic, owners, sites)
+
+
 def altered(cases: list[Case], change: str) -> list[Case]:
     changes = {
         "brighter": lambda image, mask: (image + 0.2).clamp(-1, 1),
@@ -44,10 +51,24 @@ def altered(cases: list[Case], change: str) -> list[Case]:
 
 
 def test_two_sets_of_one_kind_are_as_far_apart_as_the_floor() -> None:
-    found = distances(heads(60, 100), {"north": heads(40), "south": heads(40, 50)})
+    found = between(heads(160, 100), {"north": heads(40), "south": heads(40, 50)})
     assert found.mixture < 1.5 * found.floor
     assert found.floor < 0.2
     assert set(found.of_sites) == set(found.floors) == {"north", "south"}
+
+
+def test_images_that_are_the_real_ones_come_to_the_floor_and_not_below() -> None:
+    """Slices of a patient resemble each other: a reference that holds his others is no floor."""
+    cases = [
+        replace(
+            case, patient=f"p{number % 6}", image=(case.image + 0.1 * (number % 6)).clamp(-1, 1)
+        )
+        for number, case in enumerate(heads(60))
+    ]
+    sites = {"north": cases}
+    found = distances(cases, [f"north/{case.patient}" for case in cases], sites)
+    assert found.mixture == pytest.approx(found.floor)
+    assert found.of_sites["north"] == pytest.approx(found.floors["north"])
 
 
 @pytest.mark.parametrize(
@@ -55,12 +76,12 @@ def test_two_sets_of_one_kind_are_as_far_apart_as_the_floor() -> None:
 )
 def test_what_a_person_would_see_is_seen(change: str) -> None:
     torch.manual_seed(0)
-    found = distances(altered(heads(40, 100), change), {"north": heads(80)})
+    found = between(altered(heads(80, 100), change), {"north": heads(80)})
     assert found.mixture > 3 * found.floor
 
 
 def test_a_collapsed_set_is_far_off() -> None:
-    found = distances(heads(1, 100) * 40, {"north": heads(80)})
+    found = between(heads(1, 100) * 80, {"north": heads(80)})
     assert found.mixture > 3 * found.floor
 
 
@@ -91,6 +112,6 @@ def test_features_are_the_same_on_every_call_and_fit_their_size() -> None:
 
 
 def test_a_site_of_one_patient_has_a_distance_but_no_floor() -> None:
-    found = distances(heads(20, 100), {"north": heads(20), "one": heads(1, 60) * 2})
+    found = between(heads(42, 100), {"north": heads(20), "one": heads(1, 60) * 2})
     assert math.isnan(found.floors["one"])
     assert found.of_sites["north"] > 0

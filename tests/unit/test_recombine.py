@@ -1,5 +1,6 @@
 """Synthetic sets beyond their masks: regions exchanged, contradicting cases left out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,11 +83,14 @@ def case(number: int, *, honest: bool) -> Case:
 
 def test_cases_whose_image_contradicts_the_mask_are_left_out(tmp_path: Path) -> None:
     cases = [case(number, honest=number % 8 != 0) for number in range(32)]
+    healthy = [replace(c, name=f"{c.name[:-3]}9_d0", mask=c.mask.clamp(max=1)) for c in cases[:4]]
     kept = agreeing(
-        cases, 0.125, label="lesion", labels=LABELS, cache=tmp_path,
+        [*cases, *healthy], 0.125, label="lesion", labels=LABELS, cache=tmp_path,
         budget=SegmentationBudget(steps=120, rotation=5.0),
     )  # fmt: skip
-    assert [c.name for c in kept] == [c.name for n, c in enumerate(cases) if n % 8]
+    # Healthy cases are not ranked: a speck of false alarm would count as much as a lost lesion.
+    wanted = [c.name for n, c in enumerate(cases) if n % 8] + [c.name for c in healthy]
+    assert [c.name for c in kept] == wanted
 
 
 def test_nothing_is_trained_when_nothing_is_to_be_left_out(tmp_path: Path) -> None:

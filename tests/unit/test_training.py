@@ -13,13 +13,14 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.errors import (
     CohortError,
     NotFiniteError,
+    ProtocolError,
     QuorumError,
     RunError,
     SiteUnreachableError,
     WireError,
 )
 from asyndgan.models import draw_noise
-from asyndgan.models.features import Moments, distance, features_in_parts
+from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.recipe import Recipe
 from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
 from asyndgan.training.coordinator import checked_moments
@@ -834,10 +835,24 @@ def test_a_site_may_have_a_discriminator_of_another_architecture(
 NEAREST = ("selection.kind=nearest", "selection.window=2", "training.checkpoint_every=2")
 
 
+@pytest.fixture
+def large_sites(make_sites: MakeSites, make_cohort: MakeCohort) -> MakeSites:
+    """Two sites with images enough to send moments."""
+
+    def make(recipe: Recipe) -> Any:
+        cohorts = {
+            "north": make_cohort(recipe, cases=9, seed=1),
+            "south": make_cohort(recipe, cases=12, seed=2),
+        }
+        return make_sites(recipe, cohorts)
+
+    return make
+
+
 def test_the_sites_moments_add_up_to_those_of_all_images(
-    tiny: MakeRecipe, make_sites: MakeSites
+    tiny: MakeRecipe, large_sites: MakeSites
 ) -> None:
-    federation = make_sites(tiny(*NEAREST))
+    federation = large_sites(tiny(*NEAREST, "selection.clip=0"))
     found = federation.begin().real_moments()
     images = torch.cat([site.cohort.images for site in federation.sites.values()])
     pooled = Moments.of(features_in_parts(images))
@@ -847,9 +862,9 @@ def test_the_sites_moments_add_up_to_those_of_all_images(
 
 
 def test_a_run_ends_with_the_generator_nearest_to_the_real_images(
-    tiny: MakeRecipe, make_sites: MakeSites
+    tiny: MakeRecipe, large_sites: MakeSites
 ) -> None:
-    coordinator = make_sites(tiny(*NEAREST)).begin()
+    coordinator = large_sites(tiny(*NEAREST)).begin()
     found: dict[int, float] = {}
     kept: dict[int, Tensor] = {}
     for _ in range(6):
@@ -862,8 +877,8 @@ def test_a_run_ends_with_the_generator_nearest_to_the_real_images(
     assert torch.equal(weights(coordinator.chosen()), kept[best])
 
 
-def test_a_selection_goes_on_from_its_checkpoint(tiny: MakeRecipe, make_sites: MakeSites) -> None:
-    coordinator = make_sites(tiny(*NEAREST)).begin()
+def test_a_selection_goes_on_from_its_checkpoint(tiny: MakeRecipe, large_sites: MakeSites) -> None:
+    coordinator = large_sites(tiny(*NEAREST)).begin()
     reports = [coordinator.step().distance for _ in range(3)]
     tensors, about = coordinator.state()
     again = Selection.load(coordinator.recipe, tensors, about["selection"])
@@ -881,6 +896,52 @@ def test_moments_leave_a_site_only_if_the_recipe_says_so(
     answer = ask(federation, "north", Measure(run=RUN))
     assert isinstance(answer, Refusal)
     assert "asks no site for moments" in answer.reason
+
+
+def test_a_site_of_few_images_sends_no_moments(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+    with pytest.raises(QuorumError, match="fewer than 8 images"):
+        make_sites(tiny(*NEAREST)).begin()
+
+
+def test_the_door_stops_moments_that_are_longer_than_the_clip(
+    tiny: MakeRecipe, large_sites: MakeSites
+) -> None:
+    federation = large_sites(tiny(*NEAREST, "selection.clip=2"))
+    opened(federation)
+    answer = ask(federation, "north", Measure(run=RUN))
+    assert isinstance(answer, Measured)
+    assert float(answer.total.norm()) <= 9 * 2.0
+    longer = Measured(run=RUN, count=9, total=answer.total, squares=answer.squares * 40)
+    with pytest.raises(ProtocolError, match=r"longer than selection\.clip"):
+        federation.sites["north"].release.let_out(longer)
+
+
+def test_what_is_painted_for_a_site_weighs_as_much_as_its_real_images(tiny: MakeRecipe) -> None:
+    """Else a perfect generator would be far from sites of unequal shares."""
+    dark, bright = torch.rand(20, 1, 16, 16) * 0.2 - 0.9, torch.rand(20, 1, 16, 16) * 0.2 + 0.6
+    shares = {"north": 0.9, "south": 0.1}
+    real = {"north": dark, "south": bright}
+    moments = [
+        Moments.of(features_in_parts(images)).weighing(shares[site])
+        for site, images in real.items()
+    ]
+    selection = Selection(tiny(*NEAREST, "selection.clip=0"), moments[0] + moments[1])
+    selection.see(real, shares)
+    assert selection.decide(2, torch.nn.Linear(1, 1)) == pytest.approx(0, abs=1e-9)
+
+
+def test_moments_that_no_images_have_are_refused() -> None:
+    size = Features(1).size
+    total = torch.ones(size, dtype=torch.float64)
+    with pytest.raises(WireError, match="no images have"):
+        checked_moments("north", Measured(run=RUN, count=1, total=total, squares=-total), 1)
+
+
+def test_a_discriminator_for_a_site_that_is_not_there_is_refused(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    with pytest.raises(CohortError, match="nroth"):
+        make_sites(tiny("site_discriminators.nroth.layers=1")).begin()
 
 
 def test_moments_of_other_features_are_refused() -> None:

@@ -9,7 +9,8 @@ from rich.console import Console
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.benchmark import run_suite
-from asyndgan.reports.evidence import replace_block, to_markdown, write_evidence
+from asyndgan.evaluation.suite import Suite
+from asyndgan.reports.evidence import find_block, replace_block, to_markdown, write_evidence
 
 
 def benchmark(
@@ -31,6 +32,8 @@ def benchmark(
         text = suite.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"'{suite}' is no TOML file that can be read.") from error
+    if document:
+        find_block(document.read_text("utf-8"), Suite.from_toml(text).name)
     with EvaluationDisplay(console) as display:
         result = run_suite(
             text,
@@ -40,11 +43,11 @@ def benchmark(
             on_training=display.show,
             on_evaluation=display.show,
         )
+    markdown, page = write_evidence(out, examples=examples)
     block = to_markdown(result.to_tables())
     if document:
         document.write_text(
             replace_block(document.read_text("utf-8"), result.suite, block), "utf-8"
         )
-    markdown, page = write_evidence(out, examples=examples)
     console.print(block, highlight=False, markup=False, soft_wrap=True)
     console.print(f"{markdown}\n{page}", highlight=False, markup=False, soft_wrap=True)

@@ -40,7 +40,12 @@ def generate(
         source += ", moved at random"
     with written_whole(out) as half:
         count = write_synthetic(
-            half, folder, cases, masks=named, source=source, draws=draws, seed=seed
+            half,
+            folder,
+            cases,
+            masks=named,
+            source=source,
+            painting={"draws": draws, "seed": seed},
         )
     Console().print(
         f"{count} synthetic cases in {out}, with MODEL_CARD.md.",

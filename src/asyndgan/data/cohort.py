@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self, final
+from typing import Final, Self, final
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch import Tensor
 from asyndgan.arrays import Images
 from asyndgan.data.case import Case
 from asyndgan.errors import CohortError
+
+RAREST: Final = 4.0
+"""How many times as often as one in the middle a rare case may be drawn."""
 
 
 @final
@@ -162,7 +165,10 @@ class Cohort:
     def other(self, number: int, size: int) -> Batch:
         """A batch that has nothing to do with `batch(number, size)`, for unpaired comparisons."""
         random = self._random("other", number)
-        index = torch.randint(len(self), (size,), generator=random)
+        if self.weights is None:
+            index = torch.randint(len(self), (size,), generator=random)
+        else:
+            index = torch.multinomial(self.weights, size, replacement=True, generator=random)
         mirror = torch.rand(size, generator=random) < (0.5 if self.flip else -1.0)
         return Batch(
             _mirrored(self.images[index], mirror), _mirrored(self.conditions[index], mirror)
@@ -199,19 +205,22 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def _rarity(conditions: Tensor) -> Tensor:
-    """How often to draw each case (n,): that of its rarest trait.
+    """How often to draw each case (n,), in relation to the others: as its rarest trait says.
 
-    A trait is a label (or class) and, in label maps, its size by doublings; it weighs the inverse
-    of how many cases have it.
+    A trait is a label (or class) other than 0 and, in label maps, its size by doublings; it weighs
+    the inverse of how many cases have it. No case weighs more than `RAREST` times the median, so
+    that no patient and no slip of the pen becomes half of what is learned.
     """
-    cases, weights = len(conditions), torch.zeros(len(conditions))
-    for label in conditions.unique().tolist():
-        pixels = (conditions.reshape(cases, -1) == label).sum(1)
+    flat = conditions.reshape(len(conditions), -1)
+    weights = torch.full((len(flat),), 1 / len(flat))
+    for label in flat.unique().tolist():
+        pixels = (flat == label).sum(1)
+        if not label or not pixels.any():
+            continue
         sizes = torch.where(pixels > 0, pixels.float().log2().floor(), -1.0)
         _, trait, counts = sizes.unique(return_inverse=True, return_counts=True)
-        weight = torch.where(pixels > 0, 1 / counts[trait], 0.0)
-        weights = torch.maximum(weights, weight)
-    return weights
+        weights = torch.maximum(weights, torch.where(pixels > 0, 1 / counts[trait], 0.0))
+    return weights.clamp(max=RAREST * float(weights.median()))
 
 
 def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:

@@ -1,16 +1,15 @@
 """Which synthetic cases to leave out: those whose image contradicts its mask."""
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from asyndgan.data import Case
+from asyndgan.data import Case, derived_seed
 from asyndgan.errors import DataError
 from asyndgan.evaluation.bench import Bench, OnProgress
-from asyndgan.evaluation.metrics import PatientScore
 from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.evaluation.synthesise import mask_of
 
 
 def agreeing(
@@ -26,12 +25,13 @@ def agreeing(
 ) -> list[Case]:
     """Cases without the part on which a network trained on the others fits the mask worst.
 
-    The cases are halved by the masks that they were painted from, a network is trained on each half
-    and judges the other. No real image takes part.
+    The cases are halved by the masks that they were painted from, neighbours together, since they
+    may be slices of one patient; a network is trained on each half and judges the other. Cases
+    whose mask lacks the label are not ranked and all stay. No real image takes part.
 
     Args:
         cases: synthetic, with names as `painted_once` gives them.
-        part: to leave out, from 0 to below 1.
+        part: of those with the label to leave out, from 0 to below 1.
         label: whose regions are compared.
         labels: name and value of every label.
         budget: of both trainings.
@@ -44,14 +44,13 @@ def agreeing(
     """
     if not part:
         return list(cases)
-    origins = list(dict.fromkeys(_origin(case) for case in cases))
-    if len(origins) < 2:
-        raise DataError("to leave out synthetic cases there must be two masks at least.")
-    even = set(origins[::2])
+    first = _first_halves([mask_of(case.name) for case in cases])
     halves = (
-        [case for case in cases if _origin(case) in even],
-        [case for case in cases if _origin(case) not in even],
+        [case for case in cases if mask_of(case.name) in first],
+        [case for case in cases if mask_of(case.name) not in first],
     )
+    if not all(halves):
+        raise DataError("to leave out synthetic cases there must be two masks at least.")
     fits: dict[str, float] = {}
     for half, others in (halves, halves[::-1]):
         judged = [replace(case, patient=case.name) for case in half]  # each is judged by itself
@@ -60,17 +59,17 @@ def agreeing(
             workers=workers,
         )  # fmt: skip
         scores, _ = bench.scores({"agreement": [others]}, budget)
-        own = map(_fit, scores["agreement"][label])
-        fits |= dict(zip((case.name for case in judged), own, strict=True))
-    worst = set(sorted(fits, key=fits.__getitem__)[: round(part * len(fits))])
-    return [case for case in cases if case.name not in worst]
+        pairs = zip(judged, scores["agreement"][label], strict=True)
+        fits |= {case.name: one.dice for case, one in pairs if not math.isnan(one.dice)}
+    # Ties in an order that has nothing to do with sites.
+    worst = sorted(fits, key=lambda name: (fits[name], derived_seed(0, name)))
+    dropped = set(worst[: round(part * len(fits))])
+    return [case for case in cases if case.name not in dropped]
 
 
-def _origin(case: Case) -> str:
-    """The name of the mask that it was painted from."""
-    return re.sub(r"(_r\d+)?(_d\d+)?$", "", case.name)
-
-
-def _fit(score: PatientScore) -> float:
-    """Dice; of a case without the label, whether none was seen."""
-    return 1 - score.false_alarm if math.isnan(score.dice) else score.dice
+def _first_halves(masks: Sequence[str]) -> set[str]:
+    """The first half of each site's masks, which are numbered in the order of patients."""
+    of_sites: dict[str, list[str]] = {}
+    for mask in dict.fromkeys(masks):
+        of_sites.setdefault(mask.rpartition("-")[0], []).append(mask)
+    return {mask for own in of_sites.values() for mask in own[: -(-len(own) // 2)]}

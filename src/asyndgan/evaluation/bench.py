@@ -24,7 +24,7 @@ from asyndgan.arrays import Masks
 from asyndgan.data.case import Case
 from asyndgan.data.cohort import digest_of
 from asyndgan.errors import DataError
-from asyndgan.evaluation.baselines import train_fedavg
+from asyndgan.evaluation.fedavg import LOCAL_STEPS, train_fedavg
 from asyndgan.evaluation.metrics import SCORES, PatientScore, score_patients
 from asyndgan.evaluation.segmentation import (
     TRAINING_VERSION,
@@ -179,7 +179,10 @@ class Bench:
     def _inputs(self, cases: TrainingSet, budget: SegmentationBudget, seed: int) -> dict[str, Any]:
         """Everything that the predictions depend on."""
         return {
-            "training": {site: _digest(own, with_masks=True) for site, own in cases.items()}
+            "training": {
+                **{site: _digest(own, with_masks=True) for site, own in cases.items()},
+                "local steps": LOCAL_STEPS,
+            }
             if isinstance(cases, Mapping)
             else _digest(cases, with_masks=True),
             "test": _digest(self.test, with_masks=False),
@@ -262,6 +265,6 @@ def _unpacked(entry: Mapping[str, Any]) -> Masks:
 def write_whole(path: Path, content: bytes) -> None:
     """All or nothing: an interruption leaves the old file, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_bytes(content)
     temporary.replace(path)

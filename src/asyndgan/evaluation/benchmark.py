@@ -5,13 +5,11 @@ import json
 import math
 import operator
 import platform
+import re
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import reduce
-from multiprocessing import get_context
 from pathlib import Path
-from re import fullmatch
 from typing import Any, final
 
 import monai
@@ -23,16 +21,24 @@ from asyndgan import __version__
 from asyndgan.data import Case
 from asyndgan.data.nnunet import describe, list_cases, patient_of
 from asyndgan.data.prepare import load_cases
-from asyndgan.data.splits import hold_out
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.agreement import agreeing
-from asyndgan.evaluation.baselines import LOCAL_STEPS, networks_weight, weight
 from asyndgan.evaluation.bench import Contenders, OnProgress, mean, pooled, write_whole
-from asyndgan.evaluation.compare import compare, contenders
+from asyndgan.evaluation.compare import compare, contenders, levelled_off
 from asyndgan.evaluation.distance import distances, features_of
+from asyndgan.evaluation.fedavg import LOCAL_STEPS, weight
+from asyndgan.evaluation.fedgan import networks_weight
 from asyndgan.evaluation.figures import plot_paintings
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
-from asyndgan.evaluation.of_run import MOVED, OF_SITES, masks_of, painted_once
+from asyndgan.evaluation.of_run import (
+    OF_SITES,
+    load_real,
+    masks_of,
+    painted_once,
+    painting_of,
+    patients_of_masks,
+    shared_by_all,
+)
 from asyndgan.evaluation.result import Checkpoints, Difference, SuiteResult, Traffic
 from asyndgan.evaluation.segmentation import SegmentationBudget, build_segmenter
 from asyndgan.evaluation.suite import (
@@ -41,9 +47,8 @@ from asyndgan.evaluation.suite import (
     PaintingSection,
     SetSection,
     Suite,
-    Training,
 )
-from asyndgan.evaluation.synthesise import synthesise
+from asyndgan.evaluation.synthesise import mask_of
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
@@ -54,9 +59,9 @@ from asyndgan.evaluation.table import (
     Evaluation,
     of_single_sites,
 )
+from asyndgan.evaluation.trainings import run_folder, train_all, trainings_of
 from asyndgan.models.features import Moments, distance
-from asyndgan.recipe import ImageSection
-from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import stored_steps
 
 _SCORES = ("dice", "hd95", "assd")
@@ -86,11 +91,14 @@ def run_suite(
         DataError, CohortError, RunError, NotFiniteError: as in `train` and `evaluate`.
     """
     suite = Suite.from_toml(text)
-    _check_apart(suite, data)
-    _train_all(list(suite.trainings(data, out)), workers, on_training)
+    # Whatever can be found out before hours of training is said before them.
+    real = {part.name: Real(suite, part, data) for part in suite.sets}
+    train_all(list(trainings_of(suite, data, out)), workers, on_training)
     result = SuiteResult(
         suite=suite.name,
         judged_on=suite.judged_on,
+        seeds=suite.seeds,
+        segmentation_seeds=suite.segmentation_seeds,
         versions={
             "asyndgan": __version__, "torch": torch.__version__, "monai": monai.__version__,
             "numpy": np.__version__, "python": platform.python_version(),
@@ -99,64 +107,112 @@ def run_suite(
     )  # fmt: skip
     for part in suite.sets:
         for model in suite.models:
-            _Judging(suite, part, model, data, out, workers, on_evaluation).add_to(result)
+            _Judging(suite, real[part.name], model, out, workers, on_evaluation).add_to(result)
     write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
     return result
 
 
-def _check_apart(suite: Suite, data: Path) -> None:
-    """Before hours of training, not after them."""
-    for part in suite.sets:
-        test = data / part.folder / part.test
-        names = [patient_of(files.name) for files in list_cases(test, describe(test))]
-        for pattern in part.apart.values():
-            if not any(fullmatch(pattern, name) for name in names):
-                raise RecipeError(f"set {part.name}: no test patient's name matches '{pattern}'.")
+@final
+class Real:
+    """The real cases of one set, and what they have in common.
+
+    Attributes:
+        part: of the suite.
+        labels: value of each label by name, all sites together.
+        modalities: that all sites and the test set hold.
+        sites: training cases of each site.
+        judged: test or validation patients.
+    """
+
+    def __init__(self, suite: Suite, part: SetSection, data: Path) -> None:
+        self.part = part
+        image = suite.recipe(part, suite.models[0], 0).image
+        folders = {name: data / part.folder / name for name in part.sites}
+        test = None if suite.judged_on == "validation" else data / part.folder / part.test
+        every = [*folders.values(), *([test] if test else [])]
+        self.labels = {
+            name: value for folder in every for name, value in describe(folder).labels.items()
+        }
+        for name in (part.label, *part.further_labels):
+            if name not in self.labels:
+                raise RecipeError(
+                    f"set {part.name}: there is no label '{name}'; there are "
+                    f"{', '.join(self.labels)}."
+                )
+        if test:
+            _check_apart(part, test)
+        held = image.modalities or describe(every[0]).modalities
+        self.modalities = shared_by_all(held, every)
+        self.sites, self.judged = load_real(
+            folders,
+            test,
+            image,
+            modalities=self.modalities,
+            labels={str(value): name for name, value in self.labels.items()},
+            part=VALIDATION_PART if test is None else 0.0,
+        )
 
 
-def _train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgress | None) -> None:
-    waiting = [training for training in trainings if not training.finished()]
-    steps = sum(training.recipe.training.steps for training in trainings)
-    before = steps - sum(training.recipe.training.steps for training in waiting)
-    if not waiting:
-        return
-    # Spawned: a forked copy of a process in which torch has run may hang.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        pending: set[Future[None]] = {pool.submit(training.run) for training in waiting}
+def _check_apart(part: SetSection, test: Path) -> None:
+    names = [patient_of(files.name) for files in list_cases(test, describe(test))]
+    for pattern in part.apart.values():
         try:
-            while pending:
-                ended, pending = wait(pending, timeout=5, return_when=FIRST_COMPLETED)
-                for future in ended:
-                    future.result()
-                if on_progress:
-                    done = before + sum(training.steps_done() for training in waiting)
-                    at_work = [t.out.name for t in waiting if t.at_work()]
-                    on_progress(", ".join(at_work) or "generators", done, steps)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            found = any(re.fullmatch(pattern, name) for name in names)
+        except re.error as error:
+            raise RecipeError(
+                f"set {part.name}: '{pattern}' is not a regular expression ({error})."
+            ) from error
+        if not found:
+            raise RecipeError(f"set {part.name}: no test patient's name matches '{pattern}'.")
 
 
 @final
-@dataclass(frozen=True)
 class _Judging:
-    """One recipe on one set: its comparison, and what it adds to the suite's tables."""
+    """One recipe on one set: its comparison, and what it adds to the suite's tables.
 
-    suite: Suite
-    part: SetSection
-    model: ModelSection
-    data: Path
-    out: Path
-    workers: int
-    on_progress: OnProgress | None
+    Args:
+        suite: that it is a part of.
+        real: cases of the set.
+        model: whose generators are judged.
+        out: of the suite.
+        workers: networks that are trained at a time.
+        on_progress: told about them.
+    """
+
+    def __init__(
+        self,
+        suite: Suite,
+        real: Real,
+        model: ModelSection,
+        out: Path,
+        workers: int,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.suite = suite
+        self.real = real
+        self.part = real.part
+        self.model = model
+        self.out = out
+        self.workers = workers
+        self.on_progress = on_progress
+        kinds = {SYNTHETIC: False} | ({FEDGAN: True} if model.fedgan else {})
+        self.runs = {
+            name: [
+                RunFolder(run_folder(out, real.part, model, seed, fedgan=fedgan))
+                for seed in range(suite.seeds)
+            ]
+            for name, fedgan in kinds.items()
+        }
+        self.about = {"set": real.part.name, "recipe": model.name}
 
     def add_to(self, result: SuiteResult) -> None:
-        """Adds rows; those of real models only where an earlier recipe did not bring them."""
-        real, judged = self._real()
-        runs = self._runs()
-        painted = self._painted(runs, real, PaintingSection())
+        """Trains the segmentation networks that are missing, and adds to every table."""
+        painted = {
+            name: [self._painted(run, PaintingSection()) for run in runs]
+            for name, runs in self.runs.items()
+        }
         models = contenders(
-            real,
+            self.real.sites,
             painted,
             seeds=self.suite.seeds,
             fedavg=self.suite.fedavg,
@@ -164,203 +220,204 @@ class _Judging:
         )
         if not self.suite.single_sites:
             models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
-        evaluation = self._compare(models, judged)
+        evaluation = self._compare(models)
+        self._add_rows(result, evaluation)
+        self._add_distances(result, painted)
+        result.differences.extend(_differences(self.part, self.model, evaluation))
+        result.traffic.append(_traffic(self.part, self.model, self.runs[SYNTHETIC]))
+        self._add_pictures(result, painted)
+        if self.suite.check_budget:
+            self._add_levelling(result)
+        if self.model.checkpoints:
+            result.checkpoints.append(self._judge_checkpoints(self.runs[SYNTHETIC][0]))
+        self._add_networks(result, {name: models[name] for name in (REAL_ALL, SYNTHETIC)})
+        if self.model.paintings:
+            self._add_paintings(result, models[REAL_ALL], evaluation)
+
+    def _add_rows(self, result: SuiteResult, evaluation: Evaluation) -> None:
+        """Rows of real models only where an earlier recipe did not bring them."""
         known = {(row["set"], row["model"]) for row in result.rows if not row["recipe"]}
         about = {
-            name: {"set": self.part.name, "recipe": self._recipe_of(name)}
+            name: self.about | {"recipe": self._recipe_of(name)}
             for name in evaluation.per_patient
             if self._recipe_of(name) or (self.part.name, name) not in known
         }
         result.evaluations[f"{self.part.name}, {self.model.name}"] = self._place()
+        result.generators[f"{self.part.name}, {self.model.name}"] = [
+            run.facts().generator_sha256 for run in self.runs[SYNTHETIC]
+        ]
         result.rows.extend(
-            {
-                **about[row.model],
-                **asdict(row),
-                **self._cost(
-                    row.model,
-                    [run.facts() for run in runs.get(row.model, [])],
-                    channels=len(judged[0].modalities),
-                ),
-            }
+            {**about[row.model], **asdict(row), **self._cost(row.model)}
             for row in evaluation.rows
             if row.model in about
         )
-        result.apart.extend(
-            {**about[row["model"]], **row}
-            for row in _apart(self.part, evaluation, judged)
-            if row["model"] in about
-        )
-        self._show(painted, result)
-        for name, of_seeds in painted.items():
-            measured = [asdict(distances(cases, real)) for cases in of_seeds]
-            result.distances.append({**about[name], "model": name, **_mean_of(measured)})
-        result.differences.extend(_differences(self.part, self.model, evaluation))
-        result.traffic.append(_traffic(self.part, self.model, runs[SYNTHETIC]))
-        if self.model.checkpoints:
-            run = runs[SYNTHETIC][0]
-            result.checkpoints.append(self._judge_checkpoints(run, real, judged))
-        pair = {name: models[name] for name in (REAL_ALL, SYNTHETIC)}
-        for network in self.suite.networks:
-            result.networks.extend(
-                {
-                    "set": self.part.name,
-                    "recipe": self.model.name,
-                    "network": network,
-                    **asdict(row),
-                }
-                for row in self._compare(pair, judged, network=network, ending=network).rows
-                if row.label == self.part.label
+        if self.suite.judged_on == "test":
+            result.apart.extend(
+                {**about[row["model"]], **row}
+                for row in _apart(self.part, evaluation, self.real.judged)
+                if row["model"] in about
             )
-        if self.model.paintings:  # beside the others, the one that the table is about
-            own = asdict(evaluation.row(SYNTHETIC, self.part.label))
-            result.paintings.append({**about[SYNTHETIC], **PaintingSection().model_dump(), **own})
-        for painting in self.model.paintings:
-            models = {
-                REAL_ALL: models[REAL_ALL],
-                SYNTHETIC: self._painted({SYNTHETIC: runs[SYNTHETIC]}, real, painting)[SYNTHETIC],
-            }
-            evaluation = self._compare(models, judged, ending=painting.ending)
-            row = evaluation.row(SYNTHETIC, self.part.label)
-            result.paintings.append({**about[SYNTHETIC], **painting.model_dump(), **asdict(row)})
-
-    def _judge_checkpoints(
-        self, run: RunFolder, real: Mapping[str, Sequence[Case]], judged: Sequence[Case]
-    ) -> Checkpoints:
-        masks, steps = masks_of(real), stored_steps(run.generators)
-        features = {site: features_of(cases) for site, cases in real.items()}
-        together = torch.cat(list(features.values()))
-        clip = run.recipe().selection.clip or float(together.double().norm(dim=1).median())
-        of_sites = [Moments.of(own, clip=clip) for own in features.values()]
-        reference = reduce(operator.add, of_sites)
-        exact, clipped, models = [], [], {REAL_ALL: [pooled(real)] * self.suite.seeds}
-        for step in steps:
-            cases = synthesise(run, masks, step=step)
-            cases += synthesise(run, masks, draws=MOVED, move=True, step=step)
-            models[f"step {step}"] = [cases] * self.suite.seeds
-            painted = features_of(cases)
-            exact.append(distance(Moments.of(painted), Moments.of(together)))
-            clipped.append(distance(Moments.of(painted, clip=clip), reference))
-        rows = self._compare(models, judged, ending="checkpoints").rows
-        dice = [
-            row.dice_mean for row in rows if row.model != REAL_ALL and row.label == self.part.label
-        ]
-        pairs = {
-            "pooled and Dice": (exact, [-one for one in dice]),
-            "clipped and Dice": (clipped, [-one for one in dice]),
-            "clipped and pooled": (clipped, exact),
-        }
-        correlations = {name: float(spearmanr(*pair).statistic) for name, pair in pairs.items()}
-        return Checkpoints(
-            self.part.name, self.model.name, clip, steps, exact, clipped, dice, correlations
-        )
-
-    def _show(self, painted: Mapping[str, Sequence[Sequence[Case]]], result: SuiteResult) -> None:
-        """Keeps pictures of moved masks, which are no patient's, and what was painted from them."""
-        for name, of_seeds in painted.items():
-            path = Path(self._place()) / f"{name}.png"
-            shown = [case for case in of_seeds[0] if case.name.endswith("_d0")]
-            (self.out / path).write_bytes(
-                plot_paintings(shown, self._labels[self.part.label], title=self.model.name)
-            )
-            result.pictures[f"{self.part.name}, {self.model.name}: {name}"] = str(path)
-
-    def _cost(self, model: str, runs: Sequence[RunFacts], channels: int) -> dict[str, float | None]:
-        """Seconds and bytes of generators; bytes of FedAvg's rounds; else nothing moved."""
-        if runs:
-            moved = [_of_a_site(run.left_sites) + _of_a_site(run.came_to_sites) for run in runs]
-            return {"seconds": mean([run.seconds for run in runs]), "bytes": mean(moved)}
-        if model == FEDAVG:
-            with torch.device("meta"):
-                network = build_segmenter(
-                    channels, max(self._labels.values()) + 1, self._budget(),
-                    space=self._image.size,
-                )  # fmt: skip
-            rounds = math.ceil(self._budget().steps / LOCAL_STEPS)
-            return {"seconds": None, "bytes": float(2 * rounds * weight(network))}
-        return {"seconds": None, "bytes": None}
 
     def _recipe_of(self, model: str) -> str:
         painted = model in (SYNTHETIC, FEDGAN) or model.endswith(ADDED)
         return self.model.name if painted else ""
 
-    @property
-    def _folders(self) -> dict[str, Path]:
-        return {name: self.data / self.part.folder / name for name in self.part.sites}
+    def _cost(self, model: str) -> dict[str, float | None]:
+        """Seconds and bytes of generators; bytes of FedAvg's rounds; else nothing moved."""
+        facts = [run.facts() for run in self.runs.get(model, [])]
+        if facts:
+            moved = [_of_a_site(run.left_sites) + _of_a_site(run.came_to_sites) for run in facts]
+            return {"seconds": mean([run.seconds for run in facts]), "bytes": mean(moved)}
+        if model == FEDAVG:
+            image = self.real.judged[0].image
+            with torch.device("meta"):
+                network = build_segmenter(
+                    len(image), max(self.real.labels.values()) + 1, self._budget(),
+                    space=tuple(image.shape[1:]),
+                )  # fmt: skip
+            rounds = math.ceil(self._budget().steps / LOCAL_STEPS)
+            return {"seconds": None, "bytes": float(2 * rounds * weight(network))}
+        return {"seconds": None, "bytes": None}
 
-    @property
-    def _image(self) -> ImageSection:
-        return self.suite.recipe(self.part, self.model, 0).image
-
-    def _real(self) -> tuple[dict[str, list[Case]], list[Case]]:
-        real = {name: load_cases(folder, self._image) for name, folder in self._folders.items()}
-        if self.suite.judged_on == "validation":
-            return hold_out(real, part=VALIDATION_PART)
-        return real, load_cases(self.data / self.part.folder / self.part.test, self._image)
-
-    def _runs(self) -> dict[str, list[RunFolder]]:
-        kinds = {SYNTHETIC: ""} | ({FEDGAN: "-fedgan"} if self.model.fedgan else {})
-        where = self.out / "runs" / self.part.name
-        return {
-            name: [
-                RunFolder(where / f"{self.model.name}{kind}-{seed}")
-                for seed in range(self.suite.seeds)
+    def _add_distances(
+        self, result: SuiteResult, painted: Mapping[str, Sequence[Sequence[Case]]]
+    ) -> None:
+        owners = patients_of_masks(self.real.sites)
+        for name, of_seeds in painted.items():
+            measured = [
+                asdict(
+                    distances(
+                        cases, [owners[mask_of(case.name)] for case in cases], self.real.sites
+                    )
+                )
+                for cases in of_seeds
             ]
-            for name, kind in kinds.items()
+            result.distances.append({**self.about, "model": name, **_mean_of(measured)})
+
+    def _add_pictures(
+        self, result: SuiteResult, painted: Mapping[str, Sequence[Sequence[Case]]]
+    ) -> None:
+        """Pictures of moved masks and their paintings, where the recipe releases masks."""
+        for name, of_seeds in painted.items():
+            if not self.runs[name][0].recipe().masks.release:
+                continue
+            path = Path(self._place()) / f"{name}.png"
+            shown = [case for case in of_seeds[0] if case.name.endswith("_d0")]
+            title = f"{self.model.name} on {self.part.name}"
+            (self.out / path).write_bytes(
+                plot_paintings(shown, self.real.labels[self.part.label], title=title)
+            )
+            result.pictures[f"{self.part.name}, {self.model.name}: {name}"] = str(path)
+
+    def _add_levelling(self, result: SuiteResult) -> None:
+        if any(row["set"] == self.part.name for row in result.levelling):
+            return  # it is about the real cases, which all models share
+        levelling = levelled_off(
+            sites=self.real.sites, labels=self.real.labels, targets=self._targets,
+            seeds=self._seeds, budget=self._budget(), cache=self.out / "cache",
+            workers=self.workers, on_progress=self.on_progress,
+        )  # fmt: skip
+        result.levelling.extend({"set": self.part.name, **asdict(one)} for one in levelling)
+
+    def _add_networks(self, result: SuiteResult, pair: Contenders) -> None:
+        for network in self.suite.networks:
+            rows = self._compare(pair, network=network, ending=network).rows
+            result.networks.extend(
+                {**self.about, "network": network, **asdict(row)}
+                for row in rows
+                if row.label == self.part.label
+            )
+
+    def _add_paintings(
+        self, result: SuiteResult, real_all: Sequence[Any], evaluation: Evaluation
+    ) -> None:
+        """Rows of other synthetic sets, below that of the one that the table is about."""
+        own = asdict(evaluation.row(SYNTHETIC, self.part.label))
+        result.paintings.append({**self.about, **PaintingSection().model_dump(), **own})
+        for painting in self.model.paintings:
+            cases = [self._painted(run, painting) for run in self.runs[SYNTHETIC]]
+            other = self._compare({REAL_ALL: real_all, SYNTHETIC: cases}, ending=painting.ending)
+            row = other.row(SYNTHETIC, self.part.label)
+            result.paintings.append({**self.about, **painting.model_dump(), **asdict(row)})
+
+    def _judge_checkpoints(self, run: RunFolder) -> Checkpoints:
+        masks, every = masks_of(self.real.sites), run.recipe().training.checkpoint_every
+        kept = stored_steps(run.generators)
+        # Not those of an interruption.
+        steps = [step for step in kept if step % every == 0 or step == run.facts().steps]
+        features = {site: features_of(cases) for site, cases in self.real.sites.items()}
+        together = torch.cat(list(features.values()))
+        clip = run.recipe().selection.clip or float(together.double().norm(dim=1).median())
+        reference = reduce(operator.add, [Moments.of(own, clip=clip) for own in features.values()])
+        exact, clipped = [], []
+        models: dict[str, list[Sequence[Case]]] = {
+            REAL_ALL: [pooled(self.real.sites)] * self.suite.seeds
         }
+        for step in steps:
+            cases = painting_of(run, masks, step=step)
+            models[f"step {step}"] = [cases] * self.suite.seeds
+            found = features_of(cases)
+            exact.append(distance(Moments.of(found), Moments.of(together)))
+            clipped.append(distance(Moments.of(found, clip=clip), reference))
+        evaluation = self._compare(models, ending="checkpoints")
+        dice = [evaluation.row(f"step {step}", self.part.label).dice_mean for step in steps]
+        late = len(steps) // 3  # early checkpoints differ so much that any measure sees it
+        correlations = {
+            f"{name}{words}": float(spearmanr(first[start:], second[start:]).statistic)
+            for words, start in (("", 0), (f", from step {steps[late]} on", late))
+            for name, first, second in (
+                ("pooled and Dice", exact, [-one for one in dice]),
+                ("clipped and Dice", clipped, [-one for one in dice]),
+                ("clipped and pooled", clipped, exact),
+            )
+        }
+        return Checkpoints(
+            self.part.name, self.model.name, clip, steps, exact, clipped, dice, correlations
+        )
 
-    def _painted(
-        self,
-        runs: Mapping[str, Sequence[RunFolder]],
-        real: Mapping[str, Sequence[Case]],
-        painting: PaintingSection,
-    ) -> dict[str, list[list[Case]]]:
-        """A set for each seed, from the sites' own masks: a baseline has no released ones."""
-        masks = masks_of(real)
-
-        def of(run: RunFolder) -> list[Case]:
-            folder = painted_once(
-                run, masks, OF_SITES, run.path / painting.folder, moved=painting.images - 1,
-                mixed=painting.mixed, label=self._labels[self.part.label],
-            )  # fmt: skip
-            return agreeing(
-                load_cases(folder, self._image), painting.dropped, label=self.part.label,
-                labels=self._labels, budget=self._budget(), cache=self.out / "cache",
-                workers=self.workers, on_progress=self.on_progress,
-            )  # fmt: skip
-
-        return {name: [of(run) for run in of_seeds] for name, of_seeds in runs.items()}
+    def _painted(self, run: RunFolder, painting: PaintingSection) -> list[Case]:
+        """From the sites' own masks: a baseline has no released ones."""
+        folder = painted_once(
+            run, masks_of(self.real.sites), OF_SITES, run.path / painting.folder,
+            moved=painting.images - 1, mixed=painting.mixed,
+            label=self.real.labels[self.part.label],
+        )  # fmt: skip
+        return agreeing(
+            load_cases(folder, run.recipe().image, self.real.modalities), painting.dropped,
+            label=self.part.label, labels=self.real.labels, budget=self._budget(),
+            cache=self.out / "cache", workers=self.workers, on_progress=self.on_progress,
+        )  # fmt: skip
 
     @property
-    def _labels(self) -> dict[str, int]:
-        return describe(next(iter(self._folders.values()))).labels
+    def _targets(self) -> list[str]:
+        return [self.part.label, *self.part.further_labels]
+
+    @property
+    def _seeds(self) -> range:
+        return range(self.suite.seeds * self.suite.segmentation_seeds)
 
     def _budget(self, network: str = "unet") -> SegmentationBudget:
         steps = self.part.segmentation_steps or self.suite.segmentation_steps
         return SegmentationBudget(network=network, steps=steps)
 
-    def _place(self, ending: str = "") -> str:
-        return "-".join([f"evaluations/{self.part.name}", self.model.name, *filter(None, [ending])])
+    def _place(self, ending: str = "main") -> str:
+        return f"evaluations/{self.part.name}/{self.model.name}/{ending}"
 
     def _compare(
-        self,
-        models: Contenders,
-        judged: Sequence[Case],
-        *,
-        network: str = "unet",
-        ending: str = "",
+        self, models: Contenders, *, network: str = "unet", ending: str = "main"
     ) -> Evaluation:
         repeats = self.suite.segmentation_seeds
         return compare(
             {name: [one for one in sets for _ in range(repeats)] for name, sets in models.items()},
-            test=judged,
-            labels=self._labels,
+            test=self.real.judged,
+            labels=self.real.labels,
             out=self.out / self._place(ending),
             cache=self.out / "cache",
-            targets=[self.part.label, *self.part.further_labels],
-            seeds=range(self.suite.seeds * repeats),
+            targets=self._targets,
+            seeds=self._seeds,
             budget=self._budget(network),
             judged_on=self.suite.judged_on,
-            about={"set": self.part.name, "recipe": self.model.name},
+            about=self.about,
             workers=self.workers,
             device="cpu",
             on_progress=self.on_progress,
@@ -398,19 +455,20 @@ def _apart(
     part: SetSection, evaluation: Evaluation, judged: Sequence[Case]
 ) -> Iterator[dict[str, Any]]:
     """Rows of test patients that the set reports apart, such as a hospital that no site knows."""
-    if evaluation.judged_on != "test":
-        return
     patients = list(dict.fromkeys(case.patient for case in judged))
     for heading, pattern in part.apart.items():
-        chosen = [place for place, name in enumerate(patients) if fullmatch(pattern, name)]
+        chosen = [place for place, name in enumerate(patients) if re.fullmatch(pattern, name)]
         for name, scores in evaluation.per_patient.items():
             own = [scores[part.label][place] for place in chosen]
+            low, high = bootstrap_interval([score.dice for score in own])
             yield {
                 "apart": heading,
                 "model": name,
                 "label": part.label,
-                "patients": len(own),
+                "patients": sum(not math.isnan(score.dice) for score in own),
                 **{key: mean([getattr(one, key) for one in own]) for key in _SCORES},
+                "dice_low": low,
+                "dice_high": high,
             }
 
 
@@ -429,6 +487,8 @@ def _differences(
     def pairs(name: str, over: str) -> list[tuple[float, float]]:
         return [(a.dice, b.dice) for a, b in zip(scores[name], scores[over], strict=True)]
 
+    if all(math.isnan(score.dice) for score in scores[SYNTHETIC]):
+        return  # nobody has the label
     for over in scores:
         if over != SYNTHETIC and not over.endswith(ADDED):
             yield difference(SYNTHETIC, over, pairs(SYNTHETIC, over))

@@ -117,7 +117,8 @@ def contenders(
             `real:NAME+synthetic` adds.
         seeds: how many.
         fedavg: also one network that the sites train together.
-        augmented: also each site's real cases with the synthetic ones added.
+        augmented: also each site's real cases with the synthetic ones added. The real ones are
+            repeated until they are half of what is drawn: there are far fewer of them.
     """
     models: dict[str, Sequence[Sequence[Case] | Mapping[str, Sequence[Case]]]] = {
         REAL_ALL: [pooled(sites)] * seeds
@@ -130,7 +131,8 @@ def contenders(
     if augmented and SYNTHETIC in synthetic:
         for name, cases in sites.items():
             models[SITE_PREFIX + name + ADDED] = [
-                [*cases, *painted] for painted in synthetic[SYNTHETIC]
+                [*list(cases) * max(1, round(len(painted) / len(cases))), *painted]
+                for painted in synthetic[SYNTHETIC]
             ]
     return models
 
@@ -177,7 +179,7 @@ def compare(
     bench = Bench(test, labels, names, seeds, cache, total, device, on_progress, workers)
     scores, masks = bench.scores(models, budget)
     rows = tuple(
-        _row(model, name, scores, len(pooled(training_sets[0])), len(seeds))
+        _row(model, name, scores, _different(pooled(training_sets[0])), len(seeds))
         for name in names
         for model, training_sets in models.items()
     )
@@ -249,6 +251,11 @@ def levelled_off(
 
 def _keep(evaluation: Evaluation, out: Path) -> None:
     write_whole(out / "evaluation.json", json.dumps(evaluation.to_tables(), indent=1).encode())
+
+
+def _different(cases: Sequence[Case]) -> int:
+    """How many cases there are, each counted once however often it is repeated."""
+    return len({id(case) for case in cases})
 
 
 def _targets(labels: Mapping[str, int], targets: Sequence[str] | None) -> list[str]:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Final, final
 
 import torch
@@ -13,7 +14,7 @@ from asyndgan.data.splits import split_patients
 from asyndgan.models.features import Moments, distance, features_in_parts
 
 SPLITS: Final = 10
-"""Ways of halving the real patients that a distance is averaged over."""
+"""Ways of halving the real patients that a distance is the median over."""
 
 
 @final
@@ -22,9 +23,9 @@ class Distances:
     """Distances of one synthetic set; see `asyndgan.models.features.distance`.
 
     Attributes:
-        mixture: from all sites' real images together.
+        mixture: of images painted from all sites' masks, from all sites' real images.
         floor: between two halves of the real patients.
-        of_sites: from each site's real images.
+        of_sites: of images painted from a site's masks, from that site's real images.
         floors: of each site; nan where a site has one patient.
     """
 
@@ -40,16 +41,22 @@ def features_of(cases: Sequence[Case]) -> Tensor:
 
 
 def distances(
-    synthetic: Sequence[Case], sites: Mapping[str, Sequence[Case]], *, seed: int = 0
+    synthetic: Sequence[Case],
+    owners: Sequence[str],
+    sites: Mapping[str, Sequence[Case]],
+    *,
+    seed: int = 0,
 ) -> Distances:
     """Compares a synthetic set with the real cases of every site and of all together.
 
     Real patients are halved; one half is compared with the other (the floor), and with as many
-    synthetic cases as the other has, so that both distances are between sets of one size. Averages
-    over several ways of halving.
+    synthetic cases, painted from the masks of that other half's patients. So both distances are
+    between sets of one size that share no patient with the reference. The median over several ways
+    of halving.
 
     Args:
         synthetic: with the modalities of the real cases.
+        owners: `site/patient` whose mask each synthetic case was painted from.
         sites: real cases by the site's name.
         seed: of the halves and of the choice of synthetic cases.
     """
@@ -57,8 +64,11 @@ def distances(
     of_sites = {name: features_of(cases) for name, cases in sites.items()}
     patients = {name: [f"{name}/{case.patient}" for case in cases] for name, cases in sites.items()}
     together = [patient for own in patients.values() for patient in own]
-    mixture, floor = _against(painted, torch.cat(list(of_sites.values())), together, seed)
-    single = {name: _against(painted, of_sites[name], patients[name], seed) for name in sites}
+    real = torch.cat(list(of_sites.values()))
+    mixture, floor = _against(painted, owners, real, together, seed)
+    single = {
+        name: _against(painted, owners, of_sites[name], patients[name], seed) for name in sites
+    }
     return Distances(
         mixture,
         floor,
@@ -68,22 +78,26 @@ def distances(
 
 
 def _against(
-    painted: Tensor, real: Tensor, patients: Sequence[str], seed: int
+    painted: Tensor, owners: Sequence[str], real: Tensor, patients: Sequence[str], seed: int
 ) -> tuple[float, float]:
     """Distance of synthetic images from half the real patients, and that of the other half."""
+    unit = Moments.of(real).deviation
     if len(set(patients)) < 2:
-        chosen = _some(painted, len(real), seed)
-        return distance(Moments.of(chosen), Moments.of(real)), math.nan
-    found: list[tuple[float, float]] = []
+        own = painted[[owner in patients for owner in owners]]
+        return distance(Moments.of(own), Moments.of(real), unit=unit), math.nan
+    found: dict[frozenset[str], tuple[float, float]] = {}  # few patients have few halves
     for split in range(SPLITS):
-        halves = split_patients(patients, {"reference": 0.5, "other": 0.5}, SPLITS * seed + split)
+        number = SPLITS * seed + split
+        halves = split_patients(patients, {"reference": 0.5, "other": 0.5}, number)
+        others = frozenset(patients[index] for index in halves["other"])
         reference, other = Moments.of(real[halves["reference"]]), real[halves["other"]]
-        chosen = _some(painted, len(other), SPLITS * seed + split)
-        found.append(
-            (distance(Moments.of(chosen), reference), distance(Moments.of(other), reference))
+        chosen = _some(painted[[owner in others for owner in owners]], len(other), number)
+        found[others] = (
+            distance(Moments.of(chosen), reference, unit=unit),
+            distance(Moments.of(other), reference, unit=unit),
         )
-    mixture, floor = zip(*found, strict=True)
-    return math.fsum(mixture) / SPLITS, math.fsum(floor) / SPLITS
+    mixture, floor = zip(*found.values(), strict=True)
+    return median(mixture), median(floor)
 
 
 def _some(features: Tensor, count: int, seed: int) -> Tensor:

@@ -18,12 +18,14 @@ from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.recombine import recombined
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.synthesise import (
+    PAINTING_VERSION,
     masks_digest,
     released_masks,
     synthesise,
     write_synthetic,
 )
 from asyndgan.evaluation.table import Evaluation
+from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
 
 MOVED = 2
@@ -73,6 +75,12 @@ def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
     ]
 
 
+def patients_of_masks(sites: Mapping[str, Sequence[Case]]) -> dict[str, str]:
+    """Whose each mask of `masks_of` is, as `site/patient`; for this machine only."""
+    owners = (f"{site}/{case.patient}" for site, cases in sites.items() for case in cases)
+    return dict(zip((name for name, _ in masks_of(sites)), owners, strict=True))
+
+
 def painted_once(
     run: RunFolder,
     masks: Sequence[tuple[str, Mask]],
@@ -98,23 +106,47 @@ def painted_once(
     Raises:
         RunError: `out` is of another run, or was painted from other masks.
     """
+    painting = {"moved": moved, "mixed": mixed, "label": label if mixed else 0}
     if (out / "dataset.json").exists():
-        _check_provenance(run, out, masks)
+        _check_provenance(run, out, masks, painting)
         return out
-    cases = synthesise(run, masks)
+    cases = painting_of(run, masks, moved=moved, mixed=mixed, label=label)
+    if mixed:
+        source += ", some with regions exchanged"
+    with written_whole(out) as half:
+        write_synthetic(half, run, cases, masks=masks, source=source, painting=painting)
+    return out
+
+
+def painting_of(
+    run: RunFolder,
+    masks: Sequence[tuple[str, Mask]],
+    *,
+    moved: int = MOVED,
+    mixed: int = 0,
+    label: int = 1,
+    step: int | None = None,
+) -> list[Case]:
+    """The cases of a synthetic set; `painted_once` says what the arguments are.
+
+    Args:
+        run: a finished run.
+        masks: names and label maps [H, W].
+        moved: images from each mask moved.
+        mixed: images from each mask with regions exchanged.
+        label: value of the label that is exchanged.
+        step: of a generator that was kept on the way; None: that of the end.
+    """
+    # Seeds of their own: the moved image of a mask would else have the noise of the unmoved one.
+    cases = synthesise(run, masks, step=step)
     if moved:
-        cases += synthesise(run, masks, draws=moved, move=True)
+        cases += synthesise(run, masks, draws=moved, move=True, seed=1, step=step)
     for number in range(mixed):
         exchanged = [
             (f"{name}_r{number}", mask) for name, mask in recombined(masks, label, seed=number)
         ]
-        cases += synthesise(run, exchanged, move=True, seed=1 + number)
-    if mixed:
-        source += ", some with regions exchanged"
-    draws = 1 + moved + mixed
-    with written_whole(out) as half:
-        write_synthetic(half, run, cases, masks=masks, source=source, draws=draws, seed=0)
-    return out
+        cases += synthesise(run, exchanged, move=True, seed=2 + number, step=step)
+    return cases
 
 
 def evaluate_run(
@@ -155,23 +187,16 @@ def evaluate_run(
             "has to do the same. Leave --patient-pattern out."
         )
     modalities = shared_by_all(facts.modalities, [*sites.values(), *([test] if test else [])])
-
-    def cases(data: Path) -> list[Case]:
-        check_labels(data, facts.labels)
-        return load_cases(data, image, modalities, patient_pattern=patient_pattern, unmasked=False)
-
-    real = {name: cases(data) for name, data in sites.items()}
-    held_out: list[Case] = []
-    if part:
-        real, held_out = hold_out(real, part=part)
-    judged = cases(test) if test else held_out
-    if test:
-        _check_patients(real, judged)
+    real, judged = load_real(
+        sites, test, image, modalities=modalities, labels=facts.labels, part=part,
+        patient_pattern=patient_pattern,
+    )  # fmt: skip
+    painted = load_cases(synthetic, image, modalities, unmasked=False)
     return evaluate(
         sites=real,
         test=judged,
         judged_on="test" if test else "validation",
-        synthetic=cases(synthetic),
+        synthetic=painted,
         labels={name: int(number) for number, name in facts.labels.items()},
         out=out,
         targets=targets,
@@ -187,6 +212,47 @@ def evaluate_run(
         },
         on_progress=on_progress,
     )
+
+
+def load_real(
+    sites: Mapping[str, Path],
+    test: Path | None,
+    image: ImageSection,
+    *,
+    modalities: Sequence[str],
+    labels: Mapping[str, str],
+    part: float,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> tuple[dict[str, list[Case]], list[Case]]:
+    """The sites' training cases, and those to judge on.
+
+    Args:
+        sites: folder of each site's data by name.
+        test: folder of the cases to judge on; None: the patients that the sites hold out.
+        image: the grid.
+        modalities: to load; every folder has them.
+        labels: number, as text, to name, as everybody means them.
+        part: of each site's patients that train nothing, whatever the models are judged on.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+
+    Raises:
+        DataError: a folder cannot be read, a case has no mask, or labels contradict each other.
+        RunError: a patient is in two parts.
+    """
+
+    def cases(data: Path) -> list[Case]:
+        check_labels(data, labels)
+        return load_cases(data, image, modalities, patient_pattern=patient_pattern, unmasked=False)
+
+    real = {name: cases(data) for name, data in sites.items()}
+    held_out: list[Case] = []
+    if part:
+        real, held_out = hold_out(real, part=part)
+    if test is None:
+        return real, held_out
+    judged = cases(test)
+    _check_patients(real, judged)
+    return real, judged
 
 
 def shared_by_all(modalities: Sequence[str], folders: Sequence[Path]) -> list[str]:
@@ -218,11 +284,14 @@ def _check_patients(sites: Mapping[str, Sequence[Case]], test: Sequence[Case]) -
 
 
 def _check_provenance(
-    run: RunFolder, synthetic: Path, masks: Sequence[tuple[str, Mask]] | None = None
+    run: RunFolder,
+    synthetic: Path,
+    masks: Sequence[tuple[str, Mask]] | None = None,
+    painting: Mapping[str, int] | None = None,
 ) -> None:
-    provenance = describe(synthetic).extra.get("provenance")
-    wanted = run.facts().generator_sha256
-    if not isinstance(provenance, dict) or provenance.get("generator_sha256") != wanted:
+    found = describe(synthetic).extra.get("provenance")
+    provenance = found if isinstance(found, dict) else {}
+    if provenance.get("generator_sha256") != run.facts().generator_sha256:
         raise RunError(
             f"{synthetic} was not painted by the generator of {run.path}; "
             "generate it anew or name another folder."
@@ -230,5 +299,11 @@ def _check_provenance(
     if masks is not None and provenance.get("masks_sha256") != masks_digest(masks):
         raise RunError(
             f"{synthetic} was painted from other masks than those of these sites; remove it, or "
+            "evaluate into another folder."
+        )
+    wanted = {**(painting or {}), "painting_version": PAINTING_VERSION}
+    if painting is not None and any(provenance.get(key) != wanted[key] for key in wanted):
+        raise RunError(
+            f"{synthetic} was painted in another way than is asked for now; remove it, or "
             "evaluate into another folder."
         )

@@ -99,6 +99,8 @@ class SuiteResult:
     Attributes:
         suite: name.
         judged_on: test or validation patients.
+        seeds: generators of each model.
+        segmentation_seeds: segmentation networks of each training set.
         versions: of what computed it.
         digest: SHA-256 of the suite's own text, in hexadecimal.
         rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`;
@@ -111,12 +113,16 @@ class SuiteResult:
         checkpoints: one for each set and recipe that asks for it: `Checkpoints`.
         networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
         paintings: rows of further synthetic sets: the keys of `table.Row` and `PaintingSection`.
+        levelling: for each set and label, whether its budget was long enough: `table.Levelling`.
+        generators: SHA-256 of each seed's generator, by (set, recipe).
         evaluations: folder of each (set, recipe), below the output folder.
         pictures: file of synthetic images of each (set, recipe), below the output folder.
     """
 
     suite: str
     judged_on: str
+    seeds: int
+    segmentation_seeds: int
     versions: dict[str, str]
     digest: str
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -127,6 +133,8 @@ class SuiteResult:
     checkpoints: list[Checkpoints] = field(default_factory=list)
     networks: list[dict[str, Any]] = field(default_factory=list)
     paintings: list[dict[str, Any]] = field(default_factory=list)
+    levelling: list[dict[str, Any]] = field(default_factory=list)
+    generators: dict[str, list[str]] = field(default_factory=dict)
     evaluations: dict[str, str] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
 

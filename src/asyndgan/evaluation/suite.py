@@ -1,25 +1,17 @@
-"""A suite of comparisons, read from a file: what to train, on which sets, with which seeds.
-
-Everything that a suite trains lies in its output folder and is found again there: a suite that was
-interrupted goes on where it stopped, and one that gained a line trains only that.
-"""
+"""A suite of comparisons, read from a file: what to train, on which sets, with which seeds."""
 
 import tomllib
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Literal, Self, final
 
-import torch
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
-from asyndgan.errors import RecipeError, RunError
-from asyndgan.evaluation.baselines import train_fedgan
+from asyndgan.errors import RecipeError
+from asyndgan.evaluation.fedgan import check_fedgan
 from asyndgan.evaluation.of_run import MOVED
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.recipe import Recipe, Section, explained
-from asyndgan.runs import RunFolder, load_recipe, train
+from asyndgan.runs import load_recipe
 
 VALIDATION_PART = 0.2
 """Part of each site's patients that a suite judged on validation holds out of every training."""
@@ -104,11 +96,14 @@ class Suite(Section):
 
     name: Name
     judged_on: Literal["test", "validation"] = "test"
-    seeds: int = Field(1, ge=1, le=100, description="trainings of everything")
+    seeds: int = Field(1, ge=1, le=100, description="trainings of every generator")
     segmentation_seeds: int = Field(
         1, ge=1, le=100, description="segmentation networks a training set of each seed"
     )
     segmentation_steps: int = Field(SegmentationBudget().steps, ge=1)
+    check_budget: bool = Field(
+        False, description="also whether half as many segmentation steps again change anything"
+    )
     single_sites: bool = Field(True, description="also each site's real cases alone")
     networks: tuple[str, ...] = Field(
         (), description="further segmentation networks for all real and synthetic cases"
@@ -124,6 +119,12 @@ class Suite(Section):
             if count > 1:
                 raise ValueError(f"two of {kind} are called '{name}'; rename one")
         names = [part.name for part in self.sets]
+        alone = [model.name for model in self.models if model.augmented and not self.single_sites]
+        if alone:
+            raise ValueError(
+                f"model {alone[0]} is augmented, which has nothing to be compared with while "
+                "single_sites is false"
+            )
         for model in self.models:
             unknown = [name for name in model.on if name not in names]
             if unknown:
@@ -159,6 +160,16 @@ class Suite(Section):
                         "prepare images in different ways, so their tables cannot be one. Give "
                         "them the same image section, or make two suites."
                     )
+            for model in suite.models:
+                recipe = suite.recipe(part, model, 0)
+                unknown = [name for name in recipe.site_discriminators if name not in part.sites]
+                if unknown:
+                    raise RecipeError(
+                        f"suite '{suite.name}', model {model.name}: site_discriminators names "
+                        f"'{unknown[0]}', which is no site of {part.name}."
+                    )
+                if model.fedgan:
+                    check_fedgan(recipe)
         return suite
 
     def recipe(self, part: SetSection, model: ModelSection, seed: int) -> Recipe:
@@ -174,76 +185,3 @@ class Suite(Section):
                 f"training.hold_out={held_out}",
             ],
         )
-
-    def trainings(self, data: Path, out: Path) -> Iterator["Training"]:
-        """Everything that has to be trained before segmentation networks are."""
-        for seed in range(self.seeds):
-            for part in self.sets:
-                for model in self.models:
-                    recipe = self.recipe(part, model, seed)
-                    sites = {name: data / part.folder / name for name in part.sites}
-                    where = out / "runs" / part.name
-                    yield Training(
-                        recipe, sites, where / f"{model.name}-{seed}", checkpoints=model.checkpoints
-                    )
-                    if model.fedgan:
-                        yield Training(
-                            recipe, sites, where / f"{model.name}-fedgan-{seed}", fedgan=True
-                        )
-
-
-@final
-@dataclass(frozen=True)
-class Training:
-    """One generator to train; `run` may happen in another process.
-
-    Attributes:
-        recipe: resolved.
-        sites: folder of each site's data by name.
-        out: its run folder.
-        fedgan: by averaging weights.
-        checkpoints: keep the generator of each.
-    """
-
-    recipe: Recipe
-    sites: dict[str, Path]
-    out: Path
-    fedgan: bool = False
-    checkpoints: bool = False
-
-    def finished(self) -> bool:
-        """Whether the run is there as wanted.
-
-        Raises:
-            RunError: if the folder holds a run of another recipe.
-        """
-        folder = RunFolder(self.out)
-        if not folder.facts_file.exists():
-            return False
-        if folder.recipe().digest() != self.recipe.digest():
-            raise RunError(
-                f"{self.out} holds a run of another recipe. Rename the model in the suite, or "
-                "remove the folder."
-            )
-        return folder.facts().state == "finished"
-
-    def at_work(self) -> bool:
-        """Whether it has begun and not ended."""
-        folder = RunFolder(self.out)
-        return folder.facts_file.exists() and folder.facts().state == "running"
-
-    def steps_done(self) -> int:
-        """As its metrics tell."""
-        records = RunFolder(self.out).metrics()
-        return records[-1]["step"] + 1 if records else 0
-
-    def run(self) -> None:
-        """Trains on one thread, from the newest checkpoint if there is one."""
-        torch.set_num_threads(1)
-        if self.fedgan:
-            train_fedgan(self.recipe, self.sites, self.out)
-        else:
-            resume = RunFolder(self.out).facts_file.exists()
-            train(
-                self.recipe, self.sites, self.out, resume=resume, keep_generators=self.checkpoints
-            )

@@ -1,7 +1,8 @@
 """A synthetic data set from a finished run."""
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import scope_maps
 
 BATCH: Final = 32
+PAINTING_VERSION: Final = 2
+"""Raise it when a change alters what is painted from the same masks and seeds."""
 MASKS_MOVE: Final = SegmentationBudget(rotation=15.0, zoom=0.15, translation=0.05)
 """How far geometric augmentation moves a mask."""
 
@@ -94,6 +97,11 @@ def synthesise(
     return cases
 
 
+def mask_of(case: str) -> str:
+    """The name of the mask that a synthetic case of this name was painted from."""
+    return re.sub(r"(_r\d+)?(_d\d+)?$", "", case)
+
+
 def masks_digest(masks: Sequence[tuple[str, Mask]]) -> str:
     """SHA-256 of label maps in their order, in hexadecimal."""
     return digest_of(mask for _, mask in masks)
@@ -106,8 +114,7 @@ def write_synthetic(
     *,
     masks: Sequence[tuple[str, Mask]],
     source: str,
-    draws: int,
-    seed: int,
+    painting: Mapping[str, int],
 ) -> int:
     """Writes synthetic cases as an nnU-Net data set with provenance and a model card.
 
@@ -119,8 +126,7 @@ def write_synthetic(
         cases: what `synthesise` gave.
         masks: that they were painted from, before any was moved.
         source: where the masks came from, in words.
-        draws: images a mask.
-        seed: that was used.
+        painting: how many images a mask and the seeds, for the provenance.
 
     Returns:
         The number of cases.
@@ -135,8 +141,8 @@ def write_synthetic(
         "shares": {site: about["share"] for site, about in facts.sites.items()},
         "masks": source,
         "masks_sha256": masks_digest(masks),
-        "draws": draws,
-        "seed": seed,
+        **painting,
+        "painting_version": PAINTING_VERSION,
         "intensity": {
             name: recipe.image.intensity_of(name).model_dump() for name in facts.modalities
         },
@@ -149,7 +155,7 @@ def write_synthetic(
         name=f"synthetic ({recipe.name}, {', '.join(facts.sites)})",
         extra={"synthetic": True, "provenance": provenance},
     )
-    card = _model_card(facts, provenance, count)
+    card = _model_card(facts, provenance, count, selection=recipe.selection.kind)
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return count
 
@@ -198,20 +204,26 @@ def _check_labels(conditions: torch.Tensor, highest: int) -> None:
         )
 
 
-def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int) -> str:
+def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int, *, selection: str) -> str:
     sites = "\n".join(
         f"| {site} | {about['cases']} | {about['share']:.3f} | {', '.join(about['modalities'])} |"
         for site, about in facts.sites.items()
     )
+    how = (
+        "Its weights were trained on the real images at the sites and averaged (FedGAN)."
+        if facts.engine == "fedgan"
+        else "It saw no real image: each site's discriminator sent it gradients only."
+    )
+    if selection == "nearest":
+        how += " Of its checkpoints it is the one nearest to the sites' moments of features."
     return f"""# Model card: synthetic data set
 
 **Every image in this folder is synthetic.** None was acquired from a patient.
 
 - Cases: {count}; modalities: {", ".join(facts.modalities)};
   labels: {", ".join(f"{number} {name}" for number, name in facts.labels.items())}.
-- Painted by a generator that was trained for {facts.steps} steps with asyndgan {facts.version}
-  (recipe `{provenance["recipe"]}`). It saw no real image: each site's discriminator sent it
-  gradients only.
+- Painted by a generator that was trained for {facts.generator_step or facts.steps} steps with
+  asyndgan {facts.version} (recipe `{provenance["recipe"]}`). {how}
 - Masks: {provenance["masks"]}.
 
 | site | real cases behind it | share | modalities |
@@ -227,7 +239,7 @@ validation on real patients.
 
 - What the sites' patients have in common, the images have too: rare findings may be missing.
 - No differential privacy was applied, unless the recipe below says so. An image may resemble a
-  training image of the site that its mask came from.
+  training image of one of the sites.
 - Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
   trained on real data.
 

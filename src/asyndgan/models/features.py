@@ -144,18 +144,22 @@ class Moments:
         return (self.squares / self.count - self.mean.square()).clamp(min=0).sqrt()
 
 
-def distance(of: Moments, reference: Moments) -> float:
+def distance(
+    of: Moments, reference: Moments, *, unit: Float[Tensor, " size"] | None = None
+) -> float:
     """Mean over features of the squared Frechet distance, in units of the reference's deviation.
 
     Args:
         of: the set to judge.
         reference: real images.
+        unit: of each feature, if not the reference's deviation.
 
     Returns:
         0 or more; 0 for equal moments, 1 where means are a standard deviation off. Two sets of n
-        images from one distribution are about 3 / n apart: print that floor beside it.
+        independent images from one distribution are about 3 / n apart, and slices of a patient are
+        not independent: print the floor between sets of real patients beside it.
     """
-    unit = reference.deviation
+    unit = reference.deviation if unit is None else unit
     seen = unit > 1e-6  # what is the same in all real images has no unit
-    gap = (of.mean - reference.mean).square() + (of.deviation - unit).square()
+    gap = (of.mean - reference.mean).square() + (of.deviation - reference.deviation).square()
     return float((gap[seen] / unit[seen].square()).mean())

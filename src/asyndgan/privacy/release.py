@@ -4,6 +4,7 @@
 Whatever a site may not say must be stopped here, so there is one place to read and to sign.
 """
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from typing import final
@@ -23,6 +24,9 @@ from asyndgan.wire import (
     pack,
 )
 from asyndgan.wire.codec import Coding
+
+LEAST_IMAGES = 8
+"""Of which a site sends moments."""
 
 _KEY = object()
 
@@ -74,8 +78,22 @@ class Release:
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
         if isinstance(answer, Judgement) and not torch.isfinite(answer.feedback).all():
             raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
+        if isinstance(answer, Measured):
+            self._check_moments(answer)
         payload = pack(answer, self._codings(answer), level=self.recipe.wire.zstd)
         return self.let_out_again(Released(answer.kind, payload, _KEY))
+
+    def _check_moments(self, answer: Measured) -> None:
+        """Sums of few images say much of each; and no image may count for more than the clip."""
+        if answer.count < LEAST_IMAGES:
+            raise ProtocolError(
+                f"a site of fewer than {LEAST_IMAGES} images sends no moments of them; set "
+                "selection.kind to 'last'."
+            )
+        longest = self.recipe.selection.clip or math.inf
+        squares = float(answer.squares.sum())
+        if not math.isfinite(squares) or squares > answer.count * longest**2 * (1 + 1e-9):
+            raise ProtocolError("the moments are not finite, or longer than selection.clip lets.")
 
     def let_out_again(self, released: Released) -> Released:
         """Lets the same bytes out once more, to a coordinator that did not get them."""

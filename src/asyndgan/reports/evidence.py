@@ -1,7 +1,6 @@
 """A suite's tables as Markdown and as one self-contained page."""
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from asyndgan.evaluation.table import site_of
 from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.usefulness import figure, label_table
-from asyndgan.reports.words import decimal, duration, size
+from asyndgan.reports.words import counted, decimal, duration, size
 
 Row = Mapping[str, Any]
 
@@ -70,26 +69,37 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
     return markdown, write_page("evidence.html.jinja", page, out / "suite.html")
 
 
-def replace_block(document: str, suite: str, block: str) -> str:
-    """A document with a suite's tables in place of those between its two marks.
+def find_block(document: str, suite: str) -> tuple[int, int]:
+    """Where the tables of a suite stand in a document: after the first mark, before the second.
 
     Raises:
         RunError: if the document lacks `<!-- suite: NAME -->` and `<!-- end of suite: NAME -->`.
     """
     begin, end = f"<!-- suite: {suite} -->", f"<!-- end of suite: {suite} -->"
-    pattern = re.escape(begin) + ".*?" + re.escape(end)
-    if not re.search(pattern, document, re.DOTALL):
+    start = document.find(begin) + len(begin)
+    stop = document.find(end, start)
+    if begin not in document or stop < 0:
         raise RunError(f"the document has no place for this suite: write {begin} and {end} in it.")
-    return re.sub(pattern, lambda _: f"{begin}\n\n{block}\n{end}", document, flags=re.DOTALL)
+    return start, stop
+
+
+def replace_block(document: str, suite: str, block: str) -> str:
+    """A document with a suite's tables in place of those between its two marks; see `find_block`.
+
+    Raises:
+        RunError: as `find_block`.
+    """
+    start, stop = find_block(document, suite)
+    return f"{document[:start]}\n\n{block}\n{document[stop:]}"
 
 
 def to_markdown(result: Row) -> str:
     """Every table of a suite, for a document."""
-    seeds = max(row["seeds"] for row in result["rows"])
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
-        f"Judged on {result['judged_on']} patients; {seeds} {'seed' if seeds == 1 else 'seeds'} of "
-        "every training, and intervals of 95 % from a bootstrap over patients. Suite "
+        f"Judged on {result['judged_on']} patients; {counted(result['seeds'], 'seed')} of every "
+        f"generator, {counted(result['segmentation_seeds'], 'segmentation network')} of each "
+        "training set; intervals of 95 % from a bootstrap over patients. Suite "
         f"`{result['suite']}` ({result['digest'][:12]}); {versions}.",
     ]
     for title, table in _parts(result).items():
@@ -108,10 +118,11 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
         ]  # fmt: skip
     for name, rows in _by_set(result["apart"]).items():
         parts[f"{name}, apart: {rows[0]['apart']}"] = [
-            ["trained on", "patients", "Dice", "HD95", "ASSD"],
+            ["trained on", "patients", "Dice", "interval", "HD95", "ASSD"],
             *(
-                [_name(row), str(row["patients"]), *(decimal(row[key], digits) for key, digits in
-                 (("dice", 3), ("hd95", 1), ("assd", 1)))]
+                [_name(row), str(row["patients"]), decimal(row["dice"], 3),
+                 _between(row["dice_low"], row["dice_high"], 3),
+                 decimal(row["hd95"], 1), decimal(row["assd"], 1)]
                 for row in rows
             ),
         ]  # fmt: skip
@@ -133,6 +144,16 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
                  _name(row if row["model"] != "real-all" else {**row, "recipe": ""}),
                  decimal(row["dice_mean"], 3), _between(row["dice_low"], row["dice_high"], 3),
                  decimal(row["ratio"], 3), _between(row["ratio_low"], row["ratio_high"], 3)]
+                for row in rows
+            ),
+        ]  # fmt: skip
+    for name, rows in _by_set(result["levelling"]).items():
+        parts[f"{name}: was the budget long enough? (validation patients, all real images)"] = [
+            ["label", "steps", "Dice", "steps", "Dice", "difference", "patients", "seeds"],
+            *(
+                [row["label"], str(row["steps"]), decimal(row["dice"], 3),
+                 str(row["longer_steps"]), decimal(row["longer_dice"], 3),
+                 decimal(row["difference"], 3), str(row["patients"]), str(row["seeds"])]
                 for row in rows
             ),
         ]  # fmt: skip

@@ -60,6 +60,7 @@ class RunFacts:
         left_sites: bytes that left each site, by kind.
         came_to_sites: bytes that went to each site, by kind.
         generator_sha256: of `generator.safetensors`.
+        generator_step: after which that generator was, if not after the last one.
     """
 
     run: str
@@ -76,6 +77,7 @@ class RunFacts:
     left_sites: dict[str, dict[str, int]] = field(default_factory=dict)
     came_to_sites: dict[str, dict[str, int]] = field(default_factory=dict)
     generator_sha256: str = ""
+    generator_step: int = 0
 
     @property
     def scope(self) -> Scope:

@@ -308,6 +308,8 @@ class _Run:
 
     def _finish(self) -> None:
         self._checkpoint()
+        if self.coordinator.selection:
+            self.facts.generator_step = self.coordinator.selection.best_step
         self.facts.generator_sha256 = self.folder.write_generator(
             self.coordinator.chosen(), self.facts
         )

@@ -9,4 +9,15 @@ from asyndgan.training.coordinator import (
 )
 from asyndgan.training.site import Site
 
-__all__ = ["Coordinator", "Scope", "Site", "StepReport", "new_generator", "scope_maps"]
+GENERATOR_VERSION = 2
+"""Raise it when a change alters what a recipe trains: older runs are no evidence for it then."""
+
+__all__ = [
+    "GENERATOR_VERSION",
+    "Coordinator",
+    "Scope",
+    "Site",
+    "StepReport",
+    "new_generator",
+    "scope_maps",
+]

@@ -212,7 +212,7 @@ class Coordinator:
             raise QuorumError("no site takes part now; wait for one to come back.")
         painting = self._paint(self.generator, members)
         if self.selection and self.selection.wants(self.step_number):
-            self.selection.see(self._paint(self.average, members).images)
+            self._look_at_average(self.selection, members)
         images = painting.images.split(self.recipe.training.batch)
         answers = self.exchange.ask(
             {
@@ -241,6 +241,11 @@ class Coordinator:
         losses = {site: judgement.losses for site, judgement in judgements.items()}
         found = self.selection and self.selection.decide(self.step_number, self.average)
         return StepReport(self.step_number - 1, updated, shares, losses, missed, found)
+
+    def _look_at_average(self, selection: Selection, members: Mapping[str, Member]) -> None:
+        images = self._paint(self.average, members).images.split(self.recipe.training.batch)
+        shares = normalised({site: member.share for site, member in members.items()})
+        selection.see(dict(zip(members, images, strict=True)), shares)
 
     def _paint(self, generator: nn.Module, members: Mapping[str, Member]) -> Painting:
         conditions = torch.cat([member.conditions for member in members.values()])
@@ -477,6 +482,10 @@ def checked_moments(site: str, answer: Message, channels: int) -> Moments:
     for values in (answer.total, answer.squares):
         if len(values) != Features(channels).size or not torch.isfinite(values).all():
             raise WireError(f"site {site}: moments of {len(values)} features, or not finite.")
+    # No numbers have smaller squares than this (Cauchy and Schwarz).
+    least = answer.total.square() / answer.count
+    if not (answer.squares >= least * (1 - 1e-6) - 1e-6).all():
+        raise WireError(f"site {site}: moments that no images have.")
     return Moments(float(answer.count), answer.total, answer.squares)
 
 
@@ -501,6 +510,12 @@ def agree(recipe: Recipe, cards: Mapping[str, Card]) -> Scope:
         raise CohortError(
             f"recipe '{recipe.name}' normalises {', '.join(sorted(named))}, which no site holds; "
             f"they hold {', '.join(held)}. Correct image.intensity."
+        )
+    absent = set(recipe.site_discriminators) - set(cards)
+    if absent:
+        raise CohortError(
+            f"recipe '{recipe.name}' has a discriminator for {', '.join(sorted(absent))}, which is "
+            f"no site of this run; the sites are {', '.join(cards)}. Correct site_discriminators."
         )
     spaces = {tuple(card.space) for card in cards.values()}
     if spaces != {recipe.image.size}:

@@ -45,10 +45,17 @@ class Selection:
         left = min(-(step + 1) % training.checkpoint_every, training.steps - step - 1)
         return left < self.recipe.selection.window
 
-    def see(self, images: Images) -> None:
-        """Counts images that the averaged generator painted."""
-        moments = Moments.of(features_in_parts(images), clip=self.recipe.selection.clip)
-        self._seen = moments if self._seen is None else self._seen + moments
+    def see(self, images: Mapping[str, Images], shares: Mapping[str, float]) -> None:
+        """Counts images that the averaged generator painted.
+
+        Args:
+            images: painted from each site's conditions.
+            shares: of these sites; a site's images weigh as much as its real ones do.
+        """
+        for site, own in images.items():
+            moments = Moments.of(features_in_parts(own), clip=self.recipe.selection.clip or None)
+            moments = moments.weighing(shares[site])
+            self._seen = moments if self._seen is None else self._seen + moments
 
     def decide(self, step: int, average: nn.Module) -> float | None:
         """Compares what was seen, if `step` steps are those of a checkpoint or all.

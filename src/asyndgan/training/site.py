@@ -164,7 +164,9 @@ class Site(Handler):
         self._expect(request.run)
         if self.recipe.selection.kind != "nearest":
             raise ProtocolError("this recipe asks no site for moments.")
-        moments = Moments.of(features_in_parts(self.cohort.images), clip=self.recipe.selection.clip)
+        moments = Moments.of(
+            features_in_parts(self.cohort.images), clip=self.recipe.selection.clip or None
+        )
         return Measured(
             run=request.run,
             count=len(self.cohort),

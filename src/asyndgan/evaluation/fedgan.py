@@ -1,0 +1,305 @@
+"""FedGAN (Rasouli et al. 2020, algorithm 1), with the networks, losses and images seen of a recipe.
+
+Generators and discriminators are trained at the sites and their weights averaged; each site's
+optimisers stay there.
+"""
+
+import copy
+import json
+import math
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import final
+
+import torch
+from torch import Tensor
+
+from asyndgan import __version__
+from asyndgan.data import Batch, Cohort, derived_seed
+from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.errors import CohortError, NotFiniteError, RecipeError
+from asyndgan.evaluation.fedavg import LOCAL_STEPS, average_weights, weight
+from asyndgan.models import build_discriminator, condition_channels, site_noise
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.training import Scope, new_generator
+from asyndgan.training.checkpoint import (
+    forget_old,
+    load_network,
+    load_optimiser,
+    network_state,
+    optimiser_state,
+    read,
+    seeded,
+    step_file,
+    stored_steps,
+    write,
+)
+from asyndgan.training.objective import (
+    Objective,
+    adam,
+    average_decay,
+    follow,
+    rate_factor,
+    set_rate,
+)
+from asyndgan.training.painting import Painting
+from asyndgan.training.quorum import normalised
+
+
+def check_fedgan(recipe: Recipe) -> None:
+    """Sees that a recipe can be trained by averaging weights.
+
+    Raises:
+        RecipeError: if sites have discriminators of their own, or another generator than the last
+            one is wanted.
+    """
+    if recipe.site_discriminators:
+        raise RecipeError(
+            f"recipe '{recipe.name}': FedGAN averages discriminators, so all sites must have the "
+            "same; leave site_discriminators out."
+        )
+    if recipe.selection.kind != "last":
+        raise RecipeError(
+            f"recipe '{recipe.name}': FedGAN ends with its last generator; set selection.kind to "
+            "'last'."
+        )
+
+
+def train_fedgan(
+    recipe: Recipe,
+    sites: Mapping[str, Path],
+    out: Path,
+    *,
+    local_steps: int = LOCAL_STEPS,
+    watch: Callable[[int, int], None] | None = None,
+) -> RunFolder:
+    """Trains one generator by averaging local generators and discriminators.
+
+    The same networks, losses, rates, moving average and images seen as `train` with this recipe.
+    A stand-in, if the recipe has one, stays at its site as it does there. An interrupted training
+    goes on from its newest checkpoint.
+
+    Args:
+        recipe: of the run.
+        sites: folder of each site's data by name. All must hold the same modalities, since
+            discriminators of different shapes cannot be averaged.
+        out: run folder; `generate` and `evaluate` take it like any other.
+        local_steps: updates between two averagings.
+        watch: called after every round with the steps done and all steps.
+
+    Raises:
+        DataError, CohortError: a folder cannot be read or does not fit the recipe.
+        CohortError: sites differ in modalities or labels.
+        NotFiniteError: a loss became infinite or not a number.
+        RecipeError: as `check_fedgan`.
+        RunError: another training is at work in `out`.
+    """
+    check_fedgan(recipe)
+    folder = RunFolder(out)
+    if not folder.facts_file.exists():
+        folder = RunFolder.create(out, recipe)
+    elif folder.facts().state == "finished":
+        return folder
+    with folder.held():
+        _FedGan(folder, sites, local_steps).to_the_end(watch or (lambda done, steps: None))
+    return folder
+
+
+def networks_weight(recipe: Recipe, scope: Scope) -> tuple[int, int]:
+    """Bytes of a recipe's generator and of the discriminator of a site that holds everything."""
+    with torch.device("meta"):
+        discriminator = build_discriminator(
+            recipe,
+            condition_channels=condition_channels(recipe.condition.kind, max(scope.labels) + 1),
+            image_channels=len(scope.modalities),
+            spatial_dims=len(scope.space),
+        )
+        return weight(new_generator(recipe, scope)), weight(discriminator)
+
+
+@final
+class _Party:
+    """A site of FedGAN: both networks live there, and its images stay."""
+
+    def __init__(self, name: str, cohort: Cohort, recipe: Recipe, scope: Scope) -> None:
+        self.name = name
+        self.cohort = cohort
+        self.recipe = recipe
+        self.scope = scope
+        self.channels = [cohort.modalities.index(name) for name in scope.modalities]
+        seed = recipe.training.seed
+        with seeded(derived_seed(seed, "generator")):
+            self.generator = new_generator(recipe, scope)
+        self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
+        self.objective = Objective(
+            recipe,
+            modalities=len(cohort.modalities),
+            labels=max(scope.labels) + 1,
+            space=scope.space,
+            seed=derived_seed(seed, "fedgan"),  # all sites begin with the same discriminator
+        )
+
+    def step(self, number: int) -> dict[str, float]:
+        """One update of the local discriminator, then one of the local generator."""
+        training = self.recipe.training
+        real = self._in_order(self.cohort.batch(number, training.batch))
+        other = self._in_order(self.cohort.other(number, training.batch))
+        seed = derived_seed(training.seed, "fedgan noise", self.name, number)
+        noise = site_noise(
+            self.recipe,
+            [self.name] * training.batch,
+            self.scope.space,
+            torch.Generator().manual_seed(seed),
+        )
+        painting = Painting(
+            self.generator,
+            self.objective.maps(real.conditions),
+            noise,
+            chunk=training.chunk,
+            precision=training.precision,
+        )
+        synthetic = painting.images
+        self.objective.begin_step(number)
+        losses = self.objective.learn(real, synthetic)
+        synthetic.requires_grad_()
+        loss, terms = self.objective.ask(synthetic, real, other)
+        (feedback,) = torch.autograd.grad(loss, synthetic)
+        painting.backward(feedback)
+        set_rate(
+            self.optimiser,
+            self.recipe.optimiser.generator_rate * rate_factor(self.recipe, number),
+        )
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        numbers = {name: float(value) for name, value in (losses | terms).items()}
+        for name, value in numbers.items():
+            if not math.isfinite(value):
+                raise NotFiniteError(
+                    f"FedGAN, site {self.name}: the loss '{name}' of step {number} is {value}."
+                )
+        return numbers
+
+    def _in_order(self, batch: Batch) -> Batch:
+        """Channels in the order of the scope: a discriminator is averaged with the others'."""
+        return Batch(batch.images[:, self.channels], batch.conditions)
+
+    def state(self) -> dict[str, Tensor]:
+        tensors = self.objective.state()
+        tensors |= network_state("generator", self.generator)
+        tensors |= optimiser_state("generator_optimiser", self.optimiser)
+        return {f"{self.name}/{key}": value for key, value in tensors.items()}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        prefix = f"{self.name}/"
+        own = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+        self.objective.load(own)
+        load_network("generator", self.generator, own)
+        load_optimiser("generator_optimiser", self.optimiser, own)
+
+
+@final
+class _FedGan:
+    """One attempt at a FedGAN training: from a fresh start or a checkpoint to its end."""
+
+    def __init__(self, folder: RunFolder, sites: Mapping[str, Path], local_steps: int) -> None:
+        self.folder = folder
+        self.local_steps = local_steps
+        self.recipe = recipe = folder.recipe()
+        cohorts = {
+            name: load_cohort(SiteSetup(name, data, folder.site_state(name)), recipe)
+            for name, data in sorted(sites.items())
+        }
+        scope = _common_scope(cohorts)
+        self.parties = [_Party(name, cohort, recipe, scope) for name, cohort in cohorts.items()]
+        self.shares = normalised({name: len(cohort) for name, cohort in cohorts.items()})
+        self.average = copy.deepcopy(self.parties[0].generator).requires_grad_(False).eval()
+        self.round_weight = sum(networks_weight(recipe, scope))
+        self.facts = RunFacts(secrets.token_hex(16), __version__, recipe.digest(), "fedgan")
+        kept = stored_steps(folder.checkpoints)
+        if kept:
+            self._load(kept[-1])
+        vars(self.facts).update(scope.to_plain())
+        self.facts.sites = {
+            name: {
+                "cases": len(cohort),
+                "share": round(self.shares[name], 6),
+                "modalities": list(cohort.modalities),
+            }
+            for name, cohort in cohorts.items()
+        }
+        self.begun = time.monotonic() - self.facts.seconds
+
+    def to_the_end(self, watch: Callable[[int, int], None]) -> None:
+        """Rounds until all steps are done."""
+        training, facts = self.recipe.training, self.facts
+        self.folder.forget_metrics_from(facts.steps)
+        while facts.steps < training.steps:
+            self._record(self._round(min(facts.steps + self.local_steps, training.steps)))
+            if facts.steps % training.checkpoint_every < self.local_steps:
+                self._store()
+            watch(facts.steps, training.steps)
+        facts.state = "finished"
+        facts.generator_sha256 = self.folder.write_generator(self.average, facts)
+        self.folder.write_facts(facts)
+
+    def _round(self, stop: int) -> dict[str, dict[str, float]]:
+        """Local steps up to `stop`, then the averaging; returns the losses of the last step."""
+        steps = range(self.facts.steps, stop)
+        losses: dict[str, dict[str, float]] = {}
+        for number in steps:
+            losses = {party.name: party.step(number) for party in self.parties}
+        shares = list(self.shares.values())
+        average_weights([party.generator for party in self.parties], shares)
+        average_weights([party.objective.discriminator for party in self.parties], shares)
+        # As if the round's outcome had been there at every step.
+        decay = math.prod(average_decay(self.recipe, step) for step in steps)
+        follow(self.average, self.parties[0].generator, decay)
+        self.facts.steps = stop
+        return losses
+
+    def _record(self, losses: Mapping[str, Mapping[str, float]]) -> None:
+        facts = self.facts
+        facts.seconds = round(time.monotonic() - self.begun, 1)
+        moved = math.ceil(facts.steps / self.local_steps) * self.round_weight
+        facts.left_sites = {name: {"weights": moved} for name in self.shares}
+        facts.came_to_sites = facts.left_sites
+        record = {
+            "step": facts.steps - 1, "seconds": facts.seconds, "updated": True,
+            "shares": self.shares, "losses": losses, "sent": moved * len(self.shares),
+            "received": moved * len(self.shares), "news": [],
+        }  # fmt: skip
+        with self.folder.metrics_file.open("a", encoding="utf-8") as metrics:
+            metrics.write(json.dumps(record) + "\n")
+
+    def _store(self) -> None:
+        tensors = network_state("average", self.average)
+        for party in self.parties:
+            tensors |= party.state()
+        about = {"step": self.facts.steps, "seconds": self.facts.seconds}
+        write(step_file(self.folder.checkpoints, self.facts.steps), tensors, about)
+        forget_old(self.folder.checkpoints)
+        self.folder.write_facts(self.facts)
+
+    def _load(self, step: int) -> None:
+        tensors, about = read(step_file(self.folder.checkpoints, step))
+        load_network("average", self.average, tensors)
+        for party in self.parties:
+            party.load(tensors)
+        if self.folder.facts_file.exists():
+            self.facts = self.folder.facts()
+        # The checkpoint's, whatever was written last before the training was cut off.
+        self.facts.steps, self.facts.seconds = about["step"], about["seconds"]
+
+
+def _common_scope(cohorts: Mapping[str, Cohort]) -> Scope:
+    name, first = next(iter(cohorts.items()))
+    for other, cohort in cohorts.items():
+        if set(cohort.modalities) != set(first.modalities) or cohort.labels != first.labels:
+            raise CohortError(
+                f"FedGAN averages discriminators, but sites {name} and {other} hold different "
+                "modalities or labels. Leave one of them out, or give both the same."
+            )
+    return Scope(first.modalities, first.labels, first.space)

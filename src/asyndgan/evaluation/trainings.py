@@ -1,0 +1,194 @@
+"""The generators of a suite: trained several at a time, found again, resumed.
+
+Everything lies in the suite's output folder: a suite that was interrupted goes on where it stopped,
+and one that gained a line trains only that.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, final
+
+import torch
+
+from asyndgan.errors import AsyndganError, RunError
+from asyndgan.evaluation.bench import OnProgress, write_whole
+from asyndgan.evaluation.fedgan import train_fedgan
+from asyndgan.evaluation.suite import ModelSection, SetSection, Suite
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder, train
+from asyndgan.training import GENERATOR_VERSION
+from asyndgan.training.checkpoint import stored_steps
+
+
+def run_folder(
+    out: Path, part: SetSection, model: ModelSection, seed: int, *, fedgan: bool = False
+) -> Path:
+    """Where a suite trains one generator."""
+    # "+" is in no name, so no model's run lies where another one's FedGAN does.
+    return out / "runs" / part.name / f"{model.name}{'+fedgan' if fedgan else ''}-{seed}"
+
+
+def trainings_of(suite: Suite, data: Path, out: Path) -> Iterator["Training"]:
+    """Everything that has to be trained before segmentation networks are."""
+    for seed in range(suite.seeds):
+        for part in suite.sets:
+            sites = {name: data / part.folder / name for name in part.sites}
+            for model in suite.models:
+                for fedgan in (False, True) if model.fedgan else (False,):
+                    yield Training(
+                        suite.recipe(part, model, seed),
+                        sites,
+                        run_folder(out, part, model, seed, fedgan=fedgan),
+                        fedgan=fedgan,
+                        keep_generators=model.checkpoints and not fedgan,
+                    )
+
+
+@final
+@dataclass(frozen=True)
+class Training:
+    """One generator to train; `run` may happen in another process.
+
+    Attributes:
+        recipe: resolved.
+        sites: folder of each site's data by name.
+        out: its run folder.
+        fedgan: by averaging weights.
+        keep_generators: those of all checkpoints.
+    """
+
+    recipe: Recipe
+    sites: dict[str, Path]
+    out: Path
+    fedgan: bool
+    keep_generators: bool
+
+    @property
+    def folder(self) -> RunFolder:
+        """The run, begun or not."""
+        return RunFolder(self.out)
+
+    @property
+    def _inputs_file(self) -> Path:
+        return self.out / "inputs.json"
+
+    @cached_property
+    def _inputs(self) -> dict[str, Any]:
+        """What the run depends on beside its recipe."""
+        return {
+            "generator_version": GENERATOR_VERSION,
+            "sites": {name: _digest_of_folder(folder) for name, folder in self.sites.items()},
+        }
+
+    def finished(self) -> bool:
+        """Whether the run is there as wanted.
+
+        Raises:
+            RunError: if the folder holds a run of another recipe, of other data or of a version
+                that trains another generator.
+        """
+        if not self.folder.facts_file.exists():
+            return False
+        if self.folder.recipe().digest() != self.recipe.digest():
+            raise RunError(
+                f"{self.out} holds a run of another recipe. Rename the model in the suite, or "
+                "remove the folder."
+            )
+        stored = self._inputs_file.read_text("utf-8") if self._inputs_file.exists() else "{}"
+        if json.loads(stored) != self._inputs:
+            raise RunError(
+                f"{self.out} was trained from other sites or images than the suite names now, or "
+                "by another version. Remove the folder to train it anew."
+            )
+        if self.folder.facts().state != "finished":
+            return False
+        if self.keep_generators and not stored_steps(self.folder.generators):
+            raise RunError(
+                f"{self.out} kept no generators on the way. Remove the folder to train it anew."
+            )
+        return True
+
+    def at_work(self) -> bool:
+        """Whether it has begun and not ended."""
+        return self.folder.facts_file.exists() and self.folder.facts().state == "running"
+
+    def steps_done(self) -> int:
+        """As its metrics tell."""
+        records = self.folder.metrics()
+        return records[-1]["step"] + 1 if records else 0
+
+    def run(self) -> None:
+        """Trains on one thread, from the newest checkpoint if there is one."""
+        torch.set_num_threads(1)
+        write_whole(self._inputs_file, json.dumps(self._inputs).encode())
+        if self.fedgan:
+            train_fedgan(self.recipe, self.sites, self.out)
+            return
+        train(
+            self.recipe,
+            self.sites,
+            self.out,
+            resume=self.folder.facts_file.exists(),
+            keep_generators=self.keep_generators,
+        )
+
+
+def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgress | None) -> None:
+    """Trains what is not there yet, each in a process of its own.
+
+    One that fails does not keep the others from being trained.
+
+    Raises:
+        RunError: says why the first one failed, when the others have ended.
+    """
+    waiting = [training for training in trainings if not training.finished()]
+    steps = sum(training.recipe.training.steps for training in trainings)
+    before = steps - sum(training.recipe.training.steps for training in waiting)
+    ahead = iter(waiting)
+    failed: dict[str, str] = {}
+    running: dict[Future[str], Training] = {}
+    # Spawned: a forked copy of a process in which torch has run may hang. No more are handed over
+    # than are worked at, so that Ctrl-C leaves nothing behind that would still be begun.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        while True:
+            for training in islice(ahead, workers - len(running)):
+                running[pool.submit(_attempt, training)] = training
+            if not running:
+                break
+            for future in wait(running, timeout=5, return_when=FIRST_COMPLETED).done:
+                training = running.pop(future)
+                if reason := future.result():
+                    failed[training.out.name] = reason
+            if on_progress:
+                done = before + sum(training.steps_done() for training in waiting)
+                names = ", ".join(training.out.name for training in running.values())
+                on_progress(names or "generators", done, steps)
+    for name, reason in failed.items():
+        trained = f"{len(waiting) - len(failed)} of {len(waiting)} trainings ended well"
+        raise RunError(f"{name}: {reason} ({trained}.)")
+
+
+def _attempt(training: Training) -> str:
+    """Trains, and says why it failed if it did: not every exception survives its pickling."""
+    try:
+        training.run()
+    except AsyndganError as error:
+        return str(error)
+    return ""
+
+
+def _digest_of_folder(folder: Path) -> str:
+    """SHA-256 of a data set's files, in hexadecimal."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
