@@ -153,9 +153,9 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     assert list(found["correlations"]) == [*pairs, *(f"{pair}, from step 2 on" for pair in pairs)]
     paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
     once = paintings[1][1]
-    assert paintings == [
-        ("small", cases) for cases in (3 * once, once, 3 * once, 2 * once - round(2 * once / 4))
-    ]
+    *others, (_, left) = paintings
+    assert others == [("small", cases) for cases in (3 * once, once, 3 * once)]
+    assert 2 * once - round(2 * once / 4) <= left < 2 * once  # of those with the label
     assert "2 images a mask, 1 more with regions exchanged" in (out / "suite.html").read_text()
     assert "How many synthetic images" in (out / "suite.html").read_text()
     compared = {(row["model"], row["over"]) for row in result["differences"]}
