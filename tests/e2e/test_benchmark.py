@@ -226,6 +226,26 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
         assert trained.digest == wanted.digest
 
 
+def test_sites_are_judged_by_the_modalities_that_all_of_them_hold(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    shutil.copytree(data / "heads", tmp_path / "heads")
+    south = tmp_path / "heads/south"
+    about = json.loads((south / "dataset.json").read_text())
+    del about["channel_names"]["2"]
+    (south / "dataset.json").write_text(json.dumps(about))
+    for path in south.glob("imagesTr/*_0002.*"):
+        path.unlink()
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    result = run_suite(text, tmp_path, tmp_path / "out")
+    facts = json.loads((tmp_path / "out/runs/heads/small-0/run.json").read_text())
+    assert facts["modalities"] == ["T1", "T2", "FLAIR"]  # the generator paints all of them
+    assert facts["sites"]["south"]["modalities"] == ["T1", "T2"]
+    suite = Suite.from_toml(text)
+    assert Real(suite, suite.sets[0], tmp_path).modalities == ["T1", "T2"]
+    assert {row["model"] for row in result.rows} == {"real-all", "synthetic"}
+
+
 def test_a_training_that_fails_does_not_keep_the_others_from_theirs(
     data: Path, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
