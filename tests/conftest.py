@@ -174,7 +174,11 @@ def make_cohort() -> Callable[..., Cohort]:
 
 @pytest.fixture(scope="session")
 def make_sites(make_cohort: Callable[..., Cohort]) -> Callable[..., Federation]:
-    """A federation: `make_sites(recipe)`, or with a cohort for each site by name."""
+    """A federation: `make_sites(recipe)`, or with a cohort for each site by name.
+
+    Sites of a folder that is used again are started again: those before have ended.
+    """
+    at_work: dict[Path, list[Site]] = {}
 
     def make(
         recipe: Recipe,
@@ -188,6 +192,8 @@ def make_sites(make_cohort: Callable[..., Cohort]) -> Callable[..., Federation]:
                 "north": make_cohort(recipe, cases=6, seed=1),
                 "south": make_cohort(recipe, cases=3, seed=2),
             }
+        for site in at_work.pop(folder, []) if folder else []:
+            site.release.close()
         sites = {
             name: Site(
                 name,
@@ -198,6 +204,8 @@ def make_sites(make_cohort: Callable[..., Cohort]) -> Callable[..., Federation]:
             )
             for name, cohort in cohorts.items()
         }
+        if folder:
+            at_work[folder] = list(sites.values())
         limit = message_limit(recipe)
         line = Line({name: Endpoint(site, limit=limit) for name, site in sites.items()})
         return Federation(recipe, sites, line, Exchange(line, recipe))
@@ -209,7 +217,7 @@ def make_sites(make_cohort: Callable[..., Cohort]) -> Callable[..., Federation]:
 def phantoms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of two small phantom sites, 32x32 pixels."""
     folder = tmp_path_factory.mktemp("phantoms")
-    write_phantoms(folder, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.05)
+    write_phantoms(folder, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.12)
     return {site.name: folder / site.name for site in DEFAULT_SITES[:2]}
 
 

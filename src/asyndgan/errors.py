@@ -34,6 +34,14 @@ class RefusedError(ProtocolError):
     """The other party refused the request; its reason is the text."""
 
 
+class PolicyError(AsyndganError):
+    """A site's policy cannot be read, or does not allow what is asked. For the site's people."""
+
+
+class LedgerError(AsyndganError):
+    """A site's ledger cannot be written, or is not what was written. For the site's people."""
+
+
 class SiteUnreachableError(AsyndganError):
     """A site did not answer in time, or its connection is gone."""
 

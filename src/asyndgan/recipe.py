@@ -25,6 +25,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def to_toml(self, *, comments: bool = True) -> str:
+        """A TOML document that reads back to an equal value, with a comment on each key."""
+        return "\n".join(_toml_lines(self, "", comments)) + "\n"
+
 
 @final
 class Intensity(Section):
@@ -477,10 +481,6 @@ class Recipe(Section):
     def to_tables(self) -> dict[str, Any]:
         """Nested dictionaries of plain values, without keys that are not set."""
         return self.model_dump(mode="json", exclude_none=True)
-
-    def to_toml(self, *, comments: bool = True) -> str:
-        """The recipe as a TOML document that `from_toml` reads back to an equal recipe."""
-        return "\n".join(_toml_lines(self, "", comments)) + "\n"
 
     def digest(self) -> str:
         """SHA-256 of the resolved recipe, in hexadecimal: the same for equal recipes."""

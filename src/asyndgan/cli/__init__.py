@@ -11,7 +11,9 @@ from asyndgan.cli.check import check
 from asyndgan.cli.demo import demo
 from asyndgan.cli.evaluate import evaluate
 from asyndgan.cli.generate import generate
+from asyndgan.cli.ledger import ledger
 from asyndgan.cli.phantoms import phantoms
+from asyndgan.cli.policy import policy
 from asyndgan.cli.recipe import recipe
 from asyndgan.cli.report import report
 from asyndgan.cli.train import train
@@ -33,6 +35,8 @@ app.command()(report)
 app.command()(benchmark)
 app.command()(demo)
 app.add_typer(recipe, name="recipe")
+app.add_typer(policy, name="policy")
+app.add_typer(ledger, name="ledger")
 
 
 @app.callback(invoke_without_command=True)

@@ -33,6 +33,13 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to write.")],
     site: Sites,
     overrides: Overrides = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FILE",
+            help="A site's policy; without one everything that the recipe asks for may leave it.",
+        ),
+    ] = None,
     engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
         "inprocess"
     ),
@@ -49,6 +56,7 @@ def train(
             resolved,
             parsed_sites(site),
             out,
+            policies=parsed_sites(policy or [], "--policy"),
             engine=engine,
             resume=resume,
             threads=threads,
@@ -57,8 +65,8 @@ def train(
     tell_finished(console, run)
 
 
-def parsed_sites(pairs: list[str]) -> dict[str, Path]:
-    """`NAME=FOLDER` pairs as a mapping.
+def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
+    """`NAME=PATH` pairs as a mapping.
 
     Raises:
         RecipeError: if one is not of that form, or a name comes twice.
@@ -68,11 +76,11 @@ def parsed_sites(pairs: list[str]) -> dict[str, Path]:
         name, equals, folder = pair.partition("=")
         if not equals or not name or not folder or name in sites:
             raise RecipeError(
-                f"--site {pair}: write NAME=FOLDER, each name once, e.g. --site north=data/north."
+                f"{option} {pair}: write NAME=PATH, each name once, e.g. {option} north=data/north."
             )
         if not re.fullmatch(r"[^\W_][\w-]{0,63}", name):
             raise RecipeError(
-                f"--site {pair}: a name has letters, digits, '-' and '_' only, at most 64, and "
+                f"{option} {pair}: a name has letters, digits, '-' and '_' only, at most 64, and "
                 "begins with a letter or digit."
             )
         sites[name] = Path(folder)

@@ -29,5 +29,7 @@ class InProcess(Transport):
         return tuple(self.endpoints)
 
     def close(self) -> None:
-        """Forgets the sites."""
+        """Closes the sites and forgets them."""
+        for endpoint in self.endpoints.values():
+            endpoint.close()
         self.endpoints = {}

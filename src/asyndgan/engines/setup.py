@@ -8,6 +8,7 @@ from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import hold_out_of
+from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
@@ -24,6 +25,8 @@ class SiteSetup:
         state: folder of its own checkpoints.
         share: its weight among the sites; None: its number of cases.
         patients: pattern that finds the patient in a case's name.
+        policy: file that its steward wrote; None: everything that a recipe asks for may leave,
+            since nothing leaves the machine.
     """
 
     name: str
@@ -31,15 +34,17 @@ class SiteSetup:
     state: Path
     share: float | None = None
     patients: str = DEFAULT_PATIENT_PATTERN
+    policy: Path | None = None
 
     def to_plain(self) -> dict[str, str | float | None]:
         """For another process."""
-        return {**vars(self), "data": str(self.data), "state": str(self.state)}
+        paths = {"data": str(self.data), "state": str(self.state)}
+        return {**vars(self), **paths, "policy": str(self.policy) if self.policy else None}
 
     @classmethod
     def from_plain(cls, plain: dict[str, str | float | None]) -> Self:
         """What `to_plain` gave."""
-        paths = {key: Path(str(plain[key])) for key in ("data", "state")}
+        paths = {key: Path(str(plain[key])) for key in ("data", "state", "policy") if plain[key]}
         return cls(**{**plain, **paths})  # type: ignore[arg-type]  # JSON of to_plain
 
 
@@ -68,7 +73,14 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
 
 
 def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
-    """Loads a site's cases and puts the site behind its endpoint; raises as `load_cohort`."""
+    """Loads a site's cases and puts the site behind its endpoint.
+
+    Raises:
+        PolicyError: its policy does not allow the recipe.
+        DataError, CohortError: as `load_cohort`.
+    """
+    policy = Policy.from_file(setup.policy) if setup.policy else SIMULATION
+    policy.check(recipe)
     cohort = load_cohort(setup, recipe)
-    site = Site(setup.name, cohort, recipe, folder=setup.state, share=setup.share)
+    site = Site(setup.name, cohort, recipe, folder=setup.state, share=setup.share, policy=policy)
     return Endpoint(site, limit=message_limit(recipe))

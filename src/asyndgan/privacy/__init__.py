@@ -1,5 +1,7 @@
-"""What may leave a site: every answer passes `Release`, and nothing else is sent."""
+"""What may leave a site, the door that it leaves by, and the book in which it stands."""
 
+from asyndgan.privacy.ledger import Ledger
+from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.privacy.release import Release, Released
 
-__all__ = ["Release", "Released"]
+__all__ = ["SIMULATION", "Ledger", "Policy", "Release", "Released"]

@@ -1,7 +1,8 @@
 """The only door out of a site.
 
 `Endpoint` puts nothing on a connection but the bytes of a `Released`, and only `Release` makes one.
-Whatever a site may not say must be stopped here, so there is one place to read and to sign.
+Whatever a site may not say must be stopped here, so there is one place to read and to sign. What
+the policy does not allow cannot be turned into bytes; what is let out stands in the ledger first.
 """
 
 import math
@@ -11,7 +12,9 @@ from typing import final
 
 import torch
 
-from asyndgan.errors import NotFiniteError, ProtocolError
+from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
+from asyndgan.privacy.ledger import Ledger
+from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
@@ -39,10 +42,16 @@ class Released:
     Attributes:
         kind: of the message.
         payload: what travels.
+        run: that it belongs to.
+        step: that it answers, if any.
+        norm: of its feedback, if any.
     """
 
     kind: str
     payload: bytes
+    run: str
+    step: int | None
+    norm: float | None
     key: object = None
 
     def __post_init__(self) -> None:
@@ -52,18 +61,24 @@ class Released:
 
 @final
 class Release:
-    """Lets answers out, in the recipe's codings, and counts them.
+    """Lets answers out, in the recipe's codings, as far as the policy allows.
 
     Args:
         recipe: names the codings.
+        policy: of the site's steward.
+        ledger: where everything that leaves is written first; None: nowhere, as in tests.
 
     Attributes:
         count: messages that left, by kind.
         size: bytes that left, by kind.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(
+        self, recipe: Recipe, policy: Policy = SIMULATION, ledger: Ledger | None = None
+    ) -> None:
         self.recipe = recipe
+        self.policy = policy
+        self.ledger = ledger
         self.count: Counter[str] = Counter()
         self.size: Counter[str] = Counter()
 
@@ -71,7 +86,9 @@ class Release:
         """Turns an answer into bytes that may leave.
 
         Raises:
+            LedgerError: the ledger cannot be written, so nothing may leave.
             NotFiniteError: if its feedback is not finite.
+            PolicyError: if the policy does not allow it.
             ProtocolError: if it is no answer of a site.
         """
         if ANSWERS.get(answer.kind) is not type(answer):
@@ -80,8 +97,12 @@ class Release:
             raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
         if isinstance(answer, Measured):
             self._check_moments(answer)
+        answer = self._allowed(answer)
         payload = pack(answer, self._codings(answer), level=self.recipe.wire.zstd)
-        return self.let_out_again(Released(answer.kind, payload, _KEY))
+        norm = float(answer.feedback.norm()) if isinstance(answer, Judgement) else None
+        return self.let_out_again(
+            Released(answer.kind, payload, answer.run, getattr(answer, "step", None), norm, _KEY)
+        )
 
     def _check_moments(self, answer: Measured) -> None:
         """Sums of few images say much of each; and no image may count for more than the clip."""
@@ -95,11 +116,50 @@ class Release:
         if not math.isfinite(squares) or squares > answer.count * longest**2 * (1 + 1e-9):
             raise ProtocolError("the moments are not finite, or longer than selection.clip lets.")
 
+    def _allowed(self, answer: Message) -> Message:
+        """The answer without what the policy keeps back; refuses what cannot be taken out."""
+        leaves = self.policy.leaves
+        if isinstance(answer, Measured) and not leaves.moments:
+            raise PolicyError("this site's policy lets no moments out.")
+        if isinstance(answer, Card) and not leaves.cases:
+            answer = answer.model_copy(update={"cases": 1})
+        if isinstance(answer, Judgement):
+            self._check_feedback()
+            if not leaves.losses:
+                answer = answer.model_copy(update={"losses": {}})
+        if (
+            isinstance(answer, (Card, Judgement))
+            and leaves.masks == "never"
+            and (answer.conditions.ndim > 1)
+        ):
+            raise PolicyError("this site's policy lets no masks out.")
+        return answer
+
+    def _check_feedback(self) -> None:
+        if self.recipe.wire.feedback not in self.policy.leaves.feedback:
+            raise PolicyError("this site's policy lets no feedback out in this coding.")
+        most = self.policy.allows.most_answers
+        if most and self.ledger and self.ledger.answers >= most:
+            raise PolicyError("this site has answered as many steps as its policy allows.")
+
     def let_out_again(self, released: Released) -> Released:
         """Lets the same bytes out once more, to a coordinator that did not get them."""
+        if self.ledger:
+            self.ledger.append(
+                run=released.run,
+                kind=released.kind,
+                step=released.step,
+                payload=released.payload,
+                norm=released.norm,
+            )
         self.count[released.kind] += 1
         self.size[released.kind] += len(released.payload)
         return released
+
+    def close(self) -> None:
+        """Nothing leaves any more; another process may have the ledger."""
+        if self.ledger:
+            self.ledger.close()
 
     def refuse(self, run: str, code: str, reason: str) -> Released:
         """A refusal: a code and a sentence of ours, never the text of a foreign exception."""

@@ -10,6 +10,7 @@ from asyndgan.errors import (
     CohortError,
     DataError,
     NotFiniteError,
+    PolicyError,
     ProtocolError,
     RecipeError,
     WireError,
@@ -56,7 +57,11 @@ class Endpoint:
         self._last: Released | None = None
 
     def answer(self, payload: bytes) -> bytes:
-        """The answer to a request; a refusal if it cannot be met. Never raises."""
+        """The answer to a request; a refusal if it cannot be met.
+
+        Raises:
+            LedgerError: nothing may leave, not even a refusal.
+        """
         with self._lock:
             digest = hashlib.sha256(payload).digest()
             if self._last and digest == self._digest:
@@ -69,6 +74,10 @@ class Endpoint:
                 return self._refuse(request, error)
             self._digest, self._last = digest, answer if isinstance(request, Judge) else None
             return answer.payload
+
+    def close(self) -> None:
+        """The site answers no more."""
+        self.handler.release.close()
 
     def _refuse(self, request: Message | None, error: Exception) -> bytes:
         code, reason = "internal", "the site failed; the reason is in its own log"
@@ -85,6 +94,7 @@ class Endpoint:
 _CODES: dict[type[Exception], str] = {
     WireError: "malformed",
     ProtocolError: "order",
+    PolicyError: "policy",
     RecipeError: "recipe",
     NotFiniteError: "not_finite",
 }

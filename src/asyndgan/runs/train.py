@@ -4,7 +4,7 @@ import json
 import secrets
 import signal
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from asyndgan import __version__
 from asyndgan.engines import SiteSetup, build_engine
-from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, RunError
+from asyndgan.errors import AsyndganError, NotFiniteError, PolicyError, QuorumError, RunError
+from asyndgan.privacy import Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
@@ -68,6 +69,7 @@ def train(
     sites: dict[str, Path],
     out: Path,
     *,
+    policies: Mapping[str, Path] | None = None,
     engine: str = "inprocess",
     resume: bool = False,
     threads: int = 1,
@@ -80,6 +82,8 @@ def train(
         recipe: what and how; a resumed run must have the recipe that it was started with.
         sites: folder of each site's data by name.
         out: run folder.
+        policies: file of a site's policy by the site's name; a site without one lets out whatever
+            the recipe asks for.
         engine: how messages travel.
         resume: go on from the newest checkpoint.
         threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
@@ -96,9 +100,11 @@ def train(
         RunError, DataError, CohortError, RecipeError: the run cannot begin.
     """
     torch.set_num_threads(threads)
+    _check_policies(recipe, sites, policies or {})
     folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     setups = [
-        SiteSetup(name, data, folder.site_state(name)) for name, data in sorted(sites.items())
+        SiteSetup(name, data, folder.site_state(name), policy=(policies or {}).get(name))
+        for name, data in sorted(sites.items())
     ]
     with folder.held():
         transport = build_engine(engine, setups, recipe)
@@ -108,6 +114,15 @@ def train(
         finally:
             transport.close()
     return folder
+
+
+def _check_policies(recipe: Recipe, sites: Collection[str], policies: Mapping[str, Path]) -> None:
+    """Here, where both are at hand, before anything is begun; each site checks again."""
+    unknown = set(policies) - set(sites)
+    if unknown:
+        raise PolicyError(f"there is a policy for {', '.join(sorted(unknown))}, which is no site.")
+    for file in policies.values():
+        Policy.from_file(file).check(recipe)
 
 
 def _resumed(out: Path, recipe: Recipe, sites: Collection[str]) -> RunFolder:

@@ -7,9 +7,9 @@ from typing import final
 import torch
 
 from asyndgan.data import Batch, Cohort, derived_seed
-from asyndgan.errors import CohortError, NotFiniteError, ProtocolError, RunError
+from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
-from asyndgan.privacy import Release, Released
+from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
@@ -42,6 +42,12 @@ class Site(Handler):
         recipe: the one agreed upon; a run with another one is refused.
         folder: where it keeps its own checkpoints; None: nowhere, and it cannot roll back.
         share: its weight among the sites; None: its number of cases.
+        policy: of its steward; it has the last word.
+
+    Raises:
+        CohortError: if the cohort does not fit the recipe.
+        LedgerError: if the folder's ledger was changed, or belongs to another process.
+        PolicyError: if the policy does not allow the recipe.
     """
 
     step: int
@@ -56,7 +62,9 @@ class Site(Handler):
         *,
         folder: Path | None = None,
         share: float | None = None,
+        policy: Policy = SIMULATION,
     ) -> None:
+        policy.check(recipe)
         if cohort.space != recipe.image.size:
             raise CohortError(
                 f"site {name}: images have size {cohort.space}, the recipe wants "
@@ -66,10 +74,16 @@ class Site(Handler):
         self.cohort = cohort
         self.recipe = recipe
         self.folder = folder
+        if share is None and not policy.leaves.cases:
+            raise PolicyError(
+                f"site {name}: policy '{policy.name}' keeps the number of cases back, which would "
+                "be the share. Declare a share."
+            )
         self.share = float(len(cohort)) if share is None else share
         if not self.share > 0:
             raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
-        self.release = Release(recipe)
+        ledger = Ledger(folder / "ledger.jsonl", policy.digest()) if folder else None
+        self.release = Release(recipe, policy, ledger)
         self.run: str | None = None
         self._start_afresh()
 

@@ -1,0 +1,49 @@
+"""`asyndgan policy`: what a site lets out, and what it would refuse."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from asyndgan.cli.recipe import Overrides
+from asyndgan.privacy import Policy
+from asyndgan.runs import load_recipe
+
+policy = typer.Typer(
+    help="Policies: what a site lets out, written by its steward.", no_args_is_help=True
+)
+
+
+@policy.command()
+def show(
+    file: Annotated[
+        Path | None, typer.Argument(help="A policy file; else the defaults, to begin with.")
+    ] = None,
+) -> None:
+    """Prints a policy with all its keys and a comment on each; the output is a valid policy."""
+    found = Policy.from_file(file) if file else Policy()
+    typer.echo(found.to_toml(), nl=False)
+    typer.echo(f"\n# digest {found.digest()}")
+
+
+@policy.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="The site's policy file.")],
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
+    overrides: Overrides = None,
+) -> None:
+    """Says before any training what a site would refuse, and why; exits with 1 if anything."""
+    found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
+    reasons = found.refusals(wanted)
+    console = Console()
+    for reason in reasons:
+        console.print(f"refused: {reason}", highlight=False, markup=False, soft_wrap=True)
+    if reasons:
+        raise typer.Exit(1)
+    console.print(
+        f"A site with policy '{found.name}' takes part in '{wanted.name}' ({wanted.digest()}).",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )

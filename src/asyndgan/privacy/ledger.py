@@ -1,0 +1,226 @@
+"""What left a site: one line for each message, written before it leaves, chained by hashes.
+
+Each line holds the SHA-256 of the line before, so that no line can be changed, taken out or put in
+without all later ones changing; a second file holds the number and hash of the last line, so that
+no line can be cut off the end. Whoever can rewrite both files can forge both: note the last hash
+somewhere else (`asyndgan ledger verify` prints it) and give it back with `--expect`.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, final
+
+from asyndgan.errors import LedgerError
+
+if sys.platform != "win32":
+    import fcntl
+
+FIRST = "0" * 64
+"""What stands in place of the hash of the line before the first."""
+
+
+@final
+@dataclass(frozen=True)
+class Entry:
+    """One message that left, or was about to leave when the site stopped.
+
+    Attributes:
+        number: from 1.
+        time: UTC, as in 2026-11-20T15:04:05.678Z.
+        run: identity of the run, hexadecimal.
+        kind: of the message.
+        step: that it answered; None where there is none.
+        size: bytes.
+        payload: SHA-256 of the bytes.
+        norm: L2 norm of the feedback before its coding; None where there is none.
+        noise: standard deviation of noise added to the feedback.
+        epsilon: spent in all, with `delta`; None: no differential privacy was promised.
+        delta: of that epsilon.
+        policy: SHA-256 of the policy in force.
+        previous: hash of the line before.
+        digest: hash of this line without this field.
+    """
+
+    number: int
+    time: str
+    run: str
+    kind: str
+    step: int | None
+    size: int
+    payload: str
+    norm: float | None
+    noise: float
+    epsilon: float | None
+    delta: float | None
+    policy: str
+    previous: str
+    digest: str = ""
+
+    def line(self) -> bytes:
+        """As it stands in the file."""
+        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
+
+    def sealed(self) -> "Entry":
+        """The same with its hash."""
+        plain = {key: value for key, value in asdict(self).items() if key != "digest"}
+        text = json.dumps(plain, separators=(",", ":"))
+        return replace(self, digest=hashlib.sha256(text.encode()).hexdigest())
+
+
+@final
+class Ledger:
+    """The file of one site. It belongs to one process at a time.
+
+    Args:
+        path: of the file; made if need be.
+        policy: SHA-256 of the policy in force.
+
+    Attributes:
+        number: lines so far.
+        last: hash of the last line.
+        answers: judgements that left, in every run, repeated ones counted.
+
+    Raises:
+        LedgerError: what is there was changed or cut, or another process has it.
+    """
+
+    def __init__(self, path: Path, policy: str) -> None:
+        self.path = path
+        self.policy = policy
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._closing = weakref.finalize(self, os.close, self._file)
+        try:
+            if sys.platform != "win32":
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise LedgerError(
+                f"{path.name} belongs to another process; is this site started twice?"
+            ) from error
+        self._drop_torn_line()
+        self.number, self.last, self.answers = 0, FIRST, 0
+        for entry in read(path):
+            self.number, self.last = entry.number, entry.digest
+            self.answers += entry.kind == "judgement"
+        if self.number:
+            _write_head(path, self.number, self.last)
+
+    def append(
+        self,
+        *,
+        run: str,
+        kind: str,
+        step: int | None,
+        payload: bytes,
+        norm: float | None = None,
+        noise: float = 0.0,
+        epsilon: float | None = None,
+        delta: float | None = None,
+    ) -> None:
+        """Writes a line, and returns when it is on the disk; `Entry` says what the arguments are.
+
+        Raises:
+            LedgerError: it cannot be written, so the message must not leave.
+        """
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        digest = hashlib.sha256(payload).hexdigest()
+        entry = Entry(
+            self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
+            delta, self.policy, self.last,
+        ).sealed()  # fmt: skip
+        try:
+            line = entry.line()
+            before = os.fstat(self._file).st_size
+            if os.write(self._file, line) != len(line):
+                os.ftruncate(self._file, before)
+                raise OSError("the disk is full")
+            os.fsync(self._file)
+            _write_head(self.path, entry.number, entry.digest)
+        except OSError as error:
+            raise LedgerError(
+                f"{self.path.name} cannot be written ({error.strerror or error}), so nothing may "
+                "leave. Make room, then start the site again."
+            ) from error
+        self.number, self.last = entry.number, entry.digest
+        self.answers += kind == "judgement"
+
+    def close(self) -> None:
+        """Lets go of the file; so does the end of this object."""
+        self._closing()
+
+    def _drop_torn_line(self) -> None:
+        """A line without its end was being written when the site stopped: nothing left for it."""
+        content = self.path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            os.ftruncate(self._file, whole)
+
+
+def read(path: Path) -> Iterator[Entry]:
+    """All lines of a ledger, each checked.
+
+    Raises:
+        LedgerError: a line was changed, taken out, put in or cut off; names its number.
+    """
+    number, last = 0, FIRST
+    try:
+        with path.open("rb") as file:
+            for line in file:
+                entry = _entry(path, number + 1, line)
+                if entry.number != number + 1 or entry.previous != last:
+                    raise LedgerError(
+                        f"{path.name}: line {number + 1} does not follow the one before it; lines "
+                        "were changed, taken out or put in."
+                    )
+                number, last = entry.number, entry.digest
+                yield entry
+    except OSError as error:
+        raise LedgerError(f"'{path}' is no ledger that can be read.") from error
+    head_number, head_digest = _read_head(path)
+    # The line is written first, so a site that was stopped between the two may be one ahead.
+    if number not in (head_number, head_number + 1) or (
+        number == head_number and last != head_digest
+    ):
+        raise LedgerError(
+            f"{path.name} ends with line {number}, but {head_number} were written; lines were cut "
+            "off the end, or its head file was changed."
+        )
+
+
+def _entry(path: Path, number: int, line: bytes) -> Entry:
+    try:
+        entry = Entry(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise LedgerError(f"{path.name}: line {number} is no line of a ledger.") from error
+    if entry.sealed().digest != entry.digest or entry.line() != line:
+        raise LedgerError(f"{path.name}: line {number} was changed.")
+    return entry
+
+
+def _head_file(path: Path) -> Path:
+    return path.with_suffix(".head")
+
+
+def _write_head(path: Path, number: int, digest: str) -> None:
+    half = path.with_suffix(".half")
+    half.write_text(json.dumps({"number": number, "digest": digest}), "utf-8")
+    half.replace(_head_file(path))
+
+
+def _read_head(path: Path) -> tuple[int, str]:
+    head = _head_file(path)
+    if not head.exists():
+        return 0, FIRST
+    try:
+        content: dict[str, Any] = json.loads(head.read_text("utf-8"))
+        return int(content["number"]), str(content["digest"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LedgerError(f"{head.name} is no head of a ledger.") from error

@@ -1,0 +1,146 @@
+"""What a site lets out: a file that its steward writes and that no coordinator sees."""
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal, Self, final
+
+from pydantic import Field, ValidationError
+
+from asyndgan.errors import PolicyError
+from asyndgan.recipe import Recipe, Section, explained, known_keys
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
+
+
+@final
+class LeavesSection(Section):
+    """What may leave the site."""
+
+    feedback: tuple[FeedbackCoding, ...] = Field(
+        ("float16", "int8", "int4"), description="codings of feedback; none: no feedback at all"
+    )
+    losses: bool = Field(True, description="losses of each step, as numbers")
+    cases: bool = Field(True, description="how many cases the site has")
+    masks: Literal["never", "transient", "released"] = Field(
+        "transient",
+        description="label maps: never; for the step that paints from them; or for the coordinator "
+        "to keep",
+    )
+    moments: bool = Field(
+        False, description="sums of features over all images, once a run, clipped by the recipe"
+    )
+
+
+@final
+class AllowsSection(Section):
+    """What a recipe may ask for."""
+
+    paired_l1: bool = Field(
+        False,
+        description="a term that compares with real images: its gradient gives real pixels away",
+    )
+    recipes: tuple[Digest, ...] = Field(
+        (), description="digests ('asyndgan recipe show'); empty: any that the rest allows"
+    )
+    most_answers: int | None = Field(
+        None,
+        ge=1,
+        description="steps that the site answers in all, in every run and repeated ones counted; "
+        "leave out: any number",
+    )
+
+
+@final
+class Policy(Section):
+    """What may leave a site and what it takes part in. The defaults are meant for patients."""
+
+    name: str = Field("default", max_length=64, description="for the site's own records")
+    leaves: LeavesSection = LeavesSection()
+    allows: AllowsSection = AllowsSection()
+
+    @classmethod
+    def from_toml(cls, text: str) -> Self:
+        """Reads a policy.
+
+        Raises:
+            PolicyError: on anything that is unknown, of the wrong kind or out of range.
+        """
+        try:
+            return cls.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise PolicyError(f"the policy is not valid TOML: {error}") from error
+        except ValidationError as error:
+            known = list(known_keys(cls))
+            raise PolicyError(f"the policy:\n{explained(error, known)}") from error
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Reads a policy's file; raises `PolicyError` as `from_toml`, or if there is none."""
+        try:
+            return cls.from_toml(path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise PolicyError(f"'{path}' is no policy file that can be read.") from error
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved policy, in hexadecimal."""
+        plain = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(plain.encode()).hexdigest()
+
+    def refusals(self, recipe: Recipe) -> list[str]:
+        """Why a site with this policy takes no part in a recipe; empty: it does."""
+        found: list[str] = []
+        if recipe.wire.feedback not in self.leaves.feedback:
+            allowed = ", ".join(self.leaves.feedback) or "none"
+            found.append(f"wire.feedback is {recipe.wire.feedback}; leaves.feedback is {allowed}")
+        if recipe.loss.paired_l1 and not self.allows.paired_l1:
+            found.append(
+                f"loss.paired_l1 is {recipe.loss.paired_l1:g}, so feedback gives real pixels away; "
+                "allows.paired_l1 is false"
+            )
+        if recipe.condition.kind == "mask" and self.leaves.masks == "never":
+            found.append("condition.kind is mask, so masks leave; leaves.masks is never")
+        if recipe.masks.release and self.leaves.masks != "released":
+            found.append(
+                f"masks.release is true, so the coordinator keeps masks; leaves.masks is "
+                f"{self.leaves.masks}"
+            )
+        if recipe.selection.kind == "nearest" and not self.leaves.moments:
+            found.append("selection.kind is nearest, so moments leave; leaves.moments is false")
+        if recipe.selection.kind == "nearest" and not self.leaves.cases:
+            found.append(
+                "selection.kind is nearest, and moments say how many cases there are; leaves.cases "
+                "is false"
+            )
+        if self.allows.recipes and recipe.digest() not in self.allows.recipes:
+            found.append(f"its digest {recipe.digest()} is not in allows.recipes")
+        if self.allows.most_answers and recipe.training.steps > self.allows.most_answers:
+            found.append(
+                f"training.steps is {recipe.training.steps}; allows.most_answers is "
+                f"{self.allows.most_answers}"
+            )
+        return found
+
+    def check(self, recipe: Recipe) -> None:
+        """Sees that a site with this policy may take part.
+
+        Raises:
+            PolicyError: names every reason. For the site's own people only.
+        """
+        reasons = self.refusals(recipe)
+        if reasons:
+            raise PolicyError(
+                f"policy '{self.name}' refuses recipe '{recipe.name}': {'; '.join(reasons)}."
+            )
+
+
+SIMULATION = Policy(
+    name="simulation",
+    leaves=LeavesSection(
+        feedback=("float32", "float16", "int8", "int4"), masks="released", moments=True
+    ),
+    allows=AllowsSection(paired_l1=True),
+)
+"""Lets everything out that a recipe asks for: where nothing leaves the machine."""

@@ -1,0 +1,63 @@
+"""A site that is killed at any moment has sent nothing that its ledger does not show."""
+
+import hashlib
+import os
+import random
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from asyndgan.engines import Processes, SiteSetup
+from asyndgan.errors import AsyndganError
+from asyndgan.privacy.ledger import read
+from asyndgan.protocol import message_limit
+from asyndgan.recipe import Recipe
+from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
+
+CRASHES = int(os.environ.get("ASYNDGAN_CRASHES", "3"))
+"""How often the site is killed: 200 take a quarter of an hour."""
+
+
+def talk(send: Callable[[Message], Message], recipe: Recipe) -> None:
+    """Steps without end; only what is sent counts, not what is learned."""
+    answer = send(Open(run="1f", recipe=recipe.digest(), step=0))
+    while isinstance(answer, (Card, Judgement)):
+        images = torch.zeros(recipe.training.batch, 3, *recipe.image.size)
+        step = answer.step + isinstance(answer, Judgement)
+        answer = send(Judge(run="1f", step=step, batch=answer.batch, images=images))
+
+
+def test_whatever_left_a_site_that_was_killed_stands_in_its_ledger(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=1000000")
+    setup = SiteSetup("north", phantoms["north"], tmp_path)
+    transport = Processes([setup], recipe, restart_after_s=None)
+    draw, left = random.Random(0), []
+
+    def send(request: Message) -> Message:
+        payload = pack(request, {"images": recipe.wire.images}, level=1)
+        left.append(transport.send("north", payload, 60.0))
+        if len(left) == 1 + before:  # the first answer: from now on at any moment
+            pid = transport.pid("north")
+            assert pid
+            threading.Timer(draw.uniform(0, 0.3), os.kill, (pid, signal.SIGKILL)).start()
+        return unpack(left[-1], ANSWERS, limit=message_limit(recipe))
+
+    try:
+        for crash in range(CRASHES):
+            before = len(left)
+            if crash:
+                transport.start("north")
+            try:
+                talk(send, recipe)
+            except AsyndganError:
+                continue  # it is gone
+    finally:
+        transport.close()
+    shown = {entry.payload for entry in read(tmp_path / "ledger.jsonl")}
+    assert len(left) > 2 * CRASHES
+    assert {hashlib.sha256(payload).hexdigest() for payload in left} <= shown

@@ -1,0 +1,130 @@
+"""The book of what left: written first, and every later change shows."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asyndgan.errors import LedgerError
+from asyndgan.privacy.ledger import FIRST, Ledger, read
+
+POLICY = "ab" * 32
+
+
+def written(path: Path, count: int = 4) -> Path:
+    ledger = Ledger(path, POLICY)
+    for number in range(count):
+        kind = "card" if number == 0 else "judgement"
+        ledger.append(run="1f", kind=kind, step=number, payload=b"x" * number, norm=0.1 * number)
+    ledger.close()
+    return path
+
+
+def test_each_message_has_a_line_that_says_what_left(tmp_path: Path) -> None:
+    entries = list(read(written(tmp_path / "ledger.jsonl")))
+    assert [(e.number, e.kind, e.step, e.size) for e in entries] == [
+        (1, "card", 0, 0), (2, "judgement", 1, 1), (3, "judgement", 2, 2), (4, "judgement", 3, 3),
+    ]  # fmt: skip
+    assert entries[0].previous == FIRST
+    assert [e.previous for e in entries[1:]] == [e.digest for e in entries[:-1]]
+    assert {e.policy for e in entries} == {POLICY}
+    assert entries[0].time.endswith("Z")
+
+
+def test_a_ledger_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl")
+    again = Ledger(path, POLICY)
+    assert (again.number, again.answers) == (4, 3)
+    again.append(run="1f", kind="judgement", step=4, payload=b"")
+    again.close()
+    assert len(list(read(path))) == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_any_change_of_a_ledger_is_found(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = written(tmp_path_factory.mktemp("site") / "ledger.jsonl")
+    lines = path.read_bytes().splitlines(keepends=True)
+    place = data.draw(st.integers(0, len(lines) - 1))
+    match data.draw(st.sampled_from(["byte", "out", "twice", "swapped", "cut", "put in"])):
+        case "byte":
+            index = data.draw(st.integers(0, len(lines[place]) - 2))
+            line = bytearray(lines[place])
+            line[index] ^= 1 << data.draw(st.integers(0, 6))
+            lines[place] = bytes(line)
+        case "out":
+            del lines[place]
+        case "twice":
+            lines.insert(place, lines[place])
+        case "swapped":
+            lines[place - 1], lines[place] = lines[place], lines[place - 1]
+        case "cut":
+            lines = lines[:place]
+        case "put in":
+            other = json.loads(lines[place])
+            lines.insert(place, json.dumps(other | {"size": 7}, separators=(",", ":")).encode())
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(LedgerError):
+        list(read(path))
+
+
+def test_a_line_that_was_being_written_when_the_site_stopped_is_dropped(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl")
+    whole = path.read_bytes()
+    path.write_bytes(whole + b'{"number":5,"time":"2026')
+    ledger = Ledger(path, POLICY)
+    ledger.close()
+    assert path.read_bytes() == whole
+
+
+def test_a_site_that_stopped_between_line_and_head_goes_on(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl", 3)
+    head = (tmp_path / "ledger.head").read_bytes()
+    ledger = Ledger(path, POLICY)
+    ledger.append(run="1f", kind="judgement", step=3, payload=b"")
+    ledger.close()
+    (tmp_path / "ledger.head").write_bytes(head)
+    assert len(list(read(path))) == 4
+    Ledger(path, POLICY).close()  # and the head is brought up to the line
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
+    with pytest.raises(LedgerError, match="cut off the end"):
+        list(read(path))
+
+
+def test_a_site_that_is_started_twice_is_told_so(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", POLICY)
+    with pytest.raises(LedgerError, match="started twice"):
+        Ledger(tmp_path / "ledger.jsonl", POLICY)
+    ledger.close()
+    Ledger(tmp_path / "ledger.jsonl", POLICY).close()
+
+
+def test_when_the_ledger_cannot_be_written_nothing_is_promised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", POLICY)
+
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(LedgerError, match=r"No space left on device.*nothing may leave"):
+        ledger.append(run="1f", kind="card", step=0, payload=b"")
+    monkeypatch.undo()
+    write = os.write
+
+    def nearly_full(file: int, line: bytes) -> int:
+        return write(file, line[:7])
+
+    monkeypatch.setattr("os.write", nearly_full)
+    with pytest.raises(LedgerError, match="the disk is full"):
+        ledger.append(run="1f", kind="card", step=0, payload=b"")
+    monkeypatch.undo()
+    ledger.append(run="1f", kind="card", step=0, payload=b"")  # somebody made room
+    ledger.close()
+    assert len(list(read(tmp_path / "ledger.jsonl"))) == 1

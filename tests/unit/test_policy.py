@@ -1,0 +1,172 @@
+"""What a steward writes, what it refuses, and that the door holds to it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from asyndgan.data import Cohort
+from asyndgan.errors import PolicyError
+from asyndgan.privacy import SIMULATION, Policy, Release
+from asyndgan.recipe import Recipe
+from asyndgan.training import Site
+from asyndgan.wire import ANSWERS, Card, Judgement, Measured, unpack
+
+MakeRecipe = Callable[..., Recipe]
+MakeCohort = Callable[..., Cohort]
+PRIVATE = ("masks.release=false",)
+
+
+def policy(text: str = "") -> Policy:
+    return Policy.from_toml(text)
+
+
+def judgement(**changes: Any) -> Judgement:
+    fields: dict[str, Any] = {
+        "run": "ab",
+        "step": 0,
+        "losses": {"adversarial": 0.5},
+        "feedback": torch.ones(2, 1, 16, 16),
+        "batch": 1,
+        "conditions": torch.ones(2, 16, 16, dtype=torch.int64),
+    }
+    return Judgement(**(fields | changes))
+
+
+def card(**changes: Any) -> Card:
+    fields: dict[str, Any] = {
+        "run": "ab",
+        "step": 0,
+        "cases": 17,
+        "share": 2.0,
+        "modalities": ["T1"],
+        "labels": {"0": "background"},
+        "space": [16, 16],
+        "batch": 0,
+        "conditions": torch.zeros(2, 16, 16, dtype=torch.int64),
+    }
+    return Card(**(fields | changes))
+
+
+def through_the_door(recipe: Recipe, text: str, message: Any) -> Any:
+    released = Release(recipe, policy(text)).let_out(message)
+    return unpack(released.payload, ANSWERS, limit=2**20)
+
+
+def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> None:
+    assert policy().refusals(tiny(*PRIVATE)) == []
+    for override, said in (
+        ("masks.release=true", "masks.release is true"),
+        ("loss.paired_l1=10", "gives real pixels away"),
+        ("selection.kind=nearest", "so moments leave"),
+        ("wire.feedback=float32", "leaves.feedback is float16, int8, int4"),
+    ):
+        (reason,) = policy().refusals(tiny(*PRIVATE, override))
+        assert said in reason
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('[leaves]\nmasks = "never"', "so masks leave; leaves.masks is never"),
+        ("[leaves]\nfeedback = []", "leaves.feedback is none"),
+        ("[allows]\nmost_answers = 5", "training.steps is 6"),
+        (f'[allows]\nrecipes = ["{"0" * 64}"]', "is not in allows.recipes"),
+    ],
+)
+def test_a_stricter_policy_refuses_with_its_reason(tiny: MakeRecipe, text: str, said: str) -> None:
+    (reason,) = policy(text).refusals(tiny(*PRIVATE))
+    assert said in reason
+
+
+def test_all_reasons_are_given_at_once(tiny: MakeRecipe) -> None:
+    with pytest.raises(PolicyError, match=r"recipe 'tiny': wire.*; loss.*; masks"):
+        policy().check(tiny("wire.feedback=float32", "loss.paired_l1=1"))
+
+
+def test_a_recipe_that_is_named_by_its_digest_is_allowed(tiny: MakeRecipe) -> None:
+    recipe = tiny(*PRIVATE)
+    assert policy(f'[allows]\nrecipes = ["{recipe.digest()}"]').refusals(recipe) == []
+    assert policy(f'[allows]\nrecipes = ["{recipe.digest()}"]').refusals(tiny("training.seed=1"))
+
+
+def test_a_site_takes_no_part_in_what_its_policy_refuses(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny("loss.paired_l1=10")
+    with pytest.raises(PolicyError, match="gives real pixels away"):
+        Site("north", make_cohort(recipe), recipe, policy=policy())
+
+
+def test_what_is_kept_back_is_not_among_the_bytes(tiny: MakeRecipe) -> None:
+    recipe = tiny(*PRIVATE)
+    assert through_the_door(recipe, "", judgement()).losses == {"adversarial": 0.5}
+    assert through_the_door(recipe, "[leaves]\nlosses = false", judgement()).losses == {}
+    assert through_the_door(recipe, "", card()).cases == 17
+    assert through_the_door(recipe, "[leaves]\ncases = false", card()).cases == 1
+
+
+@pytest.mark.parametrize("message", [judgement(), card()], ids=["judgement", "card"])
+def test_no_mask_passes_the_door_of_a_site_that_sends_none(tiny: MakeRecipe, message: Any) -> None:
+    """Whatever the site was made to build: the door looks at what would become bytes."""
+    with pytest.raises(PolicyError, match="no masks out"):
+        through_the_door(tiny(), '[leaves]\nmasks = "never"', message)
+    none = message.model_copy(update={"conditions": torch.zeros(2, dtype=torch.int64)})
+    through_the_door(tiny(), '[leaves]\nmasks = "never"', none)
+
+
+def test_feedback_and_moments_pass_only_where_they_may(tiny: MakeRecipe) -> None:
+    with pytest.raises(PolicyError, match="in this coding"):
+        through_the_door(tiny("wire.feedback=float32"), "", judgement())
+    zeros = torch.zeros(9, dtype=torch.float64)
+    with pytest.raises(PolicyError, match="no moments"):
+        through_the_door(tiny(), "", Measured(run="ab", count=99, total=zeros, squares=zeros))
+
+
+def test_a_site_that_hides_its_number_of_cases_declares_a_share(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe, hidden = tiny(*PRIVATE), policy("[leaves]\ncases = false")
+    with pytest.raises(PolicyError, match="Declare a share"):
+        Site("north", make_cohort(recipe), recipe, policy=hidden)
+    assert Site("north", make_cohort(recipe), recipe, policy=hidden, share=2.0).share == 2
+
+
+def test_a_site_answers_no_more_steps_than_its_policy_allows_rolled_back_ones_counted(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Any
+) -> None:
+    recipe = tiny(*PRIVATE)
+    allowed = policy("[allows]\nmost_answers = 6")
+    for _ in range(2):  # started again, as after a crash: the ledger remembers
+        site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=allowed)
+        for step in range(3):
+            site.release.let_out(judgement(step=step))
+        site.release.close()
+    site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=allowed)
+    with pytest.raises(PolicyError, match="as many steps as its policy allows"):
+        site.release.let_out(judgement())
+    site.release.let_out(card())  # other answers go on
+    site.release.close()
+
+
+def test_every_policy_survives_its_own_toml() -> None:
+    for one in (policy(), SIMULATION, policy('[leaves]\nmasks = "never"\nfeedback = ["int4"]')):
+        assert Policy.from_toml(one.to_toml()) == one
+        assert Policy.from_toml(one.to_toml()).digest() == one.digest()
+    assert policy().digest() != SIMULATION.digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[leaves]\nmask = 1", "Did you mean leaves.masks"),
+        ('[leaves]\nmasks = "sometimes"', "leaves.masks"),
+        ("[allows]\nmost_answers = 0", "most_answers"),
+        ('[allows]\nrecipes = ["abc"]', "recipes"),
+        ("[leaves", "not valid TOML"),
+    ],
+)
+def test_a_policy_that_cannot_be_understood_is_refused(text: str, said: str) -> None:
+    with pytest.raises(PolicyError, match=said):
+        policy(text)
