@@ -188,3 +188,41 @@ def test_a_run_folder_that_cannot_be_made_ends_training_without_a_traceback(
     done = asyndgan("train", "default", *sites, "--out", tmp_path / "file" / "run", *SET)
     assert done.returncode == 1
     assert "error:" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_policy_says_what_it_would_refuse_and_a_training_under_it_does_not_begin(
+    sites: list[str], tmp_path: Path
+) -> None:
+    policy = tmp_path / "policy.toml"
+    policy.write_text(asyndgan("policy", "show").stdout)
+    refused = asyndgan("policy", "check", policy, "paper")
+    assert refused.returncode == 1
+    assert "gives real pixels away" in refused.stdout
+    allowed = asyndgan("policy", "check", policy, "default")
+    assert allowed.returncode == 0 and "takes part in 'default'" in allowed.stdout
+    under = ["--policy", f"north={policy}", "--out", tmp_path / "run"]
+    done = asyndgan("train", "paper", *sites, *under, *SET)
+    assert done.returncode == 1
+    assert "policy 'default' refuses recipe 'paper'" in done.stderr
+    assert not (tmp_path / "run").exists()
+    unknown = asyndgan("train", "default", *sites, "--policy", f"nroth={policy}", *under[2:])
+    assert unknown.returncode == 1 and "nroth, which is no site" in unknown.stderr
+
+
+def test_a_sites_ledger_shows_what_left_and_finds_what_was_changed(
+    run: Path, tmp_path: Path
+) -> None:
+    ledger = run / "sites/north/ledger.jsonl"
+    shown = asyndgan("ledger", "show", ledger)
+    assert shown.returncode == 0
+    assert "judgement: four messages" in shown.stdout
+    whole = asyndgan("ledger", "verify", ledger)
+    assert whole.returncode == 0
+    noted = whole.stdout.split("line ")[1].strip()
+    assert asyndgan("ledger", "verify", ledger, "--expect", noted).returncode == 0
+    other = asyndgan("ledger", "verify", ledger, "--expect", f"3:{'0' * 64}")
+    assert other.returncode == 1 and "written anew" in other.stderr
+    changed = tmp_path / "ledger.jsonl"
+    changed.write_text(ledger.read_text().replace('"step":2', '"step":1'))
+    found = asyndgan("ledger", "verify", changed)
+    assert found.returncode == 1 and "was changed" in found.stderr

@@ -1,0 +1,160 @@
+"""Every field that crosses the wire: what it is, what could be learned by it, and what holds it.
+
+The table of docs/threat-model.md is made from here, and a test holds it against the messages: a
+field that nobody has thought about cannot be added.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, final
+
+from asyndgan.wire import ANSWERS, REQUESTS
+
+
+@final
+@dataclass(frozen=True)
+class Exposure:
+    """One field.
+
+    Attributes:
+        meaning: what it is.
+        size: how much of it.
+        worst: what the other side could learn or do by it, at worst.
+        held_by: what stands against that; where nothing does, it says so.
+    """
+
+    meaning: str
+    size: str
+    worst: str
+    held_by: str
+
+
+_RUN = Exposure(
+    "identity of the run", "1 to 64 hexadecimal digits", "nothing", "schema; another run is refused"
+)
+_ANSWERED = Exposure("the step that is answered", "one number", "nothing", "schema")
+_CONDITIONS = Exposure(
+    "label maps (or classes) that the next synthetic images are painted from",
+    "b masks of h x w, 1 or 2 bytes a pixel before zstd",
+    "the masks themselves: shape and place of organs and lesions of b cases, in the clear. A "
+    "coordinator can keep them whatever it promised",
+    "`leaves.masks`; `never` stops them at the door. Nothing hides them where they may leave",
+)
+_BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
+
+LEAVING: Final[dict[tuple[str, str], Exposure]] = {
+    ("card", "run"): _RUN,
+    ("card", "step"): Exposure("steps that the site has done", "one number", "nothing", "schema"),
+    ("card", "cases"): Exposure(
+        "how many cases the site has", "one number", "the size of the cohort, exactly; two runs "
+        "show whether it changed", "`leaves.cases = false` sends 1; a share is declared instead",
+    ),
+    ("card", "share"): Exposure(
+        "the site's weight", "one number", "as `cases`, unless the steward declares it",
+        "a declared share",
+    ),
+    ("card", "modalities"): Exposure(
+        "names of what the site holds", "at most 64 names of 64 characters",
+        "which scanners or sequences a site has; a name that is a secret", "schema; names are the "
+        "data set's own, so keep patients out of `dataset.json`",
+    ),
+    ("card", "labels"): Exposure(
+        "names of the labels", "at most 1,024 names of 64 characters",
+        "which findings are labelled", "schema, as for modalities",
+    ),
+    ("card", "space"): Exposure("height and width", "1 to 3 numbers", "nothing", "schema"),
+    ("card", "batch"): _BATCH,
+    ("card", "conditions"): _CONDITIONS,
+    ("judgement", "run"): _RUN,
+    ("judgement", "step"): _ANSWERED,
+    ("judgement", "losses"): Exposure(
+        "the terms of the site's loss, as numbers", "at most 32 numbers",
+        "how well the discriminator tells real from synthetic, over a batch of real images: a weak "
+        "sign of who is in the batch", "`leaves.losses = false` sends none",
+    ),
+    ("judgement", "feedback"): Exposure(
+        "gradient of the site's loss by the synthetic images that it was sent",
+        "b images of c x h x w in the recipe's coding",
+        "with `loss.paired_l1`: real pixels, exactly, by bisection. With the stand-in: its "
+        "painting of a mask, and what that remembers of a patient. Else: what the discriminator "
+        "has learned, which may include single patients where a cohort is small",
+        "`allows.paired_l1`, `leaves.feedback`, `allows.most_answers`. No differential privacy yet",
+    ),
+    ("judgement", "batch"): _BATCH,
+    ("judgement", "conditions"): _CONDITIONS,
+    ("measured", "run"): _RUN,
+    ("measured", "count"): Exposure(
+        "how many images", "one number", "as `cases`", "`leaves.moments`; at least 8 images",
+    ),
+    ("measured", "total"): Exposure(
+        "sum over all images of their features", "some 350 numbers",
+        "one patient's features, by the difference of two runs with and without the patient",
+        "`leaves.moments` (off by default); no image counts for more than `selection.clip`",
+    ),
+    ("measured", "squares"): Exposure(
+        "sum of the features' squares", "as many", "as `total`", "as `total`",
+    ),
+    ("saved", "run"): _RUN,
+    ("saved", "step"): _ANSWERED,
+    ("closed", "run"): _RUN,
+    ("refusal", "run"): _RUN,
+    ("refusal", "code"): Exposure(
+        "kind of the refusal", "at most 32 letters", "nothing", "a fixed list"
+    ),
+    ("refusal", "reason"): Exposure(
+        "why", "at most 500 characters", "whatever stands in an exception",
+        "sentences of ours alone; data and foreign errors become one fixed sentence",
+    ),
+}  # fmt: skip
+
+COMING: Final[dict[tuple[str, str], Exposure]] = {
+    ("open", "run"): _RUN,
+    ("open", "recipe"): Exposure(
+        "digest of the recipe", "64 hexadecimal digits", "another recipe than the site was set up "
+        "for", "refused unless equal; `allows.recipes`",
+    ),
+    ("open", "step"): Exposure(
+        "where the run stands", "one number", "rolls the site back, to have a step answered twice",
+        "schema; the ledger and `allows.most_answers` count rolled-back steps too",
+    ),
+    ("judge", "run"): _RUN,
+    ("judge", "step"): Exposure(
+        "number of the step", "one number", "steps that are over, or beyond the recipe", "refused"
+    ),
+    ("judge", "batch"): Exposure(
+        "the batch that the images were painted from", "one number",
+        "a batch that suits the coordinator", "refused unless it is the one that the site offered",
+    ),
+    ("judge", "images"): Exposure(
+        "synthetic images", "b images of c x h x w in the recipe's coding",
+        "images made to ask the discriminator what the coordinator wants to know; not-a-number to "
+        "spoil it; a bomb", "shape, coding, limit and finiteness are checked before use; what an "
+        "answer gives away is the line of `feedback`",
+    ),
+    ("measure", "run"): _RUN,
+    ("save", "run"): _RUN,
+    ("save", "step"): Exposure("a state to keep", "one number", "fills the disk", "two are kept"),
+    ("close", "run"): _RUN,
+}  # fmt: skip
+
+
+def fields(kinds: dict[str, type]) -> list[tuple[str, str]]:
+    """Message and field of everything that a schema lets through."""
+    return [(kind, name) for kind, message in kinds.items() for name in message.model_fields]  # type: ignore[attr-defined]  # all are messages
+
+
+def table() -> Iterator[str]:
+    """Both tables, in Markdown."""
+    for title, kinds, known in (
+        ("What leaves a site", ANSWERS, LEAVING),
+        ("What comes to a site", REQUESTS, COMING),
+    ):
+        yield f"### {title}"
+        yield ""
+        yield "| message | field | what it is | size | at worst | held by |"
+        yield "|---|---|---|---|---|---|"
+        for kind, name in fields(dict(kinds)):
+            one = known[kind, name]
+            cells = (kind, name, one.meaning, one.size, one.worst, one.held_by)
+            yield "| " + " | ".join(cells) + " |"
+        yield ""
