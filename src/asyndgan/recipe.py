@@ -300,6 +300,45 @@ class MasksSection(Section):
 
 
 @final
+class PrivacySection(Section):
+    """Differential privacy at the sites; what is protected is that a patient takes part."""
+
+    kind: Literal["none", "discriminator", "feedback"] = Field(
+        "none",
+        description="discriminator: trained by DP-SGD, so that feedback is made from what is "
+        "private already; feedback: each answer is clipped and noised",
+    )
+    noise: float = Field(
+        1.0, gt=0, le=1000, description="standard deviation, in units of what one patient changes"
+    )
+    clip: float = Field(
+        1.0, gt=0, le=1e6, description="longest that a patient's gradient, or an answer, may be"
+    )
+    patients: int = Field(
+        16,
+        ge=1,
+        le=65536,
+        description="discriminator: expected number of patients that an update looks at, each "
+        "drawn by itself",
+    )
+    updates: int = Field(
+        1, ge=1, le=1000, description="discriminator: its updates an answer, each of them charged"
+    )
+    multiplicity: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="discriminator: disturbed copies of a patient's image that are averaged before "
+        "clipping; charged once",
+    )
+    conditions: Literal["public", "unprotected"] = Field(
+        "public",
+        description="what synthetic images are painted from: public, drawn without a look at the "
+        "patients (classes only); or unprotected, the patients' own masks, in the clear",
+    )
+
+
+@final
 class SelectionSection(Section):
     """Which averaged generator a run ends with."""
 
@@ -349,6 +388,7 @@ class Recipe(Section):
     wire: WireSection = WireSection()
     masks: MasksSection = MasksSection()
     selection: SelectionSection = SelectionSection()
+    privacy: PrivacySection = PrivacySection()
     quorum: QuorumSection = QuorumSection()
 
     @model_validator(mode="after")
@@ -427,6 +467,37 @@ class Recipe(Section):
             raise ValueError(
                 "condition.kind 'none' leaves the generator nothing to paint from; "
                 "set generator.noise above 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _private_parts_are_private(self) -> Self:
+        if self.privacy.kind == "none":
+            return self
+        if self.condition.kind == "mask" and self.privacy.conditions == "public":
+            raise ValueError(
+                "privacy.conditions is 'public', but condition.kind 'mask' sends patients' masks; "
+                "set privacy.conditions to 'unprotected' to say so, or take another condition"
+            )
+        touched = {
+            "loss.paired_l1": self.loss.paired_l1,
+            "loss.stand_in_l1": self.loss.stand_in_l1,
+            "loss.moments": self.loss.moments,
+            "loss.features": self.loss.features,
+            "loss.segmentation": self.loss.segmentation,
+            "selection.kind 'nearest'": self.selection.kind == "nearest",
+            "masks.release": self.masks.release,
+        }
+        for key, value in touched.items():
+            if value and (self.privacy.kind == "discriminator" or not key.startswith("loss.")):
+                raise ValueError(
+                    f"{key} looks at real patients past privacy.kind '{self.privacy.kind}', which "
+                    "would not cover it; set it to 0, or privacy.kind to 'none'"
+                )
+        if self.training.precision != "float32" and self.privacy.kind == "discriminator":
+            raise ValueError(
+                "privacy.kind 'discriminator' clips gradients in float32; set training.precision "
+                "to 'float32'"
             )
         return self
 

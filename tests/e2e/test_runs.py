@@ -287,11 +287,13 @@ EXPLODING = """
 import torch
 class Exploding:
     calls = 0
-    def discriminator(self, real, synthetic):
-        return (synthetic - real).mean()
-    def generator(self, synthetic):
+    def real(self, logits):
+        return -logits.mean()
+    def synthetic(self, logits):
+        return logits.mean()
+    def generator(self, logits):
         self.calls += 1
-        return synthetic.mean() * (float("nan") if self.calls > 5 else 1.0)
+        return logits.mean() * (float("nan") if self.calls > 5 else 1.0)
 """
 
 

@@ -261,10 +261,12 @@ class Brightness(nn.Module):
         return Verdict(score=self.scale * images.mean((1, 2, 3)).reshape(-1, 1, 1, 1))
 
 class Wasserstein:
-    def discriminator(self, real, synthetic):
-        return synthetic.mean() - real.mean()
-    def generator(self, synthetic):
-        return -synthetic.mean()
+    def real(self, logits):
+        return -logits.mean()
+    def synthetic(self, logits):
+        return logits.mean()
+    def generator(self, logits):
+        return -logits.mean()
 """
 ENTRY_POINTS = """
 [asyndgan.generators]

@@ -169,7 +169,7 @@ def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]
     arrived = own + (through(own, coding) - own).detach()
     site.objective.begin_step(step)
     site.objective.learn(real, arrived.detach())
-    loss, _ = site.objective.ask(arrived, real, other)
+    loss, _ = site.objective.ask(Batch(arrived, real.conditions), real, other)
     return loss
 
 

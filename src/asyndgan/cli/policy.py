@@ -8,6 +8,7 @@ from rich.console import Console
 
 from asyndgan.cli.recipe import Overrides
 from asyndgan.privacy import Policy
+from asyndgan.privacy.accounting import epsilon_of, mechanism_of, most_uses, uses_a_step
 from asyndgan.runs import load_recipe
 
 policy = typer.Typer(
@@ -32,6 +33,10 @@ def check(
     file: Annotated[Path, typer.Argument(help="The site's policy file.")],
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
     overrides: Overrides = None,
+    patients: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of the site: also says what epsilon the recipe would spend."),
+    ] = None,
 ) -> None:
     """Says before any training what a site would refuse, and why; exits with 1 if anything."""
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
@@ -39,6 +44,22 @@ def check(
     console = Console()
     for reason in reasons:
         console.print(f"refused: {reason}", highlight=False, markup=False, soft_wrap=True)
+    mechanism = mechanism_of(wanted, patients) if patients else None
+    if mechanism:
+        uses = wanted.training.steps * uses_a_step(wanted)
+        epsilon, delta = epsilon_of({mechanism: uses}, found.privacy.delta), found.privacy.delta
+        console.print(
+            f"All {wanted.training.steps} steps spend epsilon {epsilon:.2f} (delta {delta:g}) on "
+            f"each of {patients} patients.",
+            highlight=False,
+        )
+        if found.privacy.epsilon and epsilon > found.privacy.epsilon:
+            most = most_uses({}, mechanism, epsilon=found.privacy.epsilon, delta=delta)
+            console.print(
+                f"The site would stop after {most // uses_a_step(wanted)} steps: "
+                f"privacy.epsilon is {found.privacy.epsilon:g}.",
+                highlight=False,
+            )
     if reasons:
         raise typer.Exit(1)
     console.print(

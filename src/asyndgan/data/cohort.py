@@ -42,6 +42,7 @@ class Cohort:
         images: (n, c, *space) in [-1, 1].
         conditions: integers, (n, *space) label maps or (n,) classes.
         modalities: names of the c channels.
+        patients: whose each case is; None: each is of another patient.
         labels: name of every label or class, by its number.
         seed: of the draws.
         flip: mirror images and label maps along the last axis, at random.
@@ -59,6 +60,7 @@ class Cohort:
         *,
         modalities: Sequence[str],
         labels: Mapping[int, str],
+        patients: Sequence[str] | None = None,
         seed: int = 0,
         flip: bool = False,
         rare_first: bool = False,
@@ -68,6 +70,8 @@ class Cohort:
                 f"a cohort needs as many conditions as images and at least one; "
                 f"it was given {len(images)} images and {len(conditions)} conditions."
             )
+        if patients is not None and len(patients) != len(images):
+            raise CohortError(f"{len(patients)} patients are named for {len(images)} images.")
         if conditions.ndim > 1 and conditions.shape[1:] != images.shape[2:]:
             raise CohortError(
                 f"images have size {tuple(images.shape[2:])}, their label maps "
@@ -90,6 +94,10 @@ class Cohort:
         self.labels = dict(labels)
         self.seed = seed
         self.flip = flip
+        cases: dict[object, list[int]] = {}
+        for case, patient in enumerate(patients or range(len(images))):
+            cases.setdefault(patient, []).append(case)
+        self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
         self.weights = _rarity(self.conditions) if rare_first else None
 
     @classmethod
@@ -129,6 +137,7 @@ class Cohort:
             torch.stack([case.image for case in cases]),
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
             modalities=cases[0].modalities,
+            patients=[case.patient for case in cases],
             labels={number: name for name, number in labels.items()},
             seed=seed,
             flip=flip,
@@ -170,6 +179,34 @@ class Cohort:
         else:
             index = torch.multinomial(self.weights, size, replacement=True, generator=random)
         mirror = torch.rand(size, generator=random) < (0.5 if self.flip else -1.0)
+        return Batch(
+            _mirrored(self.images[index], mirror), _mirrored(self.conditions[index], mirror)
+        )
+
+    @property
+    def patients(self) -> int:
+        """How many there are."""
+        return len(self._cases_of_patients)
+
+    def patients_by_chance(self, rate: float, random: torch.Generator) -> Batch:
+        """One case of each patient who is drawn, each by himself with probability `rate`.
+
+        It has nothing to do with `batch`, and is empty when nobody is drawn.
+
+        Args:
+            rate: from 0 to 1.
+            random: not of the recipe's seed, or the draw would be known.
+        """
+        drawn = torch.rand(self.patients, generator=random) < rate
+        chosen = [
+            cases for cases, taken in zip(self._cases_of_patients, drawn, strict=True) if taken
+        ]
+        places = torch.rand(len(chosen), generator=random)
+        index = torch.tensor(
+            [int(own[int(place * len(own))]) for own, place in zip(chosen, places, strict=True)],
+            dtype=torch.int64,
+        )
+        mirror = torch.rand(len(index), generator=random) < (0.5 if self.flip else -1.0)
         return Batch(
             _mirrored(self.images[index], mirror), _mirrored(self.conditions[index], mirror)
         )

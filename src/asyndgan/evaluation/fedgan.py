@@ -53,13 +53,18 @@ def check_fedgan(recipe: Recipe) -> None:
     """Sees that a recipe can be trained by averaging weights.
 
     Raises:
-        RecipeError: if sites have discriminators of their own, or another generator than the last
-            one is wanted.
+        RecipeError: if sites have discriminators of their own, differential privacy or another
+            generator than the last one is wanted.
     """
     if recipe.site_discriminators:
         raise RecipeError(
             f"recipe '{recipe.name}': FedGAN averages discriminators, so all sites must have the "
             "same; leave site_discriminators out."
+        )
+    if recipe.privacy.kind != "none":
+        raise RecipeError(
+            f"recipe '{recipe.name}': FedGAN sends weights, which privacy.kind "
+            f"'{recipe.privacy.kind}' does not cover; set it to 'none'."
         )
     if recipe.selection.kind != "last":
         raise RecipeError(
@@ -165,7 +170,7 @@ class _Party:
         self.objective.begin_step(number)
         losses = self.objective.learn(real, synthetic)
         synthetic.requires_grad_()
-        loss, terms = self.objective.ask(synthetic, real, other)
+        loss, terms = self.objective.ask(Batch(synthetic, real.conditions), real, other)
         (feedback,) = torch.autograd.grad(loss, synthetic)
         painting.backward(feedback)
         set_rate(

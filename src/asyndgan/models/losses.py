@@ -11,14 +11,22 @@ from asyndgan.arrays import Images, Masks, Scalar
 
 @runtime_checkable
 class AdversarialLoss(Protocol):
-    """What a discriminator and a generator want of realness logits."""
+    """What a discriminator and a generator want of realness logits.
 
-    def discriminator(self, real: Tensor, synthetic: Tensor) -> Scalar:
-        """Small when real logits are high and synthetic ones low."""
+    A discriminator minimises half the sum of `real` and `synthetic`; they are apart so that under
+    differential privacy only the first has to be clipped and noised.
+    """
+
+    def real(self, logits: Tensor) -> Scalar:
+        """Small when logits of real images are high; a mean over images and patches."""
         ...
 
-    def generator(self, synthetic: Tensor) -> Scalar:
-        """Small when synthetic logits are high."""
+    def synthetic(self, logits: Tensor) -> Scalar:
+        """Small when logits of synthetic images are low; a mean over images and patches."""
+        ...
+
+    def generator(self, logits: Tensor) -> Scalar:
+        """Small when logits of synthetic images are high."""
         ...
 
 
@@ -26,39 +34,51 @@ class AdversarialLoss(Protocol):
 class BinaryCrossEntropy:
     """Goodfellow et al. 2014 with the non-saturating generator; AsynDGAN equation 2."""
 
-    def discriminator(self, real: Tensor, synthetic: Tensor) -> Scalar:
-        """Mean of both cross-entropies."""
-        return 0.5 * (F.softplus(-real).mean() + F.softplus(synthetic).mean())
+    def real(self, logits: Tensor) -> Scalar:
+        """-log D."""
+        return F.softplus(-logits).mean()
 
-    def generator(self, synthetic: Tensor) -> Scalar:
-        """-log D(synthetic)."""
-        return F.softplus(-synthetic).mean()
+    def synthetic(self, logits: Tensor) -> Scalar:
+        """-log (1 - D)."""
+        return F.softplus(logits).mean()
+
+    def generator(self, logits: Tensor) -> Scalar:
+        """-log D."""
+        return F.softplus(-logits).mean()
 
 
 @final
 class LeastSquares:
     """LSGAN (Mao et al. 2017, equation 9): targets 1 and 0."""
 
-    def discriminator(self, real: Tensor, synthetic: Tensor) -> Scalar:
-        """Mean of both squared distances."""
-        return 0.5 * ((real - 1).square().mean() + synthetic.square().mean())
-
-    def generator(self, synthetic: Tensor) -> Scalar:
+    def real(self, logits: Tensor) -> Scalar:
         """Squared distance to 1."""
-        return (synthetic - 1).square().mean()
+        return (logits - 1).square().mean()
+
+    def synthetic(self, logits: Tensor) -> Scalar:
+        """Squared distance to 0."""
+        return logits.square().mean()
+
+    def generator(self, logits: Tensor) -> Scalar:
+        """Squared distance to 1."""
+        return (logits - 1).square().mean()
 
 
 @final
 class Hinge:
     """Hinge loss (Lim and Ye 2017; SPADE, section 3)."""
 
-    def discriminator(self, real: Tensor, synthetic: Tensor) -> Scalar:
-        """Margins of 1 on both sides."""
-        return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + synthetic).mean())
+    def real(self, logits: Tensor) -> Scalar:
+        """Distance to a margin of 1."""
+        return F.relu(1 - logits).mean()
 
-    def generator(self, synthetic: Tensor) -> Scalar:
+    def synthetic(self, logits: Tensor) -> Scalar:
+        """Distance to a margin of -1."""
+        return F.relu(1 + logits).mean()
+
+    def generator(self, logits: Tensor) -> Scalar:
         """Minus the logits."""
-        return -synthetic.mean()
+        return -logits.mean()
 
 
 def balanced_cross_entropy(logits: Tensor, target: Masks, present: Masks) -> Scalar:

@@ -70,7 +70,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("judgement", "losses"): Exposure(
         "the terms of the site's loss, as numbers", "at most 32 numbers",
         "how well the discriminator tells real from synthetic, over a batch of real images: a weak "
-        "sign of who is in the batch", "`leaves.losses = false` sends none",
+        "sign of who is in the batch", "`leaves.losses = false` sends none; under differential privacy none of real images",
     ),
     ("judgement", "feedback"): Exposure(
         "gradient of the site's loss by the synthetic images that it was sent",
@@ -78,7 +78,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "with `loss.paired_l1`: real pixels, exactly, by bisection. With the stand-in: its "
         "painting of a mask, and what that remembers of a patient. Else: what the discriminator "
         "has learned, which may include single patients where a cohort is small",
-        "`allows.paired_l1`, `leaves.feedback`, `allows.most_answers`. No differential privacy yet",
+        "`allows.paired_l1`, `leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a "
+        "recipe must be differentially private",
     ),
     ("judgement", "batch"): _BATCH,
     ("judgement", "conditions"): _CONDITIONS,

@@ -54,12 +54,26 @@ class AllowsSection(Section):
 
 
 @final
+class PrivacyFloorSection(Section):
+    """The least differential privacy that a recipe must give each patient."""
+
+    epsilon: float | None = Field(
+        None, gt=0, le=1000, description="spent at most, in all runs; leave out: none is asked for"
+    )
+    delta: float = Field(1e-5, gt=0, lt=1, description="of that epsilon; well below 1 / patients")
+    unprotected_masks: bool = Field(
+        False, description="masks may leave in the clear all the same; epsilon does not cover them"
+    )
+
+
+@final
 class Policy(Section):
     """What may leave a site and what it takes part in. The defaults are meant for patients."""
 
     name: str = Field("default", max_length=64, description="for the site's own records")
     leaves: LeavesSection = LeavesSection()
     allows: AllowsSection = AllowsSection()
+    privacy: PrivacyFloorSection = PrivacyFloorSection()
 
     @classmethod
     def from_toml(cls, text: str) -> Self:
@@ -114,6 +128,7 @@ class Policy(Section):
                 "selection.kind is nearest, and moments say how many cases there are; leaves.cases "
                 "is false"
             )
+        found += self._privacy_refusals(recipe)
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
             found.append(f"its digest {recipe.digest()} is not in allows.recipes")
         if self.allows.most_answers and recipe.training.steps > self.allows.most_answers:
@@ -122,6 +137,18 @@ class Policy(Section):
                 f"{self.allows.most_answers}"
             )
         return found
+
+    def _privacy_refusals(self, recipe: Recipe) -> list[str]:
+        if self.privacy.epsilon is None:
+            return []
+        if recipe.privacy.kind == "none":
+            return [f"privacy.kind is none; privacy.epsilon is {self.privacy.epsilon:g}"]
+        if recipe.privacy.conditions == "unprotected" and not self.privacy.unprotected_masks:
+            return [
+                "privacy.conditions is unprotected, so patients' masks leave in the clear; "
+                "privacy.unprotected_masks is false"
+            ]
+        return []
 
     def check(self, recipe: Recipe) -> None:
         """Sees that a site with this policy may take part.

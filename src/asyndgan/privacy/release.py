@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from typing import final
 
 import torch
+from torch import Tensor
 
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
+from asyndgan.privacy.accounting import Account
+from asyndgan.privacy.chance import fresh_random
 from asyndgan.privacy.ledger import Ledger
 from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.recipe import Recipe
@@ -67,6 +70,7 @@ class Release:
         recipe: names the codings.
         policy: of the site's steward.
         ledger: where everything that leaves is written first; None: nowhere, as in tests.
+        account: of the privacy that is spent.
 
     Attributes:
         count: messages that left, by kind.
@@ -74,11 +78,16 @@ class Release:
     """
 
     def __init__(
-        self, recipe: Recipe, policy: Policy = SIMULATION, ledger: Ledger | None = None
+        self,
+        recipe: Recipe,
+        policy: Policy = SIMULATION,
+        ledger: Ledger | None = None,
+        account: Account | None = None,
     ) -> None:
         self.recipe = recipe
         self.policy = policy
         self.ledger = ledger
+        self.account = account or Account(None, None, epsilon=None, delta=policy.privacy.delta)
         self.count: Counter[str] = Counter()
         self.size: Counter[str] = Counter()
 
@@ -125,8 +134,10 @@ class Release:
             answer = answer.model_copy(update={"cases": 1})
         if isinstance(answer, Judgement):
             self._check_feedback()
-            if not leaves.losses:
+            if not leaves.losses or self.recipe.privacy.kind == "feedback":
                 answer = answer.model_copy(update={"losses": {}})
+            if self.recipe.privacy.kind == "feedback":
+                answer = answer.model_copy(update={"feedback": self._noised(answer.feedback)})
         if (
             isinstance(answer, (Card, Judgement))
             and leaves.masks == "never"
@@ -134,6 +145,19 @@ class Release:
         ):
             raise PolicyError("this site's policy lets no masks out.")
         return answer
+
+    def _noised(self, feedback: Tensor) -> Tensor:
+        """The complete answer, clipped, and noise that hides any patient's part in it.
+
+        With and without a patient two answers lie in one ball, so they are two clips apart at most,
+        whatever the discriminator has learned; each answer is charged in full.
+        """
+        self.account.charge(1)
+        section = self.recipe.privacy
+        clipped = feedback * (section.clip / feedback.norm().clamp(min=1e-12)).clamp(max=1)
+        random = fresh_random()
+        noise = torch.randn(4, *feedback.shape, generator=random).sum(0) / 2
+        return clipped + 2 * section.clip * section.noise * noise
 
     def _check_feedback(self) -> None:
         if self.recipe.wire.feedback not in self.policy.leaves.feedback:
@@ -145,12 +169,16 @@ class Release:
     def let_out_again(self, released: Released) -> Released:
         """Lets the same bytes out once more, to a coordinator that did not get them."""
         if self.ledger:
+            private = self.recipe.privacy.kind != "none"
             self.ledger.append(
                 run=released.run,
                 kind=released.kind,
                 step=released.step,
                 payload=released.payload,
                 norm=released.norm,
+                noise=self.recipe.privacy.noise if private else 0.0,
+                epsilon=self.account.epsilon() if private else None,
+                delta=self.account.delta if private else None,
             )
         self.count[released.kind] += 1
         self.size[released.kind] += len(released.payload)

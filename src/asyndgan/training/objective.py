@@ -32,6 +32,7 @@ from asyndgan.training.checkpoint import (
     optimiser_state,
     seeded,
 )
+from asyndgan.training.private import PrivateDiscriminator
 
 Losses = dict[str, Tensor]
 
@@ -80,6 +81,7 @@ class Objective:
             with seeded(derived_seed(seed, "stand-in")):
                 self.stand_in = generator_from(section, **sizes)
             self.stand_in_optimiser = adam(self.stand_in, recipe.optimiser, recipe.stand_in.rate)
+        self.private = PrivateDiscriminator(self.discriminator, self.adversarial, recipe, self.maps)
         self.begin_step(0)
 
     def maps(self, conditions: Tensor) -> Condition:
@@ -102,37 +104,49 @@ class Objective:
             losses["stand_in"] = self._learn_stand_in(self.stand_in, real, maps)
         return losses
 
-    def ask(self, synthetic: Images, real: Batch, other: Batch) -> tuple[Scalar, Losses]:
-        """The loss whose gradient by `synthetic` is the site's feedback, and its terms.
+    def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
+        """One update of the discriminator that hides whose images it saw; see `training.private`.
+
+        Args:
+            real: one case each of patients drawn by chance, perhaps of none.
+            synthetic: with the conditions that they were painted from.
+        """
+        loss = self.private.learn(self.discriminator_optimiser, real, synthetic)
+        return {"discriminator_synthetic": loss}
+
+    def ask(
+        self, synthetic: Batch, real: Batch | None = None, other: Batch | None = None
+    ) -> tuple[Scalar, Losses]:
+        """The loss whose gradient by the synthetic images is the site's feedback, and its terms.
 
         Follows `learn` with the same `real`: the stand-in's painting is that of its update, since
         another one would cost as much again.
 
         Args:
-            synthetic: painted from the conditions of `real`.
-            real: the site's images with these conditions.
-            other: images of the site that have nothing to do with them.
+            synthetic: with the conditions that they were painted from.
+            real: the site's images with these conditions; None under differential privacy, where
+                no term looks at them.
+            other: images of the site that have nothing to do with them; None likewise.
         """
-        weights = self.recipe.loss
-        maps = self.maps(real.conditions)
-        verdict = self._judged(synthetic, maps)
+        weights, images, conditions = self.recipe.loss, synthetic.images, synthetic.conditions
+        verdict = self._judged(images, self.maps(conditions))
         terms: list[tuple[str, float, Tensor]] = []
         if verdict.score is not None:
             score = self.adversarial.generator(verdict.score)
             terms.append(("adversarial", weights.adversarial_weight, score))
         if weights.segmentation and verdict.segmentation is not None:
-            fits = balanced_cross_entropy(verdict.segmentation, real.conditions, real.conditions)
+            fits = balanced_cross_entropy(verdict.segmentation, conditions, conditions)
             terms.append(("segmentation", weights.segmentation, fits))
-        if weights.paired_l1:
-            gap = self._l1(synthetic, real.images, real.conditions)
+        if weights.paired_l1 and real:
+            gap = self._l1(images, real.images, conditions)
             terms.append(("paired_l1", weights.paired_l1, gap))
         if self.target is not None:
-            gap = self._l1(synthetic, self.target, real.conditions)
+            gap = self._l1(images, self.target, conditions)
             terms.append(("stand_in_l1", weights.stand_in_l1, gap))
-        if weights.moments:
-            gap = moments_distance(synthetic, real.conditions, other.images, other.conditions)
+        if weights.moments and other:
+            gap = moments_distance(images, conditions, other.images, other.conditions)
             terms.append(("moments", weights.moments, gap))
-        if weights.features:
+        if weights.features and other:
             with torch.no_grad():
                 theirs = self._judged(other.images, self.maps(other.conditions)).features
             gap = features_distance(verdict.features, theirs)
@@ -183,7 +197,8 @@ class Objective:
     def _discriminator_loss(self, real: Verdict, synthetic: Verdict, masks: Tensor) -> Scalar:
         terms: list[Tensor] = []
         if real.score is not None and synthetic.score is not None:
-            terms.append(self.adversarial.discriminator(real.score, synthetic.score))
+            both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
+            terms.append(0.5 * both)
         if self.recipe.loss.segmentation and real.segmentation is not None:
             fits = balanced_cross_entropy(real.segmentation, masks, masks)
             if real.segmentation.shape[1] > self.labels and synthetic.segmentation is not None:

@@ -1,8 +1,9 @@
 """A site: its cohort, its discriminator, and its answers to the coordinator's requests."""
 
 import logging
+from collections import deque
 from pathlib import Path
-from typing import final
+from typing import Final, final
 
 import torch
 
@@ -10,6 +11,8 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
+from asyndgan.privacy.accounting import Account, mechanism_of
+from asyndgan.privacy.chance import fresh_random
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
@@ -30,6 +33,9 @@ from asyndgan.wire import (
 )
 
 log = logging.getLogger(__name__)
+
+KEPT_BATCHES: Final = 32
+"""Synthetic batches that private updates draw from; in memory only."""
 
 
 @final
@@ -83,7 +89,13 @@ class Site(Handler):
         if not self.share > 0:
             raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
         ledger = Ledger(folder / "ledger.jsonl", policy.digest()) if folder else None
-        self.release = Release(recipe, policy, ledger)
+        account = Account(
+            folder / "privacy.json" if folder else None,
+            mechanism_of(recipe, cohort.patients),
+            epsilon=policy.privacy.epsilon,
+            delta=policy.privacy.delta,
+        )
+        self.release = Release(recipe, policy, ledger, account)
         self.run: str | None = None
         self._start_afresh()
 
@@ -113,21 +125,27 @@ class Site(Handler):
         The images were painted from the conditions of batch `request.batch`, which this site chose.
         """
         self._expect(request.run, request.step, request.batch)
-        real = self._real(self.cohort.batch(self.next_batch, self.recipe.training.batch))
-        other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
-        if request.images.shape != real.images.shape:
+        wanted = (self.recipe.training.batch, *self.cohort.images.shape[1:])
+        if tuple(request.images.shape) != wanted:
             raise ProtocolError(
                 f"synthetic images of shape {tuple(request.images.shape)} came; "
-                f"this site judges {tuple(real.images.shape)}."
+                f"this site judges {wanted}."
             )
         if not torch.isfinite(request.images).all():
             # Before anything is learned from them: the discriminator would not recover.
             raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
         self.objective.begin_step(request.step)
-        losses = self.objective.learn(real, request.images)
-        synthetic = request.images.requires_grad_()
+        synthetic = Batch(request.images, self._conditions())
+        real = other = None
+        if self.recipe.privacy.kind == "discriminator":
+            losses = self._learn_privately(synthetic)
+        else:
+            real = self._real(self.cohort.batch(self.next_batch, self.recipe.training.batch))
+            other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
+            losses = self.objective.learn(real, synthetic.images)
+        synthetic.images.requires_grad_()
         loss, terms = self.objective.ask(synthetic, real, other)
-        (feedback,) = torch.autograd.grad(loss, synthetic)
+        (feedback,) = torch.autograd.grad(loss, synthetic.images)
         self.step = request.step + 1
         self.next_batch += 1
         return Judgement(
@@ -139,11 +157,33 @@ class Site(Handler):
             conditions=self._conditions(),
         )
 
+    def _learn_privately(self, synthetic: Batch) -> dict[str, torch.Tensor]:
+        """Charged updates on patients drawn by chance and on synthetic images, new and kept."""
+        section = self.recipe.privacy
+        self.release.account.charge(section.updates)
+        self.received.append(Batch(synthetic.images.clone(), synthetic.conditions))
+        rate = min(1.0, section.patients / self.cohort.patients)
+        losses: dict[str, torch.Tensor] = {}
+        for _ in range(section.updates):
+            random = fresh_random()
+            real = self._real(self.cohort.patients_by_chance(rate, random))
+            place = int(torch.randint(len(self.received), (), generator=random))
+            losses = self.objective.learn_privately(real, self.received[place])
+        return losses
+
     def _real(self, batch: Batch) -> Batch:
         return Batch(through(batch.images, self.recipe.wire.images), batch.conditions)
 
     def _conditions(self) -> torch.Tensor:
-        return self.cohort.batch(self.next_batch, self.recipe.training.batch).conditions
+        """Of the next batch."""
+        size, section = self.recipe.training.batch, self.recipe.privacy
+        if section.kind == "none" or section.conditions == "unprotected":
+            return self.cohort.batch(self.next_batch, size).conditions
+        # Drawn without a look at the patients: classes alike.
+        seed = derived_seed(self.recipe.training.seed, "conditions", self.name, self.next_batch)
+        random = torch.Generator().manual_seed(seed)
+        labels = torch.tensor(sorted(self.cohort.labels))
+        return labels[torch.randint(len(labels), (size,), generator=random)]
 
     def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         numbers = {name: float(value) for name, value in losses.items()}
@@ -238,6 +278,7 @@ class Site(Handler):
     def _start_afresh(self) -> None:
         self.step = 0
         self.next_batch = 0
+        self.received: deque[Batch] = deque(maxlen=KEPT_BATCHES)
         self.objective = Objective(
             self.recipe.at_site(self.name),
             modalities=len(self.cohort.modalities),

@@ -1,0 +1,183 @@
+"""What differential privacy was spent at a site, in all runs; it only grows.
+
+The mechanism is the Gaussian one on a Poisson sample of the site's patients (DP-SGD, Abadi et al.
+2016; `asyndgan.training.private`), or on the whole cohort (sampling rate 1: noised feedback). Its
+guarantee is for adding or removing one patient, composed numerically by privacy random variables
+(Gopi et al. 2021, as Opacus implements them); tests hold it against dp-accounting's privacy loss
+distributions.
+"""
+
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, final
+
+from asyndgan.errors import PolicyError
+from asyndgan.recipe import Recipe
+
+EPSILON_ERROR: Final = 0.01
+"""How exactly the accountant computes; it errs to the safe side."""
+
+
+@final
+@dataclass(frozen=True)
+class Mechanism:
+    """One noisy look at a site's patients.
+
+    Attributes:
+        noise: standard deviation of the noise, in units of the most that one patient changes.
+        rate: probability with which each patient takes part.
+    """
+
+    noise: float
+    rate: float
+
+
+def mechanism_of(recipe: Recipe, patients: int) -> Mechanism | None:
+    """What a recipe uses at a site with so many patients; None: nothing is private."""
+    section = recipe.privacy
+    if section.kind == "none":
+        return None
+    rate = 1.0 if section.kind == "feedback" else min(1.0, section.patients / patients)
+    return Mechanism(section.noise, rate)
+
+
+def uses_a_step(recipe: Recipe) -> int:
+    """How often an answer uses it."""
+    return recipe.privacy.updates if recipe.privacy.kind == "discriminator" else 1
+
+
+def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
+    """Epsilon of mechanisms, each used so many times; infinite without noise.
+
+    Args:
+        spent: how often each was used.
+        delta: above 0, below 1.
+    """
+    used = {mechanism: count for mechanism, count in spent.items() if count}
+    if not used:
+        return 0.0
+    if any(mechanism.noise <= 0 for mechanism in used):
+        return math.inf
+    from opacus.accountants import PRVAccountant  # takes a second that only private runs need
+
+    accountant = PRVAccountant()
+    accountant.history = [(one.noise, one.rate, count) for one, count in used.items()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of logarithms of zero on the grid's rim
+        return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR))
+
+
+def most_uses(
+    spent: dict[Mechanism, int], mechanism: Mechanism, *, epsilon: float, delta: float
+) -> int:
+    """How many more times a mechanism may be used before `epsilon` is exceeded.
+
+    Args:
+        spent: so far.
+        mechanism: to use.
+        epsilon: not to exceed.
+        delta: of that epsilon.
+    """
+
+    def within(uses: int) -> bool:
+        more = spent | {mechanism: spent.get(mechanism, 0) + uses}
+        return epsilon_of(more, delta) <= epsilon
+
+    if not within(1):
+        return 0
+    low, high = 1, 2
+    while within(high):
+        low, high = high, 2 * high
+        if high > 2**24:
+            return low
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if within(middle) else (low, middle)
+    return low
+
+
+@final
+class Account:
+    """A site's budget, kept in a file and written before each use.
+
+    A use counts when it is announced, so a crash loses none, and going back to an earlier
+    checkpoint gives nothing back: what has left has left.
+
+    Args:
+        path: of the file; None: nowhere, as in tests.
+        mechanism: of this run; None: there is none.
+        epsilon: not to exceed, over all runs; None: no limit.
+        delta: of that epsilon.
+
+    Raises:
+        PolicyError: the file is not one of these.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        mechanism: Mechanism | None,
+        *,
+        epsilon: float | None,
+        delta: float,
+    ) -> None:
+        self.path = path
+        self.mechanism = mechanism
+        self.delta = delta
+        self.spent: dict[Mechanism, int] = {}
+        if path and path.exists():
+            self._read(path)
+        self._left = math.inf
+        if epsilon is not None and mechanism:
+            self._left = most_uses(self.spent, mechanism, epsilon=epsilon, delta=delta)
+        self._shown: tuple[int, float] = (-1, 0.0)
+
+    def charge(self, uses: int) -> None:
+        """Announces uses of this run's mechanism.
+
+        Raises:
+            PolicyError: the budget does not allow them; nothing was used.
+        """
+        if not self.mechanism or not uses:
+            return
+        if uses > self._left:
+            raise PolicyError("this site's privacy budget is spent.")
+        self._left -= uses
+        self.spent[self.mechanism] = self.spent.get(self.mechanism, 0) + uses
+        if self.path:
+            self._write(self.path)
+
+    def epsilon(self) -> float:
+        """Spent in all, from above: computed anew whenever the uses have grown by a twentieth."""
+        uses = sum(self.spent.values())
+        if uses > self._shown[0]:
+            ahead = uses + int(min(uses // 20, self._left))
+            spent = dict(self.spent)
+            if self.mechanism in spent:
+                spent[self.mechanism] += ahead - uses
+            self._shown = ahead, epsilon_of(spent, self.delta)
+        return self._shown[1]
+
+    def _write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [
+            {"noise": one.noise, "rate": one.rate, "uses": uses} for one, uses in self.spent.items()
+        ]
+        half = path.with_suffix(".half")
+        half.write_text(json.dumps(rows), "utf-8")
+        half.replace(path)
+
+    def _read(self, path: Path) -> None:
+        try:
+            rows = json.loads(path.read_text("utf-8"))
+            for row in rows:
+                mechanism = Mechanism(float(row["noise"]), float(row["rate"]))
+                self.spent[mechanism] = int(row["uses"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise PolicyError(
+                f"{path.name} does not say what privacy was spent; nothing may be promised with "
+                "it. Put back the file that the site wrote."
+            ) from error

@@ -1,0 +1,118 @@
+"""Differentially private training of a discriminator (DP-SGD, Abadi et al. 2016, algorithm 1).
+
+Feedback is made from the discriminator and from synthetic images alone, so it is post-processing of
+what is private already. What is covered: that a patient takes part, with all that his cases say,
+through the discriminator. What is not: conditions that are sent in the clear, and what the card
+declares (number of cases, modalities, labels). docs/privacy.md has the argument.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import final
+
+import torch
+from torch import Tensor, nn
+
+from asyndgan.arrays import Condition, Images, Scalar
+from asyndgan.data import Batch
+from asyndgan.models import Verdict
+from asyndgan.models.augment import disturbed
+from asyndgan.models.losses import AdversarialLoss
+from asyndgan.privacy.chance import fresh_random
+from asyndgan.recipe import Recipe
+
+Maps = Callable[[Tensor], Condition]
+
+
+@final
+class PrivateDiscriminator:
+    """Updates a discriminator so that no patient changes it by more than clipped noise hides.
+
+    Args:
+        discriminator: with norms that act on one image at a time.
+        adversarial: loss; only its `real` part looks at patients.
+        recipe: `privacy` says clip, noise and expected number of patients; `discriminator.augment`
+            how copies are disturbed.
+        maps: conditions as the network reads them.
+    """
+
+    def __init__(
+        self, discriminator: nn.Module, adversarial: AdversarialLoss, recipe: Recipe, maps: Maps
+    ) -> None:
+        self.discriminator = discriminator
+        self.adversarial = adversarial
+        self.recipe = recipe
+        self.maps = maps
+        self.parameters = [p for p in discriminator.parameters() if p.requires_grad]
+
+    def learn(self, optimiser: torch.optim.Optimizer, real: Batch, synthetic: Batch) -> Scalar:
+        """One update; looks at each real patient once, however many copies.
+
+        Args:
+            optimiser: of the discriminator's parameters.
+            real: of patients drawn by chance, perhaps of none; one case each.
+            synthetic: images with the conditions that they were painted from; nobody's.
+
+        Returns:
+            The loss on the synthetic images; that on the real ones is not private.
+        """
+        private = self._noised(self._clipped_sum(real))
+        judged = self._score(self.discriminator, synthetic.images, self.maps(synthetic.conditions))
+        loss = 0.5 * self.adversarial.synthetic(judged)
+        public = torch.autograd.grad(loss, self.parameters)
+        patients = self.recipe.privacy.patients  # fixed: how many came is a patient's secret
+        for parameter, own, other in zip(self.parameters, private, public, strict=True):
+            parameter.grad = 0.5 * own / patients + other
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _clipped_sum(self, real: Batch) -> list[Tensor]:
+        """Sum over patients of the gradient of the loss on each, none longer than the clip."""
+        count = len(real.images)
+        if not count:
+            return [torch.zeros_like(parameter) for parameter in self.parameters]
+        copies = self.recipe.privacy.multiplicity
+        images, maps = disturbed(
+            real.images.repeat_interleave(copies, 0),
+            self.maps(real.conditions).repeat_interleave(copies, 0),
+            self.recipe.discriminator.augment,
+            fresh_random(),
+        )
+        from opacus import GradSampleModule  # takes a second that only private runs need
+
+        watched = GradSampleModule(self.discriminator, loss_reduction="mean")
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that images need no gradient is meant
+                self.adversarial.real(self._score(watched, images, maps)).backward()
+            each = [_of_patients(p, copies) for p in self.parameters]
+        finally:
+            watched.to_standard_module()
+            for parameter in self.parameters:
+                parameter.grad = None
+        lengths = torch.stack([own.flatten(1).norm(dim=1) for own in each]).norm(dim=0)
+        factor = (self.recipe.privacy.clip / lengths.clamp(min=1e-12)).clamp(max=1)
+        return [torch.einsum("n,n...->...", factor, own) for own in each]
+
+    def _noised(self, sums: list[Tensor]) -> list[Tensor]:
+        deviation = self.recipe.privacy.noise * self.recipe.privacy.clip
+        random = fresh_random()
+        # Of four draws, so that the last bits of a floating-point number give nothing away
+        # (Holohan and Braghin 2021, section 5).
+        return [
+            own + deviation * torch.randn(4, *own.shape, generator=random).sum(0) / 2
+            for own in sums
+        ]
+
+    def _score(self, network: nn.Module, images: Images, maps: Condition) -> Tensor:
+        verdict: Verdict = network(images, maps)
+        if verdict.score is None:
+            raise TypeError("a private discriminator needs realness logits.")
+        return verdict.score
+
+
+def _of_patients(parameter: nn.Parameter, copies: int) -> Tensor:
+    """Gradients (patients, *shape): the mean over each patient's copies."""
+    each: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # set by GradSampleModule
+    return each.reshape(-1, copies, *each.shape[1:]).mean(1)

@@ -1,0 +1,302 @@
+"""Differential privacy: what is charged, clipped and hidden, and what never comes back."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+from dp_accounting.pld import PLDAccountant
+
+from asyndgan.data import Batch, Cohort
+from asyndgan.errors import PolicyError, RecipeError
+from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
+from asyndgan.privacy import Policy, Release
+from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
+from asyndgan.privacy.ledger import read
+from asyndgan.recipe import Recipe
+from asyndgan.training import Site
+from asyndgan.training.private import PrivateDiscriminator
+from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, unpack
+
+MakeRecipe = Callable[..., Recipe]
+MakeCohort = Callable[..., Cohort]
+CLASSES = ("condition.kind=class", "generator.kind=spade", "masks.release=false")
+PRIVATE = (*CLASSES, "privacy.kind=discriminator", "privacy.patients=3")
+DELTA = 1e-5
+
+
+# Accounting
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "uses"),
+    [(1.0, 0.01, 1000), (4.0, 0.25, 2000), (10.0, 1.0, 50), (0.7, 0.05, 300)],
+)
+def test_two_accountants_agree_to_a_hundredth(noise: float, rate: float, uses: int) -> None:
+    other = PLDAccountant()
+    other.compose(PoissonSampledDpEvent(rate, GaussianDpEvent(noise)), uses)
+    epsilon = epsilon_of({Mechanism(noise, rate): uses}, DELTA)
+    assert epsilon == pytest.approx(other.get_epsilon(DELTA), rel=0.01)
+    assert epsilon >= other.get_epsilon(DELTA) - 0.011
+
+
+def test_mechanisms_of_different_runs_add_up() -> None:
+    first, second = Mechanism(2.0, 0.1), Mechanism(3.0, 0.2)
+    both = epsilon_of({first: 100, second: 50}, DELTA)
+    assert both > max(epsilon_of({first: 100}, DELTA), epsilon_of({second: 50}, DELTA))
+    assert epsilon_of({}, DELTA) == 0
+    assert epsilon_of({Mechanism(0.0, 0.1): 1}, DELTA) == math.inf
+
+
+def test_a_budget_is_used_to_its_last_step_and_no_further() -> None:
+    mechanism = Mechanism(2.0, 0.1)
+    most = most_uses({}, mechanism, epsilon=3.0, delta=DELTA)
+    assert epsilon_of({mechanism: most}, DELTA) <= 3.0 < epsilon_of({mechanism: most + 1}, DELTA)
+    assert most_uses({mechanism: most}, mechanism, epsilon=3.0, delta=DELTA) == 0
+
+
+def test_what_is_spent_is_written_before_it_is_used_and_never_comes_back(tmp_path: Path) -> None:
+    path, mechanism = tmp_path / "privacy.json", Mechanism(2.0, 0.1)
+    most = most_uses({}, mechanism, epsilon=3.0, delta=DELTA)
+    account = Account(path, mechanism, epsilon=3.0, delta=DELTA)
+    account.charge(most - 1)
+    again = Account(path, mechanism, epsilon=3.0, delta=DELTA)  # after a crash, or a roll-back
+    assert 0 < again.epsilon() <= 3.0
+    with pytest.raises(PolicyError, match="budget is spent"):
+        again.charge(2)
+    again.charge(1)
+    with pytest.raises(PolicyError, match="budget is spent"):
+        again.charge(1)
+    path.write_text("[{}]")
+    with pytest.raises(PolicyError, match="does not say what privacy was spent"):
+        Account(path, mechanism, epsilon=3.0, delta=DELTA)
+
+
+def test_the_shown_epsilon_is_never_below_the_spent_one() -> None:
+    mechanism = Mechanism(2.0, 0.2)
+    account = Account(None, mechanism, epsilon=None, delta=DELTA)
+    for uses in (1, 3, 20, 1, 1, 200):
+        account.charge(uses)
+        assert account.epsilon() >= epsilon_of(account.spent, DELTA) - 1e-9
+
+
+# DP-SGD
+
+
+def private(tiny: MakeRecipe, *overrides: str) -> PrivateDiscriminator:
+    recipe = tiny(*PRIVATE, "privacy.clip=0.5", *overrides)
+    torch.manual_seed(0)
+    network = build_discriminator(recipe, condition_channels=3, image_channels=1)
+
+    def maps(classes: torch.Tensor) -> torch.Tensor:
+        return condition_maps(classes, kind="class", labels=3, space=(16, 16))
+
+    return PrivateDiscriminator(network, build_adversarial_loss(recipe), recipe, maps)
+
+
+def batch(count: int, seed: int = 1) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 1, 16, 16, generator=random) * 2 - 1
+    return Batch(images, torch.randint(0, 3, (count,), generator=random))
+
+
+def flat(tensors: list[torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def test_each_patients_gradient_is_clipped_by_itself(tiny: MakeRecipe) -> None:
+    learner, real = private(tiny), batch(5)
+    wanted = torch.zeros_like(flat(learner.parameters))
+    for image, label in zip(real.images, real.conditions, strict=True):
+        score = learner.discriminator(image[None], learner.maps(label[None])).score
+        loss = learner.adversarial.real(score)
+        own = flat(list(torch.autograd.grad(loss, learner.parameters)))
+        assert own.norm() > 0.5
+        wanted += own * (0.5 / own.norm())
+    torch.testing.assert_close(flat(learner._clipped_sum(real)), wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_a_patient_changes_the_sum_by_no_more_than_the_clip(tiny: MakeRecipe, copies: int) -> None:
+    learner, real = private(tiny, f"privacy.multiplicity={copies}"), batch(5)
+    whole = flat(learner._clipped_sum(real))
+    for left_out in range(5):
+        kept = [index for index in range(5) if index != left_out]
+        others = Batch(real.images[kept], real.conditions[kept])
+        gap = (whole - flat(learner._clipped_sum(others))).norm()
+        assert 0.01 < gap <= 0.5 * (1 + 1e-4)
+
+
+def test_copies_of_a_patient_are_averaged_before_they_are_clipped(tiny: MakeRecipe) -> None:
+    """Without disturbances all copies are equal, so it makes no difference how many there are."""
+    one, three = (private(tiny, f"privacy.multiplicity={copies}") for copies in (1, 3))
+    real = batch(4)
+    torch.testing.assert_close(
+        flat(one._clipped_sum(real)), flat(three._clipped_sum(real)), rtol=1e-4, atol=1e-6
+    )
+
+
+def test_the_noise_has_the_promised_deviation_and_is_new_every_time(tiny: MakeRecipe) -> None:
+    learner = private(tiny, "privacy.noise=3", "discriminator.width=32")
+    nothing = learner._clipped_sum(batch(0))
+    assert not flat(nothing).any()
+    first, second = flat(learner._noised(nothing)), flat(learner._noised(nothing))
+    assert len(first) > 5000
+    assert float(first.std()) == pytest.approx(3 * 0.5, rel=0.05)
+    assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.05
+
+
+def test_a_step_without_a_patient_is_still_a_step(tiny: MakeRecipe) -> None:
+    learner = private(tiny)
+    before = flat(learner.parameters).clone()
+    learner.learn(torch.optim.SGD(learner.parameters, lr=0.1), batch(0), batch(2))
+    assert not torch.equal(flat(learner.parameters), before)
+    assert flat(learner.parameters).isfinite().all()
+
+
+def test_patients_are_drawn_one_by_one_with_a_case_each() -> None:
+    patients = [f"p{case // 4}" for case in range(80)]
+    images = torch.arange(80.0).reshape(80, 1, 1, 1).expand(-1, 1, 4, 4) / 80
+    cohort = Cohort(
+        images, torch.zeros(80, dtype=torch.int64), modalities=["T1"], labels={0: "x"},
+        patients=patients,
+    )  # fmt: skip
+    assert cohort.patients == 20
+    random = torch.Generator().manual_seed(0)
+    counts, seen = [], set()
+    for _ in range(300):
+        drawn = cohort.patients_by_chance(0.3, random)
+        cases = [round(float(value) * 80) for value in drawn.images[:, 0, 0, 0]]
+        assert len({case // 4 for case in cases}) == len(cases)
+        counts.append(len(cases))
+        seen |= set(cases)
+    assert sum(counts) / 300 == pytest.approx(6, abs=0.4)
+    assert 0.6 * 4.2 < torch.tensor(counts, dtype=torch.float).var() < 1.5 * 4.2
+    assert seen == set(range(80))
+    assert len(cohort.patients_by_chance(0.0, random).images) == 0
+
+
+# At the site
+
+
+def classes(recipe: Recipe, seed: int = 0) -> Cohort:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.rand(12, 1, 16, 16, generator=random) * 2 - 1
+    labels = torch.randint(0, 3, (12,), generator=random)
+    return Cohort(images, labels, modalities=["T1"], labels={0: "a", 1: "b", 2: "c"}, seed=seed)
+
+
+def opened(recipe: Recipe, folder: Path | None, policy: Policy, seed: int = 0) -> Site:
+    site = Site("north", classes(recipe, seed), recipe, folder=folder, policy=policy)
+    site.handle(Open(run="1f", recipe=recipe.digest(), step=0))
+    return site
+
+
+def judged(site: Site, step: int) -> Any:
+    images = torch.zeros(2, 1, 16, 16)
+    answer = site.handle(Judge(run="1f", step=step, batch=site.next_batch, images=images))
+    return unpack(answer.payload, ANSWERS, limit=2**20)
+
+
+def test_a_private_sites_ledger_says_what_was_spent(tiny: MakeRecipe, tmp_path: Path) -> None:
+    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=4")
+    policy = Policy.from_toml("[privacy]\nepsilon = 8.0")
+    site = opened(recipe, tmp_path, policy)
+    answers = [judged(site, step) for step in range(3)]
+    assert all(isinstance(answer, Judgement) for answer in answers)
+    # The loss on real images would say something of who was drawn.
+    assert set(answers[0].losses) == {"adversarial", "discriminator_synthetic"}
+    site.release.close()
+    entries = [e for e in read(tmp_path / "ledger.jsonl") if e.kind == "judgement"]
+    spent = [epsilon_of({Mechanism(4.0, 0.25): 2 * step}, DELTA) for step in (1, 2, 3)]
+    for entry, least in zip(entries, spent, strict=True):
+        assert entry.epsilon is not None
+        assert least - 1e-9 <= entry.epsilon <= 8.0
+        assert (entry.noise, entry.delta) == (4.0, DELTA)
+
+
+def test_a_site_whose_budget_is_spent_answers_no_more_even_if_it_starts_again(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny(*PRIVATE, "privacy.noise=1.5")
+    policy = Policy.from_toml("[privacy]\nepsilon = 2.2")
+    most = most_uses({}, Mechanism(1.5, 0.25), epsilon=2.2, delta=DELTA)
+    assert 1 < most < 6
+    site = opened(recipe, tmp_path, policy)
+    for step in range(most):
+        judged(site, step)
+    with pytest.raises(PolicyError, match="budget is spent"):
+        judged(site, most)
+    site.release.close()
+    again = opened(recipe, tmp_path, policy)  # its checkpoints are gone: it begins anew
+    with pytest.raises(PolicyError, match="budget is spent"):
+        judged(again, 0)
+
+
+def test_public_conditions_do_not_depend_on_the_patients(tiny: MakeRecipe) -> None:
+    recipe = tiny(*PRIVATE, "training.batch=64")
+    drawn = [opened(recipe, None, Policy(), seed)._conditions() for seed in (0, 1)]
+    assert torch.equal(*drawn)
+    assert drawn[0].unique().tolist() == [0, 1, 2]
+
+
+def test_noised_feedback_is_clipped_as_a_whole_and_each_answer_is_charged(
+    tiny: MakeRecipe,
+) -> None:
+    recipe = tiny(
+        *CLASSES, "privacy.kind=feedback", "privacy.clip=0.01", "privacy.noise=5",
+        "wire.feedback=float32",
+    )  # fmt: skip
+    account = Account(None, mechanism_of(recipe, 12), epsilon=None, delta=DELTA)
+    policy = Policy.from_toml('[leaves]\nfeedback = ["float32"]')
+    door = Release(recipe, policy, None, account)
+    quiet = Judgement(
+        run="1f", step=0, losses={"adversarial": 1.0}, feedback=torch.zeros(64, 1, 16, 16),
+        batch=1, conditions=torch.zeros(64, dtype=torch.int64),
+    )  # fmt: skip
+    loud = quiet.model_copy(update={"feedback": torch.full((64, 1, 16, 16), 9.0)})
+    out = [
+        unpack(door.let_out(one).payload, ANSWERS, limit=2**20).feedback for one in (quiet, loud)
+    ]
+    assert float(out[0].std()) == pytest.approx(2 * 0.01 * 5, rel=0.05)
+    # What is left of a signal of length 1,152 is one clip, far below the noise.
+    assert float(out[1].mean()) == pytest.approx(0, abs=0.01)
+    assert account.spent == {Mechanism(5.0, 1.0): 2}
+    assert unpack(door.let_out(loud).payload, ANSWERS, limit=2**20).losses == {}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (("privacy.kind=discriminator",), "sends patients' masks"),
+        ((*PRIVATE, "loss.features=1"), "past privacy.kind"),
+        ((*PRIVATE, "selection.kind=nearest"), "past privacy.kind"),
+        ((*PRIVATE, "training.precision=bfloat16"), "float32"),
+    ],
+)
+def test_a_recipe_that_would_look_past_its_privacy_is_refused(
+    tiny: MakeRecipe, overrides: tuple[str, ...], said: str
+) -> None:
+    with pytest.raises(RecipeError, match=said):
+        tiny("masks.release=false", *overrides)
+
+
+def test_a_policy_that_asks_for_privacy_refuses_a_recipe_without(tiny: MakeRecipe) -> None:
+    asks = Policy.from_toml("[privacy]\nepsilon = 3.0")
+    assert asks.refusals(tiny(*PRIVATE)) == []
+    assert "privacy.kind is none" in asks.refusals(tiny("masks.release=false"))[0]
+    unprotected = tiny(
+        "masks.release=false", "privacy.kind=discriminator", "privacy.conditions=unprotected"
+    )
+    assert "leave in the clear" in asks.refusals(unprotected)[0]
+
+
+def test_a_card_under_privacy_is_still_a_card(tiny: MakeRecipe) -> None:
+    site = Site("north", classes(tiny(*PRIVATE)), tiny(*PRIVATE))
+    answer = site.handle(Open(run="1f", recipe=tiny(*PRIVATE).digest(), step=0))
+    card = unpack(answer.payload, ANSWERS, limit=2**20)
+    assert isinstance(card, Card) and not isinstance(card, Refusal)
+    assert card.conditions.shape == (2,)
