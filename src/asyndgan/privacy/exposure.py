@@ -70,7 +70,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("judgement", "losses"): Exposure(
         "the terms of the site's loss, as numbers", "at most 32 numbers",
         "how well the discriminator tells real from synthetic, over a batch of real images: a weak "
-        "sign of who is in the batch", "`leaves.losses = false` sends none; under differential privacy none of real images",
+        "sign of who is in the batch",
+        "`leaves.losses = false` sends none; under differential privacy none of real images",
     ),
     ("judgement", "feedback"): Exposure(
         "gradient of the site's loss by the synthetic images that it was sent",
