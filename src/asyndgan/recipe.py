@@ -191,7 +191,9 @@ class LossSection(Section):
         "a coordinator that paints what it likes; a site's policy may forbid it",
     )
     stand_in_l1: Weight = Field(
-        0.0, description="L1 to a painting of the same mask by a generator that stays at the site"
+        0.0,
+        description="L1 to a painting of the same mask by a generator that stays at the site and "
+        "has not seen the patient",
     )
     balance: float = Field(
         0.0,

@@ -1,6 +1,7 @@
 import copy
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]
     own = images[:, channels]
     size, coding = site.recipe.training.batch, site.recipe.wire.images
     real, other = (
-        Batch(through(batch.images, coding), batch.conditions)
+        replace(batch, images=through(batch.images, coding))
         for batch in (site.cohort.batch(step, size), site.cohort.other(step, size))
     )
     # The gradient is taken where the images arrived, as the coding left them.
@@ -171,6 +172,44 @@ def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]
     site.objective.learn(real, arrived.detach())
     loss, _ = site.objective.ask(Batch(arrived, real.conditions), real, other)
     return loss
+
+
+def test_a_stand_in_paints_for_patients_whom_it_has_not_seen(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    """Whatever a patient's image is, the painting that feedback pulls towards is the same."""
+    recipe = tiny("loss.stand_in_l1=5", "stand_in.width=4", "stand_in.blocks=1", "training.batch=4")
+    cohort = make_cohort(recipe, cases=4)
+    assert sorted(cohort.halves.tolist()) == [0, 0, 1, 1]
+    other = Cohort(
+        cohort.images.clone(), cohort.conditions, modalities=["T1"], labels=cohort.labels
+    )
+    other.images[0] = -other.images[0]
+    targets = []
+    for own in (cohort, other):
+        site = Site("north", own, recipe)
+        batch = Batch(own.images, own.conditions, own.halves)
+        for step in range(5):
+            site.objective.begin_step(step)
+            site.objective.learn(batch, torch.zeros_like(own.images))
+        assert site.objective.target is not None
+        targets.append(site.objective.target)
+    unchanged = cohort.halves == cohort.halves[0]
+    assert torch.equal(targets[0][unchanged], targets[1][unchanged])
+    assert not torch.equal(targets[0][~unchanged], targets[1][~unchanged])  # they learn from him
+
+
+def test_a_site_of_one_patient_has_no_stand_in(tiny: MakeRecipe) -> None:
+    cohort = Cohort(
+        torch.zeros(5, 1, 16, 16),
+        torch.zeros(5, 16, 16, dtype=torch.int64),
+        modalities=["T1"],
+        labels={0: "background"},
+        patients=["one"] * 5,
+    )
+    with pytest.raises(CohortError, match="north has one patient"):
+        Site("north", cohort, tiny("loss.stand_in_l1=5"))
+    Site("north", cohort, tiny())
 
 
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 6])

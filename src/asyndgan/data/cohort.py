@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asyndgan.arrays import Images
 from asyndgan.data.case import Case
+from asyndgan.data.splits import split_patients
 from asyndgan.errors import CohortError
 
 RAREST: Final = 4.0
@@ -25,10 +26,13 @@ class Batch:
     Attributes:
         images: (b, c, *space) in [-1, 1].
         conditions: int64, (b, *space) label maps or (b,) classes.
+        halves: which half of the site's patients each is of, (b,) zeros and ones; None where it
+            is nobody's.
     """
 
     images: Images
     conditions: Tensor
+    halves: Tensor | None = None
 
 
 @final
@@ -98,6 +102,7 @@ class Cohort:
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
+        self.halves = _halves([str(patient) for patient in patients or range(len(images))])
         self.weights = _rarity(self.conditions) if rare_first else None
 
     @classmethod
@@ -166,10 +171,7 @@ class Cohort:
         """
         drawn = [self._case(number * size + offset) for offset in range(size)]
         index = torch.tensor([case for case, _ in drawn])
-        mirror = torch.tensor([mirrored for _, mirrored in drawn])
-        return Batch(
-            _mirrored(self.images[index], mirror), _mirrored(self.conditions[index], mirror)
-        )
+        return self._batch(index, torch.tensor([mirrored for _, mirrored in drawn]))
 
     def other(self, number: int, size: int) -> Batch:
         """A batch that has nothing to do with `batch(number, size)`, for unpaired comparisons."""
@@ -178,10 +180,7 @@ class Cohort:
             index = torch.randint(len(self), (size,), generator=random)
         else:
             index = torch.multinomial(self.weights, size, replacement=True, generator=random)
-        mirror = torch.rand(size, generator=random) < (0.5 if self.flip else -1.0)
-        return Batch(
-            _mirrored(self.images[index], mirror), _mirrored(self.conditions[index], mirror)
-        )
+        return self._batch(index, self._mirrors(size, random))
 
     @property
     def patients(self) -> int:
@@ -206,10 +205,18 @@ class Cohort:
             [int(own[int(place * len(own))]) for own, place in zip(chosen, places, strict=True)],
             dtype=torch.int64,
         )
-        mirror = torch.rand(len(index), generator=random) < (0.5 if self.flip else -1.0)
+        return self._batch(index, self._mirrors(len(index), random))
+
+    def _batch(self, index: Tensor, mirror: Tensor) -> Batch:
         return Batch(
-            _mirrored(self.images[index], mirror), _mirrored(self.conditions[index], mirror)
+            _mirrored(self.images[index], mirror),
+            _mirrored(self.conditions[index], mirror),
+            self.halves[index],
         )
+
+    def _mirrors(self, count: int, random: torch.Generator) -> Tensor:
+        """Which of so many cases to mirror."""
+        return torch.rand(count, generator=random) < (0.5 if self.flip else -1.0)
 
     def _case(self, position: int) -> tuple[int, bool]:
         """Index of the case at a position of the endless shuffle, and whether to mirror it."""
@@ -219,8 +226,7 @@ class Cohort:
             order = torch.randperm(len(self), generator=random)
         else:
             order = torch.multinomial(self.weights, len(self), replacement=True, generator=random)
-        mirror = torch.rand(len(self), generator=random) < (0.5 if self.flip else -1.0)
-        return int(order[offset]), bool(mirror[offset])
+        return int(order[offset]), bool(self._mirrors(len(self), random)[offset])
 
     def _random(self, purpose: str, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(derived_seed(self.seed, purpose, number))
@@ -239,6 +245,14 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _halves(patients: Sequence[str]) -> Tensor:
+    """Two halves of about as many cases, whole patients each; all zeros for a single patient."""
+    halves = torch.zeros(len(patients), dtype=torch.int64)
+    if len(set(patients)) > 1:
+        halves[split_patients(patients, {"first": 0.5, "second": 0.5}, 0)["second"]] = 1
+    return halves
 
 
 def _rarity(conditions: Tensor) -> Tensor:

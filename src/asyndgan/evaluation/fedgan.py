@@ -10,6 +10,7 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -47,6 +48,7 @@ from asyndgan.training.objective import (
 )
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import normalised
+from asyndgan.training.site import check_cohort
 
 
 def check_fedgan(recipe: Recipe) -> None:
@@ -130,6 +132,7 @@ class _Party:
     """A site of FedGAN: both networks live there, and its images stay."""
 
     def __init__(self, name: str, cohort: Cohort, recipe: Recipe, scope: Scope) -> None:
+        check_cohort(name, cohort, recipe)
         self.name = name
         self.cohort = cohort
         self.recipe = recipe
@@ -189,7 +192,7 @@ class _Party:
 
     def _in_order(self, batch: Batch) -> Batch:
         """Channels in the order of the scope: a discriminator is averaged with the others'."""
-        return Batch(batch.images[:, self.channels], batch.conditions)
+        return replace(batch, images=batch.images[:, self.channels])
 
     def state(self) -> dict[str, Tensor]:
         tensors = self.objective.state()

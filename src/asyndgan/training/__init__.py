@@ -9,7 +9,7 @@ from asyndgan.training.coordinator import (
 )
 from asyndgan.training.site import Site
 
-GENERATOR_VERSION = 2
+GENERATOR_VERSION = 3
 """Raise it when a change alters what a recipe trains: older runs are no evidence for it then."""
 
 __all__ = [

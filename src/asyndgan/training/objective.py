@@ -35,11 +35,16 @@ from asyndgan.training.checkpoint import (
 from asyndgan.training.private import PrivateDiscriminator
 
 Losses = dict[str, Tensor]
+StandIn = tuple[torch.nn.Module, torch.optim.Adam]
 
 
 @final
 class Objective:
-    """A site's networks: its discriminator and, if the recipe asks, its stand-in generator.
+    """A site's networks: its discriminator and, if the recipe asks, its stand-in generators.
+
+    There are two stand-ins, each trained on one half of the site's patients. For a patient's mask
+    the other one paints, which has never seen him, so that whoever reads its painting out of
+    feedback reads nothing of the patient that his mask does not say (cross-fitting).
 
     Args:
         recipe: names networks, losses and rates.
@@ -68,7 +73,7 @@ class Objective:
         self.discriminator_optimiser = adam(
             self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
         )
-        self.stand_in: torch.nn.Module | None = None
+        self.stand_ins: list[StandIn] = []
         self.target: Images | None = None
         if recipe.loss.stand_in_l1:
             stand_in = recipe.stand_in
@@ -78,9 +83,11 @@ class Objective:
                 blocks=stand_in.blocks,
                 skip=stand_in.skip,
             )
-            with seeded(derived_seed(seed, "stand-in")):
-                self.stand_in = generator_from(section, **sizes)
-            self.stand_in_optimiser = adam(self.stand_in, recipe.optimiser, recipe.stand_in.rate)
+            for half in range(2):
+                with seeded(derived_seed(seed, "stand-in", half)):
+                    network = generator_from(section, **sizes)
+                optimiser = adam(network, recipe.optimiser, recipe.stand_in.rate)
+                self.stand_ins.append((network, optimiser))
         self.private = PrivateDiscriminator(self.discriminator, self.adversarial, recipe, self.maps)
         self.begin_step(0)
 
@@ -91,7 +98,7 @@ class Objective:
         )
 
     def learn(self, real: Batch, synthetic: Images) -> Losses:
-        """One update of the discriminator, and of the stand-in if there is one."""
+        """One update of the discriminator, and of the stand-ins if there are any."""
         maps = self.maps(real.conditions)
         loss = self._discriminator_loss(
             self._judged(real.images, maps),
@@ -100,8 +107,8 @@ class Objective:
         )
         update(self.discriminator_optimiser, loss)
         losses = {"discriminator": loss.detach()}
-        if self.stand_in is not None:
-            losses["stand_in"] = self._learn_stand_in(self.stand_in, real, maps)
+        if self.stand_ins:
+            losses["stand_in"] = self._learn_stand_ins(real, maps)
         return losses
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
@@ -119,8 +126,7 @@ class Objective:
     ) -> tuple[Scalar, Losses]:
         """The loss whose gradient by the synthetic images is the site's feedback, and its terms.
 
-        Follows `learn` with the same `real`: the stand-in's painting is that of its update, since
-        another one would cost as much again.
+        Follows `learn` with the same `real`, which leaves the stand-ins' paintings behind.
 
         Args:
             synthetic: with the conditions that they were painted from.
@@ -160,25 +166,25 @@ class Objective:
         self.random = torch.Generator().manual_seed(seed)
         factor = rate_factor(self.recipe, step)
         set_rate(self.discriminator_optimiser, self.recipe.optimiser.discriminator_rate * factor)
-        if self.stand_in is not None:
-            set_rate(self.stand_in_optimiser, self.recipe.stand_in.rate * factor)
+        for _, optimiser in self.stand_ins:
+            set_rate(optimiser, self.recipe.stand_in.rate * factor)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a checkpoint needs."""
         tensors = network_state("discriminator", self.discriminator)
         tensors |= optimiser_state("discriminator_optimiser", self.discriminator_optimiser)
-        if self.stand_in is not None:
-            tensors |= network_state("stand_in", self.stand_in)
-            tensors |= optimiser_state("stand_in_optimiser", self.stand_in_optimiser)
+        for half, (network, optimiser) in enumerate(self.stand_ins):
+            tensors |= network_state(f"stand_in_{half}", network)
+            tensors |= optimiser_state(f"stand_in_optimiser_{half}", optimiser)
         return tensors
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes what `state` gave."""
         load_network("discriminator", self.discriminator, tensors)
         load_optimiser("discriminator_optimiser", self.discriminator_optimiser, tensors)
-        if self.stand_in is not None:
-            load_network("stand_in", self.stand_in, tensors)
-            load_optimiser("stand_in_optimiser", self.stand_in_optimiser, tensors)
+        for half, (network, optimiser) in enumerate(self.stand_ins):
+            load_network(f"stand_in_{half}", network, tensors)
+            load_optimiser(f"stand_in_optimiser_{half}", optimiser, tensors)
 
     def _l1(self, images: Images, target: Images, conditions: Tensor) -> Scalar:
         return balanced_l1(images, target, conditions, self.recipe.loss.balance)
@@ -207,16 +213,32 @@ class Objective:
             terms.append(self.recipe.loss.segmentation * fits)
         return torch.stack(terms).sum()
 
-    def _learn_stand_in(self, stand_in: torch.nn.Module, real: Batch, maps: Condition) -> Scalar:
+    def _learn_stand_ins(self, real: Batch, maps: Condition) -> Scalar:
+        """Each learns from its half of the batch and paints for the other half."""
+        halves = torch.zeros(len(maps), dtype=torch.int64) if real.halves is None else real.halves
+        self.target = torch.zeros_like(real.images)
+        gaps: list[Scalar] = []
+        for half, (network, optimiser) in enumerate(self.stand_ins):
+            own, others = halves == half, halves != half
+            if own.any():
+                cases = Batch(real.images[own], real.conditions[own])
+                gaps.append(self._learn_stand_in(network, optimiser, cases, maps[own]))
+            if others.any():
+                with torch.no_grad():
+                    self.target[others] = self._stand_in_paints(network, maps[others])
+        return torch.stack(gaps).mean()
+
+    def _learn_stand_in(
+        self, network: torch.nn.Module, optimiser: torch.optim.Adam, real: Batch, maps: Condition
+    ) -> Scalar:
         section = self.recipe.stand_in
-        painted = self._stand_in_paints(stand_in, maps)
-        self.target = painted.detach()
+        painted = self._stand_in_paints(network, maps)
         loss = section.paired_l1 * self._l1(painted, real.images, real.conditions)
         if section.adversarial_weight:
             score = self._judged(painted, maps).score
             if score is not None:
                 loss = loss + section.adversarial_weight * self.adversarial.generator(score)
-        update(self.stand_in_optimiser, loss)
+        update(optimiser, loss)
         return loss.detach()
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, final
 
@@ -38,6 +39,24 @@ KEPT_BATCHES: Final = 32
 """Synthetic batches that private updates draw from; in memory only."""
 
 
+def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
+    """Sees that a site's cases can be trained with as a recipe says.
+
+    Raises:
+        CohortError: if they cannot.
+    """
+    if cohort.space != recipe.image.size:
+        raise CohortError(
+            f"site {name}: images have size {cohort.space}, the recipe wants "
+            f"{recipe.image.size}. Prepare them with this recipe."
+        )
+    if recipe.loss.stand_in_l1 and cohort.patients < 2:
+        raise CohortError(
+            f"site {name} has one patient, so there is no stand-in that has not seen him. Add "
+            "patients, or set loss.stand_in_l1 to 0."
+        )
+
+
 @final
 class Site(Handler):
     """Answers requests with what its `Release` lets out. Opens no connection by itself.
@@ -71,11 +90,7 @@ class Site(Handler):
         policy: Policy = SIMULATION,
     ) -> None:
         policy.check(recipe)
-        if cohort.space != recipe.image.size:
-            raise CohortError(
-                f"site {name}: images have size {cohort.space}, the recipe wants "
-                f"{recipe.image.size}. Prepare them with this recipe."
-            )
+        check_cohort(name, cohort, recipe)
         self.name = name
         self.cohort = cohort
         self.recipe = recipe
@@ -172,7 +187,7 @@ class Site(Handler):
         return losses
 
     def _real(self, batch: Batch) -> Batch:
-        return Batch(through(batch.images, self.recipe.wire.images), batch.conditions)
+        return replace(batch, images=through(batch.images, self.recipe.wire.images))
 
     def _conditions(self) -> torch.Tensor:
         """Of the next batch."""
