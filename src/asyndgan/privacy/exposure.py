@@ -76,9 +76,9 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("judgement", "feedback"): Exposure(
         "gradient of the site's loss by the synthetic images that it was sent",
         "b images of c x h x w in the recipe's coding",
-        "with `loss.paired_l1`: real pixels, exactly, by bisection. With the stand-in: a "
-        "painting of the mask by a network that has not seen the patient. Else: what the discriminator "
-        "has learned, which may include single patients where a cohort is small",
+        "with `loss.paired_l1`: real pixels, exactly, by bisection. With the stand-in: a painting "
+        "of the mask by a network that has not seen the patient. Else: what the discriminator has "
+        "learned, which may include single patients where a cohort is small",
         "`allows.paired_l1`, `leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a "
         "recipe must be differentially private",
     ),
