@@ -71,13 +71,15 @@ class RolledBack:
         request = Judge(run=card.run, step=card.step, batch=card.batch, images=images)
         answer = self._asked(request)
         if not isinstance(answer, Judgement):
-            raise ProtocolError("the site did not judge.")
+            raise ProtocolError(
+                f"the site did not judge: {getattr(answer, 'reason', answer.kind)}."
+            )
         return answer.feedback
 
     def _opened(self) -> Card:
         card = self._asked(self.opening)
         if not isinstance(card, Card):
-            raise ProtocolError("the site did not open.")
+            raise ProtocolError(f"the site did not open: {getattr(card, 'reason', card.kind)}.")
         return card
 
     def _asked(self, request: Message) -> Message:
