@@ -341,6 +341,27 @@ class PrivacySection(Section):
 
 
 @final
+class IntegritySection(Section):
+    """What the coordinator does against sites that send feedback to spoil the generator."""
+
+    bound: float = Field(
+        0.0,
+        ge=0,
+        le=1000,
+        description="how many times the median length of all sites' feedback one may be; longer is "
+        "shortened; 0: any",
+    )
+    aggregation: Literal["sum", "median", "trimmed"] = Field(
+        "sum",
+        description="sum: by shares; median, or mean without the extremes: of each weight's "
+        "gradients, sites alike, at the price of a backward pass for each site",
+    )
+    alarm: float = Field(
+        10.0, ge=1, description="times the median length from which on a site is reported"
+    )
+
+
+@final
 class SelectionSection(Section):
     """Which averaged generator a run ends with."""
 
@@ -391,6 +412,7 @@ class Recipe(Section):
     masks: MasksSection = MasksSection()
     selection: SelectionSection = SelectionSection()
     privacy: PrivacySection = PrivacySection()
+    integrity: IntegritySection = IntegritySection()
     quorum: QuorumSection = QuorumSection()
 
     @model_validator(mode="after")

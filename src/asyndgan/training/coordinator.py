@@ -38,6 +38,7 @@ from asyndgan.training.checkpoint import (
     optimiser_state,
     seeded,
 )
+from asyndgan.training.integrity import aggregate, bounded
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import Quorum, normalised
@@ -229,18 +230,48 @@ class Coordinator:
         shares = normalised({site: members[site].share for site in judgements})
         updated = Quorum(self.recipe.quorum, self.known).met_by(judgements)
         if updated:
-            feedback = torch.zeros_like(painting.images)
-            for part, (site, member) in zip(
-                feedback.split(self.recipe.training.batch), members.items(), strict=True
-            ):
-                if site in judgements:
-                    part[:, member.channels] = shares[site] * judgements[site].feedback
-            painting.backward(feedback)
+            self._learn(painting, members, judgements, shares)
             self._update()
         self.step_number += 1
         losses = {site: judgement.losses for site, judgement in judgements.items()}
         found = self.selection and self.selection.decide(self.step_number, self.average)
         return StepReport(self.step_number - 1, updated, shares, losses, missed, found)
+
+    def _learn(
+        self,
+        painting: Painting,
+        members: Mapping[str, Member],
+        judgements: Mapping[str, Judgement],
+        shares: Mapping[str, float],
+    ) -> None:
+        """Carries the sites' feedback into the generator's gradients."""
+        section = self.recipe.integrity
+        feedback, loud = bounded({s: j.feedback for s, j in judgements.items()}, section)
+        self.notes += [
+            f"{site}: feedback of step {self.step_number} is {times:.0f} times as long as the "
+            "median of all sites'"
+            for site, times in loud.items()
+        ]
+        if section.aggregation == "sum":
+            weighted = {site: shares[site] * own for site, own in feedback.items()}
+            painting.backward(self._spread(painting, members, weighted))
+            return
+        parts = {
+            site: self._spread(painting, members, {site: own}) for site, own in feedback.items()
+        }
+        aggregate(self.generator, painting, parts, section.aggregation)
+
+    def _spread(
+        self, painting: Painting, members: Mapping[str, Member], feedback: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Feedback of some sites where their images stand in the painting; zero elsewhere."""
+        whole = torch.zeros_like(painting.images)
+        for part, (site, member) in zip(
+            whole.split(self.recipe.training.batch), members.items(), strict=True
+        ):
+            if site in feedback:
+                part[:, member.channels] = feedback[site]
+        return whole
 
     def _look_at_average(self, selection: Selection, members: Mapping[str, Member]) -> None:
         images = self._paint(self.average, members).images.split(self.recipe.training.batch)

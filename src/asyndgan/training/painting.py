@@ -49,10 +49,15 @@ class Painting:
             with torch.no_grad():
                 self.images = torch.cat([self._paint(maps, z) for maps, z in self._chunks])
 
-    def backward(self, feedback: Tensor) -> None:
-        """Adds the gradient of `sum(images * feedback)` to the generator's parameters."""
+    def backward(self, feedback: Tensor, *, again: bool = False) -> None:
+        """Adds the gradient of `sum(images * feedback)` to the generator's parameters.
+
+        Args:
+            feedback: of the images' shape.
+            again: keep what it takes to be called once more.
+        """
         if self._graph is not None:
-            torch.autograd.backward(self._graph, feedback)
+            torch.autograd.backward(self._graph, feedback, retain_graph=again)
             return
         size = len(self._chunks[0][0])
         for (maps, z), part in zip(self._chunks, feedback.split(size), strict=True):
