@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from asyndgan import __version__
+from asyndgan.cli.audit import audit
 from asyndgan.cli.benchmark import benchmark
 from asyndgan.cli.check import check
 from asyndgan.cli.demo import demo
@@ -33,6 +34,7 @@ app.command()(generate)
 app.command()(evaluate)
 app.command()(report)
 app.command()(benchmark)
+app.command()(audit)
 app.command()(demo)
 app.add_typer(recipe, name="recipe")
 app.add_typer(policy, name="policy")

@@ -1,6 +1,7 @@
 """A run's synthetic set against real data: loads all of it on the run's grid and compares."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from asyndgan.arrays import Mask
@@ -212,6 +213,39 @@ def evaluate_run(
         },
         on_progress=on_progress,
     )
+
+
+def load_for_audit(
+    run: RunFolder, sites: Mapping[str, Path], holdout: Path | None, synthetic: Path
+) -> tuple[list[Case], list[Case], list[Case]]:
+    """Cases of members, of others, and the synthetic ones, on the run's grid.
+
+    Args:
+        run: a finished run.
+        sites: folder of each site's data by name.
+        holdout: folder of patients that the run has not seen; None: those that it held out.
+        synthetic: folder of the set that it painted.
+
+    Raises:
+        DataError: as `load_real`.
+        RunError: there are no other patients, or one of them is a member.
+    """
+    facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
+    if holdout is None and not part:
+        raise RunError(
+            "there is nobody to compare members with: give patients of the same hospitals that the "
+            "run has not seen with --holdout FOLDER, or train with --set training.hold_out=0.3."
+        )
+    modalities = shared_by_all(facts.modalities, [*sites.values(), *([holdout] if holdout else [])])
+    real, others = load_real(
+        sites, holdout, image, modalities=modalities, labels=facts.labels, part=part
+    )
+    members = [
+        replace(case, patient=f"{site}/{case.patient}")
+        for site, cases in real.items()
+        for case in cases
+    ]
+    return members, others, load_cases(synthetic, image, modalities, unmasked=False)
 
 
 def load_real(

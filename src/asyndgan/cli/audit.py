@@ -1,0 +1,45 @@
+"""`asyndgan audit`: what a run says of whose images it was trained on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from asyndgan.cli.train import Sites, parsed_sites
+from asyndgan.evaluation.audit import audit as run_audit
+from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
+from asyndgan.runs import RunFolder
+
+
+def audit(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    site: Sites,
+    out: Annotated[
+        Path, typer.Option(help="Folder for the audit; holds real images: keep it at the site.")
+    ],
+    holdout: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set of patients of the same hospitals that the run has not seen; else those "
+            "that it held out."
+        ),
+    ] = None,
+) -> None:
+    """Membership inference by patient, and the synthetic images nearest to real ones."""
+    folder, sites = RunFolder(run), parsed_sites(site)
+    synthetic = synthetic_of_run(folder, sites, out / "synthetic")
+    members, others, painted = load_for_audit(folder, sites, holdout, synthetic)
+    attacks = run_audit(folder, members, others, painted, out)
+    console = Console()
+    table = Table("attack", "AUC", "95 % interval", "p")
+    for attack in attacks:
+        table.add_row(
+            attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
+            f"{attack.p_value:.3f}",
+        )  # fmt: skip
+    console.print(table)
+    for attack in attacks:
+        console.print(f"{attack.name}: {attack.verdict}", highlight=False, soft_wrap=True)
+    console.print(f"{out / 'audit.json'}\n{out / 'nearest.png'}", highlight=False, soft_wrap=True)

@@ -1,0 +1,191 @@
+"""What a run's generator and its synthetic images say of whose images it was trained on.
+
+Membership inference by patient: somebody who has real images of a patient asks whether the patient
+took part. Each attack scores a patient; the area under the ROC curve is the probability that a
+random member scores above a random other patient: 0.5 is a coin.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy.stats import mannwhitneyu
+from torch import Tensor
+
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
+from asyndgan.data import Case, derived_seed
+from asyndgan.errors import DataError
+from asyndgan.evaluation.bench import write_whole
+from asyndgan.evaluation.table import without_nan
+from asyndgan.models import site_noise
+from asyndgan.runs import RunFolder
+from asyndgan.training import scope_maps
+
+PAINTINGS: Final = 4
+"""Of each real mask, with noise of their own, for the attack on the generator."""
+
+SIDE: Final = 32
+"""Pixels that images are compared at: finer noise would hide who resembles whom."""
+
+LEVEL: Final = 0.05
+"""Of the test, and of the interval's both ends together."""
+
+
+@final
+@dataclass(frozen=True)
+class Attack:
+    """One way of telling members from others, and how far it comes.
+
+    Attributes:
+        name: `painting` (how near the generator comes to a patient's image from the patient's own
+            mask), `nearest` (how near the nearest synthetic image is), `density` (how many
+            synthetic images are near).
+        auc: area under the ROC curve over patients.
+        low: lower end of its 95 % bootstrap interval over patients.
+        high: upper end.
+        p_value: of the one-sided test (Mann and Whitney) that members score higher.
+        members: patients.
+        others: patients.
+    """
+
+    name: str
+    auc: float
+    low: float
+    high: float
+    p_value: float
+    members: int
+    others: int
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for people who read no statistics."""
+        sizes = f"{self.members} members, {self.others} others"
+        if self.p_value < LEVEL:
+            return f"MEMBERS CAN BE TOLD: AUC {self.auc:.2f} ({sizes})"
+        return (
+            f"no sign of membership: AUC {self.auc:.2f}, at most {self.high:.2f} with 97.5 % "
+            f"confidence ({sizes})"
+        )
+
+
+def audit(
+    run: RunFolder,
+    members: Sequence[Case],
+    others: Sequence[Case],
+    synthetic: Sequence[Case],
+    out: Path,
+) -> list[Attack]:
+    """Attacks a finished run with real images of members and of others.
+
+    Args:
+        run: whose generator paints.
+        members: cases of patients that the run was trained on.
+        others: cases of patients of the same hospitals that it was not trained on: any other
+            difference between the two groups would be taken for membership.
+        synthetic: the set that is released.
+        out: for `audit.json` and `nearest.png`, which shows real images: keep it at the site.
+
+    Raises:
+        DataError: a group has fewer than two patients.
+    """
+    for name, cases in (("members", members), ("others", others)):
+        if len({case.patient for case in cases}) < 2:
+            raise DataError(f"an audit needs two patients at least among the {name}.")
+    real = [*members, *others]
+    patients = [f"member {case.patient}" for case in members]
+    patients += [f"other {case.patient}" for case in others]
+    apart = _distances(_small(real), _small(synthetic))
+    scale = float(apart.min(dim=1).values.median())
+    by_case = {
+        "painting": -_gaps(run, real),
+        "nearest": -apart.min(dim=1).values,
+        "density": torch.exp(-apart / max(scale, 1e-12)).mean(dim=1).log(),
+    }
+    attacks = [_attack(name, scores, patients) for name, scores in by_case.items()]
+    out.mkdir(parents=True, exist_ok=True)
+    tables = without_nan([{**asdict(one), "verdict": one.verdict} for one in attacks])
+    write_whole(out / "audit.json", json.dumps(tables, indent=1).encode())
+    near = apart[: len(members)].min(dim=1)
+    closest = near.values.argsort()[:6].tolist()
+    pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
+    write_whole(out / "nearest.png", _picture(pairs))
+    return attacks
+
+
+def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
+    """Mean absolute difference of each image from what the generator paints from its mask."""
+    recipe, facts, generator = run.recipe(), run.facts(), run.generator()
+    random = torch.Generator().manual_seed(derived_seed(0, "audit"))
+    channels = [facts.scope.modalities.index(name) for name in cases[0].modalities]
+    looks = list(facts.sites)
+    gaps: list[Tensor] = []
+    for case in cases:
+        maps = scope_maps(recipe, facts.scope, torch.stack([case.mask] * PAINTINGS))
+        # Every look in turn: the attacker does not know the site.
+        sites = [looks[place % len(looks)] for place in range(PAINTINGS)]
+        with torch.no_grad():
+            painted = generator(maps, site_noise(recipe, sites, facts.scope.space, random))
+        gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1).min())
+    return torch.stack(gaps)
+
+
+def _small(cases: Sequence[Case]) -> Images:
+    images = torch.stack([case.image for case in cases])
+    return torch.nn.functional.interpolate(images, size=(SIDE, SIDE), mode="area")
+
+
+def _distances(ones: Tensor, others: Tensor) -> Tensor:
+    """Mean squared differences (ones, others)."""
+    return torch.cdist(ones.flatten(1), others.flatten(1)).square() / ones[0].numel()
+
+
+def _attack(name: str, scores: Tensor, patients: Sequence[str]) -> Attack:
+    """From scores of cases to the curve over patients."""
+    of_patient: dict[str, list[float]] = {}
+    for patient, score in zip(patients, scores.tolist(), strict=True):
+        of_patient.setdefault(patient, []).append(score)
+    means = {patient: math.fsum(own) / len(own) for patient, own in of_patient.items()}
+    members = np.array([value for name, value in means.items() if name.startswith("member ")])
+    others = np.array([value for name, value in means.items() if name.startswith("other ")])
+    random = np.random.default_rng(0)
+    drawn = [
+        area_under_curve(random.choice(members, len(members)), random.choice(others, len(others)))
+        for _ in range(2000)
+    ]
+    low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
+    test = mannwhitneyu(members, others, alternative="greater")
+    return Attack(
+        name, area_under_curve(members, others), float(low), float(high), float(test.pvalue),
+        len(members), len(others),
+    )  # fmt: skip
+
+
+def area_under_curve(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
+    """Probability that a member scores above another patient; ties count half."""
+    above = (members[:, None] > others).mean()
+    ties = (members[:, None] == others).mean()
+    return float(above + ties / 2)
+
+
+def _picture(pairs: Sequence[tuple[Case, Case]]) -> bytes:
+    """Members and the synthetic images nearest to them, the nearest pair first."""
+    figure = Figure(figsize=(1.5 * len(pairs) + 0.4, 3.2), layout="constrained")
+    grid = figure.subplots(2, len(pairs), squeeze=False)
+    for column, pair in zip(grid.T, pairs, strict=True):
+        for panel, case in zip(column, pair, strict=True):
+            panel.imshow(case.image[0].numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
+            panel.set_xticks([])
+            panel.set_yticks([])
+    for line, name in zip(grid, ("real", "nearest synthetic"), strict=True):
+        line[0].set_ylabel(name)
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
