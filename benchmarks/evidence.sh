@@ -9,10 +9,10 @@ shift 2
 cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- hippocampus codings selection sites-64 sites-128 search-64
+[ $# -gt 0 ] || set -- hippocampus codings selection sites-64 sites-128 search-64-b
 for suite; do
   document=docs/evidence.md
-  [ "$suite" != search-64 ] || document=docs/experiments.md
+  case "$suite" in search-*) document=docs/experiments.md ;; esac
   $asyndgan benchmark "benchmarks/suites/$suite.toml" --data "$data" --out "$out/$suite" \
     --workers "${WORKERS:-2}" --document "$document"
 done
