@@ -1,9 +1,9 @@
 """Arrays as bytes: how exactly they are kept (the coding), and zstd over it.
 
 A coding is a recipe's choice and a message's fact: the receiver reads it from the message.
-`float16`, `int8` and `int4` keep one scale an image; the suite `codings` says what each of them costs
-in Dice. There is no error feedback: the next gradient belongs to other images, where a residual has
-no business.
+`float16`, `int8` and `int4` keep one scale an image; the suite `codings` says what each of them
+costs in Dice. There is no error feedback: the next gradient belongs to other images, where a
+residual has no business.
 """
 
 import math
