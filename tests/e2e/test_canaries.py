@@ -1,0 +1,99 @@
+"""Nothing that names a patient leaves a site: not in bytes, not in any file outside it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from asyndgan.cli import app
+from asyndgan.data import RawCase
+from asyndgan.data.nnunet import write_dataset
+from asyndgan.engines import InProcess
+from asyndgan.recipe import Recipe
+from asyndgan.runs import train
+
+CANARY = "Kanarienvogel"
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two sites whose paths, patients and headers hold a word that must not be seen elsewhere."""
+    folder = tmp_path_factory.mktemp(f"hospital-{CANARY}")
+    random = np.random.default_rng(0)
+    for name in ("north", "south"):
+        cases = []
+        for number in range(9):
+            mask = np.zeros((32, 32), np.int64)
+            mask[8:24, 8 : 20 + number % 3] = 1
+            mask[12:16, 12:16] = 2
+            image = (60.0 * mask + random.normal(40, 4, mask.shape)).astype(np.float32)
+            patient = f"{CANARY}_{name}{number // 3}"
+            cases.append(RawCase(f"{patient}_s{number % 3}", patient, {"T1": image}, mask))
+        write_dataset(
+            folder / name,
+            cases,
+            modalities=["T1"],
+            labels={"background": 0, "head": 1, "lesion": 2},
+            name=f"{CANARY} {name}",
+            file_ending=".nii.gz",
+        )
+        for path in (folder / name / "imagesTr").glob("*.nii.gz"):
+            volume = nibabel.load(path)
+            volume.header["descrip"] = CANARY.encode()
+            content = nibabel.Nifti1Image(np.asarray(volume.dataobj), volume.affine, volume.header)
+            nibabel.save(content, path)
+    return {name: folder / name for name in ("north", "south")}
+
+
+def test_the_word_is_where_it_should_be(sites: dict[str, Path]) -> None:
+    (path, *_) = sorted((sites["north"] / "imagesTr").iterdir())
+    assert CANARY in path.name
+    assert CANARY.encode() in nibabel.load(path).header["descrip"].tobytes()
+
+
+def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
+    sites: dict[str, Path],
+    tiny: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    left: list[bytes] = []
+    send = InProcess.send
+
+    def listen(self: InProcess, site: str, payload: bytes, timeout: float) -> bytes:
+        left.append(send(self, site, payload, timeout))
+        return left[-1]
+
+    monkeypatch.setattr(InProcess, "send", listen)
+    recipe = tiny(
+        "image.size=32", "image.intensity.default.kind=percentiles",
+        "image.intensity.default.low=1", "image.intensity.default.high=99",
+        "selection.kind=nearest", "training.checkpoint_every=2",
+    )  # fmt: skip
+    run = train(recipe, sites, tmp_path / "run")
+    pairs = [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
+    for words in (
+        ["generate", run.path, "--out", tmp_path / "synthetic"],
+        ["evaluate", run.path, *pairs, "--test", sites["north"], "--out", tmp_path / "refused"],
+        ["report", run.path],
+    ):
+        said = CliRunner().invoke(app, [str(word) for word in words])
+        if words[0] != "evaluate":  # whose error names a patient on the machine that has him
+            assert said.exit_code == 0, said.output
+            assert CANARY not in said.output
+    assert len(left) > 10
+    assert not any(CANARY.encode() in payload for payload in left)
+    outside = [
+        path
+        for path in tmp_path.rglob("*")
+        if path.is_file() and "sites" not in path.relative_to(tmp_path).parts
+    ]
+    assert len(outside) > 15
+    for path in outside:
+        assert CANARY not in str(path.relative_to(tmp_path))
+        assert CANARY.encode() not in path.read_bytes(), path
+    assert CANARY not in caplog.text
