@@ -264,6 +264,9 @@ class TrainingSection(Section):
         description="part of each site's patients that it keeps out of the training, so that "
         "'asyndgan evaluate' can judge on them and choose among recipes",
     )
+    hold_out_seed: int = Field(
+        0, ge=0, lt=2**31, description="of the choice of these patients; each makes another one"
+    )
     chunk: int = Field(
         64, ge=1, le=65536, description="images painted at once; beyond it, painted twice"
     )

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from asyndgan.data import Case
+from asyndgan.data import Case, Cohort
+from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation.audit import area_under_curve, audit
-from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
+from asyndgan.evaluation.of_run import load_for_audit, load_real, synthetic_of_run
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 
@@ -80,3 +82,23 @@ def test_the_area_under_the_curve_of_known_scores() -> None:
     assert area_under_curve(high, low) == 1.0
     assert area_under_curve(low, high) == 0.0
     assert area_under_curve(low, low) == 0.5
+
+
+def test_another_seed_holds_other_patients_out_at_the_site_and_in_the_evaluation_alike(
+    tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.3)
+    name = DEFAULT_SITES[0].name
+    folder = tmp_path / name
+    chosen = []
+    for seed in (0, 1):
+        recipe = tiny("image.size=32", "training.hold_out=0.4", f"training.hold_out_seed={seed}")
+        info = describe(folder)
+        labels = {str(value): label for label, value in info.labels.items()}
+        real, others = load_real(
+            {name: folder}, None, recipe, modalities=info.modalities, labels=labels
+        )
+        trained = load_cohort(SiteSetup(name, folder, tmp_path), recipe)
+        assert trained.digest == Cohort.from_cases(real[name], labels=info.labels).digest
+        chosen.append({case.patient for case in others})
+    assert chosen[0] != chosen[1]

@@ -61,7 +61,8 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
         patient_pattern=setup.patients,
         unmasked=recipe.condition.kind != "mask",
     )
-    cases, _ = hold_out_of(cases, part=recipe.training.hold_out)
+    training = recipe.training
+    cases, _ = hold_out_of(cases, part=training.hold_out, seed=training.hold_out_seed)
     return Cohort.from_cases(
         cases,
         labels=describe(setup.data).labels,

@@ -42,7 +42,6 @@ from asyndgan.evaluation.of_run import (
 from asyndgan.evaluation.result import Checkpoints, Difference, SuiteResult, Traffic
 from asyndgan.evaluation.segmentation import SegmentationBudget, build_segmenter
 from asyndgan.evaluation.suite import (
-    VALIDATION_PART,
     ModelSection,
     PaintingSection,
     SetSection,
@@ -126,7 +125,7 @@ class Real:
 
     def __init__(self, suite: Suite, part: SetSection, data: Path) -> None:
         self.part = part
-        image = suite.recipe(part, suite.models[0], 0).image
+        recipe = suite.recipe(part, suite.models[0], 0)
         folders = {name: data / part.folder / name for name in part.sites}
         test = None if suite.judged_on == "validation" else data / part.folder / part.test
         every = [*folders.values(), *([test] if test else [])]
@@ -141,15 +140,14 @@ class Real:
                 )
         if test:
             _check_apart(part, test)
-        held = image.modalities or describe(every[0]).modalities
+        held = recipe.image.modalities or describe(every[0]).modalities
         self.modalities = shared_by_all(held, every)
         self.sites, self.judged = load_real(
             folders,
             test,
-            image,
+            recipe,
             modalities=self.modalities,
             labels={str(value): name for name, value in self.labels.items()},
-            part=VALIDATION_PART if test is None else 0.0,
         )
 
 

@@ -26,7 +26,7 @@ from asyndgan.evaluation.synthesise import (
     write_synthetic,
 )
 from asyndgan.evaluation.table import Evaluation
-from asyndgan.recipe import ImageSection
+from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 
 MOVED = 2
@@ -55,12 +55,15 @@ def synthetic_of_run(
     recipe = run.recipe()
     if recipe.masks.release:
         return painted_once(run, released_masks(run), "released by the sites during training", out)
-    part = recipe.training.hold_out
+    training = recipe.training
     cases = {
         site: load_cases(data, recipe.image, patient_pattern=patient_pattern, unmasked=False)
         for site, data in sites.items()
     }
-    kept = {site: hold_out_of(own, part=part)[0] for site, own in cases.items()}
+    kept = {
+        site: hold_out_of(own, part=training.hold_out, seed=training.hold_out_seed)[0]
+        for site, own in cases.items()
+    }
     return painted_once(run, masks_of(kept), OF_SITES, out)
 
 
@@ -189,7 +192,7 @@ def evaluate_run(
         )
     modalities = shared_by_all(facts.modalities, [*sites.values(), *([test] if test else [])])
     real, judged = load_real(
-        sites, test, image, modalities=modalities, labels=facts.labels, part=part,
+        sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
         patient_pattern=patient_pattern,
     )  # fmt: skip
     painted = load_cases(synthetic, image, modalities, unmasked=False)
@@ -238,7 +241,7 @@ def load_for_audit(
         )
     modalities = shared_by_all(facts.modalities, [*sites.values(), *([holdout] if holdout else [])])
     real, others = load_real(
-        sites, holdout, image, modalities=modalities, labels=facts.labels, part=part
+        sites, holdout, run.recipe(), modalities=modalities, labels=facts.labels
     )
     members = [
         replace(case, patient=f"{site}/{case.patient}")
@@ -251,11 +254,10 @@ def load_for_audit(
 def load_real(
     sites: Mapping[str, Path],
     test: Path | None,
-    image: ImageSection,
+    recipe: Recipe,
     *,
     modalities: Sequence[str],
     labels: Mapping[str, str],
-    part: float,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """The sites' training cases, and those to judge on.
@@ -263,10 +265,9 @@ def load_real(
     Args:
         sites: folder of each site's data by name.
         test: folder of the cases to judge on; None: the patients that the sites hold out.
-        image: the grid.
+        recipe: says the grid, and which patients train nothing, whatever is judged on.
         modalities: to load; every folder has them.
         labels: number, as text, to name, as everybody means them.
-        part: of each site's patients that train nothing, whatever the models are judged on.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
@@ -276,12 +277,15 @@ def load_real(
 
     def cases(data: Path) -> list[Case]:
         check_labels(data, labels)
-        return load_cases(data, image, modalities, patient_pattern=patient_pattern, unmasked=False)
+        return load_cases(
+            data, recipe.image, modalities, patient_pattern=patient_pattern, unmasked=False
+        )
 
     real = {name: cases(data) for name, data in sites.items()}
     held_out: list[Case] = []
-    if part:
-        real, held_out = hold_out(real, part=part)
+    training = recipe.training
+    if training.hold_out:
+        real, held_out = hold_out(real, part=training.hold_out, seed=training.hold_out_seed)
     if test is None:
         return real, held_out
     judged = cases(test)

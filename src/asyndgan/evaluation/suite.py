@@ -151,14 +151,19 @@ class Suite(Section):
         for network in suite.networks:
             SegmentationBudget(network=network)
         for part in suite.sets:
-            grids = {model.name: suite.recipe(part, model, 0).image for model in suite.models}
+            recipes = {model.name: suite.recipe(part, model, 0) for model in suite.models}
+            grids = {
+                name: (recipe.image, recipe.training.hold_out_seed)
+                for name, recipe in recipes.items()
+            }
             first, *others = grids
             for other in others:
                 if grids[other] != grids[first]:
                     raise RecipeError(
                         f"suite '{suite.name}', set {part.name}: models {first} and {other} "
-                        "prepare images in different ways, so their tables cannot be one. Give "
-                        "them the same image section, or make two suites."
+                        "prepare images or hold patients out in different ways, so their tables "
+                        "cannot be one. Give them the same image section and hold_out_seed, or "
+                        "make two suites."
                     )
             for model in suite.models:
                 recipe = suite.recipe(part, model, 0)
