@@ -44,7 +44,7 @@ def demo(
 ) -> None:
     """Four phantom hospitals teach one generator: train, generate, evaluate, report.
 
-    Takes about 7 minutes on two cores.
+    Takes about 9 minutes on two cores.
     """
     console = Console()
     begun = time.monotonic()
