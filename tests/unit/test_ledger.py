@@ -125,6 +125,14 @@ def test_when_the_ledger_cannot_be_written_nothing_is_promised(
     with pytest.raises(LedgerError, match="the disk is full"):
         ledger.append(run="1f", kind="card", step=0, payload=b"")
     monkeypatch.undo()
+
+    def no_head(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("asyndgan.privacy.ledger._write_head", no_head)
+    with pytest.raises(LedgerError, match="nothing may leave"):
+        ledger.append(run="1f", kind="card", step=0, payload=b"")
+    monkeypatch.undo()
     ledger.append(run="1f", kind="card", step=0, payload=b"")  # somebody made room
     ledger.close()
     assert len(list(read(tmp_path / "ledger.jsonl"))) == 1

@@ -2,7 +2,8 @@
 
 import os
 
-from torch import Generator
+import torch
+from torch import Generator, Tensor
 
 
 def fresh_random() -> Generator:
@@ -11,3 +12,12 @@ def fresh_random() -> Generator:
     Never the recipe's seed, which everybody knows: noise that can be computed hides nothing.
     """
     return Generator().manual_seed(int.from_bytes(os.urandom(8), "big") >> 1)
+
+
+def normal_noise(shape: tuple[int, ...], random: Generator) -> Tensor:
+    """Standard normal numbers, of four draws each.
+
+    So that the last bits of a floating-point number give nothing away (Holohan and Braghin 2021,
+    section 5).
+    """
+    return torch.randn(4, *shape, generator=random).sum(0) / 2

@@ -40,7 +40,7 @@ class Entry:
         size: bytes.
         payload: SHA-256 of the bytes.
         norm: L2 norm of the feedback before its coding; None where there is none.
-        noise: standard deviation of noise added to the feedback.
+        noise: standard deviation of the noise, in units of what one patient changes; 0: none.
         epsilon: spent in all, with `delta`; None: no differential privacy was promised.
         delta: of that epsilon.
         policy: SHA-256 of the policy in force.
@@ -136,15 +136,15 @@ class Ledger:
             self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
             delta, self.policy, self.last,
         ).sealed()  # fmt: skip
+        line, before = entry.line(), os.fstat(self._file).st_size
         try:
-            line = entry.line()
-            before = os.fstat(self._file).st_size
             if os.write(self._file, line) != len(line):
-                os.ftruncate(self._file, before)
                 raise OSError("the disk is full")
             os.fsync(self._file)
             _write_head(self.path, entry.number, entry.digest)
         except OSError as error:
+            # Whatever failed: the next line must follow the last that was counted.
+            os.ftruncate(self._file, before)
             raise LedgerError(
                 f"{self.path.name} cannot be written ({error.strerror or error}), so nothing may "
                 "leave. Make room, then start the site again."

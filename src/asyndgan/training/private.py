@@ -18,7 +18,7 @@ from asyndgan.data import Batch
 from asyndgan.models import Verdict
 from asyndgan.models.augment import disturbed
 from asyndgan.models.losses import AdversarialLoss
-from asyndgan.privacy.chance import fresh_random
+from asyndgan.privacy.chance import fresh_random, normal_noise
 from asyndgan.recipe import Recipe
 
 Maps = Callable[[Tensor], Condition]
@@ -98,12 +98,7 @@ class PrivateDiscriminator:
     def _noised(self, sums: list[Tensor]) -> list[Tensor]:
         deviation = self.recipe.privacy.noise * self.recipe.privacy.clip
         random = fresh_random()
-        # Of four draws, so that the last bits of a floating-point number give nothing away
-        # (Holohan and Braghin 2021, section 5).
-        return [
-            own + deviation * torch.randn(4, *own.shape, generator=random).sum(0) / 2
-            for own in sums
-        ]
+        return [own + deviation * normal_noise(tuple(own.shape), random) for own in sums]
 
     def _score(self, network: nn.Module, images: Images, maps: Condition) -> Tensor:
         verdict: Verdict = network(images, maps)

@@ -12,7 +12,7 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
-from asyndgan.privacy.accounting import Account, mechanism_of
+from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
 from asyndgan.privacy.chance import fresh_random
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
@@ -174,14 +174,15 @@ class Site(Handler):
 
     def _learn_privately(self, synthetic: Batch) -> dict[str, torch.Tensor]:
         """Charged updates on patients drawn by chance and on synthetic images, new and kept."""
-        section = self.recipe.privacy
-        self.release.account.charge(section.updates)
+        account, uses = self.release.account, uses_a_step(self.recipe)
+        account.charge(uses)
+        if account.mechanism is None:
+            raise ProtocolError("this recipe has no privacy to learn under.")
         self.received.append(Batch(synthetic.images.clone(), synthetic.conditions))
-        rate = min(1.0, section.patients / self.cohort.patients)
         losses: dict[str, torch.Tensor] = {}
-        for _ in range(section.updates):
+        for _ in range(uses):
             random = fresh_random()
-            real = self._real(self.cohort.patients_by_chance(rate, random))
+            real = self._real(self.cohort.patients_by_chance(account.mechanism.rate, random))
             place = int(torch.randint(len(self.received), (), generator=random))
             losses = self.objective.learn_privately(real, self.received[place])
         return losses
