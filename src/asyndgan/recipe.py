@@ -60,6 +60,11 @@ class Intensity(Section):
 class ImageSection(Section):
     """The grid and the intensities that every site prepares its images to."""
 
+    source: Literal["images", "masks"] = Field(
+        "images",
+        description="what sites hold as images: theirs, or their masks, one channel a label, for a "
+        "generator that paints masks",
+    )
     size: tuple[int, int] = Field((64, 64), description="rows and columns; one number for both")
     modalities: tuple[str, ...] = Field(
         (), description="what the generator paints, by name; empty: all that any site holds"
@@ -135,7 +140,9 @@ class GeneratorSection(Section):
     """The central network."""
 
     kind: str = Field(
-        "resnet", description="resnet, unet, spade, or an entry point 'asyndgan.generators'"
+        "resnet",
+        description="resnet, unet, spade; dcgan, for classes or without a condition; or an entry "
+        "point 'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(9, ge=1, le=32, description="residual blocks (resnet) at the lowest size")
@@ -161,8 +168,8 @@ class DiscriminatorSection(Section):
 
     kind: str = Field(
         "patch",
-        description="patch, patch_segmentation, unet_segmentation, or an entry point "
-        "'asyndgan.discriminators'",
+        description="patch, patch_segmentation, unet_segmentation; dcgan, which judges an image as "
+        "a whole; or an entry point 'asyndgan.discriminators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     layers: int = Field(3, ge=1, le=6, description="halvings; 3 judges patches of 70x70 pixels")
@@ -296,8 +303,13 @@ class WireSection(Section):
 
 @final
 class MasksSection(Section):
-    """What becomes of the masks that sites send."""
+    """Which masks are painted from, and what becomes of them."""
 
+    source: Literal["own", "given"] = Field(
+        "own",
+        description="own: those of a site's own cases; given: of a folder that every site has, "
+        "public or painted by a generator of masks, so that no patient's mask leaves",
+    )
     release: bool = Field(
         False,
         description="the coordinator keeps them, so that images can be generated after the run",
@@ -339,7 +351,8 @@ class PrivacySection(Section):
     conditions: Literal["public", "unprotected"] = Field(
         "public",
         description="what synthetic images are painted from: public, drawn without a look at the "
-        "patients (classes only); or unprotected, the patients' own masks, in the clear",
+        "patients (classes alike, or masks that are given); or unprotected, the patients' own "
+        "masks, in the clear",
     )
 
 
@@ -425,7 +438,9 @@ class Recipe(Section):
             self.discriminator.layers,
             min(self.image.size),
         )
-        least = {"patch": 3, "patch_segmentation": 3, "unet_segmentation": 2}.get(kind, 0)
+        least = {"patch": 3, "patch_segmentation": 3, "unet_segmentation": 2, "dcgan": 1}.get(
+            kind, 0
+        )
         if side < least * 2**layers:
             raise ValueError(
                 f"images of {side} pixels are too small for discriminator.layers = {layers} of "
@@ -443,10 +458,15 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:
         segments = self.discriminator.kind in ("patch_segmentation", "unet_segmentation")
-        if self.loss.segmentation and not segments and self.discriminator.kind == "patch":
+        if (
+            self.loss.segmentation
+            and not segments
+            and self.discriminator.kind in ("patch", "dcgan")
+        ):
             raise ValueError(
-                "loss.segmentation is above 0, but discriminator.kind 'patch' has no segmentation "
-                "output; take patch_segmentation or unet_segmentation, or set the weight to 0"
+                f"loss.segmentation is above 0, but discriminator.kind '{self.discriminator.kind}' "
+                "has no segmentation output; take patch_segmentation or unet_segmentation, or set "
+                "the weight to 0"
             )
         if self.discriminator.kind == "unet_segmentation" and not self.loss.segmentation:
             raise ValueError(
@@ -479,7 +499,11 @@ class Recipe(Section):
                 "a generator of kind 'unet' halves images four times, so it takes 32 pixels; "
                 "raise image.size or take resnet or spade"
             )
-        if self.generator.style and self.generator.kind in ("unet", "spade"):
+        if self.generator.kind == "dcgan" and self.condition.kind == "mask":
+            raise ValueError(
+                "generator.kind 'dcgan' has no place for a mask; take resnet, unet or spade"
+            )
+        if self.generator.style and self.generator.kind in ("unet", "spade", "dcgan"):
             raise ValueError(
                 f"generator.style is above 0, but generator.kind '{self.generator.kind}' has no "
                 "use for it; take resnet, or set it to 0"
@@ -498,13 +522,45 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _masks_are_where_they_are_looked_for(self) -> Self:
+        if self.image.source == "masks" and self.condition.kind != "none":
+            raise ValueError(
+                f"image.source is 'masks', so masks are what is painted; condition.kind "
+                f"'{self.condition.kind}' would give them away. Set it to 'none'"
+            )
+        if self.image.source == "masks" and self.image.modalities:
+            raise ValueError(
+                "image.modalities names what to paint, but image.source 'masks' paints every label "
+                "of the sites' data; leave it empty"
+            )
+        if self.masks.source == "own":
+            return self
+        unfit = {
+            f"condition.kind is '{self.condition.kind}'": self.condition.kind != "mask",
+            "loss.paired_l1 compares with real images of the same mask": self.loss.paired_l1,
+            "masks.release collects masks from the sites": self.masks.release,
+        }
+        for reason, found in unfit.items():
+            if found:
+                raise ValueError(
+                    f"masks.source is 'given', but {reason}; set that off, or masks.source to 'own'"
+                )
+        return self
+
+    @property
+    def sends_own_masks(self) -> bool:
+        """Whether label maps of patients leave the sites."""
+        return self.condition.kind == "mask" and self.masks.source == "own"
+
+    @model_validator(mode="after")
     def _private_parts_are_private(self) -> Self:
         if self.privacy.kind == "none":
             return self
-        if self.condition.kind == "mask" and self.privacy.conditions == "public":
+        if self.sends_own_masks and self.privacy.conditions == "public":
             raise ValueError(
                 "privacy.conditions is 'public', but condition.kind 'mask' sends patients' masks; "
-                "set privacy.conditions to 'unprotected' to say so, or take another condition"
+                "set masks.source to 'given' and give every site a folder of masks, set "
+                "privacy.conditions to 'unprotected' to say so, or take another condition"
             )
         touched = {
             "loss.paired_l1": self.loss.paired_l1,

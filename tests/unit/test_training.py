@@ -169,7 +169,7 @@ def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]
     # The gradient is taken where the images arrived, as the coding left them.
     arrived = own + (through(own, coding) - own).detach()
     site.objective.begin_step(step)
-    site.objective.learn(real, arrived.detach())
+    site.objective.learn(real, replace(real, images=arrived.detach()))
     loss, _ = site.objective.ask(Batch(arrived, real.conditions), real, other)
     return loss
 
@@ -191,7 +191,7 @@ def test_a_stand_in_paints_for_patients_whom_it_has_not_seen(
         batch = Batch(own.images, own.conditions, own.halves)
         for step in range(5):
             site.objective.begin_step(step)
-            site.objective.learn(batch, torch.zeros_like(own.images))
+            site.objective.learn(batch, replace(batch, images=torch.zeros_like(own.images)))
         assert site.objective.target is not None
         targets.append(site.objective.target)
     unchanged = cohort.halves == cohort.halves[0]

@@ -40,6 +40,13 @@ def train(
             help="A site's policy; without one everything that the recipe asks for may leave it.",
         ),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set of masks, public or generated, to paint from in place of patients' own "
+            "(masks.source = given)."
+        ),
+    ] = None,
     engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
         "inprocess"
     ),
@@ -57,6 +64,7 @@ def train(
             parsed_sites(site),
             out,
             policies=parsed_sites(policy or [], "--policy"),
+            masks=masks,
             engine=engine,
             resume=resume,
             threads=threads,

@@ -180,7 +180,7 @@ class Cohort:
             index = torch.randint(len(self), (size,), generator=random)
         else:
             index = torch.multinomial(self.weights, size, replacement=True, generator=random)
-        return self._batch(index, self._mirrors(size, random))
+        return self._batch(index, _mirrors(size, random, self.flip))
 
     @property
     def patients(self) -> int:
@@ -205,7 +205,7 @@ class Cohort:
             [int(own[int(place * len(own))]) for own, place in zip(chosen, places, strict=True)],
             dtype=torch.int64,
         )
-        return self._batch(index, self._mirrors(len(index), random))
+        return self._batch(index, _mirrors(len(index), random, self.flip))
 
     def _batch(self, index: Tensor, mirror: Tensor) -> Batch:
         return Batch(
@@ -213,10 +213,6 @@ class Cohort:
             _mirrored(self.conditions[index], mirror),
             self.halves[index],
         )
-
-    def _mirrors(self, count: int, random: torch.Generator) -> Tensor:
-        """Which of so many cases to mirror."""
-        return torch.rand(count, generator=random) < (0.5 if self.flip else -1.0)
 
     def _case(self, position: int) -> tuple[int, bool]:
         """Index of the case at a position of the endless shuffle, and whether to mirror it."""
@@ -226,10 +222,23 @@ class Cohort:
             order = torch.randperm(len(self), generator=random)
         else:
             order = torch.multinomial(self.weights, len(self), replacement=True, generator=random)
-        return int(order[offset]), bool(self._mirrors(len(self), random)[offset])
+        return int(order[offset]), bool(_mirrors(len(self), random, self.flip)[offset])
 
     def _random(self, purpose: str, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(derived_seed(self.seed, purpose, number))
+
+
+def drawn_from(pool: Tensor, count: int, random: torch.Generator, *, flip: bool) -> Tensor:
+    """Conditions that are nobody's: of this pool, alike and with repeats.
+
+    Args:
+        pool: label maps (n, *space), or classes (n,).
+        count: how many.
+        random: of the draw.
+        flip: mirror label maps at random.
+    """
+    drawn = pool[torch.randint(len(pool), (count,), generator=random)]
+    return _mirrored(drawn, _mirrors(count, random, flip))
 
 
 def derived_seed(seed: int, *parts: object) -> int:
@@ -272,6 +281,11 @@ def _rarity(conditions: Tensor) -> Tensor:
         _, trait, counts = sizes.unique(return_inverse=True, return_counts=True)
         weights = torch.maximum(weights, torch.where(pixels > 0, 1 / counts[trait], 0.0))
     return weights.clamp(max=RAREST * float(weights.median()))
+
+
+def _mirrors(count: int, random: torch.Generator, flip: bool) -> Tensor:
+    """Which of so many cases to mirror."""
+    return torch.rand(count, generator=random) < (0.5 if flip else -1.0)
 
 
 def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """From stored arrays to the recipe's grid and intensities, and back."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -181,6 +182,24 @@ def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
     image = _grid_for(describe(folder), image)
     prepared = (prepare(raw, image, ["mask"]) for raw in read_masks(folder, axis=image.axis))
     return [(case.name, case.mask) for case in prepared]
+
+
+def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Case]:
+    """Cases whose images are their masks, for a generator that paints masks.
+
+    Args:
+        cases: prepared.
+        labels: number of each label by name, as in `dataset.json`.
+
+    Returns:
+        Images of one channel a label, in the order of their numbers: 1 where it is, else -1.
+    """
+    ordered = sorted(labels, key=lambda name: labels[name])
+    numbers = torch.tensor([labels[name] for name in ordered]).reshape(-1, 1, 1)
+    return [
+        replace(case, image=(case.mask == numbers) * 2.0 - 1.0, modalities=tuple(ordered))
+        for case in cases
+    ]
 
 
 def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]:

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Self, final
 
 from asyndgan.data import Cohort, derived_seed
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
-from asyndgan.data.prepare import load_cases
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
+from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.data.splits import hold_out_of
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
@@ -27,6 +27,7 @@ class SiteSetup:
         patients: pattern that finds the patient in a case's name.
         policy: file that its steward wrote; None: everything that a recipe asks for may leave,
             since nothing leaves the machine.
+        masks: folder of masks to have painted, if the recipe says that they are given.
     """
 
     name: str
@@ -35,16 +36,20 @@ class SiteSetup:
     share: float | None = None
     patients: str = DEFAULT_PATIENT_PATTERN
     policy: Path | None = None
+    masks: Path | None = None
 
     def to_plain(self) -> dict[str, str | float | None]:
         """For another process."""
-        paths = {"data": str(self.data), "state": str(self.state)}
-        return {**vars(self), **paths, "policy": str(self.policy) if self.policy else None}
+        return {
+            key: str(value) if isinstance(value, Path) else value
+            for key, value in vars(self).items()
+        }
 
     @classmethod
     def from_plain(cls, plain: dict[str, str | float | None]) -> Self:
         """What `to_plain` gave."""
-        paths = {key: Path(str(plain[key])) for key in ("data", "state", "policy") if plain[key]}
+        keys = ("data", "state", "policy", "masks")
+        paths = {key: Path(str(plain[key])) for key in keys if plain[key]}
         return cls(**{**plain, **paths})  # type: ignore[arg-type]  # JSON of to_plain
 
 
@@ -59,8 +64,10 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
         setup.data,
         recipe.image,
         patient_pattern=setup.patients,
-        unmasked=recipe.condition.kind != "mask",
+        unmasked=recipe.condition.kind != "mask" and recipe.image.source != "masks",
     )
+    if recipe.image.source == "masks":
+        cases = masks_as_images(cases, describe(setup.data).labels)
     training = recipe.training
     cases, _ = hold_out_of(cases, part=training.hold_out, seed=training.hold_out_seed)
     return Cohort.from_cases(
@@ -83,5 +90,17 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     policy = Policy.from_file(setup.policy) if setup.policy else SIMULATION
     policy.check(recipe)
     cohort = load_cohort(setup, recipe)
-    site = Site(setup.name, cohort, recipe, folder=setup.state, share=setup.share, policy=policy)
+    given = None
+    if setup.masks:
+        check_labels(setup.masks, {str(number): name for number, name in cohort.labels.items()})
+        given = [mask for _, mask in load_masks(setup.masks, recipe.image)]
+    site = Site(
+        setup.name,
+        cohort,
+        recipe,
+        folder=setup.state,
+        share=setup.share,
+        policy=policy,
+        given=given,
+    )
     return Endpoint(site, limit=message_limit(recipe))

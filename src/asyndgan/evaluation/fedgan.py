@@ -55,13 +55,18 @@ def check_fedgan(recipe: Recipe) -> None:
     """Sees that a recipe can be trained by averaging weights.
 
     Raises:
-        RecipeError: if sites have discriminators of their own, differential privacy or another
-            generator than the last one is wanted.
+        RecipeError: if sites have discriminators of their own, or masks that are given, or if
+            differential privacy or another generator than the last one is wanted.
     """
     if recipe.site_discriminators:
         raise RecipeError(
             f"recipe '{recipe.name}': FedGAN averages discriminators, so all sites must have the "
             "same; leave site_discriminators out."
+        )
+    if recipe.masks.source == "given":
+        raise RecipeError(
+            f"recipe '{recipe.name}': FedGAN paints at the sites, from their own masks; set "
+            "masks.source to 'own'."
         )
     if recipe.privacy.kind != "none":
         raise RecipeError(
@@ -169,12 +174,12 @@ class _Party:
             chunk=training.chunk,
             precision=training.precision,
         )
-        synthetic = painting.images
+        synthetic = replace(real, images=painting.images)
         self.objective.begin_step(number)
         losses = self.objective.learn(real, synthetic)
-        synthetic.requires_grad_()
-        loss, terms = self.objective.ask(Batch(synthetic, real.conditions), real, other)
-        (feedback,) = torch.autograd.grad(loss, synthetic)
+        synthetic.images.requires_grad_()
+        loss, terms = self.objective.ask(synthetic, real, other)
+        (feedback,) = torch.autograd.grad(loss, synthetic.images)
         painting.backward(feedback)
         set_rate(
             self.optimiser,

@@ -162,3 +162,50 @@ class UNetSegmentationDiscriminator(nn.Module):
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Segments images; `condition` is not looked at."""
         return Verdict(segmentation=self.network(images))
+
+
+@final
+class DCGANDiscriminator(nn.Module):
+    """Judges an image as a whole, after DCGAN (Radford et al. 2016): for masks and small images.
+
+    Without norms: those of single images would take away how much of a label there is, those of
+    batches would let patients see each other.
+
+    Args:
+        condition_channels: channels of the condition's maps.
+        image_channels: modalities that the site holds.
+        spatial_dims: 2 or 3.
+        section: `width` of the first layer, `layers` halvings.
+    """
+
+    GRID = 4
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: DiscriminatorSection,
+    ) -> None:
+        super().__init__()
+        conv, pool = (
+            (nn.Conv2d, nn.AdaptiveAvgPool2d)
+            if spatial_dims == 2
+            else (nn.Conv3d, nn.AdaptiveAvgPool3d)
+        )
+        source, layers = condition_channels + image_channels, nn.ModuleList()
+        for level in range(section.layers):
+            layers.append(conv(source, section.width * 2**level, 4, stride=2, padding=1))
+            source = section.width * 2**level
+        self.layers = layers
+        self.pool = pool(self.GRID)
+        self.judge = nn.Linear(source * self.GRID**spatial_dims, 1)
+
+    def forward(self, images: Images, condition: Condition) -> Verdict:
+        """Judges images, given what they were painted from."""
+        features = [torch.cat([images, condition], dim=1)]
+        for layer in self.layers:
+            features.append(F.leaky_relu(layer(features[-1]), 0.2))
+        score = self.judge(self.pool(features[-1]).flatten(1))
+        return Verdict(score=score.reshape(-1, 1, *[1] * (images.ndim - 2)), features=features[1:])

@@ -4,6 +4,7 @@ Norms act on one image at a time, so that an image does not depend on which othe
 sites come and go, and a chunked step must equal an unchunked one.
 """
 
+import math
 from typing import final
 
 import torch
@@ -273,3 +274,56 @@ class SpadeGenerator(nn.Module):
                 features = F.interpolate(features, scale_factor=2, mode=self.smooth)
             features = block(features, maps)
         return torch.tanh(self.paint(F.leaky_relu(features, SLOPE)))
+
+
+@final
+class DCGANGenerator(nn.Module):
+    """From one vector of noise to an image, after DCGAN (Radford et al. 2016).
+
+    For what is painted from a class or from nothing: the networks above see noise at each place for
+    itself, and cannot agree on one shape across an image. Upsampling as in `ResNetGenerator`.
+
+    Args:
+        condition_channels: channels of the condition's maps, which are the same everywhere.
+        image_channels: channels to paint.
+        spatial_dims: 2 or 3.
+        section: `width` of the last layer, `noise` numbers; `blocks` is not used.
+    """
+
+    GRID = 4
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: GeneratorSection,
+    ) -> None:
+        super().__init__()
+        k = section.width
+        self.start = nn.Linear(condition_channels + section.noise, 8 * k * self.GRID**spatial_dims)
+        widths = [8 * k, 4 * k, 2 * k, k]
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                _conv(spatial_dims, source, target, bias=True),
+                # Over groups of channels: over single ones, amounts would be lost.
+                nn.GroupNorm(min(4, target), target),
+                nn.ReLU(),
+            )
+            for source, target in zip([8 * k, *widths[:-1]], widths, strict=True)
+        )
+        self.paint = _conv(spatial_dims, k, image_channels, bias=True)
+        self.smooth = smooth(spatial_dims)
+
+    def forward(self, condition: Condition, noise: Noise) -> Images:
+        """Paints images in [-1, 1] of the noise's height and width (multiples of 8)."""
+        space = noise.shape[2:]
+        # Sums of independent maps are normal again; the condition says the same everywhere.
+        vector = noise.flatten(2).sum(2) / math.sqrt(noise[0, 0].numel())
+        vector = torch.cat([condition.flatten(2).mean(2), vector], dim=1)
+        features = self.start(vector).reshape(len(vector), -1, *[self.GRID] * len(space))
+        for level, layer in enumerate(self.layers):
+            size = [side // 2 ** (len(self.layers) - 1 - level) for side in space]
+            features = layer(F.interpolate(features, size=size, mode=self.smooth))
+        return torch.tanh(self.paint(features))

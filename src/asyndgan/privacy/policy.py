@@ -114,8 +114,11 @@ class Policy(Section):
                 f"loss.paired_l1 is {recipe.loss.paired_l1:g}, so feedback gives real pixels away; "
                 "allows.paired_l1 is false"
             )
-        if recipe.condition.kind == "mask" and self.leaves.masks == "never":
-            found.append("condition.kind is mask, so masks leave; leaves.masks is never")
+        if recipe.sends_own_masks and self.leaves.masks == "never":
+            found.append(
+                "condition.kind is mask and masks.source is own, so patients' masks leave; "
+                "leaves.masks is never"
+            )
         if recipe.masks.release and self.leaves.masks != "released":
             found.append(
                 f"masks.release is true, so the coordinator keeps masks; leaves.masks is "

@@ -141,7 +141,8 @@ class Release:
         if (
             isinstance(answer, (Card, Judgement))
             and leaves.masks == "never"
-            and (answer.conditions.ndim > 1)
+            and self.recipe.masks.source == "own"
+            and answer.conditions.ndim > 1
         ):
             raise PolicyError("this site's policy lets no masks out.")
         return answer

@@ -70,6 +70,7 @@ def train(
     out: Path,
     *,
     policies: Mapping[str, Path] | None = None,
+    masks: Path | None = None,
     engine: str = "inprocess",
     resume: bool = False,
     threads: int = 1,
@@ -84,6 +85,7 @@ def train(
         out: run folder.
         policies: file of a site's policy by the site's name; a site without one lets out whatever
             the recipe asks for.
+        masks: folder of masks that every site is given, if the recipe says so.
         engine: how messages travel.
         resume: go on from the newest checkpoint.
         threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
@@ -101,9 +103,17 @@ def train(
     """
     torch.set_num_threads(threads)
     _check_policies(recipe, sites, policies or {})
+    if (masks is not None) != (recipe.masks.source == "given"):
+        raise RunError(
+            f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and "
+            f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
+            "recipe asks for it with 'given'."
+        )
     folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     setups = [
-        SiteSetup(name, data, folder.site_state(name), policy=(policies or {}).get(name))
+        SiteSetup(
+            name, data, folder.site_state(name), policy=(policies or {}).get(name), masks=masks
+        )
         for name, data in sorted(sites.items())
     ]
     with folder.held():

@@ -97,18 +97,24 @@ class Objective:
             conditions, kind=self.recipe.condition.kind, labels=self.labels, space=self.space
         )
 
-    def learn(self, real: Batch, synthetic: Images) -> Losses:
-        """One update of the discriminator, and of the stand-ins if there are any."""
-        maps = self.maps(real.conditions)
+    def learn(self, real: Batch, synthetic: Batch) -> Losses:
+        """One update of the discriminator, and of the stand-ins if there are any.
+
+        Args:
+            real: cases of the site.
+            synthetic: with the conditions that they were painted from, and whose these are.
+        """
         loss = self._discriminator_loss(
-            self._judged(real.images, maps),
-            self._judged(synthetic, maps),
+            self._judged(real.images, self.maps(real.conditions)),
+            self._judged(synthetic.images, self.maps(synthetic.conditions)),
             real.conditions,
+            synthetic.conditions,
         )
         update(self.discriminator_optimiser, loss)
         losses = {"discriminator": loss.detach()}
         if self.stand_ins:
-            losses["stand_in"] = self._learn_stand_ins(real, maps)
+            losses["stand_in"] = self._learn_stand_ins(real)
+            self.target = self._painted_by_stand_ins(synthetic)
         return losses
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
@@ -126,12 +132,12 @@ class Objective:
     ) -> tuple[Scalar, Losses]:
         """The loss whose gradient by the synthetic images is the site's feedback, and its terms.
 
-        Follows `learn` with the same `real`, which leaves the stand-ins' paintings behind.
+        Follows `learn` with the same batches, which leaves the stand-ins' paintings behind.
 
         Args:
             synthetic: with the conditions that they were painted from.
-            real: the site's images with these conditions; None under differential privacy, where
-                no term looks at them.
+            real: the site's images, with these conditions if they are its own; None under
+                differential privacy, where no term looks at them.
             other: images of the site that have nothing to do with them; None likewise.
         """
         weights, images, conditions = self.recipe.loss, synthetic.images, synthetic.conditions
@@ -200,33 +206,44 @@ class Objective:
             images: Images = stand_in(maps, maps[:, :0])  # it takes no noise
         return images.float()
 
-    def _discriminator_loss(self, real: Verdict, synthetic: Verdict, masks: Tensor) -> Scalar:
+    def _discriminator_loss(
+        self, real: Verdict, synthetic: Verdict, real_masks: Tensor, painted_masks: Tensor
+    ) -> Scalar:
         terms: list[Tensor] = []
         if real.score is not None and synthetic.score is not None:
             both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
             terms.append(0.5 * both)
         if self.recipe.loss.segmentation and real.segmentation is not None:
-            fits = balanced_cross_entropy(real.segmentation, masks, masks)
+            fits = balanced_cross_entropy(real.segmentation, real_masks, real_masks)
             if real.segmentation.shape[1] > self.labels and synthetic.segmentation is not None:
-                last = torch.full_like(masks, self.labels)
-                fits = fits + balanced_cross_entropy(synthetic.segmentation, last, masks)
+                last = torch.full_like(painted_masks, self.labels)
+                fits = fits + balanced_cross_entropy(synthetic.segmentation, last, painted_masks)
             terms.append(self.recipe.loss.segmentation * fits)
         return torch.stack(terms).sum()
 
-    def _learn_stand_ins(self, real: Batch, maps: Condition) -> Scalar:
-        """Each learns from its half of the batch and paints for the other half."""
+    def _learn_stand_ins(self, real: Batch) -> Scalar:
+        """Each learns from its half of the patients."""
+        maps = self.maps(real.conditions)
         halves = torch.zeros(len(maps), dtype=torch.int64) if real.halves is None else real.halves
-        self.target = torch.zeros_like(real.images)
         gaps: list[Scalar] = []
         for half, (network, optimiser) in enumerate(self.stand_ins):
-            own, others = halves == half, halves != half
+            own = halves == half
             if own.any():
                 cases = Batch(real.images[own], real.conditions[own])
                 gaps.append(self._learn_stand_in(network, optimiser, cases, maps[own]))
-            if others.any():
-                with torch.no_grad():
-                    self.target[others] = self._stand_in_paints(network, maps[others])
         return torch.stack(gaps).mean()
+
+    def _painted_by_stand_ins(self, synthetic: Batch) -> Images:
+        """Of each mask, by the one that has not seen its patient; nobody's masks by both."""
+        maps, halves = self.maps(synthetic.conditions), synthetic.halves
+        painted = torch.zeros_like(synthetic.images)
+        with torch.no_grad():
+            for half, (network, _) in enumerate(self.stand_ins):
+                if halves is None:
+                    painted += self._stand_in_paints(network, maps) / len(self.stand_ins)
+                elif (halves != half).any():
+                    painted[halves != half] = self._stand_in_paints(network, maps[halves != half])
+        return painted
 
     def _learn_stand_in(
         self, network: torch.nn.Module, optimiser: torch.optim.Adam, real: Batch, maps: Condition

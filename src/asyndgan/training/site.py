@@ -2,13 +2,15 @@
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final, final
 
 import torch
 
-from asyndgan.data import Batch, Cohort, derived_seed
+from asyndgan.arrays import Mask
+from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
@@ -57,6 +59,27 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
         )
 
 
+def _checked_masks(
+    name: str, given: Sequence[Mask] | None, cohort: Cohort, recipe: Recipe
+) -> torch.Tensor | None:
+    if (recipe.masks.source == "given") != bool(given):
+        raise CohortError(
+            f"site {name}: masks.source is '{recipe.masks.source}', and {len(given or ())} masks "
+            "were given. Give every site a folder of masks exactly if the recipe asks for it."
+        )
+    if not given:
+        return None
+    masks = torch.stack(list(given)).long()
+    unknown = set(masks.unique().tolist()) - set(cohort.labels)
+    if tuple(masks.shape[1:]) != cohort.space or unknown:
+        raise CohortError(
+            f"site {name}: the given masks have size {tuple(masks.shape[1:])} and the unknown "
+            f"labels {sorted(unknown)}; its cases have size {cohort.space} and the labels "
+            f"{sorted(cohort.labels)}. Prepare both alike."
+        )
+    return masks
+
+
 @final
 class Site(Handler):
     """Answers requests with what its `Release` lets out. Opens no connection by itself.
@@ -68,9 +91,11 @@ class Site(Handler):
         folder: where it keeps its own checkpoints; None: nowhere, and it cannot roll back.
         share: its weight among the sites; None: its number of cases.
         policy: of its steward; it has the last word.
+        given: label maps [H, W] to have painted, where the recipe says that they are given.
 
     Raises:
-        CohortError: if the cohort does not fit the recipe.
+        CohortError: if the cohort does not fit the recipe, or masks are given or missing against
+            its word.
         LedgerError: if the folder's ledger was changed, or belongs to another process.
         PolicyError: if the policy does not allow the recipe.
     """
@@ -88,9 +113,11 @@ class Site(Handler):
         folder: Path | None = None,
         share: float | None = None,
         policy: Policy = SIMULATION,
+        given: Sequence[Mask] | None = None,
     ) -> None:
         policy.check(recipe)
         check_cohort(name, cohort, recipe)
+        self.given = _checked_masks(name, given, cohort, recipe)
         self.name = name
         self.cohort = cohort
         self.recipe = recipe
@@ -150,14 +177,14 @@ class Site(Handler):
             # Before anything is learned from them: the discriminator would not recover.
             raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
         self.objective.begin_step(request.step)
-        synthetic = Batch(request.images, self._conditions())
+        synthetic = self._painted(request.images)
         real = other = None
         if self.recipe.privacy.kind == "discriminator":
             losses = self._learn_privately(synthetic)
         else:
             real = self._real(self.cohort.batch(self.next_batch, self.recipe.training.batch))
             other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
-            losses = self.objective.learn(real, synthetic.images)
+            losses = self.objective.learn(real, synthetic)
         synthetic.images.requires_grad_()
         loss, terms = self.objective.ask(synthetic, real, other)
         (feedback,) = torch.autograd.grad(loss, synthetic.images)
@@ -190,16 +217,35 @@ class Site(Handler):
     def _real(self, batch: Batch) -> Batch:
         return replace(batch, images=through(batch.images, self.recipe.wire.images))
 
+    def _painted(self, images: torch.Tensor) -> Batch:
+        """Images that came, with the conditions that they were painted from."""
+        if self._draws_conditions:
+            return Batch(images, self._conditions())
+        own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
+        return replace(own, images=images)
+
+    @property
+    def _draws_conditions(self) -> bool:
+        """Whether they are drawn without a look at the patients."""
+        section = self.recipe.privacy
+        public = section.kind != "none" and section.conditions == "public"
+        return self.given is not None or public
+
     def _conditions(self) -> torch.Tensor:
         """Of the next batch."""
-        size, section = self.recipe.training.batch, self.recipe.privacy
-        if section.kind == "none" or section.conditions == "unprotected":
+        size = self.recipe.training.batch
+        if not self._draws_conditions:
             return self.cohort.batch(self.next_batch, size).conditions
-        # Drawn without a look at the patients: classes alike.
+        classes = torch.tensor(
+            sorted(self.cohort.labels)
+        )  # alike, not as often as patients have it
         seed = derived_seed(self.recipe.training.seed, "conditions", self.name, self.next_batch)
-        random = torch.Generator().manual_seed(seed)
-        labels = torch.tensor(sorted(self.cohort.labels))
-        return labels[torch.randint(len(labels), (size,), generator=random)]
+        return drawn_from(
+            classes if self.given is None else self.given,
+            size,
+            torch.Generator().manual_seed(seed),
+            flip=self.recipe.training.flip,
+        )
 
     def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         numbers = {name: float(value) for name, value in losses.items()}
@@ -251,7 +297,7 @@ class Site(Handler):
                 "run": request.run,
                 "step": self.step,
                 "batch": self.next_batch,
-                "cohort": self.cohort.digest,
+                "cohort": self._data_digest(),
             }
             path = checkpoint.step_file(self.folder, request.step)
             checkpoint.write(path, self.objective.state(), about)
@@ -282,14 +328,18 @@ class Site(Handler):
                 continue
             if about["run"] != run:
                 raise ProtocolError("this site's checkpoints are of another run; move them away.")
-            if about.get("cohort") != self.cohort.digest:
+            if about.get("cohort") != self._data_digest():
                 raise ProtocolError(
-                    "this site's cases are not those that it began the run with; give it back its "
-                    "data, or start a new run."
+                    "this site's cases are not those that it began the run with, or the masks that "
+                    "it is given are not; give it back its data, or start a new run."
                 )
             self.objective.load(tensors)
             self.step, self.next_batch = about["step"], about["batch"]
             return
+
+    def _data_digest(self) -> str:
+        """Of the cases, and of the masks that are given."""
+        return self.cohort.digest + (digest_of([self.given]) if self.given is not None else "")
 
     def _start_afresh(self) -> None:
         self.step = 0
