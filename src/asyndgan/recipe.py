@@ -154,8 +154,8 @@ class GeneratorSection(Section):
         0,
         ge=0,
         le=64,
-        description="resnet: numbers that tell the generator whose look to paint, fixed at random "
-        "for each site; looks are mixed when images are generated",
+        description="resnet, dcgan: numbers that tell the generator whose look to paint, fixed at "
+        "random for each site; looks are mixed when images are generated",
     )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a generator of another package"
@@ -503,10 +503,10 @@ class Recipe(Section):
             raise ValueError(
                 "generator.kind 'dcgan' has no place for a mask; take resnet, unet or spade"
             )
-        if self.generator.style and self.generator.kind in ("unet", "spade", "dcgan"):
+        if self.generator.style and self.generator.kind in ("unet", "spade"):
             raise ValueError(
                 f"generator.style is above 0, but generator.kind '{self.generator.kind}' has no "
-                "use for it; take resnet, or set it to 0"
+                "use for it; take resnet or dcgan, or set it to 0"
             )
         unskipped = self.generator.kind == "resnet" and not self.generator.skip
         if self.condition.kind == "class" and unskipped:

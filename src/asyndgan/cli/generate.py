@@ -8,7 +8,7 @@ from rich.console import Console
 
 from asyndgan.data.nnunet import check_labels, written_whole
 from asyndgan.data.prepare import load_masks
-from asyndgan.evaluation import released_masks, synthesise, write_synthetic
+from asyndgan.evaluation import released_masks, source_of_masks, synthesise, write_synthetic
 from asyndgan.runs import RunFolder
 
 
@@ -28,7 +28,7 @@ def generate(
     """Paints an nnU-Net data set, with its provenance and a model card."""
     folder = RunFolder(run)
     if masks is None:
-        named, source = released_masks(folder), "released by the sites during training"
+        named, source = released_masks(folder), source_of_masks(folder)
     else:
         check_labels(masks, folder.facts().labels)
         # Numbered: the names of cases may be names of patients, and the set will be passed on.

@@ -3,7 +3,12 @@
 from asyndgan.evaluation.compare import Evaluation, evaluate
 from asyndgan.evaluation.of_run import evaluate_run, synthetic_of_run
 from asyndgan.evaluation.segmentation import SegmentationBudget
-from asyndgan.evaluation.synthesise import released_masks, synthesise, write_synthetic
+from asyndgan.evaluation.synthesise import (
+    released_masks,
+    source_of_masks,
+    synthesise,
+    write_synthetic,
+)
 
 __all__ = [
     "Evaluation",
@@ -11,6 +16,7 @@ __all__ = [
     "evaluate",
     "evaluate_run",
     "released_masks",
+    "source_of_masks",
     "synthesise",
     "synthetic_of_run",
     "write_synthetic",

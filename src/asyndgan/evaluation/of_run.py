@@ -53,6 +53,11 @@ def synthetic_of_run(
         RunError: as `painted_once`.
     """
     recipe = run.recipe()
+    if recipe.image.source == "masks":
+        raise RunError(
+            f"the run in {run.path} paints masks, which have nothing to be segmented. Train a "
+            "generator of images on what it paints, and judge that one."
+        )
     if recipe.masks.release:
         return painted_once(run, released_masks(run), "released by the sites during training", out)
     training = recipe.training

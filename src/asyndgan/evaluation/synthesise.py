@@ -18,7 +18,7 @@ from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment
 from asyndgan.models import site_noise
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.training import scope_maps
+from asyndgan.training import Scope, scope_maps
 
 BATCH: Final = 32
 PAINTING_VERSION: Final = 2
@@ -30,7 +30,8 @@ MASKS_MOVE: Final = SegmentationBudget(rotation=15.0, zoom=0.15, translation=0.0
 def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
     """Name and label map of every mask that sites released during training.
 
-    A run whose condition is `none` paints from nothing: it has one empty mask.
+    A run whose condition is `none` paints from nothing: it has one empty mask, to paint as often
+    as images are wanted.
 
     Raises:
         RunError: if none was; names the remedies.
@@ -92,9 +93,19 @@ def synthesise(
             noise = site_noise(recipe, looks or [""] * len(part), scope.space, random)
             with torch.no_grad():
                 images = generator(scope_maps(recipe, scope, conditions), noise)
+            if recipe.image.source == "masks":
+                conditions = _painted_masks(images, scope)
             for (name, _), image, mask in zip(part, images, conditions, strict=True):
                 cases.append(_case(name + suffix, image, mask, scope.modalities))
     return cases
+
+
+def source_of_masks(run: RunFolder) -> str:
+    """Where a run's own masks come from, in words."""
+    recipe = run.recipe()
+    if recipe.condition.kind != "none":
+        return "released by the sites during training"
+    return "painted" if recipe.image.source == "masks" else "none; painted from noise"
 
 
 def mask_of(case: str) -> str:
@@ -158,6 +169,12 @@ def write_synthetic(
     card = _model_card(facts, provenance, count, selection=recipe.selection.kind)
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return count
+
+
+def _painted_masks(images: torch.Tensor, scope: Scope) -> torch.Tensor:
+    """Label maps (b, *space): at each pixel the label whose channel is brightest."""
+    numbers = {name: number for number, name in scope.labels.items()}
+    return torch.tensor([numbers[name] for name in scope.modalities])[images.argmax(1)]
 
 
 def _looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:

@@ -287,7 +287,7 @@ class DCGANGenerator(nn.Module):
         condition_channels: channels of the condition's maps, which are the same everywhere.
         image_channels: channels to paint.
         spatial_dims: 2 or 3.
-        section: `width` of the last layer, `noise` numbers; `blocks` is not used.
+        section: `width` of the last layer, `noise` and `style` numbers; `blocks` is not used.
     """
 
     GRID = 4
@@ -302,7 +302,9 @@ class DCGANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         k = section.width
-        self.start = nn.Linear(condition_channels + section.noise, 8 * k * self.GRID**spatial_dims)
+        self.noise = section.noise
+        told = condition_channels + section.noise + section.style
+        self.start = nn.Linear(told, 8 * k * self.GRID**spatial_dims)
         widths = [8 * k, 4 * k, 2 * k, k]
         self.layers = nn.ModuleList(
             nn.Sequential(
@@ -319,9 +321,10 @@ class DCGANGenerator(nn.Module):
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the noise's height and width (multiples of 8)."""
         space = noise.shape[2:]
-        # Sums of independent maps are normal again; the condition says the same everywhere.
-        vector = noise.flatten(2).sum(2) / math.sqrt(noise[0, 0].numel())
-        vector = torch.cat([condition.flatten(2).mean(2), vector], dim=1)
+        # Sums of independent maps are normal again; condition and style are the same everywhere.
+        drawn = noise[:, : self.noise].flatten(2).sum(2) / math.sqrt(math.prod(space))
+        same = torch.cat([condition, noise[:, self.noise :]], dim=1).flatten(2).mean(2)
+        vector = torch.cat([same, drawn], dim=1)
         features = self.start(vector).reshape(len(vector), -1, *[self.GRID] * len(space))
         for level, layer in enumerate(self.layers):
             size = [side // 2 ** (len(self.layers) - 1 - level) for side in space]

@@ -9,10 +9,11 @@ distributions.
 
 import json
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
+
+import numpy as np
 
 from asyndgan.errors import PolicyError
 from asyndgan.recipe import Recipe
@@ -65,8 +66,7 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
 
     accountant = PRVAccountant()
     accountant.history = [(one.noise, one.rate, count) for one, count in used.items()]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of logarithms of zero on the grid's rim
+    with np.errstate(divide="ignore"):  # logarithms of zero on the grid's rim
         return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR))
 
 

@@ -6,7 +6,6 @@ through the discriminator. What is not: conditions that are sent in the clear, a
 declares (number of cases, modalities, labels). docs/privacy.md has the argument.
 """
 
-import warnings
 from collections.abc import Callable
 from typing import final
 
@@ -83,9 +82,9 @@ class PrivateDiscriminator:
 
         watched = GradSampleModule(self.discriminator, loss_reduction="mean")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that images need no gradient is meant
-                self.adversarial.real(self._score(watched, images, maps)).backward()
+            # The images' own gradient is not needed, but Opacus's hooks want an input with one.
+            images.requires_grad_()
+            self.adversarial.real(self._score(watched, images, maps)).backward()
             each = [_of_patients(p, copies) for p in self.parameters]
         finally:
             watched.to_standard_module()

@@ -1,0 +1,240 @@
+"""Whose masks are painted from: patients' own, given ones, or learned ones."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from asyndgan.cli import app
+from asyndgan.data import RawCase
+from asyndgan.data.nnunet import describe, write_dataset
+from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
+from asyndgan.engines import InProcess
+from asyndgan.errors import CohortError, ProtocolError, RecipeError, RunError
+from asyndgan.evaluation import synthetic_of_run
+from asyndgan.privacy import Policy
+from asyndgan.recipe import Recipe
+from asyndgan.runs import load_recipe, train
+from asyndgan.training import Site
+from asyndgan.wire import ANSWERS, Card, Judgement, Open, Save, unpack
+
+MakeRecipe = Callable[..., Recipe]
+GIVEN = ("image.size=32", "masks.source=given", "masks.release=false")
+OF_MASKS = (
+    "image.size=32", "image.source=masks", "condition.kind=none", "masks.release=false",
+    "generator.kind=dcgan", "generator.noise=4", "discriminator.kind=dcgan",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory, phantoms: Any) -> Path:
+    """A folder of masks that no patient has: stripes."""
+    folder = tmp_path_factory.mktemp("masks") / "given"
+    cases = []
+    for number in range(5):
+        mask = torch.zeros(32, 32, dtype=torch.int64)
+        mask[4 * number : 4 * number + 9] = 1
+        mask[4 * number + 2 : 4 * number + 4] = 2
+        empty = torch.zeros(32, 32).numpy()
+        cases.append(RawCase(f"m{number}", f"m{number}", {"none": empty}, mask.numpy()))
+    labels = describe(next(iter(phantoms.values()))).labels
+    write_dataset(folder, cases, modalities=["none"], labels=labels, name="stripes")
+    return folder
+
+
+def conditions_that_left(
+    recipe: Recipe, sites: dict[str, Path], out: Path, monkeypatch: Any, **more: Any
+) -> list[torch.Tensor]:
+    """Trains, and returns every condition in the bytes that left the sites."""
+    left: list[bytes] = []
+    send = InProcess.send
+
+    def listen(self: InProcess, site: str, payload: bytes, timeout: float) -> bytes:
+        left.append(send(self, site, payload, timeout))
+        return left[-1]
+
+    monkeypatch.setattr(InProcess, "send", listen)
+    train(recipe, sites, out, **more)
+    answers = [unpack(payload, ANSWERS, limit=10**8) for payload in left]
+    return [
+        mask
+        for answer in answers
+        if isinstance(answer, (Card, Judgement))
+        for mask in answer.conditions
+    ]
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        (),
+        ("loss.stand_in_l1=5", "stand_in.width=4", "stand_in.blocks=1"),
+        ("privacy.kind=discriminator", "privacy.patients=2"),
+    ],
+    ids=["plainly", "with stand-ins", "under differential privacy"],
+)
+def test_with_given_masks_no_mask_of_a_patient_leaves(
+    extra: tuple[str, ...],
+    given: Path,
+    tiny: MakeRecipe,
+    phantoms: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = tiny(*GIVEN, *extra)
+    left = conditions_that_left(recipe, phantoms, tmp_path / "run", monkeypatch, masks=given)
+    assert len(left) >= recipe.training.steps * recipe.training.batch
+    known = [mask for _, mask in load_masks(given, recipe.image)]
+    known += [mask.flip(-1) for mask in known]
+    assert all(any(torch.equal(mask, one) for one in known) for mask in left)
+    assert len({mask.numpy().tobytes() for mask in left}) > 3  # not one and the same
+
+
+def test_patients_masks_leave_where_none_are_given(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the test above could not fail."""
+    recipe = tiny("image.size=32")
+    left = conditions_that_left(recipe, phantoms, tmp_path / "run", monkeypatch)
+    own = [case.mask for data in phantoms.values() for case in load_cases(data, recipe.image)]
+    own += [mask.flip(-1) for mask in own]
+    assert all(any(torch.equal(mask, one) for one in own) for mask in left)
+
+
+def test_transient_masks_are_written_nowhere(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "masks.release=false")
+    train(recipe, phantoms, tmp_path / "run")
+    own = [case.mask for data in phantoms.values() for case in load_cases(data, recipe.image)]
+    patterns = [
+        mask.numpy().astype(kind).tobytes()
+        for each in own
+        for mask in (each, each.flip(-1))
+        for kind in ("uint8", "int64", "float32")
+        if len(mask.unique()) > 1
+    ]
+    written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(written) > 8
+    assert not (tmp_path / "run" / "masks").exists()
+    assert not list((tmp_path / "run").rglob("*.png"))
+    for path in written:
+        content = path.read_bytes()
+        assert not any(pattern in content for pattern in patterns), path
+
+
+def test_a_mask_that_is_written_would_be_found(tmp_path: Path, phantoms: dict[str, Path]) -> None:
+    """Or the test above could not fail."""
+    (case, *_) = load_cases(next(iter(phantoms.values())), Recipe().image)
+    save_file({"mask": case.mask}, tmp_path / "a.safetensors")
+    assert case.mask.numpy().tobytes() in (tmp_path / "a.safetensors").read_bytes()
+
+
+def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    masks_run = train(tiny(*OF_MASKS), phantoms, tmp_path / "masks-run")
+    run = train(tiny("image.size=32", "masks.release=false"), phantoms, tmp_path / "run")
+    for words in (
+        ["generate", masks_run.path, "--draws", 7, "--out", tmp_path / "masks"],
+        ["generate", run.path, "--masks", tmp_path / "masks", "--out", tmp_path / "synthetic"],
+    ):
+        said = CliRunner().invoke(app, [str(word) for word in words])
+        assert said.exit_code == 0, said.output
+    recipe = run.recipe()
+    painted = load_masks(tmp_path / "masks", recipe.image)
+    assert len(painted) == 7
+    cases = load_cases(tmp_path / "synthetic", recipe.image)
+    assert [case.mask.tolist() for case in cases] == [mask.tolist() for _, mask in painted]
+    # And they can be given to sites, so that no patient's mask is ever sent.
+    train(tiny(*GIVEN), phantoms, tmp_path / "third", masks=tmp_path / "masks")
+
+
+def test_masks_as_images_come_back_as_they_were(
+    phantoms: dict[str, Path], tiny: MakeRecipe
+) -> None:
+    cases = load_cases(next(iter(phantoms.values())), tiny("image.size=32").image)
+    labels = {"lesion": 2, "background": 0, "brain": 1, "ventricle": 3}
+    shown = masks_as_images(cases, labels)
+    for case, own in zip(shown, cases, strict=True):
+        assert case.modalities == ("background", "brain", "lesion", "ventricle")
+        assert set(case.image.unique().tolist()) <= {-1.0, 1.0}
+        assert torch.equal(case.image.argmax(0), own.mask)
+
+
+def test_a_run_of_masks_is_not_judged_by_segmentation(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    run = train(tiny(*OF_MASKS), phantoms, tmp_path / "run")
+    with pytest.raises(RunError, match="paints masks"):
+        synthetic_of_run(run, phantoms, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "what"),
+    [
+        (("image.source=masks",), "condition.kind 'mask' would give them away"),
+        ((*OF_MASKS, 'image.modalities=["T1"]'), "leave it empty"),
+        (("masks.source=given",), "collects masks"),
+        ((*GIVEN, "loss.paired_l1=1"), "real images of the same mask"),
+        ((*GIVEN, "condition.kind=none"), "condition.kind is 'none'"),
+        (("privacy.kind=discriminator", "masks.release=false"), "set masks.source to 'given'"),
+        (("generator.kind=dcgan",), "no place for a mask"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself_about_masks_is_refused(
+    overrides: tuple[str, ...], what: str, tiny: MakeRecipe
+) -> None:
+    with pytest.raises(RecipeError, match=what):
+        tiny(*overrides)
+
+
+def test_masks_are_given_exactly_where_the_recipe_says_so(
+    given: Path, tiny: MakeRecipe, make_cohort: Any, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RunError, match="no folder of masks"):
+        train(tiny(*GIVEN), phantoms, tmp_path / "a")
+    with pytest.raises(RunError, match=r"masks.source 'own'"):
+        train(tiny("image.size=32"), phantoms, tmp_path / "b", masks=given)
+    assert not (tmp_path / "a").exists()
+    recipe = tiny("masks.source=given", "masks.release=false")
+    with pytest.raises(CohortError, match="0 masks were given"):
+        Site("north", make_cohort(recipe), recipe)
+    with pytest.raises(CohortError, match="unknown labels \\[7\\]"):
+        Site(
+            "north",
+            make_cohort(recipe),
+            recipe,
+            given=[torch.full(recipe.image.size, 7)],
+        )
+
+
+def test_a_policy_that_never_lets_masks_out_takes_part_with_given_ones(tiny: MakeRecipe) -> None:
+    policy = Policy.from_toml('[leaves]\nmasks = "never"')
+    assert any("leaves.masks" in reason for reason in policy.refusals(tiny("image.size=32")))
+    assert not policy.refusals(tiny(*GIVEN))
+
+
+def test_a_site_that_is_given_other_masks_does_not_go_on_with_a_run(
+    tiny: MakeRecipe, make_cohort: Any, tmp_path: Path
+) -> None:
+    recipe = tiny("masks.source=given", "masks.release=false")
+    stripes, dots = torch.zeros(16, 16).long(), torch.zeros(16, 16).long()
+    stripes[::2], dots[::2, ::2] = 1, 1
+    opening = {"run": "abc", "recipe": recipe.digest()}
+    site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, given=[stripes])
+    site.handle(Open(**opening, step=0))
+    site.step = 1
+    site.handle(Save(run="abc", step=1))
+    site.release.close()
+    other = Site("north", make_cohort(recipe), recipe, folder=tmp_path, given=[dots])
+    with pytest.raises(ProtocolError, match="masks that it is given"):
+        other.handle(Open(**opening, step=1))
+
+
+def test_the_recipe_of_masks_loads() -> None:
+    assert load_recipe("masks").image.source == "masks"
