@@ -157,9 +157,26 @@ class GeneratorSection(Section):
         description="resnet, dcgan: numbers that tell the generator whose look to paint, fixed at "
         "random for each site; looks are mixed when images are generated",
     )
+    latent: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="resnet, dcgan: numbers drawn for each image, for what differs between whole "
+        "images",
+    )
+    position: bool = Field(
+        False,
+        description="resnet, and its stand-ins: told where in the image each pixel lies; for masks "
+        "that leave most of an image open",
+    )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a generator of another package"
     )
+
+    @property
+    def code(self) -> int:
+        """Numbers that are the same everywhere in an image: the site's look, then the image's."""
+        return self.style + self.latent
 
 
 @final
@@ -503,21 +520,27 @@ class Recipe(Section):
             raise ValueError(
                 "generator.kind 'dcgan' has no place for a mask; take resnet, unet or spade"
             )
-        if self.generator.style and self.generator.kind in ("unet", "spade"):
-            raise ValueError(
-                f"generator.style is above 0, but generator.kind '{self.generator.kind}' has no "
-                "use for it; take resnet or dcgan, or set it to 0"
-            )
+        useless = {
+            "unet": ("style", "latent", "position"),
+            "spade": ("style", "latent", "position"),
+            "dcgan": ("noise", "skip", "position"),
+        }
+        for key in useless.get(self.generator.kind, ()):
+            if getattr(self.generator, key):
+                raise ValueError(
+                    f"generator.{key} is set, but generator.kind '{self.generator.kind}' has no "
+                    "use for it; take resnet, or leave it out"
+                )
         unskipped = self.generator.kind == "resnet" and not self.generator.skip
         if self.condition.kind == "class" and unskipped:
             raise ValueError(
                 "generator.kind 'resnet' cannot see condition.kind 'class': its norms take away "
                 "what is the same everywhere in an image; set generator.skip or take 'spade'"
             )
-        if self.condition.kind == "none" and not self.generator.noise:
+        if self.condition.kind == "none" and not self.generator.noise + self.generator.latent:
             raise ValueError(
                 "condition.kind 'none' leaves the generator nothing to paint from; "
-                "set generator.noise above 0"
+                "set generator.noise or generator.latent above 0"
             )
         return self
 

@@ -26,7 +26,7 @@ MakeRecipe = Callable[..., Recipe]
 GIVEN = ("image.size=32", "masks.source=given", "masks.release=false")
 OF_MASKS = (
     "image.size=32", "image.source=masks", "condition.kind=none", "masks.release=false",
-    "generator.kind=dcgan", "generator.noise=4", "discriminator.kind=dcgan",
+    "generator.kind=dcgan", "generator.noise=0", "generator.latent=4", "discriminator.kind=dcgan",
 )  # fmt: skip
 
 

@@ -223,8 +223,8 @@ def test_conditions_become_one_hot_maps() -> None:
 @pytest.mark.parametrize(
     ("override", "build", "known"),
     [
-        ("generator.kind=vit", build_generator, "resnet, spade, unet"),
-        ("discriminator.kind=vit", build_discriminator, "patch, patch_segmentation, unet_segm"),
+        ("generator.kind=vit", build_generator, "dcgan, resnet, spade, unet"),
+        ("discriminator.kind=vit", build_discriminator, "dcgan, patch, patch_segmentation, unet_segm"),
     ],
 )
 def test_an_unknown_network_is_answered_with_those_that_exist(

@@ -72,7 +72,7 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
             ["discriminator.kind=unet_segmentation", "loss.segmentation=1", "loss.features=1"],
             "no features to match",
         ),
-        (["condition.kind=none"], "set generator.noise above 0"),
+        (["condition.kind=none"], "set generator.noise or generator.latent above 0"),
         (
             ["condition.kind=none", "generator.noise=1", "loss.stand_in_l1=1"],
             "loss.stand_in_l1 needs label maps",

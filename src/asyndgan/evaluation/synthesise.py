@@ -71,7 +71,7 @@ def synthesise(
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
-    if draws > 1 and not move and not recipe.generator.noise:
+    if draws > 1 and not move and not recipe.generator.noise + recipe.generator.latent:
         raise RunError(
             f"recipe '{recipe.name}' paints without noise, so {draws} draws of a mask are equal. "
             "Add --augment, or train with generator.noise above 0."

@@ -4,7 +4,6 @@ Norms act on one image at a time, so that an image does not depend on which othe
 sites come and go, and a chunked step must equal an unchunked one.
 """
 
-import math
 from typing import final
 
 import torch
@@ -32,6 +31,13 @@ def _conv(
         bias=bias,
         padding_mode="reflect" if kernel > 1 and spatial_dims < 3 else "zeros",
     )
+
+
+def positions(like: Tensor) -> Tensor:
+    """Where each pixel lies along each axis, from -1 to 1: (b, axes, *space) of (b, c, *space)."""
+    axes = [torch.linspace(-1, 1, side, device=like.device) for side in like.shape[2:]]
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
+    return grid.expand(len(like), *grid.shape).to(like.dtype)
 
 
 def smooth(spatial_dims: int) -> str:
@@ -90,10 +96,11 @@ class ResNetGenerator(nn.Module):
         condition_channels: channels of the condition's maps.
         image_channels: modalities to paint.
         spatial_dims: 2 or 3.
-        section: `width` k, `blocks` n, `noise` channels; `skip` hands condition and noise to the
-            last layer as well (not in the paper), so that edges of small labels stay sharp; `style`
-            numbers of a code, which follow the noise as constant maps, scale and shift features
-            at the lowest size and before the last layer (not in the paper).
+        section: `width` k, `blocks` n, `noise` channels. Not in the paper: `skip` hands condition
+            and noise to the last layer as well, so that edges of small labels stay sharp; `style`
+            and `latent` numbers, which follow the noise as constant maps, scale and shift features
+            at the lowest size and before the last layer; with `position` the first layer sees where
+            each pixel lies (Liu et al. 2018, "CoordConv"), which norms and mirrored rims hide.
     """
 
     def __init__(
@@ -106,8 +113,9 @@ class ResNetGenerator(nn.Module):
     ) -> None:
         super().__init__()
         k = section.width
+        maps = condition_channels + section.noise + (spatial_dims if section.position else 0)
         layers: list[nn.Module] = [
-            _conv(spatial_dims, condition_channels + section.noise, k, 7, bias=False),
+            _conv(spatial_dims, maps, k, 7, bias=False),
             _norm(spatial_dims, k),
             nn.ReLU(),
         ]
@@ -131,15 +139,17 @@ class ResNetGenerator(nn.Module):
         self.body = nn.Sequential(*layers)
         self.noise = section.noise
         self.styles: nn.ModuleList | None = None
-        if section.style:
-            self.styles = nn.ModuleList(Style(section.style, wide) for wide in (4 * k, k))
+        if section.code:
+            self.styles = nn.ModuleList(Style(section.code, wide) for wide in (4 * k, k))
         self.skip = section.skip
-        maps = condition_channels + section.noise if section.skip else 0
-        self.paint = _conv(spatial_dims, k + maps, image_channels, 7, bias=True)
+        self.position = section.position
+        self.paint = _conv(spatial_dims, k + maps * section.skip, image_channels, 7, bias=True)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
         maps = torch.cat([condition, noise[:, : self.noise]], dim=1)
+        if self.position:
+            maps = torch.cat([maps, positions(maps)], dim=1)
         if self.styles is None:
             features = self.body(maps)
         else:
@@ -278,7 +288,7 @@ class SpadeGenerator(nn.Module):
 
 @final
 class DCGANGenerator(nn.Module):
-    """From one vector of noise to an image, after DCGAN (Radford et al. 2016).
+    """From one vector to an image, after DCGAN (Radford et al. 2016).
 
     For what is painted from a class or from nothing: the networks above see noise at each place for
     itself, and cannot agree on one shape across an image. Upsampling as in `ResNetGenerator`.
@@ -287,7 +297,7 @@ class DCGANGenerator(nn.Module):
         condition_channels: channels of the condition's maps, which are the same everywhere.
         image_channels: channels to paint.
         spatial_dims: 2 or 3.
-        section: `width` of the last layer, `noise` and `style` numbers; `blocks` is not used.
+        section: `width` of the last layer, `style` and `latent` numbers; `blocks` is not used.
     """
 
     GRID = 4
@@ -302,8 +312,7 @@ class DCGANGenerator(nn.Module):
     ) -> None:
         super().__init__()
         k = section.width
-        self.noise = section.noise
-        told = condition_channels + section.noise + section.style
+        told = condition_channels + section.code
         self.start = nn.Linear(told, 8 * k * self.GRID**spatial_dims)
         widths = [8 * k, 4 * k, 2 * k, k]
         self.layers = nn.ModuleList(
@@ -321,12 +330,10 @@ class DCGANGenerator(nn.Module):
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the noise's height and width (multiples of 8)."""
         space = noise.shape[2:]
-        # Sums of independent maps are normal again; condition and style are the same everywhere.
-        drawn = noise[:, : self.noise].flatten(2).sum(2) / math.sqrt(math.prod(space))
-        same = torch.cat([condition, noise[:, self.noise :]], dim=1).flatten(2).mean(2)
-        vector = torch.cat([same, drawn], dim=1)
+        vector = torch.cat([condition, noise], dim=1).flatten(2).mean(2)  # the same everywhere
         features = self.start(vector).reshape(len(vector), -1, *[self.GRID] * len(space))
         for level, layer in enumerate(self.layers):
-            size = [side // 2 ** (len(self.layers) - 1 - level) for side in space]
+            halvings = len(self.layers) - 1 - level
+            size = [max(self.GRID, side // 2**halvings) for side in space]
             features = layer(F.interpolate(features, size=size, mode=self.smooth))
         return torch.tanh(self.paint(features))

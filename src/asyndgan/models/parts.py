@@ -162,18 +162,20 @@ def style_code(seed: int, site: str, size: int) -> Tensor:
 def site_noise(
     recipe: Recipe, sites: Sequence[str], space: tuple[int, ...], random: torch.Generator
 ) -> Noise:
-    """Noise for one image of each of these sites, followed by the sites' style codes.
+    """Noise for one image of each of these sites, followed by `generator.code` constant maps.
 
     Args:
-        recipe: says how much of both, and the seed of the codes.
+        recipe: says how much of each, and the seed of the sites' codes.
         sites: whose look each image should have.
         space: height and width (and depth).
-        random: of the noise.
+        random: of the noise and of what is drawn for each image.
     """
-    noise = draw_noise(len(sites), recipe.generator.noise, space, random)
-    size = recipe.generator.style
-    if not size:
+    section = recipe.generator
+    noise = draw_noise(len(sites), section.noise, space, random)
+    if not section.code:
         return noise
-    codes = torch.stack([style_code(recipe.training.seed, site, size) for site in sites])
-    maps = codes.reshape(len(sites), size, *[1] * len(space)).expand(-1, -1, *space)
+    looks = [style_code(recipe.training.seed, site, section.style) for site in sites]
+    latent = torch.randn(len(sites), section.latent, generator=random)
+    codes = torch.cat([torch.stack(looks), latent], dim=1)
+    maps = codes.reshape(*codes.shape, *[1] * len(space)).expand(-1, -1, *space)
     return torch.cat([noise, maps], dim=1)

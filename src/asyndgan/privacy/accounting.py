@@ -9,6 +9,7 @@ distributions.
 
 import json
 import math
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -64,6 +65,8 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
         return math.inf
     from opacus.accountants import PRVAccountant  # takes a second that only private runs need
 
+    # Renyi's accountant, which only sizes the grid, would tell users of bounds that it does not give.
+    warnings.filterwarnings("ignore", "Optimal order is the")
     accountant = PRVAccountant()
     accountant.history = [(one.noise, one.rate, count) for one, count in used.items()]
     with np.errstate(divide="ignore"):  # logarithms of zero on the grid's rim

@@ -82,6 +82,7 @@ class Objective:
                 width=stand_in.width,
                 blocks=stand_in.blocks,
                 skip=stand_in.skip,
+                position=recipe.generator.position and stand_in.kind == "resnet",
             )
             for half in range(2):
                 with seeded(derived_seed(seed, "stand-in", half)):
