@@ -224,7 +224,11 @@ def test_conditions_become_one_hot_maps() -> None:
     ("override", "build", "known"),
     [
         ("generator.kind=vit", build_generator, "dcgan, resnet, spade, unet"),
-        ("discriminator.kind=vit", build_discriminator, "dcgan, patch, patch_segmentation, unet_segm"),
+        (
+            "discriminator.kind=vit",
+            build_discriminator,
+            "dcgan, patch, patch_segmentation, unet_segm",
+        ),
     ],
 )
 def test_an_unknown_network_is_answered_with_those_that_exist(

@@ -65,7 +65,7 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
         return math.inf
     from opacus.accountants import PRVAccountant  # takes a second that only private runs need
 
-    # Renyi's accountant, which only sizes the grid, would tell users of bounds that it does not give.
+    # Renyi's accountant only sizes the grid; its advice would be taken for ours.
     warnings.filterwarnings("ignore", "Optimal order is the")
     accountant = PRVAccountant()
     accountant.history = [(one.noise, one.rate, count) for one, count in used.items()]

@@ -1,0 +1,182 @@
+"""Patients who are put in on purpose: what they show to have been lost stays below the promise.
+
+The attacker is stronger than any coordinator: he sees the discriminator's weights, and knows every
+other patient.
+"""
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from asyndgan.data import Batch
+from asyndgan.evaluation.lower_bounds import epsilon_of_guesses, epsilon_of_rates
+from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
+from asyndgan.privacy.accounting import Mechanism, epsilon_of
+from asyndgan.recipe import Recipe
+from asyndgan.training.private import PrivateDiscriminator
+
+MakeRecipe = Callable[..., Recipe]
+DELTA = 1e-5
+CLAIM = 1.0
+TRIALS = 150
+NOISE = 3.74
+"""Of which one look at all patients costs an epsilon of 1."""
+
+
+class NoNoise(PrivateDiscriminator):
+    """A bug: somebody switched it off to debug, and forgot."""
+
+    def _noised(self, sums: list[Tensor]) -> list[Tensor]:
+        return sums
+
+
+class WeighsClasses(PrivateDiscriminator):
+    """A bug: rare classes count for more, by how often they are in the batch."""
+
+    def _clipped_sum(self, real: Batch) -> list[Tensor]:
+        parts = []
+        for own in real.conditions.unique():
+            chosen = real.conditions == own
+            weight = len(chosen) / (len(real.conditions.unique()) * int(chosen.sum()))
+            one = super()._clipped_sum(Batch(real.images[chosen], real.conditions[chosen]))
+            parts.append([weight * part for part in one])
+        return [torch.stack(each).sum(0) for each in zip(*parts, strict=True)]
+
+
+def learner(tiny: MakeRecipe, kind: type[PrivateDiscriminator]) -> PrivateDiscriminator:
+    recipe = tiny(
+        "condition.kind=class", "generator.kind=spade", "masks.release=false",
+        "privacy.kind=discriminator", f"privacy.noise={NOISE}", "privacy.clip=0.2",
+        "privacy.patients=16",
+    )  # fmt: skip
+    torch.manual_seed(0)
+    network = build_discriminator(recipe, condition_channels=3, image_channels=1)
+    return kind(
+        network,
+        build_adversarial_loss(recipe),
+        recipe,
+        lambda classes: condition_maps(classes, kind="class", labels=3, space=(16, 16)),
+    )
+
+
+def patients(tiny: MakeRecipe) -> tuple[Batch, Batch]:
+    """Fifteen patients of one class who are much alike; and with them one of another."""
+    random = torch.Generator().manual_seed(0)
+    images = 0.1 * torch.rand(16, 1, 16, 16, generator=random)
+    images[-1] = torch.rand(1, 16, 16, generator=random).round() * 2 - 1
+    classes = torch.tensor([0] * 15 + [1])
+    return Batch(images[:-1], classes[:-1]), Batch(images, classes)
+
+
+def shown_epsilon(tiny: MakeRecipe, kind: type[PrivateDiscriminator]) -> float:
+    """At the least, by trainings of one update with and without the canary.
+
+    The best test between two normal distributions is along the line from one mean to the other;
+    its threshold is set on other trainings than those that are counted.
+    """
+    private = learner(tiny, kind)
+    without, with_canary = patients(tiny)
+    sums = [
+        torch.cat([part.flatten() for part in private._clipped_sum(real)])
+        for real in (without, with_canary)
+    ]
+    line = sums[1] - sums[0]
+    before = torch.cat([p.detach().flatten() for p in private.parameters])
+    scores: list[Tensor] = []
+    for real in (without, with_canary):
+        own = []
+        for _ in range(2 * TRIALS):
+            torch.nn.utils.vector_to_parameters(before.clone(), private.parameters)
+            nothing = Batch(torch.zeros(1, 1, 16, 16), torch.zeros(1, dtype=torch.int64))
+            private.learn(torch.optim.SGD(private.parameters, lr=1.0), real, nothing)
+            after = torch.cat([p.detach().flatten() for p in private.parameters])
+            own.append(float((before - after) @ line))
+        scores.append(torch.tensor(own))
+    best = max(scores[0][:TRIALS].tolist() + scores[1][:TRIALS].tolist(), key=lambda level: (
+        epsilon_of_rates(
+            int((scores[1][:TRIALS] >= level).sum()), TRIALS,
+            int((scores[0][:TRIALS] >= level).sum()), TRIALS, delta=DELTA,
+        )
+    ))  # fmt: skip
+    return epsilon_of_rates(
+        int((scores[1][TRIALS:] >= best).sum()), TRIALS,
+        int((scores[0][TRIALS:] >= best).sum()), TRIALS, delta=DELTA,
+    )  # fmt: skip
+
+
+def test_the_claim_is_what_the_account_says() -> None:
+    assert epsilon_of({Mechanism(NOISE, 1.0): 1}, DELTA) == pytest.approx(CLAIM, abs=0.02)
+
+
+def test_a_canary_shows_no_more_than_was_claimed(tiny: MakeRecipe) -> None:
+    assert shown_epsilon(tiny, PrivateDiscriminator) <= CLAIM
+
+
+@pytest.mark.parametrize("bug", [NoNoise, WeighsClasses])
+def test_the_same_test_finds_a_planted_bug(
+    tiny: MakeRecipe, bug: type[PrivateDiscriminator]
+) -> None:
+    assert shown_epsilon(tiny, bug) > CLAIM
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+def test_one_training_with_many_canaries_shows_noise_that_is_missing(
+    tiny: MakeRecipe, noise: float
+) -> None:
+    """Half of 60 canaries take part by the toss of a coin; the attacker guesses who did."""
+    private = learner(tiny, PrivateDiscriminator if noise else NoNoise)
+    random = torch.Generator().manual_seed(3)
+    images = torch.rand(60, 1, 16, 16, generator=random).round() * 2 - 1
+    classes = torch.zeros(60, dtype=torch.int64)
+    takes_part = torch.rand(60, generator=random) < 0.5
+    alone = [private._clipped_sum(Batch(images[[i]], classes[[i]])) for i in range(60)]
+    each = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in alone])
+    before = torch.cat([p.detach().flatten() for p in private.parameters])
+    chosen = Batch(images[takes_part], classes[takes_part])
+    nothing = Batch(torch.zeros(1, 1, 16, 16), torch.zeros(1, dtype=torch.int64))
+    judged = private._score(private.discriminator, nothing.images, private.maps(nothing.conditions))
+    known = torch.autograd.grad(0.5 * private.adversarial.synthetic(judged), private.parameters)
+    private.learn(torch.optim.SGD(private.parameters, lr=1.0), chosen, nothing)
+    after = torch.cat([p.detach().flatten() for p in private.parameters])
+    moved = before - after - torch.cat([part.flatten() for part in known])
+    weights = torch.linalg.lstsq(each.T, moved[:, None]).solution[:, 0]
+    order = weights.argsort()
+    guesses = 20
+    correct = int(takes_part[order[-guesses // 2 :]].sum())
+    correct += int((~takes_part[order[: guesses // 2]]).sum())
+    shown = epsilon_of_guesses(correct, guesses, 60, delta=DELTA)
+    assert shown <= CLAIM if noise else shown > CLAIM
+
+
+def test_a_coin_shows_nothing_and_certainty_shows_much() -> None:
+    assert epsilon_of_rates(50, 100, 50, 100, delta=DELTA) == 0
+    assert epsilon_of_rates(0, 100, 0, 100, delta=DELTA) == 0
+    assert epsilon_of_rates(100, 100, 100, 100, delta=DELTA) == 0
+    # Clopper and Pearson by hand: 0 of 100 is at most 1 - 0.025 ** (1 / 100).
+    rate = 0.025 ** (1 / 100)
+    assert epsilon_of_rates(100, 100, 0, 100, delta=0.0) == pytest.approx(
+        math.log(rate / (1 - rate)), rel=1e-6
+    )
+    assert epsilon_of_guesses(50, 100, 100, delta=DELTA) == 0
+    assert epsilon_of_guesses(0, 0, 100, delta=DELTA) == 0
+
+
+def test_the_bound_of_guesses_is_where_luck_becomes_unlikely() -> None:
+    """All of n right: (1 / (1 + exp(-epsilon))) ** n = 0.05."""
+    shown = epsilon_of_guesses(100, 100, 100, delta=0.0)
+    assert (1 / (1 + math.exp(-shown))) ** 100 == pytest.approx(0.05, rel=0.01)
+    assert epsilon_of_guesses(100, 100, 100, delta=1e-3) < shown
+
+
+def test_bounds_hold_under_the_promise_itself() -> None:
+    """Randomised response of epsilon 1 is shown to be more than that in 5 % of cases at most."""
+    random = torch.Generator().manual_seed(1)
+    right = 1 / (1 + math.exp(-1))
+    too_high = 0
+    for _ in range(100):
+        correct = int((torch.rand(100, generator=random) < right).sum())
+        too_high += epsilon_of_guesses(correct, 100, 100, delta=0.0) > 1
+    assert too_high <= 12
