@@ -155,7 +155,7 @@ def painted(row: Row, train: Digits) -> Digits:
         coordinator.step()
     engine.close()
     for site in sites.values():
-        assert row.kind == "none" or site.release.account.epsilon() <= row.epsilon * 1.001
+        assert epsilon_of(site.release.account.spent, DELTA) <= row.epsilon
     classes = torch.arange(PAINTED) % 10
     random = torch.Generator().manual_seed(row.seed)
     noise = site_noise(recipe, [""] * PAINTED, coordinator.scope.space, random)
