@@ -7,7 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import Result
+from typer.testing import CliRunner
 
+from asyndgan.cli import app
 from asyndgan.data import Case, Cohort
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
@@ -48,7 +51,8 @@ def test_a_set_that_is_made_of_members_gives_them_away(parts: Parts, tmp_path: P
     assert attacks["nearest"].p_value < 0.01
     assert "MEMBERS CAN BE TOLD" in attacks["nearest"].verdict
     stored = json.loads((tmp_path / "audit.json").read_text())
-    assert [one["name"] for one in stored] == ["painting", "nearest", "density"]
+    assert stored["generator_sha256"] == run.facts().generator_sha256
+    assert [one["name"] for one in stored["attacks"]] == ["painting", "nearest", "density"]
     assert (tmp_path / "nearest.png").stat().st_size > 1000
 
 
@@ -61,6 +65,31 @@ def test_a_generator_that_has_learned_nothing_gives_nobody_away(
     assert painting.low < 0.5 < painting.high
     assert "no sign of membership" in painting.verdict
     assert painting.members == len({case.patient for case in members})
+
+
+def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
+    parts: Parts, tmp_path: Path
+) -> None:
+    run, members, others, painted = parts
+
+    def generate(name: str, audited: Path) -> Result:
+        words = ["generate", run.path, "--masks", masks, "--out", tmp_path / name]
+        return CliRunner().invoke(app, [str(w) for w in [*words, "--release", audited]])
+
+    masks = run.path.parent / DEFAULT_SITES[0].name
+    audit(run, members, others, painted, tmp_path / "good")
+    copies = [replace(case, image=0.98 * case.image) for case in members]
+    audit(run, members, others, copies, tmp_path / "bad")
+    said = generate("released", tmp_path / "good")
+    assert said.exit_code == 0, said.output
+    card = (tmp_path / "released" / "MODEL_CARD.md").read_text()
+    assert "Audited before its release: painting: no sign of membership" in card
+    assert "may not be released" in str(generate("kept", tmp_path / "bad").exception)
+    assert "no audit that can be read" in str(generate("kept", tmp_path).exception)
+    facts = json.loads((tmp_path / "good" / "audit.json").read_text())
+    (tmp_path / "good" / "audit.json").write_text(json.dumps(facts | {"generator_sha256": "0"}))
+    assert "is of another generator" in str(generate("kept", tmp_path / "good").exception)
+    assert not (tmp_path / "kept").exists()
 
 
 def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: Path) -> None:

@@ -33,11 +33,11 @@ def audit(
     members, others, painted = load_for_audit(folder, sites, holdout, synthetic)
     attacks = run_audit(folder, members, others, painted, out)
     console = Console()
-    table = Table("attack", "AUC", "95 % interval", "p")
+    table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
     for attack in attacks:
         table.add_row(
             attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
-            f"{attack.p_value:.3f}",
+            f"{attack.p_value:.3f}", f"{attack.epsilon:.2f}",
         )  # fmt: skip
     console.print(table)
     for attack in attacks:

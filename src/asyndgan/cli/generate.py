@@ -9,6 +9,7 @@ from rich.console import Console
 from asyndgan.data.nnunet import check_labels, written_whole
 from asyndgan.data.prepare import load_masks
 from asyndgan.evaluation import released_masks, source_of_masks, synthesise, write_synthetic
+from asyndgan.evaluation.audit import check_released
 from asyndgan.runs import RunFolder
 
 
@@ -24,9 +25,18 @@ def generate(
         bool, typer.Option(help="Mirror, turn, scale and shift the masks, every draw anew.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of noise and augmentation.")] = 0,
+    release: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="AUDIT",
+            help="To be passed on: only if the audit in this folder finds no sign of membership; "
+            "the model card says what it found.",
+        ),
+    ] = None,
 ) -> None:
     """Paints an nnU-Net data set, with its provenance and a model card."""
     folder = RunFolder(run)
+    audited = check_released(folder, release) if release else None
     if masks is None:
         named, source = released_masks(folder), source_of_masks(folder)
     else:
@@ -46,6 +56,7 @@ def generate(
             masks=named,
             source=source,
             painting={"draws": draws, "seed": seed},
+            audited=audited,
         )
     Console().print(
         f"{count} synthetic cases in {out}, with MODEL_CARD.md.",

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
 from asyndgan.data import Case, derived_seed
-from asyndgan.errors import DataError
+from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation.bench import write_whole
+from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
 from asyndgan.evaluation.table import without_nan
 from asyndgan.models import site_noise
 from asyndgan.runs import RunFolder
@@ -35,6 +36,9 @@ PAINTINGS: Final = 4
 SIDE: Final = 32
 """Pixels that images are compared at: finer noise would hide who resembles whom."""
 
+DELTA: Final = 1e-5
+"""Of the bounds of epsilon."""
+
 LEVEL: Final = 0.05
 """Of the test, and of the interval's both ends together."""
 
@@ -43,6 +47,9 @@ LEVEL: Final = 0.05
 @dataclass(frozen=True)
 class Attack:
     """One way of telling members from others, and how far it comes.
+
+    A bound of epsilon needs as many members as others who took part by chance; where there are more
+    of one, some of them are left out by chance.
 
     Attributes:
         name: `painting` (how near the generator comes to a patient's image from the patient's own
@@ -54,6 +61,7 @@ class Attack:
         p_value: of the one-sided test (Mann and Whitney) that members score higher.
         members: patients.
         others: patients.
+        epsilon: that the generator has at the least, if patients took part by chance.
     """
 
     name: str
@@ -63,12 +71,18 @@ class Attack:
     p_value: float
     members: int
     others: int
+    epsilon: float
+
+    @property
+    def tells(self) -> bool:
+        """Whether members were told from others."""
+        return self.p_value < LEVEL
 
     @property
     def verdict(self) -> str:
         """A sentence for people who read no statistics."""
         sizes = f"{self.members} members, {self.others} others"
-        if self.p_value < LEVEL:
+        if self.tells:
             return f"MEMBERS CAN BE TOLD: AUC {self.auc:.2f} ({sizes})"
         return (
             f"no sign of membership: AUC {self.auc:.2f}, at most {self.high:.2f} with 97.5 % "
@@ -99,9 +113,39 @@ def audit(
     for name, cases in (("members", members), ("others", others)):
         if len({case.patient for case in cases}) < 2:
             raise DataError(f"an audit needs two patients at least among the {name}.")
-    real = [*members, *others]
-    patients = [f"member {case.patient}" for case in members]
-    patients += [f"other {case.patient}" for case in others]
+    scores = patient_scores(run, [*members, *others], synthetic)
+    inside = {case.patient for case in members}
+    attacks = [
+        _attack(
+            name,
+            np.array([score for patient, score in own.items() if patient in inside]),
+            np.array([score for patient, score in own.items() if patient not in inside]),
+        )
+        for name, own in scores.items()
+    ]
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "generator_sha256": run.facts().generator_sha256,
+        "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
+    }
+    write_whole(out / "audit.json", json.dumps(without_nan(tables), indent=1).encode())
+    near = _distances(_small(members), _small(synthetic)).min(dim=1)
+    closest = near.values.argsort()[:6].tolist()
+    pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
+    write_whole(out / "nearest.png", _picture(pairs))
+    return attacks
+
+
+def patient_scores(
+    run: RunFolder, real: Sequence[Case], synthetic: Sequence[Case]
+) -> dict[str, dict[str, float]]:
+    """How much like a member each patient looks: by attack, by patient, mean over his cases.
+
+    Args:
+        run: whose generator paints.
+        real: cases of members and of others; no patient is both.
+        synthetic: the set that is released.
+    """
     apart = _distances(_small(real), _small(synthetic))
     scale = float(apart.min(dim=1).values.median())
     by_case = {
@@ -109,15 +153,49 @@ def audit(
         "nearest": -apart.min(dim=1).values,
         "density": torch.exp(-apart / max(scale, 1e-12)).mean(dim=1).log(),
     }
-    attacks = [_attack(name, scores, patients) for name, scores in by_case.items()]
-    out.mkdir(parents=True, exist_ok=True)
-    tables = without_nan([{**asdict(one), "verdict": one.verdict} for one in attacks])
-    write_whole(out / "audit.json", json.dumps(tables, indent=1).encode())
-    near = apart[: len(members)].min(dim=1)
-    closest = near.values.argsort()[:6].tolist()
-    pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
-    write_whole(out / "nearest.png", _picture(pairs))
-    return attacks
+    found: dict[str, dict[str, float]] = {}
+    for name, scores in by_case.items():
+        own: dict[str, list[float]] = {}
+        for case, score in zip(real, scores.tolist(), strict=True):
+            own.setdefault(case.patient, []).append(score)
+        found[name] = {patient: math.fsum(each) / len(each) for patient, each in own.items()}
+    return found
+
+
+def check_released(run: RunFolder, audited: Path) -> str:
+    """Sees that an audit of this generator found no sign of membership.
+
+    Args:
+        run: whose synthetic set is to be released.
+        audited: folder of its audit.
+
+    Returns:
+        What the audit found, for the model card.
+
+    Raises:
+        RunError: there is no audit, it is of another generator, or members can be told.
+    """
+    path = audited / "audit.json"
+    try:
+        tables = json.loads(path.read_text("utf-8"))
+        generator = tables["generator_sha256"]
+        attacks = [
+            Attack(**{key: value for key, value in one.items() if key != "verdict"})
+            for one in tables["attacks"]
+        ]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
+        ) from error
+    if generator != run.facts().generator_sha256 or not attacks:
+        raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
+    telling = [one for one in attacks if one.tells]
+    if telling:
+        raise RunError(
+            f"{run.path} may not be released: {telling[0].name}: {telling[0].verdict}. Train with "
+            "more patients, for fewer steps, or under differential privacy."
+        )
+    return "; ".join(f"{one.name}: {one.verdict}" for one in attacks)
 
 
 def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
@@ -147,14 +225,8 @@ def _distances(ones: Tensor, others: Tensor) -> Tensor:
     return torch.cdist(ones.flatten(1), others.flatten(1)).square() / ones[0].numel()
 
 
-def _attack(name: str, scores: Tensor, patients: Sequence[str]) -> Attack:
-    """From scores of cases to the curve over patients."""
-    of_patient: dict[str, list[float]] = {}
-    for patient, score in zip(patients, scores.tolist(), strict=True):
-        of_patient.setdefault(patient, []).append(score)
-    means = {patient: math.fsum(own) / len(own) for patient, own in of_patient.items()}
-    members = np.array([value for name, value in means.items() if name.startswith("member ")])
-    others = np.array([value for name, value in means.items() if name.startswith("other ")])
+def _attack(name: str, members: NDArray[np.float64], others: NDArray[np.float64]) -> Attack:
+    """From scores of patients to the curve."""
     random = np.random.default_rng(0)
     drawn = [
         area_under_curve(random.choice(members, len(members)), random.choice(others, len(others)))
@@ -164,8 +236,22 @@ def _attack(name: str, scores: Tensor, patients: Sequence[str]) -> Attack:
     test = mannwhitneyu(members, others, alternative="greater")
     return Attack(
         name, area_under_curve(members, others), float(low), float(high), float(test.pvalue),
-        len(members), len(others),
+        len(members), len(others), _epsilon(members, others, random),
     )  # fmt: skip
+
+
+def _epsilon(
+    members: NDArray[np.float64], others: NDArray[np.float64], random: np.random.Generator
+) -> float:
+    """At the least, from guessing that the upper half took part."""
+    size = min(len(members), len(others))
+    scores = np.concatenate(
+        [random.choice(members, size, replace=False), random.choice(others, size, replace=False)]
+    )
+    # Ties are broken by chance, not by who comes first.
+    guessed = np.lexsort((random.random(2 * size), scores))[size:]
+    correct = 2 * int((guessed < size).sum())
+    return epsilon_of_guesses(correct, 2 * size, 2 * size, delta=DELTA)
 
 
 def area_under_curve(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:

@@ -126,6 +126,7 @@ def write_synthetic(
     masks: Sequence[tuple[str, Mask]],
     source: str,
     painting: Mapping[str, int],
+    audited: str | None = None,
 ) -> int:
     """Writes synthetic cases as an nnU-Net data set with provenance and a model card.
 
@@ -138,6 +139,7 @@ def write_synthetic(
         masks: that they were painted from, before any was moved.
         source: where the masks came from, in words.
         painting: how many images a mask and the seeds, for the provenance.
+        audited: what an audit found, if the set is released by one.
 
     Returns:
         The number of cases.
@@ -152,6 +154,7 @@ def write_synthetic(
         "shares": {site: about["share"] for site, about in facts.sites.items()},
         "masks": source,
         "masks_sha256": masks_digest(masks),
+        "privacy": recipe.privacy.kind,
         **painting,
         "painting_version": PAINTING_VERSION,
         "intensity": {
@@ -166,6 +169,8 @@ def write_synthetic(
         name=f"synthetic ({recipe.name}, {', '.join(facts.sites)})",
         extra={"synthetic": True, "provenance": provenance},
     )
+    if audited:
+        provenance["audited"] = audited
     card = _model_card(facts, provenance, count, selection=recipe.selection.kind)
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return count
@@ -213,6 +218,21 @@ def _raw(case: Case) -> RawCase:
     )
 
 
+def _privacy_line(provenance: Mapping[str, Any]) -> str:
+    kind = provenance["privacy"]
+    if kind == "none":
+        return "No differential privacy was applied: an image may resemble one of a site's."
+    return (
+        f"Trained under differential privacy of kind `{kind}`; each site's own ledger has the "
+        "epsilon that it spent."
+    )
+
+
+def _audit_line(provenance: Mapping[str, Any]) -> str:
+    found = provenance.get("audited")
+    return f"Audited before its release: {found}." if found else "Not audited for membership."
+
+
 def _check_labels(conditions: torch.Tensor, highest: int) -> None:
     found = int(conditions.max())
     if found > highest:
@@ -255,8 +275,8 @@ validation on real patients.
 ## Limits
 
 - What the sites' patients have in common, the images have too: rare findings may be missing.
-- No differential privacy was applied, unless the recipe below says so. An image may resemble a
-  training image of one of the sites.
+- {_privacy_line(provenance)}
+- {_audit_line(provenance)}
 - Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
   trained on real data.
 
