@@ -1,6 +1,6 @@
 """What a model learns from digits that were painted under differential privacy.
 
-    python benchmarks/digits.py --out digits.json [--seeds 3]
+    python benchmarks/digits.py --out OUT [--seeds 3] [--document docs/evidence.md]
 
 The 1,797 digits of 8x8 pixels that scikit-learn ships, each taken for a patient. Four fifths
 of them lie at one site or at four; a support vector machine is trained on 2,000 painted and judged
@@ -9,13 +9,10 @@ delta of 1e-5; beside them real digits, the means of the classes with noise (a m
 network), and guessing. What is in the file already is not run again; the table is printed.
 """
 
-import argparse
-import json
 import math
 import secrets
-import time
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import numpy as np
 import torch
@@ -25,10 +22,11 @@ from sklearn.svm import SVC
 from asyndgan.data import Cohort
 from asyndgan.engines import InProcess
 from asyndgan.models import site_noise
-from asyndgan.privacy.accounting import Mechanism, epsilon_of
+from asyndgan.privacy.accounting import epsilon_of
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.training import Coordinator, Site, scope_maps
+from common import DELTA, arguments, markdown, noise_for, publish, remembered
 
 Digits = tuple[torch.Tensor, torch.Tensor]
 """Images (n, 1, 16, 16) in [-1, 1] and classes (n,)."""
@@ -61,7 +59,6 @@ checkpoint_every = 100000
 images = "float16"
 feedback = "float16"
 """
-DELTA = 1e-5
 RATE = 0.1
 """Part of the patients that an update looks at."""
 PAINTED = 2000
@@ -108,16 +105,6 @@ def accuracy(train: Digits, test: Digits) -> float:
     """Of a support vector machine."""
     machine = SVC().fit(flat(train[0]), train[1].numpy())
     return float((machine.predict(flat(test[0])) == test[1].numpy()).mean())
-
-
-def noise_for(epsilon: float, rate: float, uses: int) -> float:
-    """The least noise (to a hundredth) with which so many uses spend no more than epsilon."""
-    low, high = 0.3, 3000.0
-    while high / low > 1.01:
-        middle = math.sqrt(low * high)
-        spent = epsilon_of({Mechanism(middle, rate): uses}, DELTA)
-        low, high = (low, middle) if spent <= epsilon else (middle, high)
-    return high
 
 
 def recipe_of(row: Row, patients: int) -> Recipe:
@@ -217,38 +204,31 @@ def table(results: dict[str, float], seeds: int) -> str:
         "feedback": "painted, noised feedback",
         "means": "class means with noise",
     }
-    lines = ["| digits | sites | epsilon | accuracy | seeds |", "|---|---|---|---|---|"]
+    lines: list[list[object]] = []
     shown: set[tuple[str, int, float]] = set()
     for row in sorted(rows(seeds), key=lambda row: (list(names).index(row.kind), row.sites)):
         key = (row.kind, row.sites, row.epsilon)
-        own = [results[name] for s in range(seeds)
-               if (name := Row(*key, s).name) in results]  # fmt: skip
-        if key in shown or not own:
-            continue
-        shown.add(key)
-        epsilon = "" if row.epsilon == math.inf else f"{row.epsilon:g}"
-        lines.append(
-            f"| {names[row.kind]} | {row.sites} | {epsilon} | {np.mean(own):.3f} "
-            f"({min(own):.3f} to {max(own):.3f}) | {len(own)} |"
-        )
-    return "\n".join([*lines, "| guessing | | | 0.100 | |"])
+        if key not in shown:
+            shown.add(key)
+            own = [results[Row(*key, seed).name] for seed in range(seeds)]
+            spread = f"{np.mean(own):.3f} ({min(own):.3f} to {max(own):.3f})"
+            epsilon = "" if row.epsilon == math.inf else f"{row.epsilon:g}"
+            lines.append([names[row.kind], row.sites, epsilon, spread, len(own)])
+    lines.append(["guessing", "", "", "0.100", ""])
+    return markdown(["digits", "sites", "epsilon", "accuracy", "seeds"], lines)
 
 
 def main() -> None:
-    """Runs what is missing, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
+    """Runs what is missing, prints and writes the table."""
+    parser = arguments(__doc__, data=False)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    results = json.loads(asked.out.read_text()) if asked.out.exists() else {}
-    for row in rows(asked.seeds):
-        if row.name not in results:
-            since = time.monotonic()
-            results[row.name] = run(row)
-            asked.out.write_text(json.dumps(results, indent=1))
-            print(f"{row.name}: {results[row.name]:.3f} ({time.monotonic() - since:.0f} s)")
-    print(table(results, asked.seeds))
+    results = {
+        row.name: remembered(asked.out / "digits.json", row.name, partial(run, row))
+        for row in rows(asked.seeds)
+    }
+    publish(table(results, asked.seeds), "digits", asked.document)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,91 @@
+"""What the scripts beside this share: trainings that are not done twice, tables into documents."""
+
+import argparse
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from asyndgan.privacy.accounting import Mechanism, epsilon_of
+from asyndgan.recipe import Recipe
+from asyndgan.reports.evidence import replace_block
+from asyndgan.runs import RunFolder, train
+from asyndgan.training import GENERATOR_VERSION
+
+DELTA = 1e-5
+"""Of every epsilon."""
+
+SITES = {
+    "lgg_mri": ("site_1", "site_2", "site_3", "site_4"),
+    "dsb2018_fluo": ("site_1", "site_2", "site_3", "site_4"),
+    "phantoms": ("north", "south", "east", "west"),
+}
+
+
+def arguments(about: str, *, data: bool = True) -> argparse.ArgumentParser:
+    """The options that all of them have; some need no data."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    if data:
+        parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
+    parser.add_argument("--out", type=Path, required=True, help="what is here is not done again")
+    parser.add_argument("--document", type=Path, help="Markdown file whose block to write anew")
+    return parser
+
+
+def sites_of(data: Path, name: str) -> dict[str, Path]:
+    """Folders of a set's sites."""
+    return {site: data / name / site for site in SITES[name]}
+
+
+def noise_for(epsilon: float, rate: float, uses: int) -> float:
+    """The least noise (to a hundredth) with which so many uses spend no more than epsilon."""
+    low, high = 0.3, 3000.0
+    while high / low > 1.01:
+        middle = math.sqrt(low * high)
+        spent = epsilon_of({Mechanism(middle, rate): uses}, DELTA)
+        low, high = (low, middle) if spent <= epsilon else (middle, high)
+    return high
+
+
+def trained(recipe: Recipe, sites: dict[str, Path], out: Path) -> RunFolder:
+    """A finished run: found, resumed or begun."""
+    made_by = f"{recipe.digest()} {GENERATOR_VERSION} {' '.join(sites)}"
+    run, note = RunFolder(out), out.with_suffix(".made-by")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if note.exists() and note.read_text() != made_by:
+        raise SystemExit(f"{out} was trained in another way; remove it.")
+    note.write_text(made_by)
+    if run.facts_file.exists() and run.facts().state == "finished":
+        return run
+    if out.exists() and not any(run.checkpoints.glob("*.safetensors")):
+        for path in sorted(out.rglob("*"), reverse=True):  # nothing in it is worth resuming
+            path.unlink() if path.is_file() else path.rmdir()
+        out.rmdir()
+    return train(recipe, sites, out, resume=out.exists())
+
+
+def remembered(path: Path, name: str, make: Callable[[], object]) -> object:
+    """The entry of a JSON file, made and written if it is not there."""
+    known = json.loads(path.read_text()) if path.exists() else {}
+    if name not in known:
+        known[name] = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(known, indent=1))
+        print(name, known[name] if not isinstance(known[name], dict) else "")
+    return known[name]
+
+
+def markdown(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def publish(block: str, name: str, document: Path | None) -> None:
+    """Prints a table and writes it into a document's block."""
+    print(block)
+    if document:
+        text = replace_block(document.read_text("utf-8"), name, block)
+        document.write_text(text, "utf-8")

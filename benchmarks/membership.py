@@ -1,0 +1,151 @@
+"""Can patients who took part be told from others? Membership inference on real data.
+
+    python benchmarks/membership.py --data DATA --out OUT [--document docs/evidence.md]
+
+For each set, recipe and split: half of every site's patients (pictures, where a case is nobody's),
+chosen by chance, train a generator at 64 pixels; then three attacks score all of them. So that only
+the images can give anybody away, the synthetic set is painted from the masks of both halves. Five
+splits; a patient's score when he took part is compared with his own when he did not, so that nobody
+looks like a member for being an easy case, and patients are the unit of the test and the interval.
+"""
+
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import rankdata, wilcoxon
+
+from asyndgan.evaluation.audit import area_under_curve, patient_scores
+from asyndgan.evaluation.of_run import load_real, masks_of, painting_of
+from asyndgan.recipe import Recipe
+from asyndgan.runs import load_recipe
+from common import arguments, markdown, publish, remembered, sites_of, trained
+
+SPLITS = 5
+EVERYWHERE = ("image.size=64", "training.precision=bfloat16", "training.hold_out=0.5")
+SHORT = ("training.steps=600",)
+MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "default": ("default", SHORT),
+    "paper": ("paper", ("training.steps=300",)),
+    "overfitted": (
+        "default",
+        (
+            "training.steps=1500", "training.hold_out=0.8", "training.flip=false",
+            "loss.stand_in_l1=0", "loss.paired_l1=100",
+        ),
+    ),
+    "private": (
+        "default",
+        (
+            "training.steps=300", "training.precision=float32", "loss.stand_in_l1=0",
+            "loss.balance=0", "privacy.kind=discriminator", "privacy.conditions=unprotected",
+            "privacy.noise=1.0", "privacy.patients=6",
+        ),
+    ),
+}  # fmt: skip
+ATTACKS = ("painting", "nearest", "density")
+Scores = dict[str, dict[str, float]]
+
+
+def recipe_of(name: str, split: int) -> Recipe:
+    """A model's recipe with the half of one split held out."""
+    recipe, overrides = MODELS[name]
+    own = (f"training.hold_out_seed={split}", f"training.seed={split}")
+    return load_recipe(recipe, [*EVERYWHERE, *overrides, *own])
+
+
+def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, object]:
+    """Scores of members and others by attack."""
+    run = trained(recipe, sites, out)
+    facts = run.facts()
+    real, others = load_real(
+        sites, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
+    )
+    members = [
+        replace(case, patient=f"{site}/{case.patient}")  # as the others are named
+        for site, cases in real.items()
+        for case in cases
+    ]
+    everybody = [*members, *others]
+    painted = painting_of(run, masks_of({"both": everybody}), moved=1)
+    scores = patient_scores(run, everybody, painted)
+    return {"members": sorted({case.patient for case in members}), "scores": scores}
+
+
+def auc(scores: dict[str, float], members: set[str], times: dict[str, int]) -> float:
+    """Area under the curve, each patient counted as often as `times` says."""
+    groups: tuple[list[float], list[float]] = ([], [])
+    for patient, score in scores.items():
+        groups[patient not in members] += [score] * times.get(patient, 0)
+    if not groups[0] or not groups[1]:
+        return float("nan")
+    return area_under_curve(np.array(groups[0]), np.array(groups[1]))
+
+
+def judged(splits: list[dict], attack: str) -> list[object]:
+    """A row of the table: mean area, interval, test."""
+    runs = [(each["scores"][attack], set(each["members"])) for each in splits]
+    patients = sorted({patient for scores, _ in runs for patient in scores})
+    once = dict.fromkeys(patients, 1)
+    mean = float(np.mean([auc(scores, members, once) for scores, members in runs]))
+    random = np.random.default_rng(0)
+    drawn = []
+    for _ in range(500):
+        names, counts = np.unique(random.choice(patients, len(patients)), return_counts=True)
+        times = dict(zip(names.tolist(), counts.tolist(), strict=True))
+        drawn.append(np.nanmean([auc(scores, members, times) for scores, members in runs]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    inside: dict[str, list[float]] = {}
+    outside: dict[str, list[float]] = {}
+    for scores, members in runs:
+        ranks = rankdata(list(scores.values())) / len(scores)
+        for patient, rank in zip(scores, ranks.tolist(), strict=True):
+            (inside if patient in members else outside).setdefault(patient, []).append(rank)
+    gains = [np.mean(inside[p]) - np.mean(outside[p]) for p in patients
+             if p in inside and p in outside]  # fmt: skip
+    p = float(wilcoxon(gains, alternative="greater").pvalue)
+    verdict = "**told**" if p < 0.05 else "no sign"
+    return [f"{mean:.3f}", f"{low:.3f} to {high:.3f}", f"{p:.3f}", len(patients), verdict]
+
+
+def main() -> None:
+    """Trains what is missing, prints and writes the table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--sets", nargs="+", default=["lgg_mri", "dsb2018_fluo"])
+    parser.add_argument("--models", nargs="+", default=list(MODELS))
+    parser.add_argument("--splits", type=int, default=SPLITS)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    for split in range(asked.splits):
+        for part in asked.sets:
+            for model in asked.models:
+                name = f"{part}-{model}-{split}"
+                remembered(
+                    asked.out / "scores.json",
+                    name,
+                    partial(
+                        attacked,
+                        recipe_of(model, split),
+                        sites_of(asked.data, part),
+                        asked.out / name,
+                    ),
+                )
+    for part in asked.sets:
+        for model in asked.models:
+            splits = [
+                remembered(asked.out / "scores.json", f"{part}-{model}-{split}", dict)
+                for split in range(asked.splits)
+            ]
+            rows += [[part, model, attack, *judged(splits, attack)] for attack in ATTACKS]
+    heading = ["set", "recipe", "attack", "AUC", "95 % interval", "p", "patients", "verdict"]
+    about = (
+        f"{asked.splits} splits; intervals from a bootstrap over patients; p of a signed-rank test."
+    )
+    publish(f"{about}\n\n{markdown(heading, rows)}", "membership", asked.document)
+
+
+if __name__ == "__main__":
+    main()
