@@ -7,7 +7,6 @@ parties that hold the same `Recipe.digest()` train the same thing.
 import difflib
 import hashlib
 import json
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, final, get_args
 
@@ -15,7 +14,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from asyndgan.errors import RecipeError
+from asyndgan.texts import parsed_toml
 
+Title = Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""No control characters: it ends up in other people's terminals."""
+Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=0.1)]
 
@@ -86,7 +89,7 @@ class ImageSection(Section):
         "pad",
         description="without spacing: keep proportions and pad, keep them and crop, or stretch",
     )
-    intensity: dict[str, Intensity] = Field(
+    intensity: dict[Key, Intensity] = Field(
         {"default": Intensity()}, description="by modality; 'default' serves the others"
     )
 
@@ -429,12 +432,12 @@ class QuorumSection(Section):
 class Recipe(Section):
     """What is trained and how."""
 
-    name: str = Field("unnamed", description="shown in logs and reports", max_length=64)
+    name: Title = Field("unnamed", description="shown in logs and reports")
     image: ImageSection = ImageSection()
     condition: ConditionSection = ConditionSection()
     generator: GeneratorSection = GeneratorSection()
     discriminator: DiscriminatorSection = DiscriminatorSection()
-    site_discriminators: dict[str, DiscriminatorSection] = Field(
+    site_discriminators: dict[Key, DiscriminatorSection] = Field(
         {}, description="a discriminator of its own for one site, by the site's name"
     )
     loss: LossSection = LossSection()
@@ -638,8 +641,8 @@ class Recipe(Section):
                 the value, what is allowed and, for an unknown key, the nearest known one.
         """
         try:
-            tables = tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+            tables = parsed_toml(text)
+        except ValueError as error:
             raise RecipeError(f"the recipe is not valid TOML: {error}") from error
         for override in overrides:
             _override(tables, override)
@@ -651,9 +654,9 @@ class Recipe(Section):
         try:
             return cls.model_validate(tables)
         except ValidationError as error:
-            name = tables.get("name", "unnamed")
             known = [*cls.model_fields, *known_keys()]
-            raise RecipeError(f"recipe '{name}':\n{explained(error, known)}") from error
+            name = shown(tables.get("name", "unnamed"))
+            raise RecipeError(f"recipe {name}:\n{explained(error, known)}") from error
 
     def to_tables(self) -> dict[str, Any]:
         """Nested dictionaries of plain values, without keys that are not set."""
@@ -684,14 +687,20 @@ def explained(error: ValidationError, known: Sequence[str]) -> str:
     return "\n".join(f"  {_explain(fault, known)}" for fault in error.errors())
 
 
+def shown(value: object) -> str:
+    """A stranger's value in an error: quoted if it is text, escaped, and not for pages."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def _override(tables: dict[str, Any], override: str) -> None:
     key, equals, value = (part.strip() for part in override.partition("="))
     if not equals or not key:
         raise RecipeError(f"'{override}' is not KEY=VALUE; write for example image.size=128.")
     for text in (value, json.dumps(value)):  # a bare word is a string
         try:
-            _merge(tables, tomllib.loads(f"{key} = {text}"), key)
-        except tomllib.TOMLDecodeError:
+            _merge(tables, parsed_toml(f"{key} = {text}"), key)
+        except ValueError:
             continue
         return
     raise RecipeError(f"'{key}' is not a key; write for example image.size=128.")
@@ -708,7 +717,7 @@ def _merge(tables: dict[str, Any], extra: dict[str, Any], key: str) -> None:
 
 
 def _explain(fault: Any, known: Sequence[str]) -> str:
-    key = ".".join(str(part) for part in fault["loc"]) or "recipe"
+    key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.3)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
@@ -718,7 +727,7 @@ def _explain(fault: Any, known: Sequence[str]) -> str:
     allowed = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error" and not isinstance(fault["input"], (str, int, float)):
         return f"{key}: {allowed}."
-    return f"{key} = {fault['input']!r}: {allowed}."
+    return f"{key} = {shown(fault['input'])}: {allowed}."
 
 
 def _toml_lines(section: Section, prefix: str, comments: bool) -> Iterator[str]:

@@ -69,7 +69,7 @@ def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[leaves]\nmasks = "never"', "so masks leave; leaves.masks is never"),
+        ('[leaves]\nmasks = "never"', "so patients' masks leave; leaves.masks is never"),
         ("[leaves]\nfeedback = []", "leaves.feedback is none"),
         ("[allows]\nmost_answers = 5", "training.steps is 6"),
         (f'[allows]\nrecipes = ["{"0" * 64}"]', "is not in allows.recipes"),

@@ -11,6 +11,7 @@ from asyndgan.errors import RecipeError
 from asyndgan.evaluation.benchmark import run_suite
 from asyndgan.evaluation.suite import Suite
 from asyndgan.reports.evidence import find_block, replace_block, to_markdown, write_evidence
+from asyndgan.texts import bounded_text
 
 
 def benchmark(
@@ -29,8 +30,8 @@ def benchmark(
     """Trains and judges what a suite names, as far as it is not there yet, and writes one table."""
     console = Console()
     try:
-        text = suite.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = bounded_text(suite)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"'{suite}' is no TOML file that can be read.") from error
     if document:
         find_block(document.read_text("utf-8"), Suite.from_toml(text).name)

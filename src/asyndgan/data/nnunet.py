@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.data.case import NAME_LENGTH, Intensities, Name, RawCase
 from asyndgan.errors import DataError
+from asyndgan.texts import bounded_text, parsed_json
 
 DEFAULT_PATIENT_PATTERN = r"(.+?)(?:_[sz]\d+(?:_.*)?)?$"
 """All before `_s<number>` or `_z<number>` (as slices are named here), else the whole name."""
@@ -407,10 +408,8 @@ def _json_table(path: Path) -> dict[str, object]:
     if not path.is_file():
         raise DataFileError(path, "this file does not exist", remedy)
     try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise ValueError(f"it is larger than {MAX_JSON_BYTES} bytes")
-        table = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        table = parsed_json(bounded_text(path, MAX_JSON_BYTES))
+    except (OSError, ValueError) as error:
         raise DataFileError(path, f"cannot be read as JSON ({error})", remedy) from error
     if not isinstance(table, dict):
         raise DataFileError(path, "is not a JSON object", remedy)

@@ -28,6 +28,7 @@ from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
 from asyndgan.evaluation.table import without_nan
 from asyndgan.models import site_noise
 from asyndgan.runs import RunFolder
+from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import scope_maps
 
 PAINTINGS: Final = 4
@@ -177,7 +178,7 @@ def check_released(run: RunFolder, audited: Path) -> str:
     """
     path = audited / "audit.json"
     try:
-        tables = json.loads(path.read_text("utf-8"))
+        tables = parsed_json(bounded_text(path))
         generator = tables["generator_sha256"]
         attacks = [
             Attack(**{key: value for key, value in one.items() if key != "verdict"})

@@ -1,6 +1,5 @@
 """A suite of comparisons, read from a file: what to train, on which sets, with which seeds."""
 
-import tomllib
 from collections import Counter
 from typing import Annotated, Literal, Self, final
 
@@ -10,8 +9,9 @@ from asyndgan.errors import RecipeError
 from asyndgan.evaluation.fedgan import check_fedgan
 from asyndgan.evaluation.of_run import MOVED
 from asyndgan.evaluation.segmentation import SegmentationBudget
-from asyndgan.recipe import Recipe, Section, explained
+from asyndgan.recipe import Recipe, Section, explained, shown
 from asyndgan.runs import load_recipe
+from asyndgan.texts import parsed_toml
 
 VALIDATION_PART = 0.2
 """Part of each site's patients that a suite judged on validation holds out of every training."""
@@ -140,14 +140,15 @@ class Suite(Section):
                 one of the recipes that it names.
         """
         try:
-            tables = tomllib.loads(text)
-            suite = cls.model_validate(tables)
-        except tomllib.TOMLDecodeError as error:
+            tables = parsed_toml(text)
+        except ValueError as error:
             raise RecipeError(f"the suite is not valid TOML: {error}") from error
+        try:
+            suite = cls.model_validate(tables)
         except ValidationError as error:
             known = [*cls.model_fields, *SetSection.model_fields, *ModelSection.model_fields]
-            name = tables.get("name", "unnamed")
-            raise RecipeError(f"suite '{name}':\n{explained(error, known)}") from error
+            name = shown(tables.get("name", "unnamed"))
+            raise RecipeError(f"suite {name}:\n{explained(error, known)}") from error
         for network in suite.networks:
             SegmentationBudget(network=network)
         for part in suite.sets:

@@ -18,6 +18,7 @@ import numpy as np
 
 from asyndgan.errors import PolicyError
 from asyndgan.recipe import Recipe
+from asyndgan.texts import bounded_text, parsed_json
 
 EPSILON_ERROR: Final = 0.01
 """How exactly the accountant computes; it errs to the safe side."""
@@ -175,7 +176,7 @@ class Account:
 
     def _read(self, path: Path) -> None:
         try:
-            rows = json.loads(path.read_text("utf-8"))
+            rows = parsed_json(bounded_text(path))
             for row in rows:
                 mechanism = Mechanism(float(row["noise"]), float(row["rate"]))
                 self.spent[mechanism] = int(row["uses"])

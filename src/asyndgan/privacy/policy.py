@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Literal, Self, final
 
 from pydantic import Field, ValidationError
 
 from asyndgan.errors import PolicyError
-from asyndgan.recipe import Recipe, Section, explained, known_keys
+from asyndgan.recipe import Recipe, Section, Title, explained, known_keys
+from asyndgan.texts import bounded_text, parsed_toml
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
@@ -70,7 +70,7 @@ class PrivacyFloorSection(Section):
 class Policy(Section):
     """What may leave a site and what it takes part in. The defaults are meant for patients."""
 
-    name: str = Field("default", max_length=64, description="for the site's own records")
+    name: Title = Field("default", description="for the site's own records")
     leaves: LeavesSection = LeavesSection()
     allows: AllowsSection = AllowsSection()
     privacy: PrivacyFloorSection = PrivacyFloorSection()
@@ -83,9 +83,11 @@ class Policy(Section):
             PolicyError: on anything that is unknown, of the wrong kind or out of range.
         """
         try:
-            return cls.model_validate(tomllib.loads(text))
-        except tomllib.TOMLDecodeError as error:
+            tables = parsed_toml(text)
+        except ValueError as error:
             raise PolicyError(f"the policy is not valid TOML: {error}") from error
+        try:
+            return cls.model_validate(tables)
         except ValidationError as error:
             known = list(known_keys(cls))
             raise PolicyError(f"the policy:\n{explained(error, known)}") from error
@@ -94,9 +96,10 @@ class Policy(Section):
     def from_file(cls, path: Path) -> Self:
         """Reads a policy's file; raises `PolicyError` as `from_toml`, or if there is none."""
         try:
-            return cls.from_toml(path.read_text("utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
+            text = bounded_text(path)
+        except (OSError, ValueError) as error:
             raise PolicyError(f"'{path}' is no policy file that can be read.") from error
+        return cls.from_toml(text)
 
     def digest(self) -> str:
         """SHA-256 of the resolved policy, in hexadecimal."""

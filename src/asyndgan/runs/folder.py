@@ -28,6 +28,7 @@ if sys.platform != "win32":
 
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
+from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import Scope, new_generator
 from asyndgan.training.checkpoint import (
     load_network,
@@ -151,11 +152,12 @@ class RunFolder:
             RunError: if the folder holds none.
         """
         try:
-            return Recipe.from_toml(self.recipe_file.read_text("utf-8"))
-        except OSError as error:
+            text = bounded_text(self.recipe_file)
+        except (OSError, ValueError) as error:
             raise RunError(f"{self.path} is no run folder; train one with 'asyndgan train'.") from (
                 error
             )
+        return Recipe.from_toml(text)
 
     def facts(self) -> RunFacts:
         """What the run was.
@@ -164,7 +166,7 @@ class RunFolder:
             RunError: if the folder holds no run.
         """
         try:
-            return RunFacts(**json.loads(self.facts_file.read_text("utf-8")))
+            return RunFacts(**parsed_json(bounded_text(self.facts_file)))
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self.path} is no run folder; train one with 'asyndgan train'.") from (
                 error

@@ -7,6 +7,7 @@ from pathlib import Path
 from asyndgan.errors import RecipeError
 from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
+from asyndgan.texts import bounded_text
 
 
 def recipe_names() -> list[str]:
@@ -34,9 +35,9 @@ def _text(name: str) -> str:
     if name in recipe_names():
         return (files("asyndgan") / "recipes" / f"{name}.toml").read_text("utf-8")
     try:
-        return Path(name).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return bounded_text(Path(name))
+    except (OSError, ValueError) as error:
         raise RecipeError(
             f"'{name}' is neither a recipe of this package ({', '.join(recipe_names())}) "
-            "nor a TOML file that can be read."
+            "nor a TOML file that can be read, of at most a megabyte."
         ) from error

@@ -1,0 +1,39 @@
+"""Text files from strangers: bounded before they are read; what can go wrong is one error."""
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Final
+
+MOST_BYTES: Final = 2**20
+"""Of a recipe, a policy, a suite, or what a run says of itself."""
+
+
+def bounded_text(path: Path, most: int = MOST_BYTES) -> str:
+    """What a file says.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is longer than `most` bytes, or no UTF-8.
+    """
+    with path.open("rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"longer than {most} bytes")
+    return content.decode("utf-8")
+
+
+def parsed_toml(text: str) -> dict[str, Any]:
+    """A TOML document; raises `ValueError` if it is none, or nested too deeply to be read."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def parsed_json(text: str) -> Any:
+    """A JSON document; raises `ValueError` if it is none, or nested too deeply to be read."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
