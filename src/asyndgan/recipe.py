@@ -80,6 +80,11 @@ class ImageSection(Section):
     axis: Literal["sagittal", "coronal", "axial"] = Field(
         "axial", description="direction along which volumes are cut into slices"
     )
+    slices: Literal["all", "labelled"] = Field(
+        "all",
+        description="which slices (or pictures) are cases: all, or those that hold a label other "
+        "than 0; where there is none of it, a mask says nothing of what to paint",
+    )
     resampling: Literal["linear", "nearest"] = Field(
         "linear",
         description="of images (linear is antialiased); a mask's pixel takes the label that covers "

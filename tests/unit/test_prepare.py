@@ -271,3 +271,19 @@ def test_a_case_without_a_mask_is_refused_where_masks_are_wanted(tmp_path: Path)
     with pytest.raises(DataError, match=r"ann has no mask .* 'asyndgan check' counts the cases"):
         load_cases(tmp_path, section(), unmasked=False)
     assert dict(check_folder(tmp_path).rows)["cases"] == "1 (0 with a mask)"
+
+
+def test_slices_without_a_label_are_left_out_where_the_recipe_says_so(tmp_path: Path) -> None:
+    labels = [np.zeros((16, 16), np.int64) for _ in range(3)]
+    labels[1][4:8, 4:8] = 1
+    cases = [RawCase(f"c{i}", f"p{i}", {"T1": ramp()}, mask) for i, mask in enumerate(labels)]
+    write_dataset(
+        tmp_path / "a", cases, modalities=["T1"], labels={"background": 0, "x": 1}, name="a"
+    )
+    image = section(slices="labelled")
+    assert [case.name for case in load_cases(tmp_path / "a", image)] == ["c1"]
+    assert [name for name, _ in load_masks(tmp_path / "a", image)] == ["c1"]
+    assert len(load_cases(tmp_path / "a", section())) == 3
+    write_dataset(tmp_path / "b", cases[:1], modalities=["T1"], labels={"background": 0}, name="b")
+    with pytest.raises(DataError, match="no case with a label"):
+        load_cases(tmp_path / "b", image)

@@ -159,7 +159,15 @@ def load_cases(
                 f"case {raw.name} has no mask here",
                 "Add it, or move the image away; 'asyndgan check' counts the cases that have one.",
             )
-        cases.append(prepare(raw, image, wanted))
+        case = prepare(raw, image, wanted)
+        if image.slices == "all" or case.mask.any():
+            cases.append(case)
+    if not cases:
+        raise DataFileError(
+            folder,
+            "holds no case with a label, and image.slices is 'labelled'",
+            "Set it to 'all', or give the labels numbers above 0.",
+        )
     return cases
 
 
@@ -181,7 +189,8 @@ def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
     """
     image = _grid_for(describe(folder), image)
     prepared = (prepare(raw, image, ["mask"]) for raw in read_masks(folder, axis=image.axis))
-    return [(case.name, case.mask) for case in prepared]
+    found = [(case.name, case.mask) for case in prepared]
+    return [(name, mask) for name, mask in found if image.slices == "all" or mask.any()]
 
 
 def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Case]:
