@@ -38,8 +38,8 @@ _CONDITIONS = Exposure(
     "b masks of h x w, 1 or 2 bytes a pixel before zstd",
     "the masks themselves: shape and place of organs and lesions of b cases, in the clear. A "
     "coordinator can keep them whatever it promised",
-    "`leaves.masks`; `never` stops patients' own at the door. With `masks.source = given` those that "
-    "leave are nobody's. Nothing hides patients' own where they may leave",
+    "`leaves.masks`; `never` stops patients' own at the door. With `masks.source = given` those "
+    "that leave are nobody's. Nothing hides patients' own where they may leave",
 )
 _BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
 
