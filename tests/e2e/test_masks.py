@@ -15,10 +15,11 @@ from asyndgan.data.nnunet import describe, write_dataset
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.engines import InProcess
 from asyndgan.errors import CohortError, ProtocolError, RecipeError, RunError
-from asyndgan.evaluation import synthetic_of_run
+from asyndgan.evaluation import released_masks, synthesise, synthetic_of_run
 from asyndgan.privacy import Policy
+from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
-from asyndgan.runs import load_recipe, train
+from asyndgan.runs import RunFolder, load_recipe, train
 from asyndgan.training import Site
 from asyndgan.wire import ANSWERS, Card, Judgement, Open, Save, unpack
 
@@ -152,6 +153,21 @@ def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(
     assert [case.mask.tolist() for case in cases] == [mask.tolist() for _, mask in painted]
     # And they can be given to sites, so that no patient's mask is ever sent.
     train(tiny(*GIVEN), phantoms, tmp_path / "third", masks=tmp_path / "masks")
+
+
+def test_masks_are_learned_under_differential_privacy_too(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny(*OF_MASKS, "privacy.kind=discriminator", "privacy.patients=2")
+    run = train(recipe, phantoms, tmp_path / "run")
+    for name in phantoms:
+        entries = read(run.site_state(name) / "ledger.jsonl")
+        assert [entry.epsilon for entry in entries if entry.kind == "judgement"][-1] > 0
+    assert len({mask.numpy().tobytes() for mask in painted_by(run, 5)}) > 1
+
+
+def painted_by(run: RunFolder, count: int) -> list[torch.Tensor]:
+    return [case.mask for case in synthesise(run, released_masks(run), draws=count)]
 
 
 def test_masks_as_images_come_back_as_they_were(
