@@ -19,6 +19,7 @@ from asyndgan.texts import parsed_toml
 Title = Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 """No control characters: it ends up in other people's terminals."""
 Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
+SHOWN_FAULTS = 20
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=0.1)]
 
@@ -443,7 +444,7 @@ class Recipe(Section):
     generator: GeneratorSection = GeneratorSection()
     discriminator: DiscriminatorSection = DiscriminatorSection()
     site_discriminators: dict[Key, DiscriminatorSection] = Field(
-        {}, description="a discriminator of its own for one site, by the site's name"
+        {}, max_length=64, description="a discriminator of its own for one site, by the site's name"
     )
     loss: LossSection = LossSection()
     stand_in: StandInSection = StandInSection()
@@ -608,6 +609,13 @@ class Recipe(Section):
                     f"{key} looks at real patients past privacy.kind '{self.privacy.kind}', which "
                     "would not cover it; set it to 0, or privacy.kind to 'none'"
                 )
+        judges = {self.discriminator.kind, *(own.kind for own in self.site_discriminators.values())}
+        segments = judges & {"patch_segmentation", "unet_segmentation"}
+        if segments and self.privacy.kind == "discriminator":
+            raise ValueError(
+                f"discriminator.kind '{segments.pop()}' segments real patients, which privacy.kind "
+                "'discriminator' does not cover; take 'patch' or 'dcgan'"
+            )
         if self.training.precision != "float32" and self.privacy.kind == "discriminator":
             raise ValueError(
                 "privacy.kind 'discriminator' clips gradients in float32; set training.precision "
@@ -618,7 +626,8 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _own_discriminators_fit(self) -> Self:
         for site in self.site_discriminators:
-            tables = self.at_site(site).to_tables() | {"site_discriminators": {}}
+            alone = self.at_site(site).model_copy(update={"site_discriminators": {}})
+            tables = alone.to_tables()
             try:
                 type(self).model_validate(tables)
             except ValidationError as error:
@@ -689,7 +698,10 @@ def explained(error: ValidationError, known: Sequence[str]) -> str:
         error: what pydantic found.
         known: keys that exist, dotted.
     """
-    return "\n".join(f"  {_explain(fault, known)}" for fault in error.errors())
+    faults = error.errors()
+    lines = [f"  {_explain(fault, known)}" for fault in faults[:SHOWN_FAULTS]]
+    more = len(faults) - len(lines)
+    return "\n".join([*lines, f"  and {more} more."] if more else lines)
 
 
 def shown(value: object) -> str:

@@ -5,6 +5,9 @@ import tomllib
 from pathlib import Path
 from typing import Any, Final
 
+LONGEST_LINE: Final = 8192
+"""Of TOML: reading a key takes the square of its number of dots."""
+
 MOST_BYTES: Final = 2**20
 """Of a recipe, a policy, a suite, or what a run says of itself."""
 
@@ -24,7 +27,9 @@ def bounded_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def parsed_toml(text: str) -> dict[str, Any]:
-    """A TOML document; raises `ValueError` if it is none, or nested too deeply to be read."""
+    """A TOML document; raises `ValueError` if it is none, or one that takes too long to read."""
+    if any(len(line) > LONGEST_LINE for line in text.splitlines()):
+        raise ValueError(f"a line of more than {LONGEST_LINE} characters")
     try:
         return tomllib.loads(text)
     except RecursionError as error:

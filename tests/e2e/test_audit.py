@@ -16,6 +16,7 @@ from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import DataError, RunError
+from asyndgan.evaluation import masks_digest, masks_in
 from asyndgan.evaluation.audit import area_under_curve, audit
 from asyndgan.evaluation.of_run import load_for_audit, load_real, synthetic_of_run
 from asyndgan.recipe import Recipe
@@ -67,29 +68,96 @@ def test_a_generator_that_has_learned_nothing_gives_nobody_away(
     assert painting.members == len({case.patient for case in members})
 
 
+def generate(run: RunFolder, out: Path, masks: Path, audited: Path) -> Result:
+    words = ["generate", run.path, "--masks", masks, "--out", out, "--release", audited]
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def given(parts: Parts) -> Path:
+    """Masks of nobody who takes part, to paint what is released from."""
+    folder = parts[0].path.parent / "given"
+    if not folder.exists():
+        write_phantoms(folder, size=32, sites=DEFAULT_SITES[2:3], patients_scale=0.2)
+    return folder / DEFAULT_SITES[2].name
+
+
 def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
-    parts: Parts, tmp_path: Path
+    parts: Parts, given: Path, tmp_path: Path
 ) -> None:
     run, members, others, painted = parts
-
-    def generate(name: str, audited: Path) -> Result:
-        words = ["generate", run.path, "--masks", masks, "--out", tmp_path / name]
-        return CliRunner().invoke(app, [str(w) for w in [*words, "--release", audited]])
-
-    masks = run.path.parent / DEFAULT_SITES[0].name
-    audit(run, members, others, painted, tmp_path / "good")
+    digest = masks_digest(masks_in(given, run))
+    audit(run, members, others, painted, tmp_path / "good", masks=digest)
     copies = [replace(case, image=0.98 * case.image) for case in members]
-    audit(run, members, others, copies, tmp_path / "bad")
-    said = generate("released", tmp_path / "good")
+    audit(run, members, others, copies, tmp_path / "bad", masks=digest)
+    said = generate(run, tmp_path / "released", given, tmp_path / "good")
     assert said.exit_code == 0, said.output
     card = (tmp_path / "released" / "MODEL_CARD.md").read_text()
     assert "Audited before its release: painting: no sign of membership" in card
-    assert "may not be released" in str(generate("kept", tmp_path / "bad").exception)
-    assert "no audit that can be read" in str(generate("kept", tmp_path).exception)
-    facts = json.loads((tmp_path / "good" / "audit.json").read_text())
-    (tmp_path / "good" / "audit.json").write_text(json.dumps(facts | {"generator_sha256": "0"}))
-    assert "is of another generator" in str(generate("kept", tmp_path / "good").exception)
+    for folder, reason in (("bad", "may not be released"), ("none", "no audit that can be read")):
+        refused = generate(run, tmp_path / "kept", given, tmp_path / folder)
+        assert reason in str(refused.exception)
+    members_masks = run.path.parent / DEFAULT_SITES[0].name
+    refused = generate(run, tmp_path / "kept", members_masks, tmp_path / "good")
+    assert "painted from other masks" in str(refused.exception)
     assert not (tmp_path / "kept").exists()
+
+
+def test_an_audit_is_of_the_file_that_paints_not_of_what_is_said_of_it(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    run, members, others, painted = parts
+    audit(run, members, others, painted, tmp_path, masks=masks_digest(masks_in(given, run)))
+    whole = run.generator_file.read_bytes()
+    try:
+        run.generator_file.write_bytes(whole[:-4] + b"\0\0\0\1")
+        refused = generate(run, tmp_path / "kept", given, tmp_path)
+    finally:
+        run.generator_file.write_bytes(whole)
+    assert "is of another generator" in str(refused.exception)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"p_value": None}, {"p_value": "0.9"}, {"p_value": [1]}, {"members": "many"},
+        {"members": 2, "others": 2}, {"p_value": 0.01},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_audit_that_shows_nothing_or_is_none_releases_nothing(
+    change: dict[str, object], parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    run, members, others, painted = parts
+    audit(run, members, others, painted, tmp_path, masks=masks_digest(masks_in(given, run)))
+    tables = json.loads((tmp_path / "audit.json").read_text())
+    tables["attacks"][0] |= change
+    (tmp_path / "audit.json").write_text(json.dumps(tables))
+    refused = generate(run, tmp_path / "kept", given, tmp_path)
+    if change == {"p_value": "0.9"}:  # a number all the same
+        assert refused.exit_code == 0
+        return
+    assert isinstance(refused.exception, RunError), refused.output
+
+
+@pytest.mark.parametrize("content", ["[]", '{"attacks": [[1]]}', "[" * 9999, "{", ""])
+def test_a_strangers_audit_is_refused_by_an_error_of_ours(
+    content: str, parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "audit.json").write_text(content)
+    refused = generate(parts[0], tmp_path / "kept", given, tmp_path)
+    assert isinstance(refused.exception, RunError)
+
+
+def test_members_are_those_whom_the_run_was_trained_on(parts: Parts, tmp_path: Path) -> None:
+    run, folder = parts[0], parts[0].path.parent
+    sites = {site.name: folder / site.name for site in DEFAULT_SITES[:2]}
+    (first, second) = sites
+    for wrong in ({first: sites[first]}, {first: sites[first], second: sites[first]}):
+        with pytest.raises(RunError, match="members are those whom the run was trained on"):
+            load_for_audit(run, wrong, None, folder / "synthetic")
+    with pytest.raises(RunError, match="another pattern"):
+        load_for_audit(run, sites, None, folder / "synthetic", patient_pattern="(.)")
 
 
 def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: Path) -> None:

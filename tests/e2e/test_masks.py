@@ -14,7 +14,7 @@ from asyndgan.data import RawCase
 from asyndgan.data.nnunet import describe, write_dataset
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.engines import InProcess
-from asyndgan.errors import CohortError, ProtocolError, RecipeError, RunError
+from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
 from asyndgan.evaluation import released_masks, synthesise, synthetic_of_run
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import read
@@ -254,3 +254,21 @@ def test_a_site_that_is_given_other_masks_does_not_go_on_with_a_run(
 
 def test_the_recipe_of_masks_loads() -> None:
     assert load_recipe("masks").image.source == "masks"
+
+
+def test_a_patients_own_mask_cannot_leave_as_a_given_one(
+    tiny: MakeRecipe, make_cohort: Any
+) -> None:
+    recipe = tiny("masks.source=given", "masks.release=false")
+    cohort = make_cohort(recipe)
+    for own in (cohort.conditions[2], cohort.conditions[2].flip(-1)):
+        with pytest.raises(CohortError, match="one of its own patients is among those"):
+            Site("north", cohort, recipe, given=[torch.zeros(16, 16).long(), own])
+
+
+def test_more_labels_than_a_message_may_name_are_refused_before_training(
+    phantoms: dict[str, Path], tiny: MakeRecipe
+) -> None:
+    cases = load_cases(next(iter(phantoms.values())), tiny("image.size=32").image)
+    with pytest.raises(DataError, match="Merge some"):
+        masks_as_images(cases, {f"l{number}": number for number in range(65)})

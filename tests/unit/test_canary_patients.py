@@ -49,7 +49,7 @@ class WeighsClasses(PrivateDiscriminator):
 def learner(tiny: MakeRecipe, kind: type[PrivateDiscriminator]) -> PrivateDiscriminator:
     recipe = tiny(
         "condition.kind=class", "generator.kind=spade", "masks.release=false",
-        "privacy.kind=discriminator", f"privacy.noise={NOISE}", "privacy.clip=0.2",
+        "privacy.kind=discriminator", f"privacy.noise={NOISE}", "privacy.clip=0.02",
         "privacy.patients=16",
     )  # fmt: skip
     torch.manual_seed(0)
@@ -63,11 +63,11 @@ def learner(tiny: MakeRecipe, kind: type[PrivateDiscriminator]) -> PrivateDiscri
 
 
 def patients(tiny: MakeRecipe) -> tuple[Batch, Batch]:
-    """Fifteen patients of one class who are much alike; and with them one of another."""
+    """Forty patients of one class who are much alike; and with them one of another."""
     random = torch.Generator().manual_seed(0)
-    images = 0.1 * torch.rand(16, 1, 16, 16, generator=random)
+    images = 0.1 * torch.rand(41, 1, 16, 16, generator=random)
     images[-1] = torch.rand(1, 16, 16, generator=random).round() * 2 - 1
-    classes = torch.tensor([0] * 15 + [1])
+    classes = torch.tensor([0] * 40 + [1])
     return Batch(images[:-1], classes[:-1]), Batch(images, classes)
 
 

@@ -1,6 +1,9 @@
 """Differential privacy: what is charged, clipped and hidden, and what never comes back."""
 
 import math
+import os
+import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,14 +13,16 @@ import torch
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 
-from asyndgan.data import Batch, Cohort
+from asyndgan.data import Batch, Case, Cohort, Preparation
+from asyndgan.data.splits import hold_out_of
 from asyndgan.errors import PolicyError, RecipeError
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
-from asyndgan.privacy import Policy, Release
+from asyndgan.privacy import SIMULATION, Policy, Release, chance
 from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
+from asyndgan.training import private as training_private
 from asyndgan.training.private import PrivateDiscriminator
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, unpack
 
@@ -26,6 +31,7 @@ MakeCohort = Callable[..., Cohort]
 CLASSES = ("condition.kind=class", "generator.kind=spade", "masks.release=false")
 PRIVATE = (*CLASSES, "privacy.kind=discriminator", "privacy.patients=3")
 DELTA = 1e-5
+NOTHING_DONE = Preparation((2, 2), (1.0, 1.0), (2, 2), (0, 0), (1.0,), (0.0,))
 
 
 # Accounting
@@ -166,9 +172,13 @@ def test_patients_are_drawn_one_by_one_with_a_case_each() -> None:
     )  # fmt: skip
     assert cohort.patients == 20
     random = torch.Generator().manual_seed(0)
+
+    def uniform(count: int) -> torch.Tensor:
+        return torch.rand(count, generator=random)
+
     counts, seen = [], set()
     for _ in range(300):
-        drawn = cohort.patients_by_chance(0.3, random)
+        drawn = cohort.patients_by_chance(0.3, uniform)
         cases = [round(float(value) * 80) for value in drawn.images[:, 0, 0, 0]]
         assert len({case // 4 for case in cases}) == len(cases)
         counts.append(len(cases))
@@ -176,7 +186,7 @@ def test_patients_are_drawn_one_by_one_with_a_case_each() -> None:
     assert sum(counts) / 300 == pytest.approx(6, abs=0.4)
     assert 0.6 * 4.2 < torch.tensor(counts, dtype=torch.float).var() < 1.5 * 4.2
     assert seen == set(range(80))
-    assert len(cohort.patients_by_chance(0.0, random).images) == 0
+    assert len(cohort.patients_by_chance(0.0, uniform).images) == 0
 
 
 # At the site
@@ -300,3 +310,117 @@ def test_a_card_under_privacy_is_still_a_card(tiny: MakeRecipe) -> None:
     card = unpack(answer.payload, ANSWERS, limit=2**20)
     assert isinstance(card, Card) and not isinstance(card, Refusal)
     assert card.conditions.shape == (2,)
+
+
+# What was found by trying to break it
+
+
+def test_every_bit_of_the_noise_comes_from_the_operating_system(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A generator with a seed of 32 bits can be tried through; 64 bits a number cannot."""
+    asked: list[int] = []
+    real = os.urandom
+
+    def urandom(count: int) -> bytes:
+        asked.append(count)
+        return real(count)
+
+    monkeypatch.setattr(os, "urandom", urandom)
+    torch.manual_seed(0)
+    first = chance.normal_noise((3, 100))
+    torch.manual_seed(0)
+    second = chance.normal_noise((3, 100))
+    assert not torch.isclose(first, second).any()
+    assert sum(asked) == 2 * 300 * 2 * chance.DRAWS * 8
+    for place in range(0, 64, 7):  # no bit of those that are asked for is thrown away, save eleven
+        content = bytearray(8)
+        content[place // 8] = 1 << place % 8
+        monkeypatch.setattr(os, "urandom", lambda count, content=bytes(content): content)
+        assert bool(chance.uniform(1) > 0) == (place >= 11)
+
+
+def test_the_noise_is_normal_and_uniform_numbers_are_uniform() -> None:
+    noise = chance.normal_noise((200_000,)).double()
+    assert float(noise.mean()) == pytest.approx(0, abs=0.01)
+    assert float(noise.std()) == pytest.approx(1, abs=0.01)
+    assert float((noise.abs() < 1.959964).double().mean()) == pytest.approx(0.95, abs=0.003)
+    assert float((noise**4).mean()) == pytest.approx(3, abs=0.1)
+    drawn = chance.uniform(100_000)
+    assert 0 <= float(drawn.min()) < float(drawn.max()) < 1
+    assert float(drawn.mean()) == pytest.approx(0.5, abs=0.005)
+    assert chance.normal_noise(()).shape == ()
+
+
+@pytest.mark.parametrize(
+    ("noise", "rate", "uses"),
+    [(0.01, 1.0, 1), (1e-6, 1.0, 1), (1.0, 0.5, 10**6), (0.1, 1.0, 1000), (1.0, 1.0, 4000)],
+)
+def test_a_hopeless_epsilon_is_said_at_once_and_in_little_memory(
+    noise: float, rate: float, uses: int
+) -> None:
+    tracemalloc.start()
+    since = time.monotonic()
+    epsilon = epsilon_of({Mechanism(noise, rate): uses}, DELTA)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert epsilon > 50
+    assert time.monotonic() - since < 10
+    assert peak < 100_000_000
+
+
+def test_a_patient_who_is_there_or_not_moves_nobody_in_or_out() -> None:
+    patients = [f"p{number}" for number in range(30)]
+    cases = [
+        Case(
+            name=f"{patient}_s{slice_}", patient=patient, image=torch.zeros(1, 2, 2),
+            mask=torch.zeros(2, 2).long(), modalities=("T1",), preparation=NOTHING_DONE,
+        )
+        for number, patient in enumerate(patients)
+        for slice_ in range(1 + number % 5)
+    ]  # fmt: skip
+    whole = {case.patient for case in hold_out_of(cases, part=0.3, alone=True)[1]}
+    assert 3 < len(whole) < 18
+    for left_out in patients:
+        rest = [case for case in cases if case.patient != left_out]
+        held = {case.patient for case in hold_out_of(rest, part=0.3, alone=True)[1]}
+        assert held == whole - {left_out}
+
+
+def test_gradients_are_clipped_alike_however_many_are_in_memory(
+    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner, real = private(tiny), batch(7)
+    whole = flat(learner._clipped_sum(real))
+    monkeypatch.setattr(training_private, "AT_ONCE", 2)
+    torch.testing.assert_close(flat(learner._clipped_sum(real)), whole, rtol=1e-4, atol=1e-6)
+
+
+def test_books_that_contradict_each_other_stop_the_site(tiny: MakeRecipe, tmp_path: Path) -> None:
+    recipe, asks = tiny(*PRIVATE, "privacy.noise=2"), Policy.from_toml("[privacy]\nepsilon = 5.0")
+    site = opened(recipe, tmp_path, asks)
+    judged(site, 0)
+    site.release.close()
+    opened(recipe, tmp_path, asks).release.close()  # nothing is wrong with them
+    (tmp_path / "privacy.json").unlink()
+    with pytest.raises(PolicyError, match="Put back the file"):
+        opened(recipe, tmp_path, asks)
+
+
+def test_answers_that_left_without_privacy_are_not_forgotten(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    site = opened(tiny(*CLASSES), tmp_path, SIMULATION)
+    judged(site, 0)
+    site.release.close()
+    asks = Policy.from_toml("[privacy]\nepsilon = 5.0")
+    with pytest.raises(PolicyError, match="left without privacy"):
+        opened(tiny(*PRIVATE, "privacy.noise=2"), tmp_path, asks)
+
+
+def test_a_discriminator_that_segments_is_refused_under_privacy(tiny: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="segments real patients"):
+        tiny(
+            "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false",
+            "discriminator.kind=patch_segmentation",
+        )  # fmt: skip

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asyndgan.cli.train import Sites, parsed_sites
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.evaluation.audit import audit as run_audit
 from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
 from asyndgan.runs import RunFolder
@@ -26,12 +27,28 @@ def audit(
             "that it held out."
         ),
     ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Data set of masks that the set to be released is painted from; else those that "
+            "sites released, or their own."
+        ),
+    ] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression whose first group is the patient.")
+    ] = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Membership inference by patient, and the synthetic images nearest to real ones."""
     folder, sites = RunFolder(run), parsed_sites(site)
-    synthetic = synthetic_of_run(folder, sites, out / "synthetic")
-    members, others, painted = load_for_audit(folder, sites, holdout, synthetic)
-    attacks = run_audit(folder, members, others, painted, out)
+    synthetic = synthetic_of_run(
+        folder, sites, out / "synthetic", masks=masks, patient_pattern=patient_pattern
+    )
+    members, others, painted = load_for_audit(
+        folder, sites, holdout, synthetic, patient_pattern=patient_pattern
+    )
+    provenance = describe(synthetic).extra["provenance"]
+    digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
+    attacks = run_audit(folder, members, others, painted, out, masks=digest)
     console = Console()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
     for attack in attacks:

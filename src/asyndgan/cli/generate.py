@@ -6,9 +6,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from asyndgan.data.nnunet import check_labels, written_whole
-from asyndgan.data.prepare import load_masks
-from asyndgan.evaluation import released_masks, source_of_masks, synthesise, write_synthetic
+from asyndgan.data.nnunet import written_whole
+from asyndgan.evaluation import (
+    masks_digest,
+    masks_in,
+    released_masks,
+    source_of_masks,
+    synthesise,
+    write_synthetic,
+)
 from asyndgan.evaluation.audit import check_released
 from asyndgan.runs import RunFolder
 
@@ -36,15 +42,11 @@ def generate(
 ) -> None:
     """Paints an nnU-Net data set, with its provenance and a model card."""
     folder = RunFolder(run)
-    audited = check_released(folder, release) if release else None
     if masks is None:
         named, source = released_masks(folder), source_of_masks(folder)
     else:
-        check_labels(masks, folder.facts().labels)
-        # Numbered: the names of cases may be names of patients, and the set will be passed on.
-        loaded = load_masks(masks, folder.recipe().image)
-        named = [(f"mask-{number:05d}", mask) for number, (_, mask) in enumerate(loaded, 1)]
-        source = "a folder of masks"
+        named, source = masks_in(masks, folder), "a folder of masks"
+    audited = check_released(folder, masks_digest(named), release) if release else None
     cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
     if augment:
         source += ", moved at random"

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from asyndgan.cli.recipe import Overrides
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RecipeError
 from asyndgan.reports.words import duration, size
@@ -47,6 +48,16 @@ def train(
             "(masks.source = given)."
         ),
     ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder in which each site's ledger and account outlive this run; else they lie "
+            "in the run."
+        ),
+    ] = None,
+    patient_pattern: Annotated[
+        str, typer.Option(help="Regular expression whose first group is the patient.")
+    ] = DEFAULT_PATIENT_PATTERN,
     engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
         "inprocess"
     ),
@@ -65,6 +76,8 @@ def train(
             out,
             policies=parsed_sites(policy or [], "--policy"),
             masks=masks,
+            records=records,
+            patients=patient_pattern,
             engine=engine,
             resume=resume,
             threads=threads,

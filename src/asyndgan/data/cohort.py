@@ -1,7 +1,7 @@
 """The cases of one site, and the batches drawn from them. A cohort never leaves its site."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self, final
@@ -187,25 +187,26 @@ class Cohort:
         """How many there are."""
         return len(self._cases_of_patients)
 
-    def patients_by_chance(self, rate: float, random: torch.Generator) -> Batch:
+    def patients_by_chance(self, rate: float, uniform: Callable[[int], Tensor]) -> Batch:
         """One case of each patient who is drawn, each by himself with probability `rate`.
 
         It has nothing to do with `batch`, and is empty when nobody is drawn.
 
         Args:
             rate: from 0 to 1.
-            random: not of the recipe's seed, or the draw would be known.
+            uniform: gives so many numbers from 0 to below 1; not of the recipe's seed, or the draw
+                would be known.
         """
-        drawn = torch.rand(self.patients, generator=random) < rate
+        drawn = uniform(self.patients) < rate
         chosen = [
             cases for cases, taken in zip(self._cases_of_patients, drawn, strict=True) if taken
         ]
-        places = torch.rand(len(chosen), generator=random)
+        places = uniform(len(chosen))
         index = torch.tensor(
             [int(own[int(place * len(own))]) for own, place in zip(chosen, places, strict=True)],
             dtype=torch.int64,
         )
-        return self._batch(index, _mirrors(len(index), random, self.flip))
+        return self._batch(index, uniform(len(index)) < (0.5 if self.flip else 0.0))
 
     def _batch(self, index: Tensor, mirror: Tensor) -> Batch:
         return Batch(

@@ -27,6 +27,7 @@ SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
 """How synthetic data sets store [-1, 1] in 8 bits, whatever recipe painted or reads them."""
 
 MAX_SIDE = 16384
+MOST_LABELS = 64
 
 
 def prepare(raw: RawCase, image: ImageSection, modalities: Sequence[str]) -> Case:
@@ -202,7 +203,15 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
 
     Returns:
         Images of one channel a label, in the order of their numbers: 1 where it is, else -1.
+
+    Raises:
+        DataError: there are more labels than a message may have modalities.
     """
+    if len(labels) > MOST_LABELS:
+        raise DataError(
+            f"the data set has {len(labels)} labels; a generator of masks paints {MOST_LABELS} at "
+            "most. Merge some of them."
+        )
     ordered = sorted(labels, key=lambda name: labels[name])
     numbers = torch.tensor([labels[name] for name in ordered]).reshape(-1, 1, 1)
     return [

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from asyndgan.data.case import Case
 from asyndgan.errors import DataError
+from asyndgan.recipe import Recipe
 
 
 def split_patients(
@@ -56,7 +57,7 @@ def split_patients(
 
 
 def hold_out(
-    sites: Mapping[str, Sequence[Case]], *, part: float, seed: int = 0
+    sites: Mapping[str, Sequence[Case]], *, part: float, seed: int = 0, alone: bool = False
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """Sets a part of each site's patients aside for validation.
 
@@ -64,6 +65,8 @@ def hold_out(
         sites: cases of each site, by the site's name.
         part: of each site's cases to set aside, as near as whole patients allow; above 0, below 1.
         seed: of the choice of patients.
+        alone: choose each patient without a look at the others, as differential privacy needs it;
+            the part is then met on average.
 
     Returns:
         The sites' remaining cases, and the held-out cases of all sites; those carry the site's
@@ -76,7 +79,7 @@ def hold_out(
     training: dict[str, list[Case]] = {}
     held_out: list[Case] = []
     for site, cases in sites.items():
-        training[site], own = hold_out_of(cases, part=part, seed=seed)
+        training[site], own = hold_out_of(cases, part=part, seed=seed, alone=alone)
         held_out += [replace(case, patient=f"{site}/{case.patient}") for case in own]
     if not held_out:
         raise DataError(
@@ -86,10 +89,15 @@ def hold_out(
 
 
 def hold_out_of(
-    cases: Sequence[Case], *, part: float, seed: int = 0
+    cases: Sequence[Case], *, part: float, seed: int = 0, alone: bool = False
 ) -> tuple[list[Case], list[Case]]:
     """One site's cases and those that it holds out, as `hold_out` chooses them; 0 holds none."""
     patients = [case.patient for case in cases]
+    if alone:
+        held = [_share(seed, patient) < part for patient in patients]
+        return [case for case, out in zip(cases, held, strict=True) if not out], [
+            case for case, out in zip(cases, held, strict=True) if out
+        ]
     if not part or len(set(patients)) < 2:
         return list(cases), []
     split = split_patients(patients, {"training": 1 - part, "validation": part}, seed)
@@ -98,8 +106,28 @@ def hold_out_of(
     ]
 
 
+def held_out_by(recipe: Recipe, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+    """One site's cases for a recipe's training, and those that it holds out.
+
+    Under differential privacy each patient is chosen by himself: else one who is there or not would
+    move others in or out.
+    """
+    training = recipe.training
+    return hold_out_of(
+        cases,
+        part=training.hold_out,
+        seed=training.hold_out_seed,
+        alone=recipe.privacy.kind != "none",
+    )
+
+
 def _draw(seed: int, patient: str) -> bytes:
     return hashlib.sha256(f"{seed}:{patient}".encode("utf-8", "surrogatepass")).digest()
+
+
+def _share(seed: int, patient: str) -> float:
+    """From 0 to below 1, by the patient's name alone."""
+    return int.from_bytes(_draw(seed, patient)[:8], "big") / 2**64
 
 
 def _shortest(

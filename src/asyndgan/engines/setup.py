@@ -7,7 +7,7 @@ from typing import Self, final
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
-from asyndgan.data.splits import hold_out_of
+from asyndgan.data.splits import held_out_by
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
@@ -28,6 +28,7 @@ class SiteSetup:
         policy: file that its steward wrote; None: everything that a recipe asks for may leave,
             since nothing leaves the machine.
         masks: folder of masks to have painted, if the recipe says that they are given.
+        records: folder of its ledger and account, which outlives runs; None: `state`.
     """
 
     name: str
@@ -37,6 +38,7 @@ class SiteSetup:
     patients: str = DEFAULT_PATIENT_PATTERN
     policy: Path | None = None
     masks: Path | None = None
+    records: Path | None = None
 
     def to_plain(self) -> dict[str, str | float | None]:
         """For another process."""
@@ -48,7 +50,7 @@ class SiteSetup:
     @classmethod
     def from_plain(cls, plain: dict[str, str | float | None]) -> Self:
         """What `to_plain` gave."""
-        keys = ("data", "state", "policy", "masks")
+        keys = ("data", "state", "policy", "masks", "records")
         paths = {key: Path(str(plain[key])) for key in keys if plain[key]}
         return cls(**{**plain, **paths})  # type: ignore[arg-type]  # JSON of to_plain
 
@@ -68,8 +70,7 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
     )
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, describe(setup.data).labels)
-    training = recipe.training
-    cases, _ = hold_out_of(cases, part=training.hold_out, seed=training.hold_out_seed)
+    cases, _ = held_out_by(recipe, cases)
     return Cohort.from_cases(
         cases,
         labels=describe(setup.data).labels,
@@ -99,6 +100,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         cohort,
         recipe,
         folder=setup.state,
+        records=setup.records,
         share=setup.share,
         policy=policy,
         given=given,

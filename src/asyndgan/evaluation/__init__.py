@@ -4,6 +4,8 @@ from asyndgan.evaluation.compare import Evaluation, evaluate
 from asyndgan.evaluation.of_run import evaluate_run, synthetic_of_run
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.synthesise import (
+    masks_digest,
+    masks_in,
     released_masks,
     source_of_masks,
     synthesise,
@@ -15,6 +17,8 @@ __all__ = [
     "SegmentationBudget",
     "evaluate",
     "evaluate_run",
+    "masks_digest",
+    "masks_in",
     "released_masks",
     "source_of_masks",
     "synthesise",

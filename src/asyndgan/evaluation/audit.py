@@ -7,11 +7,11 @@ random member scores above a random other patient: 0.5 is a coin.
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -76,8 +76,13 @@ class Attack:
 
     @property
     def tells(self) -> bool:
-        """Whether members were told from others."""
-        return self.p_value < LEVEL
+        """Whether members were told from others; a number that is none counts as if."""
+        return not self.p_value >= LEVEL
+
+    @property
+    def could_tell(self) -> bool:
+        """Whether so few patients can show anything at all."""
+        return 1 / math.comb(self.members + self.others, self.members) < LEVEL
 
     @property
     def verdict(self) -> str:
@@ -85,6 +90,8 @@ class Attack:
         sizes = f"{self.members} members, {self.others} others"
         if self.tells:
             return f"MEMBERS CAN BE TOLD: AUC {self.auc:.2f} ({sizes})"
+        if not self.could_tell:
+            return f"TOO FEW PATIENTS to tell anything ({sizes})"
         return (
             f"no sign of membership: AUC {self.auc:.2f}, at most {self.high:.2f} with 97.5 % "
             f"confidence ({sizes})"
@@ -97,6 +104,8 @@ def audit(
     others: Sequence[Case],
     synthetic: Sequence[Case],
     out: Path,
+    *,
+    masks: str = "",
 ) -> list[Attack]:
     """Attacks a finished run with real images of members and of others.
 
@@ -107,6 +116,7 @@ def audit(
             difference between the two groups would be taken for membership.
         synthetic: the set that is released.
         out: for `audit.json` and `nearest.png`, which shows real images: keep it at the site.
+        masks: digest of the masks that the set was painted from.
 
     Raises:
         DataError: a group has fewer than two patients.
@@ -126,7 +136,8 @@ def audit(
     ]
     out.mkdir(parents=True, exist_ok=True)
     tables = {
-        "generator_sha256": run.facts().generator_sha256,
+        "generator_sha256": run.generator_digest(),
+        "masks_sha256": masks,
         "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
     }
     write_whole(out / "audit.json", json.dumps(without_nan(tables), indent=1).encode())
@@ -163,40 +174,55 @@ def patient_scores(
     return found
 
 
-def check_released(run: RunFolder, audited: Path) -> str:
-    """Sees that an audit of this generator found no sign of membership.
+def check_released(run: RunFolder, masks: str, audited: Path) -> str:
+    """Sees that an audit of this generator and these masks found no sign of membership.
 
     Args:
         run: whose synthetic set is to be released.
+        masks: digest of the masks that it is painted from.
         audited: folder of its audit.
 
     Returns:
         What the audit found, for the model card.
 
     Raises:
-        RunError: there is no audit, it is of another generator, or members can be told.
+        RunError: there is no audit, it is of another generator or other masks, it has too few
+            patients, or members can be told.
     """
     path = audited / "audit.json"
     try:
         tables = parsed_json(bounded_text(path))
-        generator = tables["generator_sha256"]
-        attacks = [
-            Attack(**{key: value for key, value in one.items() if key != "verdict"})
-            for one in tables["attacks"]
-        ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        generator, painted = tables["generator_sha256"], tables["masks_sha256"]
+        attacks = [_stored(one) for one in tables["attacks"]]
+    except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
         ) from error
-    if generator != run.facts().generator_sha256 or not attacks:
+    if generator != run.generator_digest() or not attacks:
         raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
-    telling = [one for one in attacks if one.tells]
+    if painted != masks:
+        raise RunError(
+            f"{path} is of a set that was painted from other masks; audit with the same --masks."
+        )
+    telling = [one for one in attacks if one.tells or not one.could_tell]
     if telling:
         raise RunError(
             f"{run.path} may not be released: {telling[0].name}: {telling[0].verdict}. Train with "
             "more patients, for fewer steps, or under differential privacy."
         )
     return "; ".join(f"{one.name}: {one.verdict}" for one in attacks)
+
+
+def _stored(table: Mapping[str, Any]) -> Attack:
+    return Attack(
+        name=str(table["name"]),
+        members=int(table["members"]),
+        others=int(table["others"]),
+        **{
+            key: math.nan if table[key] is None else float(table[key])
+            for key in ("auc", "low", "high", "p_value", "epsilon")
+        },
+    )
 
 
 def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:

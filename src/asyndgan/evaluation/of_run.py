@@ -13,7 +13,7 @@ from asyndgan.data.nnunet import (
     written_whole,
 )
 from asyndgan.data.prepare import load_cases
-from asyndgan.data.splits import hold_out, hold_out_of
+from asyndgan.data.splits import held_out_by, hold_out
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.recombine import recombined
@@ -21,13 +21,14 @@ from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.synthesise import (
     PAINTING_VERSION,
     masks_digest,
+    masks_in,
     released_masks,
     synthesise,
     write_synthetic,
 )
 from asyndgan.evaluation.table import Evaluation
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder
+from asyndgan.runs import RunFacts, RunFolder
 
 MOVED = 2
 """Images from a mask that was mirrored, turned, scaled and shifted, beside the one from the mask
@@ -39,6 +40,7 @@ def synthetic_of_run(
     sites: Mapping[str, Path],
     out: Path,
     *,
+    masks: Path | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Path:
     """A synthetic set to judge: from released masks, or else from the masks of these sites.
@@ -47,6 +49,7 @@ def synthetic_of_run(
         run: a finished run.
         sites: folder of each site's data by name.
         out: as for `painted_once`.
+        masks: folder of masks to paint from instead.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
@@ -58,17 +61,15 @@ def synthetic_of_run(
             f"the run in {run.path} paints masks, which have nothing to be segmented. Train a "
             "generator of images on what it paints, and judge that one."
         )
+    if masks:
+        return painted_once(run, masks_in(masks, run), "a folder of masks", out)
     if recipe.masks.release:
         return painted_once(run, released_masks(run), "released by the sites during training", out)
-    training = recipe.training
     cases = {
         site: load_cases(data, recipe.image, patient_pattern=patient_pattern, unmasked=False)
         for site, data in sites.items()
     }
-    kept = {
-        site: hold_out_of(own, part=training.hold_out, seed=training.hold_out_seed)[0]
-        for site, own in cases.items()
-    }
+    kept = {site: held_out_by(recipe, own)[0] for site, own in cases.items()}
     return painted_once(run, masks_of(kept), OF_SITES, out)
 
 
@@ -190,11 +191,8 @@ def evaluate_run(
             "there is nobody to judge on: give real cases of unseen patients with --test FOLDER, "
             "or train with --set training.hold_out=0.2."
         )
-    if part and patient_pattern != DEFAULT_PATIENT_PATTERN:
-        raise RunError(
-            "this run held out patients by the default pattern of their names, so the evaluation "
-            "has to do the same. Leave --patient-pattern out."
-        )
+    if part:
+        _check_pattern(facts, patient_pattern)
     modalities = shared_by_all(facts.modalities, [*sites.values(), *([test] if test else [])])
     real, judged = load_real(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
@@ -223,8 +221,22 @@ def evaluate_run(
     )
 
 
+def _check_pattern(facts: RunFacts, patient_pattern: str) -> None:
+    # Compared, never compiled: it may come from a stranger, and a pattern can take for ever.
+    if patient_pattern != facts.patient_pattern:
+        raise RunError(
+            "this run told patients by another pattern of their names, and so has to be judged by "
+            f"it: --patient-pattern '{facts.patient_pattern}'."
+        )
+
+
 def load_for_audit(
-    run: RunFolder, sites: Mapping[str, Path], holdout: Path | None, synthetic: Path
+    run: RunFolder,
+    sites: Mapping[str, Path],
+    holdout: Path | None,
+    synthetic: Path,
+    *,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> tuple[list[Case], list[Case], list[Case]]:
     """Cases of members, of others, and the synthetic ones, on the run's grid.
 
@@ -233,10 +245,12 @@ def load_for_audit(
         sites: folder of each site's data by name.
         holdout: folder of patients that the run has not seen; None: those that it held out.
         synthetic: folder of the set that it painted.
+        patient_pattern: as the run had it.
 
     Raises:
         DataError: as `load_real`.
-        RunError: there are no other patients, or one of them is a member.
+        RunError: there are no other patients, one of them is a member, or the sites are not those
+            of the run.
     """
     facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
     if holdout is None and not part:
@@ -244,10 +258,20 @@ def load_for_audit(
             "there is nobody to compare members with: give patients of the same hospitals that the "
             "run has not seen with --holdout FOLDER, or train with --set training.hold_out=0.3."
         )
+    _check_pattern(facts, patient_pattern)
     modalities = shared_by_all(facts.modalities, [*sites.values(), *([holdout] if holdout else [])])
     real, others = load_real(
-        sites, holdout, run.recipe(), modalities=modalities, labels=facts.labels
-    )
+        sites, holdout, run.recipe(), modalities=modalities, labels=facts.labels,
+        patient_pattern=patient_pattern,
+    )  # fmt: skip
+    known = {site: about["cases"] for site, about in facts.sites.items()}
+    # A site whose policy hides how many cases it has says 1.
+    if set(real) != set(known) or any(known[site] not in (1, len(real[site])) for site in real):
+        shown = ", ".join(f"{site} ({cases} cases)" for site, cases in known.items())
+        raise RunError(
+            f"the members are those whom the run was trained on: {shown}. Name exactly these "
+            "sites, with the data that they had."
+        )
     members = [
         replace(case, patient=f"{site}/{case.patient}")
         for site, cases in real.items()
@@ -290,7 +314,12 @@ def load_real(
     held_out: list[Case] = []
     training = recipe.training
     if training.hold_out:
-        real, held_out = hold_out(real, part=training.hold_out, seed=training.hold_out_seed)
+        real, held_out = hold_out(
+            real,
+            part=training.hold_out,
+            seed=training.hold_out_seed,
+            alone=recipe.privacy.kind != "none",
+        )
     if test is None:
         return real, held_out
     judged = cases(test)

@@ -154,7 +154,11 @@ class Suite(Section):
         for part in suite.sets:
             recipes = {model.name: suite.recipe(part, model, 0) for model in suite.models}
             grids = {
-                name: (recipe.image, recipe.training.hold_out_seed)
+                name: (
+                    recipe.image,
+                    recipe.training.hold_out_seed,
+                    recipe.privacy.kind == "none",  # which chooses patients in another way
+                )
                 for name, recipe in recipes.items()
             }
             first, *others = grids
@@ -163,8 +167,8 @@ class Suite(Section):
                     raise RecipeError(
                         f"suite '{suite.name}', set {part.name}: models {first} and {other} "
                         "prepare images or hold patients out in different ways, so their tables "
-                        "cannot be one. Give them the same image section and hold_out_seed, or "
-                        "make two suites."
+                        "cannot be one. Give them the same image section and hold_out_seed, and "
+                        "privacy to all or none, or make two suites."
                     )
             for model in suite.models:
                 recipe = suite.recipe(part, model, 0)

@@ -12,7 +12,7 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, Preparation, RawCase, derived_seed
 from asyndgan.data.cohort import digest_of
-from asyndgan.data.nnunet import write_dataset
+from asyndgan.data.nnunet import check_labels, write_dataset
 from asyndgan.data.prepare import load_masks
 from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment
@@ -98,6 +98,19 @@ def synthesise(
             for (name, _), image, mask in zip(part, images, conditions, strict=True):
                 cases.append(_case(name + suffix, image, mask, scope.modalities))
     return cases
+
+
+def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
+    """The masks of a data set, on a run's grid, for its generator.
+
+    Numbered: the names of cases may be names of patients, and what is painted will be passed on.
+
+    Raises:
+        DataError: there is none, one cannot be read, or its labels mean other things.
+    """
+    check_labels(folder, run.facts().labels)
+    loaded = load_masks(folder, run.recipe().image)
+    return [(f"mask-{number:05d}", mask) for number, (_, mask) in enumerate(loaded, 1)]
 
 
 def source_of_masks(run: RunFolder) -> str:

@@ -2,13 +2,15 @@
 
 The mechanism is the Gaussian one on a Poisson sample of the site's patients (DP-SGD, Abadi et al.
 2016; `asyndgan.training.private`), or on the whole cohort (sampling rate 1: noised feedback). Its
-guarantee is for adding or removing one patient, composed numerically by privacy random variables
-(Gopi et al. 2021, as Opacus implements them); tests hold it against dp-accounting's privacy loss
-distributions.
+guarantee is for one patient whose cases count or do not; how many patients there are is public
+("zero-out" neighbours, Ponomareva et al. 2023, section 2.1), since the sampling rate is made of it.
+Composed numerically by privacy random variables (Gopi et al. 2021, as Opacus implements them);
+tests hold it against dp-accounting's privacy loss distributions.
 """
 
 import json
 import math
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,12 @@ from typing import Final, final
 import numpy as np
 
 from asyndgan.errors import PolicyError
+from asyndgan.privacy.ledger import Ledger
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json
+
+LARGE: Final = 50.0
+"""Epsilon from which on nobody needs it exactly: a plainer bound does, without large arrays."""
 
 EPSILON_ERROR: Final = 0.01
 """How exactly the accountant computes; it errs to the safe side."""
@@ -64,14 +70,26 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
         return 0.0
     if any(mechanism.noise <= 0 for mechanism in used):
         return math.inf
-    from opacus.accountants import PRVAccountant  # takes a second that only private runs need
+    # Takes a second that only private runs need.
+    from opacus.accountants import PRVAccountant, RDPAccountant
 
     # Renyi's accountant only sizes the grid; its advice would be taken for ours.
     warnings.filterwarnings("ignore", "Optimal order is the")
-    accountant = PRVAccountant()
-    accountant.history = [(one.noise, one.rate, count) for one, count in used.items()]
-    with np.errstate(divide="ignore"):  # logarithms of zero on the grid's rim
-        return float(accountant.get_epsilon(delta, eps_error=EPSILON_ERROR))
+    warnings.filterwarnings("ignore", "Discrete mean differs")
+    history = [(one.noise, one.rate, count) for one, count in used.items()]
+    rough, exact = RDPAccountant(), PRVAccountant()
+    rough.history = exact.history = history
+    with np.errstate(all="ignore"):  # logarithms of zero on the grid's rim
+        try:
+            bound = float(rough.get_epsilon(delta))
+        except (ArithmeticError, ValueError):
+            return math.inf
+        if not bound <= LARGE:
+            return math.inf if math.isnan(bound) else bound
+        try:
+            return min(bound, float(exact.get_epsilon(delta, eps_error=EPSILON_ERROR)))
+        except (ArithmeticError, MemoryError, RuntimeError, ValueError):
+            return bound  # which holds as well
 
 
 def most_uses(
@@ -130,6 +148,7 @@ class Account:
     ) -> None:
         self.path = path
         self.mechanism = mechanism
+        self.limit = epsilon
         self.delta = delta
         self.spent: dict[Mechanism, int] = {}
         if path and path.exists():
@@ -138,6 +157,26 @@ class Account:
         if epsilon is not None and mechanism:
             self._left = most_uses(self.spent, mechanism, epsilon=epsilon, delta=delta)
         self._shown: tuple[int, float] = (-1, 0.0)
+
+    def check_against(self, ledger: Ledger) -> None:
+        """Sees that the ledger shows no answer that this account does not know of.
+
+        Raises:
+            PolicyError: one left without privacy although it is asked for now, or more was spent
+                than the account says.
+        """
+        if self.limit is None:
+            return
+        if ledger.unprotected:
+            raise PolicyError(
+                f"{ledger.path.name} shows {ledger.unprotected} answers that left without privacy, "
+                "so none can be promised to these patients any more."
+            )
+        if ledger.epsilon > self.epsilon() * 1.06 + EPSILON_ERROR:  # which it may run ahead by
+            raise PolicyError(
+                f"{ledger.path.name} shows an epsilon of {ledger.epsilon:.3g}, the account only "
+                f"{self.epsilon():.3g}. Put back the file that the site wrote."
+            )
 
     def charge(self, uses: int) -> None:
         """Announces uses of this run's mechanism.
@@ -171,7 +210,10 @@ class Account:
             {"noise": one.noise, "rate": one.rate, "uses": uses} for one, uses in self.spent.items()
         ]
         half = path.with_suffix(".half")
-        half.write_text(json.dumps(rows), "utf-8")
+        with half.open("w", encoding="utf-8") as file:
+            file.write(json.dumps(rows))
+            file.flush()
+            os.fsync(file.fileno())
         half.replace(path)
 
     def _read(self, path: Path) -> None:
@@ -180,7 +222,7 @@ class Account:
             for row in rows:
                 mechanism = Mechanism(float(row["noise"]), float(row["rate"]))
                 self.spent[mechanism] = int(row["uses"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ArithmeticError, ValueError, KeyError, TypeError) as error:
             raise PolicyError(
                 f"{path.name} does not say what privacy was spent; nothing may be promised with "
                 "it. Put back the file that the site wrote."

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, final
 
 from asyndgan.errors import LedgerError
+from asyndgan.texts import bounded_text, parsed_json
 
 if sys.platform != "win32":
     import fcntl
@@ -86,6 +87,8 @@ class Ledger:
         number: lines so far.
         last: hash of the last line.
         answers: judgements that left, in every run, repeated ones counted.
+        unprotected: those of them without differential privacy.
+        epsilon: the largest that it shows.
 
     Raises:
         LedgerError: what is there was changed or cut, or another process has it.
@@ -106,10 +109,10 @@ class Ledger:
                 f"{path.name} belongs to another process; is this site started twice?"
             ) from error
         self._drop_torn_line()
-        self.number, self.last, self.answers = 0, FIRST, 0
+        self.number, self.last = 0, FIRST
+        self.answers, self.unprotected, self.epsilon = 0, 0, 0.0
         for entry in read(path):
-            self.number, self.last = entry.number, entry.digest
-            self.answers += entry.kind == "judgement"
+            self._count(entry)
         if self.number:
             _write_head(path, self.number, self.last)
 
@@ -149,12 +152,17 @@ class Ledger:
                 f"{self.path.name} cannot be written ({error.strerror or error}), so nothing may "
                 "leave. Make room, then start the site again."
             ) from error
-        self.number, self.last = entry.number, entry.digest
-        self.answers += kind == "judgement"
+        self._count(entry)
 
     def close(self) -> None:
         """Lets go of the file; so does the end of this object."""
         self._closing()
+
+    def _count(self, entry: Entry) -> None:
+        self.number, self.last = entry.number, entry.digest
+        self.answers += entry.kind == "judgement"
+        self.unprotected += entry.kind == "judgement" and entry.epsilon is None
+        self.epsilon = max(self.epsilon, entry.epsilon or 0.0)
 
     def _drop_torn_line(self) -> None:
         """A line without its end was being written when the site stopped: nothing left for it."""
@@ -197,7 +205,7 @@ def read(path: Path) -> Iterator[Entry]:
 
 def _entry(path: Path, number: int, line: bytes) -> Entry:
     try:
-        entry = Entry(**json.loads(line))
+        entry = Entry(**parsed_json(line.decode("utf-8")))
     except (ValueError, TypeError) as error:
         raise LedgerError(f"{path.name}: line {number} is no line of a ledger.") from error
     if entry.sealed().digest != entry.digest or entry.line() != line:
@@ -220,7 +228,7 @@ def _read_head(path: Path) -> tuple[int, str]:
     if not head.exists():
         return 0, FIRST
     try:
-        content: dict[str, Any] = json.loads(head.read_text("utf-8"))
+        content: dict[str, Any] = parsed_json(bounded_text(head))
         return int(content["number"]), str(content["digest"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ArithmeticError, ValueError, KeyError, TypeError) as error:
         raise LedgerError(f"{head.name} is no head of a ledger.") from error

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
-from asyndgan.privacy.chance import fresh_random, normal_noise
+from asyndgan.privacy.chance import normal_noise
 from asyndgan.privacy.ledger import Ledger
 from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.recipe import Recipe
@@ -156,7 +156,7 @@ class Release:
         self.account.charge(1)
         section = self.recipe.privacy
         clipped = feedback * (section.clip / feedback.norm().clamp(min=1e-12)).clamp(max=1)
-        noise = normal_noise(tuple(feedback.shape), fresh_random())
+        noise = normal_noise(tuple(feedback.shape))
         return clipped + 2 * section.clip * section.noise * noise
 
     def _check_feedback(self) -> None:

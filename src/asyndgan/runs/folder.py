@@ -26,6 +26,7 @@ from torch import nn
 if sys.platform != "win32":
     import fcntl
 
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json
@@ -62,6 +63,7 @@ class RunFacts:
         came_to_sites: bytes that went to each site, by kind.
         generator_sha256: of `generator.safetensors`.
         generator_step: after which that generator was, if not after the last one.
+        patient_pattern: that found the patients in the names of cases.
     """
 
     run: str
@@ -79,11 +81,19 @@ class RunFacts:
     came_to_sites: dict[str, dict[str, int]] = field(default_factory=dict)
     generator_sha256: str = ""
     generator_step: int = 0
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN
 
     @property
     def scope(self) -> Scope:
-        """What the run is about."""
-        return Scope.from_plain(vars(self))
+        """What the run is about.
+
+        Raises:
+            RunError: if what the file says of it is none.
+        """
+        try:
+            return Scope.from_plain(vars(self))
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            raise RunError("run.json does not say what the run paints.") from error
 
 
 @final
@@ -182,6 +192,10 @@ class RunFolder:
         """Keeps the averaged generator; returns the SHA-256 of the file."""
         about = {"run": facts.run, "recipe": facts.recipe_digest, "step": facts.steps}
         write(self.generator_file, network_state("average", network), about)
+        return self.generator_digest()
+
+    def generator_digest(self) -> str:
+        """SHA-256 of the file that paints, in hexadecimal, whatever `run.json` says of it."""
         return hashlib.sha256(self.generator_file.read_bytes()).hexdigest()
 
     def generator(self, step: int | None = None) -> nn.Module:

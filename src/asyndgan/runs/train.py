@@ -14,6 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from asyndgan import __version__
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.errors import AsyndganError, NotFiniteError, PolicyError, QuorumError, RunError
 from asyndgan.privacy import Policy
@@ -71,6 +72,8 @@ def train(
     *,
     policies: Mapping[str, Path] | None = None,
     masks: Path | None = None,
+    records: Path | None = None,
+    patients: str = DEFAULT_PATIENT_PATTERN,
     engine: str = "inprocess",
     resume: bool = False,
     threads: int = 1,
@@ -86,6 +89,9 @@ def train(
         policies: file of a site's policy by the site's name; a site without one lets out whatever
             the recipe asks for.
         masks: folder of masks that every site is given, if the recipe says so.
+        records: folder in which each site's ledger and account, as NAME/, outlive this run; has to
+            be named where a policy limits what is spent or answered in all runs.
+        patients: pattern that finds the patient in a case's name.
         engine: how messages travel.
         resume: go on from the newest checkpoint.
         threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
@@ -102,7 +108,7 @@ def train(
         RunError, DataError, CohortError, RecipeError: the run cannot begin.
     """
     torch.set_num_threads(threads)
-    _check_policies(recipe, sites, policies or {})
+    _check_policies(recipe, sites, policies or {}, records)
     if (masks is not None) != (recipe.masks.source == "given"):
         raise RunError(
             f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and "
@@ -112,7 +118,13 @@ def train(
     folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     setups = [
         SiteSetup(
-            name, data, folder.site_state(name), policy=(policies or {}).get(name), masks=masks
+            name,
+            data,
+            folder.site_state(name),
+            patients=patients,
+            policy=(policies or {}).get(name),
+            masks=masks,
+            records=records / name if records else None,
         )
         for name, data in sorted(sites.items())
     ]
@@ -120,19 +132,28 @@ def train(
         transport = build_engine(engine, setups, recipe)
         try:
             run = _Run(folder, recipe, transport, engine, sites, keep_generators=keep_generators)
+            run.facts.patient_pattern = patients
             run.to_the_end(watch or (lambda progress: None))
         finally:
             transport.close()
     return folder
 
 
-def _check_policies(recipe: Recipe, sites: Collection[str], policies: Mapping[str, Path]) -> None:
+def _check_policies(
+    recipe: Recipe, sites: Collection[str], policies: Mapping[str, Path], records: Path | None
+) -> None:
     """Here, where both are at hand, before anything is begun; each site checks again."""
     unknown = set(policies) - set(sites)
     if unknown:
         raise PolicyError(f"there is a policy for {', '.join(sorted(unknown))}, which is no site.")
-    for file in policies.values():
-        Policy.from_file(file).check(recipe)
+    for name, file in policies.items():
+        policy = Policy.from_file(file)
+        policy.check(recipe)
+        if records is None and (policy.privacy.epsilon or policy.allows.most_answers):
+            raise PolicyError(
+                f"the policy of {name} limits what leaves it in all runs, but its books would be "
+                "of this run alone. Name a folder for them that stays, with --records FOLDER."
+            )
 
 
 def _resumed(out: Path, recipe: Recipe, sites: Collection[str]) -> RunFolder:

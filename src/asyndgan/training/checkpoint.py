@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from asyndgan.errors import RunError
+from asyndgan.texts import parsed_json
 
 KEPT = 2
 """Checkpoints that a party keeps: the last two, so that one being written is never the only one."""
@@ -103,7 +104,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get("about", "null"))
+            about = parsed_json((file.metadata() or {}).get("about", "null"))
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path} is not a whole checkpoint; remove it to go on without.") from error

@@ -17,8 +17,11 @@ from asyndgan.data import Batch
 from asyndgan.models import Verdict
 from asyndgan.models.augment import disturbed
 from asyndgan.models.losses import AdversarialLoss
-from asyndgan.privacy.chance import fresh_random, normal_noise
+from asyndgan.privacy.chance import normal_noise
 from asyndgan.recipe import Recipe
+
+AT_ONCE = 32
+"""Copies of patients' images whose gradients are in memory at a time."""
 
 Maps = Callable[[Tensor], Condition]
 
@@ -69,14 +72,22 @@ class PrivateDiscriminator:
     def _clipped_sum(self, real: Batch) -> list[Tensor]:
         """Sum over patients of the gradient of the loss on each, none longer than the clip."""
         count = len(real.images)
-        if not count:
-            return [torch.zeros_like(parameter) for parameter in self.parameters]
         copies = self.recipe.privacy.multiplicity
+        total = [torch.zeros_like(parameter) for parameter in self.parameters]
+        # A few at a time: each copy's gradient is as large as the network.
+        for part in torch.arange(count).split(max(1, AT_ONCE // copies)) if count else ():
+            own = self._clipped_part(Batch(real.images[part], real.conditions[part]), copies)
+            total = [sums + more for sums, more in zip(total, own, strict=True)]
+        return total
+
+    def _clipped_part(self, real: Batch, copies: int) -> list[Tensor]:
+        random = torch.Generator()
+        random.seed()  # what is disturbed hides nobody: any will do
         images, maps = disturbed(
             real.images.repeat_interleave(copies, 0),
             self.maps(real.conditions).repeat_interleave(copies, 0),
             self.recipe.discriminator.augment,
-            fresh_random(),
+            random,
         )
         from opacus import GradSampleModule  # takes a second that only private runs need
 
@@ -96,8 +107,7 @@ class PrivateDiscriminator:
 
     def _noised(self, sums: list[Tensor]) -> list[Tensor]:
         deviation = self.recipe.privacy.noise * self.recipe.privacy.clip
-        random = fresh_random()
-        return [own + deviation * normal_noise(tuple(own.shape), random) for own in sums]
+        return [own + deviation * normal_noise(tuple(own.shape)) for own in sums]
 
     def _score(self, network: nn.Module, images: Images, maps: Condition) -> Tensor:
         verdict: Verdict = network(images, maps)

@@ -15,7 +15,7 @@ from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolEr
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
 from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
-from asyndgan.privacy.chance import fresh_random
+from asyndgan.privacy.chance import uniform
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
@@ -70,6 +70,12 @@ def _checked_masks(
     if not given:
         return None
     masks = torch.stack(list(given)).long()
+    own = {mask.numpy().tobytes() for mask in cohort.conditions if mask.unique().numel() > 1}
+    if any(each.numpy().tobytes() in own for mask in masks for each in (mask, mask.flip(-1))):
+        raise CohortError(
+            f"site {name}: a mask of one of its own patients is among those that are given, and "
+            "would leave with them. Give it masks that are public, or that a generator painted."
+        )
     unknown = set(masks.unique().tolist()) - set(cohort.labels)
     if tuple(masks.shape[1:]) != cohort.space or unknown:
         raise CohortError(
@@ -89,6 +95,7 @@ class Site(Handler):
         cohort: its cases, prepared as the recipe says.
         recipe: the one agreed upon; a run with another one is refused.
         folder: where it keeps its own checkpoints; None: nowhere, and it cannot roll back.
+        records: where it keeps its ledger and account; None: in `folder`.
         share: its weight among the sites; None: its number of cases.
         policy: of its steward; it has the last word.
         given: label maps [H, W] to have painted, where the recipe says that they are given.
@@ -97,7 +104,7 @@ class Site(Handler):
         CohortError: if the cohort does not fit the recipe, or masks are given or missing against
             its word.
         LedgerError: if the folder's ledger was changed, or belongs to another process.
-        PolicyError: if the policy does not allow the recipe.
+        PolicyError: if the policy does not allow the recipe, or the books contradict it.
     """
 
     step: int
@@ -111,6 +118,7 @@ class Site(Handler):
         recipe: Recipe,
         *,
         folder: Path | None = None,
+        records: Path | None = None,
         share: float | None = None,
         policy: Policy = SIMULATION,
         given: Sequence[Mask] | None = None,
@@ -130,13 +138,16 @@ class Site(Handler):
         self.share = float(len(cohort)) if share is None else share
         if not self.share > 0:
             raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
-        ledger = Ledger(folder / "ledger.jsonl", policy.digest()) if folder else None
+        records = records or folder
+        ledger = Ledger(records / "ledger.jsonl", policy.digest()) if records else None
         account = Account(
-            folder / "privacy.json" if folder else None,
+            records / "privacy.json" if records else None,
             mechanism_of(recipe, cohort.patients),
             epsilon=policy.privacy.epsilon,
             delta=policy.privacy.delta,
         )
+        if ledger:
+            account.check_against(ledger)
         self.release = Release(recipe, policy, ledger, account)
         self.run: str | None = None
         self._start_afresh()
@@ -208,9 +219,8 @@ class Site(Handler):
         self.received.append(Batch(synthetic.images.clone(), synthetic.conditions))
         losses: dict[str, torch.Tensor] = {}
         for _ in range(uses):
-            random = fresh_random()
-            real = self._real(self.cohort.patients_by_chance(account.mechanism.rate, random))
-            place = int(torch.randint(len(self.received), (), generator=random))
+            real = self._real(self.cohort.patients_by_chance(account.mechanism.rate, uniform))
+            place = int(uniform(1) * len(self.received))
             losses = self.objective.learn_privately(real, self.received[place])
         return losses
 
