@@ -1,0 +1,58 @@
+"""Ledgers and accounts outlive a run, where a policy counts over all runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asyndgan.errors import PolicyError
+from asyndgan.privacy.ledger import read
+from asyndgan.recipe import Recipe
+from asyndgan.runs import train
+
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture
+def private(tiny: MakeRecipe) -> Recipe:
+    return tiny(
+        "image.size=32", "masks.release=false", "privacy.kind=discriminator", "privacy.noise=3",
+        "privacy.conditions=unprotected", "privacy.patients=2", "training.steps=3",
+    )  # fmt: skip
+
+
+def policies(phantoms: dict[str, Path], folder: Path, text: str) -> dict[str, Path]:
+    file = folder / "policy.toml"
+    file.write_text(text)
+    return dict.fromkeys(phantoms, file)
+
+
+def test_a_limit_over_all_runs_wants_books_that_stay(
+    private: Recipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    for text in (
+        "[privacy]\nepsilon = 9.0\nunprotected_masks = true",
+        "[allows]\nmost_answers = 9",
+    ):
+        with pytest.raises(PolicyError, match="--records FOLDER"):
+            train(private, phantoms, tmp_path / "run", policies=policies(phantoms, tmp_path, text))
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_one_run_spent_is_not_there_for_the_next(
+    private: Recipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    limit = policies(phantoms, tmp_path, "[allows]\nmost_answers = 5")
+    books = tmp_path / "books"
+    train(private, phantoms, tmp_path / "first", policies=limit, records=books)
+    assert not list((tmp_path / "first").rglob("ledger.jsonl"))
+    second = train(private, phantoms, tmp_path / "second", policies=limit, records=books)
+    lines = second.metrics_file.read_text().splitlines()
+    assert [json.loads(line)["updated"] for line in lines] == [True, True, False]
+    for site in phantoms:
+        entries = list(read(books / site / "ledger.jsonl"))
+        assert sum(entry.kind == "judgement" for entry in entries) == 5
+        assert len({entry.run for entry in entries}) == 2
+        spent = [entry.epsilon for entry in entries if entry.epsilon]
+        assert spent == sorted(spent)
