@@ -94,12 +94,12 @@ def test_sizes_and_durations_read_as_people_say_them() -> None:
 
 def test_every_recipe_of_the_package_is_valid_and_only_paper_has_a_paired_term() -> None:
     recipes = {name: load_recipe(name) for name in recipe_names()}
-    assert set(recipes) == {"default", "demo", "paper"}
+    assert set(recipes) == {"default", "demo", "masks", "paper"}
     assert [name for name, recipe in recipes.items() if recipe.loss.paired_l1] == ["paper"]
 
 
 def test_a_recipe_that_does_not_exist_names_those_that_do() -> None:
-    with pytest.raises(RecipeError, match="default, demo, paper"):
+    with pytest.raises(RecipeError, match="default, demo, masks, paper"):
         load_recipe("defualt")
 
 
