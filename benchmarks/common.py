@@ -6,11 +6,12 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from asyndgan.evaluation.bench import write_whole
+from asyndgan.evaluation.trainings import Training
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe
-from asyndgan.reports.evidence import replace_block
-from asyndgan.runs import RunFolder, train
-from asyndgan.training import GENERATOR_VERSION
+from asyndgan.reports.evidence import markdown_table, replace_block
+from asyndgan.runs import RunFolder
 
 DELTA = 1e-5
 """Of every epsilon."""
@@ -50,20 +51,11 @@ def noise_for(epsilon: float, rate: float, uses: int) -> float:
 
 
 def trained(recipe: Recipe, sites: dict[str, Path], out: Path) -> RunFolder:
-    """A finished run: found, resumed or begun."""
-    made_by = f"{recipe.digest()} {GENERATOR_VERSION} {' '.join(sites)}"
-    run, note = RunFolder(out), out.with_suffix(".made-by")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if note.exists() and note.read_text() != made_by:
-        raise SystemExit(f"{out} was trained in another way; remove it.")
-    note.write_text(made_by)
-    if run.facts_file.exists() and run.facts().state == "finished":
-        return run
-    if out.exists() and not any(run.checkpoints.glob("*.safetensors")):
-        for path in sorted(out.rglob("*"), reverse=True):  # nothing in it is worth resuming
-            path.unlink() if path.is_file() else path.rmdir()
-        out.rmdir()
-    return train(recipe, sites, out, resume=out.exists())
+    """A finished run: found, resumed or begun; as a suite does it."""
+    training = Training(recipe, sites, out, fedgan=False, keep_generators=False)
+    if not training.finished():
+        training.run()
+    return training.folder
 
 
 def remembered(path: Path, name: str, make: Callable[[], object]) -> object:
@@ -71,16 +63,14 @@ def remembered(path: Path, name: str, make: Callable[[], object]) -> object:
     known = json.loads(path.read_text()) if path.exists() else {}
     if name not in known:
         known[name] = make()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(known, indent=1))
+        write_whole(path, json.dumps(known, indent=1).encode())
         print(name, known[name] if not isinstance(known[name], dict) else "")
     return known[name]
 
 
 def markdown(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """A table."""
-    lines = [heading, ["---"] * len(heading), *rows]
-    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+    return "\n".join(markdown_table([heading, *(list(map(str, row)) for row in rows)]))
 
 
 def publish(block: str, name: str, document: Path | None) -> None:

@@ -244,6 +244,20 @@ def running(
 
 
 @pytest.fixture
+def left_sites(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every answer of a site in this process, as it leaves."""
+    left: list[bytes] = []
+    send = InProcess.send
+
+    def listen(self: InProcess, site: str, payload: bytes, timeout: float) -> bytes:
+        left.append(send(self, site, payload, timeout))
+        return left[-1]
+
+    monkeypatch.setattr(InProcess, "send", listen)
+    return left
+
+
+@pytest.fixture
 def another_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[str, str], None]]:

@@ -14,11 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic.fields import FieldInfo
 
 from asyndgan.errors import RecipeError
-from asyndgan.texts import parsed_toml
+from asyndgan.texts import Name, Title, parsed_toml
 
-Title = Annotated[str, Field(max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-"""No control characters: it ends up in other people's terminals."""
-Key = Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")]
 SHOWN_FAULTS = 20
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=0.1)]
@@ -95,7 +92,7 @@ class ImageSection(Section):
         "pad",
         description="without spacing: keep proportions and pad, keep them and crop, or stretch",
     )
-    intensity: dict[Key, Intensity] = Field(
+    intensity: dict[Name, Intensity] = Field(
         {"default": Intensity()}, description="by modality; 'default' serves the others"
     )
 
@@ -452,7 +449,7 @@ class Recipe(Section):
     condition: ConditionSection = ConditionSection()
     generator: GeneratorSection = GeneratorSection()
     discriminator: DiscriminatorSection = DiscriminatorSection()
-    site_discriminators: dict[Key, DiscriminatorSection] = Field(
+    site_discriminators: dict[Name, DiscriminatorSection] = Field(
         {}, max_length=64, description="a discriminator of its own for one site, by the site's name"
     )
     loss: LossSection = LossSection()

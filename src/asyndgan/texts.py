@@ -3,7 +3,17 @@
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
+
+from pydantic import Field
+
+NAME_LENGTH: Final = 64
+Title = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
+"""Of a recipe or policy. No control characters: it ends up in other parties' terminals."""
+Name = Annotated[
+    str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
+]
+"""Of a modality, label or site; none likewise."""
 
 LONGEST_LINE: Final = 8192
 """Of TOML: reading a key takes the square of its number of dots."""

@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.data import RawCase
 from asyndgan.data.nnunet import write_dataset
-from asyndgan.engines import InProcess
 from asyndgan.recipe import Recipe
 from asyndgan.runs import train
 
@@ -58,17 +57,9 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
     sites: dict[str, Path],
     tiny: Callable[..., Recipe],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    left_sites: list[bytes],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    left: list[bytes] = []
-    send = InProcess.send
-
-    def listen(self: InProcess, site: str, payload: bytes, timeout: float) -> bytes:
-        left.append(send(self, site, payload, timeout))
-        return left[-1]
-
-    monkeypatch.setattr(InProcess, "send", listen)
     recipe = tiny(
         "image.size=32", "image.intensity.default.kind=percentiles",
         "image.intensity.default.low=1", "image.intensity.default.high=99",
@@ -85,8 +76,8 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
         if words[0] != "evaluate":  # whose error names a patient on the machine that has him
             assert said.exit_code == 0, said.output
             assert CANARY not in said.output
-    assert len(left) > 10
-    assert not any(CANARY.encode() in payload for payload in left)
+    assert len(left_sites) > 10
+    assert not any(CANARY.encode() in payload for payload in left_sites)
     outside = [
         path
         for path in tmp_path.rglob("*")

@@ -13,7 +13,6 @@ from asyndgan.cli import app
 from asyndgan.data import RawCase
 from asyndgan.data.nnunet import describe, write_dataset
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
-from asyndgan.engines import InProcess
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
 from asyndgan.evaluation import released_masks, synthesise, synthetic_of_run
 from asyndgan.privacy import Policy
@@ -47,20 +46,9 @@ def given(tmp_path_factory: pytest.TempPathFactory, phantoms: Any) -> Path:
     return folder
 
 
-def conditions_that_left(
-    recipe: Recipe, sites: dict[str, Path], out: Path, monkeypatch: Any, **more: Any
-) -> list[torch.Tensor]:
-    """Trains, and returns every condition in the bytes that left the sites."""
-    left: list[bytes] = []
-    send = InProcess.send
-
-    def listen(self: InProcess, site: str, payload: bytes, timeout: float) -> bytes:
-        left.append(send(self, site, payload, timeout))
-        return left[-1]
-
-    monkeypatch.setattr(InProcess, "send", listen)
-    train(recipe, sites, out, **more)
-    answers = [unpack(payload, ANSWERS, limit=10**8) for payload in left]
+def conditions_in(left_sites: list[bytes]) -> list[torch.Tensor]:
+    """Every condition in the bytes that left the sites."""
+    answers = [unpack(payload, ANSWERS, limit=10**8) for payload in left_sites]
     return [
         mask
         for answer in answers
@@ -84,10 +72,11 @@ def test_with_given_masks_no_mask_of_a_patient_leaves(
     tiny: MakeRecipe,
     phantoms: dict[str, Path],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    left_sites: list[bytes],
 ) -> None:
     recipe = tiny(*GIVEN, *extra)
-    left = conditions_that_left(recipe, phantoms, tmp_path / "run", monkeypatch, masks=given)
+    train(recipe, phantoms, tmp_path / "run", masks=given)
+    left = conditions_in(left_sites)
     assert len(left) >= recipe.training.steps * recipe.training.batch
     known = [mask for _, mask in load_masks(given, recipe.image)]
     known += [mask.flip(-1) for mask in known]
@@ -96,11 +85,12 @@ def test_with_given_masks_no_mask_of_a_patient_leaves(
 
 
 def test_patients_masks_leave_where_none_are_given(
-    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, left_sites: list[bytes]
 ) -> None:
     """Or the test above could not fail."""
     recipe = tiny("image.size=32")
-    left = conditions_that_left(recipe, phantoms, tmp_path / "run", monkeypatch)
+    train(recipe, phantoms, tmp_path / "run")
+    left = conditions_in(left_sites)
     own = [case.mask for data in phantoms.values() for case in load_cases(data, recipe.image)]
     own += [mask.flip(-1) for mask in own]
     assert all(any(torch.equal(mask, one) for one in own) for mask in left)

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.train import Sites, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.evaluation.audit import audit as run_audit
@@ -34,9 +35,7 @@ def audit(
             "sites released, or their own."
         ),
     ] = None,
-    patient_pattern: Annotated[
-        str, typer.Option(help="Regular expression whose first group is the patient.")
-    ] = DEFAULT_PATIENT_PATTERN,
+    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Membership inference by patient, and the synthetic images nearest to real ones."""
     folder, sites = RunFolder(run), parsed_sites(site)

@@ -17,6 +17,11 @@ SHOWN = 10
 """Files named under one and the same fault, unless `--all` is given."""
 
 
+PatientPattern = Annotated[
+    str, typer.Option(help="Regular expression; its first group is the patient.")
+]
+
+
 def check(
     folders: Annotated[
         list[Path], typer.Argument(help="Data sets: each a folder that holds dataset.json.")
@@ -24,9 +29,7 @@ def check(
     test: Annotated[
         Path | None, typer.Option(help="A data set whose patients may be in none of them.")
     ] = None,
-    patient_pattern: Annotated[
-        str, typer.Option(help="Regular expression; its first group is the patient.")
-    ] = DEFAULT_PATIENT_PATTERN,
+    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     every: Annotated[
         bool, typer.Option("--all", help=f"Name every file, not only {SHOWN} a fault.")
     ] = False,

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.train import Sites, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.evaluation import (
@@ -55,9 +56,7 @@ def evaluate(
     check_budget: Annotated[
         bool, typer.Option(help="Also train half as long again: has all-real levelled off?")
     ] = False,
-    patient_pattern: Annotated[
-        str, typer.Option(help="Regular expression; its first group is the patient.")
-    ] = DEFAULT_PATIENT_PATTERN,
+    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Trains one segmentation network on all real data, on each site's and on synthetic data.
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.recipe import Overrides
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import ENGINES
@@ -55,9 +56,7 @@ def train(
             "in the run."
         ),
     ] = None,
-    patient_pattern: Annotated[
-        str, typer.Option(help="Regular expression whose first group is the patient.")
-    ] = DEFAULT_PATIENT_PATTERN,
+    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
         "inprocess"
     ),

@@ -2,18 +2,14 @@
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Annotated, Final, final
+from typing import Final, final
 
 import numpy as np
-from pydantic import Field
 
 from asyndgan.arrays import Image, Mask
 
-NAME_LENGTH: Final = 64
-Name = Annotated[
-    str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
-]
-"""Of a modality or label. No control characters: it ends up in other parties' terminals."""
+MODALITIES_LIMIT: Final = 64
+"""Of one site: as many as a message may name."""
 
 
 @final

@@ -24,9 +24,9 @@ import numpy as np
 from PIL import Image as Picture
 from pydantic import TypeAdapter, ValidationError
 
-from asyndgan.data.case import NAME_LENGTH, Intensities, Name, RawCase
+from asyndgan.data.case import Intensities, RawCase
 from asyndgan.errors import DataError
-from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
 
 DEFAULT_PATIENT_PATTERN = r"(.+?)(?:_[sz]\d+(?:_.*)?)?$"
 """All before `_s<number>` or `_z<number>` (as slices are named here), else the whole name."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
-from asyndgan.data.case import Case, Preparation, RawCase
+from asyndgan.data.case import MODALITIES_LIMIT, Case, Preparation, RawCase
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
     DataFileError,
@@ -27,7 +27,6 @@ SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
 """How synthetic data sets store [-1, 1] in 8 bits, whatever recipe painted or reads them."""
 
 MAX_SIDE = 16384
-MOST_LABELS = 64
 
 
 def prepare(raw: RawCase, image: ImageSection, modalities: Sequence[str]) -> Case:
@@ -207,10 +206,10 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
     Raises:
         DataError: there are more labels than a message may have modalities.
     """
-    if len(labels) > MOST_LABELS:
+    if len(labels) > MODALITIES_LIMIT:
         raise DataError(
-            f"the data set has {len(labels)} labels; a generator of masks paints {MOST_LABELS} at "
-            "most. Merge some of them."
+            f"the data set has {len(labels)} labels; a generator of masks paints "
+            f"{MODALITIES_LIMIT} at most. Merge some of them."
         )
     ordered = sorted(labels, key=lambda name: labels[name])
     numbers = torch.tensor([labels[name] for name in ordered]).reshape(-1, 1, 1)

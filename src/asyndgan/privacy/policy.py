@@ -8,8 +8,8 @@ from typing import Annotated, Literal, Self, final
 from pydantic import Field, ValidationError
 
 from asyndgan.errors import PolicyError
-from asyndgan.recipe import Recipe, Section, Title, explained, known_keys
-from asyndgan.texts import bounded_text, parsed_toml
+from asyndgan.recipe import Recipe, Section, explained, known_keys
+from asyndgan.texts import Title, bounded_text, parsed_toml
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]

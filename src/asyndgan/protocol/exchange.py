@@ -8,6 +8,7 @@ from typing import final
 
 import torch
 
+from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import (
     AsyndganError,
     NotFiniteError,
@@ -18,7 +19,6 @@ from asyndgan.errors import (
 from asyndgan.protocol.transport import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.wire import ANSWERS, Judge, Message, Refusal, pack, unpack
-from asyndgan.wire.messages import MODALITIES_LIMIT
 
 
 @final

@@ -103,7 +103,7 @@ def to_markdown(result: Row) -> str:
         f"`{result['suite']}` ({result['digest'][:12]}); {versions}.",
     ]
     for title, table in _parts(result).items():
-        lines += ["", f"**{title}**", "", *_markdown_table(table)]
+        lines += ["", f"**{title}**", "", *markdown_table(table)]
     return "\n".join(lines) + "\n"
 
 
@@ -264,7 +264,8 @@ def _by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
     return groups
 
 
-def _markdown_table(table: Sequence[Sequence[str]]) -> Iterator[str]:
+def markdown_table(table: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Its lines; the first row is the heading."""
     heading, *lines = table
     yield "| " + " | ".join(heading) + " |"
     yield "|" + "---|" * len(heading)

@@ -105,9 +105,10 @@ class Objective:
             real: cases of the site.
             synthetic: with the conditions that they were painted from, and whose these are.
         """
+        seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
         loss = self._discriminator_loss(
-            self._judged(real.images, self.maps(real.conditions)),
-            self._judged(synthetic.images, self.maps(synthetic.conditions)),
+            self._judged(real.images, seen),
+            self._judged(synthetic.images, painted),
             real.conditions,
             synthetic.conditions,
         )
@@ -115,8 +116,8 @@ class Objective:
         losses = {"discriminator": loss.detach()}
         self.target = None
         if self.pull:
-            losses["stand_in"] = self._learn_stand_ins(real)
-            self.target = self._painted_by_stand_ins(synthetic)
+            losses["stand_in"] = self._learn_stand_ins(real, seen)
+            self.target = self._painted_by_stand_ins(synthetic, painted)
         return losses
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
@@ -224,9 +225,8 @@ class Objective:
             terms.append(self.recipe.loss.segmentation * fits)
         return torch.stack(terms).sum()
 
-    def _learn_stand_ins(self, real: Batch) -> Scalar:
+    def _learn_stand_ins(self, real: Batch, maps: Condition) -> Scalar:
         """Each learns from its half of the patients."""
-        maps = self.maps(real.conditions)
         halves = torch.zeros(len(maps), dtype=torch.int64) if real.halves is None else real.halves
         gaps: list[Scalar] = []
         for half, (network, optimiser) in enumerate(self.stand_ins):
@@ -236,9 +236,9 @@ class Objective:
                 gaps.append(self._learn_stand_in(network, optimiser, cases, maps[own]))
         return torch.stack(gaps).mean()
 
-    def _painted_by_stand_ins(self, synthetic: Batch) -> Images:
+    def _painted_by_stand_ins(self, synthetic: Batch, maps: Condition) -> Images:
         """Of each mask, by the one that has not seen its patient; nobody's masks by both."""
-        maps, halves = self.maps(synthetic.conditions), synthetic.halves
+        halves = synthetic.halves
         painted = torch.zeros_like(synthetic.images)
         with torch.no_grad():
             for half, (network, _) in enumerate(self.stand_ins):

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Final, final
 
@@ -188,12 +189,15 @@ class Site(Handler):
             # Before anything is learned from them: the discriminator would not recover.
             raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
         self.objective.begin_step(request.step)
-        synthetic = self._painted(request.images)
+        own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
+        synthetic = replace(own, images=request.images)
+        if self._draws_conditions:
+            synthetic = Batch(request.images, self._conditions())
         real = other = None
         if self.recipe.privacy.kind == "discriminator":
             losses = self._learn_privately(synthetic)
         else:
-            real = self._real(self.cohort.batch(self.next_batch, self.recipe.training.batch))
+            real = self._real(own)
             other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
             losses = self.objective.learn(real, synthetic)
         synthetic.images.requires_grad_()
@@ -227,13 +231,6 @@ class Site(Handler):
     def _real(self, batch: Batch) -> Batch:
         return replace(batch, images=through(batch.images, self.recipe.wire.images))
 
-    def _painted(self, images: torch.Tensor) -> Batch:
-        """Images that came, with the conditions that they were painted from."""
-        if self._draws_conditions:
-            return Batch(images, self._conditions())
-        own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
-        return replace(own, images=images)
-
     @property
     def _draws_conditions(self) -> bool:
         """Whether they are drawn without a look at the patients."""
@@ -246,16 +243,11 @@ class Site(Handler):
         size = self.recipe.training.batch
         if not self._draws_conditions:
             return self.cohort.batch(self.next_batch, size).conditions
-        classes = torch.tensor(
-            sorted(self.cohort.labels)
-        )  # alike, not as often as patients have it
+        # Classes alike, not as often as patients have them.
+        pool = torch.tensor(sorted(self.cohort.labels)) if self.given is None else self.given
         seed = derived_seed(self.recipe.training.seed, "conditions", self.name, self.next_batch)
-        return drawn_from(
-            classes if self.given is None else self.given,
-            size,
-            torch.Generator().manual_seed(seed),
-            flip=self.recipe.training.flip,
-        )
+        random = torch.Generator().manual_seed(seed)
+        return drawn_from(pool, size, random, flip=self.recipe.training.flip)
 
     def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         numbers = {name: float(value) for name, value in losses.items()}
@@ -307,7 +299,7 @@ class Site(Handler):
                 "run": request.run,
                 "step": self.step,
                 "batch": self.next_batch,
-                "cohort": self._data_digest(),
+                "cohort": self._data_digest,
             }
             path = checkpoint.step_file(self.folder, request.step)
             checkpoint.write(path, self.objective.state(), about)
@@ -338,7 +330,7 @@ class Site(Handler):
                 continue
             if about["run"] != run:
                 raise ProtocolError("this site's checkpoints are of another run; move them away.")
-            if about.get("cohort") != self._data_digest():
+            if about.get("cohort") != self._data_digest:
                 raise ProtocolError(
                     "this site's cases are not those that it began the run with, or the masks that "
                     "it is given are not; give it back its data, or start a new run."
@@ -347,6 +339,7 @@ class Site(Handler):
             self.step, self.next_batch = about["step"], about["batch"]
             return
 
+    @cached_property
     def _data_digest(self) -> str:
         """Of the cases, and of the masks that are given."""
         return self.cohort.digest + (digest_of([self.given]) if self.given is not None else "")

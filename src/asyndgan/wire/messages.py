@@ -15,15 +15,15 @@ from typing import Annotated, Any, ClassVar, Final, final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from asyndgan.data.case import Name
+from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import WireError
+from asyndgan.texts import Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, encode, raw_size
 
 MAGIC: Final = b"ADG"
 VERSION: Final = 1
 HEADER_LIMIT: Final = 64 * 1024
 PREFIX: Final = struct.Struct("<3sBI")
-MODALITIES_LIMIT: Final = 64
 
 Run = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
