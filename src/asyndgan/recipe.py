@@ -225,13 +225,6 @@ class LossSection(Section):
         description="L1 to a painting of the same mask by a generator that stays at the site and "
         "has not seen the patient",
     )
-    stand_in_fade: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="part of the steps over which stand_in_l1 falls to zero, for a quick start and "
-        "sharp images; 0: it stays",
-    )
     balance: float = Field(
         0.0,
         ge=0,
@@ -251,9 +244,7 @@ class LossSection(Section):
 
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        if not any(
-            value for name, value in self if name not in ("adversarial", "stand_in_fade", "balance")
-        ):
+        if not any(value for name, value in self if name not in ("adversarial", "balance")):
             raise ValueError("every weight is 0, so sites would ask for nothing; set one above 0")
         return self
 

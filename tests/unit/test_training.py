@@ -999,24 +999,3 @@ def test_sites_with_different_modalities_have_no_common_moments(
     }
     with pytest.raises(CohortError, match="south lacks a modality"):
         make_sites(recipe, cohorts).begin()
-
-
-def test_the_stand_ins_pull_fades_and_then_they_learn_no_more(
-    tiny: MakeRecipe, make_cohort: MakeCohort
-) -> None:
-    recipe = tiny(
-        "loss.stand_in_l1=8", "loss.stand_in_fade=0.5", "stand_in.width=4", "stand_in.blocks=1"
-    )  # of six steps: gone at the third
-    cohort = make_cohort(recipe)
-    site = Site("north", cohort, recipe)
-    batch = cohort.batch(0, 2)
-    pulls, learned = [], []
-    for step in range(5):
-        site.objective.begin_step(step)
-        losses = site.objective.learn(batch, batch)
-        _, terms = site.objective.ask(batch, batch, batch)
-        pulls.append(site.objective.pull)
-        learned.append("stand_in" in losses)
-        assert ("stand_in_l1" in terms) == learned[-1]
-    assert pulls == pytest.approx([8, 8 * 2 / 3, 8 / 3, 0, 0])
-    assert learned == [True, True, True, False, False]

@@ -114,8 +114,7 @@ class Objective:
         )
         update(self.discriminator_optimiser, loss)
         losses = {"discriminator": loss.detach()}
-        self.target = None
-        if self.pull:
+        if self.stand_ins:
             losses["stand_in"] = self._learn_stand_ins(real, seen)
             self.target = self._painted_by_stand_ins(synthetic, painted)
         return losses
@@ -157,7 +156,7 @@ class Objective:
             terms.append(("paired_l1", weights.paired_l1, gap))
         if self.target is not None:
             gap = self._l1(images, self.target, conditions)
-            terms.append(("stand_in_l1", self.pull, gap))
+            terms.append(("stand_in_l1", weights.stand_in_l1, gap))
         if weights.moments and other:
             gap = moments_distance(images, conditions, other.images, other.conditions)
             terms.append(("moments", weights.moments, gap))
@@ -173,7 +172,6 @@ class Objective:
         """Sets the learning rates of a step, and what its augmentation is drawn from."""
         seed = derived_seed(self.seed, "augmentation", step)
         self.random = torch.Generator().manual_seed(seed)
-        self.pull = stand_in_pull(self.recipe, step)
         factor = rate_factor(self.recipe, step)
         set_rate(self.discriminator_optimiser, self.recipe.optimiser.discriminator_rate * factor)
         for _, optimiser in self.stand_ins:
@@ -283,12 +281,6 @@ def rate_factor(recipe: Recipe, step: int) -> float:
     done = step / recipe.training.steps
     start = recipe.optimiser.decay_from
     return 1.0 if done < start else max(0.0, 1 - (done - start) / max(1 - start, 1e-9))
-
-
-def stand_in_pull(recipe: Recipe, step: int) -> float:
-    """Weight of the L1 to the stand-ins' paintings at a step."""
-    weight, fade = recipe.loss.stand_in_l1, recipe.loss.stand_in_fade
-    return weight * max(0.0, 1 - step / (fade * recipe.training.steps)) if fade else weight
 
 
 def average_decay(recipe: Recipe, step: int) -> float:
