@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
@@ -17,10 +18,12 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation import masks_digest, masks_in
-from asyndgan.evaluation.audit import area_under_curve, audit
+from asyndgan.evaluation.audit import area_under_curve, audit, guess_sites
 from asyndgan.evaluation.of_run import load_for_audit, load_real, synthetic_of_run
+from asyndgan.models import site_noise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
+from asyndgan.training import scope_maps
 
 Parts = tuple[RunFolder, list[Case], list[Case], list[Case]]
 
@@ -31,7 +34,13 @@ def parts(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory)
     folder = tmp_path_factory.mktemp("audit")
     write_phantoms(folder, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3)
     sites = {site.name: folder / site.name for site in DEFAULT_SITES[:2]}
-    recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.4")
+    recipe = tiny(
+        "image.size=32",
+        "training.steps=2",
+        "training.hold_out=0.4",
+        "generator.style=4",
+        "generator.noise=0",
+    )
     run = train(recipe, sites, folder / "run")
     synthetic = synthetic_of_run(run, sites, folder / "synthetic")
     return run, *load_for_audit(run, sites, None, synthetic)
@@ -47,7 +56,7 @@ def test_members_and_others_are_different_patients_of_the_same_sites(parts: Part
 def test_a_set_that_is_made_of_members_gives_them_away(parts: Parts, tmp_path: Path) -> None:
     run, members, others, _ = parts
     copies = [replace(case, image=0.98 * case.image) for case in members]
-    attacks = {one.name: one for one in audit(run, members, others, copies, tmp_path)}
+    attacks = {one.name: one for one in audit(run, members, others, copies, tmp_path).attacks}
     assert attacks["nearest"].auc > 0.95
     assert attacks["nearest"].p_value < 0.01
     assert "MEMBERS CAN BE TOLD" in attacks["nearest"].verdict
@@ -61,11 +70,29 @@ def test_a_generator_that_has_learned_nothing_gives_nobody_away(
     parts: Parts, tmp_path: Path
 ) -> None:
     run, members, others, painted = parts
-    attacks = {one.name: one for one in audit(run, members, others, painted, tmp_path)}
+    attacks = {one.name: one for one in audit(run, members, others, painted, tmp_path).attacks}
     painting = attacks["painting"]
     assert painting.low < 0.5 < painting.high
     assert "no sign of membership" in painting.verdict
     assert painting.members == len({case.patient for case in members})
+
+
+def test_a_patients_site_is_guessed_where_images_have_their_sites_look(parts: Parts) -> None:
+    run, members, _, _ = parts
+    recipe, facts = run.recipe(), run.facts()
+    random = torch.Generator().manual_seed(1)
+    painted = []
+    for case in members:
+        noise = site_noise(recipe, [case.patient.split("/")[0]], facts.scope.space, random)
+        maps = scope_maps(recipe, facts.scope, case.mask[None])
+        with torch.no_grad():
+            painted.append(replace(case, image=run.generator()(maps, noise)[0]))
+    guessed = guess_sites(run, painted)
+    assert guessed is not None
+    assert guessed.right == guessed.patients == len({case.patient for case in members})
+    assert "CAN BE GUESSED" in guessed.verdict
+    strangers = [replace(case, patient=f"elsewhere/{case.patient}") for case in members]
+    assert guess_sites(run, strangers) is None
 
 
 def generate(run: RunFolder, out: Path, masks: Path, audited: Path) -> Result:

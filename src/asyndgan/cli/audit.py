@@ -37,7 +37,7 @@ def audit(
     ] = None,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
-    """Membership inference by patient, and the synthetic images nearest to real ones."""
+    """Inference of patients' membership and site, and the synthetic images nearest to real ones."""
     folder, sites = RunFolder(run), parsed_sites(site)
     synthetic = synthetic_of_run(
         folder, sites, out / "synthetic", masks=masks, patient_pattern=patient_pattern
@@ -47,15 +47,17 @@ def audit(
     )
     provenance = describe(synthetic).extra["provenance"]
     digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
-    attacks = run_audit(folder, members, others, painted, out, masks=digest)
+    found = run_audit(folder, members, others, painted, out, masks=digest)
     console = Console()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
-    for attack in attacks:
+    for attack in found.attacks:
         table.add_row(
             attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
             f"{attack.p_value:.3f}", f"{attack.epsilon:.2f}",
         )  # fmt: skip
     console.print(table)
-    for attack in attacks:
+    for attack in found.attacks:
         console.print(f"{attack.name}: {attack.verdict}", highlight=False, soft_wrap=True)
+    if found.sites:
+        console.print(f"site: {found.sites.verdict}", highlight=False, soft_wrap=True)
     console.print(f"{out / 'audit.json'}\n{out / 'nearest.png'}", highlight=False, soft_wrap=True)

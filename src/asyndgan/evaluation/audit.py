@@ -3,10 +3,13 @@
 Membership inference by patient: somebody who has real images of a patient asks whether the patient
 took part. Each attack scores a patient; the area under the ROC curve is the probability that a
 random member scores above a random other patient: 0.5 is a coin.
+
+Attribute inference of the site: whether it can be told where a patient was imaged.
 """
 
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
@@ -17,7 +20,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy.stats import mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
@@ -32,7 +35,7 @@ from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import scope_maps
 
 PAINTINGS: Final = 4
-"""Of each real mask, with noise of their own, for the attack on the generator."""
+"""Of each real mask at the least, with noise of their own, for the attacks on the generator."""
 
 SIDE: Final = 32
 """Pixels that images are compared at: finer noise would hide who resembles whom."""
@@ -98,6 +101,57 @@ class Attack:
         )
 
 
+@final
+@dataclass(frozen=True)
+class SitesGuessed:
+    """Of how many patients the site is guessed by the look in which the generator comes nearest.
+
+    What a scanner makes of all its images is enough for that: it says that the generator tells the
+    sites' looks apart, and nothing of who took part.
+
+    Attributes:
+        right: patients whose site was guessed.
+        patients: all whose site is known.
+        low: lower end of the 95 % interval (Clopper and Pearson) of the part that is right.
+        high: upper end.
+        always: part that is right if the site with most patients is guessed for all.
+        p_value: of the one-sided test that guesses are better than that.
+    """
+
+    right: int
+    patients: int
+    low: float
+    high: float
+    always: float
+    p_value: float
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for people who read no statistics."""
+        found = (
+            f"{self.right} of {self.patients} patients ({self.low:.2f} to {self.high:.2f}; the "
+            f"largest site alone is {self.always:.2f})"
+        )
+        if self.p_value < LEVEL:
+            return f"A PATIENT'S SITE CAN BE GUESSED from the image: {found}"
+        return f"no sign that a patient's site can be guessed: {found}"
+
+
+@final
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        attacks: of membership, on which a release depends.
+        sites: the guess of patients' sites; None: the generator knows no looks
+            (`generator.style = 0`), or there is one site.
+    """
+
+    attacks: list[Attack]
+    sites: SitesGuessed | None
+
+
 def audit(
     run: RunFolder,
     members: Sequence[Case],
@@ -106,7 +160,7 @@ def audit(
     out: Path,
     *,
     masks: str = "",
-) -> list[Attack]:
+) -> Audit:
     """Attacks a finished run with real images of members and of others.
 
     Args:
@@ -134,18 +188,20 @@ def audit(
         )
         for name, own in scores.items()
     ]
+    guessed = guess_sites(run, [*members, *others])
     out.mkdir(parents=True, exist_ok=True)
     tables = {
         "generator_sha256": run.generator_digest(),
         "masks_sha256": masks,
         "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
+        "sites": guessed and {**asdict(guessed), "verdict": guessed.verdict},
     }
     write_whole(out / "audit.json", json.dumps(without_nan(tables), indent=1).encode())
     near = _distances(_small(members), _small(synthetic)).min(dim=1)
     closest = near.values.argsort()[:6].tolist()
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
     write_whole(out / "nearest.png", _picture(pairs))
-    return attacks
+    return Audit(attacks, guessed)
 
 
 def patient_scores(
@@ -161,17 +217,38 @@ def patient_scores(
     apart = _distances(_small(real), _small(synthetic))
     scale = float(apart.min(dim=1).values.median())
     by_case = {
-        "painting": -_gaps(run, real),
+        "painting": -_gaps(run, real).flatten(1).min(dim=1).values,
         "nearest": -apart.min(dim=1).values,
         "density": torch.exp(-apart / max(scale, 1e-12)).mean(dim=1).log(),
     }
-    found: dict[str, dict[str, float]] = {}
-    for name, scores in by_case.items():
-        own: dict[str, list[float]] = {}
-        for case, score in zip(real, scores.tolist(), strict=True):
-            own.setdefault(case.patient, []).append(score)
-        found[name] = {patient: math.fsum(each) / len(each) for patient, each in own.items()}
-    return found
+    return {
+        name: {patient: float(mean) for patient, mean in _by_patient(real, scores).items()}
+        for name, scores in by_case.items()
+    }
+
+
+def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
+    """Guesses each patient's site by the look in which the generator comes nearest to the images.
+
+    Args:
+        run: whose generator paints.
+        cases: of patients named `site/patient`; others are passed over.
+
+    Returns:
+        None where the generator knows no looks, or no two sites' patients are there.
+    """
+    looks = list(run.facts().sites)
+    known = [case for case in cases if case.patient.rpartition("/")[0] in looks]
+    truth = {case.patient: case.patient.rpartition("/")[0] for case in known}
+    if not run.recipe().generator.style or len(set(truth.values())) < 2:
+        return None
+    nearest = _by_patient(known, _gaps(run, known).min(dim=1).values)
+    right = sum(looks[int(gaps.argmin())] == truth[name] for name, gaps in nearest.items())
+    always = max(Counter(truth.values()).values()) / len(truth)
+    test = binomtest(right, len(truth), always, alternative="greater")
+    # The test's own interval is as one-sided as it is.
+    both = binomtest(right, len(truth)).proportion_ci(1 - LEVEL)
+    return SitesGuessed(right, len(truth), both.low, both.high, always, float(test.pvalue))
 
 
 def check_released(run: RunFolder, masks: str, audited: Path) -> str:
@@ -225,21 +302,33 @@ def _stored(table: Mapping[str, Any]) -> Attack:
     )
 
 
+def _by_patient(cases: Sequence[Case], values: Tensor) -> dict[str, Tensor]:
+    """Means over each patient's cases of what has a row for each case."""
+    rows: dict[str, list[Tensor]] = {}
+    for case, row in zip(cases, values, strict=True):
+        rows.setdefault(case.patient, []).append(row)
+    return {patient: torch.stack(own).mean(dim=0) for patient, own in rows.items()}
+
+
 def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
-    """Mean absolute difference of each image from what the generator paints from its mask."""
+    """Mean absolute differences of images from what the generator paints from their masks.
+
+    Returns:
+        (case, repeat, look): the attacker does not know the site, and tries every look equally
+        often.
+    """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     random = torch.Generator().manual_seed(derived_seed(0, "audit"))
     channels = [facts.scope.modalities.index(name) for name in cases[0].modalities]
-    looks = list(facts.sites)
+    repeats = math.ceil(PAINTINGS / len(facts.sites))
+    sites = list(facts.sites) * repeats
     gaps: list[Tensor] = []
     for case in cases:
-        maps = scope_maps(recipe, facts.scope, torch.stack([case.mask] * PAINTINGS))
-        # Every look in turn: the attacker does not know the site.
-        sites = [looks[place % len(looks)] for place in range(PAINTINGS)]
+        maps = scope_maps(recipe, facts.scope, torch.stack([case.mask] * len(sites)))
         with torch.no_grad():
             painted = generator(maps, site_noise(recipe, sites, facts.scope.space, random))
-        gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1).min())
-    return torch.stack(gaps)
+        gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1))
+    return torch.stack(gaps).unflatten(1, (repeats, len(facts.sites)))
 
 
 def _small(cases: Sequence[Case]) -> Images:
