@@ -29,10 +29,12 @@ BASE = "default, inprocess"
 VARIANTS = {
     BASE: ([], "inprocess"),
     "default, processes": ([], "processes"),
+    "default, flare": ([], "flare"),
     "default, bfloat16": (["training.precision=bfloat16"], "inprocess"),
     "default, float32": (["training.precision=float32"], "inprocess"),
     "default, chunks of 4": (["training.chunk=4"], "inprocess"),
-    "default, no stand-in, paired": (["loss.stand_in_l1=0", "loss.paired_l1=10"], "inprocess"),
+    "default, paired": (["loss.paired_l1=10"], "inprocess"),
+    "default, stand-ins": (["loss.stand_in_l1=10"], "inprocess"),
 }
 
 

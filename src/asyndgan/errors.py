@@ -60,3 +60,7 @@ class NotFiniteError(AsyndganError):
 
 class RunError(AsyndganError):
     """A run folder cannot be created, resumed or used for what was asked."""
+
+
+class BusyError(RunError):
+    """Another process is at work in a folder."""

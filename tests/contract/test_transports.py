@@ -97,7 +97,7 @@ def test_a_site_that_is_not_there_cannot_be_reached(engine: Any) -> None:
     assert isinstance(result.missed["west"], SiteUnreachableError)
 
 
-@pytest.mark.parametrize("engine", ["processes"], indirect=True)
+@pytest.mark.parametrize("engine", ["processes", "flare"], indirect=True)
 def test_an_answer_that_comes_too_late_is_dropped_by_its_number(engine: Any) -> None:
     transport, pid = engine.transport, engine.transport.pid("north")
     os.kill(pid, signal.SIGSTOP)
@@ -115,7 +115,7 @@ def test_an_answer_that_comes_too_late_is_dropped_by_its_number(engine: Any) -> 
     assert "batch 6 was not offered" in answer.reason
 
 
-@pytest.mark.parametrize("engine", ["processes"], indirect=True)
+@pytest.mark.parametrize("engine", ["processes", "flare"], indirect=True)
 def test_one_site_that_hangs_holds_no_other_up(engine: Any) -> None:
     pid = engine.transport.pid("north")
     os.kill(pid, signal.SIGSTOP)
@@ -148,7 +148,7 @@ def test_a_closed_engine_reaches_nobody_and_leaves_no_process(
 def test_an_engine_that_does_not_exist_is_answered_with_those_that_do(
     tiny: Callable[..., Recipe],
 ) -> None:
-    with pytest.raises(RunError, match="choose one of inprocess, processes"):
+    with pytest.raises(RunError, match="choose one of inprocess, processes, flare"):
         build_engine("carrier-pigeon", [], tiny())
 
 

@@ -80,14 +80,15 @@ def masks_of(run: RunFolder) -> dict[str, bytes]:
 # Nothing goes wrong
 
 
+@pytest.mark.parametrize("engine", ["processes", "flare"])
 def test_sites_in_processes_of_their_own_train_the_same_generator_bit_for_bit(
-    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
+    engine: str, recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
 ) -> None:
-    run = train(recipe, phantoms, tmp_path / "run", engine="processes")
+    run = train(recipe, phantoms, tmp_path / "run", engine=engine)
     same_run(run, whole)
     assert masks_of(run) == masks_of(whole)
     ours, theirs = run.facts(), whole.facts()
-    assert (ours.engine, theirs.engine) == ("processes", "inprocess")
+    assert (ours.engine, theirs.engine) == (engine, "inprocess")
     assert ours.sites == theirs.sites
     assert {s: k["judge"] for s, k in ours.came_to_sites.items()} == {
         s: k["judge"] for s, k in theirs.came_to_sites.items()
@@ -213,8 +214,9 @@ def site_processes(run: Path) -> dict[str, int]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="finds processes in /proc")
+@pytest.mark.parametrize("engine", ["processes", "flare"])
 def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
-    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+    engine: str, tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
 ) -> None:
     recipe = tiny("image.size=32", "training.steps=100000", "training.checkpoint_every=4")
     out, killed_after, back_for = tmp_path / "run", 9, 3
@@ -230,7 +232,7 @@ def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
                 signal.raise_signal(signal.SIGTERM)
 
     with pytest.raises(Interrupted):
-        train(recipe, phantoms, out, engine="processes", watch=watch)
+        train(recipe, phantoms, out, engine=engine, watch=watch)
     records = RunFolder(out).metrics()
     judged = [record["step"] for record in records if "south" in record["losses"]]
     assert judged[:killed_after] == list(range(killed_after))
@@ -249,10 +251,11 @@ def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
     assert about["step"] == judged[-1] + 1
 
 
+@pytest.mark.parametrize("name", ["processes", "flare"])
 def test_a_site_that_hangs_is_missed_after_the_wait_and_taken_back_later(
-    running: Callable[[str], Any],
+    name: str, running: Callable[[str], Any]
 ) -> None:
-    engine = running("processes")
+    engine = running(name)
     # The sites know the recipe by its digest; only the coordinator's patience is shorter here.
     patient = Exchange(engine.transport, engine.recipe)
     short = engine.recipe.quorum.model_copy(update={"wait_s": 2.0})

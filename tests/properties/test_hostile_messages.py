@@ -19,7 +19,6 @@ import zstandard
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from asyndgan.engines.framing import FRAME, Frames
 from asyndgan.errors import (
     AsyndganError,
     CohortError,
@@ -30,6 +29,7 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
+from asyndgan.relay.framing import FRAME, Frames
 from asyndgan.training import Coordinator
 from asyndgan.wire import (
     ANSWERS,

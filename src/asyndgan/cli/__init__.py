@@ -11,12 +11,14 @@ from asyndgan.cli.benchmark import benchmark
 from asyndgan.cli.check import check
 from asyndgan.cli.demo import demo
 from asyndgan.cli.evaluate import evaluate
+from asyndgan.cli.federation import federation
 from asyndgan.cli.generate import generate
 from asyndgan.cli.ledger import ledger
 from asyndgan.cli.phantoms import phantoms
 from asyndgan.cli.policy import policy
 from asyndgan.cli.recipe import recipe
 from asyndgan.cli.report import report
+from asyndgan.cli.site import site
 from asyndgan.cli.train import train
 from asyndgan.errors import AsyndganError
 from asyndgan.runs import Interrupted
@@ -39,6 +41,8 @@ app.command()(demo)
 app.add_typer(recipe, name="recipe")
 app.add_typer(policy, name="policy")
 app.add_typer(ledger, name="ledger")
+app.add_typer(federation, name="federation")
+app.add_typer(site, name="site")
 
 
 @app.callback(invoke_without_command=True)

@@ -1,7 +1,7 @@
 """`asyndgan demo`: everything once, small, on phantoms."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Final, final
@@ -19,11 +19,13 @@ from asyndgan.engines import ENGINES
 from asyndgan.errors import RunError
 from asyndgan.evaluation import SegmentationBudget, evaluate_run, synthetic_of_run
 from asyndgan.models import native_bfloat16
+from asyndgan.protocol import Transport
 from asyndgan.reports import write_report
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs import train as train_run
+from asyndgan.runs.train import Watch
 
 RECIPE: Final = "demo"
 """The `default` recipe with smaller networks and fewer steps; its sites release their masks."""
@@ -44,7 +46,8 @@ def demo(
 ) -> None:
     """Four phantom hospitals teach one generator: train, generate, evaluate, report.
 
-    Takes about 9 minutes on two cores.
+    Takes about 9 minutes on two cores. With `--engine flare` a federation of real startup kits is
+    started on this machine, over mutual TLS, and one hospital's connection is killed on the way.
     """
     console = Console()
     begun = time.monotonic()
@@ -57,6 +60,7 @@ def demo(
         raise RunError(
             f"{out} holds a demo of other settings or of another version; choose another folder."
         )
+    mishap = Mishap(next(iter(sites)), recipe.training.steps // 3)
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():
@@ -72,7 +76,8 @@ def demo(
                     engine=engine,
                     resume=run.facts_file.exists(),
                     threads=THREADS,
-                    watch=part.watch_training,
+                    started=mishap.started,
+                    watch=mishap.watched(part.watch_training),
                 )
             part.tell(_moved(run))
         with display.part("Paint a synthetic data set") as part:
@@ -107,6 +112,35 @@ def demo(
     tell_evaluation(console, evaluation)
     took = duration(time.monotonic() - begun)
     console.print(f"Done in {took}. Open {report}", markup=False, soft_wrap=True)
+
+
+@final
+class Mishap:
+    """Kills one site's connection on the way, where the engine is one that has connections.
+
+    Args:
+        site: whose.
+        step: after which.
+    """
+
+    def __init__(self, site: str, step: int) -> None:
+        self.site = site
+        self.step = step
+        self._kill: Callable[[str], None] | None = None
+
+    def started(self, engine: Transport) -> None:
+        """Takes note of an engine whose sites can be killed."""
+        self._kill = getattr(engine, "kill", None)
+
+    def watched(self, watch: Watch) -> Watch:
+        """A watch that kills at its step and passes everything on."""
+
+        def both(progress: RunProgress) -> None:
+            if self._kill and progress.step == self.step:
+                self._kill(self.site)
+            watch(progress)
+
+        return both
 
 
 def _moved(run: RunFolder) -> str:

@@ -10,19 +10,28 @@ from asyndgan.errors import RunError
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 
-ENGINES: Final = ("inprocess", "processes")
+ENGINES: Final = ("inprocess", "processes", "flare")
 
 
 def build_engine(name: str, setups: Sequence[SiteSetup], recipe: Recipe) -> Transport:
     """The engine of this name, with its sites set up.
 
     Raises:
-        RunError: if there is none; lists those that exist.
+        RunError: if there is none (lists those that exist), or it is not installed.
+        SiteUnreachableError: `flare` did not connect the sites.
     """
     if name == "inprocess":
         return InProcess({setup.name: set_up(setup, recipe) for setup in setups})
     if name == "processes":
         return Processes(setups, recipe)
+    if name == "flare":
+        try:
+            from asyndgan.engines.flare.localhost import Localhost
+        except ImportError as error:
+            raise RunError(
+                "engine 'flare' needs NVIDIA FLARE: pip install 'asyndgan[flare]'."
+            ) from error
+        return Localhost(setups, recipe)
     raise RunError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
 
 

@@ -12,17 +12,16 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import count
+from dataclasses import dataclass
 from typing import Final, final
 
 import torch
 
-from asyndgan.engines.framing import Frames
 from asyndgan.engines.setup import SiteSetup, set_up
 from asyndgan.errors import AsyndganError, SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.protocol import Transport, message_limit
 from asyndgan.recipe import Recipe
+from asyndgan.relay.framing import Frames, Requests
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +33,8 @@ FRAME_SLACK: Final = 2**17
 @dataclass
 class _Process:
     setup: SiteSetup
-    numbers: count = field(default_factory=lambda: count(1))
-    lock: threading.Lock = field(default_factory=threading.Lock)
     process: subprocess.Popen | None = None
-    frames: Frames | None = None
+    requests: Requests | None = None
     started: float = 0.0
     starts: int = 0
 
@@ -83,11 +80,12 @@ class Processes(Transport):
             entry.process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
                 command, pass_fds=[theirs.fileno()], start_new_session=True
             )
-        entry.frames = Frames(ours, limit=self.limit)
+        frames = Frames(ours, limit=self.limit)
         entry.started = time.monotonic()
         entry.starts += 1
         setup = {"site": entry.setup.to_plain(), "recipe": self.recipe.to_tables()}
-        entry.frames.send(0, json.dumps(setup).encode(), timeout=10.0)
+        frames.send(0, json.dumps(setup).encode(), timeout=10.0)
+        entry.requests = Requests(frames)
 
     def pid(self, site: str) -> int | None:
         """The process of a site, if it lives."""
@@ -99,29 +97,23 @@ class Processes(Transport):
         entry = self._sites.get(site)
         if entry is None:
             raise SiteUnreachableError(f"site {site} is not connected.")
-        deadline = time.monotonic() + timeout
-        with entry.lock:
-            if entry.frames is None or not entry.alive:
-                raise SiteUnreachableError(
-                    f"site {site}: its process is not running; see its site.log."
-                )
-            number = next(entry.numbers)
-            try:
-                entry.frames.send(number, payload, timeout)
-                while True:
-                    answered, answer = entry.frames.receive(deadline - time.monotonic())
-                    if answered == number:
-                        return answer
-            except SiteSilentError as error:
-                raise SiteSilentError(f"site {site}: {error}") from error
-            except SiteUnreachableError as error:
-                raise SiteUnreachableError(
-                    f"site {site}: its process has ended; see its site.log."
-                ) from error
-            except WireError:
-                if entry.process:
-                    entry.process.kill()  # its stream cannot be read any further
-                raise
+        requests = entry.requests
+        if requests is None or not entry.alive:
+            raise SiteUnreachableError(
+                f"site {site}: its process is not running; see its site.log."
+            )
+        try:
+            return requests.ask(payload, timeout)
+        except SiteSilentError as error:
+            raise SiteSilentError(f"site {site}: {error}") from error
+        except SiteUnreachableError as error:
+            raise SiteUnreachableError(
+                f"site {site}: its process has ended; see its site.log."
+            ) from error
+        except WireError:
+            if entry.process:
+                entry.process.kill()  # its stream cannot be read any further
+            raise
 
     def sites(self) -> tuple[str, ...]:
         """Sites whose process lives. Starts dead ones again when their time has come."""
@@ -129,7 +121,7 @@ class Processes(Transport):
             for name, entry in self._sites.items():
                 if not entry.alive and self.restart_after_s is not None:
                     wait = self.restart_after_s * 2 ** min(entry.starts - 1, 8)
-                    if time.monotonic() - entry.started > wait and entry.frames is not None:
+                    if time.monotonic() - entry.started > wait and entry.requests is not None:
                         log.warning("site %s died; starting it again", name)
                         self._start(entry)
             return tuple(name for name, entry in self._sites.items() if entry.alive)
@@ -138,15 +130,15 @@ class Processes(Transport):
         """Ends every process."""
         with self._starting:
             for entry in self._sites.values():
-                if entry.frames:
-                    entry.frames.close()  # all first, so that they end at the same time
+                if entry.requests:
+                    entry.requests.frames.close()  # all first, so that they end at the same time
             for entry in self._sites.values():
                 self._end(entry)
-                entry.frames = None
+                entry.requests = None
 
     def _end(self, entry: _Process) -> None:
-        if entry.frames:
-            entry.frames.close()  # the process ends when its socket does
+        if entry.requests:
+            entry.requests.frames.close()  # the process ends when its socket does
         if entry.process:
             try:
                 entry.process.wait(timeout=5)

@@ -81,6 +81,11 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
     )
 
 
+def policy_of(setup: SiteSetup) -> Policy:
+    """The policy in force; raises `PolicyError` if its file cannot be used."""
+    return Policy.from_file(setup.policy) if setup.policy else SIMULATION
+
+
 def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     """Loads a site's cases and puts the site behind its endpoint.
 
@@ -88,7 +93,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         PolicyError: its policy does not allow the recipe.
         DataError, CohortError: as `load_cohort`.
     """
-    policy = Policy.from_file(setup.policy) if setup.policy else SIMULATION
+    policy = policy_of(setup)
     policy.check(recipe)
     cohort = load_cohort(setup, recipe)
     given = None

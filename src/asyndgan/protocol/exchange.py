@@ -1,5 +1,6 @@
 """The coordinator's half of the protocol: asks every site at once, and counts every byte."""
 
+import time
 from collections import Counter
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,7 @@ class Exchange:
     Attributes:
         to_sites: bytes sent, by (site, kind).
         from_sites: bytes received, by (site, kind).
+        round_trip: seconds from the last request that a site answered to its answer, by site.
     """
 
     def __init__(self, transport: Transport, recipe: Recipe) -> None:
@@ -60,6 +62,7 @@ class Exchange:
         self.limit = message_limit(recipe)
         self.to_sites: Counter[tuple[str, str]] = Counter()
         self.from_sites: Counter[tuple[str, str]] = Counter()
+        self.round_trip: dict[str, float] = {}
         self._threads = ThreadPoolExecutor(
             max_workers=64, thread_name_prefix="exchange", initializer=_one_thread
         )
@@ -96,7 +99,9 @@ class Exchange:
     def _ask_one(self, site: str, request: Message) -> Message:
         payload = pack(request, {"images": self.recipe.wire.images}, level=self.recipe.wire.zstd)
         self.to_sites[site, request.kind] += len(payload)
+        asked = time.monotonic()
         reply = self._send(site, payload)
+        self.round_trip[site] = time.monotonic() - asked
         try:
             answer = unpack(reply, ANSWERS, limit=self.limit)
         except WireError as error:

@@ -26,5 +26,12 @@ class Transport(ABC):
     def sites(self) -> tuple[str, ...]:
         """Names of the sites that can be reached now, in a fixed order."""
 
+    def socket_bytes(self) -> dict[str, tuple[int, int]]:
+        """Bytes that left and came to each site, as operating systems count them.
+
+        Nothing where there is no network, or nobody counts.
+        """
+        return {}
+
     def close(self) -> None:  # noqa: B027  (most transports hold nothing that needs closing)
         """Frees connections and processes; `send` raises `SiteUnreachableError` from then on."""

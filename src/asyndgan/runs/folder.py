@@ -14,20 +14,17 @@ sites/NAME/              what the site keeps for itself; on this machine only be
 
 import hashlib
 import json
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, final
 
 from torch import nn
 
-if sys.platform != "win32":
-    import fcntl
-
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
+from asyndgan.locks import held
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import Scope, new_generator
@@ -133,23 +130,12 @@ class RunFolder:
             folder.recipe_file.write_text(recipe.to_toml(), "utf-8")
         return folder
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keeps other trainings out of this folder (not on Windows); one that dies lets go of it.
-
-        Raises:
-            RunError: if another training has it.
-        """
-        with (self.path / ".held").open("w") as file:
-            try:
-                if sys.platform != "win32":
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"another training is at work in {self.path}; wait for it, or choose another "
-                    "folder."
-                ) from error
-            yield
+    def held(self) -> AbstractContextManager[None]:
+        """Keeps other trainings out of this folder; raises `RunError` if another one has it."""
+        return held(
+            self.path,
+            f"another training is at work in {self.path}; wait for it, or choose another folder.",
+        )
 
     def site_state(self, site: str) -> Path:
         """Where a simulated site keeps its own things."""

@@ -78,6 +78,7 @@ def train(
     resume: bool = False,
     threads: int = 1,
     keep_generators: bool = False,
+    started: Callable[[Transport], None] | None = None,
     watch: Watch | None = None,
 ) -> RunFolder:
     """Trains one generator with these sites.
@@ -96,6 +97,7 @@ def train(
         resume: go on from the newest checkpoint.
         threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
         keep_generators: keep the averaged generator of every checkpoint, in `generators/`.
+        started: given the engine when its sites are there.
         watch: called after every step.
 
     Returns:
@@ -131,12 +133,46 @@ def train(
     with folder.held():
         transport = build_engine(engine, setups, recipe)
         try:
+            if started:
+                started(transport)
             run = _Run(folder, recipe, transport, engine, sites, keep_generators=keep_generators)
             run.facts.patient_pattern = patients
-            run.to_the_end(watch or (lambda progress: None))
+            run.to_the_end(watch or _unwatched)
         finally:
             transport.close()
     return folder
+
+
+def train_over(
+    folder: RunFolder,
+    transport: Transport,
+    *,
+    engine: str,
+    sites: Collection[str],
+    stop: Callable[[], bool] = lambda: False,
+    watch: Watch | None = None,
+) -> None:
+    """Trains over lines to sites that somebody else set up; goes on where the run stands.
+
+    Args:
+        folder: of the run, with its recipe.
+        transport: closed by whoever made it.
+        engine: its name.
+        sites: without whom the run does not begin; others may join.
+        stop: asked after every step.
+        watch: called after every step.
+
+    Raises:
+        Interrupted: `stop` said so, or a signal came; the checkpoint is written.
+        QuorumError, NotFiniteError, RunError, CohortError: as `train`.
+    """
+    with folder.held():
+        run = _Run(folder, folder.recipe(), transport, engine, sites, keep_generators=False)
+        run.to_the_end(watch or _unwatched, stop)
+
+
+def _unwatched(progress: Progress) -> None:
+    """Nobody looks."""
 
 
 def _check_policies(
@@ -211,7 +247,9 @@ class _Run:
             self.facts = folder.facts()
             self._count_on()
         else:
-            self.facts = RunFacts(secrets.token_hex(16), __version__, recipe.digest(), engine)
+            # A run that was killed before its first checkpoint keeps its name: its sites know it.
+            name = folder.facts().run if folder.facts_file.exists() else secrets.token_hex(16)
+            self.facts = RunFacts(name, __version__, recipe.digest(), engine)
         self.seconds_before = self.facts.seconds
         bank = MaskBank(folder.masks) if recipe.masks.release else None
         self.coordinator = Coordinator.begin(
@@ -234,17 +272,22 @@ class _Run:
         self.facts.state = "running"
         self._write_facts()
 
-    def to_the_end(self, watch: Watch) -> None:
-        """Steps until all are done; leaves a checkpoint whatever happens."""
+    def to_the_end(self, watch: Watch, also: Callable[[], bool] = lambda: False) -> None:
+        """Steps until all are done; leaves a checkpoint whatever happens.
+
+        Args:
+            watch: called after every step.
+            also: whether to stop, for another reason than a signal.
+        """
         board = SummaryWriter(self.folder.tensorboard, purge_step=self.coordinator.step_number)
         try:
             metrics_file = self.folder.metrics_file
             with (
                 board,
                 metrics_file.open("a", encoding="utf-8") as metrics,
-                _stop_requests() as stop,
+                _stop_requests() as asked,
             ):
-                for progress in self._steps(stop):
+                for progress in self._steps(lambda: asked() or also()):
                     self._record(progress, metrics, board)
                     watch(progress)
             self._finish()
@@ -320,10 +363,20 @@ class _Run:
             "updated": report.updated,
             "shares": report.shares,
             "losses": report.losses,
+            "round_trip": {
+                site: round(self.exchange.round_trip[site], 4)
+                for site in report.shares
+                if site in self.exchange.round_trip
+            },
             "sent": progress.sent,
             "received": progress.received,
             "news": list(progress.news),
         }
+        if carried := self.exchange.transport.socket_bytes():
+            record["socket"] = {site: list(both) for site, both in carried.items()}
+            for site, (left, came) in carried.items():
+                board.add_scalar(f"socket/left/{site}", left, report.step)
+                board.add_scalar(f"socket/came/{site}", came, report.step)
         if report.distance is not None:
             record["distance"] = report.distance
             board.add_scalar("distance", report.distance, report.step)

@@ -1,9 +1,12 @@
 """Whole messages over a stream socket, numbered, so that a late answer is known by its number."""
 
+import select
 import socket
 import struct
+import threading
 import time
 from collections.abc import Callable
+from itertools import count
 from typing import Final, TypeVar, final
 
 from asyndgan.errors import SiteSilentError, SiteUnreachableError, WireError
@@ -60,6 +63,14 @@ class Frames:
         del self._received[: FRAME.size + size]
         return number, payload
 
+    def ended(self) -> bool:
+        """Whether the other end has closed the connection; disturbs nobody who waits on it."""
+        if self._connection.fileno() < 0:
+            return True
+        look = select.poll()
+        look.register(self._connection, select.POLLHUP)
+        return any(event & (select.POLLHUP | select.POLLNVAL) for _, event in look.poll(0))
+
     def close(self) -> None:
         """Closes the socket."""
         self._connection.close()
@@ -83,6 +94,36 @@ class Frames:
             raise SiteSilentError("there was no answer in time.") from error
         except OSError as error:
             raise SiteUnreachableError("the connection is gone.") from error
+
+
+@final
+class Requests:
+    """Asks the other end of a socket one thing at a time, from any thread.
+
+    Args:
+        frames: to the other end.
+    """
+
+    def __init__(self, frames: Frames) -> None:
+        self.frames = frames
+        self._numbers = count(1)
+        self._lock = threading.Lock()
+
+    def ask(self, payload: bytes, timeout: float) -> bytes:
+        """The answer that carries the number of this request; older ones are dropped.
+
+        Raises:
+            SiteUnreachableError: if the other end is gone, or does not answer in time.
+            WireError: if it announces more than the limit.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            number = next(self._numbers)
+            self.frames.send(number, payload, timeout)
+            while True:
+                answered, answer = self.frames.receive(deadline - time.monotonic())
+                if answered == number:
+                    return answer
 
 
 def _deadline(timeout: float | None) -> float | None:

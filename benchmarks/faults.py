@@ -1,0 +1,195 @@
+"""What a user sees when a part of a federation dies: seconds until all is well, and steps lost.
+
+    python benchmarks/faults.py --out OUT [--document docs/federation.md]
+
+A coordinator and four phantom sites, each started by the commands that an administrator types,
+from real kits, over mutual TLS on this machine. While a tiny generator trains, one part after the
+other is killed (SIGKILL), and one site is frozen for a minute.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import free_port
+from asyndgan.recipe import Recipe
+from asyndgan.runs.federated import Order
+from common import arguments, markdown, publish
+
+RECIPE = """
+name = "faults"
+[image]
+size = 32
+[generator]
+width = 8
+blocks = 1
+[discriminator]
+width = 8
+layers = 1
+[training]
+steps = 1000000
+batch = 2
+checkpoint_every = 100
+sample_every = 100000
+[quorum]
+wait_s = 20.0
+"""
+SITE = "north"
+CALM_S = 3.0
+FROZEN_S = 60.0
+
+
+def processes(*words: str) -> list[int]:
+    """Those whose command holds all these words, the oldest first."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+            if all(word in command for word in words):
+                found.append((place.stat().st_ctime, int(place.name)))
+        except (OSError, UnicodeDecodeError):
+            continue
+    return [pid for _, pid in sorted(found)]
+
+
+def children(pid: int) -> list[int]:
+    """Of a process, and theirs."""
+    own = [
+        int(place.parent.name)
+        for place in Path("/proc").glob("[0-9]*/stat")
+        if place.exists() and int(place.read_text().rpartition(")")[2].split()[1]) == pid
+    ]
+    return own + [each for child in own for each in children(child)]
+
+
+class Watched:
+    """A run, seen through its metrics."""
+
+    def __init__(self, order: Order) -> None:
+        self.file = order.folder.metrics_file
+        self.sites = len(order.wanted()["sites"])
+        self.lowest = 0
+        self.pause = 0.0
+
+    def records(self) -> list[dict]:
+        """Of every step that counts."""
+        lines = self.file.read_text().splitlines() if self.file.exists() else []
+        found = []
+        for line in lines:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break  # being written
+        return found
+
+    def whole(self) -> bool:
+        """Whether all sites took part in a step of the last second."""
+        records = self.records()
+        if not records:
+            return False
+        age = time.time() - self.file.stat().st_mtime
+        self.pause = max(self.pause, age)
+        self.lowest = min(self.lowest, records[-1]["step"])
+        return age < 1.0 and len(records[-1]["shares"]) == self.sites
+
+    def calm(self, seconds: float = 300.0) -> float:
+        """Waits until all has been well for a while; returns when that began."""
+        since, end = None, time.time() + seconds
+        while time.time() < end:
+            if not self.whole():
+                since = None
+            elif since is None:
+                since = time.time()
+            elif time.time() - since > CALM_S:
+                return since
+            time.sleep(0.1)
+        raise SystemExit(f"not as before within {seconds:g} s; see {self.file.parent}")
+
+    def hit(self, blow: Callable[[], None]) -> tuple[float, float, int, int]:
+        """Seconds until all sites were back, longest pause, steps without one, steps anew."""
+        self.calm()
+        before, begun = self.records()[-1]["step"], time.time()
+        self.lowest, self.pause = before, 0.0
+        blow()
+        time.sleep(1.5)  # so that it has been noticed
+        normal = max(0.0, self.calm() - begun)
+        after = [each for each in self.records() if each["step"] > before]
+        without = sum(len(each["shares"]) < self.sites for each in after)
+        # A coordinator that begins again goes on from its checkpoint.
+        return normal, self.pause, without, before - self.lowest
+
+
+def main() -> None:
+    """Starts everything, hits it, writes the table."""
+    asked = arguments(__doc__, data=False).parse_args()
+    out = asked.out.resolve()
+    if out.exists():
+        shutil.rmtree(out)
+    write_phantoms(out / "data", size=32, patients_scale=0.1)
+    names = tuple(site.name for site in DEFAULT_SITES)
+    federation = init_federation(out / "f", host="localhost", port=free_port(), sites=names)
+    kits = {name: out / "sites" / name for name in names}
+    command = [str(Path(sys.executable).with_name("asyndgan"))]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    for name, kit in kits.items():
+        shutil.unpack_archive(federation.kits / f"{name}.zip", out / "sites")
+        words = ["site", "init", str(kit), "--data", str(out / "data" / name)]
+        subprocess.run([*command, *words], check=True, **quiet)
+    running = [subprocess.Popen([*command, "federation", "start", str(federation.path)], **quiet)]
+    for kit in kits.values():
+        running.append(subprocess.Popen([*command, "site", "start", str(kit)], **quiet))
+    order = Order.submit(federation, "faults", Recipe.from_toml(RECIPE), names)
+    watched = Watched(order)
+    begun = time.time()
+    rows = [["everything started, from nothing", f"{watched.calm() - begun:.0f} s", "", "", ""]]
+    kit, server = str(kits[SITE]), str(federation.server_kit)
+    site_start = running[1 + names.index(SITE)]
+
+    def kill(*words: str) -> Callable[[], None]:
+        return lambda: os.kill(processes(*words)[0], signal.SIGKILL)
+
+    def kill_compute() -> None:
+        own = set(children(site_start.pid)) & set(processes("asyndgan.engines.site_process"))
+        os.kill(own.pop(), signal.SIGKILL)
+
+    def freeze() -> None:
+        pids = [site_start.pid, *children(site_start.pid)]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(FROZEN_S)
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+    blows = {
+        "a site's compute": kill_compute,
+        "a site's FLARE job": kill("client.worker_process", kit),
+        "a site's FLARE parent": kill("client.client_train", kit),
+        "a job of the server": kill("server.runner_process", server),
+        "the server's parent": kill("server.server_train", server),
+        "the coordinator": kill("asyndgan.runs.federated", str(federation.path)),
+        "a site frozen for 60 s": freeze,
+    }
+    try:
+        for name, blow in blows.items():
+            normal, silent, without, anew = watched.hit(blow)
+            rows.append([name, f"{normal:.0f} s", f"{silent:.1f} s", without, anew])
+            print(rows[-1], flush=True)
+    finally:
+        for process in reversed(running):
+            process.terminate()
+        for process in running:
+            process.wait()
+    heading = ["killed", "all as before after", "longest pause", "steps without it", "steps anew"]
+    publish(markdown(heading, rows), "faults", asked.document)
+
+
+if __name__ == "__main__":
+    main()

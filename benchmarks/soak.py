@@ -1,0 +1,107 @@
+"""Does a long run over FLARE keep its memory, open files and threads?
+
+    python benchmarks/soak.py --out OUT [--steps 3000] [--document docs/federation.md]
+
+Four phantom sites and a tiny generator over a federation of this machine. For each kind of process:
+resident memory, open files and threads, the last third of the samples against the first.
+"""
+
+import os
+import shutil
+import statistics
+from pathlib import Path
+
+import torch
+
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.engines import SiteSetup
+from asyndgan.engines.flare.localhost import Localhost
+from asyndgan.protocol import Exchange
+from asyndgan.recipe import Recipe
+from asyndgan.training import Coordinator
+from common import arguments, markdown, publish
+from faults import RECIPE, processes
+
+EVERY = 25
+SKIPPED = 0.1
+"""Part of the steps before the first sample: libraries are loaded and buffers filled."""
+
+KINDS = {
+    "coordinator": (),
+    "server's parent": ("server.server_train", "federation/server"),
+    "server's jobs": ("server.runner_process", "federation/server"),
+    "sites' parents": ("client.client_train",),
+    "sites' jobs": ("client.worker_process",),
+    "sites' compute": ("asyndgan.engines.site_process",),
+}
+
+
+def sample(pids: list[int]) -> tuple[float, int, int]:
+    """Megabytes, open files and threads of these processes together."""
+    memory, files, threads = 0.0, 0, 0
+    for pid in pids:
+        place = Path("/proc") / str(pid)
+        words = dict(line.split(":", 1) for line in (place / "status").read_text().splitlines())
+        memory += int(words["VmRSS"].split()[0]) / 1024
+        threads += int(words["Threads"])
+        files += len(list((place / "fd").iterdir()))
+    return memory, files, threads
+
+
+def main() -> None:
+    """Trains, samples, writes the table."""
+    parser = arguments(__doc__, data=False)
+    parser.add_argument("--steps", type=int, default=3000)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    out = asked.out.resolve()
+    if out.exists():
+        shutil.rmtree(out)
+    write_phantoms(out / "data", size=32, patients_scale=0.1)
+    recipe = Recipe.from_toml(RECIPE)
+    setups = [SiteSetup(s.name, out / "data" / s.name, out / s.name) for s in DEFAULT_SITES]
+    engine = Localhost(setups, recipe, folder=out / "flare")
+    here = str(out / "flare")
+    samples: dict[str, list[tuple[float, int, int]]] = {kind: [] for kind in KINDS}
+    try:
+        coordinator = Coordinator.begin(recipe, Exchange(engine, recipe), run="50ac")
+        own = [engine.pid(site) for site in engine.sites()]
+        for step in range(asked.steps):
+            coordinator.step()
+            if step < SKIPPED * asked.steps or step % EVERY:
+                continue
+            for kind, words in KINDS.items():
+                if kind == "coordinator":
+                    pids = [os.getpid()]
+                elif kind == "sites' compute":
+                    pids = [pid for pid in own if pid]
+                else:
+                    pids = processes(*words, here)
+                samples[kind].append(sample(pids))
+    finally:
+        engine.close()
+    rows = []
+    for kind, found in samples.items():
+        third = len(found) // 3
+        first, last = found[:third], found[-third:]
+        mean = [
+            [statistics.mean(one[k] for one in part) for k in range(3)] for part in (first, last)
+        ]
+        rows.append(
+            [
+                kind,
+                f"{mean[0][0]:.1f} MB",
+                f"{mean[1][0]:.1f} MB",
+                f"{mean[1][0] / mean[0][0]:.3f}",
+                f"{mean[0][1]:.1f}, {mean[1][1]:.1f}",
+                f"{mean[0][2]:.1f}, {mean[1][2]:.1f}",
+            ]
+        )
+    heading = ["processes", "first third", "last third", "ratio", "open files", "threads"]
+    publish(
+        f"{asked.steps} steps, four sites.\n\n{markdown(heading, rows)}", "soak", asked.document
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,198 @@
+"""`asyndgan federation`: for the administrator of the coordinator."""
+
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from asyndgan.cli.recipe import Overrides
+from asyndgan.errors import RunError
+from asyndgan.reports.words import duration, size
+from asyndgan.runs import load_recipe
+
+federation = typer.Typer(
+    help="Runs between real machines: kits for sites, orders, and how they stand.",
+    no_args_is_help=True,
+)
+Folder = Annotated[Path, typer.Argument(help="Folder of the federation, on this machine.")]
+RunName = Annotated[str | None, typer.Option("--run", help="Its name; else the newest.")]
+
+
+@federation.command()
+def init(
+    folder: Folder,
+    host: Annotated[str, typer.Option(help="Name by which sites reach this machine.")],
+    site: Annotated[list[str], typer.Option(help="Name of a site; once for each.")],
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The one port they use.")] = 8002,
+) -> None:
+    """Makes identities, and a startup kit for each site."""
+    kits = _kits()
+    made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
+    console = Console()
+    _say(console, f"Federation in {folder}. Whoever holds its keys can make members: guard it.")
+    _tell_kits(console, made, made.sites)
+    _say(console, f"3. Have IT let port {port} of {host} in from the sites (TCP, mutual TLS).")
+    _say(console, f"4. Here: asyndgan federation start {folder}")
+
+
+@federation.command()
+def add(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    """Makes one more kit, for a site that comes later; a running run takes it in."""
+    kits = _kits()
+    made = kits.add_site(kits.Federation.of(folder), site)
+    _tell_kits(Console(), made, (site,))
+
+
+@federation.command()
+def renew(folder: Folder) -> None:
+    """Makes certificates and kits anew, before the old ones expire."""
+    kits = _kits()
+    made = kits.Federation.of(folder)
+    kits.renew(made)
+    _tell_kits(Console(), made, made.sites)
+    _say(Console(), "A site that takes part already only replaces its folder 'startup'.")
+
+
+@federation.command()
+def start(folder: Folder) -> None:
+    """Serves the sites and trains what is ordered, until Ctrl-C. Run it as a service."""
+    kits = _kits()
+    from asyndgan.runs.federated import serve
+
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: asked.append(number))
+    made = kits.Federation.of(folder)
+    _say(Console(), f"Serving {', '.join(made.sites)} at {made.host}:{made.port}.")
+    serve(made, stop=lambda: bool(asked))
+
+
+@federation.command()
+def submit(
+    folder: Folder,
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
+    overrides: Overrides = None,
+    run: RunName = None,
+    site: Annotated[
+        list[str] | None,
+        typer.Option(help="A site without whom the run does not begin; else all with a kit."),
+    ] = None,
+) -> None:
+    """Orders a run, or has one go on that was stopped."""
+    kits = _kits()
+    from asyndgan.runs.federated import Order
+
+    resolved = load_recipe(recipe, overrides or [])
+    name = run or resolved.name.lower().replace(" ", "-")
+    order = Order.submit(kits.Federation.of(folder), name, resolved, tuple(site or ()))
+    _say(Console(), f"Run {order.name} is ordered: asyndgan federation status {folder}")
+
+
+@federation.command()
+def status(
+    folder: Folder,
+    run: RunName = None,
+    watch: Annotated[bool, typer.Option(help="Draw it anew every second, until Ctrl-C.")] = False,
+) -> None:
+    """Who is there, step, losses, bytes, last seen and round trip."""
+    kits = _kits()
+    from asyndgan.runs.federated import Order
+
+    console, made = Console(), kits.Federation.of(folder)
+    if not watch:
+        console.print(_table(Order.named(made, run)))
+        return
+    with Live(console=console, refresh_per_second=2) as live:
+        while True:
+            live.update(_table(Order.named(made, run)))
+            time.sleep(1)
+
+
+@federation.command()
+def stop(folder: Folder, run: RunName = None) -> None:
+    """Stops a run with a checkpoint; 'submit' has it go on."""
+    kits = _kits()
+    from asyndgan.runs.federated import Order
+
+    order = Order.named(kits.Federation.of(folder), run)
+    order.stop()
+    _say(Console(), f"Run {order.name} stops after its step.")
+
+
+@federation.command()
+def fetch(
+    folder: Folder, out: Annotated[Path, typer.Option(help="New folder.")], run: RunName = None
+) -> None:
+    """Copies a run: generator, metrics, samples and released masks."""
+    kits = _kits()
+    from asyndgan.runs.federated import Order
+
+    order = Order.named(kits.Federation.of(folder), run)
+    if out.exists():
+        raise RunError(f"{out} is there already; name a new folder.")
+    shutil.copytree(
+        order.folder.path, out, ignore=shutil.ignore_patterns("checkpoints", ".held", "order.json")
+    )
+    _say(Console(), f"Run {order.name} ({order.state()}) in {out}")
+
+
+def _kits() -> Any:
+    try:
+        from asyndgan.engines.flare import kits
+    except ImportError as error:
+        raise RunError("a federation needs NVIDIA FLARE: pip install 'asyndgan[flare]'.") from error
+    return kits
+
+
+def _tell_kits(console: Console, made: Any, sites: tuple[str, ...]) -> None:
+    _say(console, "1. Send each site its kit, by a way that nobody else reads:")
+    for site in sites:
+        _say(console, f"     {made.kits / site}.zip")
+    _say(console, "2. There: unpack it, then")
+    _say(console, "     asyndgan site init FOLDER    asks for the data and writes site.toml")
+    _say(console, "     asyndgan site check FOLDER")
+    _say(console, "     asyndgan site start FOLDER")
+
+
+def _table(order: Any) -> Table:
+    """How a run stands, out of its metrics."""
+    records = order.folder.metrics()
+    last = records[-1] if records else {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
+    steps = order.folder.recipe().training.steps
+    table = Table(
+        title=f"run {escape(order.name)}: {order.state()}, step {last['step'] + 1} of {steps}",
+        caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}",
+        title_justify="left",
+    )
+    for heading in ("site", "share", "last seen", "round trip", "losses"):
+        table.add_column(heading)
+    seen: dict[str, dict[str, Any]] = {}
+    for record in records:
+        seen |= dict.fromkeys(record["shares"], record)
+    for site in sorted({*order.wanted()["sites"], *seen}):
+        if site not in seen:
+            table.add_row(escape(site), "", "not yet")
+            continue
+        record = seen[site]
+        ago = last["seconds"] - record["seconds"]
+        losses = " ".join(f"{k} {v:.3f}" for k, v in record["losses"].get(site, {}).items())
+        trip = record.get("round_trip", {}).get(site)
+        table.add_row(
+            escape(site),
+            f"{record['shares'][site]:.2f}" if record is last else "away",
+            "now" if record is last else f"{duration(ago)} ago, step {record['step']}",
+            f"{1000 * trip:.0f} ms" if trip is not None else "",
+            escape(losses),
+        )
+    return table
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

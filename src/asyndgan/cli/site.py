@@ -1,0 +1,103 @@
+"""`asyndgan site`: for the administrator of a site."""
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from asyndgan.errors import RunError
+from asyndgan.privacy import Policy
+
+site = typer.Typer(
+    help="A hospital's end of a federation: two commands and one file.", no_args_is_help=True
+)
+Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
+
+
+@site.command()
+def init(
+    kit: Kit,
+    data: Annotated[
+        Path, typer.Option(prompt="Folder of the images and masks", help="As nnU-Net has them.")
+    ],
+) -> None:
+    """Writes site.toml, and a policy with the defaults to go through."""
+    service = _service()
+    name = service.name_of(kit)
+    file, policy = kit / service.SITE_FILE, kit / "policy.toml"
+    if file.exists():
+        raise RunError(f"{file} is there already; edit it.")
+    file.write_text(service.example(data.absolute()), "utf-8")
+    if not policy.exists():
+        policy.write_text(Policy(name=name).to_toml(), "utf-8")
+    console = Console()
+    for line in (
+        f"{file}: where the data is.",
+        f"{policy}: what may leave {name}. Go through it with whoever answers for it.",
+        f"Then: asyndgan site check {kit}",
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+@site.command()
+def check(kit: Kit) -> None:
+    """Data, policy, certificates, connection, clock, versions, disk; exits with 1 on a fault."""
+    from asyndgan.engines.flare.checks import checks
+
+    table = Table("", "", show_header=False, box=None)
+    faults = 0
+    for found in checks(kit):
+        faults += not found.fine
+        mark = "[green]ok[/]" if found.fine else "[bold red]fault[/]"
+        table.add_row(mark, found.subject, found.text)
+    Console().print(table)
+    if faults:
+        raise typer.Exit(1)
+
+
+@site.command()
+def start(kit: Kit) -> None:
+    """Takes part, until Ctrl-C. Run it as a service. Only outgoing connections are made."""
+    service = _service()
+    from asyndgan.engines.flare.keeper import Kept
+    from asyndgan.locks import held
+
+    stopping = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stopping.set())
+    logging.basicConfig(
+        filename=kit / "site.log",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    with held(kit, f"site {service.name_of(kit)} is started already on this machine."):
+        file = service.SiteFile.of(kit)
+        running = service.SiteService(
+            kit,
+            lambda run: file.setup(kit, run),
+            submitters=file.submitters,
+            wait_s=file.wait_s,
+        )
+        client = Kept(kit)
+        Console().print(
+            f"Site {running.name} takes part; what happens is in {kit / 'site.log'}.",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
+        try:
+            stopping.wait()
+        finally:
+            client.close()
+            running.close()
+
+
+def _service() -> Any:
+    try:
+        from asyndgan.engines.flare import service
+    except ImportError as error:
+        raise RunError("a site needs NVIDIA FLARE: pip install 'asyndgan[flare]'.") from error
+    return service

@@ -1,0 +1,137 @@
+"""What a site's administrator wants to know before the first run."""
+
+import json
+import shutil
+import socket
+import ssl
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final, final
+
+import torch
+from cryptography import x509
+
+from asyndgan.data.check import check_folder
+from asyndgan.engines.flare.kits import VERSIONS_FILE, versions
+from asyndgan.engines.flare.service import SiteFile, name_of
+from asyndgan.errors import AsyndganError
+from asyndgan.privacy import Policy
+
+SOON_DAYS: Final = 30
+LEAST_FREE: Final = 2 * 2**30
+"""Bytes: checkpoints, ledger and logs of a long run."""
+
+
+@final
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at.
+
+    Attributes:
+        subject: what.
+        fine: whether it is as it should be.
+        text: what was found, and what to do about it.
+    """
+
+    subject: str
+    fine: bool
+    text: str
+
+
+def checks(kit: Path) -> Iterator[Check]:
+    """Looks at everything that a site needs; nothing of it leaves the machine but a handshake.
+
+    Raises:
+        RunError: the folder is no startup kit.
+    """
+    yield Check("kit", True, f"of site {name_of(kit)}")
+    try:
+        file = SiteFile.of(kit)
+    except AsyndganError as error:
+        yield Check("site.toml", False, str(error))
+    else:
+        yield _of("policy", lambda: Policy.from_file(file.policy).name)
+        yield _of("data", lambda: _data(file))
+    yield _certificate(kit)
+    yield _connection(kit)
+    yield _versions(kit)
+    free = shutil.disk_usage(kit).free
+    yield Check("disk", free >= LEAST_FREE, f"{free / 2**30:.0f} GiB free, 2 are wanted")
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    yield Check("GPU", True, f"{gpu}; the compute uses one processor core")
+
+
+def _of(subject: str, look: Callable[[], str]) -> Check:
+    try:
+        return Check(subject, True, look())
+    except AsyndganError as error:
+        return Check(subject, False, str(error))
+
+
+def _data(file: SiteFile) -> str:
+    report = check_folder(file.data, patient_pattern=file.patients)
+    if report.faults:
+        raise AsyndganError(
+            f"{len(report.faults)} faults: asyndgan check {file.data} names every one."
+        )
+    return "; ".join(f"{heading} {text}" for heading, text in report.rows[:3])
+
+
+def _certificate(kit: Path) -> Check:
+    """Its dates, by this machine's clock."""
+    path = kit / "startup" / "client.crt"
+    try:
+        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        return Check("certificate", False, f"{path}: {error}; ask the coordinator for a new kit.")
+    now, end = datetime.now(UTC), certificate.not_valid_after_utc
+    if now < certificate.not_valid_before_utc:
+        begin = certificate.not_valid_before_utc
+        return Check("certificate", False, f"valid from {begin:%Y-%m-%d %H:%M} UTC: set the clock.")
+    if now > end:
+        return Check("certificate", False, f"expired on {end:%Y-%m-%d}; ask for a new kit.")
+    days = (end - now).days
+    text = f"until {end:%Y-%m-%d}, {days} days"
+    return Check("certificate", days > SOON_DAYS, text if days > SOON_DAYS else f"only {text}")
+
+
+def _connection(kit: Path) -> Check:
+    """A handshake with the coordinator, by which both ends know each other."""
+    startup = kit / "startup"
+    target = json.loads((startup / "fed_client.json").read_text())["servers"][0]["service"][
+        "target"
+    ]
+    host, _, port = target.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # FLARE's certificates carry names of their own; the CA counts
+    try:
+        context.load_verify_locations(startup / "rootCA.pem")
+        context.load_cert_chain(startup / "client.crt", startup / "client.key")
+        with (
+            socket.create_connection((host, int(port)), timeout=5) as plain,
+            context.wrap_socket(plain) as line,
+        ):
+            return Check("connection", True, f"{target}, {line.version()}, both ends certified")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        return Check(
+            "connection",
+            False,
+            f"{target}: {reason}. Is the coordinator started, and does the firewall let out to it?",
+        )
+
+
+def _versions(kit: Path) -> Check:
+    ours = versions()
+    try:
+        theirs = json.loads((kit / VERSIONS_FILE).read_text())
+    except (OSError, ValueError):
+        theirs = {}
+    other = {name: theirs.get(name) for name, own in ours.items() if theirs.get(name) != own}
+    text = ", ".join(f"{name} {own}" for name, own in ours.items())
+    if other:
+        wanted = ", ".join(f"{name} {version}" for name, version in other.items())
+        return Check("versions", False, f"{text}; the coordinator made this kit with {wanted}.")
+    return Check("versions", True, text)

@@ -1,0 +1,116 @@
+"""A whole federation on this machine, from real startup kits: FLARE's server, clients and jobs."""
+
+import os
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import final
+
+from asyndgan.engines.flare.jobs import Office
+from asyndgan.engines.flare.keeper import Kept
+from asyndgan.engines.flare.kits import init_federation, keep_inside
+from asyndgan.engines.flare.service import SiteService
+from asyndgan.engines.flare.transport import Flare
+from asyndgan.engines.setup import SiteSetup
+from asyndgan.errors import SiteUnreachableError
+from asyndgan.protocol import Transport
+from asyndgan.recipe import Recipe
+
+
+@final
+class Localhost(Transport):
+    """FLARE between processes of one machine: what a federation does, without the distance.
+
+    Args:
+        setups: the sites.
+        recipe: of the run.
+        folder: for kits and FLARE's own files; None: a temporary one.
+        wait_s: seconds to wait for all sites to be connected.
+
+    Attributes:
+        server: keeps FLARE's server.
+        clients: keep FLARE's clients, by site.
+        services: the sites' own processes beside them.
+    """
+
+    def __init__(
+        self,
+        setups: Sequence[SiteSetup],
+        recipe: Recipe,
+        *,
+        folder: Path | None = None,
+        wait_s: float = 120.0,
+    ) -> None:
+        self._order = [setup.name for setup in setups]
+        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="asyndgan-")
+        self.folder = folder or Path(self._temporary.name if self._temporary else "")
+        self.federation = init_federation(
+            self.folder / "federation",
+            host="localhost",
+            port=free_port(),
+            sites=tuple(self._order),
+        )
+        keep_inside(self.federation.server_kit)
+        self.server = Kept(self.federation.server_kit)
+        self.clients: dict[str, Kept] = {}
+        self.services: dict[str, SiteService] = {}
+        for setup in setups:
+            shutil.unpack_archive(self.federation.kits / f"{setup.name}.zip", self.folder / "sites")
+            kit = self.folder / "sites" / setup.name
+            self.services[setup.name] = SiteService(kit, partial(_same, setup))
+            self.clients[setup.name] = Kept(kit)
+        self.flare = Flare(Office(self.federation, recipe, "run"))
+        if not self.flare.wait_for(self._order, wait_s):
+            missing = ", ".join(set(self._order) - set(self.flare.sites()))
+            self.close()
+            raise SiteUnreachableError(f"FLARE did not connect {missing} within {wait_s:g} s.")
+
+    def send(self, site: str, payload: bytes, timeout: float) -> bytes:
+        """The site's answer, through FLARE."""
+        return self.flare.send(site, payload, timeout)
+
+    def sites(self) -> tuple[str, ...]:
+        """Sites that are connected, in the order in which they were given."""
+        there = self.flare.sites()
+        return tuple(name for name in self._order if name in there)
+
+    def socket_bytes(self) -> dict[str, tuple[int, int]]:
+        """As FLARE's connections have carried them."""
+        return self.flare.socket_bytes()
+
+    def pid(self, site: str) -> int | None:
+        """The compute process of a site, if it lives."""
+        return self.services[site].pid()
+
+    def kill(self, site: str) -> None:
+        """Kills a site's FLARE process, to see it come back."""
+        pid = self.clients[site].pid()
+        if pid:
+            os.kill(pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Ends everything."""
+        self.flare.close()
+        for client in self.clients.values():
+            client.close()
+        for service in self.services.values():
+            service.close()
+        self.server.close()
+        self.clients, self.services = {}, {}
+        if self._temporary:
+            self._temporary.cleanup()
+
+
+def _same(setup: SiteSetup, run: str) -> SiteSetup:
+    return setup
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens at now."""
+    with socket.socket() as found:
+        found.bind(("localhost", 0))
+        return int(found.getsockname()[1])

@@ -1,0 +1,214 @@
+"""A site's own process: it keeps FLARE's client running, and the compute apart from it.
+
+FLARE's jobs come and go; the compute process, with the discriminator in memory, stays through all
+of them, and answers a repeated request with the same bytes. A crash of it takes no connection down.
+"""
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Final, final
+
+from pydantic import Field, ValidationError
+
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.engines.flare.kits import RUN_NAME
+from asyndgan.engines.processes import Processes
+from asyndgan.engines.setup import SiteSetup, policy_of
+from asyndgan.errors import (
+    AsyndganError,
+    RunError,
+    SiteSilentError,
+    SiteUnreachableError,
+)
+from asyndgan.recipe import Recipe, Section
+from asyndgan.relay.framing import Frames
+from asyndgan.relay.local import Listener, Reply, reply_of
+from asyndgan.texts import bounded_text, parsed_toml
+
+log = logging.getLogger(__name__)
+
+SITE_FILE: Final = "site.toml"
+MESSAGE_LIMIT: Final = 2**28
+"""Bytes; a recipe's own limit is lower, and holds as well."""
+
+
+@final
+class SiteFile(Section):
+    """What a site's administrator decides. Nothing of it is told to the coordinator."""
+
+    data: Path = Field(description="folder of the site's images and masks, as nnU-Net has them")
+    policy: Path = Field(
+        Path("policy.toml"),
+        description="what may leave the site; 'asyndgan policy show' begins one",
+    )
+    share: float | None = Field(
+        None, gt=0, description="the site's weight; leave out: its number of cases"
+    )
+    patients: str = Field(
+        DEFAULT_PATIENT_PATTERN, description="pattern that finds the patient in a case's name"
+    )
+    masks: Path | None = Field(
+        None, description="folder of masks to be painted, for recipes with masks.source 'given'"
+    )
+    submitters: tuple[str, ...] = Field(
+        (),
+        description="who may begin runs here, by the name in their certificate; empty: whoever "
+        "the federation allows",
+    )
+    wait_s: float = Field(600.0, gt=0, description="seconds that the compute may take to answer")
+
+    @classmethod
+    def of(cls, kit: Path) -> "SiteFile":
+        """That of a startup kit's folder; relative paths are relative to it.
+
+        Raises:
+            RunError: there is none, or it is not as wanted.
+        """
+        path = kit / SITE_FILE
+        try:
+            found = cls.model_validate(parsed_toml(bounded_text(path)))
+        except (OSError, ValueError, ValidationError) as error:
+            raise RunError(
+                f"{path} cannot be used: {error}. 'asyndgan site init {kit}' writes one."
+            ) from error
+        inside = {
+            name: kit / value for name, value in found if isinstance(value, Path)
+        }  # an absolute path stays as it is
+        return found.model_copy(update=inside)
+
+    def setup(self, kit: Path, run: str) -> SiteSetup:
+        """For a run of this name; what it keeps lies in the kit's folder, outside FLARE's jobs."""
+        return SiteSetup(
+            name_of(kit),
+            self.data,
+            kit / "runs" / run,
+            share=self.share,
+            patients=self.patients,
+            policy=self.policy,
+            masks=self.masks,
+            records=kit / "records",
+        )
+
+
+def example(data: Path) -> str:
+    """A `site.toml` with every key, most of them left out."""
+    lines = []
+    for name, field in SiteFile.model_fields.items():
+        given = {"data": str(data), "policy": "policy.toml"}.get(name)
+        value = f" {json.dumps(given)}" if given else ""
+        lines.append(f"{'' if given else '# '}{name} ={value}  # {field.description}")
+    return "\n".join(lines) + "\n"
+
+
+@final
+class SiteService:
+    """Answers the relays of FLARE's jobs at a site.
+
+    Args:
+        kit: folder of the site's startup kit.
+        setup_of: what a site is, for a run of this name.
+        submitters: who may begin runs; empty: whoever the federation allows.
+        wait_s: seconds that the compute may take to answer.
+
+    Raises:
+        RunError: the kit cannot be used.
+    """
+
+    def __init__(
+        self,
+        kit: Path,
+        setup_of: Callable[[str], SiteSetup],
+        *,
+        submitters: Collection[str] = (),
+        wait_s: float = 600.0,
+    ) -> None:
+        self.name = name_of(kit)
+        self.setup_of = setup_of
+        self.submitters = submitters
+        self.wait_s = wait_s
+        self._worker: tuple[tuple[str, str], Processes] | None = None
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._listener = Listener(kit, self._serve, limit=MESSAGE_LIMIT)
+
+    def close(self) -> None:
+        """Ends the compute; its state of the last checkpoint stays."""
+        self._closing.set()
+        self._listener.close()
+        with self._lock:
+            if self._worker:
+                self._worker[1].close()
+            self._worker = None
+
+    def pid(self) -> int | None:
+        """The compute process, if there is one."""
+        return self._worker[1].pid(self.name) if self._worker else None
+
+    def _serve(self, greeting: dict[str, str], frames: Frames) -> None:
+        refused = self._refusal(greeting)
+        if refused:
+            log.warning("job %s is refused: %s", greeting.get("job"), refused)
+        while not self._closing.is_set():
+            try:
+                number, payload = frames.receive(timeout=1.0)
+            except SiteSilentError:
+                continue
+            except SiteUnreachableError:
+                return  # the job is over
+            reply = reply_of(Reply.REFUSED) if refused else self._answer(greeting, payload)
+            frames.send(number, reply, timeout=self.wait_s)
+
+    def _refusal(self, greeting: dict[str, str]) -> str:
+        """Why a job is none that this site takes part in; nothing if it is."""
+        submitter = greeting.get("submitter", "")
+        if self.submitters and submitter not in self.submitters:
+            return f"{submitter} may not begin runs here"
+        if not RUN_NAME.fullmatch(greeting.get("run", "")):
+            return "a run's name is of small letters, digits and hyphens"
+        try:
+            recipe = Recipe.from_toml(greeting.get("recipe", ""))
+            policy_of(self.setup_of(greeting["run"])).check(recipe)
+        except AsyndganError as error:
+            return str(error)
+        return ""
+
+    def _answer(self, greeting: dict[str, str], payload: bytes) -> bytes:
+        try:
+            worker = self._worker_for(greeting["recipe"], greeting["run"])
+            worker.sites()  # starts it again if it died
+            return reply_of(Reply.ANSWER, worker.send(self.name, payload, self.wait_s))
+        except SiteSilentError:
+            return reply_of(Reply.SILENT)
+        except AsyndganError as error:
+            log.warning("no answer: %s", error)
+            return reply_of(Reply.UNREACHABLE)
+
+    def _worker_for(self, recipe: str, run: str) -> Processes:
+        with self._lock:
+            if self._worker is None or self._worker[0] != (recipe, run):
+                if self._worker:
+                    self._worker[1].close()
+                log.info("compute begins for run %s", run)
+                self._worker = (
+                    (recipe, run),
+                    Processes([self.setup_of(run)], Recipe.from_toml(recipe)),
+                )
+            return self._worker[1]
+
+
+def name_of(kit: Path) -> str:
+    """The site that a startup kit is for.
+
+    Raises:
+        RunError: it is none.
+    """
+    try:
+        return str(json.loads((kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{kit} is no site's startup kit: unpack the one that the coordinator sent, and name "
+            "the folder that holds 'startup'."
+        ) from error

@@ -1,0 +1,225 @@
+"""What runs inside FLARE's job processes: requests of the coordinator to one site, answers back.
+
+A job for each site, so that whatever happens to one site's job ends no other's. Neither end knows
+what the bytes mean, holds data, or imports torch. Messages go by FLARE's `core_cell`, whose memory
+stays flat (tasks are polled, streamed replies are kept for a minute).
+"""
+
+import json
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any, Final, final
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.executor import Executor
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.impl.controller import Controller
+from nvflare.apis.shareable import Shareable
+from nvflare.apis.signal import Signal
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
+from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.message import Message
+
+from asyndgan.errors import SiteSilentError, SiteUnreachableError, WireError
+from asyndgan.relay.framing import Frames, Requests
+from asyndgan.relay.local import Reply, connect, reply_of
+from asyndgan.relay.traffic import COUNTS, socket_bytes
+
+log = logging.getLogger(__name__)
+
+CHANNEL: Final = "asyndgan"
+GREET: Final = "greet"
+REQUEST: Final = "request"
+COMING_S: Final = 40.0
+"""A job ends if the site's end of it does not come within that time."""
+
+GONE_S: Final = 8.0
+"""A job ends if the site's end of it has not been reached for so long; another one is submitted."""
+
+LOOK_S: Final = 1.0
+"""Seconds between two looks whether it is there."""
+
+
+def kit_of(fl_ctx: FLContext) -> Path:
+    """The startup kit of the FLARE process in which this runs."""
+    return Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
+
+
+def server_of(kit: Path) -> str:
+    """Host and port of the server that a site's startup kit is for."""
+    settings = json.loads((kit / "startup" / "fed_client.json").read_text())
+    return str(settings["servers"][0]["service"]["target"])
+
+
+@final
+class CoordinatorRelay(Controller):
+    """In the server's job process: takes the coordinator's requests to one site's job process.
+
+    Args:
+        site: that this job is for.
+        limit: most bytes of a message.
+        wait_s: how long the coordinator waits for an answer. A request is repeated within that
+            time, since sites answer a repeated one with the same bytes.
+    """
+
+    def __init__(self, site: str, limit: int, wait_s: float) -> None:
+        super().__init__()
+        self.site = site
+        self.limit = limit
+        self.wait_s = wait_s
+        self.cell: Any = None
+        self.target = ""
+        self._frames: Frames | None = None
+        self._traffic = COUNTS.pack(0, 0)
+        self._last_reached = 0.0
+
+    def start_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to do."""
+
+    def stop_controller(self, fl_ctx: FLContext) -> None:
+        """Nothing to do."""
+
+    def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
+        """Relays until the job is aborted or the site's end of it is gone."""
+        self.cell = fl_ctx.get_engine().get_cell().core_cell
+        job = fl_ctx.get_job_id()
+        self.target = f"{self.site}.{job}"
+        coming = time.monotonic() + COMING_S
+        while not abort_signal.triggered and not self._reached():
+            if time.monotonic() > coming:
+                return
+            time.sleep(0.1)
+        self._last_reached = time.monotonic()
+        threading.Thread(target=self._look_after, args=(abort_signal,), daemon=True).start()
+        greeting = {"site": self.site, "job": job}
+        while not abort_signal.triggered and not self._gone():
+            try:
+                self._frames = connect(kit_of(fl_ctx), greeting, limit=self.limit)
+                self._relay(self._frames, abort_signal)
+            except (SiteUnreachableError, WireError):
+                time.sleep(0.3)  # the coordinator may be on its way back
+
+    def _relay(self, frames: Frames, abort_signal: Signal) -> None:
+        try:
+            while not abort_signal.triggered:
+                try:
+                    number, payload = frames.receive(timeout=0.5)
+                except SiteSilentError:
+                    continue
+                reply = self._answered(payload, abort_signal)
+                frames.send(number, self._traffic + reply, timeout=self.wait_s)
+        finally:
+            frames.close()
+
+    def _answered(self, payload: bytes, abort_signal: Signal) -> bytes:
+        deadline = time.monotonic() + self.wait_s
+        while (left := deadline - time.monotonic()) > 0 and not abort_signal.triggered:
+            # A third of the time, so that an answer that was lost can be asked for again.
+            reply = self._ask(REQUEST, payload, max(1.0, min(left, self.wait_s / 3)))
+            if reply is not None:
+                return reply
+            if self._gone():
+                raise SiteUnreachableError("the site's end of this job is gone.")
+            time.sleep(0.05)
+        return reply_of(Reply.SILENT)
+
+    def _look_after(self, abort_signal: Signal) -> None:
+        """Notices that the site's end is gone: FLARE lets requests to it wait, and says nothing."""
+        while not abort_signal.triggered and not self._gone():
+            if self._reached():
+                self._last_reached = time.monotonic()
+            time.sleep(LOOK_S)
+        if self._frames:
+            self._frames.close()  # the coordinator sees it at once, and has another job begun
+
+    def _gone(self) -> bool:
+        return time.monotonic() - self._last_reached > GONE_S
+
+    def _reached(self) -> bool:
+        """Whether the site's end answers; it says what its connection has carried."""
+        traffic = self._ask(GREET, b"", 2.0)
+        if traffic is not None and len(traffic) == COUNTS.size:
+            self._traffic = traffic
+        return traffic is not None
+
+    def _ask(self, topic: str, payload: bytes, timeout: float) -> bytes | None:
+        reply = self.cell.send_request(
+            channel=CHANNEL, topic=topic, target=self.target, request=Message({}, payload),
+            timeout=timeout, optional=True,
+        )  # fmt: skip
+        answered = reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK
+        # FLARE turns nothing into None.
+        return bytes(reply.payload or b"") if answered else None
+
+
+@final
+class SiteRelay(Executor):
+    """In a site's job process: hands requests to the site's own process on this machine.
+
+    Args:
+        recipe: TOML text of the run's recipe.
+        run: name of the run, under which the site keeps its state.
+        limit: most bytes of a message.
+        wait_s: how long to wait for the site.
+    """
+
+    def __init__(self, recipe: str, run: str, limit: int, wait_s: float) -> None:
+        super().__init__()
+        self.greeting = {"recipe": recipe, "run": run}
+        self.limit = limit
+        self.wait_s = wait_s
+        self.kit = Path()
+        self.port = 0
+        self._requests: Requests | None = None
+        self._lock = threading.Lock()
+
+    def execute(
+        self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
+    ) -> Shareable:
+        """There are no tasks: they would be polled for."""
+        return shareable
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Begins to answer when the job begins."""
+        if event_type != EventType.START_RUN:
+            return
+        self.kit = kit_of(fl_ctx)
+        self.port = int(server_of(self.kit).rpartition(":")[2])
+        job = fl_ctx.get_job_id()
+        meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
+        self.greeting |= {"job": job, "submitter": str(meta.get("submitter_name", ""))}
+        cell: Any = fl_ctx.get_engine().get_cell().core_cell
+        cell.register_request_cb(channel=CHANNEL, topic="*", cb=self._answer, job=job)
+
+    def _answer(self, request: Message, job: str) -> Message:
+        # Sites can reach each other through the server: only its job process may ask.
+        if request.get_header(MessageHeaderKey.ORIGIN) != f"server.{job}":
+            log.warning("a request of %s is refused", request.get_header(MessageHeaderKey.ORIGIN))
+            return make_reply(ReturnCode.UNAUTHENTICATED, "", None)
+        try:
+            requests = self._connected()
+            if request.get_header(MessageHeaderKey.TOPIC) == GREET:
+                return make_reply(ReturnCode.OK, "", COUNTS.pack(*socket_bytes(self.port)))
+            return make_reply(
+                ReturnCode.OK, "", requests.ask(bytes(request.payload or b""), self.wait_s)
+            )
+        except SiteSilentError:
+            return make_reply(ReturnCode.TIMEOUT, "", None)
+        except (SiteUnreachableError, WireError):
+            self._disconnect()
+            return make_reply(ReturnCode.SERVICE_UNAVAILABLE, "", None)
+
+    def _connected(self) -> Requests:
+        with self._lock:
+            if self._requests is None or self._requests.frames.ended():
+                self._requests = Requests(connect(self.kit, self.greeting, limit=self.limit))
+            return self._requests
+
+    def _disconnect(self) -> None:
+        with self._lock:
+            if self._requests:
+                self._requests.frames.close()
+            self._requests = None

@@ -1,0 +1,413 @@
+"""Over real FLARE, with real kits: what dies comes back, and who may not take part does not."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import torch
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from nvflare.lighter.entity import Project
+from nvflare.lighter.impl.cert import CertBuilder
+from nvflare.lighter.impl.static_file import StaticFileBuilder
+from nvflare.lighter.impl.workspace import WorkspaceBuilder
+from nvflare.lighter.provisioner import Provisioner
+from typer.testing import CliRunner
+
+from asyndgan.cli import app
+from asyndgan.engines import SiteSetup
+from asyndgan.engines.flare.checks import checks
+from asyndgan.engines.flare.jobs import Office, write_job
+from asyndgan.engines.flare.keeper import Kept
+from asyndgan.engines.flare.kits import (
+    PROJECT,
+    SUBMITTER,
+    VALID_DAYS,
+    Federation,
+    add_site,
+    init_federation,
+)
+from asyndgan.engines.flare.localhost import Localhost, free_port
+from asyndgan.errors import BusyError, RefusedError, RunError, SiteUnreachableError, WireError
+from asyndgan.locks import held
+from asyndgan.recipe import Recipe
+from asyndgan.wire import ANSWERS, Judge, Judgement, Open, Refusal, pack, unpack
+
+WAIT = 120.0
+RUN = "abc123"
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
+
+
+@pytest.fixture(scope="module")
+def local(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Localhost]:
+    folder = tmp_path_factory.mktemp("flare")
+    setups = [SiteSetup(name, data, folder / "state" / name) for name, data in phantoms.items()]
+    engine = Localhost(setups, tiny("image.size=32"), folder=folder)
+    yield engine
+    engine.close()
+
+
+def opening(recipe: Recipe) -> bytes:
+    return pack(Open(run=RUN, recipe=recipe.digest(), step=0), {})
+
+
+def judging() -> bytes:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return pack(Judge(run=RUN, step=0, batch=0, images=images), {"images": "float16"})
+
+
+def processes(*words: str) -> list[int]:
+    """Those whose command holds all these words."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes().decode()
+        except OSError:
+            continue
+        if all(word in command for word in words):
+            found.append(int(place.name))
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.2)
+
+
+def answered(local: Localhost, site: str, request: bytes) -> bytes:
+    """The answer, as a coordinator gets it: a site that is away is asked again."""
+    end = time.monotonic() + 90.0
+    while True:
+        try:
+            return local.flare.send(site, request, WAIT)
+        except SiteUnreachableError:
+            assert time.monotonic() < end, f"{site} does not come back"
+            time.sleep(0.2)
+
+
+# What dies comes back
+
+
+@pytest.mark.parametrize(
+    ("module", "place"),
+    [
+        ("client.worker_process", "sites/north"),
+        ("client.client_train", "sites/north"),
+        ("server.runner_process", "federation/server"),
+        ("server.server_train", "federation/server"),
+    ],
+    ids=["a site's job", "a site's parent", "a job of the server", "the server's parent"],
+)
+def test_whatever_of_flare_is_killed_a_site_comes_back_with_its_discriminator_untouched(
+    module: str, place: str, local: Localhost
+) -> None:
+    recipe = local.flare.office.recipe
+    for site in ("north", "south"):
+        answered(local, site, opening(recipe))
+    before = {site: answered(local, site, judging()) for site in ("north", "south")}
+    pids = {site: local.pid(site) for site in before}
+    until(lambda: len(local.sites()) == 2)
+    (first, *_) = processes(module, str(local.folder / place))
+    os.kill(first, signal.SIGKILL)
+    until(lambda: len(local.sites()) < 2)
+    # The same request gets the same bytes: nothing was trained twice, and no compute began anew.
+    assert {site: answered(local, site, judging()) for site in before} == before
+    assert {site: local.pid(site) for site in before} == pids
+
+
+def test_a_site_that_has_its_kit_later_joins_without_disturbing_the_others(
+    local: Localhost, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    from asyndgan.engines.flare.service import SiteService
+
+    for site in ("north", "south"):
+        answered(local, site, opening(local.flare.office.recipe))
+    jobs = {site: job for site, (job, _) in local.flare._jobs.items()}
+    federation = add_site(local.federation, "west")
+    shutil.unpack_archive(federation.kits / "west.zip", tmp_path)
+    setup = SiteSetup("west", phantoms["south"], tmp_path / "state")
+    service, client = SiteService(tmp_path / "west", lambda run: setup), Kept(tmp_path / "west")
+    try:
+        until(lambda: "west" in local.flare.sites())
+        card = answered(local, "west", opening(local.flare.office.recipe))
+        assert not isinstance(unpack(card, ANSWERS, limit=2**24), Refusal)
+        assert {site: local.flare._jobs[site][0] for site in jobs} == jobs
+    finally:
+        client.close()
+        service.close()
+    until(lambda: "west" not in local.flare.sites())
+
+
+def test_the_operating_systems_count_of_bytes_stands_beside_the_protocols(
+    local: Localhost,
+) -> None:
+    answered(local, "north", opening(local.flare.office.recipe))
+    answered(local, "north", judging())
+    time.sleep(2.5)  # the count comes with an answer, and is a second or two old
+    local.send("north", judging(), WAIT)
+    before, left, came = local.socket_bytes()["north"], 0, 0
+    for _ in range(100):
+        came += len(judging())
+        left += len(local.send("north", judging(), WAIT))
+    time.sleep(2.5)
+    local.send("north", judging(), WAIT)
+    after = local.socket_bytes()["north"]
+    # TLS and FLARE add a kilobyte or so to a message of twelve.
+    assert left < after[0] - before[0] < 1.3 * left
+    assert came < after[1] - before[1] < 1.3 * came
+
+
+# Who may not take part does not
+
+
+def handshake(local: Localhost, certificate: Path | None, key: Path | None) -> bytes:
+    """What FLARE's port says to somebody who speaks TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    if certificate and key:
+        context.load_cert_chain(certificate, key)
+    address = ("localhost", local.federation.port)
+    with socket.create_connection(address, timeout=5) as plain, context.wrap_socket(plain) as line:
+        line.settimeout(5)
+        line.sendall(b"\0" * 64)
+        return line.recv(16)
+
+
+def test_nobody_without_a_certificate_of_this_federation_gets_a_word(
+    local: Localhost, tmp_path: Path
+) -> None:
+    with pytest.raises(OSError, match=r"(?i)certificate required|reset|eof|closed"):
+        handshake(local, None, None)
+    other = init_federation(
+        tmp_path / "other", host="localhost", port=local.federation.port, sites=("north",)
+    )
+    shutil.unpack_archive(other.kits / "north.zip", tmp_path)
+    startup = tmp_path / "north" / "startup"
+    with pytest.raises(OSError, match=r"(?i)unknown ca|reset|eof|closed|decrypt"):
+        handshake(local, startup / "client.crt", startup / "client.key")
+    (connection,) = [one for one in checks(tmp_path / "north") if one.subject == "connection"]
+    assert not connection.fine
+    assert "certificate verify failed" in connection.text
+
+
+def test_an_expired_certificate_is_refused_by_the_server_and_named_by_the_check(
+    local: Localhost, tmp_path: Path
+) -> None:
+    state = local.federation.path / "provisioning" / PROJECT / "state" / "cert.json"
+    root = json.loads(state.read_text())
+    authority = x509.load_pem_x509_certificate(root["root_cert"].encode())
+    signer = serialization.load_pem_private_key(root["root_pri_key"].encode(), None)
+    kit = tmp_path / "north"
+    shutil.copytree(local.folder / "sites" / "north", kit, ignore=shutil.ignore_patterns("*-*-*"))
+    path = kit / "startup" / "client.crt"
+    valid = x509.load_pem_x509_certificate(path.read_bytes())
+    now = datetime.now(UTC)
+    expired = (
+        x509.CertificateBuilder()
+        .subject_name(valid.subject)
+        .issuer_name(authority.subject)
+        .public_key(valid.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now - timedelta(days=1))
+        .sign(signer, hashes.SHA256())  # type: ignore[arg-type]
+    )
+    path.write_bytes(expired.public_bytes(serialization.Encoding.PEM))
+    with pytest.raises(OSError, match=r"(?i)expired|reset|eof|closed"):
+        handshake(local, path, kit / "startup" / "client.key")
+    (found,) = [one for one in checks(kit) if one.subject == "certificate"]
+    assert not found.fine
+    assert found.text.startswith("expired on ")
+
+
+def test_whoever_has_no_role_for_it_submits_no_job(local: Localhost, tmp_path: Path) -> None:
+    project = Project(PROJECT, "")
+    project.set_server("localhost", PROJECT, {"fed_learn_port": local.federation.port})
+    project.add_admin("looker@asyndgan.local", PROJECT, {"role": "member"})
+    root = tmp_path / "provisioning"
+    shutil.copytree(local.federation.path / "provisioning", root)
+    builders = [WorkspaceBuilder(), StaticFileBuilder(config_folder="config", scheme="tcp")]
+    context = Provisioner(
+        str(root), [*builders, CertBuilder(root_valid_days=VALID_DAYS)]
+    ).provision(project)
+    kit = Path(context["current_prod_dir"]) / "looker@asyndgan.local"
+    office = Office(local.federation, local.flare.office.recipe, "run", submitter=kit)
+    try:
+        assert set(office.present()) >= {"north", "south"}
+        with pytest.raises(RunError, match=r"refuses 'submit_job' to looker@asyndgan\.local"):
+            office.submit("north")
+    finally:
+        office.close()
+
+
+def test_a_job_that_brings_code_is_refused(local: Localhost, tmp_path: Path) -> None:
+    office, job, ran = local.flare.office, tmp_path / "run-north", tmp_path / "ran"
+    write_job(job, "north", office.recipe, "run", limit=office.limit)
+    (job / "app" / "custom").mkdir()
+    (job / "app" / "custom" / "evil.py").write_text(
+        f"from pathlib import Path\nPath({str(ran)!r}).touch()\n"
+        "from asyndgan.relay.flare import SiteRelay\n"
+    )
+    client = job / "app" / "config" / "config_fed_client.json"
+    client.write_text(client.read_text().replace("asyndgan.relay.flare.Site", "evil.Site"))
+    submitted = office._ask("submit_job", str(job))
+    until(lambda: not office.lives(submitted))
+    assert office._ask("get_job_meta", submitted)["status"] == "FINISHED:FAILED_TO_RUN"
+    assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ls_target", "north"), ("cat_target", "north", "-n", "log.txt"),
+        ("tail_target_log", "north"), ("grep_target", "north", "-n", "job", "log.txt"),
+        ("get_working_directory", "north"), ("ls_target", "server"), ("remove_client", "north"),
+        ("disable_client", "north"),
+    ],
+    ids=lambda words: words[0],
+)  # fmt: skip
+def test_the_coordinator_has_no_shell_at_a_site_and_cannot_end_it(
+    words: tuple[str, ...], local: Localhost
+) -> None:
+    until(lambda: "north" in local.sites())
+    with pytest.raises((RunError, SiteUnreachableError), match=r"(?i)not authorized"):
+        local.flare.office._ask(*words)
+    assert "north" in local.sites()
+
+
+def test_a_job_that_names_another_class_does_not_run(local: Localhost, tmp_path: Path) -> None:
+    office, job = local.flare.office, tmp_path / "run-north"
+    write_job(job, "north", office.recipe, "run", limit=office.limit)
+    client = job / "app" / "config" / "config_fed_client.json"
+    foreign = "nvflare.app_common.np.np_trainer.NPTrainer"
+    client.write_text(client.read_text().replace("asyndgan.relay.flare.SiteRelay", foreign))
+    submitted = office._ask("submit_job", str(job))
+    until(lambda: not office.lives(submitted))
+    assert office._ask("get_job_meta", submitted)["status"] != "FINISHED:COMPLETED"
+
+
+def test_a_message_above_the_limit_is_not_sent_and_the_line_stays(local: Localhost) -> None:
+    until(lambda: "north" in local.sites())
+    with pytest.raises(WireError, match="are allowed"):
+        local.send("north", b"\0" * (local.flare.office.limit + 1), WAIT)
+    local.send("north", opening(local.flare.office.recipe), WAIT)
+    answer = unpack(local.send("north", judging(), WAIT), ANSWERS, limit=2**24)
+    assert isinstance(answer, Judgement)
+
+
+def begun_anew(local: Localhost, site: str) -> None:
+    """Has a site's job end, and waits for its next one."""
+    until(lambda: site in local.sites())
+    before = local.flare._jobs[site][0]
+    local.flare.office.end(before)
+    until(lambda: local.flare._jobs.get(site, (before, 0))[0] != before)
+    until(lambda: site in local.sites())
+
+
+def test_a_recipe_that_a_sites_policy_does_not_allow_is_refused_without_saying_why(
+    local: Localhost, tmp_path: Path
+) -> None:
+    service = local.services["south"]
+    allowed, policy = service.setup_of, tmp_path / "policy.toml"
+    policy.write_text('[allows]\nrecipes = ["another"]\n')
+    service.setup_of = lambda run: SiteSetup("south", tmp_path, tmp_path, policy=policy)
+    try:
+        begun_anew(local, "south")
+        with pytest.raises(RefusedError) as refused:
+            local.send("south", opening(local.flare.office.recipe), WAIT)
+        assert str(tmp_path) not in str(refused.value)
+        assert "the reason is in its log" in str(refused.value)
+    finally:
+        service.setup_of = allowed
+
+
+def test_a_site_says_by_name_whose_runs_it_takes_part_in(local: Localhost) -> None:
+    service, request = local.services["south"], opening(local.flare.office.recipe)
+    try:
+        service.submitters = ("somebody@else.org",)
+        begun_anew(local, "south")
+        with pytest.raises(RefusedError, match="own settings do not allow this run"):
+            local.send("south", request, WAIT)
+        service.submitters = (SUBMITTER,)
+        begun_anew(local, "south")
+        assert not isinstance(
+            unpack(local.send("south", request, WAIT), ANSWERS, limit=2**24), Refusal
+        )
+    finally:
+        service.submitters = ()
+
+
+# What an administrator types
+
+
+def asyndgan(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output
+
+
+def test_kits_are_made_checked_and_added_by_commands(
+    phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "federation"
+    words = ("--host", "localhost", "--port", free_port(), "--site", "north", "--site", "south")
+    said = asyndgan("federation", "init", folder, *words)
+    assert f"{folder / 'kits' / 'north.zip'}" in said
+    assert folder.stat().st_mode & 0o77 == 0
+    with pytest.raises(RunError, match="is not empty"):
+        asyndgan("federation", "init", folder, *words)
+    sent = (folder / "kits" / "north.zip").read_bytes()
+    asyndgan("federation", "add", folder, "west")
+    assert Federation.of(folder).sites == ("north", "south", "west")
+    assert (folder / "kits" / "north.zip").read_bytes() == sent
+    with pytest.raises(RunError, match="there is a kit for west already"):
+        asyndgan("federation", "add", folder, "west")
+    certificates = folder / "server" / "startup" / "server.crt"
+    before = certificates.read_bytes()
+    asyndgan("federation", "renew", folder)
+    assert certificates.read_bytes() != before
+    assert (folder / "kits" / "north.zip").read_bytes() != sent
+    shutil.unpack_archive(folder / "kits" / "north.zip", tmp_path)
+    kit = tmp_path / "north"
+    asyndgan("site", "init", kit, "--data", phantoms["north"])
+    found = {one.subject: one for one in checks(kit)}
+    assert not found.pop("connection").fine  # nobody has started it
+    assert all(one.fine for one in found.values()), found
+    asyndgan("federation", "submit", folder, "default", "--run", "first", "--site", "north")
+    assert "run first: ordered, step 0 of 4000" in asyndgan("federation", "status", folder)
+    asyndgan("federation", "stop", folder)
+    assert "run first: stopped" in asyndgan("federation", "status", folder)
+    with pytest.raises(RunError, match="has another recipe"):
+        asyndgan("federation", "submit", folder, "paper", "--run", "first")
+    with pytest.raises(RunError, match="there is no kit for nobody"):
+        asyndgan("federation", "submit", folder, "default", "--run", "x", "--site", "nobody")
+    asyndgan("federation", "fetch", folder, "--out", tmp_path / "copy")
+    assert (tmp_path / "copy" / "recipe.toml").exists()
+
+
+def test_a_site_is_started_once(tmp_path: Path, local: Localhost) -> None:
+    kit = local.folder / "sites" / "north"
+    with held(kit, "busy"), pytest.raises(BusyError, match="is started already"):
+        asyndgan("site", "start", kit)
+
+
+def test_a_folder_that_is_no_kit_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no site's startup kit"):
+        asyndgan("site", "check", tmp_path)
+    with pytest.raises(RunError, match="is no federation"):
+        asyndgan("federation", "status", tmp_path)
