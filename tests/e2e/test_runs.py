@@ -258,12 +258,12 @@ def test_a_site_that_hangs_is_missed_after_the_wait_and_taken_back_later(
     engine = running(name)
     # The sites know the recipe by its digest; only the coordinator's patience is shorter here.
     patient = Exchange(engine.transport, engine.recipe)
-    short = engine.recipe.quorum.model_copy(update={"wait_s": 2.0})
+    short = engine.recipe.quorum.model_copy(update={"wait_s": 6.0})
     coordinator = Coordinator.begin(engine.recipe, patient, run="abc123")
+    both = coordinator.step().shares
     coordinator.exchange = Exchange(
         engine.transport, engine.recipe.model_copy(update={"quorum": short})
     )
-    both = coordinator.step().shares
     pid = engine.transport.pid("south")
     os.kill(pid, signal.SIGSTOP)
     try:

@@ -18,6 +18,7 @@ from asyndgan.errors import RunError, SiteUnreachableError
 from asyndgan.relay.flare import CoordinatorRelay, SiteRelay
 from asyndgan.relay.framing import Frames
 from asyndgan.relay.local import Listener, Reply, connect, read_reply, reply_of, socket_path
+from asyndgan.relay.traffic import socket_bytes
 
 
 class Cell:
@@ -149,3 +150,30 @@ def test_a_reply_is_what_was_sent_and_anything_else_is_none() -> None:
     assert read_reply(reply_of(Reply.ANSWER, b"abc")) == (Reply.ANSWER, b"abc")
     assert read_reply(b"") == (Reply.UNREACHABLE, b"")
     assert read_reply(b"\xff123") == (Reply.UNREACHABLE, b"")
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="asks Linux")
+def test_the_systems_count_of_bytes_is_that_of_one_port_and_leaves_no_file_open(
+    tmp_path: Path,
+) -> None:
+    def opened() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    with (
+        (tmp_path / "no_socket").open("w"),
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_server(("127.0.0.1", 0)) as other,
+        socket.create_connection(server.getsockname()) as ours,
+        socket.create_connection(other.getsockname()) as not_counted,
+    ):
+        theirs, _ = server.accept()
+        with theirs:
+            ours.sendall(bytes(1000))
+            not_counted.sendall(bytes(500))
+            theirs.sendall(bytes(3000))
+            assert len(theirs.recv(1000, socket.MSG_WAITALL)) == 1000
+            assert len(ours.recv(3000, socket.MSG_WAITALL)) == 3000
+            before = opened()
+            counts = [socket_bytes(server.getsockname()[1]) for _ in range(5)]
+            assert counts[-1] == (1000 + 1, 3000)  # the connection's beginning counts as one
+            assert opened() == before

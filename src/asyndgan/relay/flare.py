@@ -211,6 +211,9 @@ class SiteRelay(Executor):
         except (SiteUnreachableError, WireError):
             self._disconnect()
             return make_reply(ReturnCode.SERVICE_UNAVAILABLE, "", None)
+        except Exception:
+            log.exception("a request is not answered")  # FLARE would not say so
+            raise
 
     def _connected(self) -> Requests:
         with self._lock:

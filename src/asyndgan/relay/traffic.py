@@ -2,6 +2,7 @@
 
 import os
 import socket
+import stat
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -42,9 +43,11 @@ def _connections() -> Iterator[socket.socket]:
         return
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  (numbers, not paths)
         try:
+            if not stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                continue
             found = socket.socket(fileno=os.dup(int(name)))
         except OSError:
-            continue  # a file
+            continue  # closed meanwhile
         if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
             yield found
         else:
