@@ -6,9 +6,12 @@ import shutil
 import signal
 import socket
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,9 +39,13 @@ from asyndgan.engines.flare.kits import (
     init_federation,
 )
 from asyndgan.engines.flare.localhost import Localhost, free_port
+from asyndgan.engines.flare.service import SiteService
 from asyndgan.errors import BusyError, RefusedError, RunError, SiteUnreachableError, WireError
 from asyndgan.locks import held
 from asyndgan.recipe import Recipe
+from asyndgan.runs import train
+from asyndgan.runs.federated import Order, serve
+from asyndgan.training.checkpoint import read
 from asyndgan.wire import ANSWERS, Judge, Judgement, Open, Refusal, pack, unpack
 
 WAIT = 120.0
@@ -131,8 +138,6 @@ def test_whatever_of_flare_is_killed_a_site_comes_back_with_its_discriminator_un
 def test_a_site_that_has_its_kit_later_joins_without_disturbing_the_others(
     local: Localhost, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    from asyndgan.engines.flare.service import SiteService
-
     for site in ("north", "south"):
         answered(local, site, opening(local.flare.office.recipe))
     jobs = {site: job for site, (job, _) in local.flare._jobs.items()}
@@ -349,6 +354,62 @@ def test_a_site_says_by_name_whose_runs_it_takes_part_in(local: Localhost) -> No
         )
     finally:
         service.submitters = ()
+
+
+# Runs that are ordered
+
+
+def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generator(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=60", "training.checkpoint_every=20")
+    federation = init_federation(
+        tmp_path / "federation", host="localhost", port=free_port(), sites=tuple(phantoms)
+    )
+    order, done, ends = (
+        Order.submit(federation, "first", recipe, ()),
+        threading.Event(),
+        ExitStack(),
+    )
+    with ends:
+        for name, data in phantoms.items():
+            shutil.unpack_archive(federation.kits / f"{name}.zip", tmp_path)
+            setup = SiteSetup(name, data, tmp_path / name / "runs" / "first")
+            ends.callback(SiteService(tmp_path / name, partial(same, setup)).close)
+            ends.callback(Kept(tmp_path / name).close)
+        serving = threading.Thread(target=serve, args=(federation,), kwargs={"stop": done.is_set})
+        serving.start()
+        ends.callback(serving.join)
+        ends.callback(done.set)
+        until(lambda: len(order.folder.metrics()) > 25)
+        (coordinator,) = processes("asyndgan.runs.federated", str(federation.path))
+        os.kill(coordinator, signal.SIGKILL)
+        until(lambda: order.state() == "finished")
+    whole = train(recipe, phantoms, tmp_path / "whole")
+    ours, undisturbed = (read(run.generator_file)[0] for run in (order.folder, whole))
+    assert list(ours) == list(undisturbed)
+    assert all(torch.equal(ours[name], undisturbed[name]) for name in ours)
+    losses = [[(r["step"], r["losses"]) for r in run.metrics()] for run in (order.folder, whole)]
+    assert losses[0] == losses[1]
+    facts = order.folder.facts()
+    for site in phantoms:  # a second or two old, and over both attempts
+        left, came = facts.socket_bytes[site]
+        assert left > 0.5 * sum(facts.left_sites[site].values())
+        assert came > 0.5 * sum(facts.came_to_sites[site].values())
+
+
+def same(setup: SiteSetup, run: str) -> SiteSetup:
+    return setup
+
+
+def test_a_run_that_failed_goes_on_when_it_is_ordered_again(
+    local: Localhost, tiny: Callable[..., Recipe]
+) -> None:
+    recipe = tiny()
+    order = Order.submit(local.federation, "unlucky", recipe, ())
+    order.fail("a disk was full")
+    assert order.state() == "failed"
+    assert Order.submit(local.federation, "unlucky", recipe, ()).state() == "ordered"
 
 
 # What an administrator types

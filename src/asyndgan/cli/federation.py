@@ -4,7 +4,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, final
 
 import typer
 from rich.console import Console
@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from asyndgan.cli.recipe import Overrides
+from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
@@ -33,7 +34,7 @@ def init(
     port: Annotated[int, typer.Option(min=1, max=65535, help="The one port they use.")] = 8002,
 ) -> None:
     """Makes identities, and a startup kit for each site."""
-    kits = _kits()
+    kits = flare_part("kits")
     made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
     console = Console()
     _say(console, f"Federation in {folder}. Whoever holds its keys can make members: guard it.")
@@ -45,7 +46,7 @@ def init(
 @federation.command()
 def add(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) -> None:
     """Makes one more kit, for a site that comes later; a running run takes it in."""
-    kits = _kits()
+    kits = flare_part("kits")
     made = kits.add_site(kits.Federation.of(folder), site)
     _tell_kits(Console(), made, (site,))
 
@@ -53,7 +54,7 @@ def add(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) 
 @federation.command()
 def renew(folder: Folder) -> None:
     """Makes certificates and kits anew, before the old ones expire."""
-    kits = _kits()
+    kits = flare_part("kits")
     made = kits.Federation.of(folder)
     kits.renew(made)
     _tell_kits(Console(), made, made.sites)
@@ -63,7 +64,7 @@ def renew(folder: Folder) -> None:
 @federation.command()
 def start(folder: Folder) -> None:
     """Serves the sites and trains what is ordered, until Ctrl-C. Run it as a service."""
-    kits = _kits()
+    kits = flare_part("kits")
     from asyndgan.runs.federated import serve
 
     asked: list[int] = []
@@ -85,8 +86,8 @@ def submit(
         typer.Option(help="A site without whom the run does not begin; else all with a kit."),
     ] = None,
 ) -> None:
-    """Orders a run, or has one go on that was stopped."""
-    kits = _kits()
+    """Orders a run, or has one go on that was stopped or has failed."""
+    kits = flare_part("kits")
     from asyndgan.runs.federated import Order
 
     resolved = load_recipe(recipe, overrides or [])
@@ -102,23 +103,23 @@ def status(
     watch: Annotated[bool, typer.Option(help="Draw it anew every second, until Ctrl-C.")] = False,
 ) -> None:
     """Who is there, step, losses, bytes, last seen and round trip."""
-    kits = _kits()
+    kits = flare_part("kits")
     from asyndgan.runs.federated import Order
 
-    console, made = Console(), kits.Federation.of(folder)
+    console, standing = Console(), Standing(Order.named(kits.Federation.of(folder), run))
     if not watch:
-        console.print(_table(Order.named(made, run)))
+        console.print(standing.table())
         return
     with Live(console=console, refresh_per_second=2) as live:
         while True:
-            live.update(_table(Order.named(made, run)))
+            live.update(standing.table())
             time.sleep(1)
 
 
 @federation.command()
 def stop(folder: Folder, run: RunName = None) -> None:
     """Stops a run with a checkpoint; 'submit' has it go on."""
-    kits = _kits()
+    kits = flare_part("kits")
     from asyndgan.runs.federated import Order
 
     order = Order.named(kits.Federation.of(folder), run)
@@ -131,7 +132,7 @@ def fetch(
     folder: Folder, out: Annotated[Path, typer.Option(help="New folder.")], run: RunName = None
 ) -> None:
     """Copies a run: generator, metrics, samples and released masks."""
-    kits = _kits()
+    kits = flare_part("kits")
     from asyndgan.runs.federated import Order
 
     order = Order.named(kits.Federation.of(folder), run)
@@ -141,14 +142,6 @@ def fetch(
         order.folder.path, out, ignore=shutil.ignore_patterns("checkpoints", ".held", "order.json")
     )
     _say(Console(), f"Run {order.name} ({order.state()}) in {out}")
-
-
-def _kits() -> Any:
-    try:
-        from asyndgan.engines.flare import kits
-    except ImportError as error:
-        raise RunError("a federation needs NVIDIA FLARE: pip install 'asyndgan[flare]'.") from error
-    return kits
 
 
 def _tell_kits(console: Console, made: Any, sites: tuple[str, ...]) -> None:
@@ -161,37 +154,54 @@ def _tell_kits(console: Console, made: Any, sites: tuple[str, ...]) -> None:
     _say(console, "     asyndgan site start FOLDER")
 
 
-def _table(order: Any) -> Table:
-    """How a run stands, out of its metrics."""
-    records = order.folder.metrics()
-    last = records[-1] if records else {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
-    steps = order.folder.recipe().training.steps
-    table = Table(
-        title=f"run {escape(order.name)}: {order.state()}, step {last['step'] + 1} of {steps}",
-        caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}",
-        title_justify="left",
-    )
-    for heading in ("site", "share", "last seen", "round trip", "losses"):
-        table.add_column(heading)
-    seen: dict[str, dict[str, Any]] = {}
-    for record in records:
-        seen |= dict.fromkeys(record["shares"], record)
-    for site in sorted({*order.wanted()["sites"], *seen}):
-        if site not in seen:
-            table.add_row(escape(site), "", "not yet")
-            continue
-        record = seen[site]
-        ago = last["seconds"] - record["seconds"]
-        losses = " ".join(f"{k} {v:.3f}" for k, v in record["losses"].get(site, {}).items())
-        trip = record.get("round_trip", {}).get(site)
-        table.add_row(
-            escape(site),
-            f"{record['shares'][site]:.2f}" if record is last else "away",
-            "now" if record is last else f"{duration(ago)} ago, step {record['step']}",
-            f"{1000 * trip:.0f} ms" if trip is not None else "",
-            escape(losses),
+@final
+class Standing:
+    """How a run stands, out of its metrics as they come.
+
+    Args:
+        order: the run's.
+    """
+
+    def __init__(self, order: Any) -> None:
+        self.order = order
+        self._place = 0
+        self._last: dict[str, Any] = {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
+        self._seen: dict[str, dict[str, Any]] = {}
+
+    def table(self) -> Table:
+        """As it is now."""
+        records, self._place = self.order.folder.metrics_from(self._place)
+        for record in records:
+            self._seen |= dict.fromkeys(record["shares"], record)
+            self._last = record
+        last, steps = self._last, self.order.folder.recipe().training.steps
+        table = Table(
+            title=f"run {escape(self.order.name)}: {self.order.state()}, "
+            f"step {last['step'] + 1} of {steps}",
+            caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}",
+            title_justify="left",
         )
-    return table
+        for heading in ("site", "share", "last seen", "round trip", "left its sockets", "losses"):
+            table.add_column(heading)
+        for site in sorted({*self.order.wanted()["sites"], *self._seen}):
+            table.add_row(escape(site), *self._of_site(site))
+        return table
+
+    def _of_site(self, site: str) -> tuple[str, ...]:
+        if site not in self._seen:
+            return "", "not yet"
+        last, record = self._last, self._seen[site]
+        ago = duration(last["seconds"] - record["seconds"])
+        trip = record.get("round_trip", {}).get(site)
+        carried = record.get("socket", {}).get(site)
+        losses = (f"{name} {value:.3f}" for name, value in record["losses"].get(site, {}).items())
+        return (
+            f"{record['shares'][site]:.2f}" if record is last else "away",
+            "now" if record is last else f"{ago} ago, step {record['step']}",
+            f"{1000 * trip:.0f} ms" if trip is not None else "",
+            f"{size(carried[0])}, came {size(carried[1])}" if carried else "",
+            escape(" ".join(losses)),
+        )
 
 
 def _say(console: Console, text: str) -> None:

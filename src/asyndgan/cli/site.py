@@ -4,12 +4,13 @@ import logging
 import signal
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
 from asyndgan.privacy import Policy
 
@@ -27,7 +28,7 @@ def init(
     ],
 ) -> None:
     """Writes site.toml, and a policy with the defaults to go through."""
-    service = _service()
+    service = flare_part("service")
     name = service.name_of(kit)
     file, policy = kit / service.SITE_FILE, kit / "policy.toml"
     if file.exists():
@@ -47,8 +48,7 @@ def init(
 @site.command()
 def check(kit: Kit) -> None:
     """Data, policy, certificates, connection, clock, versions, disk; exits with 1 on a fault."""
-    from asyndgan.engines.flare.checks import checks
-
+    checks = flare_part("checks").checks
     table = Table("", "", show_header=False, box=None)
     faults = 0
     for found in checks(kit):
@@ -63,8 +63,7 @@ def check(kit: Kit) -> None:
 @site.command()
 def start(kit: Kit) -> None:
     """Takes part, until Ctrl-C. Run it as a service. Only outgoing connections are made."""
-    service = _service()
-    from asyndgan.engines.flare.keeper import Kept
+    service = flare_part("service")
     from asyndgan.locks import held
 
     stopping = threading.Event()
@@ -83,7 +82,7 @@ def start(kit: Kit) -> None:
             submitters=file.submitters,
             wait_s=file.wait_s,
         )
-        client = Kept(kit)
+        client = flare_part("keeper").Kept(kit)
         Console().print(
             f"Site {running.name} takes part; what happens is in {kit / 'site.log'}.",
             highlight=False, markup=False, soft_wrap=True,
@@ -93,11 +92,3 @@ def start(kit: Kit) -> None:
         finally:
             client.close()
             running.close()
-
-
-def _service() -> Any:
-    try:
-        from asyndgan.engines.flare import service
-    except ImportError as error:
-        raise RunError("a site needs NVIDIA FLARE: pip install 'asyndgan[flare]'.") from error
-    return service

@@ -1,7 +1,8 @@
 """How messages travel between the coordinator and its sites: one transport each."""
 
 from collections.abc import Sequence
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
 from asyndgan.engines.inprocess import InProcess
 from asyndgan.engines.processes import Processes
@@ -25,14 +26,23 @@ def build_engine(name: str, setups: Sequence[SiteSetup], recipe: Recipe) -> Tran
     if name == "processes":
         return Processes(setups, recipe)
     if name == "flare":
-        try:
-            from asyndgan.engines.flare.localhost import Localhost
-        except ImportError as error:
-            raise RunError(
-                "engine 'flare' needs NVIDIA FLARE: pip install 'asyndgan[flare]'."
-            ) from error
-        return Localhost(setups, recipe)
+        localhost: Transport = flare_part("localhost").Localhost(setups, recipe)
+        return localhost
     raise RunError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
+
+
+def flare_part(name: str) -> Any:
+    """A module of `asyndgan.engines.flare`; FLARE is an extra.
+
+    Raises:
+        RunError: it is not installed.
+    """
+    try:
+        return import_module(f"asyndgan.engines.flare.{name}")
+    except ImportError as error:
+        raise RunError(
+            "between machines NVIDIA FLARE is needed: pip install 'asyndgan[flare]'."
+        ) from error
 
 
 __all__ = [
@@ -41,6 +51,7 @@ __all__ = [
     "Processes",
     "SiteSetup",
     "build_engine",
+    "flare_part",
     "load_cohort",
     "set_up",
 ]

@@ -49,6 +49,7 @@ class SiteTraffic:
         left_part: length of its bar, 0 to 100 on a scale that all bars share.
         came_part: the same.
         step: bytes that left it in a step that it answered, as text.
+        sockets: bytes that left and came to its machine, as text; empty where nobody counted.
     """
 
     site: str
@@ -58,6 +59,7 @@ class SiteTraffic:
     left_part: float
     came_part: float
     step: str
+    sockets: str
 
 
 @final
@@ -125,7 +127,7 @@ def read_traffic(
     return Traffic(
         left=tuple(_kinds(left, _left_meanings(recipe), numbers)),
         came=tuple(_kinds(came, _came_meanings(recipe), numbers)),
-        sites=tuple(_sites(left, came, numbers, answered)),
+        sites=tuple(_sites(facts, numbers, answered)),
         left_total=size(_total(left)),
         came_total=size(_total(came)),
         left_step=_a_step(left, "judgement", answered),
@@ -164,8 +166,9 @@ def _kinds(counts: Counts, meanings: Mapping[str, str], sites: Mapping[str, int]
 
 
 def _sites(
-    left: Counts, came: Counts, numbers: Mapping[str, int], answered: Mapping[str, int]
+    facts: RunFacts, numbers: Mapping[str, int], answered: Mapping[str, int]
 ) -> Iterator[SiteTraffic]:
+    left, came = facts.left_sites, facts.came_to_sites
     sums = {
         site: (sum(left.get(site, {}).values()), sum(came.get(site, {}).values()))
         for site in numbers
@@ -180,6 +183,7 @@ def _sites(
             left_part=round(100 * out / most, 2),
             came_part=round(100 * into / most, 2),
             step=_a_step(left, "judgement", {site: answered[site]}),
+            sockets=" out, ".join(map(size, facts.socket_bytes.get(site, ()))),
         )
 
 

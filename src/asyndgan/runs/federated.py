@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from asyndgan.engines.flare.jobs import Office
-from asyndgan.engines.flare.keeper import Kept
-from asyndgan.engines.flare.kits import RUN_NAME, Federation, keep_inside
+from asyndgan.engines.flare.keeper import keep_server
+from asyndgan.engines.flare.kits import RUN_NAME, Federation
 from asyndgan.engines.flare.transport import Flare
 from asyndgan.errors import BusyError, QuorumError, RunError
 from asyndgan.locks import held
@@ -55,12 +55,13 @@ class Order:
         self.folder = RunFolder(federation.path / "runs" / name)
         self._order_file = self.folder.path / "order.json"
         self._stop_file = self.folder.path / "stop"
+        self._failed_file = self.folder.path / "failed"
 
     @classmethod
     def submit(
         cls, federation: Federation, name: str, recipe: Recipe, sites: tuple[str, ...]
     ) -> "Order":
-        """Orders a new run, or has one go on that was stopped.
+        """Orders a new run, or has one go on that was stopped or has failed.
 
         Args:
             federation: whose.
@@ -84,7 +85,8 @@ class Order:
                 raise RunError(f"run {name} has finished; choose another name.")
             if order.folder.recipe().digest() != recipe.digest():
                 raise RunError(f"run {name} has another recipe; choose another name.")
-            order._stop_file.unlink(missing_ok=True)
+            for file in (order._stop_file, order._failed_file):
+                file.unlink(missing_ok=True)
             return order
         RunFolder.create(order.folder.path, recipe)
         wanted = {"sites": list(sites or federation.sites), "ordered": time.time()}
@@ -127,7 +129,7 @@ class Order:
             return "finished"
         if self.stopped():
             return "stopped"
-        if (self.folder.path / "failed").exists():
+        if self._failed_file.exists():
             return "failed"
         return "running" if begun else "ordered"
 
@@ -141,7 +143,7 @@ class Order:
 
     def fail(self, reason: str) -> None:
         """Notes why it cannot go on by itself."""
-        (self.folder.path / "failed").write_text(reason)
+        self._failed_file.write_text(reason, "utf-8")
 
     def train(self, watch: Watch | None = None) -> None:
         """Trains, in this process, until it is finished or stopped.
@@ -186,8 +188,7 @@ def serve(federation: Federation, *, stop: Callable[[], bool]) -> None:
         RunError: another process serves this federation.
     """
     with held(federation.path, f"{federation.path} is served by another process already."):
-        keep_inside(federation.server_kit)
-        server = Kept(federation.server_kit)
+        server = keep_server(federation)
         run: tuple[Order, subprocess.Popen[bytes]] | None = None
         try:
             while not stop():

@@ -58,6 +58,8 @@ class RunFacts:
         sites: by name: cases, share (normalised), modalities.
         left_sites: bytes that left each site, by kind.
         came_to_sites: bytes that went to each site, by kind.
+        socket_bytes: bytes that left and came to each site's machine over the network, as its
+            operating system counted them; of sites where one does.
         generator_sha256: of `generator.safetensors`.
         generator_step: after which that generator was, if not after the last one.
         patient_pattern: that found the patients in the names of cases.
@@ -76,6 +78,7 @@ class RunFacts:
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_sites: dict[str, dict[str, int]] = field(default_factory=dict)
     came_to_sites: dict[str, dict[str, int]] = field(default_factory=dict)
+    socket_bytes: dict[str, list[int]] = field(default_factory=dict)
     generator_sha256: str = ""
     generator_step: int = 0
     patient_pattern: str = DEFAULT_PATIENT_PATTERN
@@ -207,14 +210,25 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """A record a step, oldest first; a line that was cut off by a crash is left out."""
-        records: list[dict[str, Any]] = []
-        if self.metrics_file.exists():
-            for line in self.metrics_file.read_text("utf-8").splitlines():
-                try:
-                    records.append(json.loads(line))
-                except ValueError:
-                    break
-        return records
+        return self.metrics_from(0)[0]
+
+    def metrics_from(self, place: int) -> tuple[list[dict[str, Any]], int]:
+        """Records from a place in the file on, and the place after them, to go on from.
+
+        A file that was cut short meanwhile, by a run that began anew, is read from its beginning.
+        """
+        if not self.metrics_file.exists():
+            return [], 0
+        with self.metrics_file.open("rb") as file:
+            file.seek(place if place <= self.metrics_file.stat().st_size else 0)
+            records: list[dict[str, Any]] = []
+            place = file.tell()
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # still being written, or cut off
+                records.append(json.loads(line))
+                place += len(line)
+        return records, place
 
     def forget_metrics_from(self, step: int) -> None:
         """Drops records of steps that will be done again."""

@@ -251,6 +251,7 @@ class _Run:
             name = folder.facts().run if folder.facts_file.exists() else secrets.token_hex(16)
             self.facts = RunFacts(name, __version__, recipe.digest(), engine)
         self.seconds_before = self.facts.seconds
+        self.carried_before = dict(self.facts.socket_bytes)
         bank = MaskBank(folder.masks) if recipe.masks.release else None
         self.coordinator = Coordinator.begin(
             recipe,
@@ -372,8 +373,8 @@ class _Run:
             "received": progress.received,
             "news": list(progress.news),
         }
-        if carried := self.exchange.transport.socket_bytes():
-            record["socket"] = {site: list(both) for site, both in carried.items()}
+        if carried := self._carried():
+            record["socket"] = carried
             for site, (left, came) in carried.items():
                 board.add_scalar(f"socket/left/{site}", left, report.step)
                 board.add_scalar(f"socket/came/{site}", came, report.step)
@@ -441,7 +442,17 @@ class _Run:
         }
         facts.left_sites = by_site(self.exchange.from_sites)
         facts.came_to_sites = by_site(self.exchange.to_sites)
+        facts.socket_bytes = self._carried()
         self.folder.write_facts(facts)
+
+    def _carried(self) -> dict[str, list[int]]:
+        """Bytes of sockets, over all attempts."""
+        before, now = self.carried_before, self.exchange.transport.socket_bytes()
+        none = (0, 0)
+        return {
+            site: [a + b for a, b in zip(before.get(site, none), now.get(site, none), strict=True)]
+            for site in sorted({*before, *now})
+        }
 
     def _count_on(self) -> None:
         """Bytes are counted over all attempts."""

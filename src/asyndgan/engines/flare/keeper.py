@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
+from asyndgan.engines.flare.kits import Federation, keep_inside
 from asyndgan.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -100,6 +101,12 @@ class Kept:
             start_new_session=True,
         )
         self._note.write_text(str(self._process.pid))
+
+
+def keep_server(federation: Federation) -> Kept:
+    """FLARE's server of a federation; its jobs stay in its kit."""
+    keep_inside(federation.server_kit)
+    return Kept(federation.server_kit)
 
 
 def _end_group(pid: int, number: signal.Signals) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import final
 
 from asyndgan.engines.flare.jobs import Office
-from asyndgan.engines.flare.keeper import Kept
-from asyndgan.engines.flare.kits import init_federation, keep_inside
+from asyndgan.engines.flare.keeper import Kept, keep_server
+from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.engines.flare.transport import Flare
 from asyndgan.engines.setup import SiteSetup
@@ -54,8 +54,7 @@ class Localhost(Transport):
             port=free_port(),
             sites=tuple(self._order),
         )
-        keep_inside(self.federation.server_kit)
-        self.server = Kept(self.federation.server_kit)
+        self.server = keep_server(self.federation)
         self.clients: dict[str, Kept] = {}
         self.services: dict[str, SiteService] = {}
         for setup in setups:
