@@ -1,0 +1,167 @@
+"""What the network costs a step: milliseconds and bytes, at 128 pixels and four sites.
+
+    python benchmarks/overhead.py --out OUT [--document docs/federation.md]
+
+Engines take turns, step by step, within this one run: `inprocess`, where the sites compute in
+threads, and `processes` and `flare`, where they compute in processes of their own, on the same
+cores. A tiny generator and discriminators leave little but the way of the bytes, which are as many
+as with large ones.
+"""
+
+import json
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import torch
+
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.engines import SiteSetup, build_engine
+from asyndgan.protocol import Exchange, Transport
+from asyndgan.recipe import Recipe
+from asyndgan.runs import load_recipe
+from asyndgan.training import Coordinator
+from asyndgan.wire.codec import raw_size
+from common import arguments, markdown, publish
+
+ENGINES = ("inprocess", "processes", "flare")
+NETWORKS = {
+    "tiny": [
+        "generator.width=8", "generator.blocks=1",
+        "discriminator.width=8", "discriminator.layers=2",
+    ],
+    "default": [],
+}  # fmt: skip
+OF_CODING = {
+    "float32": (0, 4),
+    "float16": (4, 2),
+    "uint8": (0, 1),
+    "int8": (4, 1),
+    "int4": (4, 0.5),
+}
+"""Bytes an image, and a value of it (docs/architecture.md, "The wire")."""
+
+
+def formula(recipe: Recipe) -> float:
+    """Bytes of a site and step without headers: images there; feedback and masks back."""
+    rows, columns = recipe.image.size
+    values, batch = 3 * rows * columns, recipe.training.batch
+    images, feedback = (OF_CODING[coding] for coding in (recipe.wire.images, recipe.wire.feedback))
+    coded = sum(image + value * values for image, value in (images, feedback))
+    return batch * (coded + rows * columns)
+
+
+def before_zstd(payload: bytes) -> int:
+    """Bytes of a message whose arrays were not compressed."""
+    header = 8 + int.from_bytes(payload[4:8], "little")
+    arrays = json.loads(payload[8:header])["arrays"].values()
+    return header + sum(raw_size(tuple(array["shape"]), array["coding"]) for array in arrays)
+
+
+class Counted(Transport):
+    """Another transport, and the bytes of what it carries before compression."""
+
+    def __init__(self, inner: Transport) -> None:
+        self.inner = inner
+        self.raw = self.sent = 0
+
+    def send(self, site: str, payload: bytes, timeout: float) -> bytes:
+        """The other one's answer."""
+        answer = self.inner.send(site, payload, timeout)
+        self.raw += before_zstd(payload) + before_zstd(answer)
+        self.sent += len(payload) + len(answer)
+        return answer
+
+    def sites(self) -> tuple[str, ...]:
+        """The other one's."""
+        return self.inner.sites()
+
+    def socket_bytes(self) -> dict[str, tuple[int, int]]:
+        """The other one's."""
+        return self.inner.socket_bytes()
+
+    def close(self) -> None:
+        """Closes the other one."""
+        self.inner.close()
+
+
+@contextmanager
+def running(recipe: Recipe, data: Path, out: Path) -> Iterator[dict[str, Coordinator]]:
+    """A coordinator over each engine, ready for its first step."""
+    with ExitStack() as ends:
+        coordinators = {}
+        for engine in ENGINES:
+            setups = [
+                SiteSetup(s.name, data / s.name, out / engine / s.name) for s in DEFAULT_SITES
+            ]
+            exchange = Exchange(Counted(build_engine(engine, setups, recipe)), recipe)
+            ends.callback(exchange.close)
+            coordinators[engine] = Coordinator.begin(recipe, exchange, run="0be4")
+        yield coordinators
+
+
+def of_sockets(coordinator: Coordinator) -> int:
+    """Both ways, all sites; a step later than they were carried, and a wait of two seconds."""
+    time.sleep(2.5)
+    coordinator.step()
+    return sum(map(sum, coordinator.exchange.transport.socket_bytes().values()))
+
+
+def main() -> None:
+    """Measures and writes the tables."""
+    parser = arguments(__doc__, data=False)
+    parser.add_argument("--steps", type=int, default=40)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    out = asked.out.resolve()
+    if out.exists():
+        shutil.rmtree(out)
+    write_phantoms(out / "data", size=128, patients_scale=0.2)
+    times, moved = [], []
+    for name, overrides in NETWORKS.items():
+        recipe = load_recipe("default", ["image.size=128", *overrides])
+        with running(recipe, out / "data", out / name) as coordinators:
+            taken: dict[str, list[float]] = {engine: [] for engine in ENGINES}
+            for _ in range(asked.steps if name == "tiny" else asked.steps // 4):
+                for engine, coordinator in coordinators.items():
+                    begun = time.perf_counter()
+                    coordinator.step()
+                    taken[engine].append(1000 * (time.perf_counter() - begun))
+            base = statistics.median(taken["inprocess"][1:])
+            for engine, of_steps in taken.items():
+                median = statistics.median(of_steps[1:])
+                times.append([name, engine, f"{median:.0f}", f"{median - base:+.0f}"])
+            if name == "tiny":
+                over = coordinators["flare"]
+                counted = over.exchange.transport
+                assert isinstance(counted, Counted)
+                before = of_sockets(over), counted.sent, counted.raw
+                for _ in range(asked.steps):
+                    over.step()
+                carried, sent, raw = (
+                    (now - then) / (asked.steps + 1) / len(DEFAULT_SITES)
+                    for now, then in zip(
+                        (of_sockets(over), counted.sent, counted.raw), before, strict=True
+                    )
+                )
+                wanted = formula(recipe)
+                moved = [
+                    ["formula, without headers", f"{wanted:,.0f}", ""],
+                    ["protocol, before zstd", f"{raw:,.0f}", f"{raw / wanted:.4f} of the formula"],
+                    ["protocol", f"{sent:,.0f}", f"{sent / wanted:.4f} of the formula"],
+                    ["sockets", f"{carried:,.0f}", f"{carried / sent:.4f} of the protocol's"],
+                ]
+    publish(
+        markdown(["networks", "engine", "ms a step", "above `inprocess`"], times)
+        + "\n\nBytes of a site and step, both ways, over FLARE:\n\n"
+        + markdown(["counted by", "bytes", ""], moved),
+        "overhead",
+        asked.document,
+    )
+
+
+if __name__ == "__main__":
+    main()
