@@ -432,6 +432,21 @@ class QuorumSection(Section):
 
 
 @final
+class PresenceSection(Section):
+    """Steps in which a site takes part."""
+
+    site: Name
+    first: int = Field(0, ge=0, description="the first of them")
+    last: int | None = Field(None, ge=0, description="the last of them; leave out: to the end")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.last is not None and self.last < self.first:
+            raise ValueError(f"{self.site} leaves after step {self.last}, before its first one")
+        return self
+
+
+@final
 class Recipe(Section):
     """What is trained and how."""
 
@@ -453,6 +468,19 @@ class Recipe(Section):
     privacy: PrivacySection = PrivacySection()
     integrity: IntegritySection = IntegritySection()
     quorum: QuorumSection = QuorumSection()
+    timeline: tuple[PresenceSection, ...] = Field(
+        (),
+        max_length=1024,
+        description="who takes part when; a site may be named several times, and one that is not "
+        "named always does",
+    )
+
+    def takes_part(self, site: str, step: int) -> bool:
+        """Whether the timeline has a site take part in a step."""
+        named = [part for part in self.timeline if part.site == site]
+        return not named or any(
+            part.first <= step and (part.last is None or step <= part.last) for part in named
+        )
 
     @model_validator(mode="after")
     def _discriminator_fits(self) -> Self:
@@ -745,23 +773,26 @@ def _explain(fault: Any, known: Sequence[str]) -> str:
 
 
 def _toml_lines(section: Section, prefix: str, comments: bool) -> Iterator[str]:
-    tables: list[tuple[str, Section]] = []
+    tables: list[tuple[str, str, Section]] = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
         if isinstance(value, Section):
-            tables.append((name, value))
+            tables.append((name, f"[{prefix}{name}]", value))
         elif isinstance(value, dict) and any(isinstance(v, Section) for v in value.values()):
-            tables.extend((f"{name}.{_toml_key(key)}", item) for key, item in value.items())
+            keys = {f"{name}.{_toml_key(key)}": item for key, item in value.items()}
+            tables.extend((key, f"[{prefix}{key}]", item) for key, item in keys.items())
+        elif isinstance(value, tuple) and any(isinstance(item, Section) for item in value):
+            tables.extend((name, f"[[{prefix}{name}]]", item) for item in value)
         else:
             shown = "" if value is None else _toml_value(value)
             line = f"{name} = {shown}" if value is not None else f"# {name} ="
             note = _comment(field) if comments else ""
             yield f"{line}  # {note}" if note else line
-    for name, table in tables:
+    for name, heading, table in tables:
         yield ""
         if comments and type(table).__doc__:
             yield f"# {str(type(table).__doc__).splitlines()[0]}"
-        yield f"[{prefix}{name}]"
+        yield heading
         yield from _toml_lines(table, f"{prefix}{name}.", comments)
 
 

@@ -161,6 +161,14 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     compared = {(row["model"], row["over"]) for row in result["differences"]}
     assert ("synthetic", "fedgan-synthetic") in compared
     assert ("every real:NAME+synthetic", "real:NAME") in compared
+    (between,) = [row for row in result["differences"] if row["over"] == "synthetic of small"]
+    assert (between["recipe"], between["model"]) == ("paired", "synthetic")
+    dice = {
+        row["recipe"]: row["dice_mean"]
+        for row in result["rows"]
+        if row["model"] == "synthetic" and row["label"] == "lesion"
+    }
+    assert between["difference"] == pytest.approx(dice["paired"] - dice["small"])
     text = document.read_text()
     assert text.startswith("before\n<!-- suite: tiny -->")
     assert text.endswith("<!-- end of suite: tiny -->\nafter\n")

@@ -96,6 +96,26 @@ def test_sites_in_processes_of_their_own_train_the_same_generator_bit_for_bit(
     assert not site_processes(run.path)
 
 
+def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_that_was_not(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    away = "timeline=[{site='south', first=2, last=9}, {site='south', first=20}]"
+    recipe = tiny("image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4", away)
+    undisturbed = train(recipe, phantoms, tmp_path / "whole")
+    shares = [set(record["shares"]) for record in undisturbed.metrics()]
+    assert [step for step in range(STEPS) if "south" in shares[step]] == [
+        *range(2, 10),
+        *range(20, STEPS),
+    ]
+    (news,) = [r["news"] for r in undisturbed.metrics() if r["step"] == 20]
+    assert news == ["south comes, as the timeline says"]
+    out = tmp_path / "run"
+    for number, stop in enumerate([1, 15]):
+        with pytest.raises(Interrupted):
+            train(recipe, phantoms, out, resume=number > 0, watch=stop_after(stop))
+    same_run(train(recipe, phantoms, out, resume=True), undisturbed)
+
+
 def test_a_finished_run_can_be_read(whole: RunFolder, recipe: Recipe) -> None:
     facts = whole.facts()
     assert (facts.state, facts.steps, facts.recipe_digest) == ("finished", STEPS, recipe.digest())

@@ -94,6 +94,7 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
             ["image.size=16", "discriminator.layers=1", "generator.kind=unet"],
             "'unet' halves images four times",
         ),
+        (["timeline=[{site='north', first=3, last=2}]"], "before its first one"),
         (["image.size=16"], "too small for discriminator.layers = 3"),
         (["image.size=128", "discriminator.layers=6"], "too small for discriminator.layers = 6"),
     ],
@@ -164,13 +165,23 @@ def test_every_recipe_of_the_package_survives_its_own_toml(name: str, comments: 
         max_size=3,
     ),
     st.floats(1e-12, 0.1),
+    st.lists(
+        st.fixed_dictionaries(
+            {"site": st.sampled_from(["north", "a.b c"])}, optional={"last": st.integers(5, 9)}
+        ),
+        max_size=3,
+    ),
 )
 def test_any_recipe_survives_its_own_toml(
-    name: str, options: dict[str, str | int | float | bool], rate: float
+    name: str,
+    options: dict[str, str | int | float | bool],
+    rate: float,
+    timeline: list[dict[str, str | int]],
 ) -> None:
     recipe = Recipe.from_tables(
         {
             "name": name,
+            "timeline": timeline,
             "generator": {"options": options},
             "optimiser": {"generator_rate": rate},
             "image": {"intensity": {"a.b c": {"low": -1.5}}},

@@ -309,6 +309,25 @@ def test_a_site_whose_answer_was_lost_goes_on_with_its_next_batch(
     assert torch.equal(weights(federation.sites["south"].objective.discriminator), trained)
 
 
+def test_the_timeline_says_who_takes_part_in_which_step(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    recipe = tiny(
+        "timeline=[{site='south', first=1, last=2}, {site='south', first=4}]", "quorum.least=1"
+    )
+    federation = make_sites(recipe)
+    coordinator = federation.begin()
+    assert set(coordinator.members) == {"north"}
+    steps = [coordinator.step() for _ in range(6)]
+    there = [{"north"}, {"north", "south"}, {"north", "south"}, {"north"}]
+    assert [set(step.shares) for step in steps] == [*there, {"north", "south"}, {"north", "south"}]
+    assert all(step.updated for step in steps)  # nobody waits for whom the timeline sends away
+    assert not coordinator.invite()
+    assert federation.sites["south"].next_batch == 4  # it went on where it had stopped
+    comes, leaves = (f"south {what}, as the timeline says" for what in ("comes", "leaves"))
+    assert coordinator.notes == [comes, leaves, comes]
+
+
 def test_without_a_quorum_nothing_is_learned_but_the_step_is_over(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:

@@ -105,8 +105,11 @@ def run_suite(
         digest=hashlib.sha256(text.encode()).hexdigest(),
     )  # fmt: skip
     for part in suite.sets:
+        judged: dict[str, Evaluation] = {}
         for model in suite.models:
-            _Judging(suite, real[part.name], model, out, workers, on_evaluation).add_to(result)
+            judging = _Judging(suite, real[part.name], model, out, workers, on_evaluation)
+            judged[model.name] = judging.add_to(result)
+        result.differences.extend(_between_recipes(part, judged))
     write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
     return result
 
@@ -203,8 +206,12 @@ class _Judging:
         }
         self.about = {"set": real.part.name, "recipe": model.name}
 
-    def add_to(self, result: SuiteResult) -> None:
-        """Trains the segmentation networks that are missing, and adds to every table."""
+    def add_to(self, result: SuiteResult) -> Evaluation:
+        """Trains the segmentation networks that are missing, and adds to every table.
+
+        Returns:
+            The comparison of the recipe's synthetic cases with the others.
+        """
         painted = {
             name: [self._painted(run, PaintingSection()) for run in runs]
             for name, runs in self.runs.items()
@@ -231,6 +238,7 @@ class _Judging:
         self._add_networks(result, {name: models[name] for name in (REAL_ALL, SYNTHETIC)})
         if self.model.paintings:
             self._add_paintings(result, models[REAL_ALL], evaluation)
+        return evaluation
 
     def _add_rows(self, result: SuiteResult, evaluation: Evaluation) -> None:
         """Rows of real models only where an earlier recipe did not bring them."""
@@ -475,31 +483,62 @@ def _differences(
 ) -> Iterator[Difference]:
     scores = {name: own[part.label] for name, own in evaluation.per_patient.items()}
 
-    def difference(name: str, over: str, pairs: Sequence[tuple[float, float]]) -> Difference:
-        gains = [a - b for a, b in pairs if not math.isnan(a - b)]
-        low, high = bootstrap_interval(gains)
-        return Difference(
-            part.name, model.name, name, over, part.label, len(gains), mean(gains), low, high
-        )
-
-    def pairs(name: str, over: str) -> list[tuple[float, float]]:
-        return [(a.dice, b.dice) for a, b in zip(scores[name], scores[over], strict=True)]
+    def difference(name: str, over: str) -> Difference:
+        return _difference(part, model.name, name, over, _dice(scores[name]), _dice(scores[over]))
 
     if all(math.isnan(score.dice) for score in scores[SYNTHETIC]):
         return  # nobody has the label
     for over in scores:
         if over != SYNTHETIC and not over.endswith(ADDED):
-            yield difference(SYNTHETIC, over, pairs(SYNTHETIC, over))
+            yield difference(SYNTHETIC, over)
     augmented = [name for name in scores if name.endswith(ADDED)]
     alone = [name.removesuffix(ADDED) for name in augmented]
     if augmented and all(name in scores for name in alone):
         for name, over in zip(augmented, alone, strict=True):
-            yield difference(name, over, pairs(name, over))
-        yield difference(
+            yield difference(name, over)
+        yield _difference(
+            part,
+            model.name,
             f"every {SITE_PREFIX}NAME{ADDED}",
             f"{SITE_PREFIX}NAME",
-            list(zip(_over_models(scores, augmented), _over_models(scores, alone), strict=True)),
+            _over_models(scores, augmented),
+            _over_models(scores, alone),
         )
+
+
+def _between_recipes(part: SetSection, judged: Mapping[str, Evaluation]) -> Iterator[Difference]:
+    """Synthetic cases of every recipe against those of the suite's first."""
+    scores = {
+        name: _dice(evaluation.per_patient[SYNTHETIC][part.label])
+        for name, evaluation in judged.items()
+    }
+    first, *others = scores
+    if all(math.isnan(score) for score in scores[first]):
+        return  # nobody has the label
+    for name in others:
+        yield _difference(
+            part, name, SYNTHETIC, f"{SYNTHETIC} of {first}", scores[name], scores[first]
+        )
+
+
+def _dice(scores: Sequence[PatientScore]) -> list[float]:
+    return [score.dice for score in scores]
+
+
+def _difference(
+    part: SetSection,
+    recipe: str,
+    model: str,
+    over: str,
+    scores: Sequence[float],
+    others: Sequence[float],
+) -> Difference:
+    """Patient by patient; those without the label do not count."""
+    gains = [a - b for a, b in zip(scores, others, strict=True) if not math.isnan(a - b)]
+    low, high = bootstrap_interval(gains)
+    return Difference(
+        part.name, recipe, model, over, part.label, len(gains), mean(gains), low, high
+    )
 
 
 def _over_models(

@@ -16,7 +16,8 @@ class Difference:
         recipe: name of the suite's model.
         model: row of the table.
         over: row that it is compared with. `every real:NAME+synthetic` over `real:NAME` compares
-            each patient's mean over the sites' models.
+            each patient's mean over the sites' models; `synthetic of NAME` is that of the suite's
+            first recipe.
         label: what it is judged by.
         patients: that count in both.
         difference: mean over patients.

@@ -169,7 +169,8 @@ class Order:
         Returns:
             Those without whom the run does not begin.
         """
-        begun, wanted = self.folder.facts_file.exists(), list(self.wanted()["sites"])
+        begun = self.folder.facts_file.exists()
+        wanted = [site for site in self.wanted()["sites"] if recipe.takes_part(site, 0)]
         least, since = Quorum(recipe.quorum, wanted).least, time.monotonic()
         while missing := set(wanted) - set(transport.sites()):
             late = time.monotonic() - since > RETURN_S

@@ -203,7 +203,8 @@ def _resumed(out: Path, recipe: Recipe, sites: Collection[str]) -> RunFolder:
         facts = folder.facts()
         if facts.state == "finished":
             raise RunError(f"the run in {out} has finished; choose another folder for a new one.")
-        if set(facts.sites) != set(sites):
+        later = {part.site for part in folder.recipe().timeline} & set(sites)
+        if set(facts.sites) | later != set(sites):
             raise RunError(
                 f"the run in {out} was started with {', '.join(facts.sites)}; resume it with the "
                 f"same sites, not with {', '.join(sorted(sites))}, or start a new run."
@@ -260,7 +261,8 @@ class _Run:
             keep=bank.keep if bank else None,
             checkpoint=read(step_file(folder.checkpoints, kept[-1])) if kept else None,
         )
-        absent = set(sites) - set(self.coordinator.members)
+        due = {site for site in sites if recipe.takes_part(site, self.coordinator.step_number)}
+        absent = due - set(self.coordinator.members)
         if absent:
             raise QuorumError(
                 f"the run cannot begin: {', '.join(sorted(absent))} did not start; "
@@ -340,11 +342,12 @@ class _Run:
 
     def _gather(self, stop: Callable[[], bool]) -> list[str]:
         """Takes back sites that have returned; waits, within the patience, for a quorum."""
-        news, self.coordinator.notes = self.coordinator.notes, []
+        news: list[str] = []
         since = time.monotonic()
         while True:
             for site, reason in self.coordinator.invite().items():
                 news.append(f"{site} is not back: {reason}" if reason else f"{site} is back")
+            news, self.coordinator.notes = self.coordinator.notes + news, []
             if self.coordinator.has_quorum():
                 return news
             if time.monotonic() - since > self.recipe.quorum.patience_s:

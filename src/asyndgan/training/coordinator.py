@@ -9,7 +9,7 @@ import copy
 import functools
 import operator
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self, final
@@ -208,6 +208,7 @@ class Coordinator:
             QuorumError: if no site takes part now.
             NotFiniteError: if feedback or the generator's gradient is not finite.
         """
+        self._follow_timeline()
         members = dict(self.members)
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
@@ -228,7 +229,7 @@ class Coordinator:
         )
         judgements, missed = self._take(answers.answers, answers.missed)
         shares = normalised({site: members[site].share for site in judgements})
-        updated = Quorum(self.recipe.quorum, self.known).met_by(judgements)
+        updated = self._quorum().met_by(judgements)
         if updated:
             self._learn(painting, members, judgements, shares)
             self._update()
@@ -413,8 +414,9 @@ class Coordinator:
         Returns:
             Sites that were taken in (an empty reason) or turned away (with the reason) just now.
         """
+        self._follow_timeline()
         news: dict[str, str] = {}
-        for site in self.exchange.transport.sites():
+        for site in self._due(self.exchange.transport.sites()):
             if site in self.members:
                 continue
             if site not in self._opening:
@@ -430,7 +432,41 @@ class Coordinator:
 
     def has_quorum(self) -> bool:
         """Whether enough sites are members to go on."""
-        return Quorum(self.recipe.quorum, self.known).met_by(self.members)
+        return self._quorum().met_by(self.members)
+
+    def _quorum(self) -> Quorum:
+        """Of those who take part now: nobody waits for a site whose time is over."""
+        return Quorum(self.recipe.quorum, self._due(self.known))
+
+    def _due(self, sites: Iterable[str]) -> list[str]:
+        return [site for site in sites if self.recipe.takes_part(site, self.step_number)]
+
+    def _follow_timeline(self) -> None:
+        """Has sites leave and come, at the very step that the recipe says.
+
+        Whoever leaves keeps its state of that step, from which it goes on when it comes back.
+        """
+        if not self.recipe.timeline:
+            return
+        leaving = sorted(set(self.members) - set(self._due(self.members)))
+        if leaving:
+            save = Save(run=self.run, step=self.step_number)
+            self.exchange.ask(dict.fromkeys(leaving, save))
+            for site in leaving:
+                del self.members[site]
+                self.notes.append(f"{site} leaves, as the timeline says")
+        coming = [
+            site
+            for site in self._due(self.exchange.transport.sites())
+            if not self.recipe.takes_part(site, self.step_number - 1) and site not in self.members
+        ]
+        for site in coming:
+            try:
+                self.welcome(site, self._open_one(site))
+            except AsyndganError as error:  # it is invited like any other that was away
+                self.notes.append(f"{site} does not come, as the timeline says: {error}")
+            else:
+                self.notes.append(f"{site} comes, as the timeline says")
 
     def save_sites(self) -> dict[str, str]:
         """Has every member keep its state of this step; returns why some did not."""
@@ -478,7 +514,7 @@ def open_all(recipe: Recipe, exchange: Exchange, *, run: str, step: int) -> dict
         QuorumError: if a site does not answer: whoever begins a run wants all of them.
     """
     request = Open(run=run, recipe=recipe.digest(), step=step)
-    sites = sorted(exchange.transport.sites())
+    sites = sorted(s for s in exchange.transport.sites() if recipe.takes_part(s, step))
     waiting, cards = list(sites), dict[str, Card]()
     deadline = time.monotonic() + recipe.quorum.patience_s
     while waiting:
