@@ -93,7 +93,8 @@ class Kept:
         # A session of its own, so that Ctrl-C reaches us first and its jobs can be ended with it.
         self._process = subprocess.Popen(  # noqa: S603  (FLARE's own script of this kit)
             ["/bin/bash", str(self._script), "--once"],
-            env={**os.environ, "PATH": path},
+            # FLARE's pools take a thread more now and then; each would have memory of its own.
+            env={"MALLOC_ARENA_MAX": "2", **os.environ, "PATH": path},
             cwd=self.kit,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
