@@ -3,7 +3,9 @@
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,9 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 
-from asyndgan.errors import RunError, SiteUnreachableError
-from asyndgan.relay.flare import CoordinatorRelay, SiteRelay
-from asyndgan.relay.framing import Frames
+from asyndgan.errors import RunError, SiteSilentError, SiteUnreachableError
+from asyndgan.relay.flare import MARK, CoordinatorRelay, SiteRelay, of_this_job
+from asyndgan.relay.framing import Frames, Requests
 from asyndgan.relay.local import Listener, Reply, connect, read_reply, reply_of, socket_path
 from asyndgan.relay.traffic import socket_bytes
 
@@ -24,8 +26,11 @@ from asyndgan.relay.traffic import socket_bytes
 class Cell:
     """FLARE's network, of which the first so many answers are lost."""
 
-    def __init__(self, lost: int, code: str = ReturnCode.TIMEOUT) -> None:
+    def __init__(
+        self, lost: int, code: str = ReturnCode.TIMEOUT, mark: str = "of this job"
+    ) -> None:
         self.lost = lost
+        self.mark = mark
         self.code = code
         self.asked: list[bytes] = []
 
@@ -33,11 +38,13 @@ class Cell:
         self.asked.append(bytes(request.payload))
         if len(self.asked) <= self.lost:
             return make_reply(self.code, "", None)
-        return make_reply(ReturnCode.OK, "", b"answer to " + request.payload)
+        reply = make_reply(ReturnCode.OK, "", b"answer to " + request.payload)
+        reply.set_header(MARK, self.mark)
+        return reply
 
 
 def relay(cell: Cell, wait_s: float = 30.0) -> CoordinatorRelay:
-    made = CoordinatorRelay("north", 1024, wait_s)
+    made = CoordinatorRelay("north", "run", "digest", "of this job", 1024, wait_s)
     made.cell, made._last_reached = cell, float("inf")
     return made
 
@@ -51,6 +58,16 @@ def test_a_request_whose_answer_was_lost_is_asked_again_in_the_same_words() -> N
 def test_a_site_that_stays_silent_is_given_up_within_the_coordinators_patience() -> None:
     cell = Cell(lost=10**6)
     assert read_reply(relay(cell, wait_s=0.3)._answered(b"request", Signal()))[0] is Reply.SILENT
+
+
+def test_an_answer_of_somebody_who_does_not_know_the_jobs_secret_is_none() -> None:
+    stranger = relay(Cell(lost=0, mark="of another job"), wait_s=0.3)
+    assert read_reply(stranger._answered(b"request", Signal()))[0] is Reply.SILENT
+
+
+def test_an_answer_that_is_too_long_is_dropped() -> None:
+    reply = relay(Cell(lost=0))._answered(bytes(1024), Signal())
+    assert read_reply(reply)[0] is Reply.UNREACHABLE
 
 
 def test_a_site_whose_end_of_the_job_is_gone_ends_the_job() -> None:
@@ -80,29 +97,35 @@ def echo(greeting: dict[str, str], frames: Frames) -> None:
         return
 
 
-def asking(topic: str, origin: str, payload: bytes = b"") -> Message:
-    request = Message({}, payload)
+def asking(topic: str, origin: str, payload: bytes = b"", mark: str = "of this job") -> Message:
+    request = Message({MARK: mark} if mark else {}, payload)
     request.set_header(MessageHeaderKey.TOPIC, topic)
     request.set_header(MessageHeaderKey.ORIGIN, origin)
     return request
 
 
 def test_only_the_servers_process_of_the_same_job_is_answered(tmp_path: Path) -> None:
-    site = SiteRelay("recipe", "run", 1024, 5.0)
+    site = SiteRelay("recipe", "run", "of this job", 1024, 5.0)
     site.kit = tmp_path
     with listening(tmp_path, echo):
         for stranger in ("south.job", "server.another", "server", "north.job"):
             refused = site._answer(asking("request", stranger, b"x"), "job")
             assert refused.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.UNAUTHENTICATED
             assert refused.payload is None
+        for mark in ("", "of another job"):
+            refused = site._answer(asking("request", "server.job", b"x", mark), "job")
+            assert refused.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.UNAUTHENTICATED
+        long = site._answer(asking("request", "server.job", bytes(1025)), "job")
+        assert long.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.INVALID_REQUEST
         answered = site._answer(asking("request", "server.job", b"x"), "job")
+        assert of_this_job(answered, "of this job")
         assert answered.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK
         assert read_reply(answered.payload) == (Reply.ANSWER, b"x")
         site._disconnect()
 
 
 def test_a_site_whose_own_process_is_not_running_says_so(tmp_path: Path) -> None:
-    site = SiteRelay("recipe", "run", 1024, 5.0)
+    site = SiteRelay("recipe", "run", "of this job", 1024, 5.0)
     site.kit = tmp_path
     answered = site._answer(asking("greet", "server.job"), "job")
     assert answered.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.SERVICE_UNAVAILABLE
@@ -126,6 +149,45 @@ def test_a_greeting_arrives_and_what_is_none_is_sent_away(tmp_path: Path) -> Non
             with pytest.raises(SiteUnreachableError):
                 nonsense.receive(timeout=10)
     assert heard == [{"site": "north"}]
+
+
+def test_a_listener_comes_back_to_a_folder_that_was_tidied_and_leaves_anothers_socket_alone(
+    tmp_path: Path,
+) -> None:
+    with listening(tmp_path, echo):
+        socket_path(tmp_path).unlink()
+        end = time.monotonic() + 20
+        while True:
+            try:
+                frames = connect(tmp_path, {}, limit=1024)
+                break
+            except SiteUnreachableError:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+        frames.send(1, b"x")
+        assert read_reply(frames.receive(timeout=10)[1]) == (Reply.ANSWER, b"x")
+        frames.close()
+        socket_path(tmp_path).unlink()
+        with socket.socket(socket.AF_UNIX) as of_another:
+            of_another.bind(str(socket_path(tmp_path)))
+    assert socket_path(tmp_path).exists()
+
+
+def test_a_request_whose_time_is_over_is_not_sent() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        requests = Requests(Frames(ours, limit=1024))
+        with requests._lock, ThreadPoolExecutor() as pool:
+            late = pool.submit(requests.ask, b"late", 0.05)
+            time.sleep(0.2)
+            requests._lock.release()
+            with pytest.raises(SiteSilentError):
+                late.result()
+            requests._lock.acquire()
+        theirs.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            theirs.recv(1)
+        requests.frames.close()
 
 
 def test_the_sockets_folder_has_to_be_ones_own(

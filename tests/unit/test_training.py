@@ -309,6 +309,56 @@ def test_a_site_whose_answer_was_lost_goes_on_with_its_next_batch(
     assert torch.equal(weights(federation.sites["south"].objective.discriminator), trained)
 
 
+def test_a_site_that_is_not_needed_keeps_nobody_from_beginning(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    federation.line.deaf = {"south"}
+    coordinator = Coordinator.begin(
+        federation.recipe, federation.exchange, run=RUN, needed={"north"}
+    )
+    assert set(coordinator.members) == {"north"}
+    assert coordinator.notes == ["south is not there: site south: there was no answer in time."]
+    with pytest.raises(QuorumError, match="west cannot be reached"):
+        Coordinator.begin(federation.recipe, federation.exchange, run=RUN, needed={"west"})
+    federation.line.deaf = set()
+    invite_until_back(coordinator, "south")
+    assert set(coordinator.members) == {"north", "south"}
+
+
+def test_who_belongs_to_a_run_is_remembered_through_its_checkpoint(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny("quorum.least=1"))
+    state = federation.begin().state()
+    federation.line.deaf = {"south"}
+    again = Coordinator.begin(
+        federation.recipe, federation.exchange, run=RUN, checkpoint=state, needed=()
+    )
+    assert set(again.members) == {"north"}
+    assert not again.has_quorum()
+
+
+def test_a_late_request_to_begin_does_not_have_a_site_go_back(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    first = coordinator.attempt
+    for _ in range(2):
+        coordinator.step()
+    opening = Open(run=RUN, recipe=federation.recipe.digest(), step=0, attempt=first)
+    late = ask(federation, "north", opening)
+    assert isinstance(late, Refusal)
+    assert late.reason == "step 0 is over; this site is at step 2."
+    again = federation.begin()
+    assert again.attempt != first
+    assert federation.sites["north"].step == 0  # another attempt may
+    over = ask(federation, "north", opening)
+    assert isinstance(over, Refusal)
+    assert over.reason == "this attempt at the run is over; another one has begun."
+
+
 def test_the_timeline_says_who_takes_part_in_which_step(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:

@@ -22,8 +22,12 @@ federation = typer.Typer(
     help="Runs between real machines: kits for sites, orders, and how they stand.",
     no_args_is_help=True,
 )
+PAUSE_S = 30.0
+"""Seconds without a step from which on `status` says so."""
+
 Folder = Annotated[Path, typer.Argument(help="Folder of the federation, on this machine.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Its name; else the newest.")]
+NewName = Annotated[str | None, typer.Option("--run", help="Its name; else the recipe's.")]
 
 
 @federation.command()
@@ -58,7 +62,10 @@ def renew(folder: Folder) -> None:
     made = kits.Federation.of(folder)
     kits.renew(made)
     _tell_kits(Console(), made, made.sites)
-    _say(Console(), "A site that takes part already only replaces its folder 'startup'.")
+    _say(
+        Console(),
+        "A site that takes part already only replaces its folder 'startup' and versions.json.",
+    )
 
 
 @federation.command()
@@ -80,7 +87,7 @@ def submit(
     folder: Folder,
     recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
     overrides: Overrides = None,
-    run: RunName = None,
+    run: NewName = None,
     site: Annotated[
         list[str] | None,
         typer.Option(help="A site without whom the run does not begin; else all with a kit."),
@@ -178,7 +185,8 @@ class Standing:
         table = Table(
             title=f"run {escape(self.order.name)}: {self.order.state()}, "
             f"step {last['step'] + 1} of {steps}",
-            caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}",
+            caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}"
+            + self._pause(),
             title_justify="left",
         )
         for heading in ("site", "share", "last seen", "round trip", "left its sockets", "losses"):
@@ -186,6 +194,12 @@ class Standing:
         for site in sorted({*self.order.wanted()["sites"], *self._seen}):
             table.add_row(escape(site), *self._of_site(site))
         return table
+
+    def _pause(self) -> str:
+        """How long ago the last step was, if it is long ago."""
+        file = self.order.folder.metrics_file
+        ago = time.time() - file.stat().st_mtime if file.exists() else 0.0
+        return f"; last step {duration(ago)} ago" if ago > PAUSE_S else ""
 
     def _of_site(self, site: str) -> tuple[str, ...]:
         if site not in self._seen:

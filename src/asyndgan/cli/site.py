@@ -12,6 +12,7 @@ from rich.table import Table
 
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
+from asyndgan.locks import held
 from asyndgan.privacy import Policy
 
 site = typer.Typer(
@@ -29,7 +30,9 @@ def init(
 ) -> None:
     """Writes site.toml, and a policy with the defaults to go through."""
     service = flare_part("service")
-    name = service.name_of(kit)
+    name, kits = service.name_of(kit), flare_part("kits")
+    kits.plain(kit)
+    kits.guard(kit)
     file, policy = kit / service.SITE_FILE, kit / "policy.toml"
     if file.exists():
         raise RunError(f"{file} is there already; edit it.")
@@ -64,7 +67,7 @@ def check(kit: Kit) -> None:
 def start(kit: Kit) -> None:
     """Takes part, until Ctrl-C. Run it as a service. Only outgoing connections are made."""
     service = flare_part("service")
-    from asyndgan.locks import held
+    flare_part("kits").guard(kit)
 
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

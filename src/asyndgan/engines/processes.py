@@ -97,6 +97,8 @@ class Processes(Transport):
         entry = self._sites.get(site)
         if entry is None:
             raise SiteUnreachableError(f"site {site} is not connected.")
+        if len(payload) > self.limit:  # the process would end itself
+            raise WireError(f"a request of {len(payload)} bytes; {self.limit} are allowed.")
         requests = entry.requests
         if requests is None or not entry.alive:
             raise SiteUnreachableError(

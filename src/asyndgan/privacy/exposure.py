@@ -120,6 +120,10 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "where the run stands", "one number", "rolls the site back, to have a step answered twice",
         "schema; the ledger and `allows.most_answers` count rolled-back steps too",
     ),
+    ("open", "attempt"): Exposure(
+        "which coordinator's attempt at the run", "at most 64 hexadecimal digits",
+        "a new one each time, to have a site roll back", "as `step`; one that is over is refused",
+    ),
     ("judge", "run"): _RUN,
     ("judge", "step"): Exposure(
         "number of the step", "one number", "steps that are over, or beyond the recipe", "refused"

@@ -26,8 +26,8 @@ class Transport(ABC):
     def sites(self) -> tuple[str, ...]:
         """Names of the sites that can be reached now, in a fixed order."""
 
-    def socket_bytes(self) -> dict[str, tuple[int, int]]:
-        """Bytes that left and came to each site, as operating systems count them.
+    def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """Bytes that left and came to each site, as operating systems count them, by connection.
 
         Nothing where there is no network, or nobody counts.
         """

@@ -5,10 +5,12 @@ what the bytes mean, holds data, or imports torch. Messages go by FLARE's `core_
 stays flat (tasks are polled, streamed replies are kept for a minute).
 """
 
+import hmac
 import json
 import logging
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -31,6 +33,10 @@ from asyndgan.relay.traffic import COUNTS, socket_bytes
 log = logging.getLogger(__name__)
 
 CHANNEL: Final = "asyndgan"
+MARK: Final = "asyndgan_job"
+"""Header of every request and answer: the job's secret. FLARE's processes of one machine reach each
+other by an open port of that machine, where anybody may call himself as he likes."""
+
 GREET: Final = "greet"
 REQUEST: Final = "request"
 COMING_S: Final = 40.0
@@ -38,6 +44,10 @@ COMING_S: Final = 40.0
 
 GONE_S: Final = 8.0
 """A job ends if the site's end of it has not been reached for so long; another one is submitted."""
+
+AGAIN_S: Final = 0.3
+LONGEST_S: Final = 5.0
+"""Seconds before the coordinator is tried again; doubled while it is not there."""
 
 LOOK_S: Final = 1.0
 """Seconds between two looks whether it is there."""
@@ -54,20 +64,32 @@ def server_of(kit: Path) -> str:
     return str(settings["servers"][0]["service"]["target"])
 
 
+def of_this_job(message: Message, secret: str) -> bool:
+    """Whether whoever sent a message knows the job's secret."""
+    return hmac.compare_digest(str(message.get_header(MARK, "")).encode(), secret.encode())
+
+
 @final
 class CoordinatorRelay(Controller):
     """In the server's job process: takes the coordinator's requests to one site's job process.
 
     Args:
         site: that this job is for.
+        run: name of the run.
+        recipe: digest of its recipe.
+        secret: of this job.
         limit: most bytes of a message.
         wait_s: how long the coordinator waits for an answer. A request is repeated within that
             time, since sites answer a repeated one with the same bytes.
     """
 
-    def __init__(self, site: str, limit: int, wait_s: float) -> None:
+    def __init__(
+        self, site: str, run: str, recipe: str, secret: str, limit: int, wait_s: float
+    ) -> None:
         super().__init__()
         self.site = site
+        self.greeting = {"site": site, "run": run, "recipe": recipe}
+        self.secret = secret
         self.limit = limit
         self.wait_s = wait_s
         self.cell: Any = None
@@ -94,13 +116,15 @@ class CoordinatorRelay(Controller):
             time.sleep(0.1)
         self._last_reached = time.monotonic()
         threading.Thread(target=self._look_after, args=(abort_signal,), daemon=True).start()
-        greeting = {"site": self.site, "job": job}
+        greeting, pause = self.greeting | {"job": job}, AGAIN_S
         while not abort_signal.triggered and not self._gone():
-            try:
+            begun = time.monotonic()
+            with suppress(SiteUnreachableError, WireError):
                 self._frames = connect(kit_of(fl_ctx), greeting, limit=self.limit)
                 self._relay(self._frames, abort_signal)
-            except (SiteUnreachableError, WireError):
-                time.sleep(0.3)  # the coordinator may be on its way back
+            # The coordinator may be on its way back, or may not want this job any more.
+            pause = AGAIN_S if time.monotonic() - begun > LONGEST_S else min(2 * pause, LONGEST_S)
+            time.sleep(pause)
 
     def _relay(self, frames: Frames, abort_signal: Signal) -> None:
         try:
@@ -118,7 +142,10 @@ class CoordinatorRelay(Controller):
         deadline = time.monotonic() + self.wait_s
         while (left := deadline - time.monotonic()) > 0 and not abort_signal.triggered:
             # A third of the time, so that an answer that was lost can be asked for again.
-            reply = self._ask(REQUEST, payload, max(1.0, min(left, self.wait_s / 3)))
+            reply = self._ask(REQUEST, payload, min(left, max(1.0, self.wait_s / 3)))
+            if reply is not None and len(reply) > self.limit:
+                log.warning("site %s: an answer of %d bytes is dropped", self.site, len(reply))
+                return reply_of(Reply.UNREACHABLE)
             if reply is not None:
                 return reply
             if self._gone():
@@ -133,7 +160,7 @@ class CoordinatorRelay(Controller):
                 self._last_reached = time.monotonic()
             time.sleep(LOOK_S)
         if self._frames:
-            self._frames.close()  # the coordinator sees it at once, and has another job begun
+            self._frames.close()  # the coordinator sees it, and has another job begun
 
     def _gone(self) -> bool:
         return time.monotonic() - self._last_reached > GONE_S
@@ -147,10 +174,13 @@ class CoordinatorRelay(Controller):
 
     def _ask(self, topic: str, payload: bytes, timeout: float) -> bytes | None:
         reply = self.cell.send_request(
-            channel=CHANNEL, topic=topic, target=self.target, request=Message({}, payload),
-            timeout=timeout, optional=True,
+            channel=CHANNEL, topic=topic, target=self.target, timeout=timeout, optional=True,
+            request=Message({MARK: self.secret}, payload),
         )  # fmt: skip
         answered = reply.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK
+        if answered and not of_this_job(reply, self.secret):
+            log.warning("an answer without the job's secret is dropped")
+            return None
         # FLARE turns nothing into None.
         return bytes(reply.payload or b"") if answered else None
 
@@ -162,12 +192,14 @@ class SiteRelay(Executor):
     Args:
         recipe: TOML text of the run's recipe.
         run: name of the run, under which the site keeps its state.
+        secret: of this job.
         limit: most bytes of a message.
         wait_s: how long to wait for the site.
     """
 
-    def __init__(self, recipe: str, run: str, limit: int, wait_s: float) -> None:
+    def __init__(self, recipe: str, run: str, secret: str, limit: int, wait_s: float) -> None:
         super().__init__()
+        self.secret = secret
         self.greeting = {"recipe": recipe, "run": run}
         self.limit = limit
         self.wait_s = wait_s
@@ -195,17 +227,25 @@ class SiteRelay(Executor):
         cell.register_request_cb(channel=CHANNEL, topic="*", cb=self._answer, job=job)
 
     def _answer(self, request: Message, job: str) -> Message:
-        # Sites can reach each other through the server: only its job process may ask.
-        if request.get_header(MessageHeaderKey.ORIGIN) != f"server.{job}":
-            log.warning("a request of %s is refused", request.get_header(MessageHeaderKey.ORIGIN))
+        origin = request.get_header(MessageHeaderKey.ORIGIN)
+        # Sites can reach each other through the server, and strangers of this machine its FLARE.
+        if origin != f"server.{job}" or not of_this_job(request, self.secret):
+            log.warning("a request of %s is refused", origin)
             return make_reply(ReturnCode.UNAUTHENTICATED, "", None)
+        payload = bytes(request.payload or b"")
+        if len(payload) > self.limit:
+            log.warning("a request of %d bytes is refused", len(payload))
+            return make_reply(ReturnCode.INVALID_REQUEST, "", None)
+        reply = self._reply(request.get_header(MessageHeaderKey.TOPIC), payload)
+        reply.set_header(MARK, self.secret)
+        return reply
+
+    def _reply(self, topic: str, payload: bytes) -> Message:
         try:
             requests = self._connected()
-            if request.get_header(MessageHeaderKey.TOPIC) == GREET:
+            if topic == GREET:
                 return make_reply(ReturnCode.OK, "", COUNTS.pack(*socket_bytes(self.port)))
-            return make_reply(
-                ReturnCode.OK, "", requests.ask(bytes(request.payload or b""), self.wait_s)
-            )
+            return make_reply(ReturnCode.OK, "", requests.ask(payload, self.wait_s))
         except SiteSilentError:
             return make_reply(ReturnCode.TIMEOUT, "", None)
         except (SiteUnreachableError, WireError):

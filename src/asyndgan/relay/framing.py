@@ -6,6 +6,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from typing import Final, TypeVar, final
 
@@ -65,14 +66,17 @@ class Frames:
 
     def ended(self) -> bool:
         """Whether the other end has closed the connection; disturbs nobody who waits on it."""
-        if self._connection.fileno() < 0:
-            return True
         look = select.poll()
-        look.register(self._connection, select.POLLHUP)
+        try:
+            look.register(self._connection, select.POLLHUP)
+        except ValueError:  # we have closed it
+            return True
         return any(event & (select.POLLHUP | select.POLLNVAL) for _, event in look.poll(0))
 
     def close(self) -> None:
-        """Closes the socket."""
+        """Closes the socket; whoever waits on it is told."""
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
 
     def _fill(self, size: int, deadline: float | None) -> None:
@@ -118,8 +122,10 @@ class Requests:
         """
         deadline = time.monotonic() + timeout
         with self._lock:
+            if time.monotonic() >= deadline:  # others had the line: nobody waits any more
+                raise SiteSilentError("there was no answer in time.")
             number = next(self._numbers)
-            self.frames.send(number, payload, timeout)
+            self.frames.send(number, payload, deadline - time.monotonic())
             while True:
                 answered, answer = self.frames.receive(deadline - time.monotonic())
                 if answered == number:

@@ -13,7 +13,6 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Final, final
@@ -23,6 +22,9 @@ from asyndgan.relay.framing import Frames
 from asyndgan.texts import parsed_json
 
 log = logging.getLogger(__name__)
+
+LOOK_S: Final = 1.0
+"""Seconds between two looks whether the socket is still there."""
 
 
 class Reply(IntEnum):
@@ -103,29 +105,70 @@ class Listener:
     def __init__(
         self, kit: Path, serve: Callable[[dict[str, str], Frames], None], *, limit: int
     ) -> None:
+        self._kit = kit
         self.path = socket_path(kit)
         self._serve = serve
         self._limit = limit
-        self._socket = socket.socket(socket.AF_UNIX)
-        self.path.unlink(missing_ok=True)  # of one that was killed; its folder is locked by us
-        self._socket.bind(str(self.path))
-        self._socket.listen()
+        self._closing = threading.Event()
+        self._socket = self._bound()
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def close(self) -> None:
         """Accepts no more."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._closing.set()
+        self._forget()
+
+    def _bound(self) -> socket.socket:
+        self.path.unlink(missing_ok=True)  # of one that was killed; its folder is locked by us
+        found = socket.socket(socket.AF_UNIX)
+        try:
+            found.bind(str(self.path))
+        except OSError as error:
+            found.close()
+            raise RunError(
+                f"{self.path} cannot be a socket ({error}); a shorter TMPDIR may help."
+            ) from error
+        found.listen()
+        found.settimeout(LOOK_S)
+        self._place = self.path.lstat().st_ino
+        return found
+
+    def _forget(self) -> None:
         self._socket.close()
-        self.path.unlink(missing_ok=True)
+        if self._ours():
+            self.path.unlink(missing_ok=True)
+
+    def _ours(self) -> bool:
+        """Whether what lies at the path is this socket, and not another process's."""
+        try:
+            return self.path.lstat().st_ino == self._place
+        except OSError:
+            return False
 
     def _accept(self) -> None:
-        while True:
+        while not self._closing.is_set():
             try:
                 connection, _ = self._socket.accept()
-            except OSError:
-                return  # closed
+            except TimeoutError:
+                if not self.path.exists() and not self._closing.is_set():
+                    self._bind_anew()
+                continue
+            except OSError as error:
+                if not self._closing.wait(LOOK_S):
+                    log.warning("no connection can be accepted: %s", error)
+                continue
+            connection.settimeout(None)
             threading.Thread(target=self._welcome, args=(connection,), daemon=True).start()
+
+    def _bind_anew(self) -> None:
+        """Folders for sockets are tidied away, some when their user logs out."""
+        self._socket.close()
+        try:
+            self.path = socket_path(self._kit)
+            self._socket = self._bound()
+        except (OSError, RunError) as error:
+            log.warning("nobody can connect: %s", error)
+            self._closing.wait(LOOK_S)
 
     def _welcome(self, connection: socket.socket) -> None:
         frames = Frames(connection, limit=self._limit)

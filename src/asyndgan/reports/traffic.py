@@ -10,6 +10,7 @@ from typing import Any, Final, final
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import size
 from asyndgan.runs import RunFacts
+from asyndgan.runs.folder import socket_sums
 
 _OF_CONDITION: Final = {
     "mask": ("the masks (label maps of real cases)", "masks"),
@@ -183,7 +184,7 @@ def _sites(
             left_part=round(100 * out / most, 2),
             came_part=round(100 * into / most, 2),
             step=_a_step(left, "judgement", {site: answered[site]}),
-            sockets=" out, ".join(map(size, facts.socket_bytes.get(site, ()))),
+            sockets=" out, ".join(map(size, socket_sums(facts.socket_bytes.get(site, {})))),
         )
 
 

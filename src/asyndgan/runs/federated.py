@@ -6,19 +6,27 @@ a crash, or for want of sites, is begun again from its checkpoint; nobody has to
 
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any, Final, final
+from typing import IO, Any, Final, final
 
 from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import keep_server
 from asyndgan.engines.flare.kits import RUN_NAME, Federation
 from asyndgan.engines.flare.transport import Flare
-from asyndgan.errors import BusyError, QuorumError, RunError
+from asyndgan.errors import (
+    AsyndganError,
+    BusyError,
+    QuorumError,
+    RunError,
+    SiteUnreachableError,
+)
 from asyndgan.locks import held
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
@@ -35,6 +43,9 @@ MODULE: Final = "asyndgan.runs.federated"
 
 PAUSE_S: Final = 1.0
 """Seconds between two looks at what there is to do."""
+
+LONGEST_PAUSE_S: Final = 60.0
+"""Between two attempts at a run that ends at once; the first is a second or two, then doubled."""
 
 RETURN_S: Final = 60.0
 """Seconds that a run which goes on waits for all of its sites, before a quorum will do."""
@@ -85,20 +96,32 @@ class Order:
                 raise RunError(f"run {name} has finished; choose another name.")
             if order.folder.recipe().digest() != recipe.digest():
                 raise RunError(f"run {name} has another recipe; choose another name.")
+            if sites:
+                order._write_wanted(sites, order.wanted()["ordered"])
             for file in (order._stop_file, order._failed_file):
                 file.unlink(missing_ok=True)
             return order
         RunFolder.create(order.folder.path, recipe)
-        wanted = {"sites": list(sites or federation.sites), "ordered": time.time()}
-        order._order_file.write_text(json.dumps(wanted))
+        order._write_wanted(sites or federation.sites, time.time())
         return order
+
+    def _write_wanted(self, sites: Collection[str], ordered: float) -> None:
+        """As a whole: it is read all the time."""
+        half = self._order_file.with_suffix(".half")
+        half.write_text(json.dumps({"sites": sorted(sites), "ordered": ordered}), "utf-8")
+        half.replace(self._order_file)
 
     @classmethod
     def all(cls, federation: Federation) -> list["Order"]:
-        """Every run, the first ordered first."""
-        orders = (federation.path / "runs").glob("*/order.json")
-        found = [cls(federation, path.parent.name) for path in orders]
-        return sorted(found, key=lambda order: float(order.wanted()["ordered"]))
+        """Every run, the first ordered first; folders that hold none are passed over."""
+        found: list[tuple[float, str]] = []
+        for path in (federation.path / "runs").glob("*/order.json"):
+            name = path.parent.name
+            try:
+                found.append((float(cls(federation, name).wanted()["ordered"]), name))
+            except (RunError, KeyError, TypeError, ValueError) as error:
+                log.warning("%s is passed over: %s", path, error)
+        return [cls(federation, name) for _, name in sorted(found)]
 
     @classmethod
     def named(cls, federation: Federation, name: str | None) -> "Order":
@@ -154,80 +177,124 @@ class Order:
             RunError, CohortError, NotFiniteError: it cannot go on by itself.
         """
         recipe = self.folder.recipe()
-        transport = Flare(Office(self.federation, recipe, self.name))
-        try:
-            sites = self._gather(transport, recipe)
-            train_over(
-                self.folder, transport, engine="flare", sites=sites, stop=self.stopped, watch=watch
-            )
-        finally:
-            transport.close()
+        with (
+            self.folder.held()
+        ):  # before FLARE is told anything: another coordinator may be at work
+            transport = Flare(Office(self.federation, recipe, self.name))
+            try:
+                self._gather(transport, recipe)
+                begun = self.folder.facts_file.exists()
+                train_over(
+                    self.folder,
+                    transport,
+                    engine="flare",
+                    # A run that goes on has had its quorum; one that begins wants everybody.
+                    sites=() if begun else self._due(recipe),
+                    stop=self.stopped,
+                    watch=watch,
+                )
+            finally:
+                transport.close()
 
-    def _gather(self, transport: Flare, recipe: Recipe) -> list[str]:
+    def _due(self, recipe: Recipe) -> list[str]:
+        """Sites that take part in the step that is next."""
+        step = self.folder.facts().steps if self.folder.facts_file.exists() else 0
+        return [site for site in self.wanted()["sites"] if recipe.takes_part(site, step)]
+
+    def _gather(self, transport: Flare, recipe: Recipe) -> None:
         """Waits for the sites: at first for all, in a run that goes on for a quorum after a while.
 
-        Returns:
-            Those without whom the run does not begin.
+        Raises:
+            Interrupted: the run was stopped meanwhile.
         """
-        begun = self.folder.facts_file.exists()
-        wanted = [site for site in self.wanted()["sites"] if recipe.takes_part(site, 0)]
-        least, since = Quorum(recipe.quorum, wanted).least, time.monotonic()
-        while missing := set(wanted) - set(transport.sites()):
+        begun, since, told = self.folder.facts_file.exists(), time.monotonic(), set[str]()
+        while missing := set(wanted := self._due(recipe)) - set(transport.sites()):
             late = time.monotonic() - since > RETURN_S
+            least = Quorum(recipe.quorum, wanted).least
             if begun and late and len(wanted) - len(missing) >= least:
-                return []
+                return
             if self.stopped():
                 raise Interrupted(f"run {self.name} was stopped before it began.")
+            if missing != told:
+                log.info("waiting for %s", ", ".join(sorted(missing)))
+                told = missing
             time.sleep(PAUSE_S / 5)
-        return wanted
 
 
 def serve(federation: Federation, *, stop: Callable[[], bool]) -> None:
     """Keeps FLARE's server, and trains what is ordered, until `stop` says so.
 
     Raises:
-        RunError: another process serves this federation.
+        BusyError: another process serves this federation.
     """
     with held(federation.path, f"{federation.path} is served by another process already."):
         server = keep_server(federation)
-        run: tuple[Order, subprocess.Popen[bytes]] | None = None
+        work = _Work(federation)
         try:
             while not stop():
-                run = _look(federation, run)
+                work.look()
                 time.sleep(PAUSE_S)
         finally:
-            if run:
-                run[1].send_signal(signal.SIGTERM)  # it writes a checkpoint
-                run[1].wait()
+            work.close()
             server.close()
 
 
-def _look(
-    federation: Federation, run: tuple[Order, subprocess.Popen[bytes]] | None
-) -> tuple[Order, subprocess.Popen[bytes]] | None:
-    """Begins the next run if none is at work, and again one that crashed."""
-    if run:
-        order, process = run
-        status = process.poll()
-        if status is None:
-            return run
-        log.info("run %s: its process ended (%s): %s", order.name, status, order.state())
-    for order in Order.all(federation):
-        if order.state() in ("ordered", "running"):
-            return order, begin(order)
-    return None
+@final
+class _Work:
+    """The run that is trained now, in a process of its own.
+
+    Args:
+        federation: whose orders are looked for.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self._run: tuple[Order, subprocess.Popen[bytes]] | None = None
+        self._begun = self._not_before = 0.0
+        self._wait = PAUSE_S
+
+    def look(self) -> None:
+        """Begins the next run if none is at work, and again one that crashed."""
+        if self._run:
+            order, process = self._run
+            status = process.poll()
+            if status is None:
+                return
+            self._run = None
+            log.info("run %s: its process ended (%s): %s", order.name, status, order.state())
+            quick = time.monotonic() - self._begun < LONGEST_PAUSE_S
+            self._wait = min(2 * self._wait, LONGEST_PAUSE_S) if quick else PAUSE_S
+            self._not_before = time.monotonic() + (self._wait if quick else 0.0)
+        if time.monotonic() < self._not_before:
+            return
+        for order in Order.all(self.federation):
+            if order.state() in ("ordered", "running"):
+                self._run, self._begun = (order, begin(order)), time.monotonic()
+                return
+
+    def close(self) -> None:
+        """Has the run stop with a checkpoint."""
+        if self._run:
+            self._run[1].send_signal(signal.SIGTERM)
+            self._run[1].wait()
 
 
 def begin(order: Order) -> "subprocess.Popen[bytes]":
-    """A process that trains a run; its words go to the run's `coordinator.log`."""
+    """A process that trains a run, and stops when we are gone; its words go to a log of the run."""
     with (order.folder.path / "coordinator.log").open("ab") as said:
         return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
             [sys.executable, "-m", MODULE, str(order.federation.path), order.name],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=said,
             stderr=said,
             start_new_session=True,
         )
+
+
+def _stop_with(parent: IO[bytes]) -> None:
+    """Asks this process to stop, with a checkpoint, when the other end of a pipe is gone."""
+    parent.read()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(path: Path, name: str) -> int:
@@ -236,16 +303,25 @@ def main(path: Path, name: str) -> int:
     for noisy in ("nvflare", "CoreCell", "conn_manager"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     order = Order(Federation.of(path), name)
+    signal.signal(signal.SIGTERM, _interrupt)  # until the training heeds it, with a checkpoint
+    threading.Thread(target=_stop_with, args=(sys.stdin.buffer,), daemon=True).start()
     try:
         order.train(_log_news)
-    except (Interrupted, QuorumError, BusyError) as error:
+    except (Interrupted, QuorumError, BusyError, SiteUnreachableError) as error:
         log.warning("%s", error)
         return AGAIN
-    except Exception as error:
+    except AsyndganError as error:
         log.exception("run %s cannot go on", name)
         order.fail(str(error))
         return 1
+    except Exception:
+        log.exception("run %s is begun again", name)
+        return AGAIN
     return 0
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted("asked to stop.")
 
 
 def _log_news(progress: Progress) -> None:

@@ -14,7 +14,7 @@ sites/NAME/              what the site keeps for itself; on this machine only be
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,8 +58,8 @@ class RunFacts:
         sites: by name: cases, share (normalised), modalities.
         left_sites: bytes that left each site, by kind.
         came_to_sites: bytes that went to each site, by kind.
-        socket_bytes: bytes that left and came to each site's machine over the network, as its
-            operating system counted them; of sites where one does.
+        socket_bytes: bytes that left and came to each site over each of its network connections,
+            as its operating system counted them; of sites where one does.
         generator_sha256: of `generator.safetensors`.
         generator_step: after which that generator was, if not after the last one.
         patient_pattern: that found the patients in the names of cases.
@@ -78,7 +78,7 @@ class RunFacts:
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
     left_sites: dict[str, dict[str, int]] = field(default_factory=dict)
     came_to_sites: dict[str, dict[str, int]] = field(default_factory=dict)
-    socket_bytes: dict[str, list[int]] = field(default_factory=dict)
+    socket_bytes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
     generator_sha256: str = ""
     generator_step: int = 0
     patient_pattern: str = DEFAULT_PATIENT_PATTERN
@@ -244,3 +244,8 @@ def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
     for (site, kind), size in sorted(counts.items()):
         nested.setdefault(site, {})[kind] = size
     return nested
+
+
+def socket_sums(connections: Mapping[str, Sequence[int]]) -> list[int]:
+    """Bytes that left and came over all of a site's connections."""
+    return [sum(counts) for counts in zip(*connections.values(), strict=True)]

@@ -21,7 +21,7 @@ from asyndgan.privacy import Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
-from asyndgan.runs.folder import RunFacts, RunFolder, by_site
+from asyndgan.runs.folder import RunFacts, RunFolder, by_site, socket_sums
 from asyndgan.runs.samples import ROWS, SampleGrid
 from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.checkpoint import (
@@ -117,6 +117,12 @@ def train(
             f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
             "recipe asks for it with 'given'."
         )
+    unknown = {part.site for part in recipe.timeline} - set(sites)
+    if unknown:
+        raise RunError(
+            f"the timeline of recipe '{recipe.name}' names {', '.join(sorted(unknown))}, which is "
+            f"no site of this run; the sites are {', '.join(sites)}."
+        )
     folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     setups = [
         SiteSetup(
@@ -155,7 +161,7 @@ def train_over(
     """Trains over lines to sites that somebody else set up; goes on where the run stands.
 
     Args:
-        folder: of the run, with its recipe.
+        folder: of the run, with its recipe; held by whoever calls.
         transport: closed by whoever made it.
         engine: its name.
         sites: without whom the run does not begin; others may join.
@@ -166,9 +172,9 @@ def train_over(
         Interrupted: `stop` said so, or a signal came; the checkpoint is written.
         QuorumError, NotFiniteError, RunError, CohortError: as `train`.
     """
-    with folder.held():
-        run = _Run(folder, folder.recipe(), transport, engine, sites, keep_generators=False)
-        run.to_the_end(watch or _unwatched, stop)
+    run = _Run(folder, folder.recipe(), transport, engine, sites, keep_generators=False)
+    run.go_on = "'asyndgan federation submit' has it go on"
+    run.to_the_end(watch or _unwatched, stop)
 
 
 def _unwatched(progress: Progress) -> None:
@@ -241,6 +247,7 @@ class _Run:
         self.folder = folder
         self.keep_generators = keep_generators
         self.recipe = recipe
+        self.go_on = "go on with 'asyndgan train ... --resume'"
         self.exchange = Exchange(transport, recipe)
         self.begun = time.monotonic()
         kept = stored_steps(folder.checkpoints)
@@ -252,7 +259,6 @@ class _Run:
             name = folder.facts().run if folder.facts_file.exists() else secrets.token_hex(16)
             self.facts = RunFacts(name, __version__, recipe.digest(), engine)
         self.seconds_before = self.facts.seconds
-        self.carried_before = dict(self.facts.socket_bytes)
         bank = MaskBank(folder.masks) if recipe.masks.release else None
         self.coordinator = Coordinator.begin(
             recipe,
@@ -260,14 +266,8 @@ class _Run:
             run=self.facts.run,
             keep=bank.keep if bank else None,
             checkpoint=read(step_file(folder.checkpoints, kept[-1])) if kept else None,
+            needed={site for site in sites if recipe.takes_part(site, kept[-1] if kept else 0)},
         )
-        due = {site for site in sites if recipe.takes_part(site, self.coordinator.step_number)}
-        absent = due - set(self.coordinator.members)
-        if absent:
-            raise QuorumError(
-                f"the run cannot begin: {', '.join(sorted(absent))} did not start; "
-                "the reason is in its site.log."
-            )
         if bank:
             bank.describe(self.coordinator.scope)
         folder.forget_metrics_from(self.coordinator.step_number)
@@ -335,10 +335,7 @@ class _Run:
 
     def _heed(self, stop: Callable[[], bool]) -> None:
         if stop():
-            raise Interrupted(
-                f"stopped after step {self.coordinator.step_number}; "
-                "go on with 'asyndgan train ... --resume'."
-            )
+            raise Interrupted(f"stopped after step {self.coordinator.step_number}; {self.go_on}.")
 
     def _gather(self, stop: Callable[[], bool]) -> list[str]:
         """Takes back sites that have returned; waits, within the patience, for a quorum."""
@@ -445,17 +442,15 @@ class _Run:
         }
         facts.left_sites = by_site(self.exchange.from_sites)
         facts.came_to_sites = by_site(self.exchange.to_sites)
-        facts.socket_bytes = self._carried()
+        self._carried()
         self.folder.write_facts(facts)
 
     def _carried(self) -> dict[str, list[int]]:
-        """Bytes of sockets, over all attempts."""
-        before, now = self.carried_before, self.exchange.transport.socket_bytes()
-        none = (0, 0)
-        return {
-            site: [a + b for a, b in zip(before.get(site, none), now.get(site, none), strict=True)]
-            for site in sorted({*before, *now})
-        }
+        """Bytes of sockets: over all attempts, each connection once, though it may outlive one."""
+        carried = self.facts.socket_bytes
+        for site, connections in self.exchange.transport.socket_bytes().items():
+            carried.setdefault(site, {}).update({k: list(v) for k, v in connections.items()})
+        return {site: socket_sums(connections) for site, connections in carried.items()}
 
     def _count_on(self) -> None:
         """Bytes are counted over all attempts."""

@@ -8,8 +8,9 @@ d loss_j / d G(x, z), and the chain rule does the rest here.
 import copy
 import functools
 import operator
+import secrets
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self, final
@@ -47,6 +48,9 @@ from asyndgan.wire import Card, Close, Judge, Judgement, Measure, Measured, Mess
 
 LABELS_LIMIT = 1024
 """Labels are channels of the generator's input, so a card may not ask for any number of them."""
+
+RARELY_S = 60.0
+"""Seconds between two invitations of a site that is turned away again and again."""
 
 Keep = Callable[[str, Tensor], None]
 State = tuple[dict[str, Tensor], dict[str, Any]]
@@ -122,6 +126,27 @@ class StepReport:
 
 
 @final
+@dataclass(frozen=True)
+class _TurnedAway:
+    """A site that could not be taken in; it is asked again, ever more rarely.
+
+    Attributes:
+        reason: for it.
+        times: in a row.
+        until: when it is asked again, on the clock that never goes back.
+    """
+
+    reason: str = ""
+    times: int = 0
+    until: float = 0.0
+
+    def again(self, reason: str) -> "_TurnedAway":
+        """After another time."""
+        wait = min(0.5 * 2**self.times, RARELY_S)
+        return _TurnedAway(reason, self.times + 1, time.monotonic() + wait)
+
+
+@final
 class Coordinator:
     """Owns the generator and asks the sites.
 
@@ -138,6 +163,8 @@ class Coordinator:
         average: exponential moving average of the generator; it paints in the end.
         members: sites that take part now, in a fixed order.
         notes: what a person should read.
+        attempt: at this run, in hexadecimal: of this coordinator, not of one before it.
+        expected: sites that belong to the run, from before this attempt.
         selection: keeps the generator nearest to the real images, if the recipe asks for it.
     """
 
@@ -158,7 +185,11 @@ class Coordinator:
             self.generator = new_generator(recipe, scope)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
+        self.attempt = ""
+        self._followed = -1
+        self.expected: set[str] = set()
         self._opening: dict[str, Future[Card]] = {}
+        self._turned_away: dict[str, _TurnedAway] = {}
         self._openers = ThreadPoolExecutor(thread_name_prefix="opener")
 
     @classmethod
@@ -170,6 +201,7 @@ class Coordinator:
         run: str,
         keep: Keep | None = None,
         checkpoint: State | None = None,
+        needed: Collection[str] | None = None,
     ) -> Self:
         """Opens a run, new or resumed, with every site that can be reached.
 
@@ -179,19 +211,33 @@ class Coordinator:
             run: as for the constructor.
             keep: as for the constructor.
             checkpoint: what `state` gave, for a run that goes on.
+            needed: sites without whom it does not begin; None: all that can be reached. What the
+                others say, or do not, keeps nobody from beginning.
 
         Raises:
             QuorumError: if a site does not answer.
             CohortError: if the sites contradict each other.
         """
         step = int(checkpoint[1]["step"]) if checkpoint else 0
-        cards = open_all(recipe, exchange, run=run, step=step)
-        scope = Scope.from_plain(checkpoint[1]["scope"]) if checkpoint else agree(recipe, cards)
+        request = Open(run=run, recipe=recipe.digest(), step=step, attempt=secrets.token_hex(8))
+        cards, missed = open_all(recipe, exchange, request, needed)
+        if checkpoint:
+            scope = Scope.from_plain(checkpoint[1]["scope"])
+        else:
+            scope = agree(recipe, {s: c for s, c in cards.items() if needed is None or s in needed})
         coordinator = cls(recipe, exchange, run=run, scope=scope, keep=keep)
+        coordinator.attempt = request.attempt
+        coordinator.notes += [f"{site} is not there: {reason}" for site, reason in missed.items()]
         if checkpoint:
             coordinator.load(*checkpoint)
         for site, card in cards.items():
-            coordinator.welcome(site, card)
+            try:
+                coordinator.welcome(site, card)
+            except AsyndganError as error:
+                if needed is None or site in needed:
+                    raise
+                coordinator.notes.append(f"{site} is not there: {error}")
+                continue
             if card.step < step:
                 coordinator.notes.append(
                     f"{site} resumes from its step {card.step}, not from {step}: "
@@ -373,6 +419,8 @@ class Coordinator:
             conditions=card.conditions,
         )
         self.known[site] = member
+        self._opening.pop(site, None)
+        self._turned_away.pop(site, None)
         self.members = {
             name: self.members.get(name, member) for name in sorted({*self.members, site})
         }
@@ -417,7 +465,8 @@ class Coordinator:
         self._follow_timeline()
         news: dict[str, str] = {}
         for site in self._due(self.exchange.transport.sites()):
-            if site in self.members:
+            turned_away = self._turned_away.get(site, _TurnedAway())
+            if site in self.members or time.monotonic() < turned_away.until:
                 continue
             if site not in self._opening:
                 self._opening[site] = self._openers.submit(self._open_one, site)
@@ -427,7 +476,9 @@ class Coordinator:
                     self.welcome(site, future.result())
                     news[site] = ""
                 except AsyndganError as error:
-                    news[site] = str(error)
+                    self._turned_away[site] = turned_away.again(str(error))
+                    if str(error) != turned_away.reason:
+                        news[site] = str(error)
         return news
 
     def has_quorum(self) -> bool:
@@ -436,7 +487,7 @@ class Coordinator:
 
     def _quorum(self) -> Quorum:
         """Of those who take part now: nobody waits for a site whose time is over."""
-        return Quorum(self.recipe.quorum, self._due(self.known))
+        return Quorum(self.recipe.quorum, self._due({*self.known, *self.expected}))
 
     def _due(self, sites: Iterable[str]) -> list[str]:
         return [site for site in sites if self.recipe.takes_part(site, self.step_number)]
@@ -446,15 +497,17 @@ class Coordinator:
 
         Whoever leaves keeps its state of that step, from which it goes on when it comes back.
         """
-        if not self.recipe.timeline:
+        if not self.recipe.timeline or self._followed == self.step_number:
             return
+        self._followed = self.step_number
         leaving = sorted(set(self.members) - set(self._due(self.members)))
         if leaving:
             save = Save(run=self.run, step=self.step_number)
-            self.exchange.ask(dict.fromkeys(leaving, save))
+            missed = self.exchange.ask(dict.fromkeys(leaving, save)).missed
             for site in leaving:
                 del self.members[site]
-                self.notes.append(f"{site} leaves, as the timeline says")
+                kept = f", without its state: {missed[site]}" if site in missed else ""
+                self.notes.append(f"{site} leaves, as the timeline says{kept}")
         coming = [
             site
             for site in self._due(self.exchange.transport.sites())
@@ -484,7 +537,12 @@ class Coordinator:
         tensors = network_state("generator", self.generator)
         tensors |= network_state("average", self.average)
         tensors |= optimiser_state("optimiser", self.optimiser)
-        about = {"run": self.run, "step": self.step_number, "scope": self.scope.to_plain()}
+        about = {
+            "run": self.run,
+            "step": self.step_number,
+            "scope": self.scope.to_plain(),
+            "sites": sorted({*self.known, *self.expected}),
+        }
         if self.selection:
             selected, about["selection"] = self.selection.state()
             tensors |= selected
@@ -496,38 +554,54 @@ class Coordinator:
         load_network("average", self.average, tensors)
         load_optimiser("optimiser", self.optimiser, tensors)
         self.step_number = int(about["step"])
+        self.expected = set(about["sites"])
         if "selection" in about:
             self.selection = Selection.load(self.recipe, tensors, about["selection"])
 
     def _open_one(self, site: str) -> Card:
-        request = Open(run=self.run, recipe=self.recipe.digest(), step=self.step_number)
+        request = Open(
+            run=self.run, recipe=self.recipe.digest(), step=self.step_number, attempt=self.attempt
+        )
         answers = self.exchange.ask({site: request})
         return card_of(site, answers.answers, answers.missed)
 
 
-def open_all(recipe: Recipe, exchange: Exchange, *, run: str, step: int) -> dict[str, Card]:
+def open_all(
+    recipe: Recipe, exchange: Exchange, request: Open, needed: Collection[str] | None
+) -> tuple[dict[str, Card], dict[str, str]]:
     """Opens a run with every reachable site, in the order of their names.
 
     A site that is silent may still be loading its cases: it is asked again within the patience.
 
+    Returns:
+        Cards, and why sites that are not needed sent none.
+
     Raises:
-        QuorumError: if a site does not answer: whoever begins a run wants all of them.
+        QuorumError: if a site that is needed does not answer.
     """
-    request = Open(run=run, recipe=recipe.digest(), step=step)
-    sites = sorted(s for s in exchange.transport.sites() if recipe.takes_part(s, step))
-    waiting, cards = list(sites), dict[str, Card]()
-    deadline = time.monotonic() + recipe.quorum.patience_s
+    there = exchange.transport.sites()
+    sites = sorted(site for site in there if recipe.takes_part(site, request.step))
+    needed = set(sites) if needed is None else needed
+    if away := sorted(set(needed) - set(sites)):
+        raise QuorumError(
+            f"the run cannot begin: {', '.join(away)} cannot be reached; where a site did not "
+            "start, the reason is in its site.log."
+        )
+    cards, missed = dict[str, Card](), dict[str, str]()
+    waiting, deadline = list(sites), time.monotonic() + recipe.quorum.patience_s
     while waiting:
         answers = exchange.ask(dict.fromkeys(waiting, request))
         cards |= {site: card_of(site, answers.answers, {}) for site in answers.answers}
-        waiting = list(answers.missed)
-        lost = [e for e in answers.missed.values() if not isinstance(e, SiteSilentError)]
+        missed |= {site: str(e) for site, e in answers.missed.items() if site not in needed}
+        failed = {site: e for site, e in answers.missed.items() if site in needed}
+        waiting = list(failed)
+        lost = [e for e in failed.values() if not isinstance(e, SiteSilentError)]
         if lost or (waiting and time.monotonic() > deadline):
-            reasons = "; ".join(str(error) for error in lost or answers.missed.values())
+            reasons = "; ".join(str(error) for error in lost or failed.values())
             raise QuorumError(f"the run cannot begin: {reasons}")
     if not sites:
         raise QuorumError("the run cannot begin: no site is there.")
-    return {site: cards[site] for site in sites}
+    return {site: cards[site] for site in sites if site in cards}, missed
 
 
 def card_of(site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]) -> Card:

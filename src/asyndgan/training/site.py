@@ -38,6 +38,9 @@ from asyndgan.wire import (
 
 log = logging.getLogger(__name__)
 
+KEPT_ATTEMPTS: Final = 256
+"""At runs, whose requests are known to be late if they come again."""
+
 KEPT_BATCHES: Final = 32
 """Synthetic batches that private updates draw from; in memory only."""
 
@@ -151,6 +154,7 @@ class Site(Handler):
             account.check_against(ledger)
         self.release = Release(recipe, policy, ledger, account)
         self.run: str | None = None
+        self._attempts: deque[str] = deque(maxlen=KEPT_ATTEMPTS)
         self._start_afresh()
 
     def handle(self, request: Message) -> Released:
@@ -264,6 +268,7 @@ class Site(Handler):
             )
         if self.run is not None:
             self._expect(request.run)
+        self._check_attempt(request)
         self._go_back_to(request.run, request.step)
         self.run = request.run
         return Card(
@@ -277,6 +282,18 @@ class Site(Handler):
             batch=self.next_batch,
             conditions=self._conditions(),
         )
+
+    def _check_attempt(self, request: Open) -> None:
+        """Networks deliver late: an old request to begin must not have this site go back."""
+        if not request.attempt:
+            return
+        known = request.attempt in self._attempts
+        if known and request.attempt != self._attempts[-1]:
+            raise ProtocolError("this attempt at the run is over; another one has begun.")
+        if not known:
+            self._attempts.append(request.attempt)
+        elif request.run == self.run and request.step < self.step:
+            raise ProtocolError(f"step {request.step} is over; this site is at step {self.step}.")
 
     def _measure(self, request: Measure) -> Measured:
         self._expect(request.run)

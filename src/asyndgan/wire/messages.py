@@ -64,11 +64,16 @@ class Message(BaseModel):
 
 @final
 class Open(Message):
-    """Coordinator: take part in this run; `step` steps are done."""
+    """Coordinator: take part in this run; `step` steps are done.
+
+    `attempt` tells apart coordinators that begin it again: only another one may have a site go
+    back, and none that is over.
+    """
 
     kind = "open"
     recipe: Digest
     step: Count
+    attempt: Annotated[str, Field(pattern=r"^[0-9a-f]{0,64}$")] = ""
 
 
 @final

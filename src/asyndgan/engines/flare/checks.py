@@ -5,6 +5,7 @@ import shutil
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +19,12 @@ from asyndgan.engines.flare.kits import VERSIONS_FILE, versions
 from asyndgan.engines.flare.service import SiteFile, name_of
 from asyndgan.errors import AsyndganError
 from asyndgan.privacy import Policy
+from asyndgan.relay.flare import server_of
 
 SOON_DAYS: Final = 30
+REFUSAL_S: Final = 2.0
+"""Seconds in which a server that does not want us says so; one that does says nothing at first."""
+
 LEAST_FREE: Final = 2 * 2**30
 """Bytes: checkpoints, ledger and logs of a long run."""
 
@@ -54,6 +59,9 @@ def checks(kit: Path) -> Iterator[Check]:
     else:
         yield _of("policy", lambda: Policy.from_file(file.policy).name)
         yield _of("data", lambda: _data(file))
+    seen = [path for path in (kit, *(kit / "startup").glob("*.key")) if path.stat().st_mode & 0o77]
+    others = f"others can read {', '.join(map(str, seen))}; 'asyndgan site start' forbids it"
+    yield Check("permissions", not seen, others if seen else "nobody else reads the key")
     yield _certificate(kit)
     yield _connection(kit)
     yield _versions(kit)
@@ -99,10 +107,7 @@ def _certificate(kit: Path) -> Check:
 
 def _connection(kit: Path) -> Check:
     """A handshake with the coordinator, by which both ends know each other."""
-    startup = kit / "startup"
-    target = json.loads((startup / "fed_client.json").read_text())["servers"][0]["service"][
-        "target"
-    ]
+    startup, target = kit / "startup", server_of(kit)
     host, _, port = target.rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # FLARE's certificates carry names of their own; the CA counts
@@ -113,6 +118,11 @@ def _connection(kit: Path) -> Check:
             socket.create_connection((host, int(port)), timeout=5) as plain,
             context.wrap_socket(plain) as line,
         ):
+            line.settimeout(REFUSAL_S)
+            # The server judges our certificate only after our end of the handshake is done.
+            with suppress(TimeoutError):
+                if not line.recv(1):
+                    raise OSError("the server closes the connection")
             return Check("connection", True, f"{target}, {line.version()}, both ends certified")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)

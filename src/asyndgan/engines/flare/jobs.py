@@ -2,6 +2,7 @@
 
 import json
 import logging
+import secrets
 import tempfile
 import threading
 from contextlib import suppress
@@ -43,6 +44,7 @@ class Office:
     def __init__(
         self, federation: Federation, recipe: Recipe, run: str, *, submitter: Path | None = None
     ) -> None:
+        self.federation = federation
         self.kit = federation.server_kit
         self.admin = submitter or federation.admin_kit
         self.recipe = recipe
@@ -68,13 +70,31 @@ class Office:
         """
         with tempfile.TemporaryDirectory() as folder:
             job = Path(folder) / f"{self.run}-{site}"
-            write_job(job, site, self.recipe, self.run, limit=self.limit)
+            try:
+                write_job(job, site, self.recipe, self.run, limit=self.limit)
+            except OSError as error:
+                raise RunError(f"a job cannot be written: {error}") from error
             return str(self._ask("submit_job", str(job)))
+
+    def sweep(self) -> None:
+        """Ends other runs' jobs, and has FLARE forget those that have ended.
+
+        Jobs of this run may have outlived a coordinator: they will do.
+
+        Raises:
+            SiteUnreachableError: the server does not answer.
+        """
+        ours = {f"{self.run}-{site}" for site in self.federation.sites}
+        for about in self._ask("list_jobs"):
+            job = str(about.get("job_id", ""))
+            if over(str(about.get("status", ""))):
+                self._ask("delete_job", job)
+            elif about.get("job_name") not in ours:
+                self.end(job)
 
     def lives(self, job: str) -> bool:
         """Whether a job waits or runs."""
-        status = str(self._ask("get_job_meta", job).get("status", ""))
-        return not status.startswith("FINISHED") and status not in ("FAILED_TO_RUN", "ABANDONED")
+        return not over(str(self._ask("get_job_meta", job).get("status", "")))
 
     def end(self, job: str) -> None:
         """Aborts a job, if it still runs."""
@@ -115,6 +135,11 @@ class Office:
                 session.api.close()
 
 
+def over(status: str) -> bool:
+    """Whether a job of this status neither waits nor runs."""
+    return status.startswith("FINISHED") or status in ("FAILED_TO_RUN", "ABANDONED")
+
+
 def user_of(kit: Path) -> str:
     """Whose an administrator's kit is."""
     return str(json.loads((kit / "startup" / "fed_admin.json").read_text())["admin"]["username"])
@@ -122,12 +147,17 @@ def user_of(kit: Path) -> str:
 
 def write_job(folder: Path, site: str, recipe: Recipe, run: str, *, limit: int) -> None:
     """A job's folder: configuration that names our two relays, which every kit allows."""
-    both = {"limit": limit, "wait_s": recipe.quorum.wait_s}
-    relay = {"path": f"{RELAY}.CoordinatorRelay", "args": {"site": site, **both}}
-    executor = {
-        "path": f"{RELAY}.SiteRelay",
-        "args": {"recipe": recipe.to_toml(), "run": run, **both},
+    both = {
+        "run": run,
+        "secret": secrets.token_hex(32),
+        "limit": limit,
+        "wait_s": recipe.quorum.wait_s,
     }
+    relay = {
+        "path": f"{RELAY}.CoordinatorRelay",
+        "args": {"site": site, "recipe": recipe.digest(), **both},
+    }
+    executor = {"path": f"{RELAY}.SiteRelay", "args": {"recipe": recipe.to_toml(), **both}}
     files = {
         "meta.json": {
             "name": f"{run}-{site}",

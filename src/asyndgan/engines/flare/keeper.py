@@ -2,6 +2,8 @@
 
 import logging
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
-from asyndgan.engines.flare.kits import Federation, keep_inside
+from asyndgan.engines.flare.kits import Federation, keep_inside, plain
 from asyndgan.errors import RunError
 
 log = logging.getLogger(__name__)
@@ -21,10 +23,15 @@ AGAIN_S: Final = 2.0
 
 LONGEST_S: Final = 60.0
 
+JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""Name of a job's folder."""
+
 
 @final
 class Kept:
-    """FLARE's process of a startup kit, with its jobs' processes; started again when it ends.
+    """FLARE's process of a startup kit; started again when it ends.
+
+    Its jobs' processes are in groups of their own, and end by themselves when it is gone.
 
     Args:
         kit: folder that holds `startup`.
@@ -34,7 +41,7 @@ class Kept:
     """
 
     def __init__(self, kit: Path) -> None:
-        self.kit = kit.resolve()
+        self.kit = plain(kit)
         self._script = self.kit / "startup" / "sub_start.sh"
         if not self._script.exists():
             raise RunError(
@@ -42,7 +49,9 @@ class Kept:
             )
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
+        self._lock = threading.Lock()
         self._end_orphan()
+        self._forget_jobs()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._thread.start()
 
@@ -52,13 +61,14 @@ class Kept:
         return self._process.pid if self._process and alive else None
 
     def close(self) -> None:
-        """Ends the process and its jobs'."""
-        self._closing.set()
+        """Ends the process; its jobs' processes notice within seconds."""
+        with self._lock:
+            self._closing.set()  # from now on none is started
         if self._process:
             _end_group(self._process.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout=3)
-            _end_group(self._process.pid, signal.SIGKILL)  # jobs that outlive their parent
+            _end_group(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._thread.join()
         self._note.unlink(missing_ok=True)
@@ -74,27 +84,43 @@ class Kept:
             if str(self.kit).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 _end_group(pid, signal.SIGKILL)
 
+    def _forget_jobs(self) -> None:
+        """FLARE leaves a folder of each job; what they relayed was never in it."""
+        for folder in self.kit.iterdir():
+            if JOB.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _keep(self) -> None:
         wait = AGAIN_S
         while not self._closing.is_set():
             begun = time.monotonic()
-            self._start()
-            assert self._process
-            self._process.wait()
+            ended = self._run()
             if self._closing.is_set():
                 return
-            _end_group(self._process.pid, signal.SIGKILL)  # its jobs: they cannot go on
-            wait = AGAIN_S if time.monotonic() - begun > LONGEST_S else min(2 * wait, LONGEST_S)
-            log.warning("FLARE ended (%s); again in %.0f s", self._process.returncode, wait)
+            log.warning("FLARE ended (%s); again in %.0f s", ended, wait)
             self._closing.wait(wait)
+            wait = AGAIN_S if time.monotonic() - begun > LONGEST_S else min(2 * wait, LONGEST_S)
+
+    def _run(self) -> str:
+        """From its start to its end; says how it ended."""
+        try:
+            with self._lock:
+                if self._closing.is_set():
+                    return ""
+                self._start()
+        except OSError as error:  # too many processes, a full disk
+            return str(error)
+        assert self._process
+        self._process.wait()
+        _end_group(self._process.pid, signal.SIGKILL)
+        return str(self._process.returncode)
 
     def _start(self) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        # A session of its own, so that Ctrl-C reaches us first and its jobs can be ended with it.
+        # A session of its own, so that Ctrl-C reaches us first.
         self._process = subprocess.Popen(  # noqa: S603  (FLARE's own script of this kit)
             ["/bin/bash", str(self._script), "--once"],
-            # FLARE's pools take a thread more now and then; each would have memory of its own.
-            env={"MALLOC_ARENA_MAX": "2", **os.environ, "PATH": path},
+            env={**os.environ, "PATH": path},
             cwd=self.kit,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

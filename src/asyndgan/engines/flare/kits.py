@@ -32,6 +32,10 @@ VALID_DAYS: Final = 3 * 365
 RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 """Of a run in a federation: sites name a folder after it."""
 
+SITE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+HOST_LENGTH: Final = 64
+"""Of a certificate's name."""
+
 CLASSES: Final = [f"asyndgan.relay.flare.{name}" for name in ("CoordinatorRelay", "SiteRelay")]
 RIGHTS: Final = {
     "format_version": "1.0",
@@ -113,6 +117,10 @@ def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...])
     """
     if path.exists() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; choose another folder, or add sites to it.")
+    plain(path)
+    if not 0 < len(host) <= HOST_LENGTH:
+        raise RunError(f"'{host}' is no name of a host, of at most {HOST_LENGTH} letters.")
+    _check_names(sites, host)
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     federation = Federation(path, host, port, sites)
@@ -128,6 +136,7 @@ def add_site(federation: Federation, site: str) -> Federation:
     """
     if site in federation.sites:
         raise RunError(f"there is a kit for {site} already: {federation.kits / site}.zip.")
+    _check_names((site,), federation.host)
     more = Federation(federation.path, federation.host, federation.port, (*federation.sites, site))
     _provision(more)
     return more
@@ -144,12 +153,42 @@ def renew(federation: Federation) -> None:
     for name in (federation.host, SUBMITTER, *federation.sites):
         known.pop(name, None)
     _write(state, known)
-    for kit in federation.kits.glob("*.zip"):
-        kit.unlink()
-    _provision(federation)
+    _provision(federation, anew=True)
 
 
-def _provision(federation: Federation) -> None:
+def plain(path: Path) -> Path:
+    """A resolved path that FLARE can start its jobs in: it does not quote.
+
+    Raises:
+        RunError: it has white space or quotes in it.
+    """
+    found = path.resolve()
+    if re.search(r"[\s'\"\\$`;&|<>*?()]", str(found)):
+        raise RunError(
+            f"FLARE starts no jobs in '{found}': choose a path without spaces or quotes."
+        )
+    return found
+
+
+def guard(kit: Path) -> None:
+    """Nobody but its owner sees what is in a kit: its key, and what the site keeps beside it."""
+    kit.chmod(0o700)
+    for key in (kit / "startup").glob("*.key"):
+        key.chmod(0o600)
+
+
+def _check_names(sites: tuple[str, ...], host: str) -> None:
+    for site in sites:
+        if not SITE_NAME.fullmatch(site) or site in ("server", PROJECT, host):
+            raise RunError(
+                f"'{site}' cannot be a site's name: letters, digits, '-' and '_', at most 48, and "
+                f"not 'server', '{PROJECT}' or the host's name."
+            )
+    if len(set(sites)) < len(sites):
+        raise RunError("a site is named twice.")
+
+
+def _provision(federation: Federation, *, anew: bool = False) -> None:
     root = federation.path / "provisioning"
     said = StringIO()
     try:
@@ -176,7 +215,7 @@ def _provision(federation: Federation) -> None:
     _adopt(made / SUBMITTER, federation.admin_kit)
     federation.kits.mkdir(exist_ok=True)
     for site in federation.sites:
-        if not (federation.kits / f"{site}.zip").exists():
+        if anew or not (federation.kits / f"{site}.zip").exists():
             _narrow(made / site)
             _write(made / site / VERSIONS_FILE, versions())
             shutil.make_archive(str(federation.kits / site), "zip", made, site)

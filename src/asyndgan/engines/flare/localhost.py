@@ -4,15 +4,16 @@ import os
 import shutil
 import signal
 import socket
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import final
 
 from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import Kept, keep_server
-from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.kits import guard, init_federation
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.engines.flare.transport import Flare
 from asyndgan.engines.setup import SiteSetup
@@ -46,27 +47,34 @@ class Localhost(Transport):
         wait_s: float = 120.0,
     ) -> None:
         self._order = [setup.name for setup in setups]
-        self._temporary = None if folder else tempfile.TemporaryDirectory(prefix="asyndgan-")
-        self.folder = folder or Path(self._temporary.name if self._temporary else "")
-        self.federation = init_federation(
-            self.folder / "federation",
-            host="localhost",
-            port=free_port(),
-            sites=tuple(self._order),
-        )
-        self.server = keep_server(self.federation)
         self.clients: dict[str, Kept] = {}
         self.services: dict[str, SiteService] = {}
-        for setup in setups:
-            shutil.unpack_archive(self.federation.kits / f"{setup.name}.zip", self.folder / "sites")
-            kit = self.folder / "sites" / setup.name
-            self.services[setup.name] = SiteService(kit, partial(_same, setup))
-            self.clients[setup.name] = Kept(kit)
-        self.flare = Flare(Office(self.federation, recipe, "run"))
-        if not self.flare.wait_for(self._order, wait_s):
-            missing = ", ".join(set(self._order) - set(self.flare.sites()))
-            self.close()
-            raise SiteUnreachableError(f"FLARE did not connect {missing} within {wait_s:g} s.")
+        with ExitStack() as ends:  # ends what has begun if something goes wrong, or Ctrl-C comes
+            if folder is None:
+                folder = Path(ends.enter_context(TemporaryDirectory(prefix="asyndgan-")))
+            self.folder = folder
+            self.federation = init_federation(
+                self.folder / "federation",
+                host="localhost",
+                port=free_port(),
+                sites=tuple(self._order),
+            )
+            self.server = keep_server(self.federation)
+            ends.callback(self.server.close)
+            for setup in setups:
+                shutil.unpack_archive(self.federation.kits / f"{setup.name}.zip", folder / "sites")
+                kit = folder / "sites" / setup.name
+                guard(kit)
+                self.services[setup.name] = SiteService(kit, partial(_same, setup))
+                ends.callback(self.services[setup.name].close)
+                self.clients[setup.name] = Kept(kit)
+                ends.callback(self.clients[setup.name].close)
+            self.flare = Flare(Office(self.federation, recipe, "run"))
+            ends.callback(self.flare.close)
+            if not self.flare.wait_for(self._order, wait_s):
+                missing = ", ".join(set(self._order) - set(self.flare.sites()))
+                raise SiteUnreachableError(f"FLARE did not connect {missing} within {wait_s:g} s.")
+            self._ends = ends.pop_all()
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
         """The site's answer, through FLARE."""
@@ -77,7 +85,7 @@ class Localhost(Transport):
         there = self.flare.sites()
         return tuple(name for name in self._order if name in there)
 
-    def socket_bytes(self) -> dict[str, tuple[int, int]]:
+    def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
         """As FLARE's connections have carried them."""
         return self.flare.socket_bytes()
 
@@ -93,15 +101,7 @@ class Localhost(Transport):
 
     def close(self) -> None:
         """Ends everything."""
-        self.flare.close()
-        for client in self.clients.values():
-            client.close()
-        for service in self.services.values():
-            service.close()
-        self.server.close()
-        self.clients, self.services = {}, {}
-        if self._temporary:
-            self._temporary.cleanup()
+        self._ends.close()
 
 
 def _same(setup: SiteSetup, run: str) -> SiteSetup:

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SITE_FILE: Final = "site.toml"
 MESSAGE_LIMIT: Final = 2**28
-"""Bytes; a recipe's own limit is lower, and holds as well."""
+"""Bytes; a recipe's own limit is lower, and `Processes` keeps to it."""
 
 
 @final
@@ -188,9 +188,12 @@ class SiteService:
 
     def _worker_for(self, recipe: str, run: str) -> Processes:
         with self._lock:
+            if self._closing.is_set():
+                raise SiteUnreachableError("the site ends.")
             if self._worker is None or self._worker[0] != (recipe, run):
                 if self._worker:
                     self._worker[1].close()
+                    self._worker = None
                 log.info("compute begins for run %s", run)
                 self._worker = (
                     (recipe, run),

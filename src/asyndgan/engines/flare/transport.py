@@ -9,7 +9,9 @@ loses nothing when FLARE's server is killed, and the jobs find it again when it 
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 from typing import Final, final
 
 from asyndgan.engines.flare.jobs import Office
@@ -30,8 +32,31 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 1.0
 """Seconds between two looks at who is there."""
 
-LATE_S: Final = 45.0
-"""A job that has brought no line by then is given up, and another one submitted."""
+LATE_S: Final = 60.0
+"""A job that has brought no line by then is given up: longer than its relay waits for the site."""
+
+LONGEST_S: Final = 60.0
+"""Between two jobs of a site that bring no line; after the first it is a second, then doubled."""
+
+SWEEP_S: Final = 600.0
+"""Between two looks for jobs that nobody needs."""
+
+
+@dataclass
+class _Link:
+    """What is known of the way to a site.
+
+    Attributes:
+        job: the latest.
+        since: when it was submitted, or its line came.
+        line: to the site, while there is one.
+        spent: the job had a line that has ended, and is of no more use.
+    """
+
+    job: str
+    since: float
+    line: Requests | None = None
+    spent: bool = False
 
 
 @final
@@ -44,9 +69,8 @@ class Flare(Transport):
 
     def __init__(self, office: Office) -> None:
         self.office = office
-        self._lines: dict[str, Requests] = {}
-        self._jobs: dict[str, tuple[str, float]] = {}
-        self._spent: set[str] = set()
+        self._links: dict[str, _Link] = {}
+        self._in_vain: Counter[str] = Counter()
         self._carried: dict[str, dict[str, tuple[int, int]]] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -64,12 +88,12 @@ class Flare(Transport):
         """
         if len(payload) > self.office.limit:
             raise WireError(f"a request of {len(payload)} bytes; {self.office.limit} are allowed.")
-        line = self._live().get(site)
+        job, line = self._live().get(site, ("", None))
         if line is None:
             raise SiteUnreachableError(f"site {site} is not connected.")
         try:
             reply = line.ask(payload, timeout)
-            self._count(site, reply[: COUNTS.size])
+            self._count(site, job, reply[: COUNTS.size])
             status, answer = read_reply(reply[COUNTS.size :])
         except SiteSilentError as error:
             raise SiteSilentError(f"site {site}: {error}") from error
@@ -87,22 +111,10 @@ class Flare(Transport):
         """Sites to which there is a line, in the order of their names."""
         return tuple(sorted(self._live()))
 
-    def socket_bytes(self) -> dict[str, tuple[int, int]]:
-        """As the kernels of the sites' machines counted them, a second or two ago."""
+    def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
+        """As the kernels of the sites' machines counted them, a second or two ago, by job."""
         with self._lock:
-            return {
-                site: (
-                    sum(left for left, _ in jobs.values()),
-                    sum(came for _, came in jobs.values()),
-                )
-                for site, jobs in self._carried.items()
-            }
-
-    def _count(self, site: str, counts: bytes) -> None:
-        if len(counts) == COUNTS.size:
-            left, came = COUNTS.unpack(counts)
-            with self._lock:
-                self._carried.setdefault(site, {})[self._jobs[site][0]] = left, came
+            return {site: dict(of_jobs) for site, of_jobs in self._carried.items()}
 
     def wait_for(self, sites: Collection[str], seconds: float) -> bool:
         """Waits until there are lines to all of these sites; returns whether there are."""
@@ -110,6 +122,11 @@ class Flare(Transport):
         while set(sites) - set(self.sites()) and time.monotonic() < deadline:
             time.sleep(0.2)
         return not set(sites) - set(self.sites())
+
+    def job(self, site: str) -> str:
+        """The latest job of a site; nothing if there is none."""
+        with self._lock:
+            return self._links[site].job if site in self._links else ""
 
     def close(self) -> None:
         """Ends all jobs."""
@@ -119,52 +136,82 @@ class Flare(Transport):
         self._listener.close()
         self._keeper.join()
         with self._lock:
-            for line in self._lines.values():
-                line.frames.close()
-            self._lines.clear()
-        for job, _ in self._jobs.values():
-            self.office.end(job)
+            links = list(self._links.values())
+            self._links.clear()
+        for link in links:
+            if link.line:
+                link.line.frames.close()
+            self.office.end(link.job)
         self.office.close()
 
-    def _live(self) -> dict[str, Requests]:
+    def _count(self, site: str, job: str, counts: bytes) -> None:
+        if len(counts) == COUNTS.size:
+            with self._lock:
+                self._carried.setdefault(site, {})[job] = COUNTS.unpack(counts)
+
+    def _live(self) -> dict[str, tuple[str, Requests]]:
+        """Job and line of each site that has one."""
         with self._lock:
-            for site in [name for name, line in self._lines.items() if line.frames.ended()]:
-                self._lines.pop(site).frames.close()
-                self._spent.add(self._jobs[site][0])  # a job whose line ended is of no more use
-            return dict(self._lines)
+            for link in self._links.values():
+                if link.line and link.line.frames.ended():
+                    link.line.frames.close()
+                    link.line, link.spent = None, True
+            return {site: (x.job, x.line) for site, x in self._links.items() if x.line}
 
     def _welcome(self, greeting: dict[str, str], frames: Frames) -> None:
         """A relay has come whose site answers; its connection is a line until it ends."""
-        site, line = greeting.get("site", ""), Requests(frames)
+        site, job = greeting.get("site", ""), greeting.get("job", "")
+        ours = {"run": self.office.run, "recipe": self.office.recipe.digest()}
+        if any(greeting.get(name) != value for name, value in ours.items()):
+            raise WireError(f"job {job} is of another run.")
         with self._lock:
-            job, _ = self._jobs.get(site, ("", 0.0))
             # After a restart of the coordinator, jobs of before are still there: they will do.
-            if job and job != greeting.get("job"):
-                raise WireError(f"job {greeting.get('job')} is not the one of site {site}.")
-            self._jobs[site] = greeting.get("job", ""), time.monotonic()
-            self._lines[site] = line
+            link = self._links.setdefault(site, _Link(job, time.monotonic()))
+            if link.job != job:
+                raise WireError(f"job {job} is not the one of site {site}.")
+            link.line, link.since, link.spent = Requests(frames), time.monotonic(), False
+            self._in_vain.pop(site, None)
         log.info("site %s is connected", site)
         while not frames.ended() and not self._closing.wait(LOOK_S):
             pass
 
     def _keep(self) -> None:
         """Keeps one job for each site that FLARE knows."""
+        swept = -SWEEP_S
         while not self._closing.wait(LOOK_S):
             try:
-                there = self.office.present()
-                for site in set(there) - set(self._live()):
-                    job, since = self._jobs.get(site, ("", 0.0))
-                    late = job in self._spent or time.monotonic() - since > LATE_S
-                    if job and not late and self.office.lives(job):
-                        continue
-                    if job:
-                        self.office.end(job)
-                    with self._lock:
-                        self._jobs.pop(site, None)
-                        self._spent.discard(job)
-                    submitted = self.office.submit(site)
-                    with self._lock:
-                        self._jobs[site] = submitted, time.monotonic()
-                    log.info("job %s for site %s", submitted, site)
+                if time.monotonic() - swept > SWEEP_S:
+                    self.office.sweep()
+                    swept = time.monotonic()
+                for site in set(self.office.present()) - set(self._live()):
+                    self._keep_job(site)
             except AsyndganError as error:
                 log.warning("%s", error)
+            except Exception:
+                log.exception("jobs cannot be kept now")  # and are looked at again
+
+    def _keep_job(self, site: str) -> None:
+        """Submits a job for a site without a line, unless its latest one may still bring one."""
+        with self._lock:
+            link = self._links.get(site)
+        if link:
+            age = time.monotonic() - link.since
+            if not link.spent and age < LATE_S and self.office.lives(link.job):
+                return
+            if not link.spent and age < min(2.0 ** self._in_vain[site], LONGEST_S):
+                return
+            self.office.end(link.job)
+            with self._lock:
+                if link.line:
+                    return  # it came just now, and ends with its job
+                self._links.pop(site)
+            if not link.spent:
+                self._in_vain[site] += 1
+                log.warning("job %s for site %s brought no connection", link.job, site)
+        submitted = self.office.submit(site)
+        with self._lock:
+            kept = self._links.setdefault(site, _Link(submitted, time.monotonic()))
+        if kept.job != submitted:  # one of before has come meanwhile
+            self.office.end(submitted)
+        else:
+            log.info("job %s for site %s", submitted, site)
