@@ -79,7 +79,7 @@ class Counted(Transport):
         """The other one's."""
         return self.inner.sites()
 
-    def socket_bytes(self) -> dict[str, tuple[int, int]]:
+    def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
         """The other one's."""
         return self.inner.socket_bytes()
 
@@ -107,7 +107,8 @@ def of_sockets(coordinator: Coordinator) -> int:
     """Both ways, all sites; a step later than they were carried, and a wait of two seconds."""
     time.sleep(2.5)
     coordinator.step()
-    return sum(map(sum, coordinator.exchange.transport.socket_bytes().values()))
+    of_sites = coordinator.exchange.transport.socket_bytes().values()
+    return sum(sum(both) for connections in of_sites for both in connections.values())
 
 
 def main() -> None:

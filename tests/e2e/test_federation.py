@@ -46,10 +46,12 @@ from asyndgan.engines.flare.localhost import Localhost, free_port
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.errors import BusyError, RefusedError, RunError, SiteUnreachableError, WireError
 from asyndgan.locks import held
+from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import train
 from asyndgan.runs.federated import Order, serve
 from asyndgan.runs.folder import socket_sums
+from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read
 from asyndgan.wire import ANSWERS, Judge, Judgement, Open, Refusal, pack, unpack
 
@@ -140,20 +142,25 @@ def test_whatever_of_flare_is_killed_a_site_comes_back_with_its_discriminator_un
     assert {site: local.pid(site) for site in before} == pids
 
 
-def test_a_site_that_has_its_kit_later_joins_without_disturbing_the_others(
+def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_share(
     local: Localhost, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
+    recipe = local.flare.office.recipe
     for site in ("north", "south"):
-        answered(local, site, opening(local.flare.office.recipe))
-    jobs = {site: local.flare.job(site) for site in ("north", "south")}
+        answered(local, site, opening(recipe))
+    coordinator = Coordinator.begin(recipe, Exchange(local.flare, recipe), run=RUN)
+    before = coordinator.step().shares
+    jobs = {site: local.flare.job(site) for site in before}
     federation = add_site(local.federation, "west")
     shutil.unpack_archive(federation.kits / "west.zip", tmp_path)
     setup = SiteSetup("west", phantoms["south"], tmp_path / "state")
     service, client = SiteService(tmp_path / "west", lambda run: setup), Kept(tmp_path / "west")
     try:
-        until(lambda: "west" in local.flare.sites())
-        card = answered(local, "west", opening(local.flare.office.recipe))
-        assert not isinstance(unpack(card, ANSWERS, limit=2**24), Refusal)
+        until(lambda: coordinator.invite().get("west") == "")
+        after = coordinator.step().shares
+        assert set(after) == {"north", "south", "west"}
+        assert after["west"] == after["south"]  # it has the same cases
+        assert sum(after.values()) == pytest.approx(1)
         assert {site: local.flare.job(site) for site in jobs} == jobs
     finally:
         client.close()

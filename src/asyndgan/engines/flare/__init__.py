@@ -3,5 +3,5 @@
 FLARE is installed with `pip install 'asyndgan[flare]'`. A FLARE job carries nothing but requests
 and answers of one site (`relay/flare.py`); the coordinator (`transport.py`) and each site's compute
 (`service.py`) live beside it, in processes of their own, so that nothing that happens to FLARE
-costs a step.
+costs them what they have learned.
 """
