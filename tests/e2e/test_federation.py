@@ -433,6 +433,8 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
         serving.start()
         ends.callback(serving.join)
         ends.callback(done.set)
+        until(lambda: order.waiting() == "north, south")
+        assert "waiting for north, south" in asyndgan("federation", "status", federation.path)
         until(lambda: len(order.folder.metrics()) > 25)
         (coordinator,) = processes("asyndgan.runs.federated", str(federation.path))
         os.kill(coordinator, signal.SIGKILL)

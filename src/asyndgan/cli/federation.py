@@ -146,7 +146,9 @@ def fetch(
     if out.exists():
         raise RunError(f"{out} is there already; name a new folder.")
     shutil.copytree(
-        order.folder.path, out, ignore=shutil.ignore_patterns("checkpoints", ".held", "order.json")
+        order.folder.path,
+        out,
+        ignore=shutil.ignore_patterns("checkpoints", ".held", "order.json", "stop", "waiting"),
     )
     _say(Console(), f"Run {order.name} ({order.state()}) in {out}")
 
@@ -196,7 +198,9 @@ class Standing:
         return table
 
     def _pause(self) -> str:
-        """How long ago the last step was, if it is long ago."""
+        """Whom the run waits for, or how long ago its last step was, if it is long ago."""
+        if waiting := self.order.waiting():
+            return f"; waiting for {escape(waiting)}"
         file = self.order.folder.metrics_file
         ago = time.time() - file.stat().st_mtime if file.exists() else 0.0
         return f"; last step {duration(ago)} ago" if ago > PAUSE_S else ""

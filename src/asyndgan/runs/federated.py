@@ -67,6 +67,7 @@ class Order:
         self._order_file = self.folder.path / "order.json"
         self._stop_file = self.folder.path / "stop"
         self._failed_file = self.folder.path / "failed"
+        self._waiting_file = self.folder.path / "waiting"
 
     @classmethod
     def submit(
@@ -156,6 +157,13 @@ class Order:
             return "failed"
         return "running" if begun else "ordered"
 
+    def waiting(self) -> str:
+        """Sites that it waits for before it begins, or goes on."""
+        try:
+            return self._waiting_file.read_text("utf-8")
+        except OSError:
+            return ""
+
     def stop(self) -> None:
         """Has it stop after its step, with a checkpoint."""
         self._stop_file.touch()
@@ -182,7 +190,10 @@ class Order:
         ):  # before FLARE is told anything: another coordinator may be at work
             transport = Flare(Office(self.federation, recipe, self.name))
             try:
-                self._gather(transport, recipe)
+                try:
+                    self._gather(transport, recipe)
+                finally:
+                    self._waiting_file.unlink(missing_ok=True)
                 begun = self.folder.facts_file.exists()
                 train_over(
                     self.folder,
@@ -216,7 +227,9 @@ class Order:
             if self.stopped():
                 raise Interrupted(f"run {self.name} was stopped before it began.")
             if missing != told:
-                log.info("waiting for %s", ", ".join(sorted(missing)))
+                names = ", ".join(sorted(missing))
+                log.info("waiting for %s", names)
+                self._waiting_file.write_text(names, "utf-8")
                 told = missing
             time.sleep(PAUSE_S / 5)
 
