@@ -191,7 +191,7 @@ class Standing:
             + self._pause(),
             title_justify="left",
         )
-        for heading in ("site", "share", "last seen", "round trip", "left its sockets", "losses"):
+        for heading in ("site", "share", "last seen", "round trip", "over its sockets", "losses"):
             table.add_column(heading)
         for site in sorted({*self.order.wanted()["sites"], *self._seen}):
             table.add_row(escape(site), *self._of_site(site))
@@ -217,7 +217,7 @@ class Standing:
             f"{record['shares'][site]:.2f}" if record is last else "away",
             "now" if record is last else f"{ago} ago, step {record['step']}",
             f"{1000 * trip:.0f} ms" if trip is not None else "",
-            f"{size(carried[0])}, came {size(carried[1])}" if carried else "",
+            f"{size(carried[0])} out, {size(carried[1])} in" if carried else "",
             escape(" ".join(losses)),
         )
 

@@ -46,7 +46,7 @@ GONE_S: Final = 8.0
 """A job ends if the site's end of it has not been reached for so long; another one is submitted."""
 
 AGAIN_S: Final = 0.3
-LONGEST_S: Final = 5.0
+LONGEST_S: Final = 2.0
 """Seconds before the coordinator is tried again; doubled while it is not there."""
 
 LOOK_S: Final = 1.0

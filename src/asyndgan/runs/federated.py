@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import IO, Any, Final, final
+from typing import Any, Final, final
 
 from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import keep_server
@@ -304,9 +304,10 @@ def begin(order: Order) -> "subprocess.Popen[bytes]":
         )
 
 
-def _stop_with(parent: IO[bytes]) -> None:
+def _stop_with(parent: int) -> None:
     """Asks this process to stop, with a checkpoint, when the other end of a pipe is gone."""
-    parent.read()
+    while os.read(parent, 1024):  # not of `sys.stdin`, whose lock Python's end would wait for
+        pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -317,7 +318,7 @@ def main(path: Path, name: str) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     order = Order(Federation.of(path), name)
     signal.signal(signal.SIGTERM, _interrupt)  # until the training heeds it, with a checkpoint
-    threading.Thread(target=_stop_with, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=_stop_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         order.train(_log_news)
     except (Interrupted, QuorumError, BusyError, SiteUnreachableError) as error:

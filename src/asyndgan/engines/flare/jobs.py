@@ -76,21 +76,26 @@ class Office:
                 raise RunError(f"a job cannot be written: {error}") from error
             return str(self._ask("submit_job", str(job)))
 
-    def sweep(self) -> None:
+    def sweep(self) -> dict[str, list[str]]:
         """Ends other runs' jobs, and has FLARE forget those that have ended.
 
-        Jobs of this run may have outlived a coordinator: they will do.
+        Returns:
+            Jobs of this run that wait or run, by site: some may be of a coordinator before.
 
         Raises:
             SiteUnreachableError: the server does not answer.
         """
-        ours = {f"{self.run}-{site}" for site in self.federation.sites}
+        sites = {f"{self.run}-{site}": site for site in self.federation.sites}
+        ours: dict[str, list[str]] = {}
         for about in self._ask("list_jobs"):
-            job = str(about.get("job_id", ""))
+            job, site = str(about.get("job_id", "")), sites.get(str(about.get("job_name", "")))
             if over(str(about.get("status", ""))):
                 self._ask("delete_job", job)
-            elif about.get("job_name") not in ours:
+            elif site:
+                ours.setdefault(site, []).append(job)
+            else:
                 self.end(job)
+        return ours
 
     def lives(self, job: str) -> bool:
         """Whether a job waits or runs."""

@@ -38,7 +38,7 @@ LATE_S: Final = 60.0
 LONGEST_S: Final = 60.0
 """Between two jobs of a site that bring no line; after the first it is a second, then doubled."""
 
-SWEEP_S: Final = 600.0
+SWEEP_S: Final = 60.0
 """Between two looks for jobs that nobody needs."""
 
 
@@ -181,7 +181,7 @@ class Flare(Transport):
         while not self._closing.wait(LOOK_S):
             try:
                 if time.monotonic() - swept > SWEEP_S:
-                    self.office.sweep()
+                    self._sweep()
                     swept = time.monotonic()
                 for site in set(self.office.present()) - set(self._live()):
                     self._keep_job(site)
@@ -189,6 +189,14 @@ class Flare(Transport):
                 log.warning("%s", error)
             except Exception:
                 log.exception("jobs cannot be kept now")  # and are looked at again
+
+    def _sweep(self) -> None:
+        """Takes over jobs that have outlived a coordinator; ends those that nobody needs."""
+        for site, jobs in self.office.sweep().items():
+            with self._lock:
+                link = self._links.setdefault(site, _Link(jobs[-1], time.monotonic()))
+            for job in set(jobs) - {link.job}:
+                self.office.end(job)
 
     def _keep_job(self, site: str) -> None:
         """Submits a job for a site without a line, unless its latest one may still bring one."""
