@@ -191,7 +191,15 @@ class Standing:
             + self._pause(),
             title_justify="left",
         )
-        for heading in ("site", "share", "last seen", "round trip", "over its sockets", "losses"):
+        for heading in (
+            "site",
+            "share",
+            "last seen",
+            "round trip",
+            "bytes",
+            "on sockets",
+            "losses",
+        ):
             table.add_column(heading)
         for site in sorted({*self.order.wanted()["sites"], *self._seen}):
             table.add_row(escape(site), *self._of_site(site))
@@ -211,13 +219,16 @@ class Standing:
         last, record = self._last, self._seen[site]
         ago = duration(last["seconds"] - record["seconds"])
         trip = record.get("round_trip", {}).get(site)
-        carried = record.get("socket", {}).get(site)
+        moved, carried = record.get("bytes", {}).get(site), record.get("socket", {}).get(site)
         losses = (f"{name} {value:.3f}" for name, value in record["losses"].get(site, {}).items())
         return (
             f"{record['shares'][site]:.2f}" if record is last else "away",
             "now" if record is last else f"{ago} ago, step {record['step']}",
             f"{1000 * trip:.0f} ms" if trip is not None else "",
-            f"{size(carried[0])} out, {size(carried[1])} in" if carried else "",
+            *(
+                f"{size(both[0])} out, {size(both[1])} in" if both else ""
+                for both in (moved, carried)
+            ),
             escape(" ".join(losses)),
         )
 

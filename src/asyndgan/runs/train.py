@@ -371,6 +371,7 @@ class _Run:
             },
             "sent": progress.sent,
             "received": progress.received,
+            "bytes": self._moved(board, report.step),
             "news": list(progress.news),
         }
         if carried := self._carried():
@@ -391,6 +392,17 @@ class _Run:
         last = progress.step == progress.steps
         if self.grid and (last or progress.step % self.recipe.training.sample_every == 0):
             board.add_image("samples", self.grid.write(progress.step), report.step)
+
+    def _moved(self, board: SummaryWriter, step: int) -> dict[str, list[int]]:
+        """Bytes that left and came to each site so far; by kind as well for TensorBoard."""
+        moved: dict[str, list[int]] = {}
+        for way, (name, counts) in enumerate(
+            {"left": self.exchange.from_sites, "came": self.exchange.to_sites}.items()
+        ):
+            for (site, kind), size in sorted(counts.items()):
+                moved.setdefault(site, [0, 0])[way] += size
+                board.add_scalar(f"bytes_{name}/{site}/{kind}", size, step)
+        return moved
 
     def _checkpoint(self) -> None:
         """Sites first: a coordinator's checkpoint exists only where theirs do."""
