@@ -435,9 +435,11 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
         ends.callback(done.set)
         until(lambda: order.waiting() == "north, south")
         assert "waiting for north, south" in asyndgan("federation", "status", federation.path)
-        until(lambda: len(order.folder.metrics()) > 25)
-        (coordinator,) = processes("asyndgan.runs.federated", str(federation.path))
-        os.kill(coordinator, signal.SIGKILL)
+        for steps in (5, 25):  # before the first checkpoint, and after it
+            until(lambda steps=steps: len(order.folder.metrics()) > steps)  # type: ignore[misc]
+            (coordinator,) = processes("asyndgan.runs.federated", str(federation.path))
+            os.kill(coordinator, signal.SIGKILL)
+            until(lambda pid=coordinator: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
         until(lambda: order.state() == "finished")
     whole = train(recipe, phantoms, tmp_path / "whole")
     ours, undisturbed = (read(run.generator_file)[0] for run in (order.folder, whole))

@@ -24,7 +24,7 @@ from asyndgan.models import draw_noise
 from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.recipe import Recipe
 from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
-from asyndgan.training.coordinator import checked_moments
+from asyndgan.training.coordinator import _TurnedAway, checked_moments
 from asyndgan.training.objective import rate_factor
 from asyndgan.training.painting import Painting
 from asyndgan.training.selection import Selection
@@ -324,6 +324,14 @@ def test_a_site_that_is_not_needed_keeps_nobody_from_beginning(
     federation.line.deaf = set()
     invite_until_back(coordinator, "south")
     assert set(coordinator.members) == {"north", "south"}
+
+
+def test_a_site_that_is_turned_away_is_asked_ever_more_rarely_and_for_ever() -> None:
+    away = _TurnedAway()
+    for _ in range(2000):
+        away = away.again("another modality")
+    assert away.times == 2000
+    assert 50 < away.until - time.monotonic() <= 60
 
 
 def test_who_belongs_to_a_run_is_remembered_through_its_checkpoint(

@@ -149,12 +149,10 @@ class Listener:
         while not self._closing.is_set():
             try:
                 connection, _ = self._socket.accept()
-            except TimeoutError:
-                if not self.path.exists() and not self._closing.is_set():
-                    self._bind_anew()
-                continue
             except OSError as error:
-                if not self._closing.wait(LOOK_S):
+                if not self.path.exists():
+                    self._bind_anew()
+                elif not isinstance(error, TimeoutError) and not self._closing.wait(LOOK_S):
                     log.warning("no connection can be accepted: %s", error)
                 continue
             connection.settimeout(None)
@@ -162,6 +160,8 @@ class Listener:
 
     def _bind_anew(self) -> None:
         """Folders for sockets are tidied away, some when their user logs out."""
+        if self._closing.is_set():
+            return
         self._socket.close()
         try:
             self.path = socket_path(self._kit)

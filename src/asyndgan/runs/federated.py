@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -32,6 +33,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.train import Interrupted, Progress, Watch, train_over
 from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,10 @@ PAUSE_S: Final = 1.0
 
 LONGEST_PAUSE_S: Final = 60.0
 """Between two attempts at a run that ends at once; the first is a second or two, then doubled."""
+
+STOP_S: Final = 30.0
+STOP_TIMES: Final = 10
+"""A run is asked so often, and waited for so long each time, before it is killed."""
 
 RETURN_S: Final = 60.0
 """Seconds that a run which goes on waits for all of its sites, before a quorum will do."""
@@ -194,7 +200,7 @@ class Order:
                     self._gather(transport, recipe)
                 finally:
                     self._waiting_file.unlink(missing_ok=True)
-                begun = self.folder.facts_file.exists()
+                begun = bool(stored_steps(self.folder.checkpoints))
                 train_over(
                     self.folder,
                     transport,
@@ -218,7 +224,8 @@ class Order:
         Raises:
             Interrupted: the run was stopped meanwhile.
         """
-        begun, since, told = self.folder.facts_file.exists(), time.monotonic(), set[str]()
+        begun = bool(stored_steps(self.folder.checkpoints))
+        since, told = time.monotonic(), set[str]()
         while missing := set(wanted := self._due(recipe)) - set(transport.sites()):
             late = time.monotonic() - since > RETURN_S
             least = Quorum(recipe.quorum, wanted).least
@@ -245,7 +252,10 @@ def serve(federation: Federation, *, stop: Callable[[], bool]) -> None:
         work = _Work(federation)
         try:
             while not stop():
-                work.look()
+                try:
+                    work.look()
+                except (OSError, AsyndganError):
+                    log.exception("runs cannot be looked after now")  # and are looked at again
                 time.sleep(PAUSE_S)
         finally:
             work.close()
@@ -275,7 +285,7 @@ class _Work:
                 return
             self._run = None
             log.info("run %s: its process ended (%s): %s", order.name, status, order.state())
-            quick = time.monotonic() - self._begun < LONGEST_PAUSE_S
+            quick = status != 0 and time.monotonic() - self._begun < LONGEST_PAUSE_S
             self._wait = min(2 * self._wait, LONGEST_PAUSE_S) if quick else PAUSE_S
             self._not_before = time.monotonic() + (self._wait if quick else 0.0)
         if time.monotonic() < self._not_before:
@@ -287,9 +297,16 @@ class _Work:
 
     def close(self) -> None:
         """Has the run stop with a checkpoint."""
-        if self._run:
-            self._run[1].send_signal(signal.SIGTERM)
-            self._run[1].wait()
+        if not self._run:
+            return
+        process = self._run[1]
+        for _ in range(STOP_TIMES):
+            process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=STOP_S)
+                return
+        process.kill()  # its newest checkpoint stays
+        process.wait()
 
 
 def begin(order: Order) -> "subprocess.Popen[bytes]":
@@ -335,7 +352,7 @@ def main(path: Path, name: str) -> int:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted("asked to stop.")
+    raise SystemExit(AGAIN)  # nobody takes it for a site's failure
 
 
 def _log_news(progress: Progress) -> None:

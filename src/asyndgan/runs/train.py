@@ -136,7 +136,7 @@ def train(
         )
         for name, data in sorted(sites.items())
     ]
-    with folder.held():
+    with folder.held(), _termination_unwinds():
         transport = build_engine(engine, setups, recipe)
         try:
             if started:
@@ -339,6 +339,8 @@ class _Run:
 
     def _gather(self, stop: Callable[[], bool]) -> list[str]:
         """Takes back sites that have returned; waits, within the patience, for a quorum."""
+        if self.coordinator.leaving():
+            self._checkpoint()  # whoever leaves goes on from here when it comes back
         news: list[str] = []
         since = time.monotonic()
         while True:
@@ -475,6 +477,24 @@ class _Run:
 
 
 @contextmanager
+def _termination_unwinds() -> Iterator[None]:
+    """A polite kill before the first step ends what has been started, as Ctrl-C does."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    try:
+        before = signal.signal(signal.SIGTERM, leave)
+    except ValueError:
+        yield  # not the main thread: whoever runs us handles signals
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
     """Whether Ctrl-C (or a polite kill) came; a second one is not held back."""
     asked: list[int] = []
@@ -482,8 +502,9 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
 
     def ask(number: int, frame: object) -> None:
         asked.append(number)
-        for asked_for, handler in before.items():
-            signal.signal(asked_for, handler)
+        if number == signal.SIGINT:
+            for asked_for, handler in before.items():
+                signal.signal(asked_for, handler)
 
     try:
         for each in (signal.SIGINT, signal.SIGTERM):

@@ -142,7 +142,7 @@ class _TurnedAway:
 
     def again(self, reason: str) -> "_TurnedAway":
         """After another time."""
-        wait = min(0.5 * 2**self.times, RARELY_S)
+        wait = min(0.5 * 2 ** min(self.times, 10), RARELY_S)
         return _TurnedAway(reason, self.times + 1, time.monotonic() + wait)
 
 
@@ -224,7 +224,8 @@ class Coordinator:
         if checkpoint:
             scope = Scope.from_plain(checkpoint[1]["scope"])
         else:
-            scope = agree(recipe, {s: c for s, c in cards.items() if needed is None or s in needed})
+            asked = {s: card for s, card in cards.items() if needed is None or s in needed}
+            scope = agree(recipe, asked or cards, {*cards, *missed})
         coordinator = cls(recipe, exchange, run=run, scope=scope, keep=keep)
         coordinator.attempt = request.attempt
         coordinator.notes += [f"{site} is not there: {reason}" for site, reason in missed.items()]
@@ -244,7 +245,7 @@ class Coordinator:
                     "its checkpoint of that step is gone"
                 )
         if recipe.selection.kind == "nearest" and coordinator.selection is None:
-            coordinator.selection = Selection(recipe, coordinator.real_moments())
+            coordinator.selection = Selection(recipe, coordinator.real_moments(needed))
         return coordinator
 
     def step(self) -> StepReport:
@@ -426,24 +427,28 @@ class Coordinator:
         }
         self._expect_next(site, card.batch, card.conditions)
 
-    def real_moments(self) -> Moments:
+    def real_moments(self, only: Collection[str] | None = None) -> Moments:
         """Moments of the features of all sites' images, by shares; no image is among them.
+
+        Args:
+            only: sites that are asked; None: all members.
 
         Raises:
             CohortError: if a site lacks a modality, so that its features mean something else.
             QuorumError: if a site does not answer.
         """
-        for site, member in self.members.items():
+        members = {s: m for s, m in self.members.items() if only is None or s in only}
+        for site, member in members.items():
             if len(member.channels) < len(self.scope.modalities):
                 raise CohortError(
                     f"site {site} lacks a modality, so its moments cannot be compared with those "
                     "of the others. Set selection.kind to 'last'."
                 )
-        answers = self.exchange.ask(dict.fromkeys(self.members, Measure(run=self.run)))
+        answers = self.exchange.ask(dict.fromkeys(members, Measure(run=self.run)))
         if answers.missed:
             reasons = "; ".join(str(error) for error in answers.missed.values())
             raise QuorumError(f"the run cannot begin: {reasons}")
-        shares = normalised({site: member.share for site, member in self.members.items()})
+        shares = normalised({site: member.share for site, member in members.items()})
         parts = [
             checked_moments(site, answer, len(self.scope.modalities)).weighing(shares[site])
             for site, answer in answers.answers.items()
@@ -492,22 +497,18 @@ class Coordinator:
     def _due(self, sites: Iterable[str]) -> list[str]:
         return [site for site in sites if self.recipe.takes_part(site, self.step_number)]
 
-    def _follow_timeline(self) -> None:
-        """Has sites leave and come, at the very step that the recipe says.
+    def leaving(self) -> list[str]:
+        """Members whose time is over, as the timeline says."""
+        return sorted(set(self.members) - set(self._due(self.members)))
 
-        Whoever leaves keeps its state of that step, from which it goes on when it comes back.
-        """
+    def _follow_timeline(self) -> None:
+        """Has sites leave and come, at the very step that the recipe says."""
         if not self.recipe.timeline or self._followed == self.step_number:
             return
         self._followed = self.step_number
-        leaving = sorted(set(self.members) - set(self._due(self.members)))
-        if leaving:
-            save = Save(run=self.run, step=self.step_number)
-            missed = self.exchange.ask(dict.fromkeys(leaving, save)).missed
-            for site in leaving:
-                del self.members[site]
-                kept = f", without its state: {missed[site]}" if site in missed else ""
-                self.notes.append(f"{site} leaves, as the timeline says{kept}")
+        for site in self.leaving():
+            del self.members[site]
+            self.notes.append(f"{site} leaves, as the timeline says")
         coming = [
             site
             for site in self._due(self.exchange.transport.sites())
@@ -554,7 +555,7 @@ class Coordinator:
         load_network("average", self.average, tensors)
         load_optimiser("optimiser", self.optimiser, tensors)
         self.step_number = int(about["step"])
-        self.expected = set(about["sites"])
+        self.expected = set(about.get("sites", ()))
         if "selection" in about:
             self.selection = Selection.load(self.recipe, tensors, about["selection"])
 
@@ -591,9 +592,13 @@ def open_all(
     waiting, deadline = list(sites), time.monotonic() + recipe.quorum.patience_s
     while waiting:
         answers = exchange.ask(dict.fromkeys(waiting, request))
-        cards |= {site: card_of(site, answers.answers, {}) for site in answers.answers}
-        missed |= {site: str(e) for site, e in answers.missed.items() if site not in needed}
-        failed = {site: e for site, e in answers.missed.items() if site in needed}
+        failed = dict(answers.missed)
+        for site, answer in answers.answers.items():
+            if isinstance(answer, Card):
+                cards[site] = answer
+            else:
+                failed[site] = SiteUnreachableError(f"site {site} did not send its card.")
+        missed |= {site: str(failed.pop(site)) for site in set(failed) - set(needed)}
         waiting = list(failed)
         lost = [e for e in failed.values() if not isinstance(e, SiteSilentError)]
         if lost or (waiting and time.monotonic() > deadline):
@@ -630,10 +635,15 @@ def checked_moments(site: str, answer: Message, channels: int) -> Moments:
     return Moments(float(answer.count), answer.total, answer.squares)
 
 
-def agree(recipe: Recipe, cards: Mapping[str, Card]) -> Scope:
+def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | None = None) -> Scope:
     """What a run of these sites is about.
 
     Modalities are matched by name; a site may lack some.
+
+    Args:
+        recipe: of the run.
+        cards: of those who have a say in it.
+        sites: everybody who is there; None: they alone.
 
     Raises:
         CohortError: if labels contradict each other, sizes differ, or a modality of the recipe is
@@ -652,7 +662,8 @@ def agree(recipe: Recipe, cards: Mapping[str, Card]) -> Scope:
             f"recipe '{recipe.name}' normalises {', '.join(sorted(named))}, which no site holds; "
             f"they hold {', '.join(held)}. Correct image.intensity."
         )
-    absent = set(recipe.site_discriminators) - set(cards)
+    due = {site for site in recipe.site_discriminators if recipe.takes_part(site, 0)}
+    absent = due - set(cards if sites is None else sites)
     if absent:
         raise CohortError(
             f"recipe '{recipe.name}' has a discriminator for {', '.join(sorted(absent))}, which is "

@@ -90,7 +90,8 @@ class Office:
         for about in self._ask("list_jobs"):
             job, site = str(about.get("job_id", "")), sites.get(str(about.get("job_name", "")))
             if over(str(about.get("status", ""))):
-                self._ask("delete_job", job)
+                with suppress(RunError, SiteUnreachableError):  # next time
+                    self._ask("delete_job", job)
             elif site:
                 ours.setdefault(site, []).append(job)
             else:
@@ -98,8 +99,9 @@ class Office:
         return ours
 
     def lives(self, job: str) -> bool:
-        """Whether a job waits or runs."""
-        return not over(str(self._ask("get_job_meta", job).get("status", "")))
+        """Whether a job waits or runs; one that FLARE has forgotten does not."""
+        found = self._ask("list_jobs", False, None, job)
+        return any(not over(str(about.get("status", ""))) for about in found)
 
     def end(self, job: str) -> None:
         """Aborts a job, if it still runs."""
@@ -115,7 +117,7 @@ class Office:
                 self._session.close()
         self._forget_session()
 
-    def _ask(self, command: str, *words: str) -> Any:
+    def _ask(self, command: str, *words: Any) -> Any:
         with self._lock:  # a session serves one thread
             try:
                 if self._session is None:

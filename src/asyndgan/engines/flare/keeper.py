@@ -97,9 +97,11 @@ class Kept:
             ended = self._run()
             if self._closing.is_set():
                 return
+            if time.monotonic() - begun > LONGEST_S:
+                wait = AGAIN_S
             log.warning("FLARE ended (%s); again in %.0f s", ended, wait)
             self._closing.wait(wait)
-            wait = AGAIN_S if time.monotonic() - begun > LONGEST_S else min(2 * wait, LONGEST_S)
+            wait = min(2 * wait, LONGEST_S)
 
     def _run(self) -> str:
         """From its start to its end; says how it ended."""
@@ -127,7 +129,8 @@ class Kept:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._note.write_text(str(self._process.pid))
+        with suppress(OSError):  # it runs, whether the disk is full or not
+            self._note.write_text(str(self._process.pid))
 
 
 def keep_server(federation: Federation) -> Kept:

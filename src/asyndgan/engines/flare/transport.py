@@ -183,8 +183,11 @@ class Flare(Transport):
                 if time.monotonic() - swept > SWEEP_S:
                     self._sweep()
                     swept = time.monotonic()
-                for site in set(self.office.present()) - set(self._live()):
-                    self._keep_job(site)
+                for site in sorted(set(self.office.present()) - set(self._live())):
+                    try:
+                        self._keep_job(site)
+                    except AsyndganError as error:
+                        log.warning("site %s: %s", site, error)
             except AsyndganError as error:
                 log.warning("%s", error)
             except Exception:
@@ -206,7 +209,7 @@ class Flare(Transport):
             age = time.monotonic() - link.since
             if not link.spent and age < LATE_S and self.office.lives(link.job):
                 return
-            if not link.spent and age < min(2.0 ** self._in_vain[site], LONGEST_S):
+            if not link.spent and age < min(2.0 ** min(self._in_vain[site], 10), LONGEST_S):
                 return
             self.office.end(link.job)
             with self._lock:
