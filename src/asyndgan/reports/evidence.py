@@ -117,7 +117,7 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
             *(_result_line(row) for row in rows),
         ]  # fmt: skip
     for name, rows in _by_set(result["apart"]).items():
-        parts[f"{name}, apart: {rows[0]['apart']}"] = [
+        parts[f"{name}, apart"] = [
             ["trained on", "patients", "Dice", "interval", "HD95", "ASSD"],
             *(
                 [_name(row), str(row["patients"]), decimal(row["dice"], 3),
