@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -33,6 +34,14 @@ def arguments(about: str, *, data: bool = True) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, required=True, help="what is here is not done again")
     parser.add_argument("--document", type=Path, help="Markdown file whose block to write anew")
     return parser
+
+
+def emptied(out: Path) -> Path:
+    """A folder, resolved, without what an earlier measurement left in it."""
+    out = out.resolve()
+    if out.exists():
+        shutil.rmtree(out)
+    return out
 
 
 def sites_of(data: Path, name: str) -> dict[str, Path]:

@@ -7,7 +7,6 @@ from real kits, over mutual TLS on this machine. While a tiny generator trains, 
 other is killed (SIGKILL), and one site is frozen for a minute.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -22,7 +21,7 @@ from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.recipe import Recipe
 from asyndgan.runs.federated import Order
-from common import arguments, markdown, publish
+from common import arguments, emptied, markdown, publish
 
 RECIPE = """
 name = "faults"
@@ -74,28 +73,17 @@ class Watched:
     """A run, seen through its metrics."""
 
     def __init__(self, order: Order) -> None:
-        self.file = order.folder.metrics_file
+        self.folder = order.folder
         self.sites = len(order.wanted()["sites"])
         self.lowest = 0
         self.pause = 0.0
 
-    def records(self) -> list[dict]:
-        """Of every step that counts."""
-        lines = self.file.read_text().splitlines() if self.file.exists() else []
-        found = []
-        for line in lines:
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                break  # being written
-        return found
-
     def whole(self) -> bool:
         """Whether all sites took part in a step of the last second."""
-        records = self.records()
+        records = self.folder.metrics()
         if not records:
             return False
-        age = time.time() - self.file.stat().st_mtime
+        age = time.time() - self.folder.metrics_file.stat().st_mtime
         self.pause = max(self.pause, age)
         self.lowest = min(self.lowest, records[-1]["step"])
         return age < 1.0 and len(records[-1]["shares"]) == self.sites
@@ -111,17 +99,17 @@ class Watched:
             elif time.time() - since > CALM_S:
                 return since
             time.sleep(0.1)
-        raise SystemExit(f"not as before within {seconds:g} s; see {self.file.parent}")
+        raise SystemExit(f"not as before within {seconds:g} s; see {self.folder.path}")
 
     def hit(self, blow: Callable[[], None]) -> tuple[float, float, int, int]:
         """Seconds until all sites were back, longest pause, steps without one, steps anew."""
         self.calm()
-        before, begun = self.records()[-1]["step"], time.time()
+        before, begun = self.folder.metrics()[-1]["step"], time.time()
         self.lowest, self.pause = before, 0.0
         blow()
         time.sleep(1.5)  # so that it has been noticed
         normal = max(0.0, self.calm() - begun)
-        after = [each for each in self.records() if each["step"] > before]
+        after = [each for each in self.folder.metrics() if each["step"] > before]
         without = sum(len(each["shares"]) < self.sites for each in after)
         # A coordinator that begins again goes on from its checkpoint.
         return normal, self.pause, without, before - self.lowest
@@ -130,9 +118,7 @@ class Watched:
 def main() -> None:
     """Starts everything, hits it, writes the table."""
     asked = arguments(__doc__, data=False).parse_args()
-    out = asked.out.resolve()
-    if out.exists():
-        shutil.rmtree(out)
+    out = emptied(asked.out)
     write_phantoms(out / "data", size=32, patients_scale=0.1)
     names = tuple(site.name for site in DEFAULT_SITES)
     federation = init_federation(out / "f", host="localhost", port=free_port(), sites=names)

@@ -9,7 +9,6 @@ as with large ones.
 """
 
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator
 from asyndgan.wire.codec import raw_size
-from common import arguments, markdown, publish
+from common import arguments, emptied, markdown, publish
 
 ENGINES = ("inprocess", "processes", "flare")
 NETWORKS = {
@@ -117,9 +116,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    out = asked.out.resolve()
-    if out.exists():
-        shutil.rmtree(out)
+    out = emptied(asked.out)
     write_phantoms(out / "data", size=128, patients_scale=0.2)
     times, moved = [], []
     for name, overrides in NETWORKS.items():

@@ -7,7 +7,6 @@ resident memory, open files and threads, the last third of the samples against t
 """
 
 import os
-import shutil
 import statistics
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from asyndgan.engines.flare.localhost import Localhost
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training import Coordinator
-from common import arguments, markdown, publish
+from common import arguments, emptied, markdown, publish
 from faults import RECIPE, processes
 
 EVERY = 25
@@ -54,9 +53,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3000)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    out = asked.out.resolve()
-    if out.exists():
-        shutil.rmtree(out)
+    out = emptied(asked.out)
     write_phantoms(out / "data", size=32, patients_scale=0.1)
     recipe = Recipe.from_toml(RECIPE)
     setups = [SiteSetup(s.name, out / "data" / s.name, out / s.name) for s in DEFAULT_SITES]

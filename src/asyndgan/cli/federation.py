@@ -110,10 +110,7 @@ def status(
     watch: Annotated[bool, typer.Option(help="Draw it anew every second, until Ctrl-C.")] = False,
 ) -> None:
     """Who is there, step, losses, bytes, last seen and round trip."""
-    kits = flare_part("kits")
-    from asyndgan.runs.federated import Order
-
-    console, standing = Console(), Standing(Order.named(kits.Federation.of(folder), run))
+    console, standing = Console(), Standing(_order(folder, run))
     if not watch:
         console.print(standing.table())
         return
@@ -126,10 +123,7 @@ def status(
 @federation.command()
 def stop(folder: Folder, run: RunName = None) -> None:
     """Stops a run with a checkpoint; 'submit' has it go on."""
-    kits = flare_part("kits")
-    from asyndgan.runs.federated import Order
-
-    order = Order.named(kits.Federation.of(folder), run)
+    order = _order(folder, run)
     order.stop()
     _say(Console(), f"Run {order.name} stops after its step.")
 
@@ -139,10 +133,7 @@ def fetch(
     folder: Folder, out: Annotated[Path, typer.Option(help="New folder.")], run: RunName = None
 ) -> None:
     """Copies a run: generator, metrics, samples and released masks."""
-    kits = flare_part("kits")
-    from asyndgan.runs.federated import Order
-
-    order = Order.named(kits.Federation.of(folder), run)
+    order = _order(folder, run)
     if out.exists():
         raise RunError(f"{out} is there already; name a new folder.")
     shutil.copytree(
@@ -151,6 +142,13 @@ def fetch(
         ignore=shutil.ignore_patterns("checkpoints", ".held", "order.json", "stop", "waiting"),
     )
     _say(Console(), f"Run {order.name} ({order.state()}) in {out}")
+
+
+def _order(folder: Path, run: str | None) -> Any:
+    kits = flare_part("kits")
+    from asyndgan.runs.federated import Order
+
+    return Order.named(kits.Federation.of(folder), run)
 
 
 def _tell_kits(console: Console, made: Any, sites: tuple[str, ...]) -> None:

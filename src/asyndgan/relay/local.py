@@ -116,7 +116,9 @@ class Listener:
     def close(self) -> None:
         """Accepts no more."""
         self._closing.set()
-        self._forget()
+        self._socket.close()
+        if self._ours():
+            self.path.unlink(missing_ok=True)
 
     def _bound(self) -> socket.socket:
         self.path.unlink(missing_ok=True)  # of one that was killed; its folder is locked by us
@@ -132,11 +134,6 @@ class Listener:
         found.settimeout(LOOK_S)
         self._place = self.path.lstat().st_ino
         return found
-
-    def _forget(self) -> None:
-        self._socket.close()
-        if self._ours():
-            self.path.unlink(missing_ok=True)
 
     def _ours(self) -> bool:
         """Whether what lies at the path is this socket, and not another process's."""

@@ -376,7 +376,9 @@ class _Run:
             "bytes": self._moved(board, report.step),
             "news": list(progress.news),
         }
-        if carried := self._carried():
+        self._count_sockets()
+        if self.facts.socket_bytes:
+            carried = {s: socket_sums(c) for s, c in self.facts.socket_bytes.items()}
             record["socket"] = carried
             for site, (left, came) in carried.items():
                 board.add_scalar(f"socket/left/{site}", left, report.step)
@@ -456,15 +458,14 @@ class _Run:
         }
         facts.left_sites = by_site(self.exchange.from_sites)
         facts.came_to_sites = by_site(self.exchange.to_sites)
-        self._carried()
+        self._count_sockets()
         self.folder.write_facts(facts)
 
-    def _carried(self) -> dict[str, list[int]]:
-        """Bytes of sockets: over all attempts, each connection once, though it may outlive one."""
-        carried = self.facts.socket_bytes
+    def _count_sockets(self) -> None:
+        """Over all attempts, each connection once, though it may outlive one."""
         for site, connections in self.exchange.transport.socket_bytes().items():
-            carried.setdefault(site, {}).update({k: list(v) for k, v in connections.items()})
-        return {site: socket_sums(connections) for site, connections in carried.items()}
+            counts = {name: list(both) for name, both in connections.items()}
+            self.facts.socket_bytes.setdefault(site, {}).update(counts)
 
     def _count_on(self) -> None:
         """Bytes are counted over all attempts."""

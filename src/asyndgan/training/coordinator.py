@@ -592,12 +592,12 @@ def open_all(
     waiting, deadline = list(sites), time.monotonic() + recipe.quorum.patience_s
     while waiting:
         answers = exchange.ask(dict.fromkeys(waiting, request))
-        failed = dict(answers.missed)
-        for site, answer in answers.answers.items():
-            if isinstance(answer, Card):
-                cards[site] = answer
-            else:
-                failed[site] = SiteUnreachableError(f"site {site} did not send its card.")
+        failed: dict[str, AsyndganError] = {}
+        for site in waiting:
+            try:
+                cards[site] = card_of(site, answers.answers, answers.missed)
+            except AsyndganError as error:
+                failed[site] = error
         missed |= {site: str(failed.pop(site)) for site in set(failed) - set(needed)}
         waiting = list(failed)
         lost = [e for e in failed.values() if not isinstance(e, SiteSilentError)]
