@@ -4,6 +4,7 @@ The shape strings are checked in tests only (see tests/conftest.py); at run time
 `*space` is one axis for each spatial dimension: (height, width), or (depth, height, width).
 """
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -12,6 +13,8 @@ IMAGE_LOW = -1.0
 
 IMAGE_HIGH = 1.0
 """Brightest intensity of a prepared image; generators end in tanh to stay below it."""
+
+CPU = torch.device("cpu")
 
 Image = Float[Tensor, "c *space"]
 Images = Float[Tensor, "b c *space"]

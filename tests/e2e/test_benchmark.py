@@ -191,12 +191,12 @@ def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(
     text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
     suite, out = Suite.from_toml(text), tmp_path / "out"
     run_suite(text, data, out)
-    (training,) = trainings_of(suite, data, out)
+    (training,) = trainings_of(suite, data, out, "cpu")
     assert training.finished()
     fewer = Suite.from_toml(text.replace('"north", "south"', '"north"'))
     with pytest.raises(RunError, match="other sites or images"):
         run_suite(text.replace('"north", "south"', '"north"'), data, out)
-    (other,) = trainings_of(fewer, data, out)
+    (other,) = trainings_of(fewer, data, out, "cpu")
     with pytest.raises(RunError, match="other sites or images"):
         other.finished()
     masks = masks_of({"north": load_cases(data / "heads/north", training.recipe.image)})
@@ -220,7 +220,7 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
     suite, out = Suite.from_toml(text), tmp_path / "out"
     result = run_suite(text, tmp_path, out)
     assert result.judged_on == "validation"
-    (training,) = trainings_of(suite, tmp_path, out)
+    (training,) = trainings_of(suite, tmp_path, out, "cpu")
     judged = {case.patient for case in Real(suite, suite.sets[0], tmp_path).judged}
     rows = {row["model"]: row for row in result.rows}
     assert {patient.split("/")[0] for patient in judged} == {"north", "south"}
@@ -258,7 +258,7 @@ def test_a_training_that_fails_does_not_keep_the_others_from_theirs(
     data: Path, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
     text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
-    (good,) = trainings_of(Suite.from_toml(text), data, tmp_path / "out")
+    (good,) = trainings_of(Suite.from_toml(text), data, tmp_path / "out", "cpu")
     bad = replace(good, out=tmp_path / "bad", sites={"north": tmp_path / "nowhere"})
     with pytest.raises(RunError, match=r"bad: .*1 of 2 trainings ended well"):
         train_all([bad, good], 1, None)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from asyndgan.arrays import CPU
 from asyndgan.data import Cohort
 from asyndgan.data.case import Case, Preparation
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
@@ -76,7 +77,7 @@ def test_fedgan_leaves_a_run_that_paints(recipe: Recipe, phantoms: Sites, tmp_pa
 
 
 def begun(recipe: Recipe, sites: Sites, out: Path) -> _FedGan:
-    return _FedGan(RunFolder.create(out, recipe), sites, 2)
+    return _FedGan(RunFolder.create(out, recipe), sites, 2, CPU)
 
 
 def test_a_round_of_fedgan_is_local_learning_and_then_the_mean_by_shares(
@@ -117,7 +118,7 @@ def test_a_site_that_stores_its_modalities_in_another_order_is_averaged_channel_
     }
     scope = _common_scope(cohorts)
     assert scope == Scope(("T1", "T2"), labels, (32, 32))
-    parties = [_Party(name, cohort, recipe, scope) for name, cohort in cohorts.items()]
+    parties = [_Party(name, cohort, recipe, scope, CPU) for name, cohort in cohorts.items()]
     seen = [party._in_order(party.cohort.batch(0, 4)).images.mean((0, 2, 3)) for party in parties]
     torch.testing.assert_close(*seen)
 
@@ -159,7 +160,7 @@ def test_a_checkpoint_without_the_facts_of_its_step_resumes_at_its_own(
     federation._record(federation._round(4))
     federation._store()
     federation.folder.facts_file.write_bytes(old)
-    assert _FedGan(federation.folder, phantoms, 2).facts.steps == 4
+    assert _FedGan(federation.folder, phantoms, 2, CPU).facts.steps == 4
 
 
 def test_a_fedgan_that_was_cut_short_ends_as_if_it_had_not_been(

@@ -7,9 +7,11 @@ import typer
 from rich.console import Console
 
 from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.train import Device
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.benchmark import run_suite
 from asyndgan.evaluation.suite import Suite
+from asyndgan.models import usable_device
 from asyndgan.reports.evidence import find_block, replace_block, to_markdown, write_evidence
 from asyndgan.texts import bounded_text
 
@@ -19,6 +21,7 @@ def benchmark(
     data: Annotated[Path, typer.Option(help="Folder that holds the suite's data sets.")],
     out: Annotated[Path, typer.Option(help="Folder for runs, evaluations, tables and cache.")],
     workers: Annotated[int, typer.Option(min=1, help="Trainings at a time, on one core each.")] = 1,
+    device: Device = "cpu",
     document: Annotated[
         Path | None,
         typer.Option(help="Markdown file whose block '<!-- suite: NAME -->' to write anew."),
@@ -41,6 +44,7 @@ def benchmark(
             data,
             out,
             workers=workers,
+            device=str(usable_device(device)),
             on_training=display.show,
             on_evaluation=display.show,
         )

@@ -94,6 +94,7 @@ def demo(
                 budget=SegmentationBudget(steps=segmentation_steps),
                 targets=None,
                 workers=THREADS,
+                device="cpu",
                 baselines=False,
                 check_budget=False,
                 on_progress=part.watch_evaluation,

@@ -10,7 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
-from asyndgan.cli.train import Sites, parsed_sites
+from asyndgan.cli.train import Device, Sites, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.evaluation import (
     Evaluation,
@@ -19,6 +19,7 @@ from asyndgan.evaluation import (
     synthetic_of_run,
 )
 from asyndgan.evaluation.segmentation import NETWORKS
+from asyndgan.models import usable_device
 from asyndgan.runs import RunFolder
 
 
@@ -50,6 +51,7 @@ def evaluate(
     workers: Annotated[
         int, typer.Option(min=1, help="Networks to train at a time, on one core each.")
     ] = 1,
+    device: Device = "cpu",
     baselines: Annotated[
         bool, typer.Option(help="Also FedAvg, and each site's real cases with synthetic ones.")
     ] = False,
@@ -79,6 +81,7 @@ def evaluate(
             budget=SegmentationBudget(network=network, steps=steps),
             targets=label,
             workers=workers,
+            device=str(usable_device(device)),
             baselines=baselines,
             check_budget=check_budget,
             patient_pattern=patient_pattern,

@@ -13,8 +13,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.train import Device
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
+from asyndgan.models import usable_device
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
 
@@ -69,7 +71,10 @@ def renew(folder: Folder) -> None:
 
 
 @federation.command()
-def start(folder: Folder) -> None:
+def start(
+    folder: Folder,
+    device: Device = "cpu",
+) -> None:
     """Serves the sites and trains what is ordered, until Ctrl-C. Run it as a service."""
     kits = flare_part("kits")
     from asyndgan.runs.federated import serve
@@ -79,7 +84,7 @@ def start(folder: Folder) -> None:
         signal.signal(number, lambda number, frame: asked.append(number))
     made = kits.Federation.of(folder)
     _say(Console(), f"Serving {', '.join(made.sites)} at {made.host}:{made.port}.")
-    serve(made, stop=lambda: bool(asked))
+    serve(made, stop=lambda: bool(asked), device=str(usable_device(device)))
 
 
 @federation.command()

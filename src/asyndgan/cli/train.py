@@ -27,6 +27,8 @@ Sites = Annotated[
     typer.Option("--site", metavar="NAME=FOLDER", help="A site and the folder of its data."),
 ]
 
+Device = Annotated[str, typer.Option(help="Where networks compute: cpu, cuda, cuda:1, mps.")]
+
 
 def train(
     recipe: Annotated[
@@ -64,6 +66,7 @@ def train(
     threads: Annotated[
         int, typer.Option(min=1, help="Cores for the coordinator's arithmetic.")
     ] = 1,
+    device: Device = "cpu",
 ) -> None:
     """Trains one generator with several sites; their images stay where they are."""
     console = Console()
@@ -80,6 +83,7 @@ def train(
             engine=engine,
             resume=resume,
             threads=threads,
+            device=device,
             watch=display.show,
         )
     tell_finished(console, run)

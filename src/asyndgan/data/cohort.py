@@ -34,6 +34,11 @@ class Batch:
     conditions: Tensor
     halves: Tensor | None = None
 
+    def to(self, device: torch.device) -> Self:
+        """The same batch, on a device."""
+        halves = None if self.halves is None else self.halves.to(device)
+        return type(self)(self.images.to(device), self.conditions.to(device), halves)
+
 
 @final
 class Cohort:

@@ -8,6 +8,7 @@ from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.data.splits import held_out_by
+from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
@@ -29,6 +30,7 @@ class SiteSetup:
             since nothing leaves the machine.
         masks: folder of masks to have painted, if the recipe says that they are given.
         records: folder of its ledger and account, which outlives runs; None: `state`.
+        device: where its networks compute, as torch names it.
     """
 
     name: str
@@ -39,6 +41,7 @@ class SiteSetup:
     policy: Path | None = None
     masks: Path | None = None
     records: Path | None = None
+    device: str = "cpu"
 
     def to_plain(self) -> dict[str, str | float | None]:
         """For another process."""
@@ -109,5 +112,6 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         share=setup.share,
         policy=policy,
         given=given,
+        device=usable_device(setup.device),
     )
     return Endpoint(site, limit=message_limit(recipe))

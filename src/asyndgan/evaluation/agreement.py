@@ -21,6 +21,7 @@ def agreeing(
     budget: SegmentationBudget,
     cache: Path,
     workers: int = 1,
+    device: str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> list[Case]:
     """Cases without the part on which a network trained on the others fits the mask worst.
@@ -37,6 +38,7 @@ def agreeing(
         budget: of both trainings.
         cache: folder of what networks predicted.
         workers: trainings at a time.
+        device: where to train.
         on_progress: as in `evaluate`.
 
     Raises:
@@ -55,8 +57,7 @@ def agreeing(
     for half, others in (halves, halves[::-1]):
         judged = [replace(case, patient=case.name) for case in half]  # each is judged by itself
         bench = Bench(
-            judged, labels, [label], [0], cache, budget.steps, on_progress=on_progress,
-            workers=workers,
+            judged, labels, [label], [0], cache, budget.steps, device, on_progress, workers,
         )  # fmt: skip
         scores, _ = bench.scores({"agreement": [others]}, budget)
         pairs = zip(judged, scores["agreement"][label], strict=True)

@@ -72,6 +72,7 @@ def run_suite(
     out: Path,
     *,
     workers: int = 1,
+    device: str = "cpu",
     on_training: OnProgress | None = None,
     on_evaluation: OnProgress | None = None,
 ) -> SuiteResult:
@@ -82,6 +83,7 @@ def run_suite(
         data: folder that holds the sets.
         out: for runs, evaluations, the cache and `suite.json`.
         workers: trainings at a time, one core each.
+        device: where networks compute.
         on_training: told about the generators: a text, steps done, all steps.
         on_evaluation: told about the segmentation networks.
 
@@ -92,7 +94,7 @@ def run_suite(
     suite = Suite.from_toml(text)
     # Whatever can be found out before hours of training is said before them.
     real = {part.name: Real(suite, part, data) for part in suite.sets}
-    train_all(list(trainings_of(suite, data, out)), workers, on_training)
+    train_all(list(trainings_of(suite, data, out, device)), workers, on_training)
     result = SuiteResult(
         suite=suite.name,
         judged_on=suite.judged_on,
@@ -107,7 +109,7 @@ def run_suite(
     for part in suite.sets:
         judged: dict[str, Evaluation] = {}
         for model in suite.models:
-            judging = _Judging(suite, real[part.name], model, out, workers, on_evaluation)
+            judging = _Judging(suite, real[part.name], model, out, workers, device, on_evaluation)
             judged[model.name] = judging.add_to(result)
         result.differences.extend(_between_recipes(part, judged))
     write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
@@ -177,6 +179,7 @@ class _Judging:
         model: whose generators are judged.
         out: of the suite.
         workers: networks that are trained at a time.
+        device: where they compute.
         on_progress: told about them.
     """
 
@@ -187,6 +190,7 @@ class _Judging:
         model: ModelSection,
         out: Path,
         workers: int,
+        device: str,
         on_progress: OnProgress | None,
     ) -> None:
         self.suite = suite
@@ -195,6 +199,7 @@ class _Judging:
         self.model = model
         self.out = out
         self.workers = workers
+        self.device = device
         self.on_progress = on_progress
         kinds = {SYNTHETIC: False} | ({FEDGAN: True} if model.fedgan else {})
         self.runs = {
@@ -321,7 +326,8 @@ class _Judging:
         levelling = levelled_off(
             sites=self.real.sites, labels=self.real.labels, targets=self._targets,
             seeds=self._seeds, budget=self._budget(), cache=self.out / "cache",
-            workers=self.workers, on_progress=self.on_progress,
+            workers=self.workers, device=self.device,
+            on_progress=self.on_progress,
         )  # fmt: skip
         result.levelling.extend({"set": self.part.name, **asdict(one)} for one in levelling)
 
@@ -391,7 +397,8 @@ class _Judging:
         return agreeing(
             load_cases(folder, run.recipe().image, self.real.modalities), painting.dropped,
             label=self.part.label, labels=self.real.labels, budget=self._budget(),
-            cache=self.out / "cache", workers=self.workers, on_progress=self.on_progress,
+            cache=self.out / "cache", workers=self.workers, device=self.device,
+            on_progress=self.on_progress,
         )  # fmt: skip
 
     @property
@@ -425,7 +432,7 @@ class _Judging:
             judged_on=self.suite.judged_on,
             about=self.about,
             workers=self.workers,
-            device="cpu",
+            device=self.device,
             on_progress=self.on_progress,
         )
 

@@ -22,7 +22,7 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
 from asyndgan.evaluation.fedavg import LOCAL_STEPS, average_weights, weight
-from asyndgan.models import build_discriminator, condition_channels, site_noise
+from asyndgan.models import build_discriminator, condition_channels, site_noise, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Scope, new_generator
@@ -86,6 +86,7 @@ def train_fedgan(
     out: Path,
     *,
     local_steps: int = LOCAL_STEPS,
+    device: str = "cpu",
     watch: Callable[[int, int], None] | None = None,
 ) -> RunFolder:
     """Trains one generator by averaging local generators and discriminators.
@@ -100,6 +101,7 @@ def train_fedgan(
             discriminators of different shapes cannot be averaged.
         out: run folder; `generate` and `evaluate` take it like any other.
         local_steps: updates between two averagings.
+        device: where all networks compute.
         watch: called after every round with the steps done and all steps.
 
     Raises:
@@ -116,7 +118,9 @@ def train_fedgan(
     elif folder.facts().state == "finished":
         return folder
     with folder.held():
-        _FedGan(folder, sites, local_steps).to_the_end(watch or (lambda done, steps: None))
+        _FedGan(folder, sites, local_steps, usable_device(device)).to_the_end(
+            watch or (lambda done, steps: None)
+        )
     return folder
 
 
@@ -136,16 +140,19 @@ def networks_weight(recipe: Recipe, scope: Scope) -> tuple[int, int]:
 class _Party:
     """A site of FedGAN: both networks live there, and its images stay."""
 
-    def __init__(self, name: str, cohort: Cohort, recipe: Recipe, scope: Scope) -> None:
+    def __init__(
+        self, name: str, cohort: Cohort, recipe: Recipe, scope: Scope, device: torch.device
+    ) -> None:
         check_cohort(name, cohort, recipe)
         self.name = name
         self.cohort = cohort
         self.recipe = recipe
         self.scope = scope
+        self.device = device
         self.channels = [cohort.modalities.index(name) for name in scope.modalities]
         seed = recipe.training.seed
         with seeded(derived_seed(seed, "generator")):
-            self.generator = new_generator(recipe, scope)
+            self.generator = new_generator(recipe, scope).to(device)
         self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
         self.objective = Objective(
             recipe,
@@ -153,6 +160,7 @@ class _Party:
             labels=max(scope.labels) + 1,
             space=scope.space,
             seed=derived_seed(seed, "fedgan"),  # all sites begin with the same discriminator
+            device=device,
         )
 
     def step(self, number: int) -> dict[str, float]:
@@ -166,7 +174,7 @@ class _Party:
             [self.name] * training.batch,
             self.scope.space,
             torch.Generator().manual_seed(seed),
-        )
+        ).to(self.device)
         painting = Painting(
             self.generator,
             self.objective.maps(real.conditions),
@@ -197,7 +205,7 @@ class _Party:
 
     def _in_order(self, batch: Batch) -> Batch:
         """Channels in the order of the scope: a discriminator is averaged with the others'."""
-        return replace(batch, images=batch.images[:, self.channels])
+        return replace(batch, images=batch.images[:, self.channels]).to(self.device)
 
     def state(self) -> dict[str, Tensor]:
         tensors = self.objective.state()
@@ -217,7 +225,13 @@ class _Party:
 class _FedGan:
     """One attempt at a FedGAN training: from a fresh start or a checkpoint to its end."""
 
-    def __init__(self, folder: RunFolder, sites: Mapping[str, Path], local_steps: int) -> None:
+    def __init__(
+        self,
+        folder: RunFolder,
+        sites: Mapping[str, Path],
+        local_steps: int,
+        device: torch.device,
+    ) -> None:
         self.folder = folder
         self.local_steps = local_steps
         self.recipe = recipe = folder.recipe()
@@ -226,7 +240,9 @@ class _FedGan:
             for name, data in sorted(sites.items())
         }
         scope = _common_scope(cohorts)
-        self.parties = [_Party(name, cohort, recipe, scope) for name, cohort in cohorts.items()]
+        self.parties = [
+            _Party(name, cohort, recipe, scope, device) for name, cohort in cohorts.items()
+        ]
         self.shares = normalised({name: len(cohort) for name, cohort in cohorts.items()})
         self.average = copy.deepcopy(self.parties[0].generator).requires_grad_(False).eval()
         self.round_weight = sum(networks_weight(recipe, scope))

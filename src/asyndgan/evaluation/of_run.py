@@ -170,6 +170,7 @@ def evaluate_run(
     budget: SegmentationBudget,
     targets: Sequence[str] | None,
     workers: int,
+    device: str,
     baselines: bool,
     check_budget: bool,
     on_progress: OnProgress,
@@ -210,6 +211,7 @@ def evaluate_run(
         seeds=range(seeds),
         budget=budget,
         workers=workers,
+        device=device,
         baselines=baselines,
         check_budget=check_budget,
         about={

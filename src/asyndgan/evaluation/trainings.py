@@ -35,7 +35,7 @@ def run_folder(
     return out / "runs" / part.name / f"{model.name}{'+fedgan' if fedgan else ''}-{seed}"
 
 
-def trainings_of(suite: Suite, data: Path, out: Path) -> Iterator["Training"]:
+def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["Training"]:
     """Everything that has to be trained before segmentation networks are."""
     for seed in range(suite.seeds):
         for part in suite.sets:
@@ -48,6 +48,7 @@ def trainings_of(suite: Suite, data: Path, out: Path) -> Iterator["Training"]:
                         run_folder(out, part, model, seed, fedgan=fedgan),
                         fedgan=fedgan,
                         keep_generators=model.checkpoints and not fedgan,
+                        device=device,
                     )
 
 
@@ -62,6 +63,7 @@ class Training:
         out: its run folder.
         fedgan: by averaging weights.
         keep_generators: those of all checkpoints.
+        device: where networks compute.
     """
 
     recipe: Recipe
@@ -69,6 +71,7 @@ class Training:
     out: Path
     fedgan: bool
     keep_generators: bool
+    device: str
 
     @property
     def folder(self) -> RunFolder:
@@ -129,7 +132,7 @@ class Training:
         torch.set_num_threads(1)
         write_whole(self._inputs_file, json.dumps(self._inputs).encode())
         if self.fedgan:
-            train_fedgan(self.recipe, self.sites, self.out)
+            train_fedgan(self.recipe, self.sites, self.out, device=self.device)
             return
         train(
             self.recipe,
@@ -137,6 +140,7 @@ class Training:
             self.out,
             resume=self.folder.facts_file.exists(),
             keep_generators=self.keep_generators,
+            device=self.device,
         )
 
 

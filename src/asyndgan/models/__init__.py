@@ -14,6 +14,7 @@ from asyndgan.models.parts import (
     generator_from,
     native_bfloat16,
     site_noise,
+    usable_device,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "generator_from",
     "native_bfloat16",
     "site_noise",
+    "usable_device",
 ]

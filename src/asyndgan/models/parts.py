@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Noise
 from asyndgan.data import derived_seed
-from asyndgan.errors import RecipeError
+from asyndgan.errors import RecipeError, RunError
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
 
@@ -137,6 +137,31 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
     """The context in which a recipe's networks run; weights and gradients stay float32."""
     half = precision == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=half)
+
+
+def usable_device(name: str) -> torch.device:
+    """The device of this name, as torch has it: `cpu`, `cuda`, `cuda:1`, `mps`.
+
+    Raises:
+        RunError: this machine has none of this name, or torch was built without it.
+    """
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a build without CUDA
+        raise RunError(
+            f"device '{name}' cannot be used on this machine; {_devices()}. Name one of these, or "
+            "install the build of torch that fits the machine."
+        ) from error
+    return device
+
+
+def _devices() -> str:
+    count = torch.cuda.device_count()
+    found = ["cpu", *(f"cuda:{number}" for number in range(count))]
+    if torch.backends.mps.is_available():
+        found.append("mps")
+    return f"there is {', '.join(found)}"
 
 
 def native_bfloat16() -> bool:

@@ -182,8 +182,12 @@ class Order:
         """Notes why it cannot go on by itself."""
         self._failed_file.write_text(reason, "utf-8")
 
-    def train(self, watch: Watch | None = None) -> None:
+    def train(self, watch: Watch | None = None, *, device: str = "cpu") -> None:
         """Trains, in this process, until it is finished or stopped.
+
+        Args:
+            watch: called after every step.
+            device: where the generator computes.
 
         Raises:
             Interrupted: it was stopped.
@@ -207,6 +211,7 @@ class Order:
                     engine="flare",
                     # A run that goes on has had its quorum; one that begins wants everybody.
                     sites=() if begun else self._due(recipe),
+                    device=device,
                     stop=self.stopped,
                     watch=watch,
                 )
@@ -241,15 +246,20 @@ class Order:
             time.sleep(PAUSE_S / 5)
 
 
-def serve(federation: Federation, *, stop: Callable[[], bool]) -> None:
+def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cpu") -> None:
     """Keeps FLARE's server, and trains what is ordered, until `stop` says so.
+
+    Args:
+        federation: whose.
+        stop: asked every second.
+        device: where the generators compute.
 
     Raises:
         BusyError: another process serves this federation.
     """
     with held(federation.path, f"{federation.path} is served by another process already."):
         server = keep_server(federation)
-        work = _Work(federation)
+        work = _Work(federation, device)
         try:
             while not stop():
                 try:
@@ -268,10 +278,12 @@ class _Work:
 
     Args:
         federation: whose orders are looked for.
+        device: where the generators compute.
     """
 
-    def __init__(self, federation: Federation) -> None:
+    def __init__(self, federation: Federation, device: str) -> None:
         self.federation = federation
+        self.device = device
         self._run: tuple[Order, subprocess.Popen[bytes]] | None = None
         self._begun = self._not_before = 0.0
         self._wait = PAUSE_S
@@ -292,7 +304,7 @@ class _Work:
             return
         for order in Order.all(self.federation):
             if order.state() in ("ordered", "running"):
-                self._run, self._begun = (order, begin(order)), time.monotonic()
+                self._run, self._begun = (order, begin(order, self.device)), time.monotonic()
                 return
 
     def close(self) -> None:
@@ -309,11 +321,11 @@ class _Work:
         process.wait()
 
 
-def begin(order: Order) -> "subprocess.Popen[bytes]":
+def begin(order: Order, device: str) -> "subprocess.Popen[bytes]":
     """A process that trains a run, and stops when we are gone; its words go to a log of the run."""
     with (order.folder.path / "coordinator.log").open("ab") as said:
         return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
-            [sys.executable, "-m", MODULE, str(order.federation.path), order.name],
+            [sys.executable, "-m", MODULE, str(order.federation.path), order.name, device],
             stdin=subprocess.PIPE,
             stdout=said,
             stderr=said,
@@ -328,7 +340,7 @@ def _stop_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def main(path: Path, name: str) -> int:
+def main(path: Path, name: str, device: str) -> int:
     """The process of one run; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("nvflare", "CoreCell", "conn_manager"):
@@ -337,7 +349,7 @@ def main(path: Path, name: str) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # until the training heeds it, with a checkpoint
     threading.Thread(target=_stop_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
-        order.train(_log_news)
+        order.train(_log_news, device=device)
     except (Interrupted, QuorumError, BusyError, SiteUnreachableError) as error:
         log.warning("%s", error)
         return AGAIN
@@ -361,4 +373,4 @@ def _log_news(progress: Progress) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2]))
+    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))

@@ -35,14 +35,15 @@ class SampleGrid:
         self.coordinator = coordinator
         conditions = torch.stack([mask for _, mask in masks])
         recipe, scope = coordinator.recipe, coordinator.scope
-        self.maps = scope_maps(recipe, scope, conditions)
+        self.maps = scope_maps(recipe, scope, conditions).to(coordinator.device)
         random = torch.Generator().manual_seed(recipe.training.seed)
-        self.noise = site_noise(recipe, [site for site, _ in masks], scope.space, random)
+        noise = site_noise(recipe, [site for site, _ in masks], scope.space, random)
+        self.noise = noise.to(coordinator.device)
 
     def write(self, step: int) -> np.ndarray:
         """Writes the grid of a step; returns it as (1, height, width), 8-bit."""
         with torch.no_grad():
-            images = self.coordinator.average(self.maps, self.noise)
+            images = self.coordinator.average(self.maps, self.noise).cpu()
         rows = [torch.cat(list(image), dim=-1) for image in images]
         grid = ((torch.cat(rows, dim=0) + 1) * 127.5).round().to(torch.uint8).numpy()
         self.folder.mkdir(parents=True, exist_ok=True)

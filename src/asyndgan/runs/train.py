@@ -17,6 +17,7 @@ from asyndgan import __version__
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.errors import AsyndganError, NotFiniteError, PolicyError, QuorumError, RunError
+from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
@@ -77,6 +78,7 @@ def train(
     engine: str = "inprocess",
     resume: bool = False,
     threads: int = 1,
+    device: str = "cpu",
     keep_generators: bool = False,
     started: Callable[[Transport], None] | None = None,
     watch: Watch | None = None,
@@ -96,6 +98,7 @@ def train(
         engine: how messages travel.
         resume: go on from the newest checkpoint.
         threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
+        device: where all networks compute, as torch names it: `cpu`, `cuda`, `cuda:1`, `mps`.
         keep_generators: keep the averaged generator of every checkpoint, in `generators/`.
         started: given the engine when its sites are there.
         watch: called after every step.
@@ -110,6 +113,7 @@ def train(
         RunError, DataError, CohortError, RecipeError: the run cannot begin.
     """
     torch.set_num_threads(threads)
+    usable_device(device)
     _check_policies(recipe, sites, policies or {}, records)
     if (masks is not None) != (recipe.masks.source == "given"):
         raise RunError(
@@ -133,6 +137,7 @@ def train(
             policy=(policies or {}).get(name),
             masks=masks,
             records=records / name if records else None,
+            device=device,
         )
         for name, data in sorted(sites.items())
     ]
@@ -141,7 +146,15 @@ def train(
         try:
             if started:
                 started(transport)
-            run = _Run(folder, recipe, transport, engine, sites, keep_generators=keep_generators)
+            run = _Run(
+                folder,
+                recipe,
+                transport,
+                engine,
+                sites,
+                device=device,
+                keep_generators=keep_generators,
+            )
             run.facts.patient_pattern = patients
             run.to_the_end(watch or _unwatched)
         finally:
@@ -155,6 +168,7 @@ def train_over(
     *,
     engine: str,
     sites: Collection[str],
+    device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
     watch: Watch | None = None,
 ) -> None:
@@ -165,6 +179,7 @@ def train_over(
         transport: closed by whoever made it.
         engine: its name.
         sites: without whom the run does not begin; others may join.
+        device: where the generator computes.
         stop: asked after every step.
         watch: called after every step.
 
@@ -172,7 +187,7 @@ def train_over(
         Interrupted: `stop` said so, or a signal came; the checkpoint is written.
         QuorumError, NotFiniteError, RunError, CohortError: as `train`.
     """
-    run = _Run(folder, folder.recipe(), transport, engine, sites, keep_generators=False)
+    run = _Run(folder, folder.recipe(), transport, engine, sites, device=device)
     run.go_on = "'asyndgan federation submit' has it go on"
     run.to_the_end(watch or _unwatched, stop)
 
@@ -242,7 +257,8 @@ class _Run:
         engine: str,
         sites: Collection[str],
         *,
-        keep_generators: bool,
+        device: str,
+        keep_generators: bool = False,
     ) -> None:
         self.folder = folder
         self.keep_generators = keep_generators
@@ -267,6 +283,7 @@ class _Run:
             keep=bank.keep if bank else None,
             checkpoint=read(step_file(folder.checkpoints, kept[-1])) if kept else None,
             needed={site for site in sites if recipe.takes_part(site, kept[-1] if kept else 0)},
+            device=usable_device(device),
         )
         if bank:
             bank.describe(self.coordinator.scope)

@@ -18,6 +18,7 @@ from typing import Any, Self, final
 import torch
 from torch import Tensor, nn
 
+from asyndgan.arrays import CPU
 from asyndgan.data import derived_seed
 from asyndgan.errors import (
     AsyndganError,
@@ -156,6 +157,7 @@ class Coordinator:
         run: the run's identity, in hexadecimal.
         scope: what the run is about.
         keep: called with (site, conditions) for every batch, if the recipe releases masks.
+        device: where the generator computes.
 
     Attributes:
         step_number: steps done.
@@ -169,20 +171,28 @@ class Coordinator:
     """
 
     def __init__(
-        self, recipe: Recipe, exchange: Exchange, *, run: str, scope: Scope, keep: Keep | None
+        self,
+        recipe: Recipe,
+        exchange: Exchange,
+        *,
+        run: str,
+        scope: Scope,
+        keep: Keep | None,
+        device: torch.device = CPU,
     ) -> None:
         self.recipe = recipe
         self.exchange = exchange
         self.run = run
         self.scope = scope
         self.keep = keep if recipe.masks.release else None
+        self.device = device
         self.step_number = 0
         self.members: dict[str, Member] = {}
         self.known: dict[str, Member] = {}
         self.notes: list[str] = []
         self.selection: Selection | None = None
         with seeded(derived_seed(recipe.training.seed, "generator")):
-            self.generator = new_generator(recipe, scope)
+            self.generator = new_generator(recipe, scope).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
         self.attempt = ""
@@ -202,6 +212,7 @@ class Coordinator:
         keep: Keep | None = None,
         checkpoint: State | None = None,
         needed: Collection[str] | None = None,
+        device: torch.device = CPU,
     ) -> Self:
         """Opens a run, new or resumed, with every site that can be reached.
 
@@ -213,6 +224,7 @@ class Coordinator:
             checkpoint: what `state` gave, for a run that goes on.
             needed: sites without whom it does not begin; None: all that can be reached. What the
                 others say, or do not, keeps nobody from beginning.
+            device: as for the constructor.
 
         Raises:
             QuorumError: if a site does not answer.
@@ -226,7 +238,7 @@ class Coordinator:
         else:
             asked = {s: card for s, card in cards.items() if needed is None or s in needed}
             scope = agree(recipe, asked or cards, {*cards, *missed})
-        coordinator = cls(recipe, exchange, run=run, scope=scope, keep=keep)
+        coordinator = cls(recipe, exchange, run=run, scope=scope, keep=keep, device=device)
         coordinator.attempt = request.attempt
         coordinator.notes += [f"{site} is not there: {reason}" for site, reason in missed.items()]
         if checkpoint:
@@ -318,21 +330,21 @@ class Coordinator:
             whole.split(self.recipe.training.batch), members.items(), strict=True
         ):
             if site in feedback:
-                part[:, member.channels] = feedback[site]
+                part[:, member.channels] = feedback[site].to(whole.device)
         return whole
 
     def _look_at_average(self, selection: Selection, members: Mapping[str, Member]) -> None:
         images = self._paint(self.average, members).images.split(self.recipe.training.batch)
         shares = normalised({site: member.share for site, member in members.items()})
-        selection.see(dict(zip(members, images, strict=True)), shares)
+        selection.see({site: own.cpu() for site, own in zip(members, images, strict=True)}, shares)
 
     def _paint(self, generator: nn.Module, members: Mapping[str, Member]) -> Painting:
         conditions = torch.cat([member.conditions for member in members.values()])
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
         sites = [site for site, member in members.items() for _ in member.conditions]
         random = torch.Generator().manual_seed(seed)
-        noise = site_noise(self.recipe, sites, self.scope.space, random)
-        maps = scope_maps(self.recipe, self.scope, conditions)
+        noise = site_noise(self.recipe, sites, self.scope.space, random).to(self.device)
+        maps = scope_maps(self.recipe, self.scope, conditions).to(self.device)
         training = self.recipe.training
         return Painting(generator, maps, noise, chunk=training.chunk, precision=training.precision)
 

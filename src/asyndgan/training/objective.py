@@ -6,7 +6,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from asyndgan.arrays import Condition, Images, Scalar
+from asyndgan.arrays import CPU, Condition, Images, Scalar
 from asyndgan.data import Batch, derived_seed
 from asyndgan.models import (
     Verdict,
@@ -51,11 +51,19 @@ class Objective:
         modalities: how many the site holds.
         labels: how many labels or classes its conditions have, background included.
         space: height and width (and depth) of its images.
-        seed: of the initial weights.
+        seed: of the initial weights, which are drawn on the CPU so that devices agree.
+        device: where the networks are, and the batches that they are given.
     """
 
     def __init__(
-        self, recipe: Recipe, *, modalities: int, labels: int, space: tuple[int, ...], seed: int
+        self,
+        recipe: Recipe,
+        *,
+        modalities: int,
+        labels: int,
+        space: tuple[int, ...],
+        seed: int,
+        device: torch.device = CPU,
     ) -> None:
         self.recipe = recipe
         self.labels = labels
@@ -69,7 +77,7 @@ class Objective:
             "spatial_dims": len(space),
         }
         with seeded(derived_seed(seed, "discriminator")):
-            self.discriminator = build_discriminator(recipe, **sizes)
+            self.discriminator = build_discriminator(recipe, **sizes).to(device)
         self.discriminator_optimiser = adam(
             self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
         )
@@ -86,7 +94,7 @@ class Objective:
             )
             for half in range(2):
                 with seeded(derived_seed(seed, "stand-in", half)):
-                    network = generator_from(section, **sizes)
+                    network = generator_from(section, **sizes).to(device)
                 optimiser = adam(network, recipe.optimiser, recipe.stand_in.rate)
                 self.stand_ins.append((network, optimiser))
         self.private = PrivateDiscriminator(self.discriminator, self.adversarial, recipe, self.maps)
@@ -225,7 +233,8 @@ class Objective:
 
     def _learn_stand_ins(self, real: Batch, maps: Condition) -> Scalar:
         """Each learns from its half of the patients."""
-        halves = torch.zeros(len(maps), dtype=torch.int64) if real.halves is None else real.halves
+        nobodys = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
+        halves = nobodys if real.halves is None else real.halves
         gaps: list[Scalar] = []
         for half, (network, optimiser) in enumerate(self.stand_ins):
             own = halves == half

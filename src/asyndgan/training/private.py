@@ -107,7 +107,7 @@ class PrivateDiscriminator:
 
     def _noised(self, sums: list[Tensor]) -> list[Tensor]:
         deviation = self.recipe.privacy.noise * self.recipe.privacy.clip
-        return [own + deviation * normal_noise(tuple(own.shape)) for own in sums]
+        return [own + deviation * normal_noise(tuple(own.shape)).to(own.device) for own in sums]
 
     def _score(self, network: nn.Module, images: Images, maps: Condition) -> Tensor:
         verdict: Verdict = network(images, maps)

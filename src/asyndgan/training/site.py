@@ -10,7 +10,7 @@ from typing import Final, final
 
 import torch
 
-from asyndgan.arrays import Mask
+from asyndgan.arrays import CPU, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
@@ -103,6 +103,7 @@ class Site(Handler):
         share: its weight among the sites; None: its number of cases.
         policy: of its steward; it has the last word.
         given: label maps [H, W] to have painted, where the recipe says that they are given.
+        device: where its networks compute; the cohort stays in main memory.
 
     Raises:
         CohortError: if the cohort does not fit the recipe, or masks are given or missing against
@@ -126,6 +127,7 @@ class Site(Handler):
         share: float | None = None,
         policy: Policy = SIMULATION,
         given: Sequence[Mask] | None = None,
+        device: torch.device = CPU,
     ) -> None:
         policy.check(recipe)
         check_cohort(name, cohort, recipe)
@@ -134,6 +136,7 @@ class Site(Handler):
         self.cohort = cohort
         self.recipe = recipe
         self.folder = folder
+        self.device = device
         if share is None and not policy.leaves.cases:
             raise PolicyError(
                 f"site {name}: policy '{policy.name}' keeps the number of cases back, which would "
@@ -197,6 +200,7 @@ class Site(Handler):
         synthetic = replace(own, images=request.images)
         if self._draws_conditions:
             synthetic = Batch(request.images, self._conditions())
+        synthetic = synthetic.to(self.device)
         real = other = None
         if self.recipe.privacy.kind == "discriminator":
             losses = self._learn_privately(synthetic)
@@ -213,7 +217,7 @@ class Site(Handler):
             run=request.run,
             step=request.step,
             losses=self._finite(losses | terms, request.step),
-            feedback=feedback,
+            feedback=feedback.cpu(),
             batch=self.next_batch,
             conditions=self._conditions(),
         )
@@ -233,7 +237,8 @@ class Site(Handler):
         return losses
 
     def _real(self, batch: Batch) -> Batch:
-        return replace(batch, images=through(batch.images, self.recipe.wire.images))
+        coded = replace(batch, images=through(batch.images, self.recipe.wire.images))
+        return coded.to(self.device)
 
     @property
     def _draws_conditions(self) -> bool:
@@ -371,4 +376,5 @@ class Site(Handler):
             labels=max(self.cohort.labels) + 1,
             space=self.cohort.space,
             seed=derived_seed(self.recipe.training.seed, "site", self.name),
+            device=self.device,
         )

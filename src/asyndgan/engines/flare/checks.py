@@ -16,8 +16,9 @@ from cryptography import x509
 
 from asyndgan.data.check import check_folder
 from asyndgan.engines.flare.kits import VERSIONS_FILE, versions
-from asyndgan.engines.flare.service import SiteFile, name_of
+from asyndgan.engines.flare.service import SITE_FILE, SiteFile, name_of
 from asyndgan.errors import AsyndganError
+from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
 from asyndgan.relay.flare import server_of
 
@@ -59,6 +60,7 @@ def checks(kit: Path) -> Iterator[Check]:
     else:
         yield _of("policy", lambda: Policy.from_file(file.policy).name)
         yield _of("data", lambda: _data(file))
+        yield _of("device", lambda: str(usable_device(file.device)))
     seen = [path for path in (kit, *(kit / "startup").glob("*.key")) if path.stat().st_mode & 0o77]
     others = f"others can read {', '.join(map(str, seen))}; 'asyndgan site start' forbids it"
     yield Check("permissions", not seen, others if seen else "nobody else reads the key")
@@ -68,7 +70,7 @@ def checks(kit: Path) -> Iterator[Check]:
     free = shutil.disk_usage(kit).free
     yield Check("disk", free >= LEAST_FREE, f"{free / 2**30:.0f} GiB free, 2 are wanted")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
-    yield Check("GPU", True, f"{gpu}; the compute uses one processor core")
+    yield Check("GPU", True, f"{gpu}; 'device' in {SITE_FILE} says what is used")
 
 
 def _of(subject: str, look: Callable[[], str]) -> Check:

@@ -58,6 +58,11 @@ class SiteFile(Section):
         description="who may begin runs here, by the name in their certificate; empty: whoever "
         "the federation allows",
     )
+    device: str = Field(
+        "cpu",
+        description="where the networks compute: cpu, cuda, cuda:1, mps; the cases stay in "
+        "main memory",
+    )
     wait_s: float = Field(600.0, gt=0, description="seconds that the compute may take to answer")
 
     @classmethod
@@ -90,6 +95,7 @@ class SiteFile(Section):
             policy=self.policy,
             masks=self.masks,
             records=kit / "records",
+            device=self.device,
         )
 
 
