@@ -201,6 +201,11 @@ class DiscriminatorSection(Section):
         description="how images are disturbed before they are judged, real and synthetic ones "
         "alike; for sites with few cases",
     )
+    joint: bool = Field(
+        True,
+        description="one network judges all modalities of a site together; false: one for each, "
+        "which knows nothing of the others",
+    )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a discriminator of another package"
     )
@@ -419,6 +424,17 @@ class SelectionSection(Section):
 
 
 @final
+class SharesSection(Section):
+    """How much a site's word counts."""
+
+    by: Literal["site", "modality"] = Field(
+        "site",
+        description="site: by its cases, in all that it judges; modality: by its cases among those "
+        "who hold the same, so that what few sites have is not drowned",
+    )
+
+
+@final
 class QuorumSection(Section):
     """How many sites must answer a step, and how long it waits."""
 
@@ -467,6 +483,7 @@ class Recipe(Section):
     selection: SelectionSection = SelectionSection()
     privacy: PrivacySection = PrivacySection()
     integrity: IntegritySection = IntegritySection()
+    shares: SharesSection = SharesSection()
     quorum: QuorumSection = QuorumSection()
     timeline: tuple[PresenceSection, ...] = Field(
         (),

@@ -17,7 +17,7 @@ from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.errors import AsyndganError, RunError
+from asyndgan.errors import AsyndganError, RecipeError, RunError
 from asyndgan.evaluation.benchmark import Real, run_suite
 from asyndgan.evaluation.of_run import masks_of, painted_once
 from asyndgan.evaluation.suite import Suite
@@ -313,3 +313,41 @@ def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(
 def test_a_document_without_the_place_is_left_alone() -> None:
     with pytest.raises(RunError, match="end of suite: tiny"):
         replace_block("nothing here", "tiny", "table")
+
+
+def test_a_suite_has_sites_go_without_modalities(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    text = text.replace(
+        "single_sites = false", "single_sites = false\nfedavg = true\nconsistency = true"
+    )
+    text += """
+[[models]]
+name = "misaligned"
+recipe = "RECIPE"
+overrides = ["training.steps=2", "shares.by=modality"]
+without = { north = ["T1"], south = ["T2"] }
+""".replace("RECIPE", str(tmp_path / "recipe.toml"))
+    result = run_suite(text, data, tmp_path / "out")
+    facts = json.loads((tmp_path / "out/runs/heads/misaligned-0/run.json").read_text())
+    held = {site: about["modalities"] for site, about in facts["sites"].items()}
+    assert held == {"north": ["T2", "FLAIR"], "south": ["T1", "FLAIR"]}
+    by_model = {row["model"]: row for row in result.rows if row["label"] == "lesion"}
+    assert by_model["fedavg-without"]["dice_mean"] != by_model["fedavg"]["dice_mean"]
+    assert [(row["recipe"], row["label"], row["pair"]) for row in result.consistency][:3] == [
+        ("small", "head", "T1 and T2"),
+        ("small", "head", "T1 and FLAIR"),
+        ("small", "head", "T2 and FLAIR"),
+    ]
+    stray = text.replace("north = [", "west = [")
+    with pytest.raises(RecipeError, match="without names 'west', which is no site of heads"):
+        Suite.from_toml(stray)
+    other = replace_in(text, "misaligned", 'north = ["FLAIR"]')
+    with pytest.raises(RunError, match="was trained from other sites or images"):
+        run_suite(other, data, tmp_path / "out")
+
+
+def replace_in(text: str, model: str, north: str) -> str:
+    before, after = text.split(f'name = "{model}"')
+    return f'{before}name = "{model}"' + after.replace('north = ["T1"]', north)

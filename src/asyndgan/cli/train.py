@@ -59,6 +59,13 @@ def train(
         ),
     ] = None,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=MODALITY",
+            help="A modality that a site has and that takes no part; may be repeated.",
+        ),
+    ] = None,
     engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
         "inprocess"
     ),
@@ -80,6 +87,7 @@ def train(
             masks=masks,
             records=records,
             patients=patient_pattern,
+            without=_withheld(without or []),
             engine=engine,
             resume=resume,
             threads=threads,
@@ -87,6 +95,16 @@ def train(
             watch=display.show,
         )
     tell_finished(console, run)
+
+
+def _withheld(pairs: list[str]) -> dict[str, list[str]]:
+    withheld: dict[str, list[str]] = {}
+    for pair in pairs:
+        name, equals, modality = pair.partition("=")
+        if not (name and equals and modality):
+            raise RecipeError(f"--without {pair}: write NAME=MODALITY, e.g. --without north=T1.")
+        withheld.setdefault(name, []).append(modality)
+    return withheld
 
 
 def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:

@@ -47,6 +47,7 @@ class Case:
         mask: int64 labels, same spatial shape.
         modalities: names of the channels.
         preparation: how to get back to the stored grid and intensities.
+        absent: modalities that this case lacks; their channels are -1 everywhere.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Case:
     mask: Mask
     modalities: tuple[str, ...]
     preparation: Preparation
+    absent: tuple[str, ...] = ()
 
 
 @final

@@ -78,6 +78,7 @@ class _Tally:
     spacings: Counter[tuple[float, ...]] = field(default_factory=Counter)
     pixels: Counter[int] = field(default_factory=Counter)
     cases_with: Counter[int] = field(default_factory=Counter)
+    lacking: Counter[str] = field(default_factory=Counter)
     masks: int = 0
     extremes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -212,10 +213,14 @@ def _check_case(
     unknown = not images and len(info.modalities) == 3 and set(files.images) == {0}
     for number, modality in enumerate(() if unknown else info.modalities):
         if number not in files.images and modality not in images:
+            tally.lacking[modality] += 1
+            if info.incomplete:
+                continue
             tally.fault(
                 folder / "imagesTr" / f"{files.name}_{number:04d}{info.file_ending}",
                 f"modality '{modality}' is missing for this case",
-                "Add the file, remove the case, or take the modality out of dataset.json.",
+                "Add the file, remove the case, or take the modality out of dataset.json; if "
+                'cases may lack it, write "incomplete": true there.',
             )
     if images:
         first = next(iter(images.values()))
@@ -341,6 +346,8 @@ def _rows(
     yield "cases", f"{len(cases)} ({tally.masks} with a mask)"
     yield "patients", str(patients)
     yield "modalities", ", ".join(info.modalities) if described else "not known"
+    for modality, count in tally.lacking.items() if info.incomplete else ():
+        yield f"lack {modality}", f"{count} cases; they are judged by what they have"
     yield "size", _range(tally.sizes)
     if info.file_ending != ".png":
         yield "spacing (mm)", _range(tally.spacings)

@@ -9,7 +9,7 @@ from typing import Final, Self, final
 import torch
 from torch import Tensor
 
-from asyndgan.arrays import Images
+from asyndgan.arrays import IMAGE_LOW, Images
 from asyndgan.data.case import Case
 from asyndgan.data.splits import split_patients
 from asyndgan.errors import CohortError
@@ -28,16 +28,26 @@ class Batch:
         conditions: int64, (b, *space) label maps or (b,) classes.
         halves: which half of the site's patients each is of, (b,) zeros and ones; None where it
             is nobody's.
+        present: which modalities each has, (b, c) booleans; None: all. What is absent is -1
+            everywhere.
     """
 
     images: Images
     conditions: Tensor
     halves: Tensor | None = None
+    present: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
         """The same batch, on a device."""
-        halves = None if self.halves is None else self.halves.to(device)
-        return type(self)(self.images.to(device), self.conditions.to(device), halves)
+        parts = (self.images, self.conditions, self.halves, self.present)
+        return type(self)(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]  # None only where it may be
+
+    def blanked(self, images: Images) -> Images:
+        """Images of this batch's shape with nothing where a case of it lacks a modality."""
+        if self.present is None:
+            return images
+        space = [1] * (images.ndim - 2)
+        return torch.where(self.present.reshape(*self.present.shape, *space), images, IMAGE_LOW)
 
 
 @final
@@ -52,6 +62,7 @@ class Cohort:
         conditions: integers, (n, *space) label maps or (n,) classes.
         modalities: names of the c channels.
         patients: whose each case is; None: each is of another patient.
+        present: which modalities each case has, (n, c) booleans; None: all of them.
         labels: name of every label or class, by its number.
         seed: of the draws.
         flip: mirror images and label maps along the last axis, at random.
@@ -70,6 +81,7 @@ class Cohort:
         modalities: Sequence[str],
         labels: Mapping[int, str],
         patients: Sequence[str] | None = None,
+        present: Tensor | None = None,
         seed: int = 0,
         flip: bool = False,
         rare_first: bool = False,
@@ -91,6 +103,13 @@ class Cohort:
                 f"images have {images.shape[1]} channels, but {len(modalities)} modalities are "
                 f"named: {', '.join(modalities)}."
             )
+        if present is not None and not (
+            present.shape == images.shape[:2] and present.any(0).all() and present.any(1).all()
+        ):
+            raise CohortError(
+                "every case needs a modality, and every modality that a site names a case; leave "
+                "the others out of the folder's dataset.json, or name them under image.modalities."
+            )
         unknown = set(conditions.unique().tolist()) - set(labels)
         if unknown:
             raise CohortError(
@@ -100,6 +119,7 @@ class Cohort:
         self.images = images
         self.conditions = conditions.long()
         self.modalities = tuple(modalities)
+        self.present = None if present is None or present.all() else present
         self.labels = dict(labels)
         self.seed = seed
         self.flip = flip
@@ -148,6 +168,9 @@ class Cohort:
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
             modalities=cases[0].modalities,
             patients=[case.patient for case in cases],
+            present=torch.tensor(
+                [[name not in case.absent for name in case.modalities] for case in cases]
+            ),
             labels={number: name for name, number in labels.items()},
             seed=seed,
             flip=flip,
@@ -188,6 +211,13 @@ class Cohort:
         return self._batch(index, _mirrors(size, random, self.flip))
 
     @property
+    def parts(self) -> list[float]:
+        """Of the cases: those that have each modality."""
+        if self.present is None:
+            return [1.0] * len(self.modalities)
+        return self.present.double().mean(0).tolist()
+
+    @property
     def patients(self) -> int:
         """How many there are."""
         return len(self._cases_of_patients)
@@ -218,6 +248,7 @@ class Cohort:
             _mirrored(self.images[index], mirror),
             _mirrored(self.conditions[index], mirror),
             self.halves[index],
+            None if self.present is None else self.present[index],
         )
 
     def _case(self, position: int) -> tuple[int, bool]:

@@ -90,6 +90,11 @@ class DatasetInfo:
         """Whether a generator painted the images."""
         return self.extra.get("synthetic") is True
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether cases may lack modalities, which is a slip elsewhere."""
+        return self.extra.get("incomplete") is True
+
 
 @final
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """From stored arrays to the recipe's grid and intensities, and back."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -26,16 +26,22 @@ from asyndgan.recipe import ImageSection, Intensity
 SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
 """How synthetic data sets store [-1, 1] in 8 bits, whatever recipe painted or reads them."""
 
+ABSENT = (1 / 127.5, IMAGE_LOW)
+"""Scale and shift of a modality that a case lacks: those of `SYNTHETIC_INTENSITY`."""
+
 MAX_SIDE = 16384
 
 
-def prepare(raw: RawCase, image: ImageSection, modalities: Sequence[str]) -> Case:
+def prepare(
+    raw: RawCase, image: ImageSection, modalities: Sequence[str], *, incomplete: bool = False
+) -> Case:
     """Brings one case to the recipe's grid and intensities.
 
     Args:
         raw: the case as stored.
         image: the recipe's grid and normalisation.
         modalities: which channels, in this order.
+        incomplete: the case may lack some of them, but not all.
 
     Returns:
         image [C, H, W] float32 in [-1, 1] and mask [H, W] int64, where H, W is `image.size`; what
@@ -46,18 +52,22 @@ def prepare(raw: RawCase, image: ImageSection, modalities: Sequence[str]) -> Cas
             spacing would make an absurdly large image.
     """
     missing = [modality for modality in modalities if modality not in raw.channels]
-    if missing or not modalities:
+    if len(missing) == len(modalities) or (missing and not incomplete):
         raise DataError(
             f"case {raw.name} has no modality {', '.join(missing) or 'at all'}; it has "
             f"{', '.join(raw.channels)}. Add the files, or take image.modalities that every case "
-            "has."
+            'has. To train a generator all the same, write "incomplete": true into dataset.json.'
         )
-    scales = [_scale(raw, name, image.intensity_of(name)) for name in modalities]
+    height, width = next(iter(raw.channels.values())).shape
+    scales = [
+        ABSENT if name in missing else _scale(raw, name, image.intensity_of(name))
+        for name in modalities
+    ]
+    nothing = np.full((height, width), IMAGE_LOW, np.float32)
     planes = [
-        _normalised(raw.channels[name], scale, shift)
+        nothing if name in missing else _normalised(raw.channels[name], scale, shift)
         for name, (scale, shift) in zip(modalities, scales, strict=True)
     ]
-    height, width = planes[0].shape
     resized = _resized((height, width), raw, image)
     preparation = Preparation(
         shape=(height, width),
@@ -78,6 +88,7 @@ def prepare(raw: RawCase, image: ImageSection, modalities: Sequence[str]) -> Cas
         mask=_moved(mask[None], image.size, preparation.offset, 0)[0],
         modalities=tuple(modalities),
         preparation=preparation,
+        absent=tuple(missing),
     )
 
 
@@ -122,6 +133,7 @@ def load_cases(
     *,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     unmasked: bool = True,
+    incomplete: bool = False,
 ) -> list[Case]:
     """Reads and prepares a whole data set.
 
@@ -135,6 +147,7 @@ def load_cases(
             recipe's order, or all of the data set if the recipe lists none.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         unmasked: take cases without a mask, as all background; else they are refused.
+        incomplete: take cases that lack a modality, if dataset.json says `"incomplete": true`.
 
     Raises:
         DataError: the data set cannot be read or prepared; names the file or the case.
@@ -151,6 +164,7 @@ def load_cases(
     if info.synthetic:
         image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})
     image = _grid_for(info, image)
+    incomplete = incomplete and info.incomplete
     cases: list[Case] = []
     for raw in read_cases(folder, axis=image.axis, patient_pattern=patient_pattern):
         if raw.mask is None and not unmasked:
@@ -159,7 +173,7 @@ def load_cases(
                 f"case {raw.name} has no mask here",
                 "Add it, or move the image away; 'asyndgan check' counts the cases that have one.",
             )
-        case = prepare(raw, image, wanted)
+        case = prepare(raw, image, wanted, incomplete=incomplete)
         if image.slices == "all" or case.mask.any():
             cases.append(case)
     if not cases:
@@ -191,6 +205,13 @@ def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
     prepared = (prepare(raw, image, ["mask"]) for raw in read_masks(folder, axis=image.axis))
     found = [(case.name, case.mask) for case in prepared]
     return [(name, mask) for name, mask in found if image.slices == "all" or mask.any()]
+
+
+def blanked(case: Case, modalities: Collection[str]) -> Case:
+    """A case with nothing (-1) where these modalities were."""
+    image = case.image.clone()
+    image[[name in modalities for name in case.modalities]] = IMAGE_LOW
+    return replace(case, image=image, absent=tuple({*case.absent, *modalities}))
 
 
 def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Case]:

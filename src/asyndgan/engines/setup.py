@@ -2,12 +2,18 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self, final
+from typing import Any, Self, final
 
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
-from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
+from asyndgan.data.prepare import (
+    load_cases,
+    load_masks,
+    masks_as_images,
+    shared_modalities,
+)
 from asyndgan.data.splits import held_out_by
+from asyndgan.errors import CohortError
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
@@ -31,6 +37,7 @@ class SiteSetup:
         masks: folder of masks to have painted, if the recipe says that they are given.
         records: folder of its ledger and account, which outlives runs; None: `state`.
         device: where its networks compute, as torch names it.
+        without: modalities that the folder has and that take no part.
     """
 
     name: str
@@ -42,8 +49,9 @@ class SiteSetup:
     masks: Path | None = None
     records: Path | None = None
     device: str = "cpu"
+    without: tuple[str, ...] = ()
 
-    def to_plain(self) -> dict[str, str | float | None]:
+    def to_plain(self) -> dict[str, Any]:
         """For another process."""
         return {
             key: str(value) if isinstance(value, Path) else value
@@ -51,11 +59,11 @@ class SiteSetup:
         }
 
     @classmethod
-    def from_plain(cls, plain: dict[str, str | float | None]) -> Self:
+    def from_plain(cls, plain: dict[str, Any]) -> Self:
         """What `to_plain` gave."""
         keys = ("data", "state", "policy", "masks", "records")
         paths = {key: Path(str(plain[key])) for key in keys if plain[key]}
-        return cls(**{**plain, **paths})  # type: ignore[arg-type]  # JSON of to_plain
+        return cls(**{**plain, **paths, "without": tuple(plain["without"])})
 
 
 def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
@@ -68,8 +76,10 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
     cases = load_cases(
         setup.data,
         recipe.image,
+        _modalities(setup, recipe),
         patient_pattern=setup.patients,
         unmasked=recipe.condition.kind != "mask" and recipe.image.source != "masks",
+        incomplete=True,
     )
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, describe(setup.data).labels)
@@ -82,6 +92,20 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
         flip=recipe.training.flip,
         rare_first=recipe.training.rare_first,
     )
+
+
+def _modalities(setup: SiteSetup, recipe: Recipe) -> tuple[str, ...] | None:
+    """What takes part of what the folder has; None: as the recipe says."""
+    if not setup.without:
+        return None
+    info = describe(setup.data)
+    if unknown := set(setup.without) - set(info.modalities):
+        raise CohortError(
+            f"site {setup.name} is to go without {', '.join(sorted(unknown))}, which its folder "
+            f"does not have; it has {', '.join(info.modalities)}."
+        )
+    shared = shared_modalities(info, recipe.image)
+    return tuple(name for name in shared if name not in setup.without)
 
 
 def policy_of(setup: SiteSetup) -> Policy:

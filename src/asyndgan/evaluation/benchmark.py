@@ -20,11 +20,12 @@ from scipy.stats import spearmanr
 from asyndgan import __version__
 from asyndgan.data import Case
 from asyndgan.data.nnunet import describe, list_cases, patient_of
-from asyndgan.data.prepare import load_cases
+from asyndgan.data.prepare import blanked, load_cases
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.agreement import agreeing
 from asyndgan.evaluation.bench import Contenders, OnProgress, mean, pooled, write_whole
 from asyndgan.evaluation.compare import compare, contenders, levelled_off
+from asyndgan.evaluation.consistency import consistency
 from asyndgan.evaluation.distance import distances, features_of
 from asyndgan.evaluation.fedavg import LOCAL_STEPS, weight
 from asyndgan.evaluation.fedgan import networks_weight
@@ -51,6 +52,7 @@ from asyndgan.evaluation.synthesise import mask_of
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
+    FEDAVG_WITHOUT,
     FEDGAN,
     REAL_ALL,
     SITE_PREFIX,
@@ -228,11 +230,15 @@ class _Judging:
             fedavg=self.suite.fedavg,
             augmented=self.model.augmented,
         )
+        if self.suite.fedavg and self.model.without:
+            models = {**models, FEDAVG_WITHOUT: [self._without()] * self.suite.seeds}
         if not self.suite.single_sites:
             models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
         evaluation = self._compare(models)
         self._add_rows(result, evaluation)
         self._add_distances(result, painted)
+        if self.suite.consistency:
+            self._add_consistency(result, painted[SYNTHETIC])
         result.differences.extend(_differences(self.part, self.model, evaluation))
         result.traffic.append(_traffic(self.part, self.model, self.runs[SYNTHETIC]))
         self._add_pictures(result, painted)
@@ -270,7 +276,7 @@ class _Judging:
             )
 
     def _recipe_of(self, model: str) -> str:
-        painted = model in (SYNTHETIC, FEDGAN) or model.endswith(ADDED)
+        painted = model in (SYNTHETIC, FEDGAN, FEDAVG_WITHOUT) or model.endswith(ADDED)
         return self.model.name if painted else ""
 
     def _cost(self, model: str) -> dict[str, float | None]:
@@ -279,7 +285,7 @@ class _Judging:
         if facts:
             moved = [_of_a_site(run.left_sites) + _of_a_site(run.came_to_sites) for run in facts]
             return {"seconds": mean([run.seconds for run in facts]), "bytes": mean(moved)}
-        if model == FEDAVG:
+        if model in (FEDAVG, FEDAVG_WITHOUT):
             image = self.real.judged[0].image
             with torch.device("meta"):
                 network = build_segmenter(
@@ -304,6 +310,20 @@ class _Judging:
                 for cases in of_seeds
             ]
             result.distances.append({**self.about, "model": name, **_mean_of(measured)})
+
+    def _add_consistency(self, result: SuiteResult, painted: Sequence[Sequence[Case]]) -> None:
+        of_seeds = [consistency(cases, self.real.judged, self.real.labels) for cases in painted]
+        for same in zip(*of_seeds, strict=True):
+            first, *_ = tables = [asdict(one) for one in same]
+            numbers = [{k: v for k, v in one.items() if isinstance(v, float)} for one in tables]
+            result.consistency.append({**self.about, **first, **_mean_of(numbers)})
+
+    def _without(self) -> dict[str, list[Case]]:
+        """Real cases of each site, without what takes no part in the recipe's training."""
+        return {
+            site: [blanked(case, self.model.without.get(site, ())) for case in cases]
+            for site, cases in self.real.sites.items()
+        }
 
     def _add_pictures(
         self, result: SuiteResult, painted: Mapping[str, Sequence[Sequence[Case]]]

@@ -110,6 +110,8 @@ class SuiteResult:
         apart: the same keys, for patients that a set reports apart.
         differences: paired.
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
+        consistency: for each set, recipe, label and pair of modalities: `Consistency`, mean over
+            seeds.
         traffic: one for each set and recipe: `Traffic`.
         checkpoints: one for each set and recipe that asks for it: `Checkpoints`.
         networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
@@ -130,6 +132,7 @@ class SuiteResult:
     apart: list[dict[str, Any]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     distances: list[dict[str, Any]] = field(default_factory=list)
+    consistency: list[dict[str, Any]] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
     checkpoints: list[Checkpoints] = field(default_factory=list)
     networks: list[dict[str, Any]] = field(default_factory=list)

@@ -82,6 +82,11 @@ class ModelSection(Section):
     on: dict[str, tuple[str, ...]] = Field(
         {}, description="further KEY=VALUE on one set, by the set's name"
     )
+    without: dict[Name, tuple[str, ...]] = Field(
+        {},
+        description="modalities that a site has and that take no part, by the site's name; a "
+        "FedAvg beside it sees nothing of them either",
+    )
     fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
     augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
     paintings: tuple[PaintingSection, ...] = Field((), description="further synthetic sets")
@@ -109,6 +114,9 @@ class Suite(Section):
         (), description="further segmentation networks for all real and synthetic cases"
     )
     fedavg: bool = Field(False, description="also one network that all sites train together")
+    consistency: bool = Field(
+        False, description="also how modalities go together, against the cases that are judged on"
+    )
     sets: tuple[SetSection, ...] = Field(min_length=1)
     models: tuple[ModelSection, ...] = Field(min_length=1)
 
@@ -126,6 +134,11 @@ class Suite(Section):
                 "single_sites is false"
             )
         for model in self.models:
+            if model.fedgan and model.without:
+                raise ValueError(
+                    f"model {model.name}: FedGAN averages discriminators, so all sites must hold "
+                    "the same modalities; leave out fedgan, or without"
+                )
             unknown = [name for name in model.on if name not in names]
             if unknown:
                 raise ValueError(f"model {model.name} is set on '{unknown[0]}', which is no set")
@@ -177,6 +190,12 @@ class Suite(Section):
                     raise RecipeError(
                         f"suite '{suite.name}', model {model.name}: site_discriminators names "
                         f"'{unknown[0]}', which is no site of {part.name}."
+                    )
+                stray = [name for name in model.without if name not in part.sites]
+                if stray:
+                    raise RecipeError(
+                        f"suite '{suite.name}', model {model.name}: without names '{stray[0]}', "
+                        f"which is no site of {part.name}."
                     )
                 if model.fedgan:
                     check_fedgan(recipe)

@@ -11,6 +11,7 @@ from asyndgan.evaluation.segmentation import SegmentationBudget
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
 FEDAVG = "fedavg"
+FEDAVG_WITHOUT = "fedavg-without"
 FEDGAN = "fedgan-synthetic"
 SITE_PREFIX = "real:"
 ADDED = "+synthetic"
@@ -26,8 +27,8 @@ class Row:
     """One model judged by one label; numbers that cannot be computed are nan.
 
     Attributes:
-        model: `real-all`, `synthetic`, `fedgan-synthetic`, `fedavg`, `real:SITE` or
-            `real:SITE+synthetic`.
+        model: `real-all`, `synthetic`, `fedgan-synthetic`, `fedavg`, `fedavg-without` (each site
+            without some modalities), `real:SITE` or `real:SITE+synthetic`.
         label: name of the label.
         seeds: how many trainings each patient's values are averaged over.
         patients: how many patients count: those who have the label.

@@ -6,7 +6,7 @@ and one that gained a line trains only that.
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property
@@ -49,6 +49,7 @@ def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["
                         fedgan=fedgan,
                         keep_generators=model.checkpoints and not fedgan,
                         device=device,
+                        without=model.without,
                     )
 
 
@@ -64,6 +65,7 @@ class Training:
         fedgan: by averaging weights.
         keep_generators: those of all checkpoints.
         device: where networks compute.
+        without: modalities that take no part, by the site's name.
     """
 
     recipe: Recipe
@@ -72,6 +74,7 @@ class Training:
     fedgan: bool
     keep_generators: bool
     device: str
+    without: Mapping[str, tuple[str, ...]]
 
     @property
     def folder(self) -> RunFolder:
@@ -88,6 +91,11 @@ class Training:
         return {
             "generator_version": GENERATOR_VERSION,
             "sites": {name: _digest_of_folder(folder) for name, folder in self.sites.items()},
+            **(
+                {"without": {s: list(own) for s, own in self.without.items()}}
+                if self.without
+                else {}
+            ),
         }
 
     def finished(self) -> bool:
@@ -141,6 +149,7 @@ class Training:
             resume=self.folder.facts_file.exists(),
             keep_generators=self.keep_generators,
             device=self.device,
+            without=self.without,
         )
 
 

@@ -3,6 +3,7 @@
 Every discriminator answers with a `Verdict`; a part that it does not have is None.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -21,7 +22,8 @@ class Verdict:
     """What a discriminator says of images.
 
     Attributes:
-        score: realness logits, (b, 1, *patches); None if the network has no such output.
+        score: realness logits, (b, 1, *patches), or a channel for each modality; None if the
+            network has no such output.
         segmentation: label logits, (b, labels, *space), or one more channel where the last class
             is "synthetic"; None if the network does not segment.
         features: inner activations, for feature matching.
@@ -37,6 +39,33 @@ class Verdict:
             None if self.score is None else self.score.float(),
             None if self.segmentation is None else self.segmentation.float(),
             [feature.float() for feature in self.features],
+        )
+
+
+@final
+class EachModality(nn.Module):
+    """A network for each modality, which judges it alone; losses are means over all of them.
+
+    Args:
+        networks: of one channel each, in the order of the site's modalities.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, images: Images, condition: Condition) -> Verdict:
+        """Judges each channel; the scores of all lie side by side, segmentations are averaged."""
+        said: list[Verdict] = [
+            network(channel, condition)
+            for network, channel in zip(self.networks, images.split(1, dim=1), strict=True)
+        ]
+        scores = [verdict.score for verdict in said if verdict.score is not None]
+        labels = [verdict.segmentation for verdict in said if verdict.segmentation is not None]
+        return Verdict(
+            score=torch.cat(scores, dim=1) if scores else None,
+            segmentation=torch.stack(labels).mean(0) if labels else None,
+            features=[feature for verdict in said for feature in verdict.features],
         )
 
 

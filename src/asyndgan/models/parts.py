@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Sequence
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from asyndgan.arrays import Condition, Noise
 from asyndgan.data import derived_seed
 from asyndgan.errors import RecipeError, RunError
+from asyndgan.models.discriminators import EachModality
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
 
@@ -89,13 +91,16 @@ def build_discriminator(
     recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
 ) -> nn.Module:
     """A site's discriminator, for the modalities that the site holds."""
-    network: nn.Module = part("discriminators", recipe.discriminator.kind)(
+    build = partial(
+        part("discriminators", recipe.discriminator.kind),
         condition_channels=condition_channels,
-        image_channels=image_channels,
         spatial_dims=spatial_dims,
         section=recipe.discriminator,
     )
-    return network
+    if recipe.discriminator.joint:
+        network: nn.Module = build(image_channels=image_channels)
+        return network
+    return EachModality([build(image_channels=1) for _ in range(image_channels)])
 
 
 def build_adversarial_loss(recipe: Recipe) -> AdversarialLoss:

@@ -59,6 +59,10 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "which scanners or sequences a site has; a name that is a secret", "schema; names are the "
         "data set's own, so keep patients out of `dataset.json`",
     ),
+    ("card", "parts"): Exposure(
+        "part of its cases that has each modality", "as many numbers as modalities",
+        "how many cases lack a sequence", "1 each where `leaves.cases = false`",
+    ),
     ("card", "labels"): Exposure(
         "names of the labels", "at most 1,024 names of 64 characters",
         "which findings are labelled", "schema, as for modalities",

@@ -131,7 +131,8 @@ class Release:
         if isinstance(answer, Measured) and not leaves.moments:
             raise PolicyError("this site's policy lets no moments out.")
         if isinstance(answer, Card) and not leaves.cases:
-            answer = answer.model_copy(update={"cases": 1})
+            parts = [1.0] * len(answer.parts)
+            answer = answer.model_copy(update={"cases": 1, "parts": parts})
         if isinstance(answer, Judgement):
             self._check_feedback()
             if not leaves.losses or self.recipe.privacy.kind == "feedback":

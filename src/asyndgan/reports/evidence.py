@@ -193,6 +193,16 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
                 for row in rows
             ),
         ]  # fmt: skip
+    for name, rows in _by_set(result["consistency"]).items():
+        parts[f"{name}: how modalities go together, against the judged patients"] = [
+            ["recipe", "label", "modalities", "correlation, real", "synthetic",
+             "joint histograms apart (real halves)"],
+            *(
+                [row["recipe"], row["label"], row["pair"], decimal(row["real"], 2),
+                 decimal(row["synthetic"], 2), _with_floor(row["joint"], row["floor"])]
+                for row in rows
+            ),
+        ]  # fmt: skip
     for name, rows in _by_set(result["differences"], "set_name").items():
         parts[f"{name}: paired differences of Dice"] = [
             ["recipe", "trained on", "less trained on", "difference", "interval", "patients"],
@@ -238,6 +248,7 @@ def _name(row: Row) -> str:
     model = row["model"]
     name = _NAMES.get(model, model.replace("real:", "real images of ").replace("+", " + "))
     name = name.replace("fedgan-synthetic", "synthetic images of FedGAN")
+    name = name.replace("fedavg-without", "FedAvg, sites with what they hold")
     return f"**{name} ({row['recipe']})**" if row["recipe"] else name
 
 

@@ -75,6 +75,7 @@ def train(
     masks: Path | None = None,
     records: Path | None = None,
     patients: str = DEFAULT_PATIENT_PATTERN,
+    without: Mapping[str, Collection[str]] | None = None,
     engine: str = "inprocess",
     resume: bool = False,
     threads: int = 1,
@@ -95,6 +96,7 @@ def train(
         records: folder in which each site's ledger and account, as NAME/, outlive this run; has to
             be named where a policy limits what is spent or answered in all runs.
         patients: pattern that finds the patient in a case's name.
+        without: modalities that a site has and that take no part, by the site's name.
         engine: how messages travel.
         resume: go on from the newest checkpoint.
         threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
@@ -121,6 +123,11 @@ def train(
             f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
             "recipe asks for it with 'given'."
         )
+    if stray := set(without or {}) - set(sites):
+        raise RunError(
+            f"{', '.join(sorted(stray))} is to go without a modality, and is no site of this run; "
+            f"the sites are {', '.join(sites)}."
+        )
     unknown = {part.site for part in recipe.timeline} - set(sites)
     if unknown:
         raise RunError(
@@ -138,6 +145,7 @@ def train(
             masks=masks,
             records=records / name if records else None,
             device=device,
+            without=tuple((without or {}).get(name, ())),
         )
         for name, data in sorted(sites.items())
     ]

@@ -93,6 +93,7 @@ class Member:
         share: its declared weight.
         cases: how many it has.
         channels: which of the generator's channels it judges.
+        parts: of its cases, those that have each of these modalities.
         batch: number of the batch whose conditions are here.
         conditions: of its next batch.
     """
@@ -100,6 +101,7 @@ class Member:
     share: float
     cases: int
     channels: list[int]
+    parts: list[float]
     batch: int
     conditions: Tensor
 
@@ -313,13 +315,34 @@ class Coordinator:
             for site, times in loud.items()
         ]
         if section.aggregation == "sum":
-            weighted = {site: shares[site] * own for site, own in feedback.items()}
+            weights = self._weights(members, shares)
+            weighted = {site: weights[site] * own for site, own in feedback.items()}
             painting.backward(self._spread(painting, members, weighted))
             return
         parts = {
             site: self._spread(painting, members, {site: own}) for site, own in feedback.items()
         }
         aggregate(self.generator, painting, parts, section.aggregation)
+
+    def _weights(
+        self, members: Mapping[str, Member], shares: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        """What each site's feedback counts, (channels, 1, 1): pi_j, or its like by modality.
+
+        A site's loss is a mean over the modalities that it judges, and so is the sum of all over
+        those that are painted: hence the ratio of the two numbers. With one discriminator a
+        modality (`discriminator.joint = false`) the weighted feedback is the gradient of
+        mean_c sum_j pi_jc loss_jc; with one for all of them it is no loss's gradient.
+        """
+        by = {site: torch.full((len(members[site].channels),), shares[site]) for site in shares}
+        if self.recipe.shares.by == "modality":
+            held = torch.zeros(len(self.scope.modalities))
+            for site, own in by.items():
+                own *= torch.tensor(members[site].parts)
+                held[members[site].channels] += own
+            for site, own in by.items():
+                own *= len(own) / len(held) / held[members[site].channels]
+        return {site: own.reshape(-1, *[1] * len(self.scope.space)) for site, own in by.items()}
 
     def _spread(
         self, painting: Painting, members: Mapping[str, Member], feedback: Mapping[str, Tensor]
@@ -417,6 +440,8 @@ class Coordinator:
         merge_labels(self.scope.labels, {site: card}, known_only=True)
         if len(set(card.modalities)) != len(card.modalities):
             raise CohortError(f"site {site} names a modality twice: {', '.join(card.modalities)}.")
+        if len(card.parts) != len(card.modalities):
+            raise WireError(f"site {site} does not say which part of its cases has what.")
         unknown = [name for name in card.modalities if name not in self.scope.modalities]
         if unknown or tuple(card.space) != self.scope.space:
             raise CohortError(
@@ -428,6 +453,7 @@ class Coordinator:
             share=card.share,
             cases=card.cases,
             channels=[self.scope.modalities.index(name) for name in card.modalities],
+            parts=card.parts,
             batch=card.batch,
             conditions=card.conditions,
         )

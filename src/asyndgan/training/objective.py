@@ -1,6 +1,7 @@
 """What a site's discriminator learns, and what the site asks of synthetic images."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import final
 
 import torch
@@ -113,6 +114,7 @@ class Objective:
             real: cases of the site.
             synthetic: with the conditions that they were painted from, and whose these are.
         """
+        real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
         loss = self._discriminator_loss(
             self._judged(real.images, seen),
@@ -150,7 +152,9 @@ class Objective:
                 differential privacy, where no term looks at them.
             other: images of the site that have nothing to do with them; None likewise.
         """
-        weights, images, conditions = self.recipe.loss, synthetic.images, synthetic.conditions
+        weights, conditions = self.recipe.loss, synthetic.conditions
+        # Where a case lacks a modality nobody judges it, and feedback is zero.
+        images = synthetic.blanked(synthetic.images)
         verdict = self._judged(images, self.maps(conditions))
         terms: list[tuple[str, float, Tensor]] = []
         if verdict.score is not None:
@@ -239,7 +243,8 @@ class Objective:
         for half, (network, optimiser) in enumerate(self.stand_ins):
             own = halves == half
             if own.any():
-                cases = Batch(real.images[own], real.conditions[own])
+                present = None if real.present is None else real.present[own]
+                cases = Batch(real.images[own], real.conditions[own], present=present)
                 gaps.append(self._learn_stand_in(network, optimiser, cases, maps[own]))
         return torch.stack(gaps).mean()
 
@@ -253,13 +258,13 @@ class Objective:
                     painted += self._stand_in_paints(network, maps) / len(self.stand_ins)
                 elif (halves != half).any():
                     painted[halves != half] = self._stand_in_paints(network, maps[halves != half])
-        return painted
+        return synthetic.blanked(painted)
 
     def _learn_stand_in(
         self, network: torch.nn.Module, optimiser: torch.optim.Adam, real: Batch, maps: Condition
     ) -> Scalar:
         section = self.recipe.stand_in
-        painted = self._stand_in_paints(network, maps)
+        painted = real.blanked(self._stand_in_paints(network, maps))
         loss = section.paired_l1 * self._l1(painted, real.images, real.conditions)
         if section.adversarial_weight:
             score = self._judged(painted, maps).score
@@ -267,6 +272,11 @@ class Objective:
                 loss = loss + section.adversarial_weight * self.adversarial.generator(score)
         update(optimiser, loss)
         return loss.detach()
+
+
+def _as_complete_as(batch: Batch) -> Batch:
+    """A batch whose images show what its cases have."""
+    return replace(batch, images=batch.blanked(batch.images))
 
 
 def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> torch.optim.Adam:

@@ -61,6 +61,18 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
             f"site {name} has one patient, so there is no stand-in that has not seen him. Add "
             "patients, or set loss.stand_in_l1 to 0."
         )
+    compared = {
+        "loss.moments": recipe.loss.moments,
+        "loss.features": recipe.loss.features,
+        "selection.kind 'nearest'": recipe.selection.kind == "nearest",
+        "privacy.kind 'discriminator'": recipe.privacy.kind == "discriminator",
+    }
+    for key, value in compared.items():
+        if value and cohort.present is not None:
+            raise CohortError(
+                f"site {name}: some cases lack a modality, and {key} cannot tell what is absent "
+                "from what is black. Switch it off, or leave these cases out."
+            )
 
 
 def _checked_masks(
@@ -199,7 +211,7 @@ class Site(Handler):
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
         synthetic = replace(own, images=request.images)
         if self._draws_conditions:
-            synthetic = Batch(request.images, self._conditions())
+            synthetic = Batch(request.images, self._conditions(), present=own.present)
         synthetic = synthetic.to(self.device)
         real = other = None
         if self.recipe.privacy.kind == "discriminator":
@@ -282,6 +294,7 @@ class Site(Handler):
             cases=len(self.cohort),
             share=self.share,
             modalities=list(self.cohort.modalities),
+            parts=self.cohort.parts,
             labels={str(number): name for number, name in self.cohort.labels.items()},
             space=list(self.cohort.space),
             batch=self.next_batch,

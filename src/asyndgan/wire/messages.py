@@ -29,6 +29,7 @@ Run = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
+Part = Annotated[float, Field(gt=0, le=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -85,6 +86,7 @@ class Card(Message):
     cases: Annotated[int, Field(ge=1, lt=2**53)]
     share: Annotated[float, Field(gt=0, lt=2**53, allow_inf_nan=False)]
     modalities: Annotated[list[Name], Field(min_length=1, max_length=MODALITIES_LIMIT)]
+    parts: Annotated[list[Part], Field(min_length=1, max_length=MODALITIES_LIMIT)]
     labels: Annotated[dict[Label, Name], Field(min_length=1, max_length=1024)]
     space: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=3)]
     batch: Count

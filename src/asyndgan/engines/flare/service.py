@@ -50,6 +50,9 @@ class SiteFile(Section):
     patients: str = Field(
         DEFAULT_PATIENT_PATTERN, description="pattern that finds the patient in a case's name"
     )
+    without: tuple[str, ...] = Field(
+        (), description="modalities that the folder has and that take no part"
+    )
     masks: Path | None = Field(
         None, description="folder of masks to be painted, for recipes with masks.source 'given'"
     )
@@ -96,6 +99,7 @@ class SiteFile(Section):
             masks=self.masks,
             records=kit / "records",
             device=self.device,
+            without=self.without,
         )
 
 

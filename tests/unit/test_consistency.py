@@ -1,0 +1,53 @@
+import math
+
+import pytest
+import torch
+
+from asyndgan.data import Case, Preparation
+from asyndgan.evaluation.consistency import consistency
+
+LABELS = {"background": 0, "organ": 1, "absent": 2}
+GRID = Preparation((16, 16), (1.0, 1.0), (16, 16), (0, 0), (1.0, 1.0), (0.0, 0.0))
+
+
+def cases(count: int, *, sign: float, seed: int = 0, patients: int = 4) -> list[Case]:
+    """Two modalities that rise together within the organ, or against each other."""
+    random = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(16, 16, dtype=torch.int64)
+    mask[4:12, 4:12] = 1
+    made = []
+    for number in range(count):
+        first = torch.rand(16, 16, generator=random) - 0.5
+        noise = 0.1 * torch.rand(16, 16, generator=random)
+        image = torch.stack([first, sign * first + noise])
+        patient = f"p{number % patients}"
+        made.append(Case(f"c{number}", patient, image, mask, ("T1", "T2"), GRID))
+    return made
+
+
+def test_modalities_that_go_together_as_in_patients_lie_at_the_floor() -> None:
+    (found,) = consistency(cases(8, sign=1, seed=1), cases(8, sign=1), LABELS)
+    assert (found.label, found.pair) == ("organ", "T1 and T2")
+    assert found.real == pytest.approx(found.synthetic, abs=0.01)
+    assert found.real > 0.95
+    assert found.joint < 2 * found.floor
+
+
+def test_modalities_that_go_against_each_other_are_seen_although_each_is_right() -> None:
+    (found,) = consistency(cases(8, sign=-1, seed=1), cases(8, sign=1), LABELS)
+    assert found.synthetic < -0.95
+    assert found.joint > 3 * found.floor
+
+
+def test_a_single_patient_has_no_floor() -> None:
+    (found,) = consistency(cases(4, sign=1, seed=1), cases(4, sign=1, patients=1), LABELS)
+    assert math.isnan(found.floor)
+
+
+def test_a_constant_modality_has_no_correlation() -> None:
+    flat = [
+        Case(c.name, c.patient, torch.zeros(2, 16, 16), c.mask, c.modalities, GRID)
+        for c in cases(4, sign=1)
+    ]
+    (found,) = consistency(flat, cases(4, sign=1), LABELS)
+    assert math.isnan(found.synthetic)

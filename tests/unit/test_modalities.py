@@ -1,0 +1,307 @@
+"""Sites that hold different modalities, and cases that lack some."""
+
+import copy
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asyndgan.data import Cohort
+from asyndgan.data.check import check_folder
+from asyndgan.data.prepare import load_cases
+from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.errors import CohortError, DataError, WireError
+from asyndgan.models import build_discriminator
+from asyndgan.models.discriminators import EachModality
+from asyndgan.privacy import Policy, Release
+from asyndgan.privacy.policy import LeavesSection
+from asyndgan.recipe import Recipe
+from asyndgan.training import Site
+from asyndgan.wire import Card, Judge, through
+
+MakeRecipe = Callable[..., Recipe]
+MakeCohort = Callable[..., Cohort]
+MakeSites = Callable[..., Any]  # of conftest's Federation
+EXACT = ("wire.images=float32", "wire.feedback=float32")
+ALONE = ("shares.by=modality", "discriminator.joint=false")
+
+
+def incomplete(cohort: Cohort, present: list[list[bool]]) -> Cohort:
+    """The same cases, some without a modality."""
+    held = torch.tensor(present)
+    images = torch.where(held[..., None, None], cohort.images, -1.0)
+    return Cohort(
+        images, cohort.conditions, modalities=cohort.modalities, labels=cohort.labels, present=held,
+    )  # fmt: skip
+
+
+def test_shares_by_modality_are_those_among_the_sites_that_hold_it(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    """The gradient of mean_c sum_j pi_jc loss_jc, with a discriminator for each modality."""
+    recipe = tiny(*EXACT, *ALONE)
+    cohorts = {
+        "east": make_cohort(recipe, cases=2, seed=5, modalities=["T2"]),
+        "north": make_cohort(recipe, cases=6, seed=1, modalities=["T1", "T2"]),
+        "south": make_cohort(recipe, cases=4, seed=2, modalities=["T1"]),
+    }
+    shares = {("east", "T2"): 2 / 8, ("north", "T2"): 6 / 8, ("north", "T1"): 0.6}
+    shares |= {("south", "T1"): 0.4}
+    coordinator = make_sites(recipe, cohorts).begin()
+    twins: dict[str, Site] = make_sites(recipe, cohorts).sites
+    generator = copy.deepcopy(coordinator.generator)
+    images = coordinator._paint(generator, coordinator.members)._graph
+    gradients: list[torch.Tensor] = []
+    coordinator.optimiser.register_step_pre_hook(
+        lambda optimiser, args, keys: gradients.extend(
+            [p.grad.clone() for p in coordinator.generator.parameters()]
+        )
+    )
+    coordinator.step()
+    scope = coordinator.scope.modalities
+    loss = torch.zeros(())
+    for (name, site), own in zip(twins.items(), images.split(recipe.training.batch), strict=True):
+        real = site.cohort.batch(0, recipe.training.batch)
+        held = [scope.index(modality) for modality in site.cohort.modalities]
+        site.objective.begin_step(0)
+        site.objective.learn(real, replace(real, images=own[:, held].detach()))
+        networks = site.objective.discriminator.networks
+        assert isinstance(networks, torch.nn.ModuleList)
+        for place, modality in enumerate(site.cohort.modalities):
+            channel = own[:, [scope.index(modality)]]
+            said = networks[place](channel, site.objective.maps(real.conditions))
+            judged = site.objective.adversarial.generator(said.score)
+            loss = loss + shares[name, modality] * judged / len(scope)
+    central = torch.autograd.grad(loss, list(generator.parameters()))
+    for ours, theirs in zip(gradients, central, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
+
+
+def test_shares_by_modality_change_nothing_where_everybody_holds_the_same(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    weights = []
+    for by in ("site", "modality"):
+        coordinator = make_sites(tiny(*EXACT, f"shares.by={by}")).begin()
+        for _ in range(3):
+            coordinator.step()
+        weights.append(torch.cat([p.flatten() for p in coordinator.generator.parameters()]))
+    assert torch.allclose(*weights, atol=1e-6)
+
+
+def test_a_site_that_leaves_takes_its_part_of_a_modality_along(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny(*ALONE, "quorum.least=0.1")
+    federation = make_sites(
+        recipe,
+        {
+            "east": make_cohort(recipe, cases=2, modalities=["T2"]),
+            "north": make_cohort(recipe, cases=6, modalities=["T1", "T2"]),
+        },
+    )
+    coordinator = federation.begin()
+    members = dict(coordinator.members)
+    both = coordinator._weights(members, {"east": 0.25, "north": 0.75})
+    assert both["north"].flatten().tolist() == pytest.approx([1.0, 0.75])
+    assert both["east"].flatten().tolist() == pytest.approx([0.25 / 2])
+    alone = coordinator._weights(members, {"north": 1.0})
+    assert alone["north"].flatten().tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_discriminators_of_single_modalities_know_nothing_of_each_other(tiny: MakeRecipe) -> None:
+    recipe = tiny("discriminator.joint=false")
+    network = build_discriminator(recipe, condition_channels=3, image_channels=2)
+    assert isinstance(network, EachModality)
+    images = torch.rand(2, 2, 16, 16, requires_grad=True)
+    verdict = network(images, torch.zeros(2, 3, 16, 16))
+    assert verdict.score.shape[:2] == (2, 2)
+    (gradient,) = torch.autograd.grad(verdict.score[:, 0].sum(), images)
+    assert gradient[:, 0].any()
+    assert not gradient[:, 1].any()
+
+
+def test_single_modalities_are_segmented_together(tiny: MakeRecipe) -> None:
+    kind = "discriminator.kind=patch_segmentation"
+    recipe = tiny("discriminator.joint=false", kind, "loss.segmentation=1")
+    network = build_discriminator(recipe, condition_channels=3, image_channels=2)
+    verdict = network(torch.rand(2, 2, 16, 16), torch.zeros(2, 3, 16, 16))
+    assert verdict.segmentation.shape == (2, 3, 16, 16)
+
+
+# Cases that lack a modality
+
+
+@pytest.mark.parametrize("joint", ["true", "false"])
+@pytest.mark.parametrize("terms", [[], ["loss.stand_in_l1=5", "stand_in.width=4"]])
+def test_where_a_case_lacks_a_modality_nobody_judges_it(
+    tiny: MakeRecipe,
+    make_cohort: MakeCohort,
+    make_sites: MakeSites,
+    joint: str,
+    terms: list[str],
+) -> None:
+    recipe = tiny(*EXACT, f"discriminator.joint={joint}", "training.flip=false", *terms)
+    whole = make_cohort(recipe, cases=4, modalities=["T1", "T2"])
+    cohort = incomplete(whole, [[True, True], [True, False], [False, True], [True, True]])
+    federation = make_sites(recipe, {"north": cohort})
+    seen = []
+    coordinator = federation.begin()
+    for step in range(4):
+        batch = cohort.batch(step, recipe.training.batch)
+        member = coordinator.members["north"]
+        assert member.parts == [0.75, 0.75]
+        answers = coordinator.exchange.ask(
+            {"north": judging(coordinator, member.batch, recipe, step)}
+        )
+        judgement = answers.answers["north"]
+        judgements, _ = coordinator._take({"north": judgement}, {})
+        coordinator.step_number += 1
+        feedback = judgements["north"].feedback
+        assert batch.present is not None
+        assert feedback[batch.present].any()
+        assert not feedback[~batch.present].any()
+        seen.append(batch.present)
+    assert not torch.cat(seen).all()
+
+
+def judging(coordinator: Any, batch: int, recipe: Recipe, step: int) -> Judge:
+    random = torch.Generator().manual_seed(step)
+    images = torch.rand(recipe.training.batch, 2, *recipe.image.size, generator=random) * 2 - 1
+    return Judge(run=coordinator.run, step=step, batch=batch, images=images)
+
+
+def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny("training.flip=false")
+    whole = make_cohort(recipe, cases=2, modalities=["T1", "T2"])
+    cohort = incomplete(whole, [[True, False], [True, True]])
+    site = Site("north", cohort, recipe)
+    batch = cohort.batch(0, 2)
+    painted = torch.rand_like(batch.images)
+    other = painted.clone()
+    assert batch.present is not None
+    other[~batch.present] = 0.5  # whatever the generator paints there
+    states = []
+    for images in (painted, other):
+        site._start_afresh()
+        site.objective.learn(batch, replace(batch, images=images))
+        states.append(torch.cat([p.flatten() for p in site.objective.discriminator.parameters()]))
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("asked", ["loss.moments=1", "loss.features=1", "selection.kind=nearest"])
+def test_what_cannot_tell_absent_from_black_is_refused(
+    tiny: MakeRecipe, make_cohort: MakeCohort, asked: str
+) -> None:
+    whole = make_cohort(tiny(), cases=2, modalities=["T1", "T2"])
+    cohort = incomplete(whole, [[True, False], [True, True]])
+    with pytest.raises(CohortError, match="site north: some cases lack a modality, and"):
+        Site("north", cohort, tiny(asked))
+
+
+def test_a_modality_that_no_case_has_is_none_of_the_site(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    whole = make_cohort(tiny(), cases=2, modalities=["T1", "T2"])
+    for present in ([[True, False], [True, False]], [[False, False], [True, True]]):
+        with pytest.raises(CohortError, match="every case needs a modality"):
+            incomplete(whole, present)
+
+
+def test_a_site_says_how_many_cases_lack_a_modality_unless_its_policy_keeps_that_back(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny()
+    whole = make_cohort(recipe, cases=4, modalities=["T1", "T2"])
+    cohort = incomplete(whole, [[True, True], [True, False], [True, True], [True, True]])
+    card = Card(
+        run="0", step=0, cases=4, share=4, modalities=["T1", "T2"], parts=cohort.parts,
+        labels={"0": "background"}, space=[16, 16], batch=0, conditions=cohort.conditions[:2],
+    )  # fmt: skip
+    assert cohort.parts == [1.0, 0.75]
+    silent = Policy(leaves=LeavesSection(cases=False, masks="released", feedback=("float16",)))
+    kept = Release(recipe, silent)._allowed(card)
+    assert isinstance(kept, Card)
+    assert kept.parts == [1.0, 1.0]
+
+
+def test_a_card_with_too_few_parts_is_refused(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+    federation = make_sites(tiny())
+    coordinator = federation.begin()
+    card = coordinator._open_one("north")
+    with pytest.raises(WireError, match="which part of its cases has what"):
+        coordinator.welcome("north", card.model_copy(update={"parts": [1.0, 1.0]}))
+
+
+@pytest.fixture
+def patchy(tmp_path: Path) -> Path:
+    """Three cases of T1 and T2; the second has no T2."""
+    folder = tmp_path / "patchy"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    random = np.random.default_rng(1)
+    for case in range(3):
+        mask = random.integers(0, 2, (16, 16), dtype=np.uint8)
+        Image.fromarray(mask).save(folder / "labelsTr" / f"p{case}.png")
+        for number in (0,) if case == 1 else (0, 1):
+            grey = random.integers(1, 255, (16, 16), dtype=np.uint8)
+            Image.fromarray(grey).save(folder / "imagesTr" / f"p{case}_{number:04d}.png")
+    about = {
+        "channel_names": {"0": "T1", "1": "T2"},
+        "labels": {"background": 0, "lesion": 1},
+        "numTraining": 3,
+        "file_ending": ".png",
+    }
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+def declare(folder: Path) -> None:
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "incomplete": True}))
+
+
+def test_a_missing_file_is_a_fault_until_the_data_set_says_that_cases_are_incomplete(
+    patchy: Path, tiny: MakeRecipe
+) -> None:
+    setup, recipe = SiteSetup("north", patchy, patchy), tiny()
+    assert [fault.reason for fault in check_folder(patchy).faults] == [
+        "modality 'T2' is missing for this case"
+    ]
+    with pytest.raises(DataError, match="case p1 has no modality T2"):
+        load_cohort(setup, recipe)
+    declare(patchy)
+    report = check_folder(patchy)
+    assert not report.faults
+    assert ("lack T2", "1 cases; they are judged by what they have") in report.rows
+    cohort = load_cohort(setup, recipe)
+    assert cohort.parts == pytest.approx([1, 2 / 3])
+    assert (cohort.images[1, 1] == -1).all()
+    with pytest.raises(DataError, match="case p1 has no modality T2"):  # a segmentation wants all
+        load_cases(patchy, recipe.image)
+
+
+def test_a_site_can_go_without_a_modality_that_its_folder_has(
+    patchy: Path, tiny: MakeRecipe
+) -> None:
+    cohort = load_cohort(SiteSetup("north", patchy, patchy, without=("T2",)), tiny())
+    assert cohort.modalities == ("T1",)
+    assert SiteSetup.from_plain(
+        json.loads(json.dumps(SiteSetup("north", patchy, patchy, without=("T2",)).to_plain()))
+    ).without == ("T2",)
+    with pytest.raises(CohortError, match="without FLAIR, which its folder does not have"):
+        load_cohort(SiteSetup("north", patchy, patchy, without=("FLAIR",)), tiny())
+
+
+def test_what_is_absent_survives_the_coding_of_images() -> None:
+    black = torch.full((1, 1, 4, 4), -1.0)
+    for coding in ("float32", "float16", "uint8"):
+        assert torch.equal(through(black, coding), black)
