@@ -435,6 +435,17 @@ class SharesSection(Section):
 
 
 @final
+class RemindingSection(Section):
+    """What is kept of sites that have been there and are not."""
+
+    weight: Weight = Field(
+        0.0,
+        description="L1 between what the generator paints of their masks and what it painted when "
+        "they were last there; 0: nothing. Needs masks that the coordinator may keep",
+    )
+
+
+@final
 class QuorumSection(Section):
     """How many sites must answer a step, and how long it waits."""
 
@@ -484,6 +495,7 @@ class Recipe(Section):
     privacy: PrivacySection = PrivacySection()
     integrity: IntegritySection = IntegritySection()
     shares: SharesSection = SharesSection()
+    reminding: RemindingSection = RemindingSection()
     quorum: QuorumSection = QuorumSection()
     timeline: tuple[PresenceSection, ...] = Field(
         (),
@@ -620,6 +632,26 @@ class Recipe(Section):
                     f"masks.source is 'given', but {reason}; set that off, or masks.source to 'own'"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _what_is_reminded_of_is_kept(self) -> Self:
+        if self.reminding.weight and self.condition.kind == "mask" and not self.keeps_masks:
+            raise ValueError(
+                "reminding.weight is above 0, but the coordinator keeps no masks to remind the "
+                "generator of; set masks.release to true, or masks.source to 'given'"
+            )
+        if self.reminding.weight and self.condition.kind == "class":
+            raise ValueError(
+                "reminding.weight is above 0, but classes are not kept; set it to 0, or "
+                "condition.kind to 'mask' or 'none'"
+            )
+        return self
+
+    @property
+    def keeps_masks(self) -> bool:
+        """Whether the coordinator keeps label maps: the sites', if they let it, or nobody's."""
+        nobodys = self.masks.source == "given" and self.reminding.weight > 0
+        return self.condition.kind == "mask" and (self.masks.release or nobodys)
 
     @property
     def sends_own_masks(self) -> bool:
@@ -778,7 +810,8 @@ def _merge(tables: dict[str, Any], extra: dict[str, Any], key: str) -> None:
 def _explain(fault: Any, known: Sequence[str]) -> str:
     key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
-        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.3)
+        nearest = [other for other in known if other.endswith(f".{key}")]
+        nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.3)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
         return f"{key} is no key here.{hint}"
     if fault["type"] == "missing":

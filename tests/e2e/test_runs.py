@@ -96,11 +96,15 @@ def test_sites_in_processes_of_their_own_train_the_same_generator_bit_for_bit(
     assert not site_processes(run.path)
 
 
+@pytest.mark.parametrize("reminding", [0, 10])
 def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_that_was_not(
-    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, reminding: int
 ) -> None:
     away = "timeline=[{site='south', first=2, last=9}, {site='south', first=20}]"
-    recipe = tiny("image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4", away)
+    recipe = tiny(
+        "image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4", away,
+        f"reminding.weight={reminding}", "generator.noise=2",
+    )  # fmt: skip
     undisturbed = train(recipe, phantoms, tmp_path / "whole")
     shares = [set(record["shares"]) for record in undisturbed.metrics()]
     assert [step for step in range(STEPS) if "south" in shares[step]] == [
@@ -114,6 +118,8 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
         with pytest.raises(Interrupted):
             train(recipe, phantoms, out, resume=number > 0, watch=stop_after(stop))
     same_run(train(recipe, phantoms, out, resume=True), undisturbed)
+    reminded = [record["step"] for record in undisturbed.metrics() if "reminding" in record]
+    assert reminded == (list(range(10, 20)) if reminding else [])
 
 
 def test_a_finished_run_can_be_read(whole: RunFolder, recipe: Recipe) -> None:

@@ -95,6 +95,11 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
             "'unet' halves images four times",
         ),
         (["timeline=[{site='north', first=3, last=2}]"], "before its first one"),
+        (["reminding.weight=1"], "the coordinator keeps no masks to remind the generator of"),
+        (
+            ["reminding.weight=1", "condition.kind=class", "generator.kind=spade"],
+            "but classes are not kept",
+        ),
         (["image.size=16"], "too small for discriminator.layers = 3"),
         (["image.size=128", "discriminator.layers=6"], "too small for discriminator.layers = 6"),
     ],

@@ -38,7 +38,7 @@ def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
     """
     if run.recipe().condition.kind == "none":
         return [("image", torch.zeros(run.facts().scope.space, dtype=torch.int64))]
-    if not run.recipe().masks.release:
+    if not run.recipe().keeps_masks:
         raise RunError(
             f"the run in {run.path} kept no masks, so there is nothing to paint from. Give a "
             "folder of masks with --masks FOLDER (labelsTr and dataset.json), or train with "

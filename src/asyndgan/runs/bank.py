@@ -1,5 +1,6 @@
 """Masks that sites released, kept so that images can be generated after the run."""
 
+import glob
 import hashlib
 import json
 from collections import Counter
@@ -56,6 +57,12 @@ class MaskBank:
             for path in paths
             if path.stem.rpartition("-m")[2] in wanted
         ]
+
+    def of(self, site: str) -> Tensor:
+        """All masks of a site, (n, rows, columns) int64; (0,) if there is none."""
+        paths = sorted(self.folder.glob(f"{glob.escape(site)}-m*.png"))
+        masks = [torch.from_numpy(_read(path).astype(np.int64)) for path in paths]
+        return torch.stack(masks) if masks else torch.zeros(0, dtype=torch.int64)
 
     def keep(self, site: str, conditions: Tensor) -> None:
         """Writes the masks of a batch that are new."""

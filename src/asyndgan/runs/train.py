@@ -283,12 +283,13 @@ class _Run:
             name = folder.facts().run if folder.facts_file.exists() else secrets.token_hex(16)
             self.facts = RunFacts(name, __version__, recipe.digest(), engine)
         self.seconds_before = self.facts.seconds
-        bank = MaskBank(folder.masks) if recipe.masks.release else None
+        bank = MaskBank(folder.masks) if recipe.keeps_masks else None
         self.coordinator = Coordinator.begin(
             recipe,
             self.exchange,
             run=self.facts.run,
             keep=bank.keep if bank else None,
+            recall=bank.of if bank else None,
             checkpoint=read(step_file(folder.checkpoints, kept[-1])) if kept else None,
             needed={site for site in sites if recipe.takes_part(site, kept[-1] if kept else 0)},
             device=usable_device(device),
@@ -411,6 +412,9 @@ class _Run:
         if report.distance is not None:
             record["distance"] = report.distance
             board.add_scalar("distance", report.distance, report.step)
+        if report.reminding is not None:
+            record["reminding"] = report.reminding
+            board.add_scalar("reminding", report.reminding, report.step)
         metrics.write(json.dumps(record) + "\n")
         metrics.flush()
         for site, losses in report.losses.items():

@@ -10,7 +10,7 @@ import functools
 import operator
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Self, final
@@ -29,7 +29,13 @@ from asyndgan.errors import (
     SiteUnreachableError,
     WireError,
 )
-from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
+from asyndgan.models import (
+    arithmetic,
+    build_generator,
+    condition_channels,
+    condition_maps,
+    site_noise,
+)
 from asyndgan.models.features import Features, Moments
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -44,6 +50,7 @@ from asyndgan.training.integrity import aggregate, bounded
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import Quorum, normalised
+from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.selection import Selection
 from asyndgan.wire import Card, Close, Judge, Judgement, Measure, Measured, Message, Open, Save
 
@@ -116,6 +123,7 @@ class StepReport:
         updated: whether the quorum was met and the generator learned.
         shares: of the sites that answered.
         losses: by site and term.
+        reminding: how differently the masks of those who are away are painted by now.
         missed: why a site's answer was not there.
         distance: of the averaged generator's images from the real ones, where it was measured.
     """
@@ -126,6 +134,7 @@ class StepReport:
     losses: dict[str, dict[str, float]]
     missed: dict[str, str] = field(default_factory=dict)
     distance: float | None = None
+    reminding: float | None = None
 
 
 @final
@@ -158,7 +167,8 @@ class Coordinator:
         exchange: reaches the sites.
         run: the run's identity, in hexadecimal.
         scope: what the run is about.
-        keep: called with (site, conditions) for every batch, if the recipe releases masks.
+        keep: called with (site, conditions) for every batch, if the recipe has masks kept.
+        recall: gives what was kept of a site, for reminding.
         device: where the generator computes.
 
     Attributes:
@@ -170,6 +180,7 @@ class Coordinator:
         attempt: at this run, in hexadecimal: of this coordinator, not of one before it.
         expected: sites that belong to the run, from before this attempt.
         selection: keeps the generator nearest to the real images, if the recipe asks for it.
+        memory: of sites that are away, if the recipe asks for it.
     """
 
     def __init__(
@@ -180,13 +191,17 @@ class Coordinator:
         run: str,
         scope: Scope,
         keep: Keep | None,
+        recall: Recall | None = None,
         device: torch.device = CPU,
     ) -> None:
         self.recipe = recipe
         self.exchange = exchange
         self.run = run
         self.scope = scope
-        self.keep = keep if recipe.masks.release else None
+        self.keep = keep if recipe.keeps_masks else None
+        self.memory: Memory | None = None
+        if recipe.reminding.weight:
+            self.memory = Memory(recipe, recall or self._no_conditions)
         self.device = device
         self.step_number = 0
         self.members: dict[str, Member] = {}
@@ -212,6 +227,7 @@ class Coordinator:
         *,
         run: str,
         keep: Keep | None = None,
+        recall: Recall | None = None,
         checkpoint: State | None = None,
         needed: Collection[str] | None = None,
         device: torch.device = CPU,
@@ -223,6 +239,7 @@ class Coordinator:
             exchange: as for the constructor.
             run: as for the constructor.
             keep: as for the constructor.
+            recall: as for the constructor.
             checkpoint: what `state` gave, for a run that goes on.
             needed: sites without whom it does not begin; None: all that can be reached. What the
                 others say, or do not, keeps nobody from beginning.
@@ -240,7 +257,9 @@ class Coordinator:
         else:
             asked = {s: card for s, card in cards.items() if needed is None or s in needed}
             scope = agree(recipe, asked or cards, {*cards, *missed})
-        coordinator = cls(recipe, exchange, run=run, scope=scope, keep=keep, device=device)
+        coordinator = cls(
+            recipe, exchange, run=run, scope=scope, keep=keep, recall=recall, device=device
+        )
         coordinator.attempt = request.attempt
         coordinator.notes += [f"{site} is not there: {reason}" for site, reason in missed.items()]
         if checkpoint:
@@ -291,13 +310,23 @@ class Coordinator:
         judgements, missed = self._take(answers.answers, answers.missed)
         shares = normalised({site: members[site].share for site in judgements})
         updated = self._quorum().met_by(judgements)
+        gap: Tensor | None = None
         if updated:
             self._learn(painting, members, judgements, shares)
+            gap = self._remind()
             self._update()
         self.step_number += 1
         losses = {site: judgement.losses for site, judgement in judgements.items()}
         found = self.selection and self.selection.decide(self.step_number, self.average)
-        return StepReport(self.step_number - 1, updated, shares, losses, missed, found)
+        return StepReport(
+            self.step_number - 1,
+            updated,
+            shares,
+            losses,
+            missed,
+            found,
+            None if gap is None else float(gap),
+        )
 
     def _learn(
         self,
@@ -323,6 +352,35 @@ class Coordinator:
             site: self._spread(painting, members, {site: own}) for site, own in feedback.items()
         }
         aggregate(self.generator, painting, parts, section.aggregation)
+
+    def _remind(self) -> Tensor | None:
+        """Adds the gradient of the reminding term; returns its value."""
+        if not self.memory:
+            return None
+        shares = dict.fromkeys(self.expected, 1.0) | self.memory.away
+        shares |= {site: member.share for site, member in self.known.items()}
+        away = {site: share for site, share in shares.items() if site not in self.members}
+        self.memory.follow(away, self.average)
+        gap = self.memory.loss(self.generator, self.step_number, self._paint_looks)
+        if gap is None:
+            return None
+        torch.autograd.backward(self.recipe.reminding.weight * gap)
+        return gap.detach()
+
+    def _paint_looks(
+        self, generator: nn.Module, conditions: Tensor, sites: Sequence[str], random: Any
+    ) -> Tensor:
+        """Images with their graph."""
+        noise = site_noise(self.recipe, sites, self.scope.space, random).to(self.device)
+        maps = scope_maps(self.recipe, self.scope, conditions).to(self.device)
+        with arithmetic(self.recipe.training.precision, self.device):
+            images: Tensor = generator(maps, noise)
+        return images.float()
+
+    def _no_conditions(self, site: str) -> Tensor:
+        """What is kept of a site that sends none."""
+        count = 1 if self.recipe.condition.kind == "none" else 0
+        return torch.zeros(count, dtype=torch.int64)
 
     def _weights(
         self, members: Mapping[str, Member], shares: Mapping[str, float]
@@ -585,6 +643,9 @@ class Coordinator:
         if self.selection:
             selected, about["selection"] = self.selection.state()
             tensors |= selected
+        if self.memory:
+            remembered, about["memory"] = self.memory.state()
+            tensors |= remembered
         return tensors, about
 
     def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -596,6 +657,8 @@ class Coordinator:
         self.expected = set(about.get("sites", ()))
         if "selection" in about:
             self.selection = Selection.load(self.recipe, tensors, about["selection"])
+        if self.memory and "memory" in about:
+            self.memory.load(tensors, about["memory"], self.average)
 
     def _open_one(self, site: str) -> Card:
         request = Open(
@@ -689,7 +752,8 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
     """
     held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
     missing = [name for name in recipe.image.modalities if name not in held]
-    if missing:
+    coming = {part.site for part in recipe.timeline} - set(cards)  # and may bring it
+    if missing and not coming:
         raise CohortError(
             f"recipe '{recipe.name}' paints {', '.join(missing)}, which no site holds; "
             f"they hold {', '.join(held)}. Correct image.modalities."

@@ -1,0 +1,135 @@
+"""Sites that were there and are not: what the generator learned from them is kept."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from asyndgan.recipe import Recipe
+from asyndgan.training import Coordinator
+
+MakeRecipe = Callable[..., Recipe]
+MakeSites = Callable[..., Any]  # of conftest's Federation
+LEAVES = "timeline=[{site='south', last=1}]"
+NOISY = ("generator.noise=2", "training.steps=40", LEAVES)
+
+
+class Bank:
+    """Keeps what sites release, in memory."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, list[Tensor]] = defaultdict(list)
+
+    def keep(self, site: str, conditions: Tensor) -> None:
+        self.kept[site] += list(conditions)
+
+    def of(self, site: str) -> Tensor:
+        return torch.stack(self.kept[site]) if self.kept[site] else torch.zeros(0)
+
+
+def begun(federation: Any, recall: Callable[[str], Tensor] | None = None) -> Coordinator:
+    bank = Bank()
+    return Coordinator.begin(
+        federation.recipe, federation.exchange, run="abc", keep=bank.keep, recall=recall or bank.of
+    )
+
+
+def test_nobody_is_remembered_while_all_are_there(tiny: MakeRecipe, make_sites: MakeSites) -> None:
+    coordinator = begun(make_sites(tiny("reminding.weight=10", *NOISY)))
+    assert [coordinator.step().reminding for _ in range(2)] == [None, None]
+    assert coordinator.step().reminding is not None
+
+
+def test_the_generator_is_pulled_to_what_it_painted_when_the_site_left(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    """The gradient is that of the feedback, and the weight times that of the L1 between both."""
+    gradients = []
+    for weight in (0.0, 10.0):
+        coordinator = begun(make_sites(tiny(f"reminding.weight={weight}", *NOISY)))
+        for _ in range(2):
+            coordinator.step()
+        coordinator._follow_timeline()
+        then = copy.deepcopy(coordinator.average)
+        with torch.no_grad():  # as if it had learned since
+            for parameter in coordinator.generator.parameters():
+                parameter += 0.02 * torch.randn(
+                    parameter.shape, generator=torch.Generator().manual_seed(1)
+                )
+        now = copy.deepcopy(coordinator.generator)
+        coordinator.optimiser.register_step_pre_hook(
+            lambda optimiser, args, keys, c=coordinator: gradients.append(
+                [p.grad.clone() for p in c.generator.parameters()]
+            )
+        )
+        report = coordinator.step()
+    memory = coordinator.memory
+    assert memory is not None
+    assert list(memory.away) == ["south"]
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            then.state_dict().values(), memory._frozen.state_dict().values(), strict=True
+        )
+    )
+    gap = memory.loss(now, 2, coordinator._paint_looks)
+    assert float(gap) == pytest.approx(report.reminding)
+    pull = torch.autograd.grad(10.0 * gap, list(now.parameters()))
+    for without, together, own in zip(*gradients, pull, strict=True):
+        torch.testing.assert_close(together - without, own, rtol=1e-2, atol=1e-5)
+
+
+def test_what_a_site_taught_is_kept_the_better_for_it(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    gaps = []
+    for weight in (0, 50):
+        recipe = tiny("reminding.weight=1", *NOISY, "optimiser.generator_rate=0.002")
+        coordinator = begun(make_sites(recipe))
+        coordinator.recipe = recipe.model_copy(
+            update={"reminding": recipe.reminding.model_copy(update={"weight": weight})}
+        )
+        gaps.append([coordinator.step().reminding for _ in range(25)][-1])
+    assert gaps[1] < 0.5 * gaps[0]
+
+
+def test_a_site_that_comes_back_is_taught_by_itself_again(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    comes = "timeline=[{site='south', last=1}, {site='south', first=4}]"
+    coordinator = begun(make_sites(tiny("reminding.weight=10", "generator.noise=2", comes)))
+    reminded = [coordinator.step().reminding is not None for _ in range(6)]
+    assert reminded == [False, False, True, True, False, False]
+    assert coordinator.memory is not None
+    assert not coordinator.memory.away
+
+
+def test_a_site_that_vanishes_is_remembered_from_the_step_that_it_misses(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny("reminding.weight=10", "quorum.least=0.5"))
+    coordinator = begun(federation)
+    assert coordinator.step().reminding is None
+    federation.line.deaf = {"south"}
+    assert coordinator.step().reminding is not None
+
+
+def test_of_a_site_that_released_nothing_nothing_is_painted(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    coordinator = begun(
+        make_sites(tiny("reminding.weight=10", *NOISY)), lambda site: torch.zeros(0)
+    )
+    assert [coordinator.step().reminding for _ in range(4)] == [None] * 4
+
+
+def test_without_a_condition_nothing_has_to_be_kept(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    recipe = tiny("reminding.weight=10", "condition.kind=none", "masks.release=false", *NOISY)
+    coordinator = Coordinator.begin(recipe, make_sites(recipe).exchange, run="abc")
+    assert [coordinator.step().reminding is not None for _ in range(4)] == [False] * 2 + [True] * 2
