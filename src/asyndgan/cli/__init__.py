@@ -9,6 +9,7 @@ from asyndgan import __version__
 from asyndgan.cli.audit import audit
 from asyndgan.cli.benchmark import benchmark
 from asyndgan.cli.check import check
+from asyndgan.cli.complete import complete
 from asyndgan.cli.demo import demo
 from asyndgan.cli.evaluate import evaluate
 from asyndgan.cli.federation import federation
@@ -33,6 +34,7 @@ app.command()(check)
 app.command()(phantoms)
 app.command()(train)
 app.command()(generate)
+app.command()(complete)
 app.command()(evaluate)
 app.command()(report)
 app.command()(benchmark)

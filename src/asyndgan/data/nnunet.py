@@ -17,11 +17,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, final
+from typing import Final, Literal, final
 
 import nibabel as nib
 import numpy as np
 from PIL import Image as Picture
+from PIL.PngImagePlugin import PngInfo
 from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.data.case import Intensities, RawCase
@@ -35,6 +36,9 @@ Axis = Literal["sagittal", "coronal", "axial"]
 Part = Literal["Tr", "Ts"]
 
 FILE_ENDINGS = (".png", ".nii.gz", ".nii")
+NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
+"""In the header of a painted file; NIfTI has 80 bytes for it."""
+
 MAX_JSON_BYTES = 2**24
 MAX_PNG_PIXELS = 2**26  # below PIL's own limit, which only warns
 MAX_NIFTI_VOXELS = 2**29  # 2 GiB as float32; the largest CT volumes hold half of that
@@ -89,6 +93,12 @@ class DatasetInfo:
     def synthetic(self) -> bool:
         """Whether a generator painted the images."""
         return self.extra.get("synthetic") is True
+
+    @property
+    def painted(self) -> tuple[str, ...]:
+        """Channels that nobody acquired, in a set of acquired ones (see `write_completed`)."""
+        named = self.extra.get("synthetic_modalities")
+        return tuple(map(str, named)) if isinstance(named, list) else ()
 
     @property
     def incomplete(self) -> bool:
@@ -333,24 +343,45 @@ def read_cases(
     """
     info = describe(folder)
     for files in list_cases(folder, info):
-        channels: dict[str, Stored] = {}
-        for number, path in sorted(files.images.items()):
-            for modality, stored in read_image(path, number, info).items():
-                if modality in channels:
-                    raise DataFileError(
-                        path,
-                        f"modality '{modality}' is in another file of the case as well",
-                        "Keep either the RGB picture or the grey ones.",
-                    )
-                same_grid(path, stored, channels)
-                channels[modality] = stored
-        mask = None
-        if files.mask:
-            mask = read_mask(files.mask)
-            same_grid(files.mask, mask, channels)
-            _known_labels(files.mask, mask.values, info.labels)
-        patient = patient_of(files.name, patient_pattern)
-        yield from _slices(files.name, patient, channels, mask, _AXES[axis])
+        yield from read_case(files, info, axis=axis, patient_pattern=patient_pattern)
+
+
+def read_case(
+    files: CaseFiles,
+    info: DatasetInfo,
+    *,
+    axis: Axis = "axial",
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> Iterator[RawCase]:
+    """Reads one case, slice by slice if it is a volume; see `read_cases`.
+
+    Args:
+        files: of the case.
+        info: the data set's description.
+        axis: as in `read_cases`.
+        patient_pattern: as in `read_cases`.
+
+    Raises:
+        DataError: as `read_cases`.
+    """
+    channels: dict[str, Stored] = {}
+    for number, path in sorted(files.images.items()):
+        for modality, stored in read_image(path, number, info).items():
+            if modality in channels:
+                raise DataFileError(
+                    path,
+                    f"modality '{modality}' is in another file of the case as well",
+                    "Keep either the RGB picture or the grey ones.",
+                )
+            same_grid(path, stored, channels)
+            channels[modality] = stored
+    mask = None
+    if files.mask:
+        mask = read_mask(files.mask)
+        same_grid(files.mask, mask, channels)
+        _known_labels(files.mask, mask.values, info.labels)
+    patient = patient_of(files.name, patient_pattern)
+    yield from _slices(files.name, patient, channels, mask, _AXES[axis])
 
 
 def write_dataset(
@@ -396,6 +427,92 @@ def write_dataset(
     with _writing(folder):
         (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
     return len(names)
+
+
+PAINTED: Final = "synthetic "
+"""Before the name of a modality that was painted, not acquired."""
+
+
+def write_completed(
+    source: Path,
+    folder: Path,
+    planes: Mapping[str, Mapping[str, Sequence[np.ndarray]]],
+    *,
+    axis: Axis,
+    provenance: Mapping[str, object],
+) -> int:
+    """Copies a data set and adds channels that nobody acquired, under names that say so.
+
+    What was acquired is copied byte for byte. A painted channel is a modality of its own,
+    `synthetic T1c`, so that nothing takes it for T1c; each of its files says in its header that it
+    is synthetic, `dataset.json` names them, and `provenance.json` lists every file.
+
+    Args:
+        source: the data set.
+        folder: new.
+        planes: by case and modality: each slice (rows, columns) on the stored grid, in the order
+            in which `read_case` gives them.
+        axis: along which volumes were cut.
+        provenance: of what was painted, for JSON.
+
+    Returns:
+        The number of files added.
+
+    Raises:
+        DataError: `folder` holds something, or cannot be written.
+    """
+    info = describe(source)
+    names = dict.fromkeys(modality for of_case in planes.values() for modality in of_case)
+    added = {modality: len(info.modalities) + place for place, modality in enumerate(names)}
+    files = list_cases(source, info)
+    written: dict[str, dict[str, object]] = {}
+    if folder.exists():
+        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
+    with _writing(folder):
+        for part in ("imagesTr", "labelsTr") if any(case.mask for case in files) else ("imagesTr",):
+            (folder / part).mkdir(parents=True)
+        for case in files:
+            for path in (*case.images.values(), *([case.mask] if case.mask else [])):
+                shutil.copyfile(path, folder / path.parent.name / path.name)
+            for modality, slices in planes.get(case.name, {}).items():
+                like = next(iter(case.images.values()))
+                name = f"imagesTr/{case.name}_{added[modality]:04d}{info.file_ending}"
+                _write_painted(folder / name, slices, like, _AXES[axis])
+                written[name] = {"modality": modality, "acquired": False}
+        table = _json_table(source / "dataset.json")
+        channels = {str(number): name for number, name in enumerate(info.modalities)}
+        channels |= {str(number): PAINTED + name for name, number in added.items()}
+        complete = all(set(planes.get(case.name, {})) == set(names) for case in files)
+        about = {
+            **table,
+            "channel_names": channels,
+            "synthetic_modalities": [PAINTED + name for name in added],
+            **({} if complete and not info.incomplete else {"incomplete": True}),
+        }
+        listed = {**provenance, "files": written}
+        for name, content in (("dataset.json", about), ("provenance.json", listed)):
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", "utf-8")
+    return len(written)
+
+
+def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: int) -> None:
+    """One file of a painted channel, on the grid of an acquired one of its case."""
+    if path.name.endswith(".png"):
+        (plane,) = slices
+        deep = float(plane.max()) > 255
+        pixels = np.clip(np.round(plane), 0, 65535 if deep else 255)
+        about = PngInfo()
+        about.add_text("synthetic", NOT_ACQUIRED)
+        picture = Picture.fromarray(pixels.astype(np.uint16 if deep else np.uint8))
+        picture.save(path, format="PNG", pnginfo=about)
+        return
+    shape, affine = _nifti(like)[0].shape, _nifti(like)[1]
+    # The inverse of `_plane`.
+    volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis).astype(np.float32)
+    image = nib.Nifti1Image(volume.reshape(shape), affine)
+    image.header["descrip"] = NOT_ACQUIRED.encode()
+    nib.save(image, path)
 
 
 @contextmanager

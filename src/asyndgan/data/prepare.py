@@ -185,6 +185,18 @@ def load_cases(
     return cases
 
 
+def stored_as(image: ImageSection, modality: str) -> tuple[float, float]:
+    """Scale and shift by which a painted channel is stored: those of a fixed range, else 0 to 255.
+
+    Percentiles and deviations are of a case's own intensities, and nobody knows those.
+    """
+    intensity = image.intensity_of(modality)
+    if intensity.kind != "range":
+        return ABSENT
+    scale = (IMAGE_HIGH - IMAGE_LOW) / (intensity.high - intensity.low)
+    return scale, IMAGE_LOW - intensity.low * scale
+
+
 def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
     """Reads the masks of a data set, whether or not it has images, on the recipe's grid.
 
@@ -241,10 +253,11 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
 
 
 def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]:
-    """The modalities that data set and recipe share, in the recipe's order."""
+    """The modalities that data set and recipe share, in the recipe's order, none painted."""
+    acquired = tuple(name for name in info.modalities if name not in info.painted)
     if not image.modalities:
-        return info.modalities
-    return tuple(name for name in image.modalities if name in info.modalities)
+        return acquired
+    return tuple(name for name in image.modalities if name in acquired)
 
 
 def _grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:

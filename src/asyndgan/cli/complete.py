@@ -1,0 +1,63 @@
+"""`asyndgan complete`: the modalities that a site's cases lack, painted at the site."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.train import Device
+from asyndgan.data.nnunet import written_whole
+from asyndgan.evaluation.completion import TranslationBudget, complete_folder
+from asyndgan.evaluation.synthesise import masks_in, released_masks
+from asyndgan.models import usable_device
+from asyndgan.runs import RunFolder
+
+
+def complete(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    site: Annotated[Path, typer.Option(metavar="FOLDER", help="Data set whose cases lack some.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new.")],
+    way: Annotated[
+        Literal["translated", "painted"],
+        typer.Option(
+            help="translated: from the patient's acquired images, by a network trained here on "
+            "what the generator paints; painted: by the generator, from the mask alone."
+        ),
+    ] = "translated",
+    masks: Annotated[
+        Path | None,
+        typer.Option(help="Further masks to paint training cases from; else the run's own."),
+    ] = None,
+    steps: Annotated[
+        int, typer.Option(min=1, help="Updates of the translator.")
+    ] = TranslationBudget().steps,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    device: Device = "cpu",
+) -> None:
+    """Copies a site's data set and adds what its cases lack, under names that say it is synthetic.
+
+    Nothing leaves the machine. Not for diagnosis: what is added was never acquired.
+    """
+    folder, console = RunFolder(run), Console()
+    kept = masks_in(masks, folder) if masks else []
+    if not masks and folder.recipe().keeps_masks:
+        kept = released_masks(folder)
+    with EvaluationDisplay(console) as display, written_whole(out) as half:
+        count, modalities = complete_folder(
+            folder,
+            site,
+            half,
+            way=way,
+            masks=kept,
+            budget=TranslationBudget(steps=steps),
+            seed=seed,
+            device=str(usable_device(device)),
+            on_progress=lambda done: display.show("translator", done, steps),
+        )
+    names = ", ".join(f"synthetic {name}" for name in modalities)
+    console.print(
+        f"{count} files of {names} in {out}; provenance.json names each.",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip

@@ -1,0 +1,356 @@
+"""The modalities that a patient's own case lacks, painted at the site that has the others.
+
+Two ways. From the mask: the central generator paints it, which knows nothing of this patient but
+the mask (Multi-modal AsynDGAN, Chang et al. 2020). Or translated: a network learns, on complete
+cases that the generator painted, to go from what is there to what is not, and is then shown the
+patient's real images. No site needs a single complete real case for it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal, final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from asyndgan.arrays import IMAGE_LOW, Image, Images, Mask
+from asyndgan.data import Case
+from asyndgan.data.nnunet import (
+    CaseFiles,
+    DatasetInfo,
+    describe,
+    list_cases,
+    read_case,
+    write_completed,
+)
+from asyndgan.data.prepare import invert, prepare, stored_as
+from asyndgan.errors import DataError, NotFiniteError
+from asyndgan.evaluation.segmentation import SegmentationBudget, augment, build_segmenter
+from asyndgan.evaluation.synthesise import synthesise
+from asyndgan.recipe import ImageSection
+from asyndgan.runs import RunFolder
+from asyndgan.training.checkpoint import seeded
+
+Way = Literal["translated", "painted"]
+BATCH: Final = 32
+
+
+@final
+@dataclass(frozen=True)
+class TranslationBudget:
+    """What a translator may spend; the defaults suit images of 64 to 128 pixels.
+
+    Attributes:
+        steps: updates. The rate falls linearly to zero over their last half.
+        batch: images a step.
+        rate: learning rate of Adam.
+        width: filters of the U-Net's first level.
+        images: painted of each mask, each of them with the mask moved.
+        unmasked: part of the images whose mask is hidden, for cases that have none.
+    """
+
+    steps: int = 2000
+    batch: int = 16
+    rate: float = 1e-3
+    width: int = 16
+    images: int = 6
+    unmasked: float = 0.2
+
+
+@final
+@dataclass(frozen=True)
+class Incomplete:
+    """A prepared case that lacks modalities.
+
+    Attributes:
+        case: its absent channels are -1.
+        masked: whether its mask is known; else it is all 0.
+    """
+
+    case: Case
+    masked: bool
+
+
+GEOMETRY: Final = SegmentationBudget(intensity=0.0, gamma=0.0, noise=0.0)
+"""How images and masks are moved together in training."""
+
+COLOUR: Final = SegmentationBudget(
+    flips=(), rotation=0.0, zoom=0.0, translation=0.0, intensity=0.1, gamma=0.2, noise=0.03
+)
+"""How what is shown is disturbed, since real images differ from painted ones."""
+
+
+@final
+class Translator(nn.Module):
+    """From the modalities that are there, and the mask, to those that are not.
+
+    Args:
+        channels: modalities in all.
+        labels: of the masks, background included.
+        width: of the U-Net.
+        space: rows and columns.
+    """
+
+    def __init__(self, *, channels: int, labels: int, width: int, space: tuple[int, ...]) -> None:
+        super().__init__()
+        self.labels = labels
+        inputs = 2 * channels + labels
+        self.network = build_segmenter(
+            inputs, channels, SegmentationBudget(width=width), space=space
+        )
+        # Its norms take away how bright an image is; this way past them keeps it.
+        self.direct = nn.Conv2d(inputs, channels, 1)
+
+    def forward(self, images: Images, present: Tensor, masks: Tensor, masked: Tensor) -> Images:
+        """All modalities, of which those that are there are not to be used.
+
+        Args:
+            images: (b, c, *space); what is absent is not looked at.
+            present: (b, c) booleans.
+            masks: (b, *space) labels.
+            masked: (b,) booleans: whose mask is known.
+        """
+        space = [1] * (images.ndim - 2)
+        there = present.reshape(*present.shape, *space)
+        known = masked.reshape(-1, 1, *space)
+        maps = F.one_hot(masks, self.labels).movedim(-1, 1) * known
+        shown = torch.where(there, images, IMAGE_LOW)
+        flags = there.expand_as(images)
+        inputs = torch.cat([shown, flags, maps], dim=1).float()
+        return torch.tanh(self.network(inputs) + self.direct(inputs))
+
+
+def train_translator(
+    complete: Sequence[Case],
+    patterns: Sequence[Sequence[bool]],
+    *,
+    labels: int,
+    budget: TranslationBudget,
+    seed: int = 0,
+    device: str = "cpu",
+    on_progress: Callable[[int], None] | None = None,
+) -> Translator:
+    """Learns from complete cases, which are synthetic ones, to complete others.
+
+    Args:
+        complete: with all modalities.
+        patterns: which modalities are there, for each of them: what will be met.
+        labels: of the masks, background included.
+        budget: steps, rates and width.
+        seed: of weights and draws.
+        device: where to train.
+        on_progress: called after every step with the steps done.
+
+    Raises:
+        NotFiniteError: the loss became infinite or not a number.
+    """
+    channels, *space = complete[0].image.shape
+    with seeded(seed):
+        translator = Translator(
+            channels=channels, labels=labels, width=budget.width, space=tuple(space)
+        )
+    translator.to(device)
+    random = torch.Generator().manual_seed(seed)
+    optimiser = torch.optim.Adam(translator.parameters(), lr=budget.rate)
+    half = budget.steps / 2
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (budget.steps - step) / half)
+    )
+    images = torch.stack([case.image for case in complete])
+    masks = torch.stack([case.mask for case in complete])
+    there = torch.tensor([list(pattern) for pattern in patterns])
+    for step in range(budget.steps):
+        drawn = torch.randint(len(images), (budget.batch,), generator=random)
+        target, moved = augment(images[drawn].to(device), masks[drawn].to(device), GEOMETRY, random)
+        shown, _ = augment(target, moved, COLOUR, random)
+        present = there[torch.randint(len(there), (budget.batch,), generator=random)].to(device)
+        masked = (torch.rand(budget.batch, generator=random) >= budget.unmasked).to(device)
+        painted = translator(shown, present, moved, masked)
+        gap = (painted - target).abs().mean((2, 3))
+        loss = gap[~present].mean()
+        if not torch.isfinite(loss):
+            raise NotFiniteError(f"the translator's loss is {float(loss)} at step {step + 1}.")
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if on_progress:
+            on_progress(step + 1)
+    return translator.eval()
+
+
+@torch.no_grad()
+def translated(translator: Translator, cases: Sequence[Incomplete]) -> list[Image]:
+    """Images of all modalities; those that were acquired are as they were."""
+    device = next(translator.parameters()).device
+    found: list[Image] = []
+    for start in range(0, len(cases), BATCH):
+        part = cases[start : start + BATCH]
+        images = torch.stack([each.case.image for each in part]).to(device)
+        present = torch.stack([present_in(each.case) for each in part]).to(device)
+        masks = torch.stack([each.case.mask for each in part]).to(device)
+        masked = torch.tensor([each.masked for each in part], device=device)
+        painted = translator(images, present, masks, masked)
+        there = present.reshape(*present.shape, 1, 1)
+        found += list(torch.where(there, images, painted).cpu())
+    return found
+
+
+def painted_from_masks(
+    run: RunFolder, cases: Sequence[Incomplete], *, seed: int = 0
+) -> list[Image]:
+    """As `translated`, painted by the generator from each case's mask alone.
+
+    Raises:
+        DataError: a case has no mask.
+    """
+    for each in cases:
+        if not each.masked:
+            raise DataError(
+                f"case {each.case.name} has no mask to paint from. Add it, or complete by "
+                "translation."
+            )
+    masks = [(each.case.name, each.case.mask) for each in cases]
+    return [
+        torch.where(present_in(each.case)[:, None, None], each.case.image, painted.image)
+        for each, painted in zip(cases, synthesise(run, masks, seed=seed), strict=True)
+    ]
+
+
+def present_in(case: Case) -> Tensor:
+    """Which of its modalities a case has, (c,) booleans."""
+    return torch.tensor([name not in case.absent for name in case.modalities])
+
+
+def translator_of(
+    run: RunFolder,
+    cases: Sequence[Incomplete],
+    masks: Sequence[tuple[str, Mask]],
+    *,
+    budget: TranslationBudget,
+    seed: int = 0,
+    device: str = "cpu",
+    on_progress: Callable[[int], None] | None = None,
+) -> Translator:
+    """A translator for these cases, trained on what a run's generator paints of masks.
+
+    Args:
+        run: finished.
+        cases: that are to be completed; only what they lack is looked at.
+        masks: to paint from.
+        budget: as for `train_translator`, like `seed`, `device` and `on_progress`.
+        seed: also of what is painted.
+        device: where to train.
+        on_progress: called after every step.
+    """
+    complete = synthesise(run, masks, draws=budget.images, seed=seed, move=True)
+    patterns = sorted({tuple(present_in(each.case).tolist()) for each in cases})
+    return train_translator(
+        complete,
+        patterns,
+        labels=max(run.facts().scope.labels) + 1,
+        budget=budget,
+        seed=seed,
+        device=device,
+        on_progress=on_progress,
+    )
+
+
+def complete_folder(
+    run: RunFolder,
+    folder: Path,
+    out: Path,
+    *,
+    way: Way,
+    masks: Sequence[tuple[str, Mask]],
+    budget: TranslationBudget,
+    seed: int = 0,
+    device: str = "cpu",
+    on_progress: Callable[[int], None] | None = None,
+) -> tuple[int, tuple[str, ...]]:
+    """Writes a data set with the modalities that a site's cases lack; nothing leaves the machine.
+
+    Args:
+        run: finished; its generator paints all modalities.
+        folder: data set of the site.
+        out: folder to write, new.
+        way: `translated` or `painted`.
+        masks: further masks to paint training cases from, beside the site's own.
+        budget: of the translator.
+        seed: of everything random.
+        device: where to train.
+        on_progress: called after every step of the translator's training.
+
+    Returns:
+        The number of files added, and the modalities.
+
+    Raises:
+        DataError: nothing is missing, nothing is there, or a case cannot be read.
+    """
+    facts, image = run.facts(), run.recipe().image
+    info = describe(folder)
+    if unknown := [name for name in info.modalities if name not in facts.modalities]:
+        raise DataError(
+            f"{folder} holds {', '.join(unknown)}, which this run does not paint; it paints "
+            f"{', '.join(facts.modalities)}. Modalities match by name."
+        )
+    read = [
+        (files, _incomplete(files, info, image, facts.modalities))
+        for files in list_cases(folder, info)
+    ]
+    lacking = [each for _, slices in read for each in slices if each.case.absent]
+    if not lacking:
+        raise DataError(f"every case in {folder} has {', '.join(facts.modalities)} already.")
+    if way == "painted":
+        images = painted_from_masks(run, lacking, seed=seed)
+    else:
+        own = [(f"own-{n:05d}", each.case.mask) for n, each in enumerate(lacking) if each.masked]
+        if not own and not masks:
+            raise DataError(
+                f"{folder} has no masks, and this run kept none, so there is nothing to paint "
+                "training cases from. Name a folder of masks with --masks."
+            )
+        translator = translator_of(
+            run, lacking, [*own, *masks], budget=budget, seed=seed, device=device,
+            on_progress=on_progress,
+        )  # fmt: skip
+        images = translated(translator, lacking)
+    found = dict(zip(map(id, lacking), images, strict=True))
+    planes: dict[str, dict[str, list[np.ndarray]]] = {}
+    for files, slices in read:
+        for each in slices:
+            for modality in each.case.absent:
+                plane = _stored(found[id(each)], each.case, modality, image)
+                planes.setdefault(files.name, {}).setdefault(modality, []).append(plane)
+    provenance = {
+        "way": way,
+        "run": facts.run,
+        "generator_sha256": facts.generator_sha256,
+        "seed": seed,
+        "made_from": "the mask" if way == "painted" else "the acquired modalities and the mask",
+        "acquired": list(info.modalities),
+    }
+    count = write_completed(folder, out, planes, axis=image.axis, provenance=provenance)
+    names = dict.fromkeys(name for of_case in planes.values() for name in of_case)
+    return count, tuple(names)
+
+
+def _incomplete(
+    files: CaseFiles, info: DatasetInfo, image: ImageSection, modalities: Sequence[str]
+) -> list[Incomplete]:
+    """All slices of a case, on the recipe's grid."""
+    return [
+        Incomplete(prepare(raw, image, modalities, incomplete=True), raw.mask is not None)
+        for raw in read_case(files, info, axis=image.axis)
+    ]
+
+
+def _stored(painted: Image, case: Case, modality: str, image: ImageSection) -> np.ndarray:
+    """One channel on the grid of the case as it is stored."""
+    scale, shift = stored_as(image, modality)
+    place = case.modalities.index(modality)
+    alone = replace(case.preparation, scale=(scale,), shift=(shift,))
+    return invert(painted[[place]], alone)[0]

@@ -1,0 +1,213 @@
+"""How near a completed modality comes to the one that was acquired, and whether it is of use."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, final
+
+import torch
+import torch.nn.functional as F
+from monai.metrics.regression import compute_ssim_and_cs
+from torch import Tensor
+
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
+from asyndgan.data import Case
+from asyndgan.data.prepare import blanked
+from asyndgan.evaluation.completion import (
+    Incomplete,
+    TranslationBudget,
+    painted_from_masks,
+    present_in,
+    translated,
+    translator_of,
+)
+from asyndgan.evaluation.metrics import bootstrap_interval
+from asyndgan.runs import RunFolder
+
+RANGE: Final = IMAGE_HIGH - IMAGE_LOW
+WINDOW: Final = 7
+"""Pixels of the structural similarity's window, with a Gaussian of 1.5 (Wang et al. 2004)."""
+
+Completed = Mapping[str, Sequence[Image]]
+"""By the way in which it was completed: an image of all modalities for each judged case."""
+
+
+@final
+@dataclass(frozen=True)
+class Nearness:
+    """How near one way comes, over the pixels whose label is not 0.
+
+    Attributes:
+        way: name.
+        patients: that are judged.
+        ssim: mean structural similarity over patients, up to 1.
+        ssim_low: lower end of the 95 % bootstrap interval over patients.
+        ssim_high: upper end.
+        psnr: mean peak signal-to-noise ratio over patients, in decibels.
+        psnr_low: lower end of the interval.
+        psnr_high: upper end.
+        ahead: of the last way, by this one's structural similarity: mean paired difference.
+        ahead_low: lower end of the interval.
+        ahead_high: upper end.
+    """
+
+    way: str
+    patients: int
+    ssim: float
+    ssim_low: float
+    ssim_high: float
+    psnr: float
+    psnr_low: float
+    psnr_high: float
+    ahead: float
+    ahead_low: float
+    ahead_high: float
+
+
+def completions(
+    run: RunFolder,
+    sites: Mapping[str, Sequence[Case]],
+    judged: Sequence[Case],
+    lacking: Sequence[str],
+    *,
+    budget: TranslationBudget,
+    masks: Sequence[tuple[str, Tensor]],
+    seed: int = 0,
+    device: str = "cpu",
+    on_progress: Callable[[int], None] | None = None,
+) -> dict[str, list[Image]]:
+    """Completes cases in every way, the two that need real complete cases first.
+
+    Args:
+        run: finished.
+        sites: real complete cases of each site, which the first two are fitted to: more than a site
+            that lacks the modality could have.
+        judged: complete cases of other patients, of which `lacking` is hidden.
+        lacking: modalities.
+        budget: of the translator.
+        masks: that its training cases are painted from.
+        seed: of everything random.
+        device: where to train.
+        on_progress: called after every step of the translator.
+    """
+    cases = [Incomplete(blanked(case, lacking), True) for case in judged]
+    real = [case for own in sites.values() for case in own]
+    translator = translator_of(
+        run, cases, masks, budget=budget, seed=seed, device=device, on_progress=on_progress
+    )
+    return {
+        "mean of each label": _label_means(real, cases),
+        "linear regression": _regressed(real, cases),
+        "painted from the mask": painted_from_masks(run, cases, seed=seed),
+        "translated": translated(translator, cases),
+    }
+
+
+def nearness(
+    completed: Completed, judged: Sequence[Case], lacking: Sequence[str]
+) -> list[Nearness]:
+    """Scores every way against what was acquired; see `Nearness`.
+
+    Args:
+        completed: what `completions` gave.
+        judged: with the truth.
+        lacking: modalities that are compared.
+    """
+    similar = {
+        way: _by_patient(_ssim, images, judged, lacking) for way, images in completed.items()
+    }
+    noise = {way: _by_patient(_psnr, images, judged, lacking) for way, images in completed.items()}
+    last = list(similar.values())[-1]
+    rows = []
+    for way, scores in similar.items():
+        ahead = [ours - theirs for ours, theirs in zip(last, scores, strict=True)]
+        rows.append(
+            Nearness(
+                way,
+                len(scores),
+                _mean(scores),
+                *bootstrap_interval(scores),
+                _mean(noise[way]),
+                *bootstrap_interval(noise[way]),
+                _mean(ahead),
+                *bootstrap_interval(ahead),
+            )
+        )
+    return rows
+
+
+def with_images(cases: Sequence[Case], images: Sequence[Image]) -> list[Case]:
+    """Cases that show these images."""
+    return [
+        replace(case, image=image, absent=()) for case, image in zip(cases, images, strict=True)
+    ]
+
+
+def _by_patient(
+    score: Callable[[Tensor, Tensor, Tensor], float],
+    images: Sequence[Image],
+    judged: Sequence[Case],
+    lacking: Sequence[str],
+) -> list[float]:
+    """Mean over each patient's slices, in the order in which patients appear."""
+    found: dict[str, list[float]] = {}
+    for case, image in zip(judged, images, strict=True):
+        places = [case.modalities.index(name) for name in lacking]
+        inside = case.mask > 0
+        if inside.any():
+            value = score(image[places], case.image[places], inside)
+            found.setdefault(case.patient, []).append(value)
+    return [_mean(values) for values in found.values()]
+
+
+def _ssim(image: Tensor, truth: Tensor, inside: Tensor) -> float:
+    maps, _ = compute_ssim_and_cs(
+        image[:, None], truth[:, None], spatial_dims=2, kernel_size=[WINDOW] * 2,
+        kernel_sigma=[1.5] * 2, data_range=RANGE,
+    )  # fmt: skip
+    rim = WINDOW // 2  # the map is as much smaller as the window sticks out
+    return float(maps[:, 0][:, inside[rim:-rim, rim:-rim]].mean())
+
+
+def _psnr(image: Tensor, truth: Tensor, inside: Tensor) -> float:
+    error = float((image - truth)[:, inside].square().mean())
+    return 10 * math.log10(RANGE**2 / max(error, 1e-12))
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _label_means(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:
+    """Each pixel of a label as bright as real ones are on average."""
+    labels = 1 + max(int(case.mask.max()) for case in [*real, *(each.case for each in cases)])
+    images = torch.stack([case.image for case in real])
+    maps = F.one_hot(torch.stack([case.mask for case in real]), labels).float()
+    sums = torch.einsum("nchw,nhwl->lc", images, maps)
+    means = sums / maps.sum((0, 1, 2)).clamp(min=1)[:, None]
+    return [_filled(each.case, means[each.case.mask].movedim(-1, 0)) for each in cases]
+
+
+def _regressed(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:
+    """Each pixel by least squares from the modalities that are there, and its label."""
+    there = present_in(cases[0].case)
+    labels = 1 + max(int(case.mask.max()) for case in [*real, *(each.case for each in cases)])
+
+    def known(case: Case) -> Tensor:
+        own = case.image[there].flatten(1).T
+        return torch.cat([own, F.one_hot(case.mask.flatten(), labels).float()], dim=1).double()
+
+    inputs = torch.cat([known(case) for case in real])
+    wanted = torch.cat([case.image.flatten(1).T for case in real]).double()
+    # Ridge, hardly any: a label that no real case has makes a column of zeros.
+    square = inputs.T @ inputs + 1e-6 * torch.eye(inputs.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(square, inputs.T @ wanted)
+    return [
+        _filled(each.case, (known(each.case) @ weights).T.reshape(each.case.image.shape).float())
+        for each in cases
+    ]
+
+
+def _filled(case: Case, painted: Tensor) -> Image:
+    there = present_in(case)[:, None, None]
+    return torch.where(there, case.image, painted.clamp(IMAGE_LOW, IMAGE_HIGH))

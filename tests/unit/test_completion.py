@@ -1,0 +1,223 @@
+"""Modalities that a case lacks, painted where the others are."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from asyndgan.data import Case, Preparation
+from asyndgan.data.check import check_folder
+from asyndgan.data.nnunet import describe, list_cases, read_case, read_cases, write_completed
+from asyndgan.data.prepare import blanked, load_cases, shared_modalities
+from asyndgan.errors import DataError
+from asyndgan.evaluation.completion import (
+    Incomplete,
+    TranslationBudget,
+    Translator,
+    present_in,
+    train_translator,
+    translated,
+)
+from asyndgan.evaluation.completion_scores import _label_means, _regressed, nearness
+from asyndgan.recipe import ImageSection
+
+GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
+NAMES = ("T1", "T2")
+
+
+def cases(count: int, seed: int = 0) -> list[Case]:
+    """Smooth T1; T2 is its negative, and bright within the label."""
+    random = torch.Generator().manual_seed(seed)
+    made = []
+    for number in range(count):
+        coarse = torch.rand(1, 1, 4, 4, generator=random) - 0.5
+        first = torch.nn.functional.interpolate(coarse, (32, 32), mode="bilinear")[0, 0]
+        mask = torch.zeros(32, 32, dtype=torch.int64)
+        mask[8:24, 8:24] = 1
+        second = -first + 0.4 * mask
+        image = torch.stack([first, second])
+        made.append(Case(f"c{number}", f"p{number % 3}", image, mask, NAMES, GRID))
+    return made
+
+
+def without(case: Case, modality: str) -> Case:
+    return blanked(case, [modality])
+
+
+# The translator
+
+
+def test_a_translator_paints_what_is_absent_from_what_is_there() -> None:
+    budget = TranslationBudget(steps=200, batch=8, width=8, rate=1e-2)
+    translator = train_translator(cases(24), [(True, False)], labels=2, budget=budget)
+    judged = cases(6, seed=1)
+    hidden = [Incomplete(without(case, "T2"), True) for case in judged]
+    found = translated(translator, hidden)
+    truth = torch.stack([case.image[1] for case in judged])
+    gap = (torch.stack(found)[:, 1] - truth).abs().mean()
+    middle = torch.stack([case.image[1] for case in cases(24)]).mean(0)
+    assert gap < 0.8 * (middle - truth).abs().mean()
+    assert all(torch.equal(a[0], b.image[0]) for a, b in zip(found, judged, strict=True))
+
+
+def test_what_was_acquired_is_never_replaced() -> None:
+    translator = Translator(channels=2, labels=2, width=4, space=(32, 32)).eval()
+    judged = cases(2)
+    hidden = [
+        Incomplete(without(judged[0], "T1"), True),
+        Incomplete(without(judged[1], "T2"), True),
+    ]
+    first, second = translated(translator, hidden)
+    assert torch.equal(first[1], judged[0].image[1])
+    assert torch.equal(second[0], judged[1].image[0])
+
+
+def test_what_stands_in_an_absent_channel_is_not_looked_at() -> None:
+    translator = Translator(channels=2, labels=2, width=4, space=(32, 32)).eval()
+    case = without(cases(1)[0], "T2")
+    strange = replace(case, image=torch.stack([case.image[0], torch.rand(32, 32)]))
+    a, b = (translated(translator, [Incomplete(each, True)])[0] for each in (case, strange))
+    assert torch.equal(a, b)
+
+
+def test_a_mask_that_is_not_known_is_told_from_one_that_is_empty() -> None:
+    translator = Translator(channels=2, labels=2, width=4, space=(32, 32)).eval()
+    case = replace(without(cases(1)[0], "T2"), mask=torch.zeros(32, 32, dtype=torch.int64))
+    known, unknown = (translated(translator, [Incomplete(case, m)])[0] for m in (True, False))
+    assert not torch.equal(known, unknown)
+
+
+# Scores and what a translator has to beat
+
+
+def test_a_perfect_completion_scores_as_one() -> None:
+    judged = cases(6)
+    worse = [case.image + torch.tensor([0.0, 0.2])[:, None, None] for case in judged]
+    rows = nearness({"off": worse, "same": [case.image for case in judged]}, judged, ["T2"])
+    off, same = rows
+    assert same.patients == 3
+    assert same.ssim == pytest.approx(1)
+    assert same.psnr > 100
+    assert off.psnr == pytest.approx(20.0, abs=1e-3)  # 10 log10(2^2 / 0.2^2)
+    assert off.ahead == pytest.approx(1 - off.ssim)
+    assert off.ahead_low > 0
+    assert same.ahead == 0
+
+
+def test_only_what_lies_within_a_label_is_scored() -> None:
+    judged = cases(3)
+    outside = [torch.where(case.mask == 0, 0.9, case.image) for case in judged]
+    (row,) = nearness({"outside": outside}, judged, ["T2"])
+    assert row.psnr > 100
+
+
+def test_regression_finds_a_linear_relation_and_means_find_a_label() -> None:
+    real, hidden = cases(12), [Incomplete(without(case, "T2"), True) for case in cases(3, seed=2)]
+    for found, case in zip(_regressed(real, hidden), cases(3, seed=2), strict=True):
+        torch.testing.assert_close(found, case.image, rtol=0, atol=1e-3)
+    flat = [replace(case, image=torch.stack([case.image[0], 0.5 * case.mask])) for case in real]
+    means = _label_means(flat, hidden)
+    assert all(torch.allclose(m[1], 0.5 * h.case.mask) for m, h in zip(means, hidden, strict=True))
+
+
+# Files
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    random = np.random.default_rng(1)
+    for case in ("ann_s01", "bob_s02"):
+        grey = random.integers(1, 255, (20, 24), dtype=np.uint8)
+        Image.fromarray(grey).save(folder / "imagesTr" / f"{case}_0000.png")
+        Image.fromarray((grey > 100).astype(np.uint8)).save(folder / "labelsTr" / f"{case}.png")
+    about = {
+        "channel_names": {"0": "T1"}, "labels": {"background": 0, "organ": 1}, "numTraining": 2,
+        "file_ending": ".png", "licence": "mine",
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_no_painted_modality_can_be_taken_for_an_acquired_one(
+    pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    plane = np.arange(480.0, dtype=np.float32).reshape(20, 24) % 200
+    planes = {name: {"T1c": [plane]} for name in ("ann_s01", "bob_s02")}
+    assert write_completed(pictures, out, planes, axis="axial", provenance={"run": "abc"}) == 2
+    info = describe(out)
+    assert info.modalities == ("T1", "synthetic T1c")
+    assert info.painted == ("synthetic T1c",)
+    assert info.extra["licence"] == "mine"
+    assert not check_folder(out).faults
+    with Image.open(out / "imagesTr" / "ann_s01_0001.png") as picture:
+        assert picture.text["synthetic"] == "synthetic: painted by asyndgan, not acquired"
+        assert np.array(picture)[3, 4] == 76
+    for path in pictures.rglob("*.png"):
+        assert (out / path.relative_to(pictures)).read_bytes() == path.read_bytes()
+    listed = json.loads((out / "provenance.json").read_text())
+    assert listed["run"] == "abc"
+    assert listed["files"] == {
+        f"imagesTr/{name}_0001.png": {"modality": "T1c", "acquired": False}
+        for name in ("ann_s01", "bob_s02")
+    }
+    # A training takes what was acquired, and whoever asks for T1c finds none.
+    assert shared_modalities(info, ImageSection()) == ("T1",)
+    assert load_cases(out, ImageSection(size=(32, 32)))[0].modalities == ("T1",)
+    with pytest.raises(DataError, match=r"none of which is in the recipe's"):
+        load_cases(out, ImageSection(size=(32, 32), modalities=("T1c",)))
+    with pytest.raises(DataError, match="is there already"):
+        write_completed(pictures, out, planes, axis="axial", provenance={})
+
+
+def test_bright_painted_pictures_are_stored_in_sixteen_bits(pictures: Path, tmp_path: Path) -> None:
+    planes = {name: {"CT": [np.full((20, 24), 1000.0)]} for name in ("ann_s01", "bob_s02")}
+    write_completed(pictures, tmp_path / "out", planes, axis="axial", provenance={})
+    (first, *_) = read_cases(tmp_path / "out")
+    assert (first.channels["synthetic CT"] == 1000).all()
+
+
+def test_a_case_that_nothing_was_painted_for_leaves_the_set_incomplete(
+    pictures: Path, tmp_path: Path
+) -> None:
+    planes = {"ann_s01": {"T1c": [np.eye(20, 24)]}}
+    write_completed(pictures, tmp_path / "out", planes, axis="axial", provenance={})
+    assert describe(tmp_path / "out").incomplete
+    assert not check_folder(tmp_path / "out").faults
+
+
+@pytest.mark.parametrize("axis", ["axial", "coronal", "sagittal"])
+def test_a_painted_volume_lies_where_the_acquired_ones_do(tmp_path: Path, axis: str) -> None:
+    """What is read slice by slice and written again is the same volume, however it was turned."""
+    folder = tmp_path / "volumes"
+    (folder / "imagesTr").mkdir(parents=True)
+    voxels = np.random.default_rng(2).random((5, 6, 7), dtype=np.float32)
+    turned = np.array([[0, -2, 0, 9], [1.5, 0, 0, -4], [0, 0, 3, 2], [0, 0, 0, 1]], float)
+    nib.save(nib.Nifti1Image(voxels, turned), folder / "imagesTr" / "ann_0000.nii.gz")
+    about = {
+        "channel_names": {"0": "T1"}, "labels": {"background": 0}, "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(about))
+    info = describe(folder)
+    (files,) = list_cases(folder, info)
+    slices = list(read_case(files, info, axis=axis))
+    planes = {"ann": {"T2": [raw.channels["T1"] for raw in slices]}}
+    write_completed(folder, tmp_path / "out", planes, axis=axis, provenance={})
+    for raw in read_cases(tmp_path / "out", axis=axis):
+        np.testing.assert_array_equal(raw.channels["T1"], raw.channels["synthetic T2"])
+    header = nib.load(tmp_path / "out/imagesTr/ann_0001.nii.gz").header
+    assert bytes(header["descrip"]).startswith(b"synthetic: painted by asyndgan, not acquired")
+    assert not check_folder(tmp_path / "out").faults
+
+
+def test_a_case_says_what_it_has() -> None:
+    assert present_in(without(cases(1)[0], "T1")).tolist() == [False, True]
