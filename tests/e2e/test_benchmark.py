@@ -23,7 +23,7 @@ from asyndgan.evaluation.of_run import masks_of, painted_once
 from asyndgan.evaluation.suite import Suite
 from asyndgan.evaluation.trainings import train_all, trainings_of
 from asyndgan.recipe import Recipe
-from asyndgan.reports.evidence import replace_block
+from asyndgan.reports.evidence import replace_block, write_evidence
 
 SUITE = """
 name = "tiny"
@@ -351,3 +351,42 @@ without = { north = ["T1"], south = ["T2"] }
 def replace_in(text: str, model: str, north: str) -> str:
     before, after = text.split(f'name = "{model}"')
     return f'{before}name = "{model}"' + after.replace('north = ["T1"]', north)
+
+
+def test_a_suite_completes_cases_and_says_how_near_they_come(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    heads = tmp_path / "data" / "heads"
+    shutil.copytree(data / "heads", heads)
+    lacking = heads / "missing"
+    shutil.copytree(heads / "test", lacking)
+    (lacking / "truth").mkdir()
+    for path in sorted((lacking / "imagesTr").glob("*_0002.png")):
+        path.rename(lacking / "truth" / path.name)
+    about = json.loads((lacking / "dataset.json").read_text())
+    about["channel_names"] = {"0": "T1", "1": "T2"}
+    (lacking / "dataset.json").write_text(json.dumps(about))
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    text = text.replace('name = "small"\nrecipe', 'name = "small"\ncompletion = true\nrecipe')
+    text = text.replace(
+        'label = "lesion"',
+        'label = "lesion"\ncompletion = { folder = "missing", modality = "FLAIR", steps = 2 }',
+    )
+    result = run_suite(text, tmp_path / "data", tmp_path / "out")
+    ways = [row["way"] for row in result.completions]
+    assert ways == [
+        "left as it is", "mean of each label", "linear regression", "painted from the mask",
+        "translated", "acquired",
+    ]  # fmt: skip
+    by_way = {row["way"]: row for row in result.completions}
+    assert by_way["left as it is"]["gain"] == 0
+    assert by_way["translated"]["ahead"] == 0
+    assert "ssim" not in by_way["acquired"]
+    assert by_way["linear regression"]["ssim"] > by_way["painted from the mask"]["ssim"]
+    markdown, _ = write_evidence(tmp_path / "out")
+    assert "heads: FLAIR completed" in markdown.read_text()
+    assert (tmp_path / "out/evaluations/heads/small/main/completion.png").stat().st_size > 1000
+    first, *_ = sorted((lacking / "truth").iterdir())
+    first.unlink()
+    with pytest.raises(RecipeError, match="set heads: there is no truth of case"):
+        run_suite(text, tmp_path / "data", tmp_path / "out")

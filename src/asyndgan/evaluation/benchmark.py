@@ -7,7 +7,7 @@ import operator
 import platform
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import reduce
 from pathlib import Path
 from typing import Any, final
@@ -19,17 +19,33 @@ from scipy.stats import spearmanr
 
 from asyndgan import __version__
 from asyndgan.data import Case
-from asyndgan.data.nnunet import describe, list_cases, patient_of
-from asyndgan.data.prepare import blanked, load_cases
+from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case, read_image
+from asyndgan.data.prepare import blanked, load_cases, prepare
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.agreement import agreeing
-from asyndgan.evaluation.bench import Contenders, OnProgress, mean, pooled, write_whole
+from asyndgan.evaluation.bench import (
+    Bench,
+    Contenders,
+    OnProgress,
+    TrainingSet,
+    mean,
+    pooled,
+    write_whole,
+)
 from asyndgan.evaluation.compare import compare, contenders, levelled_off
+from asyndgan.evaluation.completion import TranslationBudget
+from asyndgan.evaluation.completion_scores import (
+    ACQUIRED,
+    NOTHING,
+    completions,
+    nearness,
+    with_images,
+)
 from asyndgan.evaluation.consistency import consistency
 from asyndgan.evaluation.distance import distances, features_of
 from asyndgan.evaluation.fedavg import LOCAL_STEPS, weight
 from asyndgan.evaluation.fedgan import networks_weight
-from asyndgan.evaluation.figures import plot_paintings
+from asyndgan.evaluation.figures import plot_completions, plot_paintings
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
 from asyndgan.evaluation.of_run import (
     OF_SITES,
@@ -62,6 +78,7 @@ from asyndgan.evaluation.table import (
 )
 from asyndgan.evaluation.trainings import run_folder, train_all, trainings_of
 from asyndgan.models.features import Moments, distance
+from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import stored_steps
 
@@ -128,6 +145,7 @@ class Real:
         modalities: that all sites and the test set hold.
         sites: training cases of each site.
         judged: test or validation patients.
+        incomplete: cases to be completed, with what was acquired.
     """
 
     def __init__(self, suite: Suite, part: SetSection, data: Path) -> None:
@@ -156,6 +174,36 @@ class Real:
             modalities=self.modalities,
             labels={str(value): name for name, value in self.labels.items()},
         )
+        self.incomplete: list[Case] = []
+        if part.completion:
+            self.incomplete = _with_truth(part, data, recipe.image, self.modalities)
+            unseen = {case.patient for case in self.incomplete}
+            if unseen & {case.patient for own in self.sites.values() for case in own}:
+                raise RecipeError(
+                    f"set {part.name}: a patient of {part.completion.folder} is at a site as well."
+                )
+
+
+def _with_truth(
+    part: SetSection, data: Path, image: ImageSection, modalities: Sequence[str]
+) -> list[Case]:
+    """Cases that lack a modality in their data set, with the one that was acquired."""
+    section = part.completion
+    if section is None:
+        return []
+    folder = data / part.folder / section.folder
+    info = describe(folder)
+    cases = []
+    for files in list_cases(folder, info):
+        found = sorted((folder / section.truth).glob(f"{files.name}_*{info.file_ending}"))
+        if not found:
+            raise RecipeError(f"set {part.name}: there is no truth of case {files.name}.")
+        alone = replace(info, modalities=(section.modality,))
+        for raw in read_case(files, info, axis=image.axis):
+            truth = read_image(found[0], 0, alone)[section.modality].values
+            whole = replace(raw, channels={**raw.channels, section.modality: truth})
+            cases.append(prepare(whole, image, modalities))
+    return cases
 
 
 def _check_apart(part: SetSection, test: Path) -> None:
@@ -242,6 +290,8 @@ class _Judging:
         result.differences.extend(_differences(self.part, self.model, evaluation))
         result.traffic.append(_traffic(self.part, self.model, self.runs[SYNTHETIC]))
         self._add_pictures(result, painted)
+        if self.model.completion:
+            self._add_completions(result, models[REAL_ALL][0])
         if self.suite.check_budget:
             self._add_levelling(result)
         if self.model.checkpoints:
@@ -317,6 +367,62 @@ class _Judging:
             first, *_ = tables = [asdict(one) for one in same]
             numbers = [{k: v for k, v in one.items() if isinstance(v, float)} for one in tables]
             result.consistency.append({**self.about, **first, **_mean_of(numbers)})
+
+    def _add_completions(self, result: SuiteResult, real_all: TrainingSet) -> None:
+        section = self.part.completion
+        if section is None:
+            return
+        run = self.runs[SYNTHETIC][0]
+        judged, lacking = self.real.incomplete, [section.modality]
+        completed = completions(
+            run, self.real.sites, judged, lacking, budget=TranslationBudget(steps=section.steps),
+            masks=masks_of(self.real.sites), device=self.device,
+            on_progress=lambda done: self._tell("translator", done, section.steps),
+        )  # fmt: skip
+        near = {row.way: asdict(row) for row in nearness(completed, judged, lacking)}
+        shown = {
+            NOTHING: [blanked(case, lacking) for case in judged],
+            **{way: with_images(judged, images) for way, images in completed.items()},
+            ACQUIRED: judged,
+        }
+        for way, dice in self._segmented(shown, real_all).items():
+            result.completions.append(
+                {**self.about, "modality": section.modality, **near.get(way, {"way": way}), **dice}
+            )
+        plot_completions(
+            completed, judged, section.modality, self.real.labels[self.part.label],
+            self.out / self._place() / "completion.png",
+        )  # fmt: skip
+
+    def _segmented(
+        self, shown: Mapping[str, Sequence[Case]], real_all: TrainingSet
+    ) -> dict[str, dict[str, float]]:
+        """How well one network, trained on all real cases, segments each way's cases."""
+        every = [
+            replace(case, patient=f"{place}/{case.patient}", absent=())
+            for place, cases in enumerate(shown.values())
+            for case in cases
+        ]
+        seeds = range(self.suite.segmentation_seeds)
+        bench = Bench(
+            every, self.real.labels, [self.part.label], seeds, self.out / "cache",
+            len(seeds) * self._budget().steps, self.device, self.on_progress, self.workers,
+        )  # fmt: skip
+        scores, _ = bench.scores({REAL_ALL: [real_all] * len(seeds)}, self._budget())
+        dice = _dice(scores[REAL_ALL][self.part.label])
+        count = len(dice) // len(shown)
+        parts = {way: dice[n * count : (n + 1) * count] for n, way in enumerate(shown)}
+        return {
+            way: {
+                **_interval("dice", own),
+                **_interval("gain", [a - b for a, b in zip(own, parts[NOTHING], strict=True)]),
+            }
+            for way, own in parts.items()
+        }
+
+    def _tell(self, text: str, done: int, total: int) -> None:
+        if self.on_progress:
+            self.on_progress(text, done, total)
 
     def _without(self) -> dict[str, list[Case]]:
         """Real cases of each site, without what takes no part in the recipe's training."""
@@ -455,6 +561,12 @@ class _Judging:
             device=self.device,
             on_progress=self.on_progress,
         )
+
+
+def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
+    counted = [value for value in values if not math.isnan(value)]
+    low, high = bootstrap_interval(counted)
+    return {name: mean(counted), f"{name}_low": low, f"{name}_high": high}
 
 
 def _traffic(part: SetSection, model: ModelSection, runs: Sequence[RunFolder]) -> Traffic:

@@ -54,7 +54,7 @@ class TranslationBudget:
 
     steps: int = 2000
     batch: int = 16
-    rate: float = 1e-3
+    rate: float = 3e-3
     width: int = 16
     images: int = 6
     unmasked: float = 0.2

@@ -28,6 +28,10 @@ RANGE: Final = IMAGE_HIGH - IMAGE_LOW
 WINDOW: Final = 7
 """Pixels of the structural similarity's window, with a Gaussian of 1.5 (Wang et al. 2004)."""
 
+NOTHING: Final = "left as it is"
+ACQUIRED: Final = "acquired"
+"""Ways of no completion, to compare with."""
+
 Completed = Mapping[str, Sequence[Image]]
 """By the way in which it was completed: an image of all modalities for each judged case."""
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Mask, Masks
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask, Masks
 from asyndgan.data.case import Case
 from asyndgan.evaluation.metrics import PatientScore, prepared_spacing
 from asyndgan.evaluation.table import (
@@ -182,6 +182,52 @@ def plot_paintings(cases: Sequence[Case], label: int, *, title: str) -> bytes:
         file = BytesIO()
         figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
+
+
+def plot_completions(
+    completed: Mapping[str, Sequence[Image]],
+    judged: Sequence[Case],
+    modality: str,
+    label: int,
+    path: Path,
+) -> None:
+    """Writes what was there, what was completed in each way, and what had been acquired.
+
+    It shows real patients.
+
+    Args:
+        completed: by way, an image of all modalities for each case.
+        judged: with the truth.
+        modality: that was completed.
+        label: cases are taken at even distances from those that show it well.
+        path: PNG file.
+    """
+    areas = [int((case.mask == label).sum()) for case in judged]
+    well = sorted(areas)[len(areas) // 3]
+    places = [place for place, area in enumerate(areas) if area >= well]
+    count = min(6, len(places))
+    places = [places[(2 * n + 1) * len(places) // (2 * count)] for n in range(count)]
+    names = judged[0].modalities
+    own = names.index(modality)
+    lines = {name: [judged[place].image[n] for place in places] for n, name in enumerate(names)}
+    lines[f"{modality}, acquired"] = lines.pop(modality)
+    lines |= {
+        f"{modality}, {way}": [images[p][own] for p in places] for way, images in completed.items()
+    }
+    with rc_context(_STYLE):
+        size = (1.3 * count + 1.2, 1.3 * len(lines) + 0.2)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(lines), count, squeeze=False)
+        for panels, (name, pictures) in zip(grid, lines.items(), strict=True):
+            for panel, picture in zip(panels, pictures, strict=True):
+                panel.imshow(picture.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
+            panels[0].set_ylabel(name.replace(", ", ",\n"))
+        for panel in grid.flat:
+            panel.set_xticks([])
+            panel.set_yticks([])
+            panel.spines[:].set_visible(False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
 
 
 def _fullest(mask: Mask, label: int) -> int:

@@ -112,6 +112,10 @@ class SuiteResult:
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
         consistency: for each set, recipe, label and pair of modalities: `Consistency`, mean over
             seeds.
+        completions: for each set, recipe and way to complete what was hidden: `Nearness`, and
+            `dice`, `dice_low`, `dice_high` of a network trained on all real cases that is shown
+            cases completed in this way; `gain`, `gain_low` and `gain_high` over those left as they
+            were.
         traffic: one for each set and recipe: `Traffic`.
         checkpoints: one for each set and recipe that asks for it: `Checkpoints`.
         networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
@@ -133,6 +137,7 @@ class SuiteResult:
     differences: list[Difference] = field(default_factory=list)
     distances: list[dict[str, Any]] = field(default_factory=list)
     consistency: list[dict[str, Any]] = field(default_factory=list)
+    completions: list[dict[str, Any]] = field(default_factory=list)
     traffic: list[Traffic] = field(default_factory=list)
     checkpoints: list[Checkpoints] = field(default_factory=list)
     networks: list[dict[str, Any]] = field(default_factory=list)

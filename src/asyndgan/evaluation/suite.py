@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, final
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from asyndgan.errors import RecipeError
+from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.fedgan import check_fedgan
 from asyndgan.evaluation.of_run import MOVED
 from asyndgan.evaluation.segmentation import SegmentationBudget
@@ -17,6 +18,16 @@ VALIDATION_PART = 0.2
 """Part of each site's patients that a suite judged on validation holds out of every training."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+
+
+@final
+class CompletionSection(Section):
+    """Cases of patients of no site that lack a modality, and what was acquired of it."""
+
+    folder: str = Field(description="folder of these cases in the set's")
+    modality: Name = Field(description="what they lack, as the sites call it")
+    truth: str = Field("truth", description="folder in it of the real images, CASE_0002.png")
+    steps: int = Field(TranslationBudget().steps, ge=1, description="updates of the translator")
 
 
 @final
@@ -33,6 +44,9 @@ class SetSection(Section):
         {}, description="test patients to report apart: heading to a pattern of their names"
     )
     overrides: tuple[str, ...] = Field((), description="KEY=VALUE of the recipes on this set")
+    completion: CompletionSection | None = Field(
+        None, description="cases to complete, by models that say so"
+    )
     segmentation_steps: int | None = Field(
         None, ge=1, description="of the networks on this set; leave out: as the suite says"
     )
@@ -88,6 +102,7 @@ class ModelSection(Section):
         "FedAvg beside it sees nothing of them either",
     )
     fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
+    completion: bool = Field(False, description="also complete the set's cases that lack some")
     augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
     paintings: tuple[PaintingSection, ...] = Field((), description="further synthetic sets")
     checkpoints: bool = Field(

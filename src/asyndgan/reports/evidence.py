@@ -60,7 +60,7 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
         "plots": {
             name: [
                 picture
-                for file in ("dice.svg", *(["examples.png"] if examples else []))
+                for file in ("dice.svg", *(["examples.png", "completion.png"] if examples else []))
                 if (picture := figure(out / folder / file))
             ]
             for name, folder in result["evaluations"].items()
@@ -203,6 +203,22 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
                 for row in rows
             ),
         ]  # fmt: skip
+    for name, rows in _by_set(result["completions"]).items():
+        parts[f"{name}: {rows[0]['modality']} completed, {_patients(rows)} patients of no site"] = [
+            ["recipe", "completed by", "SSIM", "interval", "behind the last", "interval",
+             "PSNR (dB)", "Dice when segmented", "interval", "more than left as it is",
+             "interval"],
+            *(
+                [row["recipe"], row["way"], decimal(row.get("ssim"), 3),
+                 _between(row.get("ssim_low"), row.get("ssim_high"), 3),
+                 decimal(row.get("ahead"), 3),
+                 _between(row.get("ahead_low"), row.get("ahead_high"), 3),
+                 decimal(row.get("psnr"), 1), decimal(row["dice"], 3),
+                 _between(row["dice_low"], row["dice_high"], 3), f"{row['gain']:+.3f}",
+                 _between(row["gain_low"], row["gain_high"], 3)]
+                for row in rows
+            ),
+        ]  # fmt: skip
     for name, rows in _by_set(result["differences"], "set_name").items():
         parts[f"{name}: paired differences of Dice"] = [
             ["recipe", "trained on", "less trained on", "difference", "interval", "patients"],
@@ -254,6 +270,10 @@ def _name(row: Row) -> str:
 
 def _with_floor(value: float | None, floor: float | None) -> str:
     return f"{decimal(value, 3)} ({decimal(floor, 3)})"
+
+
+def _patients(rows: Sequence[Row]) -> int:
+    return max(row.get("patients", 0) for row in rows)
 
 
 def _between(low: float | None, high: float | None, digits: int) -> str:
