@@ -7,6 +7,7 @@ from rich.console import Console
 
 from asyndgan import __version__
 from asyndgan.cli.audit import audit
+from asyndgan.cli.augment import augment
 from asyndgan.cli.benchmark import benchmark
 from asyndgan.cli.check import check
 from asyndgan.cli.complete import complete
@@ -34,6 +35,7 @@ app.command()(check)
 app.command()(phantoms)
 app.command()(train)
 app.command()(generate)
+app.command()(augment)
 app.command()(complete)
 app.command()(evaluate)
 app.command()(report)

@@ -55,6 +55,13 @@ def evaluate(
     baselines: Annotated[
         bool, typer.Option(help="Also FedAvg, and each site's real cases with synthetic ones.")
     ] = False,
+    augmented: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="What 'asyndgan augment' made of a site's set; may be repeated.",
+        ),
+    ] = None,
     check_budget: Annotated[
         bool, typer.Option(help="Also train half as long again: has all-real levelled off?")
     ] = False,
@@ -83,6 +90,7 @@ def evaluate(
             workers=workers,
             device=str(usable_device(device)),
             baselines=baselines,
+            augmented=parsed_sites(augmented or [], "--augmented"),
             check_budget=check_budget,
             patient_pattern=patient_pattern,
             on_progress=display.show,
@@ -112,6 +120,12 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
         )
     console.print(table)
     console.print(evaluation.headline, style="bold", highlight=False, markup=False)
+    for gain in (one for one in evaluation.gains if one.patients):
+        console.print(
+            f"{gain.label}: {gain.model} {gain.difference:+.3f} ({gain.low:+.3f} to "
+            f"{gain.high:+.3f}) over {gain.over}, {gain.patients} patients",
+            highlight=False, markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 class EvaluationDisplay(Progress):

@@ -128,7 +128,7 @@ class Cohort:
             cases.setdefault(patient, []).append(case)
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
         self.halves = _halves([str(patient) for patient in patients or range(len(images))])
-        self.weights = _rarity(self.conditions) if rare_first else None
+        self.weights = rarity(self.conditions) if rare_first else None
 
     @classmethod
     def from_cases(
@@ -301,7 +301,7 @@ def _halves(patients: Sequence[str]) -> Tensor:
     return halves
 
 
-def _rarity(conditions: Tensor) -> Tensor:
+def rarity(conditions: Tensor) -> Tensor:
     """How often to draw each case (n,), in relation to the others: as its rarest trait says.
 
     A trait is a label (or class) other than 0 and, in label maps, its size by doublings; it weighs

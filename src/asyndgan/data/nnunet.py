@@ -496,17 +496,53 @@ def write_completed(
     return len(written)
 
 
+def write_extended(
+    source: Path, folder: Path, cases: Iterable[RawCase], *, provenance: Mapping[str, object]
+) -> int:
+    """Copies a data set and adds synthetic cases, whose files say in their headers what they are.
+
+    Args:
+        source: the data set; its files are copied byte for byte.
+        folder: new.
+        cases: with all modalities of the set and a mask.
+        provenance: of what was painted, for JSON.
+
+    Returns:
+        The number of cases added; `dataset.json` names them under `synthetic_cases`.
+
+    Raises:
+        DataError: `folder` holds something or cannot be written, or a case does not fit the set.
+    """
+    info = describe(source)
+    files = list_cases(source, info)
+    if folder.exists():
+        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
+    names = {case.name for case in files}
+    added: list[str] = []
+    with _writing(folder):
+        for part in ("imagesTr", "labelsTr"):
+            (folder / part).mkdir(parents=True)
+        for of_case in files:
+            for path in (*of_case.images.values(), *([of_case.mask] if of_case.mask else [])):
+                shutil.copyfile(path, folder / path.parent.name / path.name)
+        for case in cases:
+            _check_case(folder, case, info.modalities, info.labels, names)
+            names.add(case.name)
+            added.append(case.name)
+            _write_case(folder, case, info.modalities, info.file_ending, NOT_ACQUIRED)
+        table = _json_table(source / "dataset.json")
+        about = {**table, "numTraining": len(names), "synthetic_cases": added}
+        for name, content in (("dataset.json", about), ("provenance.json", dict(provenance))):
+            text = json.dumps(content, indent=2, ensure_ascii=False)
+            (folder / name).write_text(text + "\n", "utf-8")
+    return len(added)
+
+
 def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: int) -> None:
     """One file of a painted channel, on the grid of an acquired one of its case."""
     if path.name.endswith(".png"):
         (plane,) = slices
-        deep = float(plane.max()) > 255
-        pixels = np.clip(np.round(plane), 0, 65535 if deep else 255)
-        about = PngInfo()
-        about.add_text("synthetic", NOT_ACQUIRED)
-        picture = Picture.fromarray(pixels.astype(np.uint16 if deep else np.uint8))
-        picture.save(path, format="PNG", pnginfo=about)
-        return
+        return _write_png(path, plane, NOT_ACQUIRED)
     shape, affine = _nifti(like)[0].shape, _nifti(like)[1]
     # The inverse of `_plane`.
     volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis).astype(np.float32)
@@ -824,38 +860,48 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _write_case(folder: Path, case: RawCase, modalities: Sequence[str], file_ending: str) -> None:
+def _write_case(
+    folder: Path, case: RawCase, modalities: Sequence[str], file_ending: str, note: str = ""
+) -> None:
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
     images = [case.channels[modality] for modality in modalities]
     stem = str(folder / "imagesTr" / case.name)
     if file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB:
-        _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1))
+        _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1), note)
     else:
         for number, image in enumerate(images):
-            _write(Path(f"{stem}_{number:04d}{file_ending}"), image, case.spacing)
+            _write(Path(f"{stem}_{number:04d}{file_ending}"), image, case.spacing, note)
     if case.mask is not None:
         (folder / "labelsTr").mkdir(exist_ok=True)
         path = folder / "labelsTr" / f"{case.name}{file_ending}"
-        _write(path, case.mask.astype(np.uint8), case.spacing)
+        _write(path, case.mask.astype(np.uint8), case.spacing, note)
 
 
-def _write(path: Path, values: np.ndarray, spacing: tuple[float, float]) -> None:
+def _write(path: Path, values: np.ndarray, spacing: tuple[float, float], note: str = "") -> None:
     if path.name.endswith(".png"):
-        return _write_png(path, values)
+        return _write_png(path, values, note)
     # The inverse of `_plane` along the axial direction.
     kind = values.dtype if values.dtype == np.uint8 else np.float32
     voxels = np.ascontiguousarray(np.flip(values.T))[..., np.newaxis].astype(kind)
     rows, columns = spacing
-    nib.save(nib.Nifti1Image(voxels, np.diag([columns, rows, 1.0, 1.0])), path)
+    image = nib.Nifti1Image(voxels, np.diag([columns, rows, 1.0, 1.0]))
+    image.header["descrip"] = note.encode()
+    nib.save(image, path)
 
 
-def _write_png(path: Path, values: np.ndarray) -> None:
+def _write_png(path: Path, values: np.ndarray, note: str = "") -> None:
+    """8-bit, or 16-bit where intensities of a grey picture go beyond that."""
     if not np.isfinite(values).all():
         raise DataFileError(
             path, "would hold intensities that are not finite", "Replace them by numbers."
         )
-    pixels = np.clip(np.round(values), 0, 255).astype(np.uint8)
-    Picture.fromarray(pixels).save(path, format="PNG", compress_level=6)
+    deep = bool(note) and values.ndim == 2 and float(values.max()) > 255
+    pixels = np.clip(np.round(values), 0, 65535 if deep else 255)
+    about = PngInfo()
+    if note:
+        about.add_text("synthetic", note)
+    picture = Picture.fromarray(pixels.astype(np.uint16 if deep else np.uint8))
+    picture.save(path, format="PNG", compress_level=6, pnginfo=about)
 
 
 def read_masks(

@@ -7,7 +7,7 @@ the way they meet.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,16 +20,19 @@ from asyndgan.evaluation.metrics import bootstrap_interval, paired_ratio_interva
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.table import (
     ADDED,
+    AUGMENTED,
     FEDAVG,
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
     Evaluation,
+    Gain,
     Levelling,
     Row,
     Scores,
     counted,
     of_single_sites,
+    site_of,
 )
 
 HELD_OUT = 0.2
@@ -50,6 +53,7 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     budget: SegmentationBudget | None = None,
     baselines: bool = False,
+    augmented: Mapping[str, Sequence[Case]] | None = None,
     check_budget: bool = False,
     judged_on: str = "test",
     about: Mapping[str, str] | None = None,
@@ -72,6 +76,7 @@ def evaluate(
         seeds: one training of each model a seed.
         budget: of every training; by default `SegmentationBudget()`.
         baselines: also FedAvg, and each site's real cases with the synthetic ones added.
+        augmented: real and synthetic cases of a site as one set, by the site's name.
         check_budget: also run `levelled_off`.
         judged_on: "test", or "validation" if `test` was held out of the sites' patients.
         about: kept in the table, such as the run that painted the synthetic cases.
@@ -86,6 +91,8 @@ def evaluate(
     budget = budget or SegmentationBudget()
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * len(seeds)}
     models = contenders(sites, painted, seeds=len(seeds), fedavg=baselines, augmented=baselines)
+    for name, cases in (augmented or {}).items():
+        models = {**models, SITE_PREFIX + name + AUGMENTED: [cases] * len(seeds)}
     evaluation = compare(
         models, test=test, labels=labels, out=out, cache=out / "cache", targets=targets,
         seeds=seeds, budget=budget, judged_on=judged_on, about=about or {}, workers=workers,
@@ -184,7 +191,10 @@ def compare(
         for model, training_sets in models.items()
     )
     headline = "\n".join(_headline(name, rows) for name in names)
-    evaluation = Evaluation(headline, rows, scores, (), judged_on, budget, tuple(seeds), about)
+    gains = tuple(gain for name in names for gain in _gains(name, scores))
+    evaluation = Evaluation(
+        headline, rows, scores, (), judged_on, budget, tuple(seeds), about, gains
+    )
     _keep(evaluation, out)
     plot_dice(evaluation, out)
     plot_examples(evaluation, test, masks, {name: labels[name] for name in names}, out)
@@ -247,6 +257,18 @@ def levelled_off(
             )
         )
     return tuple(results)
+
+
+def _gains(label: str, scores: Scores) -> Iterator[Gain]:
+    for model, own in scores.items():
+        over = SITE_PREFIX + site_of(model)
+        if not site_of(model) or of_single_sites(model) or over not in scores:
+            continue
+        pairs = zip(own[label], scores[over][label], strict=True)
+        found = [one.dice - other.dice for one, other in pairs]
+        counted = [value for value in found if not math.isnan(value)]
+        low, high = bootstrap_interval(counted)
+        yield Gain(model, over, label, len(counted), mean(counted), low, high)
 
 
 def _keep(evaluation: Evaluation, out: Path) -> None:

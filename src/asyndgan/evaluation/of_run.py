@@ -172,6 +172,7 @@ def evaluate_run(
     workers: int,
     device: str,
     baselines: bool,
+    augmented: Mapping[str, Path] | None = None,
     check_budget: bool,
     on_progress: OnProgress,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
@@ -213,6 +214,10 @@ def evaluate_run(
         workers=workers,
         device=device,
         baselines=baselines,
+        augmented={
+            name: _augmented_cases(name, data, real, run, modalities, patient_pattern)
+            for name, data in (augmented or {}).items()
+        },
         check_budget=check_budget,
         about={
             "run": facts.run,
@@ -221,6 +226,40 @@ def evaluate_run(
         },
         on_progress=on_progress,
     )
+
+
+def _augmented_cases(
+    site: str,
+    data: Path,
+    real: Mapping[str, Sequence[Case]],
+    run: RunFolder,
+    modalities: Sequence[str],
+    patient_pattern: str,
+) -> list[Case]:
+    """Cases of a set that `asyndgan augment` wrote, without patients that are held out.
+
+    Raises:
+        RunError: it is of no site of the evaluation, or of another one.
+    """
+    if site not in real:
+        raise RunError(
+            f"--augmented {site}: that is no site of this evaluation; the sites are "
+            f"{', '.join(real)}."
+        )
+    info = describe(data)
+    painted = info.extra.get("synthetic_cases")
+    if not isinstance(painted, list):
+        raise RunError(f"{data} holds no synthetic cases; 'asyndgan augment' writes such a set.")
+    cases = load_cases(
+        data, run.recipe().image, modalities, patient_pattern=patient_pattern, unmasked=False
+    )
+    own, training = set(map(str, painted)), {case.name for case in real[site]}
+    if missing := training - {case.name for case in cases}:
+        raise RunError(
+            f"{data} lacks {len(missing)} real cases that site {site} has; it was made from "
+            "another set."
+        )
+    return [case for case in cases if case.name in own or case.name in training]
 
 
 def _check_pattern(facts: RunFacts, patient_pattern: str) -> None:

@@ -15,6 +15,7 @@ FEDAVG_WITHOUT = "fedavg-without"
 FEDGAN = "fedgan-synthetic"
 SITE_PREFIX = "real:"
 ADDED = "+synthetic"
+AUGMENTED = "+augmented"
 """After a site's model: its real cases and the synthetic ones together."""
 
 Scores = dict[str, dict[str, list[PatientScore]]]
@@ -90,6 +91,30 @@ class Levelling:
 
 @final
 @dataclass(frozen=True)
+class Gain:
+    """What further training cases are worth to one site, patient by patient.
+
+    Attributes:
+        model: trained on them as well.
+        over: the model of the site's real cases alone.
+        label: name of the label.
+        patients: that count.
+        difference: of Dice, mean over patients.
+        low: lower end of the 95 % bootstrap interval over patients.
+        high: upper end.
+    """
+
+    model: str
+    over: str
+    label: str
+    patients: int
+    difference: float
+    low: float
+    high: float
+
+
+@final
+@dataclass(frozen=True)
 class Evaluation:
     """The outcome of a comparison; `evaluation.json` holds the same.
 
@@ -102,6 +127,7 @@ class Evaluation:
         budget: of every training.
         seeds: of the trainings.
         about: what was evaluated, in words of the caller; kept as it is.
+        gains: of sites' models that were given synthetic cases as well.
     """
 
     headline: str
@@ -112,6 +138,7 @@ class Evaluation:
     budget: SegmentationBudget
     seeds: tuple[int, ...]
     about: Mapping[str, str] = field(default_factory=dict)
+    gains: tuple[Gain, ...] = ()
 
     def row(self, model: str, label: str) -> Row:
         """The row of one model and label; KeyError if there is none."""
@@ -153,9 +180,9 @@ def site_of(model: str) -> str:
     """The site whose real cases a model was trained on, with or without others; else nothing."""
     if not model.startswith(SITE_PREFIX):
         return ""
-    return model.removeprefix(SITE_PREFIX).removesuffix(ADDED)
+    return model.removeprefix(SITE_PREFIX).removesuffix(ADDED).removesuffix(AUGMENTED)
 
 
 def of_single_sites(model: str) -> bool:
     """Whether a model was trained on one site's real cases alone."""
-    return model.startswith(SITE_PREFIX) and not model.endswith(ADDED)
+    return model.startswith(SITE_PREFIX) and not model.endswith((ADDED, AUGMENTED))

@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 from asyndgan.errors import RunError
 from asyndgan.evaluation.table import (
     ADDED,
+    AUGMENTED,
     FEDAVG,
     FEDGAN,
     REAL_ALL,
@@ -115,6 +116,7 @@ class Usefulness:
         tables: one a label.
         judged_on: "test" or "validation".
         levelling: one sentence a label where the budget was checked.
+        gains: what sites gain from synthetic cases beside their own, patient by patient.
         budget: steps of every training; 0 if unknown.
         dice: data URI of the figure; empty where there is none.
         examples: the same.
@@ -125,6 +127,7 @@ class Usefulness:
     tables: tuple[LabelTable, ...]
     judged_on: str
     levelling: tuple[str, ...]
+    gains: tuple[str, ...]
     budget: int
     dice: str
     examples: str
@@ -174,6 +177,7 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
         tables=tuple(label_table(label, rows) for label, rows in by_label.items()),
         judged_on=str(stored.get("judged_on", "test")),
         levelling=tuple(_levelling(item) for item in stored.get("levelling", ())),
+        gains=tuple(_gain(item) for item in stored.get("gains", ()) if item["patients"]),
         budget=int((stored.get("budget") or {}).get("steps", 0)),
         dice=figure(folder / "dice.svg"),
         examples=figure(folder / "examples.png"),
@@ -235,7 +239,7 @@ def _entry(
     model = str(row["model"])
     site = site_of(model)
     recipe = f" ({row['recipe']})" if row.get("recipe") else ""
-    added = ", and synthetic ones" if model.endswith(ADDED) else ""
+    added = ", and synthetic ones" if model.endswith((ADDED, AUGMENTED)) else ""
     names = {
         REAL_ALL: "Real images of all sites",
         SYNTHETIC: "Synthetic images alone",
@@ -263,6 +267,15 @@ def _entry(
 
 def _interval(low: float | None, high: float | None, digits: int) -> str:
     return "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _gain(item: Mapping[str, Any]) -> str:
+    how = "synthetic ones" if str(item["model"]).endswith(ADDED) else "those of an augmented set"
+    return (
+        f"{item['label']}, {site_of(str(item['model']))}: {how} beside its own cases change Dice "
+        f"by {item['difference']:+.3f} ({_interval(item['low'], item['high'], 3)}; "
+        f"{counted(int(item['patients']), 'patient')})."
+    )
 
 
 def _levelling(item: Mapping[str, Any]) -> str:

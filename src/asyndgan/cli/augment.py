@@ -1,0 +1,67 @@
+"""`asyndgan augment`: a site's real cases and synthetic ones beside them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from asyndgan.cli.check import PatientPattern
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, written_whole
+from asyndgan.evaluation.augmenting import augment_folder
+from asyndgan.evaluation.synthesise import masks_in, released_masks
+from asyndgan.runs import RunFolder
+
+
+def augment(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    site: Annotated[Path, typer.Option(metavar="FOLDER", help="Data set of real cases.")],
+    out: Annotated[Path, typer.Option(help="Folder to write; new.")],
+    ratio: Annotated[
+        float, typer.Option(min=0.01, max=1000, help="Synthetic cases for each real one.")
+    ] = 1.0,
+    masks: Annotated[
+        Path | None, typer.Option(help="Data set whose masks to paint from, beside its own.")
+    ] = None,
+    released: Annotated[
+        bool, typer.Option(help="Also from the masks that sites released to the run.")
+    ] = False,
+    own: Annotated[bool, typer.Option(help="From the masks of the data set itself.")] = True,
+    label: Annotated[
+        str | None, typer.Option(help="Paint only masks that hold this label.")
+    ] = None,
+    rare_first: Annotated[
+        bool,
+        typer.Option(
+            "--rare-first", help="Masks whose labels, or sizes of a label, few have, more often."
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
+) -> None:
+    """Copies a data set and adds synthetic cases, stored like real ones and named as what they are.
+
+    Nothing leaves the machine.
+    """
+    folder = RunFolder(run)
+    others = [mask for _, mask in masks_in(masks, folder)] if masks else []
+    if released:
+        others += [mask for _, mask in released_masks(folder)]
+    with written_whole(out) as half:
+        real, painted = augment_folder(
+            folder,
+            site,
+            half,
+            ratio=ratio,
+            masks=others,
+            own_masks=own,
+            label=label,
+            rare_first=rare_first,
+            seed=seed,
+            patient_pattern=patient_pattern,
+        )
+    Console().print(
+        f"{real} real and {painted} synthetic cases in {out}; dataset.json names the synthetic "
+        "ones.",
+        highlight=False, markup=False, soft_wrap=True,
+    )  # fmt: skip

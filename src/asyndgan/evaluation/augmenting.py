@@ -1,0 +1,155 @@
+"""One site's real cases and synthetic ones beside them, as one data set."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+import numpy as np
+import torch
+
+from asyndgan.arrays import Mask
+from asyndgan.data import Case, RawCase, derived_seed
+from asyndgan.data.cohort import rarity
+from asyndgan.data.nnunet import check_labels, describe, write_extended
+from asyndgan.data.prepare import invert, invert_mask, load_cases
+from asyndgan.data.splits import held_out_by
+from asyndgan.errors import DataError
+from asyndgan.evaluation.synthesise import synthesise
+from asyndgan.runs import RunFolder
+
+NAME = "synthetic-{:05d}"
+
+
+@final
+class Source:
+    """A mask to paint from, and whose grid and intensities what is painted is stored with.
+
+    Args:
+        mask: label map [H, W] on the recipe's grid.
+        like: a real case of the site.
+    """
+
+    def __init__(self, mask: Mask, like: Case) -> None:
+        self.mask = mask
+        self.like = like
+
+
+def augment_folder(
+    run: RunFolder,
+    folder: Path,
+    out: Path,
+    *,
+    ratio: float,
+    masks: Sequence[Mask] = (),
+    own_masks: bool = True,
+    label: str | None = None,
+    rare_first: bool = False,
+    seed: int = 0,
+    patient_pattern: str,
+) -> tuple[int, int]:
+    """Copies a site's data set and adds synthetic cases; nothing leaves the machine.
+
+    Args:
+        run: finished; its generator paints.
+        folder: data set of the site.
+        out: folder to write, new.
+        ratio: synthetic cases for each real one.
+        masks: further masks to paint from, on the recipe's grid.
+        own_masks: paint from the site's own masks as well; every mask is moved at random.
+        label: paint only masks that hold this label.
+        rare_first: paint masks whose labels, or sizes of a label, few others have more often.
+        seed: of everything random.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+
+    Returns:
+        The number of real and of synthetic cases (slices, where the set holds volumes).
+
+    Raises:
+        DataError: the folder cannot be read, means something else by its labels, or there is no
+            mask to paint from.
+    """
+    facts, image = run.facts(), run.recipe().image
+    info = describe(folder)
+    check_labels(folder, facts.labels)
+    held = tuple(name for name in facts.modalities if name in info.modalities)
+    if missing := [name for name in info.modalities if name not in held]:
+        raise DataError(
+            f"{folder} holds {', '.join(missing)}, which this run does not paint, so synthetic "
+            f"cases would lack it; it paints {', '.join(facts.modalities)}."
+        )
+    if info.extra.get("synthetic_cases"):
+        raise DataError(f"{folder} holds synthetic cases already; name the set it was made from.")
+    real = load_cases(folder, image, info.modalities, patient_pattern=patient_pattern)
+    # Who is held out to be judged on must not come back by his mask.
+    free, _ = held_out_by(run.recipe(), real)
+    sources = _sources(free, masks, own_masks, seed)
+    if label is not None:
+        if label not in info.labels:
+            raise DataError(f"{folder} has no label '{label}'; it has {', '.join(info.labels)}.")
+        value = info.labels[label]
+        sources = [source for source in sources if bool((source.mask == value).any())]
+    count = round(ratio * len(real))
+    if not sources or count < 1:
+        raise DataError(
+            f"there is nothing to paint: {len(sources)} masks fit, and {count} cases are wanted "
+            f"of {len(real)} real ones. Take another label, more masks or a larger ratio."
+        )
+    drawn = _drawn(sources, count, rare_first, seed)
+    named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
+    painted = synthesise(run, named, seed=seed, move=True)
+    cases = (
+        _stored(case, source.like, info.modalities, name)
+        for case, source, (name, _) in zip(painted, drawn, named, strict=True)
+    )
+    provenance = {
+        "run": facts.run,
+        "generator_sha256": facts.generator_sha256,
+        "ratio": ratio,
+        "masks": _words(own_masks, len(masks)),
+        "label": label,
+        "rare_first": rare_first,
+        "seed": seed,
+    }
+    added = write_extended(folder, out, cases, provenance=provenance)
+    return len(real), added
+
+
+def _words(own_masks: bool, others: int) -> str:
+    parts = ["the site's own"] if own_masks else []
+    return " and ".join([*parts, *([f"{others} others"] if others else [])]) + ", moved at random"
+
+
+def _sources(
+    real: Sequence[Case], masks: Sequence[Mask], own_masks: bool, seed: int
+) -> list[Source]:
+    """Masks of others are stored like a case of the site that is drawn for each."""
+    random = torch.Generator().manual_seed(derived_seed(seed, "augment", "like"))
+    like = torch.randint(len(real), (len(masks),), generator=random).tolist()
+    own = [Source(case.mask, case) for case in real] if own_masks else []
+    return [*own, *(Source(mask, real[place]) for mask, place in zip(masks, like, strict=True))]
+
+
+def _drawn(sources: Sequence[Source], count: int, rare_first: bool, seed: int) -> list[Source]:
+    """So many of them: each once before any comes twice, or the rare ones more often."""
+    random = torch.Generator().manual_seed(derived_seed(seed, "augment", "masks"))
+    if rare_first:
+        weights = rarity(torch.stack([source.mask for source in sources]))
+        places = torch.multinomial(weights, count, replacement=True, generator=random).tolist()
+    else:
+        passes = -(-count // len(sources))
+        orders = [torch.randperm(len(sources), generator=random) for _ in range(passes)]
+        places = torch.cat(orders)[:count].tolist()
+    return [sources[place] for place in places]
+
+
+def _stored(painted: Case, like: Case, modalities: Sequence[str], name: str) -> RawCase:
+    """A synthetic case on the grid and with the intensities that a real one is stored with."""
+    places = [painted.modalities.index(modality) for modality in modalities]
+    channels = invert(painted.image[places], like.preparation)
+    return RawCase(
+        name=name,
+        patient=name,
+        channels=dict(zip(modalities, channels, strict=True)),
+        mask=np.asarray(invert_mask(painted.mask, like.preparation)),
+        spacing=like.preparation.spacing,
+    )

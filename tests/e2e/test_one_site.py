@@ -1,0 +1,210 @@
+"""What one site gets: its own patients' missing modality, and more cases, as a person types it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from asyndgan.cli import app
+from asyndgan.data.check import check_folder
+from asyndgan.data.nnunet import describe
+from asyndgan.data.prepare import load_cases
+from asyndgan.data.splits import held_out_by
+from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.errors import AsyndganError
+from asyndgan.evaluation import augmenting
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder, train
+
+
+@pytest.fixture(scope="module")
+def run(
+    tiny: Callable[..., Recipe],
+    phantoms: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> RunFolder:
+    recipe = tiny("image.size=32", "training.steps=2", "generator.noise=2")
+    return train(recipe, phantoms, tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture
+def without_t2(phantoms: dict[str, Path], tmp_path: Path) -> Path:
+    folder = tmp_path / "without"
+    shutil.copytree(phantoms["north"], folder)
+    about = json.loads((folder / "dataset.json").read_text())
+    assert about["channel_names"] == {"0": "T1", "1": "T2", "2": "FLAIR"}
+    about["channel_names"] = {"0": "T1", "1": "FLAIR"}
+    (folder / "dataset.json").write_text(json.dumps(about))
+    for path in sorted((folder / "imagesTr").glob("*_0001.png")):
+        path.unlink()
+    for path in sorted((folder / "imagesTr").glob("*_0002.png")):
+        path.rename(path.with_name(path.name.replace("_0002", "_0001")))
+    return folder
+
+
+def command(*arguments: object) -> str:
+    result = CliRunner().invoke(app, [*map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+def complete(*arguments: object) -> str:
+    return command("complete", *arguments)
+
+
+@pytest.mark.parametrize("way", ["translated", "painted"])
+def test_a_case_gets_the_modality_that_it_lacks(
+    run: RunFolder, without_t2: Path, tmp_path: Path, way: str
+) -> None:
+    out = tmp_path / "out"
+    said = complete(run.path, "--site", without_t2, "--out", out, "--way", way, "--steps", 2)
+    cases = len(list((without_t2 / "labelsTr").iterdir()))
+    assert f"{cases} files of synthetic T2 in" in said
+    info = describe(out)
+    assert info.modalities == ("T1", "FLAIR", "synthetic T2")
+    assert not check_folder(out).faults
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert provenance["way"] == way
+    assert provenance["generator_sha256"] == run.facts().generator_sha256
+    assert len(provenance["files"]) == cases
+
+
+def test_nothing_is_left_of_a_completion_that_fails(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(AsyndganError, match=r"every case in .* has T1, T2, FLAIR already"):
+        complete(run.path, "--site", phantoms["north"], "--out", out)
+    assert not out.exists()
+
+
+def test_a_modality_that_the_run_does_not_paint_is_refused(
+    run: RunFolder, without_t2: Path, tmp_path: Path
+) -> None:
+    path = without_t2 / "dataset.json"
+    path.write_text(path.read_text().replace('"FLAIR"', '"flair"'))
+    with pytest.raises(AsyndganError, match="holds flair, which this run does not paint"):
+        complete(run.path, "--site", without_t2, "--out", tmp_path / "out")
+
+
+def test_cases_without_masks_are_translated_and_not_painted(
+    run: RunFolder, without_t2: Path, tmp_path: Path
+) -> None:
+    shutil.rmtree(without_t2 / "labelsTr")
+    with pytest.raises(AsyndganError, match="has no mask to paint from"):
+        complete(run.path, "--site", without_t2, "--out", tmp_path / "painted", "--way", "painted")
+    complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 2)
+    assert not (tmp_path / "out" / "labelsTr").exists()
+
+
+# More cases
+
+
+def test_a_set_is_augmented_judged_and_never_taken_for_patients(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    out, folder = tmp_path / "augmented", phantoms["north"]
+    real = len(list((folder / "labelsTr").iterdir()))
+    wanted = round(1.5 * real)
+    said = command("augment", run.path, "--site", folder, "--out", out, "--ratio", 1.5)
+    assert f"{real} real and {wanted} synthetic cases in" in said
+    assert not check_folder(out).faults
+    table = json.loads((out / "dataset.json").read_text())
+    assert table["synthetic_cases"] == [f"synthetic-{n:05d}" for n in range(1, wanted + 1)]
+    for path in folder.rglob("*.png"):
+        assert (out / path.relative_to(folder)).read_bytes() == path.read_bytes()
+    with Image.open(out / "imagesTr" / "synthetic-00001_0002.png") as picture:
+        assert picture.text["synthetic"] == "synthetic: painted by asyndgan, not acquired"
+    with pytest.raises(AsyndganError, match="holds synthetic cases beside real ones"):
+        load_cohort(SiteSetup("north", out, tmp_path), run.recipe())
+    with pytest.raises(AsyndganError, match="holds synthetic cases already"):
+        command("augment", run.path, "--site", out, "--out", tmp_path / "twice")
+    told = command(
+        "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
+        "--test", folder.parent / "test", "--out", tmp_path / "judged", "--steps", 2,
+        "--label", "lesion", "--augmented", f"north={out}",
+    )  # fmt: skip
+    assert "lesion: real:north+augmented" in told
+    stored = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    (gain,) = stored["gains"]
+    assert (gain["model"], gain["over"]) == ("real:north+augmented", "real:north")
+    by_model = {row["model"]: row for row in stored["rows"]}
+    assert by_model["real:north+augmented"]["cases"] == real + wanted
+    assert gain["difference"] == pytest.approx(
+        by_model["real:north+augmented"]["dice_mean"] - by_model["real:north"]["dice_mean"]
+    )
+    with pytest.raises(AsyndganError, match="it was made from another set"):
+        command(
+            "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
+            "--test", folder.parent / "test", "--out", tmp_path / "other", "--steps", 2,
+            "--augmented", f"south={out}",
+        )  # fmt: skip
+
+
+def test_synthetic_cases_are_stored_as_the_real_ones_are(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """On the grid of the real case whose mask was painted, whatever the recipe's grid is."""
+    folder = tmp_path / "large"
+    shutil.copytree(phantoms["north"], folder)
+    for path in folder.rglob("*.png"):
+        with Image.open(path) as picture:
+            picture.resize((48, 40), Image.Resampling.NEAREST).save(path)
+    out = tmp_path / "out"
+    command("augment", run.path, "--site", folder, "--out", out, "--ratio", 0.5)
+    with Image.open(out / "imagesTr" / "synthetic-00001_0000.png") as picture:
+        assert picture.size == (48, 40)
+    report = check_folder(out)
+    assert not report.faults
+    assert ("size", "40 x 48") in report.rows
+
+
+def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    command(
+        "augment", run.path, "--site", phantoms["north"], "--out", out, "--ratio", 2,
+        "--label", "lesion", "--rare-first", "--released",
+    )  # fmt: skip
+    masks = sorted((out / "labelsTr").glob("synthetic-*.png"))
+    with_lesion = [np.array(Image.open(path)).max() == 3 for path in masks]
+    assert sum(with_lesion) > 0.8 * len(masks)  # a small one may be moved off the image
+    with pytest.raises(AsyndganError, match="has no label 'tumour'; it has"):
+        command(
+            "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",
+            "--label", "tumour",
+        )  # fmt: skip
+    with pytest.raises(AsyndganError, match="there is nothing to paint"):
+        command(
+            "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no", "--no-own"
+        )
+
+
+def test_who_is_held_out_does_not_come_back_by_his_mask(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.5")
+    held = train(recipe, phantoms, tmp_path / "run")
+    seen: list[int] = []
+    paint = augmenting.synthesise
+
+    def painting(run: RunFolder, named: Any, **keys: Any) -> Any:
+        seen.append(len({mask.numpy().tobytes() for _, mask in named}))
+        return paint(run, named, **keys)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(augmenting, "synthesise", painting)
+        command(
+            "augment", held.path, "--site", phantoms["north"], "--out", tmp_path / "o", "--ratio", 3
+        )
+    cases = load_cases(phantoms["north"], recipe.image)
+    free, kept_back = held_out_by(recipe, cases)
+    assert kept_back
+    assert seen == [len({case.mask.numpy().tobytes() for case in free})]
