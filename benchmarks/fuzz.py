@@ -18,6 +18,8 @@ from asyndgan.errors import AsyndganError
 from asyndgan.wire import (
     ANSWERS,
     REQUESTS,
+    Appraisal,
+    Appraise,
     Card,
     Judge,
     Judgement,
@@ -34,7 +36,7 @@ from asyndgan.wire.messages import PREFIX
 LIMIT = 2**20
 CODINGS = {
     "images": "uint8", "feedback": "int8", "conditions": "label8", "total": "float64",
-    "squares": "float64",
+    "squares": "float64", "odds": "float64",
 }  # fmt: skip
 WILD = (-1, 0, 1, 2**31, 2**63, 2**64, 1e308, None, True, "", "x" * 99, [], {}, [[[]]], "∞", "\x00")
 
@@ -48,11 +50,19 @@ def seeds() -> list[bytes]:
         Judge(run="1f", step=3, batch=4, images=images),
         Save(run="1f", step=3),
         Card(
-            run="1f", step=3, cases=9, share=1.5, modalities=["T1"], labels={"0": "background"},
+            run="1f", step=3, cases=9, share=1.5, modalities=["T1"], parts=[1.0],
+            labels={"0": "background"},
             space=[16, 16], batch=4, conditions=masks,
         ),
         Judgement(
             run="1f", step=3, losses={"adversarial": 0.5}, feedback=images, batch=5,
+            conditions=masks,
+        ),
+        Appraise(
+            run="1f", step=3, batch=4, place=0, shares=[1.0], images=images, conditions=masks
+        ),
+        Appraisal(
+            run="1f", step=3, losses={}, odds=moments[:2], feedback=images, batch=5,
             conditions=masks,
         ),
         Measured(run="1f", count=9, total=moments, squares=moments),

@@ -427,10 +427,12 @@ class SelectionSection(Section):
 class SharesSection(Section):
     """How much a site's word counts."""
 
-    by: Literal["site", "modality"] = Field(
+    by: Literal["site", "modality", "odds"] = Field(
         "site",
         description="site: by its cases, in all that it judges; modality: by its cases among those "
-        "who hold the same, so that what few sites have is not drowned",
+        "who hold the same, so that what few sites have is not drowned; odds: every site judges "
+        "every site's images, and the odds of all make the mixture's discriminator (UA-GAN), for "
+        "sites that hardly overlap; masks then go to the other sites",
     )
 
 
@@ -631,6 +633,28 @@ class Recipe(Section):
                 raise ValueError(
                     f"masks.source is 'given', but {reason}; set that off, or masks.source to 'own'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _odds_are_all_there_is(self) -> Self:
+        if self.shares.by != "odds":
+            return self
+        unfit = {
+            "loss.adversarial is not 'bce', and its scores are no odds": (
+                self.loss.adversarial != "bce"
+            ),
+            "loss.paired_l1 is above 0": self.loss.paired_l1,
+            "loss.stand_in_l1 is above 0": self.loss.stand_in_l1,
+            "loss.moments is above 0": self.loss.moments,
+            "loss.features is above 0": self.loss.features,
+            "loss.segmentation is above 0": self.loss.segmentation,
+            "privacy.kind is set": self.privacy.kind != "none",
+            "integrity.aggregation is not 'sum'": self.integrity.aggregation != "sum",
+            "integrity.bound is above 0": self.integrity.bound,
+        }
+        for reason, found in unfit.items():
+            if found:
+                raise ValueError(f"shares.by is 'odds', which is all that sites send, but {reason}")
         return self
 
     @model_validator(mode="after")

@@ -33,6 +33,8 @@ from asyndgan.relay.framing import FRAME, Frames
 from asyndgan.training import Coordinator
 from asyndgan.wire import (
     ANSWERS,
+    Appraisal,
+    Appraise,
     Card,
     Judge,
     Judgement,
@@ -80,11 +82,26 @@ def card_of() -> Card:
         cases=3,
         share=3.0,
         modalities=["T1"],
+        parts=[1.0],
         labels={"0": "background", "1": "organ", "2": "lesion"},
         space=[16, 16],
         batch=0,
         conditions=torch.ones(2, 16, 16, dtype=torch.int64),
     )
+
+
+def appraise_of() -> Appraise:
+    conditions = torch.ones(4, 16, 16, dtype=torch.int64)
+    return Appraise(
+        **dict(judge_of()) | {"images": torch.zeros(4, 1, 16, 16)},
+        place=0,
+        shares=[0.5, 0.5],
+        conditions=conditions,
+    )
+
+
+def appraisal_of() -> Appraisal:
+    return Appraisal(**dict(judgement_of()), odds=torch.zeros(2, dtype=torch.float64))
 
 
 def judgement_of(**changes: object) -> Judgement:
@@ -115,18 +132,21 @@ def with_array(payload: bytes, name: str, body: bytes | None = None, **changes: 
 
 
 def packed(message: Message) -> bytes:
-    return pack(message, {"images": "float16", "feedback": "float16", "conditions": "label8"})
+    codings: dict[str, Any] = {"images": "float16", "feedback": "float16", "conditions": "label8"}
+    return pack(message, codings | {"odds": "float64"})
 
 
 GOOD_REQUESTS = [
     packed(Open(run=RUN, recipe="0" * 64, step=0)),
     packed(judge_of()),
     packed(Save(run=RUN, step=0)),
+    packed(appraise_of()),
 ]
 GOOD_ANSWERS = [
     packed(card_of()),
     packed(judgement_of()),
     packed(Refusal(run=RUN, code="order", reason="no")),
+    packed(appraisal_of()),
 ]
 NOTHING = zstandard.ZstdCompressor().compress(b"")
 

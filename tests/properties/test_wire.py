@@ -13,6 +13,8 @@ from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.wire import (
     ANSWERS,
     REQUESTS,
+    Appraisal,
+    Appraise,
     Card,
     Close,
     Closed,
@@ -108,6 +110,8 @@ counts = st.integers(0, 2**53 - 1)
 text = st.characters(exclude_categories=["Cs", "Cc"])
 names = st.text(text, min_size=1, max_size=64)
 masks = labels(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)), 300)
+parts = st.floats(0, 1, exclude_min=True)
+odds = arrays.arrays("f8", st.integers(1, 6), elements=st.floats(-1e300, 1e300))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 messages = st.one_of(
     st.builds(
@@ -120,6 +124,7 @@ messages = st.one_of(
         cases=st.integers(1, 2**53 - 1),
         share=st.floats(1e-300, 2.0**52),
         modalities=st.lists(names, min_size=1, max_size=4),
+        parts=st.lists(parts, min_size=1, max_size=4),
         labels=st.dictionaries(st.integers(0, 99999).map(str), names, min_size=1, max_size=4),
         space=st.lists(st.integers(1, 4096), min_size=1, max_size=3),
         batch=counts,
@@ -131,6 +136,26 @@ messages = st.one_of(
         run=runs,
         step=counts,
         losses=st.dictionaries(names, numbers, max_size=3),
+        feedback=tensors(finite),
+        batch=counts,
+        conditions=masks,
+    ),
+    st.builds(
+        Appraise,
+        run=runs,
+        step=counts,
+        batch=counts,
+        place=st.integers(0, 1023),
+        shares=st.lists(parts, min_size=1, max_size=4),
+        images=tensors(pixels),
+        conditions=masks,
+    ),
+    st.builds(
+        Appraisal,
+        run=runs,
+        step=counts,
+        losses=st.dictionaries(names, numbers, max_size=3),
+        odds=odds.map(torch.from_numpy),
         feedback=tensors(finite),
         batch=counts,
         conditions=masks,
@@ -148,6 +173,7 @@ messages = st.one_of(
 )
 CODINGS: Mapping[str, Coding] = {
     "images": "float32",
+    "odds": "float64",
     "feedback": "float32",
     "conditions": "label16",
 }

@@ -41,6 +41,7 @@ def card(**changes: Any) -> Card:
         "cases": 17,
         "share": 2.0,
         "modalities": ["T1"],
+        "parts": [1.0],
         "labels": {"0": "background"},
         "space": [16, 16],
         "batch": 0,

@@ -43,6 +43,13 @@ _CONDITIONS = Exposure(
 )
 _BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
 
+_LOSSES = Exposure(
+    "the terms of the site's loss, as numbers", "at most 32 numbers",
+    "how well the discriminator tells real from synthetic, over a batch of real images: a weak "
+    "sign of who is in the batch",
+    "`leaves.losses = false` sends none; under differential privacy none of real images",
+)  # fmt: skip
+
 LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "run"): _RUN,
     ("card", "step"): Exposure("steps that the site has done", "one number", "nothing", "schema"),
@@ -72,12 +79,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "conditions"): _CONDITIONS,
     ("judgement", "run"): _RUN,
     ("judgement", "step"): _ANSWERED,
-    ("judgement", "losses"): Exposure(
-        "the terms of the site's loss, as numbers", "at most 32 numbers",
-        "how well the discriminator tells real from synthetic, over a batch of real images: a weak "
-        "sign of who is in the batch",
-        "`leaves.losses = false` sends none; under differential privacy none of real images",
-    ),
+    ("judgement", "losses"): _LOSSES,
     ("judgement", "feedback"): Exposure(
         "gradient of the site's loss by the synthetic images that it was sent",
         "b images of c x h x w in the recipe's coding",
@@ -89,6 +91,22 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("judgement", "batch"): _BATCH,
     ("judgement", "conditions"): _CONDITIONS,
+    ("appraisal", "run"): _RUN,
+    ("appraisal", "step"): _ANSWERED,
+    ("appraisal", "losses"): _LOSSES,
+    ("appraisal", "odds"): Exposure(
+        "log odds that each site's synthetic images are of this site, by its discriminator",
+        "a number an image, of all sites' b images",
+        "how typical a mask of another site, or an image that the coordinator made up, is of this "
+        "site's patients: membership can be asked directly",
+        "`leaves.odds` (off by default); only recipes with `shares.by = odds` ask for it",
+    ),
+    ("appraisal", "feedback"): Exposure(
+        "gradient of these odds by the images", "as `judgement`, for all sites' images",
+        "what the discriminator has learned, about masks of other sites too", "as `odds`",
+    ),
+    ("appraisal", "batch"): _BATCH,
+    ("appraisal", "conditions"): _CONDITIONS,
     ("measured", "run"): _RUN,
     ("measured", "count"): Exposure(
         "how many images", "one number", "as `cases`", "`leaves.moments`; at least 8 images",
@@ -141,6 +159,32 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "images made to ask the discriminator what the coordinator wants to know; not-a-number to "
         "spoil it; a bomb", "shape, coding, limit and finiteness are checked before use; what an "
         "answer gives away is the line of `feedback`",
+    ),
+    ("appraise", "run"): _RUN,
+    ("appraise", "step"): Exposure(
+        "number of the step", "one number", "steps that are over, or beyond the recipe", "refused"
+    ),
+    ("appraise", "batch"): Exposure(
+        "the batch that the site's own images were painted from", "one number",
+        "a batch that suits the coordinator", "refused unless it is the one that the site offered",
+    ),
+    ("appraise", "place"): Exposure(
+        "which of the images are the site's own", "one number", "a place that is not its own",
+        "refused unless the conditions there are those that the site offered",
+    ),
+    ("appraise", "shares"): Exposure(
+        "shares of all sites", "a number a site", "this site learns how large the others are",
+        "nothing: whoever takes part in such a recipe is told",
+    ),
+    ("appraise", "images"): Exposure(
+        "synthetic images of all sites", "b images a site, of c x h x w in the recipe's coding",
+        "as `judge`; and this site sees how patients of other sites are painted",
+        "as `judge`; the other sites' policies must say `leaves.odds`",
+    ),
+    ("appraise", "conditions"): Exposure(
+        "label maps that they were painted from", "b masks a site, as in `judgement`",
+        "this site sees the other sites' masks, and they this one's",
+        "every site's policy must say `leaves.odds`",
     ),
     ("measure", "run"): _RUN,
     ("save", "run"): _RUN,

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from asyndgan.errors import LedgerError
 from asyndgan.texts import bounded_text, parsed_json
@@ -25,6 +25,9 @@ if sys.platform != "win32":
 
 FIRST = "0" * 64
 """What stands in place of the hash of the line before the first."""
+
+FEEDBACK_KINDS: Final = ("judgement", "appraisal")
+"""Messages that a policy counts as answers."""
 
 
 @final
@@ -86,7 +89,7 @@ class Ledger:
     Attributes:
         number: lines so far.
         last: hash of the last line.
-        answers: judgements that left, in every run, repeated ones counted.
+        answers: judgements and appraisals that left, in every run, repeated ones counted.
         unprotected: those of them without differential privacy.
         epsilon: the largest that it shows.
 
@@ -160,8 +163,8 @@ class Ledger:
 
     def _count(self, entry: Entry) -> None:
         self.number, self.last = entry.number, entry.digest
-        self.answers += entry.kind == "judgement"
-        self.unprotected += entry.kind == "judgement" and entry.epsilon is None
+        self.answers += entry.kind in FEEDBACK_KINDS
+        self.unprotected += entry.kind in FEEDBACK_KINDS and entry.epsilon is None
         self.epsilon = max(self.epsilon, entry.epsilon or 0.0)
 
     def _drop_torn_line(self) -> None:

@@ -29,6 +29,11 @@ class LeavesSection(Section):
         description="label maps: never; for the step that paints from them; or for the coordinator "
         "to keep",
     )
+    odds: bool = Field(
+        False,
+        description="odds that the discriminator gives to the images of all sites; the site's "
+        "masks and the images painted from them go to the other sites as well",
+    )
     moments: bool = Field(
         False, description="sums of features over all images, once a run, clipped by the recipe"
     )
@@ -127,6 +132,11 @@ class Policy(Section):
                 f"masks.release is true, so the coordinator keeps masks; leaves.masks is "
                 f"{self.leaves.masks}"
             )
+        if recipe.shares.by == "odds" and not self.leaves.odds:
+            found.append(
+                "shares.by is odds, so odds leave, and masks go to the other sites; leaves.odds is "
+                "false"
+            )
         if recipe.selection.kind == "nearest" and not self.leaves.moments:
             found.append("selection.kind is nearest, so moments leave; leaves.moments is false")
         if recipe.selection.kind == "nearest" and not self.leaves.cases:
@@ -172,7 +182,7 @@ class Policy(Section):
 SIMULATION = Policy(
     name="simulation",
     leaves=LeavesSection(
-        feedback=("float32", "float16", "int8", "int4"), masks="released", moments=True
+        feedback=("float32", "float16", "int8", "int4"), masks="released", moments=True, odds=True
     ),
     allows=AllowsSection(paired_l1=True),
 )

@@ -21,6 +21,7 @@ from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
     ANSWERS,
+    Appraisal,
     Card,
     Judgement,
     Measured,
@@ -102,13 +103,15 @@ class Release:
         """
         if ANSWERS.get(answer.kind) is not type(answer):
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
-        if isinstance(answer, Judgement) and not torch.isfinite(answer.feedback).all():
+        if isinstance(answer, Judgement | Appraisal) and not torch.isfinite(answer.feedback).all():
             raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
         if isinstance(answer, Measured):
             self._check_moments(answer)
         answer = self._allowed(answer)
         payload = pack(answer, self._codings(answer), level=self.recipe.wire.zstd)
-        norm = float(answer.feedback.norm()) if isinstance(answer, Judgement) else None
+        norm = None
+        if isinstance(answer, Judgement | Appraisal):
+            norm = float(answer.feedback.norm())
         return self.let_out_again(
             Released(answer.kind, payload, answer.run, getattr(answer, "step", None), norm, _KEY)
         )
@@ -133,14 +136,16 @@ class Release:
         if isinstance(answer, Card) and not leaves.cases:
             parts = [1.0] * len(answer.parts)
             answer = answer.model_copy(update={"cases": 1, "parts": parts})
-        if isinstance(answer, Judgement):
+        if isinstance(answer, Appraisal) and not leaves.odds:
+            raise PolicyError("this site's policy lets no odds out.")
+        if isinstance(answer, Judgement | Appraisal):
             self._check_feedback()
             if not leaves.losses or self.recipe.privacy.kind == "feedback":
                 answer = answer.model_copy(update={"losses": {}})
-            if self.recipe.privacy.kind == "feedback":
+            if self.recipe.privacy.kind == "feedback" and isinstance(answer, Judgement):
                 answer = answer.model_copy(update={"feedback": self._noised(answer.feedback)})
         if (
-            isinstance(answer, (Card, Judgement))
+            isinstance(answer, Card | Judgement | Appraisal)
             and leaves.masks == "never"
             and self.recipe.masks.source == "own"
             and answer.conditions.ndim > 1
@@ -198,7 +203,11 @@ class Release:
     def _codings(self, answer: Message) -> dict[str, Coding]:
         if isinstance(answer, Measured):
             return {"total": "float64", "squares": "float64"}
-        if not isinstance(answer, (Card, Judgement)):
+        if not isinstance(answer, Card | Judgement | Appraisal):
             return {}
         highest = int(answer.conditions.max()) if answer.conditions.numel() else 0
-        return {"feedback": self.recipe.wire.feedback, "conditions": label_coding(highest)}
+        return {
+            "odds": "float64",
+            "feedback": self.recipe.wire.feedback,
+            "conditions": label_coding(highest),
+        }

@@ -16,7 +16,7 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.privacy import Release, Released
-from asyndgan.wire import REQUESTS, Judge, Message, unpack
+from asyndgan.wire import REQUESTS, Appraise, Judge, Message, unpack
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,8 @@ class Endpoint:
                 answer = self.handler.handle(request)
             except Exception as error:  # whatever it is, the coordinator gets one of our sentences
                 return self._refuse(request, error)
-            self._digest, self._last = digest, answer if isinstance(request, Judge) else None
+            trained = isinstance(request, Judge | Appraise)
+            self._digest, self._last = digest, answer if trained else None
             return answer.payload
 
     def close(self) -> None:

@@ -19,7 +19,17 @@ from asyndgan.errors import (
 )
 from asyndgan.protocol.transport import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.wire import ANSWERS, Judge, Message, Refusal, pack, unpack
+from asyndgan.wire import (
+    ANSWERS,
+    Appraise,
+    Coding,
+    Judge,
+    Message,
+    Refusal,
+    label_coding,
+    pack,
+    unpack,
+)
 
 
 @final
@@ -97,7 +107,10 @@ class Exchange:
         self.transport.close()
 
     def _ask_one(self, site: str, request: Message) -> Message:
-        payload = pack(request, {"images": self.recipe.wire.images}, level=self.recipe.wire.zstd)
+        codings: dict[str, Coding] = {"images": self.recipe.wire.images}
+        if isinstance(request, Appraise):
+            codings["conditions"] = label_coding(int(request.conditions.max()))
+        payload = pack(request, codings, level=self.recipe.wire.zstd)
         self.to_sites[site, request.kind] += len(payload)
         asked = time.monotonic()
         reply = self._send(site, payload)
@@ -109,7 +122,7 @@ class Exchange:
             raise WireError(f"site {site}: {error}") from error
         self.from_sites[site, answer.kind] += len(reply)
         if isinstance(answer, Refusal):
-            if answer.code == "not_finite" and isinstance(request, Judge):
+            if answer.code == "not_finite" and isinstance(request, Judge | Appraise):
                 raise NotFiniteError(f"site {site}, step {request.step}: {answer.reason}")
             raise RefusedError(f"site {site} refused '{request.kind}': {answer.reason}")
         if answer.run != request.run:

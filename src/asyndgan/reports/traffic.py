@@ -125,14 +125,16 @@ def read_traffic(
     """
     answered = {site: sum(site in record["losses"] for record in records) for site in numbers}
     left, came = facts.left_sites, facts.came_to_sites
+    odds = recipe.shares.by == "odds"
+    request, answer = ("appraise", "appraisal") if odds else ("judge", "judgement")
     return Traffic(
         left=tuple(_kinds(left, _left_meanings(recipe), numbers)),
         came=tuple(_kinds(came, _came_meanings(recipe), numbers)),
-        sites=tuple(_sites(facts, numbers, answered)),
+        sites=tuple(_sites(facts, numbers, answered, answer)),
         left_total=size(_total(left)),
         came_total=size(_total(came)),
-        left_step=_a_step(left, "judgement", answered),
-        came_step=_a_step(came, "judge", answered),
+        left_step=_a_step(left, answer, answered),
+        came_step=_a_step(came, request, answered),
         stayed=tuple(_stayed(recipe)),
         caution=tuple(_caution(recipe)),
         masks=_masks(recipe, kept_masks),
@@ -167,7 +169,7 @@ def _kinds(counts: Counts, meanings: Mapping[str, str], sites: Mapping[str, int]
 
 
 def _sites(
-    facts: RunFacts, numbers: Mapping[str, int], answered: Mapping[str, int]
+    facts: RunFacts, numbers: Mapping[str, int], answered: Mapping[str, int], answer: str
 ) -> Iterator[SiteTraffic]:
     left, came = facts.left_sites, facts.came_to_sites
     sums = {
@@ -183,7 +185,7 @@ def _sites(
             came=size(into),
             left_part=round(100 * out / most, 2),
             came_part=round(100 * into / most, 2),
-            step=_a_step(left, "judgement", {site: answered[site]}),
+            step=_a_step(left, answer, {site: answered[site]}),
             sockets=" out, ".join(map(size, socket_sums(facts.socket_bytes.get(site, {})))),
         )
 
@@ -199,6 +201,10 @@ def _left_meanings(recipe: Recipe) -> dict[str, str]:
         "that it was sent, how a small change would change the site's loss (a gradient, coded as "
         f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
         "its losses as plain numbers: the curves above.",
+        "appraisal": "Its answer, every step: for each synthetic image of every site, the odds "
+        "that it is one of its own, by its discriminator, and how a change of each pixel would "
+        f"change them (coded as {recipe.wire.feedback}). With it {conditions} of its next batch, "
+        "the batch's number, and its losses as plain numbers.",
         "measured": "Once, where the recipe chooses the generator nearest to the real images: sums "
         "over all its images of some hundred features (random convolutions, intensities, edges) "
         "and of their squares, "
@@ -216,6 +222,8 @@ def _came_meanings(recipe: Recipe) -> dict[str, str]:
         "open": "Take part in this run. The run's identity, the recipe's hash and the step.",
         "judge": f"Judge these synthetic images, painted from the site's own {conditions} "
         f"(pixels coded as {recipe.wire.images}).",
+        "appraise": "Give the odds of these synthetic images of all sites, painted from all sites' "
+        f"{conditions}, which come along (pixels coded as {recipe.wire.images}).",
         "measure": "Send the moments of your images' features. Nothing else.",
         "save": "Keep your state. A step number.",
         "close": "The run is over.",

@@ -48,11 +48,24 @@ from asyndgan.training.checkpoint import (
 )
 from asyndgan.training.integrity import aggregate, bounded
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
+from asyndgan.training.odds import feedback_of_mixture
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.selection import Selection
-from asyndgan.wire import Card, Close, Judge, Judgement, Measure, Measured, Message, Open, Save
+from asyndgan.wire import (
+    Appraisal,
+    Appraise,
+    Card,
+    Close,
+    Judge,
+    Judgement,
+    Measure,
+    Measured,
+    Message,
+    Open,
+    Save,
+)
 
 LABELS_LIMIT = 1024
 """Labels are channels of the generator's input, so a card may not ask for any number of them."""
@@ -60,6 +73,7 @@ LABELS_LIMIT = 1024
 RARELY_S = 60.0
 """Seconds between two invitations of a site that is turned away again and again."""
 
+Judged = Judgement | Appraisal
 Keep = Callable[[str, Tensor], None]
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -295,18 +309,7 @@ class Coordinator:
         painting = self._paint(self.generator, members)
         if self.selection and self.selection.wants(self.step_number):
             self._look_at_average(self.selection, members)
-        images = painting.images.split(self.recipe.training.batch)
-        answers = self.exchange.ask(
-            {
-                site: Judge(
-                    run=self.run,
-                    step=self.step_number,
-                    batch=member.batch,
-                    images=own[:, member.channels],
-                )
-                for (site, member), own in zip(members.items(), images, strict=True)
-            }
-        )
+        answers = self.exchange.ask(self._requests(members, painting.images))
         judgements, missed = self._take(answers.answers, answers.missed)
         shares = normalised({site: members[site].share for site in judgements})
         updated = self._quorum().met_by(judgements)
@@ -328,14 +331,41 @@ class Coordinator:
             None if gap is None else float(gap),
         )
 
+    def _requests(self, members: Mapping[str, Member], images: Tensor) -> dict[str, Message]:
+        """What each site is asked: to judge its own images, or everybody's."""
+        asked: dict[str, Message] = {}
+        shares = normalised({site: member.share for site, member in members.items()})
+        batches = images.split(self.recipe.training.batch)
+        for place, (site, member) in enumerate(members.items()):
+            if self.recipe.shares.by == "odds":
+                asked[site] = Appraise(
+                    run=self.run,
+                    step=self.step_number,
+                    batch=member.batch,
+                    place=place,
+                    shares=list(shares.values()),
+                    images=images[:, member.channels],
+                    conditions=torch.cat([each.conditions for each in members.values()]),
+                )
+            else:
+                asked[site] = Judge(
+                    run=self.run,
+                    step=self.step_number,
+                    batch=member.batch,
+                    images=batches[place][:, member.channels],
+                )
+        return asked
+
     def _learn(
         self,
         painting: Painting,
         members: Mapping[str, Member],
-        judgements: Mapping[str, Judgement],
+        judgements: Mapping[str, Judged],
         shares: Mapping[str, float],
     ) -> None:
         """Carries the sites' feedback into the generator's gradients."""
+        if self.recipe.shares.by == "odds":
+            return self._learn_by_odds(painting, members, judgements, shares)
         section = self.recipe.integrity
         feedback, loud = bounded({s: j.feedback for s, j in judgements.items()}, section)
         self.notes += [
@@ -352,6 +382,27 @@ class Coordinator:
             site: self._spread(painting, members, {site: own}) for site, own in feedback.items()
         }
         aggregate(self.generator, painting, parts, section.aggregation)
+
+    def _learn_by_odds(
+        self,
+        painting: Painting,
+        members: Mapping[str, Member],
+        judgements: Mapping[str, Judged],
+        shares: Mapping[str, float],
+    ) -> None:
+        """Every image is pulled by all sites; images of a site's masks count by its share."""
+        said = {s: one for s, one in judgements.items() if isinstance(one, Appraisal)}
+        gradients = {}
+        for site, one in said.items():
+            gradients[site] = torch.zeros_like(painting.images)
+            gradients[site][:, members[site].channels] = one.feedback.to(painting.images.device)
+        odds = {site: one.odds.to(painting.images) for site, one in said.items()}
+        feedback, _ = feedback_of_mixture(odds, gradients, shares)
+        batch = self.recipe.training.batch
+        painted_for = normalised({site: member.share for site, member in members.items()})
+        weights = torch.tensor([share / batch for share in painted_for.values()])
+        weights = weights.repeat_interleave(batch).reshape(-1, *[1] * (feedback.ndim - 1))
+        painting.backward(weights.to(feedback) * feedback)
 
     def _remind(self) -> Tensor | None:
         """Adds the gradient of the reminding term; returns its value."""
@@ -443,9 +494,9 @@ class Coordinator:
 
     def _take(
         self, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
-    ) -> tuple[dict[str, Judgement], dict[str, str]]:
+    ) -> tuple[dict[str, Judged], dict[str, str]]:
         """Checks judgements and remembers the next conditions; drops sites that sent none."""
-        judgements: dict[str, Judgement] = {}
+        judgements: dict[str, Judged] = {}
         reasons = {site: str(error) for site, error in missed.items()}
         for site, answer in answers.items():
             try:
@@ -458,10 +509,17 @@ class Coordinator:
             self._expect_next(site, judgement.batch, judgement.conditions)
         return judgements, reasons
 
-    def _checked(self, site: str, answer: Message) -> Judgement:
-        if not isinstance(answer, Judgement) or answer.step != self.step_number:
+    def _checked(self, site: str, answer: Message) -> Judged:
+        by_odds = self.recipe.shares.by == "odds"
+        kind = Appraisal if by_odds else Judgement
+        if not isinstance(answer, kind) or answer.step != self.step_number:
             raise WireError(f"site {site} did not answer step {self.step_number}.")
-        wanted = (self.recipe.training.batch, len(self.members[site].channels), *self.scope.space)
+        count = self.recipe.training.batch * (len(self.members) if by_odds else 1)
+        wanted = (count, len(self.members[site].channels), *self.scope.space)
+        if isinstance(answer, Appraisal) and (
+            len(answer.odds) != count or not torch.isfinite(answer.odds).all()
+        ):
+            raise WireError(f"site {site}: odds of {len(answer.odds)} images, or not finite.")
         if tuple(answer.feedback.shape) != wanted:
             raise WireError(
                 f"site {site}: feedback of shape {tuple(answer.feedback.shape)}, wanted {wanted}."
@@ -496,6 +554,11 @@ class Coordinator:
         """
         self._check_conditions(site, card.conditions)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
+        if self.recipe.shares.by == "odds" and len(card.modalities) < len(self.scope.modalities):
+            raise CohortError(
+                f"site {site} holds {', '.join(card.modalities)} alone, so it has no odds of whole "
+                f"images. Set shares.by to 'site' or 'modality', or leave it out."
+            )
         if len(set(card.modalities)) != len(card.modalities):
             raise CohortError(f"site {site} names a modality twice: {', '.join(card.modalities)}.")
         if len(card.parts) != len(card.modalities):

@@ -1,6 +1,6 @@
 """What a site's discriminator learns, and what the site asks of synthetic images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -128,6 +128,32 @@ class Objective:
             losses["stand_in"] = self._learn_stand_ins(real, seen)
             self.target = self._painted_by_stand_ins(synthetic, painted)
         return losses
+
+    def learn_of_all(self, real: Batch, synthetic: Batch, shares: Sequence[float]) -> Losses:
+        """One update of the discriminator against the images of all sites, weighted by shares.
+
+        Args:
+            real: cases of the site.
+            synthetic: of all sites, with their conditions, as many of each.
+            shares: of these sites, in their order.
+        """
+        judged = self._judged(synthetic.images, self.maps(synthetic.conditions)).score
+        own = self._judged(real.images, self.maps(real.conditions)).score
+        if judged is None or own is None:
+            raise TypeError("odds need a discriminator with realness logits.")
+        chunks = judged.chunk(len(shares))
+        painted = [self.adversarial.synthetic(chunk) for chunk in chunks]
+        weights = torch.tensor(shares, device=judged.device)
+        loss = 0.5 * (self.adversarial.real(own) + (weights * torch.stack(painted)).sum())
+        update(self.discriminator_optimiser, loss)
+        return {"discriminator": loss.detach()}
+
+    def log_odds(self, synthetic: Batch) -> Tensor:
+        """Of each image that it is real, (b,): mean over a discriminator's patches."""
+        score = self._judged(synthetic.images, self.maps(synthetic.conditions)).score
+        if score is None:
+            raise TypeError("odds need a discriminator with realness logits.")
+        return score.flatten(1).mean(1)
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
         """One update of the discriminator that hides whose images it saw; see `training.private`.

@@ -22,6 +22,8 @@ from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
 from asyndgan.training.objective import Objective
 from asyndgan.wire import (
+    Appraisal,
+    Appraise,
     Card,
     Close,
     Closed,
@@ -65,6 +67,7 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
         "loss.moments": recipe.loss.moments,
         "loss.features": recipe.loss.features,
         "selection.kind 'nearest'": recipe.selection.kind == "nearest",
+        "shares.by 'odds'": recipe.shares.by == "odds",
         "privacy.kind 'discriminator'": recipe.privacy.kind == "discriminator",
     }
     for key, value in compared.items():
@@ -179,6 +182,8 @@ class Site(Handler):
                 answer: Message = self._open(request)
             case Judge():
                 answer = self._judge(request)
+            case Appraise():
+                answer = self._appraise(request)
             case Measure():
                 answer = self._measure(request)
             case Save():
@@ -230,6 +235,46 @@ class Site(Handler):
             step=request.step,
             losses=self._finite(losses | terms, request.step),
             feedback=feedback.cpu(),
+            batch=self.next_batch,
+            conditions=self._conditions(),
+        )
+
+    def _appraise(self, request: Appraise) -> Appraisal:
+        """One step in which every site judges every site's images; see `training.odds`."""
+        self._expect(request.run, request.step, request.batch)
+        if self.recipe.shares.by != "odds":
+            raise ProtocolError("this recipe asks no site for odds.")
+        size, sites = self.recipe.training.batch, len(request.shares)
+        offered = self._conditions()
+        wanted = (sites * size, *self.cohort.images.shape[1:])
+        whose = (sites * size, *offered.shape[1:])
+        if tuple(request.images.shape) != wanted or tuple(request.conditions.shape) != whose:
+            raise ProtocolError(
+                f"synthetic images of shape {tuple(request.images.shape)} and conditions of shape "
+                f"{tuple(request.conditions.shape)} came; this site judges {wanted} and {whose}."
+            )
+        own = request.conditions[request.place * size : (request.place + 1) * size]
+        if not torch.equal(own.long(), offered.long()):
+            raise ProtocolError("the images at this site's place are not of the batch it offered.")
+        if int(request.conditions.max()) > max(self.cohort.labels):
+            raise ProtocolError("a condition with a label that this site does not know.")
+        if not torch.isfinite(request.images).all():
+            raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
+        self.objective.begin_step(request.step)
+        real = self._real(self.cohort.batch(self.next_batch, size))
+        synthetic = Batch(request.images, request.conditions.long()).to(self.device)
+        losses = self.objective.learn_of_all(real, synthetic, request.shares)
+        synthetic.images.requires_grad_()
+        odds = self.objective.log_odds(synthetic)
+        (gradients,) = torch.autograd.grad(odds.sum(), synthetic.images)
+        self.step = request.step + 1
+        self.next_batch += 1
+        return Appraisal(
+            run=request.run,
+            step=request.step,
+            losses=self._finite(losses, request.step),
+            odds=odds.detach().cpu().double(),
+            feedback=gradients.cpu(),
             batch=self.next_batch,
             conditions=self._conditions(),
         )

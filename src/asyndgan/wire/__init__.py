@@ -4,6 +4,8 @@ from asyndgan.wire.codec import Coding, label_coding, through
 from asyndgan.wire.messages import (
     ANSWERS,
     REQUESTS,
+    Appraisal,
+    Appraise,
     Card,
     Close,
     Closed,
@@ -23,6 +25,8 @@ from asyndgan.wire.messages import (
 __all__ = [
     "ANSWERS",
     "REQUESTS",
+    "Appraisal",
+    "Appraise",
     "Card",
     "Close",
     "Closed",

@@ -51,6 +51,9 @@ IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
 FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
 MOMENTS = ArraySchema(("float64",), (1, 1))
+ODDS = ArraySchema(("float64",), (1, 1))
+SITES_LIMIT: Final = 1024
+"""Whose images one message may carry."""
 
 
 class Message(BaseModel):
@@ -116,6 +119,36 @@ class Judgement(Message):
 
 
 @final
+class Appraise(Message):
+    """Coordinator: judge the synthetic images of all sites, painted from all sites' conditions.
+
+    They lie site by site, a batch each; `place` is that of the site which is asked, and `shares`
+    are all sites'.
+    """
+
+    kind = "appraise"
+    step: Count
+    batch: Count
+    place: Annotated[int, Field(ge=0, lt=SITES_LIMIT)]
+    shares: Annotated[list[Part], Field(min_length=1, max_length=SITES_LIMIT)]
+    images: Annotated[Tensor, IMAGES]
+    conditions: Annotated[Tensor, CONDITIONS]
+
+
+@final
+class Appraisal(Message):
+    """Site: log odds that each image is one of its own, their gradients, its next conditions."""
+
+    kind = "appraisal"
+    step: Count
+    losses: Annotated[dict[Name, Number], Field(max_length=32)]
+    odds: Annotated[Tensor, ODDS]
+    feedback: Annotated[Tensor, FEEDBACK]
+    batch: Count
+    conditions: Annotated[Tensor, CONDITIONS]
+
+
+@final
 class Measure(Message):
     """Coordinator: send the moments of your images' features, clipped as the recipe says."""
 
@@ -171,9 +204,11 @@ class Refusal(Message):
     reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
-REQUESTS: Final[dict[str, type[Message]]] = {m.kind: m for m in (Open, Judge, Measure, Save, Close)}
+REQUESTS: Final[dict[str, type[Message]]] = {
+    m.kind: m for m in (Open, Judge, Appraise, Measure, Save, Close)
+}
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Card, Judgement, Measured, Saved, Closed, Refusal)
+    m.kind: m for m in (Card, Judgement, Appraisal, Measured, Saved, Closed, Refusal)
 }
 
 

@@ -1,0 +1,44 @@
+"""The mixture's own discriminator, out of what the sites' discriminators say of every image.
+
+Source: Yu et al. 2021 (UA-GAN), equation 4. A discriminator at its best has the odds
+p_j(x, y) / q(x, y), so by shares the odds add up to those of the mixture,
+Phi = sum_j pi_j odds_j = p / q, and Phi / (1 + Phi) is the discriminator that all real images
+together would have trained. A sum of feedback by shares finds a centroid of the sites instead, in
+which large sites count for more than their share where the sites hardly overlap.
+
+Each site returns log odds and their gradients. With the non-saturating loss log(1 + 1 / Phi) of
+an image the chain rule gives
+    d / d image = -1 / (1 + Phi) * sum_j (pi_j odds_j / Phi) * d log odds_j / d image.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from asyndgan.arrays import Images
+
+
+def feedback_of_mixture(
+    log_odds: Mapping[str, Float[Tensor, " b"]],
+    gradients: Mapping[str, Images],
+    shares: Mapping[str, float],
+) -> tuple[Images, Float[Tensor, " b"]]:
+    """The gradient of each image's own loss by that image, and the loss.
+
+    Args:
+        log_odds: by site: of every image, that it is one of the site's real ones.
+        gradients: by site: of these by the images.
+        shares: of the sites, which sum to one.
+    """
+    sites = list(log_odds)
+    weighted = torch.stack([log_odds[s] + torch.tensor(shares[s]).log() for s in sites])
+    together = torch.logsumexp(weighted, dim=0)  # log Phi
+    parts = torch.softmax(weighted, dim=0)  # pi_j odds_j / Phi
+    pull = -torch.sigmoid(-together)
+    shape = (-1, *[1] * (gradients[sites[0]].ndim - 1))
+    total = torch.stack(
+        [(pull * part).reshape(shape) * gradients[s] for part, s in zip(parts, sites, strict=True)]
+    ).sum(0)
+    return total, torch.nn.functional.softplus(-together)
