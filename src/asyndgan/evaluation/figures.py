@@ -230,6 +230,36 @@ def plot_completions(
         figure.savefig(path, dpi=110)
 
 
+def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
+    """Distributions over places on a line, one below the other, as SVG.
+
+    Args:
+        found: by name; each sums to one. The first is shown behind all others.
+    """
+    (_, first), *_ = found.items()
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 0.9 * len(found)), layout="constrained")
+        panels = figure.subplots(len(found), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+        for panel, (name, q), colour in zip(
+            panels, found.items(), cycle([_INK, *_LINE_COLOURS]), strict=False
+        ):
+            panel.fill_between(
+                range(len(first)), first.numpy(), color=_FAINT, alpha=0.5, linewidth=0
+            )
+            panel.plot(q.numpy(), color=colour, linewidth=1.5)
+            panel.set_yticks([])
+            panel.spines[["top", "right", "left"]].set_visible(False)
+            left = float(q[: len(q) // 2].sum())
+            panel.text(
+                0.5, 0.72, f"{name}\n{left:.2f} left, {1 - left:.2f} right",
+                transform=panel.transAxes, fontsize=8, color=colour, ha="center", va="center",
+            )  # fmt: skip
+        panels[-1].set_xticks([])
+        file = BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
 def _fullest(mask: Mask, label: int) -> int:
     """The slice with most of a label."""
     return int((_slices(mask) == label).flatten(1).sum(1).argmax())

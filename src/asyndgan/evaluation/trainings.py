@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from multiprocessing import get_context
@@ -73,8 +73,8 @@ class Training:
     out: Path
     fedgan: bool
     keep_generators: bool
-    device: str
-    without: Mapping[str, tuple[str, ...]]
+    device: str = "cpu"
+    without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def folder(self) -> RunFolder:

@@ -1,0 +1,405 @@
+"""The theory, measured on toys: what the sum of feedback learns, what odds do, what FedGAN does.
+
+    python benchmarks/mixture.py --out OUT [--document docs/theory.md]
+
+Minimax losses throughout (Goodfellow et al. 2014, equation 1), since nothing is proved for others.
+
+Unconditional: sites with uneven shares over 64 places on a line, near each other or apart; generator
+and discriminators are tables, every expectation is exact, so that where a game ends is the theory's
+word and not that of a network or of chance. Beside the game: the centroid of the sites, sum_j pi_j
+JS(p_j, q) minimised by itself.
+
+Conditional: small networks, samples, and masks (ten classes) that the sites have in uneven parts,
+each of its own; what a mask looks like, p(y | x), is shared by all. Divergence from the true mixture
+s(x) p(y | x), in bits, of the averaged generator; central training has one discriminator on all
+sites' samples. All methods see as many samples and make as many steps.
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from asyndgan.evaluation.figures import plot_centroids
+from asyndgan.training.odds import feedback_of_mixture
+from asyndgan.training.quorum import normalised
+from common import arguments, markdown, publish, remembered
+
+PLACES = 64
+GAME = 4000
+LOCAL = 20
+"""Steps of FedGAN between two averagings."""
+
+SITES = (2, 4, 8, 16, 32)
+SEEDS = 3
+MASKS = 10
+STEPS = 3000
+BATCH = 512
+"""Samples of all sites together."""
+
+BINS = 40
+DRAWS = 200_000
+
+
+def main() -> None:
+    """Measures what is missing, and prints the tables."""
+    torch.set_num_threads(1)
+    given = arguments(__doc__ or "", data=False).parse_args(sys.argv[1:])
+    given.out.mkdir(parents=True, exist_ok=True)
+    cache = given.out / "mixture.json"
+    rows = [line_row(cache, count, apart) for apart in (True, False) for count in SITES]
+    publish(
+        markdown(
+            ["sites", "they", "sum of feedback: from the centroid", "from the mixture",
+             "odds: from the mixture", "shares off by, at most", "FedGAN: from the mixture"],
+            rows,
+        ),
+        "mixture-shares", given.document,
+    )  # fmt: skip
+    publish(
+        markdown(
+            ["sites", "central (bits)", "sum of feedback", "of central's", "odds", "of central's",
+             "FedGAN", "of central's"],
+            [conditional_row(cache, count) for count in SITES],
+        ),
+        "mixture-masks", given.document,
+    )  # fmt: skip
+    if given.document:
+        picture(given.document.parent / "images" / "centroid.svg")
+
+
+# Unconditional
+
+
+def shares_of(count: int) -> Tensor:
+    """Uneven: the first site has seven thirds of the second's, and so on, down to a floor."""
+    sizes = torch.tensor([max(0.43**j, 0.1) for j in range(count)], dtype=torch.float64)
+    return sizes / sizes.sum()
+
+
+def sites_on_a_line(count: int, *, apart: bool) -> Tensor:
+    """p_j (sites, places): bumps; apart: each on places of its own."""
+    places = torch.arange(PLACES, dtype=torch.float64) + 0.5
+    middles = (torch.arange(count, dtype=torch.float64) + 0.5) * PLACES / count
+    width = PLACES / count / (6 if apart else 1)
+    bumps = torch.exp(-0.5 * ((places - middles[:, None]) / width) ** 2)
+    if apart:
+        own = (places / PLACES * count).long() == torch.arange(count)[:, None]
+        bumps = bumps * own
+    return bumps / bumps.sum(1, keepdim=True)
+
+
+def centroid(sites: Tensor, shares: Tensor) -> Tensor:
+    """The q that minimises sum_j pi_j JS(p_j, q), by its condition of optimality.
+
+    A fixed point: at the minimum sum_j pi_j log(2 q / (p_j + q)) is the same wherever q is above 0.
+    """
+    q = shares @ sites
+    for _ in range(20000):
+        slope = (shares[:, None] * torch.log(2 * q / (sites + q))).sum(0)
+        q = q * torch.exp(-0.5 * (slope - slope.min()))
+        q = q / q.sum()
+    return q
+
+
+def game(sites: Tensor, shares: Tensor, kind: str) -> Tensor:
+    """Where the game of tables ends: q (places,).
+
+    Args:
+        sites: p_j (sites, places).
+        shares: of the sites.
+        kind: `sum`, `odds` or `fedgan`.
+    """
+    count = len(sites)
+    generators = 1 if kind != "fedgan" else count
+    theta = torch.zeros(generators, PLACES, dtype=torch.float64, requires_grad=True)
+    logits = torch.zeros(count, PLACES, dtype=torch.float64, requires_grad=True)
+    paint = torch.optim.Adam([theta], lr=0.02, betas=(0.5, 0.99))
+    judge = torch.optim.Adam([logits], lr=0.1, betas=(0.5, 0.99))
+    kept = torch.zeros(PLACES, dtype=torch.float64)
+    for step in range(GAME):
+        for group in (*paint.param_groups, *judge.param_groups):
+            group.setdefault("first", group["lr"])
+            group["lr"] = group["first"] * min(1.0, 2 * (1 - step / GAME)) + 1e-5
+        for _ in range(5):
+            q = torch.softmax(theta, 1).detach()
+            # E_p log D + E_q log(1 - D), every expectation exact
+            value = (sites * F.logsigmoid(logits) + q * F.logsigmoid(-logits)).sum()
+            judge.zero_grad()
+            (-value).backward()
+            judge.step()
+        q = torch.softmax(theta, 1)
+        if kind == "odds":
+            weighted = logits.detach() + shares.log()[:, None]
+            loss = -(q[0] * F.softplus(torch.logsumexp(weighted, 0))).sum()
+        elif kind == "sum":
+            loss = (shares[:, None] * q * F.logsigmoid(-logits.detach())).sum()
+        else:
+            loss = (q * F.logsigmoid(-logits.detach())).sum()
+        paint.zero_grad()
+        loss.backward()
+        paint.step()
+        if kind == "fedgan" and (step + 1) % LOCAL == 0:
+            with torch.no_grad():
+                theta.copy_((shares[:, None] * theta).sum(0, keepdim=True).expand_as(theta))
+                logits.copy_((shares[:, None] * logits).sum(0, keepdim=True).expand_as(logits))
+        if step >= GAME // 2:
+            kept += (
+                (shares[: len(q), None] * q).sum(0).detach() if kind == "fedgan" else q[0].detach()
+            )
+    return kept / kept.sum()
+
+
+def variation(p: Tensor, q: Tensor) -> float:
+    """Total variation, 0 to 1."""
+    return float((p - q).abs().sum() / 2)
+
+
+def line_row(cache: Path, count: int, apart: bool) -> list[str]:
+    """A line of the first table."""
+    sites, shares = sites_on_a_line(count, apart=apart), shares_of(count)
+    mixture = shares @ sites
+
+    def measure() -> dict[str, float]:
+        middle = centroid(sites, shares)
+        summed, odds, fedgan = (game(sites, shares, kind) for kind in ("sum", "odds", "fedgan"))
+        found = {
+            "sum from centroid": variation(summed, middle),
+            "sum from mixture": variation(summed, mixture),
+            "odds from mixture": variation(odds, mixture),
+            "fedgan from mixture": variation(fedgan, mixture),
+        }
+        if apart:
+            own = sites > 0
+            masses = torch.stack([odds[where].sum() for where in own])
+            found["shares off"] = float(((masses - shares).abs() / shares).max())
+        return found
+
+    found = remembered(cache, f"{count} sites, {'apart' if apart else 'near'}", measure)
+    assert isinstance(found, dict)
+    off = f"{found['shares off']:.1%}" if "shares off" in found else ""
+    return [
+        str(count), "lie apart" if apart else "overlap", f"{found['sum from centroid']:.3f}",
+        f"{found['sum from mixture']:.3f}", f"{found['odds from mixture']:.3f}", off,
+        f"{found['fedgan from mixture']:.3f}",
+    ]  # fmt: skip
+
+
+def picture(path: Path) -> None:
+    """Two sites apart, shares .7 and .3: where each game ends."""
+    sites, shares = sites_on_a_line(2, apart=True), torch.tensor([0.7, 0.3], dtype=torch.float64)
+    path.write_bytes(
+        plot_centroids(
+            {
+                "mixture of the sites": shares @ sites,
+                "centroid": centroid(sites, shares),
+                "sum of feedback": game(sites, shares, "sum"),
+                "odds": game(sites, shares, "odds"),
+                "FedGAN": game(sites, shares, "fedgan"),
+            }
+        )
+    )
+
+
+# Conditional
+
+
+class Networks:
+    """Some small networks of one architecture side by side, each with its own weights.
+
+    Args:
+        count: of them.
+        sizes: of the layers.
+        seed: of the weights, which are the same for all.
+    """
+
+    def __init__(self, count: int, sizes: tuple[int, ...], seed: int) -> None:
+        random = torch.Generator().manual_seed(seed)
+        self.weights: list[Tensor] = []
+        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+            scale = (2 / before) ** 0.5
+            first = scale * torch.randn(before, after, generator=random)
+            self.weights += [first.repeat(count, 1, 1), torch.zeros(count, 1, after)]
+        for weight in self.weights:
+            weight.requires_grad_()
+
+    def __call__(self, inputs: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        """(count, n, in) to (count, n, out)."""
+        used, maps = weights or self.weights, inputs
+        for place in range(0, len(used), 2):
+            maps = torch.baddbmm(used[place + 1], maps, used[place])
+            maps = F.leaky_relu(maps, 0.2) if place + 2 < len(used) else maps
+        return maps
+
+
+def masks_of(count: int, seed: int) -> Tensor:
+    """s_j (sites, masks): each site has a few masks often and most of them rarely."""
+    random = torch.Generator().manual_seed(seed)
+    return torch.softmax(2.0 * torch.randn(count, MASKS, generator=random), 1)
+
+
+def real(masks: Tensor, random: torch.Generator) -> Tensor:
+    """Y of these masks, shared by all sites: two narrow bumps, whose place and weight say the mask."""
+    angle = 2 * math.pi * masks / MASKS
+    left = torch.rand(masks.shape, generator=random) < 0.3 + 0.4 * (masks % 2)
+    middle = torch.where(left, 2 * torch.cos(angle), 2 * torch.sin(angle) + 0.5)
+    return middle + 0.25 * torch.randn(masks.shape, generator=random)
+
+
+def conditional(count: int, kind: str, seed: int) -> float:
+    """Divergence (Jensen and Shannon, bits) of what was learned from the true mixture.
+
+    Args:
+        count: of sites.
+        kind: `central`, `sum`, `odds` or `fedgan`.
+        seed: of the sites' masks, the weights and the samples.
+    """
+    random = torch.Generator().manual_seed(1000 + seed)
+    table, sizes = masks_of(count, seed), shares_of(count).float()
+    shares = torch.tensor(
+        list(normalised({str(j): float(s) for j, s in enumerate(sizes)}).values())
+    )
+    judges = count if kind != "central" else 1
+    painters = count if kind == "fedgan" else 1
+    noise = 4
+    painter = Networks(painters, (MASKS + noise, 64, 64, 1), seed)
+    judge = Networks(judges, (MASKS + 1, 64, 64, 1), seed + 1)
+    paint = torch.optim.Adam(painter.weights, lr=5e-4, betas=(0.5, 0.9))
+    learn = torch.optim.Adam(judge.weights, lr=1e-3, betas=(0.5, 0.9))
+    average = [weight.detach().clone() for weight in painter.weights]
+
+    def drawn(size: int) -> Tensor:
+        """Masks (sites, size); of central training, of all sites by shares, (1, sites * size)."""
+        if kind == "central":
+            whose = torch.multinomial(shares, count * size, replacement=True, generator=random)
+            return torch.multinomial(table[whose], 1, generator=random).T
+        return torch.multinomial(table, size, replacement=True, generator=random)
+
+    def painted(masks: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        z = torch.randn(*masks.shape, noise, generator=random)
+        inputs = torch.cat([F.one_hot(masks, MASKS).float(), z], 2)
+        if len(inputs) != painters:
+            inputs = inputs.reshape(1, -1, inputs.shape[2])
+        return painter(inputs, weights).reshape(*masks.shape)
+
+    def judged(masks: Tensor, values: Tensor, weights: list[Tensor] | None = None) -> Tensor:
+        inputs = torch.cat([F.one_hot(masks, MASKS).float(), values[..., None]], 2)
+        return judge(inputs, weights)[..., 0]
+
+    size = BATCH // count
+    of_sites = shares[:, None] if judges == count else torch.ones(1, 1)
+    for step in range(STEPS):
+        rate = min(1.0, 2 * (1 - step / STEPS)) + 0.01
+        paint.param_groups[0]["lr"], learn.param_groups[0]["lr"] = 5e-4 * rate, 1e-3 * rate
+        for _ in range(3):
+            masks = drawn(size)
+            with torch.no_grad():
+                synthetic = painted(masks)
+            own = judged(masks, real(masks, random))
+            if kind == "odds":  # against the images of all sites, by shares
+                every = masks.reshape(1, -1).expand(count, -1)
+                others = judged(every, synthetic.reshape(1, -1).expand(count, -1))
+                weight = (shares / size).repeat_interleave(size)
+                fooled = (F.softplus(others) * weight).sum(1).mean()
+            else:
+                fooled = F.softplus(judged(masks, synthetic)).mean()
+            loss = F.softplus(-own).mean() + fooled
+            learn.zero_grad()
+            (judges * loss).backward()
+            learn.step()
+        masks = drawn(size)
+        synthetic = painted(masks)
+        fixed = [weight.detach() for weight in judge.weights]
+        if kind == "odds":
+            feedback = _odds_feedback(judged, fixed, masks, synthetic.detach(), shares)
+            weight = (shares / size).repeat_interleave(size)
+            loss = (weight * feedback * synthetic.reshape(-1)).sum()
+        else:  # minimax: log(1 - D), whose gradient by the images is the sites' feedback
+            logits = judged(masks, synthetic, fixed)
+            by = torch.ones_like(of_sites) if kind == "fedgan" else of_sites
+            loss = -(by * F.softplus(logits)).sum() / (logits.shape[1])
+        paint.zero_grad()
+        loss.backward()
+        paint.step()
+        if kind == "fedgan" and (step + 1) % LOCAL == 0:
+            with torch.no_grad():
+                for weight in (*painter.weights, *judge.weights):
+                    mean = (shares[:, None, None] * weight).sum(0, keepdim=True)
+                    weight.copy_(mean.expand_as(weight))
+        decay = min(0.995, (1 + step) / (10 + step))
+        for mean, weight in zip(average, painter.weights, strict=True):
+            mean.lerp_(weight.detach(), 1 - decay)
+    return _divergence(shares @ table, painted, average, painters, random)
+
+
+def _odds_feedback(
+    judged: Callable[..., Tensor],
+    weights: list[Tensor],
+    masks: Tensor,
+    synthetic: Tensor,
+    shares: Tensor,
+) -> Tensor:
+    """The minimax form of `feedback_of_mixture`: -log(1 + Phi) instead of log(1 + 1 / Phi)."""
+    count = len(shares)
+    values = synthetic.reshape(1, -1).expand(count, -1).clone().requires_grad_()
+    every = masks.reshape(1, -1).expand(count, -1)
+    logits = judged(every, values, weights)
+    (gradients,) = torch.autograd.grad(logits.sum(), values)
+    named = {str(j): float(share) for j, share in enumerate(shares)}
+    pulled, _ = feedback_of_mixture(
+        {j: logits[place].detach() for place, j in enumerate(named)},
+        {j: gradients[place][:, None] for place, j in enumerate(named)},
+        named,
+    )
+    together = torch.logsumexp(logits.detach() + shares.log()[:, None], 0)
+    return pulled[:, 0] * torch.exp(together)  # sigmoid(log Phi) / sigmoid(-log Phi) = Phi
+
+
+def _divergence(
+    prior: Tensor,
+    painted: Callable[..., Tensor],
+    weights: list[Tensor],
+    painters: int,
+    random: torch.Generator,
+) -> float:
+    """Between histograms of (x, y) with as many draws of both."""
+    masks = torch.multinomial(prior, DRAWS, replacement=True, generator=random)
+    with torch.no_grad():
+        values = painted(masks.reshape(1, -1).expand(painters, -1), weights)[0]
+    tables = []
+    for own in (real(masks, random), values):
+        places = ((own + 4) / 8 * BINS).long().clamp(0, BINS - 1)
+        counts = torch.bincount(masks * BINS + places, minlength=MASKS * BINS).double()
+        tables.append(counts / counts.sum())
+    middle = (tables[0] + tables[1]) / 2
+    parts = [
+        (table * (table / middle.clamp(min=1e-300)).clamp(min=1e-300).log2()).sum()
+        for table in tables
+    ]
+    return float((parts[0] + parts[1]) / 2)
+
+
+def conditional_row(cache: Path, count: int) -> list[str]:
+    """A line of the second table: means over seeds, and their ratio to central training."""
+    means = {}
+    for kind in ("central", "sum", "odds", "fedgan"):
+        found = [
+            remembered(
+                cache, f"masks, {count} sites, {kind}, seed {seed}",
+                lambda kind=kind, seed=seed: conditional(count, kind, seed),
+            )
+            for seed in range(SEEDS)
+        ]  # fmt: skip
+        means[kind] = sum(map(float, found)) / len(found)  # type: ignore[arg-type]
+    line = [str(count), f"{means['central']:.4f}"]
+    for kind in ("sum", "odds", "fedgan"):
+        line += [f"{means[kind]:.4f}", f"{means[kind] / means['central']:.2f}"]
+    return line
+
+
+if __name__ == "__main__":
+    main()
