@@ -4,20 +4,21 @@
 
 Minimax losses throughout (Goodfellow et al. 2014, equation 1), since nothing is proved for others.
 
-Unconditional: sites with uneven shares over 64 places on a line, near each other or apart; generator
-and discriminators are tables, every expectation is exact, so that where a game ends is the theory's
-word and not that of a network or of chance. Beside the game: the centroid of the sites, sum_j pi_j
-JS(p_j, q) minimised by itself.
+Unconditional: sites with uneven shares over 64 places on a line, near each other or apart;
+generator and discriminators are tables, every expectation is exact, so that where a game ends is
+the theory's word and not that of a network or of chance. Beside the game: the centroid of the
+sites, sum_j pi_j JS(p_j, q) minimised by itself.
 
 Conditional: small networks, samples, and masks (ten classes) that the sites have in uneven parts,
-each of its own; what a mask looks like, p(y | x), is shared by all. Divergence from the true mixture
-s(x) p(y | x), in bits, of the averaged generator; central training has one discriminator on all
-sites' samples. All methods see as many samples and make as many steps.
+each of its own; what a mask looks like, p(y | x), is shared by all. Divergence from the true
+mixture s(x) p(y | x), in bits, of the averaged generator; central training has one discriminator on
+all sites' samples. All methods see as many samples and make as many steps.
 """
 
 import math
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -148,9 +149,8 @@ def game(sites: Tensor, shares: Tensor, kind: str) -> Tensor:
                 theta.copy_((shares[:, None] * theta).sum(0, keepdim=True).expand_as(theta))
                 logits.copy_((shares[:, None] * logits).sum(0, keepdim=True).expand_as(logits))
         if step >= GAME // 2:
-            kept += (
-                (shares[: len(q), None] * q).sum(0).detach() if kind == "fedgan" else q[0].detach()
-            )
+            of_site = shares if kind == "fedgan" else torch.ones(1, dtype=torch.float64)
+            kept += (of_site[:, None] * q.detach()).sum(0)
     return kept / kept.sum()
 
 
@@ -220,7 +220,7 @@ class Networks:
     def __init__(self, count: int, sizes: tuple[int, ...], seed: int) -> None:
         random = torch.Generator().manual_seed(seed)
         self.weights: list[Tensor] = []
-        for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+        for before, after in pairwise(sizes):
             scale = (2 / before) ** 0.5
             first = scale * torch.randn(before, after, generator=random)
             self.weights += [first.repeat(count, 1, 1), torch.zeros(count, 1, after)]
@@ -243,7 +243,7 @@ def masks_of(count: int, seed: int) -> Tensor:
 
 
 def real(masks: Tensor, random: torch.Generator) -> Tensor:
-    """Y of these masks, shared by all sites: two narrow bumps, whose place and weight say the mask."""
+    """Values of these masks, alike at all sites: two bumps whose place and weight say the mask."""
     angle = 2 * math.pi * masks / MASKS
     left = torch.rand(masks.shape, generator=random) < 0.3 + 0.4 * (masks % 2)
     middle = torch.where(left, 2 * torch.cos(angle), 2 * torch.sin(angle) + 0.5)
