@@ -434,6 +434,9 @@ class SharesSection(Section):
         "every site's images, and the odds of all make the mixture's discriminator (UA-GAN), for "
         "sites that hardly overlap; masks then go to the other sites",
     )
+    sites: int = Field(
+        8, ge=1, le=1024, description="odds: most sites that judge each other's images"
+    )
 
 
 @final
@@ -636,6 +639,21 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _modalities_are_judged_apart(self) -> Self:
+        judges = {self.discriminator.kind, *(own.kind for own in self.site_discriminators.values())}
+        if not self.discriminator.joint and any("segmentation" in kind for kind in judges):
+            raise ValueError(
+                "discriminator.joint is false, so each modality is judged alone, but a mask is "
+                "found back in all of them together; take discriminator.kind 'patch' or 'dcgan'"
+            )
+        if self.shares.by == "modality" and self.integrity.aggregation != "sum":
+            raise ValueError(
+                "shares.by is 'modality', but integrity.aggregation counts all sites alike; set "
+                "one of them to its default"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _odds_are_all_there_is(self) -> Self:
         if self.shares.by != "odds":
             return self
@@ -648,6 +666,10 @@ class Recipe(Section):
             "loss.moments is above 0": self.loss.moments,
             "loss.features is above 0": self.loss.features,
             "loss.segmentation is above 0": self.loss.segmentation,
+            "loss.adversarial_weight is not 1": self.loss.adversarial_weight != 1,
+            "discriminator.kind 'patch_segmentation' does not see what is asked for": (
+                self.discriminator.kind == "patch_segmentation"
+            ),
             "privacy.kind is set": self.privacy.kind != "none",
             "integrity.aggregation is not 'sum'": self.integrity.aggregation != "sum",
             "integrity.bound is above 0": self.integrity.bound,

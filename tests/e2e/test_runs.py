@@ -122,6 +122,47 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
     assert reminded == (list(range(10, 20)) if reminding else [])
 
 
+def test_a_run_that_was_killed_after_sites_had_come_back_remembers_the_same(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    """Two sites leave and return at different steps; what was kept after the checkpoint is lost."""
+    away = "timeline=[{site='south', last=3}, {site='south', first=9}, {site='north', first=4}]"
+    recipe = tiny(
+        "image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4", away,
+        "reminding.weight=10", "generator.noise=2", "quorum.least=0.1",
+    )  # fmt: skip
+    undisturbed = train(recipe, phantoms, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 11:
+            raise Killed
+
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        train(recipe, phantoms, out, watch=kill)
+    assert stored_steps(RunFolder(out).checkpoints)[-1] < 11
+    same_run(train(recipe, phantoms, out, resume=True), undisturbed)
+    assert masks_of(RunFolder(out)) == masks_of(undisturbed)
+
+
+def test_a_run_of_odds_is_the_same_in_processes_and_after_an_interruption(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    recipe = tiny(
+        "image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4", "shares.by=odds"
+    )
+    whole = train(recipe, phantoms, tmp_path / "whole")
+    assert set(whole.facts().left_sites["north"]) == {"card", "appraisal", "saved", "closed"}
+    same_run(train(recipe, phantoms, tmp_path / "processes", engine="processes"), whole)
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, out, watch=stop_after(7))
+    same_run(train(recipe, phantoms, out, resume=True), whole)
+
+
 def test_a_finished_run_can_be_read(whole: RunFolder, recipe: Recipe) -> None:
     facts = whole.facts()
     assert (facts.state, facts.steps, facts.recipe_digest) == ("finished", STEPS, recipe.digest())

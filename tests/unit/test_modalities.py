@@ -16,7 +16,7 @@ from asyndgan.data import Cohort
 from asyndgan.data.check import check_folder
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.errors import CohortError, DataError, WireError
+from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, WireError
 from asyndgan.models import build_discriminator
 from asyndgan.models.discriminators import EachModality
 from asyndgan.privacy import Policy, Release
@@ -127,12 +127,53 @@ def test_discriminators_of_single_modalities_know_nothing_of_each_other(tiny: Ma
     assert not gradient[:, 1].any()
 
 
-def test_single_modalities_are_segmented_together(tiny: MakeRecipe) -> None:
+def test_a_mask_is_not_found_back_in_single_modalities(tiny: MakeRecipe) -> None:
     kind = "discriminator.kind=patch_segmentation"
-    recipe = tiny("discriminator.joint=false", kind, "loss.segmentation=1")
-    network = build_discriminator(recipe, condition_channels=3, image_channels=2)
-    verdict = network(torch.rand(2, 2, 16, 16), torch.zeros(2, 3, 16, 16))
-    assert verdict.segmentation.shape == (2, 3, 16, 16)
+    with pytest.raises(RecipeError, match="a mask is found back in all of them together"):
+        tiny("discriminator.joint=false", kind, "loss.segmentation=1")
+
+
+def test_shares_by_modality_and_votes_of_sites_exclude_each_other(tiny: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match="counts all sites alike"):
+        tiny("shares.by=modality", "integrity.aggregation=median")
+
+
+def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    """Three cases each with T2: both sites pull T2 alike, though one has three more without."""
+    recipe = tiny(*EXACT, "shares.by=modality", "training.flip=false")
+    north = make_cohort(recipe, cases=6, modalities=["T1", "T2"])
+    held = [[True, case % 2 == 0] for case in range(6)]
+    federation = make_sites(
+        recipe,
+        {
+            "north": incomplete(north, held),
+            "south": make_cohort(recipe, cases=3, modalities=["T1", "T2"]),
+        },
+    )
+    coordinator = federation.begin()
+    members = dict(coordinator.members)
+    weights = coordinator._weights(members, {"north": 6 / 9, "south": 3 / 9})
+    # Half of north's images carry feedback of T2 at all.
+    on_average = {"north": 0.5 * weights["north"][1], "south": weights["south"][1]}
+    assert float(on_average["north"]) == pytest.approx(float(on_average["south"]))
+    assert float(sum(on_average.values())) == pytest.approx(1.0)
+    assert float(weights["north"][0] + weights["south"][0]) == pytest.approx(1.0)
+
+
+def test_a_policy_that_keeps_cases_back_takes_none_whose_zeros_would_tell(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny("masks.release=false")
+    whole = make_cohort(recipe, cases=2, modalities=["T1", "T2"])
+    silent = Policy(leaves=LeavesSection(cases=False))
+    with pytest.raises(PolicyError, match="zeros in the feedback would tell which"):
+        Site(
+            "north", incomplete(whole, [[True, False], [True, True]]), recipe, share=1.0,
+            policy=silent,
+        )  # fmt: skip
+    Site("north", whole, recipe, share=1.0, policy=silent)
 
 
 # Cases that lack a modality
@@ -287,6 +328,33 @@ def test_a_missing_file_is_a_fault_until_the_data_set_says_that_cases_are_incomp
     assert (cohort.images[1, 1] == -1).all()
     with pytest.raises(DataError, match="case p1 has no modality T2"):  # a segmentation wants all
         load_cases(patchy, recipe.image)
+
+
+def test_a_case_with_nothing_of_what_is_asked_for_is_left_out(
+    patchy: Path, tiny: MakeRecipe
+) -> None:
+    declare(patchy)
+    cohort = load_cohort(SiteSetup("north", patchy, patchy, without=("T1",)), tiny())
+    assert cohort.modalities == ("T2",)
+    assert len(cohort) == 2
+    assert cohort.present is None
+    with pytest.raises(CohortError, match="has nothing else that the recipe paints"):
+        load_cohort(SiteSetup("north", patchy, patchy, without=("T1", "T2")), tiny())
+
+
+def test_a_modality_that_only_held_out_cases_have_is_none_of_the_site(
+    patchy: Path, tiny: MakeRecipe
+) -> None:
+    for case in ("p0", "p2"):
+        (patchy / "imagesTr" / f"{case}_0001.png").unlink()
+    Image.fromarray(np.eye(16, dtype=np.uint8)).save(patchy / "imagesTr" / "p1_0001.png")
+    declare(patchy)
+    found = set()
+    for seed in range(8):
+        recipe = tiny("training.hold_out=0.34", f"training.hold_out_seed={seed}")
+        cohort = load_cohort(SiteSetup("north", patchy, patchy), recipe)
+        found.add(cohort.modalities)
+    assert found == {("T1",), ("T1", "T2")}
 
 
 def test_a_site_can_go_without_a_modality_that_its_folder_has(

@@ -15,7 +15,8 @@ from asyndgan.privacy.policy import SIMULATION, LeavesSection
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
 from asyndgan.training.odds import feedback_of_mixture
-from asyndgan.wire import ANSWERS, Appraisal, Appraise, Refusal, unpack
+from asyndgan.training.painting import Painting
+from asyndgan.wire import ANSWERS, Appraisal, Appraise, unpack
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
@@ -167,12 +168,74 @@ def test_a_site_that_is_away_has_no_word_and_its_share_goes_with_it(
     assert coordinator.step().updated
 
 
+def test_the_masks_of_a_site_that_did_not_answer_teach_nothing(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny(*ODDS, "quorum.least=0.5"))
+    coordinator = federation.begin()
+    seen: list[Tensor] = []
+
+    class Watched(Painting):
+        def backward(self, feedback: Tensor, *, again: bool = False) -> None:
+            seen.append(feedback.flatten(1).norm(dim=1))
+            super().backward(feedback, again=again)
+
+    paint = coordinator._paint
+
+    def watched(generator: Any, members: Any) -> Painting:
+        painting = paint(generator, members)
+        painting.__class__ = Watched
+        return painting
+
+    coordinator._paint = watched
+    coordinator.step()
+    federation.line.deaf = {"south"}
+    coordinator.step()
+    (both, alone) = (lengths > 0 for lengths in seen)
+    assert both.tolist() == [True] * 4
+    assert alone.tolist() == [True, True, False, False]
+
+
+def test_no_more_sites_images_are_judged_than_the_recipe_says(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny(*ODDS, "shares.sites=2"))
+    coordinator = federation.begin()
+    conditions = appraise(coordinator).conditions
+    many = {
+        "shares": [0.25] * 4, "images": torch.zeros(8, 1, 16, 16),
+        "conditions": conditions.repeat(2, 1, 1),
+    }  # fmt: skip
+    assert "lets 2 sites judge each other" in refused(federation, appraise(coordinator, **many))
+    chosen = appraise(coordinator, shares=[1e-6, 1.0])
+    chosen = chosen.model_copy(update={"shares": [0.1, 0.1]})
+    assert "shares sum to one" in refused(federation, chosen)
+    with pytest.raises(CohortError, match=r"one more than shares\.sites \(1\)"):
+        make_sites(tiny(*ODDS, "shares.sites=1")).begin()
+
+
+def test_a_site_that_does_not_know_all_labels_is_told_at_once(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny(*ODDS)
+    cohorts = {
+        "north": make_cohort(recipe),
+        "south": make_cohort(recipe, labels={0: "background", 1: "organ"}),
+    }
+    with pytest.raises(CohortError, match="site south knows the labels background, organ, and"):
+        make_sites(recipe, cohorts).begin()
+
+
 def test_odds_that_are_none_are_refused(tiny: MakeRecipe, make_sites: MakeSites) -> None:
     coordinator = make_sites(tiny(*ODDS)).begin()
     conditions = coordinator.members["north"].conditions
     fields = {"run": "abc123", "step": 0, "losses": {}, "batch": 1, "conditions": conditions}
     feedback = torch.zeros(4, 1, 16, 16)
-    for odds in (torch.zeros(3), torch.tensor([0.0, float("nan"), 0, 0])):
+    for odds in (
+        torch.zeros(3),
+        torch.tensor([0.0, float("nan"), 0, 0]),
+        torch.full((4,), 1e39, dtype=torch.float64),
+    ):
         with pytest.raises(WireError, match="odds of"):
             coordinator._checked("north", Appraisal(**fields, odds=odds, feedback=feedback))
 
@@ -231,6 +294,7 @@ def test_a_site_without_all_modalities_has_no_odds(
     "other",
     [
         "loss.adversarial=hinge", "loss.paired_l1=1", "loss.features=1",
+        "loss.adversarial_weight=2", "discriminator.kind=patch_segmentation",
         "integrity.aggregation=median", "privacy.kind=feedback",
     ],
 )  # fmt: skip
@@ -248,4 +312,3 @@ def test_a_refusal_of_odds_is_a_missed_step_and_no_crash(
     report = coordinator.step()
     assert "batch 0 was not offered" in report.missed["south"]
     assert report.updated
-    assert Refusal.kind == "refusal"

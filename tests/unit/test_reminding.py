@@ -3,6 +3,7 @@
 import copy
 from collections import defaultdict
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from asyndgan.recipe import Recipe
+from asyndgan.runs.bank import MaskBank
 from asyndgan.training import Coordinator
 
 MakeRecipe = Callable[..., Recipe]
@@ -70,25 +72,21 @@ def test_the_generator_is_pulled_to_what_it_painted_when_the_site_left(
     memory = coordinator.memory
     assert memory is not None
     assert list(memory.away) == ["south"]
-    frozen = memory._frozen.state_dict()
+    frozen = memory._frozen["south"].state_dict()
     assert all(torch.equal(value, frozen[name]) for name, value in then.state_dict().items())
-    gap = memory.loss(now, 2, coordinator._paint_looks)
-    assert float(gap.detach()) == pytest.approx(report.reminding)
-    pull = torch.autograd.grad(10.0 * gap, list(now.parameters()))
-    for without, together, own in zip(*gradients, pull, strict=True):
-        torch.testing.assert_close(together - without, own, rtol=1e-2, atol=1e-5)
+    gap = memory.remind(now, 2, coordinator._paint_looks)
+    assert float(gap) == pytest.approx(report.reminding)
+    for without, together, own in zip(*gradients, now.parameters(), strict=True):
+        torch.testing.assert_close(together - without, own.grad, rtol=1e-2, atol=1e-5)
 
 
 def test_what_a_site_taught_is_kept_the_better_for_it(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:
     gaps = []
-    for weight in (0, 50):
-        recipe = tiny("reminding.weight=1", *NOISY, "optimiser.generator_rate=0.002")
+    for weight in (1e-9, 50):
+        recipe = tiny(f"reminding.weight={weight}", *NOISY, "optimiser.generator_rate=0.002")
         coordinator = begun(make_sites(recipe))
-        coordinator.recipe = recipe.model_copy(
-            update={"reminding": recipe.reminding.model_copy(update={"weight": weight})}
-        )
         gaps.append([coordinator.step().reminding for _ in range(25)][-1])
     assert gaps[1] < 0.75 * gaps[0]
 
@@ -129,3 +127,45 @@ def test_without_a_condition_nothing_has_to_be_kept(
     recipe = tiny("reminding.weight=10", "condition.kind=none", "masks.release=false", *NOISY)
     coordinator = Coordinator.begin(recipe, make_sites(recipe).exchange, run="abc")
     assert [coordinator.step().reminding is not None for _ in range(4)] == [False] * 2 + [True] * 2
+
+
+def test_each_site_is_remembered_by_the_generator_of_its_own_last_step(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Callable[..., Any]
+) -> None:
+    """Another one that is away for a step, again and again, moves nothing."""
+    recipe = tiny("reminding.weight=10", "generator.noise=2", "quorum.least=0.3", LEAVES)
+    cohorts = {n: make_cohort(recipe, seed=s) for s, n in enumerate(("north", "south", "west"))}
+    federation = make_sites(recipe, cohorts)
+    coordinator = begun(federation)
+    for _ in range(3):
+        coordinator.step()
+    memory = coordinator.memory
+    assert memory is not None
+    south = memory._frozen["south"]
+    federation.line.deaf = {"west"}
+    coordinator.step()
+    assert memory._frozen["south"] is south
+    assert memory._frozen["west"] is not south
+    federation.line.deaf = set()
+    coordinator.welcome("west", coordinator._open_one("west"))
+    coordinator.step()
+    assert list(memory._frozen) == ["south"]
+    tensors, about = memory.state()
+    assert about == {"away": {"south": 5.0}, "generators": {"south": 0}}
+    assert {name.partition("/")[0] for name in tensors} == {"remembered-0"}
+
+
+def test_a_bank_tells_sites_apart_whose_names_begin_alike_and_goes_back(tmp_path: Path) -> None:
+    bank = MaskBank(tmp_path)
+    masks = torch.arange(6).reshape(6, 1, 1).expand(6, 4, 4)
+    bank.keep("uni", masks[:1])
+    bank.keep("uni-mainz", masks[1:3])
+    counts = bank.counts()
+    bank.keep("uni", masks[3:5])
+    assert bank.of("uni")[:, 0, 0].tolist() == [0, 3, 4]
+    assert bank.of("uni-mainz")[:, 0, 0].tolist() == [1, 2]
+    assert len(bank.of("nobody")) == 0
+    bank.back_to(counts)
+    assert bank.of("uni")[:, 0, 0].tolist() == [0]
+    bank.keep("uni", masks[3:])
+    assert MaskBank(tmp_path).of("uni")[:, 0, 0].tolist() == [0, 3, 4, 5]

@@ -163,14 +163,16 @@ class Cohort:
                 "build the cohort in Python: Cohort(images, classes, ...)."
             )
         masks = torch.stack([case.mask for case in cases])
+        present = torch.tensor(
+            [[name not in case.absent for name in case.modalities] for case in cases]
+        )
+        held = present.any(0)  # what no case has, though the folder names it, is none of the site's
         return cls(
-            torch.stack([case.image for case in cases]),
+            torch.stack([case.image[held] for case in cases]),
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
-            modalities=cases[0].modalities,
+            modalities=[m for m, has in zip(cases[0].modalities, held, strict=True) if has],
             patients=[case.patient for case in cases],
-            present=torch.tensor(
-                [[name not in case.absent for name in case.modalities] for case in cases]
-            ),
+            present=present[:, held],
             labels={number: name for name, number in labels.items()},
             seed=seed,
             flip=flip,

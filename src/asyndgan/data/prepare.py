@@ -147,7 +147,8 @@ def load_cases(
             recipe's order, or all of the data set if the recipe lists none.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         unmasked: take cases without a mask, as all background; else they are refused.
-        incomplete: take cases that lack a modality, if dataset.json says `"incomplete": true`.
+        incomplete: take cases that lack a modality, if dataset.json says `"incomplete": true`;
+            those that lack all are left out.
 
     Raises:
         DataError: the data set cannot be read or prepared; names the file or the case.
@@ -173,14 +174,17 @@ def load_cases(
                 f"case {raw.name} has no mask here",
                 "Add it, or move the image away; 'asyndgan check' counts the cases that have one.",
             )
+        if incomplete and not any(name in raw.channels for name in wanted):
+            continue  # it has others, and nothing of what is asked for
         case = prepare(raw, image, wanted, incomplete=incomplete)
         if image.slices == "all" or case.mask.any():
             cases.append(case)
     if not cases:
         raise DataFileError(
             folder,
-            "holds no case with a label, and image.slices is 'labelled'",
-            "Set it to 'all', or give the labels numbers above 0.",
+            f"holds no case with a label ('image.slices' is '{image.slices}') and with any of "
+            f"{', '.join(wanted)}",
+            "Set image.slices to 'all', give the labels numbers above 0, or name what cases have.",
         )
     return cases
 

@@ -110,7 +110,13 @@ def _modalities(setup: SiteSetup, recipe: Recipe) -> tuple[str, ...] | None:
             f"does not have; it has {', '.join(info.modalities)}."
         )
     shared = shared_modalities(info, recipe.image)
-    return tuple(name for name in shared if name not in setup.without)
+    held = tuple(name for name in shared if name not in setup.without)
+    if not held:
+        raise CohortError(
+            f"site {setup.name} is to go without {', '.join(setup.without)}, and has nothing else "
+            "that the recipe paints."
+        )
+    return held
 
 
 def policy_of(setup: SiteSetup) -> Policy:

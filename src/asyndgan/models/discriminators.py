@@ -55,16 +55,14 @@ class EachModality(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
-        """Judges each channel; the scores of all lie side by side, segmentations are averaged."""
+        """Judges each channel; the scores of all lie side by side."""
         said: list[Verdict] = [
             network(channel, condition)
             for network, channel in zip(self.networks, images.split(1, dim=1), strict=True)
         ]
         scores = [verdict.score for verdict in said if verdict.score is not None]
-        labels = [verdict.segmentation for verdict in said if verdict.segmentation is not None]
         return Verdict(
             score=torch.cat(scores, dim=1) if scores else None,
-            segmentation=torch.stack(labels).mean(0) if labels else None,
             features=[feature for verdict in said for feature in verdict.features],
         )
 

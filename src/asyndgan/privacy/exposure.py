@@ -68,7 +68,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("card", "parts"): Exposure(
         "part of its cases that has each modality", "as many numbers as modalities",
-        "how many cases lack a sequence", "1 each where `leaves.cases = false`",
+        "how many cases lack a sequence",
+        "where `leaves.cases = false` a site with such cases takes no part",
     ),
     ("card", "labels"): Exposure(
         "names of the labels", "at most 1,024 names of 64 characters",
@@ -85,7 +86,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "b images of c x h x w in the recipe's coding",
         "with `loss.paired_l1`: real pixels, exactly, by bisection. With the stand-in: a painting "
         "of the mask by a network that has not seen the patient. Else: what the discriminator has "
-        "learned, which may include single patients where a cohort is small",
+        "learned, which may include single patients where a cohort is small. Where cases lack "
+        "modalities, zeros tell which case lacks what",
         "`allows.paired_l1`, `leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a "
         "recipe must be differentially private",
     ),
@@ -98,8 +100,10 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "log odds that each site's synthetic images are of this site, by its discriminator",
         "a number an image, of all sites' b images",
         "how typical a mask of another site, or an image that the coordinator made up, is of this "
-        "site's patients: membership can be asked directly",
-        "`leaves.odds` (off by default); only recipes with `shares.by = odds` ask for it",
+        "site's patients: membership can be asked directly, of as many images at once as there "
+        "are sites",
+        "`leaves.odds` (off by default); `shares.sites` of the recipe bounds the images; "
+        "`allows.most_answers` counts the message, not its images",
     ),
     ("appraisal", "feedback"): Exposure(
         "gradient of these odds by the images", "as `judgement`, for all sites' images",
@@ -173,8 +177,10 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "refused unless the conditions there are those that the site offered",
     ),
     ("appraise", "shares"): Exposure(
-        "shares of all sites", "a number a site", "this site learns how large the others are",
-        "nothing: whoever takes part in such a recipe is told",
+        "shares of all sites", "a number a site",
+        "this site learns how large the others are; shares that have the discriminator learn "
+        "against chosen images",
+        "they sum to one; else nothing: whoever takes part in such a recipe is told",
     ),
     ("appraise", "images"): Exposure(
         "synthetic images of all sites", "b images a site, of c x h x w in the recipe's coding",

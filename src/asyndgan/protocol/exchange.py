@@ -49,7 +49,8 @@ class Answers:
 def message_limit(recipe: Recipe) -> int:
     """Most bytes that a message's arrays may announce: float32 images in every modality, twice."""
     rows, columns = recipe.image.size
-    return 2**16 + 2 * 4 * MODALITIES_LIMIT * recipe.training.batch * rows * columns
+    sites = recipe.shares.sites if recipe.shares.by == "odds" else 1
+    return 2**16 + 2 * 4 * MODALITIES_LIMIT * recipe.training.batch * sites * rows * columns
 
 
 @final

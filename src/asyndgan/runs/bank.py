@@ -1,9 +1,9 @@
 """Masks that sites released, kept so that images can be generated after the run."""
 
-import glob
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import final
 
@@ -60,9 +60,24 @@ class MaskBank:
 
     def of(self, site: str) -> Tensor:
         """All masks of a site, (n, rows, columns) int64; (0,) if there is none."""
-        paths = sorted(self.folder.glob(f"{glob.escape(site)}-m*.png"))
-        masks = [torch.from_numpy(_read(path).astype(np.int64)) for path in paths]
-        return torch.stack(masks) if masks else torch.zeros(0, dtype=torch.int64)
+        count = self._count[site]
+        masks = [_read(self._file(site, number)) for number in range(1, count + 1)]
+        if not masks:
+            return torch.zeros(0, dtype=torch.int64)
+        return torch.from_numpy(np.stack(masks).astype(np.int64))
+
+    def counts(self) -> dict[str, int]:
+        """How many masks of each site there are."""
+        return dict(self._count)
+
+    def back_to(self, counts: Mapping[str, int]) -> None:
+        """Forgets masks of steps that are taken anew; they come again, in the same order."""
+        for site, count in self._count.items():
+            for number in range(counts.get(site, 0) + 1, count + 1):
+                path = self._file(site, number)
+                self._seen.discard(_digest(site, _read(path)))
+                path.unlink()
+            self._count[site] = min(count, counts.get(site, 0))
 
     def keep(self, site: str, conditions: Tensor) -> None:
         """Writes the masks of a batch that are new."""
@@ -72,10 +87,13 @@ class MaskBank:
             if digest not in self._seen:
                 self._seen.add(digest)
                 self._count[site] += 1
-                path = self.folder / f"{site}-m{self._count[site]:05d}.png"
+                path = self._file(site, self._count[site])
                 half = path.with_suffix(".half")
                 Image.fromarray(array).save(half, format="PNG")
                 half.replace(path)  # whole or not at all: a resumed run reads them all
+
+    def _file(self, site: str, number: int) -> Path:
+        return self.folder / f"{site}-m{number:05d}.png"
 
 
 def _read(path: Path) -> np.ndarray:

@@ -283,17 +283,21 @@ class _Run:
             name = folder.facts().run if folder.facts_file.exists() else secrets.token_hex(16)
             self.facts = RunFacts(name, __version__, recipe.digest(), engine)
         self.seconds_before = self.facts.seconds
+        state = read(step_file(folder.checkpoints, kept[-1])) if kept else None
         bank = MaskBank(folder.masks) if recipe.keeps_masks else None
+        if bank:
+            bank.back_to(state[1].get("masks", bank.counts()) if state else {})
         self.coordinator = Coordinator.begin(
             recipe,
             self.exchange,
             run=self.facts.run,
             keep=bank.keep if bank else None,
             recall=bank.of if bank else None,
-            checkpoint=read(step_file(folder.checkpoints, kept[-1])) if kept else None,
+            checkpoint=state,
             needed={site for site in sites if recipe.takes_part(site, kept[-1] if kept else 0)},
             device=usable_device(device),
         )
+        self.bank = bank
         if bank:
             bank.describe(self.coordinator.scope)
         folder.forget_metrics_from(self.coordinator.step_number)
@@ -444,6 +448,8 @@ class _Run:
             for site, reason in self.coordinator.save_sites().items()
         ]
         tensors, about = self.coordinator.state()
+        if self.bank:
+            about["masks"] = self.bank.counts()
         write(step_file(self.folder.checkpoints, about["step"]), tensors, about)
         if self.keep_generators:
             average = network_state("average", self.coordinator.average)

@@ -70,6 +70,9 @@ from asyndgan.wire import (
 LABELS_LIMIT = 1024
 """Labels are channels of the generator's input, so a card may not ask for any number of them."""
 
+MOST_LOG_ODDS = 1e4
+"""That a site may claim; beyond it nothing is left of a float."""
+
 RARELY_S = 60.0
 """Seconds between two invitations of a site that is turned away again and again."""
 
@@ -192,7 +195,7 @@ class Coordinator:
         members: sites that take part now, in a fixed order.
         notes: what a person should read.
         attempt: at this run, in hexadecimal: of this coordinator, not of one before it.
-        expected: sites that belong to the run, from before this attempt.
+        expected: share of each site that belongs to the run, from before this attempt.
         selection: keeps the generator nearest to the real images, if the recipe asks for it.
         memory: of sites that are away, if the recipe asks for it.
     """
@@ -228,7 +231,7 @@ class Coordinator:
         self.optimiser = adam(self.generator, recipe.optimiser, recipe.optimiser.generator_rate)
         self.attempt = ""
         self._followed = -1
-        self.expected: set[str] = set()
+        self.expected: dict[str, float] = {}
         self._opening: dict[str, Future[Card]] = {}
         self._turned_away: dict[str, _TurnedAway] = {}
         self._openers = ThreadPoolExecutor(thread_name_prefix="opener")
@@ -368,11 +371,7 @@ class Coordinator:
             return self._learn_by_odds(painting, members, judgements, shares)
         section = self.recipe.integrity
         feedback, loud = bounded({s: j.feedback for s, j in judgements.items()}, section)
-        self.notes += [
-            f"{site}: feedback of step {self.step_number} is {times:.0f} times as long as the "
-            "median of all sites'"
-            for site, times in loud.items()
-        ]
+        self._report(loud)
         if section.aggregation == "sum":
             weights = self._weights(members, shares)
             weighted = {site: weights[site] * own for site, own in feedback.items()}
@@ -382,6 +381,13 @@ class Coordinator:
             site: self._spread(painting, members, {site: own}) for site, own in feedback.items()
         }
         aggregate(self.generator, painting, parts, section.aggregation)
+
+    def _report(self, loud: Mapping[str, float]) -> None:
+        self.notes += [
+            f"{site}: feedback of step {self.step_number} is {times:.0f} times as long as the "
+            "median of all sites'"
+            for site, times in loud.items()
+        ]
 
     def _learn_by_odds(
         self,
@@ -397,10 +403,12 @@ class Coordinator:
             gradients[site] = torch.zeros_like(painting.images)
             gradients[site][:, members[site].channels] = one.feedback.to(painting.images.device)
         odds = {site: one.odds.to(painting.images) for site, one in said.items()}
+        _, loud = bounded({s: j.feedback for s, j in said.items()}, self.recipe.integrity)
+        self._report(loud)
         feedback, _ = feedback_of_mixture(odds, gradients, shares)
         batch = self.recipe.training.batch
-        painted_for = normalised({site: member.share for site, member in members.items()})
-        weights = torch.tensor([share / batch for share in painted_for.values()])
+        # Who did not answer has no word about his own masks either.
+        weights = torch.tensor([shares.get(site, 0.0) / batch for site in members])
         weights = weights.repeat_interleave(batch).reshape(-1, *[1] * (feedback.ndim - 1))
         painting.backward(weights.to(feedback) * feedback)
 
@@ -408,15 +416,10 @@ class Coordinator:
         """Adds the gradient of the reminding term; returns its value."""
         if not self.memory:
             return None
-        shares = dict.fromkeys(self.expected, 1.0) | self.memory.away
-        shares |= {site: member.share for site, member in self.known.items()}
+        shares = self.expected | {site: member.share for site, member in self.known.items()}
         away = {site: share for site, share in shares.items() if site not in self.members}
         self.memory.follow(away, self.average)
-        gap = self.memory.loss(self.generator, self.step_number, self._paint_looks)
-        if gap is None:
-            return None
-        torch.autograd.backward(self.recipe.reminding.weight * gap)
-        return gap.detach()
+        return self.memory.remind(self.generator, self.step_number, self._paint_looks)
 
     def _paint_looks(
         self, generator: nn.Module, conditions: Tensor, sites: Sequence[str], random: Any
@@ -444,11 +447,11 @@ class Coordinator:
         mean_c sum_j pi_jc loss_jc; with one for all of them it is no loss's gradient.
         """
         by = {site: torch.full((len(members[site].channels),), shares[site]) for site in shares}
+        # A batch in which some cases lack a modality gives as much less feedback in it already.
         if self.recipe.shares.by == "modality":
             held = torch.zeros(len(self.scope.modalities))
             for site, own in by.items():
-                own *= torch.tensor(members[site].parts)
-                held[members[site].channels] += own
+                held[members[site].channels] += own * torch.tensor(members[site].parts)
             for site, own in by.items():
                 own *= len(own) / len(held) / held[members[site].channels]
         return {site: own.reshape(-1, *[1] * len(self.scope.space)) for site, own in by.items()}
@@ -517,9 +520,9 @@ class Coordinator:
         count = self.recipe.training.batch * (len(self.members) if by_odds else 1)
         wanted = (count, len(self.members[site].channels), *self.scope.space)
         if isinstance(answer, Appraisal) and (
-            len(answer.odds) != count or not torch.isfinite(answer.odds).all()
+            len(answer.odds) != count or not (answer.odds.abs() <= MOST_LOG_ODDS).all()
         ):
-            raise WireError(f"site {site}: odds of {len(answer.odds)} images, or not finite.")
+            raise WireError(f"site {site}: odds of {len(answer.odds)} images, or beyond all sense.")
         if tuple(answer.feedback.shape) != wanted:
             raise WireError(
                 f"site {site}: feedback of shape {tuple(answer.feedback.shape)}, wanted {wanted}."
@@ -554,11 +557,8 @@ class Coordinator:
         """
         self._check_conditions(site, card.conditions)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
-        if self.recipe.shares.by == "odds" and len(card.modalities) < len(self.scope.modalities):
-            raise CohortError(
-                f"site {site} holds {', '.join(card.modalities)} alone, so it has no odds of whole "
-                f"images. Set shares.by to 'site' or 'modality', or leave it out."
-            )
+        if self.recipe.shares.by == "odds":
+            self._check_odds(site, card)
         if len(set(card.modalities)) != len(card.modalities):
             raise CohortError(f"site {site} names a modality twice: {', '.join(card.modalities)}.")
         if len(card.parts) != len(card.modalities):
@@ -585,6 +585,25 @@ class Coordinator:
             name: self.members.get(name, member) for name in sorted({*self.members, site})
         }
         self._expect_next(site, card.batch, card.conditions)
+
+    def _check_odds(self, site: str, card: Card) -> None:
+        """Sees that a site can judge every site's images."""
+        if len(card.modalities) < len(self.scope.modalities):
+            raise CohortError(
+                f"site {site} holds {', '.join(card.modalities)} alone, so it has no odds of whole "
+                "images. Set shares.by to 'site' or 'modality', or leave it out."
+            )
+        if {int(number) for number in card.labels} != set(self.scope.labels):
+            raise CohortError(
+                f"site {site} knows the labels {', '.join(card.labels.values())}, and cannot judge "
+                f"masks with {', '.join(self.scope.labels.values())}. Name all of them in its "
+                "dataset.json, or set shares.by to 'site'."
+            )
+        if site not in self.members and len(self.members) >= self.recipe.shares.sites:
+            raise CohortError(
+                f"site {site} would be one more than shares.sites ({self.recipe.shares.sites}) "
+                "lets judge each other's images. Raise it at all ends."
+            )
 
     def real_moments(self, only: Collection[str] | None = None) -> Moments:
         """Moments of the features of all sites' images, by shares; no image is among them.
@@ -701,7 +720,7 @@ class Coordinator:
             "run": self.run,
             "step": self.step_number,
             "scope": self.scope.to_plain(),
-            "sites": sorted({*self.known, *self.expected}),
+            "sites": self.expected | {site: one.share for site, one in self.known.items()},
         }
         if self.selection:
             selected, about["selection"] = self.selection.state()
@@ -717,7 +736,9 @@ class Coordinator:
         load_network("average", self.average, tensors)
         load_optimiser("optimiser", self.optimiser, tensors)
         self.step_number = int(about["step"])
-        self.expected = set(about.get("sites", ()))
+        sites = about.get("sites", ())  # a list, before shares were kept
+        shares = sites if isinstance(sites, dict) else dict.fromkeys(sites, 1.0)
+        self.expected = {site: float(share) for site, share in shares.items()}
         if "selection" in about:
             self.selection = Selection.load(self.recipe, tensors, about["selection"])
         if self.memory and "memory" in about:

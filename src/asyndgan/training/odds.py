@@ -1,6 +1,6 @@
 """The mixture's own discriminator, out of what the sites' discriminators say of every image.
 
-Source: Yu et al. 2021 (UA-GAN), equation 4. A discriminator at its best has the odds
+Source: Zhang et al. 2021 (UA-GAN), section 3. A discriminator at its best has the odds
 p_j(x, y) / q(x, y), so by shares the odds add up to those of the mixture,
 Phi = sum_j pi_j odds_j = p / q, and Phi / (1 + Phi) is the discriminator that all real images
 together would have trained. A sum of feedback by shares finds a centroid of the sites instead, in

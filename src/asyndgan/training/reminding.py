@@ -26,7 +26,7 @@ Paint = Callable[[nn.Module, Tensor, Sequence[str], torch.Generator], Tensor]
 
 @final
 class Memory:
-    """The generator as it was when a site was last there, and who is remembered.
+    """The generator as it was when a site was last there, for each that is away.
 
     Args:
         recipe: says how strongly, and how many images of each site.
@@ -40,63 +40,68 @@ class Memory:
         self.recipe = recipe
         self.recall = recall
         self.away: dict[str, float] = {}
-        self._frozen: nn.Module | None = None
+        self._frozen: dict[str, nn.Module] = {}
         self._conditions: dict[str, Tensor] = {}
 
     def follow(self, away: Mapping[str, float], average: nn.Module) -> None:
-        """Takes note of who is there. When a site has left, the generator of now is what counts.
-
-        It remembers those who left before as well, since it was reminded of them until now.
+        """Takes note of who is there. Of who has just left, the generator of now is what counts.
 
         Args:
             away: share of each site that has been there and is not.
             average: the averaged generator.
         """
-        if set(away) - set(self.away):
-            self._frozen = copy.deepcopy(average).requires_grad_(False).eval()
+        left = [site for site in away if site not in self.away]
+        if left:
+            frozen = copy.deepcopy(average).requires_grad_(False).eval()
+            self._frozen |= dict.fromkeys(left, frozen)  # of all who left together
+            self._conditions |= {site: self.recall(site) for site in left}
         self.away = dict(away)
-        self._conditions = {
-            site: self._conditions[site] if site in self._conditions else self.recall(site)
-            for site in away
-        }
+        for kept in (self._frozen, self._conditions):
+            for site in set(kept) - set(away):
+                del kept[site]
 
-    def loss(self, generator: nn.Module, step: int, paint: Paint) -> Tensor | None:
-        """How differently the two generators paint, (); None if there is nobody to remember.
+    def remind(self, generator: nn.Module, step: int, paint: Paint) -> Tensor | None:
+        """Adds the gradient of the reminding term to a generator's, site by site.
 
         Args:
             generator: that learns.
             step: of the run; fixes what is drawn.
             paint: paints with a generator.
+
+        Returns:
+            How differently both generators paint, (); None if there is nobody to remember.
         """
-        training = self.recipe.training
-        gaps: list[Tensor] = []
-        weights: list[float] = []
-        for site, share in sorted(self.away.items()):
-            pool = self._conditions[site]
-            if self._frozen is None or not len(pool):
-                continue
-            masks, noise, again = (
-                torch.Generator().manual_seed(derived_seed(training.seed, name, site, step))
-                for name in ("remembered masks", "reminding", "reminding")
-            )
-            conditions = drawn_from(pool, training.batch, masks, flip=training.flip)
-            looks = [site] * training.batch
-            with torch.no_grad():
-                before = paint(self._frozen, conditions, looks, noise)
-            now = paint(generator, conditions, looks, again)
-            balance = self.recipe.loss.balance
-            gaps.append(balanced_l1(now, before, conditions.to(now.device), balance))
-            weights.append(share)
-        if not gaps:
+        shares = {s: share for s, share in self.away.items() if len(self._conditions[s])}
+        if not shares:
             return None
-        weight = torch.tensor(weights, device=gaps[0].device)
-        return (weight / weight.sum() * torch.stack(gaps)).sum()
+        total = torch.zeros(())
+        for site, share in sorted(shares.items()):
+            gap = share / sum(shares.values()) * self._gap(site, generator, step, paint)
+            torch.autograd.backward(self.recipe.reminding.weight * gap)
+            total += gap.detach().cpu()
+        return total
+
+    def _gap(self, site: str, generator: nn.Module, step: int, paint: Paint) -> Tensor:
+        training = self.recipe.training
+        masks, noise, again = (
+            torch.Generator().manual_seed(derived_seed(training.seed, name, site, step))
+            for name in ("remembered masks", "reminding", "reminding")
+        )
+        conditions = drawn_from(self._conditions[site], training.batch, masks, flip=training.flip)
+        looks = [site] * training.batch
+        with torch.no_grad():
+            before = paint(self._frozen[site], conditions, looks, noise)
+        now = paint(generator, conditions, looks, again)
+        return balanced_l1(now, before, conditions.to(now.device), self.recipe.loss.balance)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """For a checkpoint. It holds how many conditions there were of each site, and none."""
-        tensors = network_state("remembered", self._frozen) if self._frozen else {}
-        kept = {site: len(own) for site, own in self._conditions.items()}
-        return tensors, {"away": self.away, "kept": kept}
+        """For a checkpoint. It holds no condition."""
+        different = list({id(one): one for one in self._frozen.values()}.values())
+        tensors: dict[str, Tensor] = {}
+        for number, network in enumerate(different):
+            tensors |= network_state(f"remembered-{number}", network)
+        by = {site: different.index(one) for site, one in self._frozen.items()}
+        return tensors, {"away": self.away, "generators": by}
 
     def load(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], like: nn.Module
@@ -109,10 +114,10 @@ class Memory:
             like: a generator of the same recipe.
         """
         self.away = {site: float(share) for site, share in about["away"].items()}
-        # More may have been kept since, by steps that are taken anew.
-        self._conditions = {
-            site: self.recall(site)[: int(count)] for site, count in about["kept"].items()
-        }
-        if any(key.startswith("remembered/") for key in tensors):
-            self._frozen = copy.deepcopy(like).requires_grad_(False).eval()
-            load_network("remembered", self._frozen, tensors)
+        self._conditions = {site: self.recall(site) for site in self.away}
+        networks: dict[int, nn.Module] = {}
+        for site, number in about["generators"].items():
+            if number not in networks:
+                networks[number] = copy.deepcopy(like).requires_grad_(False).eval()
+                load_network(f"remembered-{number}", networks[number], tensors)
+            self._frozen[site] = networks[number]

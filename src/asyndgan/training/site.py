@@ -157,6 +157,12 @@ class Site(Handler):
                 f"site {name}: policy '{policy.name}' keeps the number of cases back, which would "
                 "be the share. Declare a share."
             )
+        if cohort.present is not None and not policy.leaves.cases:
+            raise PolicyError(
+                f"site {name}: policy '{policy.name}' keeps the number of cases back, but some "
+                "lack a modality, and zeros in the feedback would tell which. Leave these cases "
+                "out, or let leaves.cases be true."
+            )
         self.share = float(len(cohort)) if share is None else share
         if not self.share > 0:
             raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
@@ -248,6 +254,12 @@ class Site(Handler):
         offered = self._conditions()
         wanted = (sites * size, *self.cohort.images.shape[1:])
         whose = (sites * size, *offered.shape[1:])
+        if sites > self.recipe.shares.sites or abs(sum(request.shares) - 1) > 1e-6:
+            raise ProtocolError(
+                f"images of {sites} sites came, with shares that sum to {sum(request.shares):g}; "
+                f"the recipe lets {self.recipe.shares.sites} sites judge each other, and shares "
+                "sum to one."
+            )
         if tuple(request.images.shape) != wanted or tuple(request.conditions.shape) != whose:
             raise ProtocolError(
                 f"synthetic images of shape {tuple(request.images.shape)} and conditions of shape "

@@ -21,7 +21,7 @@ from asyndgan.texts import Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, encode, raw_size
 
 MAGIC: Final = b"ADG"
-VERSION: Final = 1
+VERSION: Final = 2
 HEADER_LIMIT: Final = 64 * 1024
 PREFIX: Final = struct.Struct("<3sBI")
 
@@ -30,6 +30,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
 Part = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
@@ -130,7 +131,7 @@ class Appraise(Message):
     step: Count
     batch: Count
     place: Annotated[int, Field(ge=0, lt=SITES_LIMIT)]
-    shares: Annotated[list[Part], Field(min_length=1, max_length=SITES_LIMIT)]
+    shares: Annotated[list[Share], Field(min_length=1, max_length=SITES_LIMIT)]
     images: Annotated[Tensor, IMAGES]
     conditions: Annotated[Tensor, CONDITIONS]
 
