@@ -14,7 +14,7 @@ from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.reports import write_report
-from asyndgan.reports.curves import loss_charts, presence
+from asyndgan.reports.curves import loss_charts, presence, run_charts
 from asyndgan.reports.gallery import BUDGET, build_gallery
 from asyndgan.reports.words import counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder
@@ -285,6 +285,19 @@ def test_the_timeline_appears_once_a_site_was_away(tmp_path):
     text = page(run).text
     assert "Who was there" in text
     assert "step 6 missed south: it is not connected" in text
+
+
+def test_what_is_measured_of_the_whole_run_has_a_chart_of_its_own():
+    records = [record(step, ["a"]) for step in range(10)]
+    assert run_charts(records) == ()
+    for step in range(4, 8):
+        records[step]["reminding"] = 0.1
+    for step in (2, 6):
+        records[step]["distance"] = float(step)
+    reminding, distance = run_charts(records)
+    assert (reminding.title, distance.title) == ("Reminding", "Distance")
+    assert [curve.last for curve in (*reminding.curves, *distance.curves)] == ["0.1", "6"]
+    assert distance.curves[0].path.count("M") == 1  # from the first one on without a gap
 
 
 def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves():

@@ -106,6 +106,10 @@ _NOTES: Final = {
     "stand_in": "What the site's own small generator still gets wrong. It stays at the site.",
     "stand_in_l1": "Distance to the painting of the same mask by the site's own small generator.",
     "moments": "How far each label's mean and spread of intensity lie from the site's.",
+    "reminding": "How differently the masks of sites that are away are painted by now, on a scale "
+    "of 2. Nothing while all are there.",
+    "distance": "Of the averaged generator's images from all real ones, by moments of features, at "
+    "each checkpoint.",
     "features": "How far the discriminator's features lie from those of the site's images.",
 }
 
@@ -133,6 +137,21 @@ def loss_charts(
         )
         for name in ordered
     )
+
+
+def run_charts(records: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
+    """What is measured of the whole run, where its recipe asks for it; one line each."""
+    charts = []
+    for name, title in (("reminding", "Reminding"), ("distance", "Distance")):
+        values = np.array([record.get(name, math.nan) for record in records], np.float64)
+        if np.isnan(values).all():
+            continue
+        if name == "distance":  # measured at checkpoints, and so until the next one
+            places = np.maximum.accumulate(np.where(np.isnan(values), -1, np.arange(len(values))))
+            values = np.where(places < 0, math.nan, values[places])
+        line = {"generator": values}
+        charts.append(_chart(title, _NOTES[name], line, {"generator": 0}, _steps(records)))
+    return tuple(charts)
 
 
 def traffic_chart(records: Sequence[Mapping[str, Any]]) -> Chart:

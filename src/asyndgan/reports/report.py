@@ -14,7 +14,7 @@ from asyndgan import __version__
 from asyndgan.data import Case
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
-from asyndgan.reports.curves import loss_charts, presence, traffic_chart
+from asyndgan.reports.curves import loss_charts, presence, run_charts, traffic_chart
 from asyndgan.reports.gallery import build_gallery
 from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.traffic import Traffic, read_traffic
@@ -122,7 +122,7 @@ def _page(
         "notices": tuple(_notices(facts, recipe, useful, gallery.has_real)),
         "gallery": gallery,
         "useful": useful,
-        "charts": loss_charts(records, numbers) if records else (),
+        "charts": (*loss_charts(records, numbers), *run_charts(records)) if records else (),
         "presence": presence(records, numbers) if records else (),
         "waited": sum(not record.get("updated", True) for record in records),
         "news": [
