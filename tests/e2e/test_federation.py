@@ -157,8 +157,9 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
     service, client = SiteService(tmp_path / "west", lambda run: setup), Kept(tmp_path / "west")
     try:
         until(lambda: coordinator.invite().get("west") == "")
-        after = coordinator.step().shares
-        assert set(after) == {"north", "south", "west"}
+        report = coordinator.step()
+        after = report.shares
+        assert set(after) == {"north", "south", "west"}, report.missed
         assert after["west"] == after["south"]  # it has the same cases
         assert sum(after.values()) == pytest.approx(1)
         assert {site: local.flare.job(site) for site in jobs} == jobs
