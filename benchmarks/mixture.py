@@ -7,7 +7,7 @@ Minimax losses throughout (Goodfellow et al. 2014, equation 1), since nothing is
 Unconditional: sites with uneven shares over 64 places on a line, near each other or apart;
 generator and discriminators are tables, every expectation is exact, so that where a game ends is
 the theory's word and not that of a network or of chance. Beside the game: the centroid of the
-sites, sum_j pi_j JS(p_j, q) minimised by itself.
+sites, sum_j pi_j JS(p_j, q) minimised by itself. (FedGAN's game of tables does not settle.)
 
 Conditional: small networks, samples, and masks (ten classes) that the sites have in uneven parts,
 each of its own; what a mask looks like, p(y | x), is shared by all. Divergence from the true
@@ -56,7 +56,7 @@ def main() -> None:
     publish(
         markdown(
             ["sites", "they", "sum of feedback: from the centroid", "from the mixture",
-             "odds: from the mixture", "shares off by, at most", "FedGAN: from the mixture"],
+             "odds: from the mixture", "shares off by, at most"],
             rows,
         ),
         "mixture-shares", given.document,
@@ -113,11 +113,10 @@ def game(sites: Tensor, shares: Tensor, kind: str) -> Tensor:
     Args:
         sites: p_j (sites, places).
         shares: of the sites.
-        kind: `sum`, `odds` or `fedgan`.
+        kind: `sum` or `odds`.
     """
     count = len(sites)
-    generators = 1 if kind != "fedgan" else count
-    theta = torch.zeros(generators, PLACES, dtype=torch.float64, requires_grad=True)
+    theta = torch.zeros(1, PLACES, dtype=torch.float64, requires_grad=True)
     logits = torch.zeros(count, PLACES, dtype=torch.float64, requires_grad=True)
     paint = torch.optim.Adam([theta], lr=0.02, betas=(0.5, 0.99))
     judge = torch.optim.Adam([logits], lr=0.1, betas=(0.5, 0.99))
@@ -137,20 +136,13 @@ def game(sites: Tensor, shares: Tensor, kind: str) -> Tensor:
         if kind == "odds":
             weighted = logits.detach() + shares.log()[:, None]
             loss = -(q[0] * F.softplus(torch.logsumexp(weighted, 0))).sum()
-        elif kind == "sum":
-            loss = (shares[:, None] * q * F.logsigmoid(-logits.detach())).sum()
         else:
-            loss = (q * F.logsigmoid(-logits.detach())).sum()
+            loss = (shares[:, None] * q * F.logsigmoid(-logits.detach())).sum()
         paint.zero_grad()
         loss.backward()
         paint.step()
-        if kind == "fedgan" and (step + 1) % LOCAL == 0:
-            with torch.no_grad():
-                theta.copy_((shares[:, None] * theta).sum(0, keepdim=True).expand_as(theta))
-                logits.copy_((shares[:, None] * logits).sum(0, keepdim=True).expand_as(logits))
         if step >= GAME // 2:
-            of_site = shares if kind == "fedgan" else torch.ones(1, dtype=torch.float64)
-            kept += (of_site[:, None] * q.detach()).sum(0)
+            kept += q[0].detach()
     return kept / kept.sum()
 
 
@@ -166,12 +158,11 @@ def line_row(cache: Path, count: int, apart: bool) -> list[str]:
 
     def measure() -> dict[str, float]:
         middle = centroid(sites, shares)
-        summed, odds, fedgan = (game(sites, shares, kind) for kind in ("sum", "odds", "fedgan"))
+        summed, odds = (game(sites, shares, kind) for kind in ("sum", "odds"))
         found = {
             "sum from centroid": variation(summed, middle),
             "sum from mixture": variation(summed, mixture),
             "odds from mixture": variation(odds, mixture),
-            "fedgan from mixture": variation(fedgan, mixture),
         }
         if apart:
             own = sites > 0
@@ -185,7 +176,6 @@ def line_row(cache: Path, count: int, apart: bool) -> list[str]:
     return [
         str(count), "lie apart" if apart else "overlap", f"{found['sum from centroid']:.3f}",
         f"{found['sum from mixture']:.3f}", f"{found['odds from mixture']:.3f}", off,
-        f"{found['fedgan from mixture']:.3f}",
     ]  # fmt: skip
 
 
@@ -199,7 +189,6 @@ def picture(path: Path) -> None:
                 "centroid": centroid(sites, shares),
                 "sum of feedback": game(sites, shares, "sum"),
                 "odds": game(sites, shares, "odds"),
-                "FedGAN": game(sites, shares, "fedgan"),
             }
         )
     )
@@ -385,7 +374,7 @@ def _divergence(
 
 def conditional_row(cache: Path, count: int) -> list[str]:
     """A line of the second table: means over seeds, and their ratio to central training."""
-    means = {}
+    by_kind = {}
     for kind in ("central", "sum", "odds", "fedgan"):
         found = [
             remembered(
@@ -394,10 +383,12 @@ def conditional_row(cache: Path, count: int) -> list[str]:
             )
             for seed in range(SEEDS)
         ]  # fmt: skip
-        means[kind] = sum(map(float, found)) / len(found)  # type: ignore[arg-type]
-    line = [str(count), f"{means['central']:.4f}"]
-    for kind in ("sum", "odds", "fedgan"):
-        line += [f"{means[kind]:.4f}", f"{means[kind] / means['central']:.2f}"]
+        by_kind[kind] = [float(one) for one in found]  # type: ignore[arg-type]
+    means = {kind: sum(own) / len(own) for kind, own in by_kind.items()}
+    line = [str(count)]
+    for kind, own in by_kind.items():
+        line.append(f"{means[kind]:.3f} ({min(own):.3f} to {max(own):.3f})")
+        line += [] if kind == "central" else [f"{means[kind] / means['central']:.2f}"]
     return line
 
 

@@ -375,11 +375,15 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(
     result = run_suite(text, tmp_path / "data", tmp_path / "out")
     ways = [row["way"] for row in result.completions]
     assert ways == [
-        "left as it is", "mean of each label", "linear regression", "painted from the mask",
-        "translated", "acquired",
+        "mean of each label", "painted from the mask", "linear regression",
+        "linear regression, mask hidden", "translated", "translated, mask hidden",
+        "left as it is", "acquired", "left out, and no network knows it",
     ]  # fmt: skip
     by_way = {row["way"]: row for row in result.completions}
-    assert by_way["left as it is"]["gain"] == 0
+    assert by_way["left out, and no network knows it"]["gain"] == 0
+    # Who was shown the mask is not judged by finding it.
+    judged = {way for way, row in by_way.items() if "dice" in row}
+    assert not judged & {"translated", "linear regression", "painted from the mask"}
     assert by_way["translated"]["ahead"] == 0
     assert "ssim" not in by_way["acquired"]
     assert by_way["linear regression"]["ssim"] > by_way["painted from the mask"]["ssim"]

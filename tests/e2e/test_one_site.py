@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
@@ -121,10 +122,23 @@ def test_a_set_is_augmented_judged_and_never_taken_for_patients(
         assert (out / path.relative_to(folder)).read_bytes() == path.read_bytes()
     with Image.open(out / "imagesTr" / "synthetic-00001_0002.png") as picture:
         assert picture.text["synthetic"] == "synthetic: painted by asyndgan, not acquired"
-    with pytest.raises(AsyndganError, match="holds synthetic cases beside real ones"):
+    assert ("synthetic cases", f"{wanted} of them; counted among all others") in (
+        check_folder(out).rows
+    )
+    provenance = json.loads((out / "provenance.json").read_text())
+    names = {path.stem for path in (folder / "labelsTr").iterdir()}
+    assert list(provenance["mask_of"]) == table["synthetic_cases"]
+    assert set(provenance["mask_of"].values()) == names
+    refused = "synthetic cases beside real ones"
+    with pytest.raises(AsyndganError, match=refused):
         load_cohort(SiteSetup("north", out, tmp_path), run.recipe())
-    with pytest.raises(AsyndganError, match="holds synthetic cases already"):
+    with pytest.raises(AsyndganError, match=refused):
         command("augment", run.path, "--site", out, "--out", tmp_path / "twice")
+    with pytest.raises(AsyndganError, match=refused):
+        command(
+            "evaluate", run.path, f"--site=north={out}", "--test", folder.parent / "test",
+            "--out", tmp_path / "no", "--steps", 2,
+        )  # fmt: skip
     told = command(
         "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
         "--test", folder.parent / "test", "--out", tmp_path / "judged", "--steps", 2,
@@ -145,6 +159,66 @@ def test_a_set_is_augmented_judged_and_never_taken_for_patients(
             "--test", folder.parent / "test", "--out", tmp_path / "other", "--steps", 2,
             "--augmented", f"south={out}",
         )  # fmt: skip
+
+
+def test_a_set_of_another_generator_is_not_judged_by(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """It may have been taught by the very patients who are judged on."""
+    out = tmp_path / "out"
+    command("augment", run.path, "--site", phantoms["north"], "--out", out)
+    provenance = json.loads((out / "provenance.json").read_text())
+    (out / "provenance.json").write_text(json.dumps({**provenance, "generator_sha256": "0" * 64}))
+    with pytest.raises(AsyndganError, match="was painted by another generator"):
+        command(
+            "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
+            "--test", phantoms["north"].parent / "test", "--out", tmp_path / "judged",
+            "--steps", 2, "--augmented", f"north={out}",
+        )  # fmt: skip
+
+
+def test_cases_without_a_mask_are_no_masks_to_paint_from(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "some"
+    shutil.copytree(phantoms["north"], folder)
+    masks = sorted((folder / "labelsTr").iterdir())
+    for path in masks[1:]:
+        path.unlink()
+    out = tmp_path / "out"
+    command("augment", run.path, "--site", folder, "--out", out)
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert set(provenance["mask_of"].values()) == {masks[0].stem}
+
+
+def test_labels_that_mean_something_else_are_not_painted(
+    run: RunFolder, without_t2: Path, tmp_path: Path
+) -> None:
+    path = without_t2 / "dataset.json"
+    path.write_text(path.read_text().replace('"lesion"', '"tumour"'))
+    with pytest.raises(AsyndganError, match="is 'tumour' here"):
+        complete(run.path, "--site", without_t2, "--out", tmp_path / "out")
+
+
+def test_volumes_are_not_augmented_by_slices(
+    tiny: Callable[..., Recipe], run: RunFolder, tmp_path: Path
+) -> None:
+    folder = tmp_path / "volumes"
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    grid = np.diag([1.0, 1.0, 3.0, 1.0])
+    for number in range(3):
+        image = nib.Nifti1Image(np.random.default_rng(1).random((32, 32, 4)), grid)
+        nib.save(image, folder / "imagesTr" / f"ann_000{number}.nii.gz")
+    nib.save(nib.Nifti1Image(np.ones((32, 32, 4), np.uint8), grid), folder / "labelsTr/ann.nii.gz")
+    about = {
+        "channel_names": {"0": "T1", "1": "T2", "2": "FLAIR"}, "labels": run.facts().labels,
+        "numTraining": 1, "file_ending": ".nii.gz",
+    }  # fmt: skip
+    about["labels"] = {name: int(number) for number, name in run.facts().labels.items()}
+    (folder / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(AsyndganError, match="holds volumes, and a run paints slices"):
+        command("augment", run.path, "--site", folder, "--out", tmp_path / "out")
 
 
 def test_synthetic_cases_are_stored_as_the_real_ones_are(

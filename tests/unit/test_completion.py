@@ -12,7 +12,14 @@ from PIL import Image
 
 from asyndgan.data import Case, Preparation
 from asyndgan.data.check import check_folder
-from asyndgan.data.nnunet import describe, list_cases, read_case, read_cases, write_completed
+from asyndgan.data.nnunet import (
+    describe,
+    list_cases,
+    read_case,
+    read_cases,
+    write_completed,
+    written_whole,
+)
 from asyndgan.data.prepare import blanked, load_cases, shared_modalities
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import (
@@ -98,7 +105,8 @@ def test_a_mask_that_is_not_known_is_told_from_one_that_is_empty() -> None:
 def test_a_perfect_completion_scores_as_one() -> None:
     judged = cases(6)
     worse = [case.image + torch.tensor([0.0, 0.2])[:, None, None] for case in judged]
-    rows = nearness({"off": worse, "same": [case.image for case in judged]}, judged, ["T2"])
+    ways = {"off": worse, "same": [case.image for case in judged]}
+    rows = nearness(ways, judged, ["T2"], best="same")
     off, same = rows
     assert same.patients == 3
     assert same.ssim == pytest.approx(1)
@@ -112,7 +120,7 @@ def test_a_perfect_completion_scores_as_one() -> None:
 def test_only_what_lies_within_a_label_is_scored() -> None:
     judged = cases(3)
     outside = [torch.where(case.mask == 0, 0.9, case.image) for case in judged]
-    (row,) = nearness({"outside": outside}, judged, ["T2"])
+    (row,) = nearness({"outside": outside}, judged, ["T2"], best="outside")
     assert row.psnr > 100
 
 
@@ -123,6 +131,23 @@ def test_regression_finds_a_linear_relation_and_means_find_a_label() -> None:
     flat = [replace(case, image=torch.stack([case.image[0], 0.5 * case.mask])) for case in real]
     means = _label_means(flat, hidden)
     assert all(torch.allclose(m[1], 0.5 * h.case.mask) for m, h in zip(means, hidden, strict=True))
+
+
+def test_a_label_at_the_rim_counts_like_any_other() -> None:
+    (case,) = cases(1)
+    rim = torch.zeros(32, 32, dtype=torch.int64)
+    rim[0, :2] = 1
+    (row,) = nearness({"same": [case.image]}, [replace(case, mask=rim)], ["T2"], best="same")
+    assert row.ssim == pytest.approx(1)
+
+
+def test_a_regression_that_is_not_shown_the_mask_knows_nothing_of_it() -> None:
+    real, judged = cases(12), cases(2, seed=2)
+    hidden = [Incomplete(without(replace(c, mask=c.mask * 0), "T2"), False) for c in judged]
+    moved = [replace(case, mask=case.mask.roll(5, 1)) for case in judged]
+    again = [Incomplete(without(replace(c, mask=c.mask * 0), "T2"), False) for c in moved]
+    for one, other in zip(_regressed(real, hidden), _regressed(real, again), strict=True):
+        assert torch.equal(one, other)
 
 
 # Files
@@ -214,9 +239,28 @@ def test_a_painted_volume_lies_where_the_acquired_ones_do(tmp_path: Path, axis: 
     write_completed(folder, tmp_path / "out", planes, axis=axis, provenance={})
     for raw in read_cases(tmp_path / "out", axis=axis):
         np.testing.assert_array_equal(raw.channels["T1"], raw.channels["synthetic T2"])
-    header = nib.load(tmp_path / "out/imagesTr/ann_0001.nii.gz").header
+    acquired, painted = (
+        nib.load(tmp_path / f"out/imagesTr/ann_000{number}.nii.gz") for number in (0, 1)
+    )
+    # Voxel by voxel as stored too, for readers that do not turn.
+    np.testing.assert_array_equal(acquired.get_fdata(), painted.get_fdata())
+    np.testing.assert_array_equal(acquired.affine, painted.affine)
+    header = painted.header
     assert bytes(header["descrip"]).startswith(b"synthetic: painted by asyndgan, not acquired")
     assert not check_folder(tmp_path / "out").faults
+
+
+def test_what_was_half_written_is_gone_and_what_is_there_is_not_touched(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), written_whole(tmp_path / "out") as half:
+        half.mkdir()
+        (half / "patient.png").write_bytes(b"")
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    with pytest.raises(DataError, match="is there already"), written_whole(tmp_path / "out"):
+        raise AssertionError("nothing is begun")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_case_says_what_it_has() -> None:

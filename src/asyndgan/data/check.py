@@ -344,6 +344,8 @@ def _rows(
     info: DatasetInfo, described: bool, cases: Sequence[CaseFiles], patients: int, tally: _Tally
 ) -> Iterator[tuple[str, str]]:
     yield "cases", f"{len(cases)} ({tally.masks} with a mask)"
+    if info.synthetic_cases:
+        yield "synthetic cases", f"{len(info.synthetic_cases)} of them; counted among all others"
     yield "patients", str(patients)
     yield "modalities", ", ".join(info.modalities) if described else "not known"
     for modality, count in tally.lacking.items() if info.incomplete else ():

@@ -95,6 +95,12 @@ class DatasetInfo:
         return self.extra.get("synthetic") is True
 
     @property
+    def synthetic_cases(self) -> tuple[str, ...]:
+        """Cases that nobody acquired, in a set of acquired ones (see `write_extended`)."""
+        named = self.extra.get("synthetic_cases")
+        return tuple(map(str, named)) if isinstance(named, list) else ()
+
+    @property
     def painted(self) -> tuple[str, ...]:
         """Channels that nobody acquired, in a set of acquired ones (see `write_completed`)."""
         named = self.extra.get("synthetic_modalities")
@@ -518,6 +524,7 @@ def write_extended(
     if folder.exists():
         raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
     names = {case.name for case in files}
+    as_rgb = len(info.modalities) == 3 and set(files[0].images) == {0}
     added: list[str] = []
     with _writing(folder):
         for part in ("imagesTr", "labelsTr"):
@@ -529,7 +536,9 @@ def write_extended(
             _check_case(folder, case, info.modalities, info.labels, names)
             names.add(case.name)
             added.append(case.name)
-            _write_case(folder, case, info.modalities, info.file_ending, NOT_ACQUIRED)
+            _write_case(
+                folder, case, info.modalities, info.file_ending, NOT_ACQUIRED, as_rgb=as_rgb
+            )
         table = _json_table(source / "dataset.json")
         about = {**table, "numTraining": len(names), "synthetic_cases": added}
         for name, content in (("dataset.json", about), ("provenance.json", dict(provenance))):
@@ -543,22 +552,43 @@ def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: i
     if path.name.endswith(".png"):
         (plane,) = slices
         return _write_png(path, plane, NOT_ACQUIRED)
-    shape, affine = _nifti(like)[0].shape, _nifti(like)[1]
-    # The inverse of `_plane`.
+    # The inverse of `_plane`, then of the turn to the closest canonical orientation: whoever reads
+    # voxels without looking at the affine must find them where the acquired ones are.
     volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis).astype(np.float32)
-    image = nib.Nifti1Image(volume.reshape(shape), affine)
+    acquired = nib.load(like)
+    if not isinstance(acquired, nib.Nifti1Pair):
+        raise DataFileError(like, "is of another format", "Store it as NIfTI.")
+    canonical = nib.orientations.axcodes2ornt(("R", "A", "S"))
+    stored = nib.orientations.io_orientation(acquired.affine)
+    turn = nib.orientations.ornt_transform(canonical, stored)
+    volume = nib.orientations.apply_orientation(volume, turn).reshape(acquired.shape)
+    image = nib.Nifti1Image(volume, acquired.affine)
+    for code in ("qform", "sform"):
+        image.header[f"{code}_code"] = acquired.header[f"{code}_code"]
+    image.header["xyzt_units"] = acquired.header["xyzt_units"]
     image.header["descrip"] = NOT_ACQUIRED.encode()
     nib.save(image, path)
 
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write to that becomes `folder` in the end: all of it is there, or none."""
+    """Gives a folder to write to that becomes `folder` in the end: all of it is there, or none.
+
+    Raises:
+        DataError: at once, if there is something already.
+    """
+    folder = folder.resolve()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
     half = folder.with_name(f".{folder.name}.half")
     shutil.rmtree(half, ignore_errors=True)
-    yield half
-    with _writing(folder):
-        half.replace(folder)
+    try:
+        yield half
+        with _writing(folder):
+            half.replace(folder)
+    except BaseException:
+        shutil.rmtree(half, ignore_errors=True)  # it may hold patients' images
+        raise
 
 
 def _json_table(path: Path) -> dict[str, object]:
@@ -861,12 +891,20 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _write_case(
-    folder: Path, case: RawCase, modalities: Sequence[str], file_ending: str, note: str = ""
+    folder: Path,
+    case: RawCase,
+    modalities: Sequence[str],
+    file_ending: str,
+    note: str = "",
+    *,
+    as_rgb: bool | None = None,
 ) -> None:
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
     images = [case.channels[modality] for modality in modalities]
     stem = str(folder / "imagesTr" / case.name)
-    if file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB:
+    if as_rgb is None:
+        as_rgb = file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB
+    if as_rgb:
         _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1), note)
     else:
         for number, image in enumerate(images):

@@ -134,6 +134,7 @@ def load_cases(
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     unmasked: bool = True,
     incomplete: bool = False,
+    augmented: bool = False,
 ) -> list[Case]:
     """Reads and prepares a whole data set.
 
@@ -149,6 +150,7 @@ def load_cases(
         unmasked: take cases without a mask, as all background; else they are refused.
         incomplete: take cases that lack a modality, if dataset.json says `"incomplete": true`;
             those that lack all are left out.
+        augmented: take a set that holds synthetic cases beside real ones; else it is refused.
 
     Raises:
         DataError: the data set cannot be read or prepared; names the file or the case.
@@ -161,6 +163,12 @@ def load_cases(
             f"has the modalities {', '.join(info.modalities)}, none of which is in the recipe's "
             f"image.modalities ({', '.join(image.modalities)})",
             "Name them alike; modalities match by name.",
+        )
+    if info.synthetic_cases and not augmented:
+        raise DataFileError(
+            folder,
+            f"holds {len(info.synthetic_cases)} synthetic cases beside real ones",
+            "Name the data set that it was made from.",
         )
     if info.synthetic:
         image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})

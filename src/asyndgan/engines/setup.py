@@ -73,11 +73,6 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
         DataError: if the folder cannot be read.
         CohortError: if its cases do not fit the recipe.
     """
-    if describe(setup.data).extra.get("synthetic_cases"):
-        raise CohortError(
-            f"site {setup.name}: {setup.data} holds synthetic cases beside real ones. A site "
-            "judges by its patients: name the data set that it was made from."
-        )
     cases = load_cases(
         setup.data,
         recipe.image,

@@ -10,7 +10,7 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
 from asyndgan.data.cohort import rarity
-from asyndgan.data.nnunet import check_labels, describe, write_extended
+from asyndgan.data.nnunet import check_labels, describe, list_cases, write_extended
 from asyndgan.data.prepare import invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.errors import DataError
@@ -27,11 +27,13 @@ class Source:
     Args:
         mask: label map [H, W] on the recipe's grid.
         like: a real case of the site.
+        of: the case whose mask it is; empty: another one's.
     """
 
-    def __init__(self, mask: Mask, like: Case) -> None:
+    def __init__(self, mask: Mask, like: Case, of: str) -> None:
         self.mask = mask
         self.like = like
+        self.of = of
 
 
 def augment_folder(
@@ -77,11 +79,21 @@ def augment_folder(
             f"{folder} holds {', '.join(missing)}, which this run does not paint, so synthetic "
             f"cases would lack it; it paints {', '.join(facts.modalities)}."
         )
-    if info.extra.get("synthetic_cases"):
-        raise DataError(f"{folder} holds synthetic cases already; name the set it was made from.")
     real = load_cases(folder, image, info.modalities, patient_pattern=patient_pattern)
+    files = {case.name: case for case in list_cases(folder, info)}
+    if any(case.name not in files for case in real):
+        raise DataError(
+            f"{folder} holds volumes, and a run paints slices: one beside the other they would "
+            "train no network well. Cut the volumes into slices first."
+        )
+    if run.recipe().training.hold_out and patient_pattern != facts.patient_pattern:
+        raise DataError(
+            "this run told patients by another pattern of their names, and holds some out: "
+            f"--patient-pattern '{facts.patient_pattern}'."
+        )
     # Who is held out to be judged on must not come back by his mask.
     free, _ = held_out_by(run.recipe(), real)
+    free = [case for case in free if files[case.name].mask]
     sources = _sources(free, masks, own_masks, seed)
     if label is not None:
         if label not in info.labels:
@@ -109,6 +121,8 @@ def augment_folder(
         "label": label,
         "rare_first": rare_first,
         "seed": seed,
+        # So that whoever splits the set keeps a synthetic case with the patient of its mask.
+        "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
     }
     added = write_extended(folder, out, cases, provenance=provenance)
     return len(real), added
@@ -125,8 +139,9 @@ def _sources(
     """Masks of others are stored like a case of the site that is drawn for each."""
     random = torch.Generator().manual_seed(derived_seed(seed, "augment", "like"))
     like = torch.randint(len(real), (len(masks),), generator=random).tolist()
-    own = [Source(case.mask, case) for case in real] if own_masks else []
-    return [*own, *(Source(mask, real[place]) for mask, place in zip(masks, like, strict=True))]
+    own = [Source(case.mask, case, case.name) for case in real] if own_masks else []
+    others = [Source(mask, real[place], "") for mask, place in zip(masks, like, strict=True)]
+    return own + others
 
 
 def _drawn(sources: Sequence[Source], count: int, rare_first: bool, seed: int) -> list[Source]:

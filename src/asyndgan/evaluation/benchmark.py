@@ -36,7 +36,10 @@ from asyndgan.evaluation.compare import compare, contenders, levelled_off
 from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.completion_scores import (
     ACQUIRED,
+    HIDDEN,
     NOTHING,
+    WITHOUT,
+    Completed,
     completions,
     nearness,
     with_images,
@@ -195,9 +198,12 @@ def _with_truth(
     info = describe(folder)
     cases = []
     for files in list_cases(folder, info):
-        found = sorted((folder / section.truth).glob(f"{files.name}_*{info.file_ending}"))
-        if not found:
-            raise RecipeError(f"set {part.name}: there is no truth of case {files.name}.")
+        wanted = re.compile(re.escape(files.name) + r"_\d{4}" + re.escape(info.file_ending))
+        found = [p for p in (folder / section.truth).iterdir() if wanted.fullmatch(p.name)]
+        if len(found) != 1:
+            raise RecipeError(
+                f"set {part.name}: there is no truth of case {files.name}, or more than one file."
+            )
         alone = replace(info, modalities=(section.modality,))
         for raw in read_case(files, info, axis=image.axis):
             truth = read_image(found[0], 0, alone)[section.modality].values
@@ -379,46 +385,59 @@ class _Judging:
             masks=masks_of(self.real.sites), device=self.device,
             on_progress=lambda done: self._tell("translator", done, section.steps),
         )  # fmt: skip
-        near = {row.way: asdict(row) for row in nearness(completed, judged, lacking)}
-        shown = {
-            NOTHING: [blanked(case, lacking) for case in judged],
-            **{way: with_images(judged, images) for way, images in completed.items()},
-            ACQUIRED: judged,
-        }
-        for way, dice in self._segmented(shown, real_all).items():
+        near = nearness(completed, judged, lacking, best="translated")
+        dice = self._segmented(completed, lacking, real_all)
+        scored = {row.way: asdict(row) for row in near}
+        for way in dict.fromkeys([*scored, *dice]):
             result.completions.append(
-                {**self.about, "modality": section.modality, **near.get(way, {"way": way}), **dice}
-            )
+                {**self.about, "modality": section.modality, "way": way,
+                 **scored.get(way, {}), **dice.get(way, {})}
+            )  # fmt: skip
         plot_completions(
             completed, judged, section.modality, self.real.labels[self.part.label],
             self.out / self._place() / "completion.png",
         )  # fmt: skip
 
     def _segmented(
-        self, shown: Mapping[str, Sequence[Case]], real_all: TrainingSet
+        self, completed: Completed, lacking: Sequence[str], real_all: TrainingSet
     ) -> dict[str, dict[str, float]]:
-        """How well one network, trained on all real cases, segments each way's cases."""
+        """How well completed cases are segmented, by a network trained on all real cases.
+
+        Only those completed without a look at the mask: it is what is to be found. Beside it a
+        network that was trained without the modality, which is what a site that lacks it has.
+        """
+        judged = self.real.incomplete
+        shown = {
+            NOTHING: [blanked(case, lacking) for case in judged],
+            **{w: with_images(judged, own) for w, own in completed.items() if w.endswith(HIDDEN)},
+            ACQUIRED: judged,
+        }
         every = [
             replace(case, patient=f"{place}/{case.patient}", absent=())
             for place, cases in enumerate(shown.values())
             for case in cases
         ]
-        seeds = range(self.suite.segmentation_seeds)
-        bench = Bench(
-            every, self.real.labels, [self.part.label], seeds, self.out / "cache",
-            len(seeds) * self._budget().steps, self.device, self.on_progress, self.workers,
-        )  # fmt: skip
-        scores, _ = bench.scores({REAL_ALL: [real_all] * len(seeds)}, self._budget())
-        dice = _dice(scores[REAL_ALL][self.part.label])
+        dice = self._dice_of(every, real_all)
         count = len(dice) // len(shown)
         parts = {way: dice[n * count : (n + 1) * count] for n, way in enumerate(shown)}
+        without = [replace(blanked(case, lacking), absent=()) for case in pooled(real_all)]
+        parts[WITHOUT] = self._dice_of(
+            [replace(case, absent=()) for case in shown[NOTHING]], without
+        )
         return {
-            way: {
-                **_interval("dice", own),
-                **_interval("gain", [a - b for a, b in zip(own, parts[NOTHING], strict=True)]),
-            }
+            way: _interval("dice", own)
+            | _interval("gain", [a - b for a, b in zip(own, parts[WITHOUT], strict=True)])
             for way, own in parts.items()
         }
+
+    def _dice_of(self, judged: Sequence[Case], cases: TrainingSet) -> list[float]:
+        seeds = range(self.suite.segmentation_seeds)
+        bench = Bench(
+            judged, self.real.labels, [self.part.label], seeds, self.out / "cache",
+            len(seeds) * self._budget().steps, self.device, self.on_progress, self.workers,
+        )  # fmt: skip
+        scores, _ = bench.scores({REAL_ALL: [cases] * len(seeds)}, self._budget())
+        return _dice(scores[REAL_ALL][self.part.label])
 
     def _tell(self, text: str, done: int, total: int) -> None:
         if self.on_progress:

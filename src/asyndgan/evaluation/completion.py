@@ -21,9 +21,11 @@ from asyndgan.data import Case
 from asyndgan.data.nnunet import (
     CaseFiles,
     DatasetInfo,
+    check_labels,
     describe,
     list_cases,
     read_case,
+    read_image,
     write_completed,
 )
 from asyndgan.data.prepare import invert, prepare, stored_as
@@ -291,7 +293,14 @@ def complete_folder(
         DataError: nothing is missing, nothing is there, or a case cannot be read.
     """
     facts, image = run.facts(), run.recipe().image
+    check_labels(folder, facts.labels)
     info = describe(folder)
+    first = list_cases(folder, info)[0].images
+    if info.file_ending == ".png" and len(read_image(first[min(first)], min(first), info)) > 1:
+        raise DataError(
+            f"{folder} holds RGB pictures, beside which no further channel can be stored. Store "
+            "each channel as a grey picture first."
+        )
     if unknown := [name for name in info.modalities if name not in facts.modalities]:
         raise DataError(
             f"{folder} holds {', '.join(unknown)}, which this run does not paint; it paints "

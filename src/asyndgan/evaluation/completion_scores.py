@@ -25,10 +25,14 @@ from asyndgan.evaluation.metrics import bootstrap_interval
 from asyndgan.runs import RunFolder
 
 RANGE: Final = IMAGE_HIGH - IMAGE_LOW
-WINDOW: Final = 7
+WINDOW: Final = 11
 """Pixels of the structural similarity's window, with a Gaussian of 1.5 (Wang et al. 2004)."""
 
+HIDDEN: Final = ", mask hidden"
+"""After a way that was not shown the mask, so that what it completed may be segmented."""
+
 NOTHING: Final = "left as it is"
+WITHOUT: Final = "left out, and no network knows it"
 ACQUIRED: Final = "acquired"
 """Ways of no completion, to compare with."""
 
@@ -50,7 +54,7 @@ class Nearness:
         psnr: mean peak signal-to-noise ratio over patients, in decibels.
         psnr_low: lower end of the interval.
         psnr_high: upper end.
-        ahead: of the last way, by this one's structural similarity: mean paired difference.
+        ahead: how much nearer the best way comes, by structural similarity: mean paired difference.
         ahead_low: lower end of the interval.
         ahead_high: upper end.
     """
@@ -94,21 +98,26 @@ def completions(
         device: where to train.
         on_progress: called after every step of the translator.
     """
-    cases = [Incomplete(blanked(case, lacking), True) for case in judged]
+    hidden = [blanked(case, lacking) for case in judged]
+    masked = [Incomplete(case, True) for case in hidden]
+    blind = [replace(case, mask=torch.zeros_like(case.mask)) for case in hidden]
+    unmasked = [Incomplete(case, False) for case in blind]
     real = [case for own in sites.values() for case in own]
     translator = translator_of(
-        run, cases, masks, budget=budget, seed=seed, device=device, on_progress=on_progress
+        run, masked, masks, budget=budget, seed=seed, device=device, on_progress=on_progress
     )
     return {
-        "mean of each label": _label_means(real, cases),
-        "linear regression": _regressed(real, cases),
-        "painted from the mask": painted_from_masks(run, cases, seed=seed),
-        "translated": translated(translator, cases),
+        "mean of each label": _label_means(real, masked),
+        "painted from the mask": painted_from_masks(run, masked, seed=seed),
+        "linear regression": _regressed(real, masked),
+        f"linear regression{HIDDEN}": _regressed(real, unmasked),
+        "translated": translated(translator, masked),
+        f"translated{HIDDEN}": translated(translator, unmasked),
     }
 
 
 def nearness(
-    completed: Completed, judged: Sequence[Case], lacking: Sequence[str]
+    completed: Completed, judged: Sequence[Case], lacking: Sequence[str], best: str
 ) -> list[Nearness]:
     """Scores every way against what was acquired; see `Nearness`.
 
@@ -116,12 +125,13 @@ def nearness(
         completed: what `completions` gave.
         judged: with the truth.
         lacking: modalities that are compared.
+        best: way that the others are compared with.
     """
     similar = {
         way: _by_patient(_ssim, images, judged, lacking) for way, images in completed.items()
     }
     noise = {way: _by_patient(_psnr, images, judged, lacking) for way, images in completed.items()}
-    last = list(similar.values())[-1]
+    last = similar[best]
     rows = []
     for way, scores in similar.items():
         ahead = [ours - theirs for ours, theirs in zip(last, scores, strict=True)]
@@ -165,12 +175,13 @@ def _by_patient(
 
 
 def _ssim(image: Tensor, truth: Tensor, inside: Tensor) -> float:
+    rim = [WINDOW // 2] * 4  # the map is as much smaller as the window sticks out
+    one, other = (F.pad(planes[:, None], rim, mode="reflect") for planes in (image, truth))
     maps, _ = compute_ssim_and_cs(
-        image[:, None], truth[:, None], spatial_dims=2, kernel_size=[WINDOW] * 2,
-        kernel_sigma=[1.5] * 2, data_range=RANGE,
+        one, other, spatial_dims=2, kernel_size=[WINDOW] * 2, kernel_sigma=[1.5] * 2,
+        data_range=RANGE,
     )  # fmt: skip
-    rim = WINDOW // 2  # the map is as much smaller as the window sticks out
-    return float(maps[:, 0][:, inside[rim:-rim, rim:-rim]].mean())
+    return float(maps[:, 0][:, inside].mean())
 
 
 def _psnr(image: Tensor, truth: Tensor, inside: Tensor) -> float:
@@ -193,23 +204,34 @@ def _label_means(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Imag
 
 
 def _regressed(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:
-    """Each pixel by least squares from the modalities that are there, and its label."""
+    """Each pixel by least squares from the modalities that are there, for each label apart.
+
+    Where the mask is not known there is one regression for all pixels.
+    """
     there = present_in(cases[0].case)
-    labels = 1 + max(int(case.mask.max()) for case in [*real, *(each.case for each in cases)])
+    masked = cases[0].masked
 
-    def known(case: Case) -> Tensor:
-        own = case.image[there].flatten(1).T
-        return torch.cat([own, F.one_hot(case.mask.flatten(), labels).float()], dim=1).double()
+    def known(case: Case) -> tuple[Tensor, Tensor]:
+        own = case.image[there].flatten(1).T.double()
+        label = case.mask.flatten() if masked else torch.zeros(len(own), dtype=torch.int64)
+        return torch.cat([own, torch.ones(len(own), 1, dtype=torch.float64)], dim=1), label
 
-    inputs = torch.cat([known(case) for case in real])
+    inputs, labels = (torch.cat(part) for part in zip(*map(known, real), strict=True))
     wanted = torch.cat([case.image.flatten(1).T for case in real]).double()
-    # Ridge, hardly any: a label that no real case has makes a column of zeros.
-    square = inputs.T @ inputs + 1e-6 * torch.eye(inputs.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(square, inputs.T @ wanted)
-    return [
-        _filled(each.case, (known(each.case) @ weights).T.reshape(each.case.image.shape).float())
-        for each in cases
-    ]
+    fits = {
+        int(label): torch.linalg.lstsq(inputs[labels == label], wanted[labels == label]).solution
+        for label in labels.unique()
+    }
+    everywhere = torch.linalg.lstsq(inputs, wanted).solution
+
+    def painted(case: Case) -> Tensor:
+        own, label = known(case)
+        weights = torch.stack([fits.get(int(one), everywhere) for one in label.unique()])
+        place = torch.searchsorted(label.unique(), label)
+        found = torch.einsum("nk,nkc->nc", own, weights[place])
+        return found.T.reshape(case.image.shape).float()
+
+    return [_filled(each.case, painted(each.case)) for each in cases]
 
 
 def _filled(case: Case, painted: Tensor) -> Image:

@@ -29,6 +29,7 @@ from asyndgan.evaluation.synthesise import (
 from asyndgan.evaluation.table import Evaluation
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.texts import bounded_text, parsed_json
 
 MOVED = 2
 """Images from a mask that was mirrored, turned, scaled and shifted, beside the one from the mask
@@ -247,13 +248,19 @@ def _augmented_cases(
             f"{', '.join(real)}."
         )
     info = describe(data)
-    painted = info.extra.get("synthetic_cases")
-    if not isinstance(painted, list):
+    if not info.synthetic_cases:
         raise RunError(f"{data} holds no synthetic cases; 'asyndgan augment' writes such a set.")
+    provenance = parsed_json(bounded_text(data / "provenance.json"))
+    if provenance.get("generator_sha256") != run.facts().generator_sha256:
+        raise RunError(
+            f"{data} was painted by another generator than that of {run.path}, which may have been "
+            "taught by those who are judged on. Make it anew with 'asyndgan augment'."
+        )
     cases = load_cases(
-        data, run.recipe().image, modalities, patient_pattern=patient_pattern, unmasked=False
-    )
-    own, training = set(map(str, painted)), {case.name for case in real[site]}
+        data, run.recipe().image, modalities, patient_pattern=patient_pattern, unmasked=False,
+        augmented=True,
+    )  # fmt: skip
+    own, training = set(info.synthetic_cases), {case.name for case in real[site]}
     if missing := training - {case.name for case in cases}:
         raise RunError(
             f"{data} lacks {len(missing)} real cases that site {site} has; it was made from "

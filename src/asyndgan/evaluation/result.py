@@ -112,10 +112,10 @@ class SuiteResult:
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
         consistency: for each set, recipe, label and pair of modalities: `Consistency`, mean over
             seeds.
-        completions: for each set, recipe and way to complete what was hidden: `Nearness`, and
-            `dice`, `dice_low`, `dice_high` of a network trained on all real cases that is shown
-            cases completed in this way; `gain`, `gain_low` and `gain_high` over those left as they
-            were.
+        completions: for each set, recipe and way to complete what was hidden: `Nearness`; and, of
+            ways that are not shown the mask, `dice`, `dice_low`, `dice_high` of a network trained
+            on all real cases, and `gain`, `gain_low`, `gain_high` over one trained without the
+            modality. By the first seed's generator.
         traffic: one for each set and recipe: `Traffic`.
         checkpoints: one for each set and recipe that asks for it: `Checkpoints`.
         networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.

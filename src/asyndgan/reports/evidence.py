@@ -204,18 +204,20 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
             ),
         ]  # fmt: skip
     for name, rows in _by_set(result["completions"]).items():
-        parts[f"{name}: {rows[0]['modality']} completed, {_patients(rows)} patients of no site"] = [
-            ["recipe", "completed by", "SSIM", "interval", "behind the last", "interval",
-             "PSNR (dB)", "Dice when segmented", "interval", "more than left as it is",
-             "interval"],
+        patients = max(row.get("patients", 0) for row in rows)
+        about = f"{rows[0]['modality']} completed, {counted(patients, 'patient')} of no site"
+        parts[f"{name}: {about}, within the labels"] = [
+            ["recipe", "completed by", "SSIM", "interval", "behind 'translated'", "interval",
+             "PSNR (dB)", "Dice when segmented", "interval", "more than without it", "interval"],
             *(
                 [row["recipe"], row["way"], decimal(row.get("ssim"), 3),
                  _between(row.get("ssim_low"), row.get("ssim_high"), 3),
                  decimal(row.get("ahead"), 3),
                  _between(row.get("ahead_low"), row.get("ahead_high"), 3),
-                 decimal(row.get("psnr"), 1), decimal(row["dice"], 3),
-                 _between(row["dice_low"], row["dice_high"], 3), f"{row['gain']:+.3f}",
-                 _between(row["gain_low"], row["gain_high"], 3)]
+                 decimal(row.get("psnr"), 1), decimal(row.get("dice"), 3),
+                 _between(row.get("dice_low"), row.get("dice_high"), 3),
+                 decimal(row.get("gain"), 3),
+                 _between(row.get("gain_low"), row.get("gain_high"), 3)]
                 for row in rows
             ),
         ]  # fmt: skip
@@ -270,10 +272,6 @@ def _name(row: Row) -> str:
 
 def _with_floor(value: float | None, floor: float | None) -> str:
     return f"{decimal(value, 3)} ({decimal(floor, 3)})"
-
-
-def _patients(rows: Sequence[Row]) -> int:
-    return max(row.get("patients", 0) for row in rows)
 
 
 def _between(low: float | None, high: float | None, digits: int) -> str:
