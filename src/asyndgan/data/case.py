@@ -58,6 +58,11 @@ class Case:
     preparation: Preparation
     absent: tuple[str, ...] = ()
 
+    @property
+    def present(self) -> tuple[bool, ...]:
+        """Which of `modalities` it has."""
+        return tuple(name not in self.absent for name in self.modalities)
+
 
 @final
 class Intensities:

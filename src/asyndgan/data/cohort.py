@@ -163,9 +163,7 @@ class Cohort:
                 "build the cohort in Python: Cohort(images, classes, ...)."
             )
         masks = torch.stack([case.mask for case in cases])
-        present = torch.tensor(
-            [[name not in case.absent for name in case.modalities] for case in cases]
-        )
+        present = torch.tensor([case.present for case in cases])
         held = present.any(0)  # what no case has, though the folder names it, is none of the site's
         return cls(
             torch.stack([case.image[held] for case in cases]),

@@ -472,14 +472,9 @@ def write_completed(
     added = {modality: len(info.modalities) + place for place, modality in enumerate(names)}
     files = list_cases(source, info)
     written: dict[str, dict[str, object]] = {}
-    if folder.exists():
-        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
     with _writing(folder):
-        for part in ("imagesTr", "labelsTr") if any(case.mask for case in files) else ("imagesTr",):
-            (folder / part).mkdir(parents=True)
+        _copy_acquired(files, folder)
         for case in files:
-            for path in (*case.images.values(), *([case.mask] if case.mask else [])):
-                shutil.copyfile(path, folder / path.parent.name / path.name)
             for modality, slices in planes.get(case.name, {}).items():
                 like = next(iter(case.images.values()))
                 name = f"imagesTr/{case.name}_{added[modality]:04d}{info.file_ending}"
@@ -495,10 +490,7 @@ def write_completed(
             "synthetic_modalities": [PAINTED + name for name in added],
             **({} if complete and not info.incomplete else {"incomplete": True}),
         }
-        listed = {**provenance, "files": written}
-        for name, content in (("dataset.json", about), ("provenance.json", listed)):
-            text = json.dumps(content, indent=2, ensure_ascii=False)
-            (folder / name).write_text(text + "\n", "utf-8")
+        _describe_copy(folder, about, {**provenance, "files": written})
     return len(written)
 
 
@@ -521,17 +513,11 @@ def write_extended(
     """
     info = describe(source)
     files = list_cases(source, info)
-    if folder.exists():
-        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
     names = {case.name for case in files}
     as_rgb = len(info.modalities) == 3 and set(files[0].images) == {0}
     added: list[str] = []
     with _writing(folder):
-        for part in ("imagesTr", "labelsTr"):
-            (folder / part).mkdir(parents=True)
-        for of_case in files:
-            for path in (*of_case.images.values(), *([of_case.mask] if of_case.mask else [])):
-                shutil.copyfile(path, folder / path.parent.name / path.name)
+        _copy_acquired(files, folder)
         for case in cases:
             _check_case(folder, case, info.modalities, info.labels, names)
             names.add(case.name)
@@ -541,10 +527,31 @@ def write_extended(
             )
         table = _json_table(source / "dataset.json")
         about = {**table, "numTraining": len(names), "synthetic_cases": added}
-        for name, content in (("dataset.json", about), ("provenance.json", dict(provenance))):
-            text = json.dumps(content, indent=2, ensure_ascii=False)
-            (folder / name).write_text(text + "\n", "utf-8")
+        _describe_copy(folder, about, provenance)
     return len(added)
+
+
+def _copy_acquired(files: Sequence[CaseFiles], folder: Path) -> None:
+    """Images and masks byte for byte, into a new folder."""
+    if folder.exists():
+        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
+    paths = [
+        path
+        for case in files
+        for path in (*case.images.values(), *([case.mask] if case.mask else []))
+    ]
+    for path in paths:
+        copy = folder / path.parent.name / path.name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, copy)
+
+
+def _describe_copy(
+    folder: Path, about: Mapping[str, object], provenance: Mapping[str, object]
+) -> None:
+    for name, content in (("dataset.json", about), ("provenance.json", provenance)):
+        text = json.dumps(dict(content), indent=2, ensure_ascii=False)
+        (folder / name).write_text(text + "\n", "utf-8")
 
 
 def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: int) -> None:

@@ -1,6 +1,7 @@
 """One site's real cases and synthetic ones beside them, as one data set."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -21,19 +22,19 @@ NAME = "synthetic-{:05d}"
 
 
 @final
+@dataclass(frozen=True)
 class Source:
     """A mask to paint from, and whose grid and intensities what is painted is stored with.
 
-    Args:
+    Attributes:
         mask: label map [H, W] on the recipe's grid.
         like: a real case of the site.
         of: the case whose mask it is; empty: another one's.
     """
 
-    def __init__(self, mask: Mask, like: Case, of: str) -> None:
-        self.mask = mask
-        self.like = like
-        self.of = of
+    mask: Mask
+    like: Case
+    of: str
 
 
 def augment_folder(

@@ -25,7 +25,12 @@ from asyndgan.data.case import Case
 from asyndgan.data.cohort import digest_of
 from asyndgan.errors import DataError
 from asyndgan.evaluation.fedavg import LOCAL_STEPS, train_fedavg
-from asyndgan.evaluation.metrics import SCORES, PatientScore, score_patients
+from asyndgan.evaluation.metrics import (
+    SCORES,
+    PatientScore,
+    bootstrap_interval,
+    score_patients,
+)
 from asyndgan.evaluation.segmentation import (
     TRAINING_VERSION,
     SegmentationBudget,
@@ -232,6 +237,15 @@ def _average(by_seed: Sequence[Mapping[str, PatientScore]]) -> list[PatientScore
         )
         for patient in by_seed[0]
     ]
+
+
+def paired(scores: Sequence[float], others: Sequence[float]) -> tuple[int, float, float, float]:
+    """Patient by patient how much higher: how many count, mean, and the ends of its interval.
+
+    Those without the label, whose score is nan, do not count.
+    """
+    found = [a - b for a, b in zip(scores, others, strict=True) if not math.isnan(a - b)]
+    return len(found), mean(found), *bootstrap_interval(found)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -29,6 +29,7 @@ from asyndgan.evaluation.bench import (
     OnProgress,
     TrainingSet,
     mean,
+    paired,
     pooled,
     write_whole,
 )
@@ -691,12 +692,7 @@ def _difference(
     scores: Sequence[float],
     others: Sequence[float],
 ) -> Difference:
-    """Patient by patient; those without the label do not count."""
-    gains = [a - b for a, b in zip(scores, others, strict=True) if not math.isnan(a - b)]
-    low, high = bootstrap_interval(gains)
-    return Difference(
-        part.name, recipe, model, over, part.label, len(gains), mean(gains), low, high
-    )
+    return Difference(part.name, recipe, model, over, part.label, *paired(scores, others))
 
 
 def _over_models(

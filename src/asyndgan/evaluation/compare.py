@@ -14,7 +14,15 @@ from pathlib import Path
 from asyndgan.data.case import Case
 from asyndgan.data.splits import hold_out
 from asyndgan.errors import DataError
-from asyndgan.evaluation.bench import Bench, Contenders, OnProgress, mean, pooled, write_whole
+from asyndgan.evaluation.bench import (
+    Bench,
+    Contenders,
+    OnProgress,
+    mean,
+    paired,
+    pooled,
+    write_whole,
+)
 from asyndgan.evaluation.figures import plot_dice, plot_examples
 from asyndgan.evaluation.metrics import bootstrap_interval, paired_ratio_interval
 from asyndgan.evaluation.segmentation import SegmentationBudget
@@ -264,11 +272,8 @@ def _gains(label: str, scores: Scores) -> Iterator[Gain]:
         over = SITE_PREFIX + site_of(model)
         if not site_of(model) or of_single_sites(model) or over not in scores:
             continue
-        pairs = zip(own[label], scores[over][label], strict=True)
-        found = [one.dice - other.dice for one, other in pairs]
-        counted = [value for value in found if not math.isnan(value)]
-        low, high = bootstrap_interval(counted)
-        yield Gain(model, over, label, len(counted), mean(counted), low, high)
+        dice, others = ([one.dice for one in both[label]] for both in (own, scores[over]))
+        yield Gain(model, over, label, *paired(dice, others))
 
 
 def _keep(evaluation: Evaluation, out: Path) -> None:

@@ -196,8 +196,7 @@ def translated(translator: Translator, cases: Sequence[Incomplete]) -> list[Imag
         masks = torch.stack([each.case.mask for each in part]).to(device)
         masked = torch.tensor([each.masked for each in part], device=device)
         painted = translator(images, present, masks, masked)
-        there = present.reshape(*present.shape, 1, 1)
-        found += list(torch.where(there, images, painted).cpu())
+        found += [filled(each.case, own) for each, own in zip(part, painted.cpu(), strict=True)]
     return found
 
 
@@ -217,14 +216,19 @@ def painted_from_masks(
             )
     masks = [(each.case.name, each.case.mask) for each in cases]
     return [
-        torch.where(present_in(each.case)[:, None, None], each.case.image, painted.image)
+        filled(each.case, painted.image)
         for each, painted in zip(cases, synthesise(run, masks, seed=seed), strict=True)
     ]
 
 
 def present_in(case: Case) -> Tensor:
     """Which of its modalities a case has, (c,) booleans."""
-    return torch.tensor([name not in case.absent for name in case.modalities])
+    return torch.tensor(case.present)
+
+
+def filled(case: Case, painted: Image) -> Image:
+    """A case's image, with what was painted only where it has nothing."""
+    return torch.where(present_in(case)[:, None, None], case.image, painted)
 
 
 def translator_of(

@@ -13,9 +13,11 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked
+from asyndgan.evaluation.bench import mean, paired
 from asyndgan.evaluation.completion import (
     Incomplete,
     TranslationBudget,
+    filled,
     painted_from_masks,
     present_in,
     translated,
@@ -131,20 +133,18 @@ def nearness(
         way: _by_patient(_ssim, images, judged, lacking) for way, images in completed.items()
     }
     noise = {way: _by_patient(_psnr, images, judged, lacking) for way, images in completed.items()}
-    last = similar[best]
     rows = []
     for way, scores in similar.items():
-        ahead = [ours - theirs for ours, theirs in zip(last, scores, strict=True)]
+        _, *ahead = paired(similar[best], scores)
         rows.append(
             Nearness(
                 way,
                 len(scores),
-                _mean(scores),
+                mean(scores),
                 *bootstrap_interval(scores),
-                _mean(noise[way]),
+                mean(noise[way]),
                 *bootstrap_interval(noise[way]),
-                _mean(ahead),
-                *bootstrap_interval(ahead),
+                *ahead,
             )
         )
     return rows
@@ -171,7 +171,7 @@ def _by_patient(
         if inside.any():
             value = score(image[places], case.image[places], inside)
             found.setdefault(case.patient, []).append(value)
-    return [_mean(values) for values in found.values()]
+    return [mean(values) for values in found.values()]
 
 
 def _ssim(image: Tensor, truth: Tensor, inside: Tensor) -> float:
@@ -189,10 +189,6 @@ def _psnr(image: Tensor, truth: Tensor, inside: Tensor) -> float:
     return 10 * math.log10(RANGE**2 / max(error, 1e-12))
 
 
-def _mean(values: Sequence[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _label_means(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:
     """Each pixel of a label as bright as real ones are on average."""
     labels = 1 + max(int(case.mask.max()) for case in [*real, *(each.case for each in cases)])
@@ -200,7 +196,7 @@ def _label_means(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Imag
     maps = F.one_hot(torch.stack([case.mask for case in real]), labels).float()
     sums = torch.einsum("nchw,nhwl->lc", images, maps)
     means = sums / maps.sum((0, 1, 2)).clamp(min=1)[:, None]
-    return [_filled(each.case, means[each.case.mask].movedim(-1, 0)) for each in cases]
+    return [filled(each.case, means[each.case.mask].movedim(-1, 0)) for each in cases]
 
 
 def _regressed(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:
@@ -231,9 +227,4 @@ def _regressed(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]
         found = torch.einsum("nk,nkc->nc", own, weights[place])
         return found.T.reshape(case.image.shape).float()
 
-    return [_filled(each.case, painted(each.case)) for each in cases]
-
-
-def _filled(case: Case, painted: Tensor) -> Image:
-    there = present_in(case)[:, None, None]
-    return torch.where(there, case.image, painted.clamp(IMAGE_LOW, IMAGE_HIGH))
+    return [filled(each.case, painted(each.case).clamp(IMAGE_LOW, IMAGE_HIGH)) for each in cases]

@@ -16,6 +16,7 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.data import Case
 from asyndgan.data.splits import split_patients
+from asyndgan.evaluation.bench import mean
 
 BINS: Final = 12
 """Of a joint histogram, along each of its two intensities."""
@@ -94,8 +95,7 @@ def _correlation(images: Sequence[Tensor]) -> float:
         for pixels in images
         if len(pixels) >= LEAST_PIXELS
     ]
-    counted = [value for value in found if not math.isnan(value)]
-    return math.fsum(counted) / len(counted) if counted else math.nan
+    return mean(found)
 
 
 def _variation(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
@@ -119,4 +119,4 @@ def _floor(images: Sequence[Tensor], patients: Sequence[str]) -> float:
         one, other = ([images[place] for place in halves[name]] for name in ("one", "other"))
         if any(map(len, one)) and any(map(len, other)):
             found.append(_variation(one, other))
-    return math.fsum(found) / len(found) if found else math.nan
+    return mean(found)

@@ -155,11 +155,8 @@ def plot_paintings(cases: Sequence[Case], label: int, *, title: str) -> bytes:
         label: its value.
         title: written above.
     """
-    areas = [int((case.mask == label).sum()) for case in cases]
-    well = sorted(areas)[len(areas) // 3]
-    shown = [case for case, area in zip(cases, areas, strict=True) if area >= well]
-    count = min(6, len(shown))
-    shown = [shown[(2 * place + 1) * len(shown) // (2 * count)] for place in range(count)]
+    shown = [cases[place] for place in _well_shown(cases, label)]
+    count = len(shown)
     highest = max(int(case.mask.max()) for case in shown)
     modalities = shown[0].modalities
     with rc_context(_STYLE):
@@ -175,10 +172,7 @@ def plot_paintings(cases: Sequence[Case], label: int, *, title: str) -> bytes:
                 panel.imshow(picture, cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
         for line, name in zip(grid, ["mask", *modalities], strict=True):
             line[0].set_ylabel(name)
-        for panel in grid.flat:
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.spines[:].set_visible(False)
+        _bare(grid)
         file = BytesIO()
         figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
@@ -202,11 +196,8 @@ def plot_completions(
         label: cases are taken at even distances from those that show it well.
         path: PNG file.
     """
-    areas = [int((case.mask == label).sum()) for case in judged]
-    well = sorted(areas)[len(areas) // 3]
-    places = [place for place, area in enumerate(areas) if area >= well]
-    count = min(6, len(places))
-    places = [places[(2 * n + 1) * len(places) // (2 * count)] for n in range(count)]
+    places = _well_shown(judged, label)
+    count = len(places)
     names = judged[0].modalities
     own = names.index(modality)
     lines = {name: [judged[place].image[n] for place in places] for n, name in enumerate(names)}
@@ -222,10 +213,7 @@ def plot_completions(
             for panel, picture in zip(panels, pictures, strict=True):
                 panel.imshow(picture.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
             panels[0].set_ylabel(name.replace(", ", ",\n"))
-        for panel in grid.flat:
-            panel.set_xticks([])
-            panel.set_yticks([])
-            panel.spines[:].set_visible(False)
+        _bare(grid)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
 
@@ -258,6 +246,23 @@ def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
         file = BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
+
+
+def _well_shown(cases: Sequence[Case], label: int) -> list[int]:
+    """Places of a few cases, at even distances among those that show a label well."""
+    areas = [int((case.mask == label).sum()) for case in cases]
+    well = sorted(areas)[len(areas) // 3]
+    places = [place for place, area in enumerate(areas) if area >= well]
+    count = min(6, len(places))
+    return [places[(2 * n + 1) * len(places) // (2 * count)] for n in range(count)]
+
+
+def _bare(grid: np.ndarray) -> None:
+    """Panels of pictures alone."""
+    for panel in grid.flat:
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.spines[:].set_visible(False)
 
 
 def _fullest(mask: Mask, label: int) -> int:

@@ -336,28 +336,31 @@ class Coordinator:
 
     def _requests(self, members: Mapping[str, Member], images: Tensor) -> dict[str, Message]:
         """What each site is asked: to judge its own images, or everybody's."""
-        asked: dict[str, Message] = {}
+        if self.recipe.shares.by != "odds":
+            batches = images.split(self.recipe.training.batch)
+            return {
+                site: Judge(
+                    run=self.run,
+                    step=self.step_number,
+                    batch=member.batch,
+                    images=own[:, member.channels],
+                )
+                for (site, member), own in zip(members.items(), batches, strict=True)
+            }
         shares = normalised({site: member.share for site, member in members.items()})
-        batches = images.split(self.recipe.training.batch)
-        for place, (site, member) in enumerate(members.items()):
-            if self.recipe.shares.by == "odds":
-                asked[site] = Appraise(
-                    run=self.run,
-                    step=self.step_number,
-                    batch=member.batch,
-                    place=place,
-                    shares=list(shares.values()),
-                    images=images[:, member.channels],
-                    conditions=torch.cat([each.conditions for each in members.values()]),
-                )
-            else:
-                asked[site] = Judge(
-                    run=self.run,
-                    step=self.step_number,
-                    batch=member.batch,
-                    images=batches[place][:, member.channels],
-                )
-        return asked
+        conditions = torch.cat([member.conditions for member in members.values()])
+        return {
+            site: Appraise(
+                run=self.run,
+                step=self.step_number,
+                batch=member.batch,
+                place=place,
+                shares=list(shares.values()),
+                images=images[:, member.channels],
+                conditions=conditions,
+            )
+            for place, (site, member) in enumerate(members.items())
+        }
 
     def _learn(
         self,
