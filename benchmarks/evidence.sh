@@ -9,7 +9,7 @@ shift 2
 cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- hippocampus codings away completion temporary selection lgg-64 dsb-64 lgg-128 dsb-128 search-64-b
+[ $# -gt 0 ] || set -- hippocampus demo codings away completion temporary selection lgg-64 dsb-64 lgg-128 dsb-128 search-64-b
 for suite; do
   document=docs/evidence.md
   case "$suite" in search-*) document=docs/experiments.md ;; esac

@@ -12,7 +12,8 @@ sites, sum_j pi_j JS(p_j, q) minimised by itself. (FedGAN's game of tables does 
 Conditional: small networks, samples, and masks (ten classes) that the sites have in uneven parts,
 each of its own; what a mask looks like, p(y | x), is shared by all. Divergence from the true
 mixture s(x) p(y | x), in bits, of the averaged generator; central training has one discriminator on
-all sites' samples. All methods see as many samples and make as many steps.
+all sites' samples. All methods see as many samples and make as many steps, and a seed gives all of
+them the same masks and first weights.
 """
 
 import math
@@ -26,8 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from asyndgan.evaluation.figures import plot_centroids
-from asyndgan.training.odds import feedback_of_mixture
-from asyndgan.training.quorum import normalised
+from asyndgan.evaluation.metrics import paired_ratio_interval
 from common import arguments, markdown, publish, remembered
 
 PLACES = 64
@@ -36,11 +36,11 @@ LOCAL = 20
 """Steps of FedGAN between two averagings."""
 
 SITES = (2, 4, 8, 16, 32)
-SEEDS = 3
+SEEDS = 10
 MASKS = 10
 STEPS = 3000
-BATCH = 512
-"""Samples of all sites together."""
+BATCH = 64
+"""Samples of a site."""
 
 BINS = 40
 DRAWS = 200_000
@@ -63,8 +63,8 @@ def main() -> None:
     )  # fmt: skip
     publish(
         markdown(
-            ["sites", "central (bits)", "sum of feedback", "of central's", "odds", "of central's",
-             "FedGAN", "of central's"],
+            ["sites", "central (bits)", "sum of feedback", "of central's", "interval",
+             "FedGAN", "of central's", "interval"],
             [conditional_row(cache, count) for count in SITES],
         ),
         "mixture-masks", given.document,
@@ -244,14 +244,11 @@ def conditional(count: int, kind: str, seed: int) -> float:
 
     Args:
         count: of sites.
-        kind: `central`, `sum`, `odds` or `fedgan`.
+        kind: `central`, `sum` or `fedgan`.
         seed: of the sites' masks, the weights and the samples.
     """
     random = torch.Generator().manual_seed(1000 + seed)
-    table, sizes = masks_of(count, seed), shares_of(count).float()
-    shares = torch.tensor(
-        list(normalised({str(j): float(s) for j, s in enumerate(sizes)}).values())
-    )
+    table, shares = masks_of(count, seed), shares_of(count).float()
     judges = count if kind != "central" else 1
     painters = count if kind == "fedgan" else 1
     noise = 4
@@ -279,38 +276,25 @@ def conditional(count: int, kind: str, seed: int) -> float:
         inputs = torch.cat([F.one_hot(masks, MASKS).float(), values[..., None]], 2)
         return judge(inputs, weights)[..., 0]
 
-    size = BATCH // count
     of_sites = shares[:, None] if judges == count else torch.ones(1, 1)
     for step in range(STEPS):
         rate = min(1.0, 2 * (1 - step / STEPS)) + 0.01
         paint.param_groups[0]["lr"], learn.param_groups[0]["lr"] = 5e-4 * rate, 1e-3 * rate
         for _ in range(3):
-            masks = drawn(size)
+            masks = drawn(BATCH)
             with torch.no_grad():
                 synthetic = painted(masks)
-            own = judged(masks, real(masks, random))
-            if kind == "odds":  # against the images of all sites, by shares
-                every = masks.reshape(1, -1).expand(count, -1)
-                others = judged(every, synthetic.reshape(1, -1).expand(count, -1))
-                weight = (shares / size).repeat_interleave(size)
-                fooled = (F.softplus(others) * weight).sum(1).mean()
-            else:
-                fooled = F.softplus(judged(masks, synthetic)).mean()
-            loss = F.softplus(-own).mean() + fooled
+            own, fooled = judged(masks, real(masks, random)), judged(masks, synthetic)
+            loss = F.softplus(-own).mean() + F.softplus(fooled).mean()
             learn.zero_grad()
             (judges * loss).backward()
             learn.step()
-        masks = drawn(size)
-        synthetic = painted(masks)
+        masks = drawn(BATCH)
+        # minimax: log(1 - D), whose gradient by the images is the sites' feedback
         fixed = [weight.detach() for weight in judge.weights]
-        if kind == "odds":
-            feedback = _odds_feedback(judged, fixed, masks, synthetic.detach(), shares)
-            weight = (shares / size).repeat_interleave(size)
-            loss = (weight * feedback * synthetic.reshape(-1)).sum()
-        else:  # minimax: log(1 - D), whose gradient by the images is the sites' feedback
-            logits = judged(masks, synthetic, fixed)
-            by = torch.ones_like(of_sites) if kind == "fedgan" else of_sites
-            loss = -(by * F.softplus(logits)).sum() / (logits.shape[1])
+        logits = judged(masks, painted(masks), fixed)
+        by = torch.ones_like(of_sites) if kind == "fedgan" else of_sites
+        loss = -(by * F.softplus(logits)).sum() / logits.shape[1]
         paint.zero_grad()
         loss.backward()
         paint.step()
@@ -323,29 +307,6 @@ def conditional(count: int, kind: str, seed: int) -> float:
         for mean, weight in zip(average, painter.weights, strict=True):
             mean.lerp_(weight.detach(), 1 - decay)
     return _divergence(shares @ table, painted, average, painters, random)
-
-
-def _odds_feedback(
-    judged: Callable[..., Tensor],
-    weights: list[Tensor],
-    masks: Tensor,
-    synthetic: Tensor,
-    shares: Tensor,
-) -> Tensor:
-    """The minimax form of `feedback_of_mixture`: -log(1 + Phi) instead of log(1 + 1 / Phi)."""
-    count = len(shares)
-    values = synthetic.reshape(1, -1).expand(count, -1).clone().requires_grad_()
-    every = masks.reshape(1, -1).expand(count, -1)
-    logits = judged(every, values, weights)
-    (gradients,) = torch.autograd.grad(logits.sum(), values)
-    named = {str(j): float(share) for j, share in enumerate(shares)}
-    pulled, _ = feedback_of_mixture(
-        {j: logits[place].detach() for place, j in enumerate(named)},
-        {j: gradients[place][:, None] for place, j in enumerate(named)},
-        named,
-    )
-    together = torch.logsumexp(logits.detach() + shares.log()[:, None], 0)
-    return pulled[:, 0] * torch.exp(together)  # sigmoid(log Phi) / sigmoid(-log Phi) = Phi
 
 
 def _divergence(
@@ -375,10 +336,10 @@ def _divergence(
 def conditional_row(cache: Path, count: int) -> list[str]:
     """A line of the second table: means over seeds, and their ratio to central training."""
     by_kind = {}
-    for kind in ("central", "sum", "odds", "fedgan"):
+    for kind in ("central", "sum", "fedgan"):
         found = [
             remembered(
-                cache, f"masks, {count} sites, {kind}, seed {seed}",
+                cache, f"masks, {count} sites of {BATCH}, {kind}, seed {seed}",
                 lambda kind=kind, seed=seed: conditional(count, kind, seed),
             )
             for seed in range(SEEDS)
@@ -388,7 +349,9 @@ def conditional_row(cache: Path, count: int) -> list[str]:
     line = [str(count)]
     for kind, own in by_kind.items():
         line.append(f"{means[kind]:.3f} ({min(own):.3f} to {max(own):.3f})")
-        line += [] if kind == "central" else [f"{means[kind] / means['central']:.2f}"]
+        if kind != "central":
+            low, high = paired_ratio_interval(own, by_kind["central"])
+            line += [f"{means[kind] / means['central']:.2f}", f"{low:.2f} to {high:.2f}"]
     return line
 
 

@@ -87,11 +87,8 @@ def augment_folder(
             f"{folder} holds volumes, and a run paints slices: one beside the other they would "
             "train no network well. Cut the volumes into slices first."
         )
-    if run.recipe().training.hold_out and patient_pattern != facts.patient_pattern:
-        raise DataError(
-            "this run told patients by another pattern of their names, and holds some out: "
-            f"--patient-pattern '{facts.patient_pattern}'."
-        )
+    if run.recipe().training.hold_out:
+        facts.check_pattern(patient_pattern)
     # Who is held out to be judged on must not come back by his mask.
     free, _ = held_out_by(run.recipe(), real)
     free = [case for case in free if files[case.name].mask]

@@ -28,7 +28,7 @@ from asyndgan.evaluation.synthesise import (
 )
 from asyndgan.evaluation.table import Evaluation
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
 
 MOVED = 2
@@ -195,7 +195,7 @@ def evaluate_run(
             "or train with --set training.hold_out=0.2."
         )
     if part:
-        _check_pattern(facts, patient_pattern)
+        facts.check_pattern(patient_pattern)
     modalities = shared_by_all(facts.modalities, [*sites.values(), *([test] if test else [])])
     real, judged = load_real(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
@@ -269,15 +269,6 @@ def _augmented_cases(
     return [case for case in cases if case.name in own or case.name in training]
 
 
-def _check_pattern(facts: RunFacts, patient_pattern: str) -> None:
-    # Compared, never compiled: it may come from a stranger, and a pattern can take for ever.
-    if patient_pattern != facts.patient_pattern:
-        raise RunError(
-            "this run told patients by another pattern of their names, and so has to be judged by "
-            f"it: --patient-pattern '{facts.patient_pattern}'."
-        )
-
-
 def load_for_audit(
     run: RunFolder,
     sites: Mapping[str, Path],
@@ -306,7 +297,7 @@ def load_for_audit(
             "there is nobody to compare members with: give patients of the same hospitals that the "
             "run has not seen with --holdout FOLDER, or train with --set training.hold_out=0.3."
         )
-    _check_pattern(facts, patient_pattern)
+    facts.check_pattern(patient_pattern)
     modalities = shared_by_all(facts.modalities, [*sites.values(), *([holdout] if holdout else [])])
     real, others = load_real(
         sites, holdout, run.recipe(), modalities=modalities, labels=facts.labels,

@@ -95,6 +95,19 @@ class RunFacts:
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError("run.json does not say what the run paints.") from error
 
+    def check_pattern(self, patient_pattern: str) -> None:
+        """Whether patients are told by their names as the run told them.
+
+        Raises:
+            RunError: if not.
+        """
+        # Compared, never compiled: it may come from a stranger, and a pattern can take for ever.
+        if patient_pattern != self.patient_pattern:
+            raise RunError(
+                "this run told patients by another pattern of their names, and the same has to "
+                f"tell them now: --patient-pattern '{self.patient_pattern}'."
+            )
+
 
 @final
 class RunFolder:
