@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes every table of docs/evidence.md and docs/experiments.md anew, as far as it is not computed yet:
+# Writes the tables of docs/evidence.md anew, as far as they are not computed yet, and of other suites named:
 #   benchmarks/evidence.sh DATA OUT [SUITE ...]
 # DATA holds lgg_mri, dsb2018_fluo and msd_hippocampus; phantoms are drawn there. A suite that was cut
 # short goes on. All suites together take about forty hours of one core.
@@ -9,7 +9,7 @@ shift 2
 cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- hippocampus demo codings away completion temporary selection lgg-64 dsb-64 lgg-128 dsb-128 search-64-b
+[ $# -gt 0 ] || set -- demo codings away lgg-64 dsb-64 temporary completion hippocampus selection lgg-128 dsb-128
 for suite; do
   document=docs/evidence.md
   case "$suite" in search-*) document=docs/experiments.md ;; esac

@@ -6,24 +6,27 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data import Cohort
-from asyndgan.data.nnunet import describe
+from asyndgan.data import Cohort, RawCase
+from asyndgan.data.nnunet import describe, write_dataset
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, RecipeError, RunError
 from asyndgan.evaluation.benchmark import Real, run_suite
-from asyndgan.evaluation.of_run import masks_of, painted_once
+from asyndgan.evaluation.of_run import load_real, masks_of, painted_once
 from asyndgan.evaluation.suite import Suite
 from asyndgan.evaluation.trainings import train_all, trainings_of
 from asyndgan.recipe import Recipe
-from asyndgan.reports.evidence import replace_block, write_evidence
+from asyndgan.reports.evidence import find_block, replace_block, write_evidence
+
+ROOT = Path(__file__).parents[2]
 
 SUITE = """
 name = "tiny"
@@ -120,6 +123,8 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
         ("paired", "synthetic"),
     ]  # fmt: skip
     synthetic, fedgan = lesions[1:3]
+    assert all(row["dice_least"] <= row["dice_mean"] <= row["dice_most"] for row in lesions)
+    assert "| of seeds |" in document.read_text()
     assert (synthetic["seeds"], synthetic["label"]) == (4, "lesion")
     assert json.loads((out / "runs/heads/paired-1/run.json").read_text())["steps"] == 3
     small = result["traffic"][0]
@@ -149,7 +154,10 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     on_the_way = load_file(kept / f"generators/step-{nearest:08d}.safetensors")
     ended = load_file(kept / "generator.safetensors")
     assert all(torch.equal(on_the_way[name], ended[name]) for name in ended)
-    pairs = ("pooled and Dice", "clipped and Dice", "clipped and pooled")
+    assert all(one > 0 for one in found["coordinator"])
+    pairs = (
+        "pooled and Dice", "clipped and Dice", "clipped and pooled", "the coordinator's and Dice",
+    )  # fmt: skip
     assert list(found["correlations"]) == [*pairs, *(f"{pair}, from step 2 on" for pair in pairs)]
     paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
     once = paintings[1][1]
@@ -234,6 +242,46 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
         assert trained.digest == wanted.digest
 
 
+def test_slices_that_train_nobody_are_judged_all_the_same(
+    tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Which of them hold a label is what is to be found."""
+    for site in ("north", "test"):
+        cases = [
+            RawCase(f"{site}{patient}_z{z}", f"{site}{patient}", {"T1": np.eye(16) * 200.0}, mask)
+            for patient in "abcd"
+            for z, mask in enumerate((np.eye(16, dtype=np.int64), np.zeros((16, 16), np.int64)))
+        ]
+        labels = {"background": 0, "x": 1}
+        write_dataset(tmp_path / site, cases, modalities=["T1"], labels=labels, name=site)
+    pattern = r"([a-z]+)_"
+    for changes, wanted in ((["training.hold_out=0.25"], 2), ([], 8)):
+        recipe = tiny("image.slices=labelled", "image.size=16", *changes)
+        real, judged = load_real(
+            {"north": tmp_path / "north"}, None if changes else tmp_path / "test", recipe,
+            modalities=["T1"], labels={"0": "background", "1": "x"}, patient_pattern=pattern,
+        )  # fmt: skip
+        assert len(judged) == wanted
+        assert sum(bool(case.mask.any()) for case in judged) == wanted // 2
+        assert len(real["north"]) == (3 if changes else 4)
+        assert all(case.mask.any() for case in real["north"])
+        train = {f"north/{case.patient}" for case in real["north"]}
+        assert not train & {case.patient for case in judged}
+
+
+def test_every_suite_that_comes_with_the_project_can_be_read_and_has_its_place() -> None:
+    suites = {path.stem: path for path in (ROOT / "benchmarks/suites").glob("*.toml")}
+    listed = set()
+    for line in (ROOT / "benchmarks/evidence.sh").read_text().splitlines():
+        if line.strip().startswith("[ $# -gt 0 ]"):
+            listed = set(line.split(" -- ")[1].split())
+    assert {name for name in suites if not name.startswith("search")} == listed
+    for name, path in suites.items():
+        assert Suite.from_toml(path.read_text()).name == name
+        document = "experiments" if name.startswith("search") else "evidence"
+        find_block((ROOT / f"docs/{document}.md").read_text(), name)
+
+
 def test_sites_are_judged_by_the_modalities_that_all_of_them_hold(
     data: Path, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
@@ -299,6 +347,13 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ("fedavg = true", "single_sites = false", "is augmented, which has nothing"),
         ("loss.paired_l1=10", "site_discriminators.nroth.layers=1", "'nroth', which is no site"),
         ("checkpoints = true", "fedgan = true", "FedGAN ends with its last generator"),
+        ("checkpoints = true", "completion = true", "needs both"),
+        ('name = "tiny"', 'name = "tiny"\njudged_on = "validation"', "apart names test patients"),
+        ("loss.paired_l1=10", "training.seed=7", "training.seed is the suite's own"),
+        ('"training.steps=3"', '"training.hold_out = 0.3"', "training.hold_out is the suite's own"),
+        ("augmented = true", "overrides = ['integrity.bound=2']", "so integrity would not be"),
+        ("augmented = true", "overrides = ['reminding.weight=2']", "so reminding would not be"),
+        ("augmented = true", "overrides = ['shares.by=modality']", "so shares would not be"),
     ],
 )
 def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(

@@ -15,7 +15,7 @@ from asyndgan.evaluation.metrics import (
 
 masks = arrays(np.bool_, (8, 6), elements=st.booleans()).map(torch.from_numpy)
 spacings = st.tuples(st.floats(0.25, 4), st.floats(0.25, 4))
-scores = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+scores = st.lists(st.floats(0, 1), min_size=2, max_size=30)
 
 
 @given(masks, masks)
@@ -51,7 +51,7 @@ def test_a_wider_level_gives_a_wider_interval(values, level):
     assert wider_low <= low <= high <= wider_high
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), min_size=1, max_size=20))
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), min_size=2, max_size=20))
 def test_a_ratio_of_equals_is_one_and_scales_with_its_numerator(pairs):
     above, below = map(list, zip(*pairs, strict=True))
     assert np.allclose(paired_ratio_interval(below, below, draws=200), (1, 1))

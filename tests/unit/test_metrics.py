@@ -129,8 +129,10 @@ def test_an_interval_covers_the_spread_of_the_mean_and_repeats():
     assert bootstrap_interval([*values, math.nan]) == (low, high)
 
 
-def test_intervals_without_a_patient_are_not_a_number():
+def test_intervals_of_fewer_than_two_patients_are_not_a_number():
     assert all(math.isnan(end) for end in bootstrap_interval([math.nan]))
+    assert all(math.isnan(end) for end in bootstrap_interval([0.9, math.nan]))
+    assert all(math.isnan(end) for end in paired_ratio_interval([0.5], [0.6]))
     assert all(math.isnan(end) for end in paired_ratio_interval([0.5], [math.nan]))
     assert all(math.isnan(end) for end in paired_ratio_interval([0.5], [0.0]))
 

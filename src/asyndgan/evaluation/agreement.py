@@ -59,7 +59,7 @@ def agreeing(
         bench = Bench(
             judged, labels, [label], [0], cache, budget.steps, device, on_progress, workers,
         )  # fmt: skip
-        scores, _ = bench.scores({"agreement": [others]}, budget)
+        scores = bench.scores({"agreement": [others]}, budget).scores
         pairs = zip(judged, scores["agreement"][label], strict=True)
         fits |= {case.name: one.dice for case, one in pairs if not math.isnan(one.dice)}
     # Ties in an order that has nothing to do with sites.

@@ -53,6 +53,22 @@ Contenders = Mapping[str, Sequence[TrainingSet]]
 
 
 @final
+@dataclass(frozen=True)
+class Found:
+    """What a bench found.
+
+    Attributes:
+        scores: averaged over seeds.
+        dice_of_seeds: by model and label: mean over patients, of each seed.
+        masks: that each model's first seed predicts.
+    """
+
+    scores: Scores
+    dice_of_seeds: dict[str, dict[str, list[float]]]
+    masks: dict[str, Masks]
+
+
+@final
 @dataclass
 class Bench:
     """Trains networks on one machine, or finds what they predicted in the cache.
@@ -87,13 +103,8 @@ class Bench:
     lock: threading.Lock = field(default_factory=threading.Lock)
     stop: threading.Event = field(default_factory=threading.Event)
 
-    def scores(
-        self, models: Contenders, budget: SegmentationBudget
-    ) -> tuple[Scores, dict[str, Masks]]:
-        """Scores averaged over seeds, and the masks that each model's first seed predicts.
-
-        `workers` networks are trained at a time, on one thread each.
-        """
+    def scores(self, models: Contenders, budget: SegmentationBudget) -> Found:
+        """Trains and judges; `workers` networks are trained at a time, on one thread each."""
         for training_sets in models.values():
             for cases in training_sets:
                 self._check_fit(cases)
@@ -113,11 +124,14 @@ class Bench:
                 self.stop.set()
                 every = [one for own in trainings.values() for one in own]
                 raise _cause(every, error) from error
-        scores = {
-            model: {target: self._average_score(found, target) for target in self.targets}
-            for model, found in masks.items()
-        }
-        return scores, {model: found[0] for model, found in masks.items()}
+        scores: Scores = {model: {} for model in masks}
+        of_seeds: dict[str, dict[str, list[float]]] = {model: {} for model in masks}
+        for model, found in masks.items():
+            for target in self.targets:
+                own = [score_patients(self.test, one, self.labels[target]) for one in found]
+                scores[model][target] = _average(own)
+                of_seeds[model][target] = [mean([s.dice for s in one.values()]) for one in own]
+        return Found(scores, of_seeds, {model: found[0] for model, found in masks.items()})
 
     def _check_fit(self, cases: TrainingSet) -> None:
         flat = pooled(cases)
@@ -141,9 +155,6 @@ class Bench:
         except BaseException:
             self.stop.set()
             raise
-
-    def _average_score(self, masks: Sequence[Masks], target: str) -> list[PatientScore]:
-        return _average([score_patients(self.test, found, self.labels[target]) for found in masks])
 
     def _predicted(
         self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int

@@ -6,6 +6,7 @@ import math
 import operator
 import platform
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import reduce
@@ -21,6 +22,7 @@ from asyndgan import __version__
 from asyndgan.data import Case
 from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case, read_image
 from asyndgan.data.prepare import blanked, load_cases, prepare
+from asyndgan.data.splits import hold_out
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.agreement import agreeing
 from asyndgan.evaluation.bench import (
@@ -33,7 +35,7 @@ from asyndgan.evaluation.bench import (
     pooled,
     write_whole,
 )
-from asyndgan.evaluation.compare import compare, contenders, levelled_off
+from asyndgan.evaluation.compare import HELD_OUT, compare, contenders, levelled_off
 from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.completion_scores import (
     ACQUIRED,
@@ -68,7 +70,7 @@ from asyndgan.evaluation.suite import (
     SetSection,
     Suite,
 )
-from asyndgan.evaluation.synthesise import mask_of
+from asyndgan.evaluation.synthesise import synthesise
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
@@ -117,7 +119,9 @@ def run_suite(
     suite = Suite.from_toml(text)
     # Whatever can be found out before hours of training is said before them.
     real = {part.name: Real(suite, part, data) for part in suite.sets}
-    train_all(list(trainings_of(suite, data, out, device)), workers, on_training)
+    trainings = list(trainings_of(suite, data, out, device))
+    train_all(trainings, workers, on_training)
+    about = {one.out.relative_to(out / "runs").as_posix(): one.about() for one in trainings}
     result = SuiteResult(
         suite=suite.name,
         judged_on=suite.judged_on,
@@ -127,7 +131,8 @@ def run_suite(
             "asyndgan": __version__, "torch": torch.__version__, "monai": monai.__version__,
             "numpy": np.__version__, "python": platform.python_version(),
         },
-        digest=hashlib.sha256(text.encode()).hexdigest(),
+        digest=hashlib.sha256(json.dumps([text, about], sort_keys=True).encode()).hexdigest(),
+        trainings=about,
     )  # fmt: skip
     for part in suite.sets:
         judged: dict[str, Evaluation] = {}
@@ -178,6 +183,8 @@ class Real:
             modalities=self.modalities,
             labels={str(value): name for name, value in self.labels.items()},
         )
+        if suite.check_budget:
+            hold_out(self.sites, part=HELD_OUT, seed=0)  # where each site has one patient: now
         self.incomplete: list[Case] = []
         if part.completion:
             self.incomplete = _with_truth(part, data, recipe.image, self.modalities)
@@ -291,7 +298,7 @@ class _Judging:
             models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
         evaluation = self._compare(models)
         self._add_rows(result, evaluation)
-        self._add_distances(result, painted)
+        self._add_distances(result)
         if self.suite.consistency:
             self._add_consistency(result, painted[SYNTHETIC])
         result.differences.extend(_differences(self.part, self.model, evaluation))
@@ -317,9 +324,6 @@ class _Judging:
             if self._recipe_of(name) or (self.part.name, name) not in known
         }
         result.evaluations[f"{self.part.name}, {self.model.name}"] = self._place()
-        result.generators[f"{self.part.name}, {self.model.name}"] = [
-            run.facts().generator_sha256 for run in self.runs[SYNTHETIC]
-        ]
         result.rows.extend(
             {**about[row.model], **asdict(row), **self._cost(row.model)}
             for row in evaluation.rows
@@ -353,20 +357,24 @@ class _Judging:
             return {"seconds": None, "bytes": float(2 * rounds * weight(network))}
         return {"seconds": None, "bytes": None}
 
-    def _add_distances(
-        self, result: SuiteResult, painted: Mapping[str, Sequence[Sequence[Case]]]
-    ) -> None:
-        owners = patients_of_masks(self.real.sites)
-        for name, of_seeds in painted.items():
+    def _add_distances(self, result: SuiteResult) -> None:
+        owners = list(patients_of_masks(self.real.sites).values())
+        for name, runs in self.runs.items():
             measured = [
-                asdict(
-                    distances(
-                        cases, [owners[mask_of(case.name)] for case in cases], self.real.sites
-                    )
-                )
-                for cases in of_seeds
+                asdict(distances(self._alike(run), owners, self.real.sites)) for run in runs
             ]
             result.distances.append({**self.about, "model": name, **_mean_of(measured)})
+
+    def _alike(self, run: RunFolder) -> list[Case]:
+        """Each real case's counterpart: from its own mask, in its own site's look."""
+        masks = masks_of(self.real.sites)
+        looks = [site for site, cases in self.real.sites.items() for _ in cases]
+        painted = run.facts().scope.modalities
+        chosen = [painted.index(name) for name in self.real.modalities]
+        return [
+            replace(case, image=case.image[chosen], modalities=tuple(self.real.modalities))
+            for case in synthesise(run, masks, looks=looks)
+        ]
 
     def _add_consistency(self, result: SuiteResult, painted: Sequence[Sequence[Case]]) -> None:
         of_seeds = [consistency(cases, self.real.judged, self.real.labels) for cases in painted]
@@ -437,8 +445,8 @@ class _Judging:
             judged, self.real.labels, [self.part.label], seeds, self.out / "cache",
             len(seeds) * self._budget().steps, self.device, self.on_progress, self.workers,
         )  # fmt: skip
-        scores, _ = bench.scores({REAL_ALL: [cases] * len(seeds)}, self._budget())
-        return _dice(scores[REAL_ALL][self.part.label])
+        found = bench.scores({REAL_ALL: [cases] * len(seeds)}, self._budget())
+        return _dice(found.scores[REAL_ALL][self.part.label])
 
     def _tell(self, text: str, done: int, total: int) -> None:
         if self.on_progress:
@@ -507,6 +515,7 @@ class _Judging:
         together = torch.cat(list(features.values()))
         clip = run.recipe().selection.clip or float(together.double().norm(dim=1).median())
         reference = reduce(operator.add, [Moments.of(own, clip=clip) for own in features.values()])
+        told = {record["step"] + 1: record.get("distance") for record in run.metrics()}
         exact, clipped = [], []
         models: dict[str, list[Sequence[Case]]] = {
             REAL_ALL: [pooled(self.real.sites)] * self.suite.seeds
@@ -520,18 +529,24 @@ class _Judging:
         evaluation = self._compare(models, ending="checkpoints")
         dice = [evaluation.row(f"step {step}", self.part.label).dice_mean for step in steps]
         late = len(steps) // 3  # early checkpoints differ so much that any measure sees it
+        pairs = {
+            "pooled and Dice": (exact, [-one for one in dice]),
+            "clipped and Dice": (clipped, [-one for one in dice]),
+            "clipped and pooled": (clipped, exact),
+        }
+        chosen_by = [told.get(step) for step in steps]
+        known = [one for one in chosen_by if one is not None]
+        if len(known) == len(steps):
+            pairs["the coordinator's and Dice"] = (known, [-one for one in dice])
         correlations = {
             f"{name}{words}": float(spearmanr(first[start:], second[start:]).statistic)
             for words, start in (("", 0), (f", from step {steps[late]} on", late))
-            for name, first, second in (
-                ("pooled and Dice", exact, [-one for one in dice]),
-                ("clipped and Dice", clipped, [-one for one in dice]),
-                ("clipped and pooled", clipped, exact),
-            )
+            for name, (first, second) in pairs.items()
         }
         return Checkpoints(
-            self.part.name, self.model.name, clip, steps, exact, clipped, dice, correlations
-        )
+            self.part.name, self.model.name, clip, steps, exact, clipped, chosen_by, dice,
+            correlations,
+        )  # fmt: skip
 
     def _painted(self, run: RunFolder, painting: PaintingSection) -> list[Case]:
         """From the sites' own masks: a baseline has no released ones."""
@@ -592,8 +607,8 @@ def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
 def _traffic(part: SetSection, model: ModelSection, runs: Sequence[RunFolder]) -> Traffic:
     recipe, facts = runs[0].recipe(), [run.facts() for run in runs]
     generator, discriminator = networks_weight(recipe, facts[0].scope)
-    sent = mean([_of_a_site(one.left_sites) / one.steps for one in facts])
-    received = mean([_of_a_site(one.came_to_sites) / one.steps for one in facts])
+    sent = mean([_a_step(run, run.facts().left_sites) for run in runs])
+    received = mean([_a_step(run, run.facts().came_to_sites) for run in runs])
     fedgan_round = 2 * (generator + discriminator)
     return Traffic(
         part.name, model.name, facts[0].steps, sent, received, generator, discriminator,
@@ -604,6 +619,12 @@ def _traffic(part: SetSection, model: ModelSection, runs: Sequence[RunFolder]) -
 def _of_a_site(moved: Mapping[str, Mapping[str, int]]) -> float:
     """Bytes in the whole run, mean over sites."""
     return mean([float(sum(kinds.values())) for kinds in moved.values()])
+
+
+def _a_step(run: RunFolder, moved: Mapping[str, Mapping[str, int]]) -> float:
+    """Bytes in a step in which a site took part, mean over sites."""
+    taken = Counter(site for record in run.metrics() for site in record["losses"])
+    return mean([sum(kinds.values()) / taken[site] for site, kinds in moved.items() if taken[site]])
 
 
 def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

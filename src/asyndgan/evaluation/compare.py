@@ -17,6 +17,7 @@ from asyndgan.errors import DataError
 from asyndgan.evaluation.bench import (
     Bench,
     Contenders,
+    Found,
     OnProgress,
     mean,
     paired,
@@ -192,9 +193,10 @@ def compare(
     names = _targets(labels, targets)
     total = len(models) * len(seeds) * budget.steps
     bench = Bench(test, labels, names, seeds, cache, total, device, on_progress, workers)
-    scores, masks = bench.scores(models, budget)
+    found = bench.scores(models, budget)
+    scores = found.scores
     rows = tuple(
-        _row(model, name, scores, _different(pooled(training_sets[0])), len(seeds))
+        _row(model, name, found, _different(pooled(training_sets[0])))
         for name in names
         for model, training_sets in models.items()
     )
@@ -205,7 +207,7 @@ def compare(
     )
     _keep(evaluation, out)
     plot_dice(evaluation, out)
-    plot_examples(evaluation, test, masks, {name: labels[name] for name in names}, out)
+    plot_examples(evaluation, test, found.masks, {name: labels[name] for name in names}, out)
     return evaluation
 
 
@@ -253,8 +255,8 @@ def levelled_off(
     names = _targets(labels, targets)
     bench = Bench(validation, labels, names, seeds, cache, total, device, on_progress, workers)
     together = [pooled(training)] * len(seeds)
-    (short,) = bench.scores({"budget check": together}, budget)[0].values()
-    (long,) = bench.scores({"budget check, longer": together}, longer)[0].values()
+    (short,) = bench.scores({"budget check": together}, budget).scores.values()
+    (long,) = bench.scores({"budget check, longer": together}, longer).scores.values()
     results = []
     for name in names:
         before, after = (mean([s.dice for s in scores[name]]) for scores in (short, long))
@@ -296,10 +298,10 @@ def _targets(labels: Mapping[str, int], targets: Sequence[str] | None) -> list[s
     return names
 
 
-def _row(model: str, label: str, scores: Scores, cases: int, seeds: int) -> Row:
-    mine = scores[model][label]
+def _row(model: str, label: str, found: Found, cases: int) -> Row:
+    mine, of_seeds = found.scores[model][label], found.dice_of_seeds[model][label]
     dice = [score.dice for score in mine]
-    reference = [score.dice for score in scores[REAL_ALL][label]]
+    reference = [score.dice for score in found.scores[REAL_ALL][label]]
     below = mean(reference)
     alarms = [score.false_alarm for score in mine]
     low, high = bootstrap_interval(dice)
@@ -307,12 +309,14 @@ def _row(model: str, label: str, scores: Scores, cases: int, seeds: int) -> Row:
     return Row(
         model=model,
         label=label,
-        seeds=seeds,
+        seeds=len(of_seeds),
         patients=sum(not math.isnan(value) for value in dice),
         cases=cases,
         dice_mean=mean(dice),
         dice_low=low,
         dice_high=high,
+        dice_least=min(of_seeds),
+        dice_most=max(of_seeds),
         hd95_mean=mean([score.hd95 for score in mine]),
         assd_mean=mean([score.assd for score in mine]),
         ratio=mean(dice) / below if below else math.nan,

@@ -56,8 +56,15 @@ def check_fedgan(recipe: Recipe) -> None:
 
     Raises:
         RecipeError: if sites have discriminators of their own, or masks that are given, or if
-            differential privacy or another generator than the last one is wanted.
+            differential privacy, another generator than the last one, or anything that acts on
+            feedback or on who takes part is wanted.
     """
+    for section in ("timeline", "reminding", "integrity", "shares"):
+        if getattr(recipe, section) != getattr(Recipe(), section):
+            raise RecipeError(
+                f"recipe '{recipe.name}': FedGAN has all sites in every round and no feedback, so "
+                f"{section} would not be what it is beside it; leave it as it is by default."
+            )
     if recipe.site_discriminators:
         raise RecipeError(
             f"recipe '{recipe.name}': FedGAN averages discriminators, so all sites must have the "

@@ -153,11 +153,11 @@ def bootstrap_interval(
         level: the interval's nominal coverage, above 0 and below 1.
 
     Returns:
-        Low and high; both nan without a patient.
+        Low and high; both nan with fewer than two patients, of whom nothing can be drawn anew.
     """
     counted = np.asarray(values, dtype=np.float64)
     counted = counted[~np.isnan(counted)]
-    if not len(counted):
+    if len(counted) < 2:
         return math.nan, math.nan
     return _percentiles(counted[_resamples(len(counted), draws, seed)].mean(1), level)
 
@@ -181,11 +181,11 @@ def paired_ratio_interval(
 
     Returns:
         Low and high, over the patients counted in both and the draws whose denominator is not 0;
-        both nan if none is left.
+        both nan if fewer than two patients or no draw are left.
     """
     pairs = np.asarray([numerator, denominator], dtype=np.float64)
     pairs = pairs[:, ~np.isnan(pairs).any(0)]
-    if not pairs.shape[1]:
+    if pairs.shape[1] < 2:
         return math.nan, math.nan
     above, below = pairs[:, _resamples(pairs.shape[1], draws, seed)].mean(2)
     if not below.any():

@@ -27,13 +27,13 @@ from asyndgan.evaluation.synthesise import (
     write_synthetic,
 )
 from asyndgan.evaluation.table import Evaluation
-from asyndgan.recipe import Recipe
+from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
 
 MOVED = 2
 """Images from a mask that was mirrored, turned, scaled and shifted, beside the one from the mask
-itself. Chosen on validation patients: see docs/evidence.md."""
+itself. Chosen on validation patients: see docs/experiments.md."""
 
 
 def synthetic_of_run(
@@ -332,7 +332,8 @@ def load_real(
 
     Args:
         sites: folder of each site's data by name.
-        test: folder of the cases to judge on; None: the patients that the sites hold out.
+        test: folder of the cases to judge on; None: the patients that the sites hold out. Of
+            volumes all slices are judged, whatever the recipe trains on.
         recipe: says the grid, and which patients train nothing, whatever is judged on.
         modalities: to load; every folder has them.
         labels: number, as text, to name, as everybody means them.
@@ -343,25 +344,32 @@ def load_real(
         RunError: a patient is in two parts.
     """
 
-    def cases(data: Path) -> list[Case]:
+    def cases(data: Path, image: ImageSection) -> list[Case]:
         check_labels(data, labels)
-        return load_cases(
-            data, recipe.image, modalities, patient_pattern=patient_pattern, unmasked=False
-        )
+        return load_cases(data, image, modalities, patient_pattern=patient_pattern, unmasked=False)
 
-    real = {name: cases(data) for name, data in sites.items()}
-    held_out: list[Case] = []
-    training = recipe.training
+    # Which slices hold a label is what is to be found: nobody is judged on those alone.
+    whole = recipe.image.model_copy(update={"slices": "all"})
+    every = {name: cases(data, recipe.image) for name, data in sites.items()}
+    real, held_out, training = every, list[Case](), recipe.training
     if training.hold_out:
         real, held_out = hold_out(
-            real,
+            every,
             part=training.hold_out,
             seed=training.hold_out_seed,
             alone=recipe.privacy.kind != "none",
         )
+    if test is None and whole != recipe.image:
+        unseen = {case.patient for case in held_out}
+        held_out = [
+            replace(case, patient=f"{name}/{case.patient}")
+            for name, data in sites.items()
+            for case in cases(data, whole)
+            if f"{name}/{case.patient}" in unseen
+        ]
     if test is None:
         return real, held_out
-    judged = cases(test)
+    judged = cases(test, whole)
     _check_patients(real, judged)
     return real, judged
 

@@ -77,6 +77,8 @@ class Checkpoints:
         steps: of the checkpoints.
         pooled: distance of each checkpoint's images from all real ones.
         clipped: the same out of each site's clipped moments.
+        coordinator: what the coordinator measured in training from the sites' moments and the
+            images of a few steps; None where the recipe has it measure nothing.
         dice: of networks trained on each checkpoint's images.
         correlations: Spearman's rank correlation of each two; distances are turned, so that 1 is
             perfect agreement.
@@ -88,6 +90,7 @@ class Checkpoints:
     steps: list[int]
     pooled: list[float]
     clipped: list[float]
+    coordinator: list[float | None]
     dice: list[float]
     correlations: dict[str, float]
 
@@ -103,7 +106,7 @@ class SuiteResult:
         seeds: generators of each model.
         segmentation_seeds: segmentation networks of each training set.
         versions: of what computed it.
-        digest: SHA-256 of the suite's own text, in hexadecimal.
+        digest: SHA-256 of the suite's own text and of `trainings`, in hexadecimal.
         rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`;
             `seconds` that generators took and `bytes` that a site sent and received in the
             whole training, mean over seeds.
@@ -121,7 +124,8 @@ class SuiteResult:
         networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
         paintings: rows of further synthetic sets: the keys of `table.Row` and `PaintingSection`.
         levelling: for each set and label, whether its budget was long enough: `table.Levelling`.
-        generators: SHA-256 of each seed's generator, by (set, recipe).
+        trainings: by the folder of each run: digest of its resolved recipe, of its sites' files,
+            versions that trained it, SHA-256 of its generator.
         evaluations: folder of each (set, recipe), below the output folder.
         pictures: file of synthetic images of each (set, recipe), below the output folder.
     """
@@ -143,7 +147,7 @@ class SuiteResult:
     networks: list[dict[str, Any]] = field(default_factory=list)
     paintings: list[dict[str, Any]] = field(default_factory=list)
     levelling: list[dict[str, Any]] = field(default_factory=list)
-    generators: dict[str, list[str]] = field(default_factory=dict)
+    trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
     evaluations: dict[str, str] = field(default_factory=dict)
     pictures: dict[str, str] = field(default_factory=dict)
 

@@ -43,7 +43,9 @@ class SetSection(Section):
     apart: dict[str, str] = Field(
         {}, description="test patients to report apart: heading to a pattern of their names"
     )
-    overrides: tuple[str, ...] = Field((), description="KEY=VALUE of the recipes on this set")
+    overrides: tuple[str, ...] = Field(
+        (), description="KEY=VALUE of the recipes on this set; a model's own go before them"
+    )
     completion: CompletionSection | None = Field(
         None, description="cases to complete, by models that say so"
     )
@@ -157,6 +159,20 @@ class Suite(Section):
             unknown = [name for name in model.on if name not in names]
             if unknown:
                 raise ValueError(f"model {model.name} is set on '{unknown[0]}', which is no set")
+        if any(model.completion for model in self.models) != any(p.completion for p in self.sets):
+            raise ValueError(
+                "completion is said of a model and of no set, or the other way round; it needs both"
+            )
+        if self.judged_on == "validation" and any(part.apart for part in self.sets):
+            raise ValueError("apart names test patients, and this suite is judged on validation")
+        given = [
+            *(override for part in self.sets for override in part.overrides),
+            *(override for model in self.models for override in model.overrides),
+            *(own for model in self.models for on in model.on.values() for own in on),
+        ]
+        for key in ("training.seed", "training.hold_out"):
+            if any(override.partition("=")[0].strip() == key for override in given):
+                raise ValueError(f"{key} is the suite's own (seeds, judged_on); leave it out")
         return self
 
     @classmethod
@@ -222,8 +238,8 @@ class Suite(Section):
         return load_recipe(
             model.recipe,
             [
-                *model.overrides,
                 *part.overrides,
+                *model.overrides,
                 *model.on.get(part.name, ()),
                 f"training.seed={seed}",
                 f"training.hold_out={held_out}",

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +22,10 @@ from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Scope, scope_maps
 
 BATCH: Final = 32
-PAINTING_VERSION: Final = 2
+PAINTING_VERSION: Final = 3
 """Raise it when a change alters what is painted from the same masks and seeds."""
 MASKS_MOVE: Final = SegmentationBudget(rotation=15.0, zoom=0.15, translation=0.05)
-"""How far geometric augmentation moves a mask."""
+"""How far geometric augmentation moves a mask; mirrored only where sites mirror theirs."""
 
 
 def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
@@ -55,6 +56,7 @@ def synthesise(
     seed: int = 0,
     move: bool = False,
     step: int | None = None,
+    looks: Sequence[str] = (),
 ) -> list[Case]:
     """Paints images from masks with a run's averaged generator.
 
@@ -65,6 +67,8 @@ def synthesise(
         seed: of noise and augmentation.
         move: mirror, turn, scale and shift the masks first, every draw anew.
         step: of a generator that was kept on the way; None: that of the end.
+        looks: the site in whose look each mask is painted; none: drawn by the sites' shares,
+            whosever the mask is.
 
     Raises:
         RunError: if the run has not finished, there are no masks, or several draws would be equal.
@@ -79,6 +83,7 @@ def synthesise(
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
     # Of their own, so that generators of different noise are shown the same masks.
     moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
+    how = MASKS_MOVE if recipe.training.flip else replace(MASKS_MOVE, flips=())
     cases: list[Case] = []
     for draw in range(draws):
         suffix = f"_d{draw}" if draws > 1 or move else ""
@@ -88,9 +93,11 @@ def synthesise(
             _check_labels(conditions, max(scope.labels))
             if move:
                 nothing = torch.zeros(len(part), 1, *scope.space)
-                conditions = augment(nothing, conditions, MASKS_MOVE, moves)[1]
-            looks = _looks(facts, len(part), random) if recipe.generator.style else []
-            noise = site_noise(recipe, looks or [""] * len(part), scope.space, random)
+                conditions = augment(nothing, conditions, how, moves)[1]
+            own = list(looks[start : start + BATCH]) or [""] * len(part)
+            if recipe.generator.style and not looks:
+                own = _looks(facts, len(part), random)
+            noise = site_noise(recipe, own, scope.space, random)
             with torch.no_grad():
                 images = generator(scope_maps(recipe, scope, conditions), noise)
             if recipe.image.source == "masks":

@@ -37,6 +37,9 @@ class Row:
         dice_mean: mean over patients, 0 to 1.
         dice_low: lower end of the 95 % bootstrap interval over patients.
         dice_high: upper end.
+        dice_least: lowest of the seeds' means over patients; the interval says nothing of how far
+            trainings differ.
+        dice_most: highest.
         hd95_mean: mean over patients, in millimetres (stored pixels without a spacing).
         assd_mean: the same.
         ratio: mean Dice as a part of `real-all`'s.
@@ -54,6 +57,8 @@ class Row:
     dice_mean: float
     dice_low: float
     dice_high: float
+    dice_least: float
+    dice_most: float
     hd95_mean: float
     assd_mean: float
     ratio: float

@@ -19,6 +19,7 @@ import torch
 
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.evaluation.bench import OnProgress, write_whole
+from asyndgan.evaluation.fedavg import LOCAL_STEPS
 from asyndgan.evaluation.fedgan import train_fedgan
 from asyndgan.evaluation.suite import ModelSection, SetSection, Suite
 from asyndgan.recipe import Recipe
@@ -91,12 +92,21 @@ class Training:
         return {
             "generator_version": GENERATOR_VERSION,
             "sites": {name: _digest_of_folder(folder) for name, folder in self.sites.items()},
+            **({"local_steps": LOCAL_STEPS} if self.fedgan else {}),
             **(
                 {"without": {s: list(own) for s, own in self.without.items()}}
                 if self.without
                 else {}
             ),
         }
+
+    def about(self) -> dict[str, Any]:
+        """Everything that it depends on, and, once it is trained, what came of it."""
+        facts = self.folder.facts()
+        return {
+            "recipe": self.recipe.digest(), **self._inputs,
+            "asyndgan": facts.version, "generator_sha256": facts.generator_sha256,
+        }  # fmt: skip
 
     def finished(self) -> bool:
         """Whether the run is there as wanted.
@@ -125,10 +135,6 @@ class Training:
                 f"{self.out} kept no generators on the way. Remove the folder to train it anew."
             )
         return True
-
-    def at_work(self) -> bool:
-        """Whether it has begun and not ended."""
-        return self.folder.facts_file.exists() and self.folder.facts().state == "running"
 
     def steps_done(self) -> int:
         """As its metrics tell."""

@@ -111,10 +111,11 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
     """Tables of text by title, each with its heading first."""
     parts: dict[str, list[list[str]]] = {}
     for name, rows in _by_label(result["rows"]).items():
+        several = any(row["seeds"] > 1 for row in rows)
         parts[f"{name}, {rows[0]['patients']} patients"] = [
-            ["trained on", "cases", "Dice", "interval", "of all-real", "interval", "HD95", "ASSD",
-             "generator trained in", "bytes of a site"],
-            *(_result_line(row) for row in rows),
+            ["trained on", "cases", "Dice", "interval", *(["of seeds"] if several else []),
+             "of all-real", "interval", "HD95", "ASSD", "generator trained in", "bytes of a site"],
+            *(_result_line(row, several) for row in rows),
         ]  # fmt: skip
     for name, rows in _by_set(result["apart"]).items():
         parts[f"{name}, apart"] = [
@@ -171,11 +172,12 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
         ]  # fmt: skip
     for row in result["checkpoints"]:
         parts[f"{row['set_name']}, {row['recipe']}: distances as judges of checkpoints"] = [
-            ["step", "distance", f"clipped at {row['clip']:.1f}", "Dice"],
+            ["step", "distance", f"clipped at {row['clip']:.1f}", "the coordinator's", "Dice"],
             *(
-                [str(step), decimal(exact, 3), decimal(clipped, 3), decimal(dice, 3)]
-                for step, exact, clipped, dice in zip(
-                    row["steps"], row["pooled"], row["clipped"], row["dice"], strict=True
+                [str(step), *(decimal(number, 3) for number in numbers)]
+                for step, *numbers in zip(
+                    *(row[key] for key in ("steps", "pooled", "clipped", "coordinator", "dice")),
+                    strict=True,
                 )
             ),
         ]
@@ -247,12 +249,13 @@ def _painting(row: Row) -> str:
     return ", ".join(words)
 
 
-def _result_line(row: Row) -> list[str]:
+def _result_line(row: Row, several: bool) -> list[str]:
     return [
         _name(row),
         str(row["cases"]),
         decimal(row["dice_mean"], 3),
         _between(row["dice_low"], row["dice_high"], 3),
+        *([_between(row["dice_least"], row["dice_most"], 3)] if several else []),
         decimal(row["ratio"], 3),
         _between(row["ratio_low"], row["ratio_high"], 3),
         decimal(row["hd95_mean"], 1),

@@ -15,6 +15,7 @@ from asyndgan.evaluation.table import (
     ADDED,
     AUGMENTED,
     FEDAVG,
+    FEDAVG_WITHOUT,
     FEDGAN,
     REAL_ALL,
     SYNTHETIC,
@@ -244,6 +245,7 @@ def _entry(
         REAL_ALL: "Real images of all sites",
         SYNTHETIC: "Synthetic images alone",
         FEDAVG: "One network over all sites (FedAvg)",
+        FEDAVG_WITHOUT: "One network over all sites (FedAvg), with what they hold",
         FEDGAN: "Synthetic images of FedGAN alone",
     }
     kinds = {REAL_ALL: "all", SYNTHETIC: "synthetic"}
