@@ -23,6 +23,10 @@ AGAIN_S: Final = 2.0
 
 LONGEST_S: Final = 60.0
 
+HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
+"""For glibc: buffers of messages apart from the heap, which they would otherwise leave in pieces; a
+site's job grew by a tenth in 3,000 steps."""
+
 JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """Name of a job's folder."""
 
@@ -122,7 +126,7 @@ class Kept:
         # A session of its own, so that Ctrl-C reaches us first.
         self._process = subprocess.Popen(  # noqa: S603  (FLARE's own script of this kit)
             ["/bin/bash", str(self._script), "--once"],
-            env={**os.environ, "PATH": path},
+            env={**HEAP, **os.environ, "PATH": path},
             cwd=self.kit,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
