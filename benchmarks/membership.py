@@ -17,13 +17,18 @@ import numpy as np
 import torch
 from scipy.stats import rankdata, wilcoxon
 
+from asyndgan.data.prepare import load_cases
+from asyndgan.data.splits import held_out_by
 from asyndgan.evaluation.audit import area_under_curve, patient_scores
 from asyndgan.evaluation.of_run import load_real, masks_of, painting_of
+from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
-from common import arguments, markdown, publish, remembered, sites_of, trained
+from common import DELTA, arguments, markdown, noise_for, publish, remembered, sites_of, trained
 
 SPLITS = 5
+EPSILON = 8.0
+"""Of `private`, at the smallest site; larger ones spend less."""
 EVERYWHERE = ("image.size=64", "training.precision=bfloat16", "training.hold_out=0.5")
 SHORT = ("training.steps=600",)
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -41,7 +46,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
         (
             "training.steps=300", "training.precision=float32", "loss.stand_in_l1=0",
             "loss.balance=0", "privacy.kind=discriminator", "privacy.conditions=unprotected",
-            "privacy.noise=1.0", "privacy.patients=6",
+            "privacy.patients=6",
         ),
     ),
 }  # fmt: skip
@@ -49,16 +54,29 @@ ATTACKS = ("painting", "nearest", "density")
 Scores = dict[str, dict[str, float]]
 
 
-def recipe_of(name: str, split: int) -> Recipe:
-    """A model's recipe with the half of one split held out."""
+def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
+    """A model's recipe with the half of one split held out; as private as EPSILON at every site."""
     recipe, overrides = MODELS[name]
-    own = (f"training.hold_out_seed={split}", f"training.seed={split}")
-    return load_recipe(recipe, [*EVERYWHERE, *overrides, *own])
+    own = [*EVERYWHERE, *overrides, f"training.hold_out_seed={split}", f"training.seed={split}"]
+    found = load_recipe(recipe, own)
+    if found.privacy.kind == "none":
+        return found
+    members = [
+        len({case.patient for case in held_out_by(found, load_cases(data, found.image))[0]})
+        for data in sites.values()
+    ]
+    rate = min(1.0, found.privacy.patients / min(members))
+    noise = noise_for(EPSILON, rate, found.training.steps * found.privacy.updates)
+    return load_recipe(recipe, [*own, f"privacy.noise={noise:.3f}"])
 
 
 def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, object]:
     """Scores of members and others by attack."""
     run = trained(recipe, sites, out)
+    if recipe.privacy.kind != "none":
+        for site in sites:
+            books = Account(out / "sites" / site / "privacy.json", None, epsilon=None, delta=DELTA)
+            assert 0 < epsilon_of(books.spent, DELTA) <= EPSILON * 1.01, site
     facts = run.facts()
     real, others = load_real(
         sites, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
@@ -128,7 +146,7 @@ def main() -> None:
                     name,
                     partial(
                         attacked,
-                        recipe_of(model, split),
+                        recipe_of(model, split, sites_of(asked.data, part)),
                         sites_of(asked.data, part),
                         asked.out / name,
                     ),
@@ -142,7 +160,8 @@ def main() -> None:
             rows += [[part, model, attack, *judged(splits, attack)] for attack in ATTACKS]
     heading = ["set", "recipe", "attack", "AUC", "95 % interval", "p", "patients", "verdict"]
     about = (
-        f"{asked.splits} splits; intervals from a bootstrap over patients; p of a signed-rank test."
+        f"{asked.splits} splits; `private`: epsilon {EPSILON:g} at the most, delta {DELTA:g}, masks "
+        "unprotected; intervals from a bootstrap over patients; p of a signed-rank test."
     )
     publish(f"{about}\n\n{markdown(heading, rows)}", "membership", asked.document)
 

@@ -437,6 +437,13 @@ class SharesSection(Section):
     sites: int = Field(
         8, ge=1, le=1024, description="odds: most sites that judge each other's images"
     )
+    most: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="what one site counts for at most, whatever number of cases it declares; "
+        "integrity.bound does not see shares",
+    )
 
 
 @final
@@ -703,6 +710,12 @@ class Recipe(Section):
     def sends_own_masks(self) -> bool:
         """Whether label maps of patients leave the sites."""
         return self.condition.kind == "mask" and self.masks.source == "own"
+
+    @property
+    def sends_own_conditions(self) -> bool:
+        """Whether label maps or classes of patients leave the sites."""
+        private = self.privacy.kind != "none" and self.privacy.conditions == "public"
+        return self.sends_own_masks or (self.condition.kind == "class" and not private)
 
     @model_validator(mode="after")
     def _private_parts_are_private(self) -> Self:

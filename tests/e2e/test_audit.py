@@ -19,7 +19,12 @@ from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation import masks_digest, masks_in
 from asyndgan.evaluation.audit import area_under_curve, audit, guess_sites
-from asyndgan.evaluation.of_run import load_for_audit, load_real, synthetic_of_run
+from asyndgan.evaluation.of_run import (
+    load_for_audit,
+    load_real,
+    painted_once,
+    synthetic_of_run,
+)
 from asyndgan.models import site_noise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
@@ -73,7 +78,9 @@ def test_a_generator_that_has_learned_nothing_gives_nobody_away(
     attacks = {one.name: one for one in audit(run, members, others, painted, tmp_path).attacks}
     painting = attacks["painting"]
     assert painting.low < 0.5 < painting.high
-    assert "no sign of membership" in painting.verdict
+    assert not painting.tells
+    assert "TOO FEW PATIENTS to be sure" in painting.verdict
+    assert "no sign of membership" in replace(painting, high=painting.auc + 0.1).verdict
     assert painting.members == len({case.patient for case in members})
 
 
@@ -95,8 +102,16 @@ def test_a_patients_site_is_guessed_where_images_have_their_sites_look(parts: Pa
     assert guess_sites(run, strangers) is None
 
 
-def generate(run: RunFolder, out: Path, masks: Path, audited: Path) -> Result:
-    words = ["generate", run.path, "--masks", masks, "--out", out, "--release", audited]
+def of_many_patients(audited: Path) -> None:
+    """As if more of them had been asked: the interval is narrow."""
+    tables = json.loads((audited / "audit.json").read_text())
+    for attack in tables["attacks"]:
+        attack["high"] = attack["auc"] + 0.1
+    (audited / "audit.json").write_text(json.dumps(tables))
+
+
+def generate(run: RunFolder, out: Path, masks: Path, audited: Path, *more: object) -> Result:
+    words = ["generate", run.path, "--masks", masks, "--out", out, "--release", audited, *more]
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -117,9 +132,22 @@ def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
     audit(run, members, others, painted, tmp_path / "good", masks=digest)
     copies = [replace(case, image=0.98 * case.image) for case in members]
     audit(run, members, others, copies, tmp_path / "bad", masks=digest)
+    refused = generate(run, tmp_path / "kept", given, tmp_path / "good")
+    assert "TOO FEW PATIENTS to be sure" in str(refused.exception)
+    of_many_patients(tmp_path / "good")
+    refused = generate(run, tmp_path / "kept", given, tmp_path / "good", "--seed", 9)
+    assert "the set that was audited is painted again" in str(refused.exception)
     said = generate(run, tmp_path / "released", given, tmp_path / "good")
     assert said.exit_code == 0, said.output
     card = (tmp_path / "released" / "MODEL_CARD.md").read_text()
+    audited = painted_once(run, masks_in(given, run), "a folder of masks", tmp_path / "audited")
+    names = sorted(path.name for path in (audited / "imagesTr").iterdir())
+    assert names == sorted(p.name for p in (tmp_path / "released" / "imagesTr").iterdir())
+    assert all(
+        (audited / "imagesTr" / name).read_bytes()
+        == (tmp_path / "released" / "imagesTr" / name).read_bytes()
+        for name in names
+    )
     assert "Audited before its release: painting: no sign of membership" in card
     for folder, reason in (("bad", "may not be released"), ("none", "no audit that can be read")):
         refused = generate(run, tmp_path / "kept", given, tmp_path / folder)
@@ -148,7 +176,7 @@ def test_an_audit_is_of_the_file_that_paints_not_of_what_is_said_of_it(
     "change",
     [
         {"p_value": None}, {"p_value": "0.9"}, {"p_value": [1]}, {"members": "many"},
-        {"members": 2, "others": 2}, {"p_value": 0.01},
+        {"high": 0.8}, {"high": None}, {"p_value": 0.01},
     ],
     ids=str,
 )  # fmt: skip
@@ -157,6 +185,7 @@ def test_an_audit_that_shows_nothing_or_is_none_releases_nothing(
 ) -> None:
     run, members, others, painted = parts
     audit(run, members, others, painted, tmp_path, masks=masks_digest(masks_in(given, run)))
+    of_many_patients(tmp_path)
     tables = json.loads((tmp_path / "audit.json").read_text())
     tables["attacks"][0] |= change
     (tmp_path / "audit.json").write_text(json.dumps(tables))

@@ -219,6 +219,23 @@ def test_shares_sum_to_one_and_keep_their_proportions(declared: dict[str, float]
 
 
 @given(
+    st.dictionaries(st.text(max_size=3), st.floats(1e-3, 1e15), min_size=1, max_size=8),
+    st.floats(0.01, 1),
+)
+def test_no_share_is_above_what_the_recipe_lets_and_the_order_stays(
+    declared: dict[str, float], most: float
+) -> None:
+    shares = normalised(declared, most)
+    assert list(shares) == list(declared)
+    assert math.isclose(sum(shares.values()), 1, rel_tol=1e-9)
+    assert max(shares.values()) <= max(most, 1 / len(shares)) * (1 + 1e-9)
+    for one in declared:
+        for other in declared:
+            if declared[one] <= declared[other]:
+                assert shares[one] <= shares[other] * (1 + 1e-9)
+
+
+@given(
     st.dictionaries(st.integers(0, 5), st.floats(1, 100), min_size=2, max_size=6),
     st.data(),
 )

@@ -73,6 +73,32 @@ def test_any_change_of_a_ledger_is_found(
         list(read(path))
 
 
+def test_lines_that_were_written_anew_do_not_pass_for_the_old_ones(tmp_path: Path) -> None:
+    """Whoever forges all lines and not the head: also one line more, as after a crash."""
+    path = written(tmp_path / "ledger.jsonl")
+    head = (tmp_path / "ledger.head").read_bytes()
+    for count in (4, 5):
+        path.unlink()
+        (tmp_path / "ledger.head").unlink()
+        ledger = Ledger(path, POLICY)
+        for number in range(count):
+            ledger.append(run="1f", kind="refusal", step=number, payload=b"")
+        ledger.close()
+        (tmp_path / "ledger.head").write_bytes(head)
+        with pytest.raises(LedgerError, match="head file was changed"):
+            list(read(path))
+    (tmp_path / "ledger.head").unlink()
+    with pytest.raises(LedgerError, match="it was taken away"):
+        list(read(path))
+
+
+def test_a_ledger_that_cannot_be_opened_says_so_without_its_path(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("no folder")
+    with pytest.raises(LedgerError, match=r"ledger\.jsonl cannot be opened") as caught:
+        Ledger(tmp_path / "secret" / "ledger.jsonl", POLICY)
+    assert "secret" not in str(caught.value)
+
+
 def test_a_line_that_was_being_written_when_the_site_stopped_is_dropped(tmp_path: Path) -> None:
     path = written(tmp_path / "ledger.jsonl")
     whole = path.read_bytes()

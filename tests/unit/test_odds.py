@@ -261,7 +261,7 @@ def test_a_policy_says_whether_odds_leave_and_masks_go_to_the_others(
     assert isinstance(kept, Appraisal)
     assert kept.losses == {}
     never = Policy(leaves=LeavesSection(odds=True, masks="never"))
-    with pytest.raises(PolicyError, match="lets no masks out"):
+    with pytest.raises(PolicyError, match="lets no masks or classes"):
         Release(recipe, never).let_out(answer)
     assert SIMULATION.leaves.odds
 

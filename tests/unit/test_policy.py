@@ -70,7 +70,7 @@ def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> N
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ('[leaves]\nmasks = "never"', "so patients' masks leave; leaves.masks is never"),
+        ('[leaves]\nmasks = "never"', "so patients' masks or classes leave; leaves.masks is never"),
         ("[leaves]\nfeedback = []", "leaves.feedback is none"),
         ("[allows]\nmost_answers = 5", "training.steps is 6"),
         (f'[allows]\nrecipes = ["{"0" * 64}"]', "is not in allows.recipes"),
@@ -111,10 +111,52 @@ def test_what_is_kept_back_is_not_among_the_bytes(tiny: MakeRecipe) -> None:
 @pytest.mark.parametrize("message", [judgement(), card()], ids=["judgement", "card"])
 def test_no_mask_passes_the_door_of_a_site_that_sends_none(tiny: MakeRecipe, message: Any) -> None:
     """Whatever the site was made to build: the door looks at what would become bytes."""
-    with pytest.raises(PolicyError, match="no masks out"):
-        through_the_door(tiny(), '[leaves]\nmasks = "never"', message)
+    never = '[leaves]\nmasks = "never"'
+    whole = ("generator.kind=dcgan", "generator.latent=4", "discriminator.kind=dcgan")
+    whole = (
+        *whole,
+        "generator.noise=0",
+        "masks.release=false",
+        "wire.feedback=float16",
+        "loss.balance=0",
+    )
+    nothing = tiny("condition.kind=none", *whole)
+    for recipe in (tiny(), nothing):
+        with pytest.raises(PolicyError, match="no masks or classes of patients"):
+            through_the_door(recipe, never, message)
     none = message.model_copy(update={"conditions": torch.zeros(2, dtype=torch.int64)})
-    through_the_door(tiny(), '[leaves]\nmasks = "never"', none)
+    through_the_door(nothing, never, none)
+    for private in ("none", "discriminator"):  # which draws classes without a look at patients
+        classes = tiny("condition.kind=class", f"privacy.kind={private}", *whole)
+        if private == "none":
+            with pytest.raises(PolicyError, match="no masks or classes of patients"):
+                through_the_door(classes, never, none)
+            assert "patients' masks or classes leave" in policy(never).refusals(classes)[0]
+        else:
+            through_the_door(classes, never, none)
+            assert not policy(never).refusals(classes)
+
+
+@pytest.mark.parametrize("term", ["moments", "features"])
+def test_terms_that_show_statistics_of_real_images_are_refused_by_default(
+    tiny: MakeRecipe, term: str
+) -> None:
+    recipe = tiny(*PRIVATE, f"loss.{term}=1")
+    (reason,) = policy().refusals(recipe)
+    assert f"loss.{term} is 1" in reason
+    assert "allows.matching is false" in reason
+    assert not policy("[allows]\nmatching = true").refusals(recipe)
+    assert not SIMULATION.refusals(recipe)
+
+
+def test_stand_ins_learn_from_as_many_patients_as_the_steward_wants(
+    tiny: MakeRecipe, make_cohort: Callable[..., Cohort]
+) -> None:
+    recipe = tiny(*PRIVATE, "loss.stand_in_l1=1", "stand_in.width=4")
+    cohort = make_cohort(recipe)
+    with pytest.raises(PolicyError, match=f"from 20 patients or more .* {cohort.patients} take"):
+        Site("north", cohort, recipe, policy=policy())
+    Site("north", cohort, recipe, policy=policy("[allows]\nstand_in_patients = 2"))
 
 
 def test_feedback_and_moments_pass_only_where_they_may(tiny: MakeRecipe) -> None:

@@ -418,6 +418,23 @@ def test_answers_that_left_without_privacy_are_not_forgotten(
         opened(tiny(*PRIVATE, "privacy.noise=2"), tmp_path, asks)
 
 
+def test_masks_that_left_in_the_clear_are_not_forgotten_either(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    masks = tiny(
+        "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false",
+        "privacy.noise=2", "wire.feedback=float16",
+    )  # fmt: skip
+    open_ = Policy.from_toml("[privacy]\nepsilon = 5.0\nunprotected_masks = true")
+    opened(masks, tmp_path, open_).release.close()  # a card, with the masks of its first batch
+    opened(masks, tmp_path, open_).release.close()  # which this policy lets out
+    with pytest.raises(PolicyError, match="messages with masks that left without privacy"):
+        opened(
+            tiny(*PRIVATE, "privacy.noise=2"), tmp_path,
+            Policy.from_toml("[privacy]\nepsilon = 5.0"),
+        )  # fmt: skip
+
+
 def test_a_discriminator_that_segments_is_refused_under_privacy(tiny: MakeRecipe) -> None:
     with pytest.raises(RecipeError, match="segments real patients"):
         tiny(

@@ -710,20 +710,39 @@ def test_feedback_comes_in_the_recipes_coding(tiny: MakeRecipe, make_sites: Make
     assert sizes["float32"] > sizes["float16"] > sizes["int8"] > sizes["int4"]
 
 
+def test_a_site_judges_nothing_beyond_the_last_step(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    """A discriminator that learns no more could be asked without end."""
+    federation = make_sites(tiny("training.steps=2"))
+    coordinator = federation.begin()
+    for _ in range(2):
+        assert not coordinator.step().missed
+    assert "has 2 steps, and 2 are over" in coordinator.step().missed["north"]
+
+
 # Numbers that are not finite
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_site_and_step(
+def test_losses_that_are_not_finite_stop_the_run_where_no_quorum_is_left(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:
     federation = make_sites(tiny())
     coordinator = federation.begin()
     coordinator.step()
-    discriminator = federation.sites["south"].objective.discriminator
-    with torch.no_grad():
-        next(discriminator.parameters()).fill_(float("nan"))
+
+    def spoil(site: str) -> None:
+        with torch.no_grad():
+            next(federation.sites[site].objective.discriminator.parameters()).fill_(float("nan"))
+
+    spoil("south")
+    report = coordinator.step()  # one site cannot end everybody's run
+    assert "site south, step 1: the loss " in report.missed["south"]
+    assert report.updated
+    assert torch.isfinite(weights(coordinator.generator)).all()
+    spoil("north")
     before = weights(coordinator.generator)
-    with pytest.raises(NotFiniteError, match=r"site south, step 1: the loss '.*' of step 1 is nan"):
+    with pytest.raises(NotFiniteError, match=r"site north, step 2: the loss '.*' of step 2 is nan"):
         coordinator.step()
     assert torch.equal(weights(coordinator.generator), before)
 

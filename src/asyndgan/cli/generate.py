@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from asyndgan.data.nnunet import written_whole
+from asyndgan.errors import RunError
 from asyndgan.evaluation import (
     masks_digest,
     masks_in,
@@ -16,6 +17,7 @@ from asyndgan.evaluation import (
     write_synthetic,
 )
 from asyndgan.evaluation.audit import check_released
+from asyndgan.evaluation.of_run import MOVED, painting_of
 from asyndgan.runs import RunFolder
 
 
@@ -35,8 +37,8 @@ def generate(
         Path | None,
         typer.Option(
             metavar="AUDIT",
-            help="To be passed on: only if the audit in this folder finds no sign of membership; "
-            "the model card says what it found.",
+            help="To be passed on: the set that was audited, and only if the audit in this folder "
+            "finds no sign of membership; the model card says what it found.",
         ),
     ] = None,
 ) -> None:
@@ -46,10 +48,20 @@ def generate(
         named, source = released_masks(folder), source_of_masks(folder)
     else:
         named, source = masks_in(masks, folder), "a folder of masks"
-    audited = check_released(folder, masks_digest(named), release) if release else None
-    cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
-    if augment:
-        source += ", moved at random"
+    audited = None
+    if release:
+        if (draws, augment, seed) != (1, False, 0):
+            raise RunError(
+                "with --release the set that was audited is painted again, so --draws, --augment "
+                "and --seed say nothing; leave them out."
+            )
+        audited = check_released(folder, masks_digest(named), release)
+        cases, painting = painting_of(folder, named), {"moved": MOVED}
+    else:
+        cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
+        painting = {"draws": draws, "seed": seed}
+    if augment or release:
+        source += ", moved at random" if augment else ", two thirds of them moved at random"
     with written_whole(out) as half:
         count = write_synthetic(
             half,
@@ -57,7 +69,7 @@ def generate(
             cases,
             masks=named,
             source=source,
-            painting={"draws": draws, "seed": seed},
+            painting=painting,
             audited=audited,
         )
     Console().print(

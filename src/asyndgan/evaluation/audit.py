@@ -46,6 +46,10 @@ DELTA: Final = 1e-5
 LEVEL: Final = 0.05
 """Of the test, and of the interval's both ends together."""
 
+SURE: Final = 0.7
+"""Area under the curve that the interval must lie below before a set is released: that nothing was
+seen among a few patients says nothing."""
+
 
 @final
 @dataclass(frozen=True)
@@ -83,9 +87,12 @@ class Attack:
         return not self.p_value >= LEVEL
 
     @property
-    def could_tell(self) -> bool:
-        """Whether so few patients can show anything at all."""
-        return 1 / math.comb(self.members + self.others, self.members) < LEVEL
+    def sure(self) -> bool:
+        """Whether there are so many patients that nothing much can have been missed.
+
+        An area below one half is chance, and makes nobody surer.
+        """
+        return max(self.auc, 0.5) + self.high - self.auc < SURE
 
     @property
     def verdict(self) -> str:
@@ -93,12 +100,10 @@ class Attack:
         sizes = f"{self.members} members, {self.others} others"
         if self.tells:
             return f"MEMBERS CAN BE TOLD: AUC {self.auc:.2f} ({sizes})"
-        if not self.could_tell:
-            return f"TOO FEW PATIENTS to tell anything ({sizes})"
-        return (
-            f"no sign of membership: AUC {self.auc:.2f}, at most {self.high:.2f} with 97.5 % "
-            f"confidence ({sizes})"
-        )
+        found = f"AUC {self.auc:.2f}, at most {self.high:.2f} with 97.5 % confidence ({sizes})"
+        if not self.sure:
+            return f"TOO FEW PATIENTS to be sure of less than {SURE:g}: {found}"
+        return f"no sign of membership: {found}"
 
 
 @final
@@ -281,11 +286,11 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
         raise RunError(
             f"{path} is of a set that was painted from other masks; audit with the same --masks."
         )
-    telling = [one for one in attacks if one.tells or not one.could_tell]
+    telling = [one for one in attacks if one.tells or not one.sure]
     if telling:
         raise RunError(
-            f"{run.path} may not be released: {telling[0].name}: {telling[0].verdict}. Train with "
-            "more patients, for fewer steps, or under differential privacy."
+            f"{run.path} may not be released: {telling[0].name}: {telling[0].verdict}. Audit with "
+            "more patients, or train for fewer steps, or under differential privacy."
         )
     return "; ".join(f"{one.name}: {one.verdict}" for one in attacks)
 

@@ -158,19 +158,27 @@ class Account:
             self._left = most_uses(self.spent, mechanism, epsilon=epsilon, delta=delta)
         self._shown: tuple[int, float] = (-1, 0.0)
 
-    def check_against(self, ledger: Ledger) -> None:
-        """Sees that the ledger shows no answer that this account does not know of.
+    def check_against(self, ledger: Ledger, *, unprotected_masks: bool) -> None:
+        """Sees that the ledger shows nothing that this account does not cover.
+
+        Args:
+            ledger: of the same site.
+            unprotected_masks: whether the policy lets masks leave in the clear all the same.
 
         Raises:
-            PolicyError: one left without privacy although it is asked for now, or more was spent
-                than the account says.
+            PolicyError: something left without privacy although it is asked for now, or more was
+                spent than the account says.
         """
         if self.limit is None:
             return
-        if ledger.unprotected:
+        left = {
+            k: count for k, count in ledger.bare.items() if k != "masks" or not unprotected_masks
+        }
+        if left:
+            shown = ", ".join(f"{count} messages with {kind}" for kind, count in left.items())
             raise PolicyError(
-                f"{ledger.path.name} shows {ledger.unprotected} answers that left without privacy, "
-                "so none can be promised to these patients any more."
+                f"{ledger.path.name} shows {shown} that left without privacy, so none can be "
+                "promised to these patients any more."
             )
         if ledger.epsilon > self.epsilon() * 1.06 + EPSILON_ERROR:  # which it may run ahead by
             raise PolicyError(

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import weakref
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -47,6 +48,8 @@ class Entry:
         noise: standard deviation of the noise, in units of what one patient changes; 0: none.
         epsilon: spent in all, with `delta`; None: no differential privacy was promised.
         delta: of that epsilon.
+        bare: what was in it that no differential privacy covers: `feedback`, `masks` (or classes)
+            of patients, `moments`; empty: nothing.
         policy: SHA-256 of the policy in force.
         previous: hash of the line before.
         digest: hash of this line without this field.
@@ -63,6 +66,7 @@ class Entry:
     noise: float
     epsilon: float | None
     delta: float | None
+    bare: str
     policy: str
     previous: str
     digest: str = ""
@@ -90,7 +94,7 @@ class Ledger:
         number: lines so far.
         last: hash of the last line.
         answers: judgements and appraisals that left, in every run, repeated ones counted.
-        unprotected: those of them without differential privacy.
+        bare: how many messages held feedback, masks or moments that nothing covered.
         epsilon: the largest that it shows.
 
     Raises:
@@ -100,8 +104,13 @@ class Ledger:
     def __init__(self, path: Path, policy: str) -> None:
         self.path = path
         self.policy = policy
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise LedgerError(
+                f"{path.name} cannot be opened ({error.strerror or error}), so nothing may leave."
+            ) from error
         self._closing = weakref.finalize(self, os.close, self._file)
         try:
             if sys.platform != "win32":
@@ -113,11 +122,12 @@ class Ledger:
             ) from error
         self._drop_torn_line()
         self.number, self.last = 0, FIRST
-        self.answers, self.unprotected, self.epsilon = 0, 0, 0.0
+        self.answers, self.epsilon = 0, 0.0
+        self.bare: Counter[str] = Counter()
         for entry in read(path):
             self._count(entry)
-        if self.number:
-            _write_head(path, self.number, self.last)
+        # Of an empty one as well: one with lines and without a head was forged.
+        _write_head(path, self.number, self.last)
 
     def append(
         self,
@@ -130,6 +140,7 @@ class Ledger:
         noise: float = 0.0,
         epsilon: float | None = None,
         delta: float | None = None,
+        bare: str = "",
     ) -> None:
         """Writes a line, and returns when it is on the disk; `Entry` says what the arguments are.
 
@@ -140,7 +151,7 @@ class Ledger:
         digest = hashlib.sha256(payload).hexdigest()
         entry = Entry(
             self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
-            delta, self.policy, self.last,
+            delta, bare, self.policy, self.last,
         ).sealed()  # fmt: skip
         line, before = entry.line(), os.fstat(self._file).st_size
         try:
@@ -164,7 +175,7 @@ class Ledger:
     def _count(self, entry: Entry) -> None:
         self.number, self.last = entry.number, entry.digest
         self.answers += entry.kind in FEEDBACK_KINDS
-        self.unprotected += entry.kind in FEEDBACK_KINDS and entry.epsilon is None
+        self.bare.update(entry.bare.split())
         self.epsilon = max(self.epsilon, entry.epsilon or 0.0)
 
     def _drop_torn_line(self) -> None:
@@ -183,6 +194,9 @@ def read(path: Path) -> Iterator[Entry]:
     """
     number, last = 0, FIRST
     try:
+        # First: the line that it names is looked at on the way.
+        head_number, head_digest = _read_head(path)
+        found = FIRST
         with path.open("rb") as file:
             for line in file:
                 entry = _entry(path, number + 1, line)
@@ -192,14 +206,13 @@ def read(path: Path) -> Iterator[Entry]:
                         "were changed, taken out or put in."
                     )
                 number, last = entry.number, entry.digest
+                if number == head_number:
+                    found = last
                 yield entry
     except OSError as error:
         raise LedgerError(f"'{path}' is no ledger that can be read.") from error
-    head_number, head_digest = _read_head(path)
     # The line is written first, so a site that was stopped between the two may be one ahead.
-    if number not in (head_number, head_number + 1) or (
-        number == head_number and last != head_digest
-    ):
+    if number not in (head_number, head_number + 1) or found != head_digest:
         raise LedgerError(
             f"{path.name} ends with line {number}, but {head_number} were written; lines were cut "
             "off the end, or its head file was changed."
@@ -229,6 +242,8 @@ def _write_head(path: Path, number: int, digest: str) -> None:
 def _read_head(path: Path) -> tuple[int, str]:
     head = _head_file(path)
     if not head.exists():
+        if path.stat().st_size:
+            raise LedgerError(f"{path.name} has lines and no {head.name}; it was taken away.")
         return 0, FIRST
     try:
         content: dict[str, Any] = parsed_json(bounded_text(head))

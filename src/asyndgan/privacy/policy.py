@@ -26,8 +26,8 @@ class LeavesSection(Section):
     cases: bool = Field(True, description="how many cases the site has")
     masks: Literal["never", "transient", "released"] = Field(
         "transient",
-        description="label maps: never; for the step that paints from them; or for the coordinator "
-        "to keep",
+        description="patients' label maps, or classes: never; for the step that paints from them; "
+        "or for the coordinator to keep",
     )
     odds: bool = Field(
         False,
@@ -46,6 +46,17 @@ class AllowsSection(Section):
     paired_l1: bool = Field(
         False,
         description="a term that compares with real images: its gradient gives real pixels away",
+    )
+    matching: bool = Field(
+        False,
+        description="loss.moments and loss.features, which compare with statistics of real images: "
+        "of a batch of one patient their gradient gives his image away",
+    )
+    stand_in_patients: int = Field(
+        20,
+        ge=2,
+        description="fewest patients, after holding out, with whom a recipe may have stand-ins: "
+        "one of few patients learns them by heart, and feedback points at what it paints",
     )
     recipes: tuple[Digest, ...] = Field(
         (), description="digests ('asyndgan recipe show'); empty: any that the rest allows"
@@ -122,10 +133,17 @@ class Policy(Section):
                 f"loss.paired_l1 is {recipe.loss.paired_l1:g}, so feedback gives real pixels away; "
                 "allows.paired_l1 is false"
             )
-        if recipe.sends_own_masks and self.leaves.masks == "never":
+        matching = {"loss.moments": recipe.loss.moments, "loss.features": recipe.loss.features}
+        found += [
+            f"{key} is {weight:g}, so feedback gives statistics of real images away, of a batch of "
+            "one an image; allows.matching is false"
+            for key, weight in matching.items()
+            if weight and not self.allows.matching
+        ]
+        if recipe.sends_own_conditions and self.leaves.masks == "never":
             found.append(
-                "condition.kind is mask and masks.source is own, so patients' masks leave; "
-                "leaves.masks is never"
+                f"condition.kind is {recipe.condition.kind} and they are the patients' own, so "
+                "patients' masks or classes leave; leaves.masks is never"
             )
         if recipe.masks.release and self.leaves.masks != "released":
             found.append(
@@ -184,6 +202,6 @@ SIMULATION = Policy(
     leaves=LeavesSection(
         feedback=("float32", "float16", "int8", "int4"), masks="released", moments=True, odds=True
     ),
-    allows=AllowsSection(paired_l1=True),
+    allows=AllowsSection(paired_l1=True, matching=True, stand_in_patients=2),
 )
 """Lets everything out that a recipe asks for: where nothing leaves the machine."""

@@ -49,6 +49,7 @@ class Released:
         run: that it belongs to.
         step: that it answers, if any.
         norm: of its feedback, if any.
+        bare: what in it no differential privacy covers; see `ledger.Entry`.
     """
 
     kind: str
@@ -56,6 +57,7 @@ class Released:
     run: str
     step: int | None
     norm: float | None
+    bare: str
     key: object = None
 
     def __post_init__(self) -> None:
@@ -113,8 +115,21 @@ class Release:
         if isinstance(answer, Judgement | Appraisal):
             norm = float(answer.feedback.norm())
         return self.let_out_again(
-            Released(answer.kind, payload, answer.run, getattr(answer, "step", None), norm, _KEY)
-        )
+            Released(
+                answer.kind, payload, answer.run, getattr(answer, "step", None), norm,
+                self._bare(answer), _KEY,
+            )
+        )  # fmt: skip
+
+    def _bare(self, answer: Message) -> str:
+        if isinstance(answer, Measured):
+            return "moments"
+        found = []
+        if isinstance(answer, Judgement | Appraisal) and self.recipe.privacy.kind == "none":
+            found.append("feedback")
+        if isinstance(answer, Card | Judgement | Appraisal) and self.recipe.sends_own_conditions:
+            found.append("masks")
+        return " ".join(found)
 
     def _check_moments(self, answer: Measured) -> None:
         """Sums of few images say much of each; and no image may count for more than the clip."""
@@ -148,9 +163,9 @@ class Release:
             isinstance(answer, Card | Judgement | Appraisal)
             and leaves.masks == "never"
             and self.recipe.masks.source == "own"
-            and answer.conditions.ndim > 1
+            and (self.recipe.sends_own_conditions or answer.conditions.ndim > 1)
         ):
-            raise PolicyError("this site's policy lets no masks out.")
+            raise PolicyError("this site's policy lets no masks or classes of patients out.")
         return answer
 
     def _noised(self, feedback: Tensor) -> Tensor:
@@ -185,6 +200,7 @@ class Release:
                 noise=self.recipe.privacy.noise if private else 0.0,
                 epsilon=self.account.epsilon() if private else None,
                 delta=self.account.delta if private else None,
+                bare=released.bare,
             )
         self.count[released.kind] += 1
         self.size[released.kind] += len(released.payload)

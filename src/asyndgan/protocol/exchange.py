@@ -84,9 +84,6 @@ class Exchange:
         Returns:
             Answers in the order of `requests`, and the reasons for those that did not come. A site
             that refuses counts as missed.
-
-        Raises:
-            NotFiniteError: if a site reports, or sends, numbers that are not finite.
         """
         asked = {
             site: self._threads.submit(self._ask_one, site, request)
@@ -96,8 +93,6 @@ class Exchange:
         for site, future in asked.items():
             try:
                 result.answers[site] = future.result()
-            except NotFiniteError:
-                raise
             except AsyndganError as error:
                 result.missed[site] = error
         return result

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import CPU
 from asyndgan.data import derived_seed
+from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import (
     AsyndganError,
     CohortError,
@@ -70,6 +71,9 @@ from asyndgan.wire import (
 LABELS_LIMIT = 1024
 """Labels are channels of the generator's input, so a card may not ask for any number of them."""
 
+SIDE_LIMIT = 4096
+"""Rows or columns of an image, at most."""
+
 MOST_LOG_ODDS = 1e4
 """That a site may claim; beyond it nothing is left of a float."""
 
@@ -103,9 +107,22 @@ class Scope:
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
-        """What `to_plain` gave."""
+        """What `to_plain` gave; of a stranger's file, which may ask for networks of any size.
+
+        Raises:
+            ValueError: labels, modalities or sides beyond those that a run can have.
+        """
         labels = {int(number): name for number, name in plain["labels"].items()}
-        return cls(tuple(plain["modalities"]), labels, tuple(plain["space"]))
+        modalities, space = tuple(plain["modalities"]), tuple(plain["space"])
+        sides = all(isinstance(side, int) and 0 < side <= SIDE_LIMIT for side in space)
+        if (
+            not all(0 <= number < LABELS_LIMIT for number in labels)
+            or len(modalities) > MODALITIES_LIMIT
+            or len(space) > 3
+            or not sides
+        ):
+            raise ValueError("labels, modalities or sizes beyond all limits")
+        return cls(modalities, labels, space)
 
 
 @final
@@ -303,7 +320,9 @@ class Coordinator:
 
         Raises:
             QuorumError: if no site takes part now.
-            NotFiniteError: if feedback or the generator's gradient is not finite.
+            NotFiniteError: if the generator's gradient is not finite, or the feedback of so many
+                sites that no quorum is left. One site's counts as missed, so that it cannot end
+                everybody's run.
         """
         self._follow_timeline()
         members = dict(self.members)
@@ -314,8 +333,11 @@ class Coordinator:
             self._look_at_average(self.selection, members)
         answers = self.exchange.ask(self._requests(members, painting.images))
         judgements, missed = self._take(answers.answers, answers.missed)
-        shares = normalised({site: members[site].share for site in judgements})
+        shares = self._shares(members, judgements)
         updated = self._quorum().met_by(judgements)
+        broken = [error for error in missed.values() if isinstance(error, NotFiniteError)]
+        if broken and not updated:
+            raise broken[0]
         gap: Tensor | None = None
         if updated:
             self._learn(painting, members, judgements, shares)
@@ -329,10 +351,17 @@ class Coordinator:
             updated,
             shares,
             losses,
-            missed,
+            {site: str(error) for site, error in missed.items()},
             found,
             None if gap is None else float(gap),
         )
+
+    def _shares(
+        self, members: Mapping[str, Member], only: Collection[str] | None = None
+    ) -> dict[str, float]:
+        """Of these sites, or those of them that answered."""
+        declared = {s: own.share for s, own in members.items() if only is None or s in only}
+        return normalised(declared, self.recipe.shares.most)
 
     def _requests(self, members: Mapping[str, Member], images: Tensor) -> dict[str, Message]:
         """What each site is asked: to judge its own images, or everybody's."""
@@ -347,7 +376,7 @@ class Coordinator:
                 )
                 for (site, member), own in zip(members.items(), batches, strict=True)
             }
-        shares = normalised({site: member.share for site, member in members.items()})
+        shares = self._shares(members)
         conditions = torch.cat([member.conditions for member in members.values()])
         return {
             site: Appraise(
@@ -473,7 +502,7 @@ class Coordinator:
 
     def _look_at_average(self, selection: Selection, members: Mapping[str, Member]) -> None:
         images = self._paint(self.average, members).images.split(self.recipe.training.batch)
-        shares = normalised({site: member.share for site, member in members.items()})
+        shares = self._shares(members)
         selection.see({site: own.cpu() for site, own in zip(members, images, strict=True)}, shares)
 
     def _paint(self, generator: nn.Module, members: Mapping[str, Member]) -> Painting:
@@ -500,15 +529,15 @@ class Coordinator:
 
     def _take(
         self, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
-    ) -> tuple[dict[str, Judged], dict[str, str]]:
+    ) -> tuple[dict[str, Judged], dict[str, AsyndganError]]:
         """Checks judgements and remembers the next conditions; drops sites that sent none."""
         judgements: dict[str, Judged] = {}
-        reasons = {site: str(error) for site, error in missed.items()}
+        reasons = dict(missed)
         for site, answer in answers.items():
             try:
                 judgements[site] = self._checked(site, answer)
-            except WireError as error:
-                reasons[site] = str(error)
+            except (WireError, NotFiniteError) as error:
+                reasons[site] = error
         for site in reasons:
             del self.members[site]
         for site, judgement in judgements.items():
@@ -530,7 +559,7 @@ class Coordinator:
             raise WireError(
                 f"site {site}: feedback of shape {tuple(answer.feedback.shape)}, wanted {wanted}."
             )
-        if not torch.isfinite(answer.feedback).all():
+        if not torch.isfinite(answer.feedback.norm()):
             raise NotFiniteError(f"site {site}, step {self.step_number}: feedback is not finite.")
         self._check_conditions(site, answer.conditions)
         return answer
@@ -629,7 +658,7 @@ class Coordinator:
         if answers.missed:
             reasons = "; ".join(str(error) for error in answers.missed.values())
             raise QuorumError(f"the run cannot begin: {reasons}")
-        shares = normalised({site: member.share for site, member in members.items()})
+        shares = self._shares(members)
         parts = [
             checked_moments(site, answer, len(self.scope.modalities)).weighing(shares[site])
             for site, answer in answers.answers.items()

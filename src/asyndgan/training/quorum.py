@@ -31,10 +31,24 @@ class Quorum:
         return len(answered) >= self.least
 
 
-def normalised(shares: Mapping[str, float]) -> dict[str, float]:
+def normalised(shares: Mapping[str, float], most: float = 1.0) -> dict[str, float]:
     """Shares that sum to one over the sites that answered.
 
     A site that is away takes its share along, and brings it back.
+
+    Args:
+        shares: as the sites declare them.
+        most: that one of them counts for; what it has more goes to the others by their shares. As
+            near as so few sites come to it.
     """
     total = sum(shares.values())
-    return {site: share / total for site, share in shares.items()}
+    parts = {site: share / total for site, share in shares.items()}
+    if most * len(parts) <= 1:
+        return parts if most >= 1 else dict.fromkeys(parts, 1 / len(parts))
+    capped: set[str] = set()
+    while over := {site for site, part in parts.items() if part > most * (1 + 1e-12)}:
+        capped |= over
+        free = sum(share for site, share in shares.items() if site not in capped)
+        room = (1 - most * len(capped)) / free
+        parts = {site: most if site in capped else shares[site] * room for site in parts}
+    return parts

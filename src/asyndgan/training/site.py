@@ -68,7 +68,7 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
         "loss.features": recipe.loss.features,
         "selection.kind 'nearest'": recipe.selection.kind == "nearest",
         "shares.by 'odds'": recipe.shares.by == "odds",
-        "privacy.kind 'discriminator'": recipe.privacy.kind == "discriminator",
+        f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
     }
     for key, value in compared.items():
         if value and cohort.present is not None:
@@ -163,6 +163,13 @@ class Site(Handler):
                 "lack a modality, and zeros in the feedback would tell which. Leave these cases "
                 "out, or let leaves.cases be true."
             )
+        fewest = policy.allows.stand_in_patients
+        if recipe.loss.stand_in_l1 and cohort.patients < fewest:
+            raise PolicyError(
+                f"site {name}: policy '{policy.name}' lets stand-ins learn from {fewest} patients "
+                f"or more (allows.stand_in_patients); {cohort.patients} take part. Set "
+                "loss.stand_in_l1 to 0."
+            )
         self.share = float(len(cohort)) if share is None else share
         if not self.share > 0:
             raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
@@ -175,7 +182,7 @@ class Site(Handler):
             delta=policy.privacy.delta,
         )
         if ledger:
-            account.check_against(ledger)
+            account.check_against(ledger, unprotected_masks=policy.privacy.unprotected_masks)
         self.release = Release(recipe, policy, ledger, account)
         self.run: str | None = None
         self._attempts: deque[str] = deque(maxlen=KEPT_ATTEMPTS)
@@ -401,8 +408,10 @@ class Site(Handler):
     def _expect(self, run: str, step: int | None = None, batch: int | None = None) -> None:
         if run != self.run:
             raise ProtocolError("this site takes part in another run, or in none; open it first.")
-        if step is not None and step > self.recipe.training.steps:
-            raise ProtocolError(f"the recipe has {self.recipe.training.steps} steps, not {step}.")
+        steps = self.recipe.training.steps
+        # To judge beyond the last step is to ask a discriminator that learns no more.
+        if step is not None and (step > steps or (batch is not None and step == steps)):
+            raise ProtocolError(f"the recipe has {steps} steps, and {step} are over.")
         if step is not None and step < self.step:
             raise ProtocolError(f"step {step} is over; this site is at step {self.step}.")
         if batch is not None and batch != self.next_batch:

@@ -84,6 +84,12 @@ def raw_size(shape: tuple[int, ...], coding: Coding) -> int:
     return _CODERS[coding].size(shape)
 
 
+def decoded_size(shape: tuple[int, ...], coding: Coding) -> int:
+    """Bytes of an array in memory: many times those of a narrow coding."""
+    item = 8 if coding == "float64" or coding in LABEL_CODINGS else 4
+    return max(item * math.prod(shape), raw_size(shape, coding))
+
+
 def through(array: Tensor, coding: Coding) -> Tensor:
     """An array as it would arrive: real images go the way of synthetic ones.
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import WireError
 from asyndgan.texts import Name
-from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, encode, raw_size
+from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
 
 MAGIC: Final = b"ADG"
 VERSION: Final = 2
@@ -274,7 +274,7 @@ def unpack(payload: bytes, expected: Mapping[str, type[Message]], *, limit: int)
     Args:
         payload: what came.
         expected: kinds that may come now: `REQUESTS` at a site, `ANSWERS` at the coordinator.
-        limit: most bytes that the arrays may take once decompressed.
+        limit: most bytes that the arrays may take once decoded.
 
     Raises:
         WireError: if it is anything but one whole message of an expected kind within the limit.
@@ -326,7 +326,7 @@ def _header(payload: bytes) -> tuple[_Header, int]:
 
 
 def _check_array(name: str, shape: tuple[int, ...], coding: str, schema: ArraySchema) -> int:
-    """Raw bytes that an array takes, if the schema allows it.
+    """Bytes that an array takes here once it is decoded, if the schema allows it.
 
     No axis is empty: nothing that travels is, and beside one the others could have any length
     without a byte to pay for.
@@ -337,4 +337,4 @@ def _check_array(name: str, shape: tuple[int, ...], coding: str, schema: ArraySc
         raise WireError(f"array '{name}' has {len(shape)} axes; allowed: {schema.ranks}.")
     if 0 in shape:
         raise WireError(f"array '{name}' has the shape {shape}; no axis may be empty.")
-    return raw_size(shape, coding)
+    return decoded_size(shape, coding)
