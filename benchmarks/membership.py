@@ -160,7 +160,7 @@ def main() -> None:
             rows += [[part, model, attack, *judged(splits, attack)] for attack in ATTACKS]
     heading = ["set", "recipe", "attack", "AUC", "95 % interval", "p", "patients", "verdict"]
     about = (
-        f"{asked.splits} splits; `private`: epsilon {EPSILON:g} at the most, delta {DELTA:g}, masks "
+        f"{asked.splits} splits; `private`: epsilon {EPSILON:g} at most, delta {DELTA:g}, masks "
         "unprotected; intervals from a bootstrap over patients; p of a signed-rank test."
     )
     publish(f"{about}\n\n{markdown(heading, rows)}", "membership", asked.document)
