@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -224,5 +225,8 @@ def test_a_sites_ledger_shows_what_left_and_finds_what_was_changed(
     assert other.returncode == 1 and "written anew" in other.stderr
     changed = tmp_path / "ledger.jsonl"
     changed.write_text(ledger.read_text().replace('"step":2', '"step":1'))
+    found = asyndgan("ledger", "verify", changed)
+    assert found.returncode == 1 and "no ledger.head" in found.stderr
+    shutil.copy(ledger.with_suffix(".head"), tmp_path)
     found = asyndgan("ledger", "verify", changed)
     assert found.returncode == 1 and "was changed" in found.stderr

@@ -41,7 +41,7 @@ NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
 
 MAX_JSON_BYTES = 2**24
 MAX_PNG_PIXELS = 2**26  # below PIL's own limit, which only warns
-MAX_NIFTI_VOXELS = 2**29  # 2 GiB as float32; the largest CT volumes hold half of that
+MAX_NIFTI_VOXELS = 2**29  # the largest CT volumes hold half of that; reading takes 18 bytes a voxel
 MAX_LABEL = 255  # what an 8-bit mask can hold
 AFFINE_TOLERANCE = 1e-3  # of spacings (relative) and directions: what tools round away in a header
 ORIGIN_TOLERANCE = 0.1  # voxels
