@@ -321,10 +321,10 @@ class WireSection(Section):
     """What travels, and how exactly."""
 
     images: Literal["float32", "float16", "uint8"] = Field(
-        "float16", description="coding of synthetic images; sites code real ones the same way"
+        "uint8", description="coding of synthetic images; sites code real ones the same way"
     )
     feedback: Literal["float32", "float16", "int8", "int4"] = Field(
-        "float16", description="coding of the gradients that sites send back"
+        "int4", description="coding of the gradients that sites send back"
     )
     zstd: int = Field(1, ge=1, le=19, description="compression level of every array")
 

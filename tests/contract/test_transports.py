@@ -75,9 +75,10 @@ def test_all_sites_are_asked_at_once_and_every_byte_is_counted(engine: Any) -> N
     result = exchange.ask(requests)
     assert list(result.answers) == ["south", "north"]
     assert all(isinstance(answer, Judgement) for answer in result.answers.values())
-    sent = len(pack(requests["north"], {"images": "float16"}))
+    payload = pack(requests["north"], {"images": engine.recipe.wire.images})
+    sent = len(payload)
     assert exchange.to_sites == {("south", "judge"): sent, ("north", "judge"): sent}
-    again = engine.transport.send("north", pack(requests["north"], {"images": "float16"}), WAIT)
+    again = engine.transport.send("north", payload, WAIT)
     assert exchange.from_sites["north", "judgement"] == len(again)
 
 
@@ -110,9 +111,9 @@ def test_an_answer_that_comes_too_late_is_dropped_by_its_number(engine: Any) -> 
     finally:
         os.kill(pid, signal.SIGCONT)
     # Both late answers, a judgement and a card, come first; neither is taken for this one's.
-    answer = message(transport.send("north", judging(step=6), WAIT))
+    answer = message(transport.send("north", judging(step=5), WAIT))
     assert isinstance(answer, Refusal)
-    assert "batch 6 was not offered" in answer.reason
+    assert "batch 5 was not offered" in answer.reason
 
 
 @pytest.mark.parametrize("engine", ["processes", "flare"], indirect=True)
