@@ -1,0 +1,85 @@
+"""What a suite's tables say, against numbers made by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from asyndgan.data import Case, Preparation
+from asyndgan.evaluation.benchmark import _a_step, _apart, _between_recipes, _differences
+from asyndgan.evaluation.metrics import PatientScore
+from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.evaluation.suite import ModelSection, SetSection
+from asyndgan.evaluation.table import Evaluation
+from asyndgan.runs import RunFolder
+
+PART = SetSection(
+    name="heads", folder="heads", sites=("north",), label="lesion", apart={"strangers": "far.*"}
+)
+MODEL = ModelSection(name="default", recipe="default")
+NAN = float("nan")
+
+
+def judged(name: str) -> Case:
+    stored = Preparation((2, 2), (1.0, 1.0), (2, 2), (0, 0), (1.0,), (0.0,))
+    mask = torch.zeros(2, 2, dtype=torch.int64)
+    return Case(name, name, torch.zeros(1, 2, 2), mask, ("T1",), stored)
+
+
+def evaluation(**dice: list[float]) -> Evaluation:
+    scores = {
+        name.replace("_", "+").replace("real", "real:"): {
+            "lesion": [PatientScore(value, 10 * value, 1.0, NAN) for value in values]
+        }
+        for name, values in dice.items()
+    }
+    return Evaluation("", (), scores, (), "test", SegmentationBudget(), (0,))
+
+
+def test_patients_apart_are_those_whom_the_pattern_names_and_no_others() -> None:
+    # Two slices of the first one: a patient counts once.
+    cases = [judged(name) for name in ("near1", "near1", "far1", "near2", "far2", "afar")]
+    found = evaluation(synthetic=[0.1, 0.5, 0.2, 0.7, 0.9])
+    (row,) = _apart(PART, found, cases)
+    assert (row["apart"], row["model"], row["patients"]) == ("strangers", "synthetic", 2)
+    assert row["dice"] == pytest.approx(0.6)
+    assert row["hd95"] == pytest.approx(6.0)
+    assert 0.5 <= row["dice_low"] < row["dice_high"] <= 0.7
+
+
+def test_differences_are_paired_patient_by_patient() -> None:
+    found = evaluation(
+        synthetic=[0.5, 0.8, NAN], realnorth=[0.4, 0.6, NAN], realsouth=[0.2, 0.2, NAN],
+        realnorth_synthetic=[0.6, 0.6, NAN], realsouth_synthetic=[0.4, 0.6, NAN],
+    )  # fmt: skip
+    found.per_patient["real-all"] = {"lesion": [PatientScore(d, 1, 1, NAN) for d in (1, 0.9, NAN)]}
+    rows = {(row.model, row.over): row for row in _differences(PART, MODEL, found)}
+    assert rows["synthetic", "real-all"].difference == pytest.approx((-0.5 - 0.1) / 2)
+    assert rows["synthetic", "real-all"].patients == 2
+    assert rows["synthetic", "real:north"].difference == pytest.approx(0.15)
+    assert rows["real:south+synthetic", "real:south"].difference == pytest.approx(0.3)
+    pooled = rows["every real:NAME+synthetic", "real:NAME"]
+    # of each patient's mean over sites: 0.5 - 0.3 and 0.6 - 0.4
+    assert (pooled.difference, pooled.low, pooled.high) == pytest.approx((0.2, 0.2, 0.2))
+    assert ("real:north+synthetic", "synthetic") not in rows
+
+
+def test_recipes_are_compared_with_the_suites_first() -> None:
+    both = {"first": evaluation(synthetic=[0.5, 0.7]), "second": evaluation(synthetic=[0.6, 0.9])}
+    (row,) = _between_recipes(PART, both)
+    assert (row.recipe, row.over) == ("second", "synthetic of first")
+    assert row.difference == pytest.approx(0.15)
+
+
+def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    there = [["north", "south"], ["north"], ["north"], ["north", "south"]]
+    lines = [
+        json.dumps({"step": step, "losses": {site: {} for site in sites}})
+        for step, sites in enumerate(there)
+    ]
+    run.metrics_file.write_text("\n".join(lines) + "\n")
+    moved = {"north": {"card": 20, "judgement": 380}, "south": {"judgement": 300}, "never": {}}
+    assert _a_step(run, moved) == pytest.approx(np.mean([400 / 4, 300 / 2]))
