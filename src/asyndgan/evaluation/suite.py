@@ -138,7 +138,7 @@ class Suite(Section):
     models: tuple[ModelSection, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _each_name_once(self) -> Self:
+    def _fits_together(self) -> Self:
         for kind, parts in (("sets", self.sets), ("models", self.models)):
             (name, count), *_ = Counter(part.name for part in parts).most_common(1)
             if count > 1:
