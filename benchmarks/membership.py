@@ -70,8 +70,9 @@ def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
     return load_recipe(recipe, [*own, f"privacy.noise={noise:.3f}"])
 
 
-def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, object]:
+def attacked(model: str, split: int, sites: dict[str, Path], out: Path) -> dict[str, object]:
     """Scores of members and others by attack."""
+    recipe = recipe_of(model, split, sites)
     run = trained(recipe, sites, out)
     if recipe.privacy.kind != "none":
         for site in sites:
@@ -146,7 +147,8 @@ def main() -> None:
                     name,
                     partial(
                         attacked,
-                        recipe_of(model, split, sites_of(asked.data, part)),
+                        model,
+                        split,
                         sites_of(asked.data, part),
                         asked.out / name,
                     ),

@@ -225,6 +225,7 @@ def test_shares_sum_to_one_and_keep_their_proportions(declared: dict[str, float]
 def test_no_share_is_above_what_the_recipe_lets_and_the_order_stays(
     declared: dict[str, float], most: float
 ) -> None:
+    assert normalised({}, most) == {}  # nobody answered
     shares = normalised(declared, most)
     assert list(shares) == list(declared)
     assert math.isclose(sum(shares.values()), 1, rel_tol=1e-9)

@@ -57,11 +57,11 @@ def generate(
             )
         audited = check_released(folder, masks_digest(named), release)
         cases, painting = painting_of(folder, named), {"moved": MOVED}
+        source += ", some of them moved at random"
     else:
         cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
         painting = {"draws": draws, "seed": seed}
-    if augment or release:
-        source += ", moved at random" if augment else ", two thirds of them moved at random"
+        source += ", moved at random" if augment else ""
     with written_whole(out) as half:
         count = write_synthetic(
             half,

@@ -607,8 +607,11 @@ def _interval(name: str, values: Sequence[float]) -> dict[str, float]:
 def _traffic(part: SetSection, model: ModelSection, runs: Sequence[RunFolder]) -> Traffic:
     recipe, facts = runs[0].recipe(), [run.facts() for run in runs]
     generator, discriminator = networks_weight(recipe, facts[0].scope)
-    sent = mean([_a_step(run, run.facts().left_sites) for run in runs])
-    received = mean([_a_step(run, run.facts().came_to_sites) for run in runs])
+    taken = [Counter(site for one in run.metrics() for site in one["losses"]) for run in runs]
+    sent, received = (
+        mean([_a_step(moved, steps) for moved, steps in zip(of_runs, taken, strict=True)])
+        for of_runs in ([one.left_sites for one in facts], [one.came_to_sites for one in facts])
+    )
     fedgan_round = 2 * (generator + discriminator)
     return Traffic(
         part.name, model.name, facts[0].steps, sent, received, generator, discriminator,
@@ -621,10 +624,11 @@ def _of_a_site(moved: Mapping[str, Mapping[str, int]]) -> float:
     return mean([float(sum(kinds.values())) for kinds in moved.values()])
 
 
-def _a_step(run: RunFolder, moved: Mapping[str, Mapping[str, int]]) -> float:
-    """Bytes in a step in which a site took part, mean over sites."""
-    taken = Counter(site for record in run.metrics() for site in record["losses"])
-    return mean([sum(kinds.values()) / taken[site] for site, kinds in moved.items() if taken[site]])
+def _a_step(moved: Mapping[str, Mapping[str, int]], taken: Mapping[str, int]) -> float:
+    """Bytes in a step in which a site took part (`taken`: how many), mean over sites."""
+    return mean(
+        [sum(kinds.values()) / taken[site] for site, kinds in moved.items() if taken.get(site)]
+    )
 
 
 def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

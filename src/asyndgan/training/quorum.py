@@ -44,7 +44,7 @@ def normalised(shares: Mapping[str, float], most: float = 1.0) -> dict[str, floa
     total = sum(shares.values())
     parts = {site: share / total for site, share in shares.items()}
     if most * len(parts) <= 1:
-        return parts if most >= 1 else dict.fromkeys(parts, 1 / len(parts))
+        return {site: 1 / len(parts) for site in parts}  # none, where nobody answered
     capped: set[str] = set()
     while over := {site for site, part in parts.items() if part > most * (1 + 1e-12)}:
         capped |= over
