@@ -8,6 +8,10 @@ run stands at an earlier step, and halves the range of every pixel with every qu
 begin from the first step and from a checkpoint. The table holds, in decibels (peak signal to
 noise, higher is closer to the patient's real image): what was read, the stand-in's painting that a
 perfect reading would give, and another image of the same mask, which the coordinator paints itself.
+
+Then `default` without bisection, by a coordinator that knows the initial discriminators, as it does
+where a policy says `allows.known_start`: it computes a site's first step for many real images, to
+recognise those that the site had, and descends towards images that would explain the answer.
 """
 
 import shutil
@@ -18,12 +22,15 @@ from pathlib import Path
 import torch
 
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.evaluation.attacks import RolledBack, bisected, psnr
+from asyndgan.evaluation.attacks import Rehearsal, RolledBack, bisected, inverted, psnr
 from asyndgan.models import site_noise
+from asyndgan.privacy import SIMULATION, Policy
+from asyndgan.privacy.policy import AllowsSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.training import Site, scope_maps
 from asyndgan.training.checkpoint import stored_steps
+from asyndgan.wire import through
 from common import arguments, markdown, publish, remembered, sites_of, trained
 
 SET = "lgg_mri"
@@ -32,6 +39,18 @@ MODELS = {
     "default": ("training.steps=1000", "training.checkpoint_every=200"),
 }
 QUESTIONS = 12
+OTHERS = 40
+"""Batches among which the true one is to be recognised."""
+AT = ("image.size=64", "training.precision=bfloat16")
+
+
+def painted_for(run: RunFolder, name: str, conditions: torch.Tensor) -> torch.Tensor:
+    """What the coordinator paints for a site's masks without asking it anything."""
+    recipe, scope = run.recipe(), run.facts().scope
+    random = torch.Generator().manual_seed(0)
+    noise = site_noise(recipe, [name] * len(conditions), scope.space, random)
+    with torch.no_grad():
+        return run.generator()(scope_maps(recipe, scope, conditions), noise)
 
 
 def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, float]:
@@ -54,18 +73,80 @@ def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, f
     )
     real = cohort.batch(ask.card.batch, recipe.training.batch)
     read = bisected(ask, tuple(real.images.shape), questions=QUESTIONS)
-    random = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        painted = run.generator()(
-            scope_maps(recipe, facts.scope, real.conditions),
-            site_noise(recipe, [name] * len(real.conditions), facts.scope.space, random),
-        )
+    painted = painted_for(run, name, real.conditions)
     found = {"read": psnr(read, real.images), "painted": psnr(painted, real.images)}
     if site.objective.target is not None:
         found["stand_in"] = psnr(site.objective.target, real.images)
     site.release.close()
     shutil.rmtree(state)
     return found
+
+
+def asked_once(
+    run: RunFolder, data: Path, name: str, *, known_start: bool, overrides: tuple[str, ...] = ()
+) -> dict[str, float]:
+    """What one answer to the first step says to whoever computes that step."""
+    recipe = load_recipe("default", [*AT, *MODELS["default"], *overrides])
+    cohort = load_cohort(SiteSetup(name, data, Path()), recipe)
+    batches = [cohort.batch(k, recipe.training.batch) for k in range(1 + OTHERS)]
+    real, conditions = batches[0].images, batches[0].conditions
+    policy = Policy(allows=AllowsSection(known_start=known_start), leaves=SIMULATION.leaves)
+    limit = message_limit(recipe)
+    ask = RolledBack(
+        Endpoint(Site(name, cohort, recipe, policy=policy), limit=limit),
+        run=run.facts().run,
+        recipe=recipe.digest(),
+        step=0,
+        images=recipe.wire.images,
+        limit=limit,
+    )
+    random = torch.Generator().manual_seed(0)
+    sent = through(torch.rand(real.shape, generator=random) * 2 - 1, recipe.wire.images)
+    answer = ask(sent)
+    rehearsal = Rehearsal(recipe, name, ask.card, sent)
+    gaps = [float(rehearsal.mismatch(batch.images, answer).detach()) for batch in batches]
+    painted = painted_for(run, name, conditions)
+    found = inverted(rehearsal, answer, painted)
+    return {
+        "truth": gaps[0],
+        "others": min(gaps[1:]),
+        "painted": psnr(painted, real),
+        "read": psnr(found, real),
+    }
+
+
+def first_steps(run: RunFolder, sites: dict[str, Path], out: Path) -> str:
+    """The table of `asked_once`."""
+    exact = (
+        "wire.feedback=float32", "wire.images=float32", "training.batch=1",
+        "training.precision=float32",
+    )  # fmt: skip
+    kinds: dict[str, tuple[bool, tuple[str, ...]]] = {
+        "known, float32, batch of one": (True, exact),
+        "known, default wire and batch": (True, ()),
+        "the site's own (default policy)": (False, ()),
+    }
+    rows = []
+    for kind, (known, overrides) in kinds.items():
+        found = [
+            remembered(
+                out / "read.json",
+                f"{kind}-{name}",
+                partial(asked_once, run, data, name, known_start=known, overrides=overrides),
+            )
+            for name, data in sites.items()
+        ]
+        recognised = sum(one["truth"] < one["others"] for one in found)
+        ranges = [
+            f"{min(values):.{digits}f} to {max(values):.{digits}f}"
+            for key, digits in (("truth", 3), ("others", 3), ("painted", 1), ("read", 1))
+            for values in [[one[key] for one in found]]
+        ]
+        rows.append([kind, f"{recognised} of {len(found)}", *ranges])
+    heading = ["initial discriminator", "recognised", "mismatch of the true images",
+               "least of others", "painted anyway (dB)", "after descent (dB)"]  # fmt: skip
+    about = f"One answer of each site's first step; {OTHERS} other batches of the same site."
+    return f"{about}\n\n{markdown(heading, rows)}"
 
 
 def main() -> None:
@@ -75,7 +156,7 @@ def main() -> None:
     rows = []
     for model, overrides in MODELS.items():
         sites = sites_of(asked.data, SET)
-        recipe = load_recipe(model, ["image.size=64", "training.precision=bfloat16", *overrides])
+        recipe = load_recipe(model, [*AT, *overrides])
         run = trained(recipe, sites, asked.out / model)
         for late in (False, True):
             found = [
@@ -94,7 +175,9 @@ def main() -> None:
             rows.append([model, "of a checkpoint" if late else "of the first step", *cells])
     heading = ["recipe", "state", "read (dB)", "stand-in's painting (dB)", "painted anyway (dB)"]
     about = f"Worst to best of the four sites of {SET}, one batch each, {QUESTIONS} questions."
-    publish(f"{about}\n\n{markdown(heading, rows)}", "reconstruction", asked.document)
+    table = f"{about}\n\n{markdown(heading, rows)}"
+    table += f"\n\n{first_steps(run, sites, asked.out)}"
+    publish(table, "reconstruction", asked.document)
 
 
 if __name__ == "__main__":

@@ -6,20 +6,21 @@ import pytest
 import torch
 
 from asyndgan.data import Cohort
-from asyndgan.evaluation.attacks import RolledBack, bisected, psnr
+from asyndgan.evaluation.attacks import Rehearsal, RolledBack, bisected, inverted, psnr
 from asyndgan.privacy import SIMULATION, Policy
+from asyndgan.privacy.policy import AllowsSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
+from asyndgan.wire import through
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
 
 
-def attacked(recipe: Recipe, cohort: Cohort) -> tuple[torch.Tensor, torch.Tensor]:
-    """What a malicious coordinator reads of the first batch, and the real images of it."""
-    site = Site("north", cohort, recipe, policy=SIMULATION)
-    ask = RolledBack(
+def rolled_back(site: Site, recipe: Recipe) -> RolledBack:
+    """Asks a site about its first batch."""
+    return RolledBack(
         Endpoint(site, limit=message_limit(recipe)),
         run="1f",
         recipe=recipe.digest(),
@@ -27,6 +28,11 @@ def attacked(recipe: Recipe, cohort: Cohort) -> tuple[torch.Tensor, torch.Tensor
         images=recipe.wire.images,
         limit=message_limit(recipe),
     )
+
+
+def attacked(recipe: Recipe, cohort: Cohort) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a malicious coordinator reads of the first batch, and the real images of it."""
+    ask = rolled_back(Site("north", cohort, recipe, policy=SIMULATION), recipe)
     real = cohort.batch(0, recipe.training.batch)
     assert torch.equal(ask.card.conditions, real.conditions)
     return bisected(ask, tuple(real.images.shape)), real.images
@@ -66,3 +72,54 @@ def test_decibels_of_known_gaps() -> None:
     zeros = torch.zeros(2, 1, 4, 4)
     assert psnr(zeros, zeros + 0.2) == pytest.approx(20.0, abs=1e-4)
     assert psnr(zeros, zeros) > 100
+
+
+@pytest.mark.parametrize("known_start", [True, False])
+def test_whose_images_a_first_step_saw_is_recognised_only_where_initial_weights_are_known(
+    tiny: MakeRecipe, make_cohort: MakeCohort, known_start: bool
+) -> None:
+    recipe = tiny("wire.feedback=int4", "wire.images=uint8", "masks.release=false")
+    cohort = make_cohort(recipe)
+    policy = Policy(allows=AllowsSection(known_start=known_start))
+    ask = rolled_back(Site("north", cohort, recipe, policy=policy), recipe)
+    batches = [cohort.batch(number, recipe.training.batch).images for number in range(6)]
+    images = through(torch.zeros_like(batches[0]), recipe.wire.images)
+    answer = ask(images)
+    rehearsal = Rehearsal(recipe, "north", ask.card, images)
+    truth, *others = (float(rehearsal.mismatch(batch, answer).detach()) for batch in batches)
+    assert (truth < 0.6 * min(others)) is known_start
+
+
+def test_a_rehearsal_is_the_sites_own_step_and_inversion_finds_what_explains_the_answer(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny("wire.feedback=float32", "wire.images=float32")
+    cohort = make_cohort(recipe)
+    ask = rolled_back(Site("north", cohort, recipe), recipe)
+    real = cohort.batch(0, recipe.training.batch).images
+    images = torch.zeros_like(real)
+    answer = ask(images)
+    rehearsal = Rehearsal(recipe, "north", ask.card, images)
+    assert float(rehearsal.mismatch(real, answer).detach()) < 1e-6
+    guess = torch.zeros_like(real)
+    before = float(rehearsal.mismatch(guess, answer).detach())
+    found = inverted(rehearsal, answer, guess, steps=20)
+    assert float(rehearsal.mismatch(found, answer).detach()) < before
+
+
+def test_a_start_that_nobody_knows_is_another_one_each_time_with_the_same_weights(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny("masks.release=false")
+    cohort = make_cohort(recipe)
+    known = Site("north", cohort, recipe).objective.discriminator
+    own = [Site("north", cohort, recipe, policy=Policy()).objective.discriminator for _ in range(2)]
+    for name, weights in known.named_parameters():
+        shuffled = [dict(one.named_parameters())[name] for one in own]
+        assert all(
+            torch.equal(one.sort().values, weights.flatten().sort().values)
+            for one in (each.flatten() for each in shuffled)
+        )
+    first = next(own[0].parameters())
+    assert not torch.equal(first, next(own[1].parameters()))
+    assert not torch.equal(first, next(known.parameters()))

@@ -1,19 +1,30 @@
 """What a coordinator that paints what it likes can read out of a site."""
 
-from collections.abc import Callable
-from typing import final
+from collections.abc import Callable, Mapping
+from typing import Final, final
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
-from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
-from asyndgan.errors import ProtocolError
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Scalar
+from asyndgan.data import derived_seed
+from asyndgan.errors import ProtocolError, RunError
+from asyndgan.models import Verdict, arithmetic
 from asyndgan.protocol import Endpoint
+from asyndgan.recipe import Recipe
+from asyndgan.training.objective import Objective
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
 from asyndgan.wire.codec import Coding
 
 Ask = Callable[[Images], Tensor]
 """Feedback on these images, always for the same conditions."""
+
+SOFTNESS: Final = 0.3
+"""Of the sign in Adam's first step, in mean gradients, where a slope through it is wanted."""
+
+TINY: Final = 1e-8
+"""Adam's epsilon."""
 
 
 def bisected(ask: Ask, shape: tuple[int, ...], *, questions: int = 10) -> Images:
@@ -85,6 +96,88 @@ class RolledBack:
     def _asked(self, request: Message) -> Message:
         payload = pack(request, {"images": self.images}, level=1)
         return unpack(self.endpoint.answer(payload), ANSWERS, limit=self.limit)
+
+
+@final
+class Rehearsal:
+    """A site's first step, played by a coordinator that knows the initial discriminator.
+
+    It follows from the recipe's seed and the site's name where a policy says `allows.known_start`.
+    Adam's first step is the sign of the gradient (Kingma and Ba 2015, section 2.1), so what the
+    site would answer can be computed for any real images, and compared with what it did answer.
+
+    Args:
+        recipe: with a discriminator that does not segment, and without augmentation.
+        name: of the site.
+        card: that it sent.
+        images: synthetic ones, (b, c, *space), that it was sent.
+    """
+
+    def __init__(self, recipe: Recipe, name: str, card: Card, images: Images) -> None:
+        self.recipe = recipe.at_site(name)
+        self.objective = Objective(
+            self.recipe,
+            modalities=len(card.modalities),
+            labels=max(map(int, card.labels)) + 1,
+            space=tuple(card.space),
+            seed=derived_seed(recipe.training.seed, "site", name),
+        )
+        self.network = self.objective.discriminator
+        self.maps = self.objective.maps(card.conditions.long())
+        self.images = images
+
+    def feedback(self, real: Images) -> Tensor:
+        """What the site would answer if these were its real images; has a slope by them."""
+        known = dict(self.network.named_parameters())
+        adversarial, rate = self.objective.adversarial, self.recipe.optimiser.discriminator_rate
+        said = adversarial.real(self._score(known, real))
+        learned = 0.5 * (said + adversarial.synthetic(self._score(known, self.images)))
+        slopes = torch.autograd.grad(learned, list(known.values()), create_graph=True)
+        moved = {
+            name: weight - rate * _sign(slope)
+            for (name, weight), slope in zip(known.items(), slopes, strict=True)
+        }
+        asked = self.images.clone().requires_grad_()
+        wanted = adversarial.generator(self._score(moved, asked))
+        loss = self.recipe.loss.adversarial_weight * wanted
+        (feedback,) = torch.autograd.grad(loss, asked, create_graph=True)
+        return feedback
+
+    def mismatch(self, real: Images, answer: Tensor) -> Scalar:
+        """Squared gap between what would be answered and what was, as a part of the latter."""
+        return (self.feedback(real) - answer).square().sum() / answer.square().sum()
+
+    def _score(self, weights: Mapping[str, Tensor], images: Images) -> Tensor:
+        with arithmetic(self.recipe.training.precision, images.device):
+            verdict: Verdict = functional_call(self.network, dict(weights), (images, self.maps))
+        score = verdict.float().score
+        if score is None:
+            raise RunError("this discriminator has no realness logits; a rehearsal needs them.")
+        return score
+
+
+def _sign(slope: Tensor) -> Tensor:
+    """Adam's first step; backwards a softer one, since a sign has no slope."""
+    soft = slope / (slope.abs() + SOFTNESS * slope.detach().abs().mean())
+    return soft + (slope / (slope.abs() + TINY) - soft).detach()
+
+
+def inverted(rehearsal: Rehearsal, answer: Tensor, start: Images, *, steps: int = 200) -> Images:
+    """Real images that would explain an answer, by descent (Zhu et al. 2019, section 3).
+
+    Args:
+        rehearsal: of the step that was answered.
+        answer: feedback, of the shape of the images.
+        start: a guess, such as what a generator paints for the masks.
+        steps: of Adam.
+    """
+    hidden = torch.atanh(start.clamp(0.98 * IMAGE_LOW, 0.98 * IMAGE_HIGH)).requires_grad_()
+    optimiser = torch.optim.Adam([hidden], lr=0.01)
+    for _ in range(steps):
+        gap = rehearsal.mismatch(torch.tanh(hidden), answer)
+        (hidden.grad,) = torch.autograd.grad(gap, hidden)
+        optimiser.step()
+    return torch.tanh(hidden).detach()
 
 
 def psnr(images: Images, other: Images) -> float:

@@ -23,6 +23,12 @@ def uniform(count: int) -> Tensor:
     return torch.from_numpy((drawn >> np.uint64(11)) * 2.0**-53)
 
 
+def shuffled(values: Tensor) -> Tensor:
+    """The same numbers in an order that nobody can repeat."""
+    order = uniform(values.numel()).argsort()
+    return values.flatten()[order.to(values.device)].reshape(values.shape)
+
+
 def normal_noise(shape: tuple[int, ...]) -> Tensor:
     """Standard normal numbers, float32 (Box and Muller 1958)."""
     count = int(np.prod(shape, dtype=np.int64))

@@ -87,12 +87,13 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "with `loss.paired_l1`: real pixels, exactly, by bisection. With `loss.moments` or "
         "`loss.features`: statistics of a batch's real images, of a batch of one the image. With "
         "the stand-in: a painting of the mask by a network that has not seen the patient, and that "
-        "may know others of few patients by heart. Else: what the discriminator has "
-        "learned, which may include single patients where a cohort is small. Where cases lack "
-        "modalities, zeros tell which case lacks what",
-        "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `leaves.feedback`, "
-        "`allows.most_answers`; with `privacy.epsilon` a "
-        "recipe must be differentially private",
+        "may know others of few patients by heart. In a first step, where the initial "
+        "discriminator is known: whether images that somebody has at hand were in the batch. Else: "
+        "what the discriminator has learned, which may include single patients where a cohort is "
+        "small. Where cases lack modalities, zeros tell which case lacks what",
+        "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `allows.known_start`, "
+        "`leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a recipe must be "
+        "differentially private",
     ),
     ("judgement", "batch"): _BATCH,
     ("judgement", "conditions"): _CONDITIONS,

@@ -58,6 +58,11 @@ class AllowsSection(Section):
         description="fewest patients, after holding out, with whom a recipe may have stand-ins: "
         "one of few patients learns them by heart, and feedback points at what it paints",
     )
+    known_start: bool = Field(
+        False,
+        description="initial discriminators follow from the recipe's seed, so that a run can be "
+        "repeated to the bit; who knows them can tell whose images a first step has seen",
+    )
     recipes: tuple[Digest, ...] = Field(
         (), description="digests ('asyndgan recipe show'); empty: any that the rest allows"
     )
@@ -202,6 +207,6 @@ SIMULATION = Policy(
     leaves=LeavesSection(
         feedback=("float32", "float16", "int8", "int4"), masks="released", moments=True, odds=True
     ),
-    allows=AllowsSection(paired_l1=True, matching=True, stand_in_patients=2),
+    allows=AllowsSection(paired_l1=True, matching=True, stand_in_patients=2, known_start=True),
 )
 """Lets everything out that a recipe asks for: where nothing leaves the machine."""

@@ -25,6 +25,7 @@ from asyndgan.models.losses import (
     features_distance,
     moments_distance,
 )
+from asyndgan.privacy.chance import shuffled
 from asyndgan.recipe import GeneratorSection, OptimiserSection, Recipe
 from asyndgan.training.checkpoint import (
     load_network,
@@ -54,6 +55,9 @@ class Objective:
         space: height and width (and depth) of its images.
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
         device: where the networks are, and the batches that they are given.
+        known_start: whether the initial weights follow from the seed, which coordinators know.
+            Else they lie in an order of the site's own, another one at every start: feedback of a
+            first step says whose images it has seen to whoever can compute that step.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Objective:
         space: tuple[int, ...],
         seed: int,
         device: torch.device = CPU,
+        known_start: bool = True,
     ) -> None:
         self.recipe = recipe
         self.labels = labels
@@ -98,6 +103,11 @@ class Objective:
                     network = generator_from(section, **sizes).to(device)
                 optimiser = adam(network, recipe.optimiser, recipe.stand_in.rate)
                 self.stand_ins.append((network, optimiser))
+        if not known_start:
+            with torch.no_grad():
+                for network in (self.discriminator, *(one for one, _ in self.stand_ins)):
+                    for weights in network.parameters():
+                        weights.copy_(shuffled(weights))
         self.private = PrivateDiscriminator(self.discriminator, self.adversarial, recipe, self.maps)
         self.begin_step(0)
 

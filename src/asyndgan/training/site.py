@@ -456,4 +456,5 @@ class Site(Handler):
             space=self.cohort.space,
             seed=derived_seed(self.recipe.training.seed, "site", self.name),
             device=self.device,
+            known_start=self.release.policy.allows.known_start,
         )
