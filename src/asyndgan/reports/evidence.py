@@ -140,13 +140,13 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
     for name, rows in _by_set(result["networks"]).items():
         parts[f"{name}: other segmentation networks"] = [
             ["network", "trained on", "Dice", "interval", "of its all-real", "interval"],
-            *(
-                [row["network"],
+            *map(list, dict.fromkeys(  # all real images are the same beside every recipe
+                (row["network"],
                  _name(row if row["model"] != "real-all" else {**row, "recipe": ""}),
                  decimal(row["dice_mean"], 3), _between(row["dice_low"], row["dice_high"], 3),
-                 decimal(row["ratio"], 3), _between(row["ratio_low"], row["ratio_high"], 3)]
+                 decimal(row["ratio"], 3), _between(row["ratio_low"], row["ratio_high"], 3))
                 for row in rows
-            ),
+            )),
         ]  # fmt: skip
     for name, rows in _by_set(result["levelling"]).items():
         parts[f"{name}: was the budget long enough? (validation patients, all real images)"] = [
