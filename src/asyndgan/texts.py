@@ -1,6 +1,7 @@
 """Text files from strangers: bounded before they are read; what can go wrong is one error."""
 
 import json
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -34,6 +35,23 @@ def bounded_text(path: Path, most: int = MOST_BYTES) -> str:
     if len(content) > most:
         raise ValueError(f"longer than {most} bytes")
     return content.decode("utf-8")
+
+
+def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
+    """Writes a file as a whole: a crash or a full disk leaves the old one.
+
+    Args:
+        path: of the file.
+        text: what it is to say.
+        mode: who may read it, before the process's umask.
+    """
+    half = path.with_name(f".{path.name}.half")
+    half.unlink(missing_ok=True)
+    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(text.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+    half.replace(path)
 
 
 def parsed_toml(text: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 import torch
 
 from asyndgan import cli
-from asyndgan.errors import DataError, NotFiniteError, QuorumError, RunError
+from asyndgan.engines import InProcess, SiteSetup, set_up
+from asyndgan.errors import AsyndganError, DataError, NotFiniteError, QuorumError, RunError
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, train
+from asyndgan.runs.train import train_over
 from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read, step_file, stored_steps
 
@@ -497,3 +500,25 @@ def test_every_record_of_a_run_is_json_with_numbers_that_are_finite(whole: RunFo
         record = json.loads(line, parse_constant=pytest.fail)
         assert set(record["losses"]) == {"north", "south"}
         assert record["sent"] > 0
+
+
+def test_a_run_that_could_not_begin_begins_at_the_sites_that_it_had_reached_already(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", recipe)
+    setups = [SiteSetup(name, data, tmp_path / name) for name, data in phantoms.items()]
+    endpoints = {setup.name: set_up(setup, recipe) for setup in setups}
+    other = recipe.model_copy(update={"name": "another"})
+    last = setups[-1]
+    wrong = set_up(replace(last, state=tmp_path / "wrong"), other)
+    for endpoint in (wrong, endpoints[last.name]):
+        transport = InProcess(endpoints | {last.name: endpoint})
+        try:
+            train_over(
+                folder, transport, engine="inprocess", sites=tuple(phantoms),
+                stop=lambda: folder.metrics_file.exists() and bool(folder.metrics()),
+            )  # fmt: skip
+        except AsyndganError as error:
+            ended = error
+    assert isinstance(ended, Interrupted), ended
+    assert folder.facts().run == folder.identity()

@@ -817,30 +817,41 @@ def test_a_site_keeps_its_last_two_checkpoints(
     assert checkpoint.stored_steps(tmp_path / "north") == [2, 3]
 
 
-def test_a_site_does_not_mix_two_runs(
+def test_a_site_keeps_the_states_of_two_runs_apart(
     tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
 ) -> None:
     first = make_sites(tiny(), folder=tmp_path)
     opened(first)
-    ask(first, "north", judge(first.recipe))
-    ask(first, "north", Save(run=RUN, step=1))
+    for step in range(3):
+        ask(first, "north", judge(first.recipe, step=step, batch=step))
+    ask(first, "north", Save(run=RUN, step=3))
     second = make_sites(tiny(), folder=tmp_path)
-    answer = ask(second, "north", Open(run="def", recipe=second.recipe.digest(), step=1))
-    assert isinstance(answer, Refusal)
-    assert "checkpoints are of another run" in answer.reason
+    other = Open(run="def", recipe=second.recipe.digest(), step=1)
+    card = ask(second, "north", other)
+    assert isinstance(card, Card) and card.step == 0
+    # Its steps are fewer than the other run's, whose states must not crowd its own out.
+    request = Judge(run="def", step=0, batch=0, images=judge(second.recipe, step=0, batch=0).images)
+    ask(second, "north", request)
+    ask(second, "north", Save(run="def", step=1))
+    again = make_sites(tiny(), folder=tmp_path)
+    card = ask(again, "north", other)
+    assert isinstance(card, Card) and card.step == 1
+    ask(again, "north", Close(run="def"))
+    assert opened(again, step=3).step == 3
 
 
-def test_a_site_that_refused_another_run_still_serves_its_own(
+def test_a_site_keeps_the_states_of_so_many_runs_and_no_more(
     tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
 ) -> None:
-    first = make_sites(tiny(), folder=tmp_path)
-    opened(first)
-    ask(first, "north", judge(first.recipe))
-    ask(first, "north", Save(run=RUN, step=1))
-    again = make_sites(tiny(), folder=tmp_path)
-    foreign = Open(run="def", recipe=again.recipe.digest(), step=1)
-    assert isinstance(ask(again, "north", foreign), Refusal)
-    assert opened(again, step=1).step == 1
+    federation = make_sites(tiny(), folder=tmp_path)
+    for number in range(checkpoint.KEPT_RUNS + 4):
+        run = f"{number:x}"
+        ask(federation, "north", Open(run=run, recipe=federation.recipe.digest(), step=0))
+        request = judge(federation.recipe, step=0, batch=0)
+        ask(federation, "north", Judge(run=run, step=0, batch=0, images=request.images))
+        assert isinstance(ask(federation, "north", Save(run=run, step=1)), Saved)
+        ask(federation, "north", Close(run=run))
+    assert len(list((tmp_path / "north").glob("run-*"))) <= checkpoint.KEPT_RUNS
 
 
 def test_a_site_does_not_resume_with_other_cases(

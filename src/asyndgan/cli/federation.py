@@ -58,6 +58,18 @@ def add(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) 
 
 
 @federation.command()
+def remove(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    """Leaves a site out of all runs, within a minute; what it has taught stays."""
+    kits = flare_part("kits")
+    kits.remove_site(kits.Federation.of(folder), site)
+    _say(
+        Console(),
+        f"{site} is left out. Its certificate is good until it expires: it can connect, "
+        "and is asked nothing.",
+    )
+
+
+@federation.command()
 def renew(folder: Folder) -> None:
     """Makes certificates and kits anew, before the old ones expire."""
     kits = flare_part("kits")

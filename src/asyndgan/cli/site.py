@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from asyndgan.engines import flare_part
@@ -57,7 +58,7 @@ def check(kit: Kit) -> None:
     for found in checks(kit):
         faults += not found.fine
         mark = "[green]ok[/]" if found.fine else "[bold red]fault[/]"
-        table.add_row(mark, found.subject, found.text)
+        table.add_row(mark, found.subject, escape(found.text))
     Console().print(table)
     if faults:
         raise typer.Exit(1)

@@ -198,7 +198,9 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("measure", "run"): _RUN,
     ("save", "run"): _RUN,
-    ("save", "step"): Exposure("a state to keep", "one number", "fills the disk", "two are kept"),
+    ("save", "step"): Exposure(
+        "a state to keep", "one number", "fills the disk", "two are kept, of nine runs"
+    ),
     ("close", "run"): _RUN,
 }  # fmt: skip
 

@@ -32,7 +32,7 @@ from asyndgan.locks import held
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.train import Interrupted, Progress, Watch, train_over
-from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.texts import bounded_text, parsed_json, replace_text
 from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum
 
@@ -114,9 +114,7 @@ class Order:
 
     def _write_wanted(self, sites: Collection[str], ordered: float) -> None:
         """As a whole: it is read all the time."""
-        half = self._order_file.with_suffix(".half")
-        half.write_text(json.dumps({"sites": sorted(sites), "ordered": ordered}), "utf-8")
-        half.replace(self._order_file)
+        replace_text(self._order_file, json.dumps({"sites": sorted(sites), "ordered": ordered}))
 
     @classmethod
     def all(cls, federation: Federation) -> list["Order"]:

@@ -14,6 +14,7 @@ sites/NAME/              what the site keeps for itself; on this machine only be
 
 import hashlib
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
@@ -26,7 +27,7 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
 from asyndgan.locks import held
 from asyndgan.recipe import Recipe
-from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.texts import bounded_text, parsed_json, replace_text
 from asyndgan.training import Scope, new_generator
 from asyndgan.training.checkpoint import (
     load_network,
@@ -121,6 +122,7 @@ class RunFolder:
         self.path = path
         self.recipe_file = path / "recipe.toml"
         self.facts_file = path / "run.json"
+        self.identity_file = path / "identity"
         self.metrics_file = path / "metrics.jsonl"
         self.generator_file = path / "generator.safetensors"
         self.checkpoints = path / "checkpoints"
@@ -157,6 +159,14 @@ class RunFolder:
         """Where a simulated site keeps its own things."""
         return self.path / "sites" / site
 
+    def identity(self) -> str:
+        """Under which sites know the run: the same in every attempt, also before one succeeds."""
+        if self.facts_file.exists():
+            return self.facts().run
+        if not self.identity_file.exists():
+            replace_text(self.identity_file, secrets.token_hex(16))
+        return bounded_text(self.identity_file).strip()
+
     def recipe(self) -> Recipe:
         """The resolved recipe.
 
@@ -186,9 +196,7 @@ class RunFolder:
 
     def write_facts(self, facts: RunFacts) -> None:
         """Replaces `run.json` as a whole."""
-        half = self.facts_file.with_suffix(".half")
-        half.write_text(json.dumps(asdict(facts), indent=2) + "\n", "utf-8")
-        half.replace(self.facts_file)
+        replace_text(self.facts_file, json.dumps(asdict(facts), indent=2) + "\n")
 
     def write_generator(self, network: nn.Module, facts: RunFacts) -> str:
         """Keeps the averaged generator; returns the SHA-256 of the file."""

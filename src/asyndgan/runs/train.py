@@ -1,7 +1,6 @@
 """A run from its first step to its last, through interruptions."""
 
 import json
-import secrets
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -279,9 +278,7 @@ class _Run:
             self.facts = folder.facts()
             self._count_on()
         else:
-            # A run that was killed before its first checkpoint keeps its name: its sites know it.
-            name = folder.facts().run if folder.facts_file.exists() else secrets.token_hex(16)
-            self.facts = RunFacts(name, __version__, recipe.digest(), engine)
+            self.facts = RunFacts(folder.identity(), __version__, recipe.digest(), engine)
         self.seconds_before = self.facts.seconds
         state = read(step_file(folder.checkpoints, kept[-1])) if kept else None
         bank = MaskBank(folder.masks) if recipe.keeps_masks else None

@@ -2,8 +2,10 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -18,6 +20,9 @@ from asyndgan.texts import parsed_json
 
 KEPT = 2
 """Checkpoints that a party keeps: the last two, so that one being written is never the only one."""
+
+KEPT_RUNS = 8
+"""Other runs whose states a site keeps."""
 
 _seeding = Lock()
 
@@ -96,7 +101,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     half.replace(path)
 
 
-def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write` was given.
 
     Raises:
@@ -105,7 +110,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             about = parsed_json((file.metadata() or {}).get("about", "null"))
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no dict)
+            keys = file.keys() if with_tensors else ()
+            tensors = {key: file.get_tensor(key) for key in keys}
     except (SafetensorError, OSError, ValueError) as error:
         raise RunError(f"{path} is not a whole checkpoint; remove it to go on without.") from error
     if not isinstance(about, dict):
@@ -127,6 +133,30 @@ def stored_steps(folder: Path) -> list[int]:
 def stored_files(folder: Path, step: int) -> dict[int, Path]:
     """Files of the states at or before a step, oldest first."""
     return {kept: step_file(folder, kept) for kept in stored_steps(folder) if kept <= step}
+
+
+def place_of(folder: Path, run: str) -> Path:
+    """Where a run's states lie: in the folder, which it gets for itself, or where it was moved.
+
+    States of other runs are moved into folders of their own, of which a few are kept: a run that
+    has another one's name must not throw its states away, nor have its own thrown away.
+    """
+    aside = folder / f"run-{run}"
+    if aside.is_dir():
+        return aside
+    for path in map(partial(step_file, folder), stored_steps(folder)):
+        try:
+            _, about = read(path, with_tensors=False)
+        except RunError:
+            continue  # nobody's: cut off while it was written
+        if about["run"] != run:
+            other = folder / f"run-{about['run']}"
+            other.mkdir(exist_ok=True)
+            path.replace(other / path.name)
+    others = sorted(folder.glob("run-*"), key=lambda path: path.stat().st_mtime)
+    for old in others[:-KEPT_RUNS]:
+        shutil.rmtree(old)
+    return folder
 
 
 def forget_old(folder: Path) -> None:

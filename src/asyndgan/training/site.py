@@ -400,9 +400,10 @@ class Site(Handler):
                 "batch": self.next_batch,
                 "cohort": self._data_digest,
             }
-            path = checkpoint.step_file(self.folder, request.step)
+            place = checkpoint.place_of(self.folder, request.run)
+            path = checkpoint.step_file(place, request.step)
             checkpoint.write(path, self.objective.state(), about)
-            checkpoint.forget_old(self.folder)
+            checkpoint.forget_old(place)
         return Saved(run=request.run, step=self.step)
 
     def _expect(self, run: str, step: int | None = None, batch: int | None = None) -> None:
@@ -419,7 +420,10 @@ class Site(Handler):
 
     def _go_back_to(self, run: str, step: int) -> None:
         """Takes the newest state at or before a step: that in memory, or a stored one."""
-        candidates = checkpoint.stored_files(self.folder, step) if self.folder else {}
+        candidates: dict[int, Path] = {}
+        if self.folder:
+            place = checkpoint.place_of(self.folder, run)
+            candidates = checkpoint.stored_files(place, step)
         if max(candidates, default=0) <= self.step <= step:
             return
         self._start_afresh()
@@ -429,8 +433,6 @@ class Site(Handler):
             except RunError as error:
                 log.warning("%s", error)  # cut off while it was written; the one before is whole
                 continue
-            if about["run"] != run:
-                raise ProtocolError("this site's checkpoints are of another run; move them away.")
             if about.get("cohort") != self._data_digest:
                 raise ProtocolError(
                     "this site's cases are not those that it began the run with, or the masks that "

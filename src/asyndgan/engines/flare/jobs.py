@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 RELAY: Final = "asyndgan.relay.flare"
 
+BETWEEN: Final = "."
+"""A run and a site in a job's name; in no name of a run."""
+
 
 @final
 class Office:
@@ -53,13 +56,19 @@ class Office:
         self._session: Session | None = None
         self._lock = threading.RLock()
 
+    def members(self) -> tuple[str, ...]:
+        """Sites of the federation, as its file says now: some come while a run is at work."""
+        return Federation.of(self.federation.path).sites
+
     def present(self) -> tuple[str, ...]:
-        """Sites that FLARE's server knows now.
+        """Members that FLARE's server knows now.
 
         Raises:
             SiteUnreachableError: the server does not answer.
         """
-        return tuple(client.name for client in self._ask("get_system_info").client_info)
+        members = self.members()
+        known = (client.name for client in self._ask("get_system_info").client_info)
+        return tuple(name for name in known if name in members)
 
     def submit(self, site: str) -> str:
         """A job for a site.
@@ -69,7 +78,7 @@ class Office:
             SiteUnreachableError: the server does not answer.
         """
         with tempfile.TemporaryDirectory() as folder:
-            job = Path(folder) / f"{self.run}-{site}"
+            job = Path(folder) / job_name(self.run, site)
             try:
                 write_job(job, site, self.recipe, self.run, limit=self.limit)
             except OSError as error:
@@ -85,14 +94,15 @@ class Office:
         Raises:
             SiteUnreachableError: the server does not answer.
         """
-        sites = {f"{self.run}-{site}": site for site in self.federation.sites}
         ours: dict[str, list[str]] = {}
+        members = self.members()
         for about in self._ask("list_jobs"):
-            job, site = str(about.get("job_id", "")), sites.get(str(about.get("job_name", "")))
+            job = str(about.get("job_id", ""))
+            run, _, site = str(about.get("job_name", "")).partition(BETWEEN)
             if over(str(about.get("status", ""))):
                 with suppress(RunError, SiteUnreachableError):  # next time
                     self._ask("delete_job", job)
-            elif site:
+            elif run == self.run and site in members:
                 ours.setdefault(site, []).append(job)
             else:
                 self.end(job)
@@ -142,6 +152,11 @@ class Office:
                 session.api.close()
 
 
+def job_name(run: str, site: str) -> str:
+    """Of the job of a run at a site."""
+    return f"{run}{BETWEEN}{site}"
+
+
 def over(status: str) -> bool:
     """Whether a job of this status neither waits nor runs."""
     return status.startswith("FINISHED") or status in ("FAILED_TO_RUN", "ABANDONED")
@@ -167,7 +182,7 @@ def write_job(folder: Path, site: str, recipe: Recipe, run: str, *, limit: int) 
     executor = {"path": f"{RELAY}.SiteRelay", "args": {"recipe": recipe.to_toml(), **both}}
     files = {
         "meta.json": {
-            "name": f"{run}-{site}",
+            "name": job_name(run, site),
             "resource_spec": {},
             "min_clients": 1,
             "deploy_map": {"app": ["server", site]},

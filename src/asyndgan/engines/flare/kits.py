@@ -25,6 +25,7 @@ from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
 from asyndgan.errors import RunError
+from asyndgan.texts import replace_text
 
 PROJECT: Final = "asyndgan"
 SUBMITTER: Final = "coordinator@asyndgan.local"
@@ -142,6 +143,24 @@ def add_site(federation: Federation, site: str) -> Federation:
     return more
 
 
+def remove_site(federation: Federation, site: str) -> Federation:
+    """Leaves a site out of all runs, from the next look at who is there on.
+
+    Its certificate stays valid until it expires, since FLARE knows no revocation of a kit: it can
+    connect, and is asked nothing.
+
+    Raises:
+        RunError: there is no kit for it.
+    """
+    if site not in federation.sites:
+        raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
+    rest = tuple(name for name in federation.sites if name != site)
+    less = Federation(federation.path, federation.host, federation.port, rest)
+    _describe(less)
+    (federation.kits / f"{site}.zip").unlink(missing_ok=True)
+    return less
+
+
 def renew(federation: Federation) -> None:
     """Makes certificates and kits anew, of the same authority: those that were sent stay valid.
 
@@ -149,7 +168,7 @@ def renew(federation: Federation) -> None:
         RunError: FLARE cannot.
     """
     state = federation.path / "provisioning" / PROJECT / "state" / "cert.json"
-    known = json.loads(state.read_text())
+    known = _read(state)
     for name in (federation.host, SUBMITTER, *federation.sites):
         known.pop(name, None)
     _write(state, known)
@@ -221,9 +240,14 @@ def _provision(federation: Federation, *, anew: bool = False) -> None:
             shutil.make_archive(str(federation.kits / site), "zip", made, site)
             (federation.kits / f"{site}.zip").chmod(0o600)
     shutil.rmtree(made)
+    _describe(federation)
+
+
+def _describe(federation: Federation) -> None:
     names = ", ".join(f'"{site}"' for site in federation.sites)
-    (federation.path / "federation.toml").write_text(
-        f'host = "{federation.host}"\nport = {federation.port}\nsites = [{names}]\n', "utf-8"
+    replace_text(
+        federation.path / "federation.toml",
+        f'host = "{federation.host}"\nport = {federation.port}\nsites = [{names}]\n',
     )
 
 
@@ -239,7 +263,7 @@ def _adopt(made: Path, place: Path) -> None:
 def _narrow(kit: Path) -> None:
     """Settings of a kit: our relays only, no code in jobs, no logs to others."""
     local = kit / "local"
-    resources = json.loads((local / "resources.json.default").read_text())
+    resources = _read(local / "resources.json.default")
     resources["class_allow_list"] = CLASSES
     resources["class_list_enforcement_mode"] = "enforce"
     resources["allow_log_streaming"] = False
@@ -267,7 +291,7 @@ def versions() -> dict[str, str]:
 def keep_inside(kit: Path) -> None:
     """Has FLARE's server keep its jobs in its kit, and not in a folder of the machine's."""
     path = kit / "local" / "resources.json"
-    resources = json.loads(path.read_text())
+    resources = _read(path)
     store = kit.resolve() / "store"
     resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(
         store / "snapshots"
@@ -278,5 +302,18 @@ def keep_inside(kit: Path) -> None:
     _write(path, resources)
 
 
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} cannot be read: {error}. Put it back from a copy of the federation's folder."
+        ) from error
+
+
 def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1))
+    """As a whole: some of these files hold keys that nobody can make again."""
+    try:
+        replace_text(path, json.dumps(content, indent=1), mode=0o600)
+    except OSError as error:
+        raise RunError(f"{path} cannot be written: {error}. The old one is unchanged.") from error

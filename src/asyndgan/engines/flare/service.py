@@ -108,7 +108,7 @@ def example(data: Path) -> str:
     lines = []
     for name, field in SiteFile.model_fields.items():
         given = {"data": str(data), "policy": "policy.toml"}.get(name)
-        value = f" {json.dumps(given)}" if given else ""
+        value = f" {json.dumps(given, ensure_ascii=False)}" if given else ""
         lines.append(f"{'' if given else '# '}{name} ={value}  # {field.description}")
     return "\n".join(lines) + "\n"
 

@@ -164,6 +164,8 @@ class Flare(Transport):
         ours = {"run": self.office.run, "recipe": self.office.recipe.digest()}
         if any(greeting.get(name) != value for name, value in ours.items()):
             raise WireError(f"job {job} is of another run.")
+        if site not in self.office.members():
+            raise WireError(f"job {job} is of {site}, which is no site of this federation.")
         with self._lock:
             # After a restart of the coordinator, jobs of before are still there: they will do.
             link = self._links.setdefault(site, _Link(job, time.monotonic()))
