@@ -62,5 +62,9 @@ class RunError(AsyndganError):
     """A run folder cannot be created, resumed or used for what was asked."""
 
 
+class StorageError(RunError):
+    """What has to be kept cannot be written; once there is room, it can."""
+
+
 class BusyError(RunError):
     """Another process is at work in a folder."""

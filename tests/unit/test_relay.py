@@ -20,7 +20,7 @@ from asyndgan.errors import RunError, SiteSilentError, SiteUnreachableError
 from asyndgan.relay.flare import MARK, CoordinatorRelay, SiteRelay, of_this_job
 from asyndgan.relay.framing import Frames, Requests
 from asyndgan.relay.local import Listener, Reply, connect, read_reply, reply_of, socket_path
-from asyndgan.relay.traffic import socket_bytes
+from asyndgan.relay.traffic import Carried
 
 
 class Cell:
@@ -236,6 +236,12 @@ def test_the_systems_count_of_bytes_is_that_of_one_port_and_leaves_no_file_open(
             assert len(theirs.recv(1000, socket.MSG_WAITALL)) == 1000
             assert len(ours.recv(3000, socket.MSG_WAITALL)) == 3000
             before = opened()
-            counts = [socket_bytes(server.getsockname()[1]) for _ in range(5)]
+            carried = Carried(server.getsockname()[1])
+            counts = [carried.count() for _ in range(5)]
             assert counts[-1] == (1000 + 1, 3000)  # the connection's beginning counts as one
             assert opened() == before
+            ours.close()
+            with socket.create_connection(server.getsockname()) as another:
+                another.sendall(bytes(10))
+                server.accept()[0].close()
+                assert carried.count()[0] >= 1000 + 1  # what has been closed still counts

@@ -1,5 +1,6 @@
 """`asyndgan federation`: for the administrator of the coordinator."""
 
+import logging
 import shutil
 import signal
 import time
@@ -26,6 +27,9 @@ federation = typer.Typer(
 )
 PAUSE_S = 30.0
 """Seconds without a step from which on `status` says so."""
+
+TOLD = 4
+"""Last things that happened to sites, which `status` repeats."""
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the federation, on this machine.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Its name; else the newest.")]
@@ -95,7 +99,23 @@ def start(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
     made = kits.Federation.of(folder)
-    _say(Console(), f"Serving {', '.join(made.sites)} at {made.host}:{made.port}.")
+    dates = flare_part("checks").certificate(made.server_kit / "startup" / "server.crt")
+    if not dates.fine:
+        _say(
+            Console(),
+            f"The coordinator's certificate: {dates.text}. 'asyndgan federation renew "
+            f"{folder}' makes new ones for everybody.",
+        )
+    logging.basicConfig(
+        filename=folder / "federation.log",
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    _say(
+        Console(),
+        f"Serving {', '.join(made.sites)} at {made.host}:{made.port}; what "
+        f"happens is in {folder / 'federation.log'}, of each run in its coordinator.log.",
+    )
     serve(made, stop=lambda: bool(asked), device=str(usable_device(device)))
 
 
@@ -156,7 +176,9 @@ def fetch(
     shutil.copytree(
         order.folder.path,
         out,
-        ignore=shutil.ignore_patterns("checkpoints", ".held", "order.json", "stop", "waiting"),
+        ignore=shutil.ignore_patterns(
+            "checkpoints", ".held", "order.json", "stop", "waiting", "trouble"
+        ),
     )
     _say(Console(), f"Run {order.name} ({order.state()}) in {out}")
 
@@ -191,6 +213,7 @@ class Standing:
         self._place = 0
         self._last: dict[str, Any] = {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
         self._seen: dict[str, dict[str, Any]] = {}
+        self._told: list[str] = []
 
     def table(self) -> Table:
         """As it is now."""
@@ -198,6 +221,7 @@ class Standing:
         for record in records:
             self._seen |= dict.fromkeys(record["shares"], record)
             self._last = record
+            self._told = [f"step {record['step']}: {line}" for line in record["news"]] or self._told
         last, steps = self._last, self.order.folder.recipe().training.steps
         table = Table(
             title=f"run {escape(self.order.name)}: {self.order.state()}, "
@@ -221,12 +245,19 @@ class Standing:
         return table
 
     def _pause(self) -> str:
-        """Whom the run waits for, or how long ago its last step was, if it is long ago."""
-        if waiting := self.order.waiting():
-            return f"; waiting for {escape(waiting)}"
-        file = self.order.folder.metrics_file
-        ago = time.time() - file.stat().st_mtime if file.exists() else 0.0
-        return f"; last step {duration(ago)} ago" if ago > PAUSE_S else ""
+        """Why it ended, whom it waits for, or how long ago its last step was, if it is long ago."""
+        order = self.order
+        said = [f"\n{line}" for line in self._told[-TOLD:]]
+        if reason := order.failure() or order.troubled():
+            said.append(f"\n{reason} More is in {order.log_file}.")
+        elif waiting := order.waiting():
+            said.append(f"\nwaiting for {waiting}")
+        else:
+            file = order.folder.metrics_file
+            ago = time.time() - file.stat().st_mtime if file.exists() else 0.0
+            if ago > PAUSE_S:
+                said.append(f"\nlast step {duration(ago)} ago")
+        return escape("".join(said))
 
     def _of_site(self, site: str) -> tuple[str, ...]:
         if site not in self._seen:

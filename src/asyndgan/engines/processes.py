@@ -29,6 +29,10 @@ FRAME_SLACK: Final = 2**17
 """Bytes of a frame beyond the arrays: header, compression of what cannot be compressed."""
 
 
+HEALTHY_S: Final = 3600.0
+"""Seconds after which a death is taken for a new misfortune, and not for one more of the same."""
+
+
 @final
 @dataclass
 class _Process:
@@ -37,6 +41,12 @@ class _Process:
     requests: Requests | None = None
     started: float = 0.0
     starts: int = 0
+
+    @property
+    def status(self) -> str:
+        """How it ended, for people: an exit status, or the signal that killed it."""
+        code = self.process.poll() if self.process else None
+        return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
 
     @property
     def alive(self) -> bool:
@@ -122,9 +132,11 @@ class Processes(Transport):
         with self._starting:
             for name, entry in self._sites.items():
                 if not entry.alive and self.restart_after_s is not None:
+                    lived = time.monotonic() - entry.started
+                    entry.starts = 1 if lived > HEALTHY_S else entry.starts
                     wait = self.restart_after_s * 2 ** min(entry.starts - 1, 8)
-                    if time.monotonic() - entry.started > wait and entry.requests is not None:
-                        log.warning("site %s died; starting it again", name)
+                    if lived > wait and entry.requests is not None:
+                        log.warning("site %s died (%s); starting it again", name, entry.status)
                         self._start(entry)
             return tuple(name for name, entry in self._sites.items() if entry.alive)
 
@@ -172,3 +184,6 @@ def serve(connection: socket.socket) -> None:
     except AsyndganError as error:
         log.error("site %s ends: %s", setup.name, error)
         sys.exit(1)  # the log has said why; the coordinator's terminal is not the site's
+    except Exception:
+        log.exception("site %s ends", setup.name)
+        sys.exit(1)

@@ -107,9 +107,11 @@ class Exchange:
         if isinstance(request, Appraise):
             codings["conditions"] = label_coding(int(request.conditions.max()))
         payload = pack(request, codings, level=self.recipe.wire.zstd)
+        if site not in self.transport.sites():
+            raise SiteUnreachableError(f"site {site} is not connected.")
         self.to_sites[site, request.kind] += len(payload)
         asked = time.monotonic()
-        reply = self._send(site, payload)
+        reply = self.transport.send(site, payload, self.recipe.quorum.wait_s)
         self.round_trip[site] = time.monotonic() - asked
         try:
             answer = unpack(reply, ANSWERS, limit=self.limit)
@@ -124,11 +126,6 @@ class Exchange:
         if answer.run != request.run:
             raise WireError(f"site {site} answered for another run.")
         return answer
-
-    def _send(self, site: str, payload: bytes) -> bytes:
-        if site not in self.transport.sites():
-            raise SiteUnreachableError(f"site {site} is not connected.")
-        return self.transport.send(site, payload, self.recipe.quorum.wait_s)
 
 
 def _one_thread() -> None:

@@ -28,7 +28,7 @@ from nvflare.fuel.f3.message import Message
 from asyndgan.errors import SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.relay.framing import Frames, Requests
 from asyndgan.relay.local import Reply, connect, reply_of
-from asyndgan.relay.traffic import COUNTS, socket_bytes
+from asyndgan.relay.traffic import COUNTS, Carried
 
 log = logging.getLogger(__name__)
 
@@ -204,7 +204,7 @@ class SiteRelay(Executor):
         self.limit = limit
         self.wait_s = wait_s
         self.kit = Path()
-        self.port = 0
+        self.carried = Carried(0)
         self._requests: Requests | None = None
         self._lock = threading.Lock()
 
@@ -219,7 +219,7 @@ class SiteRelay(Executor):
         if event_type != EventType.START_RUN:
             return
         self.kit = kit_of(fl_ctx)
-        self.port = int(server_of(self.kit).rpartition(":")[2])
+        self.carried = Carried(int(server_of(self.kit).rpartition(":")[2]))
         job = fl_ctx.get_job_id()
         meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
         self.greeting |= {"job": job, "submitter": str(meta.get("submitter_name", ""))}
@@ -244,7 +244,7 @@ class SiteRelay(Executor):
         try:
             requests = self._connected()
             if topic == GREET:
-                return make_reply(ReturnCode.OK, "", COUNTS.pack(*socket_bytes(self.port)))
+                return make_reply(ReturnCode.OK, "", COUNTS.pack(*self.carried.count()))
             return make_reply(ReturnCode.OK, "", requests.ask(payload, self.wait_s))
         except SiteSilentError:
             return make_reply(ReturnCode.TIMEOUT, "", None)

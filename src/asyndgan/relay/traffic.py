@@ -5,7 +5,7 @@ import socket
 import stat
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, final
 
 COUNTS: Final = struct.Struct("<QQ")
 """Of `tcp_info` (linux/tcp.h): bytes that were acknowledged, and received."""
@@ -14,27 +14,37 @@ PLACE: Final = 120
 """Of these two within it."""
 
 
-def socket_bytes(port: int) -> tuple[int, int]:
+@final
+class Carried:
     """What this process's connections to a port have sent and received; zeros where not known.
 
-    Headers of TCP and IP are not in it; TLS and whatever speaks within it are.
+    Headers of TCP and IP are not in it; TLS and whatever speaks within it are. Connections that
+    have been closed count as they were at the last look.
 
     Args:
         port: of the other end.
     """
-    sent = received = 0
-    for connection in _connections():
-        try:
-            if connection.getpeername()[1] != port:
-                continue
-            info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
-            acknowledged, got = COUNTS.unpack_from(info, PLACE)
-        except (OSError, struct.error):
-            continue  # no connection (any more), or a kernel that does not count
-        finally:
-            connection.close()
-        sent, received = sent + acknowledged, received + got
-    return sent, received
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self._seen: dict[tuple[int, int], tuple[int, int]] = {}
+
+    def count(self) -> tuple[int, int]:
+        """Looks at the connections that are open now; returns the sums over all."""
+        for connection in _connections():
+            try:
+                if connection.getpeername()[1] != self.port:
+                    continue
+                # An end's own port and the kernel's number of the socket: one connection.
+                which = connection.getsockname()[1], os.fstat(connection.fileno()).st_ino
+                info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                self._seen[which] = COUNTS.unpack_from(info, PLACE)
+            except (OSError, struct.error):
+                continue  # no connection (any more), or a kernel that does not count
+            finally:
+                connection.close()
+        sent, received = zip(*self._seen.values(), strict=True) if self._seen else ((), ())
+        return sum(sent), sum(received)
 
 
 def _connections() -> Iterator[socket.socket]:

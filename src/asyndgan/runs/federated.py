@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
@@ -27,6 +28,7 @@ from asyndgan.errors import (
     QuorumError,
     RunError,
     SiteUnreachableError,
+    StorageError,
 )
 from asyndgan.locks import held
 from asyndgan.recipe import Recipe
@@ -74,6 +76,8 @@ class Order:
         self._stop_file = self.folder.path / "stop"
         self._failed_file = self.folder.path / "failed"
         self._waiting_file = self.folder.path / "waiting"
+        self._trouble_file = self.folder.path / "trouble"
+        self.log_file = self.folder.path / "coordinator.log"
 
     @classmethod
     def submit(
@@ -105,7 +109,7 @@ class Order:
                 raise RunError(f"run {name} has another recipe; choose another name.")
             if sites:
                 order._write_wanted(sites, order.wanted()["ordered"])
-            for file in (order._stop_file, order._failed_file):
+            for file in (order._stop_file, order._failed_file, order._trouble_file):
                 file.unlink(missing_ok=True)
             return order
         RunFolder.create(order.folder.path, recipe)
@@ -163,10 +167,7 @@ class Order:
 
     def waiting(self) -> str:
         """Sites that it waits for before it begins, or goes on."""
-        try:
-            return self._waiting_file.read_text("utf-8")
-        except OSError:
-            return ""
+        return _said(self._waiting_file)
 
     def stop(self) -> None:
         """Has it stop after its step, with a checkpoint."""
@@ -179,6 +180,21 @@ class Order:
     def fail(self, reason: str) -> None:
         """Notes why it cannot go on by itself."""
         self._failed_file.write_text(reason, "utf-8")
+
+    def failure(self) -> str:
+        """What `fail` noted."""
+        return _said(self._failed_file)
+
+    def trouble(self, reason: str) -> None:
+        """Notes why an attempt ended that another one follows; empty: all is well."""
+        if reason:
+            self._trouble_file.write_text(reason, "utf-8")
+        else:
+            self._trouble_file.unlink(missing_ok=True)
+
+    def troubled(self) -> str:
+        """What `trouble` noted."""
+        return _said(self._trouble_file)
 
     def train(self, watch: Watch | None = None, *, device: str = "cpu") -> None:
         """Trains, in this process, until it is finished or stopped.
@@ -244,6 +260,14 @@ class Order:
             time.sleep(PAUSE_S / 5)
 
 
+def _said(file: Path) -> str:
+    """A line of text, or nothing where there is none."""
+    try:
+        return file.read_text("utf-8")
+    except OSError:
+        return ""
+
+
 def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cpu") -> None:
     """Keeps FLARE's server, and trains what is ordered, until `stop` says so.
 
@@ -301,7 +325,7 @@ class _Work:
         if time.monotonic() < self._not_before:
             return
         for order in Order.all(self.federation):
-            if order.state() in ("ordered", "running"):
+            if _wants_work(order):
                 self._run, self._begun = (order, begin(order, self.device)), time.monotonic()
                 return
 
@@ -319,9 +343,17 @@ class _Work:
         process.wait()
 
 
+def _wants_work(order: Order) -> bool:
+    try:
+        return order.state() in ("ordered", "running")
+    except RunError as error:  # one run that cannot be read does not stop the others
+        log.warning("run %s is passed over: %s", order.name, error)
+        return False
+
+
 def begin(order: Order, device: str) -> "subprocess.Popen[bytes]":
     """A process that trains a run, and stops when we are gone; its words go to a log of the run."""
-    with (order.folder.path / "coordinator.log").open("ab") as said:
+    with order.log_file.open("ab") as said:
         return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
             [sys.executable, "-m", MODULE, str(order.federation.path), order.name, device],
             stdin=subprocess.PIPE,
@@ -347,16 +379,21 @@ def main(path: Path, name: str, device: str) -> int:
     signal.signal(signal.SIGTERM, _interrupt)  # until the training heeds it, with a checkpoint
     threading.Thread(target=_stop_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
-        order.train(_log_news, device=device)
-    except (Interrupted, QuorumError, BusyError, SiteUnreachableError) as error:
+        order.train(partial(_log_news, order), device=device)
+    except Interrupted as error:
         log.warning("%s", error)
+        return AGAIN
+    except (QuorumError, BusyError, SiteUnreachableError, StorageError) as error:
+        log.warning("%s", error)
+        order.trouble(str(error))
         return AGAIN
     except AsyndganError as error:
         log.exception("run %s cannot go on", name)
         order.fail(str(error))
         return 1
-    except Exception:
+    except Exception as error:
         log.exception("run %s is begun again", name)
+        order.trouble(f"{type(error).__name__}; see {order.log_file}")
         return AGAIN
     return 0
 
@@ -365,7 +402,8 @@ def _interrupt(number: int, frame: object) -> None:
     raise SystemExit(AGAIN)  # nobody takes it for a site's failure
 
 
-def _log_news(progress: Progress) -> None:
+def _log_news(order: Order, progress: Progress) -> None:
+    order.trouble("")
     for line in progress.news:
         log.info("step %s: %s", progress.step, line)
 

@@ -40,6 +40,12 @@ from asyndgan.training.checkpoint import (
 State = Literal["running", "interrupted", "failed", "finished"]
 
 
+EARLIER = "earlier"
+"""In place of a connection's name: the sum of those that ended long ago."""
+
+KEPT_CONNECTIONS = 8
+
+
 @final
 @dataclass
 class RunFacts:
@@ -270,3 +276,19 @@ def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
 def socket_sums(connections: Mapping[str, Sequence[int]]) -> list[int]:
     """Bytes that left and came over all of a site's connections."""
     return [sum(counts) for counts in zip(*connections.values(), strict=True)]
+
+
+def counted_on(
+    known: Mapping[str, list[int]], connections: Mapping[str, Sequence[int]]
+) -> dict[str, list[int]]:
+    """A site's bytes by connection, with what is counted now.
+
+    Of those that have ended some are told apart, since another attempt may go on with them; the
+    others become one sum: their number has no bound, and a run's file has.
+    """
+    counts = {**known, **{name: list(both) for name, both in connections.items()}}
+    ended = [name for name in counts if name not in connections and name != EARLIER]
+    if len(ended) > KEPT_CONNECTIONS:
+        gone = {name: counts.pop(name) for name in (EARLIER, *ended) if name in counts}
+        counts[EARLIER] = socket_sums(gone)
+    return counts

@@ -21,7 +21,7 @@ from asyndgan.privacy import Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
-from asyndgan.runs.folder import RunFacts, RunFolder, by_site, socket_sums
+from asyndgan.runs.folder import RunFacts, RunFolder, by_site, counted_on, socket_sums
 from asyndgan.runs.samples import ROWS, SampleGrid
 from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.checkpoint import (
@@ -496,8 +496,8 @@ class _Run:
     def _count_sockets(self) -> None:
         """Over all attempts, each connection once, though it may outlive one."""
         for site, connections in self.exchange.transport.socket_bytes().items():
-            counts = {name: list(both) for name, both in connections.items()}
-            self.facts.socket_bytes.setdefault(site, {}).update(counts)
+            known = self.facts.socket_bytes.get(site, {})
+            self.facts.socket_bytes[site] = counted_on(known, connections)
 
     def _count_on(self) -> None:
         """Bytes are counted over all attempts."""

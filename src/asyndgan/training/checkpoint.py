@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from asyndgan.errors import RunError
+from asyndgan.errors import RunError, StorageError
 from asyndgan.texts import parsed_json
 
 KEPT = 2
@@ -86,7 +86,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     """Writes tensors and a JSON value beside them; a crash leaves the old file or the new one.
 
     Raises:
-        RunError: if the file cannot be written.
+        StorageError: if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.half")
@@ -95,7 +95,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
     except SafetensorError as error:  # what a full disk comes as
         half.unlink(missing_ok=True)
-        raise RunError(
+        raise StorageError(
             f"{path.name} cannot be written to its folder: {error}. Make room, then resume."
         ) from error
     half.replace(path)

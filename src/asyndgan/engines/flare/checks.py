@@ -64,7 +64,7 @@ def checks(kit: Path) -> Iterator[Check]:
     seen = [path for path in (kit, *(kit / "startup").glob("*.key")) if path.stat().st_mode & 0o77]
     others = f"others can read {', '.join(map(str, seen))}; 'asyndgan site start' forbids it"
     yield Check("permissions", not seen, others if seen else "nobody else reads the key")
-    yield _certificate(kit)
+    yield certificate(kit / "startup" / "client.crt")
     yield _connection(kit)
     yield _versions(kit)
     free = shutil.disk_usage(kit).free
@@ -89,16 +89,15 @@ def _data(file: SiteFile) -> str:
     return "; ".join(f"{heading} {text}" for heading, text in report.rows[:3])
 
 
-def _certificate(kit: Path) -> Check:
-    """Its dates, by this machine's clock."""
-    path = kit / "startup" / "client.crt"
+def certificate(path: Path) -> Check:
+    """A certificate's dates, by this machine's clock."""
     try:
-        certificate = x509.load_pem_x509_certificate(path.read_bytes())
+        found = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         return Check("certificate", False, f"{path}: {error}; ask the coordinator for a new kit.")
-    now, end = datetime.now(UTC), certificate.not_valid_after_utc
-    if now < certificate.not_valid_before_utc:
-        begin = certificate.not_valid_before_utc
+    now, end = datetime.now(UTC), found.not_valid_after_utc
+    if now < found.not_valid_before_utc:
+        begin = found.not_valid_before_utc
         return Check("certificate", False, f"valid from {begin:%Y-%m-%d %H:%M} UTC: set the clock.")
     if now > end:
         return Check("certificate", False, f"expired on {end:%Y-%m-%d}; ask for a new kit.")

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 SITE_FILE: Final = "site.toml"
 MESSAGE_LIMIT: Final = 2**28
-"""Bytes; a recipe's own limit is lower, and `Processes` keeps to it."""
+"""Bytes; of most recipes the own limit is lower, and `Processes` keeps to that."""
 
 
 @final
@@ -191,6 +191,8 @@ class SiteService:
             worker.sites()  # starts it again if it died
             return reply_of(Reply.ANSWER, worker.send(self.name, payload, self.wait_s))
         except SiteSilentError:
+            log.warning("no answer in %g s; the compute is started again", self.wait_s)
+            worker.start(self.name)
             return reply_of(Reply.SILENT)
         except AsyndganError as error:
             log.warning("no answer: %s", error)

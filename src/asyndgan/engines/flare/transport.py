@@ -38,6 +38,9 @@ LATE_S: Final = 60.0
 LONGEST_S: Final = 60.0
 """Between two jobs of a site that bring no line; after the first it is a second, then doubled."""
 
+KEPT_JOBS: Final = 2
+"""Of a site, whose bytes are told: the latest, and the one before, which may just have ended."""
+
 SWEEP_S: Final = 60.0
 """Between two looks for jobs that nobody needs."""
 
@@ -112,7 +115,10 @@ class Flare(Transport):
         return tuple(sorted(self._live()))
 
     def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """As the kernels of the sites' machines counted them, a second or two ago, by job."""
+        """As the kernels of the sites' machines counted them, a second or two ago, by job.
+
+        Of the last jobs of each site; whoever wants a sum adds those of before.
+        """
         with self._lock:
             return {site: dict(of_jobs) for site, of_jobs in self._carried.items()}
 
@@ -147,7 +153,10 @@ class Flare(Transport):
     def _count(self, site: str, job: str, counts: bytes) -> None:
         if len(counts) == COUNTS.size:
             with self._lock:
-                self._carried.setdefault(site, {})[job] = COUNTS.unpack(counts)
+                of_jobs = self._carried.setdefault(site, {})
+                of_jobs[job] = COUNTS.unpack(counts)
+                for old in list(of_jobs)[:-KEPT_JOBS]:
+                    del of_jobs[old]
 
     def _live(self) -> dict[str, tuple[str, Requests]]:
         """Job and line of each site that has one."""
