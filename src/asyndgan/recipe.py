@@ -700,6 +700,15 @@ class Recipe(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _what_is_compared_with_stays(self) -> Self:
+        if self.selection.kind == "nearest" and self.timeline:
+            raise ValueError(
+                "selection.kind is 'nearest', which compares with the sites of the beginning, but "
+                "timeline has sites come and go; set selection.kind to 'last'"
+            )
+        return self
+
     @property
     def keeps_masks(self) -> bool:
         """Whether the coordinator keeps label maps: the sites', if they let it, or nobody's."""

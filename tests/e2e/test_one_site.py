@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -20,6 +22,9 @@ from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError
 from asyndgan.evaluation import augmenting
+from asyndgan.evaluation.completion import TranslationBudget
+from asyndgan.evaluation.completion_scores import completions
+from asyndgan.evaluation.of_run import masks_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 
@@ -74,6 +79,59 @@ def test_a_case_gets_the_modality_that_it_lacks(
     assert provenance["way"] == way
     assert provenance["generator_sha256"] == run.facts().generator_sha256
     assert len(provenance["files"]) == cases
+    told = {about["made_from"] for about in provenance["files"].values()}
+    acquired = "the acquired modalities and the mask"
+    assert told == {"the mask" if way == "painted" else acquired}
+
+
+def test_a_painted_file_on_its_own_is_not_taken_for_an_acquired_one(
+    run: RunFolder, without_t2: Path, tmp_path: Path
+) -> None:
+    out, mixed = tmp_path / "out", tmp_path / "mixed"
+    complete(run.path, "--site", without_t2, "--out", out, "--steps", 2)
+    shutil.copytree(without_t2, mixed)
+    about = json.loads((mixed / "dataset.json").read_text())
+    about["channel_names"]["2"] = "T2"
+    (mixed / "dataset.json").write_text(json.dumps(about))
+    for path in (out / "imagesTr").glob("*_0002.png"):
+        shutil.copyfile(path, mixed / "imagesTr" / path.name)
+    with pytest.raises(AsyndganError, match="was painted, not acquired"):
+        load_cases(mixed, run.recipe().image)
+    assert any("painted, not acquired" in fault for fault in map(str, check_folder(mixed).faults))
+    painted = tmp_path / "painted"
+    command("generate", run.path, "--masks", without_t2, "--out", painted)
+    table = json.loads((painted / "dataset.json").read_text())
+    (painted / "dataset.json").write_text(json.dumps({**table, "synthetic": False}))
+    with pytest.raises(AsyndganError, match="was painted, not acquired"):
+        load_cases(painted, run.recipe().image)
+
+
+def test_masks_can_be_hidden_from_what_is_completed(
+    run: RunFolder, without_t2: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    complete(
+        run.path, "--site", without_t2, "--out", out, "--steps", 2, "--hide-masks",
+        "--look", "north",
+    )  # fmt: skip
+    provenance = json.loads((out / "provenance.json").read_text())
+    assert {a["made_from"] for a in provenance["files"].values()} == {"the acquired modalities"}
+    assert provenance["look"] == "north"
+    with pytest.raises(AsyndganError, match="nobody is no site of this run"):
+        complete(run.path, "--site", without_t2, "--out", tmp_path / "no", "--look", "nobody")
+
+
+def test_a_run_that_paints_from_nothing_neither_completes_nor_augments(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+) -> None:
+    recipe = tiny(
+        "image.size=32", "training.steps=1", "condition.kind=none", "masks.release=false",
+        "generator.kind=dcgan", "generator.latent=4", "generator.noise=0",
+    )  # fmt: skip
+    none = train(recipe, phantoms, tmp_path / "none")
+    for which in ("augment", "complete"):
+        with pytest.raises(AsyndganError, match="does not paint images from masks"):
+            command(which, none.path, "--site", without_t2, "--out", tmp_path / "out")
 
 
 def test_nothing_is_left_of_a_completion_that_fails(
@@ -132,8 +190,9 @@ def test_a_set_is_augmented_judged_and_never_taken_for_patients(
     refused = "synthetic cases beside real ones"
     with pytest.raises(AsyndganError, match=refused):
         load_cohort(SiteSetup("north", out, tmp_path), run.recipe())
-    with pytest.raises(AsyndganError, match=refused):
-        command("augment", run.path, "--site", out, "--out", tmp_path / "twice")
+    for again in ("augment", "complete"):
+        with pytest.raises(AsyndganError, match="holds synthetic cases, which nobody acquired"):
+            command(again, run.path, "--site", out, "--out", tmp_path / "twice")
     with pytest.raises(AsyndganError, match=refused):
         command(
             "evaluate", run.path, f"--site=north={out}", "--test", folder.parent / "test",
@@ -153,6 +212,17 @@ def test_a_set_is_augmented_judged_and_never_taken_for_patients(
     assert gain["difference"] == pytest.approx(
         by_model["real:north+augmented"]["dice_mean"] - by_model["real:north"]["dice_mean"]
     )
+    others = tmp_path / "from-the-test-set"
+    command(
+        "augment", run.path, "--site", folder, "--out", others,
+        "--masks", folder.parent / "test", "--no-own",
+    )  # fmt: skip
+    with pytest.raises(AsyndganError, match="masks of cases that are judged on"):
+        command(
+            "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
+            "--test", folder.parent / "test", "--out", tmp_path / "leaking", "--steps", 2,
+            "--augmented", f"north={others}",
+        )  # fmt: skip
     with pytest.raises(AsyndganError, match="it was made from another set"):
         command(
             "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
@@ -282,3 +352,27 @@ def test_who_is_held_out_does_not_come_back_by_his_mask(
     free, kept_back = held_out_by(recipe, cases)
     assert kept_back
     assert seen == [len({case.mask.numpy().tobytes() for case in free})]
+
+
+def test_completions_are_the_same_whatever_the_order_of_the_sets_modalities(
+    run: RunFolder, phantoms: dict[str, Path]
+) -> None:
+    image, found = run.recipe().image, []
+    for order in (("T1", "T2", "FLAIR"), ("FLAIR", "T1", "T2")):
+        sites = {name: load_cases(folder, image, order)[:3] for name, folder in phantoms.items()}
+        completed = completions(
+            run, sites, sites["north"], ["T2"], budget=TranslationBudget(steps=1, images=1),
+            masks=masks_of(sites),
+        )  # fmt: skip
+        t2 = order.index("T2")
+        found.append({way: [image[t2] for image in own] for way, own in completed.items()})
+    for way, images in found[0].items():
+        for one, other in zip(images, found[1][way], strict=True):
+            assert torch.allclose(one, other, atol=1e-4), way
+    short = [
+        replace(case, image=case.image[:2], modalities=("T1", "T2")) for case in sites["south"]
+    ]
+    with pytest.raises(AsyndganError, match="they have to be the same"):
+        completions(
+            run, sites, short, ["T2"], budget=TranslationBudget(steps=1), masks=masks_of(sites)
+        )

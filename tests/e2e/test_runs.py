@@ -125,6 +125,21 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
     assert reminded == (list(range(10, 20)) if reminding else [])
 
 
+def test_a_run_that_goes_on_after_a_site_has_left_for_good_still_tells_of_it(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    """Whose look is painted, and by what share, is read out of it."""
+    recipe = tiny(
+        "image.size=32", "training.steps=9", "training.checkpoint_every=4",
+        "timeline=[{site='south', last=2}]",
+    )  # fmt: skip
+    undisturbed = train(recipe, phantoms, tmp_path / "whole").facts().sites
+    assert set(undisturbed) == set(phantoms)
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, tmp_path / "run", watch=stop_after(6))
+    assert train(recipe, phantoms, tmp_path / "run", resume=True).facts().sites == undisturbed
+
+
 def test_a_run_that_was_killed_after_sites_had_come_back_remembers_the_same(
     tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
 ) -> None:

@@ -177,7 +177,17 @@ def test_no_painted_modality_can_be_taken_for_an_acquired_one(
     out = tmp_path / "out"
     plane = np.arange(480.0, dtype=np.float32).reshape(20, 24) % 200
     planes = {name: {"T1c": [plane]} for name in ("ann_s01", "bob_s02")}
-    assert write_completed(pictures, out, planes, axis="axial", provenance={"run": "abc"}) == 2
+    assert (
+        write_completed(
+            pictures,
+            out,
+            planes,
+            axis="axial",
+            made_from={"ann_s01": "x"},
+            provenance={"run": "abc"},
+        )
+        == 2
+    )
     info = describe(out)
     assert info.modalities == ("T1", "synthetic T1c")
     assert info.painted == ("synthetic T1c",)
@@ -191,8 +201,8 @@ def test_no_painted_modality_can_be_taken_for_an_acquired_one(
     listed = json.loads((out / "provenance.json").read_text())
     assert listed["run"] == "abc"
     assert listed["files"] == {
-        f"imagesTr/{name}_0001.png": {"modality": "T1c", "acquired": False}
-        for name in ("ann_s01", "bob_s02")
+        f"imagesTr/{name}_0001.png": {"modality": "T1c", "acquired": False, "made_from": made_from}
+        for name, made_from in (("ann_s01", "x"), ("bob_s02", ""))
     }
     # A training takes what was acquired, and whoever asks for T1c finds none.
     assert shared_modalities(info, ImageSection()) == ("T1",)
@@ -200,12 +210,12 @@ def test_no_painted_modality_can_be_taken_for_an_acquired_one(
     with pytest.raises(DataError, match=r"none of which is in the recipe's"):
         load_cases(out, ImageSection(size=(32, 32), modalities=("T1c",)))
     with pytest.raises(DataError, match="is there already"):
-        write_completed(pictures, out, planes, axis="axial", provenance={})
+        write_completed(pictures, out, planes, axis="axial", made_from={}, provenance={})
 
 
 def test_bright_painted_pictures_are_stored_in_sixteen_bits(pictures: Path, tmp_path: Path) -> None:
     planes = {name: {"CT": [np.full((20, 24), 1000.0)]} for name in ("ann_s01", "bob_s02")}
-    write_completed(pictures, tmp_path / "out", planes, axis="axial", provenance={})
+    write_completed(pictures, tmp_path / "out", planes, axis="axial", made_from={}, provenance={})
     (first, *_) = read_cases(tmp_path / "out")
     assert (first.channels["synthetic CT"] == 1000).all()
 
@@ -214,7 +224,7 @@ def test_a_case_that_nothing_was_painted_for_leaves_the_set_incomplete(
     pictures: Path, tmp_path: Path
 ) -> None:
     planes = {"ann_s01": {"T1c": [np.eye(20, 24)]}}
-    write_completed(pictures, tmp_path / "out", planes, axis="axial", provenance={})
+    write_completed(pictures, tmp_path / "out", planes, axis="axial", made_from={}, provenance={})
     assert describe(tmp_path / "out").incomplete
     assert not check_folder(tmp_path / "out").faults
 
@@ -236,7 +246,7 @@ def test_a_painted_volume_lies_where_the_acquired_ones_do(tmp_path: Path, axis: 
     (files,) = list_cases(folder, info)
     slices = list(read_case(files, info, axis=axis))
     planes = {"ann": {"T2": [raw.channels["T1"] for raw in slices]}}
-    write_completed(folder, tmp_path / "out", planes, axis=axis, provenance={})
+    write_completed(folder, tmp_path / "out", planes, axis=axis, made_from={}, provenance={})
     for raw in read_cases(tmp_path / "out", axis=axis):
         np.testing.assert_array_equal(raw.channels["T1"], raw.channels["synthetic T2"])
     acquired, painted = (

@@ -277,3 +277,8 @@ def test_a_sites_own_discriminator_must_fit_the_recipe_too(tiny: MakeRecipe) -> 
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     assert recipe.at_site("north") is recipe
     assert recipe.at_site("south").discriminator.width == 8
+
+
+def test_a_checkpoint_is_not_chosen_by_sites_that_come_and_go(tiny: Callable[..., Recipe]) -> None:
+    with pytest.raises(RecipeError, match="compares with the sites of the beginning"):
+        tiny("selection.kind=nearest", "timeline=[{site='south', last=1}]")

@@ -13,6 +13,7 @@ from torch import Tensor
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.training import Coordinator
+from asyndgan.training.reminding import Memory
 
 MakeRecipe = Callable[..., Recipe]
 MakeSites = Callable[..., Any]  # of conftest's Federation
@@ -78,6 +79,27 @@ def test_the_generator_is_pulled_to_what_it_painted_when_the_site_left(
     assert float(gap) == pytest.approx(report.reminding)
     for without, together, own in zip(*gradients, now.parameters(), strict=True):
         torch.testing.assert_close(together - without, own.grad, rtol=1e-2, atol=1e-5)
+
+
+def test_nothing_is_kept_in_modalities_that_the_site_never_held() -> None:
+    recipe = Recipe.from_toml("", ["reminding.weight=1", "masks.release=true"])
+    memory = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
+    before, now = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    memory.follow({"south": 1.0}, before, {"south": [0]})
+
+    def paint(network: Any, conditions: Tensor, looks: Any, random: Any) -> Tensor:
+        shown = torch.zeros(len(conditions), 2, 4, 4)
+        shown[:, 1] = next(network.parameters()) - next(before.parameters()).detach()
+        return shown
+
+    assert float(memory.remind(now, 0, paint)) == 0
+    tensors, about = memory.state()
+    again = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
+    again.load(tensors, about, now)
+    assert float(again.remind(now, 0, paint)) == 0
+    other = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
+    other.follow({"south": 1.0}, before, {"south": [1]})
+    assert float(other.remind(now, 0, paint)) > 0
 
 
 def test_what_a_site_taught_is_kept_the_better_for_it(
@@ -151,7 +173,8 @@ def test_each_site_is_remembered_by_the_generator_of_its_own_last_step(
     coordinator.step()
     assert list(memory._frozen) == ["south"]
     tensors, about = memory.state()
-    assert about == {"away": {"south": 5.0}, "generators": {"south": 0}}
+    assert about["away"] == {"south": 5.0} and about["generators"] == {"south": 0}
+    assert about["channels"] == {"south": [0]}
     assert {name.partition("/")[0] for name in tensors} == {"remembered-0"}
 
 

@@ -33,6 +33,18 @@ def complete(
     steps: Annotated[
         int, typer.Option(min=1, help="Updates of the translator.")
     ] = TranslationBudget().steps,
+    look: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SITE", help="Site of the run in whose look to paint: the own one, as a rule."
+        ),
+    ] = None,
+    hide_masks: Annotated[
+        bool,
+        typer.Option(
+            "--hide-masks", help="Complete as if there were no masks, to look for them afterwards."
+        ),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     device: Device = "cpu",
 ) -> None:
@@ -53,6 +65,8 @@ def complete(
             masks=kept,
             budget=TranslationBudget(steps=steps),
             seed=seed,
+            look=look,
+            hide_masks=hide_masks,
             device=str(usable_device(device)),
             on_progress=lambda done: display.show("translator", done, steps),
         )

@@ -19,6 +19,7 @@ from asyndgan.data.nnunet import (
     DatasetInfo,
     Part,
     Stored,
+    check_acquired,
     describe,
     image_name_pattern,
     list_cases,
@@ -203,6 +204,8 @@ def _check_case(
     for number, path in sorted(files.images.items()):
         try:
             planes = read_image(path, number, info)
+            if described:
+                check_acquired(path, files.name, next(iter(planes)), info)
         except DataFileError as error:
             tally.error(error)
             continue

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import nibabel as nib
 import numpy as np
@@ -381,6 +381,7 @@ def read_case(
                 )
             same_grid(path, stored, channels)
             channels[modality] = stored
+            check_acquired(path, files.name, modality, info)
     mask = None
     if files.mask:
         mask = read_mask(files.mask)
@@ -422,11 +423,12 @@ def write_dataset(
     """
     head = _header(folder, modalities, labels, file_ending, name, extra)
     names: set[str] = set()
+    note = NOT_ACQUIRED if extra and extra.get("synthetic") else ""
     for case in cases:
         _check_case(folder, case, modalities, labels, names)
         names.add(case.name)
         with _writing(folder):
-            _write_case(folder, case, modalities, file_ending)
+            _write_case(folder, case, modalities, file_ending, note)
     if not names:
         raise DataFileError(folder, "there is no case to write", "Ask for at least one.")
     text = json.dumps({**head, "numTraining": len(names)}, indent=2, ensure_ascii=False)
@@ -445,6 +447,7 @@ def write_completed(
     planes: Mapping[str, Mapping[str, Sequence[np.ndarray]]],
     *,
     axis: Axis,
+    made_from: Mapping[str, str],
     provenance: Mapping[str, object],
 ) -> int:
     """Copies a data set and adds channels that nobody acquired, under names that say so.
@@ -459,6 +462,7 @@ def write_completed(
         planes: by case and modality: each slice (rows, columns) on the stored grid, in the order
             in which `read_case` gives them.
         axis: along which volumes were cut.
+        made_from: by case, in words.
         provenance: of what was painted, for JSON.
 
     Returns:
@@ -479,7 +483,11 @@ def write_completed(
                 like = next(iter(case.images.values()))
                 name = f"imagesTr/{case.name}_{added[modality]:04d}{info.file_ending}"
                 _write_painted(folder / name, slices, like, _AXES[axis])
-                written[name] = {"modality": modality, "acquired": False}
+                written[name] = {
+                    "modality": modality,
+                    "acquired": False,
+                    "made_from": made_from.get(case.name, ""),
+                }
         table = _json_table(source / "dataset.json")
         channels = {str(number): name for number, name in enumerate(info.modalities)}
         channels |= {str(number): PAINTED + name for name, number in added.items()}
@@ -660,6 +668,29 @@ def _check_names(path: Path, kind: str, names: Iterable[str]) -> None:
                 f"the name of {kind} {name[:NAME_LENGTH]!r} is empty, too long or cannot be shown",
                 f"Take 1 to {NAME_LENGTH} characters, none of them a control character.",
             ) from error
+
+
+def check_acquired(path: Path, case: str, modality: str, info: DatasetInfo) -> None:
+    """Sees that a file is none that a generator painted, unless its data set says so.
+
+    Raises:
+        DataError: it says of itself that it was painted.
+    """
+    if info.synthetic or case in info.synthetic_cases or modality in info.painted:
+        return
+    with _decoding(path, "an image"):
+        if path.name.endswith(".png"):
+            with Picture.open(path, formats=["PNG"]) as picture:
+                painted = "synthetic" in picture.info
+        else:
+            header: Any = nib.load(path).header
+            painted = bytes(header["descrip"]).startswith(NOT_ACQUIRED.encode())
+    if painted:
+        raise DataFileError(
+            path,
+            "was painted, not acquired, and dataset.json does not say so",
+            "Remove it, or bring its data set as a whole.",
+        )
 
 
 @contextmanager

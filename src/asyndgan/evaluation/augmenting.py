@@ -1,6 +1,6 @@
 """One site's real cases and synthetic ones beside them, as one data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -8,13 +8,15 @@ from typing import final
 import numpy as np
 import torch
 
+from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
-from asyndgan.data.cohort import rarity
+from asyndgan.data.cohort import digest_of, rarity
 from asyndgan.data.nnunet import check_labels, describe, list_cases, write_extended
 from asyndgan.data.prepare import invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.errors import DataError
+from asyndgan.evaluation.completion import check_acquired
 from asyndgan.evaluation.synthesise import synthesise
 from asyndgan.runs import RunFolder
 
@@ -74,6 +76,7 @@ def augment_folder(
     facts, image = run.facts(), run.recipe().image
     info = describe(folder)
     check_labels(folder, facts.labels)
+    check_acquired(run, folder, info)
     held = tuple(name for name in facts.modalities if name in info.modalities)
     if missing := [name for name in info.modalities if name not in held]:
         raise DataError(
@@ -116,6 +119,9 @@ def augment_folder(
         "generator_sha256": facts.generator_sha256,
         "ratio": ratio,
         "masks": _words(own_masks, len(masks)),
+        "masks_sha256": digests_of(masks),
+        "recipe": facts.recipe_digest,
+        "asyndgan": __version__,
         "label": label,
         "rare_first": rare_first,
         "seed": seed,
@@ -124,6 +130,11 @@ def augment_folder(
     }
     added = write_extended(folder, out, cases, provenance=provenance)
     return len(real), added
+
+
+def digests_of(masks: Iterable[Mask]) -> list[str]:
+    """SHA-256 of each mask on a run's grid that holds a label; sorted."""
+    return sorted({digest_of([mask.to(torch.uint8)]) for mask in masks if bool(mask.any())})
 
 
 def _words(own_masks: bool, others: int) -> str:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from asyndgan import __version__
 from asyndgan.arrays import IMAGE_LOW, Image, Images, Mask
 from asyndgan.data import Case
 from asyndgan.data.nnunet import (
@@ -31,7 +32,7 @@ from asyndgan.data.nnunet import (
 from asyndgan.data.prepare import invert, prepare, stored_as
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment, build_segmenter
-from asyndgan.evaluation.synthesise import synthesise
+from asyndgan.evaluation.synthesise import looks_of, synthesise
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import seeded
@@ -201,9 +202,11 @@ def translated(translator: Translator, cases: Sequence[Incomplete]) -> list[Imag
 
 
 def painted_from_masks(
-    run: RunFolder, cases: Sequence[Incomplete], *, seed: int = 0
+    run: RunFolder, cases: Sequence[Incomplete], *, seed: int = 0, look: str | None = None
 ) -> list[Image]:
     """As `translated`, painted by the generator from each case's mask alone.
+
+    All slices of a patient have one look: that of a site, or one that is drawn for him.
 
     Raises:
         DataError: a case has no mask.
@@ -215,10 +218,9 @@ def painted_from_masks(
                 "translation."
             )
     masks = [(each.case.name, each.case.mask) for each in cases]
-    return [
-        filled(each.case, painted.image)
-        for each, painted in zip(cases, synthesise(run, masks, seed=seed), strict=True)
-    ]
+    looks = looks_of([each.case.patient for each in cases], run, look=look, seed=seed)
+    painted = synthesise(run, masks, seed=seed, looks=looks)
+    return [filled(each.case, own.image) for each, own in zip(cases, painted, strict=True)]
 
 
 def present_in(case: Case) -> Tensor:
@@ -238,6 +240,7 @@ def translator_of(
     *,
     budget: TranslationBudget,
     seed: int = 0,
+    look: str | None = None,
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
 ) -> Translator:
@@ -249,10 +252,12 @@ def translator_of(
         masks: to paint from.
         budget: as for `train_translator`, like `seed`, `device` and `on_progress`.
         seed: also of what is painted.
+        look: site in whose look to paint; None: any.
         device: where to train.
         on_progress: called after every step.
     """
-    complete = synthesise(run, masks, draws=budget.images, seed=seed, move=True)
+    looks = [look] * len(masks) if look else []
+    complete = synthesise(run, masks, draws=budget.images, seed=seed, move=True, looks=looks)
     patterns = sorted({tuple(present_in(each.case).tolist()) for each in cases})
     return train_translator(
         complete,
@@ -274,6 +279,8 @@ def complete_folder(
     masks: Sequence[tuple[str, Mask]],
     budget: TranslationBudget,
     seed: int = 0,
+    look: str | None = None,
+    hide_masks: bool = False,
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[int, tuple[str, ...]]:
@@ -287,6 +294,9 @@ def complete_folder(
         masks: further masks to paint training cases from, beside the site's own.
         budget: of the translator.
         seed: of everything random.
+        look: site of the run in whose look to paint; None: each patient in one that is drawn.
+        hide_masks: complete as if the cases had none, so that the masks can be looked for in what
+            comes out. The translator's training cases are painted from them all the same.
         device: where to train.
         on_progress: called after every step of the translator's training.
 
@@ -299,6 +309,9 @@ def complete_folder(
     facts, image = run.facts(), run.recipe().image
     check_labels(folder, facts.labels)
     info = describe(folder)
+    check_acquired(run, folder, info)
+    if look is not None and look not in facts.sites:
+        raise DataError(f"{look} is no site of this run; its sites are {', '.join(facts.sites)}.")
     first = list_cases(folder, info)[0].images
     if info.file_ending == ".png" and len(read_image(first[min(first)], min(first), info)) > 1:
         raise DataError(
@@ -314,20 +327,26 @@ def complete_folder(
         (files, _incomplete(files, info, image, facts.modalities))
         for files in list_cases(folder, info)
     ]
+    own = [
+        (f"own-{number:05d}", each.case.mask)
+        for number, each in enumerate(each for _, slices in read for each in slices)
+        if each.masked and each.case.absent
+    ]
+    if hide_masks:
+        read = [(files, [_without_mask(each) for each in slices]) for files, slices in read]
     lacking = [each for _, slices in read for each in slices if each.case.absent]
     if not lacking:
         raise DataError(f"every case in {folder} has {', '.join(facts.modalities)} already.")
     if way == "painted":
-        images = painted_from_masks(run, lacking, seed=seed)
+        images = painted_from_masks(run, lacking, seed=seed, look=look)
     else:
-        own = [(f"own-{n:05d}", each.case.mask) for n, each in enumerate(lacking) if each.masked]
         if not own and not masks:
             raise DataError(
                 f"{folder} has no masks, and this run kept none, so there is nothing to paint "
                 "training cases from. Name a folder of masks with --masks."
             )
         translator = translator_of(
-            run, lacking, [*own, *masks], budget=budget, seed=seed, device=device,
+            run, lacking, [*own, *masks], budget=budget, seed=seed, look=look, device=device,
             on_progress=on_progress,
         )  # fmt: skip
         images = translated(translator, lacking)
@@ -342,13 +361,28 @@ def complete_folder(
         "way": way,
         "run": facts.run,
         "generator_sha256": facts.generator_sha256,
+        "recipe": facts.recipe_digest,
+        "asyndgan": __version__,
         "seed": seed,
-        "made_from": "the mask" if way == "painted" else "the acquired modalities and the mask",
+        "look": look,
+        "steps": budget.steps if way == "translated" else 0,
         "acquired": list(info.modalities),
     }
-    count = write_completed(folder, out, planes, axis=image.axis, provenance=provenance)
+    made_from = {
+        files.name: _made_from(way, masked=any(each.masked for each in slices))
+        for files, slices in read
+    }
+    count = write_completed(
+        folder, out, planes, axis=image.axis, made_from=made_from, provenance=provenance
+    )
     names = dict.fromkeys(name for of_case in planes.values() for name in of_case)
     return count, tuple(names)
+
+
+def _made_from(way: Way, *, masked: bool) -> str:
+    if way == "painted":
+        return "the mask"
+    return "the acquired modalities and the mask" if masked else "the acquired modalities"
 
 
 def _incomplete(
@@ -359,6 +393,31 @@ def _incomplete(
         Incomplete(prepare(raw, image, modalities, incomplete=True), raw.mask is not None)
         for raw in read_case(files, info, axis=image.axis)
     ]
+
+
+def _without_mask(each: Incomplete) -> Incomplete:
+    nothing = replace(each.case, mask=torch.zeros_like(each.case.mask))
+    return Incomplete(nothing, masked=False)
+
+
+def check_acquired(run: RunFolder, folder: Path, info: DatasetInfo) -> None:
+    """Sees that a run's generator can be painted with beside a site's own set.
+
+    Raises:
+        DataError: the run paints from no masks, or the set is synthetic, in part or as a whole.
+    """
+    recipe = run.recipe()
+    if recipe.condition.kind != "mask" or recipe.image.source != "images":
+        raise DataError(
+            f"the run in {run.path} does not paint images from masks (condition.kind "
+            f"'{recipe.condition.kind}', image.source '{recipe.image.source}'), so what it paints "
+            "would not fit a case's mask. Take another run."
+        )
+    if info.synthetic or info.synthetic_cases:
+        raise DataError(
+            f"{folder} holds synthetic cases, which nobody acquired. Name the set that it was made "
+            "from."
+        )
 
 
 def _stored(painted: Image, case: Case, modality: str, image: ImageSection) -> np.ndarray:

@@ -13,6 +13,7 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked
+from asyndgan.errors import DataError
 from asyndgan.evaluation.bench import mean, paired
 from asyndgan.evaluation.completion import (
     Incomplete,
@@ -99,7 +100,21 @@ def completions(
         seed: of everything random.
         device: where to train.
         on_progress: called after every step of the translator.
+
+    Returns:
+        Images by way, with the channels in the order in which `judged` has them.
+
+    Raises:
+        DataError: the run paints other modalities than the cases have.
     """
+    theirs, painted = judged[0].modalities, run.facts().scope.modalities
+    if set(theirs) != set(painted):
+        raise DataError(
+            f"the cases have {', '.join(theirs)}, and the run paints {', '.join(painted)}; to be "
+            "judged by, they have to be the same."
+        )
+    judged = [in_order(case, painted) for case in judged]
+    sites = {site: [in_order(case, painted) for case in own] for site, own in sites.items()}
     hidden = [blanked(case, lacking) for case in judged]
     masked = [Incomplete(case, True) for case in hidden]
     blind = [replace(case, mask=torch.zeros_like(case.mask)) for case in hidden]
@@ -108,7 +123,7 @@ def completions(
     translator = translator_of(
         run, masked, masks, budget=budget, seed=seed, device=device, on_progress=on_progress
     )
-    return {
+    found = {
         "mean of each label": _label_means(real, masked),
         "painted from the mask": painted_from_masks(run, masked, seed=seed),
         "linear regression": _regressed(real, masked),
@@ -116,6 +131,14 @@ def completions(
         "translated": translated(translator, masked),
         f"translated{HIDDEN}": translated(translator, unmasked),
     }
+    back = [painted.index(name) for name in theirs]
+    return {way: [image[back] for image in images] for way, images in found.items()}
+
+
+def in_order(case: Case, modalities: Sequence[str]) -> Case:
+    """A case whose channels are in another order."""
+    places = [case.modalities.index(name) for name in modalities]
+    return replace(case, image=case.image[places], modalities=tuple(modalities))
 
 
 def nearness(

@@ -15,6 +15,7 @@ from asyndgan.data.nnunet import (
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import held_out_by, hold_out
 from asyndgan.errors import RunError
+from asyndgan.evaluation.augmenting import digests_of
 from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.recombine import recombined
 from asyndgan.evaluation.segmentation import SegmentationBudget
@@ -216,7 +217,7 @@ def evaluate_run(
         device=device,
         baselines=baselines,
         augmented={
-            name: _augmented_cases(name, data, real, run, modalities, patient_pattern)
+            name: _augmented_cases(name, data, real, judged, run, modalities, patient_pattern)
             for name, data in (augmented or {}).items()
         },
         check_budget=check_budget,
@@ -233,6 +234,7 @@ def _augmented_cases(
     site: str,
     data: Path,
     real: Mapping[str, Sequence[Case]],
+    judged: Sequence[Case],
     run: RunFolder,
     modalities: Sequence[str],
     patient_pattern: str,
@@ -240,7 +242,8 @@ def _augmented_cases(
     """Cases of a set that `asyndgan augment` wrote, without patients that are held out.
 
     Raises:
-        RunError: it is of no site of the evaluation, or of another one.
+        RunError: it is of no site of the evaluation, or of another one, or was painted from masks
+            of those who are judged on.
     """
     if site not in real:
         raise RunError(
@@ -255,6 +258,12 @@ def _augmented_cases(
         raise RunError(
             f"{data} was painted by another generator than that of {run.path}, which may have been "
             "taught by those who are judged on. Make it anew with 'asyndgan augment'."
+        )
+    seen = set(digests_of(case.mask for case in judged)) & set(provenance.get("masks_sha256", ()))
+    if seen:
+        raise RunError(
+            f"{data} was painted from {len(seen)} masks of cases that are judged on. Make it anew "
+            "from other masks."
         )
     cases = load_cases(
         data, run.recipe().image, modalities, patient_pattern=patient_pattern, unmasked=False,

@@ -202,6 +202,24 @@ def _painted_masks(images: torch.Tensor, scope: Scope) -> torch.Tensor:
     return torch.tensor([numbers[name] for name in scope.modalities])[images.argmax(1)]
 
 
+def looks_of(
+    patients: Sequence[str], run: RunFolder, *, look: str | None = None, seed: int = 0
+) -> list[str]:
+    """Whose look each image gets if those of a patient are to have one: a site's, or a drawn one.
+
+    Args:
+        patients: of each image.
+        run: whose sites there are.
+        look: site for all of them.
+        seed: of what is drawn.
+    """
+    random = torch.Generator().manual_seed(derived_seed(seed, "looks"))
+    different = list(dict.fromkeys(patients))
+    drawn = _looks(run.facts(), len(different), random)
+    of = dict(zip(different, drawn, strict=True))
+    return [look or of[patient] for patient in patients]
+
+
 def _looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
     """Whose look each image gets: sites are drawn by their shares, whosever the mask is."""
     shares = torch.tensor([float(about["share"]) for about in facts.sites.values()])

@@ -478,15 +478,19 @@ class _Run:
         vars(facts).update(scope.to_plain())
         facts.steps = self.coordinator.step_number
         facts.seconds = round(self._seconds(), 1)
-        known = self.coordinator.known
-        total = sum(member.share for member in known.values())
-        facts.sites = {
+        shares = self.coordinator.shares
+        told = facts.sites | {
             site: {
                 "cases": member.cases,
-                "share": round(member.share / total, 6),
                 "modalities": [scope.modalities[channel] for channel in member.channels],
             }
-            for site, member in sorted(known.items())
+            for site, member in self.coordinator.known.items()
+        }
+        # Those who had left before this attempt began are told of by the attempts before.
+        facts.sites = {
+            site: {**told[site], "share": round(share / sum(shares.values()), 6)}
+            for site, share in sorted(shares.items())
+            if site in told
         }
         facts.left_sites = by_site(self.exchange.from_sites)
         facts.came_to_sites = by_site(self.exchange.to_sites)

@@ -448,9 +448,9 @@ class Coordinator:
         """Adds the gradient of the reminding term; returns its value."""
         if not self.memory:
             return None
-        shares = self.expected | {site: member.share for site, member in self.known.items()}
-        away = {site: share for site, share in shares.items() if site not in self.members}
-        self.memory.follow(away, self.average)
+        away = {site: share for site, share in self.shares.items() if site not in self.members}
+        held = {site: member.channels for site, member in self.known.items()}
+        self.memory.follow(away, self.average, held)
         return self.memory.remind(self.generator, self.step_number, self._paint_looks)
 
     def _paint_looks(
@@ -700,6 +700,11 @@ class Coordinator:
         """Whether enough sites are members to go on."""
         return self._quorum().met_by(self.members)
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of every site that belongs to the run, also of those that have left."""
+        return self.expected | {site: member.share for site, member in self.known.items()}
+
     def _quorum(self) -> Quorum:
         """Of those who take part now: nobody waits for a site whose time is over."""
         return Quorum(self.recipe.quorum, self._due({*self.known, *self.expected}))
@@ -752,7 +757,7 @@ class Coordinator:
             "run": self.run,
             "step": self.step_number,
             "scope": self.scope.to_plain(),
-            "sites": self.expected | {site: one.share for site, one in self.known.items()},
+            "sites": self.shares,
         }
         if self.selection:
             selected, about["selection"] = self.selection.state()

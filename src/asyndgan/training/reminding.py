@@ -42,23 +42,33 @@ class Memory:
         self.away: dict[str, float] = {}
         self._frozen: dict[str, nn.Module] = {}
         self._conditions: dict[str, Tensor] = {}
+        self._channels: dict[str, list[int]] = {}
 
-    def follow(self, away: Mapping[str, float], average: nn.Module) -> None:
+    def follow(
+        self,
+        away: Mapping[str, float],
+        average: nn.Module,
+        channels: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
         """Takes note of who is there. Of who has just left, the generator of now is what counts.
 
         Args:
             away: share of each site that has been there and is not.
             average: the averaged generator.
+            channels: of the modalities that a site holds; of others nothing was learned from it.
+                Who is not named holds all, or is known from before.
         """
         left = [site for site in away if site not in self.away]
         if left:
             frozen = copy.deepcopy(average).requires_grad_(False).eval()
             self._frozen |= dict.fromkeys(left, frozen)  # of all who left together
             self._conditions |= {site: self.recall(site) for site in left}
+            held = channels or {}
+            self._channels |= {site: list(held[site]) for site in left if site in held}
         self.away = dict(away)
-        for kept in (self._frozen, self._conditions):
-            for site in set(kept) - set(away):
-                del kept[site]
+        for site in set(self._frozen) - set(away):
+            for kept in (self._frozen, self._conditions, self._channels):
+                kept.pop(site, None)
 
     def remind(self, generator: nn.Module, step: int, paint: Paint) -> Tensor | None:
         """Adds the gradient of the reminding term to a generator's, site by site.
@@ -92,7 +102,10 @@ class Memory:
         with torch.no_grad():
             before = paint(self._frozen[site], conditions, looks, noise)
         now = paint(generator, conditions, looks, again)
-        return balanced_l1(now, before, conditions.to(now.device), self.recipe.loss.balance)
+        held = self._channels.get(site, list(range(now.shape[1])))
+        return balanced_l1(
+            now[:, held], before[:, held], conditions.to(now.device), self.recipe.loss.balance
+        )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """For a checkpoint. It holds no condition."""
@@ -101,7 +114,7 @@ class Memory:
         for number, network in enumerate(different):
             tensors |= network_state(f"remembered-{number}", network)
         by = {site: different.index(one) for site, one in self._frozen.items()}
-        return tensors, {"away": self.away, "generators": by}
+        return tensors, {"away": self.away, "generators": by, "channels": self._channels}
 
     def load(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], like: nn.Module
@@ -115,6 +128,7 @@ class Memory:
         """
         self.away = {site: float(share) for site, share in about["away"].items()}
         self._conditions = {site: self.recall(site) for site in self.away}
+        self._channels = {site: list(held) for site, held in about.get("channels", {}).items()}
         networks: dict[int, nn.Module] = {}
         for site, number in about["generators"].items():
             if number not in networks:
