@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -106,7 +107,11 @@ class Watched:
         self.calm()
         before, begun = self.folder.metrics()[-1]["step"], time.time()
         self.lowest, self.pause = before, 0.0
-        blow()
+        blowing = threading.Thread(target=blow)  # some take their time
+        blowing.start()
+        while blowing.is_alive():
+            self.whole()
+            time.sleep(0.1)
         time.sleep(1.5)  # so that it has been noticed
         normal = max(0.0, self.calm() - begun)
         after = [each for each in self.folder.metrics() if each["step"] > before]
