@@ -82,6 +82,7 @@ class Line(Transport):
     Attributes:
         cut: sites that cannot be reached.
         deaf: sites whose answers get lost on the way.
+        left: sites that are no members any more.
         tap: (site, answer) to the answer that arrives.
         sent: every request, as (site, bytes).
     """
@@ -90,6 +91,7 @@ class Line(Transport):
         self.inner = InProcess(endpoints)
         self.cut: set[str] = set()
         self.deaf: set[str] = set()
+        self.left: set[str] = set()
         self.tap: Callable[[str, bytes], bytes] = lambda site, answer: answer
         self.sent: list[tuple[str, bytes]] = []
 
@@ -102,6 +104,9 @@ class Line(Transport):
 
     def sites(self) -> tuple[str, ...]:
         return tuple(site for site in self.inner.sites() if site not in self.cut)
+
+    def belongs(self, site: str) -> bool:
+        return site not in self.left
 
     def close(self) -> None:
         self.inner.close()

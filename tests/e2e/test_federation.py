@@ -41,6 +41,7 @@ from asyndgan.engines.flare.kits import (
     Federation,
     add_site,
     init_federation,
+    remove_site,
 )
 from asyndgan.engines.flare.localhost import Localhost, free_port
 from asyndgan.engines.flare.service import SiteService
@@ -163,10 +164,20 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         assert after["west"] == after["south"]  # it has the same cases
         assert sum(after.values()) == pytest.approx(1)
         assert {site: local.flare.job(site) for site in jobs} == jobs
+        job = local.flare.job("west")
+        local.flare._sweep()
+        time.sleep(3.0)
+        assert local.flare.job("west") == job  # nobody takes it for another run's
+        assert set(coordinator.step().shares) == set(after)
+        remove_site(federation, "west")
+        local.flare._sweep()
+        until(lambda: "west" not in local.flare.sites())
+        assert {site: local.flare.job(site) for site in jobs} == jobs
+        time.sleep(3.0)
+        assert "west" not in local.flare.sites()
     finally:
         client.close()
         service.close()
-    until(lambda: "west" not in local.flare.sites())
 
 
 def test_the_operating_systems_count_of_bytes_stands_beside_the_protocols(

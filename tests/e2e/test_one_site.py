@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data.check import check_folder
+from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import describe
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import held_out_by
@@ -320,6 +321,19 @@ def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
     masks = sorted((out / "labelsTr").glob("synthetic-*.png"))
     with_lesion = [np.array(Image.open(path)).max() == 3 for path in masks]
     assert sum(with_lesion) > 0.8 * len(masks)  # a small one may be moved off the image
+    own = load_cases(phantoms["north"], run.recipe().image)
+    rare = rarity(torch.stack([case.mask for case in own]))
+    weight = {case.name: float(value) for case, value in zip(own, rare, strict=True)}
+    drawn = []
+    for flags in ([], ["--rare-first"]):
+        more = tmp_path / f"more{len(flags)}"
+        command(
+            "augment", run.path, "--site", phantoms["north"], "--out", more, "--ratio", 5, *flags
+        )
+        of = json.loads((more / "provenance.json").read_text())["mask_of"].values()
+        drawn.append(sum(weight[name] for name in of) / len(of))
+    assert drawn[0] == pytest.approx(float(rare.mean()))
+    assert drawn[1] > 1.2 * drawn[0]
     with pytest.raises(AsyndganError, match="has no label 'tumour'; it has"):
         command(
             "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",

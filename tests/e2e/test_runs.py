@@ -537,3 +537,12 @@ def test_a_run_that_could_not_begin_begins_at_the_sites_that_it_had_reached_alre
             ended = error
     assert isinstance(ended, Interrupted), ended
     assert folder.facts().run == folder.identity()
+
+
+def test_who_comes_later_with_a_modality_that_nobody_named_is_refused_before_anything_begins(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "timeline=[{site='south', first=2}]")
+    with pytest.raises(RunError, match="south comes later and holds T2"):
+        train(recipe, phantoms, tmp_path / "run", without={"north": ["T2"]})
+    assert not (tmp_path / "run").exists()

@@ -400,6 +400,21 @@ def test_without_a_quorum_nothing_is_learned_but_the_step_is_over(
     assert not coordinator.has_quorum()
 
 
+def test_nobody_waits_for_a_site_that_has_left_for_good(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny("quorum.least=1.0"))
+    coordinator = federation.begin()
+    coordinator.step()
+    federation.line.cut = {"west"}
+    coordinator.step()
+    assert not coordinator.has_quorum()
+    federation.line.left = {"west"}
+    assert coordinator.has_quorum()
+    assert coordinator.step().updated
+    assert "west" in coordinator.shares  # what it taught is not forgotten
+
+
 @pytest.mark.parametrize(("least", "sites", "enough"), [(0.5, 1, True), (0.51, 1, False)])
 def test_a_quorum_is_a_part_of_all_sites_that_ever_took_part(
     tiny: MakeRecipe, make_sites: MakeSites, least: float, sites: int, enough: bool

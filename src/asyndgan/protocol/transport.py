@@ -26,6 +26,10 @@ class Transport(ABC):
     def sites(self) -> tuple[str, ...]:
         """Names of the sites that can be reached now, in a fixed order."""
 
+    def belongs(self, site: str) -> bool:
+        """Whether a site is still a member: nobody waits for one that has left for good."""
+        return True
+
     def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
         """Bytes that left and came to each site, as operating systems count them, by connection.
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from asyndgan import __version__
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.errors import AsyndganError, NotFiniteError, PolicyError, QuorumError, RunError
 from asyndgan.models import usable_device
@@ -133,6 +133,7 @@ def train(
             f"the timeline of recipe '{recipe.name}' names {', '.join(sorted(unknown))}, which is "
             f"no site of this run; the sites are {', '.join(sites)}."
         )
+    _check_late_modalities(recipe, sites, without or {})
     folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     setups = [
         SiteSetup(
@@ -217,6 +218,26 @@ def _check_policies(
             raise PolicyError(
                 f"the policy of {name} limits what leaves it in all runs, but its books would be "
                 "of this run alone. Name a folder for them that stays, with --records FOLDER."
+            )
+
+
+def _check_late_modalities(
+    recipe: Recipe, sites: Mapping[str, Path], without: Mapping[str, Collection[str]]
+) -> None:
+    """What a run paints is agreed upon when it begins; who comes later may bring nothing else."""
+    if recipe.image.modalities or not recipe.timeline:
+        return
+    held = {
+        site: set(describe(data).modalities) - set(without.get(site, ()))
+        for site, data in sites.items()
+    }
+    first = {name for site in held if recipe.takes_part(site, 0) for name in held[site]}
+    for site, own in sorted(held.items()):
+        if first and own - first:
+            raise RunError(
+                f"{site} comes later and holds {', '.join(sorted(own - first))}, which none of the "
+                "sites of the beginning has, so the run would not paint it. Name all modalities in "
+                "image.modalities of the recipe."
             )
 
 

@@ -306,7 +306,7 @@ class Coordinator:
                     raise
                 coordinator.notes.append(f"{site} is not there: {error}")
                 continue
-            if card.step < step:
+            if card.step < step and site in coordinator.expected:
                 coordinator.notes.append(
                     f"{site} resumes from its step {card.step}, not from {step}: "
                     "its checkpoint of that step is gone"
@@ -706,8 +706,11 @@ class Coordinator:
         return self.expected | {site: member.share for site, member in self.known.items()}
 
     def _quorum(self) -> Quorum:
-        """Of those who take part now: nobody waits for a site whose time is over."""
-        return Quorum(self.recipe.quorum, self._due({*self.known, *self.expected}))
+        """Of those who take part now: nobody waits for a site whose time is over, or that left."""
+        belongs = self.exchange.transport.belongs
+        return Quorum(
+            self.recipe.quorum, [site for site in self._due(self.shares) if belongs(site)]
+        )
 
     def _due(self, sites: Iterable[str]) -> list[str]:
         return [site for site in sites if self.recipe.takes_part(site, self.step_number)]

@@ -18,6 +18,7 @@ from asyndgan.engines.flare.jobs import Office
 from asyndgan.errors import (
     AsyndganError,
     RefusedError,
+    RunError,
     SiteSilentError,
     SiteUnreachableError,
     WireError,
@@ -113,6 +114,13 @@ class Flare(Transport):
     def sites(self) -> tuple[str, ...]:
         """Sites to which there is a line, in the order of their names."""
         return tuple(sorted(self._live()))
+
+    def belongs(self, site: str) -> bool:
+        """Whether the federation's file still names a site."""
+        try:
+            return site in self.office.members()
+        except RunError:  # written just now, or by hand and wrongly: who is in stays in
+            return True
 
     def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
         """As the kernels of the sites' machines counted them, a second or two ago, by job.
