@@ -30,7 +30,7 @@ from asyndgan.runs.train import Watch
 RECIPE: Final = "demo"
 """The `default` recipe with smaller networks and fewer steps; its sites release their masks."""
 
-FLARE_STEPS: Final = 1000
+FLARE_STEPS: Final = 800
 
 THREADS: Final = 2
 
