@@ -439,7 +439,9 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(
     # Who was shown the mask is not judged by finding it.
     judged = {way for way, row in by_way.items() if "dice" in row}
     assert not judged & {"translated", "linear regression", "painted from the mask"}
-    assert by_way["translated"]["ahead"] == 0
+    assert by_way["translated"]["ahead"] == by_way["translated"]["psnr_ahead"] == 0
+    assert by_way["translated, mask hidden"]["ahead"] == 0
+    assert by_way["left as it is"]["filled"] == 0
     assert "ssim" not in by_way["acquired"]
     assert by_way["linear regression"]["ssim"] > by_way["painted from the mask"]["ssim"]
     markdown, _ = write_evidence(tmp_path / "out")

@@ -436,6 +436,7 @@ class _Judging:
         return {
             way: _interval("dice", own)
             | _interval("gain", [a - b for a, b in zip(own, parts[WITHOUT], strict=True)])
+            | _interval("filled", [a - b for a, b in zip(own, parts[NOTHING], strict=True)])
             for way, own in parts.items()
         }
 

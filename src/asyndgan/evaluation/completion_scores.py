@@ -60,6 +60,9 @@ class Nearness:
         ahead: how much nearer the best way comes, by structural similarity: mean paired difference.
         ahead_low: lower end of the interval.
         ahead_high: upper end.
+        psnr_ahead: the same by peak signal-to-noise ratio.
+        psnr_ahead_low: lower end of the interval.
+        psnr_ahead_high: upper end.
     """
 
     way: str
@@ -73,6 +76,9 @@ class Nearness:
     ahead: float
     ahead_low: float
     ahead_high: float
+    psnr_ahead: float
+    psnr_ahead_low: float
+    psnr_ahead_high: float
 
 
 def completions(
@@ -150,7 +156,7 @@ def nearness(
         completed: what `completions` gave.
         judged: with the truth.
         lacking: modalities that are compared.
-        best: way that the others are compared with.
+        best: way that the others are compared with; those with hidden masks with the same one's.
     """
     similar = {
         way: _by_patient(_ssim, images, judged, lacking) for way, images in completed.items()
@@ -158,7 +164,10 @@ def nearness(
     noise = {way: _by_patient(_psnr, images, judged, lacking) for way, images in completed.items()}
     rows = []
     for way, scores in similar.items():
-        _, *ahead = paired(similar[best], scores)
+        hidden = best + HIDDEN  # who was not shown the mask is compared with his like
+        other = hidden if way.endswith(HIDDEN) and hidden in similar else best
+        _, *ahead = paired(similar[other], scores)
+        _, *psnr_ahead = paired(noise[other], noise[way])
         rows.append(
             Nearness(
                 way,
@@ -168,6 +177,7 @@ def nearness(
                 mean(noise[way]),
                 *bootstrap_interval(noise[way]),
                 *ahead,
+                *psnr_ahead,
             )
         )
     return rows

@@ -210,14 +210,19 @@ def _parts(result: Row) -> dict[str, list[list[str]]]:
         about = f"{rows[0]['modality']} completed, {counted(patients, 'patient')} of no site"
         parts[f"{name}: {about}, within the labels"] = [
             ["recipe", "completed by", "SSIM", "interval", "behind 'translated'", "interval",
-             "PSNR (dB)", "Dice when segmented", "interval", "more than without it", "interval"],
+             "PSNR (dB)", "behind", "interval", "Dice when segmented", "interval",
+             "more than left as it is", "interval", "more than without it", "interval"],
             *(
                 [row["recipe"], row["way"], decimal(row.get("ssim"), 3),
                  _between(row.get("ssim_low"), row.get("ssim_high"), 3),
                  decimal(row.get("ahead"), 3),
                  _between(row.get("ahead_low"), row.get("ahead_high"), 3),
-                 decimal(row.get("psnr"), 1), decimal(row.get("dice"), 3),
+                 decimal(row.get("psnr"), 1), decimal(row.get("psnr_ahead"), 1),
+                 _between(row.get("psnr_ahead_low"), row.get("psnr_ahead_high"), 1),
+                 decimal(row.get("dice"), 3),
                  _between(row.get("dice_low"), row.get("dice_high"), 3),
+                 decimal(row.get("filled"), 3),
+                 _between(row.get("filled_low"), row.get("filled_high"), 3),
                  decimal(row.get("gain"), 3),
                  _between(row.get("gain_low"), row.get("gain_high"), 3)]
                 for row in rows
