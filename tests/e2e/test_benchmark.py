@@ -225,6 +225,7 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
     shutil.copytree(data / "heads", tmp_path / "heads", ignore=lambda *_: ["test"])
     text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
     text = text.replace('"test"', '"validation"').replace("single_sites = false", "")
+    text = text.replace('label = "lesion"', 'label = "lesion"\nby_site = true')
     suite, out = Suite.from_toml(text), tmp_path / "out"
     result = run_suite(text, tmp_path, out)
     assert result.judged_on == "validation"
@@ -232,6 +233,11 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
     judged = {case.patient for case in Real(suite, suite.sets[0], tmp_path).judged}
     rows = {row["model"]: row for row in result.rows}
     assert {patient.split("/")[0] for patient in judged} == {"north", "south"}
+    of_sites = {
+        row["apart"]: row["patients"] for row in result.apart if row["model"] == "synthetic"
+    }
+    assert set(of_sites) == {"of north", "of south"}
+    assert sum(of_sites.values()) == rows["synthetic"]["patients"]
     for name in ("north", "south"):
         folder = tmp_path / "heads" / name
         every = load_cases(folder, training.recipe.image)
@@ -351,6 +357,11 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ('name = "tiny"', 'name = "tiny"\njudged_on = "validation"', "apart names test patients"),
         ("loss.paired_l1=10", "training.seed=7", "training.seed is the suite's own"),
         ('"training.steps=3"', '"training.hold_out = 0.3"', "training.hold_out is the suite's own"),
+        (
+            'label = "lesion"',
+            'label = "lesion"\nby_site = true',
+            "by_site is of validation patients",
+        ),
         ("augmented = true", "overrides = ['integrity.bound=2']", "so integrity would not be"),
         ("augmented = true", "overrides = ['reminding.weight=2']", "so reminding would not be"),
         ("augmented = true", "overrides = ['shares.by=modality']", "so shares would not be"),

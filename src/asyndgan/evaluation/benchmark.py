@@ -329,12 +329,11 @@ class _Judging:
             for row in evaluation.rows
             if row.model in about
         )
-        if self.suite.judged_on == "test":
-            result.apart.extend(
-                {**about[row["model"]], **row}
-                for row in _apart(self.part, evaluation, self.real.judged)
-                if row["model"] in about
-            )
+        result.apart.extend(
+            {**about[row["model"]], **row}
+            for row in _apart(self.part, evaluation, self.real.judged)
+            if row["model"] in about
+        )
 
     def _recipe_of(self, model: str) -> str:
         painted = model in (SYNTHETIC, FEDGAN, FEDAVG_WITHOUT) or model.endswith(ADDED)
@@ -645,9 +644,12 @@ def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _apart(
     part: SetSection, evaluation: Evaluation, judged: Sequence[Case]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of test patients that the set reports apart, such as a hospital that no site knows."""
+    """Rows of patients that the set reports apart, such as a hospital that no site knows."""
     patients = list(dict.fromkeys(case.patient for case in judged))
-    for heading, pattern in part.apart.items():
+    groups = part.apart
+    if part.by_site:  # held out from sites, whose names stand before theirs
+        groups = {f"of {site}": re.escape(site) + "/.*" for site in part.sites}
+    for heading, pattern in groups.items():
         chosen = [place for place, name in enumerate(patients) if re.fullmatch(pattern, name)]
         for name, scores in evaluation.per_patient.items():
             own = [scores[part.label][place] for place in chosen]

@@ -40,6 +40,7 @@ class SetSection(Section):
     test: str = Field("test", description="folder of the test patients in it")
     label: str = Field(description="what to judge by")
     further_labels: tuple[str, ...] = Field((), description="labels that are judged beside it")
+    by_site: bool = Field(False, description="report validation patients of each site apart")
     apart: dict[str, str] = Field(
         {}, description="test patients to report apart: heading to a pattern of their names"
     )
@@ -165,6 +166,8 @@ class Suite(Section):
             )
         if self.judged_on == "validation" and any(part.apart for part in self.sets):
             raise ValueError("apart names test patients, and this suite is judged on validation")
+        if self.judged_on == "test" and any(part.by_site for part in self.sets):
+            raise ValueError("by_site is of validation patients, and this suite is judged on test")
         given = [
             *(override for part in self.sets for override in part.overrides),
             *(override for model in self.models for override in model.overrides),
