@@ -16,7 +16,7 @@ from asyndgan.data.nnunet import check_labels, describe, list_cases, write_exten
 from asyndgan.data.prepare import invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.errors import DataError
-from asyndgan.evaluation.completion import check_acquired
+from asyndgan.evaluation.completion import check_own_set
 from asyndgan.evaluation.synthesise import synthesise
 from asyndgan.runs import RunFolder
 
@@ -76,7 +76,7 @@ def augment_folder(
     facts, image = run.facts(), run.recipe().image
     info = describe(folder)
     check_labels(folder, facts.labels)
-    check_acquired(run, folder, info)
+    check_own_set(run, folder, info)
     held = tuple(name for name in facts.modalities if name in info.modalities)
     if missing := [name for name in info.modalities if name not in held]:
         raise DataError(

@@ -309,7 +309,7 @@ def complete_folder(
     facts, image = run.facts(), run.recipe().image
     check_labels(folder, facts.labels)
     info = describe(folder)
-    check_acquired(run, folder, info)
+    check_own_set(run, folder, info)
     if look is not None and look not in facts.sites:
         raise DataError(f"{look} is no site of this run; its sites are {', '.join(facts.sites)}.")
     first = list_cases(folder, info)[0].images
@@ -333,7 +333,7 @@ def complete_folder(
         if each.masked and each.case.absent
     ]
     if hide_masks:
-        read = [(files, [_without_mask(each) for each in slices]) for files, slices in read]
+        read = [(files, [without_mask(each) for each in slices]) for files, slices in read]
     lacking = [each for _, slices in read for each in slices if each.case.absent]
     if not lacking:
         raise DataError(f"every case in {folder} has {', '.join(facts.modalities)} already.")
@@ -395,12 +395,13 @@ def _incomplete(
     ]
 
 
-def _without_mask(each: Incomplete) -> Incomplete:
+def without_mask(each: Incomplete) -> Incomplete:
+    """A case as if nobody had drawn its mask."""
     nothing = replace(each.case, mask=torch.zeros_like(each.case.mask))
     return Incomplete(nothing, masked=False)
 
 
-def check_acquired(run: RunFolder, folder: Path, info: DatasetInfo) -> None:
+def check_own_set(run: RunFolder, folder: Path, info: DatasetInfo) -> None:
     """Sees that a run's generator can be painted with beside a site's own set.
 
     Raises:

@@ -23,6 +23,7 @@ from asyndgan.evaluation.completion import (
     present_in,
     translated,
     translator_of,
+    without_mask,
 )
 from asyndgan.evaluation.metrics import bootstrap_interval
 from asyndgan.runs import RunFolder
@@ -123,8 +124,7 @@ def completions(
     sites = {site: [in_order(case, painted) for case in own] for site, own in sites.items()}
     hidden = [blanked(case, lacking) for case in judged]
     masked = [Incomplete(case, True) for case in hidden]
-    blind = [replace(case, mask=torch.zeros_like(case.mask)) for case in hidden]
-    unmasked = [Incomplete(case, False) for case in blind]
+    unmasked = [without_mask(each) for each in masked]
     real = [case for own in sites.values() for case in own]
     translator = translator_of(
         run, masked, masks, budget=budget, seed=seed, device=device, on_progress=on_progress

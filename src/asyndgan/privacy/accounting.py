@@ -10,7 +10,6 @@ tests hold it against dp-accounting's privacy loss distributions.
 
 import json
 import math
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from asyndgan.errors import PolicyError
 from asyndgan.privacy.ledger import Ledger
 from asyndgan.recipe import Recipe
-from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 LARGE: Final = 50.0
 """Epsilon from which on nobody needs it exactly: a plainer bound does, without large arrays."""
@@ -217,12 +216,7 @@ class Account:
         rows = [
             {"noise": one.noise, "rate": one.rate, "uses": uses} for one, uses in self.spent.items()
         ]
-        half = path.with_suffix(".half")
-        with half.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(rows))
-            file.flush()
-            os.fsync(file.fileno())
-        half.replace(path)
+        replace_text(path, json.dumps(rows))
 
     def _read(self, path: Path) -> None:
         try:

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from asyndgan.texts import replace_text
+
 COLOURS: Final = 8
 """Colours of sites; a ninth site gets the first again, with another dash."""
 
@@ -30,6 +32,5 @@ def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
     )
     text = environment.get_template(template).render(page)
     out.parent.mkdir(parents=True, exist_ok=True)
-    half = out.with_name(f".{out.name}.half")
-    half.write_text(text, "utf-8")
-    return half.replace(out)
+    replace_text(out, text)
+    return out

@@ -260,9 +260,7 @@ class RunFolder:
     def forget_metrics_from(self, step: int) -> None:
         """Drops records of steps that will be done again."""
         kept = [record for record in self.metrics() if record["step"] < step]
-        half = self.metrics_file.with_suffix(".half")
-        half.write_text("".join(json.dumps(record) + "\n" for record in kept), "utf-8")
-        half.replace(self.metrics_file)
+        replace_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:

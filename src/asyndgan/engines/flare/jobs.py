@@ -5,6 +5,7 @@ import logging
 import secrets
 import tempfile
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
@@ -61,14 +62,12 @@ class Office:
         return Federation.of(self.federation.path).sites
 
     def present(self) -> tuple[str, ...]:
-        """Members that FLARE's server knows now.
+        """Sites that FLARE's server knows now, members or not.
 
         Raises:
             SiteUnreachableError: the server does not answer.
         """
-        members = self.members()
-        known = (client.name for client in self._ask("get_system_info").client_info)
-        return tuple(name for name in known if name in members)
+        return tuple(client.name for client in self._ask("get_system_info").client_info)
 
     def submit(self, site: str) -> str:
         """A job for a site.
@@ -85,7 +84,7 @@ class Office:
                 raise RunError(f"a job cannot be written: {error}") from error
             return str(self._ask("submit_job", str(job)))
 
-    def sweep(self) -> dict[str, list[str]]:
+    def sweep(self, members: Collection[str]) -> dict[str, list[str]]:
         """Ends other runs' jobs, and has FLARE forget those that have ended.
 
         Returns:
@@ -95,7 +94,6 @@ class Office:
             SiteUnreachableError: the server does not answer.
         """
         ours: dict[str, list[str]] = {}
-        members = self.members()
         for about in self._ask("list_jobs"):
             job = str(about.get("job_id", ""))
             run, _, site = str(about.get("job_name", "")).partition(BETWEEN)

@@ -11,7 +11,7 @@ import re
 import shutil
 import tomllib
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -138,7 +138,7 @@ def add_site(federation: Federation, site: str) -> Federation:
     if site in federation.sites:
         raise RunError(f"there is a kit for {site} already: {federation.kits / site}.zip.")
     _check_names((site,), federation.host)
-    more = Federation(federation.path, federation.host, federation.port, (*federation.sites, site))
+    more = replace(federation, sites=(*federation.sites, site))
     _provision(more)
     return more
 
@@ -154,8 +154,7 @@ def remove_site(federation: Federation, site: str) -> Federation:
     """
     if site not in federation.sites:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
-    rest = tuple(name for name in federation.sites if name != site)
-    less = Federation(federation.path, federation.host, federation.port, rest)
+    less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
     _describe(less)
     (federation.kits / f"{site}.zip").unlink(missing_ok=True)
     return less

@@ -18,7 +18,6 @@ from asyndgan.engines.flare.jobs import Office
 from asyndgan.errors import (
     AsyndganError,
     RefusedError,
-    RunError,
     SiteSilentError,
     SiteUnreachableError,
     WireError,
@@ -73,6 +72,7 @@ class Flare(Transport):
 
     def __init__(self, office: Office) -> None:
         self.office = office
+        self._members = frozenset(office.members())
         self._links: dict[str, _Link] = {}
         self._in_vain: Counter[str] = Counter()
         self._carried: dict[str, dict[str, tuple[int, int]]] = {}
@@ -116,11 +116,8 @@ class Flare(Transport):
         return tuple(sorted(self._live()))
 
     def belongs(self, site: str) -> bool:
-        """Whether the federation's file still names a site."""
-        try:
-            return site in self.office.members()
-        except RunError:  # written just now, or by hand and wrongly: who is in stays in
-            return True
+        """Whether the federation's file named a site when it was last looked at."""
+        return site in self._members
 
     def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
         """As the kernels of the sites' machines counted them, a second or two ago, by job.
@@ -181,7 +178,7 @@ class Flare(Transport):
         ours = {"run": self.office.run, "recipe": self.office.recipe.digest()}
         if any(greeting.get(name) != value for name, value in ours.items()):
             raise WireError(f"job {job} is of another run.")
-        if site not in self.office.members():
+        if not self.belongs(site):
             raise WireError(f"job {job} is of {site}, which is no site of this federation.")
         with self._lock:
             # After a restart of the coordinator, jobs of before are still there: they will do.
@@ -199,10 +196,12 @@ class Flare(Transport):
         swept = -SWEEP_S
         while not self._closing.wait(LOOK_S):
             try:
-                if time.monotonic() - swept > SWEEP_S:
+                before, self._members = self._members, frozenset(self.office.members())
+                if self._members != before or time.monotonic() - swept > SWEEP_S:
                     self._sweep()
                     swept = time.monotonic()
-                for site in sorted(set(self.office.present()) - set(self._live())):
+                there = self._members.intersection(self.office.present())
+                for site in sorted(there.difference(self._live())):
                     try:
                         self._keep_job(site)
                     except AsyndganError as error:
@@ -214,7 +213,7 @@ class Flare(Transport):
 
     def _sweep(self) -> None:
         """Takes over jobs that have outlived a coordinator; ends those that nobody needs."""
-        for site, jobs in self.office.sweep().items():
+        for site, jobs in self.office.sweep(self._members).items():
             with self._lock:
                 link = self._links.setdefault(site, _Link(jobs[-1], time.monotonic()))
             for job in set(jobs) - {link.job}:
