@@ -65,6 +65,13 @@ def complete(*arguments: object) -> str:
     return command("complete", *arguments)
 
 
+def evaluated(run: RunFolder, phantoms: dict[str, Path], out: Path, *more: object) -> str:
+    """Judged on the phantoms' test patients."""
+    sites = (f"--site={name}={path}" for name, path in phantoms.items())
+    test = phantoms["north"].parent / "test"
+    return command("evaluate", run.path, *sites, "--test", test, "--out", out, "--steps", 2, *more)
+
+
 @pytest.mark.parametrize("way", ["translated", "painted"])
 def test_a_case_gets_the_modality_that_it_lacks(
     run: RunFolder, without_t2: Path, tmp_path: Path, way: str
@@ -199,11 +206,9 @@ def test_a_set_is_augmented_judged_and_never_taken_for_patients(
             "evaluate", run.path, f"--site=north={out}", "--test", folder.parent / "test",
             "--out", tmp_path / "no", "--steps", 2,
         )  # fmt: skip
-    told = command(
-        "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
-        "--test", folder.parent / "test", "--out", tmp_path / "judged", "--steps", 2,
-        "--label", "lesion", "--augmented", f"north={out}",
-    )  # fmt: skip
+    told = evaluated(
+        run, phantoms, tmp_path / "judged", "--label", "lesion", "--augmented", f"north={out}"
+    )
     assert "lesion: real:north+augmented" in told
     stored = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
     (gain,) = stored["gains"]
@@ -219,17 +224,9 @@ def test_a_set_is_augmented_judged_and_never_taken_for_patients(
         "--masks", folder.parent / "test", "--no-own",
     )  # fmt: skip
     with pytest.raises(AsyndganError, match="masks of cases that are judged on"):
-        command(
-            "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
-            "--test", folder.parent / "test", "--out", tmp_path / "leaking", "--steps", 2,
-            "--augmented", f"north={others}",
-        )  # fmt: skip
+        evaluated(run, phantoms, tmp_path / "leaking", "--augmented", f"north={others}")
     with pytest.raises(AsyndganError, match="it was made from another set"):
-        command(
-            "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
-            "--test", folder.parent / "test", "--out", tmp_path / "other", "--steps", 2,
-            "--augmented", f"south={out}",
-        )  # fmt: skip
+        evaluated(run, phantoms, tmp_path / "other", "--augmented", f"south={out}")
 
 
 def test_a_set_of_another_generator_is_not_judged_by(
@@ -241,11 +238,7 @@ def test_a_set_of_another_generator_is_not_judged_by(
     provenance = json.loads((out / "provenance.json").read_text())
     (out / "provenance.json").write_text(json.dumps({**provenance, "generator_sha256": "0" * 64}))
     with pytest.raises(AsyndganError, match="was painted by another generator"):
-        command(
-            "evaluate", run.path, *(f"--site={name}={path}" for name, path in phantoms.items()),
-            "--test", phantoms["north"].parent / "test", "--out", tmp_path / "judged",
-            "--steps", 2, "--augmented", f"north={out}",
-        )  # fmt: skip
+        evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
 
 
 def test_cases_without_a_mask_are_no_masks_to_paint_from(
