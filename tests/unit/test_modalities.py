@@ -347,7 +347,7 @@ def test_a_modality_that_only_held_out_cases_have_is_none_of_the_site(
 ) -> None:
     for case in ("p0", "p2"):
         (patchy / "imagesTr" / f"{case}_0001.png").unlink()
-    Image.fromarray(np.eye(16, dtype=np.uint8)).save(patchy / "imagesTr" / "p1_0001.png")
+    Image.fromarray(200 * np.eye(16, dtype=np.uint8)).save(patchy / "imagesTr" / "p1_0001.png")
     declare(patchy)
     found = set()
     for seed in range(8):

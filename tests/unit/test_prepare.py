@@ -9,7 +9,14 @@ import torch
 from asyndgan.data.case import Case, RawCase
 from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import write_dataset
-from asyndgan.data.prepare import invert, invert_mask, load_cases, load_masks, prepare
+from asyndgan.data.prepare import (
+    check_contrast,
+    invert,
+    invert_mask,
+    load_cases,
+    load_masks,
+    prepare,
+)
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
 
@@ -66,6 +73,18 @@ def test_a_range_maps_its_ends_and_clips_the_rest() -> None:
     pixels[0, :4] = 50, 100, 200, 250
     case = prepare(raw(pixels), intensity(kind="range", low=100, high=200), ("T1",))
     assert case.image[0, 0, :5].tolist() == [-1, -1, 1, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("stored", "why"), [(ramp(high=1000), "74% of its pixels"), (ramp(high=1), "a fiftieth")]
+)
+def test_intensities_that_the_recipes_range_loses_are_refused(stored: np.ndarray, why: str) -> None:
+    image = section()
+    with pytest.raises(DataError, match=f"modality T1 does not fit image.intensity .*{why}"):
+        check_contrast([prepare(raw(stored), image, ("T1",))], image)
+    for fitting in (image, intensity(kind="percentiles", low=0.5, high=99.5)):
+        own = ramp() if fitting is image else stored
+        check_contrast([prepare(raw(own), fitting, ("T1",))], fitting)
 
 
 def test_percentiles_are_of_the_case() -> None:

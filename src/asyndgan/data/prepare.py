@@ -31,6 +31,12 @@ ABSENT = (1 / 127.5, IMAGE_LOW)
 
 MAX_SIDE = 16384
 
+MOST_WHITE = 0.5
+"""Part of a modality's pixels that may be clipped to white."""
+
+LEAST_USED = 0.02
+"""Part of the range of intensities that a modality's images span at the least."""
+
 
 def prepare(
     raw: RawCase, image: ImageSection, modalities: Sequence[str], *, incomplete: bool = False
@@ -195,6 +201,38 @@ def load_cases(
             "Set image.slices to 'all', give the labels numbers above 0, or name what cases have.",
         )
     return cases
+
+
+def check_contrast(cases: Sequence[Case], image: ImageSection) -> None:
+    """Refuses images of which the recipe's intensities leave nothing.
+
+    PNGs hold 0 to 255, as the default has it; a scanner's volumes hold anything.
+
+    Raises:
+        DataError: more than half of a modality's pixels are above what becomes white, or all of
+            them lie within a fiftieth of the range.
+    """
+    for place, name in enumerate(cases[0].modalities):
+        having = [case.image[place] for case in cases if name not in case.absent]
+        if not having:
+            continue
+        shown = torch.stack(having)
+        white = float((shown == IMAGE_HIGH).float().mean())
+        used = float(shown.max() - shown.min()) / (IMAGE_HIGH - IMAGE_LOW)
+        if white <= MOST_WHITE and used >= LEAST_USED:
+            continue
+        found = image.intensity_of(name)
+        what = (
+            f"{white:.0%} of its pixels would be white"
+            if white > MOST_WHITE
+            else "all of its pixels lie within a fiftieth of that range"
+        )
+        raise DataError(
+            f"modality {name} does not fit image.intensity ({found.kind}, {found.low:g} to "
+            f"{found.high:g}): {what}. Set the range that is stored, or take percentiles, which "
+            "suit any: --set image.intensity.default.kind=percentiles "
+            "--set image.intensity.default.low=0.5 --set image.intensity.default.high=99.5"
+        )
 
 
 def stored_as(image: ImageSection, modality: str) -> tuple[float, float]:

@@ -7,6 +7,7 @@ from typing import Any, Self, final
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
 from asyndgan.data.prepare import (
+    check_contrast,
     load_cases,
     load_masks,
     masks_as_images,
@@ -83,6 +84,8 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
     )
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, describe(setup.data).labels)
+    else:
+        check_contrast(cases, recipe.image)
     cases, _ = held_out_by(recipe, cases)
     return Cohort.from_cases(
         cases,
