@@ -45,7 +45,14 @@ from asyndgan.engines.flare.kits import (
 )
 from asyndgan.engines.flare.localhost import Localhost, free_port
 from asyndgan.engines.flare.service import SiteService
-from asyndgan.errors import BusyError, RefusedError, RunError, SiteUnreachableError, WireError
+from asyndgan.errors import (
+    BusyError,
+    RefusedError,
+    RunError,
+    SiteSilentError,
+    SiteUnreachableError,
+    WireError,
+)
 from asyndgan.locks import held
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -169,12 +176,15 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         time.sleep(3.0)
         assert local.flare.job("west") == job  # nobody takes it for another run's
         assert set(coordinator.step().shares) == set(after)
+        order = Order.submit(federation, "with-west", recipe, ("north", "south", "west"))
+        assert order._due(recipe, local.flare) == ["north", "south", "west"]
         remove_site(federation, "west")
         local.flare._sweep()
         until(lambda: "west" not in local.flare.sites())
         assert {site: local.flare.job(site) for site in jobs} == jobs
         time.sleep(3.0)
         assert "west" not in local.flare.sites()
+        assert order._due(recipe, local.flare) == ["north", "south"]  # nobody waits for it
     finally:
         client.close()
         service.close()
@@ -420,6 +430,40 @@ def test_a_site_says_by_name_whose_runs_it_takes_part_in(local: Localhost) -> No
         service.submitters = ()
 
 
+class Worker:
+    """A site's compute that answers nobody any more, or not yet."""
+
+    def __init__(self, answers: list[bytes]) -> None:
+        self.answers = answers
+        self.starts = 1
+
+    def sites(self) -> tuple[str, ...]:
+        return ("south",)
+
+    def pid(self, site: str) -> int:
+        return self.starts
+
+    def start(self, site: str) -> None:
+        self.starts += 1
+
+    def send(self, site: str, payload: bytes, timeout: float) -> bytes:
+        if not self.answers:
+            raise SiteSilentError("no answer")
+        return self.answers.pop()
+
+
+@pytest.mark.parametrize(("answers", "starts"), [([], 1), ([b"answer"], 2)])
+def test_a_compute_that_hangs_is_started_again_but_one_that_reads_its_data_is_left_alone(
+    local: Localhost, monkeypatch: pytest.MonkeyPatch, answers: list[bytes], starts: int
+) -> None:
+    service, worker = local.services["south"], Worker(answers)
+    monkeypatch.setattr(service, "_answered", None)
+    monkeypatch.setattr(service, "_worker_for", lambda recipe, run: worker)
+    for _ in range(3):
+        service._answer({"recipe": "", "run": RUN}, b"request")
+    assert worker.starts == starts
+
+
 # Runs that are ordered
 
 
@@ -541,6 +585,15 @@ def test_kits_are_made_checked_and_added_by_commands(
     assert "run first: ordered, step 0 of 4000" in asyndgan("federation", "status", folder)
     asyndgan("federation", "stop", folder)
     assert "run first: stopped" in asyndgan("federation", "status", folder)
+    order = Order.named(Federation.of(folder), "first")
+    order.trouble("the disk is full")
+    assert "the disk is full" not in asyndgan("federation", "status", folder)  # it is over
+    asyndgan("federation", "submit", folder, "default", "--run", "first")
+    order.trouble("the disk is full")
+    (order.folder.path / "waiting").write_text("south")
+    said = " ".join(asyndgan("federation", "status", folder).split())
+    assert "the disk is full" in said
+    assert "waiting for south" in said
     with pytest.raises(RunError, match="has another recipe"):
         asyndgan("federation", "submit", folder, "paper", "--run", "first")
     with pytest.raises(RunError, match="there is no kit for nobody"):

@@ -19,8 +19,8 @@ from asyndgan.engines import InProcess, SiteSetup, set_up
 from asyndgan.errors import AsyndganError, DataError, NotFiniteError, QuorumError, RunError
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.runs import Interrupted, Progress, RunFolder, train
-from asyndgan.runs.train import train_over
+from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train
+from asyndgan.runs.train import _check_late_modalities, train_over
 from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read, step_file, stored_steps
 
@@ -546,3 +546,8 @@ def test_who_comes_later_with_a_modality_that_nobody_named_is_refused_before_any
     with pytest.raises(RunError, match="south comes later and holds T2"):
         train(recipe, phantoms, tmp_path / "run", without={"north": ["T2"]})
     assert not (tmp_path / "run").exists()
+
+
+def test_modalities_that_take_no_part_do_not_keep_a_late_site_out(phantoms: Sites) -> None:
+    late = load_recipe("masks", ["timeline=[{site='south', first=2}]"])
+    _check_late_modalities(late, phantoms, {"north": ["T2"]})

@@ -102,6 +102,32 @@ def test_nothing_is_kept_in_modalities_that_the_site_never_held() -> None:
     assert float(other.remind(now, 0, paint)) > 0
 
 
+def test_what_a_site_held_is_known_also_if_it_left_while_the_coordinator_was_gone(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Callable[..., Any]
+) -> None:
+    recipe = tiny(
+        "reminding.weight=10",
+        "quorum.least=0.3",
+        "training.steps=40",
+        "image.modalities=['T1', 'T2']",
+    )
+    cohorts = {
+        "north": make_cohort(recipe, cases=4, modalities=["T1", "T2"]),
+        "south": make_cohort(recipe, cases=3, seed=2, modalities=["T2"]),
+    }
+    first = begun(make_sites(recipe, cohorts))
+    first.step()
+    alone = make_sites(recipe, {"north": cohorts["north"]})
+    bank = Bank()
+    bank.keep("south", cohorts["south"].conditions)
+    again = Coordinator.begin(
+        recipe, alone.exchange, run="abc", recall=bank.of, checkpoint=first.state()
+    )
+    assert again.step().reminding is not None
+    assert again.memory is not None
+    assert again.memory._channels == {"south": [again.scope.modalities.index("T2")]}
+
+
 def test_what_a_site_taught_is_kept_the_better_for_it(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:

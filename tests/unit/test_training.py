@@ -855,6 +855,40 @@ def test_a_site_keeps_the_states_of_two_runs_apart(
     assert opened(again, step=3).step == 3
 
 
+def test_a_run_that_was_ordered_anew_takes_a_sites_place_in_the_one_that_was_given_up(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    federation = make_sites(tiny(), folder=tmp_path)
+    begun = Open(run=RUN, recipe=federation.recipe.digest(), step=0, attempt="a1")
+    ask(federation, "north", begun)
+    ask(federation, "north", judge(federation.recipe))
+    ask(federation, "north", Save(run=RUN, step=1))
+    anew = begun.model_copy(update={"run": "def", "attempt": "b2"})
+    card = ask(federation, "north", anew)
+    assert isinstance(card, Card) and card.step == 0
+    for late in (begun, judge(federation.recipe, step=1, batch=1)):
+        assert isinstance(ask(federation, "north", late), Refusal)
+    ask(federation, "north", Close(run="def"))
+    again = begun.model_copy(update={"step": 1, "attempt": "a2"})
+    card = ask(federation, "north", again)
+    assert isinstance(card, Card) and card.step == 1
+
+
+def test_a_state_is_found_although_a_crash_came_between_two_moves(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    federation = make_sites(tiny(), folder=tmp_path)
+    opened(federation)
+    for step in range(2):
+        ask(federation, "north", judge(federation.recipe, step=step, batch=step))
+        ask(federation, "north", Save(run=RUN, step=step + 1))
+    first = checkpoint.stored_files(tmp_path / "north", 2)[1]
+    (tmp_path / "north" / f"run-{RUN}").mkdir()
+    first.replace(tmp_path / "north" / f"run-{RUN}" / first.name)
+    place = checkpoint.place_of(tmp_path / "north", RUN)
+    assert list(checkpoint.stored_files(place, 2)) == [1, 2]
+
+
 def test_a_site_keeps_the_states_of_so_many_runs_and_no_more(
     tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
 ) -> None:

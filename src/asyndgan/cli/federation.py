@@ -4,6 +4,7 @@ import logging
 import shutil
 import signal
 import time
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Annotated, Any, final
 
@@ -107,7 +108,7 @@ def start(
             f"{folder}' makes new ones for everybody.",
         )
     logging.basicConfig(
-        filename=folder / "federation.log",
+        handlers=[RotatingFileHandler(folder / "federation.log", maxBytes=2**22, backupCount=1)],
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
@@ -221,7 +222,8 @@ class Standing:
         for record in records:
             self._seen |= dict.fromkeys(record["shares"], record)
             self._last = record
-            self._told = [f"step {record['step']}: {line}" for line in record["news"]] or self._told
+            self._told += [f"step {record['step']}: {line}" for line in record["news"]]
+            del self._told[:-TOLD]
         last, steps = self._last, self.order.folder.recipe().training.steps
         table = Table(
             title=f"run {escape(self.order.name)}: {self.order.state()}, "
@@ -247,12 +249,14 @@ class Standing:
     def _pause(self) -> str:
         """Why it ended, whom it waits for, or how long ago its last step was, if it is long ago."""
         order = self.order
-        said = [f"\n{line}" for line in self._told[-TOLD:]]
-        if reason := order.failure() or order.troubled():
+        said = [f"\n{line}" for line in self._told]
+        at_work = order.state() in ("ordered", "running")
+        waiting = order.waiting() if at_work else ""
+        if reason := order.failure() or (order.troubled() if at_work else ""):
             said.append(f"\n{reason} More is in {order.log_file}.")
-        elif waiting := order.waiting():
+        if waiting:
             said.append(f"\nwaiting for {waiting}")
-        else:
+        if not reason and not waiting:
             file = order.folder.metrics_file
             ago = time.time() - file.stat().st_mtime if file.exists() else 0.0
             if ago > PAUSE_S:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -158,7 +159,8 @@ class Processes(Transport):
                 entry.process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 entry.process.kill()
-                entry.process.wait()
+                with suppress(subprocess.TimeoutExpired):  # one that waits for a disk dies later
+                    entry.process.wait(timeout=5)
 
 
 def serve(connection: socket.socket) -> None:

@@ -82,6 +82,10 @@ class RolledBack:
 
     def __call__(self, images: Images) -> Tensor:
         """Feedback on images for the conditions of `card`."""
+        return self.judged(images).feedback
+
+    def judged(self, images: Images) -> Judgement:
+        """The whole answer on images for the conditions of `card`."""
         card = self._opened()
         request = Judge(run=card.run, step=card.step, batch=card.batch, images=images)
         answer = self._asked(request)
@@ -89,7 +93,7 @@ class RolledBack:
             raise ProtocolError(
                 f"the site did not judge: {getattr(answer, 'reason', answer.kind)}."
             )
-        return answer.feedback
+        return answer
 
     def _opened(self) -> Card:
         card = self._asked(self.opening)

@@ -209,9 +209,7 @@ class Order:
             RunError, CohortError, NotFiniteError: it cannot go on by itself.
         """
         recipe = self.folder.recipe()
-        with (
-            self.folder.held()
-        ):  # before FLARE is told anything: another coordinator may be at work
+        with self.folder.held():  # before FLARE is told anything: another one may be at work
             transport = Flare(Office(self.federation, recipe, self.name))
             try:
                 try:
@@ -224,18 +222,23 @@ class Order:
                     transport,
                     engine="flare",
                     # A run that goes on has had its quorum; one that begins wants everybody.
-                    sites=() if begun else self._due(recipe),
+                    sites=() if begun else self._due(recipe, transport),
                     device=device,
                     stop=self.stopped,
                     watch=watch,
                 )
             finally:
                 transport.close()
+        self.trouble("")
 
-    def _due(self, recipe: Recipe) -> list[str]:
-        """Sites that take part in the step that is next."""
+    def _due(self, recipe: Recipe, transport: Flare) -> list[str]:
+        """Sites that take part in the step that is next, and were not removed."""
         step = self.folder.facts().steps if self.folder.facts_file.exists() else 0
-        return [site for site in self.wanted()["sites"] if recipe.takes_part(site, step)]
+        return [
+            site
+            for site in self.wanted()["sites"]
+            if transport.belongs(site) and recipe.takes_part(site, step)
+        ]
 
     def _gather(self, transport: Flare, recipe: Recipe) -> None:
         """Waits for the sites: at first for all, in a run that goes on for a quorum after a while.
@@ -245,7 +248,7 @@ class Order:
         """
         begun = bool(stored_steps(self.folder.checkpoints))
         since, told = time.monotonic(), set[str]()
-        while missing := set(wanted := self._due(recipe)) - set(transport.sites()):
+        while missing := set(wanted := self._due(recipe, transport)) - set(transport.sites()):
             late = time.monotonic() - since > RETURN_S
             least = Quorum(recipe.quorum, wanted).least
             if begun and late and len(wanted) - len(missing) >= least:

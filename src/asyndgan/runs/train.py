@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from asyndgan import __version__
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
+from asyndgan.data.prepare import shared_modalities
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.errors import AsyndganError, NotFiniteError, PolicyError, QuorumError, RunError
 from asyndgan.models import usable_device
@@ -225,10 +226,10 @@ def _check_late_modalities(
     recipe: Recipe, sites: Mapping[str, Path], without: Mapping[str, Collection[str]]
 ) -> None:
     """What a run paints is agreed upon when it begins; who comes later may bring nothing else."""
-    if recipe.image.modalities or not recipe.timeline:
+    if recipe.image.modalities or recipe.image.source == "masks" or not recipe.timeline:
         return
     held = {
-        site: set(describe(data).modalities) - set(without.get(site, ()))
+        site: set(shared_modalities(describe(data), recipe.image)) - set(without.get(site, ()))
         for site, data in sites.items()
     }
     first = {name for site in held if recipe.takes_part(site, 0) for name in held[site]}

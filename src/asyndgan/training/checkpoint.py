@@ -142,21 +142,19 @@ def place_of(folder: Path, run: str) -> Path:
     has another one's name must not throw its states away, nor have its own thrown away.
     """
     aside = folder / f"run-{run}"
-    if aside.is_dir():
-        return aside
     for path in map(partial(step_file, folder), stored_steps(folder)):
         try:
             _, about = read(path, with_tensors=False)
         except RunError:
             continue  # nobody's: cut off while it was written
-        if about["run"] != run:
+        if about["run"] != run or aside.is_dir():  # then a move was cut short
             other = folder / f"run-{about['run']}"
             other.mkdir(exist_ok=True)
             path.replace(other / path.name)
-    others = sorted(folder.glob("run-*"), key=lambda path: path.stat().st_mtime)
+    others = sorted({*folder.glob("run-*")} - {aside}, key=lambda path: path.stat().st_mtime)
     for old in others[:-KEPT_RUNS]:
         shutil.rmtree(old)
-    return folder
+    return aside if aside.is_dir() else folder
 
 
 def forget_old(folder: Path) -> None:

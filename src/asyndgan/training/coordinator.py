@@ -240,6 +240,7 @@ class Coordinator:
         self.step_number = 0
         self.members: dict[str, Member] = {}
         self.known: dict[str, Member] = {}
+        self.held: dict[str, list[int]] = {}  # channels, also of sites of earlier attempts
         self.notes: list[str] = []
         self.selection: Selection | None = None
         with seeded(derived_seed(recipe.training.seed, "generator")):
@@ -449,8 +450,8 @@ class Coordinator:
         if not self.memory:
             return None
         away = {site: share for site, share in self.shares.items() if site not in self.members}
-        held = {site: member.channels for site, member in self.known.items()}
-        self.memory.follow(away, self.average, held)
+        self.held |= {site: member.channels for site, member in self.known.items()}
+        self.memory.follow(away, self.average, self.held)
         return self.memory.remind(self.generator, self.step_number, self._paint_looks)
 
     def _paint_looks(
@@ -761,6 +762,7 @@ class Coordinator:
             "step": self.step_number,
             "scope": self.scope.to_plain(),
             "sites": self.shares,
+            "held": self.held | {site: member.channels for site, member in self.known.items()},
         }
         if self.selection:
             selected, about["selection"] = self.selection.state()
@@ -779,6 +781,7 @@ class Coordinator:
         sites = about.get("sites", ())  # a list, before shares were kept
         shares = sites if isinstance(sites, dict) else dict.fromkeys(sites, 1.0)
         self.expected = {site: float(share) for site, share in shares.items()}
+        self.held = {site: list(channels) for site, channels in about.get("held", {}).items()}
         if "selection" in about:
             self.selection = Selection.load(self.recipe, tensors, about["selection"])
         if self.memory and "memory" in about:

@@ -347,8 +347,10 @@ class Site(Handler):
                 f"this site was set up for recipe {self.recipe.digest()[:12]}, the run has "
                 f"{request.recipe[:12]}. Give both ends the same recipe file."
             )
-        if self.run is not None:
-            self._expect(request.run)
+        if self.run not in (None, request.run):
+            if not request.attempt or request.attempt in self._attempts:
+                self._expect(request.run)
+            self._start_afresh()  # the other run was given up without a word
         self._check_attempt(request)
         self._go_back_to(request.run, request.step)
         self.run = request.run

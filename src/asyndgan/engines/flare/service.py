@@ -140,6 +140,7 @@ class SiteService:
         self.submitters = submitters
         self.wait_s = wait_s
         self._worker: tuple[tuple[str, str], Processes] | None = None
+        self._answered: int | None = None  # which process has: others may be reading their data
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._listener = Listener(kit, self._serve, limit=MESSAGE_LIMIT)
@@ -189,10 +190,15 @@ class SiteService:
         try:
             worker = self._worker_for(greeting["recipe"], greeting["run"])
             worker.sites()  # starts it again if it died
-            return reply_of(Reply.ANSWER, worker.send(self.name, payload, self.wait_s))
+            answer = worker.send(self.name, payload, self.wait_s)
+            self._answered = worker.pid(self.name)
+            return reply_of(Reply.ANSWER, answer)
         except SiteSilentError:
-            log.warning("no answer in %g s; the compute is started again", self.wait_s)
-            worker.start(self.name)
+            if self._answered == worker.pid(self.name):
+                log.warning("no answer in %g s; the compute is started again", self.wait_s)
+                worker.start(self.name)
+            else:
+                log.warning("no answer in %g s; the compute reads its data still", self.wait_s)
             return reply_of(Reply.SILENT)
         except AsyndganError as error:
             log.warning("no answer: %s", error)
