@@ -4,15 +4,23 @@ import argparse
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.evaluation.attacks import RolledBack
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.trainings import Training
+from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
+from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import markdown_table, replace_block
 from asyndgan.runs import RunFolder
+from asyndgan.training import Site
+from asyndgan.training.checkpoint import stored_steps
 
 DELTA = 1e-5
 """Of every epsilon."""
@@ -65,6 +73,48 @@ def trained(recipe: Recipe, sites: dict[str, Path], out: Path) -> RunFolder:
     if not training.finished():
         training.run()
     return training.folder
+
+
+@contextmanager
+def asked_again(
+    run: RunFolder,
+    recipe: Recipe,
+    name: str,
+    data: Path,
+    *,
+    late: bool,
+    policy: Policy = SIMULATION,
+) -> Iterator[tuple[Site, RolledBack]]:
+    """A site that a malicious coordinator asks as often as it likes about one batch.
+
+    Args:
+        run: that the site takes part in, or took.
+        recipe: of the site.
+        name: of the site.
+        data: of the site.
+        late: about the batch after its older checkpoint; else about its first.
+        policy: of the site.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        state = Path(folder)
+        if late:
+            for path in run.site_state(name).glob("*.safetensors"):
+                shutil.copy(path, state)
+        cohort = load_cohort(SiteSetup(name, data, state), recipe)
+        site = Site(name, cohort, recipe, folder=state, policy=policy)
+        limit = message_limit(recipe)
+        ask = RolledBack(
+            Endpoint(site, limit=limit),
+            run=run.facts().run,
+            recipe=recipe.digest(),
+            step=stored_steps(state)[0] if late else 0,
+            images=recipe.wire.images,
+            limit=limit,
+        )
+        try:
+            yield site, ask
+        finally:
+            site.release.close()
 
 
 def remembered(path: Path, name: str, make: Callable[[], object]) -> object:

@@ -12,9 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
@@ -107,11 +107,12 @@ class Watched:
         self.calm()
         before, begun = self.folder.metrics()[-1]["step"], time.time()
         self.lowest, self.pause = before, 0.0
-        blowing = threading.Thread(target=blow)  # some take their time
-        blowing.start()
-        while blowing.is_alive():
-            self.whole()
-            time.sleep(0.1)
+        with ThreadPoolExecutor(1) as others:
+            blowing = others.submit(blow)  # some take their time
+            while not blowing.done():
+                self.whole()
+                time.sleep(0.1)
+        blowing.result()  # a blow that did not land is no recovery
         time.sleep(1.5)  # so that it has been noticed
         normal = max(0.0, self.calm() - begun)
         after = [each for each in self.folder.metrics() if each["step"] > before]

@@ -15,24 +15,19 @@ where a policy says `allows.known_start`: it computes a site's first step for ma
 recognise those that the site had, and descends towards images that would explain the answer.
 """
 
-import shutil
-import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.evaluation.attacks import Rehearsal, RolledBack, bisected, inverted, psnr
+from asyndgan.evaluation.attacks import Rehearsal, bisected, inverted, psnr
 from asyndgan.models import site_noise
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
-from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.training import Site, scope_maps
-from asyndgan.training.checkpoint import stored_steps
+from asyndgan.training import scope_maps
 from asyndgan.wire import through
-from common import arguments, markdown, publish, remembered, sites_of, trained
+from common import arguments, asked_again, markdown, publish, remembered, sites_of, trained
 
 SET = "lgg_mri"
 MODELS = {
@@ -56,30 +51,14 @@ def painted_for(run: RunFolder, name: str, conditions: torch.Tensor) -> torch.Te
 
 def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, float]:
     """What is read of one site's batch, by the state of its first step or of a checkpoint."""
-    recipe, facts = run.recipe(), run.facts()
-    state = Path(tempfile.mkdtemp())
-    if late:
-        for path in run.site_state(name).glob("*.safetensors"):
-            shutil.copy(path, state)
-    cohort = load_cohort(SiteSetup(name, data, state), recipe)
-    site = Site(name, cohort, recipe, folder=state)
-    limit = message_limit(recipe)
-    ask = RolledBack(
-        Endpoint(site, limit=limit),
-        run=facts.run,
-        recipe=recipe.digest(),
-        step=stored_steps(state)[0] if late else 0,
-        images=recipe.wire.images,
-        limit=limit,
-    )
-    real = cohort.batch(ask.card.batch, recipe.training.batch)
-    read = bisected(ask, tuple(real.images.shape))
-    painted = painted_for(run, name, real.conditions)
-    found = {"read": psnr(read, real.images), "painted": psnr(painted, real.images)}
-    if site.objective.target is not None:
-        found["stand_in"] = psnr(site.objective.target, real.images)
-    site.release.close()
-    shutil.rmtree(state)
+    recipe = run.recipe()
+    with asked_again(run, recipe, name, data, late=late) as (site, ask):
+        real = site.cohort.batch(ask.card.batch, recipe.training.batch)
+        read = bisected(ask, tuple(real.images.shape))
+        painted = painted_for(run, name, real.conditions)
+        found = {"read": psnr(read, real.images), "painted": psnr(painted, real.images)}
+        if site.objective.target is not None:
+            found["stand_in"] = psnr(site.objective.target, real.images)
     return found
 
 
@@ -88,22 +67,13 @@ def asked_once(
 ) -> dict[str, float]:
     """What one answer to the first step says to whoever computes that step."""
     recipe = load_recipe("default", [*AT, *MODELS["default"], *overrides])
-    cohort = load_cohort(SiteSetup(name, data, Path()), recipe)
-    batches = [cohort.batch(k, recipe.training.batch) for k in range(1 + OTHERS)]
-    real, conditions = batches[0].images, batches[0].conditions
     policy = Policy(allows=AllowsSection(known_start=known_start), leaves=SIMULATION.leaves)
-    limit = message_limit(recipe)
-    ask = RolledBack(
-        Endpoint(Site(name, cohort, recipe, policy=policy), limit=limit),
-        run=run.facts().run,
-        recipe=recipe.digest(),
-        step=0,
-        images=recipe.wire.images,
-        limit=limit,
-    )
-    random = torch.Generator().manual_seed(0)
-    sent = through(torch.rand(real.shape, generator=random) * 2 - 1, recipe.wire.images)
-    answer = ask(sent)
+    with asked_again(run, recipe, name, data, late=False, policy=policy) as (site, ask):
+        batches = [site.cohort.batch(k, recipe.training.batch) for k in range(1 + OTHERS)]
+        real, conditions = batches[0].images, batches[0].conditions
+        random = torch.Generator().manual_seed(0)
+        sent = through(torch.rand(real.shape, generator=random) * 2 - 1, recipe.wire.images)
+        answer = ask(sent)
     rehearsal = Rehearsal(recipe, name, ask.card, sent)
     gaps = [float(rehearsal.mismatch(batch.images, answer).detach()) for batch in batches]
     painted = painted_for(run, name, conditions)
