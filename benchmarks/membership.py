@@ -47,7 +47,10 @@ FEWER = {"overfitted": 3, "private": 3}
 """Splits of what stands beside `default` and `paper`, and takes long."""
 EPSILON = 8.0
 """Of `private`, at the smallest site; larger ones spend less."""
-EVERYWHERE = ("image.size=64", "training.precision=bfloat16", "training.hold_out=0.5")
+EVERYWHERE = (
+    "image.size=64", "training.precision=bfloat16", "training.hold_out=0.5",
+    "training.checkpoint_every=50",
+)  # fmt: skip
 SHORT = ("training.steps=600",)
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "default": ("default", SHORT),
@@ -62,7 +65,7 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "private": (
         "default",
         (
-            "training.steps=300", "training.precision=float32", "loss.stand_in_l1=0",
+            "training.steps=150", "training.precision=float32", "loss.stand_in_l1=0",
             "loss.balance=0", "privacy.kind=discriminator", "privacy.conditions=unprotected",
             "privacy.patients=6",
         ),
