@@ -102,8 +102,8 @@ class Watched:
             time.sleep(0.1)
         raise SystemExit(f"not as before within {seconds:g} s; see {self.folder.path}")
 
-    def hit(self, blow: Callable[[], None]) -> tuple[float, float, int, int]:
-        """Seconds until all sites were back, longest pause, steps without one, steps anew."""
+    def hit(self, blow: Callable[[], None]) -> list[str]:
+        """Seconds until all sites were back, longest pause, steps without one, steps anew, news."""
         self.calm()
         before, begun = self.folder.metrics()[-1]["step"], time.time()
         self.lowest, self.pause = before, 0.0
@@ -117,8 +117,12 @@ class Watched:
         normal = max(0.0, self.calm() - begun)
         after = [each for each in self.folder.metrics() if each["step"] > before]
         without = sum(len(each["shares"]) < self.sites for each in after)
+        told = dict.fromkeys(line for each in after for line in each["news"])
         # A coordinator that begins again goes on from its checkpoint.
-        return normal, self.pause, without, before - self.lowest
+        anew = before - self.lowest
+        return [
+            f"{normal:.0f} s", f"{self.pause:.1f} s", str(without), str(anew), "; ".join(told),
+        ]  # fmt: skip
 
 
 def main() -> None:
@@ -141,7 +145,7 @@ def main() -> None:
     order = Order.submit(federation, "faults", Recipe.from_toml(RECIPE), names)
     watched = Watched(order)
     begun = time.time()
-    rows = [["everything started, from nothing", f"{watched.calm() - begun:.0f} s", "", "", ""]]
+    rows = [["everything started, from nothing", f"{watched.calm() - begun:.0f} s", "", "", "", ""]]
     kit, server = str(kits[SITE]), str(federation.server_kit)
     site_start = running[1 + names.index(SITE)]
 
@@ -171,15 +175,15 @@ def main() -> None:
     }
     try:
         for name, blow in blows.items():
-            normal, silent, without, anew = watched.hit(blow)
-            rows.append([name, f"{normal:.0f} s", f"{silent:.1f} s", without, anew])
+            rows.append([name, *watched.hit(blow)])
             print(rows[-1], flush=True)
     finally:
         for process in reversed(running):
             process.terminate()
         for process in running:
             process.wait()
-    heading = ["killed", "all as before after", "longest pause", "steps without it", "steps anew"]
+    heading = ["killed", "recovered after", "longest pause", "steps without it", "steps repeated",
+               "`status` says meanwhile"]  # fmt: skip
     publish(markdown(heading, rows), "faults", asked.document)
 
 
