@@ -2,16 +2,18 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from asyndgan.engines import ENGINES, Processes, SiteSetup, build_engine, set_up
+from asyndgan.engines import ENGINES, InProcess, SiteSetup, build_engine, set_up
 from asyndgan.errors import RunError, SiteUnreachableError
-from asyndgan.protocol import Exchange, Transport
+from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.wire import ANSWERS, Judge, Judgement, Message, Open, Refusal, pack, unpack
 
@@ -128,15 +130,34 @@ def test_one_site_that_hangs_holds_no_other_up(engine: Any) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
+def commands_with(words: str) -> list[str]:
+    """Of the processes of this machine."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            found.append(place.read_bytes().decode(errors="replace"))
+    return [command for command in found if words in command]
+
+
 @pytest.mark.parametrize("name", ENGINES)
 def test_a_closed_engine_reaches_nobody_and_leaves_no_process(
     name: str, tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     recipe = tiny("image.size=32")
     setup = SiteSetup("north", phantoms["north"], tmp_path)
-    transport: Transport = build_engine(name, [setup], recipe)
-    pid = transport.pid("north") if isinstance(transport, Processes) else None
+    transport: Any = build_engine(name, [setup], recipe)
+    pid, own = None, ""
+    if not isinstance(transport, InProcess):
+        transport.send("north", opening(recipe), WAIT)
+        pid = transport.pid("north")
+    if name == "flare":
+        own = str(transport.folder)
+        assert commands_with(own)
     transport.close()
+    end = time.monotonic() + 30.0
+    while own and commands_with(own):  # FLARE's jobs notice within seconds that it is gone
+        assert time.monotonic() < end
+        time.sleep(0.2)
     assert transport.sites() == ()
     with pytest.raises(SiteUnreachableError):
         transport.send("north", opening(recipe), WAIT)

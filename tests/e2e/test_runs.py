@@ -16,6 +16,7 @@ import torch
 
 from asyndgan import cli
 from asyndgan.engines import InProcess, SiteSetup, set_up
+from asyndgan.engines.flare.service import SiteService
 from asyndgan.errors import AsyndganError, DataError, NotFiniteError, QuorumError, RunError
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -97,6 +98,28 @@ def test_sites_in_processes_of_their_own_train_the_same_generator_bit_for_bit(
         s: k["judge"] for s, k in theirs.came_to_sites.items()
     }
     assert not site_processes(run.path)
+
+
+def test_an_answer_that_is_lost_between_machines_trains_nothing_twice(
+    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    asked: list[bytes] = []
+    answer = SiteService._answer
+
+    def too_late(service: SiteService, greeting: dict[str, str], payload: bytes) -> bytes:
+        reply = answer(service, greeting, payload)
+        if service.name == "north":
+            asked.append(payload)
+            if len(asked) == 12:
+                time.sleep(8.0)  # by then it has been asked for again, and nobody wants this one
+        return reply
+
+    monkeypatch.setattr(SiteService, "_answer", too_late)
+    hasty = {"quorum": recipe.quorum.model_copy(update={"wait_s": 15.0, "patience_s": 60.0})}
+    run = train(recipe.model_copy(update=hasty), phantoms, tmp_path / "run", engine="flare")
+    assert asked[11] in asked[12:]
+    same_run(run, whole)
 
 
 @pytest.mark.parametrize("reminding", [0, 10])
