@@ -121,7 +121,7 @@ class Watched:
         # A coordinator that begins again goes on from its checkpoint.
         anew = before - self.lowest
         return [
-            f"{normal:.0f} s", f"{self.pause:.1f} s", str(without), str(anew), "; ".join(told),
+            f"{normal:.0f} s", f"{self.pause:.1f} s", str(without), str(anew), "; ".join(line.rstrip(".") for line in told),
         ]  # fmt: skip
 
 

@@ -368,7 +368,10 @@ class _Run:
             news = self._gather(stop)
             report = self.coordinator.step()
             done = self.coordinator.step_number
-            news += [f"missed {site}: {reason}" for site, reason in report.missed.items()]
+            news += [
+                f"missed {site}: {reason.removeprefix(f'site {site}: ')}"
+                for site, reason in report.missed.items()
+            ]
             yield Progress(
                 step=done,
                 steps=training.steps,
