@@ -120,9 +120,8 @@ class Watched:
         told = dict.fromkeys(line for each in after for line in each["news"])
         # A coordinator that begins again goes on from its checkpoint.
         anew = before - self.lowest
-        return [
-            f"{normal:.0f} s", f"{self.pause:.1f} s", str(without), str(anew), "; ".join(line.rstrip(".") for line in told),
-        ]  # fmt: skip
+        said = "; ".join(line.rstrip(".") for line in told)
+        return [f"{normal:.0f} s", f"{self.pause:.1f} s", str(without), str(anew), said]
 
 
 def main() -> None:
