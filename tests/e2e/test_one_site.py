@@ -18,14 +18,14 @@ from asyndgan.cli import app
 from asyndgan.data.check import check_folder
 from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import describe
-from asyndgan.data.prepare import load_cases
+from asyndgan.data.prepare import invert, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError
 from asyndgan.evaluation import augmenting
 from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.completion_scores import completions
-from asyndgan.evaluation.of_run import masks_of
+from asyndgan.evaluation.of_run import load_real, masks_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 
@@ -227,6 +227,27 @@ def test_a_set_is_augmented_judged_and_never_taken_for_patients(
         evaluated(run, phantoms, tmp_path / "leaking", "--augmented", f"north={others}")
     with pytest.raises(AsyndganError, match="it was made from another set"):
         evaluated(run, phantoms, tmp_path / "other", "--augmented", f"south={out}")
+
+
+def test_sites_that_lack_a_modality_are_judged_in_all_that_test_patients_have(
+    run: RunFolder, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+) -> None:
+    sites = phantoms | {"north": without_t2}
+    test = phantoms["north"].parent / "test"
+    facts, recipe = run.facts(), run.recipe()
+    real, judged = load_real(sites, test, recipe, modalities=["T2", "T1"], labels=facts.labels)
+    whole, _ = load_real(phantoms, test, recipe, modalities=["T2", "T1"], labels=facts.labels)
+    for black, case in zip(real["north"], whole["north"], strict=True):
+        assert black.modalities == ("T2", "T1") and black.absent == ("T2",)
+        assert black.image[0].unique().tolist() == [-1]
+        assert torch.equal(black.image[1], case.image[1])
+        assert invert(black.image, black.preparation)[0].max() == 0
+    assert not any(case.absent for case in (*real["south"], *judged))
+    args = [f"--site={name}={path}" for name, path in sites.items()]
+    said = command(
+        "evaluate", run.path, *args, "--test", test, "--out", tmp_path / "judged", "--steps", 2
+    )
+    assert "Judged in T1, T2, FLAIR; north: black T2" in said
 
 
 def test_a_set_of_another_generator_is_not_judged_by(

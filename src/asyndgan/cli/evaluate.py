@@ -103,7 +103,7 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
     table = Table(caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients")
     seen = evaluation.about.get("modalities")
     if seen:
-        console.print(f"Modalities that every folder has: {seen}", highlight=False, markup=False)
+        console.print(f"Judged in {seen}", highlight=False, markup=False)
     for heading in ("model", "label"):
         table.add_column(heading)
     for heading in ("cases", "Dice", "interval", "of all-real"):

@@ -276,6 +276,24 @@ def blanked(case: Case, modalities: Collection[str]) -> Case:
     return replace(case, image=image, absent=tuple({*case.absent, *modalities}))
 
 
+def widened(case: Case, modalities: Sequence[str]) -> Case:
+    """A case with exactly these channels, nothing (-1) in those that it has not."""
+    own = {name: place for place, name in enumerate(case.modalities)}
+    lacking = [name for name in modalities if name not in own]
+    nothing = torch.full(case.mask.shape, IMAGE_LOW)
+    image = [case.image[own[name]] if name in own else nothing for name in modalities]
+    scales = zip(case.preparation.scale, case.preparation.shift, strict=True)
+    known = dict(zip(case.modalities, scales, strict=True))
+    scale, shift = zip(*(known.get(name, ABSENT) for name in modalities), strict=True)
+    return replace(
+        case,
+        image=torch.stack(image),
+        modalities=tuple(modalities),
+        preparation=replace(case.preparation, scale=scale, shift=shift),
+        absent=(*case.absent, *lacking),
+    )
+
+
 def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Case]:
     """Cases whose images are their masks, for a generator that paints masks.
 

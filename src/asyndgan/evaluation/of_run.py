@@ -12,7 +12,7 @@ from asyndgan.data.nnunet import (
     describe,
     written_whole,
 )
-from asyndgan.data.prepare import load_cases
+from asyndgan.data.prepare import load_cases, widened
 from asyndgan.data.splits import held_out_by, hold_out
 from asyndgan.errors import RunError
 from asyndgan.evaluation.augmenting import digests_of
@@ -197,10 +197,15 @@ def evaluate_run(
         )
     if part:
         facts.check_pattern(patient_pattern)
-    modalities = shared_by_all(facts.modalities, [*sites.values(), *([test] if test else [])])
+    # Held-out patients are of sites that may lack any; test patients have what they have.
+    modalities = shared_by_all(facts.modalities, [test] if test else list(sites.values()))
+    lacking = {
+        name: [each for each in modalities if each not in describe(data).modalities]
+        for name, data in sites.items()
+    }
     real, judged = load_real(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
-        patient_pattern=patient_pattern,
+        patient_pattern=patient_pattern, incomplete=True,
     )  # fmt: skip
     painted = load_cases(synthetic, image, modalities, unmasked=False)
     return evaluate(
@@ -224,7 +229,8 @@ def evaluate_run(
         about={
             "run": facts.run,
             "generator_sha256": facts.generator_sha256,
-            "modalities": ", ".join(modalities),
+            "modalities": ", ".join(modalities)
+            + "".join(f"; {name}: black {', '.join(own)}" for name, own in lacking.items() if own),
         },
         on_progress=on_progress,
     )
@@ -265,8 +271,8 @@ def _augmented_cases(
             f"{data} was painted from {len(seen)} masks of cases that are judged on. Make it anew "
             "from other masks."
         )
-    cases = load_cases(
-        data, run.recipe().image, modalities, patient_pattern=patient_pattern, unmasked=False,
+    cases = _loaded(
+        data, run.recipe().image, modalities, patient_pattern=patient_pattern, incomplete=True,
         augmented=True,
     )  # fmt: skip
     own, training = set(info.synthetic_cases), {case.name for case in real[site]}
@@ -336,6 +342,7 @@ def load_real(
     modalities: Sequence[str],
     labels: Mapping[str, str],
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    incomplete: bool = False,
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """The sites' training cases, and those to judge on.
 
@@ -344,18 +351,21 @@ def load_real(
         test: folder of the cases to judge on; None: the patients that the sites hold out. Of
             volumes all slices are judged, whatever the recipe trains on.
         recipe: says the grid, and which patients train nothing, whatever is judged on.
-        modalities: to load; every folder has them.
+        modalities: to load; what a site has none of is black in its cases.
         labels: number, as text, to name, as everybody means them.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        incomplete: also single cases that lack some, where their dataset.json says so.
 
     Raises:
         DataError: a folder cannot be read, a case has no mask, or labels contradict each other.
-        RunError: a patient is in two parts.
+        RunError: a patient is in two parts, or a folder has none of the modalities.
     """
 
     def cases(data: Path, image: ImageSection) -> list[Case]:
         check_labels(data, labels)
-        return load_cases(data, image, modalities, patient_pattern=patient_pattern, unmasked=False)
+        return _loaded(
+            data, image, modalities, patient_pattern=patient_pattern, incomplete=incomplete
+        )
 
     # Which slices hold a label is what is to be found: nobody is judged on those alone.
     whole = recipe.image.model_copy(update={"slices": "all"})
@@ -383,8 +393,32 @@ def load_real(
     return real, judged
 
 
+def _loaded(
+    data: Path,
+    image: ImageSection,
+    modalities: Sequence[str],
+    *,
+    patient_pattern: str,
+    incomplete: bool = False,
+    augmented: bool = False,
+) -> list[Case]:
+    """Cases of a folder with their masks, black where the folder lacks a modality."""
+    info = describe(data)
+    held = [name for name in modalities if name in info.modalities]
+    if not held:
+        raise RunError(
+            f"{data} has {', '.join(info.modalities)}, and nothing of what is judged on: "
+            f"{', '.join(modalities)}. Leave it out."
+        )
+    cases = load_cases(
+        data, image, held, patient_pattern=patient_pattern, unmasked=False, augmented=augmented,
+        incomplete=incomplete,
+    )  # fmt: skip
+    return [widened(case, modalities) for case in cases]
+
+
 def shared_by_all(modalities: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """What every model can be trained and judged on: a site may lack modalities.
+    """Those of the modalities that all of these folders have.
 
     Raises:
         RunError: if there is none.
