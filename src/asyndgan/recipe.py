@@ -175,6 +175,11 @@ class GeneratorSection(Section):
         description="resnet, and its stand-ins: told where in the image each pixel lies; for masks "
         "that leave most of an image open",
     )
+    heads: bool = Field(
+        False,
+        description="resnet: each modality has last layers of its own; for sites that hold "
+        "different ones",
+    )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a generator of another package"
     )
@@ -596,9 +601,9 @@ class Recipe(Section):
                 "generator.kind 'dcgan' has no place for a mask; take resnet, unet or spade"
             )
         useless = {
-            "unet": ("style", "latent", "position"),
-            "spade": ("style", "latent", "position"),
-            "dcgan": ("noise", "skip", "position"),
+            "unet": ("style", "latent", "position", "heads"),
+            "spade": ("style", "latent", "position", "heads"),
+            "dcgan": ("noise", "skip", "position", "heads"),
         }
         for key in useless.get(self.generator.kind, ()):
             if getattr(self.generator, key):

@@ -95,6 +95,24 @@ def test_noise_and_condition_both_shape_an_image(tiny: MakeRecipe, kind: str) ->
     assert not torch.allclose(image, generator(maps.flip(-1), noise), atol=1e-2)
 
 
+@pytest.mark.parametrize("skip", ["true", "false"])
+@pytest.mark.parametrize("space", [(16, 16), (16, 16, 16)])
+def test_feedback_on_one_modality_leaves_the_heads_of_others_alone(
+    tiny: MakeRecipe, skip: str, space: tuple[int, ...]
+) -> None:
+    recipe = tiny("generator.heads=true", f"generator.skip={skip}", "generator.noise=2")
+    network = build_generator(
+        recipe, condition_channels=3, image_channels=3, spatial_dims=len(space)
+    )
+    images = network(maps_of("mask", space), noise_of(space))
+    assert images.shape == (2, 3, *space)
+    images[:, 1].square().sum().backward()
+    heads = network.get_submodule("paint.heads")
+    moved = [any(p.grad is not None and p.grad.any() for p in head.parameters()) for head in heads]
+    assert moved == [False, True, False]
+    assert all(p.grad.any() for p in network.get_submodule("body").parameters())
+
+
 def test_a_style_begins_without_effect_and_can_learn_one(tiny: MakeRecipe) -> None:
     recipe = tiny("image.size=32", "generator.noise=2", "generator.style=4", "generator.skip=true")
     torch.manual_seed(0)

@@ -86,6 +86,27 @@ class Style(nn.Module):
 
 
 @final
+class Heads(nn.Module):
+    """Last layers of each modality, after a trunk that all share."""
+
+    def __init__(self, spatial_dims: int, source: int, width: int, modalities: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList(
+            nn.Sequential(
+                _conv(spatial_dims, source, width, bias=False),
+                _norm(spatial_dims, width),
+                nn.ReLU(),
+                _conv(spatial_dims, width, 1, 7, bias=True),
+            )
+            for _ in range(modalities)
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [b, source, *space] to [b, modalities, *space]."""
+        return torch.cat([head(features) for head in self.heads], dim=1)
+
+
+@final
 class ResNetGenerator(nn.Module):
     """The generator of AsynDGAN (section 3.4): c7s1-k, d2k, d4k, n residual blocks, u2k, uk, c7s1.
 
@@ -100,7 +121,8 @@ class ResNetGenerator(nn.Module):
             and noise to the last layer as well, so that edges of small labels stay sharp; `style`
             and `latent` numbers, which follow the noise as constant maps, scale and shift features
             at the lowest size and before the last layer; with `position` the first layer sees where
-            each pixel lies (Liu et al. 2018, "CoordConv"), which norms and mirrored rims hide.
+            each pixel lies (Liu et al. 2018, "CoordConv"), which norms and mirrored rims hide; with
+            `heads` each modality has last layers of its own, which feedback on others leaves alone.
     """
 
     def __init__(
@@ -143,7 +165,11 @@ class ResNetGenerator(nn.Module):
             self.styles = nn.ModuleList(Style(section.code, wide) for wide in (4 * k, k))
         self.skip = section.skip
         self.position = section.position
-        self.paint = _conv(spatial_dims, k + maps * section.skip, image_channels, 7, bias=True)
+        last = k + maps * section.skip
+        if section.heads:
+            self.paint: nn.Module = Heads(spatial_dims, last, k, image_channels)
+        else:
+            self.paint = _conv(spatial_dims, last, image_channels, 7, bias=True)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
