@@ -6,10 +6,11 @@ For each set, recipe and split: half of every site's patients (pictures, where a
 chosen by chance, train a generator at 64 pixels; then three attacks score all of them. So that only
 the images can give anybody away, the synthetic set is painted from the masks of both halves. Two
 attacks more are a coordinator's that has a patient's images: `asked` sends each of them to the site
-as if it were synthetic, and reads its loss; `discriminator` is given the site's discriminator, of
-which no number of questions can tell more. Five splits; a patient's score in splits that took him
-in is compared with his own in others, so that nobody looks like a member for being an easy case,
-and patients are the unit of the test and the interval.
+as if it were synthetic, and reads its loss (`asked, without losses`: the length of the feedback,
+which a policy with `leaves.losses = false` leaves it); `discriminator` is given the discriminator
+of the site, of which no number of questions can tell more. Five splits; a patient's score in splits
+that took him in is compared with his own in others, so that nobody looks like a member for being an
+easy case, and patients are the unit of the test and the interval.
 """
 
 from dataclasses import replace
@@ -71,7 +72,9 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }  # fmt: skip
-ATTACKS = ("painting", "nearest", "density", "asked", "discriminator")
+ATTACKS = (
+    "painting", "nearest", "density", "asked", "asked, without losses", "discriminator",
+)  # fmt: skip
 Scores = dict[str, dict[str, float]]
 
 
@@ -111,16 +114,19 @@ def attacked(model: str, split: int, sites: dict[str, Path], out: Path) -> dict[
     everybody = [*members, *others]
     painted = painting_of(run, masks_of({"both": everybody}), moved=1)
     scores = patient_scores(run, everybody, painted)
-    scores |= {"asked": {}, "discriminator": {}}
     for site, data in sites.items():
         own = [case for case in everybody if case.patient.startswith(f"{site}/")]
-        scores["asked"] |= ranks(own, by_asking(run, site, data, own))
-        scores["discriminator"] |= ranks(own, by_discriminator(run, site, own))
+        losses, lengths = by_asking(run, site, data, own)
+        known = by_discriminator(run, site, own)
+        for name, of_cases in zip(ATTACKS[3:], (losses, lengths, known), strict=True):
+            scores.setdefault(name, {}).update(ranks(own, of_cases))
     return {"members": sorted({case.patient for case in members}), "scores": scores}
 
 
-def by_asking(run: RunFolder, site: str, data: Path, cases: list[Case]) -> list[float]:
-    """How real a site says that images are which it is sent as synthetic ones.
+def by_asking(
+    run: RunFolder, site: str, data: Path, cases: list[Case]
+) -> tuple[list[float], list[float]]:
+    """How real a site says that images are which it is sent as synthetic ones, and asks no more of.
 
     It judges them on masks that it chose itself, after an update that takes them for synthetic.
     """
@@ -128,7 +134,8 @@ def by_asking(run: RunFolder, site: str, data: Path, cases: list[Case]) -> list[
     size = recipe.training.batch
     with asked_again(run, recipe, site, data, late=True) as (_, ask):
         answers = [ask.judged(torch.stack([case.image] * size)) for case in cases]
-    return [-answer.losses["adversarial"] for answer in answers]
+    losses = [-answer.losses["adversarial"] for answer in answers]
+    return losses, [-float(answer.feedback.norm()) for answer in answers]
 
 
 def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float]:
