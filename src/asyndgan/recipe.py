@@ -292,6 +292,11 @@ class TrainingSection(Section):
     steps: int = Field(4000, ge=1, le=10_000_000, description="updates of the generator")
     batch: int = Field(4, ge=1, le=1024, description="images a site and step")
     flip: bool = Field(True, description="sites mirror images and masks left to right at random")
+    move: bool = Field(
+        False,
+        description="sites turn, scale and shift images with their masks at random, by up to 15 "
+        "degrees, 15 % and 5 %: neither network then sees a patient's image twice",
+    )
     rare_first: bool = Field(
         False,
         description="sites draw cases whose labels, or sizes of a label, few others have more "
@@ -630,6 +635,11 @@ class Recipe(Section):
             raise ValueError(
                 f"image.source is 'masks', so masks are what is painted; condition.kind "
                 f"'{self.condition.kind}' would give them away. Set it to 'none'"
+            )
+        if self.image.source == "masks" and self.training.move:
+            raise ValueError(
+                "training.move turns and scales images smoothly, which masks (image.source 'masks')"
+                " do not survive; set it to false"
             )
         if self.image.source == "masks" and self.image.modalities:
             raise ValueError(

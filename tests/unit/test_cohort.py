@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from asyndgan.data import Case, Cohort, Preparation, derived_seed
+from asyndgan.data import Case, Cohort, Preparation, derived_seed, drawn_from
 from asyndgan.errors import CohortError
 from asyndgan.recipe import Recipe
 
@@ -166,3 +166,33 @@ def test_cases_with_rare_labels_or_sizes_are_drawn_more_often() -> None:
     assert (other == 2).any((1, 2)).float().mean() > 0.1  # compared with batches of one kind
     again = torch.cat([cohort.batch(number, 20).conditions for number in range(20)])
     assert torch.equal(drawn, again)
+
+
+def test_moved_cases_keep_their_masks_and_come_again_by_their_number() -> None:
+    masks = torch.zeros(4, 32, 32, dtype=torch.int64)
+    masks[:, 8:24, 10:22] = 1
+    images = masks[:, None] * 1.6 - 0.8  # a label's pixels are bright
+    still, moving, again = (
+        Cohort(images, masks, modalities=["T1"], labels={0: "background", 1: "organ"}, move=move)
+        for move in (False, True, True)
+    )
+    assert still.digest == moving.digest
+    seen = []
+    for number in range(6):
+        batch = moving.batch(number, 2)
+        inner = (batch.images[:, 0] > 0) == (batch.conditions == 1)
+        assert inner.float().mean() > 0.97  # but for the rim, which is interpolated
+        assert batch.images.min() >= -1
+        assert torch.equal(batch.images, again.batch(number, 2).images)
+        seen += list(batch.conditions)
+    assert len({mask.numpy().tobytes() for mask in seen}) == len(seen)
+    drawn = drawn_from(masks, 5, torch.Generator().manual_seed(0), flip=False, move=True)
+    assert drawn.shape == (5, 32, 32)
+    assert len({mask.numpy().tobytes() for mask in drawn}) == 5
+    classes = Cohort(
+        images, torch.tensor([0, 1, 0, 1]), modalities=["T1"], labels={0: "a", 1: "b"}, move=True
+    ).batch(0, 4)
+    assert sorted(classes.conditions.tolist()) == [0, 0, 1, 1]
+    whole = moving.patients_by_chance(1.0, lambda count: torch.rand(count, dtype=torch.float64))
+    assert whole.images.shape == images.shape
+    assert len(moving.patients_by_chance(0.0, lambda count: torch.ones(count)).images) == 0

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Images
 from asyndgan.data.case import Case
+from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.splits import split_patients
 from asyndgan.errors import CohortError
 
@@ -66,6 +67,7 @@ class Cohort:
         labels: name of every label or class, by its number.
         seed: of the draws.
         flip: mirror images and label maps along the last axis, at random.
+        move: turn, scale and shift images with their label maps, at random.
         rare_first: draw cases whose labels, or sizes of a label, few others have more often; else
             each case once in every pass.
 
@@ -84,6 +86,7 @@ class Cohort:
         present: Tensor | None = None,
         seed: int = 0,
         flip: bool = False,
+        move: bool = False,
         rare_first: bool = False,
     ) -> None:
         if not len(images) or len(images) != len(conditions):
@@ -123,6 +126,7 @@ class Cohort:
         self.labels = dict(labels)
         self.seed = seed
         self.flip = flip
+        self.move = move
         cases: dict[object, list[int]] = {}
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
@@ -139,6 +143,7 @@ class Cohort:
         condition: str = "mask",
         seed: int = 0,
         flip: bool = False,
+        move: bool = False,
         rare_first: bool = False,
     ) -> Self:
         """A cohort of prepared cases.
@@ -150,6 +155,7 @@ class Cohort:
                 conditions are no part of a folder of images; give them to the constructor.)
             seed: of the draws.
             flip: as for the constructor.
+            move: as for the constructor.
             rare_first: as for the constructor.
 
         Raises:
@@ -174,6 +180,7 @@ class Cohort:
             labels={number: name for name, number in labels.items()},
             seed=seed,
             flip=flip,
+            move=move,
             rare_first=rare_first,
         )
 
@@ -199,7 +206,8 @@ class Cohort:
         """
         drawn = [self._case(number * size + offset) for offset in range(size)]
         index = torch.tensor([case for case, _ in drawn])
-        return self._batch(index, torch.tensor([mirrored for _, mirrored in drawn]))
+        mirror = torch.tensor([mirrored for _, mirrored in drawn])
+        return self._batch(index, mirror, self._random("moves", number))
 
     def other(self, number: int, size: int) -> Batch:
         """A batch that has nothing to do with `batch(number, size)`, for unpaired comparisons."""
@@ -208,7 +216,7 @@ class Cohort:
             index = torch.randint(len(self), (size,), generator=random)
         else:
             index = torch.multinomial(self.weights, size, replacement=True, generator=random)
-        return self._batch(index, _mirrors(size, random, self.flip))
+        return self._batch(index, _mirrors(size, random, self.flip), random)
 
     @property
     def parts(self) -> list[float]:
@@ -241,12 +249,20 @@ class Cohort:
             [int(own[int(place * len(own))]) for own, place in zip(chosen, places, strict=True)],
             dtype=torch.int64,
         )
-        return self._batch(index, uniform(len(index)) < (0.5 if self.flip else 0.0))
+        mirror = uniform(len(index)) < (0.5 if self.flip else 0.0)
+        random = torch.Generator()
+        if self.move:
+            random.manual_seed(int(uniform(1) * 2**53))
+        return self._batch(index, mirror, random)
 
-    def _batch(self, index: Tensor, mirror: Tensor) -> Batch:
+    def _batch(self, index: Tensor, mirror: Tensor, random: torch.Generator) -> Batch:
+        images = _mirrored(self.images[index], mirror)
+        conditions = _mirrored(self.conditions[index], mirror)
+        if self.move and len(index):
+            images, conditions = _moved(images, conditions, random)
         return Batch(
-            _mirrored(self.images[index], mirror),
-            _mirrored(self.conditions[index], mirror),
+            images,
+            conditions,
             self.halves[index],
             None if self.present is None else self.present[index],
         )
@@ -265,7 +281,9 @@ class Cohort:
         return torch.Generator().manual_seed(derived_seed(self.seed, purpose, number))
 
 
-def drawn_from(pool: Tensor, count: int, random: torch.Generator, *, flip: bool) -> Tensor:
+def drawn_from(
+    pool: Tensor, count: int, random: torch.Generator, *, flip: bool, move: bool = False
+) -> Tensor:
     """Conditions that are nobody's: of this pool, alike and with repeats.
 
     Args:
@@ -273,9 +291,13 @@ def drawn_from(pool: Tensor, count: int, random: torch.Generator, *, flip: bool)
         count: how many.
         random: of the draw.
         flip: mirror label maps at random.
+        move: turn, scale and shift them at random.
     """
     drawn = pool[torch.randint(len(pool), (count,), generator=random)]
-    return _mirrored(drawn, _mirrors(count, random, flip))
+    drawn = _mirrored(drawn, _mirrors(count, random, flip))
+    if move and drawn.ndim > 1:
+        return _moved(torch.zeros(count, 1, *drawn.shape[1:]), drawn, random)[1]
+    return drawn
 
 
 def derived_seed(seed: int, *parts: object) -> int:
@@ -330,3 +352,10 @@ def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:
         return arrays
     chosen = mirror.reshape(-1, *[1] * (arrays.ndim - 1))
     return torch.where(chosen, arrays.flip(-1), arrays)
+
+
+def _moved(images: Tensor, conditions: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Images with their label maps; classes stay what they are."""
+    maps = conditions if conditions.ndim > 1 else torch.zeros_like(images[:, 0], dtype=torch.int64)
+    images, maps = moved(images, maps, LIKE_PATIENTS, random)
+    return images.clamp(min=IMAGE_LOW), maps if conditions.ndim > 1 else conditions

@@ -93,6 +93,7 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
         condition=recipe.condition.kind,
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
         flip=recipe.training.flip,
+        move=recipe.training.move,
         rare_first=recipe.training.rare_first,
     )
 

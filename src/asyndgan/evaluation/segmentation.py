@@ -13,10 +13,10 @@ import torch
 from monai.losses import DiceCELoss
 from monai.networks.nets import UNETR, BasicUNet, SegResNet
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Masks
 from asyndgan.data.case import Case
+from asyndgan.data.moves import Moves, moved
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.training.checkpoint import seeded
 
@@ -272,14 +272,9 @@ def augment(
     Returns:
         Images, still in [-1, 1] and -1 where nothing was, and their masks, 0 where nothing was.
     """
-    grid = F.affine_grid(
-        _placements(images, budget, generator).to(images.device),
-        [len(images), 1, *images.shape[2:]],
-        align_corners=False,
-    )
-    moved = F.grid_sample(images - IMAGE_LOW, grid, mode="bilinear", align_corners=False)
-    labels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
-    return _recolour(moved + IMAGE_LOW, budget, generator), labels[:, 0].round().long()
+    how = Moves(budget.flips, budget.rotation, budget.zoom, budget.translation)
+    images, masks = moved(images, masks, how, generator)
+    return _recolour(images, budget, generator), masks
 
 
 def _check(cases: Sequence[Case], classes: int) -> None:
@@ -323,28 +318,6 @@ def _draws(cases: int, budget: SegmentationBudget, generator: Generator) -> Iter
             waiting += torch.randperm(cases, generator=generator).tolist()
         yield waiting[: budget.batch]
         del waiting[: budget.batch]
-
-
-def _placements(images: Images, budget: SegmentationBudget, generator: Generator) -> Tensor:
-    """One affine matrix an image, [b, n, n + 1], as `affine_grid` takes it (x before y)."""
-    batch, space = len(images), images.shape[2:]
-
-    def draw(largest: float, *shape: int) -> Tensor:
-        return (torch.rand(batch, *shape, generator=generator) * 2 - 1) * largest
-
-    angle = draw(math.radians(budget.rotation))
-    zoom = torch.exp(draw(math.log1p(budget.zoom)))
-    signs = torch.ones(batch, len(space))
-    for axis in budget.flips:
-        signs[:, -1 - axis] = (torch.rand(batch, generator=generator) < 0.5) * 2.0 - 1
-    matrix = torch.eye(len(space)).repeat(batch, 1, 1)
-    # Coordinates run from -1 to 1 on every axis, so a rotation of oblong images needs their ratio.
-    ratio = space[-2] / space[-1]
-    matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos()
-    matrix[:, 0, 1] = -angle.sin() * ratio
-    matrix[:, 1, 0] = angle.sin() / ratio
-    matrix = matrix * (signs * zoom[:, None])[:, None, :]
-    return torch.cat([matrix, draw(2 * budget.translation, len(space), 1)], 2)
 
 
 def _recolour(images: Images, budget: SegmentationBudget, generator: Generator) -> Images:

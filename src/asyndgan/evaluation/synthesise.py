@@ -13,6 +13,7 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, Preparation, RawCase, derived_seed
 from asyndgan.data.cohort import digest_of
+from asyndgan.data.moves import LIKE_PATIENTS
 from asyndgan.data.nnunet import check_labels, write_dataset
 from asyndgan.data.prepare import load_masks
 from asyndgan.errors import RunError
@@ -24,7 +25,11 @@ from asyndgan.training import Scope, scope_maps
 BATCH: Final = 32
 PAINTING_VERSION: Final = 3
 """Raise it when a change alters what is painted from the same masks and seeds."""
-MASKS_MOVE: Final = SegmentationBudget(rotation=15.0, zoom=0.15, translation=0.05)
+MASKS_MOVE: Final = SegmentationBudget(
+    rotation=LIKE_PATIENTS.rotation,
+    zoom=LIKE_PATIENTS.zoom,
+    translation=LIKE_PATIENTS.translation,
+)
 """How far geometric augmentation moves a mask; mirrored only where sites mirror theirs."""
 
 

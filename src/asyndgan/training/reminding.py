@@ -97,7 +97,9 @@ class Memory:
             torch.Generator().manual_seed(derived_seed(training.seed, name, site, step))
             for name in ("remembered masks", "reminding", "reminding")
         )
-        conditions = drawn_from(self._conditions[site], training.batch, masks, flip=training.flip)
+        conditions = drawn_from(
+            self._conditions[site], training.batch, masks, flip=training.flip, move=training.move
+        )
         looks = [site] * training.batch
         with torch.no_grad():
             before = paint(self._frozen[site], conditions, looks, noise)

@@ -332,7 +332,8 @@ class Site(Handler):
         pool = torch.tensor(sorted(self.cohort.labels)) if self.given is None else self.given
         seed = derived_seed(self.recipe.training.seed, "conditions", self.name, self.next_batch)
         random = torch.Generator().manual_seed(seed)
-        return drawn_from(pool, size, random, flip=self.recipe.training.flip)
+        training = self.recipe.training
+        return drawn_from(pool, size, random, flip=training.flip, move=training.move)
 
     def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
         numbers = {name: float(value) for name, value in losses.items()}
