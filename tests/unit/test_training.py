@@ -606,6 +606,19 @@ def test_masks_are_kept_only_if_the_recipe_says_so(
     assert torch.equal(kept[3][1], cohort.batch(1, 2).conditions)
 
 
+def test_of_moved_masks_those_of_the_first_pass_are_kept(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any
+) -> None:
+    kept: list[torch.Tensor] = []
+    recipe = tiny("training.move=true")
+    cohort = make_cohort(recipe, cases=4)
+    cohort.move = True
+    coordinator = make_sites(recipe, {"north": cohort}).begin(keep=lambda site, m: kept.append(m))
+    for _ in range(6):
+        coordinator.step()
+    assert torch.equal(torch.cat(kept), torch.cat([cohort.batch(n, 2).conditions for n in (0, 1)]))
+
+
 def test_a_checkpoint_of_the_coordinator_holds_no_condition(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:

@@ -578,7 +578,10 @@ class Coordinator:
     def _expect_next(self, site: str, batch: int, conditions: Tensor) -> None:
         self.members[site].batch = batch
         self.members[site].conditions = conditions
-        if self.keep:
+        cases, size = self.known[site].cases, self.recipe.training.batch
+        # Moved, every pass over the cases brings other masks of them: those of the first are kept.
+        again = self.recipe.training.move and 1 < cases <= batch * size
+        if self.keep and not again:
             self.keep(site, conditions)
 
     def welcome(self, site: str, card: Card) -> None:
