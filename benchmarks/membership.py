@@ -198,7 +198,8 @@ def judged(splits: list[dict], attack: str) -> list[object]:
              if p in inside and p in outside]  # fmt: skip
     p = float(wilcoxon(gains, alternative="greater").pvalue)
     verdict = "**told**" if p < 0.05 else "no sign"
-    return [f"{mean:.3f}", f"{low:.3f} to {high:.3f}", f"{p:.3f}", len(patients), verdict]
+    shown = f"{p:.3f}" if p >= 0.001 else "< 0.001"
+    return [f"{mean:.3f}", f"{low:.3f} to {high:.3f}", shown, len(patients), verdict]
 
 
 def main() -> None:
