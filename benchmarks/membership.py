@@ -140,9 +140,10 @@ def by_asking(
 
 def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float]:
     """How real a site's discriminator finds images (LOGAN's white box; Hayes et al. 2019)."""
-    facts = run.facts()
+    facts, recipe = run.facts(), run.recipe().at_site(site)
+    seeing = recipe.discriminator.model_copy(update={"augment": ()})  # who attacks disturbs nothing
     objective = Objective(
-        run.recipe().at_site(site),
+        recipe.model_copy(update={"discriminator": seeing}),
         modalities=len(facts.scope.modalities),
         labels=max(facts.scope.labels) + 1,
         space=facts.scope.space,
