@@ -149,7 +149,7 @@ def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float
         space=facts.scope.space,
         seed=0,
     )
-    newest = checkpoint.stored_files(run.site_state(site), facts.steps)[facts.steps]
+    newest = checkpoint.step_file(run.site_state(site), facts.steps)
     objective.load(checkpoint.read(newest)[0])
     with torch.no_grad():
         return [

@@ -216,9 +216,10 @@ def check_contrast(cases: Sequence[Case], image: ImageSection) -> None:
         having = [case.image[place] for case in cases if name not in case.absent]
         if not having:
             continue
-        shown = torch.stack(having)
-        white = float((shown == IMAGE_HIGH).float().mean())
-        used = float(shown.max() - shown.min()) / (IMAGE_HIGH - IMAGE_LOW)
+        white = sum(float((image == IMAGE_HIGH).float().mean()) for image in having) / len(having)
+        lowest = min(float(image.min()) for image in having)
+        highest = max(float(image.max()) for image in having)
+        used = (highest - lowest) / (IMAGE_HIGH - IMAGE_LOW)
         if white <= MOST_WHITE and used >= LEAST_USED:
             continue
         found = image.intensity_of(name)

@@ -450,7 +450,6 @@ class Coordinator:
         if not self.memory:
             return None
         away = {site: share for site, share in self.shares.items() if site not in self.members}
-        self.held |= {site: member.channels for site, member in self.known.items()}
         self.memory.follow(away, self.average, self.held)
         return self.memory.remind(self.generator, self.step_number, self._paint_looks)
 
@@ -615,6 +614,7 @@ class Coordinator:
             conditions=card.conditions,
         )
         self.known[site] = member
+        self.held[site] = member.channels
         self._opening.pop(site, None)
         self._turned_away.pop(site, None)
         self.members = {
@@ -765,7 +765,7 @@ class Coordinator:
             "step": self.step_number,
             "scope": self.scope.to_plain(),
             "sites": self.shares,
-            "held": self.held | {site: member.channels for site, member in self.known.items()},
+            "held": self.held,
         }
         if self.selection:
             selected, about["selection"] = self.selection.state()
