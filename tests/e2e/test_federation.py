@@ -142,9 +142,9 @@ def test_whatever_of_flare_is_killed_a_site_comes_back_with_its_discriminator_un
     before = {site: answered(local, site, judging()) for site in ("north", "south")}
     pids = {site: local.pid(site) for site in before}
     until(lambda: len(local.sites()) == 2)
-    (first, *_) = processes(module, str(local.folder / place))
-    os.kill(first, signal.SIGKILL)
-    until(lambda: len(local.sites()) < 2)
+    for pid in processes(module, str(local.folder / place)):  # one of an earlier job may still be about to end
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(local.sites()) < 2)  # it is not if nothing was killed
     # The same request gets the same bytes: nothing was trained twice, and no compute began anew.
     assert {site: answered(local, site, judging()) for site in before} == before
     assert {site: local.pid(site) for site in before} == pids
