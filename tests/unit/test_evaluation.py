@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from asyndgan.data.case import Case, Preparation
+from asyndgan.data.prepare import blanked
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.evaluation import bench, compare
 from asyndgan.evaluation.compare import evaluate, levelled_off
@@ -92,6 +93,35 @@ def test_a_seed_decides_the_network_whatever_was_drawn_before():
     assert torch.equal(first, weights(1))
     assert not torch.equal(first, weights(2))
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_a_network_is_judged_without_what_none_of_its_cases_had(
+    data, tmp_path, monkeypatch, unplotted
+):
+    def both(cases):
+        """A second modality that says all there is to say."""
+        return [
+            replace(
+                case,
+                image=torch.cat([case.image, case.mask[None].float() - 1]),
+                modalities=("T1", "T2"),
+            )
+            for case in cases
+        ]
+
+    seen = {}
+    monkeypatch.setattr(
+        bench, "predict", lambda network, images: seen.setdefault(len(seen), images)[:, 0].long()
+    )
+    sites = {
+        "north": [blanked(case, ["T2"]) for case in both(data["sites"]["north"])],
+        "south": both(data["sites"]["south"]),
+    }
+    test = both(data["test"])
+    evaluate(**data | {"sites": sites, "test": test, "synthetic": None}, out=tmp_path)
+    black = [bool((images[:, 1] == -1).all()) for images in seen.values()]
+    assert black == [False, True, False]  # all real, north, south
+    assert all(torch.equal(images[:, 0], seen[0][:, 0]) for images in seen.values())
 
 
 def test_volumes_train_a_network_of_three_dimensions():

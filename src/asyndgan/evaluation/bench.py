@@ -23,6 +23,7 @@ from torch import nn
 from asyndgan.arrays import Masks
 from asyndgan.data.case import Case
 from asyndgan.data.cohort import digest_of
+from asyndgan.data.prepare import blanked
 from asyndgan.errors import DataError
 from asyndgan.evaluation.fedavg import LOCAL_STEPS, train_fedavg
 from asyndgan.evaluation.metrics import (
@@ -159,13 +160,14 @@ class Bench:
     def _predicted(
         self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int
     ) -> Masks:
-        inputs = self._inputs(cases, budget, seed)
+        test = self._as_trained(cases)
+        inputs = self._inputs(cases, test, budget, seed)
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         path = self.cache / f"{key[:32]}.json"
         if not path.exists():
             started = time.monotonic()
             network = self._train(model, cases, budget, seed)
-            found = predict(network, torch.stack([case.image for case in self.test]))
+            found = predict(network, torch.stack([case.image for case in test]))
             seconds = round(time.monotonic() - started, 1)
             entry = {"inputs": inputs, "seconds": seconds, **_packed(found)}
             write_whole(path, json.dumps(entry).encode())
@@ -192,7 +194,17 @@ class Bench:
             cases, classes=classes, budget=budget, seed=seed, on_progress=tell, device=self.device
         )
 
-    def _inputs(self, cases: TrainingSet, budget: SegmentationBudget, seed: int) -> dict[str, Any]:
+    def _as_trained(self, cases: TrainingSet) -> list[Case]:
+        """The test cases, black in modalities that no training case has.
+
+        A network that never saw a modality has random weights for it, and would be judged by them.
+        """
+        lacking = set.intersection(*(set(case.absent) for case in pooled(cases)))
+        return [blanked(case, lacking) for case in self.test] if lacking else list(self.test)
+
+    def _inputs(
+        self, cases: TrainingSet, test: Sequence[Case], budget: SegmentationBudget, seed: int
+    ) -> dict[str, Any]:
         """Everything that the predictions depend on."""
         return {
             "training": {
@@ -201,7 +213,7 @@ class Bench:
             }
             if isinstance(cases, Mapping)
             else _digest(cases, with_masks=True),
-            "test": _digest(self.test, with_masks=False),
+            "test": _digest(test, with_masks=False),
             "classes": max(self.labels.values()) + 1,
             "budget": _named(budget),
             "seed": seed,

@@ -199,10 +199,6 @@ def evaluate_run(
         facts.check_pattern(patient_pattern)
     # Held-out patients are of sites that may lack any; test patients have what they have.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.values()))
-    lacking = {
-        name: [each for each in modalities if each not in describe(data).modalities]
-        for name, data in sites.items()
-    }
     real, judged = load_real(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
         patient_pattern=patient_pattern, incomplete=True,
@@ -229,11 +225,21 @@ def evaluate_run(
         about={
             "run": facts.run,
             "generator_sha256": facts.generator_sha256,
-            "modalities": ", ".join(modalities)
-            + "".join(f"; {name}: black {', '.join(own)}" for name, own in lacking.items() if own),
+            "modalities": ", ".join(modalities) + _lacking(real),
         },
         on_progress=on_progress,
     )
+
+
+def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:
+    """Who has not all modalities, as a continuation of their list."""
+    told = []
+    for site, cases in sites.items():
+        every = sorted(set.intersection(*(set(case.absent) for case in cases)))
+        some = sum(len(case.absent) > len(every) for case in cases)
+        told += [f"{site} has no {', '.join(every)}"] if every else []
+        told += [f"{some} of {len(cases)} cases of {site} lack one"] if some else []
+    return "".join(f"; {each}" for each in told)
 
 
 def _augmented_cases(
@@ -426,9 +432,11 @@ def shared_by_all(modalities: Sequence[str], folders: Sequence[Path]) -> list[st
     held = [describe(folder).modalities for folder in folders]
     shared = [name for name in modalities if all(name in own for own in held)]
     if not shared:
+        names = ", ".join(str(folder) for folder in folders)
         raise RunError(
-            f"no modality of the run ({', '.join(modalities)}) is in every folder. Leave out the "
-            "sites that have others."
+            f"no modality of the run ({', '.join(modalities)}) is in "
+            f"{f'all of {names}' if len(folders) > 1 else names}. Leave out who has others, or "
+            "name another folder."
         )
     return shared
 
