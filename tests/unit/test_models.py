@@ -113,8 +113,12 @@ def test_feedback_on_one_modality_leaves_the_heads_of_others_alone(
     assert all(p.grad.any() for p in network.get_submodule("body").parameters())
 
 
-def test_a_style_begins_without_effect_and_can_learn_one(tiny: MakeRecipe) -> None:
-    recipe = tiny("image.size=32", "generator.noise=2", "generator.style=4", "generator.skip=true")
+@pytest.mark.parametrize("heads", ["true", "false"])
+def test_a_style_begins_without_effect_and_can_learn_one(tiny: MakeRecipe, heads: str) -> None:
+    recipe = tiny(
+        "image.size=32", "generator.noise=2", "generator.style=4", "generator.skip=true",
+        f"generator.heads={heads}",
+    )  # fmt: skip
     torch.manual_seed(0)
     generator = build_generator(recipe, condition_channels=3, image_channels=1)
     maps, random = maps_of("mask", (32, 32), b=1), torch.Generator()
@@ -125,6 +129,11 @@ def test_a_style_begins_without_effect_and_can_learn_one(tiny: MakeRecipe) -> No
     for style in generator.styles:
         nn.init.normal_(style.linear.weight)
     assert not torch.allclose(generator(maps, looks[0]), generator(maps, looks[1]))
+    for style in generator.styles:
+        nn.init.zeros_(style.linear.weight)
+    plain = generator(maps, looks[0])
+    nn.init.normal_(generator.styles[1].linear.bias)  # the last look alone, which no norm follows
+    assert not torch.allclose(generator(maps, looks[0]), plain, atol=0.02)
 
 
 def test_a_sites_style_is_its_own_wherever_it_is_asked_for(tiny: MakeRecipe) -> None:

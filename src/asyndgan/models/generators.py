@@ -87,14 +87,16 @@ class Style(nn.Module):
 
 @final
 class Heads(nn.Module):
-    """Last layers of each modality, after a trunk that all share."""
+    """Last layers of each modality, after a trunk that all share.
+
+    Without a norm, which would take away what the code of a look shifted just before.
+    """
 
     def __init__(self, spatial_dims: int, source: int, width: int, modalities: int) -> None:
         super().__init__()
         self.heads = nn.ModuleList(
             nn.Sequential(
-                _conv(spatial_dims, source, width, bias=False),
-                _norm(spatial_dims, width),
+                _conv(spatial_dims, source, width, bias=True),
                 nn.ReLU(),
                 _conv(spatial_dims, width, 1, 7, bias=True),
             )
