@@ -295,7 +295,8 @@ class TrainingSection(Section):
     move: bool = Field(
         False,
         description="sites turn, scale and shift images with their masks at random, by up to 15 "
-        "degrees, 15 % and 5 %: neither network then sees a patient's image twice",
+        "degrees, 15 % and 5 %: neither network then sees a patient's image twice; labels of a "
+        "single pixel may get lost",
     )
     rare_first: bool = Field(
         False,

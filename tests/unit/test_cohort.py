@@ -189,6 +189,8 @@ def test_moved_cases_keep_their_masks_and_come_again_by_their_number() -> None:
     drawn = drawn_from(masks, 5, torch.Generator().manual_seed(0), flip=False, move=True)
     assert drawn.shape == (5, 32, 32)
     assert len({mask.numpy().tobytes() for mask in drawn}) == 5
+    full = Cohort(images + 0.3, masks, modalities=["T1"], labels={0: "a", 1: "b"}, move=True)
+    assert full.batch(0, 4).images.min() >= -0.5 - 1e-5  # no wedges of black at the rims
     classes = Cohort(
         images, torch.tensor([0, 1, 0, 1]), modalities=["T1"], labels={0: "a", 1: "b"}, move=True
     ).batch(0, 4)

@@ -75,13 +75,25 @@ def test_a_range_maps_its_ends_and_clips_the_rest() -> None:
     assert case.image[0, 0, :5].tolist() == [-1, -1, 1, 1, 0]
 
 
+def head(high: float) -> np.ndarray:
+    """Bright on much black."""
+    return np.where(ramp() > 180, ramp(0.2 * high, high), 0.0)
+
+
 @pytest.mark.parametrize(
-    ("stored", "why"), [(ramp(high=1000), "74% of its pixels"), (ramp(high=1), "a fiftieth")]
+    ("stored", "why"),
+    [
+        (ramp(high=1000), "75% of its pixels"),
+        (head(high=1500), "100% of its pixels"),
+        (ramp(high=1), "a fiftieth"),
+    ],
 )
 def test_intensities_that_the_recipes_range_loses_are_refused(stored: np.ndarray, why: str) -> None:
     image = section()
     with pytest.raises(DataError, match=f"modality T1 does not fit image.intensity .*{why}"):
         check_contrast([prepare(raw(stored), image, ("T1",))], image)
+    slide = np.where(ramp() > 80, 255.0, ramp())  # mostly white, and nothing lost
+    check_contrast([prepare(raw(slide), image, ("T1",))], image)
     for fitting in (image, intensity(kind="percentiles", low=0.5, high=99.5)):
         own = ramp() if fitting is image else stored
         check_contrast([prepare(raw(own), fitting, ("T1",))], fitting)

@@ -25,6 +25,7 @@ class Preparation:
             where it was cropped.
         scale: per modality, the factor of `prepared = stored * scale + shift`.
         shift: per modality, the summand of the same.
+        clipped: per modality, which part of the pixels that are not black lay beyond white.
     """
 
     shape: tuple[int, int]
@@ -33,6 +34,7 @@ class Preparation:
     offset: tuple[int, int]
     scale: tuple[float, ...]
     shift: tuple[float, ...]
+    clipped: tuple[float, ...] = ()
 
 
 @final

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, final
 
 import torch
@@ -22,16 +23,22 @@ class Moves:
         rotation: largest angle, in degrees, in the plane of the last two axes.
         zoom: largest change of size: 0.2 is from 1 / 1.2 to 1.2 times.
         translation: largest shift, as a part of the image's side.
+        rim: what comes in from beyond the image, as `grid_sample` has it: nothing ("zeros") or its
+            reflection, labels alike.
     """
 
     flips: tuple[int, ...] = ()
     rotation: float = 15.0
     zoom: float = 0.15
     translation: float = 0.05
+    rim: str = "zeros"
 
 
-LIKE_PATIENTS: Final = Moves()
-"""As heads lie in scanners, and are small and large."""
+LIKE_PATIENTS: Final = Moves(rim="reflection")
+"""As heads lie in scanners, and are small and large.
+
+Reflected, since a generator would learn wedges of black that no mask announces.
+"""
 
 
 def moved(images: Images, masks: Masks, how: Moves, random: Generator) -> tuple[Images, Masks]:
@@ -44,15 +51,16 @@ def moved(images: Images, masks: Masks, how: Moves, random: Generator) -> tuple[
         random: on the CPU; two equal ones give equal results.
 
     Returns:
-        Images, -1 where nothing was, and their masks, 0 where nothing was.
+        Images and their masks; -1 and 0 where nothing was, if the rim is of "zeros".
     """
     grid = F.affine_grid(
         _placements(len(images), images.shape[2:], how, random).to(images.device),
         [len(images), 1, *images.shape[2:]],
         align_corners=False,
     )
-    shown = F.grid_sample(images - IMAGE_LOW, grid, mode="bilinear", align_corners=False)
-    labels = F.grid_sample(masks[:, None].float(), grid, mode="nearest", align_corners=False)
+    sample = partial(F.grid_sample, grid=grid, padding_mode=how.rim, align_corners=False)
+    shown = sample(images - IMAGE_LOW, mode="bilinear")
+    labels = sample(masks[:, None].float(), mode="nearest")
     return shown + IMAGE_LOW, labels[:, 0].round().long()
 
 

@@ -31,11 +31,14 @@ ABSENT = (1 / 127.5, IMAGE_LOW)
 
 MAX_SIDE = 16384
 
-MOST_WHITE = 0.5
-"""Part of a modality's pixels that may be clipped to white."""
+MOST_CLIPPED = 0.5
+"""Part of a modality's pixels, black ones aside, that may lie beyond a fixed range."""
 
 LEAST_USED = 0.02
 """Part of the range of intensities that a modality's images span at the least."""
+
+ROUNDED = 1e-4
+"""By how much an end of a range may be missed by rounding."""
 
 
 def prepare(
@@ -82,6 +85,10 @@ def prepare(
         offset=((image.size[0] - resized[0]) // 2, (image.size[1] - resized[1]) // 2),
         scale=tuple(scale for scale, _ in scales),
         shift=tuple(shift for _, shift in scales),
+        clipped=tuple(
+            0.0 if name in missing else _clipped(raw.channels[name], scale, shift)
+            for name, (scale, shift) in zip(modalities, scales, strict=True)
+        ),
     )
     picture = _resample(torch.from_numpy(np.stack(planes)), resized, image.resampling)
     picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # weights of antialiasing sum to 1 but roughly
@@ -209,23 +216,25 @@ def check_contrast(cases: Sequence[Case], image: ImageSection) -> None:
     PNGs hold 0 to 255, as the default has it; a scanner's volumes hold anything.
 
     Raises:
-        DataError: more than half of a modality's pixels are above what becomes white, or all of
-            them lie within a fiftieth of the range.
+        DataError: of a modality's pixels that are not black more than half lie above a fixed range,
+            or all of its pixels lie within a fiftieth of the range.
     """
     for place, name in enumerate(cases[0].modalities):
-        having = [case.image[place] for case in cases if name not in case.absent]
+        having = [case for case in cases if name not in case.absent]
         if not having:
             continue
-        white = sum(float((image == IMAGE_HIGH).float().mean()) for image in having) / len(having)
-        lowest = min(float(image.min()) for image in having)
-        highest = max(float(image.max()) for image in having)
-        used = (highest - lowest) / (IMAGE_HIGH - IMAGE_LOW)
-        if white <= MOST_WHITE and used >= LEAST_USED:
-            continue
         found = image.intensity_of(name)
+        beyond = 0.0
+        if found.kind == "range":  # others are made of what each case holds
+            beyond = sum(case.preparation.clipped[place] for case in having) / len(having)
+        lowest = min(float(case.image[place].min()) for case in having)
+        highest = max(float(case.image[place].max()) for case in having)
+        used = (highest - lowest) / (IMAGE_HIGH - IMAGE_LOW)
+        if beyond <= MOST_CLIPPED and used >= LEAST_USED:
+            continue
         what = (
-            f"{white:.0%} of its pixels would be white"
-            if white > MOST_WHITE
+            f"{beyond:.0%} of its pixels that are not black lie beyond and would be white"
+            if beyond > MOST_CLIPPED
             else "all of its pixels lie within a fiftieth of that range"
         )
         raise DataError(
@@ -365,6 +374,13 @@ def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, fl
 def _normalised(stored: np.ndarray, scale: float, shift: float) -> np.ndarray:
     prepared = stored.astype(np.float64) * scale + shift
     return np.clip(prepared, IMAGE_LOW, IMAGE_HIGH).astype(np.float32)
+
+
+def _clipped(stored: np.ndarray, scale: float, shift: float) -> float:
+    """Which part of what is brighter than black lies above white."""
+    prepared = stored.astype(np.float64) * scale + shift
+    bright = int(np.count_nonzero(prepared > IMAGE_LOW + ROUNDED))
+    return int(np.count_nonzero(prepared > IMAGE_HIGH + ROUNDED)) / max(1, bright)
 
 
 def _resized(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple[int, int]:
