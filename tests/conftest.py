@@ -45,6 +45,7 @@ from asyndgan.errors import SiteUnreachableError  # noqa: E402
 from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # noqa: E402
 from asyndgan.recipe import Recipe  # noqa: E402
 from asyndgan.training import Coordinator, Site  # noqa: E402
+from asyndgan.training.coordinator import Keep  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -121,7 +122,7 @@ class Federation:
     line: Line
     exchange: Exchange
 
-    def begin(self, keep: Callable[[str, torch.Tensor], None] | None = None) -> Coordinator:
+    def begin(self, keep: Keep | None = None) -> Coordinator:
         return Coordinator.begin(self.recipe, self.exchange, run=RUN, keep=keep)
 
     def endpoint(self, site: str) -> Endpoint:

@@ -27,7 +27,7 @@ class Bank:
     def __init__(self) -> None:
         self.kept: dict[str, list[Tensor]] = defaultdict(list)
 
-    def keep(self, site: str, conditions: Tensor) -> None:
+    def keep(self, site: str, conditions: Tensor, most: int | None = None) -> None:
         self.kept[site] += list(conditions)
 
     def of(self, site: str) -> Tensor:

@@ -23,6 +23,7 @@ from asyndgan.errors import (
 from asyndgan.models import draw_noise
 from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.recipe import Recipe
+from asyndgan.runs.bank import MaskBank
 from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
 from asyndgan.training.coordinator import _TurnedAway, checked_moments
 from asyndgan.training.objective import rate_factor
@@ -595,7 +596,7 @@ def test_masks_are_kept_only_if_the_recipe_says_so(
 ) -> None:
     kept: list[tuple[str, Tensor]] = []
     federation = make_sites(tiny(f"masks.release={str(released).lower()}"))
-    coordinator = federation.begin(keep=lambda site, masks: kept.append((site, masks)))
+    coordinator = federation.begin(keep=lambda site, masks, most: kept.append((site, masks)))
     coordinator.step()
     if not released:
         assert kept == []
@@ -606,17 +607,36 @@ def test_masks_are_kept_only_if_the_recipe_says_so(
     assert torch.equal(kept[3][1], cohort.batch(1, 2).conditions)
 
 
-def test_of_moved_masks_those_of_the_first_pass_are_kept(
-    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any
+def test_of_moved_masks_as_many_are_kept_as_the_site_has_cases(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any, tmp_path: Path
 ) -> None:
-    kept: list[torch.Tensor] = []
     recipe = tiny("training.move=true")
     cohort = make_cohort(recipe, cases=4)
     cohort.move = True
-    coordinator = make_sites(recipe, {"north": cohort}).begin(keep=lambda site, m: kept.append(m))
+    bank = MaskBank(tmp_path)
+    coordinator = make_sites(recipe, {"north": cohort}).begin(keep=bank.keep)
     for _ in range(6):
         coordinator.step()
-    assert torch.equal(torch.cat(kept), torch.cat([cohort.batch(n, 2).conditions for n in (0, 1)]))
+    first = torch.cat([cohort.batch(number, 2).conditions for number in (0, 1)])
+    assert torch.equal(bank.of("north"), first)
+
+
+def test_of_moved_masks_a_limit_is_kept_of_a_site_that_does_not_say_how_many_cases_it_has(
+    tiny: MakeRecipe,
+    make_sites: MakeSites,
+    make_cohort: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyndgan.training.coordinator.MOVED_MASKS", 3)
+    recipe = tiny("training.move=true")
+    cohort = make_cohort(recipe, cases=1)  # as a policy with leaves.cases = false has it said
+    cohort.move = True
+    bank = MaskBank(tmp_path)
+    coordinator = make_sites(recipe, {"north": cohort}).begin(keep=bank.keep)
+    for _ in range(6):
+        coordinator.step()
+    assert bank.counts() == {"north": 3}
 
 
 def test_a_checkpoint_of_the_coordinator_holds_no_condition(
@@ -871,12 +891,16 @@ def test_a_site_keeps_the_states_of_two_runs_apart(
 def test_a_run_that_was_ordered_anew_takes_a_sites_place_in_the_one_that_was_given_up(
     tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
 ) -> None:
-    federation = make_sites(tiny(), folder=tmp_path)
+    federation = make_sites(tiny("quorum.wait_s=0.2"), folder=tmp_path)
     begun = Open(run=RUN, recipe=federation.recipe.digest(), step=0, attempt="a1")
     ask(federation, "north", begun)
     ask(federation, "north", judge(federation.recipe))
     ask(federation, "north", Save(run=RUN, step=1))
     anew = begun.model_copy(update={"run": "def", "attempt": "b2"})
+    refused = ask(federation, "north", anew)
+    assert isinstance(refused, Refusal)  # that run is at work
+    assert "when it has been silent for 0.2 s" in refused.reason
+    time.sleep(0.3)
     card = ask(federation, "north", anew)
     assert isinstance(card, Card) and card.step == 0
     for late in (begun, judge(federation.recipe, step=1, batch=1)):
@@ -885,6 +909,25 @@ def test_a_run_that_was_ordered_anew_takes_a_sites_place_in_the_one_that_was_giv
     again = begun.model_copy(update={"step": 1, "attempt": "a2"})
     card = ask(federation, "north", again)
     assert isinstance(card, Card) and card.step == 1
+
+
+def test_a_run_that_cannot_go_on_at_a_site_leaves_the_one_at_work_there_as_it_is(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any, tmp_path: Path
+) -> None:
+    recipe = tiny("quorum.wait_s=0.01")
+    other = make_sites(recipe, {"north": make_cohort(recipe, seed=7)}, folder=tmp_path)
+    opening = Open(run="def", recipe=recipe.digest(), step=0, attempt="a1")
+    ask(other, "north", opening)
+    ask(other, "north", judge(recipe, run="def"))
+    ask(other, "north", Save(run="def", step=1))
+    federation = make_sites(recipe, {"north": make_cohort(recipe)}, folder=tmp_path)
+    opened(federation)
+    ask(federation, "north", judge(recipe))
+    time.sleep(0.02)
+    again = opening.model_copy(update={"step": 1, "attempt": "b2"})
+    refused = ask(federation, "north", again)
+    assert isinstance(refused, Refusal) and "cases are not those" in refused.reason
+    assert isinstance(ask(federation, "north", judge(recipe, step=1, batch=1)), Judgement)
 
 
 def test_a_state_is_found_although_a_crash_came_between_two_moves(

@@ -79,9 +79,11 @@ class MaskBank:
                 path.unlink()
             self._count[site] = min(count, counts.get(site, 0))
 
-    def keep(self, site: str, conditions: Tensor) -> None:
-        """Writes the masks of a batch that are new."""
+    def keep(self, site: str, conditions: Tensor, most: int | None = None) -> None:
+        """Writes the masks of a batch that are new, until there are as many of the site."""
         for mask in conditions.numpy():
+            if most is not None and self._count[site] >= most:
+                return
             array = mask.astype(np.uint8 if mask.max() < 256 else np.uint16)
             digest = _digest(site, array)
             if digest not in self._seen:

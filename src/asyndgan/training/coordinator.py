@@ -74,6 +74,9 @@ LABELS_LIMIT = 1024
 SIDE_LIMIT = 4096
 """Rows or columns of an image, at most."""
 
+MOVED_MASKS = 500
+"""Moved masks that are kept of a site of which nobody knows how many there are unmoved."""
+
 MOST_LOG_ODDS = 1e4
 """That a site may claim; beyond it nothing is left of a float."""
 
@@ -81,7 +84,7 @@ RARELY_S = 60.0
 """Seconds between two invitations of a site that is turned away again and again."""
 
 Judged = Judgement | Appraisal
-Keep = Callable[[str, Tensor], None]
+Keep = Callable[[str, Tensor, int | None], None]
 State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -201,7 +204,8 @@ class Coordinator:
         exchange: reaches the sites.
         run: the run's identity, in hexadecimal.
         scope: what the run is about.
-        keep: called with (site, conditions) for every batch, if the recipe has masks kept.
+        keep: called with (site, conditions, most) for every batch, if the recipe has masks kept;
+            most: how many of the site are wanted in all, or None.
         recall: gives what was kept of a site, for reminding.
         device: where the generator computes.
 
@@ -577,11 +581,15 @@ class Coordinator:
     def _expect_next(self, site: str, batch: int, conditions: Tensor) -> None:
         self.members[site].batch = batch
         self.members[site].conditions = conditions
-        cases, size = self.known[site].cases, self.recipe.training.batch
-        # Moved, every pass over the cases brings other masks of them: those of the first are kept.
-        again = self.recipe.training.move and 1 < cases <= batch * size
-        if self.keep and not again:
-            self.keep(site, conditions)
+        if self.keep:
+            self.keep(site, conditions, self._most_masks(site))
+
+    def _most_masks(self, site: str) -> int | None:
+        """Of a site: as many as it has cases, where no two that come are the same."""
+        if not self.recipe.training.move:
+            return None
+        cases = self.known[site].cases if self.recipe.masks.source == "own" else 1
+        return cases if cases > 1 else MOVED_MASKS  # one: a site that does not say how many it has
 
     def welcome(self, site: str, card: Card) -> None:
         """Takes a site in, for the first time or again.

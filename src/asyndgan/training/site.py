@@ -1,12 +1,13 @@
 """A site: its cohort, its discriminator, and its answers to the coordinator's requests."""
 
 import logging
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 
@@ -185,6 +186,7 @@ class Site(Handler):
             account.check_against(ledger, unprotected_masks=policy.privacy.unprotected_masks)
         self.release = Release(recipe, policy, ledger, account)
         self.run: str | None = None
+        self._heard = 0.0
         self._attempts: deque[str] = deque(maxlen=KEPT_ATTEMPTS)
         self._start_afresh()
 
@@ -208,6 +210,7 @@ class Site(Handler):
                 answer = Closed(run=request.run)
             case _:
                 raise ProtocolError(f"a site does not answer '{request.kind}'.")
+        self._heard = time.monotonic()
         return self.release.let_out(answer)
 
     def _judge(self, request: Judge) -> Judgement:
@@ -348,12 +351,10 @@ class Site(Handler):
                 f"this site was set up for recipe {self.recipe.digest()[:12]}, the run has "
                 f"{request.recipe[:12]}. Give both ends the same recipe file."
             )
-        if self.run not in (None, request.run):
-            if not request.attempt or request.attempt in self._attempts:
-                self._expect(request.run)
-            self._start_afresh()  # the other run was given up without a word
         self._check_attempt(request)
         self._go_back_to(request.run, request.step)
+        if request.attempt and request.attempt not in self._attempts:
+            self._attempts.append(request.attempt)
         self.run = request.run
         return Card(
             run=request.run,
@@ -369,16 +370,23 @@ class Site(Handler):
         )
 
     def _check_attempt(self, request: Open) -> None:
-        """Networks deliver late: an old request to begin must not have this site go back."""
-        if not request.attempt:
-            return
+        """An old request to begin must not have this site go back, nor another run take it away.
+
+        Networks deliver late. A run that was given up without a word, and ordered anew, is silent.
+        """
         known = request.attempt in self._attempts
         if known and request.attempt != self._attempts[-1]:
             raise ProtocolError("this attempt at the run is over; another one has begun.")
-        if not known:
-            self._attempts.append(request.attempt)
-        elif request.run == self.run and request.step < self.step:
+        if known and request.run == self.run and request.step < self.step:
             raise ProtocolError(f"step {request.step} is over; this site is at step {self.step}.")
+        wait_s = self.recipe.quorum.wait_s
+        if self.run not in (None, request.run) and (
+            not request.attempt or time.monotonic() - self._heard < wait_s
+        ):
+            raise ProtocolError(
+                "this site takes part in another run; close that one first, or ask again when it "
+                f"has been silent for {wait_s:g} s."
+            )
 
     def _measure(self, request: Measure) -> Measured:
         self._expect(request.run)
@@ -422,15 +430,30 @@ class Site(Handler):
             raise ProtocolError(f"batch {batch} was not offered; the next is {self.next_batch}.")
 
     def _go_back_to(self, run: str, step: int) -> None:
-        """Takes the newest state at or before a step: that in memory, or a stored one."""
+        """Takes the newest state at or before a step: that in memory, or a stored one.
+
+        Raises:
+            ProtocolError: the stored one is of other cases; nothing is changed then.
+        """
         candidates: dict[int, Path] = {}
         if self.folder:
             place = checkpoint.place_of(self.folder, run)
             candidates = checkpoint.stored_files(place, step)
-        if max(candidates, default=0) <= self.step <= step:
+        own = self.run in (None, run)
+        if own and max(candidates, default=0) <= self.step <= step:
             return
+        stored = self._stored(candidates)
         self._start_afresh()
-        for path in reversed(candidates.values()):
+        if stored:
+            tensors, about = stored
+            self.objective.load(tensors)
+            self.step, self.next_batch = about["step"], about["batch"]
+
+    def _stored(
+        self, candidates: Mapping[int, Path]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
+        """The newest state that can be read."""
+        for path in reversed(list(candidates.values())):
             try:
                 tensors, about = checkpoint.read(path)
             except RunError as error:
@@ -441,9 +464,8 @@ class Site(Handler):
                     "this site's cases are not those that it began the run with, or the masks that "
                     "it is given are not; give it back its data, or start a new run."
                 )
-            self.objective.load(tensors)
-            self.step, self.next_batch = about["step"], about["batch"]
-            return
+            return tensors, about
+        return None
 
     @cached_property
     def _data_digest(self) -> str:
