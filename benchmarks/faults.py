@@ -182,7 +182,7 @@ def main() -> None:
         for process in running:
             process.wait()
     heading = ["killed", "recovered after", "longest pause", "steps without it", "steps repeated",
-               "`status` says meanwhile"]  # fmt: skip
+               "news of the run meanwhile"]  # fmt: skip
     publish(markdown(heading, rows), "faults", asked.document)
 
 

@@ -8,7 +8,7 @@ the images can give anybody away, the synthetic set is painted from the masks of
 attacks more are a coordinator's that has a patient's images: `asked` sends each of them to the site
 as if it were synthetic, and reads its loss (`asked, without losses`: the length of the feedback,
 which a policy with `leaves.losses = false` leaves it); `discriminator` is given the discriminator
-of the site, of which no number of questions can tell more. Five splits; a patient's score in splits
+of the site as it is in the end. Five splits; a patient's score in splits
 that took him in is compared with his own in others, so that nobody looks like a member for being an
 easy case, and patients are the unit of the test and the interval.
 """
@@ -90,7 +90,9 @@ def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
         for data in sites.values()
     ]
     rate = min(1.0, found.privacy.patients / min(members))
-    noise = noise_for(EPSILON, rate, found.training.steps * found.privacy.updates)
+    # Every question has the site learn once more, and is charged.
+    most = max(len(load_cases(data, found.image)) for data in sites.values())
+    noise = noise_for(EPSILON, rate, (found.training.steps + most) * found.privacy.updates)
     return load_recipe(recipe, [*own, f"privacy.noise={noise:.3f}"])
 
 
@@ -240,7 +242,7 @@ def main() -> None:
     heading = ["set", "recipe", "attack", "splits", "AUC", "95 % interval", "p", "patients",
                "verdict"]  # fmt: skip
     about = (
-        f"`private`: epsilon {EPSILON:g} at most, delta {DELTA:g}, masks "
+        f"`private`: epsilon {EPSILON:g} at most, questions included, delta {DELTA:g}, masks "
         "unprotected; intervals from a bootstrap over patients; p of a signed-rank test."
     )
     publish(f"{about}\n\n{markdown(heading, rows)}", "membership", asked.document)

@@ -44,7 +44,7 @@ from asyndgan.engines.flare.kits import (
     remove_site,
 )
 from asyndgan.engines.flare.localhost import Localhost, free_port
-from asyndgan.engines.flare.service import SiteService
+from asyndgan.engines.flare.service import READING, SiteService
 from asyndgan.errors import (
     BusyError,
     RefusedError,
@@ -54,9 +54,9 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.locks import held
-from asyndgan.protocol import Exchange
+from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs import train
+from asyndgan.runs import Interrupted, train
 from asyndgan.runs.federated import Order, serve
 from asyndgan.runs.folder import socket_sums
 from asyndgan.training import Coordinator
@@ -142,7 +142,9 @@ def test_whatever_of_flare_is_killed_a_site_comes_back_with_its_discriminator_un
     before = {site: answered(local, site, judging()) for site in ("north", "south")}
     pids = {site: local.pid(site) for site in before}
     until(lambda: len(local.sites()) == 2)
-    for pid in processes(module, str(local.folder / place)):  # one of an earlier job may still be about to end
+    for pid in processes(
+        module, str(local.folder / place)
+    ):  # one of an earlier job may still be about to end
         os.kill(pid, signal.SIGKILL)
     until(lambda: len(local.sites()) < 2)  # it is not if nothing was killed
     # The same request gets the same bytes: nothing was trained twice, and no compute began anew.
@@ -452,14 +454,19 @@ class Worker:
         return self.answers.pop()
 
 
-@pytest.mark.parametrize(("answers", "starts"), [([], 1), ([b"answer"], 2)])
-def test_a_compute_that_hangs_is_started_again_but_one_that_reads_its_data_is_left_alone(
-    local: Localhost, monkeypatch: pytest.MonkeyPatch, answers: list[bytes], starts: int
+@pytest.mark.parametrize(
+    ("answers", "asked", "starts"),
+    [([], 5, 1), ([b"answer"], 2, 2), ([], 6, 2), ([], 17, 2), ([], 18, 3)],
+)
+def test_a_compute_that_hangs_is_started_again_and_one_that_reads_its_data_gets_longer(
+    local: Localhost, monkeypatch: pytest.MonkeyPatch, answers: list[bytes], asked: int, starts: int
 ) -> None:
     service, worker = local.services["south"], Worker(answers)
-    monkeypatch.setattr(service, "_answered", None)
+    for name, value in {"_answered": None, "_silences": 0, "_patience": READING}.items():
+        monkeypatch.setattr(service, name, value)
     monkeypatch.setattr(service, "_worker_for", lambda recipe, run: worker)
-    for _ in range(3):
+    answers = list(answers)
+    for _ in range(asked):
         service._answer({"recipe": "", "run": RUN}, b"request")
     assert worker.starts == starts
 
@@ -600,6 +607,34 @@ def test_kits_are_made_checked_and_added_by_commands(
         asyndgan("federation", "submit", folder, "default", "--run", "x", "--site", "nobody")
     asyndgan("federation", "fetch", folder, "--out", tmp_path / "copy")
     assert (tmp_path / "copy" / "recipe.toml").exists()
+
+
+def test_a_run_of_which_all_sites_were_removed_does_not_begin_with_whoever_is_there(
+    tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    federation = init_federation(
+        tmp_path / "federation", host="localhost", port=free_port(), sites=("north",)
+    )
+    order = Order.submit(federation, "first", tiny(), ())
+    add_site(federation, "south")
+    remove_site(Federation.of(federation.path), "north")
+
+    class Line(Transport):
+        def send(self, site: str, payload: bytes, timeout: float) -> bytes:
+            raise AssertionError("nobody is asked before the run begins")
+
+        def belongs(self, site: str) -> bool:
+            return site in Federation.of(federation.path).sites
+
+        def sites(self) -> tuple[str, ...]:
+            return ("south",)
+
+    threading.Thread(target=lambda: (until(lambda: bool(order.waiting())), order.stop())).start()
+    with pytest.raises(Interrupted):
+        order._gather(Line(), tiny())
+    assert "were removed" in order.waiting()
+    Order.submit(Federation.of(federation.path), "first", tiny(), ("south",))
+    order._gather(Line(), tiny())
 
 
 def test_what_flare_cannot_work_with_is_refused_before_anything_is_made(tmp_path: Path) -> None:

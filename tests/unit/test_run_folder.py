@@ -66,6 +66,19 @@ def test_metrics_of_steps_that_will_be_done_again_are_dropped(tmp_path: Path) ->
     assert folder.metrics_file.read_text() == '{"step": 0}\n{"step": 1}\n'
 
 
+def test_who_watches_a_run_that_goes_back_reads_it_from_the_beginning(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.metrics_file.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n')
+    records, place = folder.metrics_from((0, 0))
+    assert len(records) == 3
+    assert folder.metrics_from(place) == ([], place)
+    folder.forget_metrics_from(1)
+    with folder.metrics_file.open("a") as file:  # and is soon longer than it was
+        file.write('{"step": 1, "seconds": 12345}\n{"step": 2}\n{"step": 3}\n')
+    records, place = folder.metrics_from(place)
+    assert [record["step"] for record in records] == [0, 1, 2, 3]
+
+
 def test_a_released_mask_is_kept_once_and_known_again_after_a_restart(tmp_path: Path) -> None:
     masks = torch.stack([torch.zeros(16, 16), torch.ones(16, 16)]).long()
     MaskBank(tmp_path).keep("north", masks)

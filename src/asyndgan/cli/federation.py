@@ -211,14 +211,17 @@ class Standing:
 
     def __init__(self, order: Any) -> None:
         self.order = order
-        self._place = 0
+        self._place = (0, 0)
         self._last: dict[str, Any] = {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
         self._seen: dict[str, dict[str, Any]] = {}
         self._told: list[str] = []
 
     def table(self) -> Table:
         """As it is now."""
+        before = self._place[0]
         records, self._place = self.order.folder.metrics_from(self._place)
+        if self._place[0] != before:  # all of them, of a run that went back to a checkpoint
+            self._told.clear()
         for record in records:
             self._seen |= dict.fromkeys(record["shares"], record)
             self._last = record

@@ -31,6 +31,7 @@ from asyndgan.errors import (
     StorageError,
 )
 from asyndgan.locks import held
+from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.train import Interrupted, Progress, Watch, train_over
@@ -57,6 +58,9 @@ STOP_TIMES: Final = 10
 
 RETURN_S: Final = 60.0
 """Seconds that a run which goes on waits for all of its sites, before a quorum will do."""
+
+
+NOBODY: Final = "sites to be named: those it was ordered for were removed (submit it again, --site)"
 
 
 @final
@@ -231,7 +235,7 @@ class Order:
                 transport.close()
         self.trouble("")
 
-    def _due(self, recipe: Recipe, transport: Flare) -> list[str]:
+    def _due(self, recipe: Recipe, transport: Transport) -> list[str]:
         """Sites that take part in the step that is next, and were not removed."""
         step = self.folder.facts().steps if self.folder.facts_file.exists() else 0
         return [
@@ -240,7 +244,7 @@ class Order:
             if transport.belongs(site) and recipe.takes_part(site, step)
         ]
 
-    def _gather(self, transport: Flare, recipe: Recipe) -> None:
+    def _gather(self, transport: Transport, recipe: Recipe) -> None:
         """Waits for the sites: at first for all, in a run that goes on for a quorum after a while.
 
         Raises:
@@ -248,7 +252,13 @@ class Order:
         """
         begun = bool(stored_steps(self.folder.checkpoints))
         since, told = time.monotonic(), set[str]()
-        while missing := set(wanted := self._due(recipe, transport)) - set(transport.sites()):
+        while True:
+            wanted = self._due(recipe, transport)
+            missing = set(wanted) - set(transport.sites())
+            if not begun and not any(map(transport.belongs, self.wanted()["sites"])):
+                missing = {NOBODY}
+            if not missing:
+                return
             late = time.monotonic() - since > RETURN_S
             least = Quorum(recipe.quorum, wanted).least
             if begun and late and len(wanted) - len(missing) >= least:

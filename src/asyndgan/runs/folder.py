@@ -14,6 +14,7 @@ sites/NAME/              what the site keeps for itself; on this machine only be
 
 import hashlib
 import json
+import os
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -39,6 +40,9 @@ from asyndgan.training.checkpoint import (
 
 State = Literal["running", "interrupted", "failed", "finished"]
 
+
+Place = tuple[int, int]
+"""Of a reader in a file: which file (its inode), and how far."""
 
 EARLIER = "earlier"
 """In place of a connection's name: the sum of those that ended long ago."""
@@ -237,25 +241,27 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """A record a step, oldest first; a line that was cut off by a crash is left out."""
-        return self.metrics_from(0)[0]
+        return self.metrics_from((0, 0))[0]
 
-    def metrics_from(self, place: int) -> tuple[list[dict[str, Any]], int]:
+    def metrics_from(self, place: Place) -> tuple[list[dict[str, Any]], Place]:
         """Records from a place in the file on, and the place after them, to go on from.
 
-        A file that was cut short meanwhile, by a run that began anew, is read from its beginning.
+        A file that took its place meanwhile, of a run that went back to a checkpoint, is read from
+        its beginning.
         """
         if not self.metrics_file.exists():
-            return [], 0
+            return [], (0, 0)
         with self.metrics_file.open("rb") as file:
-            file.seek(place if place <= self.metrics_file.stat().st_size else 0)
+            own = os.fstat(file.fileno()).st_ino
+            start = place[1] if place[0] == own else 0
+            file.seek(start)
             records: list[dict[str, Any]] = []
-            place = file.tell()
             for line in file:
                 if not line.endswith(b"\n"):
                     break  # still being written, or cut off
                 records.append(json.loads(line))
-                place += len(line)
-        return records, place
+                start += len(line)
+        return records, (own, start)
 
     def forget_metrics_from(self, step: int) -> None:
         """Drops records of steps that will be done again."""

@@ -35,6 +35,11 @@ MESSAGE_LIMIT: Final = 2**28
 """Bytes; of most recipes the own limit is lower, and `Processes` keeps to that."""
 
 
+READING: Final = 6
+"""Requests that a compute may leave unanswered while it reads its data; twice as many each time
+that it is started again without having answered any."""
+
+
 @final
 class SiteFile(Section):
     """What a site's administrator decides. Nothing of it is told to the coordinator."""
@@ -141,6 +146,7 @@ class SiteService:
         self.wait_s = wait_s
         self._worker: tuple[tuple[str, str], Processes] | None = None
         self._answered: int | None = None  # which process has: others may be reading their data
+        self._silences, self._patience = 0, READING
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._listener = Listener(kit, self._serve, limit=MESSAGE_LIMIT)
@@ -192,11 +198,16 @@ class SiteService:
             worker.sites()  # starts it again if it died
             answer = worker.send(self.name, payload, self.wait_s)
             self._answered = worker.pid(self.name)
+            self._silences, self._patience = 0, READING
             return reply_of(Reply.ANSWER, answer)
         except SiteSilentError:
-            if self._answered == worker.pid(self.name):
+            self._silences += 1
+            given_up = self._silences >= self._patience
+            if given_up or self._answered == worker.pid(self.name):
                 log.warning("no answer in %g s; the compute is started again", self.wait_s)
                 worker.start(self.name)
+                self._silences = 0
+                self._patience *= 2 if given_up else 1
             else:
                 log.warning("no answer in %g s; the compute reads its data still", self.wait_s)
             return reply_of(Reply.SILENT)
