@@ -1,10 +1,13 @@
+import io
 import json
 import math
 from dataclasses import replace
 
 import pytest
 import torch
+from rich.console import Console
 
+from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.data.case import Case, Preparation
 from asyndgan.data.prepare import blanked
 from asyndgan.errors import DataError, NotFiniteError
@@ -361,3 +364,16 @@ def test_progress_counts_the_steps_of_all_workers(data, tmp_path, unplotted, wor
     assert max(done for done, _ in told) == 24
     if workers == 1:
         assert {done for done, _ in told} >= set(range(1, 25))
+
+
+def test_without_a_terminal_each_training_is_told_once_though_several_take_turns():
+    out = io.StringIO()
+    display = EvaluationDisplay(Console(file=out, width=80))
+    for done in range(0, 100, 10):
+        display.show(f"synthetic, seed {done // 10 % 2}", done, 100)
+    display.show("synthetic, seed 0", 0, 100)
+    assert out.getvalue().split("\n")[:-1] == [
+        "  0 %  synthetic, seed 0",
+        " 10 %  synthetic, seed 1",
+        "  0 %  synthetic, seed 0",
+    ]
