@@ -55,6 +55,8 @@ EVERYWHERE = (
 SHORT = ("training.steps=600",)
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "default": ("default", SHORT),
+    "shift": ("default", (*SHORT, 'discriminator.augment=["shift"]')),
+    "move": ("default", (*SHORT, "training.move=true")),
     "paper": ("paper", ("training.steps=300",)),
     "overfitted": (
         "default",
