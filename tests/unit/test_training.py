@@ -25,10 +25,10 @@ from asyndgan.models.features import Features, Moments, distance, features_in_pa
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
-from asyndgan.training.coordinator import _TurnedAway, checked_moments
+from asyndgan.training.coordinator import _TurnedAway
 from asyndgan.training.objective import rate_factor
 from asyndgan.training.painting import Painting
-from asyndgan.training.selection import Selection
+from asyndgan.training.selection import Selection, checked_moments
 from asyndgan.wire import (
     ANSWERS,
     Card,

@@ -1,12 +1,7 @@
 """The coordinator's step, the site's step, and what both keep."""
 
-from asyndgan.training.coordinator import (
-    Coordinator,
-    Scope,
-    StepReport,
-    new_generator,
-    scope_maps,
-)
+from asyndgan.training.coordinator import Coordinator, StepReport
+from asyndgan.training.scope import Scope, new_generator, scope_maps
 from asyndgan.training.site import Site
 
 GENERATOR_VERSION = 3

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import CPU
 from asyndgan.data import derived_seed
-from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import (
     AsyndganError,
     CohortError,
@@ -30,14 +29,8 @@ from asyndgan.errors import (
     SiteUnreachableError,
     WireError,
 )
-from asyndgan.models import (
-    arithmetic,
-    build_generator,
-    condition_channels,
-    condition_maps,
-    site_noise,
-)
-from asyndgan.models.features import Features, Moments
+from asyndgan.models import arithmetic, site_noise
+from asyndgan.models.features import Moments
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import (
@@ -53,7 +46,8 @@ from asyndgan.training.odds import feedback_of_mixture
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.reminding import Memory, Recall
-from asyndgan.training.selection import Selection
+from asyndgan.training.scope import Scope, agree, merge_labels, new_generator, scope_maps
+from asyndgan.training.selection import Selection, checked_moments
 from asyndgan.wire import (
     Appraisal,
     Appraise,
@@ -62,17 +56,10 @@ from asyndgan.wire import (
     Judge,
     Judgement,
     Measure,
-    Measured,
     Message,
     Open,
     Save,
 )
-
-LABELS_LIMIT = 1024
-"""Labels are channels of the generator's input, so a card may not ask for any number of them."""
-
-SIDE_LIMIT = 4096
-"""Rows or columns of an image, at most."""
 
 MOVED_MASKS = 500
 """Moved masks that are kept of a site of which nobody knows how many there are unmoved."""
@@ -86,46 +73,6 @@ RARELY_S = 60.0
 Judged = Judgement | Appraisal
 Keep = Callable[[str, Tensor, int | None], None]
 State = tuple[dict[str, Tensor], dict[str, Any]]
-
-
-@final
-@dataclass(frozen=True)
-class Scope:
-    """What the run is about, agreed among the sites that opened it.
-
-    Attributes:
-        modalities: what the generator paints, in the order of its channels.
-        labels: name of each label by number.
-        space: height and width (and depth).
-    """
-
-    modalities: tuple[str, ...]
-    labels: dict[int, str]
-    space: tuple[int, ...]
-
-    def to_plain(self) -> dict[str, Any]:
-        """For JSON."""
-        labels = {str(number): name for number, name in self.labels.items()}
-        return {"modalities": list(self.modalities), "labels": labels, "space": list(self.space)}
-
-    @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
-        """What `to_plain` gave; of a stranger's file, which may ask for networks of any size.
-
-        Raises:
-            ValueError: labels, modalities or sides beyond those that a run can have.
-        """
-        labels = {int(number): name for number, name in plain["labels"].items()}
-        modalities, space = tuple(plain["modalities"]), tuple(plain["space"])
-        sides = all(isinstance(side, int) and 0 < side <= SIDE_LIMIT for side in space)
-        if (
-            not all(0 <= number < LABELS_LIMIT for number in labels)
-            or len(modalities) > MODALITIES_LIMIT
-            or len(space) > 3
-            or not sides
-        ):
-            raise ValueError("labels, modalities or sizes beyond all limits")
-        return cls(modalities, labels, space)
 
 
 @final
@@ -854,120 +801,3 @@ def card_of(site: str, answers: Mapping[str, Message], missed: Mapping[str, Asyn
     if isinstance(answer, Card):
         return answer
     raise missed.get(site) or SiteUnreachableError(f"site {site} did not send its card.")
-
-
-def checked_moments(site: str, answer: Message, channels: int) -> Moments:
-    """Moments that a site sent.
-
-    Raises:
-        WireError: if they are none.
-    """
-    if not isinstance(answer, Measured):
-        raise WireError(f"site {site} did not send its moments.")
-    for values in (answer.total, answer.squares):
-        if len(values) != Features(channels).size or not torch.isfinite(values).all():
-            raise WireError(f"site {site}: moments of {len(values)} features, or not finite.")
-    # No numbers have smaller squares than this (Cauchy and Schwarz).
-    least = answer.total.square() / answer.count
-    if not (answer.squares >= least * (1 - 1e-6) - 1e-6).all():
-        raise WireError(f"site {site}: moments that no images have.")
-    return Moments(float(answer.count), answer.total, answer.squares)
-
-
-def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | None = None) -> Scope:
-    """What a run of these sites is about.
-
-    Modalities are matched by name; a site may lack some.
-
-    Args:
-        recipe: of the run.
-        cards: of those who have a say in it.
-        sites: everybody who is there; None: they alone.
-
-    Raises:
-        CohortError: if labels contradict each other, sizes differ, or a modality of the recipe is
-            held by no site.
-    """
-    held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
-    missing = [name for name in recipe.image.modalities if name not in held]
-    coming = {part.site for part in recipe.timeline} - set(cards)  # and may bring it
-    if missing and not coming:
-        raise CohortError(
-            f"recipe '{recipe.name}' paints {', '.join(missing)}, which no site holds; "
-            f"they hold {', '.join(held)}. Correct image.modalities."
-        )
-    named = set(recipe.image.intensity) - {"default", *held}
-    if named:
-        raise CohortError(
-            f"recipe '{recipe.name}' normalises {', '.join(sorted(named))}, which no site holds; "
-            f"they hold {', '.join(held)}. Correct image.intensity."
-        )
-    due = {site for site in recipe.site_discriminators if recipe.takes_part(site, 0)}
-    absent = due - set(cards if sites is None else sites)
-    if absent:
-        raise CohortError(
-            f"recipe '{recipe.name}' has a discriminator for {', '.join(sorted(absent))}, which is "
-            f"no site of this run; the sites are {', '.join(cards)}. Correct site_discriminators."
-        )
-    spaces = {tuple(card.space) for card in cards.values()}
-    if spaces != {recipe.image.size}:
-        raise CohortError(
-            f"the sites prepared images of size {sorted(spaces)}; the recipe wants "
-            f"{recipe.image.size}. Prepare them with this recipe."
-        )
-    return Scope(
-        modalities=recipe.image.modalities or tuple(held),
-        labels=merge_labels({}, cards),
-        space=spaces.pop(),
-    )
-
-
-def merge_labels(
-    labels: Mapping[int, str], cards: Mapping[str, Card], *, known_only: bool = False
-) -> dict[int, str]:
-    """Labels of all sites together.
-
-    Raises:
-        CohortError: if two sites mean different things by a number or by a name.
-    """
-    merged = dict(labels)
-    for site, card in cards.items():
-        for key, name in card.labels.items():
-            number = int(key) if key.isdecimal() else -1
-            other = next((n for n, known in merged.items() if known == name), number)
-            if (
-                not 0 <= number < LABELS_LIMIT
-                or merged.get(number, name) != name
-                or other != number
-            ):
-                raise CohortError(
-                    f"site {site} calls label {key} '{name}'; others: "
-                    f"{merged}. Use the same numbers and names in every dataset.json."
-                )
-            if known_only and number not in merged:
-                raise CohortError(
-                    f"site {site} has label {key} '{name}', which this run does not paint. "
-                    "Start a new run with this site."
-                )
-            merged[number] = name
-    return dict(sorted(merged.items()))
-
-
-def new_generator(recipe: Recipe, scope: Scope) -> nn.Module:
-    """A generator for a scope, with weights from torch's current random state."""
-    return build_generator(
-        recipe,
-        condition_channels=condition_channels(recipe.condition.kind, max(scope.labels) + 1),
-        image_channels=len(scope.modalities),
-        spatial_dims=len(scope.space),
-    )
-
-
-def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
-    """Conditions as the generator of a scope reads them."""
-    return condition_maps(
-        conditions,
-        kind=recipe.condition.kind,
-        labels=max(scope.labels) + 1,
-        space=scope.space,
-    )

@@ -13,9 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import Images
-from asyndgan.models.features import Moments, distance, features_in_parts
+from asyndgan.errors import WireError
+from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import load_network, network_state
+from asyndgan.wire import Measured, Message
 
 
 @final
@@ -113,3 +115,21 @@ def _stored(name: str, moments: Moments) -> dict[str, Tensor]:
 def _read(name: str, tensors: Mapping[str, Tensor]) -> Moments:
     count, total, squares = (tensors[f"{name}/{key}"] for key in ("count", "total", "squares"))
     return Moments(float(count), total, squares)
+
+
+def checked_moments(site: str, answer: Message, channels: int) -> Moments:
+    """Moments that a site sent.
+
+    Raises:
+        WireError: if they are none.
+    """
+    if not isinstance(answer, Measured):
+        raise WireError(f"site {site} did not send its moments.")
+    for values in (answer.total, answer.squares):
+        if len(values) != Features(channels).size or not torch.isfinite(values).all():
+            raise WireError(f"site {site}: moments of {len(values)} features, or not finite.")
+    # No numbers have smaller squares than this (Cauchy and Schwarz).
+    least = answer.total.square() / answer.count
+    if not (answer.squares >= least * (1 - 1e-6) - 1e-6).all():
+        raise WireError(f"site {site}: moments that no images have.")
+    return Moments(float(answer.count), answer.total, answer.squares)
