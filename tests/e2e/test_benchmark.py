@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data import Cohort, RawCase
-from asyndgan.data.nnunet import describe, write_dataset
+from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
+from asyndgan.data.writing import write_dataset
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, RecipeError, RunError
 from asyndgan.evaluation.benchmark import Real, run_suite

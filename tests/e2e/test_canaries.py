@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data import RawCase
-from asyndgan.data.nnunet import write_dataset
+from asyndgan.data.writing import write_dataset
 from asyndgan.recipe import Recipe
 from asyndgan.runs import train
 

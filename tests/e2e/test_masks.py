@@ -11,8 +11,9 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data import RawCase
-from asyndgan.data.nnunet import describe, write_dataset
+from asyndgan.data.nnunet import describe
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
+from asyndgan.data.writing import write_dataset
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
 from asyndgan.evaluation import released_masks, synthesise, synthetic_of_run
 from asyndgan.privacy import Policy

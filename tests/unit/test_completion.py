@@ -17,10 +17,9 @@ from asyndgan.data.nnunet import (
     list_cases,
     read_case,
     read_cases,
-    write_completed,
-    written_whole,
 )
 from asyndgan.data.prepare import blanked, load_cases, shared_modalities
+from asyndgan.data.writing import write_completed, written_whole
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import (
     Incomplete,

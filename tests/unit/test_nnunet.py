@@ -18,9 +18,8 @@ from asyndgan.data.nnunet import (
     patient_of,
     read_cases,
     read_masks,
-    write_dataset,
-    written_whole,
 )
+from asyndgan.data.writing import write_dataset, written_whole
 from asyndgan.errors import DataError
 
 LABELS = {"background": 0, "lesion": 1}

@@ -8,7 +8,6 @@ import torch
 
 from asyndgan.data.case import Case, RawCase
 from asyndgan.data.check import check_folder
-from asyndgan.data.nnunet import write_dataset
 from asyndgan.data.prepare import (
     check_contrast,
     invert,
@@ -17,6 +16,7 @@ from asyndgan.data.prepare import (
     load_masks,
     prepare,
 )
+from asyndgan.data.writing import write_dataset
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
 

@@ -7,7 +7,8 @@ import typer
 from rich.console import Console
 
 from asyndgan.cli.check import PatientPattern
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, written_whole
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.data.writing import written_whole
 from asyndgan.evaluation.augmenting import augment_folder
 from asyndgan.evaluation.synthesise import masks_in, released_masks
 from asyndgan.runs import RunFolder

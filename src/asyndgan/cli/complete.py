@@ -8,7 +8,7 @@ from rich.console import Console
 
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.train import Device
-from asyndgan.data.nnunet import written_whole
+from asyndgan.data.writing import written_whole
 from asyndgan.evaluation.completion import TranslationBudget, complete_folder
 from asyndgan.evaluation.synthesise import masks_in, released_masks
 from asyndgan.models import usable_device

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from asyndgan.cli.evaluate import tell_evaluation
 from asyndgan.cli.recipe import Overrides
-from asyndgan.data.nnunet import written_whole
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
+from asyndgan.data.writing import written_whole
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RunError
 from asyndgan.evaluation import SegmentationBudget, evaluate_run, synthetic_of_run

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from asyndgan.data.nnunet import written_whole
+from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
 from asyndgan.evaluation import (
     masks_digest,

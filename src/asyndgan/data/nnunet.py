@@ -1,4 +1,4 @@
-"""Data sets in nnU-Net's raw convention (version 2), read and written.
+"""Data sets in nnU-Net's raw convention (version 2), read.
 
     dataset.json                channel_names, labels, numTraining, file_ending
     imagesTr/CASE_0000.png      one file a modality; an RGB picture is one file of three
@@ -10,10 +10,8 @@ right (sagittal: from anterior). Every file is taken for hostile: sizes are boun
 is decoded, and whatever a decoder raises becomes a `DataError`.
 """
 
-import json
 import re
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +20,6 @@ from typing import Any, Final, Literal, final
 import nibabel as nib
 import numpy as np
 from PIL import Image as Picture
-from PIL.PngImagePlugin import PngInfo
 from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.data.case import Intensities, RawCase
@@ -46,9 +43,8 @@ MAX_LABEL = 255  # what an 8-bit mask can hold
 AFFINE_TOLERANCE = 1e-3  # of spacings (relative) and directions: what tools round away in a header
 ORIGIN_TOLERANCE = 0.1  # voxels
 
-_AXES: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
-_OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "name")
-_RGB = (("r", "g", "b"), ("red", "green", "blue"))
+AXES: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
+OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "name")
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -181,7 +177,7 @@ def describe(folder: Path) -> DatasetInfo:
             labels, file endings other than `FILE_ENDINGS`).
     """
     path = folder / "dataset.json"
-    table = _json_table(path)
+    table = json_table(path)
     ending = table.get("file_ending")
     if ending not in FILE_ENDINGS:
         raise DataFileError(
@@ -192,10 +188,10 @@ def describe(folder: Path) -> DatasetInfo:
         raise DataFileError(path, f"numTraining is {training!r}", "Write the number of cases.")
     return DatasetInfo(
         name=str(table.get("name") or folder.resolve().name),
-        modalities=_modalities(path, table.get("channel_names")),
-        labels=_labels(path, table.get("labels")),
+        modalities=checked_modalities(path, table.get("channel_names")),
+        labels=checked_labels(path, table.get("labels")),
         file_ending=ending,
-        extra={key: value for key, value in table.items() if key not in _OWN_KEYS},
+        extra={key: value for key, value in table.items() if key not in OWN_KEYS},
         training=training,
     )
 
@@ -386,227 +382,17 @@ def read_case(
     if files.mask:
         mask = read_mask(files.mask)
         same_grid(files.mask, mask, channels)
-        _known_labels(files.mask, mask.values, info.labels)
+        check_mask(files.mask, mask.values, info.labels)
     patient = patient_of(files.name, patient_pattern)
-    yield from _slices(files.name, patient, channels, mask, _AXES[axis])
+    yield from _slices(files.name, patient, channels, mask, AXES[axis])
 
 
-def write_dataset(
-    folder: Path,
-    cases: Iterable[RawCase],
-    *,
-    modalities: Sequence[str],
-    labels: Mapping[str, int],
-    file_ending: str = ".png",
-    name: str,
-    extra: Mapping[str, object] | None = None,
-) -> int:
-    """Writes a data set; equal cases give equal bytes.
-
-    PNG holds intensities rounded and clipped to 0..255, and no spacing; modalities named R, G, B
-    go into one RGB picture. NIfTI holds float32 and the spacing, one slice a file.
-
-    Args:
-        folder: made if need be; may not hold a data set yet.
-        cases: taken one at a time. Each has every modality; its mask may be None.
-        modalities: in the order of the files' numbers.
-        labels: name to number.
-        file_ending: one of `FILE_ENDINGS`.
-        name: of the data set.
-        extra: further keys of dataset.json, such as "synthetic".
-
-    Returns:
-        The number of cases.
+def json_table(path: Path) -> dict[str, object]:
+    """The content of a dataset.json.
 
     Raises:
-        DataError: the folder holds a data set; no case came; or a case does not fit the arguments.
+        DataFileError: there is none, or it holds no table.
     """
-    head = _header(folder, modalities, labels, file_ending, name, extra)
-    names: set[str] = set()
-    note = NOT_ACQUIRED if extra and extra.get("synthetic") else ""
-    for case in cases:
-        _check_case(folder, case, modalities, labels, names)
-        names.add(case.name)
-        with _writing(folder):
-            _write_case(folder, case, modalities, file_ending, note)
-    if not names:
-        raise DataFileError(folder, "there is no case to write", "Ask for at least one.")
-    text = json.dumps({**head, "numTraining": len(names)}, indent=2, ensure_ascii=False)
-    with _writing(folder):
-        (folder / "dataset.json").write_text(text + "\n", encoding="utf-8")
-    return len(names)
-
-
-PAINTED: Final = "synthetic "
-"""Before the name of a modality that was painted, not acquired."""
-
-
-def write_completed(
-    source: Path,
-    folder: Path,
-    planes: Mapping[str, Mapping[str, Sequence[np.ndarray]]],
-    *,
-    axis: Axis,
-    made_from: Mapping[str, str],
-    provenance: Mapping[str, object],
-) -> int:
-    """Copies a data set and adds channels that nobody acquired, under names that say so.
-
-    What was acquired is copied byte for byte. A painted channel is a modality of its own,
-    `synthetic T1c`, so that nothing takes it for T1c; each of its files says in its header that it
-    is synthetic, `dataset.json` names them, and `provenance.json` lists every file.
-
-    Args:
-        source: the data set.
-        folder: new.
-        planes: by case and modality: each slice (rows, columns) on the stored grid, in the order
-            in which `read_case` gives them.
-        axis: along which volumes were cut.
-        made_from: by case, in words.
-        provenance: of what was painted, for JSON.
-
-    Returns:
-        The number of files added.
-
-    Raises:
-        DataError: `folder` holds something, or cannot be written.
-    """
-    info = describe(source)
-    names = dict.fromkeys(modality for of_case in planes.values() for modality in of_case)
-    added = {modality: len(info.modalities) + place for place, modality in enumerate(names)}
-    files = list_cases(source, info)
-    written: dict[str, dict[str, object]] = {}
-    with _writing(folder):
-        _copy_acquired(files, folder)
-        for case in files:
-            for modality, slices in planes.get(case.name, {}).items():
-                like = next(iter(case.images.values()))
-                name = f"imagesTr/{case.name}_{added[modality]:04d}{info.file_ending}"
-                _write_painted(folder / name, slices, like, _AXES[axis])
-                written[name] = {
-                    "modality": modality,
-                    "acquired": False,
-                    "made_from": made_from.get(case.name, ""),
-                }
-        table = _json_table(source / "dataset.json")
-        channels = {str(number): name for number, name in enumerate(info.modalities)}
-        channels |= {str(number): PAINTED + name for name, number in added.items()}
-        complete = all(set(planes.get(case.name, {})) == set(names) for case in files)
-        about = {
-            **table,
-            "channel_names": channels,
-            "synthetic_modalities": [PAINTED + name for name in added],
-            **({} if complete and not info.incomplete else {"incomplete": True}),
-        }
-        _describe_copy(folder, about, {**provenance, "files": written})
-    return len(written)
-
-
-def write_extended(
-    source: Path, folder: Path, cases: Iterable[RawCase], *, provenance: Mapping[str, object]
-) -> int:
-    """Copies a data set and adds synthetic cases, whose files say in their headers what they are.
-
-    Args:
-        source: the data set; its files are copied byte for byte.
-        folder: new.
-        cases: with all modalities of the set and a mask.
-        provenance: of what was painted, for JSON.
-
-    Returns:
-        The number of cases added; `dataset.json` names them under `synthetic_cases`.
-
-    Raises:
-        DataError: `folder` holds something or cannot be written, or a case does not fit the set.
-    """
-    info = describe(source)
-    files = list_cases(source, info)
-    names = {case.name for case in files}
-    as_rgb = len(info.modalities) == 3 and set(files[0].images) == {0}
-    added: list[str] = []
-    with _writing(folder):
-        _copy_acquired(files, folder)
-        for case in cases:
-            _check_case(folder, case, info.modalities, info.labels, names)
-            names.add(case.name)
-            added.append(case.name)
-            _write_case(
-                folder, case, info.modalities, info.file_ending, NOT_ACQUIRED, as_rgb=as_rgb
-            )
-        table = _json_table(source / "dataset.json")
-        about = {**table, "numTraining": len(names), "synthetic_cases": added}
-        _describe_copy(folder, about, provenance)
-    return len(added)
-
-
-def _copy_acquired(files: Sequence[CaseFiles], folder: Path) -> None:
-    """Images and masks byte for byte, into a new folder."""
-    if folder.exists():
-        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
-    paths = [
-        path
-        for case in files
-        for path in (*case.images.values(), *([case.mask] if case.mask else []))
-    ]
-    for path in paths:
-        copy = folder / path.parent.name / path.name
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
-
-
-def _describe_copy(
-    folder: Path, about: Mapping[str, object], provenance: Mapping[str, object]
-) -> None:
-    for name, content in (("dataset.json", about), ("provenance.json", provenance)):
-        text = json.dumps(dict(content), indent=2, ensure_ascii=False)
-        (folder / name).write_text(text + "\n", "utf-8")
-
-
-def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: int) -> None:
-    """One file of a painted channel, on the grid of an acquired one of its case."""
-    if path.name.endswith(".png"):
-        (plane,) = slices
-        return _write_png(path, plane, NOT_ACQUIRED)
-    # The inverse of `_plane`, then of the turn to the closest canonical orientation: whoever reads
-    # voxels without looking at the affine must find them where the acquired ones are.
-    volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis).astype(np.float32)
-    acquired = nib.load(like)
-    if not isinstance(acquired, nib.Nifti1Pair):
-        raise DataFileError(like, "is of another format", "Store it as NIfTI.")
-    canonical = nib.orientations.axcodes2ornt(("R", "A", "S"))
-    stored = nib.orientations.io_orientation(acquired.affine)
-    turn = nib.orientations.ornt_transform(canonical, stored)
-    volume = nib.orientations.apply_orientation(volume, turn).reshape(acquired.shape)
-    image = nib.Nifti1Image(volume, acquired.affine)
-    for code in ("qform", "sform"):
-        image.header[f"{code}_code"] = acquired.header[f"{code}_code"]
-    image.header["xyzt_units"] = acquired.header["xyzt_units"]
-    image.header["descrip"] = NOT_ACQUIRED.encode()
-    nib.save(image, path)
-
-
-@contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write to that becomes `folder` in the end: all of it is there, or none.
-
-    Raises:
-        DataError: at once, if there is something already.
-    """
-    folder = folder.resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
-    half = folder.with_name(f".{folder.name}.half")
-    shutil.rmtree(half, ignore_errors=True)
-    try:
-        yield half
-        with _writing(folder):
-            half.replace(folder)
-    except BaseException:
-        shutil.rmtree(half, ignore_errors=True)  # it may hold patients' images
-        raise
-
-
-def _json_table(path: Path) -> dict[str, object]:
     remedy = "Write it as nnU-Net wants it: channel_names, labels, numTraining, file_ending."
     if not path.is_file():
         raise DataFileError(path, "this file does not exist", remedy)
@@ -619,7 +405,12 @@ def _json_table(path: Path) -> dict[str, object]:
     return table
 
 
-def _modalities(path: Path, names: object) -> tuple[str, ...]:
+def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
+    """What `channel_names` says, in the order of its numbers.
+
+    Raises:
+        DataFileError: names `path`, if it is not as wanted.
+    """
     remedy = 'Number them from 0 and name each once: "channel_names": {"0": "T1", "1": "FLAIR"}.'
     if not isinstance(names, dict) or not names:
         raise DataFileError(path, "channel_names is missing", remedy)
@@ -635,7 +426,12 @@ def _modalities(path: Path, names: object) -> tuple[str, ...]:
     return tuple(ordered)
 
 
-def _labels(path: Path, labels: object) -> dict[str, int]:
+def checked_labels(path: Path, labels: object) -> dict[str, int]:
+    """What `labels` says.
+
+    Raises:
+        DataFileError: names `path`, if it is not as wanted.
+    """
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
     if not isinstance(labels, dict) or not labels:
         raise DataFileError(path, "labels is missing", remedy)
@@ -811,7 +607,12 @@ def shown_shape(shape: Iterable[object]) -> str:
     return " x ".join(map(str, shape))
 
 
-def _known_labels(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
+def check_mask(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
+    """Sees that a mask has no label beside these.
+
+    Raises:
+        DataFileError: names `path` and the label.
+    """
     unknown = sorted(set(np.unique(mask).tolist()) - set(labels.values()))
     if unknown:
         raise DataFileError(
@@ -850,136 +651,6 @@ def _plane(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
     return np.ascontiguousarray(np.flip(volume.take(index, axis)).T)
 
 
-def _header(
-    folder: Path,
-    modalities: Sequence[str],
-    labels: Mapping[str, int],
-    file_ending: str,
-    name: str,
-    extra: Mapping[str, object] | None,
-) -> dict[str, object]:
-    """The keys of dataset.json, checked as `describe` would; numTraining comes in the end."""
-    for taken in ("dataset.json", "imagesTr", "labelsTr"):
-        if (folder / taken).exists():
-            raise DataFileError(
-                folder, f"already holds a data set ({taken})", "Name a folder that does not exist."
-            )
-    path = folder / "dataset.json"
-    if file_ending not in FILE_ENDINGS:
-        raise DataFileError(
-            path, f"file_ending would be '{file_ending}'", f"Take one of {', '.join(FILE_ENDINGS)}."
-        )
-    own = set(extra or {}) & set(_OWN_KEYS)
-    if own:
-        raise DataFileError(path, f"extra may not hold {sorted(own)}", "Use the arguments instead.")
-    channel_names = {str(number): modality for number, modality in enumerate(modalities)}
-    _modalities(path, channel_names)
-    return {
-        "name": name,
-        "channel_names": channel_names,
-        "labels": _labels(path, dict(labels)),
-        "file_ending": file_ending,
-        **(extra or {}),
-    }
-
-
-def _check_case(
-    folder: Path,
-    case: RawCase,
-    modalities: Sequence[str],
-    labels: Mapping[str, int],
-    written: set[str],
-) -> None:
-    if not re.fullmatch(r"\w[\w.+-]*", case.name):
-        raise DataFileError(
-            folder,
-            f"case '{case.name}' cannot be a file name",
-            "Use letters, digits, '_', '-', '+' and '.' only.",
-        )
-    if case.name in written:
-        raise DataFileError(folder, f"two cases are named '{case.name}'", "Rename one of them.")
-    missing = [modality for modality in modalities if modality not in case.channels]
-    if missing:
-        raise DataFileError(
-            folder,
-            f"case '{case.name}' has no modality {', '.join(missing)}",
-            "Write only modalities that every case has.",
-        )
-    arrays = [case.channels[modality] for modality in modalities]
-    arrays += [] if case.mask is None else [case.mask]
-    if any(array.ndim != 2 or array.shape != arrays[0].shape for array in arrays):
-        shapes = ", ".join(shown_shape(array.shape) for array in arrays)
-        raise DataFileError(
-            folder,
-            f"case '{case.name}' has arrays of the shapes {shapes}",
-            "Each must have the same rows and columns.",
-        )
-    if case.mask is not None:
-        _known_labels(folder / "labelsTr" / case.name, case.mask, labels)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DataFileError(
-            folder, f"cannot be written ({error.strerror})", "Make room, or name another folder."
-        ) from error
-
-
-def _write_case(
-    folder: Path,
-    case: RawCase,
-    modalities: Sequence[str],
-    file_ending: str,
-    note: str = "",
-    *,
-    as_rgb: bool | None = None,
-) -> None:
-    (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
-    images = [case.channels[modality] for modality in modalities]
-    stem = str(folder / "imagesTr" / case.name)
-    if as_rgb is None:
-        as_rgb = file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB
-    if as_rgb:
-        _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1), note)
-    else:
-        for number, image in enumerate(images):
-            _write(Path(f"{stem}_{number:04d}{file_ending}"), image, case.spacing, note)
-    if case.mask is not None:
-        (folder / "labelsTr").mkdir(exist_ok=True)
-        path = folder / "labelsTr" / f"{case.name}{file_ending}"
-        _write(path, case.mask.astype(np.uint8), case.spacing, note)
-
-
-def _write(path: Path, values: np.ndarray, spacing: tuple[float, float], note: str = "") -> None:
-    if path.name.endswith(".png"):
-        return _write_png(path, values, note)
-    # The inverse of `_plane` along the axial direction.
-    kind = values.dtype if values.dtype == np.uint8 else np.float32
-    voxels = np.ascontiguousarray(np.flip(values.T))[..., np.newaxis].astype(kind)
-    rows, columns = spacing
-    image = nib.Nifti1Image(voxels, np.diag([columns, rows, 1.0, 1.0]))
-    image.header["descrip"] = note.encode()
-    nib.save(image, path)
-
-
-def _write_png(path: Path, values: np.ndarray, note: str = "") -> None:
-    """8-bit, or 16-bit where intensities of a grey picture go beyond that."""
-    if not np.isfinite(values).all():
-        raise DataFileError(
-            path, "would hold intensities that are not finite", "Replace them by numbers."
-        )
-    deep = bool(note) and values.ndim == 2 and float(values.max()) > 255
-    pixels = np.clip(np.round(values), 0, 65535 if deep else 255)
-    about = PngInfo()
-    if note:
-        about.add_text("synthetic", note)
-    picture = Picture.fromarray(pixels.astype(np.uint16 if deep else np.uint8))
-    picture.save(path, format="PNG", compress_level=6, pnginfo=about)
-
-
 def read_masks(
     folder: Path, *, axis: Axis = "axial", patient_pattern: str = DEFAULT_PATIENT_PATTERN
 ) -> Iterator[RawCase]:
@@ -1004,7 +675,7 @@ def read_masks(
         )
     for path in paths:
         mask = read_mask(path)
-        _known_labels(path, mask.values, info.labels)
+        check_mask(path, mask.values, info.labels)
         name = path.name.removesuffix(info.file_ending)
         patient = patient_of(name, patient_pattern)
-        yield from _slices(name, patient, {"mask": mask}, mask, _AXES[axis])
+        yield from _slices(name, patient, {"mask": mask}, mask, AXES[axis])

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from scipy.ndimage import gaussian_filter
 
 from asyndgan.data.case import RawCase
-from asyndgan.data.nnunet import write_dataset
+from asyndgan.data.writing import write_dataset
 from asyndgan.errors import DataError
 
 MODALITIES = ("T1", "T2", "FLAIR")

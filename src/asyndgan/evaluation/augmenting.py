@@ -12,9 +12,10 @@ from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
 from asyndgan.data.cohort import digest_of, rarity
-from asyndgan.data.nnunet import check_labels, describe, list_cases, write_extended
+from asyndgan.data.nnunet import check_labels, describe, list_cases
 from asyndgan.data.prepare import invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
+from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import check_own_set
 from asyndgan.evaluation.synthesise import synthesise

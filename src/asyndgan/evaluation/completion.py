@@ -27,9 +27,9 @@ from asyndgan.data.nnunet import (
     list_cases,
     read_case,
     read_image,
-    write_completed,
 )
 from asyndgan.data.prepare import invert, prepare, stored_as
+from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment, build_segmenter
 from asyndgan.evaluation.synthesise import looks_of, synthesise

@@ -10,10 +10,10 @@ from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
     check_labels,
     describe,
-    written_whole,
 )
 from asyndgan.data.prepare import load_cases, widened
 from asyndgan.data.splits import held_out_by, hold_out
+from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
 from asyndgan.evaluation.augmenting import digests_of
 from asyndgan.evaluation.compare import OnProgress, evaluate

@@ -14,8 +14,9 @@ from asyndgan.arrays import Mask
 from asyndgan.data import Case, Preparation, RawCase, derived_seed
 from asyndgan.data.cohort import digest_of
 from asyndgan.data.moves import LIKE_PATIENTS
-from asyndgan.data.nnunet import check_labels, write_dataset
+from asyndgan.data.nnunet import check_labels
 from asyndgan.data.prepare import load_masks
+from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment
 from asyndgan.models import site_noise
