@@ -119,10 +119,14 @@ def asked_again(
 
 def remembered(path: Path, name: str, make: Callable[[], object]) -> object:
     """The entry of a JSON file, made and written if it is not there."""
-    known = json.loads(path.read_text()) if path.exists() else {}
+
+    def entries() -> dict[str, object]:
+        return json.loads(path.read_text()) if path.exists() else {}
+
+    known = entries()
     if name not in known:
         made = make()  # takes long: another process may write other entries meanwhile
-        known = (json.loads(path.read_text()) if path.exists() else {}) | {name: made}
+        known = entries() | {name: made}
         write_whole(path, json.dumps(known, indent=1).encode())
         print(name, known[name] if not isinstance(known[name], dict) else "")
     return known[name]

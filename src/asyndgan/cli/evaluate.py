@@ -142,14 +142,12 @@ class EvaluationDisplay(Progress):
         )
         self.task = self.add_task("evaluate", total=None)
         self.said: set[str] = set()
-        self.done = 0
 
     def show(self, text: str, done: int, total: int) -> None:
         """Draws the state; without a terminal, a line for each model."""
-        self.update(self.task, description=text, completed=done, total=total)
-        if done < self.done:  # another comparison
+        if done < self.tasks[self.task].completed:  # another comparison
             self.said.clear()
-        self.done = done
+        self.update(self.task, description=text, completed=done, total=total)
         if self.disable and text not in self.said:  # several at a time take turns
             self.said.add(text)
             self.console.print(f"{100 * done // max(total, 1):3d} %  {text}", highlight=False)

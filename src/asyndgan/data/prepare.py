@@ -1,6 +1,6 @@
 """From stored arrays to the recipe's grid and intensities, and back."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -72,8 +72,8 @@ def prepare(
         ABSENT if name in missing else _scale(raw, name, image.intensity_of(name))
         for name in modalities
     ]
-    nothing = np.full((height, width), IMAGE_LOW, np.float32)
-    planes = [
+    nothing = np.full((height, width), IMAGE_LOW, np.float32), 0.0
+    brought = [
         nothing if name in missing else _normalised(raw.channels[name], scale, shift)
         for name, (scale, shift) in zip(modalities, scales, strict=True)
     ]
@@ -85,12 +85,10 @@ def prepare(
         offset=((image.size[0] - resized[0]) // 2, (image.size[1] - resized[1]) // 2),
         scale=tuple(scale for scale, _ in scales),
         shift=tuple(shift for _, shift in scales),
-        clipped=tuple(
-            0.0 if name in missing else _clipped(raw.channels[name], scale, shift)
-            for name, (scale, shift) in zip(modalities, scales, strict=True)
-        ),
+        clipped=tuple(beyond for _, beyond in brought),
     )
-    picture = _resample(torch.from_numpy(np.stack(planes)), resized, image.resampling)
+    planes = np.stack([plane for plane, _ in brought])
+    picture = _resample(torch.from_numpy(planes), resized, image.resampling)
     picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # weights of antialiasing sum to 1 but roughly
     labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
     mask = _resample_labels(torch.from_numpy(np.array(labels)), resized)
@@ -286,6 +284,11 @@ def blanked(case: Case, modalities: Collection[str]) -> Case:
     return replace(case, image=image, absent=tuple({*case.absent, *modalities}))
 
 
+def lacked_by_all(cases: Iterable[Case]) -> set[str]:
+    """Modalities that none of one or more cases has."""
+    return set.intersection(*(set(case.absent) for case in cases))
+
+
 def widened(case: Case, modalities: Sequence[str]) -> Case:
     """A case with exactly these channels, nothing (-1) in those that it has not."""
     own = {name: place for place, name in enumerate(case.modalities)}
@@ -371,16 +374,12 @@ def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, fl
     return scale, IMAGE_LOW - low * scale
 
 
-def _normalised(stored: np.ndarray, scale: float, shift: float) -> np.ndarray:
-    prepared = stored.astype(np.float64) * scale + shift
-    return np.clip(prepared, IMAGE_LOW, IMAGE_HIGH).astype(np.float32)
-
-
-def _clipped(stored: np.ndarray, scale: float, shift: float) -> float:
-    """Which part of what is brighter than black lies above white."""
+def _normalised(stored: np.ndarray, scale: float, shift: float) -> tuple[np.ndarray, float]:
+    """In [-1, 1], and which part of what is brighter than black lay above white."""
     prepared = stored.astype(np.float64) * scale + shift
     bright = int(np.count_nonzero(prepared > IMAGE_LOW + ROUNDED))
-    return int(np.count_nonzero(prepared > IMAGE_HIGH + ROUNDED)) / max(1, bright)
+    beyond = int(np.count_nonzero(prepared > IMAGE_HIGH + ROUNDED)) / max(1, bright)
+    return np.clip(prepared, IMAGE_LOW, IMAGE_HIGH).astype(np.float32), beyond
 
 
 def _resized(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from torch import nn
 from asyndgan.arrays import Masks
 from asyndgan.data.case import Case
 from asyndgan.data.cohort import digest_of
-from asyndgan.data.prepare import blanked
+from asyndgan.data.prepare import blanked, lacked_by_all
 from asyndgan.errors import DataError
 from asyndgan.evaluation.fedavg import LOCAL_STEPS, train_fedavg
 from asyndgan.evaluation.metrics import (
@@ -199,7 +199,7 @@ class Bench:
 
         A network that never saw a modality has random weights for it, and would be judged by them.
         """
-        lacking = set.intersection(*(set(case.absent) for case in pooled(cases)))
+        lacking = lacked_by_all(pooled(cases))
         return [blanked(case, lacking) for case in self.test] if lacking else list(self.test)
 
     def _inputs(
@@ -232,8 +232,8 @@ class Bench:
             if step is not None:
                 self.running[text] = step
             done = self.done + sum(self.running.values())
-        if self.on_progress:
-            self.on_progress(text, done, self.total)
+            if self.on_progress:  # in the lock: it never goes back
+                self.on_progress(text, done, self.total)
 
 
 def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseException:

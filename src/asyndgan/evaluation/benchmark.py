@@ -428,10 +428,8 @@ class _Judging:
         dice = self._dice_of(every, real_all)
         count = len(dice) // len(shown)
         parts = {way: dice[n * count : (n + 1) * count] for n, way in enumerate(shown)}
-        without = [replace(blanked(case, lacking), absent=()) for case in pooled(real_all)]
-        parts[WITHOUT] = self._dice_of(
-            [replace(case, absent=()) for case in shown[NOTHING]], without
-        )
+        without = [blanked(case, lacking) for case in pooled(real_all)]
+        parts[WITHOUT] = self._dice_of(judged, without)
         return {
             way: _interval("dice", own)
             | _interval("gain", [a - b for a, b in zip(own, parts[WITHOUT], strict=True)])

@@ -6,12 +6,8 @@ from pathlib import Path
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
-from asyndgan.data.nnunet import (
-    DEFAULT_PATIENT_PATTERN,
-    check_labels,
-    describe,
-)
-from asyndgan.data.prepare import load_cases, widened
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
+from asyndgan.data.prepare import lacked_by_all, load_cases, widened
 from asyndgan.data.splits import held_out_by, hold_out
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
@@ -235,7 +231,7 @@ def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:
     """Who has not all modalities, as a continuation of their list."""
     told = []
     for site, cases in sites.items():
-        every = sorted(set.intersection(*(set(case.absent) for case in cases)))
+        every = sorted(lacked_by_all(cases))
         some = sum(len(case.absent) > len(every) for case in cases)
         told += [f"{site} has no {', '.join(every)}"] if every else []
         told += [f"{some} of {len(cases)} cases of {site} lack one"] if some else []

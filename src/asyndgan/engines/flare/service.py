@@ -224,6 +224,7 @@ class SiteService:
                     self._worker[1].close()
                     self._worker = None
                 log.info("compute begins for run %s", run)
+                self._silences, self._patience = 0, READING
                 self._worker = (
                     (recipe, run),
                     Processes([self.setup_of(run)], Recipe.from_toml(recipe)),
