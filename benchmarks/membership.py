@@ -44,7 +44,7 @@ from common import (
 )
 
 SPLITS = 5
-FEWER = {"shift": 3, "move": 3, "overfitted": 3, "private": 3}
+FEWER = {"shift": 3, "move": 3, "move-shift": 3, "overfitted": 3, "private": 3}
 """Splits of what stands beside `default` and `paper`, and takes long."""
 EPSILON = 8.0
 """Of `private`, at the smallest site; larger ones spend less."""
@@ -57,6 +57,10 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "default": ("default", SHORT),
     "shift": ("default", (*SHORT, 'discriminator.augment=["shift"]')),
     "move": ("default", (*SHORT, "training.move=true")),
+    "move-shift": (
+        "default",
+        (*SHORT, "training.move=true", 'discriminator.augment=["shift"]'),
+    ),
     "paper": ("paper", ("training.steps=300",)),
     "overfitted": (
         "default",
