@@ -66,5 +66,9 @@ class StorageError(RunError):
     """What has to be kept cannot be written; once there is room, it can."""
 
 
+class Interrupted(RunError):  # noqa: N818  (nothing went wrong: somebody pressed Ctrl-C)
+    """The run was asked to stop; its checkpoint is written."""
+
+
 class BusyError(RunError):
     """Another process is at work in a folder."""

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from asyndgan.cli import COMMANDS, app
 from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import write_phantoms
@@ -160,6 +162,22 @@ def test_a_test_set_that_shares_patients_with_a_site_is_refused(
     done = asyndgan("evaluate", run, *sites, "--test", data / "north", "--out", tmp_path / "e")
     assert done.returncode == 1
     assert "is in site north and in the test set" in done.stderr
+
+
+def test_help_names_every_command_as_its_own_help_does_and_imports_none_of_them() -> None:
+    code = """
+import sys
+from typer.testing import CliRunner
+from asyndgan.cli import app
+print(CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200"}).output)
+sys.exit("torch" in sys.modules or "pydantic" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for name, says in COMMANDS.items():
+        assert f"{name} " in done.stdout and says in done.stdout, done.stdout
+        its_own = CliRunner().invoke(app, [name, "--help"], env={"COLUMNS": "200"})
+        assert its_own.exit_code == 0 and says.removesuffix(".") in its_own.output, its_own.output
 
 
 def test_a_wrong_key_is_answered_with_the_nearest_one_and_no_traceback(tmp_path: Path) -> None:

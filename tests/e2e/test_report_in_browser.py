@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from asyndgan.reports import write_report
+from asyndgan.reports.report import write_report
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SWITCHES = [

@@ -13,9 +13,9 @@ from asyndgan.cli.report import report as report_command
 from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
-from asyndgan.reports import write_report
 from asyndgan.reports.curves import loss_charts, presence, run_charts
 from asyndgan.reports.gallery import BUDGET, build_gallery
+from asyndgan.reports.report import write_report
 from asyndgan.reports.words import counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder
 

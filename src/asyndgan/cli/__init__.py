@@ -1,52 +1,66 @@
 """The command line: each module parses, calls and prints; the work is done below."""
 
 import sys
+from importlib import import_module
+from typing import Any, Final, final
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from asyndgan import __version__
-from asyndgan.cli.audit import audit
-from asyndgan.cli.augment import augment
-from asyndgan.cli.benchmark import benchmark
-from asyndgan.cli.check import check
-from asyndgan.cli.complete import complete
-from asyndgan.cli.demo import demo
-from asyndgan.cli.evaluate import evaluate
-from asyndgan.cli.federation import federation
-from asyndgan.cli.generate import generate
-from asyndgan.cli.ledger import ledger
-from asyndgan.cli.phantoms import phantoms
-from asyndgan.cli.policy import policy
-from asyndgan.cli.recipe import recipe
-from asyndgan.cli.report import report
-from asyndgan.cli.site import site
-from asyndgan.cli.train import train
-from asyndgan.errors import AsyndganError
-from asyndgan.runs import Interrupted
+from asyndgan.errors import AsyndganError, Interrupted
+
+COMMANDS: Final = {
+    "check": "Looks data sets over and names every fault.",
+    "phantoms": "Draws heads of four sites and a test set: T1, T2, FLAIR and label maps.",
+    "train": "Trains one generator with several sites; their images stay where they are.",
+    "generate": "Paints an nnU-Net data set, with its provenance and a model card.",
+    "augment": "Copies a data set and adds synthetic cases, stored like real ones.",
+    "complete": "Copies a site's data set and adds what its cases lack.",
+    "evaluate": "Trains one segmentation network on all real data, each site's and synthetic data.",
+    "report": "Writes one page about a run: images, usefulness, training, what left the sites.",
+    "benchmark": "Trains and judges what a suite names, as far as it is not there yet.",
+    "audit": "Infers patients' membership and site; finds synthetic images nearest to real ones.",
+    "demo": "Four phantom hospitals teach one generator: train, generate, evaluate, report.",
+    "recipe": "Recipes: what is trained and how.",
+    "policy": "Policies: what a site lets out, written by its steward.",
+    "ledger": "Ledgers: what left a site.",
+    "federation": "Runs between real machines: kits for sites, orders, and how they stand.",
+    "site": "A hospital's end of a federation: two commands and one file.",
+}
+"""What each does, as its own help begins; it stands in the module of its name."""
+
+
+@final
+class _Commands(TyperGroup):
+    """Imports a command when it is called, since torch takes seconds that `--help` need not."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The group's, after the command that the first word names was imported."""
+        if args and args[0] in COMMANDS:
+            self.commands[args[0]] = _imported(args[0])
+        return super().resolve_command(ctx, args)
+
+
+def _imported(name: str) -> Any:
+    found = getattr(import_module(f"asyndgan.cli.{name}"), name)
+    if not isinstance(found, typer.Typer):
+        alone = typer.Typer(add_completion=False)
+        alone.command(name)(found)
+        found = alone
+    return typer.main.get_command(found)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help="Train one image generator across sites whose images never leave them.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(check)
-app.command()(phantoms)
-app.command()(train)
-app.command()(generate)
-app.command()(augment)
-app.command()(complete)
-app.command()(evaluate)
-app.command()(report)
-app.command()(benchmark)
-app.command()(audit)
-app.command()(demo)
-app.add_typer(recipe, name="recipe")
-app.add_typer(policy, name="policy")
-app.add_typer(ledger, name="ledger")
-app.add_typer(federation, name="federation")
-app.add_typer(site, name="site")
+for _name, _help in COMMANDS.items():
+    app.command(_name, help=_help)(lambda: None)
 
 
 @app.callback(invoke_without_command=True)

@@ -37,7 +37,7 @@ def audit(
     ] = None,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
-    """Inference of patients' membership and site, and the synthetic images nearest to real ones."""
+    """Infers patients' membership and site; finds synthetic images nearest to real ones."""
     folder, sites = RunFolder(run), parsed_sites(site)
     synthetic = synthetic_of_run(
         folder, sites, out / "synthetic", masks=masks, patient_pattern=patient_pattern

@@ -34,7 +34,7 @@ def check(
         bool, typer.Option("--all", help=f"Name every file, not only {SHOWN} a fault.")
     ] = False,
 ) -> None:
-    """Look data sets over and name every fault. Changes nothing; exits with 1 on a fault."""
+    """Looks data sets over and names every fault. Changes nothing; exits with 1 on a fault."""
     console = Console()
     reports: list[CheckReport] = []
     try:

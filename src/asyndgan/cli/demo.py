@@ -20,7 +20,7 @@ from asyndgan.errors import RunError
 from asyndgan.evaluation import SegmentationBudget, evaluate_run, synthetic_of_run
 from asyndgan.models import native_bfloat16
 from asyndgan.protocol import Transport
-from asyndgan.reports import write_report
+from asyndgan.reports.report import write_report
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
 from asyndgan.runs import RunFolder, load_recipe

@@ -67,7 +67,7 @@ def evaluate(
     ] = False,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
-    """Trains one segmentation network on all real data, on each site's and on synthetic data.
+    """Trains one segmentation network on all real data, each site's and synthetic data.
 
     Each is judged on the same real test patients. What is trained once is kept in OUT/cache.
     """

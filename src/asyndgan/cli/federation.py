@@ -25,6 +25,7 @@ from asyndgan.runs import load_recipe
 federation = typer.Typer(
     help="Runs between real machines: kits for sites, orders, and how they stand.",
     no_args_is_help=True,
+    add_completion=False,
 )
 PAUSE_S = 30.0
 """Seconds without a step from which on `status` says so."""

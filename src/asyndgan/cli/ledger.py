@@ -12,7 +12,7 @@ from asyndgan.errors import LedgerError
 from asyndgan.privacy.ledger import FIRST, Entry, read
 from asyndgan.reports.words import counted, size
 
-ledger = typer.Typer(help="Ledgers: what left a site.", no_args_is_help=True)
+ledger = typer.Typer(help="Ledgers: what left a site.", no_args_is_help=True, add_completion=False)
 
 File = Annotated[
     Path, typer.Argument(help="A site's ledger.jsonl; in a simulation in RUN/sites/NAME.")

@@ -20,7 +20,7 @@ def phantoms(
         float, typer.Option(help="Factor of every number of patients: 0.2 for a quick try.")
     ] = 1.0,
 ) -> None:
-    """Draw heads of four sites and a test set: T1, T2, FLAIR and label maps.
+    """Draws heads of four sites and a test set: T1, T2, FLAIR and label maps.
 
     The sites differ in their scanner's look, in their lesions and in their number of patients.
     Nobody's image is in them, so they may be shown and shared freely.

@@ -12,7 +12,9 @@ from asyndgan.privacy.accounting import epsilon_of, mechanism_of, most_uses, use
 from asyndgan.runs import load_recipe
 
 policy = typer.Typer(
-    help="Policies: what a site lets out, written by its steward.", no_args_is_help=True
+    help="Policies: what a site lets out, written by its steward.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 
 

@@ -6,7 +6,9 @@ import typer
 
 from asyndgan.runs import load_recipe, recipe_names
 
-recipe = typer.Typer(help="Recipes: what is trained and how.", no_args_is_help=True)
+recipe = typer.Typer(
+    help="Recipes: what is trained and how.", no_args_is_help=True, add_completion=False
+)
 
 Overrides = Annotated[
     list[str] | None,

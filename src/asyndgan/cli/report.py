@@ -11,7 +11,7 @@ from asyndgan.data import Case
 from asyndgan.data.prepare import load_cases
 from asyndgan.errors import RunError
 from asyndgan.evaluation import released_masks, synthesise
-from asyndgan.reports import write_report
+from asyndgan.reports.report import write_report
 from asyndgan.reports.usefulness import judges
 from asyndgan.reports.words import size
 from asyndgan.runs import RunFolder
@@ -38,7 +38,7 @@ def report(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
 ) -> None:
-    """Writes one page about a run: images, usefulness, training, what left the sites, recipe."""
+    """Writes one page about a run: images, usefulness, training, what left the sites."""
     console = Console(stderr=True)
     folder = RunFolder(run)
     judged = evaluation or _evaluation_of(folder)

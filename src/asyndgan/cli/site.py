@@ -17,7 +17,9 @@ from asyndgan.locks import held
 from asyndgan.privacy import Policy
 
 site = typer.Typer(
-    help="A hospital's end of a federation: two commands and one file.", no_args_is_help=True
+    help="A hospital's end of a federation: two commands and one file.",
+    no_args_is_help=True,
+    add_completion=False,
 )
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
 

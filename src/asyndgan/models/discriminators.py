@@ -9,7 +9,6 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from monai.networks import nets
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images
@@ -68,7 +67,9 @@ class EachModality(nn.Module):
 
 
 def _patch_network(spatial_dims: int, channels: int, section: DiscriminatorSection) -> nn.Module:
-    return nets.PatchDiscriminator(
+    from monai.networks.nets import PatchDiscriminator  # seconds that only who trains need wait
+
+    return PatchDiscriminator(
         spatial_dims=spatial_dims,
         channels=section.width,
         in_channels=channels,
@@ -172,9 +173,11 @@ class UNetSegmentationDiscriminator(nn.Module):
         spatial_dims: int,
         section: DiscriminatorSection,
     ) -> None:
+        from monai.networks.nets import UNet
+
         super().__init__()
         widths = [section.width * 2 ** min(level, 3) for level in range(section.layers + 1)]
-        self.network = nets.UNet(
+        self.network = UNet(
             spatial_dims=spatial_dims,
             in_channels=image_channels,
             out_channels=condition_channels + 1,

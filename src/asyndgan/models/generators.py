@@ -8,8 +8,6 @@ from typing import final
 
 import torch
 import torch.nn.functional as F
-from monai.networks import nets
-from monai.networks.layers.factories import Conv, Norm
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
@@ -21,6 +19,8 @@ SLOPE = 0.2
 def _conv(
     spatial_dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
 ) -> nn.Module:
+    from monai.networks.layers.factories import Conv  # seconds that only who trains need wait
+
     # No bias before an instance norm: the norm takes it away again and its gradient is noise.
     return Conv[Conv.CONV, spatial_dims](
         source,
@@ -46,6 +46,8 @@ def smooth(spatial_dims: int) -> str:
 
 
 def _norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module:
+    from monai.networks.layers.factories import Norm
+
     return Norm[Norm.INSTANCE, spatial_dims](channels, affine=affine)
 
 
@@ -211,9 +213,11 @@ class UNetGenerator(nn.Module):
         spatial_dims: int,
         section: GeneratorSection,
     ) -> None:
+        from monai.networks.nets import BasicUNet
+
         super().__init__()
         k = section.width
-        self.body = nets.BasicUNet(
+        self.body = BasicUNet(
             spatial_dims=spatial_dims,
             in_channels=condition_channels + section.noise,
             out_channels=image_channels,

@@ -1,8 +1,9 @@
 """A run folder: created, trained, resumed and read."""
 
+from asyndgan.errors import Interrupted
 from asyndgan.runs.folder import RunFacts, RunFolder
 from asyndgan.runs.recipes import load_recipe, recipe_names
-from asyndgan.runs.train import Interrupted, Progress, train
+from asyndgan.runs.train import Progress, train
 
 __all__ = [
     "Interrupted",

@@ -25,6 +25,7 @@ from asyndgan.engines.flare.transport import Flare
 from asyndgan.errors import (
     AsyndganError,
     BusyError,
+    Interrupted,
     QuorumError,
     RunError,
     SiteUnreachableError,
@@ -34,7 +35,7 @@ from asyndgan.locks import held
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.train import Interrupted, Progress, Watch, train_over
+from asyndgan.runs.train import Progress, Watch, train_over
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum

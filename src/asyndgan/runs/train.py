@@ -16,7 +16,14 @@ from asyndgan import __version__
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.data.prepare import shared_modalities
 from asyndgan.engines import SiteSetup, build_engine
-from asyndgan.errors import AsyndganError, NotFiniteError, PolicyError, QuorumError, RunError
+from asyndgan.errors import (
+    AsyndganError,
+    Interrupted,
+    NotFiniteError,
+    PolicyError,
+    QuorumError,
+    RunError,
+)
 from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
 from asyndgan.protocol import Exchange, Transport
@@ -60,10 +67,6 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
-
-
-class Interrupted(RunError):  # noqa: N818  (nothing went wrong: somebody pressed Ctrl-C)
-    """The run was asked to stop; its checkpoint is written."""
 
 
 def train(
