@@ -17,6 +17,7 @@ from asyndgan.models import (
     site_noise,
 )
 from asyndgan.models.augment import Disturbance, disturbed
+from asyndgan.models.generators import MaskGenerator
 from asyndgan.recipe import Recipe
 
 MakeRecipe = Callable[..., Recipe]
@@ -143,6 +144,29 @@ def test_a_sites_style_is_its_own_wherever_it_is_asked_for(tiny: MakeRecipe) -> 
     assert torch.equal(together[1, -3:], alone[0, -3:])
     assert torch.equal(together[0, -3:], together[2, -3:])
     assert together[0, -3:].flatten(1).std(1).max() == 0  # the same at every pixel
+
+
+def test_a_generator_of_masks_paints_one_label_a_place_and_learns_as_if_it_had_not_rounded(
+    tiny: MakeRecipe,
+) -> None:
+    recipe = tiny(
+        "image.source=masks", "condition.kind=none", "masks.release=false", "generator.kind=dcgan",
+        "generator.noise=0", "generator.latent=4", "discriminator.kind=dcgan",
+    )  # fmt: skip
+    generator = build_generator(recipe, condition_channels=0, image_channels=3)
+    assert isinstance(generator, MaskGenerator)
+    noise = torch.randn(2, recipe.generator.code, 16, 16)
+    nothing = torch.zeros(2, 0, 16, 16)
+    masks, soft = generator(nothing, noise), generator.network(nothing, noise)
+    assert set(masks.unique().tolist()) == {-1.0, 1.0} and (masks.sum(1) == -1).all()
+    assert torch.equal(masks.argmax(1), soft.argmax(1))
+    feedback = torch.randn_like(masks)
+    weights = list(generator.parameters())
+    through, direct = (
+        torch.autograd.grad((painted * feedback).sum(), weights) for painted in (masks, soft)
+    )
+    for one, other in zip(through, direct, strict=True):
+        assert torch.equal(one, other) and one.any()
 
 
 def test_the_spade_generator_sees_a_class(tiny: MakeRecipe) -> None:
