@@ -147,8 +147,8 @@ class GeneratorSection(Section):
 
     kind: str = Field(
         "resnet",
-        description="resnet, unet, spade; dcgan, for classes or without a condition; or an entry "
-        "point 'asyndgan.generators'",
+        description="resnet, unet, spade; dcgan, for classes or without a condition; masks, for "
+        "image.source 'masks'; or an entry point 'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(9, ge=1, le=32, description="residual blocks (resnet) at the lowest size")
@@ -602,14 +602,23 @@ class Recipe(Section):
                 "a generator of kind 'unet' halves images four times, so it takes 32 pixels; "
                 "raise image.size or take resnet or spade"
             )
-        if self.generator.kind == "dcgan" and self.condition.kind == "mask":
+        if self.generator.kind in ("dcgan", "masks") and self.condition.kind == "mask":
             raise ValueError(
-                "generator.kind 'dcgan' has no place for a mask; take resnet, unet or spade"
+                f"generator.kind '{self.generator.kind}' has no place for a mask; take resnet, "
+                "unet or spade"
+            )
+        better = {"images": ("masks", "dcgan"), "masks": ("dcgan", "masks")}
+        worse, other = better[self.image.source]
+        if self.generator.kind == worse:
+            raise ValueError(
+                f"generator.kind '{worse}' does not suit image.source '{self.image.source}': "
+                f"'masks' paints one label a place, 'dcgan' what lies between; take '{other}'"
             )
         useless = {
             "unet": ("style", "latent", "position", "heads"),
             "spade": ("style", "latent", "position", "heads"),
             "dcgan": ("noise", "skip", "position", "heads"),
+            "masks": ("noise", "skip", "position", "heads"),
         }
         for key in useless.get(self.generator.kind, ()):
             if getattr(self.generator, key):

@@ -27,7 +27,7 @@ MakeRecipe = Callable[..., Recipe]
 GIVEN = ("image.size=32", "masks.source=given", "masks.release=false")
 OF_MASKS = (
     "image.size=32", "image.source=masks", "condition.kind=none", "masks.release=false",
-    "generator.kind=dcgan", "generator.noise=0", "generator.latent=4", "discriminator.kind=dcgan",
+    "generator.kind=masks", "generator.noise=0", "generator.latent=4", "discriminator.kind=dcgan",
 )  # fmt: skip
 
 
@@ -191,6 +191,8 @@ def test_a_run_of_masks_is_not_judged_by_segmentation(
         ((*GIVEN, "condition.kind=none"), "condition.kind is 'none'"),
         (("privacy.kind=discriminator", "masks.release=false"), "set masks.source to 'given'"),
         (("generator.kind=dcgan",), "no place for a mask"),
+        ((*OF_MASKS, "generator.kind=dcgan"), "take 'masks'"),
+        ((*OF_MASKS, "image.source=images"), "take 'dcgan'"),
     ],
 )
 def test_a_recipe_that_contradicts_itself_about_masks_is_refused(

@@ -318,30 +318,6 @@ class SpadeGenerator(nn.Module):
         return torch.tanh(self.paint(F.leaky_relu(features, SLOPE)))
 
 
-@final
-class MaskGenerator(nn.Module):
-    """Paints masks: at each place 1 in one label's channel, and -1 in the others.
-
-    What lies between tells a discriminator at a glance what is synthetic, and then it teaches
-    nothing about shapes. The gradient passes as if nothing had been rounded (the straight-through
-    estimator of Bengio, Leonard and Courville 2013).
-
-    Args:
-        network: paints one channel a label, in [-1, 1].
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, condition: Condition, noise: Noise) -> Images:
-        """Paints the brightest channel's label at each place."""
-        painted: Images = self.network(condition, noise)
-        chosen = F.one_hot(painted.argmax(1), painted.shape[1]).movedim(-1, 1).to(painted)
-        return 2 * chosen - 1 + (painted - painted.detach())
-
-
-@final
 class DCGANGenerator(nn.Module):
     """From one vector to an image, after DCGAN (Radford et al. 2016).
 
@@ -384,6 +360,10 @@ class DCGANGenerator(nn.Module):
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the noise's height and width (multiples of 8)."""
+        return torch.tanh(self.logits(condition, noise))
+
+    def logits(self, condition: Condition, noise: Noise) -> Tensor:
+        """What `forward` brings into its range, of the same shape."""
         space = noise.shape[2:]
         vector = torch.cat([condition, noise], dim=1).flatten(2).mean(2)  # the same everywhere
         features = self.start(vector).reshape(len(vector), -1, *[self.GRID] * len(space))
@@ -391,4 +371,22 @@ class DCGANGenerator(nn.Module):
             halvings = len(self.layers) - 1 - level
             size = [max(self.GRID, side // 2**halvings) for side in space]
             features = layer(F.interpolate(features, size=size, mode=self.smooth))
-        return torch.tanh(self.paint(features))
+        painted: Tensor = self.paint(features)
+        return painted
+
+
+@final
+class MaskGenerator(DCGANGenerator):
+    """Paints masks: at each place 1 in one label's channel, and -1 in the others.
+
+    What lies between tells a discriminator at a glance what is synthetic, and then it teaches
+    nothing about shapes. The gradient passes as through the labels' softmax (the straight-through
+    estimator of Bengio, Leonard and Courville 2013); with each channel's tanh in its place
+    discriminators won at once.
+    """
+
+    def forward(self, condition: Condition, noise: Noise) -> Images:
+        """Paints a channel a label, of the noise's height and width (multiples of 8)."""
+        odds = self.logits(condition, noise).softmax(1)
+        chosen = F.one_hot(odds.argmax(1), odds.shape[1]).movedim(-1, 1)
+        return 2 * (chosen + (odds - odds.detach())) - 1

@@ -14,7 +14,6 @@ from asyndgan.arrays import Condition, Noise
 from asyndgan.data import derived_seed
 from asyndgan.errors import RecipeError, RunError
 from asyndgan.models.discriminators import EachModality
-from asyndgan.models.generators import MaskGenerator
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
 
@@ -67,13 +66,12 @@ def build_generator(
     recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
 ) -> nn.Module:
     """The central generator of a recipe."""
-    network = generator_from(
+    return generator_from(
         recipe.generator,
         condition_channels=condition_channels,
         image_channels=image_channels,
         spatial_dims=spatial_dims,
     )
-    return MaskGenerator(network) if recipe.image.source == "masks" else network
 
 
 def generator_from(
