@@ -44,7 +44,7 @@ from common import (
 )
 
 SPLITS = 5
-FEWER = {"shift": 3, "move": 3, "move-shift": 3, "overfitted": 3, "private": 3}
+FEWER = {"shift": 3, "move": 3, "overfitted": 3, "private": 3}
 """Splits of what stands beside `default` and `paper`, and takes long."""
 EPSILON = 8.0
 """Of `private`, at the smallest site; larger ones spend less."""
@@ -53,20 +53,19 @@ EVERYWHERE = (
     "training.checkpoint_every=50",
 )  # fmt: skip
 SHORT = ("training.steps=600",)
+UNMOVED = "training.move=false"
+UNSHIFTED = "discriminator.augment=[]"
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "default": ("default", SHORT),
-    "shift": ("default", (*SHORT, 'discriminator.augment=["shift"]')),
-    "move": ("default", (*SHORT, "training.move=true")),
-    "move-shift": (
-        "default",
-        (*SHORT, "training.move=true", 'discriminator.augment=["shift"]'),
-    ),
+    "plain": ("default", (*SHORT, UNMOVED, UNSHIFTED)),
+    "shift": ("default", (*SHORT, UNMOVED)),
+    "move": ("default", (*SHORT, UNSHIFTED)),
     "paper": ("paper", ("training.steps=300",)),
     "overfitted": (
         "default",
         (
             "training.steps=1500", "training.hold_out=0.8", "training.flip=false",
-            "loss.stand_in_l1=0", "loss.paired_l1=100",
+            "loss.stand_in_l1=0", "loss.paired_l1=100", UNMOVED, UNSHIFTED,
         ),
     ),
     "private": (
