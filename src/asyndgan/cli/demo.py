@@ -48,7 +48,7 @@ def demo(
 ) -> None:
     """Four phantom hospitals teach one generator: train, generate, evaluate, report.
 
-    Takes about 9 minutes on two cores. With `--engine flare` a federation of real startup kits is
+    Takes 9 to 16 minutes on two cores. With `--engine flare` a federation of real startup kits is
     started on this machine, over mutual TLS, and one hospital's connection is killed on the way.
     """
     console = Console()
@@ -65,6 +65,7 @@ def demo(
             f"{out} holds a demo of other settings or of another version; choose another folder."
         )
     mishap = Mishap(next(iter(sites)), recipe.training.steps // 3)
+    console.print("9 to 16 minutes on two cores. After Ctrl-C the same command goes on.")
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():
