@@ -18,6 +18,7 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Masks
 from asyndgan.data.case import Case
 from asyndgan.data.moves import Moves, moved
 from asyndgan.errors import DataError, NotFiniteError
+from asyndgan.models.layout import channels_last
 from asyndgan.training.checkpoint import seeded
 
 TRAINING_VERSION = 2
@@ -86,7 +87,7 @@ def build_segmenter(
         budget: sets network and width.
         space: rows and columns (and depth) of an image.
     """
-    return NETWORKS[budget.network](channels, classes, budget.width, space)
+    return channels_last(NETWORKS[budget.network](channels, classes, budget.width, space))
 
 
 def _unet(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:

@@ -40,6 +40,14 @@ class Verdict:
             [feature.float() for feature in self.features],
         )
 
+    def of(self, images: slice) -> "Verdict":
+        """What is said of some of the images."""
+        return Verdict(
+            None if self.score is None else self.score[images],
+            None if self.segmentation is None else self.segmentation[images],
+            [feature[images] for feature in self.features],
+        )
+
 
 @final
 class EachModality(nn.Module):

@@ -14,6 +14,7 @@ from asyndgan.arrays import Condition, Noise
 from asyndgan.data import derived_seed
 from asyndgan.errors import RecipeError, RunError
 from asyndgan.models.discriminators import EachModality
+from asyndgan.models.layout import channels_last
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
 
@@ -84,7 +85,7 @@ def generator_from(
         spatial_dims=spatial_dims,
         section=section,
     )
-    return network
+    return channels_last(network)
 
 
 def build_discriminator(
@@ -99,8 +100,10 @@ def build_discriminator(
     )
     if recipe.discriminator.joint:
         network: nn.Module = build(image_channels=image_channels)
-        return network
-    return EachModality([build(image_channels=1) for _ in range(image_channels)])
+    else:
+        network = EachModality([build(image_channels=1) for _ in range(image_channels)])
+    # Opacus knows torch's own layers.
+    return network if recipe.privacy.kind == "discriminator" else channels_last(network)
 
 
 def build_adversarial_loss(recipe: Recipe) -> AdversarialLoss:

@@ -1,0 +1,88 @@
+"""Channels last: quicker, and the same numbers."""
+
+import pytest
+import torch
+from torch import nn
+
+from asyndgan.models import build_discriminator, build_generator
+from asyndgan.models.layout import ImageNorm, channels_last
+from asyndgan.recipe import OptimiserSection
+from asyndgan.runs import load_recipe
+from asyndgan.training.objective import adam
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """The same network with torch's own norms and layout, and the same weights."""
+    for module in list(network.modules()):
+        for name, norm in module.named_children():
+            if isinstance(norm, ImageNorm):
+                own = nn.InstanceNorm2d(norm.num_features, eps=norm.eps, affine=norm.affine)
+                own.weight, own.bias = norm.weight, norm.bias
+                setattr(module, name, own)
+    network._forward_pre_hooks.clear()
+    return network
+
+
+@pytest.mark.parametrize("kind", ["resnet", "unet", "spade"])
+def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) -> None:
+    recipe = load_recipe("default", [f"generator.kind={kind}", "generator.style=0"])
+    torch.manual_seed(0)
+    generator = build_generator(recipe, condition_channels=3, image_channels=2)
+    assert any(isinstance(module, ImageNorm) for module in generator.modules())
+    assert all(weights.is_contiguous() for weights in generator.parameters())
+    inputs = torch.randn(3, 3, 32, 32), torch.randn(3, recipe.generator.noise, 32, 32)
+    results = []
+    for network in (generator, plain(generator)):
+        images = network(*inputs)
+        pull = torch.linspace(-1, 1, images.numel()).reshape(images.shape)
+        gradients = torch.autograd.grad((images * pull).sum(), list(network.parameters()))
+        results.append((images, gradients))
+    (images, gradients), (others, expected) = results
+    torch.testing.assert_close(images, others, atol=1e-4, rtol=1e-4)
+    for own, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(own, other, atol=1e-3 * float(other.abs().max()), rtol=0)
+
+
+def test_an_image_norm_is_torchs_instance_norm_at_every_image() -> None:
+    norm = ImageNorm(5, affine=True)
+    nn.init.normal_(norm.weight)
+    nn.init.normal_(norm.bias)
+    images = torch.randn(4, 5, 6, 7) * torch.arange(1, 5).reshape(4, 1, 1, 1)
+    expected = nn.functional.instance_norm(images, weight=norm.weight, bias=norm.bias)
+    last = norm(images.contiguous(memory_format=torch.channels_last))
+    assert last.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(last, expected)
+    torch.testing.assert_close(norm(images), expected)
+
+
+def test_norms_that_remember_and_networks_without_instance_norms_stay_as_they_are() -> None:
+    remembering = nn.Sequential(nn.InstanceNorm2d(2, track_running_stats=True))
+    assert type(channels_last(remembering)[0]) is nn.InstanceNorm2d
+    grouped = channels_last(nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)))
+    assert not grouped._forward_pre_hooks
+
+
+def test_a_private_discriminator_keeps_the_norms_that_opacus_knows() -> None:
+    for kind, quick in (("none", True), ("discriminator", False)):
+        sets = [f"privacy.kind={kind}"]
+        if kind == "discriminator":
+            sets += ["privacy.patients=4", "privacy.noise=1", "privacy.conditions=unprotected"]
+        network = build_discriminator(
+            load_recipe("default", sets), condition_channels=3, image_channels=1
+        )
+        assert any(isinstance(module, ImageNorm) for module in network.modules()) is quick
+
+
+def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory() -> None:
+    torch.manual_seed(0)
+    networks = [nn.Conv2d(3, 4, 3) for _ in range(2)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    own = adam(networks[0], OptimiserSection(), 0.1)
+    torchs = torch.optim.Adam(networks[1].parameters(), lr=0.1, betas=own.param_groups[0]["betas"])
+    for _ in range(3):
+        gradient = torch.randn(4, 3, 3, 3)
+        networks[0].weight.grad = gradient.contiguous(memory_format=torch.channels_last)
+        networks[1].weight.grad = gradient.clone()
+        own.step()
+        torchs.step()
+    torch.testing.assert_close(networks[0].weight, networks[1].weight)
