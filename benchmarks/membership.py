@@ -7,8 +7,10 @@ chosen by chance, train a generator at 64 pixels; then three attacks score all o
 the images can give anybody away, the synthetic set is painted from the masks of both halves. Two
 attacks more are a coordinator's that has a patient's images: `asked` sends each of them to the site
 as if it were synthetic, and reads its loss (`asked, without losses`: the length of the feedback,
-which a policy with `leaves.losses = false` leaves it); `discriminator` is given the discriminator
-of the site as it is in the end. Five splits; a patient's score in splits
+which a policy with `leaves.losses = false` leaves it), once and as the mean over eight shifted
+copies; `discriminator` is given the discriminator of the site as it is in the end, and shows it
+sixteen shifted copies (under differential privacy every question is charged, so there is one). Five
+splits; a patient's score in splits
 that took him in is compared with his own in others, so that nobody looks like a member for being an
 easy case, and patients are the unit of the test and the interval.
 """
@@ -26,6 +28,7 @@ from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.evaluation.audit import area_under_curve, patient_scores
 from asyndgan.evaluation.of_run import load_real, masks_of, painting_of
+from asyndgan.models.augment import disturbed
 from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
@@ -77,9 +80,11 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }  # fmt: skip
-ATTACKS = (
-    "painting", "nearest", "density", "asked", "asked, without losses", "discriminator",
-)  # fmt: skip
+QUESTIONS = 8
+LOOKS = 16
+ASKED = ("asked", "asked, without losses")
+EIGHT = tuple(f"{name}, eight times" for name in ASKED)
+ATTACKS = ("painting", "nearest", "density", *ASKED, *EIGHT, "discriminator")
 Scores = dict[str, dict[str, float]]
 
 
@@ -101,9 +106,8 @@ def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
     return load_recipe(recipe, [*own, f"privacy.noise={noise:.3f}"])
 
 
-def attacked(model: str, split: int, sites: dict[str, Path], out: Path) -> dict[str, object]:
+def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, object]:
     """Scores of members and others by attack."""
-    recipe = recipe_of(model, split, sites)
     run = trained(recipe, sites, out)
     if recipe.privacy.kind != "none":
         for site in sites:
@@ -123,26 +127,46 @@ def attacked(model: str, split: int, sites: dict[str, Path], out: Path) -> dict[
     scores = patient_scores(run, everybody, painted)
     for site, data in sites.items():
         own = [case for case in everybody if case.patient.startswith(f"{site}/")]
-        losses, lengths = by_asking(run, site, data, own)
-        known = by_discriminator(run, site, own)
-        for name, of_cases in zip(ATTACKS[3:], (losses, lengths, known), strict=True):
+        questions = 1 if recipe.privacy.kind != "none" else QUESTIONS
+        found = by_asking(run, site, data, own, questions)
+        found["discriminator"] = by_discriminator(run, site, own)
+        for name, of_cases in found.items():
             scores.setdefault(name, {}).update(ranks(own, of_cases))
     return {"members": sorted({case.patient for case in members}), "scores": scores}
 
 
+def copies(case: Case, number: int, seed: int) -> Batch:
+    """A case as it is, then shifted at random as discriminators see it."""
+    random = torch.Generator().manual_seed(seed)
+    images, masks = torch.stack([case.image] * number), torch.stack([case.mask] * number)
+    shifted, maps = disturbed(images, masks[:, None].float(), ("shift",), random)
+    images[1:], masks[1:] = shifted[1:], maps[1:, 0].long()
+    return Batch(images, masks)
+
+
 def by_asking(
-    run: RunFolder, site: str, data: Path, cases: list[Case]
-) -> tuple[list[float], list[float]]:
+    run: RunFolder, site: str, data: Path, cases: list[Case], questions: int
+) -> dict[str, list[float]]:
     """How real a site says that images are which it is sent as synthetic ones, and asks no more of.
 
     It judges them on masks that it chose itself, after an update that takes them for synthetic.
     """
     recipe = run.recipe()
     size = recipe.training.batch
+    found: dict[str, list[float]] = {}
     with asked_again(run, recipe, site, data, late=True) as (_, ask):
-        answers = [ask.judged(torch.stack([case.image] * size)) for case in cases]
-    losses = [-answer.losses["adversarial"] for answer in answers]
-    return losses, [-float(answer.feedback.norm()) for answer in answers]
+        for number, case in enumerate(cases):
+            shown = copies(case, questions, number).images
+            answers = [ask.judged(torch.stack([image] * size)) for image in shown]
+            said = (
+                [-answer.losses["adversarial"] for answer in answers],
+                [-float(answer.feedback.norm()) for answer in answers],
+            )
+            for name, more, values in zip(ASKED, EIGHT, said, strict=True):
+                found.setdefault(name, []).append(values[0])
+                if questions > 1:
+                    found.setdefault(more, []).append(float(np.mean(values)))
+    return found
 
 
 def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float]:
@@ -160,7 +184,8 @@ def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float
     objective.load(checkpoint.read(newest)[0])
     with torch.no_grad():
         return [
-            float(objective.log_odds(Batch(case.image[None], case.mask[None]))) for case in cases
+            float(objective.log_odds(copies(case, LOOKS, number)).mean())
+            for number, case in enumerate(cases)
         ]
 
 
@@ -219,30 +244,27 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
+    entries: dict[str, dict] = {}
     of = {model: range(min(FEWER.get(model, SPLITS), asked.splits)) for model in asked.models}
     for split in range(asked.splits):
         for part in asked.sets:
             for model in (model for model in asked.models if split in of[model]):
+                sites = sites_of(asked.data, part)
                 name = f"{part}-{model}-{split}"
-                remembered(
+                recipe = recipe_of(model, split, sites)
+                # Not by the name alone: a recipe changes, and its name stays.
+                entries[name] = remembered(
                     asked.out / "scores.json",
-                    name,
-                    partial(
-                        attacked,
-                        model,
-                        split,
-                        sites_of(asked.data, part),
-                        asked.out / name,
-                    ),
+                    f"{name}-{recipe.digest()[:12]}",
+                    partial(attacked, recipe, sites, asked.out / name),
                 )
     for part in asked.sets:
         for model in asked.models:
-            splits = [
-                remembered(asked.out / "scores.json", f"{part}-{model}-{split}", dict)
-                for split in of[model]
-            ]
+            splits = [entries[f"{part}-{model}-{split}"] for split in of[model]]
             rows += [
-                [part, model, attack, len(splits), *judged(splits, attack)] for attack in ATTACKS
+                [part, model, attack, len(splits), *judged(splits, attack)]
+                for attack in ATTACKS
+                if attack in splits[0]["scores"]
             ]
     heading = ["set", "recipe", "attack", "splits", "AUC", "95 % interval", "p", "patients",
                "verdict"]  # fmt: skip

@@ -102,7 +102,7 @@ def first_steps(run: RunFolder, sites: dict[str, Path], out: Path) -> str:
         found = [
             remembered(
                 out / "read.json",
-                f"{kind}-{name}",
+                f"{kind}-{name}-{run.recipe().digest()[:12]}",
                 partial(asked_once, run, data, name, known_start=known, overrides=overrides),
             )
             for name, data in sites.items()
@@ -133,7 +133,7 @@ def main() -> None:
             found = [
                 remembered(
                     asked.out / "read.json",
-                    f"{model}-{name}-{late}",
+                    f"{model}-{name}-{late}-{recipe.digest()[:12]}",
                     partial(read_at, run, sites[name], name, late=late),
                 )
                 for name in sites

@@ -160,15 +160,15 @@ class GeneratorSection(Section):
         0,
         ge=0,
         le=64,
-        description="resnet, dcgan: numbers that tell the generator whose look to paint, fixed at "
-        "random for each site; looks are mixed when images are generated",
+        description="resnet, dcgan, masks: numbers that tell the generator whose look to paint, "
+        "fixed at random for each site; looks are mixed when images are generated",
     )
     latent: int = Field(
         0,
         ge=0,
         le=256,
-        description="resnet, dcgan: numbers drawn for each image, for what differs between whole "
-        "images",
+        description="resnet, dcgan, masks: numbers drawn for each image, for what differs between "
+        "whole images",
     )
     position: bool = Field(
         False,
@@ -527,6 +527,17 @@ class Recipe(Section):
         "named always does",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _own_discriminators_see_alike(cls, tables: Any) -> Any:
+        """What hides patients (`augment`) must not be lost on the way to another architecture."""
+        try:
+            kept = {"augment": tables["discriminator"]["augment"]}
+            own = {site: kept | table for site, table in tables["site_discriminators"].items()}
+        except (AttributeError, KeyError, TypeError):
+            return tables  # nothing to hand on, or a fault that is told below
+        return {**tables, "site_discriminators": own}
+
     def takes_part(self, site: str, step: int) -> bool:
         """Whether the timeline has a site take part in a step."""
         named = [part for part in self.timeline if part.site == site]
@@ -580,7 +591,7 @@ class Recipe(Section):
             raise ValueError(
                 f"discriminator.augment moves images away from their masks, which "
                 f"discriminator.kind '{self.discriminator.kind}' is judged by; take 'patch', or "
-                "leave it out"
+                "set discriminator.augment to []"
             )
         needs_masks = {
             "loss.balance": self.loss.balance,
@@ -607,12 +618,17 @@ class Recipe(Section):
                 f"generator.kind '{self.generator.kind}' has no place for a mask; take resnet, "
                 "unet or spade"
             )
-        better = {"images": ("masks", "dcgan"), "masks": ("dcgan", "masks")}
-        worse, other = better[self.image.source]
-        if self.generator.kind == worse:
+        if self.image.source == "images" and self.generator.kind == "masks":
             raise ValueError(
-                f"generator.kind '{worse}' does not suit image.source '{self.image.source}': "
-                f"'masks' paints one label a place, 'dcgan' what lies between; take '{other}'"
+                "generator.kind 'masks' paints one label a place; for image.source 'images' take "
+                "'dcgan' or, with a mask, 'resnet'"
+            )
+        between = ("dcgan", "resnet", "spade", "unet")
+        of_masks = self.image.source == "masks" and self.condition.kind != "mask"
+        if of_masks and self.generator.kind in between:
+            raise ValueError(
+                f"generator.kind '{self.generator.kind}' paints what lies between labels, by which "
+                "discriminators tell it at once; for image.source 'masks' take 'masks'"
             )
         useless = {
             "unet": ("style", "latent", "position", "heads"),
@@ -750,6 +766,13 @@ class Recipe(Section):
         """Whether label maps or classes of patients leave the sites."""
         private = self.privacy.kind != "none" and self.privacy.conditions == "public"
         return self.sends_own_masks or (self.condition.kind == "class" and not private)
+
+    @property
+    def disturbs_images(self) -> bool:
+        """Whether no discriminator sees an image as it is, or what is learned of it is private."""
+        judges = [self.discriminator, *self.site_discriminators.values()]
+        shifted = all("shift" in own.augment for own in judges)
+        return self.training.move or shifted or self.privacy.kind != "none"
 
     @model_validator(mode="after")
     def _private_parts_are_private(self) -> Self:

@@ -191,7 +191,11 @@ def test_a_run_of_masks_is_not_judged_by_segmentation(
         ((*GIVEN, "condition.kind=none"), "condition.kind is 'none'"),
         (("privacy.kind=discriminator", "masks.release=false"), "set masks.source to 'given'"),
         (("generator.kind=dcgan",), "no place for a mask"),
-        ((*OF_MASKS, "generator.kind=dcgan"), "take 'masks'"),
+        ((*OF_MASKS, "generator.kind=dcgan"), "lies between labels.*take 'masks'"),
+        (
+            (*OF_MASKS, "generator.kind=spade", "generator.latent=0", "generator.noise=1"),
+            "lies between labels",
+        ),
         ((*OF_MASKS, "image.source=images"), "take 'dcgan'"),
     ],
 )
@@ -225,7 +229,7 @@ def test_masks_are_given_exactly_where_the_recipe_says_so(
 def test_a_policy_that_never_lets_masks_out_takes_part_with_given_ones(tiny: MakeRecipe) -> None:
     policy = Policy.from_toml('[leaves]\nmasks = "never"')
     assert any("leaves.masks" in reason for reason in policy.refusals(tiny("image.size=32")))
-    assert not policy.refusals(tiny(*GIVEN))
+    assert not policy.refusals(tiny(*GIVEN, "training.move=true"))
 
 
 def test_a_site_that_is_given_other_masks_does_not_go_on_with_a_run(

@@ -1,11 +1,13 @@
 """The attacks work where they should, and find nothing where nothing is to be found."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 
 from asyndgan.data import Cohort
+from asyndgan.errors import RunError
 from asyndgan.evaluation.attacks import Rehearsal, RolledBack, bisected, inverted, psnr
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
@@ -79,10 +81,10 @@ def test_whose_images_a_first_step_saw_is_recognised_only_where_initial_weights_
     tiny: MakeRecipe, make_cohort: MakeCohort, known_start: bool
 ) -> None:
     recipe = tiny("wire.feedback=int4", "wire.images=uint8", "masks.release=false")
-    cohort = make_cohort(recipe)
-    policy = Policy(allows=AllowsSection(known_start=known_start))
-    ask = rolled_back(Site("north", cohort, recipe, policy=policy), recipe)
-    batches = [cohort.batch(number, recipe.training.batch).images for number in range(6)]
+    policy = Policy(allows=AllowsSection(known_start=known_start, undisturbed=True))
+    site = Site("north", make_cohort(recipe), recipe, policy=policy)
+    ask = rolled_back(site, recipe)
+    batches = [site.cohort.batch(number, recipe.training.batch).images for number in range(6)]
     images = through(torch.zeros_like(batches[0]), recipe.wire.images)
     answer = ask(images)
     rehearsal = Rehearsal(recipe, "north", ask.card, images)
@@ -90,10 +92,13 @@ def test_whose_images_a_first_step_saw_is_recognised_only_where_initial_weights_
     assert (truth < 0.6 * min(others)) is known_start
 
 
+@pytest.mark.parametrize("augment", ["[]", '["shift"]'])
 def test_a_rehearsal_is_the_sites_own_step_and_inversion_finds_what_explains_the_answer(
-    tiny: MakeRecipe, make_cohort: MakeCohort
+    tiny: MakeRecipe, make_cohort: MakeCohort, augment: str
 ) -> None:
-    recipe = tiny("wire.feedback=float32", "wire.images=float32")
+    recipe = tiny(
+        "wire.feedback=float32", "wire.images=float32", f"discriminator.augment={augment}"
+    )
     cohort = make_cohort(recipe)
     ask = rolled_back(Site("north", cohort, recipe), recipe)
     real = cohort.batch(0, recipe.training.batch).images
@@ -101,6 +106,8 @@ def test_a_rehearsal_is_the_sites_own_step_and_inversion_finds_what_explains_the
     answer = ask(images)
     rehearsal = Rehearsal(recipe, "north", ask.card, images)
     assert float(rehearsal.mismatch(real, answer).detach()) < 1e-6
+    if augment != "[]":  # descent from nothing does not get far
+        return
     guess = torch.zeros_like(real)
     before = float(rehearsal.mismatch(guess, answer).detach())
     found = inverted(rehearsal, answer, guess, steps=20)
@@ -110,7 +117,7 @@ def test_a_rehearsal_is_the_sites_own_step_and_inversion_finds_what_explains_the
 def test_a_start_that_nobody_knows_is_another_one_each_time_with_the_same_weights(
     tiny: MakeRecipe, make_cohort: MakeCohort
 ) -> None:
-    recipe = tiny("masks.release=false")
+    recipe = tiny("masks.release=false", "training.move=true")
     cohort = make_cohort(recipe)
     known = Site("north", cohort, recipe).objective.discriminator
     own = [Site("north", cohort, recipe, policy=Policy()).objective.discriminator for _ in range(2)]
@@ -123,3 +130,32 @@ def test_a_start_that_nobody_knows_is_another_one_each_time_with_the_same_weight
     first = next(own[0].parameters())
     assert not torch.equal(first, next(own[1].parameters()))
     assert not torch.equal(first, next(known.parameters()))
+
+
+def test_what_disturbs_images_follows_from_the_sites_secret_and_a_site_keeps_it(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
+) -> None:
+    recipe = tiny("masks.release=false", 'discriminator.augment=["shift"]', "training.move=true")
+    cohort = make_cohort(recipe)
+
+    def drawn(policy: Policy, folder: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
+        site = Site("north", cohort, recipe, folder=folder, policy=policy)
+        site.objective.begin_step(3)
+        shifts = torch.rand(8, generator=site.objective.random)
+        site.release.close()
+        return site.cohort.batch(0, recipe.training.batch).images, shifts
+
+    def same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> list[bool]:
+        return [torch.equal(*pair) for pair in zip(one, other, strict=True)]
+
+    known = drawn(SIMULATION, None)
+    assert same(known, drawn(SIMULATION, tmp_path / "open")) == [True, True]
+    own = drawn(Policy(), tmp_path / "north")
+    assert same(own, known) == [False, False]
+    assert same(own, drawn(Policy(), tmp_path / "north")) == [True, True]  # started again
+    assert same(own, drawn(Policy(), tmp_path / "another")) == [False, False]
+    file = tmp_path / "north" / "secret"
+    assert file.stat().st_mode & 0o077 == 0
+    file.write_text("short")
+    with pytest.raises(RunError, match="holds no secret"):
+        drawn(Policy(), tmp_path / "north")

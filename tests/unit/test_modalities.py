@@ -165,7 +165,7 @@ def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(
 def test_a_policy_that_keeps_cases_back_takes_none_whose_zeros_would_tell(
     tiny: MakeRecipe, make_cohort: MakeCohort
 ) -> None:
-    recipe = tiny("masks.release=false")
+    recipe = tiny("masks.release=false", "training.move=true")
     whole = make_cohort(recipe, cases=2, modalities=["T1", "T2"])
     silent = Policy(leaves=LeavesSection(cases=False))
     with pytest.raises(PolicyError, match="zeros in the feedback would tell which"):

@@ -157,7 +157,7 @@ def test_a_generator_of_masks_paints_one_label_a_place_and_learns_as_if_it_had_n
     assert isinstance(generator, MaskGenerator)
     noise = torch.randn(2, recipe.generator.code, 16, 16)
     nothing = torch.zeros(2, 0, 16, 16)
-    masks, soft = generator(nothing, noise), 2 * generator.logits(nothing, noise).softmax(1)
+    masks, soft = generator(nothing, noise), 2 * generator.body.logits(nothing, noise).softmax(1)
     assert set(masks.unique().tolist()) == {-1.0, 1.0} and (masks.sum(1) == -1).all()
     assert torch.equal(masks.argmax(1), soft.argmax(1))
     feedback = torch.randn_like(masks)

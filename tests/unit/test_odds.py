@@ -246,7 +246,7 @@ def test_odds_that_are_none_are_refused(tiny: MakeRecipe, make_sites: MakeSites)
 def test_a_policy_says_whether_odds_leave_and_masks_go_to_the_others(
     tiny: MakeRecipe, make_cohort: MakeCohort
 ) -> None:
-    recipe = tiny(*ODDS, "masks.release=false", "wire.feedback=float16")
+    recipe = tiny(*ODDS, "masks.release=false", "wire.feedback=float16", "training.move=true")
     with pytest.raises(PolicyError, match=r"leaves\.odds is false"):
         Site("north", make_cohort(recipe), recipe, policy=Policy())
     Site("north", make_cohort(recipe), recipe, policy=Policy(leaves=LeavesSection(odds=True)))

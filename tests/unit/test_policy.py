@@ -15,7 +15,7 @@ from asyndgan.wire import ANSWERS, Card, Judgement, Measured, unpack
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
-PRIVATE = ("masks.release=false",)
+PRIVATE = ("masks.release=false", "training.move=true")
 
 
 def policy(text: str = "") -> Policy:
@@ -62,9 +62,24 @@ def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> N
         ("loss.paired_l1=10", "gives real pixels away"),
         ("selection.kind=nearest", "so moments leave"),
         ("wire.feedback=float32", "leaves.feedback is float16, int8, int4"),
+        ("training.move=false", "learn patients by heart; allows.undisturbed is false"),
     ):
         (reason,) = policy().refusals(tiny(*PRIVATE, override))
         assert said in reason
+
+
+def test_images_are_hidden_by_a_move_a_shift_or_differential_privacy(tiny: MakeRecipe) -> None:
+    as_they_are = ("masks.release=false", "condition.kind=class", "generator.skip=true")
+    hidden = (
+        "training.move=true",
+        'discriminator.augment=["shift"]',
+        "privacy.kind=feedback",
+    )
+    assert len(policy().refusals(tiny(*as_they_are))) == 1
+    assert not policy("[allows]\nundisturbed = true").refusals(tiny(*as_they_are))
+    for override in hidden:
+        assert not policy().refusals(tiny(*as_they_are, override))
+    assert policy().refusals(tiny(*as_they_are, 'discriminator.augment=["intensity"]'))
 
 
 @pytest.mark.parametrize(
@@ -119,6 +134,7 @@ def test_no_mask_passes_the_door_of_a_site_that_sends_none(tiny: MakeRecipe, mes
         "masks.release=false",
         "wire.feedback=float16",
         "loss.balance=0",
+        "training.move=true",
     )
     nothing = tiny("condition.kind=none", *whole)
     for recipe in (tiny(), nothing):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asyndgan.errors import RecipeError
+from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe, Section, known_keys
 from asyndgan.runs import load_recipe, recipe_names
 
@@ -277,6 +278,25 @@ def test_a_sites_own_discriminator_must_fit_the_recipe_too(tiny: MakeRecipe) -> 
     assert Recipe.from_toml(recipe.to_toml()) == recipe
     assert recipe.at_site("north") is recipe
     assert recipe.at_site("south").discriminator.width == 8
+
+
+def test_a_sites_own_discriminator_sees_images_disturbed_as_the_others_do(
+    tiny: MakeRecipe,
+) -> None:
+    shifted = [
+        'discriminator.augment=["shift"]', "image.size=64", "site_discriminators.south.width=8",
+    ]  # fmt: skip
+    assert tiny(*shifted).at_site("south").discriminator.augment == ("shift",)
+    own = tiny(*shifted, "site_discriminators.south.augment=[]")
+    assert own.at_site("south").discriminator.augment == ()
+    assert (tiny(*shifted).disturbs_images, own.disturbs_images) == (True, False)
+
+
+def test_the_default_recipe_hides_patients_from_discriminators_by_moving_and_shifting() -> None:
+    recipe = load_recipe("default")
+    assert recipe.training.move
+    assert recipe.discriminator.augment == ("shift",)
+    assert Policy().refusals(recipe) == []
 
 
 def test_a_checkpoint_is_not_chosen_by_sites_that_come_and_go(tiny: Callable[..., Recipe]) -> None:

@@ -28,7 +28,7 @@ from asyndgan.runs import train as train_run
 from asyndgan.runs.train import Watch
 
 RECIPE: Final = "demo"
-"""The `default` recipe with smaller networks and fewer steps; its sites release their masks."""
+"""Smaller networks and fewer steps than `default`; its sites release their masks."""
 
 FLARE_STEPS: Final = 800
 
@@ -65,7 +65,8 @@ def demo(
             f"{out} holds a demo of other settings or of another version; choose another folder."
         )
     mishap = Mishap(next(iter(sites)), recipe.training.steps // 3)
-    console.print("9 to 16 minutes on two cores. After Ctrl-C the same command goes on.")
+    if not (out / "report.html").exists():
+        console.print("9 to 16 minutes on two cores. After Ctrl-C the same command goes on.")
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():

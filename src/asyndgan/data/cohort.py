@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Self, final
@@ -208,6 +209,12 @@ class Cohort:
         index = torch.tensor([case for case, _ in drawn])
         mirror = torch.tensor([mirrored for _, mirrored in drawn])
         return self._batch(index, mirror, self._random("moves", number))
+
+    def redrawn(self, secret: str) -> Self:
+        """The same cases in another order, mirrored and moved otherwise: by a secret as well."""
+        other = copy(self)
+        other.seed = derived_seed(self.seed, secret)
+        return other
 
     def other(self, number: int, size: int) -> Batch:
         """A batch that has nothing to do with `batch(number, size)`, for unpaired comparisons."""

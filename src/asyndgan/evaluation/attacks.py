@@ -11,6 +11,7 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Scalar
 from asyndgan.data import derived_seed
 from asyndgan.errors import ProtocolError, RunError
 from asyndgan.models import Verdict, arithmetic
+from asyndgan.models.augment import disturbed
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
 from asyndgan.training.objective import Objective
@@ -110,12 +111,13 @@ class RolledBack:
 class Rehearsal:
     """A site's first step, played by a coordinator that knows the initial discriminator.
 
-    It follows from the recipe's seed and the site's name where a policy says `allows.known_start`.
+    It follows from the recipe's seed and the site's name where a policy says `allows.known_start`,
+    and so does how images are shifted before they are judged.
     Adam's first step is the sign of the gradient (Kingma and Ba 2015, section 2.1), so what the
     site would answer can be computed for any real images, and compared with what it did answer.
 
     Args:
-        recipe: with a discriminator that does not segment, and without augmentation.
+        recipe: with a discriminator that does not segment.
         name: of the site.
         card: that it sent.
         images: synthetic ones, (b, c, *space), that it was sent.
@@ -138,8 +140,9 @@ class Rehearsal:
         """What the site would answer if these were its real images; has a slope by them."""
         known = dict(self.network.named_parameters())
         adversarial, rate = self.objective.adversarial, self.recipe.optimiser.discriminator_rate
-        said = adversarial.real(self._score(known, real))
-        learned = 0.5 * (said + adversarial.synthetic(self._score(known, self.images)))
+        self.objective.begin_step(0)  # the shifts are those of the site, too
+        own, painted = self._score(known, torch.cat([real, self.images])).chunk(2)
+        learned = 0.5 * (adversarial.real(own) + adversarial.synthetic(painted))
         slopes = torch.autograd.grad(learned, list(known.values()), create_graph=True)
         moved = {
             name: weight - rate * _sign(slope)
@@ -156,8 +159,10 @@ class Rehearsal:
         return (self.feedback(real) - answer).square().sum() / answer.square().sum()
 
     def _score(self, weights: Mapping[str, Tensor], images: Images) -> Tensor:
+        maps = torch.cat([self.maps] * (len(images) // len(self.maps)))
+        shifted = disturbed(images, maps, self.recipe.discriminator.augment, self.objective.random)
         with arithmetic(self.recipe.training.precision, images.device):
-            verdict: Verdict = functional_call(self.network, dict(weights), (images, self.maps))
+            verdict: Verdict = functional_call(self.network, dict(weights), shifted)
         score = verdict.float().score
         if score is None:
             raise RunError("this discriminator has no realness logits; a rehearsal needs them.")

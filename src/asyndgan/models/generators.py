@@ -318,6 +318,7 @@ class SpadeGenerator(nn.Module):
         return torch.tanh(self.paint(F.leaky_relu(features, SLOPE)))
 
 
+@final
 class DCGANGenerator(nn.Module):
     """From one vector to an image, after DCGAN (Radford et al. 2016).
 
@@ -376,17 +377,39 @@ class DCGANGenerator(nn.Module):
 
 
 @final
-class MaskGenerator(DCGANGenerator):
-    """Paints masks: at each place 1 in one label's channel, and -1 in the others.
+class MaskGenerator(nn.Module):
+    """Paints masks as `DCGANGenerator`: at each place 1 in one label's channel, -1 in the others.
 
     What lies between tells a discriminator at a glance what is synthetic, and then it teaches
     nothing about shapes. The gradient passes as through the labels' softmax (the straight-through
     estimator of Bengio, Leonard and Courville 2013); with each channel's tanh in its place
     discriminators won at once.
+
+    Args:
+        condition_channels: channels of the condition's maps, which are the same everywhere.
+        image_channels: labels to paint.
+        spatial_dims: 2 or 3.
+        section: as for `DCGANGenerator`.
     """
+
+    def __init__(
+        self,
+        *,
+        condition_channels: int,
+        image_channels: int,
+        spatial_dims: int,
+        section: GeneratorSection,
+    ) -> None:
+        super().__init__()
+        self.body = DCGANGenerator(
+            condition_channels=condition_channels,
+            image_channels=image_channels,
+            spatial_dims=spatial_dims,
+            section=section,
+        )
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints a channel a label, of the noise's height and width (multiples of 8)."""
-        odds = self.logits(condition, noise).softmax(1)
-        chosen = F.one_hot(odds.argmax(1), odds.shape[1]).movedim(-1, 1)
-        return 2 * (chosen + (odds - odds.detach())) - 1
+        likely = self.body.logits(condition, noise).softmax(1)
+        chosen = F.one_hot(likely.argmax(1), likely.shape[1]).movedim(-1, 1)
+        return 2 * (chosen + (likely - likely.detach())) - 1

@@ -6,11 +6,14 @@ everybody knows. Noise that can be computed hides nothing.
 """
 
 import os
+from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from asyndgan.errors import RunError
 
 DRAWS: Final = 4
 """That a normal number is made of: so that the last bits of a floating-point number give nothing
@@ -35,3 +38,31 @@ def normal_noise(shape: tuple[int, ...]) -> Tensor:
     radius = torch.sqrt(-2 * torch.log(1 - uniform(DRAWS * count)))
     normal = radius * torch.cos(2 * torch.pi * uniform(DRAWS * count))
     return (normal.reshape(DRAWS, count).sum(0) / DRAWS**0.5).float().reshape(shape)
+
+
+def kept_secret(path: Path | None) -> str:
+    """64 hexadecimal digits that nobody can guess: those of a file, which is written if need be.
+
+    Args:
+        path: of the file, for its owner only; None: others each time.
+
+    Raises:
+        RunError: the file holds something else.
+    """
+    secret = os.urandom(32).hex()
+    if path is None:
+        return secret
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.half")
+    if not path.exists():
+        half.unlink(missing_ok=True)
+        with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secret)
+        half.replace(path)
+    secret = path.read_text("ascii", errors="replace")
+    if len(secret) != 64 or not set(secret) <= set("0123456789abcdef"):
+        raise RunError(
+            f"{path.name} in the folder of the site's books holds no secret; put back the file, or "
+            "remove it and start new runs."
+        )
+    return secret

@@ -92,9 +92,9 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "what the discriminator has learned, single patients included: who shows a site a "
         "patient's image as if it were synthetic sees by the answer whether that patient took "
         "part. Where cases lack modalities, zeros tell which case lacks what",
-        "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `allows.known_start`, "
-        "`leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a recipe must be "
-        "differentially private",
+        "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `allows.undisturbed`, "
+        "`allows.known_start`, `leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a "
+        "recipe must be differentially private",
     ),
     ("judgement", "batch"): _BATCH,
     ("judgement", "conditions"): _CONDITIONS,

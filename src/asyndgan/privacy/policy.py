@@ -58,10 +58,17 @@ class AllowsSection(Section):
         description="fewest patients, after holding out, with whom a recipe may have stand-ins: "
         "one of few patients learns them by heart, and feedback points at what it paints",
     )
+    undisturbed: bool = Field(
+        False,
+        description="discriminators that see images neither moved (training.move) nor shifted "
+        "(discriminator.augment), and are not private: they learn patients by heart, and whoever "
+        "asks the site is told who takes part",
+    )
     known_start: bool = Field(
         False,
-        description="initial discriminators follow from the recipe's seed, so that a run can be "
-        "repeated to the bit; who knows them can tell whose images a first step has seen",
+        description="initial discriminators, the order of cases and how they are disturbed follow "
+        "from the recipe's seed, so that a run can be repeated to the bit; who knows them can tell "
+        "whose images a first step has seen",
     )
     recipes: tuple[Digest, ...] = Field(
         (), description="digests ('asyndgan recipe show'); empty: any that the rest allows"
@@ -145,6 +152,11 @@ class Policy(Section):
             for key, weight in matching.items()
             if weight and not self.allows.matching
         ]
+        if not (recipe.disturbs_images or self.allows.undisturbed):
+            found.append(
+                "training.move is false and discriminator.augment has no shift, so discriminators "
+                "learn patients by heart; allows.undisturbed is false"
+            )
         if recipe.sends_own_conditions and self.leaves.masks == "never":
             found.append(
                 f"condition.kind is {recipe.condition.kind} and they are the patients' own, so "
@@ -207,6 +219,8 @@ SIMULATION = Policy(
     leaves=LeavesSection(
         feedback=("float32", "float16", "int8", "int4"), masks="released", moments=True, odds=True
     ),
-    allows=AllowsSection(paired_l1=True, matching=True, stand_in_patients=2, known_start=True),
+    allows=AllowsSection(
+        paired_l1=True, matching=True, stand_in_patients=2, undisturbed=True, known_start=True
+    ),
 )
 """Lets everything out that a recipe asks for: where nothing leaves the machine."""

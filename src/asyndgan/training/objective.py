@@ -1,6 +1,6 @@
 """What a site's discriminator learns, and what the site asks of synthetic images."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
@@ -55,9 +55,10 @@ class Objective:
         space: height and width (and depth) of its images.
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
         device: where the networks are, and the batches that they are given.
-        known_start: whether the initial weights follow from the seed, which coordinators know.
-            Else they lie in an order of the site's own, another one at every start: feedback of a
-            first step says whose images it has seen to whoever can compute that step.
+        secret: of the site. What is disturbed (`discriminator.augment`) follows from it, and the
+            initial weights lie in an order of the site's own, another one at every start: feedback
+            of a first step says whose images it has seen to whoever can compute that step. None:
+            both follow from the seed, which coordinators know, so that a run can be repeated.
     """
 
     def __init__(
@@ -69,12 +70,12 @@ class Objective:
         space: tuple[int, ...],
         seed: int,
         device: torch.device = CPU,
-        known_start: bool = True,
+        secret: str | None = None,
     ) -> None:
         self.recipe = recipe
         self.labels = labels
         self.space = space
-        self.seed = seed
+        self.seed = seed if secret is None else derived_seed(seed, secret)
         self.adversarial = build_adversarial_loss(recipe)
         channels = condition_channels(recipe.condition.kind, labels)
         sizes = {
@@ -103,7 +104,7 @@ class Objective:
                     network = generator_from(section, **sizes).to(device)
                 optimiser = adam(network, recipe.optimiser, recipe.stand_in.rate)
                 self.stand_ins.append((network, optimiser))
-        if not known_start:
+        if secret is not None:
             with torch.no_grad():
                 for network in (self.discriminator, *(one for one, _ in self.stand_ins)):
                     for weights in network.parameters():
@@ -317,28 +318,26 @@ def _as_complete_as(batch: Batch) -> Batch:
     return replace(batch, images=batch.blanked(batch.images))
 
 
-@final
-class InOrderAdam(torch.optim.Adam):
-    """Adam whose gradients lie in memory as the parameters do.
-
-    Torch's fused kernel for CPUs pairs numbers by place in memory, and does not look whether a
-    gradient lies otherwise, as it does behind a convolution with channels last.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One update."""
-        for parameter in (p for group in self.param_groups for p in group["params"]):
-            if parameter.grad is not None:
-                parameter.grad = parameter.grad.contiguous()
-        return super().step(closure)
-
-
 def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> torch.optim.Adam:
     """The optimiser of both ends."""
     parameters = list(network.parameters())
-    fused = all(parameter.device.type == "cpu" for parameter in parameters) or None
-    return InOrderAdam(parameters, lr=rate, betas=(section.beta1, section.beta2), fused=fused)
+    betas = (section.beta1, section.beta2)
+    if any(parameter.device.type != "cpu" for parameter in parameters):
+        return torch.optim.Adam(parameters, lr=rate, betas=betas)
+    optimiser = torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
+    optimiser.register_step_pre_hook(_in_order)
+    return optimiser
+
+
+def _in_order(optimiser: torch.optim.Optimizer, args: object, keywords: object) -> None:
+    """Has gradients lie in memory as the parameters do.
+
+    Torch's fused kernel for CPUs pairs numbers by their place in memory, and does not look whether
+    a gradient lies otherwise, as it does behind a convolution with channels last.
+    """
+    for parameter in (p for group in optimiser.param_groups for p in group["params"]):
+        if parameter.grad is not None:
+            parameter.grad = parameter.grad.contiguous()
 
 
 def update(optimiser: torch.optim.Optimizer, loss: Scalar) -> None:

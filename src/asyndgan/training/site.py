@@ -17,7 +17,7 @@ from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolEr
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
 from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
-from asyndgan.privacy.chance import uniform
+from asyndgan.privacy.chance import kept_secret, uniform
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
@@ -115,7 +115,7 @@ class Site(Handler):
         cohort: its cases, prepared as the recipe says.
         recipe: the one agreed upon; a run with another one is refused.
         folder: where it keeps its own checkpoints; None: nowhere, and it cannot roll back.
-        records: where it keeps its ledger and account; None: in `folder`.
+        records: where it keeps its ledger, its account and its secret; None: in `folder`.
         share: its weight among the sites; None: its number of cases.
         policy: of its steward; it has the last word.
         given: label maps [H, W] to have painted, where the recipe says that they are given.
@@ -149,6 +149,11 @@ class Site(Handler):
         check_cohort(name, cohort, recipe)
         self.given = _checked_masks(name, given, cohort, recipe)
         self.name = name
+        records = records or folder
+        self.secret: str | None = None
+        if not policy.allows.known_start:
+            self.secret = kept_secret(records / "secret" if records else None)
+            cohort = cohort.redrawn(self.secret)
         self.cohort = cohort
         self.recipe = recipe
         self.folder = folder
@@ -174,7 +179,6 @@ class Site(Handler):
         self.share = float(len(cohort)) if share is None else share
         if not self.share > 0:
             raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
-        records = records or folder
         ledger = Ledger(records / "ledger.jsonl", policy.digest()) if records else None
         account = Account(
             records / "privacy.json" if records else None,
@@ -483,5 +487,5 @@ class Site(Handler):
             space=self.cohort.space,
             seed=derived_seed(self.recipe.training.seed, "site", self.name),
             device=self.device,
-            known_start=self.release.policy.allows.known_start,
+            secret=self.secret,
         )
