@@ -47,7 +47,7 @@ from common import (
 )
 
 SPLITS = 5
-FEWER = {"shift": 3, "move": 3, "overfitted": 3, "private": 3}
+FEWER = {"move": 3, "overfitted": 3, "private": 3}
 """Splits of what stands beside `default` and `paper`, and takes long."""
 EPSILON = 8.0
 """Of `private`, at the smallest site; larger ones spend less."""
