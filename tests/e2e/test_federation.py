@@ -589,7 +589,7 @@ def test_kits_are_made_checked_and_added_by_commands(
     assert not found.pop("connection").fine  # nobody has started it
     assert all(one.fine for one in found.values()), found
     asyndgan("federation", "submit", folder, "default", "--run", "first", "--site", "north")
-    assert "run first: ordered, step 0 of 4000" in asyndgan("federation", "status", folder)
+    assert "run first: ordered, step 0 of 6000" in asyndgan("federation", "status", folder)
     asyndgan("federation", "stop", folder)
     assert "run first: stopped" in asyndgan("federation", "status", folder)
     order = Order.named(Federation.of(folder), "first")
