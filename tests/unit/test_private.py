@@ -294,13 +294,11 @@ def test_a_recipe_that_would_look_past_its_privacy_is_refused(
         tiny("masks.release=false", *overrides)
 
 
-MOVED = "training.move=true"
-
-
 def test_a_policy_that_asks_for_privacy_refuses_a_recipe_without(tiny: MakeRecipe) -> None:
     asks = Policy.from_toml("[privacy]\nepsilon = 3.0")
     assert asks.refusals(tiny(*PRIVATE)) == []
-    assert "privacy.kind is none" in asks.refusals(tiny("masks.release=false", MOVED))[0]
+    unprivate = tiny("masks.release=false", "training.move=true")
+    assert "privacy.kind is none" in asks.refusals(unprivate)[0]
     unprotected = tiny(
         "masks.release=false", "privacy.kind=discriminator", "privacy.conditions=unprotected"
     )

@@ -3,7 +3,7 @@
 Every discriminator answers with a `Verdict`; a part that it does not have is None.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import final
 
@@ -34,18 +34,17 @@ class Verdict:
 
     def float(self) -> "Verdict":
         """The same in float32, in which losses are computed."""
-        return Verdict(
-            None if self.score is None else self.score.float(),
-            None if self.segmentation is None else self.segmentation.float(),
-            [feature.float() for feature in self.features],
-        )
+        return self._each(Tensor.float)
 
     def of(self, images: slice) -> "Verdict":
         """What is said of some of the images."""
+        return self._each(lambda said: said[images])
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Verdict":
         return Verdict(
-            None if self.score is None else self.score[images],
-            None if self.segmentation is None else self.segmentation[images],
-            [feature[images] for feature in self.features],
+            None if self.score is None else change(self.score),
+            None if self.segmentation is None else change(self.segmentation),
+            [change(feature) for feature in self.features],
         )
 
 

@@ -6,6 +6,7 @@ everybody knows. Noise that can be computed hides nothing.
 """
 
 import os
+import re
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from asyndgan.errors import RunError
+from asyndgan.texts import bounded_text, replace_text
 
 DRAWS: Final = 4
 """That a normal number is made of: so that the last bits of a floating-point number give nothing
@@ -52,15 +54,14 @@ def kept_secret(path: Path | None) -> str:
     secret = os.urandom(32).hex()
     if path is None:
         return secret
-    path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.half")
     if not path.exists():
-        half.unlink(missing_ok=True)
-        with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            file.write(secret)
-        half.replace(path)
-    secret = path.read_text("ascii", errors="replace")
-    if len(secret) != 64 or not set(secret) <= set("0123456789abcdef"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_text(path, secret, mode=0o600)
+    try:
+        secret = bounded_text(path)
+    except ValueError:
+        secret = ""
+    if not re.fullmatch("[0-9a-f]{64}", secret):
         raise RunError(
             f"{path.name} in the folder of the site's books holds no secret; put back the file, or "
             "remove it and start new runs."
