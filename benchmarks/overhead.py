@@ -106,7 +106,7 @@ def of_sockets(coordinator: Coordinator) -> int:
     """Both ways, all sites; a step later than they were carried, and a wait of two seconds."""
     time.sleep(2.5)
     coordinator.step()
-    of_sites = coordinator.exchange.transport.socket_bytes().values()
+    of_sites = coordinator.roster.exchange.transport.socket_bytes().values()
     return sum(sum(both) for connections in of_sites for both in connections.values())
 
 

@@ -95,7 +95,7 @@ def main() -> None:
             memory = peak(name, arguments.size) if VARIANTS[name][1] == "inprocess" else 0
             print(f"{name:34}{median:10.2f}{median / base:8.2f}{memory:9.0f}")
         for coordinator in runs.values():
-            coordinator.exchange.close()
+            coordinator.roster.exchange.close()
 
 
 if __name__ == "__main__":

@@ -371,7 +371,7 @@ def test_a_site_that_hangs_is_missed_after_the_wait_and_taken_back_later(
     short = engine.recipe.quorum.model_copy(update={"wait_s": 6.0})
     coordinator = Coordinator.begin(engine.recipe, patient, run="abc123")
     both = coordinator.step().shares
-    coordinator.exchange = Exchange(
+    coordinator.roster.exchange = Exchange(
         engine.transport, engine.recipe.model_copy(update={"quorum": short})
     )
     pid = engine.transport.pid("south")

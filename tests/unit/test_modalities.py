@@ -23,6 +23,7 @@ from asyndgan.privacy import Policy, Release
 from asyndgan.privacy.policy import LeavesSection
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
+from asyndgan.training.feedback import weights_of
 from asyndgan.wire import Card, Judge, through
 
 MakeRecipe = Callable[..., Recipe]
@@ -108,10 +109,10 @@ def test_a_site_that_leaves_takes_its_part_of_a_modality_along(
     )
     coordinator = federation.begin()
     members = dict(coordinator.members)
-    both = coordinator._weights(members, {"east": 0.25, "north": 0.75})
+    both = weights_of(members, {"east": 0.25, "north": 0.75}, coordinator.scope, by="modality")
     assert both["north"].flatten().tolist() == pytest.approx([1.0, 0.75])
     assert both["east"].flatten().tolist() == pytest.approx([0.25 / 2])
-    alone = coordinator._weights(members, {"north": 1.0})
+    alone = weights_of(members, {"north": 1.0}, coordinator.scope, by="modality")
     assert alone["north"].flatten().tolist() == pytest.approx([1.0, 1.0])
 
 
@@ -154,7 +155,8 @@ def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(
     )
     coordinator = federation.begin()
     members = dict(coordinator.members)
-    weights = coordinator._weights(members, {"north": 6 / 9, "south": 3 / 9})
+    shares = {"north": 6 / 9, "south": 3 / 9}
+    weights = weights_of(members, shares, coordinator.scope, by="modality")
     # Half of north's images carry feedback of T2 at all.
     on_average = {"north": 0.5 * weights["north"][1], "south": weights["south"][1]}
     assert float(on_average["north"]) == pytest.approx(float(on_average["south"]))
@@ -198,7 +200,7 @@ def test_where_a_case_lacks_a_modality_nobody_judges_it(
         batch = cohort.batch(step, recipe.training.batch)
         member = coordinator.members["north"]
         assert member.parts == [0.75, 0.75]
-        answers = coordinator.exchange.ask(
+        answers = coordinator.roster.exchange.ask(
             {"north": judging(coordinator, member.batch, recipe, step)}
         )
         judgement = answers.answers["north"]
@@ -215,7 +217,7 @@ def test_where_a_case_lacks_a_modality_nobody_judges_it(
 def judging(coordinator: Any, batch: int, recipe: Recipe, step: int) -> Judge:
     random = torch.Generator().manual_seed(step)
     images = torch.rand(recipe.training.batch, 2, *recipe.image.size, generator=random) * 2 - 1
-    return Judge(run=coordinator.run, step=step, batch=batch, images=images)
+    return Judge(run=coordinator.roster.run, step=step, batch=batch, images=images)
 
 
 def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(
@@ -277,9 +279,9 @@ def test_a_site_says_how_many_cases_lack_a_modality_unless_its_policy_keeps_that
 def test_a_card_with_too_few_parts_is_refused(tiny: MakeRecipe, make_sites: MakeSites) -> None:
     federation = make_sites(tiny())
     coordinator = federation.begin()
-    card = coordinator._open_one("north")
+    card = coordinator.roster.open("north", 0)
     with pytest.raises(WireError, match="which part of its cases has what"):
-        coordinator.welcome("north", card.model_copy(update={"parts": [1.0, 1.0]}))
+        coordinator.roster.welcome("north", card.model_copy(update={"parts": [1.0, 1.0]}))
 
 
 @pytest.fixture

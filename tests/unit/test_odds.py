@@ -93,10 +93,14 @@ def appraise(coordinator: Any, **changes: Any) -> Appraise:
     members = coordinator.members
     images = torch.zeros(2 * len(members), 1, 16, 16)
     fields = {
-        "run": coordinator.run, "step": 0, "batch": 0, "place": 0, "shares": [0.5, 0.5],
+        "run": coordinator.roster.run,
+        "step": 0,
+        "batch": 0,
+        "place": 0,
+        "shares": [0.5, 0.5],
         "images": images,
         "conditions": torch.cat([m.conditions for m in members.values()]),
-    }  # fmt: skip
+    }
     return Appraise(**{**fields, **changes})
 
 

@@ -56,7 +56,7 @@ def test_the_generator_is_pulled_to_what_it_painted_when_the_site_left(
         coordinator = begun(make_sites(tiny(f"reminding.weight={weight}", *NOISY)))
         for _ in range(2):
             coordinator.step()
-        coordinator._follow_timeline()
+        coordinator.roster.follow_timeline(coordinator.step_number)
         then = copy.deepcopy(coordinator.average)
         with torch.no_grad():  # as if it had learned since
             for parameter in coordinator.generator.parameters():
@@ -195,7 +195,7 @@ def test_each_site_is_remembered_by_the_generator_of_its_own_last_step(
     assert memory._frozen["south"] is south
     assert memory._frozen["west"] is not south
     federation.line.deaf = set()
-    coordinator.welcome("west", coordinator._open_one("west"))
+    coordinator.roster.welcome("west", coordinator.roster.open("west", coordinator.step_number))
     coordinator.step()
     assert list(memory._frozen) == ["south"]
     tensors, about = memory.state()

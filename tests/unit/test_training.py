@@ -25,10 +25,10 @@ from asyndgan.models.features import Features, Moments, distance, features_in_pa
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
-from asyndgan.training.coordinator import _TurnedAway
 from asyndgan.training.objective import rate_factor
 from asyndgan.training.painting import Painting
-from asyndgan.training.selection import Selection, checked_moments
+from asyndgan.training.roster import _TurnedAway
+from asyndgan.training.selection import Selection, checked_moments, real_moments
 from asyndgan.wire import (
     ANSWERS,
     Card,
@@ -353,7 +353,7 @@ def test_a_late_request_to_begin_does_not_have_a_site_go_back(
 ) -> None:
     federation = make_sites(tiny())
     coordinator = federation.begin()
-    first = coordinator.attempt
+    first = coordinator.roster.opening.attempt
     for _ in range(2):
         coordinator.step()
     opening = Open(run=RUN, recipe=federation.recipe.digest(), step=0, attempt=first)
@@ -361,7 +361,7 @@ def test_a_late_request_to_begin_does_not_have_a_site_go_back(
     assert isinstance(late, Refusal)
     assert late.reason == "step 0 is over; this site is at step 2."
     again = federation.begin()
-    assert again.attempt != first
+    assert again.roster.opening.attempt != first
     assert federation.sites["north"].step == 0  # another attempt may
     over = ask(federation, "north", opening)
     assert isinstance(over, Refusal)
@@ -413,7 +413,7 @@ def test_nobody_waits_for_a_site_that_has_left_for_good(
     federation.line.left = {"south"}
     assert coordinator.has_quorum()
     assert coordinator.step().updated
-    assert "south" in coordinator.shares  # what it taught is not forgotten
+    assert "south" in coordinator.roster.shares  # what it taught is not forgotten
 
 
 @pytest.mark.parametrize(("least", "sites", "enough"), [(0.5, 1, True), (0.51, 1, False)])
@@ -628,7 +628,7 @@ def test_of_moved_masks_a_limit_is_kept_of_a_site_that_does_not_say_how_many_cas
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("asyndgan.training.coordinator.MOVED_MASKS", 3)
+    monkeypatch.setattr("asyndgan.training.roster.MOVED_MASKS", 3)
     recipe = tiny("training.move=true")
     cohort = make_cohort(recipe, cases=1)  # as a policy with leaves.cases = false has it said
     cohort.move = True
@@ -861,7 +861,7 @@ def test_a_site_keeps_its_last_two_checkpoints(
     coordinator = federation.begin()
     for _ in range(3):
         coordinator.step()
-        coordinator.save_sites()
+        coordinator.roster.save(coordinator.step_number)
     assert checkpoint.stored_steps(tmp_path / "north") == [2, 3]
 
 
@@ -990,12 +990,12 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over_for_the_one_before(
     coordinator = federation.begin()
     for _ in range(2):
         coordinator.step()
-        coordinator.save_sites()
+        coordinator.roster.save(coordinator.step_number)
     checkpoint.step_file(tmp_path / "north", 2).write_bytes(b"half a file")
     with pytest.raises(RunError, match="not a whole checkpoint"):
         checkpoint.read(checkpoint.step_file(tmp_path / "north", 2))
     again = make_sites(tiny(), folder=tmp_path)
-    request = Open(run=coordinator.run, recipe=again.recipe.digest(), step=2)
+    request = Open(run=coordinator.roster.run, recipe=again.recipe.digest(), step=2)
     answer = ask(again, "north", request)
     assert isinstance(answer, Card)
     assert answer.step == 1
@@ -1008,18 +1008,15 @@ def test_a_coordinators_state_is_taken_up_as_it_was_left(
     coordinator = first.begin()
     for _ in range(2):
         coordinator.step()
-    coordinator.save_sites()
+    coordinator.roster.save(coordinator.step_number)
     path = checkpoint.step_file(tmp_path, 2)
     checkpoint.write(path, *coordinator.state())
     for _ in range(2):
         coordinator.step()
     second = make_sites(tiny(), folder=tmp_path / "sites")
-    resumed = Coordinator(
-        second.recipe, second.exchange, run=RUN, scope=coordinator.scope, keep=None
+    resumed = Coordinator.begin(
+        second.recipe, second.exchange, run=RUN, checkpoint=checkpoint.read(path)
     )
-    resumed.load(*checkpoint.read(path))
-    for site in second.sites:
-        resumed.welcome(site, opened(second, site, step=2))
     for _ in range(2):
         resumed.step()
     assert torch.equal(weights(resumed.generator), weights(coordinator.generator))
@@ -1056,7 +1053,7 @@ def test_initial_weights_come_from_the_seed_and_leave_torchs_random_state_alone(
 def test_a_transport_that_is_closed_reaches_nobody(tiny: MakeRecipe, make_sites: MakeSites) -> None:
     federation = make_sites(tiny())
     coordinator = federation.begin()
-    coordinator.close()
+    coordinator.roster.close()
     federation.line.close()
     with pytest.raises(SiteUnreachableError):
         federation.line.send("north", b"", 1.0)
@@ -1104,7 +1101,7 @@ def test_the_sites_moments_add_up_to_those_of_all_images(
     tiny: MakeRecipe, large_sites: MakeSites
 ) -> None:
     federation = large_sites(tiny(*NEAREST, "selection.clip=0"))
-    found = federation.begin().real_moments()
+    found = real_moments(federation.begin().roster)
     images = torch.cat([site.cohort.images for site in federation.sites.values()])
     pooled = Moments.of(features_in_parts(images))
     assert torch.allclose(found.mean, pooled.mean, rtol=1e-9, atol=1e-12)

@@ -394,7 +394,7 @@ class _Run:
 
     def _gather(self, stop: Callable[[], bool]) -> list[str]:
         """Takes back sites that have returned; waits, within the patience, for a quorum."""
-        if self.coordinator.leaving():
+        if self.coordinator.roster.leaving(self.coordinator.step_number):
             self._checkpoint()  # whoever leaves goes on from here when it comes back
         news: list[str] = []
         since = time.monotonic()
@@ -470,7 +470,7 @@ class _Run:
         """Sites first: a coordinator's checkpoint exists only where theirs do."""
         self.coordinator.notes += [
             f"{site} kept no checkpoint: {reason}"
-            for site, reason in self.coordinator.save_sites().items()
+            for site, reason in self.coordinator.roster.save(self.coordinator.step_number).items()
         ]
         tensors, about = self.coordinator.state()
         if self.bank:
@@ -489,7 +489,7 @@ class _Run:
         self.facts.generator_sha256 = self.folder.write_generator(
             self.coordinator.chosen(), self.facts
         )
-        self.coordinator.close()
+        self.coordinator.roster.close()
         self._leave("finished", checkpoint=False)
 
     def _leave(self, state: Any, *, checkpoint: bool) -> None:
@@ -506,13 +506,13 @@ class _Run:
         vars(facts).update(scope.to_plain())
         facts.steps = self.coordinator.step_number
         facts.seconds = round(self._seconds(), 1)
-        shares = self.coordinator.shares
+        shares = self.coordinator.roster.shares
         told = facts.sites | {
             site: {
                 "cases": member.cases,
                 "modalities": [scope.modalities[channel] for channel in member.channels],
             }
-            for site, member in self.coordinator.known.items()
+            for site, member in self.coordinator.roster.known.items()
         }
         # Those who had left before this attempt began are told of by the attempts before.
         facts.sites = {

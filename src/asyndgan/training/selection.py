@@ -5,19 +5,22 @@ those of all real images. Before each checkpoint the averaged generator paints w
 masks for, and the moments of that are compared with theirs.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Collection, Mapping
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import Images
-from asyndgan.errors import WireError
+from asyndgan.errors import CohortError, QuorumError, WireError
 from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import load_network, network_state
-from asyndgan.wire import Measured, Message
+from asyndgan.training.roster import Roster
+from asyndgan.wire import Measure, Measured, Message
 
 
 @final
@@ -133,3 +136,34 @@ def checked_moments(site: str, answer: Message, channels: int) -> Moments:
     if not (answer.squares >= least * (1 - 1e-6) - 1e-6).all():
         raise WireError(f"site {site}: moments that no images have.")
     return Moments(float(answer.count), answer.total, answer.squares)
+
+
+def real_moments(roster: Roster, only: Collection[str] | None = None) -> Moments:
+    """Moments of the features of all sites' images, by shares; no image is among them.
+
+    Args:
+        roster: of the run.
+        only: sites that are asked; None: all members.
+
+    Raises:
+        CohortError: if a site lacks a modality, so that its features mean something else.
+        QuorumError: if a site does not answer.
+    """
+    members = {s: m for s, m in roster.members.items() if only is None or s in only}
+    modalities = len(roster.scope.modalities)
+    for site, member in members.items():
+        if len(member.channels) < modalities:
+            raise CohortError(
+                f"site {site} lacks a modality, so its moments cannot be compared with those "
+                "of the others. Set selection.kind to 'last'."
+            )
+    answers = roster.exchange.ask(dict.fromkeys(members, Measure(run=roster.run)))
+    if answers.missed:
+        reasons = "; ".join(str(error) for error in answers.missed.values())
+        raise QuorumError(f"the run cannot begin: {reasons}")
+    shares = roster.shares_of(members)
+    parts = [
+        checked_moments(site, answer, modalities).weighing(shares[site])
+        for site, answer in answers.answers.items()
+    ]
+    return functools.reduce(operator.add, parts)

@@ -1,0 +1,387 @@
+"""Who takes part in a run: sites are welcomed, turned away, leave, and come back."""
+
+import time
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import final
+
+from torch import Tensor
+
+from asyndgan.errors import (
+    AsyndganError,
+    CohortError,
+    QuorumError,
+    SiteSilentError,
+    SiteUnreachableError,
+    WireError,
+)
+from asyndgan.protocol import Exchange
+from asyndgan.recipe import Recipe
+from asyndgan.training.quorum import Quorum, normalised
+from asyndgan.training.scope import Scope, merge_labels
+from asyndgan.wire import Card, Close, Message, Open, Save
+
+MOVED_MASKS = 500
+"""Moved masks that are kept of a site of which nobody knows how many there are unmoved."""
+
+RARELY_S = 60.0
+"""Seconds between two invitations of a site that is turned away again and again."""
+
+Keep = Callable[[str, Tensor, int | None], None]
+
+
+@final
+@dataclass
+class Member:
+    """A site that takes part, as the coordinator knows it.
+
+    Attributes:
+        share: its declared weight.
+        cases: how many it has.
+        channels: which of the generator's channels it judges.
+        parts: of its cases, those that have each of these modalities.
+        batch: number of the batch whose conditions are here.
+        conditions: of its next batch.
+    """
+
+    share: float
+    cases: int
+    channels: list[int]
+    parts: list[float]
+    batch: int
+    conditions: Tensor
+
+
+@final
+@dataclass(frozen=True)
+class _TurnedAway:
+    """A site that could not be taken in; it is asked again, ever more rarely.
+
+    Attributes:
+        reason: for it.
+        times: in a row.
+        until: when it is asked again, on the clock that never goes back.
+    """
+
+    reason: str = ""
+    times: int = 0
+    until: float = 0.0
+
+    def again(self, reason: str) -> "_TurnedAway":
+        """After another time."""
+        wait = min(0.5 * 2 ** min(self.times, 10), RARELY_S)
+        return _TurnedAway(reason, self.times + 1, time.monotonic() + wait)
+
+
+@final
+class Roster:
+    """The sites of a run, as its coordinator knows them.
+
+    Args:
+        recipe: of the run.
+        exchange: reaches the sites.
+        opening: what sites are opened with.
+        scope: what the run is about.
+        keep: called with (site, conditions, most) for every batch, if the recipe has masks kept;
+            most: how many of the site are wanted in all, or None.
+
+    Attributes:
+        members: sites that take part now, in the order of their names.
+        known: those that ever did in this attempt, as they last were.
+        held: channels that each site judges, also of sites of earlier attempts.
+        expected: share of each site that belongs to the run, from before this attempt.
+        opening: with the step at which the run was opened.
+    """
+
+    def __init__(
+        self, recipe: Recipe, exchange: Exchange, opening: Open, scope: Scope, keep: Keep | None
+    ) -> None:
+        self.recipe = recipe
+        self.exchange = exchange
+        self.opening = opening
+        self.scope = scope
+        self.keep = keep if recipe.keeps_masks else None
+        self.members: dict[str, Member] = {}
+        self.known: dict[str, Member] = {}
+        self.held: dict[str, list[int]] = {}
+        self.expected: dict[str, float] = {}
+        self._followed = -1
+        self._coming: dict[str, Future[Card]] = {}
+        self._turned_away: dict[str, _TurnedAway] = {}
+        self._openers = ThreadPoolExecutor(thread_name_prefix="opener")
+
+    @property
+    def run(self) -> str:
+        """The run's identity."""
+        return self.opening.run
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """As they are declared, of every site that belongs to the run, also of those that left."""
+        return self.expected | {site: member.share for site, member in self.known.items()}
+
+    def shares_of(
+        self, members: Mapping[str, Member], only: Collection[str] | None = None
+    ) -> dict[str, float]:
+        """Of these sites, or those of them that answered; they sum to one."""
+        declared = {s: own.share for s, own in members.items() if only is None or s in only}
+        return normalised(declared, self.recipe.shares.most)
+
+    def quorum(self, step: int) -> Quorum:
+        """Of those who take part then: nobody waits for a site whose time is over, or that left."""
+        belongs = self.exchange.transport.belongs
+        due = self._due(self.shares, step)
+        return Quorum(self.recipe.quorum, [site for site in due if belongs(site)])
+
+    def leaving(self, step: int) -> list[str]:
+        """Members whose time is over then, as the timeline says."""
+        return sorted(set(self.members) - set(self._due(self.members, step)))
+
+    def _due(self, sites: Iterable[str], step: int) -> list[str]:
+        return [site for site in sites if self.recipe.takes_part(site, step)]
+
+    def welcome_all(
+        self, cards: Mapping[str, Card], needed: Collection[str] | None = None
+    ) -> list[str]:
+        """Takes in those that opened the run.
+
+        Args:
+            cards: what they sent.
+            needed: sites without whom it does not begin; None: all.
+
+        Returns:
+            What a person should read.
+
+        Raises:
+            CohortError: as `welcome`, of a site that is needed.
+            WireError: likewise.
+        """
+        notes = []
+        step = self.opening.step
+        for site, card in cards.items():
+            try:
+                self.welcome(site, card)
+            except AsyndganError as error:
+                if needed is None or site in needed:
+                    raise
+                notes.append(f"{site} is not there: {error}")
+                continue
+            if card.step < step and site in self.expected:
+                notes.append(
+                    f"{site} resumes from its step {card.step}, not from {step}: "
+                    "its checkpoint of that step is gone"
+                )
+        return notes
+
+    def welcome(self, site: str, card: Card) -> None:
+        """Takes a site in, for the first time or again.
+
+        Raises:
+            CohortError: if it has nothing that the generator paints, or contradicts the others.
+            WireError: if its conditions do not fit the run.
+        """
+        self.check_conditions(site, card.conditions)
+        merge_labels(self.scope.labels, {site: card}, known_only=True)
+        if self.recipe.shares.by == "odds":
+            self._check_odds(site, card)
+        if len(set(card.modalities)) != len(card.modalities):
+            raise CohortError(f"site {site} names a modality twice: {', '.join(card.modalities)}.")
+        if len(card.parts) != len(card.modalities):
+            raise WireError(f"site {site} does not say which part of its cases has what.")
+        unknown = [name for name in card.modalities if name not in self.scope.modalities]
+        if unknown or tuple(card.space) != self.scope.space:
+            raise CohortError(
+                f"site {site} has {', '.join(card.modalities)} at {card.space}; this run paints "
+                f"{', '.join(self.scope.modalities)} at {list(self.scope.space)}. "
+                "Name the modalities in image.modalities, or start a new run with this site."
+            )
+        member = Member(
+            share=card.share,
+            cases=card.cases,
+            channels=[self.scope.modalities.index(name) for name in card.modalities],
+            parts=card.parts,
+            batch=card.batch,
+            conditions=card.conditions,
+        )
+        self.known[site] = member
+        self.held[site] = member.channels
+        self._coming.pop(site, None)
+        self._turned_away.pop(site, None)
+        self.members = {
+            name: self.members.get(name, member) for name in sorted({*self.members, site})
+        }
+        self.expect(site, card.batch, card.conditions)
+
+    def check_conditions(self, site: str, conditions: Tensor) -> None:
+        """Sees that a site's conditions fit the run.
+
+        Raises:
+            WireError: if they do not.
+        """
+        space = self.scope.space if self.recipe.condition.kind == "mask" else ()
+        wanted = (self.recipe.training.batch, *space)
+        if tuple(conditions.shape) != wanted:
+            raise WireError(
+                f"site {site}: conditions of shape {tuple(conditions.shape)}, wanted {wanted}."
+            )
+        if int(conditions.max()) > max(self.scope.labels):
+            raise WireError(f"site {site}: a label above {max(self.scope.labels)}.")
+
+    def _check_odds(self, site: str, card: Card) -> None:
+        """Sees that a site can judge every site's images."""
+        if len(card.modalities) < len(self.scope.modalities):
+            raise CohortError(
+                f"site {site} holds {', '.join(card.modalities)} alone, so it has no odds of whole "
+                "images. Set shares.by to 'site' or 'modality', or leave it out."
+            )
+        if {int(number) for number in card.labels} != set(self.scope.labels):
+            raise CohortError(
+                f"site {site} knows the labels {', '.join(card.labels.values())}, and cannot judge "
+                f"masks with {', '.join(self.scope.labels.values())}. Name all of them in its "
+                "dataset.json, or set shares.by to 'site'."
+            )
+        if site not in self.members and len(self.members) >= self.recipe.shares.sites:
+            raise CohortError(
+                f"site {site} would be one more than shares.sites ({self.recipe.shares.sites}) "
+                "lets judge each other's images. Raise it at all ends."
+            )
+
+    def expect(self, site: str, batch: int, conditions: Tensor) -> None:
+        """Remembers what a member wants painted next."""
+        self.members[site].batch = batch
+        self.members[site].conditions = conditions
+        if self.keep:
+            self.keep(site, conditions, self._most_masks(site))
+
+    def _most_masks(self, site: str) -> int | None:
+        """Of a site: as many as it has cases, where no two that come are the same."""
+        if not self.recipe.training.move:
+            return None
+        cases = self.known[site].cases if self.recipe.masks.source == "own" else 1
+        return cases if cases > 1 else MOVED_MASKS  # one: a site that does not say how many it has
+
+    def drop(self, site: str) -> None:
+        """A member that did not answer is none, until it comes back."""
+        del self.members[site]
+
+    def invite(self, step: int) -> dict[str, str]:
+        """Opens the run, in the background, with sites that are reachable but not members.
+
+        Returns:
+            Sites that were taken in (an empty reason) or turned away (with the reason) just now.
+        """
+        news: dict[str, str] = {}
+        for site in self._due(self.exchange.transport.sites(), step):
+            turned_away = self._turned_away.get(site, _TurnedAway())
+            if site in self.members or time.monotonic() < turned_away.until:
+                continue
+            if site not in self._coming:
+                self._coming[site] = self._openers.submit(self.open, site, step)
+            elif self._coming[site].done():
+                future = self._coming.pop(site)
+                try:
+                    self.welcome(site, future.result())
+                    news[site] = ""
+                except AsyndganError as error:
+                    self._turned_away[site] = turned_away.again(str(error))
+                    if str(error) != turned_away.reason:
+                        news[site] = str(error)
+        return news
+
+    def follow_timeline(self, step: int) -> list[str]:
+        """Has sites leave and come, at the very step that the recipe says.
+
+        Returns:
+            What a person should read.
+        """
+        if not self.recipe.timeline or self._followed == step:
+            return []
+        self._followed = step
+        notes = []
+        for site in self.leaving(step):
+            self.drop(site)
+            notes.append(f"{site} leaves, as the timeline says")
+        for site in self._due(self.exchange.transport.sites(), step):
+            if self.recipe.takes_part(site, step - 1) or site in self.members:
+                continue
+            try:
+                self.welcome(site, self.open(site, step))
+            except AsyndganError as error:  # it is invited like any other that was away
+                notes.append(f"{site} does not come, as the timeline says: {error}")
+            else:
+                notes.append(f"{site} comes, as the timeline says")
+        return notes
+
+    def open(self, site: str, step: int) -> Card:
+        """Opens the run at a site that comes, or comes back.
+
+        Raises:
+            AsyndganError: why there is no card.
+        """
+        request = self.opening.model_copy(update={"step": step})
+        answers = self.exchange.ask({site: request})
+        return _card_of(site, answers.answers, answers.missed)
+
+    def save(self, step: int) -> dict[str, str]:
+        """Has every member keep its state of this step; returns why some did not."""
+        save = Save(run=self.run, step=step)
+        answers = self.exchange.ask(dict.fromkeys(self.members, save))
+        return {site: str(error) for site, error in answers.missed.items()}
+
+    def close(self) -> None:
+        """Tells the members that the run is over."""
+        self.exchange.ask(dict.fromkeys(self.members, Close(run=self.run)))
+        self._openers.shutdown(wait=False, cancel_futures=True)
+
+
+def open_all(
+    recipe: Recipe, exchange: Exchange, request: Open, needed: Collection[str] | None
+) -> tuple[dict[str, Card], dict[str, str]]:
+    """Opens a run with every reachable site, in the order of their names.
+
+    A site that is silent may still be loading its cases: it is asked again within the patience.
+
+    Returns:
+        Cards, and why sites that are not needed sent none.
+
+    Raises:
+        QuorumError: if a site that is needed does not answer.
+    """
+    there = exchange.transport.sites()
+    sites = sorted(site for site in there if recipe.takes_part(site, request.step))
+    needed = set(sites) if needed is None else needed
+    if away := sorted(set(needed) - set(sites)):
+        raise QuorumError(
+            f"the run cannot begin: {', '.join(away)} cannot be reached; where a site did not "
+            "start, the reason is in its site.log."
+        )
+    cards, missed = dict[str, Card](), dict[str, str]()
+    waiting, deadline = list(sites), time.monotonic() + recipe.quorum.patience_s
+    while waiting:
+        answers = exchange.ask(dict.fromkeys(waiting, request))
+        failed: dict[str, AsyndganError] = {}
+        for site in waiting:
+            try:
+                cards[site] = _card_of(site, answers.answers, answers.missed)
+            except AsyndganError as error:
+                failed[site] = error
+        missed |= {site: str(failed.pop(site)) for site in set(failed) - set(needed)}
+        waiting = list(failed)
+        lost = [e for e in failed.values() if not isinstance(e, SiteSilentError)]
+        if lost or (waiting and time.monotonic() > deadline):
+            reasons = "; ".join(str(error) for error in lost or failed.values())
+            raise QuorumError(f"the run cannot begin: {reasons}")
+    if not sites:
+        raise QuorumError("the run cannot begin: no site is there.")
+    return {site: cards[site] for site in sites if site in cards}, missed
+
+
+def _card_of(
+    site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
+) -> Card:
+    """A site's card out of what came back, or the reason why there is none."""
+    answer = answers.get(site)
+    if isinstance(answer, Card):
+        return answer
+    raise missed.get(site) or SiteUnreachableError(f"site {site} did not send its card.")
