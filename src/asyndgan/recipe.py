@@ -252,6 +252,11 @@ class LossSection(Section):
         0.0, description="cross-entropy of the discriminator's segmentation output"
     )
 
+    @property
+    def unpaired(self) -> bool:
+        """Whether a term compares with real images that have nothing to do with the painted."""
+        return bool(self.moments or self.features)
+
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
         if not any(value for name, value in self if name not in ("adversarial", "balance")):

@@ -1,4 +1,4 @@
-"""Text files from strangers: bounded before they are read; what can go wrong is one error."""
+"""Text files from strangers, bounded before they are read; and files that are written whole."""
 
 import json
 import os
@@ -45,11 +45,21 @@ def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
         text: what it is to say.
         mode: who may read it, before the process's umask.
     """
-    half = path.with_name(f".{path.name}.half")
+    half = half_of(path)
     half.unlink(missing_ok=True)
     with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
         file.write(text.encode("utf-8"))
-        file.flush()
+    put_in_place(half, path)
+
+
+def half_of(path: Path) -> Path:
+    """Where a file is written that is to be put in the place of another as a whole."""
+    return path.with_name(f".{path.name}.half")
+
+
+def put_in_place(half: Path, path: Path) -> None:
+    """Gives a written file its name, once it is on the disk: a power cut leaves the old one."""
+    with half.open("rb") as file:
         os.fsync(file.fileno())
     half.replace(path)
 

@@ -54,6 +54,7 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.locks import held
+from asyndgan.privacy import Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, train
@@ -585,6 +586,7 @@ def test_kits_are_made_checked_and_added_by_commands(
     shutil.unpack_archive(folder / "kits" / "north.zip", tmp_path)
     kit = tmp_path / "north"
     asyndgan("site", "init", kit, "--data", phantoms["north"])
+    assert Policy.from_file(kit / "policy.toml").allows.most_answers == 20_000
     found = {one.subject: one for one in checks(kit)}
     assert not found.pop("connection").fine  # nobody has started it
     assert all(one.fine for one in found.values()), found

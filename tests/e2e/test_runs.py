@@ -267,6 +267,23 @@ def test_a_run_that_crashed_goes_on_from_its_last_checkpoint(
     same_run(train(recipe, phantoms, out, resume=True), whole)
 
 
+def test_a_run_whose_newest_checkpoint_is_torn_goes_on_from_the_one_before(
+    recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, out, watch=stop_after(9))
+    folder = RunFolder(out)
+    before, newest = (step_file(folder.checkpoints, step) for step in (8, 9))
+    newest.write_bytes(newest.read_bytes()[:100])
+    whole_one = before.read_bytes()
+    before.write_bytes(b"")
+    with pytest.raises(RunError, match="not a whole checkpoint"):
+        train(recipe, phantoms, out, resume=True)  # it does not begin anew without a word
+    before.write_bytes(whole_one)
+    same_run(train(recipe, phantoms, out, resume=True), whole)
+
+
 def test_a_run_that_crashed_before_its_first_checkpoint_begins_anew(
     recipe: Recipe, phantoms: Sites, whole: RunFolder, tmp_path: Path
 ) -> None:

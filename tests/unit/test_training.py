@@ -938,11 +938,11 @@ def test_a_state_is_found_although_a_crash_came_between_two_moves(
     for step in range(2):
         ask(federation, "north", judge(federation.recipe, step=step, batch=step))
         ask(federation, "north", Save(run=RUN, step=step + 1))
-    first = checkpoint.stored_files(tmp_path / "north", 2)[1]
+    first = checkpoint.step_file(tmp_path / "north", 1)
     (tmp_path / "north" / f"run-{RUN}").mkdir()
     first.replace(tmp_path / "north" / f"run-{RUN}" / first.name)
     place = checkpoint.place_of(tmp_path / "north", RUN)
-    assert list(checkpoint.stored_files(place, 2)) == [1, 2]
+    assert checkpoint.stored_steps(place) == [1, 2]
 
 
 def test_a_site_keeps_the_states_of_so_many_runs_and_no_more(

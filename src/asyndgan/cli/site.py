@@ -15,12 +15,16 @@ from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
 from asyndgan.locks import held
 from asyndgan.privacy import Policy
+from asyndgan.privacy.policy import AllowsSection
 
 site = typer.Typer(
     help="A hospital's end of a federation: two commands and one file.",
     no_args_is_help=True,
     add_completion=False,
 )
+MOST_ANSWERS = 20_000
+"""Three runs of `default`. Who may ask without end is told more."""
+
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
 
 
@@ -31,7 +35,7 @@ def init(
         Path, typer.Option(prompt="Folder of the images and masks", help="As nnU-Net has them.")
     ],
 ) -> None:
-    """Writes site.toml, and a policy with the defaults to go through."""
+    """Writes site.toml, and a policy to go through: the defaults, and a limit of answers."""
     service = flare_part("service")
     name, kits = service.name_of(kit), flare_part("kits")
     kits.plain(kit)
@@ -41,7 +45,8 @@ def init(
         raise RunError(f"{file} is there already; edit it.")
     file.write_text(service.example(data.absolute()), "utf-8")
     if not policy.exists():
-        policy.write_text(Policy(name=name).to_toml(), "utf-8")
+        limited = AllowsSection(most_answers=MOST_ANSWERS)
+        policy.write_text(Policy(name=name, allows=limited).to_toml(), "utf-8")
     console = Console()
     for line in (
         f"{file}: where the data is.",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -31,11 +31,10 @@ from asyndgan.training.checkpoint import (
     load_network,
     load_optimiser,
     network_state,
+    newest,
     optimiser_state,
-    read,
     seeded,
     step_file,
-    stored_steps,
     write,
 )
 from asyndgan.training.objective import (
@@ -174,7 +173,9 @@ class _Party:
         """One update of the local discriminator, then one of the local generator."""
         training = self.recipe.training
         real = self._in_order(self.cohort.batch(number, training.batch))
-        other = self._in_order(self.cohort.other(number, training.batch))
+        other = None
+        if self.recipe.loss.unpaired:
+            other = self._in_order(self.cohort.other(number, training.batch))
         seed = derived_seed(training.seed, "fedgan noise", self.name, number)
         noise = site_noise(
             self.recipe,
@@ -254,9 +255,8 @@ class _FedGan:
         self.average = copy.deepcopy(self.parties[0].generator).requires_grad_(False).eval()
         self.round_weight = sum(networks_weight(recipe, scope))
         self.facts = RunFacts(secrets.token_hex(16), __version__, recipe.digest(), "fedgan")
-        kept = stored_steps(folder.checkpoints)
-        if kept:
-            self._load(kept[-1])
+        if stored := newest(folder.checkpoints):
+            self._load(*stored)
         vars(self.facts).update(scope.to_plain())
         self.facts.sites = {
             name: {
@@ -319,8 +319,7 @@ class _FedGan:
         forget_old(self.folder.checkpoints)
         self.folder.write_facts(self.facts)
 
-    def _load(self, step: int) -> None:
-        tensors, about = read(step_file(self.folder.checkpoints, step))
+    def _load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         load_network("average", self.average, tensors)
         for party in self.parties:
             party.load(tensors)

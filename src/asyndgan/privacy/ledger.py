@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from asyndgan.errors import LedgerError
-from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 if sys.platform != "win32":
     import fcntl
@@ -211,8 +211,8 @@ def read(path: Path) -> Iterator[Entry]:
                 yield entry
     except OSError as error:
         raise LedgerError(f"'{path}' is no ledger that can be read.") from error
-    # The line is written first, so a site that was stopped between the two may be one ahead.
-    if number not in (head_number, head_number + 1) or found != head_digest:
+    # Lines are on the disk before their head, which after a power cut may be one of before.
+    if found != head_digest:
         raise LedgerError(
             f"{path.name} ends with line {number}, but {head_number} were written; lines were cut "
             "off the end, or its head file was changed."
@@ -234,9 +234,7 @@ def _head_file(path: Path) -> Path:
 
 
 def _write_head(path: Path, number: int, digest: str) -> None:
-    half = path.with_suffix(".half")
-    half.write_text(json.dumps({"number": number, "digest": digest}), "utf-8")
-    half.replace(_head_file(path))
+    replace_text(_head_file(path), json.dumps({"number": number, "digest": digest}), mode=0o600)
 
 
 def _read_head(path: Path) -> tuple[int, str]:

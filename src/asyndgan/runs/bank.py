@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from asyndgan.texts import half_of, put_in_place
 from asyndgan.training import Scope
 
 
@@ -90,9 +91,9 @@ class MaskBank:
                 self._seen.add(digest)
                 self._count[site] += 1
                 path = self._file(site, self._count[site])
-                half = path.with_suffix(".half")
+                half = half_of(path)
                 Image.fromarray(array).save(half, format="PNG")
-                half.replace(path)  # whole or not at all: a resumed run reads them all
+                put_in_place(half, path)  # whole or not at all: a resumed run reads them all
 
     def _file(self, site: str, number: int) -> Path:
         return self.folder / f"{site}-m{number:05d}.png"

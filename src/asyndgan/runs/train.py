@@ -35,6 +35,7 @@ from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.checkpoint import (
     forget_old,
     network_state,
+    newest,
     read,
     step_file,
     stored_steps,
@@ -298,17 +299,20 @@ class _Run:
         self.go_on = "go on with 'asyndgan train ... --resume'"
         self.exchange = Exchange(transport, recipe)
         self.begun = time.monotonic()
+        state = newest(folder.checkpoints)
         kept = stored_steps(folder.checkpoints)
-        if kept:
+        if kept and not state:
+            read(step_file(folder.checkpoints, kept[-1]))  # says why it cannot be
+        if state:
             self.facts = folder.facts()
             self._count_on()
         else:
             self.facts = RunFacts(folder.identity(), __version__, recipe.digest(), engine)
         self.seconds_before = self.facts.seconds
-        state = read(step_file(folder.checkpoints, kept[-1])) if kept else None
         bank = MaskBank(folder.masks) if recipe.keeps_masks else None
         if bank:
             bank.back_to(state[1].get("masks", bank.counts()) if state else {})
+        begun_at = int(state[1]["step"]) if state else 0
         self.coordinator = Coordinator.begin(
             recipe,
             self.exchange,
@@ -316,7 +320,7 @@ class _Run:
             keep=bank.keep if bank else None,
             recall=bank.of if bank else None,
             checkpoint=state,
-            needed={site for site in sites if recipe.takes_part(site, kept[-1] if kept else 0)},
+            needed={site for site in sites if recipe.takes_part(site, begun_at)},
             device=usable_device(device),
         )
         self.bank = bank

@@ -1,6 +1,7 @@
 """Networks and optimisers as safetensors files, written whole or not at all."""
 
 import json
+import logging
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from asyndgan.errors import RunError, StorageError
-from asyndgan.texts import parsed_json
+from asyndgan.texts import half_of, parsed_json, put_in_place
+
+log = logging.getLogger(__name__)
+
+State = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors, and a JSON value beside them."""
 
 KEPT = 2
 """Checkpoints that a party keeps: the last two, so that one being written is never the only one."""
@@ -89,7 +95,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         StorageError: if the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    half = path.with_name(f".{path.name}.half")
+    half = half_of(path)
     contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
     try:
         save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
@@ -98,10 +104,10 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         raise StorageError(
             f"{path.name} cannot be written to its folder: {error}. Make room, then resume."
         ) from error
-    half.replace(path)
+    put_in_place(half, path)
 
 
-def read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def read(path: Path, *, with_tensors: bool = True) -> State:
     """What `write` was given.
 
     Raises:
@@ -119,20 +125,33 @@ def read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Tensor], d
     return tensors, about
 
 
+def newest(folder: Path | None, step: int | None = None) -> State | None:
+    """The newest state in a folder that can be read, or None.
+
+    Args:
+        folder: of a party's states, if it keeps any.
+        step: newer ones are not looked at.
+    """
+    for kept in reversed(stored_steps(folder)):
+        if folder and (step is None or kept <= step):
+            try:
+                return read(step_file(folder, kept))
+            except RunError as error:
+                log.warning("%s", error)  # cut off while it was written; the one before is whole
+    return None
+
+
 def step_file(folder: Path, step: int) -> Path:
     """The file that holds a party's state after `step` steps."""
     return folder / f"step-{step:08d}.safetensors"
 
 
-def stored_steps(folder: Path) -> list[int]:
+def stored_steps(folder: Path | None) -> list[int]:
     """Steps of which a folder holds a state, oldest first."""
+    if folder is None:
+        return []
     names = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in folder.glob("*"))
     return sorted(int(name[1]) for name in names if name)
-
-
-def stored_files(folder: Path, step: int) -> dict[int, Path]:
-    """Files of the states at or before a step, oldest first."""
-    return {kept: step_file(folder, kept) for kept in stored_steps(folder) if kept <= step}
 
 
 def place_of(folder: Path, run: str) -> Path:

@@ -19,6 +19,7 @@ from asyndgan.models import arithmetic, site_noise
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import (
+    State,
     load_network,
     load_optimiser,
     network_state,
@@ -39,7 +40,6 @@ MOST_LOG_ODDS = 1e4
 """That a site may claim; beyond it nothing is left of a float."""
 
 Judged = Judgement | Appraisal
-State = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 @final

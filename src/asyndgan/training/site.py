@@ -3,17 +3,17 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Final, final
 
 import torch
 
 from asyndgan.arrays import CPU, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
-from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
+from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
 from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
@@ -243,7 +243,8 @@ class Site(Handler):
             losses = self._learn_privately(synthetic)
         else:
             real = self._real(own)
-            other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
+            if self.recipe.loss.unpaired:
+                other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
             losses = self.objective.learn(real, synthetic)
         synthetic.images.requires_grad_()
         loss, terms = self.objective.ask(synthetic, real, other)
@@ -439,37 +440,22 @@ class Site(Handler):
         Raises:
             ProtocolError: the stored one is of other cases; nothing is changed then.
         """
-        candidates: dict[int, Path] = {}
-        if self.folder:
-            place = checkpoint.place_of(self.folder, run)
-            candidates = checkpoint.stored_files(place, step)
+        place = checkpoint.place_of(self.folder, run) if self.folder else None
+        kept = [number for number in checkpoint.stored_steps(place) if number <= step]
         own = self.run in (None, run)
-        if own and max(candidates, default=0) <= self.step <= step:
+        if own and max(kept, default=0) <= self.step <= step:
             return
-        stored = self._stored(candidates)
+        stored = checkpoint.newest(place, step)
+        if stored and stored[1].get("cohort") != self._data_digest:
+            raise ProtocolError(
+                "this site's cases are not those that it began the run with, or the masks that "
+                "it is given are not; give it back its data, or start a new run."
+            )
         self._start_afresh()
         if stored:
             tensors, about = stored
             self.objective.load(tensors)
             self.step, self.next_batch = about["step"], about["batch"]
-
-    def _stored(
-        self, candidates: Mapping[int, Path]
-    ) -> tuple[dict[str, torch.Tensor], dict[str, Any]] | None:
-        """The newest state that can be read."""
-        for path in reversed(list(candidates.values())):
-            try:
-                tensors, about = checkpoint.read(path)
-            except RunError as error:
-                log.warning("%s", error)  # cut off while it was written; the one before is whole
-                continue
-            if about.get("cohort") != self._data_digest:
-                raise ProtocolError(
-                    "this site's cases are not those that it began the run with, or the masks that "
-                    "it is given are not; give it back its data, or start a new run."
-                )
-            return tensors, about
-        return None
 
     @cached_property
     def _data_digest(self) -> str:
