@@ -173,6 +173,7 @@ def make_cohort() -> Callable[..., Cohort]:
             labels=labels,
             seed=seed,
             flip=recipe.training.flip,
+            move=recipe.training.move,
         )
 
     return make

@@ -773,11 +773,13 @@ class Recipe(Section):
         return self.sends_own_masks or (self.condition.kind == "class" and not private)
 
     @property
-    def disturbs_images(self) -> bool:
-        """Whether no discriminator sees an image as it is, or what is learned of it is private."""
-        judges = [self.discriminator, *self.site_discriminators.values()]
-        shifted = all("shift" in own.augment for own in judges)
-        return self.training.move or shifted or self.privacy.kind != "none"
+    def undisturbed(self) -> list[str]:
+        """Sections of the discriminators that see images neither moved nor shifted."""
+        if self.training.move:
+            return []
+        own = {f"site_discriminators.{site}": own for site, own in self.site_discriminators.items()}
+        judges = {"discriminator": self.discriminator, **own}
+        return [key for key, section in judges.items() if "shift" not in section.augment]
 
     @model_validator(mode="after")
     def _private_parts_are_private(self) -> Self:
@@ -829,7 +831,10 @@ class Recipe(Section):
                 reasons = "; ".join(
                     fault["msg"].removeprefix("Value error, ") for fault in error.errors()
                 )
-                raise ValueError(f"site_discriminators.{site}: {reasons}") from error
+                key = f"site_discriminators.{site}"
+                raise ValueError(
+                    f"{key}: {reasons.replace('discriminator.', key + '.')}"
+                ) from error
         return self
 
     def at_site(self, site: str) -> Self:

@@ -7,14 +7,13 @@ import pytest
 import torch
 
 from asyndgan.data import Cohort
-from asyndgan.errors import RunError
 from asyndgan.evaluation.attacks import Rehearsal, RolledBack, bisected, inverted, psnr
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
-from asyndgan.wire import through
+from asyndgan.wire import Close, Open, Save, through
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
@@ -132,30 +131,39 @@ def test_a_start_that_nobody_knows_is_another_one_each_time_with_the_same_weight
     assert not torch.equal(first, next(known.parameters()))
 
 
-def test_what_disturbs_images_follows_from_the_sites_secret_and_a_site_keeps_it(
+def test_what_disturbs_images_is_drawn_anew_at_each_start_and_kept_with_its_states(
     tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
 ) -> None:
     recipe = tiny("masks.release=false", 'discriminator.augment=["shift"]', "training.move=true")
-    cohort = make_cohort(recipe)
+    cohort = make_cohort(recipe, cases=40)
 
-    def drawn(policy: Policy, folder: Path | None) -> tuple[torch.Tensor, torch.Tensor]:
-        site = Site("north", cohort, recipe, folder=folder, policy=policy)
+    def drawn(site: Site) -> list[torch.Tensor]:
         site.objective.begin_step(3)
         shifts = torch.rand(8, generator=site.objective.random)
-        site.release.close()
-        return site.cohort.batch(0, recipe.training.batch).images, shifts
+        return [site.cohort.batch(0, recipe.training.batch).images, shifts]
 
-    def same(one: tuple[torch.Tensor, ...], other: tuple[torch.Tensor, ...]) -> list[bool]:
+    def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> list[bool]:
         return [torch.equal(*pair) for pair in zip(one, other, strict=True)]
 
-    known = drawn(SIMULATION, None)
-    assert same(known, drawn(SIMULATION, tmp_path / "open")) == [True, True]
-    own = drawn(Policy(), tmp_path / "north")
+    known = drawn(Site("north", cohort, recipe))
+    assert same(known, drawn(Site("north", cohort, recipe))) == [True, True]
+    site = Site("north", cohort, recipe, folder=tmp_path, policy=Policy())
+    own = drawn(site)
     assert same(own, known) == [False, False]
-    assert same(own, drawn(Policy(), tmp_path / "north")) == [True, True]  # started again
-    assert same(own, drawn(Policy(), tmp_path / "another")) == [False, False]
-    file = tmp_path / "north" / "secret"
-    assert file.stat().st_mode & 0o077 == 0
-    file.write_text("short")
-    with pytest.raises(RunError, match="holds no secret"):
-        drawn(Policy(), tmp_path / "north")
+    site.handle(Open(run="1f", recipe=recipe.digest(), step=0))
+    site.handle(Save(run="1f", step=1))
+    site.release.close()
+    again = Site("north", cohort, recipe, folder=tmp_path, policy=Policy())
+    assert same(own, drawn(again)) == [False, False]
+    again.handle(Open(run="1f", recipe=recipe.digest(), step=1))
+    assert same(own, drawn(again)) == [True, True]
+    again.handle(Close(run="1f"))
+    assert same(own, drawn(again)) == [False, False]
+
+
+def test_what_is_asked_shows_nothing_of_how_others_were_shifted(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny('discriminator.augment=["shift"]')
+    objective = Site("north", make_cohort(recipe), recipe).objective
+    assert objective.random.initial_seed() != objective.shown.initial_seed()

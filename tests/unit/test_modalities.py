@@ -39,6 +39,7 @@ def incomplete(cohort: Cohort, present: list[list[bool]]) -> Cohort:
     images = torch.where(held[..., None, None], cohort.images, -1.0)
     return Cohort(
         images, cohort.conditions, modalities=cohort.modalities, labels=cohort.labels, present=held,
+        move=cohort.move,
     )  # fmt: skip
 
 

@@ -70,16 +70,29 @@ def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> N
 
 def test_images_are_hidden_by_a_move_a_shift_or_differential_privacy(tiny: MakeRecipe) -> None:
     as_they_are = ("masks.release=false", "condition.kind=class", "generator.skip=true")
-    hidden = (
-        "training.move=true",
-        'discriminator.augment=["shift"]',
-        "privacy.kind=feedback",
-    )
+    hidden = ("training.move=true", 'discriminator.augment=["shift"]')
     assert len(policy().refusals(tiny(*as_they_are))) == 1
     assert not policy("[allows]\nundisturbed = true").refusals(tiny(*as_they_are))
     for override in hidden:
         assert not policy().refusals(tiny(*as_they_are, override))
     assert policy().refusals(tiny(*as_they_are, 'discriminator.augment=["intensity"]'))
+    # Noise hides something where a steward says how much there must be.
+    noisy = tiny(*as_they_are, "privacy.kind=feedback", "privacy.noise=1e-9")
+    (reason,) = policy().refusals(noisy)
+    assert "learn patients by heart" in reason
+    strict = "[privacy]\nepsilon = 1000\nunprotected_masks = true"
+    assert "learn patients by heart" not in " ".join(policy(strict).refusals(noisy))
+
+
+def test_a_discriminator_that_sees_images_as_they_are_is_named(tiny: MakeRecipe) -> None:
+    recipe = tiny(*PRIVATE, "training.move=false", 'discriminator.augment=["shift"]')
+    assert not policy().refusals(recipe)
+    own = tiny(
+        *PRIVATE, "training.move=false", 'discriminator.augment=["shift"]',
+        "image.size=64", "site_discriminators.south.augment=[]",
+    )  # fmt: skip
+    (reason,) = policy().refusals(own)
+    assert "site_discriminators.south.augment has no shift" in reason
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,8 @@ class Rehearsal:
         known = dict(self.network.named_parameters())
         adversarial, rate = self.objective.adversarial, self.recipe.optimiser.discriminator_rate
         self.objective.begin_step(0)  # the shifts are those of the site, too
-        own, painted = self._score(known, torch.cat([real, self.images])).chunk(2)
+        both = torch.cat([real, self.images])
+        own, painted = self._score(known, both, self.objective.random).chunk(2)
         learned = 0.5 * (adversarial.real(own) + adversarial.synthetic(painted))
         slopes = torch.autograd.grad(learned, list(known.values()), create_graph=True)
         moved = {
@@ -149,7 +150,7 @@ class Rehearsal:
             for (name, weight), slope in zip(known.items(), slopes, strict=True)
         }
         asked = self.images.clone().requires_grad_()
-        wanted = adversarial.generator(self._score(moved, asked))
+        wanted = adversarial.generator(self._score(moved, asked, self.objective.shown))
         loss = self.recipe.loss.adversarial_weight * wanted
         (feedback,) = torch.autograd.grad(loss, asked, create_graph=True)
         return feedback
@@ -158,9 +159,11 @@ class Rehearsal:
         """Squared gap between what would be answered and what was, as a part of the latter."""
         return (self.feedback(real) - answer).square().sum() / answer.square().sum()
 
-    def _score(self, weights: Mapping[str, Tensor], images: Images) -> Tensor:
+    def _score(
+        self, weights: Mapping[str, Tensor], images: Images, random: torch.Generator
+    ) -> Tensor:
         maps = torch.cat([self.maps] * (len(images) // len(self.maps)))
-        shifted = disturbed(images, maps, self.recipe.discriminator.augment, self.objective.random)
+        shifted = disturbed(images, maps, self.recipe.discriminator.augment, random)
         with arithmetic(self.recipe.training.precision, images.device):
             verdict: Verdict = functional_call(self.network, dict(weights), shifted)
         score = verdict.float().score

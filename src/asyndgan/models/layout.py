@@ -11,16 +11,16 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @final
 class ImageNorm(nn.InstanceNorm2d):
-    """Instance norm that leaves channels last, where torch's own puts them first again."""
+    """Instance norm that puts channels last on a CPU, where torch's own puts them first."""
 
     def forward(self, input: Tensor) -> Tensor:
         """(b, channels, height, width), in and out."""
-        if not _is_last(input):
+        if input.device.type != "cpu" or input.ndim != 4:
             return super().forward(input)
         return torch.cat(
             [
                 F.batch_norm(image, None, None, self.weight, self.bias, training=True, eps=self.eps)
-                for image in input.split(1)
+                for image in _last(input).split(1)
             ]
         )
 
@@ -45,11 +45,9 @@ def channels_last(network: Network) -> Network:
 
 
 def _with_channels_last(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    return tuple(
-        maps.contiguous(memory_format=torch.channels_last) if maps.device.type == "cpu" else maps
-        for maps in inputs
-    )
+    return tuple(_last(maps) for maps in inputs)
 
 
-def _is_last(maps: Tensor) -> bool:
-    return not maps.is_contiguous() and maps.is_contiguous(memory_format=torch.channels_last)
+def _last(maps: Tensor) -> Tensor:
+    on_cpu = maps.device.type == "cpu" and maps.ndim == 4
+    return maps.contiguous(memory_format=torch.channels_last) if on_cpu else maps

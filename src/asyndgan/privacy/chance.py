@@ -6,16 +6,11 @@ everybody knows. Noise that can be computed hides nothing.
 """
 
 import os
-import re
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from asyndgan.errors import RunError
-from asyndgan.texts import bounded_text, replace_text
 
 DRAWS: Final = 4
 """That a normal number is made of: so that the last bits of a floating-point number give nothing
@@ -42,28 +37,6 @@ def normal_noise(shape: tuple[int, ...]) -> Tensor:
     return (normal.reshape(DRAWS, count).sum(0) / DRAWS**0.5).float().reshape(shape)
 
 
-def kept_secret(path: Path | None) -> str:
-    """64 hexadecimal digits that nobody can guess: those of a file, which is written if need be.
-
-    Args:
-        path: of the file, for its owner only; None: others each time.
-
-    Raises:
-        RunError: the file holds something else.
-    """
-    secret = os.urandom(32).hex()
-    if path is None:
-        return secret
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_text(path, secret, mode=0o600)
-    try:
-        secret = bounded_text(path)
-    except ValueError:
-        secret = ""
-    if not re.fullmatch("[0-9a-f]{64}", secret):
-        raise RunError(
-            f"{path.name} in the folder of the site's books holds no secret; put back the file, or "
-            "remove it and start new runs."
-        )
-    return secret
+def secret() -> str:
+    """64 hexadecimal digits that nobody can guess."""
+    return os.urandom(32).hex()

@@ -152,11 +152,14 @@ class Policy(Section):
             for key, weight in matching.items()
             if weight and not self.allows.matching
         ]
-        if not (recipe.disturbs_images or self.allows.undisturbed):
-            found.append(
-                "training.move is false and discriminator.augment has no shift, so discriminators "
+        # Whoever asks for no epsilon takes any noise for private, however little.
+        private = recipe.privacy.kind != "none" and self.privacy.epsilon is not None
+        if not (private or self.allows.undisturbed):
+            found += [
+                f"training.move is false and {section}.augment has no shift, so discriminators "
                 "learn patients by heart; allows.undisturbed is false"
-            )
+                for section in recipe.undisturbed
+            ]
         if recipe.sends_own_conditions and self.leaves.masks == "never":
             found.append(
                 f"condition.kind is {recipe.condition.kind} and they are the patients' own, so "

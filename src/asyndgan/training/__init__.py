@@ -4,7 +4,7 @@ from asyndgan.training.coordinator import Coordinator, StepReport
 from asyndgan.training.scope import Scope, new_generator, scope_maps
 from asyndgan.training.site import Site
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 """Raise it when a change alters what a recipe trains: older runs are no evidence for it then."""
 
 __all__ = [

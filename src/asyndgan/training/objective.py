@@ -55,10 +55,10 @@ class Objective:
         space: height and width (and depth) of its images.
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
         device: where the networks are, and the batches that they are given.
-        secret: of the site. What is disturbed (`discriminator.augment`) follows from it, and the
-            initial weights lie in an order of the site's own, another one at every start: feedback
-            of a first step says whose images it has seen to whoever can compute that step. None:
-            both follow from the seed, which coordinators know, so that a run can be repeated.
+        secret: of this start. What is disturbed (`discriminator.augment`) follows from it, and the
+            initial weights lie in an order that nobody knows: feedback of a first step says whose
+            images it has seen to whoever can compute that step. None: both follow from the seed,
+            which coordinators know, so that a run can be repeated.
     """
 
     def __init__(
@@ -163,7 +163,8 @@ class Objective:
 
     def log_odds(self, synthetic: Batch) -> Tensor:
         """Of each image that it is real, (b,): mean over a discriminator's patches."""
-        score = self._judged(synthetic.images, self.maps(synthetic.conditions)).score
+        maps = self.maps(synthetic.conditions)
+        score = self._judged(synthetic.images, maps, self.shown).score
         if score is None:
             raise TypeError("odds need a discriminator with realness logits.")
         return score.flatten(1).mean(1)
@@ -194,7 +195,7 @@ class Objective:
         weights, conditions = self.recipe.loss, synthetic.conditions
         # Where a case lacks a modality nobody judges it, and feedback is zero.
         images = synthetic.blanked(synthetic.images)
-        verdict = self._judged(images, self.maps(conditions))
+        verdict = self._judged(images, self.maps(conditions), self.shown)
         terms: list[tuple[str, float, Tensor]] = []
         if verdict.score is not None:
             score = self.adversarial.generator(verdict.score)
@@ -220,9 +221,15 @@ class Objective:
         return loss, {name: value.detach() for name, _, value in terms}
 
     def begin_step(self, step: int) -> None:
-        """Sets the learning rates of a step, and what its augmentation is drawn from."""
-        seed = derived_seed(self.seed, "augmentation", step)
-        self.random = torch.Generator().manual_seed(seed)
+        """Sets the learning rates of a step, and what its augmentation is drawn from.
+
+        How the images that are asked about were shifted shows in their feedback, and with it the
+        32 bits that torch takes of a seed: what is learned from is drawn from others.
+        """
+        self.random, self.shown = (
+            torch.Generator().manual_seed(derived_seed(self.seed, purpose, step))
+            for purpose in ("augmentation", "augmentation of what is asked")
+        )
         factor = rate_factor(self.recipe, step)
         set_rate(self.discriminator_optimiser, self.recipe.optimiser.discriminator_rate * factor)
         for _, optimiser in self.stand_ins:
@@ -248,8 +255,11 @@ class Objective:
     def _l1(self, images: Images, target: Images, conditions: Tensor) -> Scalar:
         return balanced_l1(images, target, conditions, self.recipe.loss.balance)
 
-    def _judged(self, images: Images, maps: Condition) -> Verdict:
-        images, maps = disturbed(images, maps, self.recipe.discriminator.augment, self.random)
+    def _judged(
+        self, images: Images, maps: Condition, random: torch.Generator | None = None
+    ) -> Verdict:
+        kinds = self.recipe.discriminator.augment
+        images, maps = disturbed(images, maps, kinds, random or self.random)
         with arithmetic(self.recipe.training.precision, images.device):
             verdict: Verdict = self.discriminator(images, maps)
         return verdict.float()
@@ -324,6 +334,8 @@ def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> to
     betas = (section.beta1, section.beta2)
     if any(parameter.device.type != "cpu" for parameter in parameters):
         return torch.optim.Adam(parameters, lr=rate, betas=betas)
+    if not all(parameter.is_contiguous() for parameter in parameters):
+        return torch.optim.Adam(parameters, lr=rate, betas=betas)  # of another package's network
     optimiser = torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
     optimiser.register_step_pre_hook(_in_order)
     return optimiser

@@ -17,7 +17,7 @@ from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolEr
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
 from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
-from asyndgan.privacy.chance import kept_secret, uniform
+from asyndgan.privacy.chance import secret, uniform
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
@@ -63,6 +63,11 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
         raise CohortError(
             f"site {name} has one patient, so there is no stand-in that has not seen him. Add "
             "patients, or set loss.stand_in_l1 to 0."
+        )
+    if cohort.move != recipe.training.move:
+        raise CohortError(
+            f"site {name}: its cohort has move={cohort.move}, and training.move is "
+            f"{recipe.training.move}. Build the cohort as the recipe says."
         )
     compared = {
         "loss.moments": recipe.loss.moments,
@@ -115,7 +120,7 @@ class Site(Handler):
         cohort: its cases, prepared as the recipe says.
         recipe: the one agreed upon; a run with another one is refused.
         folder: where it keeps its own checkpoints; None: nowhere, and it cannot roll back.
-        records: where it keeps its ledger, its account and its secret; None: in `folder`.
+        records: where it keeps its ledger and its account; None: in `folder`.
         share: its weight among the sites; None: its number of cases.
         policy: of its steward; it has the last word.
         given: label maps [H, W] to have painted, where the recipe says that they are given.
@@ -150,11 +155,7 @@ class Site(Handler):
         self.given = _checked_masks(name, given, cohort, recipe)
         self.name = name
         records = records or folder
-        self.secret: str | None = None
-        if not policy.allows.known_start:
-            self.secret = kept_secret(records / "secret" if records else None)
-            cohort = cohort.redrawn(self.secret)
-        self.cohort = cohort
+        self.cases = cohort
         self.recipe = recipe
         self.folder = folder
         self.device = device
@@ -415,6 +416,7 @@ class Site(Handler):
                 "step": self.step,
                 "batch": self.next_batch,
                 "cohort": self._data_digest,
+                "secret": self.secret,
             }
             place = checkpoint.place_of(self.folder, request.run)
             path = checkpoint.step_file(place, request.step)
@@ -451,18 +453,28 @@ class Site(Handler):
                 "this site's cases are not those that it began the run with, or the masks that "
                 "it is given are not; give it back its data, or start a new run."
             )
-        self._start_afresh()
-        if stored:
-            tensors, about = stored
-            self.objective.load(tensors)
-            self.step, self.next_batch = about["step"], about["batch"]
+        if not stored:
+            return self._start_afresh()
+        tensors, about = stored
+        self._start_afresh(about["secret"])
+        self.objective.load(tensors)
+        self.step, self.next_batch = about["step"], about["batch"]
 
     @cached_property
     def _data_digest(self) -> str:
         """Of the cases, and of the masks that are given."""
-        return self.cohort.digest + (digest_of([self.given]) if self.given is not None else "")
+        return self.cases.digest + (digest_of([self.given]) if self.given is not None else "")
 
-    def _start_afresh(self) -> None:
+    def _start_afresh(self, known: str | None = None) -> None:
+        """Networks as at the beginning, and draws that nobody can foresee, unless they may be.
+
+        Args:
+            known: what the draws of a start before followed from, to have them again.
+        """
+        if not self.release.policy.allows.known_start:
+            known = known or secret()
+        self.secret = known
+        self.cohort = self.cases.redrawn(known) if known else self.cases
         self.step = 0
         self.next_batch = 0
         self.received: deque[Batch] = deque(maxlen=KEPT_BATCHES)
