@@ -575,7 +575,7 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> Self:
+    def _losses_fit_the_discriminator(self) -> Self:
         segments = self.discriminator.kind in ("patch_segmentation", "unet_segmentation")
         if (
             self.loss.segmentation
@@ -598,6 +598,10 @@ class Recipe(Section):
                 f"discriminator.kind '{self.discriminator.kind}' is judged by; take 'patch', or "
                 "set discriminator.augment to []"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _label_maps_are_there(self) -> Self:
         needs_masks = {
             "loss.balance": self.loss.balance,
             "loss.moments": self.loss.moments,
@@ -612,6 +616,10 @@ class Recipe(Section):
                 raise ValueError(
                     f"{key} needs label maps, but condition.kind is '{self.condition.kind}'"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _generator_can_paint_it(self) -> Self:
         painters = {self.generator.kind, *([self.stand_in.kind] if self.loss.stand_in_l1 else [])}
         if "unet" in painters and min(self.image.size) < 32:
             raise ValueError(
@@ -635,6 +643,10 @@ class Recipe(Section):
                 f"generator.kind '{self.generator.kind}' paints what lies between labels, by which "
                 "discriminators tell it at once; for image.source 'masks' take 'masks'"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _generator_has_use_for_it(self) -> Self:
         useless = {
             "unet": ("style", "latent", "position", "heads"),
             "spade": ("style", "latent", "position", "heads"),

@@ -307,22 +307,9 @@ def complete_folder(
         DataError: nothing is missing, nothing is there, or a case cannot be read.
     """
     facts, image = run.facts(), run.recipe().image
-    check_labels(folder, facts.labels)
-    info = describe(folder)
-    check_own_set(run, folder, info)
     if look is not None and look not in facts.sites:
         raise DataError(f"{look} is no site of this run; its sites are {', '.join(facts.sites)}.")
-    first = list_cases(folder, info)[0].images
-    if info.file_ending == ".png" and len(read_image(first[min(first)], min(first), info)) > 1:
-        raise DataError(
-            f"{folder} holds RGB pictures, beside which no further channel can be stored. Store "
-            "each channel as a grey picture first."
-        )
-    if unknown := [name for name in info.modalities if name not in facts.modalities]:
-        raise DataError(
-            f"{folder} holds {', '.join(unknown)}, which this run does not paint; it paints "
-            f"{', '.join(facts.modalities)}. Modalities match by name."
-        )
+    info = _described(run, folder)
     read = [
         (files, _incomplete(files, info, image, facts.modalities))
         for files in list_cases(folder, info)
@@ -350,12 +337,14 @@ def complete_folder(
             on_progress=on_progress,
         )  # fmt: skip
         images = translated(translator, lacking)
-    found = dict(zip(map(id, lacking), images, strict=True))
+    found = iter(images)
     planes: dict[str, dict[str, list[np.ndarray]]] = {}
     for files, slices in read:
         for each in slices:
+            if each.case.absent:
+                painted = next(found)
             for modality in each.case.absent:
-                plane = _stored(found[id(each)], each.case, modality, image)
+                plane = _stored(painted, each.case, modality, image)
                 planes.setdefault(files.name, {}).setdefault(modality, []).append(plane)
     provenance = {
         "way": way,
@@ -377,6 +366,30 @@ def complete_folder(
     )
     names = dict.fromkeys(name for of_case in planes.values() for name in of_case)
     return count, tuple(names)
+
+
+def _described(run: RunFolder, folder: Path) -> DatasetInfo:
+    """What a site's set holds, if a run can complete it.
+
+    Raises:
+        DataError: it cannot.
+    """
+    facts = run.facts()
+    check_labels(folder, facts.labels)
+    info = describe(folder)
+    check_own_set(run, folder, info)
+    first = list_cases(folder, info)[0].images
+    if info.file_ending == ".png" and len(read_image(first[min(first)], min(first), info)) > 1:
+        raise DataError(
+            f"{folder} holds RGB pictures, beside which no further channel can be stored. Store "
+            "each channel as a grey picture first."
+        )
+    if unknown := [name for name in info.modalities if name not in facts.modalities]:
+        raise DataError(
+            f"{folder} holds {', '.join(unknown)}, which this run does not paint; it paints "
+            f"{', '.join(facts.modalities)}. Modalities match by name."
+        )
+    return info
 
 
 def _made_from(way: Way, *, masked: bool) -> str:

@@ -121,23 +121,7 @@ def train(
     torch.set_num_threads(threads)
     usable_device(device)
     _check_policies(recipe, sites, policies or {}, records)
-    if (masks is not None) != (recipe.masks.source == "given"):
-        raise RunError(
-            f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and "
-            f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
-            "recipe asks for it with 'given'."
-        )
-    if stray := set(without or {}) - set(sites):
-        raise RunError(
-            f"{', '.join(sorted(stray))} is to go without a modality, and is no site of this run; "
-            f"the sites are {', '.join(sites)}."
-        )
-    unknown = {part.site for part in recipe.timeline} - set(sites)
-    if unknown:
-        raise RunError(
-            f"the timeline of recipe '{recipe.name}' names {', '.join(sorted(unknown))}, which is "
-            f"no site of this run; the sites are {', '.join(sites)}."
-        )
+    _check_sites(recipe, sites, masks, without or {})
     _check_late_modalities(recipe, sites, without or {})
     folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     setups = [
@@ -207,6 +191,30 @@ def train_over(
 
 def _unwatched(progress: Progress) -> None:
     """Nobody looks."""
+
+
+def _check_sites(
+    recipe: Recipe,
+    sites: Collection[str],
+    masks: Path | None,
+    without: Mapping[str, Collection[str]],
+) -> None:
+    if (masks is not None) != (recipe.masks.source == "given"):
+        raise RunError(
+            f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and "
+            f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
+            "recipe asks for it with 'given'."
+        )
+    if stray := set(without) - set(sites):
+        raise RunError(
+            f"{', '.join(sorted(stray))} is to go without a modality, and is no site of this run; "
+            f"the sites are {', '.join(sites)}."
+        )
+    if unknown := {part.site for part in recipe.timeline} - set(sites):
+        raise RunError(
+            f"the timeline of recipe '{recipe.name}' names {', '.join(sorted(unknown))}, which is "
+            f"no site of this run; the sites are {', '.join(sites)}."
+        )
 
 
 def _check_policies(
