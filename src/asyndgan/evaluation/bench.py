@@ -215,7 +215,7 @@ class Bench:
             else _digest(cases, with_masks=True),
             "test": _digest(test, with_masks=False),
             "classes": max(self.labels.values()) + 1,
-            "budget": _named(budget),
+            "budget": asdict(budget),
             "seed": seed,
             "device": torch.device(self.device).type,
             "version": TRAINING_VERSION,
@@ -281,12 +281,6 @@ def _digest(cases: Sequence[Case], *, with_masks: bool) -> str:
     """SHA-256 of the cases' tensors in their order, which a training depends on."""
     parts = ((case.image, case.mask) if with_masks else (case.image,) for case in cases)
     return digest_of(chain.from_iterable(parts))
-
-
-def _named(budget: SegmentationBudget) -> dict[str, Any]:
-    """The budget as part of a key; the first network's keys are older than the others."""
-    fields = asdict(budget)
-    return {key: value for key, value in fields.items() if (key, value) != ("network", "unet")}
 
 
 def _packed(masks: Masks) -> dict[str, Any]:

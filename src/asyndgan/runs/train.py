@@ -150,9 +150,10 @@ def train(
                 engine,
                 sites,
                 device=device,
+                go_on="go on with 'asyndgan train ... --resume'",
+                patients=patients,
                 keep_generators=keep_generators,
             )
-            run.facts.patient_pattern = patients
             run.to_the_end(watch or _unwatched)
         finally:
             transport.close()
@@ -184,8 +185,8 @@ def train_over(
         Interrupted: `stop` said so, or a signal came; the checkpoint is written.
         QuorumError, NotFiniteError, RunError, CohortError: as `train`.
     """
-    run = _Run(folder, folder.recipe(), transport, engine, sites, device=device)
-    run.go_on = "'asyndgan federation submit' has it go on"
+    go_on = "'asyndgan federation submit' has it go on"
+    run = _Run(folder, folder.recipe(), transport, engine, sites, device=device, go_on=go_on)
     run.to_the_end(watch or _unwatched, stop)
 
 
@@ -299,12 +300,14 @@ class _Run:
         sites: Collection[str],
         *,
         device: str,
+        go_on: str,
+        patients: str = DEFAULT_PATIENT_PATTERN,
         keep_generators: bool = False,
     ) -> None:
         self.folder = folder
         self.keep_generators = keep_generators
         self.recipe = recipe
-        self.go_on = "go on with 'asyndgan train ... --resume'"
+        self.go_on = go_on
         self.exchange = Exchange(transport, recipe)
         self.begun = time.monotonic()
         state = newest(folder.checkpoints)
@@ -316,6 +319,7 @@ class _Run:
             self._count_on()
         else:
             self.facts = RunFacts(folder.identity(), __version__, recipe.digest(), engine)
+        self.facts.patient_pattern = patients
         self.seconds_before = self.facts.seconds
         bank = MaskBank(folder.masks) if recipe.keeps_masks else None
         if bank:
