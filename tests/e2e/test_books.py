@@ -33,7 +33,7 @@ def test_a_limit_over_all_runs_wants_books_that_stay(
 ) -> None:
     for text in (
         "[privacy]\nepsilon = 9.0\nunprotected_masks = true",
-        "[allows]\nmost_answers = 9",
+        "[allows]\nmost_answers = 9\nundisturbed = true",
     ):
         with pytest.raises(PolicyError, match="--records FOLDER"):
             train(private, phantoms, tmp_path / "run", policies=policies(phantoms, tmp_path, text))
