@@ -531,6 +531,19 @@ def test_feedback_that_is_not_finite_counts_as_missed_and_spoils_nothing(
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True))
 
 
+def test_one_site_that_is_not_finite_while_others_are_silent_ends_no_run(
+    tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
+) -> None:
+    federation = make_sites(tiny("quorum.least=0.5"))
+    coordinator = federation.begin()
+    feedback = torch.full((2, 1, 16, 16), float("nan"))
+    hostile = pack(judgement_of(feedback=feedback), {"feedback": "int4", "conditions": "label8"})
+    federation.line.tap = lambda site, answer: hostile if site == "south" else b""
+    report = coordinator.step()
+    assert set(report.missed) == {"north", "south"}
+    assert not report.updated
+
+
 def test_feedback_too_large_to_add_up_counts_as_missed(
     tiny: Callable[..., Recipe], make_sites: Callable[..., Any]
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command line: each module parses, calls and prints; the work is done below."""
+"""The command line: modules here parse, call and print; lower packages do the work."""
 
 import sys
 from importlib import import_module
@@ -20,24 +20,24 @@ COMMANDS: Final = {
     "complete": "Copies a site's data set and adds what its cases lack.",
     "evaluate": "Trains one segmentation network on all real data, each site's and synthetic data.",
     "report": "Writes one page about a run: images, usefulness, training, what left the sites.",
-    "benchmark": "Trains and judges what a suite names, as far as it is not there yet.",
+    "benchmark": "Trains and judges what a suite names and OUT does not hold yet.",
     "audit": "Infers patients' membership and site; finds synthetic images nearest to real ones.",
     "demo": "Four phantom hospitals teach one generator: train, generate, evaluate, report.",
     "recipe": "Recipes: what is trained and how.",
     "policy": "Policies: what a site lets out, written by its steward.",
     "ledger": "Ledgers: what left a site.",
     "federation": "Runs between real machines: kits for sites, orders, and how they stand.",
-    "site": "A hospital's end of a federation: two commands and one file.",
+    "site": "A hospital's end of a federation: kit, data and policy.",
 }
-"""What each does, as its own help begins; it stands in the module of its name."""
+"""Commands and their help, with which each one's own help begins; each has a module of its name."""
 
 
 @final
 class _Commands(TyperGroup):
-    """Imports a command when it is called, since torch takes seconds that `--help` need not."""
+    """Imports a command only when it is called, so that `--help` need not wait for torch."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """The group's, after the command that the first word names was imported."""
+        """Imports the command named by the first word, then resolves it as the group does."""
         if args and args[0] in COMMANDS:
             self.commands[args[0]] = _imported(args[0])
         return super().resolve_command(ctx, args)
@@ -73,7 +73,7 @@ def _root(
 
 
 def main() -> None:
-    """Runs a command; an error of ours ends it with its text and status 1."""
+    """Runs a command; an expected error prints its text and exits with 1, an interruption 130."""
     try:
         app()
     except Interrupted as stop:
@@ -84,7 +84,7 @@ def main() -> None:
         _say(str(error))
         sys.exit(1)
     except OSError as error:
-        # A folder that cannot be written, a full disk: nothing of ours to explain.
+        # A folder that cannot be written or a full disk: the system's message says enough.
         _say("error:", "bold red", end=" ")
         place = f"{error.filename}: " if error.filename else ""
         _say(f"{place}{error.strerror or error}. Name another folder, or make it writable.")
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _say(text: str, style: str = "", end: str = "\n") -> None:
-    """Foreign names may stand in the text, and commands to copy: no markup, no line breaks."""
+    """Prints a text without markup or wrapping: it may hold foreign names or commands to copy."""
     Console(stderr=True).print(
         text, style=style, end=end, highlight=False, markup=False, soft_wrap=True
     )

@@ -1,4 +1,4 @@
-"""`asyndgan augment`: a site's real cases and synthetic ones beside them."""
+"""`asyndgan augment`: a copy of a site's data set with synthetic cases added."""
 
 from pathlib import Path
 from typing import Annotated
@@ -40,7 +40,7 @@ def augment(
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
-    """Copies a data set and adds synthetic cases, stored like real ones and named as what they are.
+    """Copies a data set and adds synthetic cases, stored like real ones and named as synthetic.
 
     Nothing leaves the machine.
     """

@@ -1,4 +1,4 @@
-"""`asyndgan benchmark`: a suite of comparisons, and the document that its tables belong to."""
+"""`asyndgan benchmark`: runs a suite of comparisons and writes its tables into a document."""
 
 from pathlib import Path
 from typing import Annotated
@@ -30,7 +30,7 @@ def benchmark(
         bool, typer.Option(help="Show predictions on real patients in the page.")
     ] = False,
 ) -> None:
-    """Trains and judges what a suite names, as far as it is not there yet, and writes one table."""
+    """Trains and judges what a suite names and OUT does not hold yet, and writes one table."""
     console = Console()
     try:
         text = bounded_text(suite)

@@ -1,4 +1,4 @@
-"""`asyndgan check`: are these folders fit to train on?"""
+"""`asyndgan check`: checks whether data sets are fit to train on."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +14,7 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
 
 SHOWN = 10
-"""Files named under one and the same fault, unless `--all` is given."""
+"""Most files listed for one fault, unless `--all` is given."""
 
 
 PatientPattern = Annotated[
@@ -72,7 +72,7 @@ def _show(console: Console, report: CheckReport, every: bool) -> None:
 def _show_faults(
     console: Console, faults: Iterable[Fault], folder: Path | None, every: bool
 ) -> None:
-    """Faults with one reason and remedy stand together; their files below."""
+    """Prints the faults, grouped by reason and remedy, with the files of each group."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for fault in faults:
         groups.setdefault((fault.reason, fault.remedy), []).append(fault.file)
@@ -88,7 +88,7 @@ def _show_faults(
 
 
 def _line(mark: str, text: str, style: str = "") -> Table:
-    """A mark and a text that stays clear of it where it wraps."""
+    """Lays out a mark and a text; wrapped lines of the text are indented past the mark."""
     line = Table.grid()
     line.add_column(width=2)
     line.add_column(overflow="fold")
@@ -97,13 +97,13 @@ def _line(mark: str, text: str, style: str = "") -> Table:
 
 
 def _name(file: Path, folder: Path | None) -> str:
-    """Shorter within the folder whose table stands above."""
+    """Returns the path of a file, relative to `folder` if it is inside."""
     inside = folder is not None and file != folder and file.is_relative_to(folder)
     return str(file.relative_to(folder)) if folder and inside else str(file)
 
 
 def _plain(text: str, style: str = "") -> Text:
-    """Text without markup; file names and labels are foreign, so no control characters pass."""
+    """Text without markup or control characters: file names and labels are not trusted."""
     clean = "".join(
         letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
     )

@@ -1,4 +1,4 @@
-"""`asyndgan complete`: the modalities that a site's cases lack, painted at the site."""
+"""`asyndgan complete`: paints, at the site, the modalities that its cases lack."""
 
 from pathlib import Path
 from typing import Annotated, Literal

@@ -1,4 +1,4 @@
-"""`asyndgan demo`: everything once, small, on phantoms."""
+"""`asyndgan demo`: every stage once, on a small scale, with phantoms."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -123,11 +123,11 @@ def demo(
 
 @final
 class Mishap:
-    """Kills one site's connection on the way, where the engine is one that has connections.
+    """Kills one site's connection during training, if the engine has connections to kill.
 
     Args:
-        site: whose.
-        step: after which.
+        site: site whose connection is killed.
+        step: step after which it is killed.
     """
 
     def __init__(self, site: str, step: int) -> None:
@@ -136,11 +136,11 @@ class Mishap:
         self._kill: Callable[[str], None] | None = None
 
     def started(self, engine: Transport) -> None:
-        """Takes note of an engine whose sites can be killed."""
+        """Remembers how to kill a site of this engine, if it can."""
         self._kill = getattr(engine, "kill", None)
 
     def watched(self, watch: Watch) -> Watch:
-        """A watch that kills at its step and passes everything on."""
+        """Wraps `watch` so that the connection is also killed at the given step."""
 
         def both(progress: RunProgress) -> None:
             if self._kill and progress.step == self.step:
@@ -158,10 +158,10 @@ def _moved(run: RunFolder) -> str:
 
 @final
 class DemoDisplay(Progress):
-    """One bar for each part of the demo; without a terminal, a line now and then.
+    """Shows one bar per part of the demo; without a terminal, prints a line now and then.
 
     Args:
-        console: where.
+        console: console to write to.
     """
 
     def __init__(self, console: Console) -> None:
@@ -177,7 +177,7 @@ class DemoDisplay(Progress):
 
     @contextmanager
     def part(self, name: str) -> Iterator["DemoPart"]:
-        """Shows a part from its beginning to its end."""
+        """Shows a part while the context lasts."""
         part = DemoPart(self, name)
         yield part
         part.end()
@@ -188,8 +188,8 @@ class DemoPart:
     """One line of the display.
 
     Args:
-        display: it belongs to.
-        name: what is being done.
+        display: display that the line belongs to.
+        name: name of the part.
     """
 
     def __init__(self, display: DemoDisplay, name: str) -> None:
@@ -202,7 +202,7 @@ class DemoPart:
             display.console.print(f"{name} ...", highlight=False)
 
     def tell(self, text: str) -> None:
-        """Says how it stands."""
+        """Sets the status text."""
         self.told = text
         self.display.update(self.task, told=text)
 
@@ -221,7 +221,7 @@ class DemoPart:
             self.display.console.print(f"  {self.told}", highlight=False, soft_wrap=True)
 
     def watch_training(self, progress: RunProgress) -> None:
-        """For `train`."""
+        """Shows the progress of training; to be passed to `train`."""
         losses = progress.report.losses.values()
         mean = sum(own.get("discriminator", 0.0) for own in losses) / max(len(losses), 1)
         moved = f"{size(progress.sent)} out, {size(progress.received)} back"
@@ -231,6 +231,6 @@ class DemoPart:
             self.display.console.print(line, style="yellow", markup=False)
 
     def watch_evaluation(self, text: str, done: int, total: int) -> None:
-        """For `evaluate`."""
+        """Shows the progress of the evaluation; to be passed to `evaluate_run`."""
         self.tell(text)
         self.show(done, total)

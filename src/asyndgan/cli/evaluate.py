@@ -1,4 +1,4 @@
-"""`asyndgan evaluate`: is the synthetic set worth as much as real ones?"""
+"""`asyndgan evaluate`: compares the usefulness of the synthetic set with that of real ones."""
 
 from pathlib import Path
 from typing import Annotated
@@ -99,7 +99,7 @@ def evaluate(
 
 
 def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
-    """The table and the headline."""
+    """Prints an evaluation's table, headline and gains."""
     table = Table(caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients")
     seen = evaluation.about.get("modalities")
     if seen:
@@ -129,7 +129,7 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
 
 
 class EvaluationDisplay(Progress):
-    """One bar over all trainings."""
+    """Shows one progress bar over all trainings."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(
@@ -144,10 +144,10 @@ class EvaluationDisplay(Progress):
         self.said: set[str] = set()
 
     def show(self, text: str, done: int, total: int) -> None:
-        """Draws the state; without a terminal, a line for each model."""
-        if done < self.tasks[self.task].completed:  # another comparison
+        """Updates the bar; without a terminal, prints a line for each model."""
+        if done < self.tasks[self.task].completed:  # another comparison has started
             self.said.clear()
         self.update(self.task, description=text, completed=done, total=total)
-        if self.disable and text not in self.said:  # several at a time take turns
+        if self.disable and text not in self.said:  # models trained in parallel alternate
             self.said.add(text)
             self.console.print(f"{100 * done // max(total, 1):3d} %  {text}", highlight=False)

@@ -1,4 +1,4 @@
-"""`asyndgan federation`: for the administrator of the coordinator."""
+"""`asyndgan federation`: commands for the coordinator's administrator."""
 
 import logging
 import shutil
@@ -28,10 +28,10 @@ federation = typer.Typer(
     add_completion=False,
 )
 PAUSE_S = 30.0
-"""Seconds without a step from which on `status` says so."""
+"""Seconds without a step after which `status` reports it."""
 
 TOLD = 4
-"""Last things that happened to sites, which `status` repeats."""
+"""Number of the latest events at sites that `status` repeats."""
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the federation, on this machine.")]
 RunName = Annotated[str | None, typer.Option("--run", help="Its name; else the newest.")]
@@ -45,7 +45,7 @@ def init(
     site: Annotated[list[str], typer.Option(help="Name of a site; once for each.")],
     port: Annotated[int, typer.Option(min=1, max=65535, help="The one port they use.")] = 8002,
 ) -> None:
-    """Makes identities, and a startup kit for each site."""
+    """Makes identities and a startup kit for each site."""
     kits = flare_part("kits")
     made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
     console = Console()
@@ -57,7 +57,7 @@ def init(
 
 @federation.command()
 def add(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) -> None:
-    """Makes one more kit, for a site that comes later; a running run takes it in."""
+    """Makes a kit for a site that joins later; a run in progress takes it in."""
     kits = flare_part("kits")
     made = kits.add_site(kits.Federation.of(folder), site)
     _tell_kits(Console(), made, (site,))
@@ -65,7 +65,7 @@ def add(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) 
 
 @federation.command()
 def remove(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) -> None:
-    """Leaves a site out of all runs, within a minute; what it has taught stays."""
+    """Excludes a site from all runs within a minute; what it has taught the generator stays."""
     kits = flare_part("kits")
     kits.remove_site(kits.Federation.of(folder), site)
     _say(
@@ -77,7 +77,7 @@ def remove(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")
 
 @federation.command()
 def renew(folder: Folder) -> None:
-    """Makes certificates and kits anew, before the old ones expire."""
+    """Renews certificates and kits, to be done before the old ones expire."""
     kits = flare_part("kits")
     made = kits.Federation.of(folder)
     kits.renew(made)
@@ -93,7 +93,7 @@ def start(
     folder: Folder,
     device: Device = "cpu",
 ) -> None:
-    """Serves the sites and trains what is ordered, until Ctrl-C. Run it as a service."""
+    """Serves the sites and trains ordered runs until Ctrl-C; run it as a service."""
     kits = flare_part("kits")
     from asyndgan.runs.federated import serve
 
@@ -132,7 +132,7 @@ def submit(
         typer.Option(help="A site without whom the run does not begin; else all with a kit."),
     ] = None,
 ) -> None:
-    """Orders a run, or has one go on that was stopped or has failed."""
+    """Orders a run, or resumes one that was stopped or has failed."""
     kits = flare_part("kits")
     from asyndgan.runs.federated import Order
 
@@ -148,7 +148,7 @@ def status(
     run: RunName = None,
     watch: Annotated[bool, typer.Option(help="Draw it anew every second, until Ctrl-C.")] = False,
 ) -> None:
-    """Who is there, step, losses, bytes, last seen and round trip."""
+    """Shows a run's step and each site's share, last contact, round trip, bytes and losses."""
     console, standing = Console(), Standing(_order(folder, run))
     if not watch:
         console.print(standing.table())
@@ -161,7 +161,7 @@ def status(
 
 @federation.command()
 def stop(folder: Folder, run: RunName = None) -> None:
-    """Stops a run with a checkpoint; 'submit' has it go on."""
+    """Stops a run with a checkpoint; 'submit' resumes it."""
     order = _order(folder, run)
     order.stop()
     _say(Console(), f"Run {order.name} stops after its step.")
@@ -204,10 +204,10 @@ def _tell_kits(console: Console, made: Any, sites: tuple[str, ...]) -> None:
 
 @final
 class Standing:
-    """How a run stands, out of its metrics as they come.
+    """The current state of a run, read from its metrics as they are written.
 
     Args:
-        order: the run's.
+        order: order of the run.
     """
 
     def __init__(self, order: Any) -> None:
@@ -218,10 +218,10 @@ class Standing:
         self._told: list[str] = []
 
     def table(self) -> Table:
-        """As it is now."""
+        """Returns the table of the run's current state."""
         before = self._place[0]
         records, self._place = self.order.folder.metrics_from(self._place)
-        if self._place[0] != before:  # all of them, of a run that went back to a checkpoint
+        if self._place[0] != before:  # the run went back to a checkpoint: all are read again
             self._told.clear()
         for record in records:
             self._seen |= dict.fromkeys(record["shares"], record)
@@ -251,7 +251,7 @@ class Standing:
         return table
 
     def _pause(self) -> str:
-        """Why it ended, whom it waits for, or how long ago its last step was, if it is long ago."""
+        """Latest events and why the run ended, which sites it waits for, or how long it pauses."""
         order = self.order
         said = [f"\n{line}" for line in self._told]
         at_work = order.state() in ("ordered", "running")

@@ -1,4 +1,4 @@
-"""`asyndgan generate`: a synthetic data set from a finished run."""
+"""`asyndgan generate`: paints a synthetic data set with a finished run's generator."""
 
 from pathlib import Path
 from typing import Annotated

@@ -23,7 +23,7 @@ File = Annotated[
 def show(
     file: File, last: Annotated[int, typer.Option(min=1, help="How many lines to show.")] = 20
 ) -> None:
-    """Shows the last messages that left, and how much left in all by kind. Checks every line."""
+    """Shows the last messages that left and the totals by kind, and checks every line."""
     entries: deque[Entry] = deque(maxlen=last)
     kinds: dict[str, tuple[int, int]] = {}
     for entry in read(file):
@@ -51,7 +51,7 @@ def verify(
         str | None, typer.Option(help="NUMBER:HASH noted earlier: that line must be there.")
     ] = None,
 ) -> None:
-    """Checks every line and the chain; prints NUMBER:HASH of the last line, to be noted down."""
+    """Checks every line and the chain; prints NUMBER:HASH of the last line, to be noted."""
     noted, last = expect is None, f"0:{FIRST}"
     for entry in read(file):
         last = f"{entry.number}:{entry.digest}"

@@ -1,4 +1,4 @@
-"""`asyndgan phantoms`: data to try everything with, drawn rather than scanned."""
+"""`asyndgan phantoms`: drawn data sets with which everything can be tried."""
 
 from pathlib import Path
 from typing import Annotated
@@ -22,8 +22,8 @@ def phantoms(
 ) -> None:
     """Draws heads of four sites and a test set: T1, T2, FLAIR and label maps.
 
-    The sites differ in their scanner's look, in their lesions and in their number of patients.
-    Nobody's image is in them, so they may be shown and shared freely.
+    The sites differ in their scanner's look, their lesions and their number of patients. The
+    images are of no real person, so they may be shown and shared freely.
     """
     written = write_phantoms(out, size=size, seed=seed, patients_scale=patients)
     table = Table("data set", "folder")

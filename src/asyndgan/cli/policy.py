@@ -40,7 +40,7 @@ def check(
         typer.Option(min=1, help="Of the site: also says what epsilon the recipe would spend."),
     ] = None,
 ) -> None:
-    """Says before any training what a site would refuse, and why; exits with 1 if anything."""
+    """Says before training what a site would refuse, and why; exits with 1 if it would refuse."""
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
     reasons = found.refusals(wanted)
     console = Console()

@@ -1,4 +1,4 @@
-"""`asyndgan recipe`: what recipes there are and what is in them."""
+"""`asyndgan recipe`: lists and shows recipes."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""`asyndgan report`: a run as one page."""
+"""`asyndgan report`: one page about a run."""
 
 from pathlib import Path
 from typing import Annotated
@@ -55,7 +55,7 @@ def report(
 
 
 def _evaluation_of(run: RunFolder) -> Path | None:
-    """This run's evaluation: in its folder, or beside it."""
+    """Folder of this run's evaluation, in the run folder or beside it; None if there is none."""
     generator = run.facts().generator_sha256
     for folder in (run.path / "evaluation", run.path.resolve().parent / "evaluation"):
         if (folder / "evaluation.json").exists() and judges(folder, generator):
@@ -64,7 +64,7 @@ def _evaluation_of(run: RunFolder) -> Path | None:
 
 
 def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Case]:
-    """Cases to show; none, and a line that says why, where none can be painted."""
+    """Synthetic cases to show; if none can be painted, prints why and returns none."""
     facts = run.facts()
     if folder:
         return load_cases(folder, run.recipe().image, facts.modalities)

@@ -1,4 +1,4 @@
-"""`asyndgan site`: for the administrator of a site."""
+"""`asyndgan site`: commands for a site's administrator."""
 
 import logging
 import signal
@@ -18,12 +18,12 @@ from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection
 
 site = typer.Typer(
-    help="A hospital's end of a federation: two commands and one file.",
+    help="A hospital's end of a federation: kit, data and policy.",
     no_args_is_help=True,
     add_completion=False,
 )
 MOST_ANSWERS = 20_000
-"""Three runs of `default`. Who may ask without end is told more."""
+"""Default limit on answers, three runs of `default`: unlimited answers would reveal more."""
 
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
 
@@ -35,7 +35,7 @@ def init(
         Path, typer.Option(prompt="Folder of the images and masks", help="As nnU-Net has them.")
     ],
 ) -> None:
-    """Writes site.toml, and a policy to go through: the defaults, and a limit of answers."""
+    """Writes site.toml and a policy to review: the defaults, with a limit on answers."""
     service = flare_part("service")
     name, kits = service.name_of(kit), flare_part("kits")
     kits.plain(kit)
@@ -58,7 +58,7 @@ def init(
 
 @site.command()
 def check(kit: Kit) -> None:
-    """Data, policy, certificates, connection, clock, versions, disk; exits with 1 on a fault."""
+    """Checks data, policy, certificate, connection, clock, versions, disk; exits 1 on a fault."""
     checks = flare_part("checks").checks
     table = Table("", "", show_header=False, box=None)
     faults = 0
@@ -73,7 +73,7 @@ def check(kit: Kit) -> None:
 
 @site.command()
 def start(kit: Kit) -> None:
-    """Takes part, until Ctrl-C. Run it as a service. Only outgoing connections are made."""
+    """Takes part in runs until Ctrl-C, by outgoing connections only; run it as a service."""
     service = flare_part("service")
     flare_part("kits").guard(kit)
 

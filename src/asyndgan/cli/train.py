@@ -1,4 +1,4 @@
-"""`asyndgan train`: one generator from several sites."""
+"""`asyndgan train`: trains one generator with several sites."""
 
 import re
 from pathlib import Path
@@ -108,10 +108,10 @@ def _withheld(pairs: list[str]) -> dict[str, list[str]]:
 
 
 def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
-    """`NAME=PATH` pairs as a mapping.
+    """Parses `NAME=PATH` pairs.
 
     Raises:
-        RecipeError: if one is not of that form, or a name comes twice.
+        RecipeError: if a pair is not of that form, or a name is not valid or comes twice.
     """
     sites: dict[str, Path] = {}
     for pair in pairs:
@@ -130,7 +130,7 @@ def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
 
 
 def tell_finished(console: Console, run: RunFolder) -> None:
-    """The last lines of a training."""
+    """Prints a summary after training."""
     facts = run.facts()
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
     console.print(
@@ -147,10 +147,10 @@ def tell_finished(console: Console, run: RunFolder) -> None:
 
 @final
 class TrainingDisplay:
-    """A bar with the time left and a table of the sites' losses, drawn in place.
+    """Shows a bar with the time left and a table of the sites' losses, updated in place.
 
     Args:
-        console: where; without a terminal it prints a line now and then.
+        console: console to write to; without a terminal, a line is printed now and then.
     """
 
     def __init__(self, console: Console) -> None:
@@ -180,7 +180,7 @@ class TrainingDisplay:
             self.live.stop()
 
     def show(self, progress: RunProgress) -> None:
-        """Draws the state after a step."""
+        """Shows the state after a step."""
         for line in progress.news:
             self.console.print(f"step {progress.step}: {line}", style="yellow", markup=False)
         if self.console.is_terminal:
@@ -213,7 +213,7 @@ def _losses(progress: RunProgress) -> Table:
     table.add_column("site")
     table.add_column("share", justify="right")
     for name in names:
-        table.add_column(escape(name), justify="right")  # a site's word
+        table.add_column(escape(name), justify="right")  # the name comes from a site
     for site, losses in progress.report.losses.items():
         values = [f"{losses[name]:.3f}" if name in losses else "" for name in names]
         table.add_row(site, f"{progress.report.shares[site]:.2f}", *values)

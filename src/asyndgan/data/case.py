@@ -9,23 +9,25 @@ import numpy as np
 from asyndgan.arrays import Image, Mask
 
 MODALITIES_LIMIT: Final = 64
-"""Of one site: as many as a message may name."""
+"""Most modalities one site may have: the number a message can name."""
 
 
 @final
 @dataclass(frozen=True)
 class Preparation:
-    """What turned the stored arrays into a `Case`; `asyndgan.data.prepare.invert` undoes it.
+    """How the stored arrays became a `Case`; `asyndgan.data.prepare.invert` undoes it.
 
     Attributes:
         shape: rows and columns as stored, in pixels.
-        spacing: millimetres a pixel as stored, one a row and column; 1.0 where the format has none.
+        spacing: millimetres per pixel as stored, along rows and columns; 1.0 where the format has
+            no spacing.
         resized: rows and columns after resampling, before cropping and padding.
-        offset: rows and columns at which the resized image starts in the prepared one; negative
+        offset: row and column at which the resized image starts in the prepared one; negative
             where it was cropped.
-        scale: per modality, the factor of `prepared = stored * scale + shift`.
-        shift: per modality, the summand of the same.
-        clipped: per modality, which part of the pixels that are not black lay beyond white.
+        scale: factor for each modality in `prepared = stored * scale + shift`.
+        shift: summand for each modality in the same formula.
+        clipped: for each modality, the fraction of non-black pixels that were brighter than white
+            and were clipped.
     """
 
     shape: tuple[int, int]
@@ -44,11 +46,11 @@ class Case:
 
     Attributes:
         name: case name as in the file names; one slice of a volume is `NAME_z<index>`.
-        patient: who it is of; splits never share one.
+        patient: the patient the case belongs to; no two splits share a patient.
         image: float32 in [-1, 1], one channel for each of `modalities`, in their order.
         mask: int64 labels, same spatial shape.
         modalities: names of the channels.
-        preparation: how to get back to the stored grid and intensities.
+        preparation: what is needed to restore the stored grid and intensities.
         absent: modalities that this case lacks; their channels are -1 everywhere.
     """
 
@@ -62,19 +64,19 @@ class Case:
 
     @property
     def present(self) -> tuple[bool, ...]:
-        """Which of `modalities` it has."""
+        """Whether the case has each of `modalities`."""
         return tuple(name not in self.absent for name in self.modalities)
 
 
 @final
 class Intensities:
-    """Statistics of one modality of one case, each worked out when first asked for.
+    """Statistics of one modality of one case, each computed on first use.
 
-    The slices of a volume share one, so that all are normalised by the volume, not each by itself.
+    The slices of a volume share one instance, so they are normalised by the volume as a whole.
     """
 
     def __init__(self, values: np.ndarray) -> None:
-        """Keeps `values`, stored intensities of any shape, without a copy."""
+        """Keeps a reference to `values`, stored intensities of any shape."""
         self._values = values
         self._percentiles: dict[tuple[float, float], tuple[float, float]] = {}
 
@@ -90,7 +92,7 @@ class Intensities:
         return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
 
     def percentiles(self, low: float, high: float) -> tuple[float, float]:
-        """The intensities below which `low` and `high` per cent of the pixels lie."""
+        """Intensities below which `low` and `high` per cent of the pixels lie."""
         if (low, high) not in self._percentiles:
             below, above = np.percentile(self._values, (low, high))
             self._percentiles[low, high] = float(below), float(above)
@@ -100,15 +102,16 @@ class Intensities:
 @final
 @dataclass(frozen=True)
 class RawCase:
-    """One case, or one slice of a volume, as stored: before any preparation.
+    """One case, or one slice of a volume, as stored and before any preparation.
 
     Attributes:
         name: as in `Case`.
         patient: as in `Case`.
         channels: modality name to a float32 array (rows, columns) of stored intensities.
         mask: int64 labels (rows, columns); None where the data set has no labels for the case.
-        spacing: millimetres a pixel, one a row and column.
-        volume: for a slice of a volume, modality name to the intensities of the whole volume.
+        spacing: millimetres per pixel, along rows and columns.
+        volume: modality name to the statistics of the whole volume; empty unless the case is a
+            slice of a volume.
     """
 
     name: str
@@ -119,5 +122,5 @@ class RawCase:
     volume: dict[str, Intensities] = field(default_factory=dict, repr=False)
 
     def intensities(self, modality: str) -> Intensities:
-        """Statistics of `modality` over the whole case: over the volume where this is a slice."""
+        """Statistics of `modality` over the case, or over the whole volume if this is a slice."""
         return self.volume.get(modality) or Intensities(self.channels[modality])

@@ -1,6 +1,6 @@
-"""Looking over a data set before anything is trained on it: every fault, not only the first.
+"""Checks a data set before training and reports every fault, not only the first.
 
-Reads everything, changes nothing.
+All files are read; none is changed.
 """
 
 from collections import Counter
@@ -30,18 +30,18 @@ from asyndgan.data.nnunet import (
 )
 
 SHOWN_NAMELESS = 8
-"""Labels without a name that a report counts; a picture taken for a mask may hold hundreds."""
+"""Most unnamed labels a report lists; a picture mistaken for a mask may hold hundreds."""
 
 
 @final
 @dataclass(frozen=True)
 class Fault:
-    """Something to put right.
+    """One problem in a data set that has to be corrected.
 
     Attributes:
-        file: the file or folder.
+        file: the file or folder at fault.
         reason: what is wrong, without a full stop.
-        remedy: what to do, a whole sentence.
+        remedy: what to do, as a full sentence.
     """
 
     file: Path
@@ -52,15 +52,15 @@ class Fault:
 @final
 @dataclass(frozen=True)
 class CheckReport:
-    """What was found in one folder.
+    """The result of checking one folder.
 
     Attributes:
-        folder: as given.
-        rows: heading and text, for a table: cases, patients, modalities, sizes, spacing, labels,
-            intensities.
+        folder: the folder, as passed by the caller.
+        rows: heading and text of each table row: cases, patients, modalities, sizes, spacing,
+            labels, intensities.
         faults: in the order of the files.
         patients: patient to one of the patient's image files.
-        labels: name to number; empty where dataset.json cannot be used.
+        labels: name to number; empty if dataset.json is unusable.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class CheckReport:
 
 @dataclass
 class _Tally:
-    """What is counted while the files are read."""
+    """Counts and faults collected while the files are read."""
 
     faults: list[Fault] = field(default_factory=list)
     sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
@@ -84,11 +84,11 @@ class _Tally:
     extremes: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def fault(self, file: Path, reason: str, remedy: str) -> None:
-        """Notes a fault and goes on."""
+        """Records a fault; checking continues."""
         self.faults.append(Fault(file, reason, remedy))
 
     def error(self, error: DataFileError) -> None:
-        """Notes what a reader raised and goes on."""
+        """Records an error raised by a reader; checking continues."""
         self.fault(error.file, error.reason, error.remedy)
 
 
@@ -99,9 +99,9 @@ def check_folder(
 
     Args:
         folder: holds dataset.json, imagesTr and labelsTr.
-        test: another data set whose patients may not be in this one; only its names
-            are read, so check it as well.
-            imagesTs in the same folder is compared with imagesTr in any case.
+        test: another data set that must share no patient with this one. Only its dataset.json
+            and file names are read, so it needs a check of its own. imagesTs in `folder`, where
+            present, is always compared with imagesTr.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
@@ -124,9 +124,10 @@ def check_folder(
 
 
 def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
-    """Faults between data sets that are to train together.
+    """Finds contradictions between data sets that are to be trained on together.
 
-    One number with two names, one name with two numbers, and a patient at two sites.
+    These are one label number with two names, one label name with two numbers, and a patient who
+    is at two sites.
     """
     faults: list[Fault] = []
     for place, report in enumerate(reports):
@@ -163,7 +164,7 @@ def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:
 
 
 def _check_files(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool, list[CaseFiles]]:
-    """Reads dataset.json, imagesTr and labelsTr; the bool says whether dataset.json can be used."""
+    """Reads dataset.json, imagesTr and labelsTr; the bool tells whether dataset.json is usable."""
     info, described = _described(folder, tally)
     try:
         cases = list_cases(folder, info)
@@ -183,7 +184,10 @@ def _check_files(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool, list[C
 
 
 def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
-    """What dataset.json says, or a guess from the file names so that reading can go on."""
+    """Reads dataset.json, or guesses its content from the file names so that checking can go on.
+
+    The bool tells whether dataset.json is usable.
+    """
     try:
         return describe(folder), True
     except DataFileError as error:
@@ -212,7 +216,8 @@ def _check_case(
         for modality, stored in planes.items():
             _check_image(path, modality, stored, images, tally)
             images.setdefault(modality, stored)
-    # One unreadable file where three modalities are wanted may be RGB: is any missing?
+    # A single unreadable file where three modalities are wanted may be an RGB picture that holds
+    # them all, so none is reported missing.
     unknown = not images and len(info.modalities) == 3 and set(files.images) == {0}
     for number, modality in enumerate(() if unknown else info.modalities):
         if number not in files.images and modality not in images:
@@ -298,7 +303,7 @@ def _check_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: _T
 def _stray_files(
     folder: Path, info: DatasetInfo, cases: Sequence[CaseFiles], tally: _Tally
 ) -> None:
-    """Files that no case claims."""
+    """Reports files that belong to no case."""
     if cases:
         wanted = image_name_pattern(info.file_ending)
         for path in _files(folder / "imagesTr"):
@@ -330,7 +335,7 @@ def _compare_with_test(
         info = describe(test)
         others = list_cases(test, info, part)
     except DataFileError as error:
-        # All else is a fault of the test set, which has a report of its own.
+        # Any other error is a fault of the test set, which has its own report.
         if error.file == test / "imagesTs" and test != folder:
             tally.error(error)
         return
@@ -370,13 +375,13 @@ def _rows(
 
 
 def _range(found: Iterable[Sequence[int | float]]) -> str:
-    """Along each axis the smallest and the largest: '128 x 96 to 160'."""
+    """Formats the smallest and largest value along each axis, as in '128 x 96 to 160'."""
     axes = [(f"{min(axis):.4g}", f"{max(axis):.4g}") for axis in zip(*found, strict=False)]
     return " x ".join(low if low == high else f"{low} to {high}" for low, high in axes) or "none"
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files of a folder that are not hidden, sorted; none where there is no folder."""
+    """Lists the entries of a folder that are not hidden, sorted; none if the folder is missing."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

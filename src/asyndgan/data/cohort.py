@@ -1,4 +1,4 @@
-"""The cases of one site, and the batches drawn from them. A cohort never leaves its site."""
+"""The cases of one site and the batches drawn from them. A cohort never leaves its site."""
 
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,21 +17,21 @@ from asyndgan.data.splits import split_patients
 from asyndgan.errors import CohortError
 
 RAREST: Final = 4.0
-"""How many times as often as one in the middle a rare case may be drawn."""
+"""Largest draw weight of a rare case, as a multiple of the median weight."""
 
 
 @final
 @dataclass(frozen=True)
 class Batch:
-    """Real images and the conditions that belong to them.
+    """Real images and their conditions.
 
     Attributes:
         images: (b, c, *space) in [-1, 1].
         conditions: int64, (b, *space) label maps or (b,) classes.
-        halves: which half of the site's patients each is of, (b,) zeros and ones; None where it
-            is nobody's.
-        present: which modalities each has, (b, c) booleans; None: all. What is absent is -1
-            everywhere.
+        halves: (b,) zeros and ones, the half of the site's patients each image belongs to; None
+            if the images belong to no patient.
+        present: (b, c) booleans, the modalities each image has; None means all. An absent
+            modality is -1 everywhere.
     """
 
     images: Images
@@ -40,12 +40,15 @@ class Batch:
     present: Tensor | None = None
 
     def to(self, device: torch.device) -> Self:
-        """The same batch, on a device."""
+        """Returns the same batch on a device."""
         parts = (self.images, self.conditions, self.halves, self.present)
         return type(self)(*(part if part is None else part.to(device) for part in parts))  # type: ignore[arg-type]  # None only where it may be
 
     def blanked(self, images: Images) -> Images:
-        """Images of this batch's shape with nothing where a case of it lacks a modality."""
+        """Sets `images` to black (-1) wherever the matching case of this batch lacks a modality.
+
+        `images` must have the shape of this batch's images.
+        """
         if self.present is None:
             return images
         space = [1] * (images.ndim - 2)
@@ -56,24 +59,24 @@ class Batch:
 class Cohort:
     """The cases of one site.
 
-    A batch is a function of its number alone: every pass over the cases has a permutation of its
-    own, drawn from the site's seed. So a checkpoint holds a number, and nothing of a patient.
+    A batch depends only on its number and the site's seed, from which the order of each pass over
+    the cases is drawn. A checkpoint therefore stores just a number and nothing about a patient.
 
     Args:
         images: (n, c, *space) in [-1, 1].
         conditions: integers, (n, *space) label maps or (n,) classes.
         modalities: names of the c channels.
-        patients: whose each case is; None: each is of another patient.
-        present: which modalities each case has, (n, c) booleans; None: all of them.
+        patients: patient of each case; None if every case is of a different patient.
+        present: (n, c) booleans, the modalities each case has; None means all.
         labels: name of every label or class, by its number.
-        seed: of the draws.
+        seed: seed of the draws.
         flip: mirror images and label maps along the last axis, at random.
         move: turn, scale and shift images with their label maps, at random.
-        rare_first: draw cases whose labels, or sizes of a label, few others have more often; else
-            each case once in every pass.
+        rare_first: draw cases with a rare label, or a rare size of a label, more often than
+            others; otherwise each case is drawn once in every pass.
 
     Raises:
-        CohortError: if there is no case, or the parts do not fit each other.
+        CohortError: if there is no case, or the arguments do not fit each other.
     """
 
     def __init__(
@@ -147,14 +150,14 @@ class Cohort:
         move: bool = False,
         rare_first: bool = False,
     ) -> Self:
-        """A cohort of prepared cases.
+        """Builds a cohort from prepared cases; drops modalities that no case has.
 
         Args:
             cases: all of one size and with the same modalities.
             labels: number of each label by name, as in `dataset.json`.
-            condition: `mask` takes the label maps; `none` leaves them at the door. (`class`
-                conditions are no part of a folder of images; give them to the constructor.)
-            seed: of the draws.
+            condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
+                no `class` conditions; pass those to the constructor.)
+            seed: seed of the draws.
             flip: as for the constructor.
             move: as for the constructor.
             rare_first: as for the constructor.
@@ -171,7 +174,7 @@ class Cohort:
             )
         masks = torch.stack([case.mask for case in cases])
         present = torch.tensor([case.present for case in cases])
-        held = present.any(0)  # what no case has, though the folder names it, is none of the site's
+        held = present.any(0)  # a modality that the folder names but no case has is dropped
         return cls(
             torch.stack([case.image[held] for case in cases]),
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
@@ -195,15 +198,15 @@ class Cohort:
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of all images and conditions in their order: the same for the same cases."""
+        """SHA-256 of all images and conditions in their order; equal for equal cases."""
         return digest_of((self.images, self.conditions))
 
     def batch(self, number: int, size: int) -> Batch:
-        """The batch with this number: cases `number * size` onwards of an endless shuffle.
+        """Returns one batch: the cases from position `number * size` of an endless shuffle.
 
         Args:
-            number: from 0.
-            size: images a batch.
+            number: number of the batch, from 0.
+            size: images per batch.
         """
         drawn = [self._case(number * size + offset) for offset in range(size)]
         index = torch.tensor([case for case, _ in drawn])
@@ -211,13 +214,16 @@ class Cohort:
         return self._batch(index, mirror, self._random("moves", number))
 
     def redrawn(self, secret: str) -> Self:
-        """The same cases in another order, mirrored and moved otherwise: by a secret as well."""
+        """Returns the same cohort with other random draws, seeded from the seed and a secret.
+
+        The draws are the order of the cases, the mirroring and the moves.
+        """
         other = copy(self)
         other.seed = derived_seed(self.seed, secret)
         return other
 
     def other(self, number: int, size: int) -> Batch:
-        """A batch that has nothing to do with `batch(number, size)`, for unpaired comparisons."""
+        """Draws a batch independently of `batch(number, size)`, for unpaired comparisons."""
         random = self._random("other", number)
         if self.weights is None:
             index = torch.randint(len(self), (size,), generator=random)
@@ -227,25 +233,25 @@ class Cohort:
 
     @property
     def parts(self) -> list[float]:
-        """Of the cases: those that have each modality."""
+        """Fraction of the cases that have each modality, in 0 to 1."""
         if self.present is None:
             return [1.0] * len(self.modalities)
         return self.present.double().mean(0).tolist()
 
     @property
     def patients(self) -> int:
-        """How many there are."""
+        """Number of patients."""
         return len(self._cases_of_patients)
 
     def patients_by_chance(self, rate: float, uniform: Callable[[int], Tensor]) -> Batch:
-        """One case of each patient who is drawn, each by himself with probability `rate`.
+        """Draws each patient independently with probability `rate`, and one case of each drawn.
 
-        It has nothing to do with `batch`, and is empty when nobody is drawn.
+        The draw is independent of `batch`. The batch is empty if no patient is drawn.
 
         Args:
-            rate: from 0 to 1.
-            uniform: gives so many numbers from 0 to below 1; not of the recipe's seed, or the draw
-                would be known.
+            rate: probability, from 0 to 1.
+            uniform: returns the given number of uniform draws from [0, 1). It must not be seeded
+                from the recipe, or the draw would be predictable.
         """
         drawn = uniform(self.patients) < rate
         chosen = [
@@ -275,7 +281,7 @@ class Cohort:
         )
 
     def _case(self, position: int) -> tuple[int, bool]:
-        """Index of the case at a position of the endless shuffle, and whether to mirror it."""
+        """Returns the index of the case at a position of the shuffle, and whether to mirror it."""
         epoch, offset = divmod(position, len(self))
         random = self._random("epoch", epoch)
         if self.weights is None:
@@ -291,14 +297,14 @@ class Cohort:
 def drawn_from(
     pool: Tensor, count: int, random: torch.Generator, *, flip: bool, move: bool = False
 ) -> Tensor:
-    """Conditions that are nobody's: of this pool, alike and with repeats.
+    """Draws conditions uniformly from a pool, with replacement; they belong to no patient.
 
     Args:
         pool: label maps (n, *space), or classes (n,).
-        count: how many.
-        random: of the draw.
+        count: how many to draw.
+        random: generator for the draw.
         flip: mirror label maps at random.
-        move: turn, scale and shift them at random.
+        move: turn, scale and shift label maps at random.
     """
     drawn = pool[torch.randint(len(pool), (count,), generator=random)]
     drawn = _mirrored(drawn, _mirrors(count, random, flip))
@@ -308,13 +314,13 @@ def drawn_from(
 
 
 def derived_seed(seed: int, *parts: object) -> int:
-    """A seed for one purpose: SHA-256 of a run's seed and what it is for."""
+    """Derives a 63-bit seed for one purpose: SHA-256 of a seed and the parts that name its use."""
     text = "/".join(str(part) for part in (seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def digest_of(tensors: Iterable[Tensor]) -> str:
-    """SHA-256 of tensors in their order, in hexadecimal: of their types, shapes and values."""
+    """SHA-256, in hexadecimal, of the types, shapes and values of tensors in their order."""
     digest = hashlib.sha256()
     for tensor in tensors:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
@@ -323,7 +329,7 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 
 
 def _halves(patients: Sequence[str]) -> Tensor:
-    """Two halves of about as many cases, whole patients each; all zeros for a single patient."""
+    """Assigns patients to two halves of about equally many cases; all zeros for one patient."""
     halves = torch.zeros(len(patients), dtype=torch.int64)
     if len(set(patients)) > 1:
         halves[split_patients(patients, {"first": 0.5, "second": 0.5}, 0)["second"]] = 1
@@ -331,11 +337,12 @@ def _halves(patients: Sequence[str]) -> Tensor:
 
 
 def rarity(conditions: Tensor) -> Tensor:
-    """How often to draw each case (n,), in relation to the others: as its rarest trait says.
+    """Relative draw weight of each case (n,), set by the rarest trait of the case.
 
-    A trait is a label (or class) other than 0 and, in label maps, its size by doublings; it weighs
-    the inverse of how many cases have it. No case weighs more than `RAREST` times the median, so
-    that no patient and no slip of the pen becomes half of what is learned.
+    A trait is a label (or class) other than 0 together with, in label maps, its size rounded down
+    to a power of two pixels; its weight is 1 over the number of cases that have it. No weight
+    exceeds `RAREST` times the median, so that a single patient or annotation error does not
+    dominate the training.
     """
     flat = conditions.reshape(len(conditions), -1)
     weights = torch.full((len(flat),), 1 / len(flat))
@@ -350,7 +357,7 @@ def rarity(conditions: Tensor) -> Tensor:
 
 
 def _mirrors(count: int, random: torch.Generator, flip: bool) -> Tensor:
-    """Which of so many cases to mirror."""
+    """Draws which of `count` cases to mirror."""
     return torch.rand(count, generator=random) < (0.5 if flip else -1.0)
 
 
@@ -362,7 +369,7 @@ def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:
 
 
 def _moved(images: Tensor, conditions: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Images with their label maps; classes stay what they are."""
+    """Moves images and their label maps; class conditions are left unchanged."""
     maps = conditions if conditions.ndim > 1 else torch.zeros_like(images[:, 0], dtype=torch.int64)
     images, maps = moved(images, maps, LIKE_PATIENTS, random)
     return images.clamp(min=IMAGE_LOW), maps if conditions.ndim > 1 else conditions

@@ -1,4 +1,4 @@
-"""Turned, scaled and shifted images, with their label maps."""
+"""Random rotation, scaling and shifting of images together with their label maps."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ from asyndgan.arrays import IMAGE_LOW, Images, Masks
 @final
 @dataclass(frozen=True)
 class Moves:
-    """How far images are moved at random.
+    """Limits of the random moves.
 
     Attributes:
-        flips: spatial axes, counted from the last (-1: left to right), that are mirrored.
+        flips: spatial axes to mirror at random, counted from the last (-1: left to right).
         rotation: largest angle, in degrees, in the plane of the last two axes.
-        zoom: largest change of size: 0.2 is from 1 / 1.2 to 1.2 times.
-        translation: largest shift, as a part of the image's side.
-        rim: what comes in from beyond the image, as `grid_sample` has it: nothing ("zeros") or its
-            reflection, labels alike.
+        zoom: largest change of size: 0.2 allows factors from 1 / 1.2 to 1.2.
+        translation: largest shift, as a fraction of the image's side.
+        rim: how pixels from beyond the image's edge are filled, as `padding_mode` of
+            `grid_sample`: "zeros" (black, label 0) or "reflection". Applies to labels as well.
     """
 
     flips: tuple[int, ...] = ()
@@ -35,23 +35,23 @@ class Moves:
 
 
 LIKE_PATIENTS: Final = Moves(rim="reflection")
-"""As heads lie in scanners, and are small and large.
+"""Moves as large as the differences between patients in head position and size.
 
-Reflected, since a generator would learn wedges of black that no mask announces.
+Edges are reflected, since a generator would learn black wedges that the mask does not show.
 """
 
 
 def moved(images: Images, masks: Masks, how: Moves, random: Generator) -> tuple[Images, Masks]:
-    """Moves each image of a batch by its own draw.
+    """Moves each image of a batch independently, together with its mask.
 
     Args:
         images: (b, c, *space) in [-1, 1].
-        masks: int64 labels (b, *space), moved along by nearest neighbour.
-        how: how far.
-        random: on the CPU; two equal ones give equal results.
+        masks: int64 labels (b, *space), resampled by nearest neighbour.
+        how: limits of the moves.
+        random: generator on the CPU; equal states give equal results.
 
     Returns:
-        Images and their masks; -1 and 0 where nothing was, if the rim is of "zeros".
+        The moved images and masks; with `rim` "zeros", pixels from beyond the edge are -1 and 0.
     """
     grid = F.affine_grid(
         _placements(len(images), images.shape[2:], how, random).to(images.device),
@@ -65,7 +65,7 @@ def moved(images: Images, masks: Masks, how: Moves, random: Generator) -> tuple[
 
 
 def _placements(batch: int, space: Sequence[int], how: Moves, random: Generator) -> Tensor:
-    """One affine matrix an image, [b, n, n + 1], as `affine_grid` takes it (x before y)."""
+    """Draws one affine matrix per image, [b, n, n + 1], as `affine_grid` takes it (x before y)."""
 
     def draw(largest: float, *shape: int) -> Tensor:
         return (torch.rand(batch, *shape, generator=random) * 2 - 1) * largest
@@ -76,7 +76,7 @@ def _placements(batch: int, space: Sequence[int], how: Moves, random: Generator)
     for axis in how.flips:
         signs[:, -1 - axis] = (torch.rand(batch, generator=random) < 0.5) * 2.0 - 1
     matrix = torch.eye(len(space)).repeat(batch, 1, 1)
-    # Coordinates run from -1 to 1 on every axis, so a rotation of oblong images needs their ratio.
+    # Coordinates run from -1 to 1 on every axis, so rotating an oblong image needs its ratio.
     ratio = space[-2] / space[-1]
     matrix[:, 0, 0] = matrix[:, 1, 1] = angle.cos()
     matrix[:, 0, 1] = -angle.sin() * ratio

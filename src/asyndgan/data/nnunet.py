@@ -1,13 +1,13 @@
-"""Data sets in nnU-Net's raw convention (version 2), read.
+"""Reads data sets in nnU-Net's raw convention (version 2).
 
     dataset.json                channel_names, labels, numTraining, file_ending
-    imagesTr/CASE_0000.png      one file a modality; an RGB picture is one file of three
+    imagesTr/CASE_0000.png      one file per modality; an RGB picture holds three in one file
     labelsTr/CASE.png           label map; may be absent
 
-Volumes (NIfTI) are turned to the closest canonical orientation and cut into slices, shown as a
-radiologist sees them: rows run from anterior (axial) or superior down, columns from the patient's
-right (sagittal: from anterior). Every file is taken for hostile: sizes are bounded before anything
-is decoded, and whatever a decoder raises becomes a `DataError`.
+Volumes (NIfTI) are reoriented to the closest canonical orientation and cut into slices as a
+radiologist views them: rows start at anterior (axial) or superior (sagittal, coronal), columns at
+the patient's right (sagittal: at anterior). Every file is treated as hostile: sizes are bounded
+before anything is decoded, and whatever a decoder raises becomes a `DataError`.
 """
 
 import re
@@ -27,20 +27,20 @@ from asyndgan.errors import DataError
 from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
 
 DEFAULT_PATIENT_PATTERN = r"(.+?)(?:_[sz]\d+(?:_.*)?)?$"
-"""All before `_s<number>` or `_z<number>` (as slices are named here), else the whole name."""
+"""The name up to `_s<number>` or `_z<number>` (how slices are named here), else the whole name."""
 
 Axis = Literal["sagittal", "coronal", "axial"]
 Part = Literal["Tr", "Ts"]
 
 FILE_ENDINGS = (".png", ".nii.gz", ".nii")
 NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
-"""In the header of a painted file; NIfTI has 80 bytes for it."""
+"""Note in the header of a painted file; NIfTI allows 80 bytes."""
 
 MAX_JSON_BYTES = 2**24
 MAX_PNG_PIXELS = 2**26  # below PIL's own limit, which only warns
-MAX_NIFTI_VOXELS = 2**29  # the largest CT volumes hold half of that; reading takes 18 bytes a voxel
+MAX_NIFTI_VOXELS = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
 MAX_LABEL = 255  # what an 8-bit mask can hold
-AFFINE_TOLERANCE = 1e-3  # of spacings (relative) and directions: what tools round away in a header
+AFFINE_TOLERANCE = 1e-3  # for spacings (relative) and directions: tools round header values
 ORIGIN_TOLERANCE = 0.1  # voxels
 
 AXES: dict[Axis, int] = {"sagittal": 0, "coronal": 1, "axial": 2}
@@ -49,12 +49,12 @@ _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
 class DataFileError(DataError):
-    """A `DataError` about one file: which, what is wrong with it, and what to do.
+    """A `DataError` about one file or folder.
 
     Attributes:
-        file: the file or folder.
+        file: the file or folder at fault.
         reason: what is wrong, without a full stop.
-        remedy: what to do, a whole sentence.
+        remedy: what to do, as a full sentence.
     """
 
     def __init__(self, file: Path, reason: str, remedy: str) -> None:
@@ -67,15 +67,15 @@ class DataFileError(DataError):
 @final
 @dataclass(frozen=True)
 class DatasetInfo:
-    """What dataset.json says.
+    """The content of dataset.json.
 
     Attributes:
-        name: as given there, else the folder's name.
-        modalities: names of the channels, in the order of the file names' numbers.
-        labels: name to number, 0 to 255. An "ignore" label is a label like any other.
+        name: name of the data set; the folder's name if dataset.json gives none.
+        modalities: names of the channels, in the order of the numbers in the file names.
+        labels: name to number, 0 to 255. An "ignore" label gets no special treatment.
         file_ending: one of `FILE_ENDINGS`.
         extra: all other keys, such as "synthetic" or "provenance".
-        training: numTraining; None where absent.
+        training: numTraining; None if absent.
     """
 
     name: str
@@ -87,24 +87,24 @@ class DatasetInfo:
 
     @property
     def synthetic(self) -> bool:
-        """Whether a generator painted the images."""
+        """Whether dataset.json declares all images as painted by a generator."""
         return self.extra.get("synthetic") is True
 
     @property
     def synthetic_cases(self) -> tuple[str, ...]:
-        """Cases that nobody acquired, in a set of acquired ones (see `write_extended`)."""
+        """Names of the synthetic cases in a set of acquired ones (see `write_extended`)."""
         named = self.extra.get("synthetic_cases")
         return tuple(map(str, named)) if isinstance(named, list) else ()
 
     @property
     def painted(self) -> tuple[str, ...]:
-        """Channels that nobody acquired, in a set of acquired ones (see `write_completed`)."""
+        """Names of the painted channels in a set of acquired ones (see `write_completed`)."""
         named = self.extra.get("synthetic_modalities")
         return tuple(map(str, named)) if isinstance(named, list) else ()
 
     @property
     def incomplete(self) -> bool:
-        """Whether cases may lack modalities, which is a slip elsewhere."""
+        """Whether cases may lack modalities; otherwise a missing one is an error."""
         return self.extra.get("incomplete") is True
 
 
@@ -115,8 +115,8 @@ class CaseFiles:
 
     Attributes:
         name: case name, without modality number and file ending.
-        images: number in the file name (the modality's place) to file.
-        mask: None where there is none.
+        images: number in the file name (the modality's index) to file.
+        mask: mask file, or None.
     """
 
     name: str
@@ -132,7 +132,7 @@ class Stored:
     Attributes:
         values: (rows, columns) of a picture, or (right, anterior, superior) of a volume; float32
             intensities or int64 labels.
-        affine: (4, 4), from a voxel's place in the volume to millimetres; None for pictures.
+        affine: (4, 4), from voxel indices to millimetres; None for pictures.
     """
 
     values: np.ndarray = field(repr=False)
@@ -140,20 +140,20 @@ class Stored:
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Millimetres a pixel along each axis; 1.0 for pictures."""
+        """Millimetres per pixel along each axis; 1.0 for pictures."""
         if self.affine is None:
             return (1.0, 1.0)
-        # From the affine, not the header's zooms: 2-D files have no third one.
+        # Taken from the affine, not the header's zooms: 2-D files have no third zoom.
         return tuple(float(mm) for mm in nib.affines.voxel_sizes(self.affine))
 
 
 def patient_of(case_name: str, pattern: str = DEFAULT_PATIENT_PATTERN) -> str:
-    """Who a case is of, going by its name.
+    """Derives the patient from a case name.
 
     Args:
         case_name: as in the file names.
-        pattern: regular expression, matched from the name's start. Its first group is the patient,
-            or all it matched if it has no group. A name that it does not match is a patient.
+        pattern: regular expression, matched from the start of the name. The patient is its first
+            group, the whole match if it has no group, or the whole name if it does not match.
 
     Raises:
         DataError: `pattern` is not a regular expression.
@@ -173,8 +173,8 @@ def describe(folder: Path) -> DatasetInfo:
     """Reads a data set's dataset.json.
 
     Raises:
-        DataError: it is missing, is no JSON, or holds what this package cannot use (regions as
-            labels, file endings other than `FILE_ENDINGS`).
+        DataError: it is missing, is not JSON, or holds something this package does not support
+            (regions as labels, file endings other than `FILE_ENDINGS`).
     """
     path = folder / "dataset.json"
     table = json_table(path)
@@ -197,14 +197,14 @@ def describe(folder: Path) -> DatasetInfo:
 
 
 def check_labels(folder: Path, labels: Mapping[str, str]) -> None:
-    """Sees that a data set means by its labels what a run does.
+    """Checks that a data set's labels agree with those of a run.
 
     Args:
         folder: holds dataset.json.
-        labels: the run's: number, as text, to name.
+        labels: the run's labels: number, as text, to name.
 
     Raises:
-        DataError: a number has another name, or a name another number.
+        DataError: a number has a different name, or a name a different number.
     """
     numbers = {name: int(number) for number, name in labels.items()}
     for name, number in describe(folder).labels.items():
@@ -218,7 +218,7 @@ def check_labels(folder: Path, labels: Mapping[str, str]) -> None:
 
 
 def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseFiles]:
-    """The cases of `folder`/imagesTr (or imagesTs), sorted by name; opens no file.
+    """Lists the cases of `folder`/imagesTr (or imagesTs), sorted by name; opens no file.
 
     Raises:
         DataError: there is no such folder, or no file in it is named like an image.
@@ -252,9 +252,9 @@ def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseF
 
 
 def image_name_pattern(file_ending: str) -> re.Pattern[str]:
-    """Matches the name of an image file; its groups are the case and the modality's number.
+    """Returns a pattern for names of image files; its groups are the case and modality number.
 
-    Hidden files are none: macOS leaves a `._CASE_0000.png` beside each file on foreign disks.
+    Hidden files do not match: macOS leaves a `._CASE_0000.png` beside each file on foreign disks.
     """
     return re.compile(r"(?!\.)(.+)_(\d{4})" + re.escape(file_ending))
 
@@ -264,11 +264,11 @@ def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
 
     Args:
         path: the file.
-        number: the modality's place, as in the file name.
+        number: the modality's index, as in the file name.
         info: the data set's description.
 
     Returns:
-        Modality name to its array, float32: one, or three for an RGB picture.
+        Modality name to its float32 array: one entry, or three for an RGB picture.
 
     Raises:
         DataError: the file cannot be read, is too large, or does not fit `channel_names`.
@@ -299,7 +299,7 @@ def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
 
 
 def read_mask(path: Path) -> Stored:
-    """Reads one mask, int64.
+    """Reads one mask as int64.
 
     Raises:
         DataError: the file cannot be read, is too large, or does not hold whole numbers.
@@ -332,8 +332,8 @@ def read_cases(
     """Reads a data set, one case at a time, sorted by name.
 
     A modality without a file is left out of `RawCase.channels` (`asyndgan.data.prepare` raises if
-    it is wanted). Volumes come slice by slice, named `CASE_z0012`; the number counts from
-    the left, posterior or inferior end. A volume of one slice keeps the name of its case.
+    it needs one). Volumes are yielded slice by slice under names like `CASE_z0012`; the number
+    counts from the left, posterior or inferior end. A single-slice volume keeps its case's name.
 
     Args:
         folder: holds dataset.json.
@@ -341,7 +341,8 @@ def read_cases(
         patient_pattern: see `patient_of`.
 
     Raises:
-        DataError: anything is missing, unreadable, too large or contradictory; names the file.
+        DataError: anything is missing, unreadable, too large or contradictory; the error names the
+            file.
     """
     info = describe(folder)
     for files in list_cases(folder, info):
@@ -358,7 +359,7 @@ def read_case(
     """Reads one case, slice by slice if it is a volume; see `read_cases`.
 
     Args:
-        files: of the case.
+        files: the case's files.
         info: the data set's description.
         axis: as in `read_cases`.
         patient_pattern: as in `read_cases`.
@@ -388,10 +389,10 @@ def read_case(
 
 
 def json_table(path: Path) -> dict[str, object]:
-    """The content of a dataset.json.
+    """Reads a dataset.json without checking its keys.
 
     Raises:
-        DataFileError: there is none, or it holds no table.
+        DataFileError: the file is missing or does not hold a JSON object.
     """
     remedy = "Write it as nnU-Net wants it: channel_names, labels, numTraining, file_ending."
     if not path.is_file():
@@ -406,10 +407,10 @@ def json_table(path: Path) -> dict[str, object]:
 
 
 def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
-    """What `channel_names` says, in the order of its numbers.
+    """Checks `channel_names` and returns the names in the order of their numbers.
 
     Raises:
-        DataFileError: names `path`, if it is not as wanted.
+        DataFileError: `names` is not valid; the error names `path`.
     """
     remedy = 'Number them from 0 and name each once: "channel_names": {"0": "T1", "1": "FLAIR"}.'
     if not isinstance(names, dict) or not names:
@@ -427,10 +428,10 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
 
 
 def checked_labels(path: Path, labels: object) -> dict[str, int]:
-    """What `labels` says.
+    """Checks `labels` and returns name to number.
 
     Raises:
-        DataFileError: names `path`, if it is not as wanted.
+        DataFileError: `labels` is not valid; the error names `path`.
     """
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
     if not isinstance(labels, dict) or not labels:
@@ -467,10 +468,10 @@ def _check_names(path: Path, kind: str, names: Iterable[str]) -> None:
 
 
 def check_acquired(path: Path, case: str, modality: str, info: DatasetInfo) -> None:
-    """Sees that a file is none that a generator painted, unless its data set says so.
+    """Checks that a file was not painted by a generator, unless its data set declares it.
 
     Raises:
-        DataError: it says of itself that it was painted.
+        DataError: the file's header says that it was painted, and dataset.json does not.
     """
     if info.synthetic or case in info.synthetic_cases or modality in info.painted:
         return
@@ -505,9 +506,9 @@ def _decoding(path: Path, kind: str) -> Iterator[None]:
 
 
 def _png(path: Path) -> tuple[np.ndarray, str]:
-    """Pixels (rows, columns) or (rows, columns, bands), and PIL's name for their kind."""
+    """Reads pixels (rows, columns) or (rows, columns, bands), and PIL's name for their mode."""
     with _decoding(path, "PNG"):
-        # The size stands at a fixed place; PIL itself would only warn, and only above a larger one.
+        # The size is at a fixed offset; PIL itself would only warn, and only at a larger size.
         with path.open("rb") as file:
             head = file.read(24)
         if not head.startswith(b"\x89PNG\r\n\x1a\n") or len(head) < 24:
@@ -528,7 +529,7 @@ def _bounded_png(path: Path, columns: int, rows: int) -> None:
 
 
 def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Voxels (right, anterior, superior), scaled as the header says, and their affine."""
+    """Reads voxels (right, anterior, superior), scaled as the header says, and their affine."""
     with _decoding(path, "NIfTI"):
         stored = nib.load(path)
         if not isinstance(stored, nib.Nifti1Pair):
@@ -564,15 +565,16 @@ def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def same_grid(path: Path, stored: Stored, others: Mapping[str, Stored]) -> None:
-    """Sees that a file lies on the grid of its case: as many voxels, in the same places.
+    """Checks that a file lies on the grid of its case: same shape, same voxel positions.
 
     Args:
         path: the file.
-        stored: what was read from it.
-        others: modality to what was read before of the case; the first says where the grid is.
+        stored: its array.
+        others: modality to array, for the files of the case read so far; the first defines the
+            grid.
 
     Raises:
-        DataError: it does not.
+        DataError: the grids differ.
     """
     if not others:
         return
@@ -585,7 +587,7 @@ def same_grid(path: Path, stored: Stored, others: Mapping[str, Stored]) -> None:
 
 
 def _difference(stored: Stored, first: Stored, named: str) -> str:
-    """How the grid of `stored` differs from that of `first`, which is `named` so; else nothing."""
+    """Describes how the grid of `stored` differs from that of `first`, called `named`, or ""."""
     if stored.values.shape != first.values.shape:
         shape, wanted_shape = shown_shape(stored.values.shape), shown_shape(first.values.shape)
         return f"is {shape}, but {named} is {wanted_shape}"
@@ -603,15 +605,15 @@ def _difference(stored: Stored, first: Stored, named: str) -> str:
 
 
 def shown_shape(shape: Iterable[object]) -> str:
-    """For people: (128, 96) is '128 x 96'."""
+    """Formats a shape for display: (128, 96) becomes '128 x 96'."""
     return " x ".join(map(str, shape))
 
 
 def check_mask(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
-    """Sees that a mask has no label beside these.
+    """Checks that a mask holds no labels other than those given.
 
     Raises:
-        DataFileError: names `path` and the label.
+        DataFileError: it holds others; the error names `path` and those labels.
     """
     unknown = sorted(set(np.unique(mask).tolist()) - set(labels.values()))
     if unknown:
@@ -647,14 +649,14 @@ def _slices(
 
 
 def _plane(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
-    """One slice as a radiologist sees it: both in-plane axes reversed, then turned."""
+    """One slice as a radiologist views it: both in-plane axes reversed, then transposed."""
     return np.ascontiguousarray(np.flip(volume.take(index, axis)).T)
 
 
 def read_masks(
     folder: Path, *, axis: Axis = "axial", patient_pattern: str = DEFAULT_PATIENT_PATTERN
 ) -> Iterator[RawCase]:
-    """Reads the masks of a data set, which need no images beside them.
+    """Reads the masks of a data set; images are not needed.
 
     Args:
         folder: holds dataset.json and labelsTr.
@@ -665,7 +667,7 @@ def read_masks(
         Cases whose only channel, "mask", is the mask itself; sorted by name, slice by slice.
 
     Raises:
-        DataError: there is no mask, or one cannot be read.
+        DataError: there is no mask, or one cannot be read or holds a label that is not named.
     """
     info = describe(folder)
     paths = sorted((folder / "labelsTr").glob(f"[!.]*{info.file_ending}"))

@@ -1,12 +1,12 @@
-"""Drawn heads of several sites: axial T1, T2 and FLAIR slices with exact label maps.
+"""Head phantoms of several sites: axial T1, T2 and FLAIR slices with exact label maps.
 
-For the demo and the tests, where no patient's image may be used. A patient is drawn once, in
+They serve the demo and the tests, where no patient's image may be used. A patient is drawn once in
 normalised coordinates (the field of view is [-1, 1] in both axes, x from the image's left to right,
-y from front to back), and painted at any size; the scanner's look is laid over it last, in the
-order of the physics: contrast, receive field, point spread, Rician noise, display window.
+y from front to back) and can be rendered at any size. The scanner's effects are applied last, in
+physical order: contrast, receive field, point spread, Rician noise, display window.
 
-Every random number comes from a stream named by (seed, cohort, patient, purpose), so that patient 7
-is the same person however many patients a site has, whatever the size and whatever scanner it is.
+Every random number comes from a stream named by (seed, cohort, patient, purpose), so patient 7 is
+the same person regardless of the number of patients at the site, the image size and the scanner.
 """
 
 import zlib
@@ -34,22 +34,22 @@ _FIELD_OF_VIEW = 220.0
 """Millimetres from edge to edge of an image."""
 
 _LEVELS = range(8, 20)
-"""Slice numbers that are drawn: from the basal ganglia up to above the ventricles."""
+"""Slice numbers that can be drawn: from the basal ganglia up to above the ventricles."""
 
 _MOST_LESIONS = 3
-"""In one slice."""
+"""Most lesions shown in one slice."""
 
 _SMALLEST_SECTION = 0.05
-"""Radius in plane below which a slice is taken to miss a lesion: 1.6 pixels of 64."""
+"""In-plane radius at or below which a slice counts as missing a lesion: 1.6 pixels of 64."""
 
 _OVERSAMPLING = 2
-"""Drawn points a pixel and axis: sulci are thinner than a pixel of a small image."""
+"""Points drawn per pixel and axis: sulci are thinner than a pixel of a small image."""
 
 _TEST_PATIENTS = 6
-"""A site, in the test set."""
+"""Patients per site in the test set."""
 
-# Signal of each tissue in MODALITIES' order, 1 being the brightest. Spin-echo T1 and T2 and a
-# FLAIR whose inversion nulls cerebrospinal fluid; the orders matter, not the values.
+# Signal of each tissue, in the order of MODALITIES; 1 is the brightest. T1 and T2 are spin-echo,
+# and FLAIR's inversion nulls cerebrospinal fluid. The ranking of tissues matters, not the values.
 _SIGNAL = {
     "skin": (0.42, 0.34, 0.32),
     "fat": (0.88, 0.66, 0.58),
@@ -72,7 +72,7 @@ class Look:
         gain: factor of the signal.
         gamma: above 1 darkens the mid-tones, below 1 lifts them.
         contrast: factor of the distance from mid-grey, within the head.
-        offset: added to all that is in the head (a display window that starts below zero).
+        offset: added to everything in the head (a display window that starts below zero).
     """
 
     gain: float = 1.0
@@ -84,17 +84,18 @@ class Look:
 @final
 @dataclass(frozen=True)
 class Scanner:
-    """What one site's machine and protocol do to every image.
+    """The effect of one site's machine and protocol on every image.
 
     Attributes:
         t1: look of T1.
         t2: look of T2.
         flair: look of FLAIR.
-        fat: signal of the scalp's fat; near 0 with fat saturation.
+        fat: factor of the fat's signal in the scalp; near 0 with fat saturation.
         bias: amplitude of the receive field, in natural log units at the edge of the head.
-        bias_from: degrees from which the field is brightest, 0 front and 90 the image's right.
-        noise: standard deviation of each of the two parts of the complex noise, 1 being the
-            brightest tissue.
+        bias_from: direction in which the field is brightest, in degrees: 0 is the front, 90 the
+            image's right.
+        noise: standard deviation of the real and of the imaginary part of the noise, relative to
+            the brightest tissue.
         blur: standard deviation of the point spread, in millimetres.
     """
 
@@ -111,13 +112,13 @@ class Scanner:
 @final
 @dataclass(frozen=True)
 class LesionHabit:
-    """Which lesions a site's patients tend to have.
+    """The distribution of lesions among a site's patients.
 
     Attributes:
-        number: mean number a patient, Poisson.
-        radius: smallest and largest radius; a head is 0.87 long from its middle.
-        place: nearest and farthest centre, as a fraction of the way from the middle of the brain
-            to its surface; ventricles end near 0.3.
+        number: mean number per patient; the number is Poisson-distributed.
+        radius: smallest and largest radius, where a head extends 0.87 from its middle to the back.
+        place: smallest and largest distance of the centre, as a fraction of the way from the middle
+            of the brain to its surface; ventricles end near 0.3.
         frontal: probability of lying in the front half.
         edge: half-width of the soft edge, as a fraction of the radius.
     """
@@ -132,14 +133,14 @@ class LesionHabit:
 @final
 @dataclass(frozen=True)
 class PhantomSite:
-    """One site: how many patients, seen by which scanner, with which lesions.
+    """One site: its number of patients, its scanner and its patients' lesions.
 
     Attributes:
-        name: also the first part of its patients' names.
-        patients: how many.
-        slices: slices a patient, 1 to 12.
-        scanner: its look.
-        lesions: its patients' lesions.
+        name: site name, also the first part of its patients' names.
+        patients: number of patients.
+        slices: slices per patient, 1 to 12.
+        scanner: scanner of the site.
+        lesions: distribution of its patients' lesions.
 
     Raises:
         DataError: no patients, or slices outside 1 to 12.
@@ -162,7 +163,7 @@ class PhantomSite:
 
 
 DEFAULT_SITES: tuple[PhantomSite, ...] = (
-    # A recent 3 T machine: crisp, quiet, full contrast; many small lesions beside the ventricles.
+    # A recent 3 T machine: sharp, low noise, full contrast; many small lesions by the ventricles.
     PhantomSite(
         name="north",
         patients=26,
@@ -178,7 +179,7 @@ DEFAULT_SITES: tuple[PhantomSite, ...] = (
         ),
         lesions=LesionHabit(number=5.0, radius=(0.065, 0.11), place=(0.4, 0.62), edge=0.16),
     ),
-    # An old 1.5 T machine: soft, noisy, flat; single large lesions, mostly frontal.
+    # An old 1.5 T machine: blurred, noisy, low contrast; few large lesions, mostly frontal.
     PhantomSite(
         name="south",
         patients=20,
@@ -240,9 +241,9 @@ def phantom_cases(site: PhantomSite, *, size: int, seed: int) -> Iterator[RawCas
     """Draw every case of a site, patient by patient and from the lowest slice up.
 
     Args:
-        site: what to draw.
+        site: the site to draw.
         size: rows and columns of an image, 32 or more.
-        seed: other seeds give other patients.
+        seed: different seeds give different patients.
 
     Yields:
         Cases named `<site>-p<patient>_s<slice>`: channels T1, T2 and FLAIR as float32 of whole
@@ -260,16 +261,16 @@ def phantom_cases(site: PhantomSite, *, size: int, seed: int) -> Iterator[RawCas
 def test_cases(
     sites: Sequence[PhantomSite], *, size: int, seed: int, patients_per_site: int
 ) -> Iterator[RawCase]:
-    """Draw the test set: patients whom no site has, seen by every site's scanner in turn.
+    """Draw the test set: patients of no site, with every site's scanner and lesions in turn.
 
     Args:
-        sites: whose looks and lesions to draw.
+        sites: sites whose scanners and lesions to use.
         size: rows and columns of an image, 32 or more.
         seed: as in `phantom_cases`.
-        patients_per_site: how many of each look.
+        patients_per_site: number of test patients for each site's scanner and lesions.
 
     Yields:
-        Cases as `phantom_cases` does, named `test-<site>-p<patient>_s<slice>`.
+        Cases as from `phantom_cases`, named `test-<site>-p<patient>_s<slice>`.
 
     Raises:
         DataError: a size below 32 or a negative seed.
@@ -288,15 +289,15 @@ def write_phantoms(
     sites: Sequence[PhantomSite] = DEFAULT_SITES,
     patients_scale: float = 1.0,
 ) -> dict[str, int]:
-    """Write each site to `folder/<site>` and the test set to `folder/test`, in nnU-Net's form.
+    """Write each site to `folder/<site>` and the test set to `folder/test`, in nnU-Net's format.
 
     Args:
-        folder: made where it does not exist.
+        folder: created if it does not exist.
         size: rows and columns of an image, 32 or more.
         seed: as in `phantom_cases`.
-        sites: which sites.
-        patients_scale: factor of every number of patients, the test set's too; each keeps at
-            least one.
+        sites: the sites to write.
+        patients_scale: factor for every number of patients, including the test set's; each data
+            set keeps at least one patient per site.
 
     Returns:
         Number of cases by name of the data set, the test set last.
@@ -338,7 +339,7 @@ def _patient_cases(
     site: PhantomSite, cohort: str, patient: int, *, size: int, seed: int
 ) -> Iterator[RawCase]:
     def stream(purpose: str) -> np.random.Generator:
-        # crc32, since Python's own hash of a string changes from run to run
+        # crc32, since Python's own hash of a string differs between processes
         return np.random.default_rng([seed, _number(cohort), patient, _number(purpose)])
 
     head = _Head.draw(stream("head"))
@@ -363,7 +364,7 @@ def _number(text: str) -> int:
 
 
 def _slice_numbers(rng: np.random.Generator, count: int) -> list[int]:
-    """One slice number out of each of `count` equal parts of the levels."""
+    """Draws one slice number from each of `count` nearly equal parts of `_LEVELS`."""
     return [int(rng.choice(part)) for part in np.array_split(np.array(_LEVELS), count)]
 
 
@@ -373,20 +374,23 @@ def _slice_numbers(rng: np.random.Generator, count: int) -> list[int]:
 @final
 @dataclass(frozen=True)
 class _Waves:
-    """A smooth random function: the mean square of its values is about 1/2, its mean 0."""
+    """A smooth random function with mean 0 and a mean square of about 1/2."""
 
     frequencies: Float[np.ndarray, "n k"]
     phases: Float[np.ndarray, " n"]
 
     @classmethod
     def draw(cls, rng: np.random.Generator, scales: Sequence[float], count: int) -> "_Waves":
-        """Draw `count` waves; `scales`, in radians a unit, spread each coordinate's frequency."""
+        """Draw `count` waves.
+
+        `scales` are the standard deviations of each coordinate's frequency, in radians per unit.
+        """
         return cls(
             rng.normal(0.0, scales, size=(count, len(scales))), rng.uniform(0, 2 * np.pi, count)
         )
 
     def at(self, *coordinates: Plane | float) -> Plane:
-        """Evaluate at points given by one plane (or one number for all) a coordinate."""
+        """Evaluate at points given by one plane per coordinate, or one number for all points."""
         total = np.zeros(np.broadcast_shapes(*map(np.shape, coordinates)), np.float32)
         for frequency, phase in zip(self.frequencies, self.phases, strict=True):
             angle = np.full_like(total, phase)
@@ -454,8 +458,8 @@ class _Head:
 def _draw_folds(rng: np.random.Generator) -> _Waves:
     """Waves of (angle, depth, x, y, level, side) whose zero crossings are the sulci.
 
-    Waves along the angle make sulci that point inwards; those in x and y bend and branch them.
-    Both hemispheres share the waves, with a shift of the phase by side: alike, yet not mirrored.
+    Waves along the angle make sulci that point inwards; waves in x and y bend and branch them.
+    Both hemispheres share the waves, phase-shifted by side, so they look alike but not mirrored.
     """
     inwards = _Waves.draw(rng, (0.0, 4.0, 0.0, 0.0, 2.5, 0.7), 12)
     inwards.frequencies[:, 0] = rng.uniform(9.0, 18.0, 12) * rng.choice((-1, 1), 12)
@@ -472,14 +476,14 @@ def _draw_folds(rng: np.random.Generator) -> _Waves:
 @final
 @dataclass(frozen=True)
 class _Grid:
-    """The points of one slice in a head's own frame, whose size and tilt are taken out.
+    """The points of one slice in the head's own frame, with its size and tilt removed.
 
     Attributes:
-        x: from the midline, positive to the image's right; a head is 0.70 wide from there.
-        y: from the middle, positive to the back; a head is 0.87 long from there.
-        depth: from the skin inwards; negative in the air.
+        x: distance from the midline, positive to the image's right; a head extends 0.70.
+        y: distance from the middle, positive to the back; a head extends 0.87.
+        depth: distance from the skin inwards; negative in the air.
         level: 0 at the basal ganglia, 1 above the ventricles.
-        pitch: distance of neighbouring points.
+        pitch: distance between neighbouring points.
     """
 
     x: Plane
@@ -489,7 +493,7 @@ class _Grid:
     pitch: float
 
     def inside(self, distance: Plane, blur: float = 0.0) -> Plane:
-        """Part of each point's square, 0 to 1, that lies where `distance` is positive."""
+        """Fraction of each point's square, 0 to 1, where `distance` is positive."""
         return np.clip(distance / (self.pitch + blur) + 0.5, 0.0, 1.0)
 
 
@@ -513,13 +517,13 @@ def _place(head: _Head, level: float, size: int) -> _Grid:
 
 
 def _pial_distance(head: _Head, grid: _Grid) -> Plane:
-    """Distance inwards from the brain's surface, which sulci and fissures carry into it."""
+    """Distance inwards from the brain's surface, which follows the sulci and fissures."""
     surface = grid.depth - (head.scalp + head.bone + 0.012 + 0.02 * head.atrophy)
     between, lateral = _fissures(head, grid)
     side = np.sign(grid.x)
-    # Seen from beyond the midline, lest all waves meet in one point of the picture.
+    # The angle is measured from beyond the midline, so that the waves do not meet in one point.
     angle = np.arctan2(np.abs(grid.x) + 0.25, -grid.y)
-    # Sulci are where a wave crosses zero: |wave| over its slope is the distance to the crossing.
+    # Sulci lie where a wave crosses zero: |wave| over its slope is the distance to the crossing.
     wave = head.folds.at(angle, surface, np.abs(grid.x), grid.y, grid.level, side)
     slope = np.hypot(*np.gradient(wave, grid.pitch))
     reach = 0.18 + 0.06 * np.clip(head.fold_depth.at(angle, side, grid.level), -1.2, 1.2)
@@ -529,7 +533,7 @@ def _pial_distance(head: _Head, grid: _Grid) -> Plane:
 
 
 def _fissures(head: _Head, grid: _Grid) -> tuple[Plane, Plane]:
-    """Distance to the fissure between the hemispheres, and to the two lateral ones lower down."""
+    """Distances to the fissure between the hemispheres and to the two lateral fissures."""
     gap = head.callosum * _ramp(grid.level, 0.95, 0.6)
     between = np.hypot(grid.x, np.maximum(gap - np.abs(grid.y - 0.02), 0))
     course = grid.y + 0.12 + 0.35 * (np.abs(grid.x) - 0.5)
@@ -540,8 +544,9 @@ def _fissures(head: _Head, grid: _Grid) -> tuple[Plane, Plane]:
 def _ventricle_distance(head: _Head, grid: _Grid) -> Plane:
     """Distance inwards from the wall of the ventricles; negative outside.
 
-    Two arcs back to back, `)(`: separate horns with the slit of the third ventricle between them
-    at the lowest level, joined by their bodies further up, gone at the top.
+    The ventricles are two arcs back to back, `)(`. At the lowest level the horns are separate with
+    the slit of the third ventricle between them; further up their bodies join them; at the top
+    they vanish.
     """
     wide = np.where(grid.x < 0, *head.ventricles).astype(np.float32)
     knots = _ventricle_knots(head, grid.level)
@@ -557,7 +562,7 @@ def _ventricle_distance(head: _Head, grid: _Grid) -> Plane:
 
 
 def _ventricle_knots(head: _Head, level: float) -> list[tuple[float, float, float]]:
-    """Points (x, y) of the right lateral ventricle's middle line from front to back, with radii."""
+    """Points (x, y, radius) on a lateral ventricle's centre line, from front to back."""
     present = _ramp(level, 0.95, 0.55)
     along = np.linspace(-1, 1, 13)
     bend = np.where(along < 0, 0.10, 0.21) * (1.15 - 0.5 * level)
@@ -570,7 +575,7 @@ def _ventricle_knots(head: _Head, level: float) -> list[tuple[float, float, floa
 
 
 def _nuclei(grid: _Grid) -> Plane:
-    """Part of each point, 0 to 1, that is deep grey matter: caudate, lentiform, thalamus."""
+    """Fraction of each point, 0 to 1, in deep grey matter: caudate, lentiform, thalamus."""
     x, y = np.abs(grid.x), grid.y
     caudate = 1 - np.hypot((x - 0.17) / 0.050, (y + 0.20) / 0.10)
     lentiform = 1 - np.hypot((x - 0.29 - 0.25 * (y + 0.04)) / 0.06, (y + 0.04) / 0.16)
@@ -603,13 +608,13 @@ class _Lesion:
     bumps: _Waves
 
     def section(self, level: float) -> float:
-        """Radius at a level; 0 where the slice misses it."""
+        """In-plane radius at a level; 0 where the slice misses the lesion."""
         return self.radius * float(
             np.sqrt(max(1 - ((level - self.centre[2]) / self.height) ** 2, 0))
         )
 
     def part(self, grid: _Grid) -> Plane:
-        """Part of each point, 0 to 1, that is lesion; the mask takes 0.5 or more."""
+        """Fraction of each point, 0 to 1, that is lesion; the mask includes 0.5 and above."""
         x, y = grid.x - self.centre[0], grid.y - self.centre[1]
         cos, sin = np.cos(self.turn), np.sin(self.turn)
         along, across = (cos * x + sin * y) * self.flatness, (cos * y - sin * x) / self.flatness
@@ -625,9 +630,9 @@ def _draw_lesions(rng: np.random.Generator, habit: LesionHabit) -> list[_Lesion]
 
 
 def _draw_lesion(rng: np.random.Generator, habit: LesionHabit) -> _Lesion:
-    # Small ones are the common ones, hence the square.
+    # The square makes small lesions more common.
     radius = habit.radius[0] + (habit.radius[1] - habit.radius[0]) * rng.uniform() ** 2
-    # Degrees off the front or the back: the midline is left alone.
+    # The angle from the front or the back starts at 22 degrees, so the midline stays free.
     angle = np.deg2rad(rng.uniform(22, 90))
     side = rng.choice((-1, 1))
     end = -1 if rng.uniform() < habit.frontal else 1
@@ -649,7 +654,7 @@ def _draw_lesion(rng: np.random.Generator, habit: LesionHabit) -> _Lesion:
 
 
 def _lesion_part(lesions: Sequence[_Lesion], grid: _Grid) -> tuple[Plane, Plane]:
-    """Part of each point that is lesion, and the same times how marked each lesion is."""
+    """Fraction of each point that is lesion, and the same weighted by each lesion's strength."""
     shown = sorted(lesions, key=lambda lesion: -lesion.section(grid.level))[:_MOST_LESIONS]
     part, marked = np.zeros_like(grid.x), np.zeros_like(grid.x)
     for lesion in shown:
@@ -666,7 +671,7 @@ def _lesion_part(lesions: Sequence[_Lesion], grid: _Grid) -> tuple[Plane, Plane]
 def _draw_slice(
     head: _Head, lesions: Sequence[_Lesion], scanner: Scanner, level: float, size: int
 ) -> tuple[Stack, Int[np.ndarray, "h w"]]:
-    """Noiseless signal of each modality, and the labels, at the image's own resolution."""
+    """Noiseless signal of each modality and the label map, at the image's resolution."""
     grid = _place(head, level, size)
     ventricle = _ventricle_distance(head, grid)
     pia = _pial_distance(head, grid)
@@ -675,7 +680,7 @@ def _draw_slice(
     lesion, marked = (part * brain * (1 - fluid) for part in _lesion_part(lesions, grid))
     grey = 1 - grid.inside(pia - head.cortex - 0.012, blur=0.012)
     sulci = (1 - grid.inside(pia - 0.004 - 0.012 * head.atrophy)) * (1 - lesion)
-    # Bright caps at the ventricles' walls: what a segmenter must not take for a lesion.
+    # Bright caps at the ventricles' walls, which a segmenter must not mistake for lesions.
     caps = 0.3 * np.exp(-np.maximum(-ventricle, 0) / 0.022) * (1 - grey)
     layers = [
         *_coverings(head, grid, scanner),
@@ -696,7 +701,7 @@ def _draw_slice(
 
 
 def _coverings(head: _Head, grid: _Grid, scanner: Scanner) -> list[tuple[str, Plane]]:
-    """Skin, fat and bone with its marrow, from outside inwards."""
+    """Layers of skin, fat, bone and its marrow, from the outside inwards."""
     marrow = 1 - np.abs(grid.depth - head.scalp - 0.5 * head.bone) / (0.22 * head.bone)
     return [
         ("skin", grid.inside(grid.depth)),
@@ -707,7 +712,7 @@ def _coverings(head: _Head, grid: _Grid, scanner: Scanner) -> list[tuple[str, Pl
 
 
 def _composed(layers: Sequence[tuple[str, Plane]], scanner: Scanner) -> Stack:
-    """Paint each tissue over those before it, by the part of each point that it takes."""
+    """Blend each tissue over the previous ones, weighted by the fraction of each point it fills."""
     looks = (scanner.t1, scanner.t2, scanner.flair)
     planes = []
     for modality, look in enumerate(looks):
@@ -725,7 +730,7 @@ def _seen(signal: float, look: Look) -> float:
 
 
 def _pooled(planes: np.ndarray) -> np.ndarray:
-    """Mean of the drawn points of each pixel."""
+    """Averages the drawn points of each pixel."""
     *front, rows, columns = planes.shape
     n = _OVERSAMPLING
     return planes.reshape(*front, rows // n, n, columns // n, n).mean(axis=(-3, -1))
@@ -737,7 +742,7 @@ def _pooled(planes: np.ndarray) -> np.ndarray:
 @final
 @dataclass(frozen=True)
 class _Exposure:
-    """A scanner on one patient's day: the site's look with the patient's own small deviations."""
+    """A scanner during one patient's scan: the site's look with small deviations."""
 
     scanner: Scanner
     gains: tuple[float, ...]
@@ -756,7 +761,7 @@ class _Exposure:
 
 
 def _scan(signal: Stack, exposure: _Exposure, rng: np.random.Generator) -> Stack:
-    """Receive field, point spread, magnitude of noisy complex signal, eight bits."""
+    """Applies receive field, point spread and Rician noise, and quantises to eight bits."""
     scanner = exposure.scanner
     size = signal.shape[-1]
     axis = ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1).astype(np.float32)

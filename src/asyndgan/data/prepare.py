@@ -1,4 +1,4 @@
-"""From stored arrays to the recipe's grid and intensities, and back."""
+"""Converts stored arrays to the recipe's grid and intensities, and back."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -24,37 +24,37 @@ from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
 
 SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
-"""How synthetic data sets store [-1, 1] in 8 bits, whatever recipe painted or reads them."""
+"""How synthetic data sets store [-1, 1] in 8 bits, independent of the recipe."""
 
 ABSENT = (1 / 127.5, IMAGE_LOW)
-"""Scale and shift of a modality that a case lacks: those of `SYNTHETIC_INTENSITY`."""
+"""Scale and shift for a modality that a case lacks: those of `SYNTHETIC_INTENSITY`."""
 
 MAX_SIDE = 16384
 
 MOST_CLIPPED = 0.5
-"""Part of a modality's pixels, black ones aside, that may lie beyond a fixed range."""
+"""Largest fraction of a modality's non-black pixels that may lie above a fixed range."""
 
 LEAST_USED = 0.02
-"""Part of the range of intensities that a modality's images span at the least."""
+"""Smallest fraction of the intensity range that a modality's images must span."""
 
 ROUNDED = 1e-4
-"""By how much an end of a range may be missed by rounding."""
+"""Tolerance at the ends of the intensity range, for rounding errors."""
 
 
 def prepare(
     raw: RawCase, image: ImageSection, modalities: Sequence[str], *, incomplete: bool = False
 ) -> Case:
-    """Brings one case to the recipe's grid and intensities.
+    """Converts one case to the recipe's grid and intensities.
 
     Args:
         raw: the case as stored.
         image: the recipe's grid and normalisation.
-        modalities: which channels, in this order.
-        incomplete: the case may lack some of them, but not all.
+        modalities: the channels to return, in this order.
+        incomplete: whether the case may lack some of them, but not all.
 
     Returns:
-        image [C, H, W] float32 in [-1, 1] and mask [H, W] int64, where H, W is `image.size`; what
-        lies outside the stored image is -1 and label 0. A missing mask is all zeros.
+        A case with image [C, H, W] float32 in [-1, 1] and mask [H, W] int64, where H, W is
+        `image.size`. Pixels outside the stored image are -1 and label 0; a missing mask is all 0.
 
     Raises:
         DataError: a modality is missing, intensities are not finite, or resampling to the recipe's
@@ -89,7 +89,7 @@ def prepare(
     )
     planes = np.stack([plane for plane, _ in brought])
     picture = _resample(torch.from_numpy(planes), resized, image.resampling)
-    picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # weights of antialiasing sum to 1 but roughly
+    picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # antialiasing weights sum to 1 only roughly
     labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
     mask = _resample_labels(torch.from_numpy(np.array(labels)), resized)
     return Case(
@@ -104,16 +104,16 @@ def prepare(
 
 
 def invert(image: Image, preparation: Preparation) -> np.ndarray:
-    """Brings an image [C, H, W] in [-1, 1] back to the grid and intensities it was stored with.
+    """Restores the stored grid and intensities of an image [C, H, W] in [-1, 1].
 
-    Exact (to float32) for intensities that were not clipped where nothing was resampled. What was
-    cropped away comes back as the intensity that stands for -1.
+    The inverse is exact (to float32) where nothing was resampled or clipped. Cropped parts are
+    filled with the intensity that corresponds to -1.
 
     Returns:
-        float32 (C, rows, columns), channels as in the case that `preparation` is of.
+        float32 (C, rows, columns), with the channels of the case that `preparation` belongs to.
 
     Raises:
-        DataError: `image` has another number of channels.
+        DataError: `image` has a different number of channels.
     """
     if len(image) != len(preparation.scale):
         raise DataError(
@@ -131,7 +131,7 @@ def invert(image: Image, preparation: Preparation) -> np.ndarray:
 
 
 def invert_mask(mask: Mask, preparation: Preparation) -> np.ndarray:
-    """Brings a mask [H, W] back to the grid it was stored with: int64 (rows, columns)."""
+    """Restores the stored grid of a mask [H, W]; returns int64 (rows, columns)."""
     back = tuple(-start for start in preparation.offset)
     labels = _moved(mask.detach().cpu()[None], preparation.resized, back, 0)
     return _nearest(labels[0], preparation.shape).numpy()
@@ -150,21 +150,21 @@ def load_cases(
     """Reads and prepares a whole data set.
 
     A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
-    recipe's grid, so it is read by `SYNTHETIC_INTENSITY` and not resampled to `image.spacing`.
+    recipe's grid, so it is read with `SYNTHETIC_INTENSITY` and not resampled to `image.spacing`.
 
     Args:
         folder: holds dataset.json.
         image: the recipe's grid and normalisation.
-        modalities: which channels; None: those of the recipe that the data set has, in the
-            recipe's order, or all of the data set if the recipe lists none.
+        modalities: channels to read. None means those of the recipe that the data set has, in the
+            recipe's order, or all acquired ones of the data set if the recipe lists none.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
-        unmasked: take cases without a mask, as all background; else they are refused.
-        incomplete: take cases that lack a modality, if dataset.json says `"incomplete": true`;
-            those that lack all are left out.
-        augmented: take a set that holds synthetic cases beside real ones; else it is refused.
+        unmasked: accept cases without a mask as all background; otherwise they are refused.
+        incomplete: accept cases that lack a modality, if dataset.json says `"incomplete": true`;
+            cases that lack all are left out.
+        augmented: accept a set with synthetic cases beside real ones; otherwise it is refused.
 
     Raises:
-        DataError: the data set cannot be read or prepared; names the file or the case.
+        DataError: the data set cannot be read or prepared; the error names the file or the case.
     """
     info = describe(folder)
     wanted = tuple(modalities) if modalities is not None else shared_modalities(info, image)
@@ -194,7 +194,7 @@ def load_cases(
                 "Add it, or move the image away; 'asyndgan check' counts the cases that have one.",
             )
         if incomplete and not any(name in raw.channels for name in wanted):
-            continue  # it has others, and nothing of what is asked for
+            continue  # the case has only modalities that are not asked for
         case = prepare(raw, image, wanted, incomplete=incomplete)
         if image.slices == "all" or case.mask.any():
             cases.append(case)
@@ -209,13 +209,13 @@ def load_cases(
 
 
 def check_contrast(cases: Sequence[Case], image: ImageSection) -> None:
-    """Refuses images of which the recipe's intensities leave nothing.
+    """Refuses images that the recipe's intensity range reduces to almost one grey value.
 
-    PNGs hold 0 to 255, as the default has it; a scanner's volumes hold anything.
+    The default range, 0 to 255, fits PNGs; a scanner's volumes may hold any intensities.
 
     Raises:
-        DataError: of a modality's pixels that are not black more than half lie above a fixed range,
-            or all of its pixels lie within a fiftieth of the range.
+        DataError: for some modality, more than half of the non-black pixels lie above a fixed range
+            (averaged over cases), or all pixels lie within a fiftieth of the range.
     """
     for place, name in enumerate(cases[0].modalities):
         having = [case for case in cases if name not in case.absent]
@@ -223,7 +223,7 @@ def check_contrast(cases: Sequence[Case], image: ImageSection) -> None:
             continue
         found = image.intensity_of(name)
         beyond = 0.0
-        if found.kind == "range":  # others are made of what each case holds
+        if found.kind == "range":  # other kinds adapt to each case's own intensities
             beyond = sum(case.preparation.clipped[place] for case in having) / len(having)
         lowest = min(float(case.image[place].min()) for case in having)
         highest = max(float(case.image[place].max()) for case in having)
@@ -244,9 +244,10 @@ def check_contrast(cases: Sequence[Case], image: ImageSection) -> None:
 
 
 def stored_as(image: ImageSection, modality: str) -> tuple[float, float]:
-    """Scale and shift by which a painted channel is stored: those of a fixed range, else 0 to 255.
+    """Scale and shift for storing a painted channel: of the recipe's fixed range, else 0 to 255.
 
-    Percentiles and deviations are of a case's own intensities, and nobody knows those.
+    Percentiles and standard deviations depend on a case's own intensities, which are unknown for a
+    painted channel.
     """
     intensity = image.intensity_of(modality)
     if intensity.kind != "range":
@@ -258,15 +259,16 @@ def stored_as(image: ImageSection, modality: str) -> tuple[float, float]:
 def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
     """Reads the masks of a data set, whether or not it has images, on the recipe's grid.
 
-    Masks that sites released (dataset.json says `"masks_only": true`), and those of a synthetic
-    data set, lie on it already and are not resampled to `image.spacing`.
+    Masks released by sites (dataset.json says `"masks_only": true`) and masks of a synthetic data
+    set are already on that grid and are not resampled to `image.spacing`.
 
     Args:
         folder: holds dataset.json and labelsTr.
         image: the recipe's grid.
 
     Returns:
-        Name and mask [H, W] of each case or slice.
+        Name and mask [H, W] of each case or slice; all-background masks only if `image.slices` is
+        "all".
 
     Raises:
         DataError: there is no mask, or one cannot be read.
@@ -278,19 +280,19 @@ def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
 
 
 def blanked(case: Case, modalities: Collection[str]) -> Case:
-    """A case with nothing (-1) where these modalities were."""
+    """Returns the case with these modalities blanked to -1 and marked as absent."""
     image = case.image.clone()
     image[[name in modalities for name in case.modalities]] = IMAGE_LOW
     return replace(case, image=image, absent=tuple({*case.absent, *modalities}))
 
 
 def lacked_by_all(cases: Iterable[Case]) -> set[str]:
-    """Modalities that none of one or more cases has."""
+    """Modalities that are absent from every one of the cases, of which there is at least one."""
     return set.intersection(*(set(case.absent) for case in cases))
 
 
 def widened(case: Case, modalities: Sequence[str]) -> Case:
-    """A case with exactly these channels, nothing (-1) in those that it has not."""
+    """Returns the case with exactly these channels; those it does not have are -1."""
     own = {name: place for place, name in enumerate(case.modalities)}
     lacking = [name for name in modalities if name not in own]
     nothing = torch.full(case.mask.shape, IMAGE_LOW)
@@ -308,17 +310,18 @@ def widened(case: Case, modalities: Sequence[str]) -> Case:
 
 
 def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Case]:
-    """Cases whose images are their masks, for a generator that paints masks.
+    """Replaces the images of cases by their masks, for a generator that paints masks.
 
     Args:
-        cases: prepared.
+        cases: prepared cases.
         labels: number of each label by name, as in `dataset.json`.
 
     Returns:
-        Images of one channel a label, in the order of their numbers: 1 where it is, else -1.
+        Cases whose images have one channel per label, in the order of their numbers: 1 where the
+        label is, -1 elsewhere.
 
     Raises:
-        DataError: there are more labels than a message may have modalities.
+        DataError: there are more labels than modalities a message may name.
     """
     if len(labels) > MODALITIES_LIMIT:
         raise DataError(
@@ -328,13 +331,21 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
     ordered = sorted(labels, key=lambda name: labels[name])
     numbers = torch.tensor([labels[name] for name in ordered]).reshape(-1, 1, 1)
     return [
-        replace(case, image=(case.mask == numbers) * 2.0 - 1.0, modalities=tuple(ordered))
+        replace(
+            case,
+            image=(case.mask == numbers) * 2.0 - 1.0,
+            modalities=tuple(ordered),
+            absent=(),
+        )
         for case in cases
     ]
 
 
 def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]:
-    """The modalities that data set and recipe share, in the recipe's order, none painted."""
+    """Acquired modalities that data set and recipe share, in the recipe's order.
+
+    All acquired modalities of the data set if the recipe lists none.
+    """
     acquired = tuple(name for name in info.modalities if name not in info.painted)
     if not image.modalities:
         return acquired
@@ -342,9 +353,9 @@ def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]
 
 
 def _grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
-    """The recipe's grid, without its spacing where a data set of our own lies on it already.
+    """The recipe's grid, without spacing for data sets this package wrote on that grid.
 
-    What we write is PNG, which has no spacing, so resampling would shrink or enlarge it.
+    Those are PNGs, which have no spacing, so resampling would shrink or enlarge them.
     """
     if not (info.synthetic or info.extra.get("masks_only") is True):
         return image
@@ -352,7 +363,7 @@ def _grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
 
 
 def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, float]:
-    """Factor and summand that bring stored intensities to [-1, 1]."""
+    """Computes the factor and summand that map stored intensities to [-1, 1]."""
     case = raw.intensities(modality)
     lowest, highest = case.extremes
     if not np.isfinite((lowest, highest)).all():
@@ -363,19 +374,19 @@ def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, fl
     low, high = intensity.low, intensity.high
     if intensity.kind == "percentiles":
         low, high = case.percentiles(low, high)
-        if low == high:  # a few pixels among very many of one intensity: take them all
+        if low == high:  # nearly all pixels share one intensity: use the full range
             low, high = lowest, highest
     elif intensity.kind == "zscore":
         mean, deviation = case.moments
         low, high = mean + low * deviation, mean + high * deviation
     if intensity.kind != "range" and lowest == highest:
-        low, high = lowest, lowest + max(1.0, abs(lowest))  # becomes -1, and comes back from there
+        low, high = lowest, lowest + max(1.0, abs(lowest))  # constant: becomes -1, invertibly
     scale = (IMAGE_HIGH - IMAGE_LOW) / (high - low)
     return scale, IMAGE_LOW - low * scale
 
 
 def _normalised(stored: np.ndarray, scale: float, shift: float) -> tuple[np.ndarray, float]:
-    """In [-1, 1], and which part of what is brighter than black lay above white."""
+    """Maps to [-1, 1]; also returns the fraction of non-black pixels that lay above white."""
     prepared = stored.astype(np.float64) * scale + shift
     bright = int(np.count_nonzero(prepared > IMAGE_LOW + ROUNDED))
     beyond = int(np.count_nonzero(prepared > IMAGE_HIGH + ROUNDED)) / max(1, bright)
@@ -413,10 +424,10 @@ def _resample(
 
 
 def _resample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Each new pixel takes the label that covers most of it.
+    """Resamples labels: when shrinking, each new pixel takes the label that covers most of it.
 
-    Where an image shrinks, the nearest label would not do: halving averages four pixels, and the
-    nearest of them lies half a pixel off their middle, so masks would be shifted against images.
+    The nearest label would not do then: halving averages four pixels, and the nearest of them lies
+    half a pixel off their middle, so masks would be shifted against images.
     """
     height, width = labels.shape
     if size[0] >= height and size[1] >= width:
@@ -431,7 +442,7 @@ def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _moved(image: Tensor, size: Sequence[int], offset: Sequence[int], fill: float) -> Tensor:
-    """`image` [C, h, w] put at `offset` into a new one of `size`; cropped where it sticks out."""
+    """Places `image` [C, h, w] at `offset` in a new one of `size`, cropping what lies outside."""
     moved = image.new_full((len(image), *size), fill)
     (top, left), (height, width) = offset, image.shape[-2:]
     into = moved[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]

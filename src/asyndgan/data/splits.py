@@ -1,4 +1,4 @@
-"""Cutting a cohort into parts without a patient in two of them."""
+"""Splits the cases of a site into parts that share no patient."""
 
 import hashlib
 import math
@@ -13,20 +13,20 @@ from asyndgan.recipe import Recipe
 def split_patients(
     patients: Sequence[str], parts: Mapping[str, float], seed: int
 ) -> dict[str, list[int]]:
-    """Cuts cases into parts, whole patients at a time.
+    """Splits cases into parts, keeping each patient's cases together.
 
-    The order in which patients are dealt out depends on `seed` and their names only, not on the
+    The order in which patients are assigned depends only on `seed` and their names, not on the
     machine, a library's version or the order of the cases.
 
     Args:
-        patients: whose each case is; the same string is the same patient.
-        parts: name to the fraction of the cases it should get, as near as whole patients allow;
-            the fractions sum to 1.
-        seed: of the order.
+        patients: patient of each case; equal strings are the same patient.
+        parts: name of each part to the fraction of the cases it should get, as near as whole
+            patients allow; the fractions sum to 1.
+        seed: seed of the order.
 
     Returns:
         Part to the indices of its cases, ascending. A part with a fraction above 0 has at least one
-        patient; one with the fraction 0 is empty.
+        patient; a part with fraction 0 is empty.
 
     Raises:
         DataError: a fraction is negative, the fractions do not sum to 1, or there are fewer
@@ -50,7 +50,7 @@ def split_patients(
         )
     split: dict[str, list[int]] = {part: [] for part in parts}
     for place, patient in enumerate(sorted(cases, key=lambda name: _draw(seed, name))):
-        empty = filled[place:]  # the first patients go round once
+        empty = filled[place:]  # the first patients fill one part each
         part = empty[0] if empty else _shortest(split, parts, filled)
         split[part] += cases[patient]
     return {part: sorted(indices) for part, indices in split.items()}
@@ -59,22 +59,23 @@ def split_patients(
 def hold_out(
     sites: Mapping[str, Sequence[Case]], *, part: float, seed: int = 0, alone: bool = False
 ) -> tuple[dict[str, list[Case]], list[Case]]:
-    """Sets a part of each site's patients aside for validation.
+    """Holds out some of each site's patients for validation.
 
     Args:
         sites: cases of each site, by the site's name.
-        part: of each site's cases to set aside, as near as whole patients allow; above 0, below 1.
-        seed: of the choice of patients.
-        alone: choose each patient without a look at the others, as differential privacy needs it;
-            the part is then met on average.
+        part: fraction of each site's cases to hold out, as near as whole patients allow; above 0,
+            below 1.
+        seed: seed of the choice of patients.
+        alone: choose each patient independently of the others, as differential privacy requires;
+            `part` is then the probability of each patient and is met only on average.
 
     Returns:
-        The sites' remaining cases, and the held-out cases of all sites; those carry the site's
-        name in front of the patient's, since two sites may use one name for two patients. A site
-        of one patient keeps it.
+        The sites' remaining cases, and the held-out cases of all sites. In the latter, the site's
+        name precedes the patient's, since two sites may use one name for two patients. Unless
+        `alone`, a site with a single patient holds none out.
 
     Raises:
-        DataError: every site has one patient.
+        DataError: no patient is held out: every site has only one, or `alone` chose none.
     """
     training: dict[str, list[Case]] = {}
     held_out: list[Case] = []
@@ -91,7 +92,10 @@ def hold_out(
 def hold_out_of(
     cases: Sequence[Case], *, part: float, seed: int = 0, alone: bool = False
 ) -> tuple[list[Case], list[Case]]:
-    """One site's cases and those that it holds out, as `hold_out` chooses them; 0 holds none."""
+    """Splits one site's cases into remaining and held-out ones, as `hold_out` does.
+
+    A `part` of 0 holds none out.
+    """
     patients = [case.patient for case in cases]
     if alone:
         held = [_share(seed, patient) < part for patient in patients]
@@ -107,10 +111,10 @@ def hold_out_of(
 
 
 def held_out_by(recipe: Recipe, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
-    """One site's cases for a recipe's training, and those that it holds out.
+    """Splits one site's cases into those a recipe trains on and those it holds out.
 
-    Under differential privacy each patient is chosen by himself: else one who is there or not would
-    move others in or out.
+    Under differential privacy each patient is chosen independently; otherwise one patient's
+    presence would move others in or out.
     """
     training = recipe.training
     return hold_out_of(
@@ -126,12 +130,12 @@ def _draw(seed: int, patient: str) -> bytes:
 
 
 def _share(seed: int, patient: str) -> float:
-    """From 0 to below 1, by the patient's name alone."""
+    """A pseudo-random number in [0, 1) that depends only on the seed and the patient's name."""
     return int.from_bytes(_draw(seed, patient)[:8], "big") / 2**64
 
 
 def _shortest(
     split: Mapping[str, Sequence[int]], parts: Mapping[str, float], filled: Sequence[str]
 ) -> str:
-    """The part that has least of what it should have by now."""
+    """The part with the fewest cases relative to its fraction."""
     return min(filled, key=lambda part: len(split[part]) / parts[part])

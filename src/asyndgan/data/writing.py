@@ -1,4 +1,4 @@
-"""Data sets in nnU-Net's raw convention, written; what is not acquired says so in every file."""
+"""Writes data sets in nnU-Net's raw convention; every synthetic image is marked as such."""
 
 import json
 import re
@@ -32,7 +32,7 @@ from asyndgan.data.nnunet import (
 )
 
 PAINTED: Final = "synthetic "
-"""Before the name of a modality that was painted, not acquired."""
+"""Prefix to the name of a modality that was painted, not acquired."""
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
 
@@ -49,23 +49,25 @@ def write_dataset(
 ) -> int:
     """Writes a data set; equal cases give equal bytes.
 
-    PNG holds intensities rounded and clipped to 0..255, and no spacing; modalities named R, G, B
-    go into one RGB picture. NIfTI holds float32 and the spacing, one slice a file.
+    PNG stores intensities rounded and clipped to 0..255 (a synthetic set's grey pictures to
+    0..65535 where they exceed 255) and no spacing; modalities named R, G, B go into one RGB
+    picture. NIfTI stores float32 images, uint8 masks and the spacing, one slice per file.
 
     Args:
-        folder: made if need be; may not hold a data set yet.
-        cases: taken one at a time. Each has every modality; its mask may be None.
-        modalities: in the order of the files' numbers.
+        folder: created if necessary; must not hold a data set yet.
+        cases: consumed one at a time. Each has every modality; its mask may be None.
+        modalities: names in the order of the numbers in the file names.
         labels: name to number.
         file_ending: one of `FILE_ENDINGS`.
-        name: of the data set.
+        name: name of the data set.
         extra: further keys of dataset.json, such as "synthetic".
 
     Returns:
         The number of cases.
 
     Raises:
-        DataError: the folder holds a data set; no case came; or a case does not fit the arguments.
+        DataError: the folder holds a data set or cannot be written, there is no case, or a case
+            does not fit the arguments.
     """
     head = _header(folder, modalities, labels, file_ending, name, extra)
     names: set[str] = set()
@@ -92,26 +94,26 @@ def write_completed(
     made_from: Mapping[str, str],
     provenance: Mapping[str, object],
 ) -> int:
-    """Copies a data set and adds channels that nobody acquired, under names that say so.
+    """Copies a data set and adds painted channels, named as such.
 
-    What was acquired is copied byte for byte. A painted channel is a modality of its own,
-    `synthetic T1c`, so that nothing takes it for T1c; each of its files says in its header that it
-    is synthetic, `dataset.json` names them, and `provenance.json` lists every file.
+    Acquired files are copied byte for byte. A painted channel is a modality of its own, such as
+    `synthetic T1c`, so that nothing mistakes it for T1c. Each of its files is marked as synthetic
+    in its header, `dataset.json` names these modalities, and `provenance.json` lists every file.
 
     Args:
         source: the data set.
-        folder: new.
-        planes: by case and modality: each slice (rows, columns) on the stored grid, in the order
-            in which `read_case` gives them.
-        axis: along which volumes were cut.
-        made_from: by case, in words.
-        provenance: of what was painted, for JSON.
+        folder: must not exist.
+        planes: case name to modality to its slices (rows, columns) on the stored grid, in the
+            order in which `read_case` yields them.
+        axis: axis along which volumes were cut.
+        made_from: case name to a description of what its channels were painted from.
+        provenance: provenance of the painted channels, serialisable as JSON.
 
     Returns:
         The number of files added.
 
     Raises:
-        DataError: `folder` holds something, or cannot be written.
+        DataError: `folder` exists or cannot be written.
     """
     info = describe(source)
     names = dict.fromkeys(modality for of_case in planes.values() for modality in of_case)
@@ -147,19 +149,19 @@ def write_completed(
 def write_extended(
     source: Path, folder: Path, cases: Iterable[RawCase], *, provenance: Mapping[str, object]
 ) -> int:
-    """Copies a data set and adds synthetic cases, whose files say in their headers what they are.
+    """Copies a data set and adds synthetic cases, whose files are marked so in their headers.
 
     Args:
-        source: the data set; its files are copied byte for byte.
-        folder: new.
-        cases: with all modalities of the set and a mask.
-        provenance: of what was painted, for JSON.
+        source: the data set; its images and masks are copied byte for byte.
+        folder: must not exist.
+        cases: the cases to add, with all modalities of the set and a mask.
+        provenance: provenance of the added cases, serialisable as JSON.
 
     Returns:
         The number of cases added; `dataset.json` names them under `synthetic_cases`.
 
     Raises:
-        DataError: `folder` holds something or cannot be written, or a case does not fit the set.
+        DataError: `folder` exists or cannot be written, or a case does not fit the set.
     """
     info = describe(source)
     files = list_cases(source, info)
@@ -183,10 +185,11 @@ def write_extended(
 
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
-    """Gives a folder to write to that becomes `folder` in the end: all of it is there, or none.
+    """Yields a temporary folder that is renamed to `folder` on success and removed on failure.
 
     Raises:
-        DataError: at once, if there is something already.
+        DataError: `folder` exists and is not an empty folder (raised on entry), or cannot be
+            written.
     """
     folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -203,7 +206,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 def _copy_acquired(files: Sequence[CaseFiles], folder: Path) -> None:
-    """Images and masks byte for byte, into a new folder."""
+    """Copies images and masks byte for byte into a new folder."""
     if folder.exists():
         raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
     paths = [
@@ -226,12 +229,12 @@ def _describe_copy(
 
 
 def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: int) -> None:
-    """One file of a painted channel, on the grid of an acquired one of its case."""
+    """Writes one file of a painted channel, on the grid of an acquired file of its case."""
     if path.name.endswith(".png"):
         (plane,) = slices
         return _write_png(path, plane, NOT_ACQUIRED)
-    # The inverse of `_plane`, then of the turn to the closest canonical orientation: whoever reads
-    # voxels without looking at the affine must find them where the acquired ones are.
+    # Undo `_plane`, then the reorientation to the closest canonical orientation: software that
+    # ignores the affine must find the voxels where the acquired ones are.
     volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis).astype(np.float32)
     acquired = nib.load(like)
     if not isinstance(acquired, nib.Nifti1Pair):
@@ -256,7 +259,7 @@ def _header(
     name: str,
     extra: Mapping[str, object] | None,
 ) -> dict[str, object]:
-    """The keys of dataset.json, checked as `describe` would; numTraining comes in the end."""
+    """Builds dataset.json without numTraining, with names and labels checked as in `describe`."""
     for taken in ("dataset.json", "imagesTr", "labelsTr"):
         if (folder / taken).exists():
             raise DataFileError(
@@ -364,7 +367,7 @@ def _write(path: Path, values: np.ndarray, spacing: tuple[float, float], note: s
 
 
 def _write_png(path: Path, values: np.ndarray, note: str = "") -> None:
-    """8-bit, or 16-bit where intensities of a grey picture go beyond that."""
+    """Writes an 8-bit PNG, or a 16-bit one for a synthetic grey picture with values above 255."""
     if not np.isfinite(values).all():
         raise DataFileError(
             path, "would hold intensities that are not finite", "Replace them by numbers."

@@ -1,4 +1,4 @@
-"""How messages travel between the coordinator and its sites: one transport each."""
+"""Engines: the transports that carry messages between the coordinator and its sites."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -15,11 +15,12 @@ ENGINES: Final = ("inprocess", "processes", "flare")
 
 
 def build_engine(name: str, setups: Sequence[SiteSetup], recipe: Recipe) -> Transport:
-    """The engine of this name, with its sites set up.
+    """Builds an engine by its name and sets up its sites.
 
     Raises:
-        RunError: if there is none (lists those that exist), or it is not installed.
-        SiteUnreachableError: `flare` did not connect the sites.
+        RunError: if the name is unknown (the error lists the engines), or it is not installed.
+        SiteUnreachableError: `flare` did not connect all sites in time.
+        PolicyError, DataError, CohortError: `inprocess` cannot set up a site; see `set_up`.
     """
     if name == "inprocess":
         return InProcess({setup.name: set_up(setup, recipe) for setup in setups})
@@ -32,10 +33,10 @@ def build_engine(name: str, setups: Sequence[SiteSetup], recipe: Recipe) -> Tran
 
 
 def flare_part(name: str) -> Any:
-    """A module of `asyndgan.engines.flare`; FLARE is an extra.
+    """Imports a module of `asyndgan.engines.flare`, which needs the optional extra `flare`.
 
     Raises:
-        RunError: it is not installed.
+        RunError: FLARE is not installed.
     """
     try:
         return import_module(f"asyndgan.engines.flare.{name}")

@@ -1,4 +1,4 @@
-"""Sites in the coordinator's own process. They still see nothing but bytes."""
+"""Runs sites in the coordinator's own process. They still exchange only bytes with it."""
 
 from collections.abc import Mapping
 from typing import final
@@ -9,27 +9,27 @@ from asyndgan.protocol import Endpoint, Transport
 
 @final
 class InProcess(Transport):
-    """Calls endpoints directly. A call cannot be interrupted, so `timeout` is not observed.
+    """Calls endpoints directly. A call cannot be interrupted, so `timeout` is ignored.
 
     Args:
-        endpoints: by the site's name.
+        endpoints: endpoint of each site by the site's name.
     """
 
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self.endpoints = dict(endpoints)
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        """The endpoint's answer."""
+        """Returns the endpoint's answer."""
         if site not in self.endpoints:
             raise SiteUnreachableError(f"site {site} is not connected.")
         return self.endpoints[site].answer(payload)
 
     def sites(self) -> tuple[str, ...]:
-        """Every site, in the order in which they were given."""
+        """All sites, in the order in which they were given."""
         return tuple(self.endpoints)
 
     def close(self) -> None:
-        """Closes the sites and forgets them."""
+        """Closes and drops all endpoints."""
         for endpoint in self.endpoints.values():
             endpoint.close()
         self.endpoints = {}

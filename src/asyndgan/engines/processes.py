@@ -1,7 +1,7 @@
-"""Each site in an operating-system process of its own, behind a local socket pair.
+"""Runs each site in its own operating-system process, connected by a local socket pair.
 
-A site that crashes takes nothing else down: it is missed, started again, and comes back with its
-last checkpoint.
+A site that crashes affects nothing else: the coordinator goes on without it, its process is
+restarted, and it returns with its last checkpoint.
 """
 
 import json
@@ -27,11 +27,11 @@ from asyndgan.relay.framing import Frames, Requests
 log = logging.getLogger(__name__)
 
 FRAME_SLACK: Final = 2**17
-"""Bytes of a frame beyond the arrays: header, compression of what cannot be compressed."""
+"""Bytes of a frame beyond its arrays: the header, and growth of incompressible data."""
 
 
 HEALTHY_S: Final = 3600.0
-"""Seconds after which a death is taken for a new misfortune, and not for one more of the same."""
+"""Lifetime in seconds after which a crash counts as a new problem, resetting the restart delay."""
 
 
 @final
@@ -45,7 +45,7 @@ class _Process:
 
     @property
     def status(self) -> str:
-        """How it ended, for people: an exit status, or the signal that killed it."""
+        """How the process ended, for display: an exit status, or the signal that killed it."""
         code = self.process.poll() if self.process else None
         return f"signal {-code}" if code is not None and code < 0 else f"exit status {code}"
 
@@ -56,13 +56,13 @@ class _Process:
 
 @final
 class Processes(Transport):
-    """Starts a process for each site, and starts it again when it dies.
+    """Starts a process for each site and restarts it when it dies.
 
     Args:
-        setups: the sites.
-        recipe: of the run.
-        restart_after_s: seconds to wait before a dead site is started again; it doubles with every
-            start. None: only `start` does it.
+        setups: setup of each site.
+        recipe: recipe of the run.
+        restart_after_s: seconds from a site's latest start until it may be restarted if it died;
+            doubled with every restart, at most eight times. None: only `start` restarts sites.
     """
 
     def __init__(
@@ -72,12 +72,12 @@ class Processes(Transport):
         self.restart_after_s = restart_after_s
         self.limit = message_limit(recipe) + FRAME_SLACK
         self._sites = {setup.name: _Process(setup) for setup in setups}
-        self._starting = threading.RLock()  # `sites` is called from every thread that asks
+        self._starting = threading.RLock()  # `sites` is called from several threads
         for name in self._sites:
             self.start(name)
 
     def start(self, site: str) -> None:
-        """Starts a site's process; the one it may still have is ended."""
+        """Starts a site's process, ending its previous one if there is any."""
         with self._starting:
             self._start(self._sites[site])
 
@@ -86,8 +86,8 @@ class Processes(Transport):
         ours, theirs = socket.socketpair()
         with theirs:
             command = [sys.executable, "-m", "asyndgan.engines.site_process", str(theirs.fileno())]
-            # A session of its own: Ctrl-C in the terminal reaches the coordinator alone, which
-            # then writes a checkpoint that still needs the sites.
+            # In its own session, so that Ctrl-C in the terminal reaches only the coordinator,
+            # which still needs the sites to write a checkpoint.
             entry.process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
                 command, pass_fds=[theirs.fileno()], start_new_session=True
             )
@@ -99,16 +99,16 @@ class Processes(Transport):
         entry.requests = Requests(frames)
 
     def pid(self, site: str) -> int | None:
-        """The process of a site, if it lives."""
+        """Process id of a site, or None if its process is not alive."""
         entry = self._sites[site]
         return entry.process.pid if entry.process and entry.alive else None
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        """The answer that carries the number of this request; older ones are dropped."""
+        """Sends a request and returns its answer; late answers to older requests are dropped."""
         entry = self._sites.get(site)
         if entry is None:
             raise SiteUnreachableError(f"site {site} is not connected.")
-        if len(payload) > self.limit:  # the process would end itself
+        if len(payload) > self.limit:  # the site's process would exit
             raise WireError(f"a request of {len(payload)} bytes; {self.limit} are allowed.")
         requests = entry.requests
         if requests is None or not entry.alive:
@@ -125,11 +125,11 @@ class Processes(Transport):
             ) from error
         except WireError:
             if entry.process:
-                entry.process.kill()  # its stream cannot be read any further
+                entry.process.kill()  # its stream is out of step and cannot be read on
             raise
 
     def sites(self) -> tuple[str, ...]:
-        """Sites whose process lives. Starts dead ones again when their time has come."""
+        """Sites whose process is alive. Restarts dead ones whose delay has passed."""
         with self._starting:
             for name, entry in self._sites.items():
                 if not entry.alive and self.restart_after_s is not None:
@@ -146,26 +146,26 @@ class Processes(Transport):
         with self._starting:
             for entry in self._sites.values():
                 if entry.requests:
-                    entry.requests.frames.close()  # all first, so that they end at the same time
+                    entry.requests.frames.close()  # close all first, so that they exit in parallel
             for entry in self._sites.values():
                 self._end(entry)
                 entry.requests = None
 
     def _end(self, entry: _Process) -> None:
         if entry.requests:
-            entry.requests.frames.close()  # the process ends when its socket does
+            entry.requests.frames.close()  # the process exits when its socket closes
         if entry.process:
             try:
                 entry.process.wait(timeout=5)
             except subprocess.TimeoutExpired:
                 entry.process.kill()
-                with suppress(subprocess.TimeoutExpired):  # one that waits for a disk dies later
+                with suppress(subprocess.TimeoutExpired):  # if it waits for a disk, it dies later
                     entry.process.wait(timeout=5)
 
 
 def serve(connection: socket.socket) -> None:
-    """A site's process: reads its setup, then answers requests until the connection closes."""
-    torch.set_num_threads(1)  # one core a site; see traps in docs/architecture.md
+    """Runs a site's process: reads its setup, then answers requests until the connection closes."""
+    torch.set_num_threads(1)  # one core per site; see traps in docs/architecture.md
     frames = Frames(connection, limit=2**24)
     _, payload = frames.receive()
     plain = json.loads(payload)
@@ -185,7 +185,7 @@ def serve(connection: socket.socket) -> None:
         return  # the coordinator has closed the connection: the run is over
     except AsyndganError as error:
         log.error("site %s ends: %s", setup.name, error)
-        sys.exit(1)  # the log has said why; the coordinator's terminal is not the site's
+        sys.exit(1)  # the reason is in the site's log; the terminal is the coordinator's
     except Exception:
         log.exception("site %s ends", setup.name)
         sys.exit(1)

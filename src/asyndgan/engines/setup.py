@@ -1,4 +1,4 @@
-"""What it takes to set a site up on this machine, in the same way for every engine."""
+"""Sets up a site on this machine, in the same way for every engine."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,20 +25,20 @@ from asyndgan.training import Site
 @final
 @dataclass(frozen=True)
 class SiteSetup:
-    """Where a site's things are.
+    """A site's folders and settings.
 
     Attributes:
-        name: of the site.
+        name: name of the site.
         data: folder of its images and masks.
         state: folder of its own checkpoints.
-        share: its weight among the sites; None: its number of cases.
+        share: its weight among the sites; None means its number of cases.
         patients: pattern that finds the patient in a case's name.
-        policy: file that its steward wrote; None: everything that a recipe asks for may leave,
-            since nothing leaves the machine.
-        masks: folder of masks to have painted, if the recipe says that they are given.
-        records: folder of its ledger and account, which outlives runs; None: `state`.
-        device: where its networks compute, as torch names it.
-        without: modalities that the folder has and that take no part.
+        policy: policy file written by its steward. None: everything a recipe asks for may leave
+            the site, since nothing leaves the machine.
+        masks: folder of the masks to paint from, if the recipe has `masks.source` "given".
+        records: folder of its ledger and account, which outlive runs; None means `state`.
+        device: torch device on which its networks compute.
+        without: modalities in the folder that are not used.
     """
 
     name: str
@@ -53,7 +53,7 @@ class SiteSetup:
     without: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
-        """For another process."""
+        """Converts the setup to JSON-serialisable values, to be passed to another process."""
         return {
             key: str(value) if isinstance(value, Path) else value
             for key, value in vars(self).items()
@@ -61,17 +61,17 @@ class SiteSetup:
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> Self:
-        """What `to_plain` gave."""
+        """Restores a setup from the result of `to_plain`."""
         keys = ("data", "state", "policy", "masks", "records")
         paths = {key: Path(str(plain[key])) for key in keys if plain[key]}
         return cls(**{**plain, **paths, "without": tuple(plain["without"])})
 
 
 def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
-    """A site's cases, prepared as the recipe says, without the patients that it holds out.
+    """Loads a site's cases, prepared as the recipe says, without the patients it holds out.
 
     Raises:
-        DataError: if the folder cannot be read.
+        DataError: if the folder cannot be read or its images do not fit the recipe's intensities.
         CohortError: if its cases do not fit the recipe.
     """
     cases = load_cases(
@@ -99,7 +99,7 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
 
 
 def _modalities(setup: SiteSetup, recipe: Recipe) -> tuple[str, ...] | None:
-    """What takes part of what the folder has; None: as the recipe says."""
+    """Modalities of the site that are used; None if the recipe alone decides."""
     if not setup.without:
         return None
     info = describe(setup.data)
@@ -119,16 +119,16 @@ def _modalities(setup: SiteSetup, recipe: Recipe) -> tuple[str, ...] | None:
 
 
 def policy_of(setup: SiteSetup) -> Policy:
-    """The policy in force; raises `PolicyError` if its file cannot be used."""
+    """Loads the site's policy; raises `PolicyError` if its file cannot be used."""
     return Policy.from_file(setup.policy) if setup.policy else SIMULATION
 
 
 def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
-    """Loads a site's cases and puts the site behind its endpoint.
+    """Loads a site's cases and wraps the site in its endpoint.
 
     Raises:
-        PolicyError: its policy does not allow the recipe.
-        DataError, CohortError: as `load_cohort`.
+        PolicyError: its policy cannot be used or does not allow the recipe.
+        DataError, CohortError: as `load_cohort`, or its given masks cannot be used.
     """
     policy = policy_of(setup)
     policy.check(recipe)

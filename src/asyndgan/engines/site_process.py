@@ -1,4 +1,4 @@
-"""Entry point of a site's process; `Processes` starts it with the number of its socket."""
+"""Entry point of a site's process; `Processes` passes the file descriptor of its socket."""
 
 import signal
 import socket

@@ -101,7 +101,7 @@ def run_suite(
     on_training: OnProgress | None = None,
     on_evaluation: OnProgress | None = None,
 ) -> SuiteResult:
-    """Trains and judges what a suite names, as far as it is not there yet.
+    """Trains and judges what a suite names and the folder does not hold yet.
 
     Args:
         text: of the suite, TOML.

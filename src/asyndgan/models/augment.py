@@ -1,4 +1,4 @@
-"""Differentiable augmentation: what a discriminator sees, real or synthetic, is disturbed first."""
+"""Differentiable augmentation of the images that a discriminator sees, real and synthetic."""
 
 from collections.abc import Sequence
 from typing import Final, Literal
@@ -12,19 +12,19 @@ from asyndgan.arrays import IMAGE_LOW, Condition, Images
 Disturbance = Literal["intensity", "shift", "cutout"]
 
 SHIFT: Final = 0.125
-"""Largest shift, as a part of the image's side."""
+"""Largest shift, as a fraction of the image's side."""
 
 CUTOUT: Final = 0.5
-"""Side of the square that is cut out, as a part of the image's side."""
+"""Side of the square that is cut out, as a fraction of the image's side."""
 
 
 def disturbed(
     images: Images, maps: Condition, kinds: Sequence[Disturbance], random: Generator
 ) -> tuple[Images, Condition]:
-    """Recolours, shifts and cuts images, and moves their conditions along.
+    """Changes the intensities of images, shifts them and cuts out squares; conditions follow.
 
-    A discriminator that sees few patients learns them by heart; disturbed, they are more, and since
-    synthetic ones are disturbed alike the generator does not learn to paint disturbances.
+    A discriminator that sees few patients memorises them, unless it sees them disturbed in many
+    ways. Synthetic images are disturbed too, so the generator does not learn to paint disturbances.
     Source: Zhao et al. 2020 (Differentiable Augmentation for Data-Efficient GAN Training), section
     3.2, with their ranges.
 
@@ -34,11 +34,11 @@ def disturbed(
         kinds: in the order in which they are applied: `intensity` (brightness and contrast of each
             modality), `shift` (by an eighth of the side at most), `cutout` (a square of half the
             side).
-        random: on the CPU; two equal ones disturb alike.
+        random: on the CPU; generators in equal states disturb alike.
 
     Returns:
-        Both, of the same shapes. Where nothing was, images are -1 and maps 0. Gradients reach
-        `images`.
+        Images and maps of the same shapes. Where nothing is left, images are -1 and maps 0.
+        Gradients reach `images`.
     """
     b, channels, *space = images.shape
 
@@ -64,7 +64,7 @@ def disturbed(
 
 
 def _holes(count: int, space: Sequence[int], random: Generator) -> Tensor:
-    """Zero in one square of each image (count, 1, *space), one elsewhere."""
+    """Factors (count, 1, *space): 0 in one square of each image, 1 elsewhere."""
     inside = torch.ones(count, 1, *[1] * len(space), dtype=torch.bool)
     for axis, side in enumerate(space):
         middle = torch.rand(count, generator=random) * side

@@ -1,6 +1,6 @@
 """Discriminators: each site owns one, and it never leaves the site.
 
-Every discriminator answers with a `Verdict`; a part that it does not have is None.
+Every discriminator returns a `Verdict`; outputs that it does not have are None.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ from asyndgan.recipe import DiscriminatorSection
 @final
 @dataclass(frozen=True)
 class Verdict:
-    """What a discriminator says of images.
+    """A discriminator's output for a batch of images.
 
     Attributes:
-        score: realness logits, (b, 1, *patches), or a channel for each modality; None if the
+        score: realness logits, (b, 1, *patches), or with one channel per modality; None if the
             network has no such output.
-        segmentation: label logits, (b, labels, *space), or one more channel where the last class
-            is "synthetic"; None if the network does not segment.
+        segmentation: label logits, (b, labels, *space), or with one more channel for the class
+            "synthetic"; None if the network does not segment.
         features: inner activations, for feature matching.
     """
 
@@ -33,11 +33,11 @@ class Verdict:
     features: list[Tensor] = field(default_factory=list)
 
     def float(self) -> "Verdict":
-        """The same in float32, in which losses are computed."""
+        """The verdict in float32, in which losses are computed."""
         return self._each(Tensor.float)
 
     def of(self, images: slice) -> "Verdict":
-        """What is said of some of the images."""
+        """The verdict on some of the images."""
         return self._each(lambda said: said[images])
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Verdict":
@@ -50,7 +50,7 @@ class Verdict:
 
 @final
 class EachModality(nn.Module):
-    """A network for each modality, which judges it alone; losses are means over all of them.
+    """One network per modality, which judges it alone; losses are means over all modalities.
 
     Args:
         networks: of one channel each, in the order of the site's modalities.
@@ -61,7 +61,7 @@ class EachModality(nn.Module):
         self.networks = nn.ModuleList(networks)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
-        """Judges each channel; the scores of all lie side by side."""
+        """Judges each channel; the scores are concatenated along the channel axis."""
         said: list[Verdict] = [
             network(channel, condition)
             for network, channel in zip(self.networks, images.split(1, dim=1), strict=True)
@@ -74,7 +74,7 @@ class EachModality(nn.Module):
 
 
 def _patch_network(spatial_dims: int, channels: int, section: DiscriminatorSection) -> nn.Module:
-    from monai.networks.nets import PatchDiscriminator  # seconds that only who trains need wait
+    from monai.networks.nets import PatchDiscriminator  # slow to import; only training needs it
 
     return PatchDiscriminator(
         spatial_dims=spatial_dims,
@@ -117,7 +117,7 @@ class PatchDiscriminator(nn.Module):
 class PatchSegmentationDiscriminator(nn.Module):
     """A PatchGAN that sees the image alone and also segments it, from the same features.
 
-    That the image fits its mask is asked by the segmentation, so the mask is not an input.
+    The segmentation checks that the image fits its mask, so the mask is not an input.
 
     Args:
         condition_channels: labels of the masks.
@@ -146,7 +146,7 @@ class PatchSegmentationDiscriminator(nn.Module):
         self.classify = conv(width, condition_channels, 1)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
-        """Judges and segments images; `condition` only gives the size."""
+        """Judges and segments images; `condition` is not used."""
         *features, score = self.network(images)
         merged: Tensor | None = None
         levels = zip([images, *features], self.lateral, self.merge, strict=True)
@@ -162,8 +162,8 @@ class PatchSegmentationDiscriminator(nn.Module):
 class UNetSegmentationDiscriminator(nn.Module):
     """A U-Net with one class more than there are labels (Schoenfeld et al. 2021, section 3.1).
 
-    Real pixels belong to their label, synthetic ones to the last class; a generator wants its
-    pixels to be taken for their label.
+    Real pixels belong to their label's class, synthetic ones to the last class; the generator aims
+    to have its pixels classified as their label.
 
     Args:
         condition_channels: labels of the masks.
@@ -197,7 +197,7 @@ class UNetSegmentationDiscriminator(nn.Module):
         )
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
-        """Segments images; `condition` is not looked at."""
+        """Segments images; `condition` is not used."""
         return Verdict(segmentation=self.network(images))
 
 
@@ -205,8 +205,8 @@ class UNetSegmentationDiscriminator(nn.Module):
 class DCGANDiscriminator(nn.Module):
     """Judges an image as a whole, after DCGAN (Radford et al. 2016): for masks and small images.
 
-    Without norms: those of single images would take away how much of a label there is, those of
-    batches would let patients see each other.
+    It has no norms: instance norms would remove how much of a label an image holds, and batch norms
+    would let one patient's image influence another's verdict.
 
     Args:
         condition_channels: channels of the condition's maps.

@@ -1,11 +1,11 @@
-"""Features of images that need no trained network, and distances between sets of images by them.
+"""Image features that need no trained network, and a distance between sets of images.
 
-Random convolutions with a fixed seed see texture and structure; hand features see intensities,
-edges and how modalities go together. Both are cheap, need no download, and mean the same on every
-machine. The distance is Frechet's between normal distributions, feature by feature: a covariance of
-hundreds of features cannot be told from the few hundred images that sites have. It compares runs
-with each other and with the floor between two sets of real images, and is no FID (Heusel et al.
-2017).
+Random convolutions with a fixed seed capture texture and structure; handcrafted features capture
+intensities, edges and how modalities correlate. Both are cheap, need no download, and mean the same
+on every machine. The distance is Frechet's between normal distributions, feature by feature: the
+few hundred images that sites have cannot determine a covariance of hundreds of features. It is
+meant to compare runs with each other and with the floor between two sets of real images; it is not
+FID (Heusel et al. 2017).
 """
 
 from dataclasses import dataclass
@@ -19,24 +19,24 @@ from torch import Tensor, nn
 from asyndgan.arrays import Images
 
 SEED: Final = 1
-"""Of the random convolutions: another one is another measure."""
+"""Seed of the random convolutions; another seed would give another measure."""
 
 WIDTHS: Final = (32, 64, 64)
-"""Filters of the random convolutions, each at half the size of the one before."""
+"""Filters of the random convolutions, each of which halves the size."""
 
 QUANTILES: Final = (0.05, 0.25, 0.5, 0.75, 0.95)
 BANDS: Final = 3
-"""Halvings of an image whose details are measured apart."""
+"""Number of scales, each half the one before, at which detail is measured separately."""
 
 
 class Features(nn.Module):
-    """Images [b, channels, h, w] in [-1, 1] to numbers [b, size].
+    """Computes features [b, size] of images [b, channels, h, w] in [-1, 1].
 
     Args:
-        channels: modalities of an image.
+        channels: number of modalities of an image.
 
     Attributes:
-        size: features of an image.
+        size: number of features of an image.
     """
 
     def __init__(self, channels: int) -> None:
@@ -66,7 +66,7 @@ class Features(nn.Module):
 
 
 def features_in_parts(images: Images, *, batch: int = 64) -> Float[Tensor, "b size"]:
-    """Features of any number of images, a few at a time."""
+    """Features of any number of images, computed `batch` at a time."""
     features = Features(images.shape[1])
     return torch.cat([features(part) for part in images.split(batch)])
 
@@ -96,10 +96,10 @@ def _by_hand(images: Images) -> Float[Tensor, "b hand"]:
 @final
 @dataclass(frozen=True)
 class Moments:
-    """What a set of images is to the distance; sets add up without their images.
+    """All that the distance needs of a set of images; moments of several sets can be added.
 
     Attributes:
-        count: images, or their weight.
+        count: number of images, or their weight.
         total: sum of their features [size].
         squares: sum of the features' squares [size].
     """
@@ -114,8 +114,8 @@ class Moments:
 
         Args:
             features: of each image.
-            clip: longest that one image's features may be; longer ones are shortened, so that no
-                image counts for more.
+            clip: largest L2 norm of one image's features; longer ones are shortened, so that no
+                image counts for more. None: no limit.
         """
         values = features.double()
         if clip is not None:
@@ -129,7 +129,7 @@ class Moments:
         )
 
     def weighing(self, weight: float) -> "Moments":
-        """The same distribution with another count: a site's share instead of its cases."""
+        """The same distribution with another weight: a site's share instead of its case count."""
         factor = weight / self.count
         return Moments(weight, factor * self.total, factor * self.squares)
 
@@ -152,14 +152,14 @@ def distance(
     Args:
         of: the set to judge.
         reference: real images.
-        unit: of each feature, if not the reference's deviation.
+        unit: of each feature; None: the reference's standard deviation.
 
     Returns:
         0 or more; 0 for equal moments, 1 where means are a standard deviation off. Two sets of n
-        independent images from one distribution are about 3 / n apart, and slices of a patient are
-        not independent: print the floor between sets of real patients beside it.
+        independent images from one distribution are about 3 / n apart. Slices of a patient are not
+        independent, so report the floor between sets of real patients beside it.
     """
     unit = reference.deviation if unit is None else unit
-    seen = unit > 1e-6  # what is the same in all real images has no unit
+    seen = unit > 1e-6  # a feature that is equal in all real images has none
     gap = (of.mean - reference.mean).square() + (of.deviation - reference.deviation).square()
     return float((gap[seen] / unit[seen].square()).mean())

@@ -1,4 +1,4 @@
-"""Generators: from a condition and noise to images in [-1, 1], every modality at once.
+"""Generators: they turn a condition and noise into images in [-1, 1], all modalities at once.
 
 Norms act on one image at a time, so that an image does not depend on which others share its batch:
 sites come and go, and a chunked step must equal an unchunked one.
@@ -19,9 +19,9 @@ SLOPE = 0.2
 def _conv(
     spatial_dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
 ) -> nn.Module:
-    from monai.networks.layers.factories import Conv  # seconds that only who trains need wait
+    from monai.networks.layers.factories import Conv  # slow to import; only training needs it
 
-    # No bias before an instance norm: the norm takes it away again and its gradient is noise.
+    # No bias before an instance norm: the norm cancels it, and its gradient is only noise.
     return Conv[Conv.CONV, spatial_dims](
         source,
         target,
@@ -34,14 +34,14 @@ def _conv(
 
 
 def positions(like: Tensor) -> Tensor:
-    """Where each pixel lies along each axis, from -1 to 1: (b, axes, *space) of (b, c, *space)."""
+    """Coordinates of each pixel, -1 to 1 along each axis: (b, axes, *space) for (b, c, *space)."""
     axes = [torch.linspace(-1, 1, side, device=like.device) for side in like.shape[2:]]
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"))
     return grid.expand(len(like), *grid.shape).to(like.dtype)
 
 
 def smooth(spatial_dims: int) -> str:
-    """Name of linear interpolation over this many axes."""
+    """Torch's name for linear interpolation over this many axes."""
     return "bilinear" if spatial_dims == 2 else "trilinear"
 
 
@@ -53,7 +53,7 @@ def _norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module
 
 @final
 class ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside an identity."""
+    """Two 3x3 convolutions with an identity shortcut."""
 
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
@@ -89,9 +89,9 @@ class Style(nn.Module):
 
 @final
 class Heads(nn.Module):
-    """Last layers of each modality, after a trunk that all share.
+    """Separate last layers for each modality, after a trunk that all share.
 
-    Without a norm, which would take away what the code of a look shifted just before.
+    They have no norm, which would cancel the shift that the code of a look has just applied.
     """
 
     def __init__(self, spatial_dims: int, source: int, width: int, modalities: int) -> None:
@@ -121,12 +121,13 @@ class ResNetGenerator(nn.Module):
         condition_channels: channels of the condition's maps.
         image_channels: modalities to paint.
         spatial_dims: 2 or 3.
-        section: `width` k, `blocks` n, `noise` channels. Not in the paper: `skip` hands condition
-            and noise to the last layer as well, so that edges of small labels stay sharp; `style`
+        section: `width` k, `blocks` n, `noise` channels. Not in the paper: `skip` also feeds the
+            condition and noise to the last layer, so that edges of small labels stay sharp; `style`
             and `latent` numbers, which follow the noise as constant maps, scale and shift features
-            at the lowest size and before the last layer; with `position` the first layer sees where
-            each pixel lies (Liu et al. 2018, "CoordConv"), which norms and mirrored rims hide; with
-            `heads` each modality has last layers of its own, which feedback on others leaves alone.
+            at the lowest size and before the last layer; `position` feeds each pixel's coordinates
+            to the first layer (Liu et al. 2018, "CoordConv"), since norms and reflection padding
+            hide them; `heads` gives each modality its own last layers, which feedback on other
+            modalities does not change.
     """
 
     def __init__(
@@ -155,8 +156,8 @@ class ResNetGenerator(nn.Module):
         layers += [ResidualBlock(spatial_dims, 4 * k) for _ in range(section.blocks)]
         for wide in (4 * k, 2 * k):
             layers += [
-                # Not a transposed convolution, as published: its uneven overlap left a grid of dots
-                # in the images (Odena et al. 2016).
+                # The paper uses a transposed convolution, but its uneven overlap left a grid of
+                # dots in the images (Odena et al. 2016).
                 nn.Upsample(scale_factor=2, mode=smooth(spatial_dims), align_corners=False),
                 _conv(spatial_dims, wide, wide // 2, bias=False),
                 _norm(spatial_dims, wide // 2),
@@ -195,7 +196,7 @@ class ResNetGenerator(nn.Module):
 class UNetGenerator(nn.Module):
     """MONAI's basic U-Net: the mask reaches the last layers at full resolution.
 
-    So edges of small labels stay sharp and noise can become texture, at a third of the ResNet's
+    This keeps edges of small labels sharp and lets noise become texture, at a third of the ResNet's
     compute. Upsampling is linear; see `ResNetGenerator`.
 
     Args:
@@ -256,7 +257,7 @@ class SpatiallyAdaptiveNorm(nn.Module):
 
 @final
 class SpadeBlock(nn.Module):
-    """Residual block whose norms are told where every label lies."""
+    """Residual block whose norms are modulated by the maps of condition and noise."""
 
     def __init__(self, spatial_dims: int, source: int, target: int, maps: int, hidden: int) -> None:
         super().__init__()
@@ -277,8 +278,8 @@ class SpadeBlock(nn.Module):
 class SpadeGenerator(nn.Module):
     """A generator modulated by mask and noise at every scale (Park et al. 2019; noise as in OASIS).
 
-    Noise is a map beside the condition's (Schoenfeld et al. 2021, section 3.3), so that texture can
-    vary from place to place. Starts at an eighth of the size and doubles three times.
+    Noise maps are concatenated with the condition's (Schoenfeld et al. 2021, section 3.3), so that
+    texture can vary from place to place. Starts at an eighth of the size and doubles three times.
 
     Args:
         condition_channels: channels of the condition's maps.
@@ -312,7 +313,7 @@ class SpadeGenerator(nn.Module):
         features = self.start(F.interpolate(maps, scale_factor=1 / 8, mode="nearest"))
         for level, block in enumerate(self.blocks):
             if level:
-                # Bilinear: nearest-neighbour doubling left lines in the texture.
+                # Linear, because nearest-neighbour doubling left lines in the texture.
                 features = F.interpolate(features, scale_factor=2, mode=self.smooth)
             features = block(features, maps)
         return torch.tanh(self.paint(F.leaky_relu(features, SLOPE)))
@@ -320,10 +321,11 @@ class SpadeGenerator(nn.Module):
 
 @final
 class DCGANGenerator(nn.Module):
-    """From one vector to an image, after DCGAN (Radford et al. 2016).
+    """Paints an image from one vector, after DCGAN (Radford et al. 2016).
 
-    For what is painted from a class or from nothing: the networks above see noise at each place for
-    itself, and cannot agree on one shape across an image. Upsampling as in `ResNetGenerator`.
+    For images painted from a class or without a condition: the networks above see the noise of each
+    place separately and cannot agree on one shape across an image. Upsampling is linear; see
+    `ResNetGenerator`.
 
     Args:
         condition_channels: channels of the condition's maps, which are the same everywhere.
@@ -350,7 +352,7 @@ class DCGANGenerator(nn.Module):
         self.layers = nn.ModuleList(
             nn.Sequential(
                 _conv(spatial_dims, source, target, bias=True),
-                # Over groups of channels: over single ones, amounts would be lost.
+                # Over groups of channels: per-channel norms would lose how much there is of each.
                 nn.GroupNorm(min(4, target), target),
                 nn.ReLU(),
             )
@@ -364,7 +366,7 @@ class DCGANGenerator(nn.Module):
         return torch.tanh(self.logits(condition, noise))
 
     def logits(self, condition: Condition, noise: Noise) -> Tensor:
-        """What `forward` brings into its range, of the same shape."""
+        """The output of `forward` before tanh, of the same shape."""
         space = noise.shape[2:]
         vector = torch.cat([condition, noise], dim=1).flatten(2).mean(2)  # the same everywhere
         features = self.start(vector).reshape(len(vector), -1, *[self.GRID] * len(space))
@@ -378,11 +380,11 @@ class DCGANGenerator(nn.Module):
 
 @final
 class MaskGenerator(nn.Module):
-    """Paints masks as `DCGANGenerator`: at each place 1 in one label's channel, -1 in the others.
+    """Paints masks with a `DCGANGenerator`: in each pixel 1 in one label's channel, else -1.
 
-    What lies between tells a discriminator at a glance what is synthetic, and then it teaches
-    nothing about shapes. The gradient passes as through the labels' softmax (the straight-through
-    estimator of Bengio, Leonard and Courville 2013); with each channel's tanh in its place
+    Values in between would show a discriminator at once what is synthetic, and it would teach
+    nothing about shapes. The gradient is that of the softmax over labels (the straight-through
+    estimator of Bengio, Leonard and Courville 2013); with a tanh per channel instead,
     discriminators won at once.
 
     Args:
@@ -409,7 +411,7 @@ class MaskGenerator(nn.Module):
         )
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
-        """Paints a channel a label, of the noise's height and width (multiples of 8)."""
+        """Paints one channel per label, of the noise's height and width (multiples of 8)."""
         likely = self.body.logits(condition, noise).softmax(1)
         chosen = F.one_hot(likely.argmax(1), likely.shape[1]).movedim(-1, 1)
         return 2 * (chosen + (likely - likely.detach())) - 1

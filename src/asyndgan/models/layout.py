@@ -1,4 +1,4 @@
-"""How feature maps lie in memory: on a CPU convolutions are quickest with channels last."""
+"""Memory layout of feature maps: on a CPU, convolutions are fastest with channels last."""
 
 from typing import TypeVar, final
 
@@ -11,10 +11,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @final
 class ImageNorm(nn.InstanceNorm2d):
-    """Instance norm that puts channels last on a CPU, where torch's own puts them first."""
+    """Instance norm that keeps channels last on a CPU, where torch's own returns them first."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """(b, channels, height, width), in and out."""
+        """Normalises features (b, channels, height, width); same shape in and out."""
         if input.device.type != "cpu" or input.ndim != 4:
             return super().forward(input)
         return torch.cat(
@@ -26,10 +26,11 @@ class ImageNorm(nn.InstanceNorm2d):
 
 
 def channels_last(network: Network) -> Network:
-    """Has a network of instance norms compute with channels last, and returns it.
+    """Makes a network with instance norms compute with channels last on a CPU, and returns it.
 
-    Its weights stay as they are, and so do its results but for rounding. On other devices, in three
-    dimensions and without instance norms (torch's group norm is slow so) nothing changes.
+    Its weights do not change, nor do its results except for rounding. Nothing changes on other
+    devices, in three dimensions, or without instance norms (with channels last torch's group norm
+    is slow).
     """
     normed = False
     for module in list(network.modules()):

@@ -11,10 +11,10 @@ from asyndgan.arrays import Images, Masks, Scalar
 
 @runtime_checkable
 class AdversarialLoss(Protocol):
-    """What a discriminator and a generator want of realness logits.
+    """The losses of a discriminator and of a generator on realness logits.
 
-    A discriminator minimises half the sum of `real` and `synthetic`; they are apart so that under
-    differential privacy only the first has to be clipped and noised.
+    A discriminator minimises half the sum of `real` and `synthetic`; they are separate so that
+    under differential privacy only the first has to be clipped and noised.
     """
 
     def real(self, logits: Tensor) -> Scalar:
@@ -100,12 +100,12 @@ def balanced_cross_entropy(logits: Tensor, target: Masks, present: Masks) -> Sca
 
 
 def balanced_l1(images: Images, target: Images, conditions: Tensor, balance: float) -> Scalar:
-    """Mean absolute difference, in part averaged over labels rather than over pixels.
+    """Mean absolute difference, averaged partly over labels and partly over pixels.
 
     Args:
         images: (b, c, *space).
         target: the same shape.
-        conditions: label maps (b, *space) if `balance` is above 0, else not looked at.
+        conditions: label maps (b, *space) if `balance` is above 0, else not used.
         balance: 0 for the mean over pixels, 1 for the mean over the labels that occur.
     """
     gap = (images - target).abs()
@@ -118,7 +118,7 @@ def balanced_l1(images: Images, target: Images, conditions: Tensor, balance: flo
 
 
 def class_moments(images: Images, masks: Masks, labels: int) -> tuple[Tensor, Tensor]:
-    """Mean and deviation of the intensities of each label, over a batch.
+    """Mean and standard deviation of the intensities of each label, over a batch.
 
     Returns:
         (labels, channels, 2) moments, zero where a label does not occur, and (labels,) booleans:
@@ -135,7 +135,7 @@ def class_moments(images: Images, masks: Masks, labels: int) -> tuple[Tensor, Te
 
 
 def moments_distance(images: Images, masks: Masks, real: Images, real_masks: Masks) -> Scalar:
-    """L1 between the class-wise moments of two unpaired batches, over the labels both have."""
+    """L1 between the class-wise moments of two unpaired batches, over the labels in both."""
     labels = int(max(masks.max(), real_masks.max())) + 1
     ours, here = class_moments(images, masks, labels)
     theirs, there = class_moments(real, real_masks, labels)

@@ -1,4 +1,4 @@
-"""Networks and losses by the name that a recipe gives them; other packages join by entry point."""
+"""Builds networks and losses by their name in a recipe; other packages add entry points."""
 
 import difflib
 from collections.abc import Sequence
@@ -20,10 +20,11 @@ from asyndgan.recipe import GeneratorSection, Recipe
 
 
 def part(group: str, kind: str) -> Any:
-    """Loads the part that an entry point of group `asyndgan.<group>` names.
+    """Loads the network or loss that an entry point of group `asyndgan.<group>` names.
 
     Raises:
-        RecipeError: if no installed package offers it (lists those that exist), or it is broken.
+        RecipeError: if no installed package offers it (lists those that exist), or it cannot be
+            loaded.
     """
     found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
     if kind not in found:
@@ -43,10 +44,10 @@ def part(group: str, kind: str) -> Any:
 
 
 def check_parts(recipe: Recipe) -> None:
-    """Looks up every part that a recipe names.
+    """Checks that every part that a recipe names can be loaded.
 
     Raises:
-        RecipeError: as `part`; names the key as well.
+        RecipeError: as `part`; it names the recipe's key as well.
     """
     named = {
         "generator.kind": ("generators", recipe.generator.kind),
@@ -78,7 +79,7 @@ def build_generator(
 def generator_from(
     section: GeneratorSection, *, condition_channels: int, image_channels: int, spatial_dims: int
 ) -> nn.Module:
-    """A generator of one section: the central one or a site's stand-in."""
+    """A generator from its section: the central one or a site's stand-in."""
     network: nn.Module = part("generators", section.kind)(
         condition_channels=condition_channels,
         image_channels=image_channels,
@@ -102,7 +103,7 @@ def build_discriminator(
         network: nn.Module = build(image_channels=image_channels)
     else:
         network = EachModality([build(image_channels=1) for _ in range(image_channels)])
-    # Opacus knows torch's own layers.
+    # Opacus supports only torch's own layers, not those of `channels_last`.
     return network if recipe.privacy.kind == "discriminator" else channels_last(network)
 
 
@@ -113,7 +114,7 @@ def build_adversarial_loss(recipe: Recipe) -> AdversarialLoss:
 
 
 def condition_channels(kind: str, labels: int) -> int:
-    """How many maps `condition_maps` makes."""
+    """Number of maps that `condition_maps` returns."""
     return 0 if kind == "none" else labels
 
 
@@ -148,10 +149,10 @@ def arithmetic(precision: str, device: torch.device) -> torch.autocast:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device of this name, as torch has it: `cpu`, `cuda`, `cuda:1`, `mps`.
+    """The device with torch's name for it: `cpu`, `cuda`, `cuda:1`, `mps`.
 
     Raises:
-        RunError: this machine has none of this name, or torch was built without it.
+        RunError: if this machine has no such device, or torch was built without it.
     """
     try:
         device = torch.device(name)
@@ -173,7 +174,7 @@ def _devices() -> str:
 
 
 def native_bfloat16() -> bool:
-    """Whether this processor computes in bfloat16; elsewhere torch imitates it, slowly."""
+    """Whether this processor computes in bfloat16; otherwise torch emulates it, slowly."""
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(known.get(flag) for flag in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
 
@@ -184,9 +185,9 @@ def draw_noise(count: int, channels: int, space: tuple[int, ...], random: torch.
 
 
 def style_code(seed: int, site: str, size: int) -> Tensor:
-    """What a generator knows of whose look to paint: numbers fixed at random for each site.
+    """The code of a site's look for the generator: random numbers fixed by seed and site name.
 
-    So a site that joins late has one too, and looks can be mixed.
+    A site that joins late has one too, and looks can be mixed.
     """
     random = torch.Generator().manual_seed(derived_seed(seed, "style", site))
     return torch.randn(size, generator=random)
@@ -198,10 +199,10 @@ def site_noise(
     """Noise for one image of each of these sites, followed by `generator.code` constant maps.
 
     Args:
-        recipe: says how much of each, and the seed of the sites' codes.
-        sites: whose look each image should have.
+        recipe: gives the number of maps, and the seed of the sites' codes.
+        sites: the site whose look each image should have.
         space: height and width (and depth).
-        random: of the noise and of what is drawn for each image.
+        random: draws the noise and each image's latent numbers.
     """
     section = recipe.generator
     noise = draw_noise(len(sites), section.noise, space, random)

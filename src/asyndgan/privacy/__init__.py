@@ -1,4 +1,4 @@
-"""What may leave a site, the door that it leaves by, and the book in which it stands."""
+"""What may leave a site (policy), the only way out (release), and its record (ledger)."""
 
 from asyndgan.privacy.ledger import Ledger
 from asyndgan.privacy.policy import SIMULATION, Policy

@@ -1,11 +1,11 @@
-"""What differential privacy was spent at a site, in all runs; it only grows.
+"""Accounts for the differential privacy that a site has spent in all runs; the total only grows.
 
-The mechanism is the Gaussian one on a Poisson sample of the site's patients (DP-SGD, Abadi et al.
-2016; `asyndgan.training.private`), or on the whole cohort (sampling rate 1: noised feedback). Its
-guarantee is for one patient whose cases count or do not; how many patients there are is public
-("zero-out" neighbours, Ponomareva et al. 2023, section 2.1), since the sampling rate is made of it.
-Composed numerically by privacy random variables (Gopi et al. 2021, as Opacus implements them);
-tests hold it against dp-accounting's privacy loss distributions.
+The mechanism adds Gaussian noise to a Poisson sample of the site's patients (DP-SGD, Abadi et al.
+2016; `asyndgan.training.private`), or to the whole cohort (sampling rate 1: noised feedback).
+Neighbouring cohorts differ in whether one patient's cases count; the number of patients is public,
+since the sampling rate depends on it ("zero-out" neighbours, Ponomareva et al. 2023, section 2.1).
+Uses are composed numerically by privacy random variables (Gopi et al. 2021, as Opacus implements
+them); tests compare the result with dp-accounting's privacy loss distributions.
 """
 
 import json
@@ -23,10 +23,10 @@ from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 LARGE: Final = 50.0
-"""Epsilon from which on nobody needs it exactly: a plainer bound does, without large arrays."""
+"""Epsilon above which the looser Renyi bound is precise enough and saves large arrays."""
 
 EPSILON_ERROR: Final = 0.01
-"""How exactly the accountant computes; it errs to the safe side."""
+"""Largest error of a computed epsilon, which is never too small."""
 
 
 @final
@@ -35,8 +35,8 @@ class Mechanism:
     """One noisy look at a site's patients.
 
     Attributes:
-        noise: standard deviation of the noise, in units of the most that one patient changes.
-        rate: probability with which each patient takes part.
+        noise: standard deviation of the noise, in units of the most that one patient can change.
+        rate: probability with which each patient is drawn.
     """
 
     noise: float
@@ -44,7 +44,7 @@ class Mechanism:
 
 
 def mechanism_of(recipe: Recipe, patients: int) -> Mechanism | None:
-    """What a recipe uses at a site with so many patients; None: nothing is private."""
+    """The mechanism of a recipe at a site with so many patients; None: nothing is private."""
     section = recipe.privacy
     if section.kind == "none":
         return None
@@ -53,32 +53,32 @@ def mechanism_of(recipe: Recipe, patients: int) -> Mechanism | None:
 
 
 def uses_a_step(recipe: Recipe) -> int:
-    """How often an answer uses it."""
+    """How often one answer uses the recipe's mechanism."""
     return recipe.privacy.updates if recipe.privacy.kind == "discriminator" else 1
 
 
 def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
-    """Epsilon of mechanisms, each used so many times; infinite without noise.
+    """Epsilon spent by mechanisms, each used a number of times; infinite without noise.
 
     Args:
-        spent: how often each was used.
-        delta: above 0, below 1.
+        spent: number of uses of each mechanism.
+        delta: of that epsilon; above 0, below 1.
     """
     used = {mechanism: count for mechanism, count in spent.items() if count}
     if not used:
         return 0.0
     if any(mechanism.noise <= 0 for mechanism in used):
         return math.inf
-    # Takes a second that only private runs need.
+    # Slow to import; only private runs need it.
     from opacus.accountants import PRVAccountant, RDPAccountant
 
-    # Renyi's accountant only sizes the grid; its advice would be taken for ours.
+    # Opacus's advice on its accountants would be taken for ours.
     warnings.filterwarnings("ignore", "Optimal order is the")
     warnings.filterwarnings("ignore", "Discrete mean differs")
     history = [(one.noise, one.rate, count) for one, count in used.items()]
     rough, exact = RDPAccountant(), PRVAccountant()
     rough.history = exact.history = history
-    with np.errstate(all="ignore"):  # logarithms of zero on the grid's rim
+    with np.errstate(all="ignore"):  # logarithms of zero at the edge of the grid
         try:
             bound = float(rough.get_epsilon(delta))
         except (ArithmeticError, ValueError):
@@ -88,18 +88,18 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
         try:
             return min(bound, float(exact.get_epsilon(delta, eps_error=EPSILON_ERROR)))
         except (ArithmeticError, MemoryError, RuntimeError, ValueError):
-            return bound  # which holds as well
+            return bound  # which is valid too, only looser
 
 
 def most_uses(
     spent: dict[Mechanism, int], mechanism: Mechanism, *, epsilon: float, delta: float
 ) -> int:
-    """How many more times a mechanism may be used before `epsilon` is exceeded.
+    """How many more times a mechanism may be used before `epsilon` is exceeded; at most 2**24.
 
     Args:
-        spent: so far.
-        mechanism: to use.
-        epsilon: not to exceed.
+        spent: number of uses of each mechanism so far.
+        mechanism: the mechanism to use.
+        epsilon: the limit.
         delta: of that epsilon.
     """
 
@@ -124,17 +124,17 @@ def most_uses(
 class Account:
     """A site's budget, kept in a file and written before each use.
 
-    A use counts when it is announced, so a crash loses none, and going back to an earlier
-    checkpoint gives nothing back: what has left has left.
+    A use counts as soon as it is announced. So a crash loses none, and going back to an earlier
+    checkpoint refunds nothing: what has left the site has left it.
 
     Args:
-        path: of the file; None: nowhere, as in tests.
-        mechanism: of this run; None: there is none.
-        epsilon: not to exceed, over all runs; None: no limit.
+        path: of the file; None: keep it in memory only, as in tests.
+        mechanism: of this run; None: the run is not private.
+        epsilon: the limit over all runs; None: no limit.
         delta: of that epsilon.
 
     Raises:
-        PolicyError: the file is not one of these.
+        PolicyError: if the file cannot be read as an account.
     """
 
     def __init__(
@@ -158,15 +158,17 @@ class Account:
         self._shown: tuple[int, float] = (-1, 0.0)
 
     def check_against(self, ledger: Ledger, *, unprotected_masks: bool) -> None:
-        """Sees that the ledger shows nothing that this account does not cover.
+        """Checks that the ledger shows nothing that this account does not cover.
+
+        Without a limit on epsilon nothing is checked.
 
         Args:
             ledger: of the same site.
-            unprotected_masks: whether the policy lets masks leave in the clear all the same.
+            unprotected_masks: whether the policy lets masks leave in the clear regardless.
 
         Raises:
-            PolicyError: something left without privacy although it is asked for now, or more was
-                spent than the account says.
+            PolicyError: if something left without privacy although the policy now asks for it, or
+                if more was spent than the account says.
         """
         if self.limit is None:
             return
@@ -179,7 +181,7 @@ class Account:
                 f"{ledger.path.name} shows {shown} that left without privacy, so none can be "
                 "promised to these patients any more."
             )
-        if ledger.epsilon > self.epsilon() * 1.06 + EPSILON_ERROR:  # which it may run ahead by
+        if ledger.epsilon > self.epsilon() * 1.06 + EPSILON_ERROR:  # it may be ahead by so much
             raise PolicyError(
                 f"{ledger.path.name} shows an epsilon of {ledger.epsilon:.3g}, the account only "
                 f"{self.epsilon():.3g}. Put back the file that the site wrote."
@@ -189,7 +191,7 @@ class Account:
         """Announces uses of this run's mechanism.
 
         Raises:
-            PolicyError: the budget does not allow them; nothing was used.
+            PolicyError: if the budget does not allow them; nothing is charged then.
         """
         if not self.mechanism or not uses:
             return
@@ -201,7 +203,7 @@ class Account:
             self._write(self.path)
 
     def epsilon(self) -> float:
-        """Spent in all, from above: computed anew whenever the uses have grown by a twentieth."""
+        """Upper bound of what was spent in all; recomputed whenever uses grow by a twentieth."""
         uses = sum(self.spent.values())
         if uses > self._shown[0]:
             ahead = uses + int(min(uses // 20, self._left))

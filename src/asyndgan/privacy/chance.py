@@ -1,8 +1,8 @@
-"""Randomness that nobody else can repeat: for noise and for who is drawn.
+"""Randomness that nobody can repeat, for noise and for drawing patients.
 
-Every number is made of bytes of the operating system's own generator. Not of one that is seeded by
-it: torch's takes 32 bits of a seed, which can be tried through, and not of the recipe's seed, which
-everybody knows. Noise that can be computed hides nothing.
+Every number is made from bytes of the operating system's generator. A generator seeded by it would
+not do: torch's uses only 32 bits of a seed, which can be found by trying them all. Nor would the
+recipe's seed, which everybody knows. Noise that can be computed hides nothing.
 """
 
 import os
@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 DRAWS: Final = 4
-"""That a normal number is made of: so that the last bits of a floating-point number give nothing
-away (Holohan and Braghin 2021, section 5)."""
+"""Draws that are summed into one normal number, so that the last bits of the floating-point result
+give nothing away (Holohan and Braghin 2021, section 5)."""
 
 
 def uniform(count: int) -> Tensor:
-    """Numbers from 0 to below 1, float64, of 53 bits each."""
+    """So many random numbers in [0, 1), float64, with 53 random bits each."""
     drawn = np.frombuffer(os.urandom(8 * count), dtype=np.uint64)
     return torch.from_numpy((drawn >> np.uint64(11)) * 2.0**-53)
 
 
 def shuffled(values: Tensor) -> Tensor:
-    """The same numbers in an order that nobody can repeat."""
+    """The same values, in an order that nobody can repeat."""
     order = uniform(values.numel()).argsort()
     return values.flatten()[order.to(values.device)].reshape(values.shape)
 

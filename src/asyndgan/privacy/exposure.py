@@ -1,7 +1,7 @@
-"""Every field that crosses the wire: what it is, what could be learned by it, and what holds it.
+"""Every field that crosses the wire: what it is, what it could reveal, and what prevents that.
 
-The table of docs/threat-model.md is made from here, and a test holds it against the messages: a
-field that nobody has thought about cannot be added.
+The tables of docs/threat-model.md are generated from here, and a test compares them with the
+messages, so that no field can be added without an entry here.
 """
 
 from collections.abc import Iterator
@@ -14,13 +14,13 @@ from asyndgan.wire import ANSWERS, REQUESTS
 @final
 @dataclass(frozen=True)
 class Exposure:
-    """One field.
+    """What one field of a message exposes.
 
     Attributes:
-        meaning: what it is.
-        size: how much of it.
-        worst: what the other side could learn or do by it, at worst.
-        held_by: what stands against that; where nothing does, it says so.
+        meaning: what the field is.
+        size: how much data it holds.
+        worst: the worst that the other side could learn from it or do with it.
+        held_by: what prevents that; says so if nothing does.
     """
 
     meaning: str
@@ -207,12 +207,12 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
 
 
 def fields(kinds: dict[str, type]) -> list[tuple[str, str]]:
-    """Message and field of everything that a schema lets through."""
+    """Pairs of message kind and field name, for every field of these messages."""
     return [(kind, name) for kind, message in kinds.items() for name in message.model_fields]  # type: ignore[attr-defined]  # all are messages
 
 
 def table() -> Iterator[str]:
-    """Both tables, in Markdown."""
+    """Lines of both tables, in Markdown."""
     for title, kinds, known in (
         ("What leaves a site", ANSWERS, LEAVING),
         ("What comes to a site", REQUESTS, COMING),

@@ -1,9 +1,9 @@
-"""What left a site: one line for each message, written before it leaves, chained by hashes.
+"""Record of what left a site: one line per message, written before it leaves, chained by hashes.
 
-Each line holds the SHA-256 of the line before, so that no line can be changed, taken out or put in
-without all later ones changing; a second file holds the number and hash of the last line, so that
-no line can be cut off the end. Whoever can rewrite both files can forge both: note the last hash
-somewhere else (`asyndgan ledger verify` prints it) and give it back with `--expect`.
+Each line holds the SHA-256 of the line before, so that no line can be changed, removed or inserted
+without changing all later ones; a second file, the head, holds the number and hash of the last
+line, so that no line can be cut off the end. Anyone who can rewrite both files can forge both: note
+the last hash somewhere else (`asyndgan ledger verify` prints it) and pass it with `--expect`.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ if sys.platform != "win32":
     import fcntl
 
 FIRST = "0" * 64
-"""What stands in place of the hash of the line before the first."""
+"""Stands for the previous hash in the first line."""
 
 FEEDBACK_KINDS: Final = ("judgement", "appraisal")
-"""Messages that a policy counts as answers."""
+"""Kinds of messages that a policy counts as answers."""
 
 
 @final
@@ -48,8 +48,8 @@ class Entry:
         noise: standard deviation of the noise, in units of what one patient changes; 0: none.
         epsilon: spent in all, with `delta`; None: no differential privacy was promised.
         delta: of that epsilon.
-        bare: what was in it that no differential privacy covers: `feedback`, `masks` (or classes)
-            of patients, `moments`; empty: nothing.
+        bare: its contents that no differential privacy covers, separated by spaces: `feedback`,
+            `masks` (or classes) of patients, `moments`; empty: none.
         policy: SHA-256 of the policy in force.
         previous: hash of the line before.
         digest: hash of this line without this field.
@@ -72,11 +72,11 @@ class Entry:
     digest: str = ""
 
     def line(self) -> bytes:
-        """As it stands in the file."""
+        """The entry as a line of the file."""
         return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
 
     def sealed(self) -> "Entry":
-        """The same with its hash."""
+        """The same entry with its hash."""
         plain = {key: value for key, value in asdict(self).items() if key != "digest"}
         text = json.dumps(plain, separators=(",", ":"))
         return replace(self, digest=hashlib.sha256(text.encode()).hexdigest())
@@ -84,21 +84,21 @@ class Entry:
 
 @final
 class Ledger:
-    """The file of one site. It belongs to one process at a time.
+    """The ledger file of one site. It belongs to one process at a time.
 
     Args:
-        path: of the file; made if need be.
+        path: of the file, which is created if need be.
         policy: SHA-256 of the policy in force.
 
     Attributes:
         number: lines so far.
         last: hash of the last line.
-        answers: judgements and appraisals that left, in every run, repeated ones counted.
-        bare: how many messages held feedback, masks or moments that nothing covered.
-        epsilon: the largest that it shows.
+        answers: judgements and appraisals that left in all runs, including repeated ones.
+        bare: number of messages with uncovered feedback, masks or moments, by these names.
+        epsilon: the largest in any line; 0: none.
 
     Raises:
-        LedgerError: what is there was changed or cut, or another process has it.
+        LedgerError: if the file was changed or cut, or another process has it open.
     """
 
     def __init__(self, path: Path, policy: str) -> None:
@@ -126,7 +126,7 @@ class Ledger:
         self.bare: Counter[str] = Counter()
         for entry in read(path):
             self._count(entry)
-        # Of an empty one as well: one with lines and without a head was forged.
+        # An empty ledger gets a head too: lines without a head are a sign of forgery.
         _write_head(path, self.number, self.last)
 
     def append(
@@ -142,10 +142,10 @@ class Ledger:
         delta: float | None = None,
         bare: str = "",
     ) -> None:
-        """Writes a line, and returns when it is on the disk; `Entry` says what the arguments are.
+        """Writes a line and returns once it is on disk; `Entry` describes the arguments.
 
         Raises:
-            LedgerError: it cannot be written, so the message must not leave.
+            LedgerError: if it cannot be written, so that the message must not leave.
         """
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         digest = hashlib.sha256(payload).hexdigest()
@@ -160,7 +160,7 @@ class Ledger:
             os.fsync(self._file)
             _write_head(self.path, entry.number, entry.digest)
         except OSError as error:
-            # Whatever failed: the next line must follow the last that was counted.
+            # Whatever failed, the next line must follow the last one counted.
             os.ftruncate(self._file, before)
             raise LedgerError(
                 f"{self.path.name} cannot be written ({error.strerror or error}), so nothing may "
@@ -169,7 +169,7 @@ class Ledger:
         self._count(entry)
 
     def close(self) -> None:
-        """Lets go of the file; so does the end of this object."""
+        """Closes the file, as does the end of this object's life."""
         self._closing()
 
     def _count(self, entry: Entry) -> None:
@@ -179,7 +179,7 @@ class Ledger:
         self.epsilon = max(self.epsilon, entry.epsilon or 0.0)
 
     def _drop_torn_line(self) -> None:
-        """A line without its end was being written when the site stopped: nothing left for it."""
+        """Removes an incomplete last line: the site stopped while writing it, so nothing left."""
         content = self.path.read_bytes()
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
@@ -187,14 +187,14 @@ class Ledger:
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """All lines of a ledger, each checked.
+    """Yields all lines of a ledger, each checked.
 
     Raises:
-        LedgerError: a line was changed, taken out, put in or cut off; names its number.
+        LedgerError: if a line was changed, removed, inserted or cut off; it names the line.
     """
     number, last = 0, FIRST
     try:
-        # First: the line that it names is looked at on the way.
+        # The head comes first: the line that it names is checked on the way.
         head_number, head_digest = _read_head(path)
         found = FIRST
         with path.open("rb") as file:
@@ -211,7 +211,7 @@ def read(path: Path) -> Iterator[Entry]:
                 yield entry
     except OSError as error:
         raise LedgerError(f"'{path}' is no ledger that can be read.") from error
-    # Lines are on the disk before their head, which after a power cut may be one of before.
+    # A line reaches the disk before its head, so after a power cut the head may be an older one.
     if found != head_digest:
         raise LedgerError(
             f"{path.name} ends with line {number}, but {head_number} were written; lines were cut "

@@ -1,4 +1,4 @@
-"""What a site lets out: a file that its steward writes and that no coordinator sees."""
+"""A site's policy on what may leave: a file that its steward writes and no coordinator sees."""
 
 import hashlib
 import json
@@ -122,7 +122,7 @@ class Policy(Section):
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
-        """Reads a policy's file; raises `PolicyError` as `from_toml`, or if there is none."""
+        """Reads a policy file; raises `PolicyError` as `from_toml`, or if it cannot be read."""
         try:
             text = bounded_text(path)
         except (OSError, ValueError) as error:
@@ -135,7 +135,7 @@ class Policy(Section):
         return hashlib.sha256(plain.encode()).hexdigest()
 
     def refusals(self, recipe: Recipe) -> list[str]:
-        """Why a site with this policy takes no part in a recipe; empty: it does."""
+        """The reasons why this policy refuses a recipe; empty if it does not."""
         found: list[str] = []
         if recipe.wire.feedback not in self.leaves.feedback:
             allowed = ", ".join(self.leaves.feedback) or "none"
@@ -152,7 +152,7 @@ class Policy(Section):
             for key, weight in matching.items()
             if weight and not self.allows.matching
         ]
-        # Whoever asks for no epsilon takes any noise for private, however little.
+        # Without a limit on epsilon any noise, however little, would count as private.
         private = recipe.privacy.kind != "none" and self.privacy.epsilon is not None
         if not (private or self.allows.undisturbed):
             found += [
@@ -205,10 +205,10 @@ class Policy(Section):
         return []
 
     def check(self, recipe: Recipe) -> None:
-        """Sees that a site with this policy may take part.
+        """Checks that this policy allows a recipe.
 
         Raises:
-            PolicyError: names every reason. For the site's own people only.
+            PolicyError: if it does not; it names every reason, for the site's own people only.
         """
         reasons = self.refusals(recipe)
         if reasons:
@@ -226,4 +226,4 @@ SIMULATION = Policy(
         paired_l1=True, matching=True, stand_in_patients=2, undisturbed=True, known_start=True
     ),
 )
-"""Lets everything out that a recipe asks for: where nothing leaves the machine."""
+"""Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine."""

@@ -1,8 +1,8 @@
 """The only door out of a site.
 
 `Endpoint` puts nothing on a connection but the bytes of a `Released`, and only `Release` makes one.
-Whatever a site may not say must be stopped here, so there is one place to read and to sign. What
-the policy does not allow cannot be turned into bytes; what is let out stands in the ledger first.
+Whatever must not leave is stopped here, so there is one place to review and sign off. What the
+policy does not allow never becomes bytes, and what is let out is written to the ledger first.
 """
 
 import math
@@ -33,7 +33,7 @@ from asyndgan.wire import (
 from asyndgan.wire.codec import Coding
 
 LEAST_IMAGES = 8
-"""Of which a site sends moments."""
+"""Fewest images of which a site sends moments."""
 
 _KEY = object()
 
@@ -45,11 +45,12 @@ class Released:
 
     Attributes:
         kind: of the message.
-        payload: what travels.
-        run: that it belongs to.
-        step: that it answers, if any.
-        norm: of its feedback, if any.
-        bare: what in it no differential privacy covers; see `ledger.Entry`.
+        payload: the bytes that travel.
+        run: identity of the run.
+        step: the step that it answers; None if there is none.
+        norm: L2 norm of its feedback before coding; None if there is none.
+        bare: its contents that no differential privacy covers; see `ledger.Entry`.
+        key: proof that `Release` made it.
     """
 
     kind: str
@@ -73,7 +74,7 @@ class Release:
         recipe: names the codings.
         policy: of the site's steward.
         ledger: where everything that leaves is written first; None: nowhere, as in tests.
-        account: of the privacy that is spent.
+        account: of the privacy that is spent; None: one without a mechanism or a limit.
 
     Attributes:
         count: messages that left, by kind.
@@ -98,10 +99,10 @@ class Release:
         """Turns an answer into bytes that may leave.
 
         Raises:
-            LedgerError: the ledger cannot be written, so nothing may leave.
+            LedgerError: if the ledger cannot be written, so that nothing may leave.
             NotFiniteError: if its feedback is not finite.
-            PolicyError: if the policy does not allow it.
-            ProtocolError: if it is no answer of a site.
+            PolicyError: if the policy does not allow it, or the privacy budget is spent.
+            ProtocolError: if it is not a site's answer, or its moments are not acceptable.
         """
         if ANSWERS.get(answer.kind) is not type(answer):
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
@@ -132,7 +133,7 @@ class Release:
         return " ".join(found)
 
     def _check_moments(self, answer: Measured) -> None:
-        """Sums of few images say much of each; and no image may count for more than the clip."""
+        """Refuses moments of too few images, which reveal much of each, or beyond the clip."""
         if answer.count < LEAST_IMAGES:
             raise ProtocolError(
                 f"a site of fewer than {LEAST_IMAGES} images sends no moments of them; set "
@@ -144,7 +145,7 @@ class Release:
             raise ProtocolError("the moments are not finite, or longer than selection.clip lets.")
 
     def _allowed(self, answer: Message) -> Message:
-        """The answer without what the policy keeps back; refuses what cannot be taken out."""
+        """The answer without what the policy withholds; refused if that cannot be taken out."""
         leaves = self.policy.leaves
         if isinstance(answer, Measured) and not leaves.moments:
             raise PolicyError("this site's policy lets no moments out.")
@@ -169,10 +170,11 @@ class Release:
         return answer
 
     def _noised(self, feedback: Tensor) -> Tensor:
-        """The complete answer, clipped, and noise that hides any patient's part in it.
+        """Clips the whole feedback and adds noise that hides any patient's part in it.
 
-        With and without a patient two answers lie in one ball, so they are two clips apart at most,
-        whatever the discriminator has learned; each answer is charged in full.
+        With and without a patient, the clipped feedback lies in a ball with the clip as its radius.
+        The two are therefore at most two clips apart, whatever the discriminator has learned. Each
+        answer is charged in full.
         """
         self.account.charge(1)
         section = self.recipe.privacy
@@ -188,7 +190,7 @@ class Release:
             raise PolicyError("this site has answered as many steps as its policy allows.")
 
     def let_out_again(self, released: Released) -> Released:
-        """Lets the same bytes out once more, to a coordinator that did not get them."""
+        """Records and counts bytes that leave, for the first time or because they were lost."""
         if self.ledger:
             private = self.recipe.privacy.kind != "none"
             self.ledger.append(
@@ -207,12 +209,12 @@ class Release:
         return released
 
     def close(self) -> None:
-        """Nothing leaves any more; another process may have the ledger."""
+        """Closes the ledger, which another process may then have; nothing leaves any more."""
         if self.ledger:
             self.ledger.close()
 
     def refuse(self, run: str, code: str, reason: str) -> Released:
-        """A refusal: a code and a sentence of ours, never the text of a foreign exception."""
+        """Lets out a refusal: a code and a sentence of our own, no foreign exception's text."""
         line = "".join(letter if letter.isprintable() else " " for letter in reason)
         return self.let_out(Refusal(run=run, code=code, reason=line))
 

@@ -1,4 +1,4 @@
-"""A site's half of the protocol: bytes in, bytes out, whatever comes."""
+"""A site's half of the protocol: it answers any bytes with a message or a refusal."""
 
 import hashlib
 import logging
@@ -24,7 +24,7 @@ NO_RUN = "0"
 
 
 class Handler(ABC):
-    """What an endpoint needs of a site."""
+    """The interface that an endpoint needs of a site."""
 
     release: Release
 
@@ -41,12 +41,12 @@ class Handler(ABC):
 class Endpoint:
     """Answers requests for a site, one at a time.
 
-    Idempotent: the request that was answered last gets the same bytes again, so an answer that was
-    lost on the way costs nothing and trains nothing twice.
+    If the last request was a `Judge` or `Appraise` and comes again, it gets the same bytes: an
+    answer that was lost on the way trains nothing twice.
 
     Args:
         handler: the site.
-        limit: most bytes of arrays that a request may announce.
+        limit: most bytes that a request's arrays may take once decoded.
     """
 
     def __init__(self, handler: Handler, *, limit: int) -> None:
@@ -60,7 +60,7 @@ class Endpoint:
         """The answer to a request; a refusal if it cannot be met.
 
         Raises:
-            LedgerError: nothing may leave, not even a refusal.
+            LedgerError: if the ledger cannot be written, so that not even a refusal may leave.
         """
         with self._lock:
             digest = hashlib.sha256(payload).digest()
@@ -70,14 +70,14 @@ class Endpoint:
             try:
                 request = unpack(payload, REQUESTS, limit=self.limit)
                 answer = self.handler.handle(request)
-            except Exception as error:  # whatever it is, the coordinator gets one of our sentences
+            except Exception as error:  # whatever it is, it becomes a refusal in our own words
                 return self._refuse(request, error)
             trained = isinstance(request, Judge | Appraise)
             self._digest, self._last = digest, answer if trained else None
             return answer.payload
 
     def close(self) -> None:
-        """The site answers no more."""
+        """Closes the site's release; nothing leaves from then on."""
         self.handler.release.close()
 
     def _refuse(self, request: Message | None, error: Exception) -> bytes:
@@ -85,7 +85,7 @@ class Endpoint:
         if isinstance(error, (DataError, CohortError)):
             code, reason = "data", "the site's data cannot be used; the reason is in its own log"
         elif type(error) in _CODES:
-            # These texts are ours and speak of the protocol, never of what a site holds.
+            # This package wrote these texts: they concern the protocol, never a site's data.
             code, reason = _CODES[type(error)], str(error)
         log.warning("refused a request: %s", error, exc_info=code in ("internal", "data"))
         run = request.run if request else NO_RUN

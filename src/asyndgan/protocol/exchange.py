@@ -35,11 +35,11 @@ from asyndgan.wire import (
 @final
 @dataclass(frozen=True)
 class Answers:
-    """What came back.
+    """The sites' answers to one call of `Exchange.ask`.
 
     Attributes:
-        answers: by site, in the order in which they were asked.
-        missed: why the other sites' answers are not there.
+        answers: by site, in the order in which the sites were asked.
+        missed: why the other sites' answers are missing, by site.
     """
 
     answers: dict[str, Message] = field(default_factory=dict)
@@ -47,7 +47,7 @@ class Answers:
 
 
 def message_limit(recipe: Recipe) -> int:
-    """Most bytes that a message's arrays may announce: float32 images in every modality, twice."""
+    """Most bytes of a message's arrays: twice float32 images in as many modalities as allowed."""
     rows, columns = recipe.image.size
     sites = recipe.shares.sites if recipe.shares.by == "odds" else 1
     return 2**16 + 2 * 4 * MODALITIES_LIMIT * recipe.training.batch * sites * rows * columns
@@ -64,7 +64,7 @@ class Exchange:
     Attributes:
         to_sites: bytes sent, by (site, kind).
         from_sites: bytes received, by (site, kind).
-        round_trip: seconds from the last request that a site answered to its answer, by site.
+        round_trip: seconds that a site took for its last answer, travel included, by site.
     """
 
     def __init__(self, transport: Transport, recipe: Recipe) -> None:
@@ -129,6 +129,6 @@ class Exchange:
 
 
 def _one_thread() -> None:
-    # Sites that live in this process compute in these threads: one core each (see traps in
-    # docs/architecture.md). The setting is this thread's own.
+    # Sites in this process compute in these threads, so each gets one core (see traps in
+    # docs/architecture.md). The setting applies to the calling thread only.
     torch.set_num_threads(1)

@@ -1,10 +1,10 @@
-"""The seam under which engines differ: how bytes get to a site and back."""
+"""The interface that each engine implements: how bytes get to a site and back."""
 
 from abc import ABC, abstractmethod
 
 
 class Transport(ABC):
-    """Carries requests to sites and their answers back, and knows nothing of what they mean."""
+    """Carries requests to sites and answers back, without knowing what they mean."""
 
     @abstractmethod
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
@@ -16,7 +16,7 @@ class Transport(ABC):
             timeout: seconds to wait.
 
         Returns:
-            The answer to this very request: one that comes too late is dropped.
+            The answer to this request; late answers to earlier requests are dropped.
 
         Raises:
             SiteUnreachableError: if there is no connection, or no answer in time.
@@ -27,13 +27,13 @@ class Transport(ABC):
         """Names of the sites that can be reached now, in a fixed order."""
 
     def belongs(self, site: str) -> bool:
-        """Whether a site is still a member: nobody waits for one that has left for good."""
+        """Whether a site still belongs to the run; one that left for good is not waited for."""
         return True
 
     def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """Bytes that left and came to each site, as operating systems count them, by connection.
+        """Bytes that left and reached each site, as operating systems count them, by connection.
 
-        Nothing where there is no network, or nobody counts.
+        Empty if there is no network or nothing counts them.
         """
         return {}
 

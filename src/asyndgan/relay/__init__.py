@@ -1,4 +1,4 @@
-"""Bytes between processes of one machine, and what runs in FLARE's job processes (`flare.py`).
+"""Carries bytes between processes of one machine; `flare.py` runs in FLARE's job processes.
 
-Imports neither torch nor anything else of weight: FLARE starts such a process for every site.
+Imports neither torch nor other heavy packages, since FLARE starts such a process for every site.
 """

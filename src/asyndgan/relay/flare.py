@@ -1,8 +1,8 @@
-"""What runs inside FLARE's job processes: requests of the coordinator to one site, answers back.
+"""Runs inside FLARE's job processes and relays the coordinator's requests to one site, and back.
 
-A job for each site, so that whatever happens to one site's job ends no other's. Neither end knows
-what the bytes mean, holds data, or imports torch. Messages go by FLARE's `core_cell`, whose memory
-stays flat (tasks are polled, streamed replies are kept for a minute).
+There is one job per site, so that a failure of one site's job affects no other. Neither end
+interprets the bytes, holds data or imports torch. Messages use FLARE's `core_cell`, whose memory
+stays flat, whereas tasks are polled for and streamed replies are kept for a minute.
 """
 
 import hmac
@@ -34,52 +34,53 @@ log = logging.getLogger(__name__)
 
 CHANNEL: Final = "asyndgan"
 MARK: Final = "asyndgan_job"
-"""Header of every request and answer: the job's secret. FLARE's processes of one machine reach each
-other by an open port of that machine, where anybody may call himself as he likes."""
+"""Header of every request and answer that holds the job's secret. FLARE's processes of one machine
+reach each other by an open port of that machine, where anyone could use any name."""
 
 GREET: Final = "greet"
 REQUEST: Final = "request"
 COMING_S: Final = 40.0
-"""A job ends if the site's end of it does not come within that time."""
+"""Seconds within which the site's end of a job must appear, or the job ends."""
 
 GONE_S: Final = 8.0
-"""A job ends if the site's end of it has not been reached for so long; another one is submitted."""
+"""Seconds without contact to the site's end after which a job ends and another is submitted."""
 
 AGAIN_S: Final = 0.3
 LONGEST_S: Final = 2.0
-"""Seconds before the coordinator is tried again; doubled while it is not there."""
+"""Shortest (`AGAIN_S`) and longest pause in seconds before reconnecting to the coordinator; it is
+doubled while the coordinator is not there."""
 
 LOOK_S: Final = 1.0
-"""Seconds between two looks whether it is there."""
+"""Seconds between two checks that the site's end is there."""
 
 
 def kit_of(fl_ctx: FLContext) -> Path:
-    """The startup kit of the FLARE process in which this runs."""
+    """Folder of the startup kit of the FLARE process in which this runs."""
     return Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
 
 
 def server_of(kit: Path) -> str:
-    """Host and port of the server that a site's startup kit is for."""
+    """Returns HOST:PORT of the server that a site's startup kit is for."""
     settings = json.loads((kit / "startup" / "fed_client.json").read_text())
     return str(settings["servers"][0]["service"]["target"])
 
 
 def of_this_job(message: Message, secret: str) -> bool:
-    """Whether whoever sent a message knows the job's secret."""
+    """Whether the sender of a message knows the job's secret."""
     return hmac.compare_digest(str(message.get_header(MARK, "")).encode(), secret.encode())
 
 
 @final
 class CoordinatorRelay(Controller):
-    """In the server's job process: takes the coordinator's requests to one site's job process.
+    """Forwards the coordinator's requests to one site's job; runs in the server's job process.
 
     Args:
-        site: that this job is for.
+        site: site of this job.
         run: name of the run.
-        recipe: digest of its recipe.
-        secret: of this job.
+        recipe: digest of the run's recipe.
+        secret: secret of this job.
         limit: most bytes of a message.
-        wait_s: how long the coordinator waits for an answer. A request is repeated within that
+        wait_s: seconds the coordinator waits for an answer. A request is repeated within that
             time, since sites answer a repeated one with the same bytes.
     """
 
@@ -105,7 +106,7 @@ class CoordinatorRelay(Controller):
         """Nothing to do."""
 
     def control_flow(self, abort_signal: Signal, fl_ctx: FLContext) -> None:
-        """Relays until the job is aborted or the site's end of it is gone."""
+        """Relays until the job is aborted or its site's end is gone."""
         self.cell = fl_ctx.get_engine().get_cell().core_cell
         job = fl_ctx.get_job_id()
         self.target = f"{self.site}.{job}"
@@ -122,7 +123,7 @@ class CoordinatorRelay(Controller):
             with suppress(SiteUnreachableError, WireError):
                 self._frames = connect(kit_of(fl_ctx), greeting, limit=self.limit)
                 self._relay(self._frames, abort_signal)
-            # The coordinator may be on its way back, or may not want this job any more.
+            # The coordinator may be restarting, or may not want this job any more.
             pause = AGAIN_S if time.monotonic() - begun > LONGEST_S else min(2 * pause, LONGEST_S)
             time.sleep(pause)
 
@@ -141,7 +142,7 @@ class CoordinatorRelay(Controller):
     def _answered(self, payload: bytes, abort_signal: Signal) -> bytes:
         deadline = time.monotonic() + self.wait_s
         while (left := deadline - time.monotonic()) > 0 and not abort_signal.triggered:
-            # A third of the time, so that an answer that was lost can be asked for again.
+            # Wait a third of the time, so that a lost answer can be requested again.
             reply = self._ask(REQUEST, payload, min(left, max(1.0, self.wait_s / 3)))
             if reply is not None and len(reply) > self.limit:
                 log.warning("site %s: an answer of %d bytes is dropped", self.site, len(reply))
@@ -154,19 +155,19 @@ class CoordinatorRelay(Controller):
         return reply_of(Reply.SILENT)
 
     def _look_after(self, abort_signal: Signal) -> None:
-        """Notices that the site's end is gone: FLARE lets requests to it wait, and says nothing."""
+        """Detects that the site's end is gone: FLARE just lets requests to it wait."""
         while not abort_signal.triggered and not self._gone():
             if self._reached():
                 self._last_reached = time.monotonic()
             time.sleep(LOOK_S)
         if self._frames:
-            self._frames.close()  # the coordinator sees it, and has another job begun
+            self._frames.close()  # the coordinator notices and submits another job
 
     def _gone(self) -> bool:
         return time.monotonic() - self._last_reached > GONE_S
 
     def _reached(self) -> bool:
-        """Whether the site's end answers; it says what its connection has carried."""
+        """Whether the site's end answers; also updates the byte counts that it reports."""
         traffic = self._ask(GREET, b"", 2.0)
         if traffic is not None and len(traffic) == COUNTS.size:
             self._traffic = traffic
@@ -181,20 +182,20 @@ class CoordinatorRelay(Controller):
         if answered and not of_this_job(reply, self.secret):
             log.warning("an answer without the job's secret is dropped")
             return None
-        # FLARE turns nothing into None.
+        # FLARE turns an empty payload into None.
         return bytes(reply.payload or b"") if answered else None
 
 
 @final
 class SiteRelay(Executor):
-    """In a site's job process: hands requests to the site's own process on this machine.
+    """Passes requests to the site's service on this machine; runs in a site's job process.
 
     Args:
         recipe: TOML text of the run's recipe.
         run: name of the run, under which the site keeps its state.
-        secret: of this job.
+        secret: secret of this job.
         limit: most bytes of a message.
-        wait_s: how long to wait for the site.
+        wait_s: seconds to wait for the site's answer.
     """
 
     def __init__(self, recipe: str, run: str, secret: str, limit: int, wait_s: float) -> None:
@@ -211,11 +212,11 @@ class SiteRelay(Executor):
     def execute(
         self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal
     ) -> Shareable:
-        """There are no tasks: they would be polled for."""
+        """Nothing to do: tasks are not used, since they would be polled for."""
         return shareable
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
-        """Begins to answer when the job begins."""
+        """Registers the request handler when the job starts."""
         if event_type != EventType.START_RUN:
             return
         self.kit = kit_of(fl_ctx)
@@ -228,7 +229,7 @@ class SiteRelay(Executor):
 
     def _answer(self, request: Message, job: str) -> Message:
         origin = request.get_header(MessageHeaderKey.ORIGIN)
-        # Sites can reach each other through the server, and strangers of this machine its FLARE.
+        # Other sites can reach this job through the server, and others on this machine via FLARE.
         if origin != f"server.{job}" or not of_this_job(request, self.secret):
             log.warning("a request of %s is refused", origin)
             return make_reply(ReturnCode.UNAUTHENTICATED, "", None)
@@ -252,7 +253,7 @@ class SiteRelay(Executor):
             self._disconnect()
             return make_reply(ReturnCode.SERVICE_UNAVAILABLE, "", None)
         except Exception:
-            log.exception("a request is not answered")  # FLARE would not say so
+            log.exception("a request is not answered")  # FLARE would not log it
             raise
 
     def _connected(self) -> Requests:

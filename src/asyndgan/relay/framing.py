@@ -1,4 +1,4 @@
-"""Whole messages over a stream socket, numbered, so that a late answer is known by its number."""
+"""Sends whole messages over a stream socket, numbered so that late answers can be recognised."""
 
 import select
 import socket
@@ -22,11 +22,11 @@ T = TypeVar("T")
 class Frames:
     """Sends and receives numbered frames.
 
-    What could not be sent or received in time is kept, so that the stream never loses its place.
+    Partly sent or received frames are kept after a timeout, so that the stream stays in step.
 
     Args:
-        connection: a connected stream socket; owned from now on.
-        limit: most bytes of a frame.
+        connection: a connected stream socket, which this object then owns.
+        limit: most bytes that a received frame may carry.
     """
 
     def __init__(self, connection: socket.socket, *, limit: int) -> None:
@@ -39,7 +39,8 @@ class Frames:
         """Sends a frame.
 
         Raises:
-            SiteUnreachableError: if the other end is gone or does not take it in time.
+            SiteUnreachableError: if the other end is gone.
+            SiteSilentError: if it does not accept the frame in time.
         """
         self._unsent += FRAME.pack(number, len(payload)) + payload
         deadline = _deadline(timeout)
@@ -48,11 +49,12 @@ class Frames:
             del self._unsent[:sent]
 
     def receive(self, timeout: float | None = None) -> tuple[int, bytes]:
-        """Waits for the next frame: its number and what it carries.
+        """Waits for the next frame; returns its number and payload.
 
         Raises:
-            SiteUnreachableError: if the other end is gone or sends none in time.
-            WireError: if it announces more than the limit.
+            SiteUnreachableError: if the other end is gone.
+            SiteSilentError: if no whole frame comes in time.
+            WireError: if the frame announces more bytes than the limit.
         """
         deadline = _deadline(timeout)
         self._fill(FRAME.size, deadline)
@@ -65,7 +67,7 @@ class Frames:
         return number, payload
 
     def ended(self) -> bool:
-        """Whether the other end has closed the connection; disturbs nobody who waits on it."""
+        """Whether the connection is closed; does not disturb threads that wait on it."""
         look = select.poll()
         try:
             look.register(self._connection, select.POLLHUP)
@@ -74,7 +76,7 @@ class Frames:
         return any(event & (select.POLLHUP | select.POLLNVAL) for _, event in look.poll(0))
 
     def close(self) -> None:
-        """Closes the socket; whoever waits on it is told."""
+        """Closes the socket; threads that wait on it get an error."""
         with suppress(OSError):
             self._connection.shutdown(socket.SHUT_RDWR)
         self._connection.close()
@@ -102,10 +104,10 @@ class Frames:
 
 @final
 class Requests:
-    """Asks the other end of a socket one thing at a time, from any thread.
+    """Sends requests over a socket one at a time, from any thread.
 
     Args:
-        frames: to the other end.
+        frames: frames to and from the other end.
     """
 
     def __init__(self, frames: Frames) -> None:
@@ -114,15 +116,16 @@ class Requests:
         self._lock = threading.Lock()
 
     def ask(self, payload: bytes, timeout: float) -> bytes:
-        """The answer that carries the number of this request; older ones are dropped.
+        """Sends a request and returns its answer; late answers to older requests are dropped.
 
         Raises:
-            SiteUnreachableError: if the other end is gone, or does not answer in time.
-            WireError: if it announces more than the limit.
+            SiteUnreachableError: if the other end is gone.
+            SiteSilentError: if it does not answer within `timeout` seconds.
+            WireError: if the answer announces more bytes than the limit.
         """
         deadline = time.monotonic() + timeout
         with self._lock:
-            if time.monotonic() >= deadline:  # others had the line: nobody waits any more
+            if time.monotonic() >= deadline:  # other requests took the whole time
                 raise SiteSilentError("there was no answer in time.")
             number = next(self._numbers)
             self.frames.send(number, payload, deadline - time.monotonic())

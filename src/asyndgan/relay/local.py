@@ -1,7 +1,7 @@
-"""Between FLARE's job processes and ours on the same machine: Unix sockets in a private folder.
+"""Connects FLARE's job processes to ours on the same machine by Unix sockets in a private folder.
 
-Frame 0 is the relay's greeting, in JSON; then numbered requests and replies. The first byte of a
-reply says what it is; all but the first are not the site's words, and carry nothing.
+Frame 0 is the relay's greeting in JSON; numbered requests and replies follow. The first byte of a
+reply is its `Reply` kind. Only `Reply.ANSWER` comes from the site and carries a payload.
 """
 
 import hashlib
@@ -24,11 +24,11 @@ from asyndgan.texts import parsed_json
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
-"""Seconds between two looks whether the socket is still there."""
+"""Seconds between two checks that the socket still exists."""
 
 
 class Reply(IntEnum):
-    """What a reply is."""
+    """Kind of a reply."""
 
     ANSWER = 0
     UNREACHABLE = 1
@@ -41,28 +41,28 @@ REASONS: Final = {
     Reply.SILENT: "there was no answer in time",
     Reply.REFUSED: "the site's own settings do not allow this run; the reason is in its log",
 }
-"""For people, of every reply that is no answer."""
+"""Text to display for each reply that is not an answer."""
 
 
 def reply_of(status: Reply, payload: bytes = b"") -> bytes:
-    """A reply as bytes."""
+    """Encodes a reply."""
     return bytes([status]) + payload
 
 
 def read_reply(reply: bytes) -> tuple[Reply, bytes]:
-    """What `reply_of` gave; anything else counts as unreachable."""
+    """Decodes a reply from `reply_of`; anything malformed counts as unreachable."""
     if not reply or reply[0] not in list(Reply):
         return Reply.UNREACHABLE, b""
     return Reply(reply[0]), reply[1:]
 
 
 def socket_path(kit: Path) -> Path:
-    """Where the process beside FLARE's listens: the same for the same startup kit.
+    """Path of the socket on which our process listens, determined by the startup kit.
 
-    Not in the kit: systems allow such a path about a hundred characters.
+    It is not in the kit, since a socket's path is limited to about a hundred characters.
 
     Raises:
-        RunError: the folder belongs to somebody else.
+        RunError: the socket's folder belongs to or is accessible to another user, or is a link.
     """
     user = os.getuid()
     folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"asyndgan-{user}"
@@ -76,10 +76,11 @@ def socket_path(kit: Path) -> Path:
 
 
 def connect(kit: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
-    """A connection to the process that listens for a startup kit, which has been greeted.
+    """Connects to the process that listens for a startup kit and sends it the greeting.
 
     Raises:
-        SiteUnreachableError: there is none.
+        SiteUnreachableError: no process listens.
+        RunError: as `socket_path`.
     """
     connection = socket.socket(socket.AF_UNIX)
     try:
@@ -94,12 +95,16 @@ def connect(kit: Path, greeting: Mapping[str, str], *, limit: int) -> Frames:
 
 @final
 class Listener:
-    """Accepts connections of this user's processes, each in a thread of its own.
+    """Accepts connections of this user's processes, each in its own thread.
 
     Args:
         kit: the startup kit whose relays are served.
-        serve: given a greeting and the frames of a connection, which is closed when it returns.
+        serve: called with the greeting and the frames of each connection, which is closed when it
+            returns.
         limit: most bytes of a frame.
+
+    Raises:
+        RunError: the socket cannot be created.
     """
 
     def __init__(
@@ -114,14 +119,14 @@ class Listener:
         threading.Thread(target=self._accept, name="listener", daemon=True).start()
 
     def close(self) -> None:
-        """Accepts no more."""
+        """Stops accepting connections and removes the socket."""
         self._closing.set()
         self._socket.close()
         if self._ours():
             self.path.unlink(missing_ok=True)
 
     def _bound(self) -> socket.socket:
-        self.path.unlink(missing_ok=True)  # of one that was killed; its folder is locked by us
+        self.path.unlink(missing_ok=True)  # left by a killed process: its folder is locked by us
         found = socket.socket(socket.AF_UNIX)
         try:
             found.bind(str(self.path))
@@ -136,7 +141,7 @@ class Listener:
         return found
 
     def _ours(self) -> bool:
-        """Whether what lies at the path is this socket, and not another process's."""
+        """Whether the socket at the path is this one, not another process's."""
         try:
             return self.path.lstat().st_ino == self._place
         except OSError:
@@ -156,7 +161,7 @@ class Listener:
             threading.Thread(target=self._welcome, args=(connection,), daemon=True).start()
 
     def _bind_anew(self) -> None:
-        """Folders for sockets are tidied away, some when their user logs out."""
+        """Binds a new socket: some systems remove such folders, for example at logout."""
         if self._closing.is_set():
             return
         self._socket.close()

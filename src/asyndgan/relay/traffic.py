@@ -1,4 +1,4 @@
-"""Bytes of TCP connections as the operating system counts them, beside the protocol's own count."""
+"""Reads the operating system's byte counts of TCP connections, to compare with the protocol's."""
 
 import os
 import socket
@@ -8,21 +8,21 @@ from collections.abc import Iterator
 from typing import Final, final
 
 COUNTS: Final = struct.Struct("<QQ")
-"""Of `tcp_info` (linux/tcp.h): bytes that were acknowledged, and received."""
+"""Two fields of `tcp_info` (linux/tcp.h): bytes acknowledged and bytes received."""
 
 PLACE: Final = 120
-"""Of these two within it."""
+"""Offset of these two fields in `tcp_info`, in bytes."""
 
 
 @final
 class Carried:
-    """What this process's connections to a port have sent and received; zeros where not known.
+    """Counts the bytes that this process's connections to a port have sent and received.
 
-    Headers of TCP and IP are not in it; TLS and whatever speaks within it are. Connections that
-    have been closed count as they were at the last look.
+    TCP and IP headers are not counted; TLS and everything inside it is. Closed connections keep
+    their last count. Counts are zero where the system does not provide them.
 
     Args:
-        port: of the other end.
+        port: port of the other end.
     """
 
     def __init__(self, port: int) -> None:
@@ -30,17 +30,17 @@ class Carried:
         self._seen: dict[tuple[int, int], tuple[int, int]] = {}
 
     def count(self) -> tuple[int, int]:
-        """Looks at the connections that are open now; returns the sums over all."""
+        """Updates the counts of open connections; returns bytes sent and received, over all."""
         for connection in _connections():
             try:
                 if connection.getpeername()[1] != self.port:
                     continue
-                # An end's own port and the kernel's number of the socket: one connection.
+                # Our port and the socket's inode together identify a connection.
                 which = connection.getsockname()[1], os.fstat(connection.fileno()).st_ino
                 info = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
                 self._seen[which] = COUNTS.unpack_from(info, PLACE)
             except (OSError, struct.error):
-                continue  # no connection (any more), or a kernel that does not count
+                continue  # not connected (any more), or the kernel does not count
             finally:
                 connection.close()
         sent, received = zip(*self._seen.values(), strict=True) if self._seen else ((), ())
@@ -48,7 +48,7 @@ class Carried:
 
 
 def _connections() -> Iterator[socket.socket]:
-    """A second handle of each of this process's TCP sockets."""
+    """Yields a duplicate handle of each of this process's TCP sockets."""
     if not hasattr(socket, "TCP_INFO") or not os.path.isdir("/proc/self/fd"):  # noqa: PTH112
         return
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  (numbers, not paths)
@@ -57,7 +57,7 @@ def _connections() -> Iterator[socket.socket]:
                 continue
             found = socket.socket(fileno=os.dup(int(name)))
         except OSError:
-            continue  # closed meanwhile
+            continue  # closed in the meantime
         if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
             yield found
         else:

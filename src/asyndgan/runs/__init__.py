@@ -1,4 +1,4 @@
-"""A run folder: created, trained, resumed and read."""
+"""Creates, trains, resumes and reads runs, each of which is a folder."""
 
 from asyndgan.errors import Interrupted
 from asyndgan.runs.folder import RunFacts, RunFolder

@@ -1,4 +1,4 @@
-"""Masks that sites released, kept so that images can be generated after the run."""
+"""Keeps the masks that sites released, so that images can be generated after the run."""
 
 import hashlib
 import json
@@ -20,10 +20,11 @@ from asyndgan.training import Scope
 class MaskBank:
     """Writes each released mask once, as `labelsTr/<site>-m<number>.png` with a `dataset.json`.
 
-    The numbers count masks, not patients: the coordinator is not told whose a mask is.
+    The numbers count masks, not patients: the coordinator does not know which patient a mask
+    belongs to.
 
     Args:
-        path: folder; what it already holds is not written again.
+        path: folder of the bank; masks it already holds are not written again.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,7 +39,7 @@ class MaskBank:
             self._count[site] += 1
 
     def describe(self, scope: Scope) -> None:
-        """Writes `dataset.json`, so that the masks can be read like any data set's."""
+        """Writes `dataset.json`, so that the masks can be read like those of any data set."""
         about = {
             "name": "released masks",
             "channel_names": {str(n): name for n, name in enumerate(scope.modalities)},
@@ -50,7 +51,7 @@ class MaskBank:
         (self.path / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
     def first(self, count: int) -> list[tuple[str, Tensor]]:
-        """The first masks of each site with its name, in the order of the names."""
+        """Returns the first `count` masks of each site as (site, mask), sorted by site."""
         paths = sorted(self.folder.glob("[!.]*.png"))
         wanted = {f"{number:05d}" for number in range(1, count + 1)}
         return [
@@ -60,7 +61,7 @@ class MaskBank:
         ]
 
     def of(self, site: str) -> Tensor:
-        """All masks of a site, (n, rows, columns) int64; (0,) if there is none."""
+        """Returns all masks of a site, int64 (n, rows, columns); shape (0,) if there are none."""
         count = self._count[site]
         masks = [_read(self._file(site, number)) for number in range(1, count + 1)]
         if not masks:
@@ -68,11 +69,11 @@ class MaskBank:
         return torch.from_numpy(np.stack(masks).astype(np.int64))
 
     def counts(self) -> dict[str, int]:
-        """How many masks of each site there are."""
+        """Number of masks of each site."""
         return dict(self._count)
 
     def back_to(self, counts: Mapping[str, int]) -> None:
-        """Forgets masks of steps that are taken anew; they come again, in the same order."""
+        """Removes masks beyond these counts: repeated steps bring them again in the same order."""
         for site, count in self._count.items():
             for number in range(counts.get(site, 0) + 1, count + 1):
                 path = self._file(site, number)
@@ -81,7 +82,7 @@ class MaskBank:
             self._count[site] = min(count, counts.get(site, 0))
 
     def keep(self, site: str, conditions: Tensor, most: int | None = None) -> None:
-        """Writes the masks of a batch that are new, until there are as many of the site."""
+        """Writes the masks of a batch that are new, until the site has `most` masks."""
         for mask in conditions.numpy():
             if most is not None and self._count[site] >= most:
                 return
@@ -93,7 +94,7 @@ class MaskBank:
                 path = self._file(site, self._count[site])
                 half = half_of(path)
                 Image.fromarray(array).save(half, format="PNG")
-                put_in_place(half, path)  # whole or not at all: a resumed run reads them all
+                put_in_place(half, path)  # atomically, since a resumed run reads all of them
 
     def _file(self, site: str, number: int) -> Path:
         return self.folder / f"{site}-m{number:05d}.png"

@@ -1,7 +1,7 @@
-"""Runs of a federation: ordered by its administrator, trained one after the other, whatever dies.
+"""Runs of a federation, ordered by its administrator and trained one after the other.
 
-`serve` keeps FLARE's server and, in a process of its own, the run that is next. A run that ends by
-a crash, or for want of sites, is begun again from its checkpoint; nobody has to type anything.
+`serve` keeps FLARE's server running and trains the next run in a process of its own. A run that
+crashes or lacks sites is restarted from its checkpoint without anyone's help.
 """
 
 import json
@@ -43,22 +43,23 @@ from asyndgan.training.quorum import Quorum
 log = logging.getLogger(__name__)
 
 AGAIN: Final = 75
-"""Exit status of a run that should be begun again (EX_TEMPFAIL)."""
+"""Exit status of a run that should be started again (EX_TEMPFAIL)."""
 
 MODULE: Final = "asyndgan.runs.federated"
 
 PAUSE_S: Final = 1.0
-"""Seconds between two looks at what there is to do."""
+"""Seconds between two checks for work."""
 
 LONGEST_PAUSE_S: Final = 60.0
-"""Between two attempts at a run that ends at once; the first is a second or two, then doubled."""
+"""Longest pause in seconds between attempts at a run that ends within that time; pauses start at
+two seconds and double."""
 
 STOP_S: Final = 30.0
 STOP_TIMES: Final = 10
-"""A run is asked so often, and waited for so long each time, before it is killed."""
+"""A run is asked to stop `STOP_TIMES` times, `STOP_S` seconds apart, before it is killed."""
 
 RETURN_S: Final = 60.0
-"""Seconds that a run which goes on waits for all of its sites, before a quorum will do."""
+"""Seconds that a resumed run waits for all of its sites before a quorum is enough."""
 
 
 NOBODY: Final = "sites to be named: those it was ordered for were removed (submit it again, --site)"
@@ -66,10 +67,10 @@ NOBODY: Final = "sites to be named: those it was ordered for were removed (submi
 
 @final
 class Order:
-    """A run that somebody asked for.
+    """A run that was ordered in a federation.
 
     Args:
-        federation: whose.
+        federation: federation of the run.
         name: small letters, digits and hyphens; sites keep their state under it.
     """
 
@@ -88,16 +89,17 @@ class Order:
     def submit(
         cls, federation: Federation, name: str, recipe: Recipe, sites: tuple[str, ...]
     ) -> "Order":
-        """Orders a new run, or has one go on that was stopped or has failed.
+        """Orders a new run, or resumes one that was stopped or has failed.
 
         Args:
-            federation: whose.
-            name: of the run.
+            federation: federation of the run.
+            name: name of the run.
             recipe: what to train.
-            sites: without whom it does not begin; none: all that there are kits for.
+            sites: sites that must be connected before it begins; empty: all that have kits.
 
         Raises:
-            RunError: the name or a site is none, or there is another run of that name.
+            RunError: the name is not valid, a site has no kit, or a run of that name has finished
+                or has another recipe.
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
@@ -122,12 +124,12 @@ class Order:
         return order
 
     def _write_wanted(self, sites: Collection[str], ordered: float) -> None:
-        """As a whole: it is read all the time."""
+        """Writes the order file atomically, since other processes read it at any time."""
         replace_text(self._order_file, json.dumps({"sites": sorted(sites), "ordered": ordered}))
 
     @classmethod
     def all(cls, federation: Federation) -> list["Order"]:
-        """Every run, the first ordered first; folders that hold none are passed over."""
+        """All runs, in the order of their submission; unreadable orders are skipped."""
         found: list[tuple[float, str]] = []
         for path in (federation.path / "runs").glob("*/order.json"):
             name = path.parent.name
@@ -139,10 +141,10 @@ class Order:
 
     @classmethod
     def named(cls, federation: Federation, name: str | None) -> "Order":
-        """A run by its name, or the newest.
+        """Returns a run by its name; without a name, the newest.
 
         Raises:
-            RunError: there is none.
+            RunError: there is no such run.
         """
         found = [each for each in cls.all(federation) if name in (None, each.name)]
         if not found:
@@ -153,7 +155,7 @@ class Order:
         return found[-1]
 
     def wanted(self) -> dict[str, Any]:
-        """Sites, and when it was ordered."""
+        """Returns `sites` and `ordered` (Unix time); raises `RunError` if they are unreadable."""
         try:
             return dict(parsed_json(bounded_text(self._order_file)))
         except (OSError, ValueError, TypeError) as error:
@@ -171,50 +173,51 @@ class Order:
         return "running" if begun else "ordered"
 
     def waiting(self) -> str:
-        """Sites that it waits for before it begins, or goes on."""
+        """Names of the sites that it waits for before it starts or resumes; may be empty."""
         return _said(self._waiting_file)
 
     def stop(self) -> None:
-        """Has it stop after its step, with a checkpoint."""
+        """Requests that the run stops after its current step, with a checkpoint."""
         self._stop_file.touch()
 
     def stopped(self) -> bool:
-        """Whether somebody had it stopped."""
+        """Whether `stop` was called."""
         return self._stop_file.exists()
 
     def fail(self, reason: str) -> None:
-        """Notes why it cannot go on by itself."""
+        """Records why the run cannot go on by itself."""
         self._failed_file.write_text(reason, "utf-8")
 
     def failure(self) -> str:
-        """What `fail` noted."""
+        """Returns the reason recorded by `fail`, or an empty text."""
         return _said(self._failed_file)
 
     def trouble(self, reason: str) -> None:
-        """Notes why an attempt ended that another one follows; empty: all is well."""
+        """Records why an attempt ended that will be repeated; an empty reason clears it."""
         if reason:
             self._trouble_file.write_text(reason, "utf-8")
         else:
             self._trouble_file.unlink(missing_ok=True)
 
     def troubled(self) -> str:
-        """What `trouble` noted."""
+        """Returns the reason recorded by `trouble`, or an empty text."""
         return _said(self._trouble_file)
 
     def train(self, watch: Watch | None = None, *, device: str = "cpu") -> None:
-        """Trains, in this process, until it is finished or stopped.
+        """Trains in this process until the run is finished or stopped.
 
         Args:
             watch: called after every step.
-            device: where the generator computes.
+            device: device on which the generator computes.
 
         Raises:
-            Interrupted: it was stopped.
-            QuorumError: too few sites for longer than the recipe's patience.
-            RunError, CohortError, NotFiniteError: it cannot go on by itself.
+            Interrupted: the run was stopped.
+            QuorumError: there were too few sites for longer than the recipe's patience.
+            BusyError: another process trains this run.
+            RunError, CohortError, NotFiniteError: the run cannot go on by itself.
         """
         recipe = self.folder.recipe()
-        with self.folder.held():  # before FLARE is told anything: another one may be at work
+        with self.folder.held():  # before any call to FLARE, as another process may train this run
             transport = Flare(Office(self.federation, recipe, self.name))
             try:
                 try:
@@ -226,7 +229,7 @@ class Order:
                     self.folder,
                     transport,
                     engine="flare",
-                    # A run that goes on has had its quorum; one that begins wants everybody.
+                    # A resumed run has had its quorum; a new one needs all of its sites.
                     sites=() if begun else self._due(recipe, transport),
                     device=device,
                     stop=self.stopped,
@@ -237,7 +240,7 @@ class Order:
         self.trouble("")
 
     def _due(self, recipe: Recipe, transport: Transport) -> list[str]:
-        """Sites that take part in the step that is next, and were not removed."""
+        """Sites that take part in the next step and were not removed."""
         step = self.folder.facts().steps if self.folder.facts_file.exists() else 0
         return [
             site
@@ -246,10 +249,10 @@ class Order:
         ]
 
     def _gather(self, transport: Transport, recipe: Recipe) -> None:
-        """Waits for the sites: at first for all, in a run that goes on for a quorum after a while.
+        """Waits for all sites; a resumed run accepts a quorum after `RETURN_S` seconds.
 
         Raises:
-            Interrupted: the run was stopped meanwhile.
+            Interrupted: the run was stopped in the meantime.
         """
         begun = bool(stored_steps(self.folder.checkpoints))
         since, told = time.monotonic(), set[str]()
@@ -275,7 +278,7 @@ class Order:
 
 
 def _said(file: Path) -> str:
-    """A line of text, or nothing where there is none."""
+    """Reads a text file; empty if it cannot be read."""
     try:
         return file.read_text("utf-8")
     except OSError:
@@ -283,12 +286,12 @@ def _said(file: Path) -> str:
 
 
 def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cpu") -> None:
-    """Keeps FLARE's server, and trains what is ordered, until `stop` says so.
+    """Keeps FLARE's server running and trains ordered runs until `stop` returns True.
 
     Args:
-        federation: whose.
-        stop: asked every second.
-        device: where the generators compute.
+        federation: federation to serve.
+        stop: called every second; True ends the service.
+        device: device on which the generators compute.
 
     Raises:
         BusyError: another process serves this federation.
@@ -301,7 +304,7 @@ def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cp
                 try:
                     work.look()
                 except (OSError, AsyndganError):
-                    log.exception("runs cannot be looked after now")  # and are looked at again
+                    log.exception("runs cannot be looked after now")  # tried again next time
                 time.sleep(PAUSE_S)
         finally:
             work.close()
@@ -310,11 +313,11 @@ def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cp
 
 @final
 class _Work:
-    """The run that is trained now, in a process of its own.
+    """Trains one run at a time, each in a process of its own.
 
     Args:
-        federation: whose orders are looked for.
-        device: where the generators compute.
+        federation: federation whose orders are trained.
+        device: device on which the generators compute.
     """
 
     def __init__(self, federation: Federation, device: str) -> None:
@@ -325,7 +328,7 @@ class _Work:
         self._wait = PAUSE_S
 
     def look(self) -> None:
-        """Begins the next run if none is at work, and again one that crashed."""
+        """Starts the next run if none is being trained, including one that crashed."""
         if self._run:
             order, process = self._run
             status = process.poll()
@@ -344,7 +347,7 @@ class _Work:
                 return
 
     def close(self) -> None:
-        """Has the run stop with a checkpoint."""
+        """Stops the run with a checkpoint, or kills it if it does not stop."""
         if not self._run:
             return
         process = self._run[1]
@@ -353,20 +356,20 @@ class _Work:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=STOP_S)
                 return
-        process.kill()  # its newest checkpoint stays
+        process.kill()  # its newest checkpoint is kept
         process.wait()
 
 
 def _wants_work(order: Order) -> bool:
     try:
         return order.state() in ("ordered", "running")
-    except RunError as error:  # one run that cannot be read does not stop the others
+    except RunError as error:  # an unreadable run does not stop the others
         log.warning("run %s is passed over: %s", order.name, error)
         return False
 
 
 def begin(order: Order, device: str) -> "subprocess.Popen[bytes]":
-    """A process that trains a run, and stops when we are gone; its words go to a log of the run."""
+    """Starts a process that trains a run and stops when this one ends; it writes the run's log."""
     with order.log_file.open("ab") as said:
         return subprocess.Popen(  # noqa: S603  (our own interpreter and module)
             [sys.executable, "-m", MODULE, str(order.federation.path), order.name, device],
@@ -378,19 +381,19 @@ def begin(order: Order, device: str) -> "subprocess.Popen[bytes]":
 
 
 def _stop_with(parent: int) -> None:
-    """Asks this process to stop, with a checkpoint, when the other end of a pipe is gone."""
-    while os.read(parent, 1024):  # not of `sys.stdin`, whose lock Python's end would wait for
+    """Asks this process to stop with a checkpoint when the other end of a pipe is closed."""
+    while os.read(parent, 1024):  # not `sys.stdin`, whose lock would block Python's exit
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 
 
 def main(path: Path, name: str, device: str) -> int:
-    """The process of one run; returns its exit status."""
+    """Runs the process of one run; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for noisy in ("nvflare", "CoreCell", "conn_manager"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     order = Order(Federation.of(path), name)
-    signal.signal(signal.SIGTERM, _interrupt)  # until the training heeds it, with a checkpoint
+    signal.signal(signal.SIGTERM, _interrupt)  # until training handles it with a checkpoint
     threading.Thread(target=_stop_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         order.train(partial(_log_news, order), device=device)
@@ -413,7 +416,7 @@ def main(path: Path, name: str, device: str) -> int:
 
 
 def _interrupt(number: int, frame: object) -> None:
-    raise SystemExit(AGAIN)  # nobody takes it for a site's failure
+    raise SystemExit(AGAIN)  # not an Exception, so no handler mistakes it for a site's failure
 
 
 def _log_news(order: Order, progress: Progress) -> None:

@@ -1,15 +1,16 @@
-"""A run folder: everything that later commands need, and nothing that a site did not send.
+"""A run folder: everything that later commands need; of the sites, only what they sent.
 
 recipe.toml              the resolved recipe
+identity                 the run's identity, used until run.json exists
 run.json                 `RunFacts`
-metrics.jsonl            a line a step
+metrics.jsonl            one line per step
 generator.safetensors    the averaged generator of a finished run
-checkpoints/             the coordinator's last two
-masks/                   those that sites released, if the recipe says so (labelsTr, dataset.json)
+checkpoints/             the coordinator's last two checkpoints
+generators/              the averaged generator of every checkpoint, if asked for
+masks/                   masks that sites released, if the recipe says so (labelsTr, dataset.json)
 samples/                 sample grids, if masks are released
 tensorboard/             scalars and sample grids
-sites/NAME/              what the site keeps for itself; on this machine only because this is a
-                         simulation of several sites
+sites/NAME/              a simulated site's own state, which in a federation stays at the site
 """
 
 import hashlib
@@ -42,10 +43,10 @@ State = Literal["running", "interrupted", "failed", "finished"]
 
 
 Place = tuple[int, int]
-"""Of a reader in a file: which file (its inode), and how far."""
+"""Position of a reader in a file: the file's inode, and the offset in bytes."""
 
 EARLIER = "earlier"
-"""In place of a connection's name: the sum of those that ended long ago."""
+"""Key, in place of a connection's name, of the sum over connections that ended long ago."""
 
 KEPT_CONNECTIONS = 8
 
@@ -53,27 +54,27 @@ KEPT_CONNECTIONS = 8
 @final
 @dataclass
 class RunFacts:
-    """What a run was, for those who come later.
+    """Facts about a run, stored for later commands.
 
     Attributes:
         run: identity, hexadecimal.
-        version: of asyndgan.
+        version: version of asyndgan.
         recipe_digest: SHA-256 of the resolved recipe.
         engine: name of the engine.
         state: `running`, `interrupted`, `failed` or `finished`.
-        steps: done.
-        seconds: spent in training, all attempts together.
-        modalities: what the generator paints.
+        steps: number of steps done.
+        seconds: seconds spent in training, over all attempts.
+        modalities: modalities that the generator paints.
         labels: name of each label by number.
         space: rows and columns.
-        sites: by name: cases, share (normalised), modalities.
+        sites: cases, share (normalised) and modalities of each site, by its name.
         left_sites: bytes that left each site, by kind.
         came_to_sites: bytes that went to each site, by kind.
         socket_bytes: bytes that left and came to each site over each of its network connections,
-            as its operating system counted them; of sites where one does.
-        generator_sha256: of `generator.safetensors`.
-        generator_step: after which that generator was, if not after the last one.
-        patient_pattern: that found the patients in the names of cases.
+            as counted by its operating system; empty for sites without such counts.
+        generator_sha256: SHA-256 of `generator.safetensors`.
+        generator_step: step of that generator if the best one was selected; 0 means the last step.
+        patient_pattern: pattern that found the patients in the names of cases.
     """
 
     run: str
@@ -96,10 +97,10 @@ class RunFacts:
 
     @property
     def scope(self) -> Scope:
-        """What the run is about.
+        """Scope of the run: its modalities, labels and image size.
 
         Raises:
-            RunError: if what the file says of it is none.
+            RunError: if the facts do not hold a valid scope.
         """
         try:
             return Scope.from_plain(vars(self))
@@ -107,12 +108,12 @@ class RunFacts:
             raise RunError("run.json does not say what the run paints.") from error
 
     def check_pattern(self, patient_pattern: str) -> None:
-        """Whether patients are told by their names as the run told them.
+        """Checks that patients are identified by the same pattern as in the run.
 
         Raises:
-            RunError: if not.
+            RunError: if the pattern differs.
         """
-        # Compared, never compiled: it may come from a stranger, and a pattern can take for ever.
+        # Compared, never compiled: it may be from a stranger, and matching could take forever.
         if patient_pattern != self.patient_pattern:
             raise RunError(
                 "this run told patients by another pattern of their names, and the same has to "
@@ -143,13 +144,13 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> Self:
-        """A new run folder.
+        """Creates a run folder.
 
         Raises:
-            RunError: if there is a run already, or another training is at work.
+            RunError: if it holds a run already, or another training is at work in it.
         """
         folder = cls(path)
-        if folder.facts_file.exists():  # a recipe alone: a run that never began
+        if folder.facts_file.exists():  # a folder with only a recipe is a run that never began
             raise RunError(
                 f"{path} holds a run already; continue it with --resume or choose another folder."
             )
@@ -159,18 +160,18 @@ class RunFolder:
         return folder
 
     def held(self) -> AbstractContextManager[None]:
-        """Keeps other trainings out of this folder; raises `RunError` if another one has it."""
+        """Locks the folder against other trainings; raises `BusyError` if one has it."""
         return held(
             self.path,
             f"another training is at work in {self.path}; wait for it, or choose another folder.",
         )
 
     def site_state(self, site: str) -> Path:
-        """Where a simulated site keeps its own things."""
+        """Folder in which a simulated site keeps its own state."""
         return self.path / "sites" / site
 
     def identity(self) -> str:
-        """Under which sites know the run: the same in every attempt, also before one succeeds."""
+        """Identity under which sites know the run; the same in all attempts, even failed ones."""
         if self.facts_file.exists():
             return self.facts().run
         if not self.identity_file.exists():
@@ -178,7 +179,7 @@ class RunFolder:
         return bounded_text(self.identity_file).strip()
 
     def recipe(self) -> Recipe:
-        """The resolved recipe.
+        """Reads the resolved recipe.
 
         Raises:
             RunError: if the folder holds none.
@@ -192,7 +193,7 @@ class RunFolder:
         return Recipe.from_toml(text)
 
     def facts(self) -> RunFacts:
-        """What the run was.
+        """Reads the run's facts.
 
         Raises:
             RunError: if the folder holds no run.
@@ -205,27 +206,28 @@ class RunFolder:
             )
 
     def write_facts(self, facts: RunFacts) -> None:
-        """Replaces `run.json` as a whole."""
+        """Replaces `run.json` atomically."""
         replace_text(self.facts_file, json.dumps(asdict(facts), indent=2) + "\n")
 
     def write_generator(self, network: nn.Module, facts: RunFacts) -> str:
-        """Keeps the averaged generator; returns the SHA-256 of the file."""
+        """Writes the averaged generator; returns the SHA-256 of the file."""
         about = {"run": facts.run, "recipe": facts.recipe_digest, "step": facts.steps}
         write(self.generator_file, network_state("average", network), about)
         return self.generator_digest()
 
     def generator_digest(self) -> str:
-        """SHA-256 of the file that paints, in hexadecimal, whatever `run.json` says of it."""
+        """SHA-256 of the generator file itself, in hexadecimal; `run.json` is not consulted."""
         return hashlib.sha256(self.generator_file.read_bytes()).hexdigest()
 
     def generator(self, step: int | None = None) -> nn.Module:
-        """The averaged generator of a finished run, ready to paint.
+        """Loads the averaged generator of a finished run, ready to paint.
 
         Args:
-            step: of one that was kept on the way; see `train`.
+            step: step of a generator kept during training (`keep_generators` of `train`); None
+                means the final one.
 
         Raises:
-            RunError: if the run has not finished, or kept none of this step.
+            RunError: if the run has not finished, or kept no generator of this step.
         """
         facts, file = self.facts(), self.generator_file
         if step is not None:
@@ -240,14 +242,14 @@ class RunFolder:
         return network.eval().requires_grad_(False)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """A record a step, oldest first; a line that was cut off by a crash is left out."""
+        """One record per step, oldest first; a line cut off by a crash is left out."""
         return self.metrics_from((0, 0))[0]
 
     def metrics_from(self, place: Place) -> tuple[list[dict[str, Any]], Place]:
-        """Records from a place in the file on, and the place after them, to go on from.
+        """Reads the records after a place in the file; also returns the place to continue from.
 
-        A file that took its place meanwhile, of a run that went back to a checkpoint, is read from
-        its beginning.
+        If the file was replaced in the meantime, because the run went back to a checkpoint, it is
+        read from the beginning.
         """
         if not self.metrics_file.exists():
             return [], (0, 0)
@@ -264,13 +266,13 @@ class RunFolder:
         return records, (own, start)
 
     def forget_metrics_from(self, step: int) -> None:
-        """Drops records of steps that will be done again."""
+        """Removes the records from `step` on, as those steps will be repeated."""
         kept = [record for record in self.metrics() if record["step"] < step]
         replace_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
 
 
 def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
-    """Bytes counted by (site, kind), nested."""
+    """Nests byte counts by (site, kind) as site to kind to bytes."""
     nested: dict[str, dict[str, int]] = {}
     for (site, kind), size in sorted(counts.items()):
         nested.setdefault(site, {})[kind] = size
@@ -278,17 +280,18 @@ def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
 
 
 def socket_sums(connections: Mapping[str, Sequence[int]]) -> list[int]:
-    """Bytes that left and came over all of a site's connections."""
+    """Bytes that left and came, summed over all of a site's connections."""
     return [sum(counts) for counts in zip(*connections.values(), strict=True)]
 
 
 def counted_on(
     known: Mapping[str, list[int]], connections: Mapping[str, Sequence[int]]
 ) -> dict[str, list[int]]:
-    """A site's bytes by connection, with what is counted now.
+    """Updates a site's byte counts by connection with the current ones.
 
-    Of those that have ended some are told apart, since another attempt may go on with them; the
-    others become one sum: their number has no bound, and a run's file has.
+    Up to `KEPT_CONNECTIONS` ended connections stay separate, since another attempt may continue
+    them. If there are more, all ended ones are merged into the sum `EARLIER`, as their number is
+    unbounded.
     """
     counts = {**known, **{name: list(both) for name, both in connections.items()}}
     ended = [name for name in counts if name not in connections and name != EARLIER]

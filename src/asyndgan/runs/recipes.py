@@ -1,4 +1,4 @@
-"""Recipes by name or by path."""
+"""Loads recipes by name or by path."""
 
 from collections.abc import Sequence
 from importlib.resources import files
@@ -17,14 +17,14 @@ def recipe_names() -> list[str]:
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """A recipe that comes with the package, or that lies in a file.
+    """Loads a recipe from the package or from a file.
 
     Args:
         name: a name of `recipe_names()`, or the path of a TOML file.
-        overrides: `key=value` each.
+        overrides: keys to override, each as `key=value`.
 
     Raises:
-        RecipeError: if there is none, it is not valid, or it names a part that is not installed.
+        RecipeError: if it does not exist, is not valid, or names a part that is not installed.
     """
     recipe = Recipe.from_toml(_text(name), overrides)
     check_parts(recipe)

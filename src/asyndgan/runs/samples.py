@@ -1,4 +1,4 @@
-"""Grids of synthetic images during training: the same masks and noise every time."""
+"""Paints grids of sample images during training, with the same masks and noise every time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +18,14 @@ ROWS = 2
 
 @final
 class SampleGrid:
-    """Paints the first masks of each site, one row an image, one column a modality.
+    """Paints the first masks of each site, one row per image and one column per modality.
 
-    Written only where sites release their masks: an image shows the mask it was painted from.
+    Grids are written only if sites release their masks, since an image reveals its mask.
 
     Args:
-        folder: where the pictures go.
-        coordinator: whose averaged generator paints.
-        masks: what it paints from, and whose each is.
+        folder: folder for the pictures.
+        coordinator: coordinator whose averaged generator paints.
+        masks: site and mask of each image.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class SampleGrid:
         self.noise = noise.to(coordinator.device)
 
     def write(self, step: int) -> np.ndarray:
-        """Writes the grid of a step; returns it as (1, height, width), 8-bit."""
+        """Writes the grid of a step; returns it as uint8 (1, height, width)."""
         with torch.no_grad():
             images = self.coordinator.average(self.maps, self.noise).cpu()
         rows = [torch.cat(list(image), dim=-1) for image in images]

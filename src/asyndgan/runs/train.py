@@ -1,4 +1,4 @@
-"""A run from its first step to its last, through interruptions."""
+"""Trains a run from its first step to its last, across interruptions."""
 
 import json
 import signal
@@ -46,16 +46,16 @@ from asyndgan.training.checkpoint import (
 @final
 @dataclass(frozen=True)
 class Progress:
-    """What a display may want to know after a step.
+    """Progress after a step, for display.
 
     Attributes:
-        step: steps done.
-        steps: steps in all.
-        seconds_left: estimate from the last steps.
-        report: of the step.
-        sent: bytes to all sites so far.
-        received: bytes from all sites so far.
-        news: one line for each thing that a person should read.
+        step: number of steps done.
+        steps: number of steps in all.
+        seconds_left: estimate of the remaining seconds from the last steps.
+        report: report of the step.
+        sent: bytes sent to all sites so far.
+        received: bytes received from all sites so far.
+        news: one line for each event that a person should read.
     """
 
     step: int
@@ -91,22 +91,24 @@ def train(
     """Trains one generator with these sites.
 
     Args:
-        recipe: what and how; a resumed run must have the recipe that it was started with.
-        sites: folder of each site's data by name.
+        recipe: what to train and how; a resumed run must have the recipe it was started with.
+        sites: folder of each site's data, by the site's name.
         out: run folder.
-        policies: file of a site's policy by the site's name; a site without one lets out whatever
-            the recipe asks for.
-        masks: folder of masks that every site is given, if the recipe says so.
-        records: folder in which each site's ledger and account, as NAME/, outlive this run; has to
-            be named where a policy limits what is spent or answered in all runs.
+        policies: policy file of each site, by the site's name; a site without one lets out
+            everything that the recipe asks for.
+        masks: folder of masks for every site to paint from; required exactly if the recipe has
+            `masks.source` "given".
+        records: folder that keeps each site's ledger and account beyond this run, in NAME/;
+            required if a policy limits what is spent or answered over all runs.
         patients: pattern that finds the patient in a case's name.
-        without: modalities that a site has and that take no part, by the site's name.
-        engine: how messages travel.
-        resume: go on from the newest checkpoint.
-        threads: cores for the coordinator's arithmetic. Bit equality holds for equal numbers.
-        device: where all networks compute, as torch names it: `cpu`, `cuda`, `cuda:1`, `mps`.
+        without: modalities of a site that are not used, by the site's name.
+        engine: name of the engine, which determines how messages travel.
+        resume: continue from the newest checkpoint.
+        threads: cores for the coordinator's arithmetic. Results are bit-equal only for equal
+            numbers.
+        device: torch device for all networks: `cpu`, `cuda`, `cuda:1`, `mps`.
         keep_generators: keep the averaged generator of every checkpoint, in `generators/`.
-        started: given the engine when its sites are there.
+        started: called with the engine once it is set up.
         watch: called after every step.
 
     Returns:
@@ -116,7 +118,7 @@ def train(
         Interrupted: after Ctrl-C, when the checkpoint is written.
         NotFiniteError: a loss is not finite; names site, step and last good checkpoint.
         QuorumError: too few sites for longer than the recipe's patience; a checkpoint is written.
-        RunError, DataError, CohortError, RecipeError: the run cannot begin.
+        RunError, DataError, CohortError, RecipeError, PolicyError: the run cannot begin.
     """
     torch.set_num_threads(threads)
     usable_device(device)
@@ -170,19 +172,19 @@ def train_over(
     stop: Callable[[], bool] = lambda: False,
     watch: Watch | None = None,
 ) -> None:
-    """Trains over lines to sites that somebody else set up; goes on where the run stands.
+    """Trains over an existing transport; continues from the newest checkpoint if there is one.
 
     Args:
-        folder: of the run, with its recipe; held by whoever calls.
-        transport: closed by whoever made it.
-        engine: its name.
-        sites: without whom the run does not begin; others may join.
-        device: where the generator computes.
-        stop: asked after every step.
+        folder: folder of the run, with its recipe; the caller holds its lock.
+        transport: transport to the sites; the caller closes it.
+        engine: name of the engine.
+        sites: sites without which the run does not begin; others may join.
+        device: device on which the generator computes.
+        stop: called after every step and while waiting for sites; True stops the run.
         watch: called after every step.
 
     Raises:
-        Interrupted: `stop` said so, or a signal came; the checkpoint is written.
+        Interrupted: `stop` returned True, or a signal came; the checkpoint is written.
         QuorumError, NotFiniteError, RunError, CohortError: as `train`.
     """
     go_on = "'asyndgan federation submit' has it go on"
@@ -191,7 +193,7 @@ def train_over(
 
 
 def _unwatched(progress: Progress) -> None:
-    """Nobody looks."""
+    """Ignores the progress."""
 
 
 def _check_sites(
@@ -221,7 +223,7 @@ def _check_sites(
 def _check_policies(
     recipe: Recipe, sites: Collection[str], policies: Mapping[str, Path], records: Path | None
 ) -> None:
-    """Here, where both are at hand, before anything is begun; each site checks again."""
+    """Checks all policies against the recipe before anything starts; each site checks again."""
     unknown = set(policies) - set(sites)
     if unknown:
         raise PolicyError(f"there is a policy for {', '.join(sorted(unknown))}, which is no site.")
@@ -238,7 +240,10 @@ def _check_policies(
 def _check_late_modalities(
     recipe: Recipe, sites: Mapping[str, Path], without: Mapping[str, Collection[str]]
 ) -> None:
-    """What a run paints is agreed upon when it begins; who comes later may bring nothing else."""
+    """Checks that sites joining later hold no modalities that the first sites lack.
+
+    The modalities that a run paints are fixed when it begins.
+    """
     if recipe.image.modalities or recipe.image.source == "masks" or not recipe.timeline:
         return
     held = {
@@ -278,7 +283,7 @@ def _resumed(out: Path, recipe: Recipe, sites: Collection[str]) -> RunFolder:
 @final
 @dataclass
 class _Pace:
-    """Seconds a step, over the last ones."""
+    """Estimates the remaining seconds from the last 50 steps."""
 
     times: list[float] = field(default_factory=lambda: [time.monotonic()])
 
@@ -289,7 +294,7 @@ class _Pace:
 
 @final
 class _Run:
-    """One attempt at a run: from a fresh start or a checkpoint to an end of some kind."""
+    """One attempt at a run, from a fresh start or a checkpoint until it ends for any reason."""
 
     def __init__(
         self,
@@ -313,7 +318,7 @@ class _Run:
         state = newest(folder.checkpoints)
         kept = stored_steps(folder.checkpoints)
         if kept and not state:
-            read(step_file(folder.checkpoints, kept[-1]))  # says why it cannot be
+            read(step_file(folder.checkpoints, kept[-1]))  # raises the reason
         if state:
             self.facts = folder.facts()
             self._count_on()
@@ -344,11 +349,14 @@ class _Run:
         self._write_facts()
 
     def to_the_end(self, watch: Watch, also: Callable[[], bool] = lambda: False) -> None:
-        """Steps until all are done; leaves a checkpoint whatever happens.
+        """Takes steps until all are done; records the state of the run however it ends.
+
+        A checkpoint is written at the end, on an interruption and on errors of this package except
+        `NotFiniteError`.
 
         Args:
             watch: called after every step.
-            also: whether to stop, for another reason than a signal.
+            also: returns True to stop for a reason other than a signal.
         """
         board = SummaryWriter(self.folder.tensorboard, purge_step=self.coordinator.step_number)
         try:
@@ -377,7 +385,7 @@ class _Run:
             self._leave("failed", checkpoint=True)
             raise
         except BaseException:
-            self._leave("failed", checkpoint=False)  # whatever it was may have left things halved
+            self._leave("failed", checkpoint=False)  # the state may be inconsistent
             raise
 
     def _steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
@@ -409,9 +417,9 @@ class _Run:
             raise Interrupted(f"stopped after step {self.coordinator.step_number}; {self.go_on}.")
 
     def _gather(self, stop: Callable[[], bool]) -> list[str]:
-        """Takes back sites that have returned; waits, within the patience, for a quorum."""
+        """Readmits sites that have returned; waits, within the patience, for a quorum."""
         if self.coordinator.roster.leaving(self.coordinator.step_number):
-            self._checkpoint()  # whoever leaves goes on from here when it comes back
+            self._checkpoint()  # a leaving site continues from here if it comes back
         news: list[str] = []
         since = time.monotonic()
         while True:
@@ -472,7 +480,7 @@ class _Run:
             board.add_image("samples", self.grid.write(progress.step), report.step)
 
     def _moved(self, board: SummaryWriter, step: int) -> dict[str, list[int]]:
-        """Bytes that left and came to each site so far; by kind as well for TensorBoard."""
+        """Returns the bytes that left and came to each site; logs them by kind to TensorBoard."""
         moved: dict[str, list[int]] = {}
         for way, (name, counts) in enumerate(
             {"left": self.exchange.from_sites, "came": self.exchange.to_sites}.items()
@@ -483,7 +491,10 @@ class _Run:
         return moved
 
     def _checkpoint(self) -> None:
-        """Sites first: a coordinator's checkpoint exists only where theirs do."""
+        """Writes the sites' checkpoints first, then the coordinator's, which relies on theirs.
+
+        A site that kept none is only noted.
+        """
         self.coordinator.notes += [
             f"{site} kept no checkpoint: {reason}"
             for site, reason in self.coordinator.roster.save(self.coordinator.step_number).items()
@@ -530,7 +541,7 @@ class _Run:
             }
             for site, member in self.coordinator.roster.known.items()
         }
-        # Those who had left before this attempt began are told of by the attempts before.
+        # Sites that left before this attempt keep their facts from earlier attempts.
         facts.sites = {
             site: {**told[site], "share": round(share / sum(shares.values()), 6)}
             for site, share in sorted(shares.items())
@@ -542,13 +553,13 @@ class _Run:
         self.folder.write_facts(facts)
 
     def _count_sockets(self) -> None:
-        """Over all attempts, each connection once, though it may outlive one."""
+        """Counts bytes over all attempts, each connection once even if it outlives an attempt."""
         for site, connections in self.exchange.transport.socket_bytes().items():
             known = self.facts.socket_bytes.get(site, {})
             self.facts.socket_bytes[site] = counted_on(known, connections)
 
     def _count_on(self) -> None:
-        """Bytes are counted over all attempts."""
+        """Restores the byte counts of earlier attempts."""
         for counter, counts in (
             (self.exchange.from_sites, self.facts.left_sites),
             (self.exchange.to_sites, self.facts.came_to_sites),
@@ -559,7 +570,7 @@ class _Run:
 
 @contextmanager
 def _termination_unwinds() -> Iterator[None]:
-    """A polite kill before the first step ends what has been started, as Ctrl-C does."""
+    """Lets SIGTERM before the first step clean up what has been started, as Ctrl-C does."""
 
     def leave(number: int, frame: object) -> None:
         raise SystemExit(128 + number)
@@ -567,7 +578,7 @@ def _termination_unwinds() -> Iterator[None]:
     try:
         before = signal.signal(signal.SIGTERM, leave)
     except ValueError:
-        yield  # not the main thread: whoever runs us handles signals
+        yield  # not the main thread: the caller handles signals
         return
     try:
         yield
@@ -577,7 +588,7 @@ def _termination_unwinds() -> Iterator[None]:
 
 @contextmanager
 def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Whether Ctrl-C (or a polite kill) came; a second one is not held back."""
+    """Yields whether Ctrl-C or SIGTERM came; after a Ctrl-C the next signal acts as usual."""
     asked: list[int] = []
     before: dict[int, Any] = {}
 
@@ -591,7 +602,7 @@ def _stop_requests() -> Iterator[Callable[[], bool]]:
         for each in (signal.SIGINT, signal.SIGTERM):
             before[each] = signal.signal(each, ask)
     except ValueError:
-        before = {}  # not the main thread: whoever runs us handles signals
+        before = {}  # not the main thread: the caller handles signals
     try:
         yield lambda: bool(asked)
     finally:

@@ -1,11 +1,11 @@
-"""The coordinator's step, the site's step, and what both keep."""
+"""The coordinator's step, the site's step, and the state that both keep."""
 
 from asyndgan.training.coordinator import Coordinator, StepReport
 from asyndgan.training.scope import Scope, new_generator, scope_maps
 from asyndgan.training.site import Site
 
 GENERATOR_VERSION = 4
-"""Raise it when a change alters what a recipe trains: older runs are no evidence for it then."""
+"""Raise it when a change alters what a recipe trains: older runs are then no evidence for it."""
 
 __all__ = [
     "GENERATOR_VERSION",

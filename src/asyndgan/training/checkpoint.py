@@ -22,13 +22,13 @@ from asyndgan.texts import half_of, parsed_json, put_in_place
 log = logging.getLogger(__name__)
 
 State = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors, and a JSON value beside them."""
+"""Tensors, and a JSON object stored with them."""
 
 KEPT = 2
-"""Checkpoints that a party keeps: the last two, so that one being written is never the only one."""
+"""Checkpoints that a party keeps: two, so that the one being written is never the only one."""
 
 KEPT_RUNS = 8
-"""Other runs whose states a site keeps."""
+"""Number of other runs whose states a site keeps."""
 
 _seeding = Lock()
 
@@ -37,7 +37,7 @@ _seeding = Lock()
 def seeded(seed: int) -> Iterator[None]:
     """Draws initial weights from a seed, without touching torch's global random state.
 
-    The global state is shared by all threads, so only one may be here at a time.
+    All threads share the global state, so only one thread may enter at a time.
     """
     with _seeding, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -53,7 +53,7 @@ def load_network(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -
     """Puts the tensors under `name/` into a network.
 
     Raises:
-        RunError: if they are not this network's.
+        RunError: if they do not fit this network.
     """
     own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
     try:
@@ -89,7 +89,7 @@ def load_optimiser(
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Writes tensors and a JSON value beside them; a crash leaves the old file or the new one.
+    """Writes tensors and a JSON object to one file; a crash leaves the old file or the new one.
 
     Raises:
         StorageError: if the file cannot be written.
@@ -99,7 +99,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
     try:
         save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
-    except SafetensorError as error:  # what a full disk comes as
+    except SafetensorError as error:  # a full disk raises this
         half.unlink(missing_ok=True)
         raise StorageError(
             f"{path.name} cannot be written to its folder: {error}. Make room, then resume."
@@ -108,10 +108,14 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
 
 
 def read(path: Path, *, with_tensors: bool = True) -> State:
-    """What `write` was given.
+    """Reads a file that `write` wrote.
+
+    Args:
+        path: the file.
+        with_tensors: whether to read the tensors too; otherwise they are left out.
 
     Raises:
-        RunError: if the file is not a whole checkpoint.
+        RunError: if the file is not a complete checkpoint.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -126,18 +130,18 @@ def read(path: Path, *, with_tensors: bool = True) -> State:
 
 
 def newest(folder: Path | None, step: int | None = None) -> State | None:
-    """The newest state in a folder that can be read, or None.
+    """The newest readable state in a folder, or None.
 
     Args:
-        folder: of a party's states, if it keeps any.
-        step: newer ones are not looked at.
+        folder: of a party's states; None: it keeps none.
+        step: states of later steps are ignored; None: all are considered.
     """
     for kept in reversed(stored_steps(folder)):
         if folder and (step is None or kept <= step):
             try:
                 return read(step_file(folder, kept))
             except RunError as error:
-                log.warning("%s", error)  # cut off while it was written; the one before is whole
+                log.warning("%s", error)  # its writing was cut short; try the one before
     return None
 
 
@@ -147,7 +151,7 @@ def step_file(folder: Path, step: int) -> Path:
 
 
 def stored_steps(folder: Path | None) -> list[int]:
-    """Steps of which a folder holds a state, oldest first."""
+    """Steps for which a folder holds a state, oldest first."""
     if folder is None:
         return []
     names = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in folder.glob("*"))
@@ -155,18 +159,18 @@ def stored_steps(folder: Path | None) -> list[int]:
 
 
 def place_of(folder: Path, run: str) -> Path:
-    """Where a run's states lie: in the folder, which it gets for itself, or where it was moved.
+    """The folder of a run's states: `folder`, or its subfolder if they were moved aside before.
 
-    States of other runs are moved into folders of their own, of which a few are kept: a run that
-    has another one's name must not throw its states away, nor have its own thrown away.
+    States of other runs in `folder` are moved into subfolders of their own, of which the newest
+    `KEPT_RUNS` are kept. So runs that share a name do not delete each other's states.
     """
     aside = folder / f"run-{run}"
     for path in map(partial(step_file, folder), stored_steps(folder)):
         try:
             _, about = read(path, with_tensors=False)
         except RunError:
-            continue  # nobody's: cut off while it was written
-        if about["run"] != run or aside.is_dir():  # then a move was cut short
+            continue  # its writing was cut short, so no run needs it
+        if about["run"] != run or aside.is_dir():  # the latter: an earlier move was cut short
             other = folder / f"run-{about['run']}"
             other.mkdir(exist_ok=True)
             path.replace(other / path.name)
@@ -177,6 +181,6 @@ def place_of(folder: Path, run: str) -> Path:
 
 
 def forget_old(folder: Path) -> None:
-    """Removes all but the last two states of a folder."""
+    """Removes all but the newest `KEPT` states of a folder."""
     for step in stored_steps(folder)[:-KEPT]:
         step_file(folder, step).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The coordinator: one generator, and the step that all sites' feedback goes into.
+"""The coordinator: it owns the generator and updates it with the sites' feedback.
 
 Source: Chang et al. 2020 (AsynDGAN), algorithm 1; its equation 4 is `feedback.pull_of`.
 """
@@ -37,7 +37,7 @@ from asyndgan.training.selection import Selection, real_moments
 from asyndgan.wire import Appraisal, Appraise, Judge, Judgement, Message, Open
 
 MOST_LOG_ODDS = 1e4
-"""That a site may claim; beyond it nothing is left of a float."""
+"""Largest absolute log odds accepted from a site; larger ones are meaningless as floats."""
 
 Judged = Judgement | Appraisal
 
@@ -49,12 +49,13 @@ class StepReport:
 
     Attributes:
         step: its number, from 0.
-        updated: whether the quorum was met and the generator learned.
-        shares: of the sites that answered.
-        losses: by site and term.
-        reminding: how differently the masks of those who are away are painted by now.
-        missed: why a site's answer was not there.
-        distance: of the averaged generator's images from the real ones, where it was measured.
+        updated: whether the quorum was met and the generator was updated.
+        shares: normalised share of each site that answered.
+        losses: value of each loss term, by site.
+        reminding: how far the images of absent sites' masks are from those painted when the sites
+            left; None if there was nothing to compare.
+        missed: why a site's answer is missing, by site.
+        distance: from the averaged generator's images to the real ones; None if not measured.
     """
 
     step: int
@@ -68,20 +69,20 @@ class StepReport:
 
 @final
 class Coordinator:
-    """Owns the generator and asks the sites.
+    """Owns the generator and sends requests to the sites.
 
     Args:
         roster: the sites that take part.
-        recall: gives what was kept of a site, for reminding.
+        recall: returns the conditions kept of a site, for reminding.
         device: where the generator computes.
 
     Attributes:
-        step_number: steps done.
-        generator: learns.
-        average: exponential moving average of the generator; it paints in the end.
-        notes: what a person should read.
+        step_number: number of steps done.
+        generator: the network in training.
+        average: exponential moving average of the generator; it paints the final images.
+        notes: messages for a person to read.
         selection: keeps the generator nearest to the real images, if the recipe asks for it.
-        memory: of sites that are away, if the recipe asks for it.
+        memory: remembers the sites that are away, if the recipe asks for it.
     """
 
     def __init__(
@@ -123,16 +124,16 @@ class Coordinator:
             exchange: reaches the sites.
             run: the run's identity, in hexadecimal.
             keep: called with (site, conditions, most) for every batch, if the recipe has masks
-                kept; most: how many of the site are wanted in all, or None.
+                kept; most: how many of the site's masks to keep in all, or None for no limit.
             recall: as for the constructor.
-            checkpoint: what `state` gave, for a run that goes on.
-            needed: sites without whom it does not begin; None: all that can be reached. What the
-                others say, or do not, keeps nobody from beginning.
+            checkpoint: what `state` returned, to resume a run.
+            needed: sites without which the run does not begin; None: all that can be reached. The
+                other sites cannot prevent it from beginning.
             device: as for the constructor.
 
         Raises:
-            QuorumError: if a site does not answer.
-            CohortError: if the sites contradict each other.
+            QuorumError: if a needed site does not answer.
+            CohortError: if the needed sites contradict each other or the recipe.
         """
         step = int(checkpoint[1]["step"]) if checkpoint else 0
         request = Open(run=run, recipe=recipe.digest(), step=step, attempt=secrets.token_hex(8))
@@ -154,17 +155,17 @@ class Coordinator:
 
     @property
     def members(self) -> dict[str, Member]:
-        """Sites that take part now, in the order of their names."""
+        """Sites that take part now, sorted by name."""
         return self.roster.members
 
     def step(self) -> StepReport:
-        """Paints for every site, collects their feedback, and updates the generator.
+        """Paints for every member, collects the feedback, and updates the generator.
 
         Raises:
             QuorumError: if no site takes part now.
             NotFiniteError: if the generator's gradient is not finite, or the feedback of so many
-                sites that no quorum is left. One site's counts as missed, so that it cannot end
-                everybody's run.
+                sites that the others would be no quorum. Otherwise such feedback only counts as
+                missed, so that one site cannot end everybody's run.
         """
         self.notes += self.roster.follow_timeline(self.step_number)
         members = dict(self.members)
@@ -176,10 +177,11 @@ class Coordinator:
         answers = self.roster.exchange.ask(self._requests(members, painting.images))
         judgements, missed = self._take(answers.answers, answers.missed)
         shares = self.roster.shares_of(members, judgements)
-        updated = self.roster.quorum(self.step_number).met_by(judgements)
-        broken = [error for error in missed.values() if isinstance(error, NotFiniteError)]
-        if broken and not updated:
-            raise broken[0]
+        quorum = self.roster.quorum(self.step_number)
+        updated = quorum.met_by(judgements)
+        broken = {s: error for s, error in missed.items() if isinstance(error, NotFiniteError)}
+        if broken and not quorum.met_by(set(members) - set(broken)):
+            raise next(iter(broken.values()))
         gap: Tensor | None = None
         if updated:
             self._learn(painting, members, judgements, shares)
@@ -198,7 +200,7 @@ class Coordinator:
         )
 
     def _requests(self, members: Mapping[str, Member], images: Tensor) -> dict[str, Message]:
-        """What each site is asked: to judge its own images, or everybody's."""
+        """The request to each site: to judge its own images or, with odds, those of all sites."""
         if self.recipe.shares.by != "odds":
             batches = images.split(self.recipe.training.batch)
             return {
@@ -262,7 +264,7 @@ class Coordinator:
     def _paint_looks(
         self, generator: nn.Module, conditions: Tensor, sites: Sequence[str], random: Any
     ) -> Tensor:
-        """Images with their graph."""
+        """Paints images of conditions in the looks of the given sites."""
         noise = site_noise(self.recipe, sites, self.scope.space, random).to(self.device)
         maps = scope_maps(self.recipe, self.scope, conditions).to(self.device)
         with arithmetic(self.recipe.training.precision, self.device):
@@ -270,7 +272,7 @@ class Coordinator:
         return images.float()
 
     def _no_conditions(self, site: str) -> Tensor:
-        """What is kept of a site that sends none."""
+        """The default `recall`: one empty condition if the recipe has none, else nothing."""
         count = 1 if self.recipe.condition.kind == "none" else 0
         return torch.zeros(count, dtype=torch.int64)
 
@@ -304,7 +306,7 @@ class Coordinator:
     def _take(
         self, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
     ) -> tuple[dict[str, Judged], dict[str, AsyndganError]]:
-        """Checks judgements and remembers the next conditions; drops sites that sent none."""
+        """Checks judgements and records the next conditions; drops sites without a valid one."""
         judgements: dict[str, Judged] = {}
         reasons = dict(missed)
         for site, answer in answers.items():
@@ -339,22 +341,22 @@ class Coordinator:
         return answer
 
     def chosen(self) -> nn.Module:
-        """The averaged generator that the run ends with."""
+        """The averaged generator that the run ends with: the selected one, or the current one."""
         if self.selection:
             self.selection.put_best_into(self.average)
         return self.average
 
     def invite(self) -> dict[str, str]:
-        """As `Roster.invite`, of the sites that take part in the next step."""
+        """Calls `Roster.invite` for the sites that take part in the next step."""
         self.notes += self.roster.follow_timeline(self.step_number)
         return self.roster.invite(self.step_number)
 
     def has_quorum(self) -> bool:
-        """Whether enough sites are members to go on."""
+        """Whether there are enough members to go on."""
         return self.roster.quorum(self.step_number).met_by(self.members)
 
     def state(self) -> State:
-        """Tensors and facts for a checkpoint. It holds numbers of batches, never conditions."""
+        """Tensors and facts for a checkpoint; it never holds conditions."""
         tensors = network_state("generator", self.generator)
         tensors |= network_state("average", self.average)
         tensors |= optimiser_state("optimiser", self.optimiser)
@@ -374,7 +376,7 @@ class Coordinator:
         return tensors, about
 
     def load(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Takes what `state` gave."""
+        """Restores what `state` returned."""
         load_network("generator", self.generator, tensors)
         load_network("average", self.average, tensors)
         load_optimiser("optimiser", self.optimiser, tensors)

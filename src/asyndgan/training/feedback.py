@@ -1,8 +1,9 @@
-"""What the generator's images are pulled by: the sites' feedback, put together.
+"""Combines the sites' feedback into one gradient with respect to the generator's images.
 
 Source: Chang et al. 2020 (AsynDGAN), equation 4. The generator minimises
-sum_j pi_j E[loss_j(G(x, z))]. Each site sends d loss_j / d image of its own images; pi_j times
-that is the gradient of the sum by the images, and the chain rule carries it into the generator.
+sum_j pi_j E[loss_j(G(x, z))]. Each site sends d loss_j / d image for its own images. Multiplied by
+pi_j, this is the gradient of the sum with respect to the images, and the chain rule carries it into
+the generator.
 """
 
 from collections.abc import Mapping
@@ -23,17 +24,17 @@ def pull_of(
     feedback: Mapping[str, Tensor],
     weights: Mapping[str, Tensor],
 ) -> Images:
-    """Equation 4: sum_j pi_j loss_j, differentiated by G(x, z), the images of all sites.
+    """Gradient of sum_j pi_j loss_j (equation 4) with respect to G(x, z), the images of all sites.
 
     Args:
-        images: of all members, as many of each, in their order.
-        members: for whom they were painted.
-        feedback: d loss_j / d image, by site: of its own images, in the channels that it judges.
+        images: of all members, in their order, the same number for each.
+        members: the sites that the images were painted for.
+        feedback: d loss_j / d image by site, for its own images and the channels that it judges.
         weights: pi_j, by site (`weights_of`).
     """
     pull = torch.zeros_like(images)
     for own, (site, member) in zip(pull.chunk(len(members)), members.items(), strict=True):
-        if site in feedback:  # who did not answer pulls nothing
+        if site in feedback:  # a site that did not answer contributes nothing
             own[:, member.channels] = (weights[site] * feedback[site]).to(pull.device)
     return pull
 
@@ -41,22 +42,23 @@ def pull_of(
 def weights_of(
     members: Mapping[str, Member], shares: Mapping[str, float], scope: Scope, *, by: str
 ) -> dict[str, Tensor]:
-    """What each site's feedback counts, (channels, 1, 1): pi_j, or its like by modality.
+    """Weight of each site's feedback, (channels, 1, 1): pi_j, or its counterpart per modality.
 
-    A site's loss is a mean over the modalities that it judges, and so is the sum of all over
-    those that are painted: hence the ratio of the two numbers. With one discriminator a
-    modality (`discriminator.joint = false`) the weighted feedback is the gradient of
-    mean_c sum_j pi_jc loss_jc; with one for all of them it is no loss's gradient.
+    A site's loss is a mean over the modalities that it judges, whereas the total is a mean over all
+    painted modalities: hence the ratio of the two counts. With one discriminator per modality
+    (`discriminator.joint = false`) the weighted feedback is the gradient of
+    mean_c sum_j pi_jc loss_jc; with a joint discriminator it is not the gradient of any loss.
 
     Args:
         members: all that take part.
-        shares: of those that answered.
-        scope: says how many modalities are painted.
-        by: `site` or `modality`: among whom shares are.
+        shares: of the sites that answered.
+        scope: gives the painted modalities.
+        by: `site` or `modality`: whether shares are taken among all sites, or among those that hold
+            the same modality.
     """
     weights = {site: torch.full((len(members[site].channels),), shares[site]) for site in shares}
     if by == "modality":
-        # A batch in which some cases lack a modality gives as much less feedback in it already.
+        # Cases that lack a modality give no feedback in it: a site already counts for less there.
         held = torch.zeros(len(scope.modalities))
         for site, own in weights.items():
             held[members[site].channels] += own * torch.tensor(members[site].parts)
@@ -71,13 +73,16 @@ def by_odds(
     appraisals: Mapping[str, Appraisal],
     shares: Mapping[str, float],
 ) -> Images:
-    """Every image pulled by all sites that answered; images of a site's masks count by its share.
+    """Gradient of the mixture's loss (`training.odds`) with respect to the images of all sites.
+
+    All sites that answered contribute to every image; images painted from a site's masks are
+    weighted by that site's share.
 
     Args:
-        images: of all members, as many of each, in their order.
-        members: for whom they were painted.
-        appraisals: of those that answered: of all images, in the channels that they judge.
-        shares: of these, which sum to one.
+        images: of all members, in their order, the same number for each.
+        members: the sites that the images were painted for.
+        appraisals: from the sites that answered, each of all images in the channels that it judges.
+        shares: of the sites that answered; they sum to one.
     """
     gradients = {site: torch.zeros_like(images) for site in appraisals}
     for site, said in appraisals.items():
@@ -85,7 +90,7 @@ def by_odds(
     odds = {site: said.odds.to(images) for site, said in appraisals.items()}
     pull, _ = feedback_of_mixture(odds, gradients, shares)
     batch = len(images) // len(members)
-    # Who did not answer has no word about his own masks either.
+    # Images from the masks of a site that did not answer count for nothing.
     counts = torch.tensor([shares.get(site, 0.0) / batch for site in members])
     counts = counts.repeat_interleave(batch).reshape(-1, *[1] * (pull.ndim - 1))
     return counts.to(pull) * pull

@@ -1,9 +1,9 @@
-"""Against a site that sends feedback to spoil the generator.
+"""Defences against sites that send feedback to spoil the generator.
 
-Sites judge different images, so their feedback cannot be compared pixel by pixel. Its length can
-be (`bounded`), and so can what it does to the generator's weights (`aggregate`: coordinate-wise
-median or trimmed mean, Yin et al. 2018). The latter costs a backward pass for each site, counts all
-sites alike whatever their shares, and takes a minority that differs from the rest for an outlier.
+Sites judge different images, so their feedback cannot be compared pixel by pixel. Its L2 norm can
+(`bounded`), and so can its effect on the generator's weights (`aggregate`: coordinate-wise median
+or trimmed mean, Yin et al. 2018). The latter costs a backward pass per site, counts all sites
+equally whatever their shares, and treats a minority that differs from the rest as outliers.
 """
 
 from collections.abc import Mapping
@@ -16,21 +16,21 @@ from asyndgan.recipe import IntegritySection
 from asyndgan.training.painting import Painting
 
 LEAST_SITES = 3
-"""Fewer have no majority, so nothing is shortened and nobody is reported."""
+"""Fewer sites have no majority: nothing is shortened, trimmed or reported then."""
 
 
 def bounded(
     feedback: Mapping[str, Tensor], section: IntegritySection
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
-    """Feedback of each site, none longer than the recipe lets.
+    """Shortens feedback whose L2 norm exceeds the recipe's multiple of the median norm.
 
     Args:
         feedback: by site.
         section: bound and alarm.
 
     Returns:
-        By site; and how many times the median length the feedback of those was that are to be
-        reported.
+        The feedback by site; and, for each site to be reported, its feedback's original norm as a
+        multiple of the median.
     """
     lengths = {site: float(own.norm()) for site, own in feedback.items()}
     middle = median(lengths.values()) if len(lengths) >= LEAST_SITES else 0.0
@@ -52,10 +52,11 @@ def aggregate(
     """Puts an aggregate of the sites' gradients into the generator.
 
     Args:
-        generator: whose parameters have no gradients yet.
-        painting: of all sites' images.
-        parts: by site: feedback of the whole painting's shape, zero but for its own images.
-        kind: `median` or `trimmed`: the mean without the largest and the smallest.
+        generator: its parameters must not have gradients yet.
+        painting: the images of all sites.
+        parts: feedback by site, of the whole painting's shape and zero outside the site's images.
+        kind: `median`, or `trimmed`: the mean without the largest and the smallest value, or the
+            median if there are fewer than `LEAST_SITES`.
     """
     parameters = list(generator.parameters())
     gradients: list[list[Tensor]] = []
@@ -70,6 +71,6 @@ def aggregate(
         if kind == "trimmed" and len(own) >= LEAST_SITES:
             stacked = stacked.sort(dim=0).values[1:-1].mean(0)
         else:
-            # Of an even number torch's median is the lower one; this is the mean of both.
+            # Of an even number torch.median gives the lower middle value; this averages the two.
             stacked = stacked.quantile(0.5, dim=0)
         parameter.grad = stacked

@@ -1,4 +1,4 @@
-"""What a site's discriminator learns, and what the site asks of synthetic images."""
+"""How a site trains its discriminator, and the loss that it asks synthetic images to lower."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -44,20 +44,20 @@ StandIn = tuple[torch.nn.Module, torch.optim.Adam]
 class Objective:
     """A site's networks: its discriminator and, if the recipe asks, its stand-in generators.
 
-    There are two stand-ins, each trained on one half of the site's patients. For a patient's mask
-    the other one paints, which has never seen him, so that whoever reads its painting out of
-    feedback reads nothing of the patient that his mask does not say (cross-fitting).
+    There are two stand-ins, each trained on one half of the site's patients. A patient's mask is
+    painted by the one that has never seen the patient (cross-fitting). A painting recovered from
+    feedback therefore says no more of the patient than the mask does.
 
     Args:
         recipe: names networks, losses and rates.
-        modalities: how many the site holds.
-        labels: how many labels or classes its conditions have, background included.
+        modalities: number of modalities that the site holds.
+        labels: number of labels or classes of its conditions, background included.
         space: height and width (and depth) of its images.
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
-        device: where the networks are, and the batches that they are given.
-        secret: of this start. What is disturbed (`discriminator.augment`) follows from it, and the
-            initial weights lie in an order that nobody knows: feedback of a first step says whose
-            images it has seen to whoever can compute that step. None: both follow from the seed,
+        device: of the networks and of the batches that they are given.
+        secret: of this start. The augmentation (`discriminator.augment`) then depends on it, and
+            the initial weights are shuffled unpredictably: anyone who can compute a first step
+            could tell from its feedback whose images were in it. None: both follow from the seed,
             which coordinators know, so that a run can be repeated.
     """
 
@@ -113,7 +113,7 @@ class Objective:
         self.begin_step(0)
 
     def maps(self, conditions: Tensor) -> Condition:
-        """Conditions as the networks read them."""
+        """Turns conditions into the maps that the networks read."""
         return condition_maps(
             conditions, kind=self.recipe.condition.kind, labels=self.labels, space=self.space
         )
@@ -123,11 +123,12 @@ class Objective:
 
         Args:
             real: cases of the site.
-            synthetic: with the conditions that they were painted from, and whose these are.
+            synthetic: images with the conditions that they were painted from, and the halves that
+                the patients of these conditions are in.
         """
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
-        # Both at once, which is quicker; no network here mixes the images of a batch.
+        # One pass over both is faster, and no network here mixes the images of a batch.
         said = self._judged(torch.cat([real.images, synthetic.images]), torch.cat([seen, painted]))
         loss = self._discriminator_loss(
             said.of(slice(len(seen))),
@@ -147,8 +148,8 @@ class Objective:
 
         Args:
             real: cases of the site.
-            synthetic: of all sites, with their conditions, as many of each.
-            shares: of these sites, in their order.
+            synthetic: images of all sites with their conditions, the same number for each site.
+            shares: of these sites, in the order of their images.
         """
         judged = self._judged(synthetic.images, self.maps(synthetic.conditions)).score
         own = self._judged(real.images, self.maps(real.conditions)).score
@@ -162,7 +163,7 @@ class Objective:
         return {"discriminator": loss.detach()}
 
     def log_odds(self, synthetic: Batch) -> Tensor:
-        """Of each image that it is real, (b,): mean over a discriminator's patches."""
+        """Log odds that each image is real, (b,): the mean over the discriminator's patches."""
         maps = self.maps(synthetic.conditions)
         score = self._judged(synthetic.images, maps, self.shown).score
         if score is None:
@@ -170,11 +171,11 @@ class Objective:
         return score.flatten(1).mean(1)
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
-        """One update of the discriminator that hides whose images it saw; see `training.private`.
+        """One differentially private update of the discriminator; see `training.private`.
 
         Args:
-            real: one case each of patients drawn by chance, perhaps of none.
-            synthetic: with the conditions that they were painted from.
+            real: one case of each randomly drawn patient; may be empty.
+            synthetic: images with the conditions that they were painted from.
         """
         loss = self.private.learn(self.discriminator_optimiser, real, synthetic)
         return {"discriminator_synthetic": loss}
@@ -182,18 +183,21 @@ class Objective:
     def ask(
         self, synthetic: Batch, real: Batch | None = None, other: Batch | None = None
     ) -> tuple[Scalar, Losses]:
-        """The loss whose gradient by the synthetic images is the site's feedback, and its terms.
+        """The loss whose gradient with respect to the synthetic images is the site's feedback.
 
-        Follows `learn` with the same batches, which leaves the stand-ins' paintings behind.
+        Call it after `learn` with the same batches: `learn` stores the stand-ins' paintings.
 
         Args:
-            synthetic: with the conditions that they were painted from.
-            real: the site's images, with these conditions if they are its own; None under
-                differential privacy, where no term looks at them.
-            other: images of the site that have nothing to do with them; None likewise.
+            synthetic: images with the conditions that they were painted from.
+            real: the site's images, of the same conditions if these are its own; None under
+                differential privacy, where no term uses them.
+            other: images of the site that are unrelated to these; None if no term uses them.
+
+        Returns:
+            The loss, and its terms before weighting, by name.
         """
         weights, conditions = self.recipe.loss, synthetic.conditions
-        # Where a case lacks a modality nobody judges it, and feedback is zero.
+        # A modality that a case lacks is not judged, so its feedback is zero.
         images = synthetic.blanked(synthetic.images)
         verdict = self._judged(images, self.maps(conditions), self.shown)
         terms: list[tuple[str, float, Tensor]] = []
@@ -221,10 +225,10 @@ class Objective:
         return loss, {name: value.detach() for name, _, value in terms}
 
     def begin_step(self, step: int) -> None:
-        """Sets the learning rates of a step, and what its augmentation is drawn from.
+        """Sets the learning rates of a step and the random generators of its augmentation.
 
-        How the images that are asked about were shifted shows in their feedback, and with it the
-        32 bits that torch takes of a seed: what is learned from is drawn from others.
+        Feedback shows how its images were shifted, and this may give away the 32 bits that torch
+        takes of a seed. Images for learning are therefore augmented from a seed of their own.
         """
         self.random, self.shown = (
             torch.Generator().manual_seed(derived_seed(self.seed, purpose, step))
@@ -245,7 +249,7 @@ class Objective:
         return tensors
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes what `state` gave."""
+        """Restores what `state` returned."""
         load_network("discriminator", self.discriminator, tensors)
         load_optimiser("discriminator_optimiser", self.discriminator_optimiser, tensors)
         for half, (network, optimiser) in enumerate(self.stand_ins):
@@ -285,7 +289,7 @@ class Objective:
         return torch.stack(terms).sum()
 
     def _learn_stand_ins(self, real: Batch, maps: Condition) -> Scalar:
-        """Each learns from its half of the patients."""
+        """Updates each stand-in on its half of the patients; returns their mean loss."""
         nobodys = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
         halves = nobodys if real.halves is None else real.halves
         gaps: list[Scalar] = []
@@ -298,7 +302,7 @@ class Objective:
         return torch.stack(gaps).mean()
 
     def _painted_by_stand_ins(self, synthetic: Batch, maps: Condition) -> Images:
-        """Of each mask, by the one that has not seen its patient; nobody's masks by both."""
+        """Each mask painted by the stand-in that has not seen its patient; others by both."""
         halves = synthetic.halves
         painted = torch.zeros_like(synthetic.images)
         with torch.no_grad():
@@ -324,28 +328,28 @@ class Objective:
 
 
 def _as_complete_as(batch: Batch) -> Batch:
-    """A batch whose images show what its cases have."""
+    """The batch with the modalities that a case lacks blanked in its image."""
     return replace(batch, images=batch.blanked(batch.images))
 
 
 def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> torch.optim.Adam:
-    """The optimiser of both ends."""
+    """The Adam optimiser that coordinator and sites use."""
     parameters = list(network.parameters())
     betas = (section.beta1, section.beta2)
     if any(parameter.device.type != "cpu" for parameter in parameters):
         return torch.optim.Adam(parameters, lr=rate, betas=betas)
     if not all(parameter.is_contiguous() for parameter in parameters):
-        return torch.optim.Adam(parameters, lr=rate, betas=betas)  # of another package's network
+        return torch.optim.Adam(parameters, lr=rate, betas=betas)  # a network of another package
     optimiser = torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
     optimiser.register_step_pre_hook(_in_order)
     return optimiser
 
 
 def _in_order(optimiser: torch.optim.Optimizer, args: object, keywords: object) -> None:
-    """Has gradients lie in memory as the parameters do.
+    """Makes gradients contiguous, as the parameters are.
 
-    Torch's fused kernel for CPUs pairs numbers by their place in memory, and does not look whether
-    a gradient lies otherwise, as it does behind a convolution with channels last.
+    Torch's fused CPU kernel pairs parameters and gradients by their position in memory and does not
+    check that their layouts agree; after a channels-last convolution they do not.
     """
     for parameter in (p for group in optimiser.param_groups for p in group["params"]):
         if parameter.grad is not None:
@@ -353,9 +357,9 @@ def _in_order(optimiser: torch.optim.Optimizer, args: object, keywords: object) 
 
 
 def update(optimiser: torch.optim.Optimizer, loss: Scalar) -> None:
-    """One step down a loss, leaving no gradients behind."""
+    """Takes one optimiser step on a loss and clears the gradients."""
     parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    # Gradients of these parameters only: the feedback's graph shares some of the networks.
+    # Gradients of these parameters only: the loss may depend on other networks as well.
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
@@ -364,27 +368,27 @@ def update(optimiser: torch.optim.Optimizer, loss: Scalar) -> None:
 
 
 def rate_factor(recipe: Recipe, step: int) -> float:
-    """Part of the learning rate that is left at a step: constant, then linearly towards zero."""
+    """Factor on the learning rate at a step: 1 at first, then falling linearly towards zero."""
     done = step / recipe.training.steps
     start = recipe.optimiser.decay_from
     return 1.0 if done < start else max(0.0, 1 - (done - start) / max(1 - start, 1e-9))
 
 
 def average_decay(recipe: Recipe, step: int) -> float:
-    """Part of the averaged generator that a step keeps.
+    """Fraction of the averaged generator that a step keeps.
 
-    The first averages would be mostly initial weights: the decay grows into its value.
+    It grows to the recipe's value, since early averages would consist mostly of initial weights.
     """
     return min(recipe.training.ema, (1 + step) / (10 + step))
 
 
 def follow(average: torch.nn.Module, network: torch.nn.Module, decay: float) -> None:
-    """Moves an averaged network towards another, of which a part of 1 - decay is taken."""
+    """Moves an averaged network towards another by a fraction of 1 - decay."""
     with torch.no_grad():
         for mean, value in zip(
             average.state_dict().values(), network.state_dict().values(), strict=True
         ):
-            # Counters, which a network of another package may have, are copied.
+            # Integer counters, which a network of another package may have, are copied.
             mean.lerp_(value, 1 - decay) if mean.is_floating_point() else mean.copy_(value)
 
 

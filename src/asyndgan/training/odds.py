@@ -1,10 +1,10 @@
-"""The mixture's own discriminator, out of what the sites' discriminators say of every image.
+"""Combines the sites' discriminators into the discriminator of the mixture of all sites.
 
-Source: Zhang et al. 2021 (UA-GAN), section 3. A discriminator at its best has the odds
-p_j(x, y) / q(x, y), so by shares the odds add up to those of the mixture,
-Phi = sum_j pi_j odds_j = p / q, and Phi / (1 + Phi) is the discriminator that all real images
-together would have trained. A sum of feedback by shares finds a centroid of the sites instead, in
-which large sites count for more than their share where the sites hardly overlap.
+Source: Zhang et al. 2021 (UA-GAN), section 3. An optimal discriminator has the odds
+p_j(x, y) / q(x, y), so the odds weighted by shares add up to those of the mixture,
+Phi = sum_j pi_j odds_j = p / q, and Phi / (1 + Phi) is the discriminator that training on all real
+images together would give. A sum of feedback weighted by shares instead finds a centroid of the
+sites, in which large sites count for more than their share where the sites hardly overlap.
 
 Each site returns log odds and their gradients. With the non-saturating loss log(1 + 1 / Phi) of
 an image the chain rule gives
@@ -25,12 +25,12 @@ def feedback_of_mixture(
     gradients: Mapping[str, Images],
     shares: Mapping[str, float],
 ) -> tuple[Images, Float[Tensor, " b"]]:
-    """The gradient of each image's own loss by that image, and the loss.
+    """Gradient of each image's loss with respect to that image, and the loss of each image.
 
     Args:
-        log_odds: by site: of every image, that it is one of the site's real ones.
-        gradients: by site: of these by the images.
-        shares: of the sites, which sum to one.
+        log_odds: by site: that each image is one of the site's real images.
+        gradients: by site: of the log odds, with respect to the images.
+        shares: of the sites; they sum to one.
     """
     sites = list(log_odds)
     weighted = torch.stack([log_odds[s] + torch.tensor(shares[s]).log() for s in sites])

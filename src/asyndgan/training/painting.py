@@ -1,4 +1,4 @@
-"""Synthetic images of one step, and the way back from their feedback to the generator."""
+"""The synthetic images of one step, and backpropagation of their feedback to the generator."""
 
 from typing import final
 
@@ -13,15 +13,15 @@ from asyndgan.models import arithmetic
 class Painting:
     """Paints a batch and carries feedback back into the generator's gradients.
 
-    A batch that fits `chunk` keeps its graph. A larger one is painted without, and every chunk is
-    painted again from the same noise when its feedback is there: about 1.3 times the compute, and
-    memory that does not grow with the number of sites. Both give the same gradients, since the
-    generator's norms act on one image at a time.
+    A batch of at most `chunk` images keeps its autograd graph. A larger one is painted without a
+    graph, and each chunk is painted again from the same noise for its feedback: this takes about
+    1.3 times the compute, but memory does not grow with the number of sites. Both give the same
+    gradients, since the generator's norms act on one image at a time.
 
     Args:
         generator: the central network.
         condition: maps of all sites' conditions.
-        noise: one map set for each image.
+        noise: one set of maps for each image.
         chunk: images painted at once.
         precision: of the generator's arithmetic.
 
@@ -54,7 +54,7 @@ class Painting:
 
         Args:
             feedback: of the images' shape.
-            again: keep what it takes to be called once more.
+            again: keep the graph, so that `backward` can be called again.
         """
         if self._graph is not None:
             torch.autograd.backward(self._graph, feedback, retain_graph=again)

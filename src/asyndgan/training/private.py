@@ -1,9 +1,10 @@
 """Differentially private training of a discriminator (DP-SGD, Abadi et al. 2016, algorithm 1).
 
-Feedback is made from the discriminator and from synthetic images alone, so it is post-processing of
-what is private already. What is covered: that a patient takes part, with all that his cases say,
-through the discriminator. What is not: conditions that are sent in the clear, and what the card
-declares (number of cases, modalities, labels). docs/privacy.md has the argument.
+Feedback is computed from the discriminator and synthetic images alone, so it is post-processing of
+what is already private. The guarantee covers what the discriminator learns from a patient: whether
+the patient takes part, and the content of the patient's cases. It does not cover conditions sent in
+the clear, nor what the card declares (number of cases, modalities, labels). docs/privacy.md has the
+argument.
 """
 
 from collections.abc import Callable
@@ -21,21 +22,21 @@ from asyndgan.privacy.chance import normal_noise
 from asyndgan.recipe import Recipe
 
 AT_ONCE = 32
-"""Copies of patients' images whose gradients are in memory at a time."""
+"""Number of copies of patients' images whose gradients are held in memory at a time."""
 
 Maps = Callable[[Tensor], Condition]
 
 
 @final
 class PrivateDiscriminator:
-    """Updates a discriminator so that no patient changes it by more than clipped noise hides.
+    """Updates a discriminator so that noise hides each patient's clipped contribution.
 
     Args:
-        discriminator: with norms that act on one image at a time.
-        adversarial: loss; only its `real` part looks at patients.
-        recipe: `privacy` says clip, noise and expected number of patients; `discriminator.augment`
-            how copies are disturbed.
-        maps: conditions as the network reads them.
+        discriminator: its norms must act on one image at a time.
+        adversarial: the loss; only its `real` part looks at patients.
+        recipe: `privacy` gives clip, noise, copies and the expected number of patients;
+            `discriminator.augment` says how copies are disturbed.
+        maps: turns conditions into the maps that the network reads.
     """
 
     def __init__(
@@ -48,21 +49,21 @@ class PrivateDiscriminator:
         self.parameters = [p for p in discriminator.parameters() if p.requires_grad]
 
     def learn(self, optimiser: torch.optim.Optimizer, real: Batch, synthetic: Batch) -> Scalar:
-        """One update; looks at each real patient once, however many copies.
+        """One update; each real patient counts once, however many copies are made.
 
         Args:
             optimiser: of the discriminator's parameters.
-            real: of patients drawn by chance, perhaps of none; one case each.
-            synthetic: images with the conditions that they were painted from; nobody's.
+            real: one case of each randomly drawn patient; may be empty.
+            synthetic: images with the conditions that they were painted from; treated as public.
 
         Returns:
-            The loss on the synthetic images; that on the real ones is not private.
+            The loss on the synthetic images only: the loss on the real ones would not be private.
         """
         private = self._noised(self._clipped_sum(real))
         judged = self._score(self.discriminator, synthetic.images, self.maps(synthetic.conditions))
         loss = 0.5 * self.adversarial.synthetic(judged)
         public = torch.autograd.grad(loss, self.parameters)
-        patients = self.recipe.privacy.patients  # fixed: how many came is a patient's secret
+        patients = self.recipe.privacy.patients  # as expected: how many were drawn is private
         for parameter, own, other in zip(self.parameters, private, public, strict=True):
             parameter.grad = 0.5 * own / patients + other
         optimiser.step()
@@ -70,11 +71,11 @@ class PrivateDiscriminator:
         return loss.detach()
 
     def _clipped_sum(self, real: Batch) -> list[Tensor]:
-        """Sum over patients of the gradient of the loss on each, none longer than the clip."""
+        """Sum of the patients' loss gradients, each clipped in L2 norm."""
         count = len(real.images)
         copies = self.recipe.privacy.multiplicity
         total = [torch.zeros_like(parameter) for parameter in self.parameters]
-        # A few at a time: each copy's gradient is as large as the network.
+        # A few copies at a time: each one's gradient is as large as the network.
         for part in torch.arange(count).split(max(1, AT_ONCE // copies)) if count else ():
             own = self._clipped_part(Batch(real.images[part], real.conditions[part]), copies)
             total = [sums + more for sums, more in zip(total, own, strict=True)]
@@ -82,14 +83,14 @@ class PrivateDiscriminator:
 
     def _clipped_part(self, real: Batch, copies: int) -> list[Tensor]:
         random = torch.Generator()
-        random.seed()  # what is disturbed hides nobody: any will do
+        random.seed()  # augmentation hides no patient, so any seed will do
         images, maps = disturbed(
             real.images.repeat_interleave(copies, 0),
             self.maps(real.conditions).repeat_interleave(copies, 0),
             self.recipe.discriminator.augment,
             random,
         )
-        from opacus import GradSampleModule  # takes a second that only private runs need
+        from opacus import GradSampleModule  # slow to import; only private runs need it
 
         watched = GradSampleModule(self.discriminator, loss_reduction="mean")
         try:
@@ -117,6 +118,6 @@ class PrivateDiscriminator:
 
 
 def _of_patients(parameter: nn.Parameter, copies: int) -> Tensor:
-    """Gradients (patients, *shape): the mean over each patient's copies."""
+    """Each patient's gradient, (patients, *shape): the mean over that patient's copies."""
     each: Tensor = parameter.grad_sample  # type: ignore[attr-defined]  # set by GradSampleModule
     return each.reshape(-1, copies, *each.shape[1:]).mean(1)

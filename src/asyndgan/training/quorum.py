@@ -11,10 +11,10 @@ from asyndgan.recipe import QuorumSection
 @final
 @dataclass(frozen=True)
 class Quorum:
-    """Decides whether enough sites are there.
+    """Decides whether enough sites answered.
 
     Attributes:
-        section: the recipe's.
+        section: the recipe's quorum section.
         known: sites that belong to the run, present or not.
     """
 
@@ -23,28 +23,28 @@ class Quorum:
 
     @property
     def least(self) -> int:
-        """Sites that must answer; at least one."""
+        """Number of sites that must answer; at least one."""
         return max(1, ceil(self.section.least * len(self.known) - 1e-9))
 
     def met_by(self, answered: Collection[str]) -> bool:
-        """Whether these are enough."""
+        """Whether these sites are enough."""
         return len(answered) >= self.least
 
 
 def normalised(shares: Mapping[str, float], most: float = 1.0) -> dict[str, float]:
-    """Shares that sum to one over the sites that answered.
+    """Normalises shares so that they sum to one over the sites that answered.
 
-    A site that is away takes its share along, and brings it back.
+    The share of an absent site does not count until the site is back.
 
     Args:
-        shares: as the sites declare them.
-        most: that one of them counts for; what it has more goes to the others by their shares. As
-            near as so few sites come to it.
+        shares: declared by the sites that answered.
+        most: largest normalised share; what a site has above it goes to the others in proportion to
+            their shares. Where sites are too few for this limit, all count equally.
     """
     total = sum(shares.values())
     parts = {site: share / total for site, share in shares.items()}
     if most * len(parts) <= 1:
-        return {site: 1 / len(parts) for site in parts}  # none, where nobody answered
+        return {site: 1 / len(parts) for site in parts}  # empty if no site answered
     capped: set[str] = set()
     while over := {site for site, part in parts.items() if part > most * (1 + 1e-12)}:
         capped |= over

@@ -1,8 +1,8 @@
-"""What a generator learned from sites that are not there any more, kept by painting it again.
+"""Keeps what a generator learned from absent sites by painting their masks again.
 
-Source: Qu et al. 2020 (TDGAN), section 3: while the discriminators of the sites that are there
-teach it something new (digesting), the generator is asked to paint the masks of those that left as
-it did when they were there (reminding).
+Source: Qu et al. 2020 (TDGAN), section 3: while the discriminators of the present sites teach the
+generator something new (digesting), it is asked to paint the masks of those that left as it did
+when they were present (reminding).
 """
 
 import copy
@@ -18,19 +18,19 @@ from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import load_network, network_state
 
 Recall = Callable[[str], Tensor]
-"""Conditions of a site, as many as were kept: (n, *space); none: (0, ...)."""
+"""Returns the conditions that were kept of a site: (n, *space), or (0, ...) if none were."""
 
 Paint = Callable[[nn.Module, Tensor, Sequence[str], torch.Generator], Tensor]
-"""A generator's images (b, c, *space) of conditions, in the looks of these sites."""
+"""Paints images (b, c, *space) of conditions with a generator, in the looks of these sites."""
 
 
 @final
 class Memory:
-    """The generator as it was when a site was last there, for each that is away.
+    """Remembers, for each absent site, the generator as it was when the site left.
 
     Args:
-        recipe: says how strongly, and how many images of each site.
-        recall: conditions that a site has released.
+        recipe: gives the weight of the reminding term, and the number of images per site and step.
+        recall: returns the conditions that a site has released.
 
     Attributes:
         away: share of each site that is remembered.
@@ -50,18 +50,18 @@ class Memory:
         average: nn.Module,
         channels: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        """Takes note of who is there. Of who has just left, the generator of now is what counts.
+        """Updates which sites are absent; for one that has just left, stores the generator.
 
         Args:
-            away: share of each site that has been there and is not.
-            average: the averaged generator.
-            channels: of the modalities that a site holds; of others nothing was learned from it.
-                Who is not named holds all, or is known from before.
+            away: share of each site that took part before and is absent now.
+            average: the averaged generator, which is stored.
+            channels: of the modalities that each site holds; nothing was learned from it about
+                others. A site that is not named holds all, or is known from a checkpoint.
         """
         left = [site for site in away if site not in self.away]
         if left:
             frozen = copy.deepcopy(average).requires_grad_(False).eval()
-            self._frozen |= dict.fromkeys(left, frozen)  # of all who left together
+            self._frozen |= dict.fromkeys(left, frozen)  # one copy for all that left together
             self._conditions |= {site: self.recall(site) for site in left}
             held = channels or {}
             self._channels |= {site: list(held[site]) for site in left if site in held}
@@ -71,15 +71,16 @@ class Memory:
                 kept.pop(site, None)
 
     def remind(self, generator: nn.Module, step: int, paint: Paint) -> Tensor | None:
-        """Adds the gradient of the reminding term to a generator's, site by site.
+        """Adds the gradient of the reminding term to the generator's gradients, site by site.
 
         Args:
-            generator: that learns.
-            step: of the run; fixes what is drawn.
+            generator: the one in training.
+            step: of the run; it seeds the random draws.
             paint: paints with a generator.
 
         Returns:
-            How differently both generators paint, (); None if there is nobody to remember.
+            The term before weighting, (): how differently the current and the stored generators
+            paint. None if there is no site to remember.
         """
         shares = {s: share for s, share in self.away.items() if len(self._conditions[s])}
         if not shares:
@@ -110,7 +111,7 @@ class Memory:
         )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """For a checkpoint. It holds no condition."""
+        """Tensors and facts for a checkpoint; it holds no conditions."""
         different = list({id(one): one for one in self._frozen.values()}.values())
         tensors: dict[str, Tensor] = {}
         for number, network in enumerate(different):
@@ -121,12 +122,12 @@ class Memory:
     def load(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], like: nn.Module
     ) -> None:
-        """Takes what `state` gave.
+        """Restores what `state` returned.
 
         Args:
             tensors: of the checkpoint.
-            about: of the checkpoint.
-            like: a generator of the same recipe.
+            about: facts of the checkpoint.
+            like: a generator of the same recipe, of which copies are made.
         """
         self.away = {site: float(share) for site, share in about["away"].items()}
         self._conditions = {site: self.recall(site) for site in self.away}

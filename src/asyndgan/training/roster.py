@@ -23,10 +23,10 @@ from asyndgan.training.scope import Scope, merge_labels
 from asyndgan.wire import Card, Close, Message, Open, Save
 
 MOVED_MASKS = 500
-"""Moved masks that are kept of a site of which nobody knows how many there are unmoved."""
+"""Randomly moved masks to keep of a site if the number of unmoved ones is unknown."""
 
 RARELY_S = 60.0
-"""Seconds between two invitations of a site that is turned away again and again."""
+"""Longest wait, in seconds, before a site that was turned away is invited again."""
 
 Keep = Callable[[str, Tensor, int | None], None]
 
@@ -38,11 +38,11 @@ class Member:
 
     Attributes:
         share: its declared weight.
-        cases: how many it has.
+        cases: its number of cases.
         channels: which of the generator's channels it judges.
-        parts: of its cases, those that have each of these modalities.
-        batch: number of the batch whose conditions are here.
-        conditions: of its next batch.
+        parts: fraction of its cases that have each of these modalities.
+        batch: number of its next batch.
+        conditions: of that batch.
     """
 
     share: float
@@ -56,12 +56,12 @@ class Member:
 @final
 @dataclass(frozen=True)
 class _TurnedAway:
-    """A site that could not be taken in; it is asked again, ever more rarely.
+    """A site that could not be taken in; it is invited again, at growing intervals.
 
     Attributes:
-        reason: for it.
-        times: in a row.
-        until: when it is asked again, on the clock that never goes back.
+        reason: why it was turned away.
+        times: how often in a row.
+        until: time of the next invitation, on the monotonic clock.
     """
 
     reason: str = ""
@@ -69,7 +69,7 @@ class _TurnedAway:
     until: float = 0.0
 
     def again(self, reason: str) -> "_TurnedAway":
-        """After another time."""
+        """The record after one more failure."""
         wait = min(0.5 * 2 ** min(self.times, 10), RARELY_S)
         return _TurnedAway(reason, self.times + 1, time.monotonic() + wait)
 
@@ -81,17 +81,17 @@ class Roster:
     Args:
         recipe: of the run.
         exchange: reaches the sites.
-        opening: what sites are opened with.
-        scope: what the run is about.
+        opening: request that opens the run at a site.
+        scope: modalities, labels and image size of the run.
         keep: called with (site, conditions, most) for every batch, if the recipe has masks kept;
-            most: how many of the site are wanted in all, or None.
+            most: how many of the site's masks to keep in all, or None for no limit.
 
     Attributes:
-        members: sites that take part now, in the order of their names.
-        known: those that ever did in this attempt, as they last were.
-        held: channels that each site judges, also of sites of earlier attempts.
-        expected: share of each site that belongs to the run, from before this attempt.
-        opening: with the step at which the run was opened.
+        members: sites that take part now, sorted by name.
+        known: every site that has been a member in this attempt, in its last known state.
+        held: channels that each site judges, including sites of earlier attempts.
+        expected: share of each site that belonged to the run before this attempt.
+        opening: the request, with the step at which this attempt began.
     """
 
     def __init__(
@@ -118,24 +118,24 @@ class Roster:
 
     @property
     def shares(self) -> dict[str, float]:
-        """As they are declared, of every site that belongs to the run, also of those that left."""
+        """Declared share of every site that belongs to the run, including those that left."""
         return self.expected | {site: member.share for site, member in self.known.items()}
 
     def shares_of(
         self, members: Mapping[str, Member], only: Collection[str] | None = None
     ) -> dict[str, float]:
-        """Of these sites, or those of them that answered; they sum to one."""
+        """Normalised shares of these members, or of those among `only`; they sum to one."""
         declared = {s: own.share for s, own in members.items() if only is None or s in only}
         return normalised(declared, self.recipe.shares.most)
 
     def quorum(self, step: int) -> Quorum:
-        """Of those who take part then: nobody waits for a site whose time is over, or that left."""
+        """The quorum of a step, among the sites that are due then and have not left for good."""
         belongs = self.exchange.transport.belongs
         due = self._due(self.shares, step)
         return Quorum(self.recipe.quorum, [site for site in due if belongs(site)])
 
     def leaving(self, step: int) -> list[str]:
-        """Members whose time is over then, as the timeline says."""
+        """Members that, by the timeline, do not take part in a step."""
         return sorted(set(self.members) - set(self._due(self.members, step)))
 
     def _due(self, sites: Iterable[str], step: int) -> list[str]:
@@ -144,17 +144,17 @@ class Roster:
     def welcome_all(
         self, cards: Mapping[str, Card], needed: Collection[str] | None = None
     ) -> list[str]:
-        """Takes in those that opened the run.
+        """Takes in the sites that opened the run.
 
         Args:
-            cards: what they sent.
-            needed: sites without whom it does not begin; None: all.
+            cards: the cards that they sent.
+            needed: sites without which the run does not begin; None: all.
 
         Returns:
-            What a person should read.
+            Messages for a person to read.
 
         Raises:
-            CohortError: as `welcome`, of a site that is needed.
+            CohortError: as `welcome`, for a needed site.
             WireError: likewise.
         """
         notes = []
@@ -178,8 +178,9 @@ class Roster:
         """Takes a site in, for the first time or again.
 
         Raises:
-            CohortError: if it has nothing that the generator paints, or contradicts the others.
-            WireError: if its conditions do not fit the run.
+            CohortError: if it has a modality, a label or an image size that the run does not paint,
+                contradicts the other sites, or cannot judge their images where odds need it.
+            WireError: if its card is inconsistent, or its conditions do not fit the run.
         """
         self.check_conditions(site, card.conditions)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
@@ -214,10 +215,10 @@ class Roster:
         self.expect(site, card.batch, card.conditions)
 
     def check_conditions(self, site: str, conditions: Tensor) -> None:
-        """Sees that a site's conditions fit the run.
+        """Checks that a site's conditions fit the run.
 
         Raises:
-            WireError: if they do not.
+            WireError: if their shape or one of their labels does not.
         """
         space = self.scope.space if self.recipe.condition.kind == "mask" else ()
         wanted = (self.recipe.training.batch, *space)
@@ -229,7 +230,7 @@ class Roster:
             raise WireError(f"site {site}: a label above {max(self.scope.labels)}.")
 
     def _check_odds(self, site: str, card: Card) -> None:
-        """Sees that a site can judge every site's images."""
+        """Checks that a site can judge every site's images, and that it is not one too many."""
         if len(card.modalities) < len(self.scope.modalities):
             raise CohortError(
                 f"site {site} holds {', '.join(card.modalities)} alone, so it has no odds of whole "
@@ -248,28 +249,32 @@ class Roster:
             )
 
     def expect(self, site: str, batch: int, conditions: Tensor) -> None:
-        """Remembers what a member wants painted next."""
+        """Records the batch that a member wants painted next, and keeps its masks if need be."""
         self.members[site].batch = batch
         self.members[site].conditions = conditions
         if self.keep:
             self.keep(site, conditions, self._most_masks(site))
 
     def _most_masks(self, site: str) -> int | None:
-        """Of a site: as many as it has cases, where no two that come are the same."""
+        """How many masks to keep of a site; None: all.
+
+        Moved masks never repeat, so only as many are kept as the site has unmoved ones.
+        """
         if not self.recipe.training.move:
             return None
         cases = self.known[site].cases if self.recipe.masks.source == "own" else 1
-        return cases if cases > 1 else MOVED_MASKS  # one: a site that does not say how many it has
+        return cases if cases > 1 else MOVED_MASKS  # 1: the number is not known
 
     def drop(self, site: str) -> None:
-        """A member that did not answer is none, until it comes back."""
+        """Removes a member, until it comes back."""
         del self.members[site]
 
     def invite(self, step: int) -> dict[str, str]:
-        """Opens the run, in the background, with sites that are reachable but not members.
+        """Opens the run, in the background, at sites that are reachable but not members.
 
         Returns:
-            Sites that were taken in (an empty reason) or turned away (with the reason) just now.
+            Sites that were just taken in (with an empty reason), and those that were just turned
+            away for a new reason (with that reason).
         """
         news: dict[str, str] = {}
         for site in self._due(self.exchange.transport.sites(), step):
@@ -290,10 +295,10 @@ class Roster:
         return news
 
     def follow_timeline(self, step: int) -> list[str]:
-        """Has sites leave and come, at the very step that the recipe says.
+        """Makes sites leave and join at exactly the step that the recipe's timeline gives.
 
         Returns:
-            What a person should read.
+            Messages for a person to read.
         """
         if not self.recipe.timeline or self._followed == step:
             return []
@@ -307,24 +312,24 @@ class Roster:
                 continue
             try:
                 self.welcome(site, self.open(site, step))
-            except AsyndganError as error:  # it is invited like any other that was away
+            except AsyndganError as error:  # from now on it is invited like any absent site
                 notes.append(f"{site} does not come, as the timeline says: {error}")
             else:
                 notes.append(f"{site} comes, as the timeline says")
         return notes
 
     def open(self, site: str, step: int) -> Card:
-        """Opens the run at a site that comes, or comes back.
+        """Opens the run at a site that joins or returns.
 
         Raises:
-            AsyndganError: why there is no card.
+            AsyndganError: if the site sends no card; it gives the reason.
         """
         request = self.opening.model_copy(update={"step": step})
         answers = self.exchange.ask({site: request})
         return _card_of(site, answers.answers, answers.missed)
 
     def save(self, step: int) -> dict[str, str]:
-        """Has every member keep its state of this step; returns why some did not."""
+        """Asks every member to keep its state of this step; returns why some did not, by site."""
         save = Save(run=self.run, step=step)
         answers = self.exchange.ask(dict.fromkeys(self.members, save))
         return {site: str(error) for site, error in answers.missed.items()}
@@ -338,15 +343,16 @@ class Roster:
 def open_all(
     recipe: Recipe, exchange: Exchange, request: Open, needed: Collection[str] | None
 ) -> tuple[dict[str, Card], dict[str, str]]:
-    """Opens a run with every reachable site, in the order of their names.
+    """Opens a run at every reachable site that takes part; the cards are sorted by site name.
 
-    A site that is silent may still be loading its cases: it is asked again within the patience.
+    A needed site that is silent may still be loading its cases, so it is asked again until
+    `quorum.patience_s` has passed.
 
     Returns:
-        Cards, and why sites that are not needed sent none.
+        Cards by site, and why sites that are not needed sent none.
 
     Raises:
-        QuorumError: if a site that is needed does not answer.
+        QuorumError: if a needed site does not answer, or no site can be reached.
     """
     there = exchange.transport.sites()
     sites = sorted(site for site in there if recipe.takes_part(site, request.step))
@@ -380,7 +386,7 @@ def open_all(
 def _card_of(
     site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
 ) -> Card:
-    """A site's card out of what came back, or the reason why there is none."""
+    """The card that a site sent; if there is none, raises the reason."""
     answer = answers.get(site)
     if isinstance(answer, Card):
         return answer

@@ -1,4 +1,4 @@
-"""What a run is about, agreed among the sites that opened it."""
+"""The modalities, labels and image size of a run, agreed among the sites that opened it."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ LABELS_LIMIT: Final = 1024
 """Labels are channels of the generator's input, so a card may not ask for any number of them."""
 
 SIDE_LIMIT: Final = 4096
-"""Rows or columns of an image, at most."""
+"""Largest number of rows or columns of an image."""
 
 
 @final
 @dataclass(frozen=True)
 class Scope:
-    """What the run is about, agreed among the sites that opened it.
+    """The modalities, labels and image size of a run.
 
     Attributes:
-        modalities: what the generator paints, in the order of its channels.
-        labels: name of each label by number.
+        modalities: those that the generator paints, in the order of its channels.
+        labels: name of each label, by number.
         space: height and width (and depth).
     """
 
@@ -35,16 +35,18 @@ class Scope:
     space: tuple[int, ...]
 
     def to_plain(self) -> dict[str, Any]:
-        """For JSON."""
+        """The scope as a value for JSON."""
         labels = {str(number): name for number, name in self.labels.items()}
         return {"modalities": list(self.modalities), "labels": labels, "space": list(self.space)}
 
     @classmethod
     def from_plain(cls, plain: Mapping[str, Any]) -> Self:
-        """What `to_plain` gave; of a stranger's file, which may ask for networks of any size.
+        """Reads what `to_plain` returned.
+
+        The file may come from a stranger, who could ask for networks of any size.
 
         Raises:
-            ValueError: labels, modalities or sides beyond those that a run can have.
+            ValueError: if labels, modalities or sides are beyond what a run can have.
         """
         labels = {int(number): name for number, name in plain["labels"].items()}
         modalities, space = tuple(plain["modalities"]), tuple(plain["space"])
@@ -60,22 +62,22 @@ class Scope:
 
 
 def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | None = None) -> Scope:
-    """What a run of these sites is about.
+    """The scope of a run of these sites.
 
     Modalities are matched by name; a site may lack some.
 
     Args:
         recipe: of the run.
-        cards: of those who have a say in it.
-        sites: everybody who is there; None: they alone.
+        cards: of the sites that determine the scope.
+        sites: all sites that are present; None: those of `cards`.
 
     Raises:
-        CohortError: if labels contradict each other, sizes differ, or a modality of the recipe is
-            held by no site.
+        CohortError: if labels contradict each other, sizes differ from the recipe's, or the recipe
+            names a modality that no site holds or a discriminator for an absent site.
     """
     held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
     missing = [name for name in recipe.image.modalities if name not in held]
-    coming = {part.site for part in recipe.timeline} - set(cards)  # and may bring it
+    coming = {part.site for part in recipe.timeline} - set(cards)  # a later site may hold it
     if missing and not coming:
         raise CohortError(
             f"recipe '{recipe.name}' paints {', '.join(missing)}, which no site holds; "
@@ -110,10 +112,16 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
 def merge_labels(
     labels: Mapping[int, str], cards: Mapping[str, Card], *, known_only: bool = False
 ) -> dict[int, str]:
-    """Labels of all sites together.
+    """Merges the labels of all sites.
+
+    Args:
+        labels: name of each label known so far, by number.
+        cards: of the sites to add.
+        known_only: refuse labels that are not among `labels`.
 
     Raises:
-        CohortError: if two sites mean different things by a number or by a name.
+        CohortError: if two sites mean different things by a number or by a name, or a label is out
+            of range or refused.
     """
     merged = dict(labels)
     for site, card in cards.items():
@@ -149,7 +157,7 @@ def new_generator(recipe: Recipe, scope: Scope) -> nn.Module:
 
 
 def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
-    """Conditions as the generator of a scope reads them."""
+    """Turns conditions into the maps that the generator of a scope reads."""
     return condition_maps(
         conditions,
         kind=recipe.condition.kind,

@@ -1,8 +1,8 @@
-"""Which averaged generator a run ends with, chosen without an image of any site.
+"""Chooses the averaged generator that a run ends with, without any image of a site.
 
-Each site sends the moments of its images' features once (`Measured`); by shares they add up to
-those of all real images. Before each checkpoint the averaged generator paints what the sites sent
-masks for, and the moments of that are compared with theirs.
+Each site sends the moments of its images' features once (`Measured`); weighted by shares they add
+up to those of all real images. In the steps before each checkpoint the averaged generator paints
+the sites' conditions too, and the moments of its images are compared with the real ones.
 """
 
 import functools
@@ -25,14 +25,14 @@ from asyndgan.wire import Measure, Measured, Message
 
 @final
 class Selection:
-    """Keeps the nearest generator so far.
+    """Keeps the generator whose images have been nearest to the real ones so far.
 
     Args:
-        recipe: says how many steps before a checkpoint are looked at, and how features are clipped.
+        recipe: gives the steps before a checkpoint that are compared, and the clip of features.
         reference: moments of the real images, all sites together.
 
     Attributes:
-        best_step: after which the nearest generator was found; 0: none yet.
+        best_step: number of steps after which the nearest generator was found; 0: none yet.
         best_distance: its distance from the real images.
     """
 
@@ -45,17 +45,17 @@ class Selection:
         self._seen: Moments | None = None
 
     def wants(self, step: int) -> bool:
-        """Whether a step is so near before a checkpoint that its images count."""
+        """Whether a step is among the last `selection.window` before a checkpoint or the end."""
         training = self.recipe.training
         left = min(-(step + 1) % training.checkpoint_every, training.steps - step - 1)
         return left < self.recipe.selection.window
 
     def see(self, images: Mapping[str, Images], shares: Mapping[str, float]) -> None:
-        """Counts images that the averaged generator painted.
+        """Adds images that the averaged generator painted to those to be compared.
 
         Args:
-            images: painted from each site's conditions.
-            shares: of these sites; a site's images weigh as much as its real ones do.
+            images: painted from each site's conditions, by site.
+            shares: of these sites; a site's synthetic images weigh as much as its real ones.
         """
         for site, own in images.items():
             moments = Moments.of(features_in_parts(own), clip=self.recipe.selection.clip or None)
@@ -63,10 +63,10 @@ class Selection:
             self._seen = moments if self._seen is None else self._seen + moments
 
     def decide(self, step: int, average: nn.Module) -> float | None:
-        """Compares what was seen, if `step` steps are those of a checkpoint or all.
+        """Compares the images seen, if `step` steps complete a checkpoint or the run.
 
         Returns:
-            The distance, or None where there is nothing to decide.
+            Their distance from the real images; None if there is nothing to compare now.
         """
         training = self.recipe.training
         if self._seen is None or (step % training.checkpoint_every and step != training.steps):
@@ -85,7 +85,7 @@ class Selection:
             load_network("best", network, self._best)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """For a checkpoint."""
+        """Tensors and facts for a checkpoint."""
         tensors = {**self._best, **_stored("reference", self.reference)}
         if self._seen is not None:
             tensors |= _stored("seen", self._seen)
@@ -96,7 +96,7 @@ class Selection:
     def load(
         cls, recipe: Recipe, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
     ) -> "Selection":
-        """What `state` gave."""
+        """Restores what `state` returned."""
         selection = cls(recipe, _read("reference", tensors))
         if "seen/total" in tensors:
             selection._seen = _read("seen", tensors)
@@ -121,17 +121,17 @@ def _read(name: str, tensors: Mapping[str, Tensor]) -> Moments:
 
 
 def checked_moments(site: str, answer: Message, channels: int) -> Moments:
-    """Moments that a site sent.
+    """Checks the moments that a site sent.
 
     Raises:
-        WireError: if they are none.
+        WireError: if there are none, or no images of so many channels can have them.
     """
     if not isinstance(answer, Measured):
         raise WireError(f"site {site} did not send its moments.")
     for values in (answer.total, answer.squares):
         if len(values) != Features(channels).size or not torch.isfinite(values).all():
             raise WireError(f"site {site}: moments of {len(values)} features, or not finite.")
-    # No numbers have smaller squares than this (Cauchy and Schwarz).
+    # Sums of squares cannot be smaller than this (Cauchy and Schwarz).
     least = answer.total.square() / answer.count
     if not (answer.squares >= least * (1 - 1e-6) - 1e-6).all():
         raise WireError(f"site {site}: moments that no images have.")
@@ -139,15 +139,16 @@ def checked_moments(site: str, answer: Message, channels: int) -> Moments:
 
 
 def real_moments(roster: Roster, only: Collection[str] | None = None) -> Moments:
-    """Moments of the features of all sites' images, by shares; no image is among them.
+    """Asks the sites for the moments of their images' features and adds them up by shares.
 
     Args:
         roster: of the run.
-        only: sites that are asked; None: all members.
+        only: sites to ask; None: all members.
 
     Raises:
         CohortError: if a site lacks a modality, so that its features mean something else.
         QuorumError: if a site does not answer.
+        WireError: if a site's moments are not valid.
     """
     members = {s: m for s, m in roster.members.items() if only is None or s in only}
     modalities = len(roster.scope.modalities)

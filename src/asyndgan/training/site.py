@@ -42,17 +42,17 @@ from asyndgan.wire import (
 log = logging.getLogger(__name__)
 
 KEPT_ATTEMPTS: Final = 256
-"""At runs, whose requests are known to be late if they come again."""
+"""Attempts at runs that a site remembers, to recognise late requests of earlier ones."""
 
 KEPT_BATCHES: Final = 32
-"""Synthetic batches that private updates draw from; in memory only."""
+"""Synthetic batches that private updates draw from; they are kept in memory only."""
 
 
 def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
-    """Sees that a site's cases can be trained with as a recipe says.
+    """Checks that a recipe can be trained on a site's cases.
 
     Raises:
-        CohortError: if they cannot.
+        CohortError: if it cannot.
     """
     if cohort.space != recipe.image.size:
         raise CohortError(
@@ -116,21 +116,23 @@ class Site(Handler):
     """Answers requests with what its `Release` lets out. Opens no connection by itself.
 
     Args:
-        name: of the site; with the recipe's seed it fixes initial weights and the order of cases.
+        name: of the site; with the recipe's seed it determines the initial weights, which are then
+            shuffled unpredictably unless the policy has `allows.known_start`.
         cohort: its cases, prepared as the recipe says.
-        recipe: the one agreed upon; a run with another one is refused.
-        folder: where it keeps its own checkpoints; None: nowhere, and it cannot roll back.
+        recipe: the agreed one; a run with another recipe is refused.
+        folder: where it keeps its own checkpoints; None: nowhere, so it cannot roll back.
         records: where it keeps its ledger and its account; None: in `folder`.
-        share: its weight among the sites; None: its number of cases.
+        share: its weight among the sites, above 0; None: its number of cases.
         policy: of its steward; it has the last word.
-        given: label maps [H, W] to have painted, where the recipe says that they are given.
+        given: label maps [H, W] to have painted, exactly if `masks.source` is `given`.
         device: where its networks compute; the cohort stays in main memory.
 
     Raises:
-        CohortError: if the cohort does not fit the recipe, or masks are given or missing against
-            its word.
-        LedgerError: if the folder's ledger was changed, or belongs to another process.
-        PolicyError: if the policy does not allow the recipe, or the books contradict it.
+        CohortError: if the cohort or the given masks do not fit the recipe, or the share is not
+            above 0.
+        LedgerError: if the ledger was changed, or belongs to another process.
+        PolicyError: if the policy does not allow the recipe or this cohort, or the ledger or the
+            account contradicts it.
     """
 
     step: int
@@ -196,7 +198,7 @@ class Site(Handler):
         self._start_afresh()
 
     def handle(self, request: Message) -> Released:
-        """Answers one request; raises `ProtocolError` if it does not belong here or now."""
+        """Answers one request; raises `ProtocolError` if it does not fit the run or its state."""
         match request:
             case Open():
                 answer: Message = self._open(request)
@@ -231,7 +233,7 @@ class Site(Handler):
                 f"this site judges {wanted}."
             )
         if not torch.isfinite(request.images).all():
-            # Before anything is learned from them: the discriminator would not recover.
+            # Checked before anything is learned: the discriminator would not recover.
             raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
         self.objective.begin_step(request.step)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
@@ -308,7 +310,7 @@ class Site(Handler):
         )
 
     def _learn_privately(self, synthetic: Batch) -> dict[str, torch.Tensor]:
-        """Charged updates on patients drawn by chance and on synthetic images, new and kept."""
+        """Charges and makes updates on randomly drawn patients and on stored synthetic images."""
         account, uses = self.release.account, uses_a_step(self.recipe)
         account.charge(uses)
         if account.mechanism is None:
@@ -327,17 +329,17 @@ class Site(Handler):
 
     @property
     def _draws_conditions(self) -> bool:
-        """Whether they are drawn without a look at the patients."""
+        """Whether conditions are drawn without looking at the patients."""
         section = self.recipe.privacy
         public = section.kind != "none" and section.conditions == "public"
         return self.given is not None or public
 
     def _conditions(self) -> torch.Tensor:
-        """Of the next batch."""
+        """The conditions of the next batch."""
         size = self.recipe.training.batch
         if not self._draws_conditions:
             return self.cohort.batch(self.next_batch, size).conditions
-        # Classes alike, not as often as patients have them.
+        # Classes are drawn uniformly, not as often as patients have them.
         pool = torch.tensor(sorted(self.cohort.labels)) if self.given is None else self.given
         seed = derived_seed(self.recipe.training.seed, "conditions", self.name, self.next_batch)
         random = torch.Generator().manual_seed(seed)
@@ -376,9 +378,14 @@ class Site(Handler):
         )
 
     def _check_attempt(self, request: Open) -> None:
-        """An old request to begin must not have this site go back, nor another run take it away.
+        """Refuses a late `Open`, and a run that would displace the one at work.
 
-        Networks deliver late. A run that was given up without a word, and ordered anew, is silent.
+        Networks may deliver requests late, and a late one would send this site back to an earlier
+        step. A run may be displaced once it has been silent for `quorum.wait_s`: its coordinator
+        may have given up without closing it.
+
+        Raises:
+            ProtocolError: if the request is refused.
         """
         known = request.attempt in self._attempts
         if known and request.attempt != self._attempts[-1]:
@@ -428,7 +435,7 @@ class Site(Handler):
         if run != self.run:
             raise ProtocolError("this site takes part in another run, or in none; open it first.")
         steps = self.recipe.training.steps
-        # To judge beyond the last step is to ask a discriminator that learns no more.
+        # Judging beyond the last step would only probe a discriminator that learns no more.
         if step is not None and (step > steps or (batch is not None and step == steps)):
             raise ProtocolError(f"the recipe has {steps} steps, and {step} are over.")
         if step is not None and step < self.step:
@@ -437,10 +444,11 @@ class Site(Handler):
             raise ProtocolError(f"batch {batch} was not offered; the next is {self.next_batch}.")
 
     def _go_back_to(self, run: str, step: int) -> None:
-        """Takes the newest state at or before a step: that in memory, or a stored one.
+        """Restores the newest state at or before a step: in memory, on disk, or the initial one.
 
         Raises:
-            ProtocolError: the stored one is of other cases; nothing is changed then.
+            ProtocolError: if the stored state belongs to other cases or given masks; the site then
+                stays as it is.
         """
         place = checkpoint.place_of(self.folder, run) if self.folder else None
         kept = [number for number in checkpoint.stored_steps(place) if number <= step]
@@ -462,14 +470,14 @@ class Site(Handler):
 
     @cached_property
     def _data_digest(self) -> str:
-        """Of the cases, and of the masks that are given."""
+        """Digest of the cases, and of the given masks if there are any."""
         return self.cases.digest + (digest_of([self.given]) if self.given is not None else "")
 
     def _start_afresh(self, known: str | None = None) -> None:
-        """Networks as at the beginning, and draws that nobody can foresee, unless they may be.
+        """Resets the site; unless the policy allows a known start, its random draws are secret.
 
         Args:
-            known: what the draws of a start before followed from, to have them again.
+            known: secret of an earlier start, to repeat its draws; None: a new one.
         """
         if not self.release.policy.allows.known_start:
             known = known or secret()

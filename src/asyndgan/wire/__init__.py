@@ -1,4 +1,4 @@
-"""What travels: messages with a schema, arrays with a coding, and a limit on both."""
+"""The wire format: messages with a schema, arrays with a coding, and size limits on both."""
 
 from asyndgan.wire.codec import Coding, label_coding, through
 from asyndgan.wire.messages import (

@@ -1,9 +1,9 @@
-"""Arrays as bytes: how exactly they are kept (the coding), and zstd over it.
+"""Arrays as bytes: a coding, which sets their precision, then zstd compression.
 
-A coding is a recipe's choice and a message's fact: the receiver reads it from the message.
-`float16`, `int8` and `int4` keep one scale an image; the suite `codings` says what each of them
-costs in Dice. There is no error feedback: the next gradient belongs to other images, where a
-residual has no business.
+The recipe chooses the coding; the receiver reads it from the message. `float16`, `int8` and `int4`
+keep one scale per image; the suite `codings` measures what each of them costs in Dice. There is no
+error feedback (adding the rounding residual to the next gradient): the next gradient belongs to
+other images, to which the residual does not apply.
 """
 
 import math
@@ -26,12 +26,12 @@ LABEL_CODINGS: tuple[Coding, ...] = ("label8", "label16")
 @final
 @dataclass(frozen=True)
 class _Coder:
-    """Raw bytes of an array, and back.
+    """Turns an array into raw bytes and back.
 
     Attributes:
         size: number of raw bytes for a shape.
-        write: float32 or int64 array to raw bytes.
-        read: raw bytes and shape to a float32 or int64 array.
+        write: turns an array into raw bytes.
+        read: turns raw bytes and a shape into a float32, float64 or int64 array.
     """
 
     size: Callable[[tuple[int, ...]], int]
@@ -40,29 +40,29 @@ class _Coder:
 
 
 def encode(array: Tensor, coding: Coding, level: int = 1) -> bytes:
-    """Bytes of an array in a coding, compressed.
+    """Encodes and compresses an array.
 
     Args:
         array: float for every coding but `label8` and `label16`, which take integers; `uint8` takes
             images in [-1, 1] and clips what is outside.
-        coding: how exactly to keep it.
-        level: of zstd, 1 to 19.
+        coding: one of `CODINGS`.
+        level: zstd's compression level, 1 to 19.
     """
     raw = _CODERS[coding].write(array.detach().cpu().numpy())
     return zstandard.ZstdCompressor(level=level).compress(raw)
 
 
 def decode(payload: bytes, shape: tuple[int, ...], coding: Coding) -> Tensor:
-    """The array that `encode` was given, as exactly as the coding keeps it.
+    """Restores an array that `encode` was given, as precisely as the coding keeps it.
 
-    Never allocates more than the shape and coding say; what does not fill them exactly is refused.
+    Never allocates more than shape and coding require, and refuses bytes that do not match them.
 
     Raises:
-        WireError: if the bytes are not such an array.
+        WireError: if the bytes are not an array of this shape and coding.
     """
     size = _CODERS[coding].size(shape)
     try:
-        # zstandard allocates whatever a frame announces, max_output_size or not.
+        # zstandard allocates what a frame announces, whatever max_output_size says.
         if zstandard.frame_content_size(payload) > size:
             raise WireError(f"an array of shape {shape} in {coding} announces over {size} bytes.")
         raw = zstandard.ZstdDecompressor(max_window_size=_window(size)).decompress(
@@ -85,15 +85,16 @@ def raw_size(shape: tuple[int, ...], coding: Coding) -> int:
 
 
 def decoded_size(shape: tuple[int, ...], coding: Coding) -> int:
-    """Bytes of an array in memory: many times those of a narrow coding."""
+    """Bytes that an array takes once decoded, which may be many times those of its coding."""
     item = 8 if coding == "float64" or coding in LABEL_CODINGS else 4
     return max(item * math.prod(shape), raw_size(shape, coding))
 
 
 def through(array: Tensor, coding: Coding) -> Tensor:
-    """An array as it would arrive: real images go the way of synthetic ones.
+    """The array as the receiver would decode it.
 
-    Otherwise a discriminator would learn to see the coding's grid.
+    Real images are passed through the coding of synthetic ones: otherwise a discriminator would
+    learn to tell them apart by the rounding.
     """
     coder = _CODERS[coding]
     shape = tuple(array.shape)
@@ -106,9 +107,9 @@ def label_coding(highest: int) -> Coding:
 
 
 def _window(size: int) -> int:
-    """Largest window in bytes to grant a frame that holds `size` bytes.
+    """Largest zstd window, in bytes, to accept for a frame that holds `size` bytes.
 
-    `encode` never takes a larger one than what it compresses; zstd bounds the limit itself.
+    `encode` never uses a window larger than its input; zstd sets the bounds of the limit itself.
     """
     return min(max(size, 2**zstandard.WINDOWLOG_MIN), 2**zstandard.WINDOWLOG_MAX)
 
@@ -136,7 +137,7 @@ def _read_uint8(raw: bytes, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _scaled(array: np.ndarray, steps: int) -> tuple[bytes, np.ndarray]:
-    """One float32 scale an image, and the images divided by it: from -steps to steps."""
+    """One float32 scale per image, as bytes, and the images divided by it, in -steps to steps."""
     rows = array.reshape(array.shape[0], math.prod(array.shape[1:])).astype(np.float32)
     scale = np.abs(rows).max(axis=1, initial=0).astype(np.float32) / np.float32(steps)
     safe = np.where(scale > 0, scale, np.float32(1))

@@ -1,4 +1,4 @@
-"""The messages, and their form as bytes.
+"""The messages and their byte format.
 
 A message is `ADG`, a version byte, the header's length (4 bytes, little-endian), the header (JSON:
 kind, fields, and for each array its shape, coding and compressed length) and the arrays' bytes one
@@ -37,11 +37,11 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 @final
 @dataclass(frozen=True)
 class ArraySchema:
-    """What an array of a message may be.
+    """The codings and ranks that an array of a message may have.
 
     Attributes:
-        codings: those allowed.
-        ranks: fewest and most axes.
+        codings: allowed codings.
+        ranks: smallest and largest number of axes.
     """
 
     codings: tuple[Coding, ...]
@@ -54,7 +54,7 @@ CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
 MOMENTS = ArraySchema(("float64",), (1, 1))
 ODDS = ArraySchema(("float64",), (1, 1))
 SITES_LIMIT: Final = 1024
-"""Whose images one message may carry."""
+"""Most sites whose images one message may carry."""
 
 
 class Message(BaseModel):
@@ -71,8 +71,8 @@ class Message(BaseModel):
 class Open(Message):
     """Coordinator: take part in this run; `step` steps are done.
 
-    `attempt` tells apart coordinators that begin it again: only another one may have a site go
-    back, and none that is over.
+    `attempt` identifies one start of the coordinator. Only a new attempt may send a site back to an
+    earlier step; an attempt that was followed by another one is refused.
     """
 
     kind = "open"
@@ -83,7 +83,7 @@ class Open(Message):
 
 @final
 class Card(Message):
-    """Site: who it is, and the conditions of its first batch."""
+    """Site: describes its cohort, and sends the conditions of its next batch."""
 
     kind = "card"
     step: Count
@@ -109,7 +109,7 @@ class Judge(Message):
 
 @final
 class Judgement(Message):
-    """Site: gradient of its loss by those images, and the conditions of its next batch."""
+    """Site: its loss's gradient with respect to those images, and its next batch's conditions."""
 
     kind = "judgement"
     step: Count
@@ -123,8 +123,8 @@ class Judgement(Message):
 class Appraise(Message):
     """Coordinator: judge the synthetic images of all sites, painted from all sites' conditions.
 
-    They lie site by site, a batch each; `place` is that of the site which is asked, and `shares`
-    are all sites'.
+    They are ordered by site, one batch each; `place` is the position of the receiving site in this
+    order, and `shares` holds the shares of all sites.
     """
 
     kind = "appraise"
@@ -176,7 +176,7 @@ class Save(Message):
 
 @final
 class Saved(Message):
-    """Site: done."""
+    """Site: the state is kept."""
 
     kind = "saved"
     step: Count
@@ -191,14 +191,14 @@ class Close(Message):
 
 @final
 class Closed(Message):
-    """Site: good-bye."""
+    """Site: has left the run."""
 
     kind = "closed"
 
 
 @final
 class Refusal(Message):
-    """Site: no, and why, in words that hold nothing of its data."""
+    """Site: refuses a request, for a reason that reveals nothing of its data."""
 
     kind = "refusal"
     code: Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
@@ -230,7 +230,7 @@ class _ArrayHeader(BaseModel):
 
 
 def array_schemas(message: type[Message]) -> dict[str, ArraySchema]:
-    """The arrays of a kind of message, by field, in the order in which they travel."""
+    """Schemas of the arrays of a kind of message, by field, in the order in which they travel."""
     return {
         name: next(item for item in field.metadata if isinstance(item, ArraySchema))
         for name, field in message.model_fields.items()
@@ -239,15 +239,15 @@ def array_schemas(message: type[Message]) -> dict[str, ArraySchema]:
 
 
 def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> bytes:
-    """A message as bytes.
+    """Turns a message into bytes.
 
     Args:
-        message: to send.
+        message: the message to send.
         codings: coding of each of its arrays, by field.
-        level: of zstd.
+        level: zstd's compression level, 1 to 19.
 
     Raises:
-        WireError: if a coding or shape is not what the schema allows.
+        WireError: if the schema does not allow a coding or shape, or the header is too long.
     """
     arrays: dict[str, dict[str, object]] = {}
     bodies: list[bytes] = []
@@ -269,15 +269,15 @@ def pack(message: Message, codings: Mapping[str, Coding], *, level: int = 1) -> 
 
 
 def unpack(payload: bytes, expected: Mapping[str, type[Message]], *, limit: int) -> Message:
-    """The message in these bytes.
+    """Reads a message from bytes.
 
     Args:
-        payload: what came.
-        expected: kinds that may come now: `REQUESTS` at a site, `ANSWERS` at the coordinator.
+        payload: the received bytes.
+        expected: kinds to accept: `REQUESTS` at a site, `ANSWERS` at the coordinator.
         limit: most bytes that the arrays may take once decoded.
 
     Raises:
-        WireError: if it is anything but one whole message of an expected kind within the limit.
+        WireError: if they are not exactly one message of an expected kind within the limit.
     """
     header, start = _header(payload)
     if header.kind not in expected:
@@ -318,7 +318,7 @@ def _header(payload: bytes) -> tuple[_Header, int]:
     if size > HEADER_LIMIT or PREFIX.size + size > len(payload):
         raise WireError(f"a header of {size} bytes is announced; {HEADER_LIMIT} are allowed.")
     try:
-        # RecursionError: a header of nothing but brackets.
+        # RecursionError: a header of deeply nested brackets.
         fields = json.loads(payload[PREFIX.size : PREFIX.size + size])
         return _Header.model_validate(fields), PREFIX.size + size
     except (ValueError, RecursionError) as error:
@@ -326,10 +326,10 @@ def _header(payload: bytes) -> tuple[_Header, int]:
 
 
 def _check_array(name: str, shape: tuple[int, ...], coding: str, schema: ArraySchema) -> int:
-    """Bytes that an array takes here once it is decoded, if the schema allows it.
+    """Checks an array against its schema; returns the bytes that it takes once decoded.
 
-    No axis is empty: nothing that travels is, and beside one the others could have any length
-    without a byte to pay for.
+    No axis may be empty: no valid message has such an array, and beside an empty axis the others
+    could have any length without taking a byte.
     """
     if coding not in schema.codings:
         raise WireError(f"array '{name}' comes in {coding!r}; allowed: {list(schema.codings)}.")

@@ -1,4 +1,4 @@
-"""What a site's administrator wants to know before the first run."""
+"""Checks that a site's administrator runs before the first run."""
 
 import json
 import shutil
@@ -24,20 +24,20 @@ from asyndgan.relay.flare import server_of
 
 SOON_DAYS: Final = 30
 REFUSAL_S: Final = 2.0
-"""Seconds in which a server that does not want us says so; one that does says nothing at first."""
+"""Seconds within which a server refuses our certificate; one that accepts it sends nothing."""
 
 LEAST_FREE: Final = 2 * 2**30
-"""Bytes: checkpoints, ledger and logs of a long run."""
+"""Bytes that should be free on the disk for checkpoints, ledger and logs of a long run."""
 
 
 @final
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """The result of one check.
 
     Attributes:
-        subject: what.
-        fine: whether it is as it should be.
+        subject: what was checked.
+        fine: whether the check passed.
         text: what was found, and what to do about it.
     """
 
@@ -47,10 +47,10 @@ class Check:
 
 
 def checks(kit: Path) -> Iterator[Check]:
-    """Looks at everything that a site needs; nothing of it leaves the machine but a handshake.
+    """Checks everything that a site needs; nothing but a TLS handshake leaves the machine.
 
     Raises:
-        RunError: the folder is no startup kit.
+        RunError: the folder is not a startup kit.
     """
     yield Check("kit", True, f"of site {name_of(kit)}")
     try:
@@ -90,7 +90,7 @@ def _data(file: SiteFile) -> str:
 
 
 def certificate(path: Path) -> Check:
-    """A certificate's dates, by this machine's clock."""
+    """Checks a certificate's dates against this machine's clock."""
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
@@ -107,11 +107,11 @@ def certificate(path: Path) -> Check:
 
 
 def _connection(kit: Path) -> Check:
-    """A handshake with the coordinator, by which both ends know each other."""
+    """Checks that a TLS handshake with the coordinator succeeds, with both ends authenticated."""
     startup, target = kit / "startup", server_of(kit)
     host, _, port = target.rpartition(":")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False  # FLARE's certificates carry names of their own; the CA counts
+    context.check_hostname = False  # FLARE's certificates have their own names; the CA is checked
     try:
         context.load_verify_locations(startup / "rootCA.pem")
         context.load_cert_chain(startup / "client.crt", startup / "client.key")
@@ -120,7 +120,7 @@ def _connection(kit: Path) -> Check:
             context.wrap_socket(plain) as line,
         ):
             line.settimeout(REFUSAL_S)
-            # The server judges our certificate only after our end of the handshake is done.
+            # The server checks our certificate only after our side of the handshake is done.
             with suppress(TimeoutError):
                 if not line.recv(1):
                     raise OSError("the server closes the connection")

@@ -1,4 +1,4 @@
-"""FLARE jobs by its interface for administrators: one a site, configuration only, no code."""
+"""Submits FLARE jobs by its administrators' interface: one per site, configuration but no code."""
 
 import json
 import logging
@@ -28,21 +28,18 @@ log = logging.getLogger(__name__)
 RELAY: Final = "asyndgan.relay.flare"
 
 BETWEEN: Final = "."
-"""A run and a site in a job's name; in no name of a run."""
+"""Separates run and site in a job's name; a run's name cannot contain it."""
 
 
 @final
 class Office:
-    """Submits the jobs of one run.
+    """Submits and manages the FLARE jobs of one run.
 
     Args:
-        federation: whose server runs them.
-        recipe: of the run; sites get it with their job.
+        federation: federation whose server runs the jobs.
+        recipe: recipe of the run; sites get it with their job.
         run: name under which sites keep their state.
-        submitter: whose kit submits; None: the federation's own.
-
-    Raises:
-        RunError: FLARE does not let the submitter in.
+        submitter: kit with which jobs are submitted; None means the federation's own.
     """
 
     def __init__(
@@ -58,22 +55,23 @@ class Office:
         self._lock = threading.RLock()
 
     def members(self) -> tuple[str, ...]:
-        """Sites of the federation, as its file says now: some come while a run is at work."""
+        """Sites of the federation, read from its file each time: sites may join during a run."""
         return Federation.of(self.federation.path).sites
 
     def present(self) -> tuple[str, ...]:
         """Sites that FLARE's server knows now, members or not.
 
         Raises:
+            RunError: FLARE refuses.
             SiteUnreachableError: the server does not answer.
         """
         return tuple(client.name for client in self._ask("get_system_info").client_info)
 
     def submit(self, site: str) -> str:
-        """A job for a site.
+        """Submits a job for a site and returns its id.
 
         Raises:
-            RunError: FLARE refuses.
+            RunError: FLARE refuses, or the job's files cannot be written.
             SiteUnreachableError: the server does not answer.
         """
         with tempfile.TemporaryDirectory() as folder:
@@ -85,12 +83,14 @@ class Office:
             return str(self._ask("submit_job", str(job)))
 
     def sweep(self, members: Collection[str]) -> dict[str, list[str]]:
-        """Ends other runs' jobs, and has FLARE forget those that have ended.
+        """Ends the jobs of other runs and of non-members, and deletes jobs that have ended.
 
         Returns:
-            Jobs of this run that wait or run, by site: some may be of a coordinator before.
+            Jobs of this run that wait or run, by site; an earlier coordinator may have submitted
+            some of them.
 
         Raises:
+            RunError: FLARE refuses.
             SiteUnreachableError: the server does not answer.
         """
         ours: dict[str, list[str]] = {}
@@ -98,7 +98,7 @@ class Office:
             job = str(about.get("job_id", ""))
             run, _, site = str(about.get("job_name", "")).partition(BETWEEN)
             if over(str(about.get("status", ""))):
-                with suppress(RunError, SiteUnreachableError):  # next time
+                with suppress(RunError, SiteUnreachableError):  # the next sweep tries again
                     self._ask("delete_job", job)
             elif run == self.run and site in members:
                 ours.setdefault(site, []).append(job)
@@ -107,12 +107,12 @@ class Office:
         return ours
 
     def lives(self, job: str) -> bool:
-        """Whether a job waits or runs; one that FLARE has forgotten does not."""
+        """Whether a job waits or runs; False for one that FLARE does not know."""
         found = self._ask("list_jobs", False, None, job)
         return any(not over(str(about.get("status", ""))) for about in found)
 
     def end(self, job: str) -> None:
-        """Aborts a job, if it still runs."""
+        """Aborts a job if it still runs; errors are only logged."""
         try:
             self._ask("abort_job", job)
         except (RunError, SiteUnreachableError) as error:
@@ -126,7 +126,7 @@ class Office:
         self._forget_session()
 
     def _ask(self, command: str, *words: Any) -> Any:
-        with self._lock:  # a session serves one thread
+        with self._lock:  # a session serves one thread at a time
             try:
                 if self._session is None:
                     self._session = new_secure_session(
@@ -137,21 +137,21 @@ class Office:
                 raise RunError(
                     f"FLARE refuses '{command}' to {user_of(self.admin)}: {error}"
                 ) from error
-            except Exception as error:  # FLARE's, of many kinds, with its server's texts
+            except Exception as error:  # FLARE raises many kinds, with its server's texts
                 self._forget_session()
                 reason = error or type(error).__name__
                 raise SiteUnreachableError(f"FLARE's server: {command}: {reason}") from error
 
     def _forget_session(self) -> None:
-        """After an error a new one is begun."""
+        """Drops the session; the next request opens a new one."""
         session, self._session = self._session, None
         if session:
-            with suppress(Exception):  # it is gone already, in one of many ways
+            with suppress(Exception):  # it may be gone already, in one of many ways
                 session.api.close()
 
 
 def job_name(run: str, site: str) -> str:
-    """Of the job of a run at a site."""
+    """Name of the job of a run at a site."""
     return f"{run}{BETWEEN}{site}"
 
 
@@ -161,12 +161,12 @@ def over(status: str) -> bool:
 
 
 def user_of(kit: Path) -> str:
-    """Whose an administrator's kit is."""
+    """Name of the user that an administrator's kit belongs to."""
     return str(json.loads((kit / "startup" / "fed_admin.json").read_text())["admin"]["username"])
 
 
 def write_job(folder: Path, site: str, recipe: Recipe, run: str, *, limit: int) -> None:
-    """A job's folder: configuration that names our two relays, which every kit allows."""
+    """Writes a job's folder: configuration that names our two relays, which every kit allows."""
     both = {
         "run": run,
         "secret": secrets.token_hex(32),

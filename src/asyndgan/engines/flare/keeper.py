@@ -1,4 +1,4 @@
-"""Keeps one FLARE process running: server or client, whatever ends it."""
+"""Keeps one FLARE process, server or client, running whatever ends it."""
 
 import logging
 import os
@@ -19,29 +19,30 @@ from asyndgan.errors import RunError
 log = logging.getLogger(__name__)
 
 AGAIN_S: Final = 2.0
-"""Seconds before a process that ended is started again; doubled while it ends at once."""
+"""Seconds before a process that ended is restarted; doubled while it ends within `LONGEST_S`."""
 
 LONGEST_S: Final = 60.0
+"""Longest delay in seconds before a restart."""
 
 HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
-"""For glibc: buffers of messages apart from the heap, which they would otherwise leave in pieces; a
-site's job grew by a tenth in 3,000 steps."""
+"""Settings for glibc that keep message buffers off the heap, which they would fragment: without
+them, a site's job grew by a tenth in 3,000 steps."""
 
 JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""Name of a job's folder."""
+"""Matches the name of a job's folder."""
 
 
 @final
 class Kept:
-    """FLARE's process of a startup kit; started again when it ends.
+    """Runs the FLARE process of a startup kit and restarts it when it ends.
 
-    Its jobs' processes are in groups of their own, and end by themselves when it is gone.
+    The processes of its jobs are in their own process groups and exit by themselves once it ends.
 
     Args:
         kit: folder that holds `startup`.
 
     Raises:
-        RunError: the kit holds no FLARE process to start.
+        RunError: the kit holds no FLARE process to start, or FLARE cannot run at its path.
     """
 
     def __init__(self, kit: Path) -> None:
@@ -60,14 +61,14 @@ class Kept:
         self._thread.start()
 
     def pid(self) -> int | None:
-        """FLARE's parent process, if it runs."""
+        """Process id of FLARE's parent process, or None if it is not running."""
         alive = self._process and self._process.poll() is None
         return self._process.pid if self._process and alive else None
 
     def close(self) -> None:
-        """Ends the process; its jobs' processes notice within seconds."""
+        """Ends the process; the processes of its jobs exit within seconds."""
         with self._lock:
-            self._closing.set()  # from now on none is started
+            self._closing.set()  # no process is started from now on
         if self._process:
             _end_group(self._process.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
@@ -82,14 +83,17 @@ class Kept:
         return self.kit / "flare.pid"
 
     def _end_orphan(self) -> None:
-        """Of a keeper that was killed. Known by its command: numbers are used again."""
+        """Kills a FLARE process left behind by a keeper that was killed.
+
+        Its command line is checked, since process ids are reused.
+        """
         with suppress(OSError, ValueError):
             pid = int(self._note.read_text())
             if str(self.kit).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
                 _end_group(pid, signal.SIGKILL)
 
     def _forget_jobs(self) -> None:
-        """FLARE leaves a folder of each job; what they relayed was never in it."""
+        """Removes the folder that FLARE leaves for each job; relayed messages are never in it."""
         for folder in self.kit.iterdir():
             if JOB.fullmatch(folder.name) and folder.is_dir() and not folder.is_symlink():
                 shutil.rmtree(folder, ignore_errors=True)
@@ -108,7 +112,7 @@ class Kept:
             wait = min(2 * wait, LONGEST_S)
 
     def _run(self) -> str:
-        """From its start to its end; says how it ended."""
+        """Runs the process from start to end; returns how it ended."""
         try:
             with self._lock:
                 if self._closing.is_set():
@@ -123,7 +127,7 @@ class Kept:
 
     def _start(self) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        # A session of its own, so that Ctrl-C reaches us first.
+        # In its own session, so that Ctrl-C reaches this process first.
         self._process = subprocess.Popen(  # noqa: S603  (FLARE's own script of this kit)
             ["/bin/bash", str(self._script), "--once"],
             env={**HEAP, **os.environ, "PATH": path},
@@ -133,12 +137,12 @@ class Kept:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        with suppress(OSError):  # it runs, whether the disk is full or not
+        with suppress(OSError):  # the process runs even if the disk is full
             self._note.write_text(str(self._process.pid))
 
 
 def keep_server(federation: Federation) -> Kept:
-    """FLARE's server of a federation; its jobs stay in its kit."""
+    """Starts and keeps FLARE's server of a federation; its jobs stay in its kit."""
     keep_inside(federation.server_kit)
     return Kept(federation.server_kit)
 

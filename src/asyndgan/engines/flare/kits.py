@@ -1,9 +1,9 @@
 """Identities: a federation's startup kits, made by FLARE's own provisioning.
 
-A kit holds a certificate and its private key, FLARE's settings, and nothing of ours. Settings are
-narrowed down: jobs may name no class but our two relays, may bring no code, nobody has a shell at a
-site, and no log of a site is streamed to the server (FLARE's default is to stream its errors, which
-may name files).
+A kit holds a certificate with its private key, FLARE's settings and, for a site, the coordinator's
+versions. FLARE's settings are tightened: jobs may name only our two relay classes and may bring no
+code, nobody gets a shell at a site, and no log of a site is streamed to the server (by default
+FLARE streams a site's errors, which may name files).
 """
 
 import json
@@ -31,11 +31,11 @@ PROJECT: Final = "asyndgan"
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365
 RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
-"""Of a run in a federation: sites name a folder after it."""
+"""Valid names of a run in a federation; sites name a folder after it."""
 
 SITE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
 HOST_LENGTH: Final = 64
-"""Of a certificate's name."""
+"""Most characters of a host name: the limit of a certificate's common name."""
 
 CLASSES: Final = [f"asyndgan.relay.flare.{name}" for name in ("CoordinatorRelay", "SiteRelay")]
 RIGHTS: Final = {
@@ -45,26 +45,26 @@ RIGHTS: Final = {
         "member": {"view": "any"},
     },
 }
-"""Who may do what at the server and at the sites, everything else refused: FLARE's defaults let the
-coordinator read files and logs of a site's kit and end its processes."""
+"""Permissions at the server and the sites; everything else is refused. FLARE's defaults would let
+the coordinator read files and logs in a site's kit and end its processes."""
 
 VERSIONS_FILE: Final = "versions.json"
-"""In a kit: what the coordinator had when it made it."""
+"""File in a site's kit with the versions that the coordinator had when it made the kit."""
 
 HEARTBEAT_S: Final = 30
-"""After so many seconds without a sign of life the server forgets a site; it may come back."""
+"""Seconds without a heartbeat after which the server drops a site; it may come back."""
 
 
 @final
 @dataclass(frozen=True)
 class Federation:
-    """A folder on the coordinator's machine.
+    """A federation, kept in a folder on the coordinator's machine.
 
     Attributes:
-        path: holds everything; the keys in `provisioning` can make members.
+        path: folder that holds everything; the keys in `provisioning` can create new members.
         host: name by which sites reach the coordinator.
-        port: the one port that they reach it at.
-        sites: whom there are kits for.
+        port: the one port at which sites reach the coordinator.
+        sites: names of the sites that have kits.
     """
 
     path: Path
@@ -74,25 +74,25 @@ class Federation:
 
     @property
     def server_kit(self) -> Path:
-        """Of FLARE's server."""
+        """Startup kit of FLARE's server."""
         return self.path / "server"
 
     @property
     def admin_kit(self) -> Path:
-        """Of the coordinator, who submits jobs."""
+        """Startup kit of the coordinator, who submits jobs."""
         return self.path / "coordinator"
 
     @property
     def kits(self) -> Path:
-        """What is sent to the sites: NAME.zip each."""
+        """Folder of the kits to send to the sites, NAME.zip for each."""
         return self.path / "kits"
 
     @classmethod
     def of(cls, path: Path) -> Self:
-        """A federation that `init_federation` made.
+        """Opens a federation that `init_federation` made.
 
         Raises:
-            RunError: there is none.
+            RunError: the folder holds no federation.
         """
         try:
             tables = tomllib.loads((path / "federation.toml").read_text("utf-8"))
@@ -108,13 +108,14 @@ def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...])
     """Makes identities and startup kits for a coordinator and its sites.
 
     Args:
-        path: a new folder.
+        path: a new or empty folder.
         host: name by which sites reach the coordinator.
-        port: that they reach it at.
-        sites: their names.
+        port: port at which sites reach the coordinator.
+        sites: names of the sites.
 
     Raises:
-        RunError: the folder is not empty, or FLARE does not take a name.
+        RunError: the folder is not empty, its path has spaces or quotes, a name is not valid, or
+            FLARE cannot make the kits.
     """
     if path.exists() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; choose another folder, or add sites to it.")
@@ -130,10 +131,10 @@ def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...])
 
 
 def add_site(federation: Federation, site: str) -> Federation:
-    """Makes one more kit; those that were sent stay valid.
+    """Makes a kit for one more site; kits sent earlier stay valid.
 
     Raises:
-        RunError: there is one already, or FLARE does not take the name.
+        RunError: the site has a kit already, its name is not valid, or FLARE cannot make the kit.
     """
     if site in federation.sites:
         raise RunError(f"there is a kit for {site} already: {federation.kits / site}.zip.")
@@ -144,13 +145,13 @@ def add_site(federation: Federation, site: str) -> Federation:
 
 
 def remove_site(federation: Federation, site: str) -> Federation:
-    """Leaves a site out of all runs, from the next look at who is there on.
+    """Excludes a site from all runs, from the next time its members are checked.
 
-    Its certificate stays valid until it expires, since FLARE knows no revocation of a kit: it can
-    connect, and is asked nothing.
+    Its certificate stays valid until it expires, since FLARE cannot revoke a kit: the site can
+    still connect, but is sent no requests.
 
     Raises:
-        RunError: there is no kit for it.
+        RunError: the site has no kit.
     """
     if site not in federation.sites:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
@@ -161,10 +162,10 @@ def remove_site(federation: Federation, site: str) -> Federation:
 
 
 def renew(federation: Federation) -> None:
-    """Makes certificates and kits anew, of the same authority: those that were sent stay valid.
+    """Renews all certificates and kits under the same authority; those sent earlier stay valid.
 
     Raises:
-        RunError: FLARE cannot.
+        RunError: FLARE cannot make the kits, or the authority's file cannot be used.
     """
     state = federation.path / "provisioning" / PROJECT / "state" / "cert.json"
     known = _read(state)
@@ -175,10 +176,10 @@ def renew(federation: Federation) -> None:
 
 
 def plain(path: Path) -> Path:
-    """A resolved path that FLARE can start its jobs in: it does not quote.
+    """Resolves a path and checks that FLARE can start jobs in it; FLARE does not quote paths.
 
     Raises:
-        RunError: it has white space or quotes in it.
+        RunError: the path contains white space, quotes or other characters special to a shell.
     """
     found = path.resolve()
     if re.search(r"[\s'\"\\$`;&|<>*?()]", str(found)):
@@ -189,7 +190,7 @@ def plain(path: Path) -> Path:
 
 
 def guard(kit: Path) -> None:
-    """Nobody but its owner sees what is in a kit: its key, and what the site keeps beside it."""
+    """Makes a kit readable by its owner only: its key, and what the site keeps beside it."""
     kit.chmod(0o700)
     for key in (kit / "startup").glob("*.key"):
         key.chmod(0o600)
@@ -251,7 +252,7 @@ def _describe(federation: Federation) -> None:
 
 
 def _adopt(made: Path, place: Path) -> None:
-    """The coordinator's own kits stay where they are; certificates are those of now."""
+    """Puts a kit of the coordinator in place; of an existing one only `startup` is renewed."""
     if place.exists():
         shutil.copytree(made / "startup", place / "startup", dirs_exist_ok=True)
     else:
@@ -260,7 +261,7 @@ def _adopt(made: Path, place: Path) -> None:
 
 
 def _narrow(kit: Path) -> None:
-    """Settings of a kit: our relays only, no code in jobs, no logs to others."""
+    """Tightens the settings of a kit: our relays only, no code in jobs, no logs to others."""
     local = kit / "local"
     resources = _read(local / "resources.json.default")
     resources["class_allow_list"] = CLASSES
@@ -273,7 +274,7 @@ def _narrow(kit: Path) -> None:
     ]
     for component in components:
         if component["id"] == "job_scheduler":
-            component["args"]["max_jobs"] = 1000  # one a site
+            component["args"]["max_jobs"] = 1000  # one per site
     resources["components"] = components
     for server in resources.get("servers", []):
         server["heart_beat_timeout"] = HEARTBEAT_S
@@ -283,12 +284,12 @@ def _narrow(kit: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Of what both ends should have alike."""
+    """Versions of the packages that should be equal at both ends."""
     return {name: version(name) for name in ("asyndgan", "nvflare")}
 
 
 def keep_inside(kit: Path) -> None:
-    """Has FLARE's server keep its jobs in its kit, and not in a folder of the machine's."""
+    """Makes FLARE's server keep its jobs in its kit, not in a shared folder of the machine."""
     path = kit / "local" / "resources.json"
     resources = _read(path)
     store = kit.resolve() / "store"
@@ -311,7 +312,7 @@ def _read(path: Path) -> Any:
 
 
 def _write(path: Path, content: Any) -> None:
-    """As a whole: some of these files hold keys that nobody can make again."""
+    """Writes a file atomically: some of these files hold keys that cannot be made again."""
     try:
         replace_text(path, json.dumps(content, indent=1), mode=0o600)
     except OSError as error:

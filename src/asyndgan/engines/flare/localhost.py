@@ -1,4 +1,4 @@
-"""A whole federation on this machine, from real startup kits: FLARE's server, clients and jobs."""
+"""Runs a whole federation on this machine from real startup kits: FLARE server, clients, jobs."""
 
 import os
 import shutil
@@ -24,18 +24,22 @@ from asyndgan.recipe import Recipe
 
 @final
 class Localhost(Transport):
-    """FLARE between processes of one machine: what a federation does, without the distance.
+    """Connects sites through FLARE on one machine, as a federation does between machines.
 
     Args:
-        setups: the sites.
-        recipe: of the run.
-        folder: for kits and FLARE's own files; None: a temporary one.
-        wait_s: seconds to wait for all sites to be connected.
+        setups: setup of each site.
+        recipe: recipe of the run.
+        folder: folder for kits and FLARE's own files; None means a temporary one.
+        wait_s: seconds to wait until all sites are connected.
+
+    Raises:
+        RunError: FLARE cannot be set up.
+        SiteUnreachableError: a site is not connected within `wait_s`.
 
     Attributes:
-        server: keeps FLARE's server.
-        clients: keep FLARE's clients, by site.
-        services: the sites' own processes beside them.
+        server: keeper of FLARE's server.
+        clients: keepers of FLARE's clients, by site.
+        services: the sites' services, by site.
     """
 
     def __init__(
@@ -49,7 +53,7 @@ class Localhost(Transport):
         self._order = [setup.name for setup in setups]
         self.clients: dict[str, Kept] = {}
         self.services: dict[str, SiteService] = {}
-        with ExitStack() as ends:  # ends what has begun if something goes wrong, or Ctrl-C comes
+        with ExitStack() as ends:  # ends what was started, on an error or Ctrl-C
             if folder is None:
                 folder = Path(ends.enter_context(TemporaryDirectory(prefix="asyndgan-")))
             self.folder = folder
@@ -77,30 +81,30 @@ class Localhost(Transport):
             self._ends = ends.pop_all()
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        """The site's answer, through FLARE."""
+        """Sends a request through FLARE and returns the site's answer."""
         return self.flare.send(site, payload, timeout)
 
     def sites(self) -> tuple[str, ...]:
-        """Sites that are connected, in the order in which they were given."""
+        """Connected sites, in the order in which they were given."""
         there = self.flare.sites()
         return tuple(name for name in self._order if name in there)
 
     def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """As FLARE's connections have carried them."""
+        """Bytes that FLARE's connections have carried; see `Flare.socket_bytes`."""
         return self.flare.socket_bytes()
 
     def pid(self, site: str) -> int | None:
-        """The compute process of a site, if it lives."""
+        """Process id of a site's compute process, or None if it is not alive."""
         return self.services[site].pid()
 
     def kill(self, site: str) -> None:
-        """Kills a site's FLARE process, to see it come back."""
+        """Kills a site's FLARE process, to test that it comes back."""
         pid = self.clients[site].pid()
         if pid:
             os.kill(pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Ends everything."""
+        """Ends the jobs, clients, services and the server."""
         self._ends.close()
 
 
@@ -109,7 +113,7 @@ def _same(setup: SiteSetup, run: str) -> SiteSetup:
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens at now."""
+    """Returns a port of this machine that is free now."""
     with socket.socket() as found:
         found.bind(("localhost", 0))
         return int(found.getsockname()[1])

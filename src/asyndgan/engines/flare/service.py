@@ -1,7 +1,7 @@
-"""A site's own process: it keeps FLARE's client running, and the compute apart from it.
+"""A site's service, which keeps the compute process apart from FLARE's jobs.
 
-FLARE's jobs come and go; the compute process, with the discriminator in memory, stays through all
-of them, and answers a repeated request with the same bytes. A crash of it takes no connection down.
+FLARE's jobs come and go. The compute process, with the discriminator in memory, outlives them and
+answers a repeated request with the same bytes. If it crashes, no connection is lost.
 """
 
 import json
@@ -32,17 +32,17 @@ log = logging.getLogger(__name__)
 
 SITE_FILE: Final = "site.toml"
 MESSAGE_LIMIT: Final = 2**28
-"""Bytes; of most recipes the own limit is lower, and `Processes` keeps to that."""
+"""Most bytes of a message; `Processes` enforces the recipe's own limit, which is mostly lower."""
 
 
 READING: Final = 6
-"""Requests that a compute may leave unanswered while it reads its data; twice as many each time
-that it is started again without having answered any."""
+"""Requests that a compute process may leave unanswered while it reads its data; doubled each time
+it is restarted after reaching that number."""
 
 
 @final
 class SiteFile(Section):
-    """What a site's administrator decides. Nothing of it is told to the coordinator."""
+    """Settings of a site's administrator. None of them are sent to the coordinator."""
 
     data: Path = Field(description="folder of the site's images and masks, as nnU-Net has them")
     policy: Path = Field(
@@ -75,10 +75,10 @@ class SiteFile(Section):
 
     @classmethod
     def of(cls, kit: Path) -> "SiteFile":
-        """That of a startup kit's folder; relative paths are relative to it.
+        """Reads `site.toml` from a startup kit's folder; relative paths are relative to the kit.
 
         Raises:
-            RunError: there is none, or it is not as wanted.
+            RunError: the file is missing or not valid.
         """
         path = kit / SITE_FILE
         try:
@@ -93,7 +93,7 @@ class SiteFile(Section):
         return found.model_copy(update=inside)
 
     def setup(self, kit: Path, run: str) -> SiteSetup:
-        """For a run of this name; what it keeps lies in the kit's folder, outside FLARE's jobs."""
+        """Returns the site's setup for a run; its state is in the kit, outside FLARE's jobs."""
         return SiteSetup(
             name_of(kit),
             self.data,
@@ -109,7 +109,7 @@ class SiteFile(Section):
 
 
 def example(data: Path) -> str:
-    """A `site.toml` with every key, most of them left out."""
+    """Returns a `site.toml` that lists every key, with the optional ones commented out."""
     lines = []
     for name, field in SiteFile.model_fields.items():
         given = {"data": str(data), "policy": "policy.toml"}.get(name)
@@ -124,9 +124,9 @@ class SiteService:
 
     Args:
         kit: folder of the site's startup kit.
-        setup_of: what a site is, for a run of this name.
-        submitters: who may begin runs; empty: whoever the federation allows.
-        wait_s: seconds that the compute may take to answer.
+        setup_of: returns the site's setup for a run of the given name.
+        submitters: names of those who may begin runs; empty: whoever the federation allows.
+        wait_s: seconds the compute process may take to answer.
 
     Raises:
         RunError: the kit cannot be used.
@@ -145,14 +145,15 @@ class SiteService:
         self.submitters = submitters
         self.wait_s = wait_s
         self._worker: tuple[tuple[str, str], Processes] | None = None
-        self._answered: int | None = None  # which process has: others may be reading their data
+        # Id of the process that last answered; a newer one may still be reading its data.
+        self._answered: int | None = None
         self._silences, self._patience = 0, READING
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._listener = Listener(kit, self._serve, limit=MESSAGE_LIMIT)
 
     def close(self) -> None:
-        """Ends the compute; its state of the last checkpoint stays."""
+        """Stops listening and ends the compute process; its last checkpoint is kept."""
         self._closing.set()
         self._listener.close()
         with self._lock:
@@ -161,7 +162,7 @@ class SiteService:
             self._worker = None
 
     def pid(self) -> int | None:
-        """The compute process, if there is one."""
+        """Process id of the compute process, or None."""
         return self._worker[1].pid(self.name) if self._worker else None
 
     def _serve(self, greeting: dict[str, str], frames: Frames) -> None:
@@ -179,7 +180,7 @@ class SiteService:
             frames.send(number, reply, timeout=self.wait_s)
 
     def _refusal(self, greeting: dict[str, str]) -> str:
-        """Why a job is none that this site takes part in; nothing if it is."""
+        """Reason why this site does not take part in a job; empty if it does."""
         submitter = greeting.get("submitter", "")
         if self.submitters and submitter not in self.submitters:
             return f"{submitter} may not begin runs here"
@@ -195,7 +196,7 @@ class SiteService:
     def _answer(self, greeting: dict[str, str], payload: bytes) -> bytes:
         try:
             worker = self._worker_for(greeting["recipe"], greeting["run"])
-            worker.sites()  # starts it again if it died
+            worker.sites()  # restarts it if it died
             answer = worker.send(self.name, payload, self.wait_s)
             self._answered = worker.pid(self.name)
             self._silences, self._patience = 0, READING
@@ -233,10 +234,10 @@ class SiteService:
 
 
 def name_of(kit: Path) -> str:
-    """The site that a startup kit is for.
+    """Name of the site that a startup kit is for.
 
     Raises:
-        RunError: it is none.
+        RunError: the folder is not a site's startup kit.
     """
     try:
         return str(json.loads((kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"])

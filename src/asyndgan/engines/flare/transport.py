@@ -1,9 +1,9 @@
-"""The coordinator's end: a line to each site, through a FLARE job of its own.
+"""The coordinator's end: a connection (line) to each site, each through a FLARE job of its own.
 
-A job that ends, for whatever reason, is submitted again as soon as FLARE knows the site; so is one
-for a site that comes for the first time. Only FLARE's public interface for administrators is used
-for that, which is why it survives FLARE's upgrades. The coordinator itself is no part of a job: it
-loses nothing when FLARE's server is killed, and the jobs find it again when it is.
+A job is submitted for each site as soon as FLARE knows the site, and again whenever one ends for
+any reason. Only FLARE's public interface for administrators is used for that, so it should survive
+FLARE's upgrades. The coordinator is not part of a job: it loses nothing when FLARE's server is
+killed, and when the coordinator itself is killed and restarted, the jobs reconnect to it.
 """
 
 import logging
@@ -30,30 +30,31 @@ from asyndgan.relay.traffic import COUNTS
 log = logging.getLogger(__name__)
 
 LOOK_S: Final = 1.0
-"""Seconds between two looks at who is there."""
+"""Seconds between two checks of which sites are connected."""
 
 LATE_S: Final = 60.0
-"""A job that has brought no line by then is given up: longer than its relay waits for the site."""
+"""Seconds after which a job without a line is given up; its relay waits less for the site."""
 
 LONGEST_S: Final = 60.0
-"""Between two jobs of a site that bring no line; after the first it is a second, then doubled."""
+"""Longest delay in seconds between a site's jobs that bring no line; it starts at 1, doubling."""
 
 KEPT_JOBS: Final = 2
-"""Of a site, whose bytes are told: the latest, and the one before, which may just have ended."""
+"""Jobs per site whose bytes are reported: the latest, and the one before, which may just have
+ended."""
 
 SWEEP_S: Final = 60.0
-"""Between two looks for jobs that nobody needs."""
+"""Seconds between two searches for jobs that are no longer needed."""
 
 
 @dataclass
 class _Link:
-    """What is known of the way to a site.
+    """State of the connection to a site.
 
     Attributes:
-        job: the latest.
-        since: when it was submitted, or its line came.
-        line: to the site, while there is one.
-        spent: the job had a line that has ended, and is of no more use.
+        job: id of the site's latest job.
+        since: monotonic time when the job was submitted or its line came.
+        line: connection to the site, while there is one.
+        spent: whether the job's line has ended, which makes the job useless.
     """
 
     job: str
@@ -64,10 +65,10 @@ class _Link:
 
 @final
 class Flare(Transport):
-    """Lines to sites through FLARE.
+    """Carries requests to sites through FLARE.
 
     Args:
-        office: submits jobs; says for which startup kit relays come, and how long messages are.
+        office: submits jobs; defines the startup kit relays connect for and the message limit.
     """
 
     def __init__(self, office: Office) -> None:
@@ -83,12 +84,12 @@ class Flare(Transport):
         self._keeper.start()
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        """The site's answer.
+        """Sends a request and returns the site's answer.
 
         Raises:
             WireError: the request is longer than the recipe's messages can be.
             RefusedError: the site's own settings do not allow this run.
-            SiteUnreachableError: as every transport.
+            SiteUnreachableError: as for every transport.
         """
         if len(payload) > self.office.limit:
             raise WireError(f"a request of {len(payload)} bytes; {self.office.limit} are allowed.")
@@ -112,35 +113,36 @@ class Flare(Transport):
         raise kind.get(status, SiteUnreachableError)(f"site {site}: {REASONS[status]}.")
 
     def sites(self) -> tuple[str, ...]:
-        """Sites to which there is a line, in the order of their names."""
+        """Sites to which there is a line, sorted by name."""
         return tuple(sorted(self._live()))
 
     def belongs(self, site: str) -> bool:
-        """Whether the federation's file named a site when it was last looked at."""
+        """Whether the federation's file named the site when it was last read."""
         return site in self._members
 
     def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """As the kernels of the sites' machines counted them, a second or two ago, by job.
+        """Bytes that left and came to each site, by job, as counted by the site's kernel.
 
-        Of the last jobs of each site; whoever wants a sum adds those of before.
+        The counts are a second or two old and cover only the last `KEPT_JOBS` jobs of each site;
+        for a total, the caller adds earlier jobs.
         """
         with self._lock:
             return {site: dict(of_jobs) for site, of_jobs in self._carried.items()}
 
     def wait_for(self, sites: Collection[str], seconds: float) -> bool:
-        """Waits until there are lines to all of these sites; returns whether there are."""
+        """Waits until there are lines to all of these sites; returns False after `seconds`."""
         deadline = time.monotonic() + seconds
         while set(sites) - set(self.sites()) and time.monotonic() < deadline:
             time.sleep(0.2)
         return not set(sites) - set(self.sites())
 
     def job(self, site: str) -> str:
-        """The latest job of a site; nothing if there is none."""
+        """Id of a site's latest job; empty if it has none."""
         with self._lock:
             return self._links[site].job if site in self._links else ""
 
     def close(self) -> None:
-        """Ends all jobs."""
+        """Closes all lines, ends all jobs and closes the office."""
         if self._closing.is_set():
             return
         self._closing.set()
@@ -164,7 +166,7 @@ class Flare(Transport):
                     del of_jobs[old]
 
     def _live(self) -> dict[str, tuple[str, Requests]]:
-        """Job and line of each site that has one."""
+        """Job and line of each site that has a line."""
         with self._lock:
             for link in self._links.values():
                 if link.line and link.line.frames.ended():
@@ -173,7 +175,7 @@ class Flare(Transport):
             return {site: (x.job, x.line) for site, x in self._links.items() if x.line}
 
     def _welcome(self, greeting: dict[str, str], frames: Frames) -> None:
-        """A relay has come whose site answers; its connection is a line until it ends."""
+        """Registers a relay, whose site answers; its connection is the line until it ends."""
         site, job = greeting.get("site", ""), greeting.get("job", "")
         ours = {"run": self.office.run, "recipe": self.office.recipe.digest()}
         if any(greeting.get(name) != value for name, value in ours.items()):
@@ -181,7 +183,7 @@ class Flare(Transport):
         if not self.belongs(site):
             raise WireError(f"job {job} is of {site}, which is no site of this federation.")
         with self._lock:
-            # After a restart of the coordinator, jobs of before are still there: they will do.
+            # After a restart of the coordinator, earlier jobs still run and are used.
             link = self._links.setdefault(site, _Link(job, time.monotonic()))
             if link.job != job:
                 raise WireError(f"job {job} is not the one of site {site}.")
@@ -192,7 +194,7 @@ class Flare(Transport):
             pass
 
     def _keep(self) -> None:
-        """Keeps one job for each site that FLARE knows."""
+        """Keeps one job running for each member that FLARE knows; runs in its own thread."""
         swept = -SWEEP_S
         while not self._closing.wait(LOOK_S):
             try:
@@ -209,10 +211,10 @@ class Flare(Transport):
             except AsyndganError as error:
                 log.warning("%s", error)
             except Exception:
-                log.exception("jobs cannot be kept now")  # and are looked at again
+                log.exception("jobs cannot be kept now")  # tried again in the next round
 
     def _sweep(self) -> None:
-        """Takes over jobs that have outlived a coordinator; ends those that nobody needs."""
+        """Takes over jobs that outlived an earlier coordinator; ends jobs not needed any more."""
         for site, jobs in self.office.sweep(self._members).items():
             with self._lock:
                 link = self._links.setdefault(site, _Link(jobs[-1], time.monotonic()))
@@ -220,7 +222,7 @@ class Flare(Transport):
                 self.office.end(job)
 
     def _keep_job(self, site: str) -> None:
-        """Submits a job for a site without a line, unless its latest one may still bring one."""
+        """Submits a job for a site without a line, unless its latest job may still bring one."""
         with self._lock:
             link = self._links.get(site)
         if link:
@@ -232,7 +234,7 @@ class Flare(Transport):
             self.office.end(link.job)
             with self._lock:
                 if link.line:
-                    return  # it came just now, and ends with its job
+                    return  # the line came just now and ends with its job
                 self._links.pop(site)
             if not link.spent:
                 self._in_vain[site] += 1
@@ -240,7 +242,7 @@ class Flare(Transport):
         submitted = self.office.submit(site)
         with self._lock:
             kept = self._links.setdefault(site, _Link(submitted, time.monotonic()))
-        if kept.job != submitted:  # one of before has come meanwhile
+        if kept.job != submitted:  # meanwhile an earlier job has connected
             self.office.end(submitted)
         else:
             log.info("job %s for site %s", submitted, site)
