@@ -21,11 +21,10 @@ from sklearn.svm import SVC
 
 from asyndgan.data import Cohort
 from asyndgan.engines import InProcess
-from asyndgan.models import site_noise
 from asyndgan.privacy.accounting import epsilon_of
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
-from asyndgan.training import Coordinator, Site, scope_maps
+from asyndgan.training import Coordinator, Site, generator_inputs
 from common import DELTA, arguments, markdown, noise_for, publish, remembered
 
 Digits = tuple[torch.Tensor, torch.Tensor]
@@ -145,10 +144,9 @@ def painted(row: Row, train: Digits) -> Digits:
         assert epsilon_of(site.release.account.spent, DELTA) <= row.epsilon
     classes = torch.arange(PAINTED) % 10
     random = torch.Generator().manual_seed(row.seed)
-    noise = site_noise(recipe, [""] * PAINTED, coordinator.scope.space, random)
+    inputs = generator_inputs(recipe, coordinator.scope, classes, [""] * PAINTED, random)
     with torch.no_grad():
-        maps = scope_maps(recipe, coordinator.scope, classes)
-        return coordinator.average(maps, noise), classes
+        return coordinator.average(*inputs), classes
 
 
 def means(row: Row, train: Digits) -> Digits:

@@ -21,11 +21,10 @@ from pathlib import Path
 import torch
 
 from asyndgan.evaluation.attacks import Rehearsal, bisected, inverted, psnr
-from asyndgan.models import site_noise
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.training import scope_maps
+from asyndgan.training import generator_inputs
 from asyndgan.wire import through
 from common import arguments, asked_again, markdown, publish, remembered, sites_of, trained
 
@@ -44,9 +43,9 @@ def painted_for(run: RunFolder, name: str, conditions: torch.Tensor) -> torch.Te
     """What the coordinator paints for a site's masks without asking it anything."""
     recipe, scope = run.recipe(), run.facts().scope
     random = torch.Generator().manual_seed(0)
-    noise = site_noise(recipe, [name] * len(conditions), scope.space, random)
+    inputs = generator_inputs(recipe, scope, conditions, [name] * len(conditions), random)
     with torch.no_grad():
-        return run.generator()(scope_maps(recipe, scope, conditions), noise)
+        return run.generator()(*inputs)
 
 
 def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, float]:

@@ -29,10 +29,9 @@ from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
 from asyndgan.evaluation.table import without_nan
-from asyndgan.models import site_noise
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
-from asyndgan.training import scope_maps
+from asyndgan.training import generator_inputs
 
 PAINTINGS: Final = 4
 """Of each real mask at the least, with noise of their own, for the attacks on the generator."""
@@ -329,9 +328,9 @@ def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
     sites = list(facts.sites) * repeats
     gaps: list[Tensor] = []
     for case in cases:
-        maps = scope_maps(recipe, facts.scope, torch.stack([case.mask] * len(sites)))
+        masks = torch.stack([case.mask] * len(sites))
         with torch.no_grad():
-            painted = generator(maps, site_noise(recipe, sites, facts.scope.space, random))
+            painted = generator(*generator_inputs(recipe, facts.scope, masks, sites, random))
         gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1))
     return torch.stack(gaps).unflatten(1, (repeats, len(facts.sites)))
 

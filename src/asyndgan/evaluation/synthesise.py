@@ -19,9 +19,8 @@ from asyndgan.data.prepare import load_masks
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment
-from asyndgan.models import site_noise
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.training import Scope, scope_maps
+from asyndgan.training import Scope, generator_inputs
 
 BATCH: Final = 32
 PAINTING_VERSION: Final = 3
@@ -103,9 +102,8 @@ def synthesise(
             own = list(looks[start : start + BATCH]) or [""] * len(part)
             if recipe.generator.style and not looks:
                 own = _looks(facts, len(part), random)
-            noise = site_noise(recipe, own, scope.space, random)
             with torch.no_grad():
-                images = generator(scope_maps(recipe, scope, conditions), noise)
+                images = generator(*generator_inputs(recipe, scope, conditions, own, random))
             if recipe.image.source == "masks":
                 conditions = _painted_masks(images, scope)
             for (name, _), image, mask in zip(part, images, conditions, strict=True):

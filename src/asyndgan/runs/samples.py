@@ -9,8 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyndgan.models import site_noise
-from asyndgan.training import Coordinator, scope_maps
+from asyndgan.training import Coordinator, generator_inputs
 
 ROWS = 2
 """Images of each site in a grid."""
@@ -35,15 +34,14 @@ class SampleGrid:
         self.coordinator = coordinator
         conditions = torch.stack([mask for _, mask in masks])
         recipe, scope = coordinator.recipe, coordinator.scope
-        self.maps = scope_maps(recipe, scope, conditions).to(coordinator.device)
         random = torch.Generator().manual_seed(recipe.training.seed)
-        noise = site_noise(recipe, [site for site, _ in masks], scope.space, random)
-        self.noise = noise.to(coordinator.device)
+        sites = [site for site, _ in masks]
+        self.inputs = generator_inputs(recipe, scope, conditions, sites, random, coordinator.device)
 
     def write(self, step: int) -> np.ndarray:
         """Writes the grid of a step; returns it as uint8 (1, height, width)."""
         with torch.no_grad():
-            images = self.coordinator.average(self.maps, self.noise).cpu()
+            images = self.coordinator.average(*self.inputs).cpu()
         rows = [torch.cat(list(image), dim=-1) for image in images]
         grid = ((torch.cat(rows, dim=0) + 1) * 127.5).round().to(torch.uint8).numpy()
         self.folder.mkdir(parents=True, exist_ok=True)

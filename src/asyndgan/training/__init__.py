@@ -1,7 +1,7 @@
 """The coordinator's step, the site's step, and the state that both keep."""
 
 from asyndgan.training.coordinator import Coordinator, StepReport
-from asyndgan.training.scope import Scope, new_generator, scope_maps
+from asyndgan.training.scope import Scope, generator_inputs, new_generator, scope_maps
 from asyndgan.training.site import Site
 
 GENERATOR_VERSION = 4
@@ -13,6 +13,7 @@ __all__ = [
     "Scope",
     "Site",
     "StepReport",
+    "generator_inputs",
     "new_generator",
     "scope_maps",
 ]

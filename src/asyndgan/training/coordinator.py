@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from asyndgan.arrays import CPU
 from asyndgan.data import derived_seed
 from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, WireError
-from asyndgan.models import arithmetic, site_noise
+from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import (
@@ -32,7 +32,7 @@ from asyndgan.training.objective import adam, average_decay, follow, rate_factor
 from asyndgan.training.painting import Painting
 from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.roster import Keep, Member, Roster, open_all
-from asyndgan.training.scope import Scope, agree, new_generator, scope_maps
+from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
 from asyndgan.training.selection import Selection, real_moments
 from asyndgan.wire import Appraisal, Appraise, Judge, Judgement, Message, Open
 
@@ -265,10 +265,9 @@ class Coordinator:
         self, generator: nn.Module, conditions: Tensor, sites: Sequence[str], random: Any
     ) -> Tensor:
         """Paints images of conditions in the looks of the given sites."""
-        noise = site_noise(self.recipe, sites, self.scope.space, random).to(self.device)
-        maps = scope_maps(self.recipe, self.scope, conditions).to(self.device)
+        inputs = generator_inputs(self.recipe, self.scope, conditions, sites, random, self.device)
         with arithmetic(self.recipe.training.precision, self.device):
-            images: Tensor = generator(maps, noise)
+            images: Tensor = generator(*inputs)
         return images.float()
 
     def _no_conditions(self, site: str) -> Tensor:
@@ -286,10 +285,9 @@ class Coordinator:
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
         sites = [site for site, member in members.items() for _ in member.conditions]
         random = torch.Generator().manual_seed(seed)
-        noise = site_noise(self.recipe, sites, self.scope.space, random).to(self.device)
-        maps = scope_maps(self.recipe, self.scope, conditions).to(self.device)
+        inputs = generator_inputs(self.recipe, self.scope, conditions, sites, random, self.device)
         training = self.recipe.training
-        return Painting(generator, maps, noise, chunk=training.chunk, precision=training.precision)
+        return Painting(generator, *inputs, chunk=training.chunk, precision=training.precision)
 
     def _update(self) -> None:
         total = torch.nn.utils.get_total_norm(

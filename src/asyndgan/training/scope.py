@@ -1,14 +1,16 @@
 """The modalities, labels and image size of a run, agreed among the sites that opened it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self, final
 
+import torch
 from torch import Tensor, nn
 
+from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import CohortError
-from asyndgan.models import build_generator, condition_channels, condition_maps
+from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import Recipe
 from asyndgan.wire import Card
 
@@ -164,3 +166,25 @@ def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
         labels=max(scope.labels) + 1,
         space=scope.space,
     )
+
+
+def generator_inputs(
+    recipe: Recipe,
+    scope: Scope,
+    conditions: Tensor,
+    sites: Sequence[str],
+    random: torch.Generator,
+    device: torch.device = CPU,
+) -> tuple[Condition, Noise]:
+    """What a generator paints from: maps of the conditions, and noise.
+
+    Args:
+        recipe: of the run.
+        scope: of the run.
+        conditions: one for each image.
+        sites: the site whose look each image should have.
+        random: draws the noise, on the CPU.
+        device: where the generator is.
+    """
+    noise = site_noise(recipe, sites, scope.space, random)
+    return scope_maps(recipe, scope, conditions).to(device), noise.to(device)
