@@ -1,4 +1,4 @@
-"""What the scripts beside this share: trainings that are not done twice, tables into documents."""
+"""Helpers shared by the benchmark scripts: cached trainings and results, tables in documents."""
 
 import argparse
 import json
@@ -23,7 +23,7 @@ from asyndgan.training import Site
 from asyndgan.training.checkpoint import stored_steps
 
 DELTA = 1e-5
-"""Of every epsilon."""
+"""Delta of every epsilon."""
 
 SITES = {
     "lgg_mri": ("site_1", "site_2", "site_3", "site_4"),
@@ -33,7 +33,7 @@ SITES = {
 
 
 def arguments(about: str, *, data: bool = True) -> argparse.ArgumentParser:
-    """The options that all of them have; some need no data."""
+    """A parser with the options that all scripts share; `data` adds the folder of the data sets."""
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -45,7 +45,7 @@ def arguments(about: str, *, data: bool = True) -> argparse.ArgumentParser:
 
 
 def emptied(out: Path) -> Path:
-    """A folder, resolved, without what an earlier measurement left in it."""
+    """Deletes a folder left by an earlier measurement; returns its resolved path."""
     out = out.resolve()
     if out.exists():
         shutil.rmtree(out)
@@ -53,12 +53,12 @@ def emptied(out: Path) -> Path:
 
 
 def sites_of(data: Path, name: str) -> dict[str, Path]:
-    """Folders of a set's sites."""
+    """Folder of each site of a set, by the site's name."""
     return {site: data / name / site for site in SITES[name]}
 
 
 def noise_for(epsilon: float, rate: float, uses: int) -> float:
-    """The least noise (to a hundredth) with which so many uses spend no more than epsilon."""
+    """The least noise (within 1 %) with which `uses` uses spend at most this epsilon."""
     low, high = 0.3, 3000.0
     while high / low > 1.01:
         middle = math.sqrt(low * high)
@@ -68,7 +68,7 @@ def noise_for(epsilon: float, rate: float, uses: int) -> float:
 
 
 def trained(recipe: Recipe, sites: dict[str, Path], out: Path) -> RunFolder:
-    """A finished run: found, resumed or begun; as a suite does it."""
+    """A finished run: reused, resumed or trained anew, as in a suite."""
     training = Training(recipe, sites, out, fedgan=False, keep_generators=False)
     if not training.finished():
         training.run()
@@ -85,15 +85,18 @@ def asked_again(
     late: bool,
     policy: Policy = SIMULATION,
 ) -> Iterator[tuple[Site, RolledBack]]:
-    """A site that a malicious coordinator asks as often as it likes about one batch.
+    """A site that a malicious coordinator can ask any number of times about one batch.
 
     Args:
-        run: that the site takes part in, or took.
-        recipe: of the site.
-        name: of the site.
-        data: of the site.
-        late: about the batch after its older checkpoint; else about its first.
-        policy: of the site.
+        run: run that the site takes part in or took part in.
+        recipe: recipe that the site trains.
+        name: name of the site.
+        data: folder of the site's data.
+        late: ask about the batch after the site's oldest stored checkpoint; else about its first.
+        policy: policy of the site.
+
+    Yields:
+        The site, and the function that asks it.
     """
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
@@ -118,14 +121,14 @@ def asked_again(
 
 
 def remembered(path: Path, name: str, make: Callable[[], object]) -> object:
-    """The entry of a JSON file, made and written if it is not there."""
+    """An entry of a JSON file; if it is missing, it is computed by `make` and stored."""
 
     def entries() -> dict[str, object]:
         return json.loads(path.read_text()) if path.exists() else {}
 
     known = entries()
     if name not in known:
-        made = make()  # takes long: another process may write other entries meanwhile
+        made = make()  # takes long; another process may write other entries meanwhile
         known = entries() | {name: made}
         write_whole(path, json.dumps(known, indent=1).encode())
         print(name, known[name] if not isinstance(known[name], dict) else "")
@@ -133,12 +136,12 @@ def remembered(path: Path, name: str, make: Callable[[], object]) -> object:
 
 
 def markdown(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table."""
+    """A Markdown table."""
     return "\n".join(markdown_table([heading, *(list(map(str, row)) for row in rows)]))
 
 
 def publish(block: str, name: str, document: Path | None) -> None:
-    """Prints a table and writes it into a document's block."""
+    """Prints a table and, if a document is given, writes it into the document's block."""
     print(block)
     if document:
         text = replace_block(document.read_text("utf-8"), name, block)

@@ -1,12 +1,12 @@
-"""What a model learns from digits that were painted under differential privacy.
+"""Accuracy of a model trained on digits that were painted under differential privacy.
 
     python benchmarks/digits.py --out OUT [--seeds 3] [--document docs/evidence.md]
 
-The 1,797 digits of 8x8 pixels that scikit-learn ships, each taken for a patient. Four fifths
-of them lie at one site or at four; a support vector machine is trained on 2,000 painted and judged
-on the last fifth. Rows: DP-SGD on the discriminators and noised feedback at several epsilon, for a
-delta of 1e-5; beside them real digits, the means of the classes with noise (a mechanism without any
-network), and guessing. What is in the file already is not run again; the table is printed.
+The data are the 1,797 digits of 8x8 pixels that scikit-learn ships, each treated as a patient. Four
+fifths of them are held by one site or by four; a support vector machine is trained on 2,000 painted
+digits and judged on the last fifth. Rows: DP-SGD on the discriminators and noised feedback at
+several epsilon, for a delta of 1e-5; for comparison real digits, class means with noise (a
+mechanism without any network), and guessing. Stored results are reused; the table is printed.
 """
 
 import math
@@ -59,14 +59,14 @@ images = "float16"
 feedback = "float16"
 """
 RATE = 0.1
-"""Part of the patients that an update looks at."""
+"""Expected fraction of the patients that an update uses."""
 PAINTED = 2000
 CLASSES = {number: str(number) for number in range(10)}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One training: how, at how many sites, for which epsilon, with which seed."""
+    """One training: its kind, number of sites, epsilon and seed."""
 
     kind: str
     sites: int
@@ -75,17 +75,17 @@ class Row:
 
     @property
     def name(self) -> str:
-        """For the file."""
+        """Key of the result in the JSON file."""
         return f"{self.kind} {self.sites} {self.epsilon:g} {self.seed}"
 
 
 STEPS = {"none": 1000, "discriminator": 600, "feedback": 100}
 UPDATES = 2
-"""Of a private discriminator an answer."""
+"""Updates of a private discriminator per answer."""
 
 
 def digits(seed: int) -> tuple[Digits, Digits]:
-    """Digits to train with and to judge by; every pixel twice as high and wide."""
+    """Digits for training and for judging, upscaled to 16x16 pixels."""
     found = load_digits()
     images = torch.from_numpy(found.images / 8 - 1).float()[:, None]
     images = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -96,18 +96,18 @@ def digits(seed: int) -> tuple[Digits, Digits]:
 
 
 def flat(images: torch.Tensor) -> np.ndarray:
-    """At their own 8x8 pixels."""
+    """Images as rows of their original 8x8 pixels."""
     return torch.nn.functional.avg_pool2d(images, 2).flatten(1).numpy()
 
 
 def accuracy(train: Digits, test: Digits) -> float:
-    """Of a support vector machine."""
+    """Test accuracy of a support vector machine."""
     machine = SVC().fit(flat(train[0]), train[1].numpy())
     return float((machine.predict(flat(test[0])) == test[1].numpy()).mean())
 
 
 def recipe_of(row: Row, patients: int) -> Recipe:
-    """The recipe of a row whose smallest site has so many patients."""
+    """The recipe of a row; `patients` is the number of patients of its smallest site."""
     steps = STEPS[row.kind]
     overrides = [f"training.steps={steps}", f"training.seed={row.seed}"]
     if row.kind == "discriminator":
@@ -116,14 +116,14 @@ def recipe_of(row: Row, patients: int) -> Recipe:
         overrides += [f"privacy.patients={expected}", f"privacy.updates={UPDATES}"]
     if row.kind == "feedback":
         noise = noise_for(row.epsilon, 1.0, steps)
-        overrides += ["privacy.clip=0.01", "training.batch=16"]  # less noise in fewer images
+        overrides += ["privacy.clip=0.01", "training.batch=16"]  # fewer images, less noise in all
     if row.kind != "none":
         overrides += [f"privacy.kind={row.kind}", f"privacy.noise={noise}"]
     return Recipe.from_toml(RECIPE, overrides)
 
 
 def painted(row: Row, train: Digits) -> Digits:
-    """What the generator of a row paints in the end, all classes alike."""
+    """Trains a row's generator and paints digits with it, equally many of each class."""
     parts = [(train[0][j :: row.sites], train[1][j :: row.sites]) for j in range(row.sites)]
     recipe = recipe_of(row, min(len(classes) for _, classes in parts))
     sites = {
@@ -150,10 +150,10 @@ def painted(row: Row, train: Digits) -> Digits:
 
 
 def means(row: Row, train: Digits) -> Digits:
-    """Class means by one noisy sum: the plainest private digits there are.
+    """Digits drawn around class means from one noisy sum, the simplest private baseline.
 
-    A patient adds one image, with pixels from 0 to 1, and one to one count: a vector of length
-    sqrt(64 + 1) at most.
+    A patient contributes one image, with pixels from 0 to 1, and 1 to one count: a vector of length
+    at most sqrt(64 + 1).
     """
     images = (flat(train[0]) + 1) / 2
     random = np.random.default_rng()
@@ -164,7 +164,7 @@ def means(row: Row, train: Digits) -> Digits:
         total = own.sum(0) + deviation * random.standard_normal(64)
         count = max(1.0, len(own) + deviation * random.standard_normal())
         mean = (total / count).clip(0, 1)
-        spread = 0.2 * random.standard_normal((PAINTED // 10, 64))  # public: so that there are many
+        spread = 0.2 * random.standard_normal((PAINTED // 10, 64))  # data-independent variety
         drawn.append(mean + spread)
     pixels = torch.from_numpy(np.stack(drawn, 1).reshape(PAINTED, 1, 8, 8)).float() * 2 - 1
     large = pixels.repeat_interleave(2, 2).repeat_interleave(2, 3)
@@ -172,7 +172,7 @@ def means(row: Row, train: Digits) -> Digits:
 
 
 def rows(seeds: int) -> list[Row]:
-    """All of them, those of one site first."""
+    """All rows, those of one site before those of four, then the baselines."""
     found: list[Row] = []
     for sites in (1, 4):
         for kind, levels in (
@@ -186,7 +186,7 @@ def rows(seeds: int) -> list[Row]:
 
 
 def run(row: Row) -> float:
-    """Accuracy of a row."""
+    """Test accuracy of a row."""
     train, test = digits(row.seed)
     if row.kind == "real":
         return accuracy(train, test)
@@ -194,7 +194,7 @@ def run(row: Row) -> float:
 
 
 def table(results: dict[str, float], seeds: int) -> str:
-    """Markdown: accuracy, mean over seeds and from the worst to the best."""
+    """The Markdown table of accuracies: mean over seeds, lowest and highest."""
     names = {
         "real": "real digits",
         "none": "painted, no privacy",
@@ -217,7 +217,7 @@ def table(results: dict[str, float], seeds: int) -> str:
 
 
 def main() -> None:
-    """Runs what is missing, prints and writes the table."""
+    """Runs the missing trainings, then prints and writes the table."""
     parser = arguments(__doc__, data=False)
     parser.add_argument("--seeds", type=int, default=3)
     asked = parser.parse_args()

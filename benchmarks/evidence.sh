@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Writes the tables of docs/evidence.md anew, as far as they are not computed yet, and of other suites named:
+# Computes the suites of docs/evidence.md, or the ones named, and rewrites their tables:
 #   benchmarks/evidence.sh DATA OUT [SUITE ...]
-# DATA holds lgg_mri, dsb2018_fluo and msd_hippocampus; phantoms are drawn there. A suite that was cut
-# short goes on. All suites together take about forty hours of one core.
+# DATA contains lgg_mri, dsb2018_fluo and msd_hippocampus; phantoms are generated there. Results that
+# exist are reused, and an interrupted suite resumes. All suites take about forty hours of one core.
 set -euo pipefail
 data="$1" out="$2"
 shift 2

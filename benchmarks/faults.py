@@ -1,8 +1,8 @@
-"""What a user sees when a part of a federation dies: seconds until all is well, and steps lost.
+"""Recovery when a part of a federation dies: seconds until all is well, and steps lost.
 
     python benchmarks/faults.py --out OUT [--document docs/federation.md]
 
-A coordinator and four phantom sites, each started by the commands that an administrator types,
+A coordinator and four phantom sites are started with the commands that an administrator would use,
 from real kits, over mutual TLS on this machine. While a tiny generator trains, one part after the
 other is killed (SIGKILL), and one site is frozen for a minute.
 """
@@ -48,7 +48,7 @@ FROZEN_S = 60.0
 
 
 def processes(*words: str) -> list[int]:
-    """Those whose command holds all these words, the oldest first."""
+    """Ids of the processes whose command line contains all these words, oldest first."""
     found = []
     for place in Path("/proc").glob("[0-9]*"):
         try:
@@ -61,7 +61,7 @@ def processes(*words: str) -> list[int]:
 
 
 def children(pid: int) -> list[int]:
-    """Of a process, and theirs."""
+    """Ids of all descendants of a process."""
     own = [
         int(place.parent.name)
         for place in Path("/proc").glob("[0-9]*/stat")
@@ -71,7 +71,7 @@ def children(pid: int) -> list[int]:
 
 
 class Watched:
-    """A run, seen through its metrics."""
+    """Watches a run through its metrics."""
 
     def __init__(self, order: Order) -> None:
         self.folder = order.folder
@@ -80,7 +80,7 @@ class Watched:
         self.pause = 0.0
 
     def whole(self) -> bool:
-        """Whether all sites took part in a step of the last second."""
+        """Whether the newest step is less than a second old and all sites took part in it."""
         records = self.folder.metrics()
         if not records:
             return False
@@ -90,7 +90,7 @@ class Watched:
         return age < 1.0 and len(records[-1]["shares"]) == self.sites
 
     def calm(self, seconds: float = 300.0) -> float:
-        """Waits until all has been well for a while; returns when that began."""
+        """Waits until the run was whole for `CALM_S` seconds; returns the time when that began."""
         since, end = None, time.time() + seconds
         while time.time() < end:
             if not self.whole():
@@ -103,29 +103,34 @@ class Watched:
         raise SystemExit(f"not as before within {seconds:g} s; see {self.folder.path}")
 
     def hit(self, blow: Callable[[], None]) -> list[str]:
-        """Seconds until all sites were back, longest pause, steps without one, steps anew, news."""
+        """Measures the recovery from a fault.
+
+        Returns:
+            As text: seconds until all sites were back, longest pause, steps without all sites,
+            steps repeated, news.
+        """
         self.calm()
         before, begun = self.folder.metrics()[-1]["step"], time.time()
         self.lowest, self.pause = before, 0.0
         with ThreadPoolExecutor(1) as others:
-            blowing = others.submit(blow)  # some take their time
+            blowing = others.submit(blow)  # some faults take a while
             while not blowing.done():
                 self.whole()
                 time.sleep(0.1)
-        blowing.result()  # a blow that did not land is no recovery
-        time.sleep(1.5)  # so that it has been noticed
+        blowing.result()  # raises if the fault could not be caused
+        time.sleep(1.5)  # gives the run time to notice the fault
         normal = max(0.0, self.calm() - begun)
         after = [each for each in self.folder.metrics() if each["step"] > before]
         without = sum(len(each["shares"]) < self.sites for each in after)
         told = dict.fromkeys(line for each in after for line in each["news"])
-        # A coordinator that begins again goes on from its checkpoint.
+        # A restarted coordinator resumes from its checkpoint and repeats the steps since then.
         anew = before - self.lowest
         said = "; ".join(line.rstrip(".") for line in told)
         return [f"{normal:.0f} s", f"{self.pause:.1f} s", str(without), str(anew), said]
 
 
 def main() -> None:
-    """Starts everything, hits it, writes the table."""
+    """Starts the federation, causes the faults, then prints and writes the table."""
     asked = arguments(__doc__, data=False).parse_args()
     out = emptied(asked.out)
     write_phantoms(out / "data", size=32, patients_scale=0.1)

@@ -1,8 +1,8 @@
-"""Mutated messages without end: each is read, or refused by one of our errors, in bounded memory.
+"""Fuzzes the wire format: mutated messages must parse or raise one of our errors.
 
     python benchmarks/fuzz.py --messages 1000000
 
-Prints how many of each outcome there were, the slowest message, and the peak of Python's memory.
+Prints the count of each outcome, the time of the slowest message and the peak of Python's memory.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def seeds() -> list[bytes]:
 
 
 def mutated(payload: bytes, draw: random.Random) -> bytes:
-    """Bytes changed, cut, doubled or put in, or a header with other values."""
+    """A mutation: bytes changed, cut off, repeated or inserted, or header values replaced."""
     kind = draw.randrange(6)
     if kind == 0:
         content = bytearray(payload)
@@ -91,7 +91,7 @@ def mutated(payload: bytes, draw: random.Random) -> bytes:
     try:
         header = json.loads(payload[PREFIX.size : PREFIX.size + length])
     except ValueError:
-        return payload  # it was mutated before
+        return payload  # an earlier mutation broke the header
     place = header
     while isinstance(place, dict) and place:
         key = draw.choice(list(place))
@@ -104,7 +104,7 @@ def mutated(payload: bytes, draw: random.Random) -> bytes:
 
 
 def main() -> None:
-    """Reads as many messages as asked for."""
+    """Unpacks the requested number of mutated messages and prints the outcomes."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--messages", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,18 +1,20 @@
-"""Can patients who took part be told from others? Membership inference on real data.
+"""Membership inference on real data: can patients who took part be told from others?
 
     python benchmarks/membership.py --data DATA --out OUT [--document docs/evidence.md]
 
-For each set, recipe and split: half of every site's patients (pictures, where a case is nobody's),
-chosen by chance, train a generator at 64 pixels; then three attacks score all of them. So that only
-the images can give anybody away, the synthetic set is painted from the masks of both halves. Two
-attacks more are a coordinator's that has a patient's images: `asked` sends each of them to the site
-as if it were synthetic, and reads its loss (`asked, without losses`: the length of the feedback,
-which a policy with `leaves.losses = false` leaves it), once and as the mean over eight shifted
-copies; `discriminator` is given the discriminator of the site as it is in the end, and shows it
-sixteen shifted copies (under differential privacy every question is charged, so there is one). Five
-splits; a patient's score in splits
-that took him in is compared with his own in others, so that nobody looks like a member for being an
-easy case, and patients are the unit of the test and the interval.
+For each set, recipe and split, a random half of every site's patients (or pictures, if cases have
+no patient) trains a generator at 64 pixels; then three attacks score all patients. The synthetic
+set is painted from the masks of both halves, so that only the images can reveal membership.
+
+Two further attacks need a patient's images. `asked` is a coordinator that sends each of them to the
+site as if it were synthetic and reads the site's loss (`asked, without losses`: the length of the
+feedback, which is what remains under a policy with `leaves.losses = false`), once and as the mean
+over eight shifted copies; under differential privacy it asks only once, since every question is
+charged. `discriminator` has the site's final discriminator and shows it sixteen shifted copies.
+
+There are five splits, three for some recipes. A patient's score in splits that include the patient
+is compared with the same patient's score in the others, so that easy cases do not look like
+members. Patients are the unit of the test and of the interval.
 """
 
 from dataclasses import replace
@@ -48,9 +50,9 @@ from common import (
 
 SPLITS = 5
 FEWER = {"move": 3, "overfitted": 3, "private": 3}
-"""Splits of what stands beside `default` and `paper`, and takes long."""
+"""Number of splits of the slow models other than `default` and `paper`."""
 EPSILON = 8.0
-"""Of `private`, at the smallest site; larger ones spend less."""
+"""Largest epsilon of `private`, at the smallest site; larger sites spend less."""
 EVERYWHERE = (
     "image.size=64", "training.precision=bfloat16", "training.hold_out=0.5",
     "training.checkpoint_every=50",
@@ -89,7 +91,7 @@ Scores = dict[str, dict[str, float]]
 
 
 def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
-    """A model's recipe with the half of one split held out; as private as EPSILON at every site."""
+    """A model's recipe for one split; if private, no site spends more than `EPSILON`."""
     recipe, overrides = MODELS[name]
     own = [*EVERYWHERE, *overrides, f"training.hold_out_seed={split}", f"training.seed={split}"]
     found = load_recipe(recipe, own)
@@ -100,7 +102,7 @@ def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
         for data in sites.values()
     ]
     rate = min(1.0, found.privacy.patients / min(members))
-    # Every question has the site learn once more, and is charged.
+    # Every question makes the site learn once more and is charged.
     most = max(len(load_cases(data, found.image)) for data in sites.values())
     noise = noise_for(EPSILON, rate, (found.training.steps + most) * found.privacy.updates)
     return load_recipe(recipe, [*own, f"privacy.noise={noise:.3f}"])
@@ -118,7 +120,7 @@ def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, obj
         sites, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
     )
     members = [
-        replace(case, patient=f"{site}/{case.patient}")  # as the others are named
+        replace(case, patient=f"{site}/{case.patient}")  # named like the held-out patients
         for site, cases in real.items()
         for case in cases
     ]
@@ -136,7 +138,7 @@ def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, obj
 
 
 def copies(case: Case, number: int, seed: int) -> Batch:
-    """A case as it is, then shifted at random as discriminators see it."""
+    """A batch of copies of a case: the first unchanged, the others shifted at random."""
     random = torch.Generator().manual_seed(seed)
     images, masks = torch.stack([case.image] * number), torch.stack([case.mask] * number)
     shifted, maps = disturbed(images, masks[:, None].float(), ("shift",), random)
@@ -147,9 +149,10 @@ def copies(case: Case, number: int, seed: int) -> Batch:
 def by_asking(
     run: RunFolder, site: str, data: Path, cases: list[Case], questions: int
 ) -> dict[str, list[float]]:
-    """How real a site says that images are which it is sent as synthetic ones, and asks no more of.
+    """Scores each case by how real the site finds it when it is sent as a synthetic image.
 
-    It judges them on masks that it chose itself, after an update that takes them for synthetic.
+    The site judges the images with masks of its own choice, after an update of its discriminator
+    that treats them as synthetic.
     """
     recipe = run.recipe()
     size = recipe.training.batch
@@ -170,9 +173,9 @@ def by_asking(
 
 
 def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float]:
-    """How real a site's discriminator finds images (LOGAN's white box; Hayes et al. 2019)."""
+    """Scores each case by the log-odds of the site's discriminator (LOGAN, Hayes et al. 2019)."""
     facts, recipe = run.facts(), run.recipe().at_site(site)
-    seeing = recipe.discriminator.model_copy(update={"augment": ()})  # who attacks disturbs nothing
+    seeing = recipe.discriminator.model_copy(update={"augment": ()})  # attackers do not augment
     objective = Objective(
         recipe.model_copy(update={"discriminator": seeing}),
         modalities=len(facts.scope.modalities),
@@ -190,7 +193,7 @@ def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float
 
 
 def ranks(cases: list[Case], scores: list[float]) -> dict[str, float]:
-    """Ranks of one site's patients: scores by two discriminators do not compare."""
+    """Ranks of one site's patients: scores of different discriminators are not comparable."""
     found: dict[str, list[float]] = {}
     for case, score in zip(cases, scores, strict=True):
         found.setdefault(case.patient, []).append(score)
@@ -199,7 +202,7 @@ def ranks(cases: list[Case], scores: list[float]) -> dict[str, float]:
 
 
 def auc(scores: dict[str, float], members: set[str], times: dict[str, int]) -> float:
-    """Area under the curve, each patient counted as often as `times` says."""
+    """Area under the ROC curve, each patient counted `times` times; nan if a group is empty."""
     groups: tuple[list[float], list[float]] = ([], [])
     for patient, score in scores.items():
         groups[patient not in members].extend([score] * times.get(patient, 0))
@@ -209,7 +212,7 @@ def auc(scores: dict[str, float], members: set[str], times: dict[str, int]) -> f
 
 
 def judged(splits: list[dict], attack: str) -> list[object]:
-    """A row of the table: mean area, interval, test."""
+    """Cells of a row: mean area under the curve, interval, p-value, patients, verdict."""
     runs = [(each["scores"][attack], set(each["members"])) for each in splits]
     patients = sorted({patient for scores, _ in runs for patient in scores})
     once = dict.fromkeys(patients, 1)
@@ -236,7 +239,7 @@ def judged(splits: list[dict], attack: str) -> list[object]:
 
 
 def main() -> None:
-    """Trains what is missing, prints and writes the table."""
+    """Runs the missing trainings and attacks, then prints and writes the table."""
     parser = arguments(__doc__)
     parser.add_argument("--sets", nargs="+", default=["lgg_mri", "dsb2018_fluo"])
     parser.add_argument("--models", nargs="+", default=list(MODELS))
@@ -252,7 +255,7 @@ def main() -> None:
                 sites = sites_of(asked.data, part)
                 name = f"{part}-{model}-{split}"
                 recipe = recipe_of(model, split, sites)
-                # Not by the name alone: a recipe changes, and its name stays.
+                # The key includes the digest, since a recipe can change under the same name.
                 entries[name] = remembered(
                     asked.out / "scores.json",
                     f"{name}-{recipe.digest()[:12]}",

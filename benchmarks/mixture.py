@@ -1,19 +1,20 @@
-"""The theory, measured on toys: what the sum of feedback learns, what odds do, what FedGAN does.
+"""Checks the theory on toy problems: what the sum of feedback, odds and FedGAN learn.
 
     python benchmarks/mixture.py --out OUT [--document docs/theory.md]
 
-Minimax losses throughout (Goodfellow et al. 2014, equation 1), since nothing is proved for others.
+All losses are minimax (Goodfellow et al. 2014, equation 1), since nothing is proved for others.
 
-Unconditional: sites with uneven shares over 64 places on a line, near each other or apart;
-generator and discriminators are tables, every expectation is exact, so that where a game ends is
-the theory's word and not that of a network or of chance. Beside the game: the centroid of the
-sites, sum_j pi_j JS(p_j, q) minimised by itself. (FedGAN's game of tables does not settle.)
+Unconditional: sites with uneven shares have distributions over 64 places on a line, overlapping or
+apart. Generator and discriminators are tables and every expectation is exact, so the result depends
+neither on networks nor on chance. It is compared with the centroid of the sites, found by
+minimising sum_j pi_j JS(p_j, q) directly. (FedGAN's game of tables does not converge.)
 
-Conditional: small networks, samples, and masks (ten classes) that the sites have in uneven parts,
-each of its own; what a mask looks like, p(y | x), is shared by all. Divergence from the true
-mixture s(x) p(y | x), in bits, of the averaged generator; central training has one discriminator on
-all sites' samples. All methods see as many samples and make as many steps, and a seed gives all of
-them the same masks and first weights.
+Conditional: small networks are trained on samples. Each site has its own uneven distribution of
+masks (ten classes); the distribution of values given a mask, p(y | x), is the same everywhere.
+Measured is the divergence of the averaged generator from the true mixture s(x) p(y | x), in bits.
+Central training has one discriminator on all sites' samples. All methods see the same number of
+samples and take the same number of steps, and for a given seed all start from the same masks and
+initial weights.
 """
 
 import math
@@ -33,21 +34,21 @@ from common import arguments, markdown, publish, remembered
 PLACES = 64
 GAME = 4000
 LOCAL = 20
-"""Steps of FedGAN between two averagings."""
+"""Steps between two averagings of FedGAN."""
 
 SITES = (2, 4, 8, 16, 32)
 SEEDS = 10
 MASKS = 10
 STEPS = 3000
 BATCH = 64
-"""Samples of a site."""
+"""Samples per site and step."""
 
 BINS = 40
 DRAWS = 200_000
 
 
 def main() -> None:
-    """Measures what is missing, and prints the tables."""
+    """Runs the missing measurements, then prints and writes the tables."""
     torch.set_num_threads(1)
     given = arguments(__doc__ or "", data=False).parse_args(sys.argv[1:])
     given.out.mkdir(parents=True, exist_ok=True)
@@ -77,13 +78,13 @@ def main() -> None:
 
 
 def shares_of(count: int) -> Tensor:
-    """Uneven: the first site has seven thirds of the second's, and so on, down to a floor."""
+    """Uneven shares: each site has 0.43 times the share of the one before, down to a floor."""
     sizes = torch.tensor([max(0.43**j, 0.1) for j in range(count)], dtype=torch.float64)
     return sizes / sizes.sum()
 
 
 def sites_on_a_line(count: int, *, apart: bool) -> Tensor:
-    """p_j (sites, places): bumps; apart: each on places of its own."""
+    """Distributions p_j (sites, places), one bump each; `apart`: with disjoint supports."""
     places = torch.arange(PLACES, dtype=torch.float64) + 0.5
     middles = (torch.arange(count, dtype=torch.float64) + 0.5) * PLACES / count
     width = PLACES / count / (6 if apart else 1)
@@ -95,9 +96,9 @@ def sites_on_a_line(count: int, *, apart: bool) -> Tensor:
 
 
 def centroid(sites: Tensor, shares: Tensor) -> Tensor:
-    """The q that minimises sum_j pi_j JS(p_j, q), by its condition of optimality.
+    """The q that minimises sum_j pi_j JS(p_j, q), by a fixed-point iteration.
 
-    A fixed point: at the minimum sum_j pi_j log(2 q / (p_j + q)) is the same wherever q is above 0.
+    At the minimum, sum_j pi_j log(2 q / (p_j + q)) has the same value wherever q is above 0.
     """
     q = shares @ sites
     for _ in range(20000):
@@ -108,12 +109,15 @@ def centroid(sites: Tensor, shares: Tensor) -> Tensor:
 
 
 def game(sites: Tensor, shares: Tensor, kind: str) -> Tensor:
-    """Where the game of tables ends: q (places,).
+    """Plays the game of tables to its end.
 
     Args:
-        sites: p_j (sites, places).
-        shares: of the sites.
+        sites: distributions p_j (sites, places).
+        shares: shares of the sites.
         kind: `sum` or `odds`.
+
+    Returns:
+        The generator's distribution q (places,), averaged over the second half of the steps.
     """
     count = len(sites)
     theta = torch.zeros(1, PLACES, dtype=torch.float64, requires_grad=True)
@@ -147,12 +151,12 @@ def game(sites: Tensor, shares: Tensor, kind: str) -> Tensor:
 
 
 def variation(p: Tensor, q: Tensor) -> float:
-    """Total variation, 0 to 1."""
+    """Total variation distance, 0 to 1."""
     return float((p - q).abs().sum() / 2)
 
 
 def line_row(cache: Path, count: int, apart: bool) -> list[str]:
-    """A line of the first table."""
+    """A row of the first table."""
     sites, shares = sites_on_a_line(count, apart=apart), shares_of(count)
     mixture = shares @ sites
 
@@ -180,7 +184,7 @@ def line_row(cache: Path, count: int, apart: bool) -> list[str]:
 
 
 def picture(path: Path) -> None:
-    """Two sites apart, shares .7 and .3: where each game ends."""
+    """Plots the results for two sites that lie apart, with shares 0.7 and 0.3."""
     sites, shares = sites_on_a_line(2, apart=True), torch.tensor([0.7, 0.3], dtype=torch.float64)
     path.write_bytes(
         plot_centroids(
@@ -198,12 +202,12 @@ def picture(path: Path) -> None:
 
 
 class Networks:
-    """Some small networks of one architecture side by side, each with its own weights.
+    """Several small networks of one architecture, evaluated in parallel.
 
     Args:
-        count: of them.
-        sizes: of the layers.
-        seed: of the weights, which are the same for all.
+        count: number of networks.
+        sizes: sizes of the layers.
+        seed: seed of the initial weights, which all networks share.
     """
 
     def __init__(self, count: int, sizes: tuple[int, ...], seed: int) -> None:
@@ -217,7 +221,7 @@ class Networks:
             weight.requires_grad_()
 
     def __call__(self, inputs: Tensor, weights: list[Tensor] | None = None) -> Tensor:
-        """(count, n, in) to (count, n, out)."""
+        """Maps inputs (count, n, in) to outputs (count, n, out)."""
         used, maps = weights or self.weights, inputs
         for place in range(0, len(used), 2):
             maps = torch.baddbmm(used[place + 1], maps, used[place])
@@ -226,13 +230,13 @@ class Networks:
 
 
 def masks_of(count: int, seed: int) -> Tensor:
-    """s_j (sites, masks): each site has a few masks often and most of them rarely."""
+    """Distributions s_j (sites, masks): at each site a few masks are common and most are rare."""
     random = torch.Generator().manual_seed(seed)
     return torch.softmax(2.0 * torch.randn(count, MASKS, generator=random), 1)
 
 
 def real(masks: Tensor, random: torch.Generator) -> Tensor:
-    """Values of these masks, alike at all sites: two bumps whose place and weight say the mask."""
+    """Draws real values of masks: one of two bumps, whose place and weight depend on the mask."""
     angle = 2 * math.pi * masks / MASKS
     left = torch.rand(masks.shape, generator=random) < 0.3 + 0.4 * (masks % 2)
     middle = torch.where(left, 2 * torch.cos(angle), 2 * torch.sin(angle) + 0.5)
@@ -240,12 +244,12 @@ def real(masks: Tensor, random: torch.Generator) -> Tensor:
 
 
 def conditional(count: int, kind: str, seed: int) -> float:
-    """Divergence (Jensen and Shannon, bits) of what was learned from the true mixture.
+    """Jensen-Shannon divergence, in bits, of the learned distribution from the true mixture.
 
     Args:
-        count: of sites.
+        count: number of sites.
         kind: `central`, `sum` or `fedgan`.
-        seed: of the sites' masks, the weights and the samples.
+        seed: seed of the sites' masks, the weights and the samples.
     """
     random = torch.Generator().manual_seed(1000 + seed)
     table, shares = masks_of(count, seed), shares_of(count).float()
@@ -259,7 +263,7 @@ def conditional(count: int, kind: str, seed: int) -> float:
     average = [weight.detach().clone() for weight in painter.weights]
 
     def drawn(size: int) -> Tensor:
-        """Masks (sites, size); of central training, of all sites by shares, (1, sites * size)."""
+        """Masks (sites, size); for central training (1, sites * size), drawn by the shares."""
         if kind == "central":
             whose = torch.multinomial(shares, count * size, replacement=True, generator=random)
             return torch.multinomial(table[whose], 1, generator=random).T
@@ -290,7 +294,7 @@ def conditional(count: int, kind: str, seed: int) -> float:
             (judges * loss).backward()
             learn.step()
         masks = drawn(BATCH)
-        # minimax: log(1 - D), whose gradient by the images is the sites' feedback
+        # minimax: log(1 - D), whose gradient with respect to the images is the sites' feedback
         fixed = [weight.detach() for weight in judge.weights]
         logits = judged(masks, painted(masks), fixed)
         by = torch.ones_like(of_sites) if kind == "fedgan" else of_sites
@@ -316,7 +320,7 @@ def _divergence(
     painters: int,
     random: torch.Generator,
 ) -> float:
-    """Between histograms of (x, y) with as many draws of both."""
+    """Divergence between histograms of (x, y), with equally many real and painted draws."""
     masks = torch.multinomial(prior, DRAWS, replacement=True, generator=random)
     with torch.no_grad():
         values = painted(masks.reshape(1, -1).expand(painters, -1), weights)[0]
@@ -334,7 +338,7 @@ def _divergence(
 
 
 def conditional_row(cache: Path, count: int) -> list[str]:
-    """A line of the second table: means over seeds, and their ratio to central training."""
+    """A row of the second table: means over seeds, and their ratios to central training."""
     by_kind = {}
     for kind in ("central", "sum", "fedgan"):
         found = [

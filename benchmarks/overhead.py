@@ -1,11 +1,11 @@
-"""What the network costs a step: milliseconds and bytes, at 128 pixels and four sites.
+"""Overhead of the network per step: milliseconds and bytes, at 128 pixels and four sites.
 
     python benchmarks/overhead.py --out OUT [--document docs/federation.md]
 
-Engines take turns, step by step, within this one run: `inprocess`, where the sites compute in
-threads, and `processes` and `flare`, where they compute in processes of their own, on the same
-cores. A tiny generator and discriminators leave little but the way of the bytes, which are as many
-as with large ones.
+The engines take turns, step by step, within one run of this script: `inprocess`, where the sites
+compute in threads, and `processes` and `flare`, where they compute in separate processes on the
+same cores. With a tiny generator and tiny discriminators, a step consists of little but transport,
+and it moves as many bytes as with large networks.
 """
 
 import json
@@ -41,11 +41,11 @@ OF_CODING = {
     "int8": (4, 1),
     "int4": (4, 0.5),
 }
-"""Bytes an image, and a value of it (docs/architecture.md, "The wire")."""
+"""Bytes per image and per value of an image (docs/architecture.md, "The wire")."""
 
 
 def formula(recipe: Recipe) -> float:
-    """Bytes of a site and step without headers: images there; feedback and masks back."""
+    """Bytes per site and step without headers: images to the site, feedback and masks back."""
     rows, columns = recipe.image.size
     values, batch = 3 * rows * columns, recipe.training.batch
     images, feedback = (OF_CODING[coding] for coding in (recipe.wire.images, recipe.wire.feedback))
@@ -54,42 +54,42 @@ def formula(recipe: Recipe) -> float:
 
 
 def before_zstd(payload: bytes) -> int:
-    """Bytes of a message whose arrays were not compressed."""
+    """Bytes that a message would have if its arrays were not compressed."""
     header = 8 + int.from_bytes(payload[4:8], "little")
     arrays = json.loads(payload[8:header])["arrays"].values()
     return header + sum(raw_size(tuple(array["shape"]), array["coding"]) for array in arrays)
 
 
 class Counted(Transport):
-    """Another transport, and the bytes of what it carries before compression."""
+    """Wraps a transport and counts the bytes that it carries, before and after compression."""
 
     def __init__(self, inner: Transport) -> None:
         self.inner = inner
         self.raw = self.sent = 0
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        """The other one's answer."""
+        """Forwards the message, counts the bytes and returns the answer."""
         answer = self.inner.send(site, payload, timeout)
         self.raw += before_zstd(payload) + before_zstd(answer)
         self.sent += len(payload) + len(answer)
         return answer
 
     def sites(self) -> tuple[str, ...]:
-        """The other one's."""
+        """The sites of the wrapped transport."""
         return self.inner.sites()
 
     def socket_bytes(self) -> dict[str, dict[str, tuple[int, int]]]:
-        """The other one's."""
+        """The socket bytes of the wrapped transport."""
         return self.inner.socket_bytes()
 
     def close(self) -> None:
-        """Closes the other one."""
+        """Closes the wrapped transport."""
         self.inner.close()
 
 
 @contextmanager
 def running(recipe: Recipe, data: Path, out: Path) -> Iterator[dict[str, Coordinator]]:
-    """A coordinator over each engine, ready for its first step."""
+    """A coordinator for each engine, ready for its first step."""
     with ExitStack() as ends:
         coordinators = {}
         for engine in ENGINES:
@@ -103,7 +103,10 @@ def running(recipe: Recipe, data: Path, out: Path) -> Iterator[dict[str, Coordin
 
 
 def of_sockets(coordinator: Coordinator) -> int:
-    """Both ways, all sites; a step later than they were carried, and a wait of two seconds."""
+    """Socket bytes of all sites in both directions.
+
+    Waits and takes one more step first, since sites report their counts with a delay.
+    """
     time.sleep(2.5)
     coordinator.step()
     of_sites = coordinator.roster.exchange.transport.socket_bytes().values()
@@ -111,7 +114,7 @@ def of_sockets(coordinator: Coordinator) -> int:
 
 
 def main() -> None:
-    """Measures and writes the tables."""
+    """Measures, then prints and writes the tables."""
     parser = arguments(__doc__, data=False)
     parser.add_argument("--steps", type=int, default=40)
     asked = parser.parse_args()

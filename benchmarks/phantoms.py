@@ -2,18 +2,20 @@
 
     python benchmarks/phantoms.py --data DATA --out OUT [--document docs/evidence.md]
 
-Two tables, of short trainings that differ in one thing each, judged by segmentation networks that
-saw synthetic images only. `integrity`: one site of four sends its feedback turned round, ten times
-as long or as long as it was; the coordinator adds up, bounds, or takes medians. `private`: DP-SGD
-on the discriminators, or noised feedback, for a delta of 1e-5 at one site and at four; masks are
-unprotected. Networks with one seed, intervals over patients.
+Two tables of short trainings that differ in one setting each, judged by segmentation networks that
+were trained on synthetic images only. `integrity`: one of four sites sends its feedback with the
+sign reversed, with ten times its length or its own; the coordinator sums, bounds, or takes medians.
+`private`: DP-SGD on the discriminators, or noised feedback, for a delta of 1e-5, at one site and at
+four; masks are unprotected. One seed for all networks, intervals over patients.
 """
 
 import math
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -30,20 +32,20 @@ from common import arguments, markdown, noise_for, publish, remembered, sites_of
 
 STEPS = 500
 PATIENTS = 6
-"""That a private update looks at, on average."""
+"""Expected number of patients that a private update uses."""
 UPDATES = 2
 BUDGET = SegmentationBudget(steps=400)
 LIAR = "west"
 
 
 class Lying(Transport):
-    """An engine in which one site turns its feedback round."""
+    """Wraps an engine and multiplies the feedback of the site `LIAR` by a factor."""
 
     def __init__(self, inner: Transport, recipe: Recipe, factor: float) -> None:
         self.inner, self.recipe, self.factor = inner, recipe, factor
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
-        """Passes everything on, but for the liar's judgements."""
+        """Forwards everything and falsifies the liar's judgements."""
         answer = self.inner.send(site, payload, timeout)
         said = unpack(answer, ANSWERS, limit=2**30)
         if site != LIAR or not isinstance(said, Judgement):
@@ -53,24 +55,24 @@ class Lying(Transport):
         return pack(turned, codings, level=1)
 
     def sites(self) -> tuple[str, ...]:
-        """As inside."""
+        """The sites of the wrapped engine."""
         return self.inner.sites()
 
     def close(self) -> None:
-        """As inside."""
+        """Closes the wrapped engine."""
         self.inner.close()
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A training.
+    """One training.
 
     Attributes:
-        table: that it belongs to.
-        cells: what the table says of it.
-        overrides: of the recipe `demo`.
-        lie: what the liar multiplies his feedback by; 1: nobody lies.
-        alone: one site takes part.
+        table: table that it belongs to.
+        cells: cells of the table that describe it.
+        overrides: overrides of the recipe `demo`.
+        lie: factor by which the lying site multiplies its feedback; 1: no site lies.
+        alone: only one site takes part.
     """
 
     table: str
@@ -81,12 +83,12 @@ class Variant:
 
     @property
     def name(self) -> str:
-        """For files."""
+        """Name for files and folders."""
         return "-".join(cell.replace(" ", "_").replace("/", "_") for cell in self.cells)
 
 
 def variants() -> list[Variant]:
-    """All of them."""
+    """All variants of both tables."""
     found: list[Variant] = []
     ways = {
         "sum": (),
@@ -107,7 +109,7 @@ def variants() -> list[Variant]:
 
 
 def private(patients: int) -> list[tuple[str, str, tuple[str, ...]]]:
-    """Kind, epsilon and overrides; the smallest site has so many patients."""
+    """Kind, epsilon and overrides; `patients` is the number of patients of the smallest site."""
     plain = (
         "loss.stand_in_l1=0", "loss.balance=0", "training.precision=float32",
         "masks.release=false", f"training.steps={STEPS}",
@@ -131,17 +133,18 @@ def private(patients: int) -> list[tuple[str, str, tuple[str, ...]]]:
 
 
 def judged(variant: Variant, data: Path, out: Path) -> dict[str, list[float]]:
-    """Dice of each test patient's lesion and head, after training on synthetic images alone."""
+    """Dice of each test patient's lesion and ventricle, after training on synthetic images only."""
     recipe = load_recipe("demo", list(variant.overrides))
     sites = sites_of(data, "phantoms")
     taking_part = {"north": sites["north"]} if variant.alone else sites
-    if variant.lie != 1:
-        # Between the engine and the coordinator, where a real liar would sit.
-        sys.modules["asyndgan.runs.train"].build_engine = lambda *arguments: Lying(
-            build_engine(*arguments), recipe, variant.lie
-        )
-    run = trained(recipe, taking_part, out / variant.name)
-    sys.modules["asyndgan.runs.train"].build_engine = build_engine
+    # The lie is inserted between the engine and the coordinator, as a real one would be.
+    lying = patch.object(
+        sys.modules["asyndgan.runs.train"],
+        "build_engine",
+        lambda *arguments: Lying(build_engine(*arguments), recipe, variant.lie),
+    )
+    with lying if variant.lie != 1 else nullcontext():
+        run = trained(recipe, taking_part, out / variant.name)
     facts = run.facts()
     real, test = load_real(
         taking_part, data / "phantoms" / "test", recipe, modalities=facts.scope.modalities,
@@ -150,7 +153,7 @@ def judged(variant: Variant, data: Path, out: Path) -> dict[str, list[float]]:
     labels = {name: int(number) for number, name in facts.labels.items()}
     painted = painting_of(run, masks_of(real))
     bench = Bench(test, labels, ["lesion", "ventricle"], [0], out / "cache", BUDGET.steps)
-    scores, _ = bench.scores({"synthetic": [painted]}, BUDGET)
+    scores = bench.scores({"synthetic": [painted]}, BUDGET).scores
     return {
         label: [score.dice for score in own if not math.isnan(score.dice)]
         for label, own in scores["synthetic"].items()
@@ -158,7 +161,7 @@ def judged(variant: Variant, data: Path, out: Path) -> dict[str, list[float]]:
 
 
 def main() -> None:
-    """Trains what is missing, prints and writes the tables."""
+    """Runs the missing trainings, then prints and writes the tables."""
     parser = arguments(__doc__)
     parser.add_argument("--tables", nargs="+", default=["integrity", "private"])
     asked = parser.parse_args()

@@ -1,18 +1,19 @@
-"""What a curious coordinator reads of real images by bisection, beside what it may see anyway.
+"""What a malicious coordinator can reconstruct of real images, compared with what it sees anyway.
 
     python benchmarks/reconstruction.py --data DATA --out OUT [--document docs/evidence.md]
 
-Recipes `paper` (with its paired term) and `default`, trained on lgg_mri at 64 pixels for a short
-while. The coordinator has one batch of a site judged again and again, by telling the site that the
-run stands at an earlier step, and with each round of questions keeps a 32nd of the range in which
-a pixel lies. Attacks begin from the first step and from a checkpoint. The table holds, in decibels
-(peak signal to noise, higher is closer to the patient's real image): what was read, the stand-in's
-painting that a perfect reading would give, where there are stand-ins, and another image of the same
-mask, which the coordinator paints itself.
+First, bisection of `paper` (with its paired term) and of `default` with and without stand-ins, each
+trained briefly on lgg_mri at 64 pixels. The coordinator has one batch of a site judged repeatedly
+by telling the site that the run is at an earlier step. Each round of questions narrows the range of
+a pixel to about a 32nd. Attacks start from the first step and from a checkpoint. The table gives,
+as peak signal-to-noise ratio in decibels (higher is closer to the patient's real image): the
+reconstruction; the stand-in's painting, which a perfect reconstruction would equal if there are
+stand-ins; and another image of the same mask, which the coordinator paints itself.
 
-Then `default` without bisection, by a coordinator that knows the initial discriminators, as it does
-where a policy says `allows.known_start`: it computes a site's first step for many real images, to
-recognise those that the site had, and descends towards images that would explain the answer.
+Second, attacks on `default` without bisection, by a coordinator that knows the initial
+discriminators, as it does if a policy says `allows.known_start`. It computes a site's first step
+for many real images to recognise those that the site has, and searches by gradient descent for
+images that explain the answer.
 """
 
 from functools import partial
@@ -35,12 +36,12 @@ MODELS = {
     "default": ("training.steps=1000", "training.checkpoint_every=200"),
 }
 OTHERS = 40
-"""Batches among which the true one is to be recognised."""
+"""Number of other batches among which the true one is to be recognised."""
 AT = ("image.size=64", "training.precision=bfloat16")
 
 
 def painted_for(run: RunFolder, name: str, conditions: torch.Tensor) -> torch.Tensor:
-    """What the coordinator paints for a site's masks without asking it anything."""
+    """What the coordinator paints from a site's masks without asking the site."""
     recipe, scope = run.recipe(), run.facts().scope
     random = torch.Generator().manual_seed(0)
     inputs = generator_inputs(recipe, scope, conditions, [name] * len(conditions), random)
@@ -49,7 +50,7 @@ def painted_for(run: RunFolder, name: str, conditions: torch.Tensor) -> torch.Te
 
 
 def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, float]:
-    """What is read of one site's batch, by the state of its first step or of a checkpoint."""
+    """Bisection of one site's batch, from the state of its first step or of a checkpoint."""
     recipe = run.recipe()
     with asked_again(run, recipe, name, data, late=late) as (site, ask):
         real = site.cohort.batch(ask.card.batch, recipe.training.batch)
@@ -64,7 +65,7 @@ def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, f
 def asked_once(
     run: RunFolder, data: Path, name: str, *, known_start: bool, overrides: tuple[str, ...] = ()
 ) -> dict[str, float]:
-    """What one answer to the first step says to whoever computes that step."""
+    """What one answer to the first step reveals to an attacker who can compute that step."""
     recipe = load_recipe("default", [*AT, *MODELS["default"], *overrides])
     policy = Policy(allows=AllowsSection(known_start=known_start), leaves=SIMULATION.leaves)
     with asked_again(run, recipe, name, data, late=False, policy=policy) as (site, ask):
@@ -120,7 +121,7 @@ def first_steps(run: RunFolder, sites: dict[str, Path], out: Path) -> str:
 
 
 def main() -> None:
-    """Trains what is missing, prints and writes the table."""
+    """Runs the missing trainings and attacks, then prints and writes the tables."""
     asked = arguments(__doc__).parse_args()
     torch.set_num_threads(1)
     rows = []

@@ -1,9 +1,10 @@
-"""Does a long run over FLARE keep its memory, open files and threads?
+"""Checks a long run over FLARE for leaks of memory, open files and threads.
 
     python benchmarks/soak.py --out OUT [--steps 3000] [--document docs/federation.md]
 
-Four phantom sites and a tiny generator over a federation of this machine. For each kind of process:
-resident memory, open files and threads, the last third of the samples against the first.
+Four phantom sites and a tiny generator run in a federation on this machine. For each kind of
+process, resident memory, open files and threads are compared between the last third of the samples
+and the first.
 """
 
 import os
@@ -23,7 +24,7 @@ from faults import RECIPE, processes
 
 EVERY = 25
 SKIPPED = 0.1
-"""Part of the steps before the first sample: libraries are loaded and buffers filled."""
+"""Fraction of the steps before the first sample, in which libraries load and buffers fill."""
 
 KINDS = {
     "coordinator": (),
@@ -36,7 +37,7 @@ KINDS = {
 
 
 def sample(pids: list[int]) -> tuple[float, int, int]:
-    """Megabytes, open files and threads of these processes together."""
+    """Sums of megabytes, open files and threads over these processes."""
     memory, files, threads = 0.0, 0, 0
     for pid in pids:
         place = Path("/proc") / str(pid)
@@ -48,7 +49,7 @@ def sample(pids: list[int]) -> tuple[float, int, int]:
 
 
 def main() -> None:
-    """Trains, samples, writes the table."""
+    """Trains and takes samples, then prints and writes the table."""
     parser = arguments(__doc__, data=False)
     parser.add_argument("--steps", type=int, default=3000)
     asked = parser.parse_args()

@@ -1,10 +1,10 @@
-"""Seconds and memory of a step, as ratios within this one run.
+"""Time and memory of a step, compared between variants within one run of this script.
 
     python benchmarks/step.py            # prints a table
     python benchmarks/step.py --size 128
 
-Absolute times depend on the machine and on what else it does; the ratios hardly do: variants take
-turns, and the median of their rounds is compared.
+Absolute times depend on the machine and its load; the ratios hardly do, since the variants take
+turns and the medians of their rounds are compared.
 """
 
 import argparse
@@ -39,7 +39,7 @@ VARIANTS = {
 
 
 def opened(recipe: Recipe, engine: str, data: Path, state: Path) -> Coordinator:
-    """A run of these sites, ready for its first step."""
+    """A coordinator with the sites in `data`, ready for its first step."""
     setups = [
         SiteSetup(folder.name, folder, state / folder.name)
         for folder in sorted(data.iterdir())
@@ -50,13 +50,13 @@ def opened(recipe: Recipe, engine: str, data: Path, state: Path) -> Coordinator:
 
 
 def peak(name: str, size: int) -> float:
-    """Peak MB of a process of its own that takes five steps of one variant."""
+    """Peak memory, in MB, of a separate process that takes five steps of one variant."""
     command = [sys.executable, __file__, "--size", str(size), "--peak-of", name]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def tell_peak(data: Path, sets: list[str]) -> None:
-    """What `peak` reads."""
+    """Takes five steps and prints the peak memory in MB, for `peak`."""
     coordinator = opened(load_recipe("default", sets), "inprocess", data, data / ".." / "state")
     for _ in range(5):
         coordinator.step()

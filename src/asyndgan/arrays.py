@@ -1,7 +1,7 @@
-"""Shapes and ranges that every part agrees on.
+"""Tensor shapes and intensity ranges shared by all modules.
 
-The shape strings are checked in tests only (see tests/conftest.py); at run time they are notes.
-`*space` is one axis for each spatial dimension: (height, width), or (depth, height, width).
+The shape strings are checked in tests only (see tests/conftest.py); at run time they only document.
+`*space` has one axis per spatial dimension: (height, width) or (depth, height, width).
 """
 
 import torch

@@ -1,21 +1,23 @@
-"""The exceptions a user may meet. Each message says who, what, what was wanted and the remedy.
+"""Exceptions that users may see.
 
-Texts may be shown to people at other places, so they never hold a pixel, a path or a patient's
-name. `DataError` is the exception to that rule: it names files, is raised only on the machine that
-holds them, and never crosses the wire (`Endpoint` sends a fixed sentence instead).
+Each message states who failed, what happened, what was expected and the remedy.
+
+Messages may be shown to people at other sites, so they never contain a pixel, a path or a
+patient's name. `DataError` is the exception to that rule: it names files, is raised only on the
+machine that holds them, and never crosses the wire (`Endpoint` sends a fixed sentence instead).
 """
 
 
 class AsyndganError(Exception):
-    """Anything that this package raises on purpose."""
+    """Base class of all exceptions that this package raises on purpose."""
 
 
 class RecipeError(AsyndganError):
-    """A recipe, or a key set on top of it, cannot be used."""
+    """A recipe, or an override of one of its keys, is invalid."""
 
 
 class DataError(AsyndganError):
-    """A data set on this machine cannot be used. May name files: it stays on this machine."""
+    """A data set on this machine cannot be used. May name files, so it stays on this machine."""
 
 
 class CohortError(AsyndganError):
@@ -23,27 +25,27 @@ class CohortError(AsyndganError):
 
 
 class WireError(AsyndganError):
-    """A message is malformed, too large, of another version or not what was expected."""
+    """A message is malformed, too large, of another version or of an unexpected kind."""
 
 
 class ProtocolError(AsyndganError):
-    """A well-formed message came at the wrong time or from the wrong party."""
+    """A well-formed message arrived at the wrong time or from the wrong party."""
 
 
 class RefusedError(ProtocolError):
-    """The other party refused the request; its reason is the text."""
+    """The other party refused the request; the message is the reason it gave."""
 
 
 class PolicyError(AsyndganError):
-    """A site's policy cannot be read, or does not allow what is asked. For the site's people."""
+    """A site's policy cannot be read or forbids the request. Addressed to the site's own staff."""
 
 
 class LedgerError(AsyndganError):
-    """A site's ledger cannot be written, or is not what was written. For the site's people."""
+    """A site's ledger cannot be written or was altered. Addressed to the site's own staff."""
 
 
 class SiteUnreachableError(AsyndganError):
-    """A site did not answer in time, or its connection is gone."""
+    """A site did not answer in time, or its connection was lost."""
 
 
 class SiteSilentError(SiteUnreachableError):
@@ -51,24 +53,24 @@ class SiteSilentError(SiteUnreachableError):
 
 
 class QuorumError(AsyndganError):
-    """Fewer sites answered than the recipe's quorum wants."""
+    """Fewer sites answered than the recipe's quorum requires."""
 
 
 class NotFiniteError(AsyndganError):
-    """A loss or a gradient became infinite or not a number."""
+    """A loss or a gradient became infinite or NaN."""
 
 
 class RunError(AsyndganError):
-    """A run folder cannot be created, resumed or used for what was asked."""
+    """A run folder cannot be created, resumed or used as requested."""
 
 
 class StorageError(RunError):
-    """What has to be kept cannot be written; once there is room, it can."""
+    """A file that must be kept cannot be written; retrying can succeed once there is space."""
 
 
 class Interrupted(RunError):  # noqa: N818  (nothing went wrong: somebody pressed Ctrl-C)
-    """The run was asked to stop; its checkpoint is written."""
+    """The run was asked to stop; its checkpoint has been written."""
 
 
 class BusyError(RunError):
-    """Another process is at work in a folder."""
+    """Another process is using a folder."""

@@ -1,4 +1,4 @@
-"""One process at a time for what lies in a folder."""
+"""Exclusive locks on folders, one process at a time."""
 
 import sys
 from collections.abc import Iterator
@@ -13,14 +13,14 @@ if sys.platform != "win32":
 
 @contextmanager
 def held(path: Path, busy: str) -> Iterator[None]:
-    """Keeps other processes out of a folder (not on Windows); one that dies lets go of it.
+    """Locks a folder against other processes (not on Windows); the lock ends with its process.
 
     Args:
         path: the folder.
-        busy: what to tell whoever comes second.
+        busy: error message for a process that finds the folder locked.
 
     Raises:
-        BusyError: another process has it.
+        BusyError: another process holds the lock.
     """
     with (path / ".held").open("w") as file:
         try:

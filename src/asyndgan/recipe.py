@@ -27,13 +27,13 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def to_toml(self, *, comments: bool = True) -> str:
-        """A TOML document that reads back to an equal value, with a comment on each key."""
+        """A TOML document that parses back to an equal value; with `comments`, one on each key."""
         return "\n".join(_toml_lines(self, "", comments)) + "\n"
 
 
 @final
 class Intensity(Section):
-    """How stored intensities become [-1, 1]; what falls outside is clipped."""
+    """How stored intensities are mapped to [-1, 1]; values outside are clipped."""
 
     kind: Literal["range", "percentiles", "zscore"] = Field(
         "range",
@@ -59,7 +59,7 @@ class Intensity(Section):
 
 @final
 class ImageSection(Section):
-    """The grid and the intensities that every site prepares its images to."""
+    """The pixel grid and the intensity normalisation that every site applies to its images."""
 
     source: Literal["images", "masks"] = Field(
         "images",
@@ -128,13 +128,13 @@ class ImageSection(Section):
         return value
 
     def intensity_of(self, modality: str) -> Intensity:
-        """The normalisation of one modality."""
+        """The normalisation of one modality; 'default' where it has none of its own."""
         return self.intensity.get(modality, self.intensity["default"])
 
 
 @final
 class ConditionSection(Section):
-    """What the generator paints from."""
+    """The condition that the generator paints from."""
 
     kind: Literal["mask", "class", "none"] = Field(
         "mask", description="a label map, one class an image, or nothing but noise"
@@ -143,7 +143,7 @@ class ConditionSection(Section):
 
 @final
 class GeneratorSection(Section):
-    """The central network."""
+    """The generator, the network at the coordinator."""
 
     kind: str = Field(
         "resnet",
@@ -186,13 +186,13 @@ class GeneratorSection(Section):
 
     @property
     def code(self) -> int:
-        """Numbers that are the same everywhere in an image: the site's look, then the image's."""
+        """Size of the code that is constant over an image: the site's style, then the latent."""
         return self.style + self.latent
 
 
 @final
 class DiscriminatorSection(Section):
-    """The network at each site; it never leaves the site."""
+    """The discriminator, the network at each site; it never leaves the site."""
 
     kind: str = Field(
         "patch",
@@ -218,7 +218,7 @@ class DiscriminatorSection(Section):
 
 @final
 class LossSection(Section):
-    """What a site asks of synthetic images; zero switches a term off."""
+    """Weights of the terms of a site's loss on synthetic images; zero disables a term."""
 
     adversarial: str = Field(
         "bce",
@@ -254,7 +254,7 @@ class LossSection(Section):
 
     @property
     def unpaired(self) -> bool:
-        """Whether a term compares with real images that have nothing to do with the painted."""
+        """Whether a term compares with real images other than those of the painted masks."""
         return bool(self.moments or self.features)
 
     @model_validator(mode="after")
@@ -266,7 +266,7 @@ class LossSection(Section):
 
 @final
 class StandInSection(Section):
-    """The local generator behind `loss.stand_in_l1`. It never leaves the site."""
+    """The site's own generator, used by `loss.stand_in_l1`. It never leaves the site."""
 
     kind: str = Field("resnet", description="as generator.kind")
     width: int = Field(16, ge=4, le=256, description="filters of the first layer")
@@ -279,7 +279,7 @@ class StandInSection(Section):
 
 @final
 class OptimiserSection(Section):
-    """Adam at both ends."""
+    """Adam, for the generator and the discriminators."""
 
     generator_rate: Rate = Field(2e-4, description="learning rate of the generator")
     discriminator_rate: Rate = Field(2e-4, description="learning rate of the discriminators")
@@ -292,7 +292,7 @@ class OptimiserSection(Section):
 
 @final
 class TrainingSection(Section):
-    """The loop."""
+    """The training loop."""
 
     steps: int = Field(4000, ge=1, le=10_000_000, description="updates of the generator")
     batch: int = Field(4, ge=1, le=1024, description="images a site and step")
@@ -334,7 +334,7 @@ class TrainingSection(Section):
 
 @final
 class WireSection(Section):
-    """What travels, and how exactly."""
+    """How images and feedback are coded on the wire."""
 
     images: Literal["float32", "float16", "uint8"] = Field(
         "uint8", description="coding of synthetic images; sites code real ones the same way"
@@ -347,7 +347,7 @@ class WireSection(Section):
 
 @final
 class MasksSection(Section):
-    """Which masks are painted from, and what becomes of them."""
+    """Which masks images are painted from, and whether the coordinator keeps them."""
 
     source: Literal["own", "given"] = Field(
         "own",
@@ -362,7 +362,7 @@ class MasksSection(Section):
 
 @final
 class PrivacySection(Section):
-    """Differential privacy at the sites; what is protected is that a patient takes part."""
+    """Differential privacy at the sites; it protects whether a patient takes part."""
 
     kind: Literal["none", "discriminator", "feedback"] = Field(
         "none",
@@ -402,7 +402,7 @@ class PrivacySection(Section):
 
 @final
 class IntegritySection(Section):
-    """What the coordinator does against sites that send feedback to spoil the generator."""
+    """The coordinator's defences against sites whose feedback would spoil the generator."""
 
     bound: float = Field(
         0.0,
@@ -423,7 +423,7 @@ class IntegritySection(Section):
 
 @final
 class SelectionSection(Section):
-    """Which averaged generator a run ends with."""
+    """Which checkpoint's averaged generator is the result of a run."""
 
     kind: Literal["last", "nearest"] = Field(
         "last",
@@ -441,7 +441,7 @@ class SelectionSection(Section):
 
 @final
 class SharesSection(Section):
-    """How much a site's word counts."""
+    """How the sites' feedback is weighted."""
 
     by: Literal["site", "modality", "odds"] = Field(
         "site",
@@ -464,7 +464,7 @@ class SharesSection(Section):
 
 @final
 class RemindingSection(Section):
-    """What is kept of sites that have been there and are not."""
+    """How the generator retains what it learned from sites that are away."""
 
     weight: Weight = Field(
         0.0,
@@ -475,7 +475,7 @@ class RemindingSection(Section):
 
 @final
 class QuorumSection(Section):
-    """How many sites must answer a step, and how long it waits."""
+    """How many sites must answer for a step to count, and how long to wait for them."""
 
     least: float = Field(
         0.5, gt=0, le=1, description="part of the sites that must answer for a step to count"
@@ -488,7 +488,7 @@ class QuorumSection(Section):
 
 @final
 class PresenceSection(Section):
-    """Steps in which a site takes part."""
+    """A range of steps in which a site takes part."""
 
     site: Name
     first: int = Field(0, ge=0, description="the first of them")
@@ -535,16 +535,16 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _own_discriminators_see_alike(cls, tables: Any) -> Any:
-        """What hides patients (`augment`) must not be lost on the way to another architecture."""
+        """Passes `discriminator.augment`, which hides patients, on to the sites' own ones."""
         try:
             kept = {"augment": tables["discriminator"]["augment"]}
             own = {site: kept | table for site, table in tables["site_discriminators"].items()}
         except (AttributeError, KeyError, TypeError):
-            return tables  # nothing to hand on, or a fault that is told below
+            return tables  # nothing to pass on, or a fault that later validation reports
         return {**tables, "site_discriminators": own}
 
     def takes_part(self, site: str, step: int) -> bool:
-        """Whether the timeline has a site take part in a step."""
+        """Whether a site takes part in a step, according to the timeline."""
         named = [part for part in self.timeline if part.site == site]
         return not named or any(
             part.first <= step and (part.last is None or step <= part.last) for part in named
@@ -769,24 +769,24 @@ class Recipe(Section):
 
     @property
     def keeps_masks(self) -> bool:
-        """Whether the coordinator keeps label maps: the sites', if they let it, or nobody's."""
+        """Whether the coordinator keeps label maps: released ones, or given ones for reminding."""
         nobodys = self.masks.source == "given" and self.reminding.weight > 0
         return self.condition.kind == "mask" and (self.masks.release or nobodys)
 
     @property
     def sends_own_masks(self) -> bool:
-        """Whether label maps of patients leave the sites."""
+        """Whether patients' label maps leave the sites."""
         return self.condition.kind == "mask" and self.masks.source == "own"
 
     @property
     def sends_own_conditions(self) -> bool:
-        """Whether label maps or classes of patients leave the sites."""
+        """Whether patients' label maps or classes leave the sites."""
         private = self.privacy.kind != "none" and self.privacy.conditions == "public"
         return self.sends_own_masks or (self.condition.kind == "class" and not private)
 
     @property
     def undisturbed(self) -> list[str]:
-        """Sections of the discriminators that see images neither moved nor shifted."""
+        """Keys of the discriminator sections whose images are neither moved nor shifted."""
         if self.training.move:
             return []
         own = {f"site_discriminators.{site}": own for site, own in self.site_discriminators.items()}
@@ -850,7 +850,7 @@ class Recipe(Section):
         return self
 
     def at_site(self, site: str) -> Self:
-        """The recipe as one site trains it: with its own discriminator, if it has one."""
+        """The recipe as one site trains it: with the site's own discriminator, if it has one."""
         own = self.site_discriminators.get(site)
         return self.model_copy(update={"discriminator": own}) if own else self
 
@@ -860,11 +860,11 @@ class Recipe(Section):
 
         Args:
             text: a TOML document.
-            overrides: `key.of.a.field=value` each, the value in TOML (bare words are strings).
+            overrides: each `key.of.a.field=value`, with the value in TOML (bare words are strings).
 
         Raises:
-            RecipeError: on anything that is unknown, out of range or contradictory; names the key,
-                the value, what is allowed and, for an unknown key, the nearest known one.
+            RecipeError: a key or value is unknown, out of range or contradictory. The message names
+                the key, the value, what is allowed and, for an unknown key, the nearest known one.
         """
         try:
             tables = parsed_toml(text)
@@ -885,17 +885,17 @@ class Recipe(Section):
             raise RecipeError(f"recipe {name}:\n{explained(error, known)}") from error
 
     def to_tables(self) -> dict[str, Any]:
-        """Nested dictionaries of plain values, without keys that are not set."""
+        """The recipe as nested dictionaries of plain values, without keys that are not set."""
         return self.model_dump(mode="json", exclude_none=True)
 
     def digest(self) -> str:
-        """SHA-256 of the resolved recipe, in hexadecimal: the same for equal recipes."""
+        """SHA-256 of the resolved recipe, in hexadecimal; equal recipes have equal digests."""
         text = json.dumps(self.to_tables(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
 
 def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
-    """Every key of a recipe, dotted."""
+    """Every key of a recipe, as a dotted path."""
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
             yield from known_keys(field.annotation, f"{prefix}{name}.")
@@ -904,11 +904,13 @@ def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[
 
 
 def explained(error: ValidationError, known: Sequence[str]) -> str:
-    """A line for each fault: the key, its value, what is allowed, and the nearest known key.
+    """One line per fault: the key, its value, what is allowed, and the nearest known key.
+
+    At most `SHOWN_FAULTS` faults are listed; a last line counts the others.
 
     Args:
-        error: what pydantic found.
-        known: keys that exist, dotted.
+        error: the faults that pydantic found.
+        known: existing keys, as dotted paths.
     """
     faults = error.errors()
     lines = [f"  {_explain(fault, known)}" for fault in faults[:SHOWN_FAULTS]]
@@ -917,7 +919,7 @@ def explained(error: ValidationError, known: Sequence[str]) -> str:
 
 
 def shown(value: object) -> str:
-    """A stranger's value in an error: quoted if it is text, escaped, and not for pages."""
+    """An untrusted value for an error message: its repr, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -926,7 +928,7 @@ def _override(tables: dict[str, Any], override: str) -> None:
     key, equals, value = (part.strip() for part in override.partition("="))
     if not equals or not key:
         raise RecipeError(f"'{override}' is not KEY=VALUE; write for example image.size=128.")
-    for text in (value, json.dumps(value)):  # a bare word is a string
+    for text in (value, json.dumps(value)):  # a bare word is taken as a string
         try:
             _merge(tables, parsed_toml(f"{key} = {text}"), key)
         except ValueError:
@@ -997,7 +999,7 @@ def _toml_key(key: str) -> str:
 
 
 def _toml_string(text: str) -> str:
-    # TOML has no surrogate pairs, and unlike JSON it wants DEL escaped.
+    # TOML does not allow surrogate pairs and, unlike JSON, requires DEL to be escaped.
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

@@ -1,4 +1,4 @@
-"""Text files from strangers, bounded before they are read; and files that are written whole."""
+"""Bounded reading of untrusted text files, and atomic writing of files."""
 
 import json
 import os
@@ -10,25 +10,25 @@ from pydantic import Field
 
 NAME_LENGTH: Final = 64
 Title = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-"""Of a recipe or policy. No control characters: it ends up in other parties' terminals."""
+"""Name of a recipe or policy, without control characters: other parties' terminals print it."""
 Name = Annotated[
     str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
 ]
-"""Of a modality, label or site; none likewise."""
+"""Name of a modality, label or site, likewise without control characters."""
 
 LONGEST_LINE: Final = 8192
-"""Of TOML: reading a key takes the square of its number of dots."""
+"""Longest TOML line, in characters: the time to parse a key is quadratic in its number of dots."""
 
 MOST_BYTES: Final = 2**20
-"""Of a recipe, a policy, a suite, or what a run says of itself."""
+"""Largest size of a recipe, a policy, a suite or a run's description of itself, in bytes."""
 
 
 def bounded_text(path: Path, most: int = MOST_BYTES) -> str:
-    """What a file says.
+    """Reads a UTF-8 text file of limited size.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is longer than `most` bytes, or no UTF-8.
+        OSError: the file cannot be read.
+        ValueError: the file is longer than `most` bytes or not valid UTF-8.
     """
     with path.open("rb") as file:
         content = file.read(most + 1)
@@ -38,12 +38,12 @@ def bounded_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
-    """Writes a file as a whole: a crash or a full disk leaves the old one.
+    """Writes a file atomically: after a crash or with a full disk, the old file remains.
 
     Args:
-        path: of the file.
-        text: what it is to say.
-        mode: who may read it, before the process's umask.
+        path: the file.
+        text: its new content.
+        mode: permission bits of the file, before the process's umask is applied.
     """
     half = half_of(path)
     half.unlink(missing_ok=True)
@@ -53,19 +53,19 @@ def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
 
 
 def half_of(path: Path) -> Path:
-    """Where a file is written that is to be put in the place of another as a whole."""
+    """Path of the temporary file that is written before it replaces `path` atomically."""
     return path.with_name(f".{path.name}.half")
 
 
 def put_in_place(half: Path, path: Path) -> None:
-    """Gives a written file its name, once it is on the disk: a power cut leaves the old one."""
+    """Flushes a written file to disk, then renames it: after a power cut, the old one remains."""
     with half.open("rb") as file:
         os.fsync(file.fileno())
     half.replace(path)
 
 
 def parsed_toml(text: str) -> dict[str, Any]:
-    """A TOML document; raises `ValueError` if it is none, or one that takes too long to read."""
+    """Parses a TOML document; raises `ValueError` if it is invalid or would parse too slowly."""
     if any(len(line) > LONGEST_LINE for line in text.splitlines()):
         raise ValueError(f"a line of more than {LONGEST_LINE} characters")
     try:
@@ -75,7 +75,7 @@ def parsed_toml(text: str) -> dict[str, Any]:
 
 
 def parsed_json(text: str) -> Any:
-    """A JSON document; raises `ValueError` if it is none, or nested too deeply to be read."""
+    """Parses a JSON document; raises `ValueError` if it is invalid or nested too deeply."""
     try:
         return json.loads(text)
     except RecursionError as error:

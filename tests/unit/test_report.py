@@ -16,8 +16,9 @@ from asyndgan.recipe import Recipe
 from asyndgan.reports.curves import loss_charts, presence, run_charts
 from asyndgan.reports.gallery import BUDGET, build_gallery
 from asyndgan.reports.report import write_report
+from asyndgan.reports.traffic import _caution
 from asyndgan.reports.words import counted, duration, size, together
-from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs import RunFacts, RunFolder, load_recipe
 
 HOSTILE = "<script>alert(1)</script>"
 LABELS = {0: "background", 1: "head", 2: "lesion"}
@@ -446,3 +447,11 @@ def test_words():
     assert [together(["a"]), together(["a", "b"]), together(["a", "b", "c"])] == [
         "a", "a and b", "a, b and c",
     ]  # fmt: skip
+
+
+def test_a_page_of_a_private_run_does_not_say_that_nothing_was_noised() -> None:
+    plain = " ".join(_caution(load_recipe("default")))
+    assert "no guarantee of differential privacy" in plain
+    noised = load_recipe("default", ["privacy.kind=feedback", "privacy.conditions=unprotected"])
+    assert "No noise was added" not in " ".join(_caution(noised))
+    assert "clipped and noised" in " ".join(_caution(noised))

@@ -1,4 +1,4 @@
-"""From a finished run to evidence: synthetic data sets, segmentation models, metrics."""
+"""Evaluation of a finished run: synthetic data sets, segmentation models, metrics."""
 
 from asyndgan.evaluation.compare import Evaluation, evaluate
 from asyndgan.evaluation.of_run import evaluate_run, synthetic_of_run

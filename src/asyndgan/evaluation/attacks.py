@@ -1,4 +1,4 @@
-"""What a coordinator that paints what it likes can read out of a site."""
+"""Attacks by a malicious coordinator that reconstruct a site's images from its feedback."""
 
 from collections.abc import Callable, Mapping
 from typing import Final, final
@@ -19,32 +19,32 @@ from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, 
 from asyndgan.wire.codec import Coding
 
 Ask = Callable[[Images], Tensor]
-"""Feedback on these images, always for the same conditions."""
+"""Returns the feedback on images, always for the same conditions."""
 
 SOFTNESS: Final = 0.3
-"""Of the sign in Adam's first step, in mean gradients, where a slope through it is wanted."""
+"""Width of the softened sign that `_sign` differentiates, in units of the mean gradient."""
 
 TINY: Final = 1e-8
 """Adam's epsilon."""
 
 
 def bisected(ask: Ask, shape: tuple[int, ...], *, parts: int = 32, rounds: int = 2) -> Images:
-    """The images that an L1 term in a site's loss compares with, pixel by pixel.
+    """Recovers, pixel by pixel, the target images of an L1 term in a site's loss.
 
-    The gradient of |synthetic - target| is its sign: it jumps where the synthetic pixel becomes
-    the brighter one. Each round cuts the range in which a pixel lies into parts, all pixels at
-    once, and keeps the part across which feedback jumps most. Looking at the jump and not at the
-    sign keeps the adversarial term out, which changes little from one mark to the next.
+    The gradient of |synthetic - target| is a sign: it jumps where the synthetic pixel becomes
+    brighter than the target. Each round divides the range of every pixel into parts and keeps the
+    part across which the feedback increases most. Using the increase rather than the sign excludes
+    the adversarial term, which changes little from one intensity to the next.
 
     Args:
-        ask: gives feedback.
-        shape: of the images.
-        parts: that a range is cut into; each round asks one question more than that.
-        rounds: the later ones look a little beyond the part that was found.
+        ask: returns feedback on images.
+        shape: shape of the images.
+        parts: number of parts that a range is divided into; a round asks `parts + 1` questions.
+        rounds: number of rounds; each later one extends the part found by half its width each way.
 
     Returns:
-        The middle of what is left of each range. Where the loss has no L1 term it shows what the
-        discriminator would rather see.
+        The middle of the remaining range of each pixel. If the loss has no L1 term, this reflects
+        what the discriminator prefers.
     """
     low, high = torch.full(shape, IMAGE_LOW), torch.full(shape, IMAGE_HIGH)
     for _ in range(rounds):
@@ -57,19 +57,19 @@ def bisected(ask: Ask, shape: tuple[int, ...], *, parts: int = 32, rounds: int =
 
 @final
 class RolledBack:
-    """Asks a site again and again about the batch that it offers first after a step.
+    """Makes a site judge the same batch repeatedly by rolling it back to an earlier step.
 
-    A site that is told that the run stands at an earlier step goes back to its state of then, and
-    offers the same batch: that is how runs resume, and how a malicious coordinator has one batch
-    judged as often as it likes.
+    A site that is told that the run is at an earlier step restores its state of that step and
+    offers the same batch. Runs resume in this way; a malicious coordinator can use it to have one
+    batch judged any number of times.
 
     Args:
-        endpoint: of the site.
-        run: that the site is in, or a new one.
-        recipe: digest of it.
-        step: to go back to; the site has a checkpoint of it, or it is 0.
+        endpoint: endpoint of the site.
+        run: identity of the run that the site takes part in, or of a new one.
+        recipe: digest of the recipe.
+        step: step to go back to: 0, or one that the site has a checkpoint of.
         images: coding of images on the wire.
-        limit: of answers, in bytes.
+        limit: largest size of an answer, in bytes.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class RolledBack:
         self.card = self._opened()
 
     def __call__(self, images: Images) -> Tensor:
-        """Feedback on images for the conditions of `card`."""
+        """Feedback on images painted from the conditions of `card`."""
         return self.judged(images).feedback
 
     def judged(self, images: Images) -> Judgement:
-        """The whole answer on images for the conditions of `card`."""
+        """The site's full answer on images painted from the conditions of `card`."""
         card = self._opened()
         request = Judge(run=card.run, step=card.step, batch=card.batch, images=images)
         answer = self._asked(request)
@@ -109,18 +109,18 @@ class RolledBack:
 
 @final
 class Rehearsal:
-    """A site's first step, played by a coordinator that knows the initial discriminator.
+    """Simulates a site's first step, for a coordinator that knows the initial discriminator.
 
-    It follows from the recipe's seed and the site's name where a policy says `allows.known_start`,
-    and so does how images are shifted before they are judged.
-    Adam's first step is the sign of the gradient (Kingma and Ba 2015, section 2.1), so what the
-    site would answer can be computed for any real images, and compared with what it did answer.
+    If a site's policy says `allows.known_start`, its initial discriminator and the random shifts of
+    images before they are judged follow from the recipe's seed and the site's name. Adam's first
+    step is the sign of the gradient (Kingma and Ba 2015, section 2.1), so the site's answer can be
+    computed for any real images and compared with its actual answer.
 
     Args:
-        recipe: with a discriminator that does not segment.
-        name: of the site.
-        card: that it sent.
-        images: synthetic ones, (b, c, *space), that it was sent.
+        recipe: a recipe whose discriminator does not segment.
+        name: name of the site.
+        card: the card that the site sent.
+        images: synthetic images, (b, c, *space), that the site was sent.
     """
 
     def __init__(self, recipe: Recipe, name: str, card: Card, images: Images) -> None:
@@ -137,10 +137,14 @@ class Rehearsal:
         self.images = images
 
     def feedback(self, real: Images) -> Tensor:
-        """What the site would answer if these were its real images; has a slope by them."""
+        """The site's feedback if these were its real images; differentiable with respect to them.
+
+        Raises:
+            RunError: the discriminator has no realness logits.
+        """
         known = dict(self.network.named_parameters())
         adversarial, rate = self.objective.adversarial, self.recipe.optimiser.discriminator_rate
-        self.objective.begin_step(0)  # the shifts are those of the site, too
+        self.objective.begin_step(0)  # reproduces the site's shifts
         both = torch.cat([real, self.images])
         own, painted = self._score(known, both, self.objective.random).chunk(2)
         learned = 0.5 * (adversarial.real(own) + adversarial.synthetic(painted))
@@ -156,7 +160,7 @@ class Rehearsal:
         return feedback
 
     def mismatch(self, real: Images, answer: Tensor) -> Scalar:
-        """Squared gap between what would be answered and what was, as a part of the latter."""
+        """Squared difference of simulated and actual answer, relative to the actual one squared."""
         return (self.feedback(real) - answer).square().sum() / answer.square().sum()
 
     def _score(
@@ -173,19 +177,19 @@ class Rehearsal:
 
 
 def _sign(slope: Tensor) -> Tensor:
-    """Adam's first step; backwards a softer one, since a sign has no slope."""
+    """Adam's first step; the backward pass uses a softened sign, which has a useful gradient."""
     soft = slope / (slope.abs() + SOFTNESS * slope.detach().abs().mean())
     return soft + (slope / (slope.abs() + TINY) - soft).detach()
 
 
 def inverted(rehearsal: Rehearsal, answer: Tensor, start: Images, *, steps: int = 200) -> Images:
-    """Real images that would explain an answer, by descent (Zhu et al. 2019, section 3).
+    """Finds real images that explain an answer, by gradient descent (Zhu et al. 2019, section 3).
 
     Args:
-        rehearsal: of the step that was answered.
-        answer: feedback, of the shape of the images.
-        start: a guess, such as what a generator paints for the masks.
-        steps: of Adam.
+        rehearsal: simulation of the step that was answered.
+        answer: the site's feedback, of the shape of the images.
+        start: initial guess, such as images that a generator paints from the masks.
+        steps: number of steps of Adam.
     """
     hidden = torch.atanh(start.clamp(0.98 * IMAGE_LOW, 0.98 * IMAGE_HIGH)).requires_grad_()
     optimiser = torch.optim.Adam([hidden], lr=0.01)
@@ -197,6 +201,6 @@ def inverted(rehearsal: Rehearsal, answer: Tensor, start: Images, *, steps: int 
 
 
 def psnr(images: Images, other: Images) -> float:
-    """Peak signal-to-noise ratio in decibels of images in [-1, 1], mean over images."""
+    """Peak signal-to-noise ratio in decibels between images in [-1, 1], mean over images."""
     square = (images - other).square().flatten(1).mean(1).clamp(min=1e-12)
     return float((10 * torch.log10((IMAGE_HIGH - IMAGE_LOW) ** 2 / square)).mean())

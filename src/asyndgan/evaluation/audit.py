@@ -1,10 +1,10 @@
-"""What a run's generator and its synthetic images say of whose images it was trained on.
+"""Audit of what a run's generator and synthetic images reveal about its training patients.
 
-Membership inference by patient: somebody who has real images of a patient asks whether the patient
-took part. Each attack scores a patient; the area under the ROC curve is the probability that a
-random member scores above a random other patient: 0.5 is a coin.
+Membership inference by patient: an attacker who has real images of a patient infers whether the
+patient took part. Each attack scores patients; the area under the ROC curve (AUC) is the
+probability that a random member scores above a random other patient, 0.5 being chance.
 
-Attribute inference of the site: whether it can be told where a patient was imaged.
+Attribute inference of the site: an attacker infers at which site a patient was imaged.
 """
 
 import json
@@ -34,41 +34,41 @@ from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import generator_inputs
 
 PAINTINGS: Final = 4
-"""Of each real mask at the least, with noise of their own, for the attacks on the generator."""
+"""Fewest paintings of each real mask, with different noise, for the attacks on the generator."""
 
 SIDE: Final = 32
-"""Pixels that images are compared at: finer noise would hide who resembles whom."""
+"""Side in pixels at which images are compared; at full size, noise would hide resemblances."""
 
 DELTA: Final = 1e-5
-"""Of the bounds of epsilon."""
+"""Delta of the bounds of epsilon."""
 
 LEVEL: Final = 0.05
-"""Of the test, and of the interval's both ends together."""
+"""Significance level of the tests, and of the intervals (both ends together)."""
 
 SURE: Final = 0.7
-"""Area under the curve that the interval must lie below before a set is released: that nothing was
-seen among a few patients says nothing."""
+"""AUC that the interval must lie below before a set is released: with few patients, finding no
+membership signal proves nothing."""
 
 
 @final
 @dataclass(frozen=True)
 class Attack:
-    """One way of telling members from others, and how far it comes.
+    """Result of one way of telling members from other patients.
 
-    A bound of epsilon needs as many members as others who took part by chance; where there are more
-    of one, some of them are left out by chance.
+    The bound of epsilon requires as many members as others, chosen by chance. If one group is
+    larger, a random subset of it is used.
 
     Attributes:
-        name: `painting` (how near the generator comes to a patient's image from the patient's own
-            mask), `nearest` (how near the nearest synthetic image is), `density` (how many
-            synthetic images are near).
+        name: `painting` (similarity of a patient's image to what the generator paints from the
+            patient's own mask), `nearest` (similarity to the nearest synthetic image) or `density`
+            (how many synthetic images are near).
         auc: area under the ROC curve over patients.
         low: lower end of its 95 % bootstrap interval over patients.
         high: upper end.
-        p_value: of the one-sided test (Mann and Whitney) that members score higher.
-        members: patients.
-        others: patients.
-        epsilon: that the generator has at the least, if patients took part by chance.
+        p_value: p-value of the one-sided test (Mann and Whitney) that members score higher.
+        members: number of members.
+        others: number of other patients.
+        epsilon: lower bound of the generator's epsilon, valid if members were chosen by chance.
     """
 
     name: str
@@ -82,20 +82,20 @@ class Attack:
 
     @property
     def tells(self) -> bool:
-        """Whether members were told from others; a number that is none counts as if."""
+        """Whether members could be told from others; a p-value of nan counts as yes."""
         return not self.p_value >= LEVEL
 
     @property
     def sure(self) -> bool:
-        """Whether there are so many patients that nothing much can have been missed.
+        """Whether there are enough patients to rule out an AUC of `SURE` or more.
 
-        An area below one half is chance, and makes nobody surer.
+        An AUC below 0.5 is due to chance and is treated as 0.5.
         """
         return max(self.auc, 0.5) + self.high - self.auc < SURE
 
     @property
     def verdict(self) -> str:
-        """A sentence for people who read no statistics."""
+        """A sentence for readers without statistical training."""
         sizes = f"{self.members} members, {self.others} others"
         if self.tells:
             return f"MEMBERS CAN BE TOLD: AUC {self.auc:.2f} ({sizes})"
@@ -108,18 +108,18 @@ class Attack:
 @final
 @dataclass(frozen=True)
 class SitesGuessed:
-    """Of how many patients the site is guessed by the look in which the generator comes nearest.
+    """How often a patient's site is guessed from the look whose paintings are most similar.
 
-    What a scanner makes of all its images is enough for that: it says that the generator tells the
-    sites' looks apart, and nothing of who took part.
+    The scanner's general appearance suffices for that: a good guess shows that the generator
+    distinguishes the sites' looks, and nothing about who took part.
 
     Attributes:
-        right: patients whose site was guessed.
-        patients: all whose site is known.
-        low: lower end of the 95 % interval (Clopper and Pearson) of the part that is right.
+        right: number of patients whose site was guessed correctly.
+        patients: number of patients whose site is known.
+        low: lower end of the 95 % interval (Clopper and Pearson) of the fraction guessed correctly.
         high: upper end.
-        always: part that is right if the site with most patients is guessed for all.
-        p_value: of the one-sided test that guesses are better than that.
+        always: fraction that is correct if the site with most patients is always guessed.
+        p_value: p-value of the one-sided test that guesses are better than that.
     """
 
     right: int
@@ -131,7 +131,7 @@ class SitesGuessed:
 
     @property
     def verdict(self) -> str:
-        """A sentence for people who read no statistics."""
+        """A sentence for readers without statistical training."""
         found = (
             f"{self.right} of {self.patients} patients ({self.low:.2f} to {self.high:.2f}; the "
             f"largest site alone is {self.always:.2f})"
@@ -144,12 +144,12 @@ class SitesGuessed:
 @final
 @dataclass(frozen=True)
 class Audit:
-    """What an audit found.
+    """Result of an audit.
 
     Attributes:
-        attacks: of membership, on which a release depends.
-        sites: the guess of patients' sites; None: the generator knows no looks
-            (`generator.style = 0`), or there is one site.
+        attacks: membership attacks, on which a release depends.
+        sites: guesses of patients' sites; None if the generator has no looks
+            (`generator.style = 0`) or there are patients of fewer than two sites.
     """
 
     attacks: list[Attack]
@@ -168,12 +168,13 @@ def audit(
     """Attacks a finished run with real images of members and of others.
 
     Args:
-        run: whose generator paints.
+        run: the run under audit.
         members: cases of patients that the run was trained on.
-        others: cases of patients of the same hospitals that it was not trained on: any other
-            difference between the two groups would be taken for membership.
-        synthetic: the set that is released.
-        out: for `audit.json` and `nearest.png`, which shows real images: keep it at the site.
+        others: cases of patients of the same hospitals that it was not trained on; any other
+            difference between the two groups would be mistaken for membership.
+        synthetic: the synthetic set to be released.
+        out: folder for `audit.json` and `nearest.png`; the latter shows real images, so keep it at
+            the site.
         masks: digest of the masks that the set was painted from.
 
     Raises:
@@ -211,12 +212,12 @@ def audit(
 def patient_scores(
     run: RunFolder, real: Sequence[Case], synthetic: Sequence[Case]
 ) -> dict[str, dict[str, float]]:
-    """How much like a member each patient looks: by attack, by patient, mean over his cases.
+    """Membership score of each patient by attack, mean over the patient's cases; higher: member.
 
     Args:
-        run: whose generator paints.
+        run: the run under audit.
         real: cases of members and of others; no patient is both.
-        synthetic: the set that is released.
+        synthetic: the synthetic set to be released.
     """
     apart = _distances(_small(real), _small(synthetic))
     scale = float(apart.min(dim=1).values.median())
@@ -232,14 +233,15 @@ def patient_scores(
 
 
 def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
-    """Guesses each patient's site by the look in which the generator comes nearest to the images.
+    """Guesses each patient's site from the look whose paintings are most similar to the images.
 
     Args:
-        run: whose generator paints.
-        cases: of patients named `site/patient`; others are passed over.
+        run: the run under audit.
+        cases: cases of patients named `site/patient`; others are skipped.
 
     Returns:
-        None where the generator knows no looks, or no two sites' patients are there.
+        The result; None if the generator has no looks or there are patients of fewer than two
+        sites.
     """
     looks = list(run.facts().sites)
     known = [case for case in cases if case.patient.rpartition("/")[0] in looks]
@@ -250,25 +252,25 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
     right = sum(looks[int(gaps.argmin())] == truth[name] for name, gaps in nearest.items())
     always = max(Counter(truth.values()).values()) / len(truth)
     test = binomtest(right, len(truth), always, alternative="greater")
-    # The test's own interval is as one-sided as it is.
+    # The interval of the one-sided test would be one-sided too.
     both = binomtest(right, len(truth)).proportion_ci(1 - LEVEL)
     return SitesGuessed(right, len(truth), both.low, both.high, always, float(test.pvalue))
 
 
 def check_released(run: RunFolder, masks: str, audited: Path) -> str:
-    """Sees that an audit of this generator and these masks found no sign of membership.
+    """Checks that an audit of this generator and these masks found no sign of membership.
 
     Args:
-        run: whose synthetic set is to be released.
-        masks: digest of the masks that it is painted from.
-        audited: folder of its audit.
+        run: run whose synthetic set is to be released.
+        masks: digest of the masks that the set is painted from.
+        audited: folder of the audit.
 
     Returns:
-        What the audit found, for the model card.
+        The findings of the audit, for the model card.
 
     Raises:
         RunError: there is no audit, it is of another generator or other masks, it has too few
-            patients, or members can be told.
+            patients, or it could tell members from others.
     """
     path = audited / "audit.json"
     try:
@@ -307,7 +309,7 @@ def _stored(table: Mapping[str, Any]) -> Attack:
 
 
 def _by_patient(cases: Sequence[Case], values: Tensor) -> dict[str, Tensor]:
-    """Means over each patient's cases of what has a row for each case."""
+    """Mean over each patient's cases of values that have one row per case."""
     rows: dict[str, list[Tensor]] = {}
     for case, row in zip(cases, values, strict=True):
         rows.setdefault(case.patient, []).append(row)
@@ -315,11 +317,11 @@ def _by_patient(cases: Sequence[Case], values: Tensor) -> dict[str, Tensor]:
 
 
 def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
-    """Mean absolute differences of images from what the generator paints from their masks.
+    """Mean absolute differences between images and what the generator paints from their masks.
 
     Returns:
-        (case, repeat, look): the attacker does not know the site, and tries every look equally
-        often.
+        Tensor (case, repeat, look). The attacker does not know the site, so every look is tried
+        equally often.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     random = torch.Generator().manual_seed(derived_seed(0, "audit"))
@@ -341,12 +343,12 @@ def _small(cases: Sequence[Case]) -> Images:
 
 
 def _distances(ones: Tensor, others: Tensor) -> Tensor:
-    """Mean squared differences (ones, others)."""
+    """Mean squared differences of all pairs, (ones, others)."""
     return torch.cdist(ones.flatten(1), others.flatten(1)).square() / ones[0].numel()
 
 
 def _attack(name: str, members: NDArray[np.float64], others: NDArray[np.float64]) -> Attack:
-    """From scores of patients to the curve."""
+    """Computes an attack's statistics from its scores of patients."""
     random = np.random.default_rng(0)
     drawn = [
         area_under_curve(random.choice(members, len(members)), random.choice(others, len(others)))
@@ -363,26 +365,26 @@ def _attack(name: str, members: NDArray[np.float64], others: NDArray[np.float64]
 def _epsilon(
     members: NDArray[np.float64], others: NDArray[np.float64], random: np.random.Generator
 ) -> float:
-    """At the least, from guessing that the upper half took part."""
+    """Lower bound of epsilon, from guessing that the half with higher scores took part."""
     size = min(len(members), len(others))
     scores = np.concatenate(
         [random.choice(members, size, replace=False), random.choice(others, size, replace=False)]
     )
-    # Ties are broken by chance, not by who comes first.
+    # Ties are broken at random, not by order.
     guessed = np.lexsort((random.random(2 * size), scores))[size:]
     correct = 2 * int((guessed < size).sum())
     return epsilon_of_guesses(correct, 2 * size, 2 * size, delta=DELTA)
 
 
 def area_under_curve(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Probability that a member scores above another patient; ties count half."""
+    """Probability that a member scores above a non-member; ties count half."""
     above = (members[:, None] > others).mean()
     ties = (members[:, None] == others).mean()
     return float(above + ties / 2)
 
 
 def _picture(pairs: Sequence[tuple[Case, Case]]) -> bytes:
-    """Members and the synthetic images nearest to them, the nearest pair first."""
+    """Members' images above the synthetic images nearest to them, the nearest pair first."""
     figure = Figure(figsize=(1.5 * len(pairs) + 0.4, 3.2), layout="constrained")
     grid = figure.subplots(2, len(pairs), squeeze=False)
     for column, pair in zip(grid.T, pairs, strict=True):

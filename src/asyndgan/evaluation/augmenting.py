@@ -1,4 +1,4 @@
-"""One site's real cases and synthetic ones beside them, as one data set."""
+"""Augmenting a site's data set with synthetic cases."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ NAME = "synthetic-{:05d}"
 @final
 @dataclass(frozen=True)
 class Source:
-    """A mask to paint from, and whose grid and intensities what is painted is stored with.
+    """A mask to paint from, and the real case whose grid and intensities the result is stored in.
 
     Attributes:
         mask: label map [H, W] on the recipe's grid.
-        like: a real case of the site.
-        of: the case whose mask it is; empty: another one's.
+        like: a real case of the site that determines the stored grid and intensities.
+        of: name of the site's case that the mask belongs to; empty for other masks.
     """
 
     mask: Mask
@@ -53,26 +53,30 @@ def augment_folder(
     seed: int = 0,
     patient_pattern: str,
 ) -> tuple[int, int]:
-    """Copies a site's data set and adds synthetic cases; nothing leaves the machine.
+    """Copies a site's data set and adds synthetic cases, on this machine only.
+
+    Every mask is moved at random before it is painted from.
 
     Args:
-        run: finished; its generator paints.
+        run: a finished run, whose generator is used.
         folder: data set of the site.
-        out: folder to write, new.
-        ratio: synthetic cases for each real one.
+        out: folder to create.
+        ratio: number of synthetic cases per real one.
         masks: further masks to paint from, on the recipe's grid.
-        own_masks: paint from the site's own masks as well; every mask is moved at random.
-        label: paint only masks that hold this label.
-        rare_first: paint masks whose labels, or sizes of a label, few others have more often.
-        seed: of everything random.
+        own_masks: also paint from the site's own masks, except those of held-out patients.
+        label: use only masks that hold this label.
+        rare_first: use masks with rare labels, or rare sizes of a label, more often.
+        seed: seed of everything random.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Returns:
-        The number of real and of synthetic cases (slices, where the set holds volumes).
+        The number of real cases and of synthetic cases.
 
     Raises:
-        DataError: the folder cannot be read, means something else by its labels, or there is no
+        DataError: the folder cannot be read, holds volumes, synthetic cases or modalities that the
+            run does not paint, or differs from the run in the meaning of its labels; or there is no
             mask to paint from.
+        RunError: the run holds out patients and was trained with another `patient_pattern`.
     """
     facts, image = run.facts(), run.recipe().image
     info = describe(folder)
@@ -93,7 +97,7 @@ def augment_folder(
         )
     if run.recipe().training.hold_out:
         facts.check_pattern(patient_pattern)
-    # Who is held out to be judged on must not come back by his mask.
+    # Masks of held-out patients must not be used, since evaluations judge on these patients.
     free, _ = held_out_by(run.recipe(), real)
     free = [case for case in free if files[case.name].mask]
     sources = _sources(free, masks, own_masks, seed)
@@ -126,7 +130,7 @@ def augment_folder(
         "label": label,
         "rare_first": rare_first,
         "seed": seed,
-        # So that whoever splits the set keeps a synthetic case with the patient of its mask.
+        # Lets splits of the set keep a synthetic case together with the patient of its mask.
         "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
     }
     added = write_extended(folder, out, cases, provenance=provenance)
@@ -134,7 +138,7 @@ def augment_folder(
 
 
 def digests_of(masks: Iterable[Mask]) -> list[str]:
-    """SHA-256 of each mask on a run's grid that holds a label; sorted."""
+    """SHA-256 of each mask that holds a label, on a run's grid; sorted, without duplicates."""
     return sorted({digest_of([mask.to(torch.uint8)]) for mask in masks if bool(mask.any())})
 
 
@@ -146,7 +150,7 @@ def _words(own_masks: bool, others: int) -> str:
 def _sources(
     real: Sequence[Case], masks: Sequence[Mask], own_masks: bool, seed: int
 ) -> list[Source]:
-    """Masks of others are stored like a case of the site that is drawn for each."""
+    """The sources to draw from; each further mask is stored like a randomly drawn real case."""
     random = torch.Generator().manual_seed(derived_seed(seed, "augment", "like"))
     like = torch.randint(len(real), (len(masks),), generator=random).tolist()
     own = [Source(case.mask, case, case.name) for case in real] if own_masks else []
@@ -155,7 +159,7 @@ def _sources(
 
 
 def _drawn(sources: Sequence[Source], count: int, rare_first: bool, seed: int) -> list[Source]:
-    """So many of them: each once before any comes twice, or the rare ones more often."""
+    """Draws `count` sources: each once before any repeats, or by rarity if `rare_first`."""
     random = torch.Generator().manual_seed(derived_seed(seed, "augment", "masks"))
     if rare_first:
         weights = rarity(torch.stack([source.mask for source in sources]))
@@ -168,7 +172,7 @@ def _drawn(sources: Sequence[Source], count: int, rare_first: bool, seed: int) -
 
 
 def _stored(painted: Case, like: Case, modalities: Sequence[str], name: str) -> RawCase:
-    """A synthetic case on the grid and with the intensities that a real one is stored with."""
+    """A synthetic case on the grid and in the intensities in which a real case is stored."""
     places = [painted.modalities.index(modality) for modality in modalities]
     channels = invert(painted.image[places], like.preparation)
     return RawCase(

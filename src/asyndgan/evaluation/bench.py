@@ -1,4 +1,4 @@
-"""Trains segmentation networks side by side, or finds what they predicted in a cache."""
+"""Trains segmentation networks in parallel, or reads their predictions from a cache."""
 
 import base64
 import hashlib
@@ -43,25 +43,25 @@ from asyndgan.evaluation.table import Scores
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being trained, the steps done and the steps of the whole evaluation.
 
-A check of the budget counts its steps anew.
+A check of the budget counts its steps separately, from 0.
 """
 
 TrainingSet = Sequence[Case] | Mapping[str, Sequence[Case]]
-"""The cases of one training; by site where sites train one network together (FedAvg)."""
+"""The cases of one training; by site if the sites train one network together (FedAvg)."""
 
 Contenders = Mapping[str, Sequence[TrainingSet]]
-"""By the model's name: a training set for each seed."""
+"""Training sets of each model, one per seed, by the model's name."""
 
 
 @final
 @dataclass(frozen=True)
 class Found:
-    """What a bench found.
+    """Results of a bench.
 
     Attributes:
-        scores: averaged over seeds.
-        dice_of_seeds: by model and label: mean over patients, of each seed.
-        masks: that each model's first seed predicts.
+        scores: scores of each patient, averaged over seeds.
+        dice_of_seeds: for each seed, the mean Dice over patients, by model and label.
+        masks: predictions of each model's first seed.
     """
 
     scores: Scores
@@ -72,22 +72,22 @@ class Found:
 @final
 @dataclass
 class Bench:
-    """Trains networks on one machine, or finds what they predicted in the cache.
+    """Trains networks on one machine, or reads their predictions from the cache.
 
     Attributes:
-        test: whom the networks are judged on.
-        labels: every label's value.
-        targets: the labels that are judged.
-        seeds: of the trainings of each model.
-        cache: folder of what networks predicted.
+        test: cases that the networks are judged on.
+        labels: value of each label, by name.
+        targets: names of the labels that are judged.
+        seeds: seeds of the trainings of each model.
+        cache: folder of cached predictions.
         total: steps of the whole evaluation.
-        device: where to train.
-        on_progress: told after every step.
-        workers: networks that are trained at a time.
-        done: steps of trainings that have ended or were found.
-        running: steps of those at work, by their text.
-        lock: over `done` and `running`.
-        stop: set when one training failed, so that the others end too.
+        device: device to train on.
+        on_progress: called after every step.
+        workers: number of networks to train in parallel.
+        done: steps of trainings that have finished or were found in the cache.
+        running: steps done by each running training, by its progress text.
+        lock: guards `done` and `running`.
+        stop: set when a training fails, so that the others stop too.
     """
 
     test: Sequence[Case]
@@ -105,7 +105,12 @@ class Bench:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def scores(self, models: Contenders, budget: SegmentationBudget) -> Found:
-        """Trains and judges; `workers` networks are trained at a time, on one thread each."""
+        """Trains and judges the models, `workers` networks in parallel on one thread each.
+
+        Raises:
+            DataError: a model or the test set has no cases, or they do not fit together.
+            NotFiniteError: a loss became infinite or NaN.
+        """
         for training_sets in models.values():
             for cases in training_sets:
                 self._check_fit(cases)
@@ -121,7 +126,7 @@ class Bench:
             }
             try:
                 masks = {model: [one.result() for one in own] for model, own in trainings.items()}
-            except BaseException as error:  # Ctrl-C comes here, not to the threads
+            except BaseException as error:  # Ctrl-C is raised here, not in the threads
                 self.stop.set()
                 every = [one for own in trainings.values() for one in own]
                 raise _cause(every, error) from error
@@ -195,9 +200,10 @@ class Bench:
         )
 
     def _as_trained(self, cases: TrainingSet) -> list[Case]:
-        """The test cases, black in modalities that no training case has.
+        """The test cases, blank in modalities that no training case has.
 
-        A network that never saw a modality has random weights for it, and would be judged by them.
+        A network that never saw a modality has untrained weights for it, which would distort its
+        predictions.
         """
         lacking = lacked_by_all(pooled(cases))
         return [blanked(case, lacking) for case in self.test] if lacking else list(self.test)
@@ -225,19 +231,19 @@ class Bench:
         }
 
     def _tell(self, text: str, step: int | None = None) -> None:
-        """Says how far all trainings together are; `step`: of one that is at work."""
+        """Reports the progress of all trainings; `step`: steps done by the one named `text`."""
         if self.stop.is_set():
             raise CancelledError
         with self.lock:
             if step is not None:
                 self.running[text] = step
             done = self.done + sum(self.running.values())
-            if self.on_progress:  # in the lock: it never goes back
+            if self.on_progress:  # inside the lock, so that progress never decreases
                 self.on_progress(text, done, self.total)
 
 
 def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseException:
-    """Why trainings ended: those that were told to stop say no more than that."""
+    """The original error behind a cancellation: trainings that were stopped do not carry it."""
     if not isinstance(error, CancelledError):
         return error
     wait(trainings)
@@ -246,14 +252,14 @@ def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseExce
 
 
 def pooled(cases: TrainingSet) -> list[Case]:
-    """All cases, whosever they are."""
+    """All cases of a training set, over all sites."""
     if isinstance(cases, Mapping):
         return [case for own in cases.values() for case in own]
     return list(cases)
 
 
 def _average(by_seed: Sequence[Mapping[str, PatientScore]]) -> list[PatientScore]:
-    """Each patient's scores, averaged over the seeds in which the patient counts."""
+    """Scores of each patient, averaged over the seeds in which they are not nan."""
     return [
         PatientScore(
             *(mean([getattr(scores[patient], name) for scores in by_seed]) for name in SCORES)
@@ -263,22 +269,22 @@ def _average(by_seed: Sequence[Mapping[str, PatientScore]]) -> list[PatientScore
 
 
 def paired(scores: Sequence[float], others: Sequence[float]) -> tuple[int, float, float, float]:
-    """Patient by patient how much higher: how many count, mean, and the ends of its interval.
+    """Paired differences `scores - others`: patients counted, mean, low and high of its interval.
 
-    Those without the label, whose score is nan, do not count.
+    Patients whose score is nan because they lack the label do not count.
     """
     found = [a - b for a, b in zip(scores, others, strict=True) if not math.isnan(a - b)]
     return len(found), mean(found), *bootstrap_interval(found)
 
 
 def mean(values: Sequence[float]) -> float:
-    """Of those that are numbers; nan if none is."""
+    """Mean of the values that are not nan; nan if there is none."""
     counted = [value for value in values if not math.isnan(value)]
     return math.fsum(counted) / len(counted) if counted else math.nan
 
 
 def _digest(cases: Sequence[Case], *, with_masks: bool) -> str:
-    """SHA-256 of the cases' tensors in their order, which a training depends on."""
+    """SHA-256 of the cases' tensors in their order, since a training depends on the order."""
     parts = ((case.image, case.mask) if with_masks else (case.image,) for case in cases)
     return digest_of(chain.from_iterable(parts))
 
@@ -294,7 +300,7 @@ def _unpacked(entry: Mapping[str, Any]) -> Masks:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """All or nothing: an interruption leaves the old file, or none."""
+    """Writes a file atomically: an interruption leaves the old file, or none."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_bytes(content)

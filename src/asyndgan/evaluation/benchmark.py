@@ -1,4 +1,4 @@
-"""Runs a suite: trains what is missing, judges it, and gathers its tables."""
+"""Runs a suite: trains the missing models, evaluates them and collects the tables."""
 
 import hashlib
 import json
@@ -101,23 +101,23 @@ def run_suite(
     on_training: OnProgress | None = None,
     on_evaluation: OnProgress | None = None,
 ) -> SuiteResult:
-    """Trains and judges what a suite names and the folder does not hold yet.
+    """Trains and evaluates the models of a suite; results that exist already are reused.
 
     Args:
-        text: of the suite, TOML.
-        data: folder that holds the sets.
-        out: for runs, evaluations, the cache and `suite.json`.
-        workers: trainings at a time, one core each.
-        device: where networks compute.
-        on_training: told about the generators: a text, steps done, all steps.
-        on_evaluation: told about the segmentation networks.
+        text: the suite, as TOML.
+        data: folder that contains the data sets.
+        out: folder for runs, evaluations, the cache and `suite.json`.
+        workers: number of trainings in parallel, one core each.
+        device: device of the networks.
+        on_training: progress of the generators: called with a text, the steps done and all steps.
+        on_evaluation: progress of the segmentation networks, likewise.
 
     Raises:
-        RecipeError: the suite or a recipe in it cannot be used.
+        RecipeError: the suite or a recipe in it is invalid.
         DataError, CohortError, RunError, NotFiniteError: as in `train` and `evaluate`.
     """
     suite = Suite.from_toml(text)
-    # Whatever can be found out before hours of training is said before them.
+    # Loading the real cases first reports errors in them before hours of training.
     real = {part.name: Real(suite, part, data) for part in suite.sets}
     trainings = list(trainings_of(suite, data, out, device))
     train_all(trainings, workers, on_training)
@@ -146,15 +146,15 @@ def run_suite(
 
 @final
 class Real:
-    """The real cases of one set, and what they have in common.
+    """The real cases of one set, with the labels and modalities that they share.
 
     Attributes:
-        part: of the suite.
-        labels: value of each label by name, all sites together.
-        modalities: that all sites and the test set hold.
+        part: the set's section of the suite.
+        labels: value of each label by name, over all sites.
+        modalities: modalities that all sites and the test set hold.
         sites: training cases of each site.
-        judged: test or validation patients.
-        incomplete: cases to be completed, with what was acquired.
+        judged: cases of the test or validation patients.
+        incomplete: cases for completion, with the acquired modality included.
     """
 
     def __init__(self, suite: Suite, part: SetSection, data: Path) -> None:
@@ -184,7 +184,7 @@ class Real:
             labels={str(value): name for name, value in self.labels.items()},
         )
         if suite.check_budget:
-            hold_out(self.sites, part=HELD_OUT, seed=0)  # where each site has one patient: now
+            hold_out(self.sites, part=HELD_OUT, seed=0)  # raises now if no site has two patients
         self.incomplete: list[Case] = []
         if part.completion:
             self.incomplete = _with_truth(part, data, recipe.image, self.modalities)
@@ -198,7 +198,7 @@ class Real:
 def _with_truth(
     part: SetSection, data: Path, image: ImageSection, modalities: Sequence[str]
 ) -> list[Case]:
-    """Cases that lack a modality in their data set, with the one that was acquired."""
+    """Cases whose data set lacks a modality, with the acquired images of it added."""
     section = part.completion
     if section is None:
         return []
@@ -235,16 +235,16 @@ def _check_apart(part: SetSection, test: Path) -> None:
 
 @final
 class _Judging:
-    """One recipe on one set: its comparison, and what it adds to the suite's tables.
+    """Evaluates one recipe on one set and adds the results to the suite's tables.
 
     Args:
-        suite: that it is a part of.
-        real: cases of the set.
-        model: whose generators are judged.
-        out: of the suite.
-        workers: networks that are trained at a time.
-        device: where they compute.
-        on_progress: told about them.
+        suite: the suite.
+        real: the set's real cases.
+        model: model whose generators are evaluated.
+        out: output folder of the suite.
+        workers: number of networks to train in parallel.
+        device: device to train on.
+        on_progress: called with the progress of the segmentation networks.
     """
 
     def __init__(
@@ -276,10 +276,10 @@ class _Judging:
         self.about = {"set": real.part.name, "recipe": model.name}
 
     def add_to(self, result: SuiteResult) -> Evaluation:
-        """Trains the segmentation networks that are missing, and adds to every table.
+        """Trains the missing segmentation networks and adds rows to every table.
 
         Returns:
-            The comparison of the recipe's synthetic cases with the others.
+            The comparison of the recipe's synthetic cases with the other training sets.
         """
         painted = {
             name: [self._painted(run, PaintingSection()) for run in runs]
@@ -316,7 +316,7 @@ class _Judging:
         return evaluation
 
     def _add_rows(self, result: SuiteResult, evaluation: Evaluation) -> None:
-        """Rows of real models only where an earlier recipe did not bring them."""
+        """Adds rows; those of real models only if no earlier recipe added them."""
         known = {(row["set"], row["model"]) for row in result.rows if not row["recipe"]}
         about = {
             name: self.about | {"recipe": self._recipe_of(name)}
@@ -340,7 +340,7 @@ class _Judging:
         return self.model.name if painted else ""
 
     def _cost(self, model: str) -> dict[str, float | None]:
-        """Seconds and bytes of generators; bytes of FedAvg's rounds; else nothing moved."""
+        """Seconds and bytes of generators, or bytes of FedAvg's rounds; None for other models."""
         facts = [run.facts() for run in self.runs.get(model, [])]
         if facts:
             moved = [_of_a_site(run.left_sites) + _of_a_site(run.came_to_sites) for run in facts]
@@ -365,7 +365,7 @@ class _Judging:
             result.distances.append({**self.about, "model": name, **_mean_of(measured)})
 
     def _alike(self, run: RunFolder) -> list[Case]:
-        """Each real case's counterpart: from its own mask, in its own site's look."""
+        """Paints a counterpart of each real case, from its mask and in the look of its site."""
         masks = masks_of(self.real.sites)
         looks = [site for site, cases in self.real.sites.items() for _ in cases]
         painted = run.facts().scope.modalities
@@ -409,10 +409,11 @@ class _Judging:
     def _segmented(
         self, completed: Completed, lacking: Sequence[str], real_all: TrainingSet
     ) -> dict[str, dict[str, float]]:
-        """How well completed cases are segmented, by a network trained on all real cases.
+        """Dice of a network trained on all real cases, on the completed cases.
 
-        Only those completed without a look at the mask: it is what is to be found. Beside it a
-        network that was trained without the modality, which is what a site that lacks it has.
+        Only ways of completion that do not use the mask are scored, since the mask is what the
+        network has to find. For comparison, a network trained without the modality is scored too:
+        a site that lacks the modality could train that one.
         """
         judged = self.real.incomplete
         shown = {
@@ -451,7 +452,7 @@ class _Judging:
             self.on_progress(text, done, total)
 
     def _without(self) -> dict[str, list[Case]]:
-        """Real cases of each site, without what takes no part in the recipe's training."""
+        """Real cases of each site, without the modalities excluded from the recipe's training."""
         return {
             site: [blanked(case, self.model.without.get(site, ())) for case in cases]
             for site, cases in self.real.sites.items()
@@ -460,7 +461,7 @@ class _Judging:
     def _add_pictures(
         self, result: SuiteResult, painted: Mapping[str, Sequence[Sequence[Case]]]
     ) -> None:
-        """Pictures of moved masks and their paintings, where the recipe releases masks."""
+        """Adds pictures of moved masks and their paintings, if the recipe releases masks."""
         for name, of_seeds in painted.items():
             if not self.runs[name][0].recipe().masks.release:
                 continue
@@ -474,7 +475,7 @@ class _Judging:
 
     def _add_levelling(self, result: SuiteResult) -> None:
         if any(row["set"] == self.part.name for row in result.levelling):
-            return  # it is about the real cases, which all models share
+            return  # it concerns the real cases, which all models share
         levelling = levelled_off(
             sites=self.real.sites, labels=self.real.labels, targets=self._targets,
             seeds=self._seeds, budget=self._budget(), cache=self.out / "cache",
@@ -495,7 +496,7 @@ class _Judging:
     def _add_paintings(
         self, result: SuiteResult, real_all: Sequence[Any], evaluation: Evaluation
     ) -> None:
-        """Rows of other synthetic sets, below that of the one that the table is about."""
+        """Adds a row for the default synthetic set, then one for each further synthetic set."""
         own = asdict(evaluation.row(SYNTHETIC, self.part.label))
         result.paintings.append({**self.about, **PaintingSection().model_dump(), **own})
         for painting in self.model.paintings:
@@ -507,7 +508,7 @@ class _Judging:
     def _judge_checkpoints(self, run: RunFolder) -> Checkpoints:
         masks, every = masks_of(self.real.sites), run.recipe().training.checkpoint_every
         kept = stored_steps(run.generators)
-        # Not those of an interruption.
+        # Leaves out checkpoints that were written at an interruption.
         steps = [step for step in kept if step % every == 0 or step == run.facts().steps]
         features = {site: features_of(cases) for site, cases in self.real.sites.items()}
         together = torch.cat(list(features.values()))
@@ -526,7 +527,7 @@ class _Judging:
             clipped.append(distance(Moments.of(found, clip=clip), reference))
         evaluation = self._compare(models, ending="checkpoints")
         dice = [evaluation.row(f"step {step}", self.part.label).dice_mean for step in steps]
-        late = len(steps) // 3  # early checkpoints differ so much that any measure sees it
+        late = len(steps) // 3  # early checkpoints differ so much that any measure ranks them
         pairs = {
             "pooled and Dice": (exact, [-one for one in dice]),
             "clipped and Dice": (clipped, [-one for one in dice]),
@@ -547,7 +548,7 @@ class _Judging:
         )  # fmt: skip
 
     def _painted(self, run: RunFolder, painting: PaintingSection) -> list[Case]:
-        """From the sites' own masks: a baseline has no released ones."""
+        """Paints from the sites' own masks, since a baseline has no released ones."""
         folder = painted_once(
             run, masks_of(self.real.sites), OF_SITES, run.path / painting.folder,
             moved=painting.images - 1, mixed=painting.mixed,
@@ -618,19 +619,19 @@ def _traffic(part: SetSection, model: ModelSection, runs: Sequence[RunFolder]) -
 
 
 def _of_a_site(moved: Mapping[str, Mapping[str, int]]) -> float:
-    """Bytes in the whole run, mean over sites."""
+    """Bytes of a site in the whole run, mean over sites."""
     return mean([float(sum(kinds.values())) for kinds in moved.values()])
 
 
 def _a_step(moved: Mapping[str, Mapping[str, int]], taken: Mapping[str, int]) -> float:
-    """Bytes in a step in which a site took part (`taken`: how many), mean over sites."""
+    """Bytes per step, mean over sites; `taken`: number of steps each site took part in."""
     return mean(
         [sum(kinds.values()) / taken[site] for site, kinds in moved.items() if taken.get(site)]
     )
 
 
 def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The mean of nested tables with the same keys."""
+    """Element-wise mean of nested tables with the same keys."""
     return {
         key: _mean_of([table[key] for table in tables])
         if isinstance(value, Mapping)
@@ -642,10 +643,10 @@ def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _apart(
     part: SetSection, evaluation: Evaluation, judged: Sequence[Case]
 ) -> Iterator[dict[str, Any]]:
-    """Rows of patients that the set reports apart, such as a hospital that no site knows."""
+    """Rows for groups of patients reported apart, such as those of a hospital that is no site."""
     patients = list(dict.fromkeys(case.patient for case in judged))
     groups = part.apart
-    if part.by_site:  # held out from sites, whose names stand before theirs
+    if part.by_site:  # held-out patients are named `site/patient`
         groups = {f"of {site}": re.escape(site) + "/.*" for site in part.sites}
     for heading, pattern in groups.items():
         chosen = [place for place, name in enumerate(patients) if re.fullmatch(pattern, name)]
@@ -672,7 +673,7 @@ def _differences(
         return _difference(part, model.name, name, over, _dice(scores[name]), _dice(scores[over]))
 
     if all(math.isnan(score.dice) for score in scores[SYNTHETIC]):
-        return  # nobody has the label
+        return  # no patient has the label
     for over in scores:
         if over != SYNTHETIC and not over.endswith(ADDED):
             yield difference(SYNTHETIC, over)
@@ -692,14 +693,14 @@ def _differences(
 
 
 def _between_recipes(part: SetSection, judged: Mapping[str, Evaluation]) -> Iterator[Difference]:
-    """Synthetic cases of every recipe against those of the suite's first."""
+    """Differences between the synthetic cases of each recipe and those of the suite's first."""
     scores = {
         name: _dice(evaluation.per_patient[SYNTHETIC][part.label])
         for name, evaluation in judged.items()
     }
     first, *others = scores
     if all(math.isnan(score) for score in scores[first]):
-        return  # nobody has the label
+        return  # no patient has the label
     for name in others:
         yield _difference(
             part, name, SYNTHETIC, f"{SYNTHETIC} of {first}", scores[name], scores[first]
@@ -724,7 +725,7 @@ def _difference(
 def _over_models(
     scores: Mapping[str, Sequence[PatientScore]], models: Sequence[str]
 ) -> list[float]:
-    """Each patient's Dice, averaged over models."""
+    """Dice of each patient, averaged over models."""
     return [
         mean([score.dice for score in of_patient])
         for of_patient in zip(*(scores[name] for name in models), strict=True)

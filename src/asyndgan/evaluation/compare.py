@@ -1,8 +1,8 @@
-"""What a training set is worth: one network, trained on real and on synthetic cases.
+"""Comparison of training sets by the segmentation networks trained on them.
 
 Every model of a comparison has the same network, budget and augmentation (`segmentation.py`) and
-is judged on the same real patients (`metrics.py`); only its training cases differ, and in FedAvg
-the way they meet.
+is judged on the same real patients (`metrics.py`). Only the training cases differ and, for FedAvg,
+how they are combined.
 """
 
 import json
@@ -45,10 +45,10 @@ from asyndgan.evaluation.table import (
 )
 
 HELD_OUT = 0.2
-"""Part of each site's patients that `levelled_off` judges on."""
+"""Fraction of each site's patients that `levelled_off` judges on."""
 
 LONGER = 1.5
-"""Times the budget that `levelled_off` compares the budget with."""
+"""Length of the longer training of `levelled_off`, as a multiple of the budget."""
 
 
 def evaluate(
@@ -70,32 +70,32 @@ def evaluate(
     device: str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
-    """Trains on all real cases, on each site's and on the synthetic ones; judges on `test`.
+    """Compares training on all real cases, on each site's and on the synthetic ones.
 
-    What the networks predict is kept in `out/cache`, so an evaluation that was interrupted, or
-    repeated with other labels, trains only what is missing.
+    Predictions are cached in `out/cache`, so an evaluation that was interrupted, or is repeated
+    with other labels, trains only the missing networks.
 
     Args:
         sites: real training cases of each site, by the site's name.
-        test: real cases of patients that no site holds.
+        test: real cases to judge on, of patients that train no model.
         synthetic: synthetic training cases; None compares the real ones only.
-        labels: name and value of every label, background included.
+        labels: value of each label by name, background included.
         out: folder for `evaluation.json`, `dice.png`, `dice.svg`, `examples.png` and `cache/`.
-        targets: names of the labels to judge by; by default all but value 0.
-        seeds: one training of each model a seed.
-        budget: of every training; by default `SegmentationBudget()`.
-        baselines: also FedAvg, and each site's real cases with the synthetic ones added.
-        augmented: real and synthetic cases of a site as one set, by the site's name.
+        targets: names of the labels to judge by; by default all whose value is not 0.
+        seeds: each model is trained once per seed.
+        budget: budget of every training; by default `SegmentationBudget()`.
+        baselines: also compare FedAvg, and each site's real cases with the synthetic ones added.
+        augmented: sets of a site's real and synthetic cases together, by the site's name.
         check_budget: also run `levelled_off`.
         judged_on: "test", or "validation" if `test` was held out of the sites' patients.
-        about: kept in the table, such as the run that painted the synthetic cases.
-        workers: networks to train at a time, on one thread each.
-        device: where to train.
+        about: metadata to store in the table, such as the run that painted the synthetic cases.
+        workers: number of networks to train in parallel, on one thread each.
+        device: device to train on.
         on_progress: called with a text, the steps done and all steps.
 
     Raises:
         DataError: there are no cases, or cases, labels or targets do not fit together.
-        NotFiniteError: a loss became infinite or not a number.
+        NotFiniteError: a loss became infinite or NaN.
     """
     budget = budget or SegmentationBudget()
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * len(seeds)}
@@ -125,16 +125,16 @@ def contenders(
     fedavg: bool,
     augmented: bool,
 ) -> Contenders:
-    """The models of a comparison, in the order of its table.
+    """Training sets of the models of a comparison, in the order of its table.
 
     Args:
         sites: real training cases of each site, by the site's name.
-        synthetic: by the model's name: a set for each seed. `synthetic` is the one that
-            `real:NAME+synthetic` adds.
-        seeds: how many.
-        fedavg: also one network that the sites train together.
-        augmented: also each site's real cases with the synthetic ones added. The real ones are
-            repeated until they are half of what is drawn: there are far fewer of them.
+        synthetic: synthetic training sets, one per seed, by the model's name. The one named
+            `synthetic` is added in `real:NAME+synthetic`.
+        seeds: number of seeds.
+        fedavg: also include one network that the sites train together.
+        augmented: also include each site's real cases with the synthetic ones added. The real ones,
+            of which there are far fewer, are repeated until they make up about half of the set.
     """
     models: dict[str, Sequence[Sequence[Case] | Mapping[str, Sequence[Case]]]] = {
         REAL_ALL: [pooled(sites)] * seeds
@@ -169,14 +169,14 @@ def compare(
     device: str,
     on_progress: OnProgress | None,
 ) -> Evaluation:
-    """Trains and judges any models; `evaluate` says what the arguments are.
+    """Trains and judges any models.
 
     Args:
-        models: with a training set for each seed.
+        models: training sets of each model, one per seed.
         test: as in `evaluate`.
         labels: as in `evaluate`.
-        out: as in `evaluate`, but for the cache.
-        cache: folder of what networks predicted; several comparisons may share one.
+        out: as in `evaluate`, without the cache.
+        cache: folder of cached predictions; several comparisons may share one.
         targets: as in `evaluate`.
         seeds: as in `evaluate`.
         budget: as in `evaluate`.
@@ -224,29 +224,29 @@ def levelled_off(
     device: str = "cpu",
     on_progress: OnProgress | None = None,
 ) -> tuple[Levelling, ...]:
-    """Trains on all real cases for the budget and for half as many steps again.
+    """Trains on all real cases for the budget and for 50 % more steps.
 
-    A budget is long enough to compare training sets by if the longer training gains next to
+    The budget is long enough for comparing training sets if the longer training gains next to
     nothing. Judged on a fifth of the sites' patients, never on test patients.
 
     Args:
         sites: as in `evaluate`.
         labels: as in `evaluate`.
-        cache: folder of what networks predicted.
+        cache: folder of cached predictions.
         targets: as in `evaluate`.
         seeds: as in `evaluate`.
         budget: as in `evaluate`.
-        split_seed: of the choice of patients.
+        split_seed: seed of the choice of patients.
         workers: as in `evaluate`.
         device: as in `evaluate`.
         on_progress: as in `evaluate`.
 
     Returns:
-        One result a target.
+        One result per target.
 
     Raises:
-        DataError: as `evaluate` does.
-        NotFiniteError: as `evaluate` does.
+        DataError: as in `evaluate`, or no site has a second patient to hold out.
+        NotFiniteError: as in `evaluate`.
     """
     budget = budget or SegmentationBudget()
     longer = replace(budget, steps=math.ceil(LONGER * budget.steps))
@@ -283,7 +283,7 @@ def _keep(evaluation: Evaluation, out: Path) -> None:
 
 
 def _different(cases: Sequence[Case]) -> int:
-    """How many cases there are, each counted once however often it is repeated."""
+    """Number of distinct cases; a repeated case counts once."""
     return len({id(case) for case in cases})
 
 

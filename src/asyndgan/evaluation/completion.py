@@ -1,9 +1,9 @@
-"""The modalities that a patient's own case lacks, painted at the site that has the others.
+"""Completion of the modalities that a patient's case lacks, at the site that holds the case.
 
-Two ways. From the mask: the central generator paints it, which knows nothing of this patient but
-the mask (Multi-modal AsynDGAN, Chang et al. 2020). Or translated: a network learns, on complete
-cases that the generator painted, to go from what is there to what is not, and is then shown the
-patient's real images. No site needs a single complete real case for it.
+There are two ways. Painted: the central generator paints the missing modalities from the mask, the
+only thing that it knows about the patient (Multi-modal AsynDGAN, Chang et al. 2020). Translated: a
+network learns, on complete cases painted by the generator, to map the present modalities to the
+missing ones, and is then applied to the patient's real images. No site needs a complete real case.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,15 +44,15 @@ BATCH: Final = 32
 @final
 @dataclass(frozen=True)
 class TranslationBudget:
-    """What a translator may spend; the defaults suit images of 64 to 128 pixels.
+    """Training settings of a translator; the defaults suit images of 64 to 128 pixels.
 
     Attributes:
-        steps: updates. The rate falls linearly to zero over their last half.
-        batch: images a step.
+        steps: number of updates; the rate falls linearly to zero over the last half of them.
+        batch: images per step.
         rate: learning rate of Adam.
         width: filters of the U-Net's first level.
-        images: painted of each mask, each of them with the mask moved.
-        unmasked: part of the images whose mask is hidden, for cases that have none.
+        images: training images painted per mask, each from the mask moved at random.
+        unmasked: fraction of the images whose mask is hidden, to prepare for cases without one.
     """
 
     steps: int = 2000
@@ -69,8 +69,8 @@ class Incomplete:
     """A prepared case that lacks modalities.
 
     Attributes:
-        case: its absent channels are -1.
-        masked: whether its mask is known; else it is all 0.
+        case: the case; its absent channels are -1.
+        masked: whether its mask is known; an unknown mask is all 0.
     """
 
     case: Case
@@ -78,22 +78,22 @@ class Incomplete:
 
 
 GEOMETRY: Final = SegmentationBudget(intensity=0.0, gamma=0.0, noise=0.0)
-"""How images and masks are moved together in training."""
+"""Geometric augmentation of images with their masks in training."""
 
 COLOUR: Final = SegmentationBudget(
     flips=(), rotation=0.0, zoom=0.0, translation=0.0, intensity=0.1, gamma=0.2, noise=0.03
 )
-"""How what is shown is disturbed, since real images differ from painted ones."""
+"""Intensity augmentation of the input images only, since real images differ from painted ones."""
 
 
 @final
 class Translator(nn.Module):
-    """From the modalities that are there, and the mask, to those that are not.
+    """Predicts missing modalities from the present ones and the mask.
 
     Args:
-        channels: modalities in all.
-        labels: of the masks, background included.
-        width: of the U-Net.
+        channels: number of all modalities.
+        labels: number of labels of the masks, background included.
+        width: filters of the U-Net's first level.
         space: rows and columns.
     """
 
@@ -104,17 +104,17 @@ class Translator(nn.Module):
         self.network = build_segmenter(
             inputs, channels, SegmentationBudget(width=width), space=space
         )
-        # Its norms take away how bright an image is; this way past them keeps it.
+        # The network's norms remove an image's brightness; this bypass keeps it.
         self.direct = nn.Conv2d(inputs, channels, 1)
 
     def forward(self, images: Images, present: Tensor, masks: Tensor, masked: Tensor) -> Images:
-        """All modalities, of which those that are there are not to be used.
+        """Predicts all modalities; the outputs of present ones are to be ignored.
 
         Args:
-            images: (b, c, *space); what is absent is not looked at.
-            present: (b, c) booleans.
+            images: (b, c, *space); absent channels are ignored.
+            present: (b, c) booleans: which channels are present.
             masks: (b, *space) labels.
-            masked: (b,) booleans: whose mask is known.
+            masked: (b,) booleans: which masks are known.
         """
         space = [1] * (images.ndim - 2)
         there = present.reshape(*present.shape, *space)
@@ -136,19 +136,22 @@ def train_translator(
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
 ) -> Translator:
-    """Learns from complete cases, which are synthetic ones, to complete others.
+    """Trains a translator on complete synthetic cases.
 
     Args:
-        complete: with all modalities.
-        patterns: which modalities are there, for each of them: what will be met.
-        labels: of the masks, background included.
+        complete: cases with all modalities.
+        patterns: patterns of present modalities to train for, one boolean per modality.
+        labels: number of labels of the masks, background included.
         budget: steps, rates and width.
-        seed: of weights and draws.
-        device: where to train.
+        seed: seed of weights and draws.
+        device: device to train on.
         on_progress: called after every step with the steps done.
 
+    Returns:
+        The translator, in evaluation mode.
+
     Raises:
-        NotFiniteError: the loss became infinite or not a number.
+        NotFiniteError: the loss became infinite or NaN.
     """
     channels, *space = complete[0].image.shape
     with seeded(seed):
@@ -187,7 +190,7 @@ def train_translator(
 
 @torch.no_grad()
 def translated(translator: Translator, cases: Sequence[Incomplete]) -> list[Image]:
-    """Images of all modalities; those that were acquired are as they were."""
+    """Completes cases by translation: images of all modalities, the acquired ones unchanged."""
     device = next(translator.parameters()).device
     found: list[Image] = []
     for start in range(0, len(cases), BATCH):
@@ -204,9 +207,9 @@ def translated(translator: Translator, cases: Sequence[Incomplete]) -> list[Imag
 def painted_from_masks(
     run: RunFolder, cases: Sequence[Incomplete], *, seed: int = 0, look: str | None = None
 ) -> list[Image]:
-    """As `translated`, painted by the generator from each case's mask alone.
+    """Completes cases like `translated`, but painted by the generator from each mask alone.
 
-    All slices of a patient have one look: that of a site, or one that is drawn for him.
+    All slices of a patient have the same look: that of the site `look`, or one drawn per patient.
 
     Raises:
         DataError: a case has no mask.
@@ -224,12 +227,12 @@ def painted_from_masks(
 
 
 def present_in(case: Case) -> Tensor:
-    """Which of its modalities a case has, (c,) booleans."""
+    """Which modalities a case has, as (c,) booleans."""
     return torch.tensor(case.present)
 
 
 def filled(case: Case, painted: Image) -> Image:
-    """A case's image, with what was painted only where it has nothing."""
+    """A case's image with its absent modalities taken from `painted`."""
     return torch.where(present_in(case)[:, None, None], case.image, painted)
 
 
@@ -244,17 +247,17 @@ def translator_of(
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
 ) -> Translator:
-    """A translator for these cases, trained on what a run's generator paints of masks.
+    """Trains a translator for these cases on images that a run's generator paints from masks.
 
     Args:
-        run: finished.
-        cases: that are to be completed; only what they lack is looked at.
-        masks: to paint from.
-        budget: as for `train_translator`, like `seed`, `device` and `on_progress`.
-        seed: also of what is painted.
-        look: site in whose look to paint; None: any.
-        device: where to train.
-        on_progress: called after every step.
+        run: a finished run.
+        cases: cases to be completed; only their patterns of present modalities are used.
+        masks: masks to paint the training images from.
+        budget: as for `train_translator`, like `device` and `on_progress`.
+        seed: seed of the painting and of the training.
+        look: site whose look to paint in; None: looks are drawn by the sites' shares.
+        device: device to train on.
+        on_progress: called after every step with the steps done.
     """
     looks = [look] * len(masks) if look else []
     complete = synthesise(run, masks, draws=budget.images, seed=seed, move=True, looks=looks)
@@ -284,27 +287,29 @@ def complete_folder(
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
 ) -> tuple[int, tuple[str, ...]]:
-    """Writes a data set with the modalities that a site's cases lack; nothing leaves the machine.
+    """Copies a site's data set and adds the modalities that its cases lack, on this machine only.
 
     Args:
-        run: finished; its generator paints all modalities.
+        run: a finished run; its generator paints all modalities.
         folder: data set of the site.
-        out: folder to write, new.
+        out: folder to create.
         way: `translated` or `painted`.
-        masks: further masks to paint training cases from, beside the site's own.
-        budget: of the translator.
-        seed: of everything random.
-        look: site of the run in whose look to paint; None: each patient in one that is drawn.
-        hide_masks: complete as if the cases had none, so that the masks can be looked for in what
-            comes out. The translator's training cases are painted from them all the same.
-        device: where to train.
-        on_progress: called after every step of the translator's training.
+        masks: masks to paint training cases from, in addition to the site's own.
+        budget: budget of the translator.
+        seed: seed of everything random.
+        look: site of the run whose look to paint in; None: looks are drawn.
+        hide_masks: complete the cases as if they had no masks, so that the completed images can be
+            segmented fairly. The translator's training cases are still painted from the masks.
+        device: device to train on.
+        on_progress: called after every step of the translator's training with the steps done.
 
     Returns:
-        The number of files added, and the modalities.
+        The number of files added, and the names of the added modalities.
 
     Raises:
-        DataError: nothing is missing, nothing is there, or a case cannot be read.
+        DataError: no case lacks a modality, a case has none of them or cannot be read, there are no
+            masks to paint from, `look` is no site of the run, or the run cannot complete this set.
+        NotFiniteError: the translator's loss became infinite or NaN.
     """
     facts, image = run.facts(), run.recipe().image
     if look is not None and look not in facts.sites:
@@ -369,10 +374,10 @@ def complete_folder(
 
 
 def _described(run: RunFolder, folder: Path) -> DatasetInfo:
-    """What a site's set holds, if a run can complete it.
+    """Describes a site's data set after checking that the run can complete it.
 
     Raises:
-        DataError: it cannot.
+        DataError: the run cannot complete the set.
     """
     facts = run.facts()
     check_labels(folder, facts.labels)
@@ -401,7 +406,7 @@ def _made_from(way: Way, *, masked: bool) -> str:
 def _incomplete(
     files: CaseFiles, info: DatasetInfo, image: ImageSection, modalities: Sequence[str]
 ) -> list[Incomplete]:
-    """All slices of a case, on the recipe's grid."""
+    """All slices of a case, prepared on the recipe's grid."""
     return [
         Incomplete(prepare(raw, image, modalities, incomplete=True), raw.mask is not None)
         for raw in read_case(files, info, axis=image.axis)
@@ -409,16 +414,16 @@ def _incomplete(
 
 
 def without_mask(each: Incomplete) -> Incomplete:
-    """A case as if nobody had drawn its mask."""
+    """The case with its mask removed."""
     nothing = replace(each.case, mask=torch.zeros_like(each.case.mask))
     return Incomplete(nothing, masked=False)
 
 
 def check_own_set(run: RunFolder, folder: Path, info: DatasetInfo) -> None:
-    """Sees that a run's generator can be painted with beside a site's own set.
+    """Checks that a run's generator can paint images for a site's own data set.
 
     Raises:
-        DataError: the run paints from no masks, or the set is synthetic, in part or as a whole.
+        DataError: the run does not paint images from masks, or the set holds synthetic cases.
     """
     recipe = run.recipe()
     if recipe.condition.kind != "mask" or recipe.image.source != "images":
@@ -435,7 +440,7 @@ def check_own_set(run: RunFolder, folder: Path, info: DatasetInfo) -> None:
 
 
 def _stored(painted: Image, case: Case, modality: str, image: ImageSection) -> np.ndarray:
-    """One channel on the grid of the case as it is stored."""
+    """One painted channel on the grid and in the intensities in which the case is stored."""
     scale, shift = stored_as(image, modality)
     place = case.modalities.index(modality)
     alone = replace(case.preparation, scale=(scale,), shift=(shift,))

@@ -1,4 +1,4 @@
-"""How near a completed modality comes to the one that was acquired, and whether it is of use."""
+"""Comparison of completed modalities with the acquired ones."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -30,38 +30,38 @@ from asyndgan.runs import RunFolder
 
 RANGE: Final = IMAGE_HIGH - IMAGE_LOW
 WINDOW: Final = 11
-"""Pixels of the structural similarity's window, with a Gaussian of 1.5 (Wang et al. 2004)."""
+"""Window of the structural similarity in pixels, with a Gaussian of 1.5 (Wang et al. 2004)."""
 
 HIDDEN: Final = ", mask hidden"
-"""After a way that was not shown the mask, so that what it completed may be segmented."""
+"""Suffix of ways that do not use the mask, so that segmenting their results is a fair test."""
 
 NOTHING: Final = "left as it is"
 WITHOUT: Final = "left out, and no network knows it"
 ACQUIRED: Final = "acquired"
-"""Ways of no completion, to compare with."""
+"""References without any completion: modality blank, network trained without it, acquired."""
 
 Completed = Mapping[str, Sequence[Image]]
-"""By the way in which it was completed: an image of all modalities for each judged case."""
+"""Images with all modalities, one for each judged case, by the way of completion."""
 
 
 @final
 @dataclass(frozen=True)
 class Nearness:
-    """How near one way comes, over the pixels whose label is not 0.
+    """Similarity of one way's images to the acquired ones, over pixels whose label is not 0.
 
     Attributes:
-        way: name.
-        patients: that are judged.
+        way: name of the way of completion.
+        patients: number of patients judged.
         ssim: mean structural similarity over patients, up to 1.
         ssim_low: lower end of the 95 % bootstrap interval over patients.
         ssim_high: upper end.
         psnr: mean peak signal-to-noise ratio over patients, in decibels.
         psnr_low: lower end of the interval.
         psnr_high: upper end.
-        ahead: how much nearer the best way comes, by structural similarity: mean paired difference.
+        ahead: lead of the best way in structural similarity: mean paired difference.
         ahead_low: lower end of the interval.
         ahead_high: upper end.
-        psnr_ahead: the same by peak signal-to-noise ratio.
+        psnr_ahead: lead of the best way in peak signal-to-noise ratio, in decibels.
         psnr_ahead_low: lower end of the interval.
         psnr_ahead_high: upper end.
     """
@@ -94,22 +94,22 @@ def completions(
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
 ) -> dict[str, list[Image]]:
-    """Completes cases in every way, the two that need real complete cases first.
+    """Completes cases in every way, including baselines fitted to real complete cases.
 
     Args:
-        run: finished.
-        sites: real complete cases of each site, which the first two are fitted to: more than a site
-            that lacks the modality could have.
-        judged: complete cases of other patients, of which `lacking` is hidden.
-        lacking: modalities.
-        budget: of the translator.
-        masks: that its training cases are painted from.
-        seed: of everything random.
-        device: where to train.
+        run: a finished run.
+        sites: real complete cases of each site, to which the label means and the regressions are
+            fitted. A site that lacks the modality would not have them.
+        judged: complete cases of other patients, whose `lacking` modalities are hidden.
+        lacking: modalities to complete.
+        budget: budget of the translator.
+        masks: masks that the translator's training cases are painted from.
+        seed: seed of everything random.
+        device: device to train on.
         on_progress: called after every step of the translator.
 
     Returns:
-        Images by way, with the channels in the order in which `judged` has them.
+        Images by way, with the channels in the order of `judged`.
 
     Raises:
         DataError: the run paints other modalities than the cases have.
@@ -142,7 +142,7 @@ def completions(
 
 
 def in_order(case: Case, modalities: Sequence[str]) -> Case:
-    """A case whose channels are in another order."""
+    """A case with its channels in the given order."""
     places = [case.modalities.index(name) for name in modalities]
     return replace(case, image=case.image[places], modalities=tuple(modalities))
 
@@ -150,13 +150,14 @@ def in_order(case: Case, modalities: Sequence[str]) -> Case:
 def nearness(
     completed: Completed, judged: Sequence[Case], lacking: Sequence[str], best: str
 ) -> list[Nearness]:
-    """Scores every way against what was acquired; see `Nearness`.
+    """Scores every way against the acquired images; see `Nearness`.
 
     Args:
-        completed: what `completions` gave.
-        judged: with the truth.
-        lacking: modalities that are compared.
-        best: way that the others are compared with; those with hidden masks with the same one's.
+        completed: result of `completions`.
+        judged: the cases with the acquired modalities.
+        lacking: modalities to compare.
+        best: way that the others are compared with; ways that do not use the mask are compared
+            with its variant that does not use it either, if there is one.
     """
     similar = {
         way: _by_patient(_ssim, images, judged, lacking) for way, images in completed.items()
@@ -164,7 +165,7 @@ def nearness(
     noise = {way: _by_patient(_psnr, images, judged, lacking) for way, images in completed.items()}
     rows = []
     for way, scores in similar.items():
-        hidden = best + HIDDEN  # who was not shown the mask is compared with his like
+        hidden = best + HIDDEN  # ways without the mask are compared with each other
         other = hidden if way.endswith(HIDDEN) and hidden in similar else best
         _, *ahead = paired(similar[other], scores)
         _, *psnr_ahead = paired(noise[other], noise[way])
@@ -184,7 +185,7 @@ def nearness(
 
 
 def with_images(cases: Sequence[Case], images: Sequence[Image]) -> list[Case]:
-    """Cases that show these images."""
+    """The cases with these images in place of their own."""
     return [
         replace(case, image=image, absent=()) for case, image in zip(cases, images, strict=True)
     ]
@@ -196,7 +197,7 @@ def _by_patient(
     judged: Sequence[Case],
     lacking: Sequence[str],
 ) -> list[float]:
-    """Mean over each patient's slices, in the order in which patients appear."""
+    """Mean score over the slices of each patient, in the order in which patients appear."""
     found: dict[str, list[float]] = {}
     for case, image in zip(judged, images, strict=True):
         places = [case.modalities.index(name) for name in lacking]
@@ -208,7 +209,7 @@ def _by_patient(
 
 
 def _ssim(image: Tensor, truth: Tensor, inside: Tensor) -> float:
-    rim = [WINDOW // 2] * 4  # the map is as much smaller as the window sticks out
+    rim = [WINDOW // 2] * 4  # padding that keeps the similarity map as large as the image
     one, other = (F.pad(planes[:, None], rim, mode="reflect") for planes in (image, truth))
     maps, _ = compute_ssim_and_cs(
         one, other, spatial_dims=2, kernel_size=[WINDOW] * 2, kernel_sigma=[1.5] * 2,
@@ -223,7 +224,7 @@ def _psnr(image: Tensor, truth: Tensor, inside: Tensor) -> float:
 
 
 def _label_means(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:
-    """Each pixel of a label as bright as real ones are on average."""
+    """Sets each pixel to the mean intensity of its label in the real cases."""
     labels = 1 + max(int(case.mask.max()) for case in [*real, *(each.case for each in cases)])
     images = torch.stack([case.image for case in real])
     maps = F.one_hot(torch.stack([case.mask for case in real]), labels).float()
@@ -233,9 +234,9 @@ def _label_means(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Imag
 
 
 def _regressed(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:
-    """Each pixel by least squares from the modalities that are there, for each label apart.
+    """Predicts each pixel from the present modalities by least squares, separately for each label.
 
-    Where the mask is not known there is one regression for all pixels.
+    If the mask is not known, one regression serves all pixels.
     """
     there = present_in(cases[0].case)
     masked = cases[0].masked

@@ -1,7 +1,7 @@
-"""Do the modalities of one synthetic image belong together, as those of a real one do?
+"""Whether the modalities of a synthetic image are as consistent with each other as in real images.
 
 Where no site holds all modalities, no discriminator ever sees all of them together. Complete cases
-of other patients say how they go together.
+of other patients serve as the reference.
 """
 
 import math
@@ -19,27 +19,27 @@ from asyndgan.data.splits import split_patients
 from asyndgan.evaluation.bench import mean
 
 BINS: Final = 12
-"""Of a joint histogram, along each of its two intensities."""
+"""Bins of a joint histogram along each of its two intensities."""
 
 LEAST_PIXELS: Final = 20
-"""Of a label in an image, for a correlation within it."""
+"""Fewest pixels of a label in an image for which a correlation is computed."""
 
 SPLITS: Final = 10
-"""Ways of halving the real patients that the floor is the mean over."""
+"""Number of random halvings of the real patients that the floor is averaged over."""
 
 
 @final
 @dataclass(frozen=True)
 class Consistency:
-    """Two modalities within one label.
+    """How two modalities relate within the pixels of one label.
 
     Attributes:
-        label: whose pixels are looked at.
-        pair: the two modalities, `T1 and FLAIR`.
+        label: name of the label.
+        pair: the two modalities, such as `T1 and FLAIR`.
         real: Pearson's correlation of their intensities within an image, mean over real images.
-        synthetic: the same over synthetic images.
-        joint: total variation between the joint histograms of real and synthetic intensities,
-            0 to 1.
+        synthetic: the same for synthetic images.
+        joint: total variation distance between the joint histograms of real and synthetic
+            intensities, 0 to 1.
         floor: the same between two halves of the real patients; nan for a single patient.
     """
 
@@ -54,12 +54,14 @@ class Consistency:
 def consistency(
     synthetic: Sequence[Case], real: Sequence[Case], labels: Mapping[str, int]
 ) -> list[Consistency]:
-    """Compares how modalities go together, for each label but 0 and each pair of modalities.
+    """Compares modalities pair by pair within each label that is not 0.
+
+    Labels without a pixel in the real or in the synthetic cases are left out.
 
     Args:
-        synthetic: with the modalities of the real cases.
-        real: complete cases of patients whom no site holds.
-        labels: value of each label by name.
+        synthetic: synthetic cases with the modalities of the real ones.
+        real: complete cases of patients that no site holds.
+        labels: value of each label, by name.
     """
     found = []
     for label, value in labels.items():
@@ -89,7 +91,7 @@ def _pixels(case: Case, value: int, first: int, second: int) -> Tensor:
 
 
 def _correlation(images: Sequence[Tensor]) -> float:
-    """Mean over images that have enough of the label and two intensities that vary."""
+    """Mean over images with at least `LEAST_PIXELS` pixels and two intensities that vary."""
     found = [
         float(torch.corrcoef(pixels.double().T)[0, 1])
         for pixels in images
@@ -103,7 +105,7 @@ def _variation(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
 
 
 def _histogram(images: Sequence[Tensor]) -> Tensor:
-    """Of all images' pixels together; sums to 1."""
+    """Joint histogram of all images' pixels, flattened; sums to 1."""
     unit = (torch.cat(list(images)) - IMAGE_LOW) / (IMAGE_HIGH - IMAGE_LOW)
     places = (unit * BINS).long().clamp(0, BINS - 1)
     counts = torch.bincount(places[:, 0] * BINS + places[:, 1], minlength=BINS**2).double()

@@ -1,4 +1,4 @@
-"""How far a synthetic set is from real ones, without pretrained features."""
+"""Distance of a synthetic set from real ones, without pretrained features."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from asyndgan.data.splits import split_patients
 from asyndgan.models.features import Moments, distance, features_in_parts
 
 SPLITS: Final = 10
-"""Ways of halving the real patients that a distance is the median over."""
+"""Number of random halvings of the real patients that a distance is the median over."""
 
 
 @final
@@ -23,10 +23,10 @@ class Distances:
     """Distances of one synthetic set; see `asyndgan.models.features.distance`.
 
     Attributes:
-        mixture: of images painted from all sites' masks, from all sites' real images.
-        floor: between two halves of the real patients.
-        of_sites: of images painted from a site's masks, from that site's real images.
-        floors: of each site; nan where a site has one patient.
+        mixture: distance of the images painted from all sites' masks from all sites' real images.
+        floor: distance between two halves of the real patients.
+        of_sites: for each site, distance of the images painted from its masks from its real images.
+        floors: floor of each site; nan if the site has one patient.
     """
 
     mixture: float
@@ -36,7 +36,7 @@ class Distances:
 
 
 def features_of(cases: Sequence[Case]) -> Tensor:
-    """Features [cases, size] of cases with the same modalities."""
+    """Features [cases, size] of cases that have the same modalities."""
     return features_in_parts(torch.stack([case.image for case in cases]))
 
 
@@ -47,18 +47,18 @@ def distances(
     *,
     seed: int = 0,
 ) -> Distances:
-    """Compares a synthetic set with the real cases of every site and of all together.
+    """Compares a synthetic set with the real cases of each site and of all sites together.
 
-    Real patients are halved; one half is compared with the other (the floor), and with as many
-    synthetic cases, painted from the masks of that other half's patients. So both distances are
-    between sets of one size that share no patient with the reference. The median over several ways
-    of halving.
+    Real patients are halved. One half, the reference, is compared with the other half (the floor)
+    and with equally many synthetic cases painted from the masks of the other half's patients. Both
+    distances are thus between sets of equal size that share no patient with the reference. Each
+    result is the median over several halvings.
 
     Args:
-        synthetic: with the modalities of the real cases.
-        owners: `site/patient` whose mask each synthetic case was painted from.
-        sites: real cases by the site's name.
-        seed: of the halves and of the choice of synthetic cases.
+        synthetic: synthetic cases with the modalities of the real ones.
+        owners: for each synthetic case, the patient (`site/patient`) of its mask.
+        sites: real cases, by the site's name.
+        seed: seed of the halvings and of the choice of synthetic cases.
     """
     painted = features_of(synthetic)
     of_sites = {name: features_of(cases) for name, cases in sites.items()}
@@ -80,12 +80,12 @@ def distances(
 def _against(
     painted: Tensor, owners: Sequence[str], real: Tensor, patients: Sequence[str], seed: int
 ) -> tuple[float, float]:
-    """Distance of synthetic images from half the real patients, and that of the other half."""
+    """Distances of the synthetic images and of one real half from the other real half."""
     unit = Moments.of(real).deviation
     if len(set(patients)) < 2:
         own = painted[[owner in patients for owner in owners]]
         return distance(Moments.of(own), Moments.of(real), unit=unit), math.nan
-    found: dict[frozenset[str], tuple[float, float]] = {}  # few patients have few halves
+    found: dict[frozenset[str], tuple[float, float]] = {}  # few patients repeat halvings
     for split in range(SPLITS):
         number = SPLITS * seed + split
         halves = split_patients(patients, {"reference": 0.5, "other": 0.5}, number)

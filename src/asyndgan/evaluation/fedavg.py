@@ -1,6 +1,6 @@
-"""FedAvg (McMahan et al. 2017, algorithm 1): sites average the weights of one segmentation network.
+"""FedAvg (McMahan et al. 2017, algorithm 1) for a segmentation network.
 
-Each site's optimiser stays there.
+The sites' weights are averaged; each site keeps its own optimiser state.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +18,11 @@ LOCAL_STEPS: Final = 20
 
 
 def average_weights(networks: Sequence[nn.Module], shares: Sequence[float]) -> None:
-    """Gives every network the share-weighted mean of all.
+    """Sets the weights of every network to the share-weighted mean of all.
 
     Args:
-        networks: of one architecture.
-        shares: that sum to one, in the same order.
+        networks: networks of one architecture.
+        shares: weight of each network, in the same order; they sum to 1.
     """
     states = [network.state_dict() for network in networks]
     with torch.no_grad():
@@ -31,7 +31,7 @@ def average_weights(networks: Sequence[nn.Module], shares: Sequence[float]) -> N
                 parts = [share * state[key] for share, state in zip(shares, states, strict=True)]
                 mean = torch.stack(parts).sum(0)
             else:
-                mean = first.clone()  # counters, which a network of another package may have
+                mean = first.clone()  # integer counters, which other packages' networks may have
             for state in states:
                 state[key].copy_(mean)
 
@@ -45,25 +45,25 @@ def train_fedavg(
     on_progress: Callable[[int, float], None] | None = None,
     device: str = "cpu",
 ) -> nn.Module:
-    """One segmentation network that all sites train together by averaging its weights.
+    """Trains one segmentation network across all sites by averaging its weights.
 
-    Every site does all steps of the budget, so the network sees as many images as there are sites
-    times more than a model that is trained in one place.
+    Every site takes all steps of the budget, so with n sites the network sees n times as many
+    images as a model that is trained in one place.
 
     Args:
-        sites: real cases of each site; its share is their number.
-        classes: labels, background included.
-        budget: of each site.
-        seed: of the weights, which all sites begin with, and of each site's draws.
+        sites: real cases of each site; a site's share is proportional to their number.
+        classes: number of labels, background included.
+        budget: training budget of each site.
+        seed: seed of the initial weights, which all sites share, and of each site's random draws.
         on_progress: called after every step with the steps done and the mean loss of the sites.
-        device: where to train.
+        device: device to train on.
 
     Returns:
         The network, in evaluation mode.
 
     Raises:
-        DataError: as `SegmentationTraining`.
-        NotFiniteError: as `SegmentationTraining.step`.
+        DataError: see `SegmentationTraining`.
+        NotFiniteError: see `SegmentationTraining.step`.
     """
     trainings = [
         SegmentationTraining(
@@ -87,5 +87,5 @@ def train_fedavg(
 
 
 def weight(network: nn.Module) -> int:
-    """Bytes of a network in float32, as it would travel."""
+    """Size of a network's weights in bytes when sent as float32."""
     return 4 * sum(tensor.numel() for tensor in network.state_dict().values())

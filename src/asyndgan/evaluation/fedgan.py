@@ -1,7 +1,8 @@
-"""FedGAN (Rasouli et al. 2020, algorithm 1), with the networks, losses and images seen of a recipe.
+"""FedGAN (Rasouli et al. 2020, algorithm 1) as a baseline for a recipe.
 
-Generators and discriminators are trained at the sites and their weights averaged; each site's
-optimisers stay there.
+It uses the recipe's networks and losses and shows them as many images. Generators and
+discriminators are trained at the sites and their weights are averaged; each site keeps its own
+optimiser states.
 """
 
 import copy
@@ -51,12 +52,12 @@ from asyndgan.training.site import check_cohort
 
 
 def check_fedgan(recipe: Recipe) -> None:
-    """Sees that a recipe can be trained by averaging weights.
+    """Checks that a recipe can be trained by averaging weights.
 
     Raises:
-        RecipeError: if sites have discriminators of their own, or masks that are given, or if
-            differential privacy, another generator than the last one, or anything that acts on
-            feedback or on who takes part is wanted.
+        RecipeError: the recipe has a discriminator for a single site, given masks, differential
+            privacy, a selection other than the last generator, or non-default settings that act on
+            feedback or on which sites take part.
     """
     for section in ("timeline", "reminding", "integrity", "shares"):
         if getattr(recipe, section) != getattr(Recipe(), section):
@@ -97,25 +98,25 @@ def train_fedgan(
 ) -> RunFolder:
     """Trains one generator by averaging local generators and discriminators.
 
-    The same networks, losses, rates, moving average and images seen as `train` with this recipe.
-    A stand-in, if the recipe has one, stays at its site as it does there. An interrupted training
-    goes on from its newest checkpoint.
+    Networks, losses, rates, moving average and number of images seen are those of `train` with this
+    recipe. Stand-ins, if the recipe has them, stay at their sites, as with `train`. An interrupted
+    training resumes from its newest checkpoint.
 
     Args:
-        recipe: of the run.
-        sites: folder of each site's data by name. All must hold the same modalities, since
-            discriminators of different shapes cannot be averaged.
-        out: run folder; `generate` and `evaluate` take it like any other.
+        recipe: recipe of the run.
+        sites: folder of each site's data, by the site's name. All must hold the same modalities,
+            since discriminators of different shapes cannot be averaged.
+        out: run folder; `generate` and `evaluate` accept it like any other.
         local_steps: updates between two averagings.
-        device: where all networks compute.
-        watch: called after every round with the steps done and all steps.
+        device: device of all networks.
+        watch: called after every round with the number of steps done and the total.
 
     Raises:
         DataError, CohortError: a folder cannot be read or does not fit the recipe.
         CohortError: sites differ in modalities or labels.
-        NotFiniteError: a loss became infinite or not a number.
-        RecipeError: as `check_fedgan`.
-        RunError: another training is at work in `out`.
+        NotFiniteError: a loss became infinite or NaN.
+        RecipeError: see `check_fedgan`.
+        RunError: another training is running in `out`.
     """
     check_fedgan(recipe)
     folder = RunFolder(out)
@@ -131,7 +132,7 @@ def train_fedgan(
 
 
 def networks_weight(recipe: Recipe, scope: Scope) -> tuple[int, int]:
-    """Bytes of a recipe's generator and of the discriminator of a site that holds everything."""
+    """Bytes of the generator, and of the discriminator of a site that holds all modalities."""
     with torch.device("meta"):
         discriminator = build_discriminator(
             recipe,
@@ -144,7 +145,7 @@ def networks_weight(recipe: Recipe, scope: Scope) -> tuple[int, int]:
 
 @final
 class _Party:
-    """A site of FedGAN: both networks live there, and its images stay."""
+    """A site of FedGAN: it holds both networks, and its images never leave it."""
 
     def __init__(
         self, name: str, cohort: Cohort, recipe: Recipe, scope: Scope, device: torch.device
@@ -165,7 +166,7 @@ class _Party:
             modalities=len(cohort.modalities),
             labels=max(scope.labels) + 1,
             space=scope.space,
-            seed=derived_seed(seed, "fedgan"),  # all sites begin with the same discriminator
+            seed=derived_seed(seed, "fedgan"),  # all sites start with the same discriminator
             device=device,
         )
 
@@ -212,7 +213,7 @@ class _Party:
         return numbers
 
     def _in_order(self, batch: Batch) -> Batch:
-        """Channels in the order of the scope: a discriminator is averaged with the others'."""
+        """Reorders channels as in the scope, so that discriminators can be averaged."""
         return replace(batch, images=batch.images[:, self.channels]).to(self.device)
 
     def state(self) -> dict[str, Tensor]:
@@ -231,7 +232,7 @@ class _Party:
 
 @final
 class _FedGan:
-    """One attempt at a FedGAN training: from a fresh start or a checkpoint to its end."""
+    """One attempt at a FedGAN training, from a fresh start or a checkpoint."""
 
     def __init__(
         self,
@@ -269,7 +270,7 @@ class _FedGan:
         self.begun = time.monotonic() - self.facts.seconds
 
     def to_the_end(self, watch: Callable[[int, int], None]) -> None:
-        """Rounds until all steps are done."""
+        """Runs rounds until all steps are done."""
         training, facts = self.recipe.training, self.facts
         self.folder.forget_metrics_from(facts.steps)
         while facts.steps < training.steps:
@@ -282,7 +283,7 @@ class _FedGan:
         self.folder.write_facts(facts)
 
     def _round(self, stop: int) -> dict[str, dict[str, float]]:
-        """Local steps up to `stop`, then the averaging; returns the losses of the last step."""
+        """Takes local steps up to `stop`, then averages; returns the losses of the last step."""
         steps = range(self.facts.steps, stop)
         losses: dict[str, dict[str, float]] = {}
         for number in steps:
@@ -290,7 +291,7 @@ class _FedGan:
         shares = list(self.shares.values())
         average_weights([party.generator for party in self.parties], shares)
         average_weights([party.objective.discriminator for party in self.parties], shares)
-        # As if the round's outcome had been there at every step.
+        # Decays the moving average as if every step had produced the result of the round.
         decay = math.prod(average_decay(self.recipe, step) for step in steps)
         follow(self.average, self.parties[0].generator, decay)
         self.facts.steps = stop
@@ -325,7 +326,7 @@ class _FedGan:
             party.load(tensors)
         if self.folder.facts_file.exists():
             self.facts = self.folder.facts()
-        # The checkpoint's, whatever was written last before the training was cut off.
+        # Taken from the checkpoint: the stored facts may be of another step.
         self.facts.steps, self.facts.seconds = about["step"], about["seconds"]
 
 

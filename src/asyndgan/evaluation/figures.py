@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: Dice by model, and examples."""
+"""Figures of an evaluation: Dice by model, differences and example images."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -49,8 +49,8 @@ def plot_dice(evaluation: Evaluation, out: Path) -> None:
     """Writes `dice.png` and `dice.svg`: mean Dice of each model with its interval, by label.
 
     Args:
-        evaluation: what to show.
-        out: folder.
+        evaluation: evaluation to plot.
+        out: folder to write to.
     """
     labels = list(dict.fromkeys(row.label for row in evaluation.rows))
     models = list(dict.fromkeys(row.model for row in evaluation.rows))
@@ -62,7 +62,7 @@ def plot_dice(evaluation: Evaluation, out: Path) -> None:
             _dice_panel(panel, evaluation, label, models)
         panels[0].set_yticks(range(len(models)), models)
         panels[0].invert_yaxis()
-        # No date in the file, so that the same figures make the same file.
+        # No date in the file, so that equal numbers give equal files.
         figure.savefig(out / "dice.svg", metadata={"Date": None})
         figure.savefig(out / "dice.png", dpi=160)
 
@@ -71,7 +71,7 @@ def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequenc
     rows = [evaluation.row(model, label) for model in models]
     panel.axvline(rows[0].dice_mean, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
     shown = [[score.dice for score in evaluation.per_patient[name][label]] for name in models]
-    beside = panel.get_yaxis_transform()  # across: parts of the panel; up: its data
+    beside = panel.get_yaxis_transform()  # x in fractions of the panel, y in data coordinates
     for height, (row, values) in enumerate(zip(rows, shown, strict=True)):
         colour = _COLOURS.get(row.model, _SITE_COLOUR)
         spread = np.random.default_rng(height).uniform(-0.16, 0.16, len(values))
@@ -93,10 +93,10 @@ def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequenc
 
 
 def plot_amounts(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Dice against the number of synthetic cases, a line a recipe with its intervals, as SVG.
+    """Dice against the number of synthetic cases, one line per recipe with intervals, as SVG.
 
     Args:
-        rows: with `recipe`, `cases`, `dice_mean`, `dice_low` and `dice_high`.
+        rows: rows with `recipe`, `cases`, `dice_mean`, `dice_low` and `dice_high`.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
@@ -125,7 +125,7 @@ def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Paired differences of Dice with their intervals, one line each, as SVG.
 
     Args:
-        rows: with `recipe`, `model`, `over`, `difference`, `low` and `high`.
+        rows: rows with `recipe`, `model`, `over`, `difference`, `low` and `high`.
     """
     with rc_context(_STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.26 * len(rows)), layout="constrained")
@@ -148,12 +148,13 @@ def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def plot_paintings(cases: Sequence[Case], label: int, *, title: str) -> bytes:
-    """Masks and what was painted from them, one column a case, as PNG.
+    """Masks and the images painted from them, one column per case, as PNG.
 
     Args:
-        cases: synthetic; a few are taken at even distances from those that show the label well.
-        label: its value.
-        title: written above.
+        cases: synthetic cases; up to six are shown, evenly spaced among those with a large region
+            of the label.
+        label: value of the label.
+        title: title of the figure.
     """
     shown = [cases[place] for place in _well_shown(cases, label)]
     count = len(shown)
@@ -185,16 +186,16 @@ def plot_completions(
     label: int,
     path: Path,
 ) -> None:
-    """Writes what was there, what was completed in each way, and what had been acquired.
+    """Plots the present modalities, the completed ones of each way, and the acquired one.
 
-    It shows real patients.
+    The figure shows real patients.
 
     Args:
-        completed: by way, an image of all modalities for each case.
-        judged: with the truth.
-        modality: that was completed.
-        label: cases are taken at even distances from those that show it well.
-        path: PNG file.
+        completed: images with all modalities, one for each case, by way of completion.
+        judged: the cases with the acquired modality.
+        modality: modality that was completed.
+        label: value of the label; cases are evenly spaced among those with a large region of it.
+        path: PNG file to write.
     """
     places = _well_shown(judged, label)
     count = len(places)
@@ -219,10 +220,10 @@ def plot_completions(
 
 
 def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
-    """Distributions over places on a line, one below the other, as SVG.
+    """Distributions over positions on a line, one below the other, as SVG.
 
     Args:
-        found: by name; each sums to one. The first is shown behind all others.
+        found: distributions by name, each summing to 1. The first is drawn behind all others.
     """
     (_, first), *_ = found.items()
     with rc_context(_STYLE):
@@ -249,7 +250,7 @@ def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
 
 
 def _well_shown(cases: Sequence[Case], label: int) -> list[int]:
-    """Places of a few cases, at even distances among those that show a label well."""
+    """Indices of up to six cases, evenly spaced among the two thirds with most of a label."""
     areas = [int((case.mask == label).sum()) for case in cases]
     well = sorted(areas)[len(areas) // 3]
     places = [place for place, area in enumerate(areas) if area >= well]
@@ -258,7 +259,7 @@ def _well_shown(cases: Sequence[Case], label: int) -> list[int]:
 
 
 def _bare(grid: np.ndarray) -> None:
-    """Panels of pictures alone."""
+    """Removes ticks and frames from all panels."""
     for panel in grid.flat:
         panel.set_xticks([])
         panel.set_yticks([])
@@ -266,7 +267,7 @@ def _bare(grid: np.ndarray) -> None:
 
 
 def _fullest(mask: Mask, label: int) -> int:
-    """The slice with most of a label."""
+    """Index of the slice with most of a label."""
     return int((_slices(mask) == label).flatten(1).sum(1).argmax())
 
 
@@ -277,17 +278,17 @@ def plot_examples(
     labels: Mapping[str, int],
     out: Path,
 ) -> None:
-    """Writes `examples.png`: truth and predictions for a good, a middling and a bad patient.
+    """Writes `examples.png`: truth and predictions for the best, the median and the worst patient.
 
-    Patients are chosen by the synthetic model's Dice of the last label (by `real-all`'s if there
-    is no synthetic model); of each, the slice with most of that label is shown.
+    Patients are ranked by the synthetic model's Dice of the last label (`real-all`'s if there is no
+    synthetic model). For each, the slice with most of that label is shown.
 
     Args:
-        evaluation: whose rows to show.
+        evaluation: evaluation whose models are shown.
         test: the cases that were judged.
-        masks: what each model predicts for them.
-        labels: name and value of the labels to outline.
-        out: folder.
+        masks: predictions of each model for these cases.
+        labels: value of each label to outline, by name.
+        out: folder to write to.
     """
     judge = SYNTHETIC if SYNTHETIC in masks else REAL_ALL
     name = list(labels)[-1]
@@ -323,7 +324,7 @@ def plot_examples(
 
 
 def _chosen(scores: Sequence[PatientScore]) -> dict[str, int]:
-    """Positions of the best, the median and the worst patient, without repeating one."""
+    """Positions of the best, the median and the worst patient, without repetition."""
     order = sorted(
         (index for index, score in enumerate(scores) if not math.isnan(score.dice)),
         key=lambda index: -scores[index].dice,
@@ -336,7 +337,7 @@ def _chosen(scores: Sequence[PatientScore]) -> dict[str, int]:
 
 
 def _shown(evaluation: Evaluation, label: str) -> list[str]:
-    """The pooled models and the best single site."""
+    """The models that are not of one site, and the best single-site model."""
     models = [row.model for row in evaluation.rows if row.label == label]
     own = [model for model in models if model.startswith(SITE_PREFIX)]
     single = [model for model in own if of_single_sites(model)]
@@ -345,7 +346,7 @@ def _shown(evaluation: Evaluation, label: str) -> list[str]:
 
 
 def _telling_channel(test: Sequence[Case], label: int) -> int:
-    """The channel whose intensities tell the label best from what else is in the image."""
+    """The channel with the highest contrast between the label and the rest of the image."""
     images = torch.stack([case.image for case in test]).flatten(2)
     inside = torch.stack([case.mask for case in test]).flatten(1) == label
     contrast = []
@@ -358,7 +359,7 @@ def _telling_channel(test: Sequence[Case], label: int) -> int:
 
 
 def _largest(test: Sequence[Case], patient: str, label: int) -> tuple[int, int]:
-    """The patient's case and, in a volume, the slice with most of the label."""
+    """Indices of the patient's case and, in a volume, of the slice with most of the label."""
     areas = {
         (index, place): int((mask == label).sum())
         for index, case in enumerate(test)
@@ -376,7 +377,7 @@ def _example(
     channel: int,
     labels: Mapping[str, int],
 ) -> None:
-    """One slice with the outlines of the truth or, over a dashed truth, of what was found."""
+    """Draws a slice with the truth outlined or, if given, `found` outlined over a dashed truth."""
     rows, columns = prepared_spacing(case.preparation)
     picture = _slices(case.image[channel])[place].numpy()
     panel.imshow(

@@ -1,4 +1,4 @@
-"""How much privacy was lost at the least, from how well members were told from others."""
+"""Lower bounds of epsilon, from how well members were told from others."""
 
 import math
 from typing import Final
@@ -6,26 +6,27 @@ from typing import Final
 from scipy.stats import beta, binom
 
 ERROR: Final = 0.05
-"""Probability with which a bound is too high."""
+"""Probability that a bound is too high."""
 
 
 def epsilon_of_rates(
     hits: int, members: int, false_alarms: int, others: int, *, delta: float
 ) -> float:
-    """Epsilon that is left after many trainings with a patient and many without.
+    """Lower bound of epsilon from many trainings with a patient and many without.
 
-    (epsilon, delta) promises: rate of hits <= exp(epsilon) * rate of false alarms + delta (Kairouz
-    et al. 2015). Each rate is taken from the worse end of its Clopper-Pearson interval.
+    (epsilon, delta)-differential privacy implies: hit rate <= exp(epsilon) * false alarm rate +
+    delta (Kairouz et al. 2015). Each rate is taken from the less favourable end of its
+    Clopper-Pearson interval.
 
     Args:
-        hits: trainings with the patient that were taken for such.
-        members: trainings with the patient.
-        false_alarms: trainings without that were taken for one with.
-        others: trainings without.
-        delta: that is promised.
+        hits: number of trainings with the patient that were recognised as such.
+        members: number of trainings with the patient.
+        false_alarms: number of trainings without the patient that were taken for ones with.
+        others: number of trainings without the patient.
+        delta: delta of the guarantee.
 
     Returns:
-        A lower bound of epsilon that is right with 95 % confidence; 0 where nothing is shown.
+        A lower bound of epsilon that holds with 95 % confidence; 0 if nothing can be shown.
     """
     least = float(beta.ppf(ERROR / 2, hits, members - hits + 1)) if hits else 0.0
     most = 1.0
@@ -35,20 +36,20 @@ def epsilon_of_rates(
 
 
 def epsilon_of_guesses(correct: int, guesses: int, candidates: int, *, delta: float) -> float:
-    """Epsilon that is left after one training with half of many candidates (Steinke et al. 2023).
+    """Lower bound of epsilon from one training with about half of many candidates.
 
-    Each candidate took part by the toss of a coin. Under (epsilon, delta) the number of correct
-    guesses is hardly larger than a binomial one of probability 1 / (1 + exp(-epsilon)) (theorem
-    5.2).
+    The method is that of Steinke et al. 2023. Each candidate took part with probability 1/2. Under
+    (epsilon, delta)-differential privacy the number of correct guesses hardly exceeds a binomial
+    one with probability 1 / (1 + exp(-epsilon)) (theorem 5.2).
 
     Args:
-        correct: guesses that were right.
-        guesses: who took part and who did not; for the others nobody guessed.
-        candidates: in all.
-        delta: that is promised.
+        correct: number of correct guesses.
+        guesses: number of candidates for whom it was guessed whether they took part.
+        candidates: number of all candidates.
+        delta: delta of the guarantee.
 
     Returns:
-        A lower bound of epsilon that is right with 95 % confidence; 0 where nothing is shown.
+        A lower bound of epsilon that holds with 95 % confidence; 0 if nothing can be shown.
     """
     low, high = 0.0, 20.0
     if _chance(low, correct, guesses, candidates, delta) > ERROR:
@@ -61,7 +62,7 @@ def epsilon_of_guesses(correct: int, guesses: int, candidates: int, *, delta: fl
 
 
 def _chance(epsilon: float, correct: int, guesses: int, candidates: int, delta: float) -> float:
-    """The most that so many correct guesses may be likely."""
+    """Upper bound of the probability of at least `correct` correct guesses."""
     right = 1 / (1 + math.exp(-epsilon))
     slack = total = 0.0
     for fewer in range(1, correct + 1):

@@ -1,13 +1,13 @@
-"""How well predicted masks match the truth, patient by patient.
+"""Segmentation metrics of predicted masks, by patient.
 
 The unit is the patient, because slices of one patient resemble each other: a patient's slices are
 pooled, and intervals come from a bootstrap over patients.
 
-What an empty mask counts:
+How empty masks count:
 
 - Truth empty in all of a patient's slices: the patient has no Dice for that label (nan), whatever
-  was predicted, so that every model is judged on the same patients. What a model sees in such a
-  patient all the same is counted apart, as false alarms.
+  was predicted, so that every model is judged on the same patients. Predictions of the label in
+  such patients are counted separately, as false alarms.
 - Truth not empty, prediction empty in the whole patient: Dice 0.
 - Only one of them empty in a slice: the slice's distances are the diagonal of the image.
 - Both empty in a slice: the slice has no distances and is left out of the patient's average.
@@ -33,14 +33,14 @@ from asyndgan.errors import DataError
 @final
 @dataclass(frozen=True)
 class PatientScore:
-    """One patient's scores for one label; nan where the patient does not have it.
+    """Scores of one patient for one label; nan if the patient does not have the label.
 
     Attributes:
-        dice: 0 to 1.
+        dice: Dice coefficient, 0 to 1.
         hd95: 95th percentile of the distance between the contours, the larger of both
-            directions, in millimetres (pixels as stored where the format has no spacing).
-        assd: average symmetric distance between the contours, same unit.
-        false_alarm: of a patient without the label: 1 if it was predicted, 0 if not; else nan.
+            directions, in millimetres (stored pixels if the format has no spacing).
+        assd: average symmetric distance between the contours, in the same unit.
+        false_alarm: for a patient without the label: 1 if it was predicted, 0 if not; else nan.
     """
 
     dice: float
@@ -50,22 +50,22 @@ class PatientScore:
 
 
 SCORES = tuple(field.name for field in fields(PatientScore))
-"""Names of what a patient is scored by."""
+"""Names of a patient's scores."""
 
 
 def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[str, PatientScore]:
-    """Scores each patient's slices together.
+    """Scores predictions by patient, over all slices of the patient.
 
     Args:
         truth: the cases that were predicted.
         predicted: their predicted masks, in the same order. A volume counts as its slices.
-        label: which label; all others count as background.
+        label: value of the label; all others count as background.
 
     Returns:
-        Patients in the order in which they first appear.
+        Scores by patient, in the order in which patients first appear.
 
     Raises:
-        DataError: another number of masks than of cases, or of another size.
+        DataError: the number or the size of the masks does not match the cases.
     """
     if len(truth) != len(predicted) or any(
         case.mask.shape != mask.shape for case, mask in zip(truth, predicted, strict=True)
@@ -84,11 +84,11 @@ def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[
 
 
 def dice(first: Bool[Tensor, "*space"], second: Bool[Tensor, "*space"]) -> float:
-    """Twice the shared volume over the sum of both volumes, pooled over all axes.
+    """Dice coefficient: twice the shared volume over the sum of both volumes, over all axes.
 
     Args:
         first: true where the label is.
-        second: the same, of the same shape.
+        second: the other mask, of the same shape.
 
     Returns:
         0 to 1; nan if both are empty.
@@ -106,11 +106,12 @@ def surface_distances(
 
     Args:
         first: true where the label is, one slice (rows, columns).
-        second: the same.
-        spacing: millimetres a row and a column.
+        second: the other mask, of the same shape.
+        spacing: millimetres per row and per column.
 
     Returns:
-        HD95 and ASSD in millimetres: nan if both masks are empty, the slice's diagonal if one is.
+        HD95 and ASSD in millimetres: nan if both masks are empty, the slice's diagonal if only one
+        is.
     """
     if not first.any() and not second.any():
         return math.nan, math.nan
@@ -120,7 +121,7 @@ def surface_distances(
         return diagonal, diagonal
     pair = first[None, None].float(), second[None, None].float()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # MONAI 1.6 warns of an argument that it passes itself
+        warnings.simplefilter("ignore")  # MONAI 1.6 warns about an argument that it sets itself
         hd95 = compute_hausdorff_distance(
             *pair, include_background=True, percentile=95, spacing=spacing
         )
@@ -131,7 +132,7 @@ def surface_distances(
 
 
 def prepared_spacing(preparation: Preparation) -> tuple[float, float]:
-    """Millimetres a row and a column of the prepared image, after any resampling."""
+    """Millimetres per row and per column of the prepared image, after any resampling."""
     rows, columns = (
         spacing * stored / resized
         for spacing, stored, resized in zip(
@@ -147,13 +148,13 @@ def bootstrap_interval(
     """A percentile bootstrap interval of the mean over patients.
 
     Args:
-        values: one a patient; nan means not counted.
-        draws: how many times the patients are drawn anew.
-        seed: of the draws.
+        values: one value per patient; nan means not counted.
+        draws: number of bootstrap resamples.
+        seed: seed of the resamples.
         level: the interval's nominal coverage, above 0 and below 1.
 
     Returns:
-        Low and high; both nan with fewer than two patients, of whom nothing can be drawn anew.
+        Low and high; both nan with fewer than two counted patients.
     """
     counted = np.asarray(values, dtype=np.float64)
     counted = counted[~np.isnan(counted)]
@@ -173,15 +174,15 @@ def paired_ratio_interval(
     """A percentile bootstrap interval of mean(numerator) / mean(denominator).
 
     Args:
-        numerator: one value a patient; nan means not counted.
-        denominator: of the same patients in the same order; both are drawn together.
-        draws: how many times the patients are drawn anew.
-        seed: of the draws.
+        numerator: one value per patient; nan means not counted.
+        denominator: values of the same patients in the same order; pairs are resampled together.
+        draws: number of bootstrap resamples.
+        seed: seed of the resamples.
         level: the interval's nominal coverage, above 0 and below 1.
 
     Returns:
-        Low and high, over the patients counted in both and the draws whose denominator is not 0;
-        both nan if fewer than two patients or no draw are left.
+        Low and high, over patients counted in both and resamples whose denominator is not 0; both
+        nan if fewer than two patients or no resample remain.
     """
     pairs = np.asarray([numerator, denominator], dtype=np.float64)
     pairs = pairs[:, ~np.isnan(pairs).any(0)]

@@ -1,4 +1,4 @@
-"""A run's synthetic set against real data: loads all of it on the run's grid and compares."""
+"""Comparison of a run's synthetic set with real data, all loaded on the run's grid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,8 +29,8 @@ from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
 
 MOVED = 2
-"""Images from a mask that was mirrored, turned, scaled and shifted, beside the one from the mask
-itself. Chosen on validation patients: see docs/experiments.md."""
+"""Images per mask painted from the mask after random mirroring, rotation, scaling and shift, in
+addition to the one from the mask itself. Chosen on validation patients: see docs/experiments.md."""
 
 
 def synthetic_of_run(
@@ -41,17 +41,20 @@ def synthetic_of_run(
     masks: Path | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Path:
-    """A synthetic set to judge: from released masks, or else from the masks of these sites.
+    """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
 
     Args:
         run: a finished run.
-        sites: folder of each site's data by name.
+        sites: folder of each site's data, by the site's name.
         out: as for `painted_once`.
         masks: folder of masks to paint from instead.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
+    Returns:
+        The folder of the set.
+
     Raises:
-        RunError: as `painted_once`.
+        RunError: as `painted_once`, or the run paints masks instead of images.
     """
     recipe = run.recipe()
     if recipe.image.source == "masks":
@@ -75,7 +78,7 @@ OF_SITES = "of the sites' own cases, given to the evaluation only"
 
 
 def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
-    """The masks of each site's cases, numbered: names of cases may be names of patients."""
+    """The masks of each site's cases, numbered because case names may be patients' names."""
     return [
         (f"{site}-c{number:05d}", case.mask)
         for site, cases in sites.items()
@@ -84,7 +87,7 @@ def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
 
 
 def patients_of_masks(sites: Mapping[str, Sequence[Case]]) -> dict[str, str]:
-    """Whose each mask of `masks_of` is, as `site/patient`; for this machine only."""
+    """Patient (`site/patient`) of each mask of `masks_of`, by name; must stay on this machine."""
     owners = (f"{site}/{case.patient}" for site, cases in sites.items() for case in cases)
     return dict(zip((name for name, _ in masks_of(sites)), owners, strict=True))
 
@@ -99,20 +102,24 @@ def painted_once(
     mixed: int = 0,
     label: int = 1,
 ) -> Path:
-    """A synthetic set from these masks: painted, or found where it was painted before.
+    """Paints a synthetic set from masks, or reuses the one that was painted in `out` before.
 
     Args:
         run: a finished run.
         masks: names and label maps [H, W].
-        source: where the masks came from, in words.
+        source: description of where the masks came from.
         out: folder of the set.
-        moved: images from each mask moved, beside the one from the mask itself.
-        mixed: further images from each mask moved after its regions of `label` were exchanged for
-            another's; see `asyndgan.evaluation.recombine`.
-        label: value of the label that is exchanged.
+        moved: images per mask from the moved mask, in addition to the one from the mask itself.
+        mixed: further images per mask, from the mask moved after its regions of `label` were
+            exchanged for another's; see `asyndgan.evaluation.recombine`.
+        label: value of the label whose regions are exchanged.
+
+    Returns:
+        `out`.
 
     Raises:
-        RunError: `out` is of another run, or was painted from other masks.
+        RunError: `out` holds a set of another run, or one painted from other masks or in another
+            way.
     """
     painting = {"moved": moved, "mixed": mixed, "label": label if mixed else 0}
     if (out / "dataset.json").exists():
@@ -135,17 +142,17 @@ def painting_of(
     label: int = 1,
     step: int | None = None,
 ) -> list[Case]:
-    """The cases of a synthetic set; `painted_once` says what the arguments are.
+    """The cases of a synthetic set; see `painted_once`.
 
     Args:
         run: a finished run.
         masks: names and label maps [H, W].
-        moved: images from each mask moved.
-        mixed: images from each mask with regions exchanged.
-        label: value of the label that is exchanged.
-        step: of a generator that was kept on the way; None: that of the end.
+        moved: images per mask from the moved mask.
+        mixed: images per mask from the mask with regions exchanged.
+        label: value of the label whose regions are exchanged.
+        step: step of a stored intermediate generator; None: the final one.
     """
-    # Seeds of their own: the moved image of a mask would else have the noise of the unmoved one.
+    # Different seeds, since a mask's moved image would otherwise share the unmoved one's noise.
     cases = synthesise(run, masks, step=step)
     if moved:
         cases += synthesise(run, masks, draws=moved, move=True, seed=1, step=step)
@@ -175,14 +182,14 @@ def evaluate_run(
     on_progress: OnProgress,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Evaluation:
-    """Loads everything on the run's grid and compares the models.
+    """Loads all data on the run's grid and compares the models.
 
-    Without `test` they are judged on the patients that the run held out; these train no model
-    whatever the models are judged on.
+    Without `test`, the models are judged on the patients that the run held out. Held-out patients
+    never train a model, even if `test` is given. The other arguments are those of `evaluate`.
 
     Raises:
-        RunError: if there is neither a test set nor a held-out patient, a patient is in two parts,
-            or the synthetic set is not this run's.
+        RunError: there is neither a test set nor a held-out patient, a patient is both in a site
+            and in the test set, or the synthetic set was not painted by this run.
     """
     _check_provenance(run, synthetic)
     facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
@@ -193,7 +200,7 @@ def evaluate_run(
         )
     if part:
         facts.check_pattern(patient_pattern)
-    # Held-out patients are of sites that may lack any; test patients have what they have.
+    # Held-out patients are of the sites, any of which may lack a modality.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.values()))
     real, judged = load_real(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
@@ -228,7 +235,7 @@ def evaluate_run(
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:
-    """Who has not all modalities, as a continuation of their list."""
+    """Text that continues the list of modalities with the sites that lack some of them."""
     told = []
     for site, cases in sites.items():
         every = sorted(lacked_by_all(cases))
@@ -247,11 +254,12 @@ def _augmented_cases(
     modalities: Sequence[str],
     patient_pattern: str,
 ) -> list[Case]:
-    """Cases of a set that `asyndgan augment` wrote, without patients that are held out.
+    """Cases of a set written by `asyndgan augment`, without held-out patients.
 
     Raises:
-        RunError: it is of no site of the evaluation, or of another one, or was painted from masks
-            of those who are judged on.
+        RunError: the site is not part of the evaluation, or the set holds no synthetic cases, was
+            painted by another generator, was painted from masks of judged patients, or lacks real
+            cases of the site.
     """
     if site not in real:
         raise RunError(
@@ -294,19 +302,19 @@ def load_for_audit(
     *,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> tuple[list[Case], list[Case], list[Case]]:
-    """Cases of members, of others, and the synthetic ones, on the run's grid.
+    """Cases of members, cases of other patients, and synthetic cases, on the run's grid.
 
     Args:
         run: a finished run.
-        sites: folder of each site's data by name.
+        sites: folder of each site's data, by the site's name.
         holdout: folder of patients that the run has not seen; None: those that it held out.
-        synthetic: folder of the set that it painted.
-        patient_pattern: as the run had it.
+        synthetic: folder of the synthetic set that the run painted.
+        patient_pattern: the pattern that the run was trained with.
 
     Raises:
         DataError: as `load_real`.
-        RunError: there are no other patients, one of them is a member, or the sites are not those
-            of the run.
+        RunError: there are no other patients, one of them is a member, or the sites or the pattern
+            are not those of the run.
     """
     facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
     if holdout is None and not part:
@@ -321,7 +329,7 @@ def load_for_audit(
         patient_pattern=patient_pattern,
     )  # fmt: skip
     known = {site: about["cases"] for site, about in facts.sites.items()}
-    # A site whose policy hides how many cases it has says 1.
+    # A site whose policy hides its number of cases reports 1.
     if set(real) != set(known) or any(known[site] not in (1, len(real[site])) for site in real):
         shown = ", ".join(f"{site} ({cases} cases)" for site, cases in known.items())
         raise RunError(
@@ -346,21 +354,26 @@ def load_real(
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     incomplete: bool = False,
 ) -> tuple[dict[str, list[Case]], list[Case]]:
-    """The sites' training cases, and those to judge on.
+    """Loads the sites' training cases and the cases to judge on.
 
     Args:
-        sites: folder of each site's data by name.
-        test: folder of the cases to judge on; None: the patients that the sites hold out. Of
-            volumes all slices are judged, whatever the recipe trains on.
-        recipe: says the grid, and which patients train nothing, whatever is judged on.
-        modalities: to load; what a site has none of is black in its cases.
-        labels: number, as text, to name, as everybody means them.
+        sites: folder of each site's data, by the site's name.
+        test: folder of the cases to judge on; None: the patients that the sites hold out. All
+            slices of volumes are judged, whichever slices the recipe trains on.
+        recipe: defines the grid and the held-out patients, who are excluded from the training cases
+            even if `test` is given.
+        modalities: modalities to load; those that a site lacks are blank in its cases.
+        labels: the run's labels: number, as text, to name.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
-        incomplete: also single cases that lack some, where their dataset.json says so.
+        incomplete: also accept single cases that lack modalities, if their dataset.json permits it.
+
+    Returns:
+        The training cases, by the site's name, and the cases to judge on.
 
     Raises:
         DataError: a folder cannot be read, a case has no mask, or labels contradict each other.
-        RunError: a patient is in two parts, or a folder has none of the modalities.
+        RunError: a patient is both in a site and in the test set, or a folder has none of the
+            modalities.
     """
 
     def cases(data: Path, image: ImageSection) -> list[Case]:
@@ -369,7 +382,7 @@ def load_real(
             data, image, modalities, patient_pattern=patient_pattern, incomplete=incomplete
         )
 
-    # Which slices hold a label is what is to be found: nobody is judged on those alone.
+    # All slices are judged: selecting those with a label would use the truth to be predicted.
     whole = recipe.image.model_copy(update={"slices": "all"})
     every = {name: cases(data, recipe.image) for name, data in sites.items()}
     real, held_out, training = every, list[Case](), recipe.training
@@ -404,7 +417,7 @@ def _loaded(
     incomplete: bool = False,
     augmented: bool = False,
 ) -> list[Case]:
-    """Cases of a folder with their masks, black where the folder lacks a modality."""
+    """Cases of a folder, which must have masks; modalities that the folder lacks are blank."""
     info = describe(data)
     held = [name for name in modalities if name in info.modalities]
     if not held:
@@ -420,10 +433,10 @@ def _loaded(
 
 
 def shared_by_all(modalities: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """Those of the modalities that all of these folders have.
+    """The modalities that all of these folders have, in the order of `modalities`.
 
     Raises:
-        RunError: if there is none.
+        RunError: there is none.
     """
     held = [describe(folder).modalities for folder in folders]
     shared = [name for name in modalities if all(name in own for own in held)]

@@ -1,4 +1,4 @@
-"""New masks out of old ones: regions of one label transplanted between patients."""
+"""New masks from existing ones: regions of one label are transplanted between masks."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -12,7 +12,7 @@ from asyndgan.arrays import Mask
 from asyndgan.data import derived_seed
 
 FITS: Final = 0.98
-"""Part of a region that must lie where its donor has it, such as within the head."""
+"""Fraction of a transplanted region that must lie on labels that it covers in its donor."""
 
 Labels = NDArray[np.int64]
 Region = NDArray[np.bool_]
@@ -21,18 +21,19 @@ Region = NDArray[np.bool_]
 def recombined(
     masks: Sequence[tuple[str, Mask]], label: int, *, seed: int = 0
 ) -> list[tuple[str, Mask]]:
-    """Each mask once, with some of its regions of a label removed and some of another mask's added.
+    """Each mask with some of its regions of a label removed and some of another mask's added.
 
-    A region keeps its place and size relative to the body (whatever is not 0 beside the label) and
-    is left out where it does not fit: it must lie on labels on which it lies in its own mask.
+    A region keeps its position and size relative to the body (everything that is not 0 once the
+    label is filled in from its surroundings). It is dropped if it does not fit: at least `FITS` of
+    it must lie on labels on which it lies in its own mask.
 
     Args:
         masks: names and label maps [H, W].
-        label: whose regions are exchanged.
-        seed: of the choice of donors and regions.
+        label: value of the label whose regions are exchanged.
+        seed: seed of the choice of donors and regions.
 
     Returns:
-        As many names and masks in the same order.
+        As many names and masks, in the same order.
     """
     random = np.random.default_rng(derived_seed(seed, "recombined", label))
     arrays = [mask.numpy() for _, mask in masks]
@@ -54,7 +55,7 @@ def recombined(
 
 
 def _without(mask: Labels, label: int) -> Labels:
-    """A mask whose regions of a label took the nearest other label; 0 if there is none."""
+    """The mask with regions of a label replaced by the nearest other label; 0 if there is none."""
     if (mask == label).all():
         return np.zeros_like(mask)
     nearest: Any = ndimage.distance_transform_edt(
@@ -71,7 +72,7 @@ def _regions(where: Region) -> Iterator[Region]:
 
 
 def _transplants(where: Region, theirs: Labels, ours: Labels) -> Iterator[Region]:
-    """Regions of another mask where they come to lie in this one, if they fit."""
+    """Regions of another mask, moved to where they lie in this one, as far as they fit."""
     start, end = _body(theirs)
     first, last = _body(ours)
     place = np.indices(ours.shape).reshape(2, -1).T
@@ -86,7 +87,7 @@ def _transplants(where: Region, theirs: Labels, ours: Labels) -> Iterator[Region
 
 
 def _body(mask: Labels) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First and last place of what is not 0; of the whole mask if all is."""
+    """First and last index of the pixels that are not 0; of the whole mask if all are 0."""
     found = np.argwhere(mask)
     if not len(found):
         return np.zeros(2, np.int64), np.array(mask.shape) - 1

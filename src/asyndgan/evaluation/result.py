@@ -1,4 +1,4 @@
-"""What a suite found: the tables of `suite.json`."""
+"""The result of a suite: the tables of `suite.json`."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
@@ -9,18 +9,18 @@ from asyndgan.evaluation.table import without_nan
 @final
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of Dice: positive where `model` is better than `over`.
+    """A paired difference of Dice; positive if `model` is better than `over`.
 
     Attributes:
-        set_name: of the data.
+        set_name: name of the data set.
         recipe: name of the suite's model.
         model: row of the table.
-        over: row that it is compared with. `every real:NAME+synthetic` over `real:NAME` compares
-            each patient's mean over the sites' models; `synthetic of NAME` is that of the suite's
-            first recipe.
-        label: what it is judged by.
-        patients: that count in both.
-        difference: mean over patients.
+        over: row that `model` is compared with. `every real:NAME+synthetic` over `real:NAME`
+            compares each patient's mean over the sites' models; `synthetic of NAME` is the
+            synthetic row of the suite's first recipe.
+        label: label that the Dice is of.
+        patients: number of patients that count in both rows.
+        difference: mean difference over patients.
         low: lower end of the 95 % bootstrap interval over patients.
         high: upper end.
     """
@@ -39,18 +39,18 @@ class Difference:
 @final
 @dataclass(frozen=True)
 class Traffic:
-    """What feedback weighs beside weights; bytes of one site, mean over sites and seeds.
+    """Size of feedback compared with weights: bytes of one site, mean over sites and seeds.
 
     Attributes:
-        set_name: of the data.
+        set_name: name of the data set.
         recipe: name of the suite's model.
-        steps: of the run.
-        sent: by the site in a step.
-        received: by the site in a step.
-        generator: its weights in float32.
-        discriminator: likewise.
-        fedgan_round: both networks to the site and back.
-        break_even: K*, how many steps weigh as much as one round of FedGAN.
+        steps: number of steps of the run.
+        sent: bytes that the site sends per step.
+        received: bytes that the site receives per step.
+        generator: bytes of the generator's weights in float32.
+        discriminator: likewise of the discriminator's, for all modalities.
+        fedgan_round: bytes of both networks, to the site and back.
+        break_even: K*, the number of steps that move as many bytes as one round of FedGAN.
     """
 
     set_name: str
@@ -67,21 +67,21 @@ class Traffic:
 @final
 @dataclass(frozen=True)
 class Checkpoints:
-    """Whether the distance that a coordinator can compute tells the Dice that it cannot.
+    """Whether the distance that a coordinator can compute predicts the Dice, which it cannot.
 
     Attributes:
-        set_name: of the data.
+        set_name: name of the data set.
         recipe: name of the suite's model.
-        clip: longest that features were let be in `clipped`: their median length in real images, or
-            what the recipe says.
-        steps: of the checkpoints.
+        clip: largest length of a feature vector in `clipped`: the recipe's `selection.clip`, or the
+            median length in real images if that is 0.
+        steps: steps of the checkpoints.
         pooled: distance of each checkpoint's images from all real ones.
-        clipped: the same out of each site's clipped moments.
-        coordinator: what the coordinator measured in training from the sites' moments and the
-            images of a few steps; None where the recipe has it measure nothing.
-        dice: of networks trained on each checkpoint's images.
-        correlations: Spearman's rank correlation of each two; distances are turned, so that 1 is
-            perfect agreement.
+        clipped: the same, computed from each site's clipped moments.
+        coordinator: distance that the coordinator measured in training from the sites' moments and
+            the images of a few steps; None if the recipe does not have it measured.
+        dice: Dice of networks trained on each checkpoint's images.
+        correlations: Spearman's rank correlation by pair of measures; signs are chosen such that 1
+            is perfect agreement.
     """
 
     set_name: str
@@ -98,36 +98,38 @@ class Checkpoints:
 @final
 @dataclass(frozen=True)
 class SuiteResult:
-    """What a suite found; `suite.json` holds the same.
+    """The result of a suite; `suite.json` holds the same.
 
     Attributes:
-        suite: name.
-        judged_on: test or validation patients.
-        seeds: generators of each model.
-        segmentation_seeds: segmentation networks of each training set.
-        versions: of what computed it.
-        digest: SHA-256 of the suite's own text and of `trainings`, in hexadecimal.
-        rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`;
-            `seconds` that generators took and `bytes` that a site sent and received in the
+        suite: name of the suite.
+        judged_on: "test" or "validation" patients.
+        seeds: number of generators of each model.
+        segmentation_seeds: number of segmentation networks of each training set.
+        versions: versions of the packages that computed the result.
+        digest: SHA-256 of the suite's text and of `trainings`, in hexadecimal.
+        rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`,
+            `seconds` that the generators took and `bytes` that a site sent and received in the
             whole training, mean over seeds.
-        apart: the same keys, for patients that a set reports apart.
-        differences: paired.
+        apart: rows for patients that a set reports apart: `set`, `recipe`, `apart`, `model`,
+            `label`, `patients`, the mean scores, `dice_low` and `dice_high`.
+        differences: paired differences of Dice.
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
         consistency: for each set, recipe, label and pair of modalities: `Consistency`, mean over
             seeds.
-        completions: for each set, recipe and way to complete what was hidden: `Nearness`; and, of
-            ways that are not shown the mask, `dice`, `dice_low`, `dice_high` of a network trained
-            on all real cases, and `gain`, `gain_low`, `gain_high` over one trained without the
-            modality. By the first seed's generator.
+        completions: for each set, recipe and way of completion, with the first seed's generator:
+            `Nearness`; for ways that do not use the mask also `dice` of a network trained on all
+            real cases, `gain` over a network trained without the modality and `filled`, the gain
+            over cases left as they are, each with `_low` and `_high`.
         traffic: one for each set and recipe: `Traffic`.
         checkpoints: one for each set and recipe that asks for it: `Checkpoints`.
         networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
         paintings: rows of further synthetic sets: the keys of `table.Row` and `PaintingSection`.
         levelling: for each set and label, whether its budget was long enough: `table.Levelling`.
-        trainings: by the folder of each run: digest of its resolved recipe, of its sites' files,
-            versions that trained it, SHA-256 of its generator.
-        evaluations: folder of each (set, recipe), below the output folder.
-        pictures: file of synthetic images of each (set, recipe), below the output folder.
+        trainings: for each run, by its folder: digests of its resolved recipe and its sites' files,
+            the versions that trained it, and SHA-256 of its generator.
+        evaluations: folder of each (set, recipe), relative to the output folder.
+        pictures: file of synthetic images of each (set, recipe, generator), relative to the output
+            folder.
     """
 
     suite: str
@@ -152,6 +154,6 @@ class SuiteResult:
     pictures: dict[str, str] = field(default_factory=dict)
 
     def to_tables(self) -> dict[str, Any]:
-        """Nested dictionaries and lists for JSON; None where a number cannot be computed."""
+        """Nested dictionaries and lists for JSON, with None in place of nan."""
         plain: dict[str, Any] = without_nan(asdict(self))
         return plain

@@ -1,4 +1,4 @@
-"""The segmentation network that real and synthetic training sets are compared by.
+"""The segmentation network used to compare real and synthetic training sets.
 
 Every row of an evaluation trains the same network for the same number of steps with the same
 augmentation; only the training cases differ.
@@ -22,31 +22,32 @@ from asyndgan.models.layout import channels_last
 from asyndgan.training.checkpoint import seeded
 
 TRAINING_VERSION = 2
-"""Part of every cache key: raise it when a change in this file changes what is trained."""
+"""Part of every cache key; to be raised when a change in this file changes what is trained."""
 
 HALVINGS = 4
-"""Of the U-Net's resolution; each side of an image must be a multiple of 2 to this power."""
+"""How often the U-Net halves its resolution; sides of images must be multiples of 2**HALVINGS."""
 
 
 @final
 @dataclass(frozen=True)
 class SegmentationBudget:
-    """What a segmentation network may spend; the defaults suit images of 64 to 128 pixels.
+    """Training settings of a segmentation network; the defaults suit images of 64 to 128 pixels.
 
     Attributes:
         network: one of `NETWORKS`.
-        steps: updates of the network. The rate follows a cosine down to zero over them.
-        batch: images a step.
+        steps: number of updates; the learning rate follows a cosine down to zero over them.
+        batch: images per step.
         rate: highest learning rate of AdamW, reached after a twentieth of the steps.
-        weight_decay: of AdamW.
-        width: filters of a network's first level.
-        flips: spatial axes, counted from the last (-1: left to right), that are mirrored at random.
+        weight_decay: weight decay of AdamW.
+        width: filters of the network's first level.
+        flips: spatial axes to mirror at random, as negative indices (-1: left to right).
         rotation: largest angle in degrees, in the plane of rows and columns.
         zoom: largest relative change of size.
-        translation: largest shift, as a part of the image's side.
-        intensity: largest relative gain, and half the largest shift, of each channel's intensity.
-        gamma: largest relative exponent of each channel's intensity.
-        noise: largest standard deviation of the noise added.
+        translation: largest shift, as a fraction of the image's side.
+        intensity: largest relative change of each channel's gain; half of it is the largest shift
+            of intensities scaled to [0, 1].
+        gamma: largest relative change of the exponent (gamma) of each channel's intensity.
+        noise: largest standard deviation of the added noise, in intensities from -1 to 1.
     """
 
     network: str = "unet"
@@ -76,16 +77,17 @@ class SegmentationBudget:
 def build_segmenter(
     channels: int, classes: int, budget: SegmentationBudget, *, space: tuple[int, ...]
 ) -> nn.Module:
-    """One of MONAI's networks, weights drawn from torch's global generator.
+    """Builds one of MONAI's networks, with weights drawn from torch's global generator.
 
-    The U-Net upsamples linearly. With transposed convolutions (MONAI's UNet) lesions came out as
-    checkerboards after short trainings, at random by seed, and all the more on synthetic images.
+    The U-Net upsamples linearly. With transposed convolutions (MONAI's UNet), predicted lesions
+    showed checkerboard patterns after short trainings, depending on the seed, and more so when
+    trained on synthetic images.
 
     Args:
-        channels: modalities of an image.
-        classes: labels, background included.
-        budget: sets network and width.
-        space: rows and columns (and depth) of an image.
+        channels: number of modalities.
+        classes: number of labels, background included.
+        budget: determines network and width.
+        space: spatial shape of an image: rows and columns, after the depth of a volume.
     """
     return channels_last(NETWORKS[budget.network](channels, classes, budget.width, space))
 
@@ -129,25 +131,25 @@ def _unetr(channels: int, classes: int, width: int, space: tuple[int, ...]) -> n
 
 Build = Callable[[int, int, int, tuple[int, ...]], nn.Module]
 NETWORKS: dict[str, Build] = {"unet": _unet, "segresnet": _segresnet, "unetr": _unetr}
-"""Segmentation networks by name: two of convolutions, one with a transformer."""
+"""Segmentation networks by name: two convolutional ones and one with a transformer."""
 
 
 @final
 class SegmentationTraining:
-    """A segmentation network and everything that its next update depends on.
+    """A segmentation network with its training state.
 
     Args:
         cases: training cases of one size and one set of modalities, images in [-1, 1].
-        classes: labels, background included; masks hold 0 to `classes - 1`.
+        classes: number of labels, background included; masks hold 0 to `classes - 1`.
         budget: steps, rates, width and augmentation.
-        seed: of the weights, the order of the cases and the augmentation.
-        draws_seed: of the order of the cases and the augmentation alone, if they differ among
-            trainings that begin with the same weights.
-        device: where to train.
+        seed: seed of the weights, the order of the cases and the augmentation.
+        draws_seed: if given, seed of the order of the cases and the augmentation, for trainings
+            that start from the same weights but draw differently.
+        device: device to train on.
 
     Attributes:
-        model: the network; images [b, c, *space] to logits [b, classes, *space].
-        done: updates so far.
+        model: the network; maps images [b, c, *space] to logits [b, classes, *space].
+        done: number of updates so far.
 
     Raises:
         DataError: there are no cases, they do not fit together, or a mask has an unknown label.
@@ -183,10 +185,10 @@ class SegmentationTraining:
         self._schedule = torch.optim.lr_scheduler.LambdaLR(self._optimiser, _cosine(budget.steps))
 
     def step(self) -> float:
-        """One update; returns the loss.
+        """Performs one update and returns the loss.
 
         Raises:
-            NotFiniteError: the loss became infinite or not a number.
+            NotFiniteError: the loss became infinite or NaN.
         """
         drawn = [self.cases[index] for index in next(self._draws)]
         images = torch.stack([case.image for case in drawn]).to(self.device)
@@ -217,22 +219,23 @@ def train_segmenter(
     on_progress: Callable[[int, float], None] | None = None,
     device: str = "cpu",
 ) -> nn.Module:
-    """Trains a segmentation network; the same on every call with one thread and one seed.
+    """Trains a segmentation network; deterministic for a given seed on one thread.
 
     Args:
         cases: as for `SegmentationTraining`, like `classes`, `budget`, `seed` and `device`.
-        classes: labels, background included.
+        classes: number of labels, background included.
         budget: steps, rates, width and augmentation.
-        seed: of everything random.
+        seed: seed of everything random.
         on_progress: called after every step with the steps done and the loss.
-        device: where to train.
+        device: device to train on.
 
     Returns:
-        The network, in evaluation mode: images [b, c, *space] to logits [b, classes, *space].
+        The network, in evaluation mode; maps images [b, c, *space] to logits
+        [b, classes, *space].
 
     Raises:
         DataError: there are no cases, they do not fit together, or a mask has an unknown label.
-        NotFiniteError: the loss became infinite or not a number.
+        NotFiniteError: the loss became infinite or NaN.
     """
     training = SegmentationTraining(cases, classes=classes, budget=budget, seed=seed, device=device)
     while training.done < budget.steps:
@@ -244,12 +247,12 @@ def train_segmenter(
 
 @torch.no_grad()
 def predict(model: nn.Module, images: Images, *, batch: int = 32) -> Masks:
-    """The most probable label of every pixel.
+    """Predicts the most probable label of every pixel.
 
     Args:
-        model: as `train_segmenter` returned it.
-        images: in [-1, 1]; any number.
-        batch: images at once.
+        model: result of `train_segmenter`.
+        images: any number of images in [-1, 1].
+        batch: number of images to process at once.
 
     Returns:
         int64 masks of the images' spatial shape, on the images' device.
@@ -262,16 +265,17 @@ def predict(model: nn.Module, images: Images, *, batch: int = 32) -> Masks:
 def augment(
     images: Images, masks: Masks, budget: SegmentationBudget, generator: Generator
 ) -> tuple[Images, Masks]:
-    """Mirrors, rotates, zooms, shifts and recolours each image of a batch by its own draw.
+    """Randomly mirrors, rotates, zooms, shifts and recolours each image of a batch.
 
     Args:
-        images: in [-1, 1].
+        images: images in [-1, 1].
         masks: int64 labels, moved along with the images by nearest neighbour.
-        budget: how far each change may go.
-        generator: on the CPU; two equal ones give equal results.
+        budget: largest extent of each change.
+        generator: a generator on the CPU; two in equal states give equal results.
 
     Returns:
-        Images, still in [-1, 1] and -1 where nothing was, and their masks, 0 where nothing was.
+        Images in [-1, 1] and their masks. Pixels from outside the original image are -1 (before
+        recolouring), with label 0.
     """
     how = Moves(budget.flips, budget.rotation, budget.zoom, budget.translation)
     images, masks = moved(images, masks, how, generator)
@@ -283,7 +287,7 @@ def _check(cases: Sequence[Case], classes: int) -> None:
         raise DataError("there are no cases to train a segmentation network on.")
     first = cases[0]
     side = 2**HALVINGS
-    # Twice that at least: an instance norm of a single value has no meaning.
+    # At least twice that, since an instance norm of a single value is undefined.
     if any(length % side or length < 2 * side for length in first.image.shape[1:]):
         raise DataError(
             f"case {first.name} measures {tuple(first.image.shape[1:])}; the segmentation network "
@@ -312,7 +316,7 @@ def _cosine(steps: int) -> Callable[[int], float]:
 
 
 def _draws(cases: int, budget: SegmentationBudget, generator: Generator) -> Iterator[list[int]]:
-    """Batches of indices, without end: all cases in a random order, then in another."""
+    """Endless batches of indices: all cases in a random order, then again in another order."""
     waiting: list[int] = []
     while True:
         while len(waiting) < budget.batch:
@@ -322,7 +326,7 @@ def _draws(cases: int, budget: SegmentationBudget, generator: Generator) -> Iter
 
 
 def _recolour(images: Images, budget: SegmentationBudget, generator: Generator) -> Images:
-    """Gamma, gain and shift of each channel, then noise; [-1, 1] in and out."""
+    """Applies random gamma, gain and shift to each channel, then noise; [-1, 1] in and out."""
     shape = (*images.shape[:2], *[1] * (images.ndim - 2))
 
     def draw(largest: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""A suite of comparisons, read from a file: what to train, on which sets, with which seeds."""
+"""Suites of comparisons, read from a file: what to train, on which sets, with which seeds."""
 
 from collections import Counter
 from typing import Annotated, Literal, Self, final
@@ -15,14 +15,14 @@ from asyndgan.runs import load_recipe
 from asyndgan.texts import parsed_toml
 
 VALIDATION_PART = 0.2
-"""Part of each site's patients that a suite judged on validation holds out of every training."""
+"""Fraction of each site's patients that suites judged on validation hold out of all trainings."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 
 
 @final
 class CompletionSection(Section):
-    """Cases of patients of no site that lack a modality, and what was acquired of it."""
+    """Cases to complete, of patients that no site holds, and the acquired images for comparison."""
 
     folder: str = Field(description="folder of these cases in the set's")
     modality: Name = Field(description="what they lack, as the sites call it")
@@ -32,7 +32,7 @@ class CompletionSection(Section):
 
 @final
 class SetSection(Section):
-    """A data set with its sites."""
+    """A data set and its sites."""
 
     name: Name
     folder: str = Field(description="below the data folder")
@@ -57,7 +57,7 @@ class SetSection(Section):
 
 @final
 class PaintingSection(Section):
-    """A synthetic set; the defaults are those of `asyndgan evaluate`."""
+    """How a synthetic set is painted; the defaults are those of `asyndgan evaluate`."""
 
     images: int = Field(
         1 + MOVED, ge=1, le=1000, description="of each mask: one of itself, the others of it moved"
@@ -79,19 +79,19 @@ class PaintingSection(Section):
 
     @property
     def folder(self) -> str:
-        """Of the set, in a run's folder; what is dropped lies there too."""
+        """Name of the set's folder in a run's folder; the set includes the cases to be dropped."""
         return f"synthetic-x{self.images}" + (f"-mixed{self.mixed}" if self.mixed else "")
 
     @property
     def ending(self) -> str:
-        """Of the folder of its evaluation."""
+        """Name of the folder of the set's evaluation."""
         dropped = f"-without{self.dropped:g}" if self.dropped else ""
         return self.folder.removeprefix("synthetic-") + dropped
 
 
 @final
 class ModelSection(Section):
-    """A recipe and what to compare it with."""
+    """A recipe and the comparisons to make with it."""
 
     name: Name
     recipe: str = Field(description="name or file of a recipe")
@@ -115,7 +115,7 @@ class ModelSection(Section):
 
 @final
 class Suite(Section):
-    """What to compare."""
+    """A suite: the data sets, the models and how they are compared."""
 
     name: Name
     judged_on: Literal["test", "validation"] = "test"
@@ -183,8 +183,9 @@ class Suite(Section):
         """Reads a suite.
 
         Raises:
-            RecipeError: on anything that is unknown, missing or out of range, in the suite or in
-                one of the recipes that it names.
+            RecipeError: a key or value of the suite, or of a recipe that it names, is unknown,
+                missing, out of range or contradictory.
+            DataError: a segmentation network is unknown.
         """
         try:
             tables = parsed_toml(text)
@@ -204,7 +205,7 @@ class Suite(Section):
                 name: (
                     recipe.image,
                     recipe.training.hold_out_seed,
-                    recipe.privacy.kind == "none",  # which chooses patients in another way
+                    recipe.privacy.kind == "none",  # privacy changes how patients are held out
                 )
                 for name, recipe in recipes.items()
             }

@@ -1,4 +1,4 @@
-"""A synthetic data set from a finished run."""
+"""Painting a synthetic data set with a finished run's generator."""
 
 import json
 import re
@@ -24,23 +24,23 @@ from asyndgan.training import Scope, generator_inputs
 
 BATCH: Final = 32
 PAINTING_VERSION: Final = 3
-"""Raise it when a change alters what is painted from the same masks and seeds."""
+"""To be raised when a change alters what is painted from the same masks and seeds."""
 MASKS_MOVE: Final = SegmentationBudget(
     rotation=LIKE_PATIENTS.rotation,
     zoom=LIKE_PATIENTS.zoom,
     translation=LIKE_PATIENTS.translation,
 )
-"""How far geometric augmentation moves a mask; mirrored only where sites mirror theirs."""
+"""Geometric augmentation of masks; they are mirrored only if the recipe's sites mirror theirs."""
 
 
 def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
-    """Name and label map of every mask that sites released during training.
+    """Name and label map of every mask that the run kept from training.
 
-    A run whose condition is `none` paints from nothing: it has one empty mask, to paint as often
-    as images are wanted.
+    For a run whose condition is `none`, which paints without masks, this is one empty mask, to be
+    drawn once per image wanted.
 
     Raises:
-        RunError: if none was; names the remedies.
+        RunError: the run kept no masks; the message names the remedies.
     """
     if run.recipe().condition.kind == "none":
         return [("image", torch.zeros(run.facts().scope.space, dtype=torch.int64))]
@@ -68,15 +68,19 @@ def synthesise(
     Args:
         run: a finished run.
         masks: names and label maps [H, W]; `released_masks` gives the run's own.
-        draws: images a mask; each has noise of its own.
-        seed: of noise and augmentation.
-        move: mirror, turn, scale and shift the masks first, every draw anew.
-        step: of a generator that was kept on the way; None: that of the end.
-        looks: the site in whose look each mask is painted; none: drawn by the sites' shares,
-            whosever the mask is.
+        draws: number of images per mask, each with different noise.
+        seed: seed of noise and augmentation.
+        move: first mirror, rotate, scale and shift the masks, differently for every draw.
+        step: step of a stored intermediate generator; None: the final one.
+        looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
+            independently of the mask's origin.
+
+    Returns:
+        One case per mask and draw; empty if there are no masks.
 
     Raises:
-        RunError: if the run has not finished, there are no masks, or several draws would be equal.
+        RunError: the run has no such generator, several draws of a mask would be equal, or a mask
+            holds a label that the generator does not know.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
@@ -86,7 +90,7 @@ def synthesise(
             "Add --augment, or train with generator.noise above 0."
         )
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
-    # Of their own, so that generators of different noise are shown the same masks.
+    # A separate generator, so that recipes with different noise are shown the same masks.
     moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
     how = MASKS_MOVE if recipe.training.flip else replace(MASKS_MOVE, flips=())
     cases: list[Case] = []
@@ -114,10 +118,10 @@ def synthesise(
 def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
     """The masks of a data set, on a run's grid, for its generator.
 
-    Numbered: the names of cases may be names of patients, and what is painted will be passed on.
+    They are numbered, because case names may be patients' names and synthetic sets are shared.
 
     Raises:
-        DataError: there is none, one cannot be read, or its labels mean other things.
+        DataError: there is no mask, one cannot be read, or its labels differ in meaning.
     """
     check_labels(folder, run.facts().labels)
     loaded = load_masks(folder, run.recipe().image)
@@ -125,7 +129,7 @@ def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
 
 
 def source_of_masks(run: RunFolder) -> str:
-    """Where a run's own masks come from, in words."""
+    """Description of where a run's own masks come from."""
     recipe = run.recipe()
     if recipe.condition.kind != "none":
         return "released by the sites during training"
@@ -133,12 +137,12 @@ def source_of_masks(run: RunFolder) -> str:
 
 
 def mask_of(case: str) -> str:
-    """The name of the mask that a synthetic case of this name was painted from."""
+    """Name of the mask that the synthetic case with this name was painted from."""
     return re.sub(r"(_r\d+)?(_d\d+)?$", "", case)
 
 
 def masks_digest(masks: Sequence[tuple[str, Mask]]) -> str:
-    """SHA-256 of label maps in their order, in hexadecimal."""
+    """SHA-256 of the label maps in their order, in hexadecimal."""
     return digest_of(mask for _, mask in masks)
 
 
@@ -154,16 +158,17 @@ def write_synthetic(
 ) -> int:
     """Writes synthetic cases as an nnU-Net data set with provenance and a model card.
 
-    8-bit PNG: 0 is the lowest, 255 the highest intensity of the recipe's normalisation.
+    Images are 8-bit PNGs: 0 is the lowest and 255 the highest intensity of the recipe's
+    normalisation.
 
     Args:
-        folder: new.
-        run: that painted them.
-        cases: what `synthesise` gave.
-        masks: that they were painted from, before any was moved.
-        source: where the masks came from, in words.
-        painting: how many images a mask and the seeds, for the provenance.
-        audited: what an audit found, if the set is released by one.
+        folder: folder to create.
+        run: run that painted the cases.
+        cases: result of `synthesise`.
+        masks: masks that the cases were painted from, before any of them was moved.
+        source: description of where the masks came from.
+        painting: parameters of the painting, such as images per mask, for the provenance.
+        audited: findings of the audit that permits the release of the set, if there was one.
 
     Returns:
         The number of cases.
@@ -201,7 +206,7 @@ def write_synthetic(
 
 
 def _painted_masks(images: torch.Tensor, scope: Scope) -> torch.Tensor:
-    """Label maps (b, *space): at each pixel the label whose channel is brightest."""
+    """Label maps (b, *space): each pixel gets the label whose channel is brightest."""
     numbers = {name: number for number, name in scope.labels.items()}
     return torch.tensor([numbers[name] for name in scope.modalities])[images.argmax(1)]
 
@@ -209,13 +214,13 @@ def _painted_masks(images: torch.Tensor, scope: Scope) -> torch.Tensor:
 def looks_of(
     patients: Sequence[str], run: RunFolder, *, look: str | None = None, seed: int = 0
 ) -> list[str]:
-    """Whose look each image gets if those of a patient are to have one: a site's, or a drawn one.
+    """The site whose look each image is painted in, the same for all images of a patient.
 
     Args:
-        patients: of each image.
-        run: whose sites there are.
-        look: site for all of them.
-        seed: of what is drawn.
+        patients: patient of each image.
+        run: run whose sites' looks are available.
+        look: site whose look all images get; None: one is drawn for each patient.
+        seed: seed of the draws.
     """
     random = torch.Generator().manual_seed(derived_seed(seed, "looks"))
     different = list(dict.fromkeys(patients))
@@ -225,7 +230,7 @@ def looks_of(
 
 
 def _looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
-    """Whose look each image gets: sites are drawn by their shares, whosever the mask is."""
+    """Draws the site whose look each image gets, by the sites' shares."""
     shares = torch.tensor([float(about["share"]) for about in facts.sites.values()])
     drawn = torch.multinomial(shares, count, replacement=True, generator=random)
     return [list(facts.sites)[index] for index in drawn.tolist()]

@@ -1,4 +1,4 @@
-"""The table that an evaluation comes to, and its form as JSON."""
+"""The result table of an evaluation, and its form as JSON."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,10 @@ FEDGAN = "fedgan-synthetic"
 SITE_PREFIX = "real:"
 ADDED = "+synthetic"
 AUGMENTED = "+augmented"
-"""After a site's model: its real cases and the synthetic ones together."""
+"""Suffix of a site's model that is trained on a set of its real cases and synthetic ones."""
 
 Scores = dict[str, dict[str, list[PatientScore]]]
-"""Model to label to one score a patient, averaged over seeds."""
+"""Model to label to one score per patient, averaged over seeds."""
 
 
 @final
@@ -29,24 +29,24 @@ class Row:
 
     Attributes:
         model: `real-all`, `synthetic`, `fedgan-synthetic`, `fedavg`, `fedavg-without` (each site
-            without some modalities), `real:SITE` or `real:SITE+synthetic`.
+            without some modalities), `real:SITE`, `real:SITE+synthetic` or `real:SITE+augmented`.
         label: name of the label.
-        seeds: how many trainings each patient's values are averaged over.
-        patients: how many patients count: those who have the label.
-        cases: training cases.
+        seeds: number of trainings that each patient's values are averaged over.
+        patients: number of patients that count, which are those with the label.
+        cases: number of distinct training cases.
         dice_mean: mean over patients, 0 to 1.
         dice_low: lower end of the 95 % bootstrap interval over patients.
         dice_high: upper end.
-        dice_least: lowest of the seeds' means over patients; the interval says nothing of how far
+        dice_least: lowest of the seeds' means over patients; the interval does not cover how much
             trainings differ.
-        dice_most: highest.
-        hd95_mean: mean over patients, in millimetres (stored pixels without a spacing).
-        assd_mean: the same.
-        ratio: mean Dice as a part of `real-all`'s.
+        dice_most: highest of the seeds' means.
+        hd95_mean: mean HD95 over patients, in millimetres (stored pixels without a spacing).
+        assd_mean: mean ASSD over patients, in the same unit.
+        ratio: mean Dice relative to that of `real-all`.
         ratio_low: lower end of the 95 % bootstrap interval over patients.
         ratio_high: upper end.
-        healthy: patients who do not have the label.
-        false_alarms: part of these in whom it was predicted all the same; nan if there is none.
+        healthy: number of patients without the label.
+        false_alarms: fraction of these in whom the label was predicted; nan if there are none.
     """
 
     model: str
@@ -71,17 +71,17 @@ class Row:
 @final
 @dataclass(frozen=True)
 class Levelling:
-    """Whether the real cases would gain from half as many steps again, for one label.
+    """Whether training on the real cases would gain from 50 % more steps, for one label.
 
     Attributes:
         label: name of the label.
-        steps: of the budget.
-        longer_steps: of the longer training.
-        dice: mean over held-out patients after `steps`.
-        longer_dice: after `longer_steps`.
+        steps: steps of the budget.
+        longer_steps: steps of the longer training.
+        dice: mean Dice over held-out patients after `steps`.
+        longer_dice: mean Dice after `longer_steps`.
         difference: `longer_dice - dice`.
-        patients: held-out patients that count.
-        seeds: how many trainings each is averaged over.
+        patients: number of held-out patients that count.
+        seeds: number of trainings that each patient's Dice is averaged over.
     """
 
     label: str
@@ -97,14 +97,14 @@ class Levelling:
 @final
 @dataclass(frozen=True)
 class Gain:
-    """What further training cases are worth to one site, patient by patient.
+    """Gain in Dice of a site's model from further training cases, paired by patient.
 
     Attributes:
-        model: trained on them as well.
-        over: the model of the site's real cases alone.
+        model: model trained with the further cases.
+        over: model trained on the site's real cases alone.
         label: name of the label.
-        patients: that count.
-        difference: of Dice, mean over patients.
+        patients: number of patients that count.
+        difference: mean difference of Dice over patients.
         low: lower end of the 95 % bootstrap interval over patients.
         high: upper end.
     """
@@ -124,15 +124,15 @@ class Evaluation:
     """The outcome of a comparison; `evaluation.json` holds the same.
 
     Attributes:
-        headline: a sentence a label.
-        rows: one a model and label, in the order of the comparison's models.
-        per_patient: the values behind the rows; a patient is a position in the list, not a name.
-        levelling: one a label where the budget was checked.
-        judged_on: "test", or "validation": patients held out of the sites.
-        budget: of every training.
-        seeds: of the trainings.
-        about: what was evaluated, in words of the caller; kept as it is.
-        gains: of sites' models that were given synthetic cases as well.
+        headline: one line per label.
+        rows: one per model and label; by label, then in the order of the comparison's models.
+        per_patient: the values behind the rows; patients are list positions, not names.
+        levelling: one per label if the budget was checked; else empty.
+        judged_on: "test", or "validation" for patients held out of the sites.
+        budget: budget of every training.
+        seeds: seeds of the trainings.
+        about: the caller's metadata about what was evaluated, stored unchanged.
+        gains: gains of sites' models trained with synthetic cases as well.
     """
 
     headline: str
@@ -146,14 +146,14 @@ class Evaluation:
     gains: tuple[Gain, ...] = ()
 
     def row(self, model: str, label: str) -> Row:
-        """The row of one model and label; KeyError if there is none."""
+        """The row of one model and label; raises `KeyError` if there is none."""
         for row in self.rows:
             if (row.model, row.label) == (model, label):
                 return row
         raise KeyError(f"{model}, {label}")
 
     def to_tables(self) -> dict[str, Any]:
-        """Nested dictionaries and lists for JSON; None where a number cannot be computed."""
+        """Nested dictionaries and lists for JSON, with None in place of nan."""
         tables = asdict(self)
         tables["per_patient"] = {
             model: {label: _columns(scores) for label, scores in labels.items()}
@@ -168,7 +168,7 @@ def _columns(scores: Sequence[PatientScore]) -> dict[str, list[float]]:
 
 
 def without_nan(value: Any) -> Any:
-    """The same with None in place of nan, which JSON does not know."""
+    """The same value with None in place of nan, which JSON lacks; tuples become lists."""
     if isinstance(value, dict):
         return {key: without_nan(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -177,12 +177,12 @@ def without_nan(value: Any) -> Any:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number and its noun: 1 patient, 21 patients."""
+    """A number with its noun: 1 patient, 21 patients."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def site_of(model: str) -> str:
-    """The site whose real cases a model was trained on, with or without others; else nothing."""
+    """The site whose real cases a model was trained on, with or without others; "" if none."""
     if not model.startswith(SITE_PREFIX):
         return ""
     return model.removeprefix(SITE_PREFIX).removesuffix(ADDED).removesuffix(AUGMENTED)

@@ -1,7 +1,7 @@
-"""The generators of a suite: trained several at a time, found again, resumed.
+"""Training of a suite's generators in parallel, with reuse and resumption.
 
-Everything lies in the suite's output folder: a suite that was interrupted goes on where it stopped,
-and one that gained a line trains only that.
+All state lies in the suite's output folder: an interrupted suite resumes where it stopped, and a
+suite that gained a model trains only that model.
 """
 
 import hashlib
@@ -31,13 +31,13 @@ from asyndgan.training.checkpoint import stored_steps
 def run_folder(
     out: Path, part: SetSection, model: ModelSection, seed: int, *, fedgan: bool = False
 ) -> Path:
-    """Where a suite trains one generator."""
-    # "+" is in no name, so no model's run lies where another one's FedGAN does.
+    """Run folder of one generator of a suite."""
+    # Names cannot contain "+", so a model's run never shares a folder with another's FedGAN.
     return out / "runs" / part.name / f"{model.name}{'+fedgan' if fedgan else ''}-{seed}"
 
 
 def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["Training"]:
-    """Everything that has to be trained before segmentation networks are."""
+    """All generators of a suite; they are trained before any segmentation network."""
     for seed in range(suite.seeds):
         for part in suite.sets:
             sites = {name: data / part.folder / name for name in part.sites}
@@ -57,16 +57,16 @@ def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["
 @final
 @dataclass(frozen=True)
 class Training:
-    """One generator to train; `run` may happen in another process.
+    """One generator to train; `run` may be called in another process.
 
     Attributes:
-        recipe: resolved.
-        sites: folder of each site's data by name.
-        out: its run folder.
-        fedgan: by averaging weights.
-        keep_generators: those of all checkpoints.
-        device: where networks compute.
-        without: modalities that take no part, by the site's name.
+        recipe: the resolved recipe.
+        sites: folder of each site's data, by the site's name.
+        out: the run folder.
+        fedgan: train by averaging weights (FedGAN).
+        keep_generators: keep the generators of all checkpoints.
+        device: device of the networks.
+        without: modalities excluded from the training, by the site's name.
     """
 
     recipe: Recipe
@@ -79,7 +79,7 @@ class Training:
 
     @property
     def folder(self) -> RunFolder:
-        """The run, begun or not."""
+        """The run folder; the run may not have started."""
         return RunFolder(self.out)
 
     @property
@@ -88,7 +88,7 @@ class Training:
 
     @cached_property
     def _inputs(self) -> dict[str, Any]:
-        """What the run depends on beside its recipe."""
+        """Everything that the run depends on besides its recipe."""
         return {
             "generator_version": GENERATOR_VERSION,
             "sites": {name: _digest_of_folder(folder) for name, folder in self.sites.items()},
@@ -101,7 +101,7 @@ class Training:
         }
 
     def about(self) -> dict[str, Any]:
-        """Everything that it depends on, and, once it is trained, what came of it."""
+        """Digests of the run's inputs and of its generator; requires a run that has started."""
         facts = self.folder.facts()
         return {
             "recipe": self.recipe.digest(), **self._inputs,
@@ -109,11 +109,11 @@ class Training:
         }  # fmt: skip
 
     def finished(self) -> bool:
-        """Whether the run is there as wanted.
+        """Whether the folder holds a finished run of this training.
 
         Raises:
-            RunError: if the folder holds a run of another recipe, of other data or of a version
-                that trains another generator.
+            RunError: the folder holds a run of another recipe, of other data or of a version that
+                trains a different generator, or a run without the generators to be kept.
         """
         if not self.folder.facts_file.exists():
             return False
@@ -137,12 +137,12 @@ class Training:
         return True
 
     def steps_done(self) -> int:
-        """As its metrics tell."""
+        """Number of steps done, according to the run's metrics."""
         records = self.folder.metrics()
         return records[-1]["step"] + 1 if records else 0
 
     def run(self) -> None:
-        """Trains on one thread, from the newest checkpoint if there is one."""
+        """Trains on one thread; resumes from the newest checkpoint if there is one."""
         torch.set_num_threads(1)
         write_whole(self._inputs_file, json.dumps(self._inputs).encode())
         if self.fedgan:
@@ -160,12 +160,13 @@ class Training:
 
 
 def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgress | None) -> None:
-    """Trains what is not there yet, each in a process of its own.
+    """Runs the trainings that are not finished, each in its own process.
 
-    One that fails does not keep the others from being trained.
+    If one fails, the others still run to their end.
 
     Raises:
-        RunError: says why the first one failed, when the others have ended.
+        RunError: a training failed; raised after all have ended, with the reason of the first
+            failure.
     """
     waiting = [training for training in trainings if not training.finished()]
     steps = sum(training.recipe.training.steps for training in trainings)
@@ -173,8 +174,8 @@ def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgre
     ahead = iter(waiting)
     failed: dict[str, str] = {}
     running: dict[Future[str], Training] = {}
-    # Spawned: a forked copy of a process in which torch has run may hang. No more are handed over
-    # than are worked at, so that Ctrl-C leaves nothing behind that would still be begun.
+    # Processes are spawned, since a fork of a process in which torch has run may hang. Trainings
+    # are submitted only when a worker is free, so that none is left queued after Ctrl-C.
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         while True:
             for training in islice(ahead, workers - len(running)):
@@ -195,7 +196,7 @@ def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgre
 
 
 def _attempt(training: Training) -> str:
-    """Trains, and says why it failed if it did: not every exception survives its pickling."""
+    """Trains and returns the reason of a failure: not every exception survives pickling."""
     try:
         training.run()
     except AsyndganError as error:
@@ -204,7 +205,7 @@ def _attempt(training: Training) -> str:
 
 
 def _digest_of_folder(folder: Path) -> str:
-    """SHA-256 of a data set's files, in hexadecimal."""
+    """SHA-256 of the relative paths and contents of a folder's files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.is_file():

@@ -1,1 +1,1 @@
-"""Pages that people look at: one file each, that loads nothing from anywhere."""
+"""HTML reports, each a single self-contained file."""

@@ -1,7 +1,7 @@
-"""Lines over steps, worked out here and drawn by the template as inline SVG.
+"""Curves over steps, computed here and drawn by the template as inline SVG.
 
-Plots are stretched to whatever width the page has, so positions are parts of a hundred: `x` from
-the left, `y` from the top.
+Plots are stretched to the page's width, so positions are percentages: `x` from the left, `y` from
+the top.
 """
 
 import math
@@ -16,10 +16,10 @@ from matplotlib.ticker import MaxNLocator
 from asyndgan.reports.words import amount, size
 
 POINTS: Final = 240
-"""Most points of a line; a longer run is averaged in bins."""
+"""Largest number of points of a curve; longer runs are averaged in bins."""
 
 MOST_FAINT: Final = 6
-"""Lines above which the unsmoothed ones would be a thicket and are left out."""
+"""Largest number of curves in a chart that also shows unsmoothed values."""
 
 Line = Float[np.ndarray, " n"]
 
@@ -27,13 +27,13 @@ Line = Float[np.ndarray, " n"]
 @final
 @dataclass(frozen=True)
 class Curve:
-    """One line.
+    """One curve.
 
     Attributes:
-        name: what it is of.
-        number: of its colour.
+        name: site or quantity that it shows.
+        number: number of its colour.
         path: SVG path of the smoothed values.
-        faint: SVG path of the values before smoothing; empty where there would be too many.
+        faint: SVG path of the values before smoothing; empty if the chart has too many curves.
         last: last smoothed value, as text.
     """
 
@@ -47,11 +47,11 @@ class Curve:
 @final
 @dataclass(frozen=True)
 class Tick:
-    """A mark of an axis.
+    """A tick of an axis.
 
     Attributes:
-        place: 0 to 100, from the left or from the bottom.
-        text: beside it.
+        place: position, 0 to 100, from the left or from the bottom.
+        text: label of the tick.
     """
 
     place: float
@@ -61,14 +61,14 @@ class Tick:
 @final
 @dataclass(frozen=True)
 class Chart:
-    """Lines on one pair of axes.
+    """Curves on one pair of axes.
 
     Attributes:
-        title: what the vertical axis is.
-        note: how to read it, in a sentence.
-        curves: the lines.
-        across: marks of the steps.
-        up: marks of the values.
+        title: quantity on the vertical axis.
+        note: how to read the chart, in a sentence or two.
+        curves: the curves.
+        across: ticks of the steps.
+        up: ticks of the values.
     """
 
     title: str
@@ -81,13 +81,13 @@ class Chart:
 @final
 @dataclass(frozen=True)
 class Presence:
-    """When a site was there.
+    """When a site answered.
 
     Attributes:
-        name: of the site.
-        number: of its colour.
-        spans: start and width of each unbroken stretch, 0 to 100.
-        part: of all steps, as text.
+        name: name of the site.
+        number: number of its colour.
+        spans: start and width of each uninterrupted range of steps, 0 to 100.
+        part: percentage of all steps, as text.
     """
 
     name: str
@@ -117,11 +117,11 @@ _NOTES: Final = {
 def loss_charts(
     records: Sequence[Mapping[str, Any]], numbers: Mapping[str, int]
 ) -> tuple[Chart, ...]:
-    """One chart a loss, the discriminator's first, one line a site.
+    """One chart per loss, the discriminator's first, with one curve per site.
 
     Args:
-        records: lines of metrics.jsonl.
-        numbers: colour of each site.
+        records: records of metrics.jsonl.
+        numbers: colour number of each site.
     """
     names = dict.fromkeys(
         name for record in records for losses in record["losses"].values() for name in losses
@@ -140,13 +140,13 @@ def loss_charts(
 
 
 def run_charts(records: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
-    """What is measured of the whole run, where its recipe asks for it; one line each."""
+    """One chart per quantity measured for the whole run, if the recipe asks for any."""
     charts = []
     for name, title in (("reminding", "Reminding"), ("distance", "Distance")):
         values = np.array([record.get(name, math.nan) for record in records], np.float64)
         if np.isnan(values).all():
             continue
-        if name == "distance":  # measured at checkpoints, and so until the next one
+        if name == "distance":  # measured at checkpoints; carried forward to the next one
             places = np.maximum.accumulate(np.where(np.isnan(values), -1, np.arange(len(values))))
             values = np.where(places < 0, math.nan, values[places])
         line = {"generator": values}
@@ -155,7 +155,7 @@ def run_charts(records: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
 
 
 def traffic_chart(records: Sequence[Mapping[str, Any]]) -> Chart:
-    """Bytes of each step, all sites together; colours 0 (from the sites) and 1 (to them)."""
+    """Bytes per step over all sites; colours 0 (from the sites) and 1 (to the sites)."""
     counts = {"from the sites": "received", "to the sites": "sent"}
     lines = {
         name: np.maximum(np.diff([float(record[key]) for record in records], prepend=0.0), 0.0)
@@ -169,7 +169,7 @@ def traffic_chart(records: Sequence[Mapping[str, Any]]) -> Chart:
 def presence(
     records: Sequence[Mapping[str, Any]], numbers: Mapping[str, int]
 ) -> tuple[Presence, ...]:
-    """When each site answered; nothing if all of them always did."""
+    """When each site answered; empty if all sites answered every step."""
     there = {site: [site in record["losses"] for record in records] for site in numbers}
     if all(all(answered) for answered in there.values()):
         return ()
@@ -180,7 +180,7 @@ def presence(
 
 
 def _part(answered: Sequence[bool]) -> str:
-    """Rounded down, so that 100 % means all."""
+    """Percentage as text, rounded down so that 100 % means all steps."""
     return f"{math.floor(100 * sum(answered) / len(answered))} %"
 
 
@@ -195,7 +195,7 @@ def _spans(answered: Sequence[bool]) -> tuple[tuple[float, float], ...]:
 
 
 def _steps(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Steps done before the first record and after the last."""
+    """Number of steps done before the first record and after the last."""
     return int(records[0]["step"]), int(records[-1]["step"]) + 1
 
 
@@ -252,7 +252,7 @@ def _last(values: Line, as_bytes: bool) -> str:
 
 
 def _across(steps: tuple[int, int]) -> tuple[Tick, ...]:
-    """Round steps, and none so near the right edge that it would be cut off."""
+    """Ticks at round numbers of steps within the range."""
     first, last = steps
     width = max(last - first, 1)
     marks = MaxNLocator(4, integer=True, steps=[1, 2, 5, 10]).tick_values(first, last)
@@ -261,7 +261,7 @@ def _across(steps: tuple[int, int]) -> tuple[Tick, ...]:
 
 
 def _binned(values: Line) -> Float[np.ndarray, " m"]:
-    """At most `POINTS` means; nan where no value is."""
+    """At most `POINTS` bin means; nan for bins without a value."""
     if len(values) <= POINTS:
         return values
     means = []
@@ -272,7 +272,7 @@ def _binned(values: Line) -> Float[np.ndarray, " m"]:
 
 
 def _smoothed(values: Line) -> Line:
-    """A Gaussian over a fortieth of the run, which leaves gaps where the site was away."""
+    """Smooths with a Gaussian whose width is a fortieth of the run; gaps stay gaps."""
     there = ~np.isnan(values)
     width = max(1.0, len(values) / 40)
     reach = math.ceil(3 * width)
@@ -285,7 +285,7 @@ def _smoothed(values: Line) -> Line:
 
 
 def _range(lines: Sequence[Line]) -> tuple[float, float]:
-    """From zero, where nothing is below it, to what all but the wildest values reach."""
+    """Range of the axis: from 0 or the lowest values up to the highest, without outliers."""
     values = np.concatenate(list(lines))
     values = values[~np.isnan(values)]
     if not len(values):
@@ -296,7 +296,7 @@ def _range(lines: Sequence[Line]) -> tuple[float, float]:
 
 
 def _path(values: Line, low: float, high: float) -> str:
-    """Moves and lines; a gap where there is no value; a lone value becomes a short dash."""
+    """SVG path of the values, interrupted at nan; an isolated value becomes a short dash."""
     parts: list[str] = []
     scale = 100 / max(len(values) - 1, 1)
     drawing = False

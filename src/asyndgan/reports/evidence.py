@@ -19,13 +19,13 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
 
     Args:
         out: the suite's output folder.
-        examples: show predictions on real patients in the page.
+        examples: include predictions and completions of real patients in the page.
 
     Returns:
-        Both files.
+        Paths of both files.
 
     Raises:
-        RunError: there is no `suite.json`.
+        RunError: there is no readable `suite.json`.
     """
     try:
         result = json.loads((out / "suite.json").read_text("utf-8"))
@@ -66,10 +66,11 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
 
 
 def find_block(document: str, suite: str) -> tuple[int, int]:
-    """Where the tables of a suite stand in a document: after the first mark, before the second.
+    """Start and end of a suite's tables in a document: after the first mark, before the second.
 
     Raises:
-        RunError: if the document lacks `<!-- suite: NAME -->` and `<!-- end of suite: NAME -->`.
+        RunError: the document lacks `<!-- suite: NAME -->` or, after it,
+            `<!-- end of suite: NAME -->`.
     """
     begin, end = f"<!-- suite: {suite} -->", f"<!-- end of suite: {suite} -->"
     start = document.find(begin) + len(begin)
@@ -80,7 +81,7 @@ def find_block(document: str, suite: str) -> tuple[int, int]:
 
 
 def replace_block(document: str, suite: str, block: str) -> str:
-    """A document with a suite's tables in place of those between its two marks; see `find_block`.
+    """The document with the text between a suite's two marks replaced; see `find_block`.
 
     Raises:
         RunError: as `find_block`.
@@ -90,7 +91,7 @@ def replace_block(document: str, suite: str, block: str) -> str:
 
 
 def to_markdown(result: Row) -> str:
-    """Every table of a suite, for a document."""
+    """All tables of a suite as Markdown, for a document."""
     versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
     lines = [
         f"Judged on {result['judged_on']} patients; {counted(result['seeds'], 'seed')} of every "
@@ -104,12 +105,12 @@ def to_markdown(result: Row) -> str:
 
 
 def _by_number_only(row: Row) -> bool:
-    """Whether a painting differs from others in the number of images alone."""
+    """Whether a painting differs from the default only in the number of images."""
     return not row["mixed"] and not row["dropped"]
 
 
 def markdown_table(table: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Its lines; the first row is the heading."""
+    """Lines of a table in Markdown; the first row is the heading."""
     heading, *lines = table
     yield "| " + " | ".join(heading) + " |"
     yield "|" + "---|" * len(heading)

@@ -1,4 +1,4 @@
-"""A suite's results as tables of text, each with its heading first."""
+"""A suite's results as tables of text, each with its heading as the first row."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
@@ -12,7 +12,7 @@ _NAMES = {"real-all": "all real images", "fedavg": "FedAvg", "synthetic": "synth
 
 
 def tables_of(result: Row) -> dict[str, Table]:
-    """Every table of a suite, by its title."""
+    """All tables of a suite, by title."""
     tables: dict[str, Table] = {}
     for name, rows in by_label(result["rows"]).items():
         tables[f"{name}, {rows[0]['patients']} patients"] = _results(rows)
@@ -33,7 +33,7 @@ def tables_of(result: Row) -> dict[str, Table]:
 
 
 def by_set(rows: Iterable[Row]) -> dict[str, list[Row]]:
-    """Rows by the set that they are of, and by the patients who stand apart."""
+    """Rows by set and, for patients reported apart, by their group."""
     sets: dict[str, list[Row]] = {}
     for row in rows:
         name = row["set_name"] if "set_name" in row else row["set"]
@@ -120,7 +120,7 @@ def _networks(rows: list[Row]) -> Table:
     lines = {
         (
             row["network"],
-            # All real images are the same beside every recipe.
+            # The row of all real images is the same for every recipe.
             _name(row if row["model"] != "real-all" else {**row, "recipe": ""}),
             *_estimate(row, "dice_mean", "dice"),
             *_estimate(row, "ratio"),
@@ -268,7 +268,7 @@ _OF_SETS: Final[dict[str, tuple[str, Callable[[list[Row]], Table]]]] = {
     "consistency": (": how modalities go together, against the judged patients", _consistency),
     "differences": (": paired differences of Dice", _differences),
 }
-"""By what they are called in a result: the end of the title, and how its rows become a table."""
+"""For each key of a result: the end of the table's title, and the function that builds it."""
 
 
 def _name(row: Row) -> str:
@@ -280,7 +280,7 @@ def _name(row: Row) -> str:
 
 
 def _estimate(row: Row, key: str, bounds: str = "", *, digits: int = 3) -> list[str]:
-    """A number and its interval; `bounds`: how its ends are called, if not as the number."""
+    """A number and its interval; `bounds`: key of the interval's ends, if it differs from `key`."""
     bounds = bounds or key
     low, high = row.get(f"{bounds}_low"), row.get(f"{bounds}_high")
     return [decimal(row.get(key), digits), _between(low, high, digits)]

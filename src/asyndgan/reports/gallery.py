@@ -1,4 +1,4 @@
-"""Synthetic cases as pictures, with real ones beside them where somebody asked for that."""
+"""Pictures of synthetic cases, with real ones beside them on request."""
 
 import base64
 import io
@@ -14,13 +14,13 @@ from asyndgan.arrays import Mask
 from asyndgan.data.case import Case
 
 CASES: Final = 6
-"""Synthetic cases of a site; half as many where each has a real one beside it."""
+"""Synthetic cases shown per site; half as many if each has a real one beside it."""
 
 SITES: Final = 12
-"""Most sites shown."""
+"""Largest number of sites shown."""
 
 BUDGET: Final = 2_600_000
-"""Characters that all pictures together may take; beyond it they are made smaller."""
+"""Characters that all pictures together may take; if they exceed it, they are scaled down."""
 
 _SIDES: Final = (192, 160, 128, 96, 64)
 _BACKGROUND: Final = "#0b0f14"
@@ -36,7 +36,7 @@ class Picture:
     Attributes:
         source: data URI.
         tag: modality, or "mask".
-        alt: what it shows, in words.
+        alt: description of what it shows.
     """
 
     source: str
@@ -47,11 +47,11 @@ class Picture:
 @final
 @dataclass(frozen=True)
 class Strip:
-    """A case: its mask and its modalities.
+    """Pictures of one case: its mask and its modalities.
 
     Attributes:
         kind: "synthetic" or "real".
-        pictures: mask first.
+        pictures: the pictures, mask first.
     """
 
     kind: Literal["synthetic", "real"]
@@ -61,12 +61,12 @@ class Strip:
 @final
 @dataclass(frozen=True)
 class SiteGallery:
-    """What is shown of one site.
+    """Cases shown of one site.
 
     Attributes:
-        site: name; empty for masks that are of no site of the run.
-        strips: with real ones, each synthetic strip is followed by a real one.
-        same_masks: whether each real case has the very mask of its synthetic neighbour.
+        site: name; empty for cases of no site of the run.
+        strips: the cases; if there are real ones, each synthetic strip is followed by a real one.
+        same_masks: whether each real case has the same mask as its synthetic neighbour.
     """
 
     site: str
@@ -75,20 +75,20 @@ class SiteGallery:
 
     @property
     def has_real(self) -> bool:
-        """Whether real images are among them."""
+        """Whether real images are shown."""
         return any(strip.kind == "real" for strip in self.strips)
 
 
 @final
 @dataclass(frozen=True)
 class Gallery:
-    """All pictures.
+    """All pictures of a page.
 
     Attributes:
-        sites: those that are shown.
+        sites: sites that are shown.
         legend: name and colour of each label.
-        left_out: how many more sites there are.
-        pixels: rows and columns of the images, before they were enlarged.
+        left_out: number of sites that are not shown.
+        pixels: rows and columns of the images before they were resized.
     """
 
     sites: tuple[SiteGallery, ...]
@@ -98,7 +98,7 @@ class Gallery:
 
     @property
     def has_real(self) -> bool:
-        """Whether real images are among them."""
+        """Whether real images are shown."""
         return any(site.has_real for site in self.sites)
 
 
@@ -108,16 +108,16 @@ def build_gallery(
     sites: Sequence[str],
     labels: Mapping[int, str],
 ) -> Gallery:
-    """Chooses cases of every site and paints them as data URIs.
+    """Chooses cases of every site and renders them as data URIs.
 
-    Cases are taken at even distances from those whose masks hold most labels, so nobody chose them
-    by their looks. Where real cases are given, masks that both have are preferred.
+    Cases are evenly spaced among those whose masks have most labels, so they are not selected by
+    appearance. If real cases are given, synthetic cases with the mask of a real one are preferred.
 
     Args:
-        synthetic: named after their site, `north-m00012`.
-        real: by site.
-        sites: of the run, in the order in which they are shown.
-        labels: name of each label by number.
+        synthetic: synthetic cases, named after their site (`north-m00012`).
+        real: real cases, by the site's name.
+        sites: sites of the run, in the order in which they are shown.
+        labels: name of each label, by number.
     """
     groups = _by_site(synthetic, sites)
     chosen = {site: _chosen(groups[site], real.get(site, ())) for site in list(groups)[:SITES]}
@@ -138,7 +138,7 @@ def build_gallery(
 
 
 def label_colours(labels: Mapping[int, str]) -> dict[int, str]:
-    """A colour each: nearly black for the background, quiet for the body, lively for the rest."""
+    """A colour for each label: nearly black for 0, grey for the body, vivid for the others."""
     rest = [number for number in sorted(labels) if number]
     lively = rest[1:] if len(rest) > 1 else rest
     colours = dict.fromkeys(labels, _QUIET) | {0: _BACKGROUND}
@@ -149,7 +149,7 @@ Pairs = list[tuple[Case, Case | None]]
 
 
 def _by_site(cases: Sequence[Case], sites: Sequence[str]) -> dict[str, list[Case]]:
-    """Cases of each site that has any; cases of no known site come last, under no name."""
+    """Cases by site, without sites that have none; cases of no known site come last, under ""."""
     groups: dict[str, list[Case]] = {site: [] for site in [*sites, ""]}
     longest_first = sorted(sites, key=len, reverse=True)
     for case in cases:
@@ -159,11 +159,11 @@ def _by_site(cases: Sequence[Case], sites: Sequence[str]) -> dict[str, list[Case
 
 
 def _chosen(synthetic: Sequence[Case], real: Sequence[Case]) -> tuple[Pairs, bool]:
-    """Synthetic cases, each with a real one if there is any, and whether their masks are equal."""
+    """Synthetic cases paired with real ones, if any, and whether the masks of pairs are equal."""
     if not real:
         return [(case, None) for case in _spread(synthetic, CASES)], False
     of_mask = {_key(case.mask): case for case in real}
-    # Training mirrors at random, and then releases mirrored masks.
+    # Training mirrors at random, so released masks may be mirrored.
     mirrored = {_key(case.mask.flip(-1)): case for case in real}
     twins: dict[str, Case] = {}
     for case in synthetic:
@@ -180,7 +180,7 @@ def _chosen(synthetic: Sequence[Case], real: Sequence[Case]) -> tuple[Pairs, boo
 
 
 def _spread(cases: Sequence[Case], count: int) -> list[Case]:
-    """At even distances, from those whose masks hold most labels."""
+    """At most `count` cases, evenly spaced among those whose masks have most labels."""
     held = [len(torch.unique(case.mask)) for case in cases]
     rich = [case for case, number in zip(cases, held, strict=True) if number == max(held)]
     if len(rich) < count:
@@ -199,7 +199,7 @@ def _mirrored(case: Case) -> Case:
 
 def _strips(site: str, pairs: Pairs, colours: Mapping[int, str], side: int) -> Iterator[Strip]:
     for place, (synthetic, real) in enumerate(pairs, 1):
-        # Names of cases may be names of patients, so they stay out of the page.
+        # Case names may be patients' names, so they are not shown.
         origin = f"{f'site {site}' if site else 'other masks'}, case {place}"
         yield _strip("synthetic", synthetic, origin, colours, side)
         if real is not None:
@@ -222,7 +222,7 @@ def _strip(
 
 
 def _planes(case: Case) -> Iterator[tuple[str, np.ndarray]]:
-    """Each modality in 8 bits; red, green and blue together are one picture."""
+    """Each modality in 8 bits; R, G and B are combined into one colour picture."""
     grey = ((case.image.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).numpy()
     names = list(case.modalities)
     if {"R", "G", "B"} <= set(names):
@@ -243,12 +243,12 @@ def _coloured(mask: Mask, colours: Mapping[int, str]) -> np.ndarray:
 
 
 def _uri(values: np.ndarray, side: int, resampling: Pillow.Resampling) -> str:
-    """A PNG data URI, enlarged to `side` pixels or made smaller to them."""
+    """A PNG data URI of a picture, resized so that its longer side is about `side` pixels."""
     picture = Pillow.fromarray(values)
     longest = max(picture.size)
     factor = side / longest
     if resampling == Pillow.Resampling.NEAREST:
-        factor = max(1, round(factor))  # every pixel of a mask becomes a square of the same size
+        factor = max(1, round(factor))  # all pixels of a mask become squares of the same size
         picture = picture.quantize(64, dither=Pillow.Dither.NONE)
     if not 0.8 < factor <= 1:
         shape = (round(picture.width * factor), round(picture.height * factor))
@@ -263,7 +263,7 @@ def _png(picture: Pillow.Image) -> bytes:
 
 
 def data_uri(content: bytes, kind: str) -> str:
-    """Bytes as an address that loads nothing."""
+    """Content as a data URI; `kind` is its MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 

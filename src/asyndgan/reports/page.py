@@ -1,4 +1,4 @@
-"""Pages that load nothing from anywhere."""
+"""Writing of self-contained HTML pages."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,15 +9,15 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from asyndgan.texts import replace_text
 
 COLOURS: Final = 8
-"""Colours of sites; a ninth site gets the first again, with another dash."""
+"""Number of site colours; a ninth site gets the first colour again, with another dash pattern."""
 
 
 def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
-    """Fills a template of this folder and writes it whole or not at all.
+    """Renders a template of this folder and writes the page atomically.
 
     Args:
-        template: name of its file.
-        page: everything that it shows.
+        template: file name of the template.
+        page: variables of the template.
         out: the file to write.
 
     Returns:
@@ -25,7 +25,7 @@ def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
     """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,  # names of sites, labels and modalities come from others
+        autoescape=True,  # names of sites, labels and modalities are untrusted
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -1,4 +1,4 @@
-"""`report.html`: a whole run on one page that loads nothing from anywhere."""
+"""`report.html`: a whole run on one self-contained page."""
 
 import hashlib
 import platform
@@ -24,18 +24,18 @@ from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training.checkpoint import read
 
 MANY: Final = 6
-"""Sites beyond which not every one is named."""
+"""Largest number of sites that are all named."""
 
 
 @final
 @dataclass(frozen=True)
 class Tile:
-    """A figure that is printed large.
+    """A number that is printed large.
 
     Attributes:
-        value: the figure.
+        value: the number, as text.
         label: what it is.
-        note: more about it.
+        note: further detail.
     """
 
     value: str
@@ -46,12 +46,12 @@ class Tile:
 @final
 @dataclass(frozen=True)
 class Notice:
-    """Something to bear in mind.
+    """A notice to the reader of the page.
 
     Attributes:
-        title: in a few words.
-        text: in a sentence or two.
-        grave: whether to set it off.
+        title: a few words.
+        text: one or two sentences.
+        grave: whether to highlight it.
     """
 
     title: str
@@ -68,23 +68,23 @@ def write_report(
     evaluation: Path | None = None,
     title: str | None = None,
 ) -> Path:
-    """Writes a page about a run: images, usefulness, training, what moved, recipe.
+    """Writes a page about a run: images, usefulness, training, traffic and recipe.
 
     Args:
-        run: finished or not.
+        run: the run, finished or not.
         out: the file to write.
         synthetic: cases to choose from, named after their site (`north-m00012`).
-        real: real cases by site, shown beside the synthetic ones. They become part of the file:
-            give them only for phantoms, or where the sites allow it.
-        evaluation: folder that holds evaluation.json, and perhaps dice.svg and examples.png. The
-            examples are real patients', so the page has them only if it has other real cases.
-        title: of the page.
+        real: real cases by site, shown beside the synthetic ones. They become part of the file, so
+            pass them only for phantoms, or if the sites allow it.
+        evaluation: folder that contains evaluation.json and optionally dice.svg and examples.png.
+            The examples show real patients, so they are included only if `real` is given.
+        title: title of the page; by default it tells the number of sites.
 
     Returns:
         `out`.
 
     Raises:
-        RunError: `run` is no run folder, or `evaluation` no evaluation.
+        RunError: `run` is no run folder, or `evaluation` is no evaluation of this run.
     """
     page = _page(run, synthetic, real or {}, evaluation, title)
     return write_page("report.html.jinja", page, out)
@@ -97,7 +97,7 @@ def _page(
     evaluation: Path | None,
     title: str | None,
 ) -> dict[str, Any]:
-    """Everything that the template shows."""
+    """The variables of the template."""
     facts, recipe, records = run.facts(), run.recipe(), run.metrics()
     numbers = {site: place for place, site in enumerate(facts.sites)}
     labels = {int(number): name for number, name in facts.labels.items()}
@@ -145,6 +145,12 @@ def _title(facts: RunFacts) -> str:
 def _lead(facts: RunFacts, recipe: Recipe) -> str:
     sites = sentence(counted(len(facts.sites), "site"))
     painted = {"mask": "from the sites' masks", "class": "of the sites' classes", "none": ""}
+    if facts.engine == "fedgan":
+        return (
+            f"{sites} trained one image generator together, and no site sent an image. Each "
+            "trained a generator and a discriminator of its own, whose weights were averaged again "
+            "and again (FedGAN)."
+        )
     return " ".join(
         f"{sites} trained one image generator together, and no site sent an image. A coordinator "
         f"painted synthetic images {painted[recipe.condition.kind]}; at each site a discriminator, "
@@ -156,10 +162,9 @@ def _lead(facts: RunFacts, recipe: Recipe) -> str:
 
 
 def _evaluate_command(run: RunFolder, facts: RunFacts) -> str:
-    """What to type for an evaluation that the next report finds by itself."""
-    name = (
-        run.path.resolve().name
-    )  # the page may be passed on; where the run lay is nobody's affair
+    """The command for an evaluation that the next report finds by itself."""
+    # Only the folder's name, since the page may be passed on.
+    name = run.path.resolve().name
     few = len(facts.sites) <= MANY
     sites = [f"--site {site}=FOLDER" for site in facts.sites] if few else ["--site NAME=FOLDER ..."]
     return f"asyndgan evaluate {name} {' '.join(sites)} --test FOLDER --out {name}/evaluation"
@@ -168,7 +173,7 @@ def _evaluate_command(run: RunFolder, facts: RunFacts) -> str:
 @final
 @dataclass(frozen=True)
 class _Generator:
-    """The file of the averaged generator; all zero or empty where there is none."""
+    """The file of the averaged generator; all zero or empty if there is none."""
 
     parameters: int = 0
     bytes: int = 0
@@ -208,14 +213,14 @@ def _tiles(
 
 
 def _named(sites: Sequence[str]) -> str:
-    """The sites' names; of many, the first."""
+    """The sites' names; if there are many, the first ones and the number of others."""
     if len(sites) > MANY:
         sites = [*sites[: MANY - 1], f"{len(sites) - MANY + 1} more"]
     return together(sites) if sites else "none"
 
 
 def _rounded(number: int) -> str:
-    """About how many: 2.3 M."""
+    """A rounded count: 2.3 M."""
     for unit, scale in (("M", 1e6), ("k", 1e3)):
         if number >= scale:
             value = number / scale

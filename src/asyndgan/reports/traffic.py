@@ -1,6 +1,6 @@
 """What travelled between the sites and the coordinator, in bytes and in plain words.
 
-The words follow `asyndgan.wire.messages`, field by field: whoever changes a message changes them.
+The descriptions follow `asyndgan.wire.messages` field by field; keep them in sync with it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,10 +25,10 @@ class Kind:
     """One kind of message.
 
     Attributes:
-        name: on the wire.
-        meaning: what it holds.
-        total: bytes of all sites, as text; a dash if none was counted.
-        sizes: bytes by site, as text, in the order of the sites.
+        name: name of the kind on the wire.
+        meaning: description of its content.
+        total: bytes of all sites, as text.
+        sizes: bytes of each site, as text, in the order of the sites.
     """
 
     name: str
@@ -40,17 +40,17 @@ class Kind:
 @final
 @dataclass(frozen=True)
 class SiteTraffic:
-    """One site's bytes.
+    """Traffic of one site.
 
     Attributes:
-        site: name.
-        number: of its colour.
-        left: bytes that left it, as text.
-        came: bytes that came to it, as text.
-        left_part: length of its bar, 0 to 100 on a scale that all bars share.
-        came_part: the same.
-        step: bytes that left it in a step that it answered, as text.
-        sockets: bytes that left and came to its machine, as text; empty where nobody counted.
+        site: name of the site.
+        number: number of its colour.
+        left: bytes that it sent, as text.
+        came: bytes that it received, as text.
+        left_part: length of the bar for `left`, 0 to 100 on a scale that all bars share.
+        came_part: length of the bar for `came`.
+        step: bytes of its answers per step that it answered, as text.
+        sockets: bytes that its machine's sockets sent and received, as text; empty if not counted.
     """
 
     site: str
@@ -66,11 +66,11 @@ class SiteTraffic:
 @final
 @dataclass(frozen=True)
 class Stayed:
-    """Something that no message holds.
+    """Something that no message contains.
 
     Attributes:
-        what: it is.
-        why: a sentence.
+        what: name of the thing.
+        why: a sentence about it.
     """
 
     what: str
@@ -80,18 +80,18 @@ class Stayed:
 @final
 @dataclass(frozen=True)
 class Traffic:
-    """The section of the page.
+    """Content of the page's section on traffic.
 
     Attributes:
         left: kinds of message that sites sent.
-        came: kinds of message that came to them.
-        sites: bytes by site.
-        left_total: as text.
-        came_total: as text.
-        left_step: bytes that left a site in a step, on average, as text.
-        came_step: bytes that came to a site in a step, on average, as text.
+        came: kinds of message that sites received.
+        sites: traffic of each site.
+        left_total: bytes that all sites sent, as text.
+        came_total: bytes that all sites received, as text.
+        left_step: mean bytes of a site's answer per step, as text; a dash if no step was answered.
+        came_step: mean bytes of a request to a site per step, likewise.
         stayed: what never left a site.
-        caution: what a reader must know about feedback: paragraphs.
+        caution: paragraphs with what a reader must know about feedback.
         masks: what became of the masks that travelled.
     """
 
@@ -114,14 +114,14 @@ def read_traffic(
     numbers: Mapping[str, int],
     kept_masks: int,
 ) -> Traffic:
-    """Sums up what a run counted.
+    """Summarises the traffic that a run counted.
 
     Args:
-        facts: of the run.
-        recipe: decides what the messages hold.
-        records: lines of metrics.jsonl; they say how many steps each site answered.
-        numbers: colour of each site, in their order.
-        kept_masks: masks in the run folder.
+        facts: facts of the run.
+        recipe: recipe of the run, which determines what the messages contain.
+        records: records of metrics.jsonl, which tell how many steps each site answered.
+        numbers: colour number of each site, in the order of the sites.
+        kept_masks: number of masks in the run folder.
     """
     answered = {site: sum(site in record["losses"] for record in records) for site in numbers}
     left, came = facts.left_sites, facts.came_to_sites
@@ -155,7 +155,7 @@ def _a_step(counts: Counts, kind: str, answered: Mapping[str, int]) -> str:
 
 
 def _kinds(counts: Counts, meanings: Mapping[str, str], sites: Mapping[str, int]) -> Iterator[Kind]:
-    """Known kinds first; one that is not known is named, never hidden."""
+    """Kinds of message that occurred, known ones first; unknown ones are listed too."""
     found = dict.fromkeys(kind for kinds in counts.values() for kind in kinds)
     for kind in dict.fromkeys([*meanings, *found]):
         sizes = [counts.get(site, {}).get(kind, 0) for site in sites]
@@ -243,10 +243,19 @@ def _stayed(recipe: Recipe) -> Iterator[Stayed]:
 
 
 def _caution(recipe: Recipe) -> Iterator[str]:
+    noised = {
+        "discriminator": "The discriminators were trained with noise (DP-SGD); each site's ledger "
+        "says what guarantee of differential privacy that comes to.",
+        "feedback": "It was clipped and noised; each site's ledger says what guarantee of "
+        "differential privacy that comes to.",
+    }
     yield (
         "Feedback is not an image, but it is worked out from real images at the site and can carry "
-        "traces of them. No noise was added to it, so this run has no guarantee of differential "
-        "privacy."
+        "traces of them. "
+        + noised.get(
+            recipe.privacy.kind,
+            "No noise was added to it, so this run has no guarantee of differential privacy.",
+        )
     )
     if recipe.loss.paired_l1:
         yield (

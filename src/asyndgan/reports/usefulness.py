@@ -1,4 +1,4 @@
-"""What a model learns from synthetic images alone: evaluation.json, read for a page."""
+"""Reads evaluation.json for a page: how useful synthetic images are for training."""
 
 import io
 import json
@@ -31,23 +31,23 @@ _WIDEST: Final = 1400
 @final
 @dataclass(frozen=True)
 class Entry:
-    """One model, judged by one label. Places are 0 to 100 on the label's own scale.
+    """One model, judged by one label. Places are positions from 0 to 100 on the label's scale.
 
     Attributes:
-        name: what it was trained on.
-        kind: "all", "synthetic" or "site".
-        site: whose images, for kind "site".
-        dice: mean Dice.
-        interval: of the mean Dice.
-        low: place of the interval's lower end; None where there is none.
+        name: description of the training cases.
+        kind: "all", "synthetic", or "site" for all other models.
+        site: the site whose real images were used; empty if it is not of one site.
+        dice: mean Dice, as text.
+        interval: interval of the mean Dice, as text.
+        low: place of the interval's lower end; None if there is none.
         high: place of its upper end.
         middle: place of the mean.
-        ratio: part of the Dice that all real images reach.
-        hd95: mean, in millimetres.
-        assd: mean, in millimetres.
-        cases: it was trained on.
-        patients: that count.
-        seeds: trainings averaged.
+        ratio: mean Dice relative to that of all real images, as text.
+        hd95: mean HD95 in millimetres, as text.
+        assd: mean ASSD in millimetres, as text.
+        cases: number of training cases.
+        patients: number of patients that count.
+        seeds: number of trainings averaged.
     """
 
     name: str
@@ -69,14 +69,14 @@ class Entry:
 @final
 @dataclass(frozen=True)
 class LabelTable:
-    """All models by one label.
+    """All models, judged by one label.
 
     Attributes:
-        label: name.
-        entries: one a model.
+        label: name of the label.
+        entries: one per model.
         least: Dice at the left end of the bars, as text.
-        most: Dice at their right end.
-        reference: place of what all real images reach; None where it cannot be computed.
+        most: Dice at the right end of the bars, as text.
+        reference: place of the mean Dice of all real images; None if it cannot be computed.
     """
 
     label: str
@@ -89,14 +89,15 @@ class LabelTable:
 @final
 @dataclass(frozen=True)
 class Finding:
-    """One label of the headline.
+    """The headline of one label.
 
     Attributes:
-        label: name.
+        label: name of the label.
         figure: the number to print large.
-        interval: of that number; empty where there is none.
-        caption: what the number is.
-        sentence: the Dice behind it, how many patients and seeds, and how single sites fare.
+        interval: interval of that number; empty if there is none.
+        caption: description of the number.
+        sentence: the Dice behind it, the numbers of patients and seeds, and the mean of single
+            sites.
     """
 
     label: str
@@ -109,18 +110,18 @@ class Finding:
 @final
 @dataclass(frozen=True)
 class Usefulness:
-    """The section of the page.
+    """Content of the page's section on usefulness.
 
     Attributes:
-        headline: the evaluation's own words, a line a label.
-        findings: one a label.
-        tables: one a label.
+        headline: the evaluation's headline, one line per label.
+        findings: one per label.
+        tables: one per label.
         judged_on: "test" or "validation".
-        levelling: one sentence a label where the budget was checked.
-        gains: what sites gain from synthetic cases beside their own, patient by patient.
+        levelling: one sentence per label if the budget was checked.
+        gains: one sentence per site's model trained with synthetic cases beside its own.
         budget: steps of every training; 0 if unknown.
-        dice: data URI of the figure; empty where there is none.
-        examples: the same.
+        dice: data URI of the figure of Dice; empty if there is none.
+        examples: data URI of the figure of examples; empty if there is none.
     """
 
     headline: tuple[str, ...]
@@ -135,14 +136,14 @@ class Usefulness:
 
 
 def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
-    """Reads what `asyndgan evaluate` wrote.
+    """Reads the results of `asyndgan evaluate`.
 
     Args:
-        folder: holds evaluation.json and perhaps dice.svg and examples.png.
-        examples: take examples.png, which shows real patients.
+        folder: folder that contains evaluation.json and optionally dice.svg and examples.png.
+        examples: include examples.png, which shows real patients.
 
     Raises:
-        RunError: there is no evaluation.json, or it is not one.
+        RunError: there is no evaluation.json, or it is not valid.
     """
     path = folder / "evaluation.json"
     try:
@@ -159,12 +160,12 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
 
 
 def judges(folder: Path, generator_sha256: str) -> bool:
-    """Whether an evaluation is of this generator, or does not say."""
+    """Whether an evaluation is of this generator; true if it does not say or cannot be read."""
     try:
         about = json.loads((folder / "evaluation.json").read_text("utf-8")).get("about") or {}
         return about.get("generator_sha256") in (None, generator_sha256)
     except (OSError, ValueError, AttributeError):
-        return True  # `read_usefulness` says what is wrong with it
+        return True  # `read_usefulness` reports what is wrong with it
 
 
 def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
@@ -186,7 +187,7 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
 
 
 def _finding(label: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
-    """The synthetic model's part of the Dice of all real images; that Dice, where it has no row."""
+    """The synthetic model's relative Dice; without such a model, the Dice of all real images."""
     of_model = {row["model"]: row for row in rows}
     real = of_model.get(REAL_ALL, rows[0])
     ratios = [row["ratio"] for row in rows if of_single_sites(row["model"])]
@@ -210,7 +211,7 @@ def _finding(label: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
 
 
 def label_table(label: str, rows: Sequence[Mapping[str, Any]]) -> LabelTable:
-    """One table of the page: rows with the keys of `evaluation.table.Row`, and perhaps `recipe`."""
+    """One table of the page; rows have the keys of `evaluation.table.Row` and maybe `recipe`."""
     ends = [
         float(row[key]) for row in rows for key in ("dice_low", "dice_mean") if row[key] is not None
     ]
@@ -288,7 +289,7 @@ def _levelling(item: Mapping[str, Any]) -> str:
 
 
 def figure(path: Path) -> str:
-    """A figure as a data URI; very large pictures are made smaller."""
+    """A figure as a data URI, with wide pictures scaled down; empty if the file does not exist."""
     if not path.exists():
         return ""
     if path.suffix == ".svg":

@@ -1,4 +1,4 @@
-"""Numbers as people say them."""
+"""Human-readable numbers and lists."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ _SMALL = (
 
 
 def size(count: float) -> str:
-    """Bytes: 61.4 kB."""
+    """A number of bytes with its unit: 61.4 kB."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000 or unit == "GB":
             break
@@ -19,7 +19,7 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds: 2 min 05 s, or 3 h 10 min."""
+    """A duration, given in seconds: 2 min 05 s, or 3 h 10 min."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -28,7 +28,7 @@ def duration(seconds: float) -> str:
 
 
 def amount(number: int) -> str:
-    """A count with its thousands apart (a thin space that does not break): 12 000."""
+    """A count with thousands separated by narrow no-break spaces: 12 000."""
     return f"{number:,}".replace(",", "\N{NARROW NO-BREAK SPACE}")
 
 
@@ -39,15 +39,15 @@ def counted(number: int, noun: str) -> str:
 
 
 def decimal(value: float | None, digits: int) -> str:
-    """A number that may not exist; a dash where it does not."""
+    """A number with this many decimals; a dash for None or nan."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def together(items: Sequence[str]) -> str:
-    """A list in a sentence: north, south and east."""
+    """A list as part of a sentence: north, south and east."""
     return " and ".join([*(", ".join(items[:-1]),), items[-1]]) if len(items) > 1 else items[0]
 
 
 def sentence(text: str) -> str:
-    """The same with a capital at its beginning."""
+    """The text with its first letter capitalised."""
     return text[:1].upper() + text[1:]
