@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -58,10 +59,23 @@ def half_of(path: Path) -> Path:
 
 
 def put_in_place(half: Path, path: Path) -> None:
-    """Flushes a written file to disk, then renames it: after a power cut, the old one remains."""
-    with half.open("rb") as file:
-        os.fsync(file.fileno())
+    """Gives a written file its final name; after a power cut the old or the new one is there.
+
+    File and folder are both synced, so that files that are put in place later do not survive a
+    power cut that an earlier one does not.
+    """
+    _sync(half)
     half.replace(path)
+    if sys.platform != "win32":
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def parsed_toml(text: str) -> dict[str, Any]:

@@ -161,9 +161,14 @@ def test_what_disturbs_images_is_drawn_anew_at_each_start_and_kept_with_its_stat
     assert same(own, drawn(again)) == [False, False]
 
 
+@pytest.mark.parametrize("question", ["ask", "log_odds"])
 def test_what_is_asked_shows_nothing_of_how_others_were_shifted(
-    tiny: MakeRecipe, make_cohort: MakeCohort
+    tiny: MakeRecipe, make_cohort: MakeCohort, question: str
 ) -> None:
     recipe = tiny('discriminator.augment=["shift"]')
-    objective = Site("north", make_cohort(recipe), recipe).objective
-    assert objective.random.initial_seed() != objective.shown.initial_seed()
+    site = Site("north", make_cohort(recipe), recipe)
+    objective, batch = site.objective, site.cohort.batch(0, recipe.training.batch)
+    hidden, shown = objective.random.get_state(), objective.shown.get_state()
+    getattr(objective, question)(batch)
+    assert torch.equal(objective.random.get_state(), hidden)
+    assert not torch.equal(objective.shown.get_state(), shown)

@@ -125,9 +125,13 @@ def test_a_private_discriminator_keeps_the_norms_that_opacus_knows() -> None:
         assert any(isinstance(module, ImageNorm) for module in network.modules()) is quick
 
 
-def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory() -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory(
+    layout: torch.memory_format,
+) -> None:
     torch.manual_seed(0)
     networks = [nn.Conv2d(3, 4, 3) for _ in range(2)]
+    networks[0].to(memory_format=layout)
     networks[1].load_state_dict(networks[0].state_dict())
     own = adam(networks[0], OptimiserSection(), 0.1)
     torchs = torch.optim.Adam(networks[1].parameters(), lr=0.1, betas=own.param_groups[0]["betas"])

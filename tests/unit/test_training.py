@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from asyndgan.data import Batch, Cohort, derived_seed
+from asyndgan.engines import InProcess
 from asyndgan.errors import (
     CohortError,
     NotFiniteError,
@@ -22,6 +23,8 @@ from asyndgan.errors import (
 )
 from asyndgan.models import draw_noise
 from asyndgan.models.features import Features, Moments, distance, features_in_parts
+from asyndgan.privacy import Policy
+from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
@@ -1021,6 +1024,47 @@ def test_a_coordinators_state_is_taken_up_as_it_was_left(
         resumed.step()
     assert torch.equal(weights(resumed.generator), weights(coordinator.generator))
     assert torch.equal(weights(resumed.average), weights(coordinator.average))
+
+
+def test_under_a_policy_too_a_run_that_was_stopped_ends_as_if_it_had_not_been(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
+) -> None:
+    """Order, moves and shifts follow from what a site drew, which its checkpoints hold."""
+    recipe = tiny("masks.release=false", "training.move=true", 'discriminator.augment=["shift"]')
+    cohorts = {"north": make_cohort(recipe, seed=1), "south": make_cohort(recipe, seed=2)}
+    policy, limit = Policy(), message_limit(recipe)
+
+    def exchange() -> Exchange:
+        sites = {
+            name: Site(name, cohort, recipe, folder=tmp_path / name, policy=policy)
+            for name, cohort in cohorts.items()
+        }
+        started.append(list(sites.values()))
+        endpoints = {name: Endpoint(site, limit=limit) for name, site in sites.items()}
+        return Exchange(InProcess(endpoints), recipe)
+
+    started: list[list[Site]] = []
+    coordinator = Coordinator.begin(recipe, exchange(), run=RUN)
+    for _ in range(2):
+        coordinator.step()
+    coordinator.roster.save(coordinator.step_number)
+    state = copy.deepcopy(coordinator.state())
+    for _ in range(2):
+        coordinator.step()
+    for site in started[0]:
+        site.release.close()
+    resumed = Coordinator.begin(recipe, exchange(), run=RUN, checkpoint=state)
+    for _ in range(2):
+        resumed.step()
+    assert torch.equal(weights(resumed.generator), weights(coordinator.generator))
+
+
+def test_a_cohort_that_is_not_moved_as_the_recipe_says_is_refused(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    still = make_cohort(tiny())
+    with pytest.raises(CohortError, match=r"has move=False, and training\.move is True"):
+        Site("north", still, tiny("training.move=true"))
 
 
 def test_a_checkpoint_of_other_networks_is_refused(tiny: MakeRecipe, make_sites: MakeSites) -> None:

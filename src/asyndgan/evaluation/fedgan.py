@@ -32,10 +32,10 @@ from asyndgan.training.checkpoint import (
     load_network,
     load_optimiser,
     network_state,
-    newest,
     optimiser_state,
     seeded,
     step_file,
+    to_resume,
     write,
 )
 from asyndgan.training.objective import (
@@ -256,7 +256,7 @@ class _FedGan:
         self.average = copy.deepcopy(self.parties[0].generator).requires_grad_(False).eval()
         self.round_weight = sum(networks_weight(recipe, scope))
         self.facts = RunFacts(secrets.token_hex(16), __version__, recipe.digest(), "fedgan")
-        if stored := newest(folder.checkpoints):
+        if stored := to_resume(folder.checkpoints):
             self._load(*stored)
         vars(self.facts).update(scope.to_plain())
         self.facts.sites = {

@@ -11,7 +11,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @final
 class ImageNorm(nn.InstanceNorm2d):
-    """Instance norm that keeps channels last on a CPU, where torch's own returns them first."""
+    """Instance norm that keeps channels last on a CPU, where torch's own returns them first.
+
+    Opacus cannot compute gradients of single images through it; private networks keep torch's.
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalises features (b, channels, height, width); same shape in and out."""

@@ -211,8 +211,8 @@ def read(path: Path) -> Iterator[Entry]:
                 yield entry
     except OSError as error:
         raise LedgerError(f"'{path}' is no ledger that can be read.") from error
-    # A line reaches the disk before its head, so after a power cut the head may be an older one.
-    if found != head_digest:
+    # The line is written first, so a site that was stopped between the two may be one ahead.
+    if number not in (head_number, head_number + 1) or found != head_digest:
         raise LedgerError(
             f"{path.name} ends with line {number}, but {head_number} were written; lines were cut "
             "off the end, or its head file was changed."

@@ -35,10 +35,9 @@ from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.checkpoint import (
     forget_old,
     network_state,
-    newest,
-    read,
     step_file,
     stored_steps,
+    to_resume,
     write,
 )
 
@@ -315,10 +314,7 @@ class _Run:
         self.go_on = go_on
         self.exchange = Exchange(transport, recipe)
         self.begun = time.monotonic()
-        state = newest(folder.checkpoints)
-        kept = stored_steps(folder.checkpoints)
-        if kept and not state:
-            read(step_file(folder.checkpoints, kept[-1]))  # raises the reason
+        state = to_resume(folder.checkpoints)
         if state:
             self.facts = folder.facts()
             self._count_on()

@@ -145,6 +145,18 @@ def newest(folder: Path | None, step: int | None = None) -> State | None:
     return None
 
 
+def to_resume(folder: Path) -> State | None:
+    """The state that a coordinator resumes from; None: nothing was saved yet.
+
+    Raises:
+        RunError: if none of the files is whole; it must not begin anew without a word.
+    """
+    state = newest(folder)
+    if not state and (kept := stored_steps(folder)):
+        read(step_file(folder, kept[-1]))
+    return state
+
+
 def step_file(folder: Path, step: int) -> Path:
     """The file that holds a party's state after `step` steps."""
     return folder / f"step-{step:08d}.safetensors"

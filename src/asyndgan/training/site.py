@@ -464,7 +464,7 @@ class Site(Handler):
         if not stored:
             return self._start_afresh()
         tensors, about = stored
-        self._start_afresh(about["secret"])
+        self._start_afresh(about.get("secret"))
         self.objective.load(tensors)
         self.step, self.next_batch = about["step"], about["batch"]
 
