@@ -48,7 +48,7 @@ def demo(
 ) -> None:
     """Four phantom hospitals teach one generator: train, generate, evaluate, report.
 
-    Takes 9 to 16 minutes on two cores. With `--engine flare` a federation of real startup kits is
+    Takes 6 to 12 minutes on two cores. With `--engine flare` a federation of real startup kits is
     started on this machine, over mutual TLS, and one hospital's connection is killed on the way.
     """
     console = Console()
@@ -66,7 +66,7 @@ def demo(
         )
     mishap = Mishap(next(iter(sites)), recipe.training.steps // 3)
     if not (out / "report.html").exists():
-        console.print("9 to 16 minutes on two cores. After Ctrl-C the same command goes on.")
+        console.print("6 to 12 minutes on two cores. After Ctrl-C the same command goes on.")
     with DemoDisplay(console) as display:
         with display.part("Draw four hospitals' patients") as part:
             if not (out / "sites").exists():
