@@ -705,7 +705,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _modalities_are_judged_apart(self) -> Self:
-        judges = {self.discriminator.kind, *(own.kind for own in self.site_discriminators.values())}
+        judges = {own.kind for own in self.discriminators.values()}
         if not self.discriminator.joint and any("segmentation" in kind for kind in judges):
             raise ValueError(
                 "discriminator.joint is false, so each modality is judged alone, but a mask is "
@@ -785,13 +785,19 @@ class Recipe(Section):
         return self.sends_own_masks or (self.condition.kind == "class" and not private)
 
     @property
+    def discriminators(self) -> dict[str, DiscriminatorSection]:
+        """The sections of all sites' discriminators, by key."""
+        own = {f"site_discriminators.{site}": own for site, own in self.site_discriminators.items()}
+        return {"discriminator": self.discriminator, **own}
+
+    @property
     def undisturbed(self) -> list[str]:
         """Keys of the discriminator sections whose images are neither moved nor shifted."""
         if self.training.move:
             return []
-        own = {f"site_discriminators.{site}": own for site, own in self.site_discriminators.items()}
-        judges = {"discriminator": self.discriminator, **own}
-        return [key for key, section in judges.items() if "shift" not in section.augment]
+        return [
+            key for key, section in self.discriminators.items() if "shift" not in section.augment
+        ]
 
     @model_validator(mode="after")
     def _private_parts_are_private(self) -> Self:
@@ -818,7 +824,7 @@ class Recipe(Section):
                     f"{key} looks at real patients past privacy.kind '{self.privacy.kind}', which "
                     "would not cover it; set it to 0, or privacy.kind to 'none'"
                 )
-        judges = {self.discriminator.kind, *(own.kind for own in self.site_discriminators.values())}
+        judges = {own.kind for own in self.discriminators.values()}
         segments = judges & {"patch_segmentation", "unet_segmentation"}
         if segments and self.privacy.kind == "discriminator":
             raise ValueError(

@@ -23,10 +23,10 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
 from asyndgan.evaluation.fedavg import LOCAL_STEPS, average_weights, weight
-from asyndgan.models import build_discriminator, condition_channels, site_noise, usable_device
+from asyndgan.models import build_discriminator, condition_channels, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.training import Scope, new_generator
+from asyndgan.training import Scope, generator_inputs, new_generator
 from asyndgan.training.checkpoint import (
     forget_old,
     load_network,
@@ -178,18 +178,13 @@ class _Party:
         if self.recipe.loss.unpaired:
             other = self._in_order(self.cohort.other(number, training.batch))
         seed = derived_seed(training.seed, "fedgan noise", self.name, number)
-        noise = site_noise(
-            self.recipe,
-            [self.name] * training.batch,
-            self.scope.space,
-            torch.Generator().manual_seed(seed),
-        ).to(self.device)
+        random = torch.Generator().manual_seed(seed)
+        looks = [self.name] * training.batch
+        inputs = generator_inputs(
+            self.recipe, self.scope, real.conditions, looks, random, self.device
+        )
         painting = Painting(
-            self.generator,
-            self.objective.maps(real.conditions),
-            noise,
-            chunk=training.chunk,
-            precision=training.precision,
+            self.generator, *inputs, chunk=training.chunk, precision=training.precision
         )
         synthetic = replace(real, images=painting.images)
         self.objective.begin_step(number)

@@ -1,35 +1,21 @@
 """A suite's results as tables of text, each with its heading as the first row."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from asyndgan.reports.words import counted, decimal, duration, size
 
 Row = Mapping[str, Any]
 Table = list[list[str]]
+Titled = Iterator[tuple[str, Table]]
+Part = Callable[[Iterable[Row]], Titled]
 
 _NAMES = {"real-all": "all real images", "fedavg": "FedAvg", "synthetic": "synthetic images alone"}
 
 
 def tables_of(result: Row) -> dict[str, Table]:
     """All tables of a suite, by title."""
-    tables: dict[str, Table] = {}
-    for name, rows in by_label(result["rows"]).items():
-        tables[f"{name}, {rows[0]['patients']} patients"] = _results(rows)
-    for key, (title, table) in _OF_SETS.items():
-        for name, rows in by_set(result[key]).items():
-            tables[f"{name}{title}"] = table(rows)
-        if key == "traffic":
-            for row in result["checkpoints"]:
-                name = f"{row['set_name']}, {row['recipe']}"
-                tables[f"{name}: distances as judges of checkpoints"] = _checkpoints(row)
-                tables[f"{name}: rank correlation of {len(row['steps'])}"] = _correlations(row)
-        if key == "consistency":
-            for name, rows in by_set(result["completions"]).items():
-                patients = counted(max(row.get("patients", 0) for row in rows), "patient")
-                about = f"{rows[0]['modality']} completed, {patients} of no site"
-                tables[f"{name}: {about}, within the labels"] = _completions(rows)
-    return tables
+    return {title: table for key, part in _PARTS.items() for title, table in part(result[key])}
 
 
 def by_set(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -255,20 +241,47 @@ def _differences(rows: list[Row]) -> Table:
     ]
 
 
-_OF_SETS: Final[dict[str, tuple[str, Callable[[list[Row]], Table]]]] = {
-    "apart": (", apart", _apart),
-    "paintings": (": other synthetic sets", _paintings),
-    "networks": (": other segmentation networks", _networks),
-    "levelling": (
-        ": was the budget long enough? (validation patients, all real images)",
-        _levelling,
+def _each_label(rows: Iterable[Row]) -> Titled:
+    for name, own in by_label(rows).items():
+        yield f"{name}, {own[0]['patients']} patients", _results(own)
+
+
+def _each_set(title: str, table: Callable[[list[Row]], Table]) -> Part:
+    return lambda rows: ((f"{name}{title}", table(own)) for name, own in by_set(rows).items())
+
+
+def _each_training(rows: Iterable[Row]) -> Titled:
+    for row in rows:
+        name = f"{row['set_name']}, {row['recipe']}"
+        yield f"{name}: distances as judges of checkpoints", _checkpoints(row)
+        yield f"{name}: rank correlation of {len(row['steps'])}", _correlations(row)
+
+
+def _each_completion(rows: Iterable[Row]) -> Titled:
+    for name, own in by_set(rows).items():
+        patients = counted(max(row.get("patients", 0) for row in own), "patient")
+        about = f"{own[0]['modality']} completed, {patients} of no site"
+        yield f"{name}: {about}, within the labels", _completions(own)
+
+
+_PARTS: Final[dict[str, Part]] = {
+    "rows": _each_label,
+    "apart": _each_set(", apart", _apart),
+    "paintings": _each_set(": other synthetic sets", _paintings),
+    "networks": _each_set(": other segmentation networks", _networks),
+    "levelling": _each_set(
+        ": was the budget long enough? (validation patients, all real images)", _levelling
     ),
-    "traffic": (": feedback against weights, bytes of a site", _traffic),
-    "distances": (": distance from real images (between real halves)", _distances),
-    "consistency": (": how modalities go together, against the judged patients", _consistency),
-    "differences": (": paired differences of Dice", _differences),
+    "traffic": _each_set(": feedback against weights, bytes of a site", _traffic),
+    "checkpoints": _each_training,
+    "distances": _each_set(": distance from real images (between real halves)", _distances),
+    "consistency": _each_set(
+        ": how modalities go together, against the judged patients", _consistency
+    ),
+    "completions": _each_completion,
+    "differences": _each_set(": paired differences of Dice", _differences),
 }
-"""For each key of a result: the end of the table's title, and the function that builds it."""
+"""The parts of a result in the order of their tables, and how each becomes titled tables."""
 
 
 def _name(row: Row) -> str:

@@ -129,15 +129,15 @@ def read(path: Path, *, with_tensors: bool = True) -> State:
     return tensors, about
 
 
-def newest(folder: Path | None, step: int | None = None) -> State | None:
+def newest(folder: Path, step: int | None = None) -> State | None:
     """The newest readable state in a folder, or None.
 
     Args:
-        folder: of a party's states; None: it keeps none.
+        folder: of a party's states.
         step: states of later steps are ignored; None: all are considered.
     """
     for kept in reversed(stored_steps(folder)):
-        if folder and (step is None or kept <= step):
+        if step is None or kept <= step:
             try:
                 return read(step_file(folder, kept))
             except RunError as error:
@@ -162,10 +162,8 @@ def step_file(folder: Path, step: int) -> Path:
     return folder / f"step-{step:08d}.safetensors"
 
 
-def stored_steps(folder: Path | None) -> list[int]:
+def stored_steps(folder: Path) -> list[int]:
     """Steps for which a folder holds a state, oldest first."""
-    if folder is None:
-        return []
     names = (re.fullmatch(r"step-(\d{8,})\.safetensors", path.name) for path in folder.glob("*"))
     return sorted(int(name[1]) for name in names if name)
 

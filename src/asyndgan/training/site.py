@@ -451,11 +451,12 @@ class Site(Handler):
                 stays as it is.
         """
         place = checkpoint.place_of(self.folder, run) if self.folder else None
-        kept = [number for number in checkpoint.stored_steps(place) if number <= step]
+        kept = checkpoint.stored_steps(place) if place else []
         own = self.run in (None, run)
-        if own and max(kept, default=0) <= self.step <= step:
+        reached = max((number for number in kept if number <= step), default=0)
+        if own and reached <= self.step <= step:
             return
-        stored = checkpoint.newest(place, step)
+        stored = checkpoint.newest(place, step) if place else None
         if stored and stored[1].get("cohort") != self._data_digest:
             raise ProtocolError(
                 "this site's cases are not those that it began the run with, or the masks that "
