@@ -160,15 +160,15 @@ class GeneratorSection(Section):
         0,
         ge=0,
         le=64,
-        description="resnet, dcgan, masks: numbers that tell the generator whose look to paint, "
-        "fixed at random for each site; looks are mixed when images are generated",
+        description="resnet, spade, dcgan, masks: numbers that tell the generator whose look to "
+        "paint, fixed at random for each site; looks are mixed when images are generated",
     )
     latent: int = Field(
         0,
         ge=0,
         le=256,
-        description="resnet, dcgan, masks: numbers drawn for each image, for what differs between "
-        "whole images",
+        description="resnet, spade, dcgan, masks: numbers drawn for each image, for what differs "
+        "between whole images",
     )
     position: bool = Field(
         False,
@@ -649,7 +649,7 @@ class Recipe(Section):
     def _generator_has_use_for_it(self) -> Self:
         useless = {
             "unet": ("style", "latent", "position", "heads"),
-            "spade": ("style", "latent", "position", "heads"),
+            "spade": ("position", "heads"),
             "dcgan": ("noise", "skip", "position", "heads"),
             "masks": ("noise", "skip", "position", "heads"),
         }

@@ -137,6 +137,15 @@ def test_a_style_begins_without_effect_and_can_learn_one(tiny: MakeRecipe, heads
     assert not torch.allclose(generator(maps, looks[0]), plain, atol=0.02)
 
 
+def test_the_spade_generator_paints_in_each_sites_style(tiny: MakeRecipe) -> None:
+    torch.manual_seed(0)
+    recipe = tiny("image.size=32", "generator.kind=spade", "generator.style=4", "generator.noise=2")
+    generator = build_generator(recipe, condition_channels=3, image_channels=2, spatial_dims=2)
+    maps, random = maps_of("mask", (32, 32), b=1), torch.Generator()
+    looks = [site_noise(recipe, [site], (32, 32), random.manual_seed(0)) for site in "ab"]
+    assert not torch.allclose(generator(maps, looks[0]), generator(maps, looks[1]), atol=1e-2)
+
+
 def test_a_sites_style_is_its_own_wherever_it_is_asked_for(tiny: MakeRecipe) -> None:
     recipe = tiny("generator.style=3")
     together = site_noise(recipe, ["a", "b", "a"], (16, 16), torch.Generator())

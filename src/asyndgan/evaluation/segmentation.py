@@ -22,7 +22,8 @@ from asyndgan.models.layout import channels_last
 from asyndgan.training.checkpoint import seeded
 
 TRAINING_VERSION = 2
-"""Part of every cache key; to be raised when a change in this file changes what is trained."""
+"""Part of every cache key; to be raised when a change here, in `fedavg` or in `moves` changes what
+is trained."""
 
 HALVINGS = 4
 """How often the U-Net halves its resolution; sides of images must be multiples of 2**HALVINGS."""

@@ -285,7 +285,8 @@ class SpadeGenerator(nn.Module):
         condition_channels: channels of the condition's maps.
         image_channels: modalities to paint.
         spatial_dims: 2 or 3.
-        section: `width` of the last layer, `noise` channels; `blocks` is not used.
+        section: `width` of the last layer, `noise` channels; `blocks` is not used. `style` and
+            `latent` numbers, constant maps, modulate as the mask does.
     """
 
     def __init__(
@@ -297,7 +298,7 @@ class SpadeGenerator(nn.Module):
         section: GeneratorSection,
     ) -> None:
         super().__init__()
-        maps = condition_channels + section.noise
+        maps = condition_channels + section.noise + section.code
         widths = [4 * section.width, 4 * section.width, 2 * section.width, section.width]
         self.start = _conv(spatial_dims, maps, widths[0], bias=True)
         self.blocks = nn.ModuleList(
