@@ -40,7 +40,10 @@ def test_a_ledger_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert (again.number, again.answers) == (4, 3)
     again.append(run="1f", kind="judgement", step=4, payload=b"")
     again.close()
-    assert len(list(read(path))) == 5
+    again = Ledger(path, POLICY)
+    again.append(run="1f", kind="card", step=0, payload=b"", bare="masks", uses=7)
+    assert (again.answers, again.uses) == (5, 7)
+    assert len(list(read(path))) == 6
 
 
 @settings(max_examples=60, deadline=None)

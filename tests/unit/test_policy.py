@@ -101,6 +101,7 @@ def test_a_discriminator_that_sees_images_as_they_are_is_named(tiny: MakeRecipe)
         ('[leaves]\nmasks = "never"', "so patients' masks or classes leave; leaves.masks is never"),
         ("[leaves]\nfeedback = []", "leaves.feedback is none"),
         ("[allows]\nmost_answers = 5", "training.steps is 6"),
+        ("[allows]\nmost_answers = 6", "the start sends masks as well"),
         (f'[allows]\nrecipes = ["{"0" * 64}"]', "is not in allows.recipes"),
     ],
 )
@@ -209,16 +210,36 @@ def test_a_site_answers_no_more_steps_than_its_policy_allows_rolled_back_ones_co
     tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Any
 ) -> None:
     recipe = tiny(*PRIVATE)
-    allowed = policy("[allows]\nmost_answers = 6")
+    allowed = policy("[allows]\nmost_answers = 8")
     for _ in range(2):  # started again, as after a crash: the ledger remembers
         site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=allowed)
+        site.release.let_out(card())
         for step in range(3):
             site.release.let_out(judgement(step=step))
         site.release.close()
     site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=allowed)
     with pytest.raises(PolicyError, match="as many steps as its policy allows"):
         site.release.let_out(judgement())
-    site.release.let_out(card())  # other answers go on
+    with pytest.raises(PolicyError, match="as many steps as its policy allows"):
+        site.release.let_out(card())  # or masks would leave without end, moved differently
+    site.release.refuse("ab", "policy", "That is all.")  # other answers go on
+    site.release.close()
+
+
+def test_cards_without_masks_of_patients_are_no_answers(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Any
+) -> None:
+    recipe = tiny(
+        *PRIVATE, "condition.kind=none", "generator.kind=dcgan", "generator.latent=4",
+        "generator.noise=0", "training.move=false", "discriminator.augment=['shift']",
+    )  # fmt: skip
+    site = Site(
+        "north", make_cohort(recipe), recipe, folder=tmp_path,
+        policy=policy("[allows]\nmost_answers = 6"),
+    )  # fmt: skip
+    for _ in range(7):
+        site.release.let_out(card(conditions=torch.zeros(2, dtype=torch.int64)))
+    site.release.let_out(judgement(conditions=torch.zeros(2, dtype=torch.int64)))
     site.release.close()
 
 

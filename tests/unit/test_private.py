@@ -1,5 +1,6 @@
 """Differential privacy: what is charged, clipped and hidden, and what never comes back."""
 
+import json
 import math
 import os
 import time
@@ -406,6 +407,18 @@ def test_books_that_contradict_each_other_stop_the_site(tiny: MakeRecipe, tmp_pa
     opened(recipe, tmp_path, asks).release.close()  # nothing is wrong with them
     (tmp_path / "privacy.json").unlink()
     with pytest.raises(PolicyError, match="Put back the file"):
+        opened(recipe, tmp_path, asks)
+
+
+def test_an_account_put_back_by_a_single_use_is_found(tiny: MakeRecipe, tmp_path: Path) -> None:
+    recipe, asks = tiny(*PRIVATE, "privacy.noise=2"), Policy.from_toml("[privacy]\nepsilon = 5.0")
+    site = opened(recipe, tmp_path, asks)
+    judged(site, 0)
+    site.release.close()
+    account = tmp_path / "privacy.json"
+    (row,) = json.loads(account.read_text())
+    account.write_text(json.dumps([row | {"uses": row["uses"] - 1}]))
+    with pytest.raises(PolicyError, match=f"the account only {row['uses'] - 1}"):
         opened(recipe, tmp_path, asks)
 
 

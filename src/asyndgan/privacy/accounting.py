@@ -181,10 +181,10 @@ class Account:
                 f"{ledger.path.name} shows {shown} that left without privacy, so none can be "
                 "promised to these patients any more."
             )
-        if ledger.epsilon > self.epsilon() * 1.06 + EPSILON_ERROR:  # it may be ahead by so much
+        if ledger.uses > self.uses():
             raise PolicyError(
-                f"{ledger.path.name} shows an epsilon of {ledger.epsilon:.3g}, the account only "
-                f"{self.epsilon():.3g}. Put back the file that the site wrote."
+                f"{ledger.path.name} shows {ledger.uses} uses of private mechanisms, the account "
+                f"only {self.uses()}. Put back the file that the site wrote."
             )
 
     def charge(self, uses: int) -> None:
@@ -202,9 +202,13 @@ class Account:
         if self.path:
             self._write(self.path)
 
+    def uses(self) -> int:
+        """Number of uses charged in all, of whatever mechanism."""
+        return sum(self.spent.values())
+
     def epsilon(self) -> float:
         """Upper bound of what was spent in all; recomputed whenever uses grow by a twentieth."""
-        uses = sum(self.spent.values())
+        uses = self.uses()
         if uses > self._shown[0]:
             ahead = uses + int(min(uses // 20, self._left))
             spent = dict(self.spent)

@@ -39,7 +39,8 @@ _CONDITIONS = Exposure(
     "the masks themselves: shape and place of organs and lesions of b cases, in the clear. A "
     "coordinator can keep them whatever it promised",
     "`leaves.masks`; `never` stops patients' own at the door. With `masks.source = given` those "
-    "that leave are nobody's. Nothing hides patients' own where they may leave",
+    "that leave are nobody's. Nothing hides patients' own where they may leave; "
+    "`allows.most_answers` bounds how often they do, starts included",
 )
 _BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
 

@@ -28,7 +28,10 @@ FIRST = "0" * 64
 """Stands for the previous hash in the first line."""
 
 FEEDBACK_KINDS: Final = ("judgement", "appraisal")
-"""Kinds of messages that a policy counts as answers."""
+"""Kinds of messages that a policy counts as answers, like any message with patients' masks."""
+
+MASKS: Final = "masks"
+"""Patients' masks or classes, among the contents that no differential privacy covers."""
 
 
 @final
@@ -48,6 +51,7 @@ class Entry:
         noise: standard deviation of the noise, in units of what one patient changes; 0: none.
         epsilon: spent in all, with `delta`; None: no differential privacy was promised.
         delta: of that epsilon.
+        uses: of differentially private mechanisms that the site's account had charged by then.
         bare: its contents that no differential privacy covers, separated by spaces: `feedback`,
             `masks` (or classes) of patients, `moments`; empty: none.
         policy: SHA-256 of the policy in force.
@@ -66,6 +70,7 @@ class Entry:
     noise: float
     epsilon: float | None
     delta: float | None
+    uses: int
     bare: str
     policy: str
     previous: str
@@ -93,9 +98,10 @@ class Ledger:
     Attributes:
         number: lines so far.
         last: hash of the last line.
-        answers: judgements and appraisals that left in all runs, including repeated ones.
+        answers: judgements and appraisals that left in all runs, including repeated ones, and
+            cards with patients' masks.
         bare: number of messages with uncovered feedback, masks or moments, by these names.
-        epsilon: the largest in any line; 0: none.
+        uses: the most in any line.
 
     Raises:
         LedgerError: if the file was changed or cut, or another process has it open.
@@ -122,7 +128,7 @@ class Ledger:
             ) from error
         self._drop_torn_line()
         self.number, self.last = 0, FIRST
-        self.answers, self.epsilon = 0, 0.0
+        self.answers = self.uses = 0
         self.bare: Counter[str] = Counter()
         for entry in read(path):
             self._count(entry)
@@ -140,6 +146,7 @@ class Ledger:
         noise: float = 0.0,
         epsilon: float | None = None,
         delta: float | None = None,
+        uses: int = 0,
         bare: str = "",
     ) -> None:
         """Writes a line and returns once it is on disk; `Entry` describes the arguments.
@@ -151,7 +158,7 @@ class Ledger:
         digest = hashlib.sha256(payload).hexdigest()
         entry = Entry(
             self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
-            delta, bare, self.policy, self.last,
+            delta, uses, bare, self.policy, self.last,
         ).sealed()  # fmt: skip
         line, before = entry.line(), os.fstat(self._file).st_size
         try:
@@ -174,9 +181,9 @@ class Ledger:
 
     def _count(self, entry: Entry) -> None:
         self.number, self.last = entry.number, entry.digest
-        self.answers += entry.kind in FEEDBACK_KINDS
+        self.answers += entry.kind in FEEDBACK_KINDS or MASKS in entry.bare.split()
         self.bare.update(entry.bare.split())
-        self.epsilon = max(self.epsilon, entry.epsilon or 0.0)
+        self.uses = max(self.uses, entry.uses)
 
     def _drop_torn_line(self) -> None:
         """Removes an incomplete last line: the site stopped while writing it, so nothing left."""

@@ -77,7 +77,7 @@ class AllowsSection(Section):
         None,
         ge=1,
         description="steps that the site answers in all, in every run and repeated ones counted; "
-        "leave out: any number",
+        "a start counts as one if patients' masks leave with it; leave out: any number",
     )
 
 
@@ -185,9 +185,11 @@ class Policy(Section):
         found += self._privacy_refusals(recipe)
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
             found.append(f"its digest {recipe.digest()} is not in allows.recipes")
-        if self.allows.most_answers and recipe.training.steps > self.allows.most_answers:
+        asked = recipe.training.steps + recipe.sends_own_conditions
+        if self.allows.most_answers and asked > self.allows.most_answers:
+            start = " and the start sends masks as well" if recipe.sends_own_conditions else ""
             found.append(
-                f"training.steps is {recipe.training.steps}; allows.most_answers is "
+                f"training.steps is {recipe.training.steps}{start}; allows.most_answers is "
                 f"{self.allows.most_answers}"
             )
         return found

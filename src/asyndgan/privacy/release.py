@@ -16,7 +16,7 @@ from torch import Tensor
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.chance import normal_noise
-from asyndgan.privacy.ledger import Ledger
+from asyndgan.privacy.ledger import MASKS, Ledger
 from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
@@ -129,7 +129,7 @@ class Release:
         if isinstance(answer, Judgement | Appraisal) and self.recipe.privacy.kind == "none":
             found.append("feedback")
         if isinstance(answer, Card | Judgement | Appraisal) and self.recipe.sends_own_conditions:
-            found.append("masks")
+            found.append(MASKS)
         return " ".join(found)
 
     def _check_moments(self, answer: Measured) -> None:
@@ -154,8 +154,11 @@ class Release:
             answer = answer.model_copy(update={"cases": 1, "parts": parts})
         if isinstance(answer, Appraisal) and not leaves.odds:
             raise PolicyError("this site's policy lets no odds out.")
+        if isinstance(answer, Judgement | Appraisal) or MASKS in self._bare(answer):
+            self._check_count()
         if isinstance(answer, Judgement | Appraisal):
-            self._check_feedback()
+            if self.recipe.wire.feedback not in leaves.feedback:
+                raise PolicyError("this site's policy lets no feedback out in this coding.")
             if not leaves.losses or self.recipe.privacy.kind == "feedback":
                 answer = answer.model_copy(update={"losses": {}})
             if self.recipe.privacy.kind == "feedback" and isinstance(answer, Judgement):
@@ -182,9 +185,7 @@ class Release:
         noise = normal_noise(tuple(feedback.shape))
         return clipped + 2 * section.clip * section.noise * noise
 
-    def _check_feedback(self) -> None:
-        if self.recipe.wire.feedback not in self.policy.leaves.feedback:
-            raise PolicyError("this site's policy lets no feedback out in this coding.")
+    def _check_count(self) -> None:
         most = self.policy.allows.most_answers
         if most and self.ledger and self.ledger.answers >= most:
             raise PolicyError("this site has answered as many steps as its policy allows.")
@@ -202,6 +203,7 @@ class Release:
                 noise=self.recipe.privacy.noise if private else 0.0,
                 epsilon=self.account.epsilon() if private else None,
                 delta=self.account.delta if private else None,
+                uses=self.account.uses(),
                 bare=released.bare,
             )
         self.count[released.kind] += 1
