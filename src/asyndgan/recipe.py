@@ -7,7 +7,7 @@ parties that hold the same `Recipe.digest()` train the same thing.
 import difflib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, final, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -548,6 +548,18 @@ class Recipe(Section):
         named = [part for part in self.timeline if part.site == site]
         return not named or any(
             part.first <= step and (part.last is None or step <= part.last) for part in named
+        )
+
+    def first_empty_step(self, sites: Collection[str]) -> int | None:
+        """First step in which none of these sites takes part; None if there is no such step."""
+        begins = {0, *(part.last + 1 for part in self.timeline if part.last is not None)}
+        return next(
+            (
+                step
+                for step in sorted(begins)
+                if step < self.training.steps and not any(self.takes_part(s, step) for s in sites)
+            ),
+            None,
         )
 
     @model_validator(mode="after")

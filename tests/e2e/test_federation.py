@@ -590,6 +590,11 @@ def test_kits_are_made_checked_and_added_by_commands(
     found = {one.subject: one for one in checks(kit)}
     assert not found.pop("connection").fine  # nobody has started it
     assert all(one.fine for one in found.values()), found
+    settings = kit / "site.toml"
+    settings.write_text("without = ['PET']\n" + settings.read_text())
+    (data,) = [one for one in checks(kit) if one.subject == "data"]
+    assert not data.fine
+    assert "names PET, which" in data.text
     asyndgan("federation", "submit", folder, "default", "--run", "first", "--site", "north")
     assert "run first: ordered, step 0 of 6000" in asyndgan("federation", "status", folder)
     asyndgan("federation", "stop", folder)
@@ -607,6 +612,16 @@ def test_kits_are_made_checked_and_added_by_commands(
         asyndgan("federation", "submit", folder, "paper", "--run", "first")
     with pytest.raises(RunError, match="there is no kit for nobody"):
         asyndgan("federation", "submit", folder, "default", "--run", "x", "--site", "nobody")
+    for parts, reason in (
+        ("{site='nobody', first=9}", "no kit for nobody"),
+        ("{site='north', last=8}, {site='south', last=8}, {site='west', last=8}", "in step 9"),
+    ):
+        words = ("default", "--run", "x", "--set", f"timeline=[{parts}]")
+        with pytest.raises(RunError, match=reason):
+            asyndgan("federation", "submit", folder, *words)
+    asyndgan("federation", "submit", folder, "default", "--run", "second")
+    said = " ".join(asyndgan("federation", "status", folder, "--run", "second").split())
+    assert "behind run first" in said
     asyndgan("federation", "fetch", folder, "--out", tmp_path / "copy")
     assert (tmp_path / "copy" / "recipe.toml").exists()
 

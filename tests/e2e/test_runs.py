@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from asyndgan.errors import AsyndganError, DataError, NotFiniteError, QuorumErro
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train
-from asyndgan.runs.train import _check_late_modalities, train_over
+from asyndgan.runs.train import _check_late_sites, train_over
 from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read, step_file, stored_steps
 from asyndgan.wire import REQUESTS, Judge, unpack
@@ -592,4 +593,30 @@ def test_who_comes_later_with_a_modality_that_nobody_named_is_refused_before_any
 
 def test_modalities_that_take_no_part_do_not_keep_a_late_site_out(phantoms: Sites) -> None:
     late = load_recipe("masks", ["timeline=[{site='south', first=2}]"])
-    _check_late_modalities(late, phantoms, {"north": ["T2"]})
+    _check_late_sites(late, phantoms, {"north": ["T2"]})
+
+
+def test_who_comes_later_with_a_label_that_nobody_named_is_refused_before_anything_begins(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    south = tmp_path / "south"
+    shutil.copytree(phantoms["south"], south)
+    about = json.loads((south / "dataset.json").read_text())
+    about["labels"]["bleeding"] = 9
+    (south / "dataset.json").write_text(json.dumps(about))
+    recipe = tiny("image.size=32", "timeline=[{site='south', first=2}]")
+    with pytest.raises(RunError, match="south comes later and holds label 9 'bleeding'"):
+        train(recipe, phantoms | {"south": south}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_timeline_that_leaves_a_step_without_sites_is_refused(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    gap = "timeline=[{site='north', last=0}, {site='south', first=2}]"
+    with pytest.raises(RunError, match="no site takes part in step 1"):
+        train(tiny("image.size=32", gap), phantoms, tmp_path / "run")
+    assert tiny("image.size=32", gap).first_empty_step(["north", "south", "east"]) is None
+    meeting = tiny("timeline=[{site='north', last=1}, {site='south', first=2}]")
+    assert meeting.first_empty_step(phantoms) is None
+    assert tiny("timeline=[{site='south', first=2}]").first_empty_step(["south"]) == 0

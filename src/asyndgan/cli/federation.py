@@ -256,11 +256,17 @@ class Standing:
         said = [f"\n{line}" for line in self._told]
         at_work = order.state() in ("ordered", "running")
         waiting = order.waiting() if at_work else ""
+        ahead = order.ahead() if at_work else ""
         if reason := order.failure() or (order.troubled() if at_work else ""):
             said.append(f"\n{reason} More is in {order.log_file}.")
         if waiting:
             said.append(f"\nwaiting for {waiting}")
-        if not reason and not waiting:
+        if ahead:
+            said.append(
+                f"\nbehind run {ahead}, since runs are trained one after the other; "
+                f"'asyndgan federation stop --run {ahead}' lets this one go first"
+            )
+        elif not reason and not waiting:
             file = order.folder.metrics_file
             ago = time.time() - file.stat().st_mtime if file.exists() else 0.0
             if ago > PAUSE_S:

@@ -35,7 +35,7 @@ from asyndgan.locks import held
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.train import Progress, Watch, train_over
+from asyndgan.runs.train import Progress, Watch, check_attended, train_over
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum
@@ -98,16 +98,19 @@ class Order:
             sites: sites that must be connected before it begins; empty: all that have kits.
 
         Raises:
-            RunError: the name is not valid, a site has no kit, or a run of that name has finished
-                or has another recipe.
+            RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
+                nobody takes part in a step, or a run of that name has finished or has another
+                recipe.
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
-        if unknown := set(sites) - set(federation.sites):
+        timeline = {part.site for part in recipe.timeline}
+        if unknown := {*sites, *timeline} - set(federation.sites):
             raise RunError(
                 f"there is no kit for {', '.join(sorted(unknown))}; 'asyndgan federation add' "
                 "makes one."
             )
+        check_attended(recipe, federation.sites)
         order = cls(federation, name)
         if order._order_file.exists():
             if order.state() == "finished":
@@ -171,6 +174,12 @@ class Order:
         if self._failed_file.exists():
             return "failed"
         return "running" if begun else "ordered"
+
+    def ahead(self) -> str:
+        """Name of the run that is trained before this one; empty if there is none."""
+        others = (each for each in Order.all(self.federation) if wants_work(each))
+        first = next(others, self).name
+        return "" if first == self.name else first
 
     def waiting(self) -> str:
         """Names of the sites that it waits for before it starts or resumes; may be empty."""
@@ -342,7 +351,7 @@ class _Work:
         if time.monotonic() < self._not_before:
             return
         for order in Order.all(self.federation):
-            if _wants_work(order):
+            if wants_work(order):
                 self._run, self._begun = (order, begin(order, self.device)), time.monotonic()
                 return
 
@@ -360,7 +369,8 @@ class _Work:
         process.wait()
 
 
-def _wants_work(order: Order) -> bool:
+def wants_work(order: Order) -> bool:
+    """Whether a run was ordered and is neither finished, stopped nor failed."""
     try:
         return order.state() in ("ordered", "running")
     except RunError as error:  # an unreadable run does not stop the others

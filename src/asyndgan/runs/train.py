@@ -123,7 +123,7 @@ def train(
     usable_device(device)
     _check_policies(recipe, sites, policies or {}, records)
     _check_sites(recipe, sites, masks, without or {})
-    _check_late_modalities(recipe, sites, without or {})
+    _check_late_sites(recipe, sites, without or {})
     folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
     setups = [
         SiteSetup(
@@ -217,6 +217,21 @@ def _check_sites(
             f"the timeline of recipe '{recipe.name}' names {', '.join(sorted(unknown))}, which is "
             f"no site of this run; the sites are {', '.join(sites)}."
         )
+    check_attended(recipe, sites)
+
+
+def check_attended(recipe: Recipe, sites: Collection[str]) -> None:
+    """Checks that some site takes part in every step, or the run could never finish.
+
+    Raises:
+        RunError: nobody takes part in a step.
+    """
+    empty = recipe.first_empty_step(sites)
+    if empty is not None:
+        raise RunError(
+            f"by the timeline of recipe '{recipe.name}' no site takes part in step {empty}, where "
+            "the run would stop for good. Let the parts of the timeline meet or overlap."
+        )
 
 
 def _check_policies(
@@ -236,27 +251,34 @@ def _check_policies(
             )
 
 
-def _check_late_modalities(
+def _check_late_sites(
     recipe: Recipe, sites: Mapping[str, Path], without: Mapping[str, Collection[str]]
 ) -> None:
-    """Checks that sites joining later hold no modalities that the first sites lack.
+    """Checks that sites joining later hold no modalities or labels that the first sites lack.
 
-    The modalities that a run paints are fixed when it begins.
+    What a run paints is fixed when it begins.
     """
-    if recipe.image.modalities or recipe.image.source == "masks" or not recipe.timeline:
+    if not recipe.timeline:
         return
     held = {
         site: set(shared_modalities(describe(data), recipe.image)) - set(without.get(site, ()))
         for site, data in sites.items()
     }
-    first = {name for site in held if recipe.takes_part(site, 0) for name in held[site]}
-    for site, own in sorted(held.items()):
-        if first and own - first:
-            raise RunError(
-                f"{site} comes later and holds {', '.join(sorted(own - first))}, which none of the "
-                "sites of the beginning has, so the run would not paint it. Name all modalities in "
-                "image.modalities of the recipe."
-            )
+    labels = {
+        site: {f"label {number} '{name}'" for name, number in describe(data).labels.items()}
+        for site, data in sites.items()
+    }
+    remedies = [(labels, "Give all sites the same labels in dataset.json.")]
+    if not recipe.image.modalities and recipe.image.source == "images":
+        remedies.append((held, "Name all modalities in image.modalities of the recipe."))
+    for found, remedy in remedies:
+        first = {name for site in found if recipe.takes_part(site, 0) for name in found[site]}
+        for site, own in sorted(found.items()):
+            if own - first:
+                raise RunError(
+                    f"{site} comes later and holds {', '.join(sorted(own - first))}, which none of "
+                    f"the sites of the beginning has, so the run would not paint it. {remedy}"
+                )
 
 
 def _resumed(out: Path, recipe: Recipe, sites: Collection[str]) -> RunFolder:

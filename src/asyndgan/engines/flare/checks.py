@@ -15,6 +15,7 @@ import torch
 from cryptography import x509
 
 from asyndgan.data.check import check_folder
+from asyndgan.data.nnunet import describe
 from asyndgan.engines.flare.kits import VERSIONS_FILE, versions
 from asyndgan.engines.flare.service import SITE_FILE, SiteFile, name_of
 from asyndgan.errors import AsyndganError
@@ -81,6 +82,14 @@ def _of(subject: str, look: Callable[[], str]) -> Check:
 
 
 def _data(file: SiteFile) -> str:
+    info = describe(file.data)
+    if unknown := set(file.without) - set(info.modalities):
+        raise AsyndganError(
+            f"'without' in {SITE_FILE} names {', '.join(sorted(unknown))}, which {file.data} does "
+            f"not hold; it holds {', '.join(info.modalities)}."
+        )
+    if file.masks:
+        describe(file.masks)
     report = check_folder(file.data, patient_pattern=file.patients)
     if report.faults:
         raise AsyndganError(
