@@ -2,9 +2,9 @@
 
     python benchmarks/soak.py --out OUT [--steps 3000] [--document docs/federation.md]
 
-Four phantom sites and a tiny generator run in a federation on this machine. For each kind of
-process, resident memory, open files and threads are compared between the last third of the samples
-and the first.
+Four phantom sites and a tiny generator run in a federation on this machine, with metrics,
+TensorBoard and checkpoints as in any run. For each kind of process, resident memory, open files and
+threads are compared between the last third of the samples and the first.
 """
 
 import os
@@ -16,9 +16,9 @@ import torch
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.localhost import Localhost
-from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.training import Coordinator
+from asyndgan.runs import Progress, RunFolder
+from asyndgan.runs.train import train_over
 from common import arguments, emptied, markdown, publish
 from faults import RECIPE, processes
 
@@ -56,26 +56,24 @@ def main() -> None:
     torch.set_num_threads(1)
     out = emptied(asked.out)
     write_phantoms(out / "data", size=32, patients_scale=0.1)
-    recipe = Recipe.from_toml(RECIPE)
+    recipe = Recipe.from_toml(RECIPE, [f"training.steps={asked.steps}"])
     setups = [SiteSetup(s.name, out / "data" / s.name, out / s.name) for s in DEFAULT_SITES]
     engine = Localhost(setups, recipe, folder=out / "flare")
     here = str(out / "flare")
     samples: dict[str, list[tuple[float, int, int]]] = {kind: [] for kind in KINDS}
+
+    def look(progress: Progress) -> None:
+        if progress.step < SKIPPED * asked.steps or progress.step % EVERY:
+            return
+        own = {"coordinator": [os.getpid()], "sites' compute": list(filter(None, compute))}
+        for kind, words in KINDS.items():
+            samples[kind].append(sample(own.get(kind) or processes(*words, here)))
+
     try:
-        coordinator = Coordinator.begin(recipe, Exchange(engine, recipe), run="50ac")
-        own = [engine.pid(site) for site in engine.sites()]
-        for step in range(asked.steps):
-            coordinator.step()
-            if step < SKIPPED * asked.steps or step % EVERY:
-                continue
-            for kind, words in KINDS.items():
-                if kind == "coordinator":
-                    pids = [os.getpid()]
-                elif kind == "sites' compute":
-                    pids = [pid for pid in own if pid]
-                else:
-                    pids = processes(*words, here)
-                samples[kind].append(sample(pids))
+        compute = [engine.pid(site) for site in engine.sites()]
+        folder = RunFolder.create(out / "run", recipe)
+        with folder.held():
+            train_over(folder, engine, engine="flare", sites=engine.sites(), watch=look)
     finally:
         engine.close()
     rows = []

@@ -12,6 +12,7 @@ from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
+from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import Close, Open, Save, through
 
@@ -60,6 +61,14 @@ def test_without_a_paired_term_bisection_reads_no_real_pixel(
     # What it reads is the stand-in's painting: of another site with other images, another one.
     again, _ = attacked(recipe, cohort)
     assert torch.equal(read, again)
+
+
+def test_under_default_bisection_reads_no_real_pixel(make_cohort: MakeCohort) -> None:
+    small = ("image.size=32", "generator.width=8", "generator.blocks=1", "discriminator.width=8")
+    recipe = load_recipe("default", [*small, "discriminator.layers=2"])
+    read, real = attacked(recipe, make_cohort(recipe))
+    flat = real.mean(dim=(2, 3), keepdim=True).expand_as(real)
+    assert psnr(read, real) < psnr(flat, real)
 
 
 def test_the_default_policy_keeps_a_site_out_of_what_the_attack_needs(
