@@ -259,6 +259,34 @@ def test_a_painted_volume_lies_where_the_acquired_ones_do(tmp_path: Path, axis: 
     assert not check_folder(tmp_path / "out").faults
 
 
+def test_a_painted_volume_lies_there_by_the_qform_as_well_as_by_the_sform(tmp_path: Path) -> None:
+    """The two may differ, and readers differ in which they prefer."""
+    folder = tmp_path / "volumes"
+    (folder / "imagesTr").mkdir(parents=True)
+    voxels = np.random.default_rng(3).random((5, 6, 7), dtype=np.float32)
+    scanner = np.array([[0, 0, 2, -90], [0.6, -0.8, 0, 12], [0.8, 0.6, 0, 3], [0, 0, 0, 1]], float)
+    acquired = nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 2.0, 1.0]))
+    acquired.set_sform(np.diag([1.0, 1.0, 2.0, 1.0]), 4)
+    acquired.set_qform(scanner, 1, update_affine=False)
+    acquired.header.set_xyzt_units("mm", "sec")
+    nib.save(acquired, folder / "imagesTr" / "ann_0000.nii")
+    about = {
+        "channel_names": {"0": "T1"}, "labels": {"background": 0}, "numTraining": 1,
+        "file_ending": ".nii",
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(about))
+    planes = {"ann": {"T2": [raw.channels["T1"] for raw in read_cases(folder)]}}
+    write_completed(folder, tmp_path / "out", planes, axis="axial", made_from={}, provenance={})
+    acquired, painted = (nib.load(tmp_path / f"out/imagesTr/ann_000{n}.nii") for n in (0, 1))
+    np.testing.assert_allclose(acquired.get_qform(), scanner, atol=1e-5)
+    np.testing.assert_array_equal(painted.get_fdata(), voxels)
+    for placed in ("qform", "sform"):
+        ours, theirs = (getattr(image, f"get_{placed}")(coded=True) for image in (painted, acquired))
+        np.testing.assert_array_equal(ours[0], theirs[0])
+        assert ours[1] == theirs[1]
+    assert painted.header.get_xyzt_units() == ("mm", "sec")
+
+
 def test_what_was_half_written_is_gone_and_what_is_there_is_not_touched(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), written_whole(tmp_path / "out") as half:
         half.mkdir()

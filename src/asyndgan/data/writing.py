@@ -36,6 +36,14 @@ PAINTED: Final = "synthetic "
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
 
+_PLACE = (
+    *("pixdim", "xyzt_units", "qform_code", "sform_code"),
+    *(f"quatern_{axis}" for axis in "bcd"),
+    *(f"qoffset_{axis}" for axis in "xyz"),
+    *(f"srow_{axis}" for axis in "xyz"),
+)
+"""Fields of a NIfTI header that say where its voxels lie, by either of its two transforms."""
+
 
 def write_dataset(
     folder: Path,
@@ -244,9 +252,8 @@ def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: i
     turn = nib.orientations.ornt_transform(canonical, stored)
     volume = nib.orientations.apply_orientation(volume, turn).reshape(acquired.shape)
     image = nib.Nifti1Image(volume, acquired.affine)
-    for code in ("qform", "sform"):
-        image.header[f"{code}_code"] = acquired.header[f"{code}_code"]
-    image.header["xyzt_units"] = acquired.header["xyzt_units"]
+    for field in _PLACE:
+        image.header[field] = acquired.header[field]
     image.header["descrip"] = NOT_ACQUIRED.encode()
     nib.save(image, path)
 
