@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.data.check import check_folder
 from asyndgan.data.cohort import rarity
-from asyndgan.data.nnunet import describe
+from asyndgan.data.nnunet import describe, read_cases
 from asyndgan.data.prepare import invert, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
@@ -322,6 +322,32 @@ def test_synthetic_cases_are_stored_as_the_real_ones_are(
     report = check_folder(out)
     assert not report.faults
     assert ("size", "40 x 48") in report.rows
+
+
+def test_synthetic_slices_of_a_scanner_lie_where_the_real_ones_do(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "image.axis=sagittal", "training.steps=1")
+    run = train(recipe, phantoms, tmp_path / "run")
+    folder, affine = tmp_path / "scanner", np.diag([5.0, 1.0, 2.0, 1.0])
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    voxels = np.random.default_rng(1).random((1, 30, 20), np.float32)
+    for number in range(3):
+        path = folder / "imagesTr" / f"ann_000{number}.nii.gz"
+        nib.save(nib.Nifti1Image(voxels, affine), path)
+    mask = nib.Nifti1Image((voxels > 0.5).astype(np.uint8), affine)
+    nib.save(mask, folder / "labelsTr" / "ann.nii.gz")
+    about = json.loads((phantoms["north"] / "dataset.json").read_text())
+    about |= {"numTraining": 1, "file_ending": ".nii.gz"}
+    (folder / "dataset.json").write_text(json.dumps(about))
+    command("augment", run.path, "--site", folder, "--out", tmp_path / "out")
+    real, synthetic = read_cases(tmp_path / "out", axis="sagittal")
+    assert synthetic.name == "synthetic-00001"
+    assert synthetic.channels["T1"].shape == real.channels["T1"].shape == (20, 30)
+    stored = nib.load(tmp_path / "out/imagesTr/synthetic-00001_0000.nii.gz")
+    assert stored.shape == voxels.shape
+    np.testing.assert_array_equal(stored.affine, affine)
 
 
 def test_masks_of_a_label_are_painted_and_rare_ones_more_often(

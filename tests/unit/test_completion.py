@@ -19,7 +19,7 @@ from asyndgan.data.nnunet import (
     read_cases,
 )
 from asyndgan.data.prepare import blanked, load_cases, shared_modalities
-from asyndgan.data.writing import write_completed, written_whole
+from asyndgan.data.writing import write_completed, write_extended, written_whole
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import (
     Incomplete,
@@ -281,10 +281,72 @@ def test_a_painted_volume_lies_there_by_the_qform_as_well_as_by_the_sform(tmp_pa
     np.testing.assert_allclose(acquired.get_qform(), scanner, atol=1e-5)
     np.testing.assert_array_equal(painted.get_fdata(), voxels)
     for placed in ("qform", "sform"):
-        ours, theirs = (getattr(image, f"get_{placed}")(coded=True) for image in (painted, acquired))
+        ours, theirs = (
+            getattr(image, f"get_{placed}")(coded=True) for image in (painted, acquired)
+        )
         np.testing.assert_array_equal(ours[0], theirs[0])
         assert ours[1] == theirs[1]
     assert painted.header.get_xyzt_units() == ("mm", "sec")
+
+
+LPS = np.diag([-1.0, -1.5, 5.0, 1.0])
+SAGITTAL = np.diag([5.0, 1.0, 2.0, 1.0])
+OBLIQUE = np.array(  # stored as superior, right, anterior, and tilted by 16 degrees
+    [[0, 0.96, -0.84, 7], [0, 0.28, 2.88, -3], [2, 0, 0, 4], [0, 0, 0, 1]], float
+)
+
+
+@pytest.mark.parametrize(
+    ("axis", "affine", "shape"),
+    [
+        ("axial", LPS, (30, 20, 1)),
+        ("axial", LPS, (30, 20)),
+        ("sagittal", SAGITTAL, (1, 30, 20)),
+        ("coronal", OBLIQUE, (30, 20, 1)),
+    ],
+)
+def test_a_synthetic_case_lies_on_the_grid_of_the_real_one_that_it_is_like(
+    tmp_path: Path, axis: str, affine: np.ndarray, shape: tuple[int, ...]
+) -> None:
+    """What is read of a real case and written as a synthetic one is the same files again."""
+    folder = tmp_path / "slices"
+    voxels = np.random.default_rng(4).random(shape, dtype=np.float32)
+    contents = (("imagesTr/ann_0000", voxels), ("labelsTr/ann", (voxels > 0.5).astype(np.uint8)))
+    for name, content in contents:
+        (folder / name).parent.mkdir(parents=True)
+        image = nib.Nifti1Image(content, affine)
+        image.set_sform(affine, 1)
+        image.set_qform(affine, 1)
+        image.header.set_xyzt_units("mm")
+        nib.save(image, folder / f"{name}.nii.gz")
+    about = {
+        "channel_names": {"0": "T1"}, "labels": {"background": 0, "organ": 1}, "numTraining": 1,
+        "file_ending": ".nii.gz",
+    }  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(about))
+    (real,) = read_cases(folder, axis=axis)
+    like = (replace(real, name="synthetic-1"), "ann")
+    write_extended(folder, tmp_path / "out", [like], axis=axis, provenance={})
+    one, other = read_cases(tmp_path / "out", axis=axis)
+    assert other.name == "synthetic-1"
+    assert other.spacing == one.spacing
+    np.testing.assert_array_equal(other.channels["T1"], one.channels["T1"])
+    np.testing.assert_array_equal(other.mask, one.mask)
+    for name in ("imagesTr/{}_0000", "labelsTr/{}"):
+        theirs, ours = (
+            nib.load(tmp_path / "out" / f"{name.format(case)}.nii.gz")
+            for case in ("ann", "synthetic-1")
+        )
+        np.testing.assert_array_equal(ours.get_fdata(), theirs.get_fdata())
+        np.testing.assert_array_equal(ours.affine, theirs.affine)
+        assert ours.get_data_dtype() == theirs.get_data_dtype()
+        for placed in ("qform", "sform"):
+            assert ours.header[f"{placed}_code"] == 1
+            matrices = (getattr(image, f"get_{placed}")() for image in (ours, theirs))
+            np.testing.assert_array_equal(*matrices)
+        assert ours.header.get_xyzt_units() == theirs.header.get_xyzt_units()
+        assert bytes(ours.header["descrip"]).startswith(b"synthetic: painted by asyndgan")
+    assert not check_folder(tmp_path / "out").faults
 
 
 def test_what_was_half_written_is_gone_and_what_is_there_is_not_touched(tmp_path: Path) -> None:

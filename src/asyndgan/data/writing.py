@@ -22,6 +22,7 @@ from asyndgan.data.nnunet import (
     Axis,
     CaseFiles,
     DataFileError,
+    DatasetInfo,
     check_mask,
     checked_labels,
     checked_modalities,
@@ -155,14 +156,22 @@ def write_completed(
 
 
 def write_extended(
-    source: Path, folder: Path, cases: Iterable[RawCase], *, provenance: Mapping[str, object]
+    source: Path,
+    folder: Path,
+    cases: Iterable[tuple[RawCase, str]],
+    *,
+    axis: Axis,
+    provenance: Mapping[str, object],
 ) -> int:
     """Copies a data set and adds synthetic cases, whose files are marked so in their headers.
 
     Args:
         source: the data set; its images and masks are copied byte for byte.
         folder: must not exist.
-        cases: the cases to add, with all modalities of the set and a mask.
+        cases: the cases to add, with all modalities of the set and a mask, each with the name of
+            the acquired case, a single slice with all modalities, that it is stored like: in
+            NIfTI its files take over the grids of that case's files.
+        axis: axis along which the set is cut.
         provenance: provenance of the added cases, serialisable as JSON.
 
     Returns:
@@ -172,19 +181,18 @@ def write_extended(
         DataError: `folder` exists or cannot be written, or a case does not fit the set.
     """
     info = describe(source)
-    files = list_cases(source, info)
-    names = {case.name for case in files}
-    as_rgb = len(info.modalities) == 3 and set(files[0].images) == {0}
+    files = {case.name: case for case in list_cases(source, info)}
+    names = set(files)
     added: list[str] = []
     with _writing(folder):
-        _copy_acquired(files, folder)
-        for case in cases:
+        _copy_acquired(list(files.values()), folder)
+        for case, like in cases:
             _check_case(folder, case, info.modalities, info.labels, names)
             names.add(case.name)
             added.append(case.name)
-            _write_case(
-                folder, case, info.modalities, info.file_ending, NOT_ACQUIRED, as_rgb=as_rgb
-            )
+            for name, plane, acquired in _files_like(files[like], case, info):
+                (folder / name).parent.mkdir(exist_ok=True)
+                _write_painted(folder / name, [plane], acquired, AXES[axis])
         table = json_table(source / "dataset.json")
         about = {**table, "numTraining": len(names), "synthetic_cases": added}
         _describe_copy(folder, about, provenance)
@@ -236,14 +244,29 @@ def _describe_copy(
         (folder / name).write_text(text + "\n", "utf-8")
 
 
+def _files_like(
+    like: CaseFiles, case: RawCase, info: DatasetInfo
+) -> Iterator[tuple[str, np.ndarray, Path]]:
+    """Yields name and slice of each file of a synthetic case, and the acquired file it is like."""
+    images = [case.channels[modality] for modality in info.modalities]
+    if len(like.images) < len(images):  # an RGB picture
+        images = [np.stack(images, axis=-1)]
+    for (number, path), image in zip(sorted(like.images.items()), images, strict=True):
+        yield f"imagesTr/{case.name}_{number:04d}{info.file_ending}", image, path
+    if case.mask is not None:
+        mask = case.mask.astype(np.uint8)
+        yield f"labelsTr/{case.name}{info.file_ending}", mask, like.mask or like.images[0]
+
+
 def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: int) -> None:
-    """Writes one file of a painted channel, on the grid of an acquired file of its case."""
+    """Writes one file of painted slices, on the grid of an acquired file: uint8, else float32."""
     if path.name.endswith(".png"):
         (plane,) = slices
         return _write_png(path, plane, NOT_ACQUIRED)
     # Undo `_plane`, then the reorientation to the closest canonical orientation: software that
     # ignores the affine must find the voxels where the acquired ones are.
-    volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis).astype(np.float32)
+    volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis)
+    volume = volume.astype(np.uint8 if volume.dtype == np.uint8 else np.float32)
     acquired = nib.load(like)
     if not isinstance(acquired, nib.Nifti1Pair):
         raise DataFileError(like, "is of another format", "Store it as NIfTI.")
@@ -341,16 +364,12 @@ def _write_case(
     case: RawCase,
     modalities: Sequence[str],
     file_ending: str,
-    note: str = "",
-    *,
-    as_rgb: bool | None = None,
+    note: str,
 ) -> None:
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
     images = [case.channels[modality] for modality in modalities]
     stem = str(folder / "imagesTr" / case.name)
-    if as_rgb is None:
-        as_rgb = file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB
-    if as_rgb:
+    if file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB:
         _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1), note)
     else:
         for number, image in enumerate(images):
@@ -361,7 +380,7 @@ def _write_case(
         _write(path, case.mask.astype(np.uint8), case.spacing, note)
 
 
-def _write(path: Path, values: np.ndarray, spacing: tuple[float, float], note: str = "") -> None:
+def _write(path: Path, values: np.ndarray, spacing: tuple[float, float], note: str) -> None:
     if path.name.endswith(".png"):
         return _write_png(path, values, note)
     # The inverse of `_plane` along the axial direction.

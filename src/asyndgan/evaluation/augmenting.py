@@ -116,7 +116,7 @@ def augment_folder(
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
     painted = synthesise(run, named, seed=seed, move=True)
     cases = (
-        _stored(case, source.like, info.modalities, name)
+        (_stored(case, source.like, info.modalities, name), source.like.name)
         for case, source, (name, _) in zip(painted, drawn, named, strict=True)
     )
     provenance = {
@@ -133,7 +133,7 @@ def augment_folder(
         # Lets splits of the set keep a synthetic case together with the patient of its mask.
         "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
     }
-    added = write_extended(folder, out, cases, provenance=provenance)
+    added = write_extended(folder, out, cases, axis=image.axis, provenance=provenance)
     return len(real), added
 
 
