@@ -22,9 +22,12 @@ from asyndgan.data.prepare import blanked, load_cases, shared_modalities
 from asyndgan.data.writing import write_completed, write_extended, written_whole
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import (
+    MOST_MASKS,
     Incomplete,
     TranslationBudget,
     Translator,
+    drawn_masks,
+    own_masks,
     present_in,
     train_translator,
     translated,
@@ -34,6 +37,7 @@ from asyndgan.recipe import ImageSection
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
 NAMES = ("T1", "T2")
+GROUND = torch.zeros(32, 32, dtype=torch.int64)
 
 
 def cases(count: int, seed: int = 0) -> list[Case]:
@@ -96,6 +100,26 @@ def test_a_mask_that_is_not_known_is_told_from_one_that_is_empty() -> None:
     case = replace(without(cases(1)[0], "T2"), mask=torch.zeros(32, 32, dtype=torch.int64))
     known, unknown = (translated(translator, [Incomplete(case, m)])[0] for m in (True, False))
     assert not torch.equal(known, unknown)
+
+
+def test_a_translator_learns_from_no_masks_that_the_generator_never_saw() -> None:
+    known = [Incomplete(without(case, "T2"), True) for case in cases(3)]
+    empty = replace(known[1], case=replace(known[1].case, mask=GROUND))
+    slices = [known[0], empty, replace(known[2], masked=False), Incomplete(cases(1)[0], True)]
+    found = {
+        which: [name for name, _ in own_masks(slices, ImageSection(size=(32, 32), slices=which))]
+        for which in ("all", "labelled")
+    }
+    assert found == {"all": ["own-00000", "own-00001"], "labelled": ["own-00000"]}
+
+
+def test_the_masks_that_a_translator_learns_from_do_not_grow_with_the_site() -> None:
+    masks = [(str(number), torch.tensor([[number]])) for number in range(MOST_MASKS + 500)]
+    drawn = drawn_masks(masks)
+    assert len({name for name, _ in drawn}) == MOST_MASKS
+    assert drawn == drawn_masks(masks)
+    assert drawn != drawn_masks(masks, seed=1)
+    assert drawn_masks(masks[:20]) == masks[:20]
 
 
 # Scores and what a translator has to beat

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from asyndgan import __version__
 from asyndgan.arrays import IMAGE_LOW, Image, Images, Mask
-from asyndgan.data import Case
+from asyndgan.data import Case, derived_seed
 from asyndgan.data.nnunet import (
     CaseFiles,
     DatasetInfo,
@@ -39,6 +39,13 @@ from asyndgan.training.checkpoint import seeded
 
 Way = Literal["translated", "painted"]
 BATCH: Final = 32
+
+MOST_MASKS: Final = 1000
+"""Most masks that the training images of a folder's translator are painted from, for its memory.
+
+By default they give 6,000 images, of which training draws 32,000, each moved anew: 0.6 GB for four
+modalities of 64 x 64 pixels.
+"""
 
 
 @final
@@ -165,12 +172,12 @@ def train_translator(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: min(1.0, (budget.steps - step) / half)
     )
-    images = torch.stack([case.image for case in complete])
-    masks = torch.stack([case.mask for case in complete])
     there = torch.tensor([list(pattern) for pattern in patterns])
     for step in range(budget.steps):
-        drawn = torch.randint(len(images), (budget.batch,), generator=random)
-        target, moved = augment(images[drawn].to(device), masks[drawn].to(device), GEOMETRY, random)
+        places = torch.randint(len(complete), (budget.batch,), generator=random).tolist()
+        images = torch.stack([complete[place].image for place in places]).to(device)
+        masks = torch.stack([complete[place].mask for place in places]).to(device)
+        target, moved = augment(images, masks, GEOMETRY, random)
         shown, _ = augment(target, moved, COLOUR, random)
         present = there[torch.randint(len(there), (budget.batch,), generator=random)].to(device)
         masked = (torch.rand(budget.batch, generator=random) >= budget.unmasked).to(device)
@@ -273,6 +280,25 @@ def translator_of(
     )
 
 
+def own_masks(cases: Sequence[Incomplete], image: ImageSection) -> list[tuple[str, Mask]]:
+    """The masks of the cases that lack a modality, as a run's generator was shown masks.
+
+    Those without a label are among them only if `image.slices` is "all".
+    """
+    return [
+        (f"own-{number:05d}", each.case.mask)
+        for number, each in enumerate(cases)
+        if each.masked and each.case.absent and (image.slices == "all" or each.case.mask.any())
+    ]
+
+
+def drawn_masks(masks: Sequence[tuple[str, Mask]], *, seed: int = 0) -> list[tuple[str, Mask]]:
+    """All of the masks in their order, or `MOST_MASKS` of them drawn at random."""
+    random = torch.Generator().manual_seed(derived_seed(seed, "complete", "masks"))
+    places = torch.randperm(len(masks), generator=random)[:MOST_MASKS].sort().values
+    return [masks[place] for place in places.tolist()]
+
+
 def complete_folder(
     run: RunFolder,
     folder: Path,
@@ -294,7 +320,8 @@ def complete_folder(
         folder: data set of the site.
         out: folder to create.
         way: `translated` or `painted`.
-        masks: masks to paint training cases from, in addition to the site's own.
+        masks: masks to paint training cases from, in addition to the site's own; at most
+            `MOST_MASKS` of all are used.
         budget: budget of the translator.
         seed: seed of everything random.
         look: site of the run whose look to paint in; None: looks are drawn.
@@ -319,11 +346,7 @@ def complete_folder(
         (files, _incomplete(files, info, image, facts.modalities))
         for files in list_cases(folder, info)
     ]
-    own = [
-        (f"own-{number:05d}", each.case.mask)
-        for number, each in enumerate(each for _, slices in read for each in slices)
-        if each.masked and each.case.absent
-    ]
+    own = own_masks([each for _, slices in read for each in slices], image)
     if hide_masks:
         read = [(files, [without_mask(each) for each in slices]) for files, slices in read]
     lacking = [each for _, slices in read for each in slices if each.case.absent]
@@ -334,12 +357,13 @@ def complete_folder(
     else:
         if not own and not masks:
             raise DataError(
-                f"{folder} has no masks, and this run kept none, so there is nothing to paint "
+                f"{folder} has no masks that the run's generator knows the like of (image.slices "
+                f"is '{image.slices}'), and this run kept none, so there is nothing to paint "
                 "training cases from. Name a folder of masks with --masks."
             )
         translator = translator_of(
-            run, lacking, [*own, *masks], budget=budget, seed=seed, look=look, device=device,
-            on_progress=on_progress,
+            run, lacking, drawn_masks([*own, *masks], seed=seed), budget=budget, seed=seed,
+            look=look, device=device, on_progress=on_progress,
         )  # fmt: skip
         images = translated(translator, lacking)
     found = iter(images)
