@@ -129,6 +129,33 @@ def test_masks_can_be_hidden_from_what_is_completed(
         complete(run.path, "--site", without_t2, "--out", tmp_path / "no", "--look", "nobody")
 
 
+def test_all_slices_of_a_patient_are_painted_in_one_look_however_they_are_named(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=2", "generator.noise=0", "generator.style=4")
+    run = train(recipe, phantoms, tmp_path / "run")
+    first, *others = sorted((without_t2 / "labelsTr").iterdir())
+    for other in others:
+        shutil.copyfile(first, other)  # without noise, what differs is the look
+    patients: dict[str, list[str]] = {}
+    for number, mask in enumerate([first, *others]):
+        name = f"p{number % 3:02d}-{number:02d}"
+        patients.setdefault(name[:3], []).append(name)
+        for path in (*(without_t2 / "imagesTr").glob(f"{mask.stem}_*"), mask):
+            path.rename(path.with_name(path.name.replace(mask.stem, name)))
+    found = []
+    for number, pattern in enumerate(([], ["--patient-pattern", r"(p\d+)-\d+"])):
+        out = tmp_path / f"out{number}"
+        complete(run.path, "--site", without_t2, "--out", out, "--way", "painted", *pattern)
+        looks = [
+            {(out / "imagesTr" / f"{name}_0002.png").read_bytes() for name in names}
+            for names in patients.values()
+        ]
+        found.append([len(of_patient) for of_patient in looks])
+    assert max(found[0]) == 2
+    assert found[1] == [1, 1, 1]
+
+
 def test_a_run_that_paints_from_nothing_neither_completes_nor_augments(
     tiny: Callable[..., Recipe], phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
 ) -> None:

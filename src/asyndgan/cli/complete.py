@@ -6,8 +6,10 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
+from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.train import Device
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.evaluation.completion import TranslationBudget, complete_folder
 from asyndgan.evaluation.synthesise import masks_in, released_masks
@@ -46,6 +48,7 @@ def complete(
         ),
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     device: Device = "cpu",
 ) -> None:
     """Copies a site's data set and adds what its cases lack, under names that say it is synthetic.
@@ -64,6 +67,7 @@ def complete(
             way=way,
             masks=kept,
             budget=TranslationBudget(steps=steps),
+            patient_pattern=patient_pattern,
             seed=seed,
             look=look,
             hide_masks=hide_masks,

@@ -307,6 +307,7 @@ def complete_folder(
     way: Way,
     masks: Sequence[tuple[str, Mask]],
     budget: TranslationBudget,
+    patient_pattern: str,
     seed: int = 0,
     look: str | None = None,
     hide_masks: bool = False,
@@ -323,6 +324,7 @@ def complete_folder(
         masks: masks to paint training cases from, in addition to the site's own; at most
             `MOST_MASKS` of all are used.
         budget: budget of the translator.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         seed: seed of everything random.
         look: site of the run whose look to paint in; None: looks are drawn.
         hide_masks: complete the cases as if they had no masks, so that the completed images can be
@@ -343,7 +345,7 @@ def complete_folder(
         raise DataError(f"{look} is no site of this run; its sites are {', '.join(facts.sites)}.")
     info = _described(run, folder)
     read = [
-        (files, _incomplete(files, info, image, facts.modalities))
+        (files, _incomplete(files, info, image, facts.modalities, patient_pattern))
         for files in list_cases(folder, info)
     ]
     own = own_masks([each for _, slices in read for each in slices], image)
@@ -428,12 +430,16 @@ def _made_from(way: Way, *, masked: bool) -> str:
 
 
 def _incomplete(
-    files: CaseFiles, info: DatasetInfo, image: ImageSection, modalities: Sequence[str]
+    files: CaseFiles,
+    info: DatasetInfo,
+    image: ImageSection,
+    modalities: Sequence[str],
+    patient_pattern: str,
 ) -> list[Incomplete]:
     """All slices of a case, prepared on the recipe's grid."""
     return [
         Incomplete(prepare(raw, image, modalities, incomplete=True), raw.mask is not None)
-        for raw in read_case(files, info, axis=image.axis)
+        for raw in read_case(files, info, axis=image.axis, patient_pattern=patient_pattern)
     ]
 
 
