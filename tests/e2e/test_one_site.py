@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from asyndgan.evaluation import augmenting
 from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.completion_scores import completions
 from asyndgan.evaluation.of_run import load_real, masks_of
+from asyndgan.evaluation.synthesise import digests_of, masks_in, released_masks
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 
@@ -90,6 +91,53 @@ def test_a_case_gets_the_modality_that_it_lacks(
     told = {about["made_from"] for about in provenance["files"].values()}
     acquired = "the acquired modalities and the mask"
     assert told == {"the mask" if way == "painted" else acquired}
+    # The recipe's range is fixed, so painted channels are in the units of acquired ones.
+    assert provenance["intensity"] == {"T2": {"black": 0, "white": 255, "units": "as acquired"}}
+    assert not provenance["hide_masks"]
+    if way == "painted":
+        assert provenance["translator"] is None
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_completed_set_says_what_its_translator_learned_from(
+    run: RunFolder, without_t2: Path, phantoms: dict[str, Path], tmp_path: Path, given: bool
+) -> None:
+    own = [case.mask for case in load_cases(without_t2, run.recipe().image)]
+    others = masks_in(phantoms["south"], run) if given else released_masks(run)
+    more = ["--masks", phantoms["south"], "--hide-masks"] if given else []
+    complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 2, *more)
+    provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
+    assert provenance["hide_masks"] == given
+    source = "a folder of masks" if given else "released by the sites during training"
+    assert provenance["translator"] == {
+        "masks": f"{len(own) + len(others)} out of {len(own)} of the site's own and {len(others)} "
+        f"others ({source}), moved at random",
+        "masks_sha256": digests_of([*own, *(mask for _, mask in others)]),
+        "budget": asdict(TranslationBudget(steps=2)),
+    }
+
+
+def test_a_channel_says_if_its_numbers_are_not_those_of_acquired_ones(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+) -> None:
+    """Percentiles and deviations are a case's own, so a painted channel has none."""
+    recipe = tiny(
+        "image.size=32", "training.steps=1", "image.intensity.T1.kind=range",
+        "image.intensity.T1.low=-100", "image.intensity.T1.high=300",
+        "image.intensity.default.kind=percentiles", "image.intensity.default.low=1",
+        "image.intensity.default.high=99",
+    )  # fmt: skip
+    run = train(recipe, phantoms, tmp_path / "run")
+    about = json.loads((without_t2 / "dataset.json").read_text())
+    about["channel_names"] = {"0": "FLAIR"}
+    (without_t2 / "dataset.json").write_text(json.dumps(about))
+    for path in (without_t2 / "imagesTr").glob("*_0001.png"):
+        path.unlink()
+    complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--way", "painted")
+    assert json.loads((tmp_path / "out" / "provenance.json").read_text())["intensity"] == {
+        "T1": {"black": -100, "white": 300, "units": "as acquired"},
+        "T2": {"black": 0, "white": 255, "units": "its own"},
+    }
 
 
 def test_a_painted_file_on_its_own_is_not_taken_for_an_acquired_one(

@@ -12,7 +12,7 @@ from asyndgan.cli.train import Device
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.evaluation.completion import TranslationBudget, complete_folder
-from asyndgan.evaluation.synthesise import masks_in, released_masks
+from asyndgan.evaluation.synthesise import masks_in, released_masks, source_of_masks
 from asyndgan.models import usable_device
 from asyndgan.runs import RunFolder
 
@@ -56,9 +56,12 @@ def complete(
     Nothing leaves the machine. Not for diagnosis: what is added was never acquired.
     """
     folder, console = RunFolder(run), Console()
-    kept = masks_in(masks, folder) if masks else []
-    if not masks and folder.recipe().keeps_masks:
-        kept = released_masks(folder)
+    if masks:
+        kept, source = masks_in(masks, folder), "a folder of masks"
+    elif folder.recipe().keeps_masks:
+        kept, source = released_masks(folder), source_of_masks(folder)
+    else:
+        kept, source = [], "the run kept none"
     with EvaluationDisplay(console) as display, written_whole(out) as half:
         count, modalities = complete_folder(
             folder,
@@ -66,6 +69,7 @@ def complete(
             half,
             way=way,
             masks=kept,
+            source=source,
             budget=TranslationBudget(steps=steps),
             patient_pattern=patient_pattern,
             seed=seed,

@@ -1,6 +1,6 @@
 """Augmenting a site's data set with synthetic cases."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -11,14 +11,14 @@ import torch
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
-from asyndgan.data.cohort import digest_of, rarity
+from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import check_labels, describe, list_cases
 from asyndgan.data.prepare import invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import check_own_set
-from asyndgan.evaluation.synthesise import synthesise
+from asyndgan.evaluation.synthesise import digests_of, synthesise
 from asyndgan.runs import RunFolder
 
 NAME = "synthetic-{:05d}"
@@ -135,11 +135,6 @@ def augment_folder(
     }
     added = write_extended(folder, out, cases, axis=image.axis, provenance=provenance)
     return len(real), added
-
-
-def digests_of(masks: Iterable[Mask]) -> list[str]:
-    """SHA-256 of each mask that holds a label, on a run's grid; sorted, without duplicates."""
-    return sorted({digest_of([mask.to(torch.uint8)]) for mask in masks if bool(mask.any())})
 
 
 def _words(own_masks: bool, others: int) -> str:

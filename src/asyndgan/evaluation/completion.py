@@ -7,7 +7,7 @@ missing ones, and is then applied to the patient's real images. No site needs a 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, final
 
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan import __version__
-from asyndgan.arrays import IMAGE_LOW, Image, Images, Mask
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Images, Mask
 from asyndgan.data import Case, derived_seed
 from asyndgan.data.nnunet import (
     CaseFiles,
@@ -32,7 +32,7 @@ from asyndgan.data.prepare import invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment, build_segmenter
-from asyndgan.evaluation.synthesise import looks_of, synthesise
+from asyndgan.evaluation.synthesise import digests_of, looks_of, synthesise
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import seeded
@@ -306,6 +306,7 @@ def complete_folder(
     *,
     way: Way,
     masks: Sequence[tuple[str, Mask]],
+    source: str,
     budget: TranslationBudget,
     patient_pattern: str,
     seed: int = 0,
@@ -323,6 +324,7 @@ def complete_folder(
         way: `translated` or `painted`.
         masks: masks to paint training cases from, in addition to the site's own; at most
             `MOST_MASKS` of all are used.
+        source: description of where `masks` came from.
         budget: budget of the translator.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         seed: seed of everything random.
@@ -354,29 +356,28 @@ def complete_folder(
     lacking = [each for _, slices in read for each in slices if each.case.absent]
     if not lacking:
         raise DataError(f"every case in {folder} has {', '.join(facts.modalities)} already.")
+    drawn = drawn_masks([*own, *masks], seed=seed)
     if way == "painted":
         images = painted_from_masks(run, lacking, seed=seed, look=look)
-    else:
-        if not own and not masks:
-            raise DataError(
-                f"{folder} has no masks that the run's generator knows the like of (image.slices "
-                f"is '{image.slices}'), and this run kept none, so there is nothing to paint "
-                "training cases from. Name a folder of masks with --masks."
-            )
+    elif drawn:
         translator = translator_of(
-            run, lacking, drawn_masks([*own, *masks], seed=seed), budget=budget, seed=seed,
-            look=look, device=device, on_progress=on_progress,
+            run, lacking, drawn, budget=budget, seed=seed, look=look, device=device,
+            on_progress=on_progress,
         )  # fmt: skip
         images = translated(translator, lacking)
-    found = iter(images)
-    planes: dict[str, dict[str, list[np.ndarray]]] = {}
-    for files, slices in read:
-        for each in slices:
-            if each.case.absent:
-                painted = next(found)
-            for modality in each.case.absent:
-                plane = _stored(painted, each.case, modality, image)
-                planes.setdefault(files.name, {}).setdefault(modality, []).append(plane)
+    else:
+        raise DataError(
+            f"{folder} has no masks to paint training cases from (image.slices of the run is "
+            f"'{image.slices}'), and this run kept none. Name a folder of masks with --masks."
+        )
+    planes = _planes(read, images, image)
+    names = tuple(dict.fromkeys(name for of_case in planes.values() for name in of_case))
+    origin = f"{len(own)} of the site's own and {len(masks)} others ({source})"
+    taught = {
+        "masks": f"{len(drawn)} out of {origin}, moved at random",
+        "masks_sha256": digests_of(mask for _, mask in drawn),
+        "budget": asdict(budget),
+    }
     provenance = {
         "way": way,
         "run": facts.run,
@@ -385,8 +386,10 @@ def complete_folder(
         "asyndgan": __version__,
         "seed": seed,
         "look": look,
-        "steps": budget.steps if way == "translated" else 0,
+        "hide_masks": hide_masks,
+        "translator": taught if way == "translated" else None,
         "acquired": list(info.modalities),
+        "intensity": {name: _scale_of(image, name) for name in names},
     }
     made_from = {
         files.name: _made_from(way, masked=any(each.masked for each in slices))
@@ -395,8 +398,7 @@ def complete_folder(
     count = write_completed(
         folder, out, planes, axis=image.axis, made_from=made_from, provenance=provenance
     )
-    names = dict.fromkeys(name for of_case in planes.values() for name in of_case)
-    return count, tuple(names)
+    return count, names
 
 
 def _described(run: RunFolder, folder: Path) -> DatasetInfo:
@@ -467,6 +469,38 @@ def check_own_set(run: RunFolder, folder: Path, info: DatasetInfo) -> None:
             f"{folder} holds synthetic cases, which nobody acquired. Name the set that it was made "
             "from."
         )
+
+
+def _planes(
+    read: Sequence[tuple[CaseFiles, Sequence[Incomplete]]],
+    images: Sequence[Image],
+    image: ImageSection,
+) -> dict[str, dict[str, list[np.ndarray]]]:
+    """Stored slices of the modalities that cases lack, by case and modality.
+
+    Args:
+        read: cases with their slices.
+        images: completed images of the slices that lack a modality, in their order.
+        image: the recipe's normalisation.
+    """
+    found = iter(images)
+    planes: dict[str, dict[str, list[np.ndarray]]] = {}
+    for files, slices in read:
+        for each in slices:
+            if each.case.absent:
+                painted = next(found)
+            for modality in each.case.absent:
+                plane = _stored(painted, each.case, modality, image)
+                planes.setdefault(files.name, {}).setdefault(modality, []).append(plane)
+    return planes
+
+
+def _scale_of(image: ImageSection, modality: str) -> dict[str, object]:
+    """What the numbers mean in which a painted channel is stored."""
+    scale, shift = stored_as(image, modality)
+    black, white = (round((end - shift) / scale, 6) for end in (IMAGE_LOW, IMAGE_HIGH))
+    acquired = image.intensity_of(modality).kind == "range"
+    return {"black": black, "white": white, "units": "as acquired" if acquired else "its own"}
 
 
 def _stored(painted: Image, case: Case, modality: str, image: ImageSection) -> np.ndarray:

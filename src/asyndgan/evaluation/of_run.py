@@ -11,12 +11,12 @@ from asyndgan.data.prepare import lacked_by_all, load_cases, widened
 from asyndgan.data.splits import held_out_by, hold_out
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.evaluation.augmenting import digests_of
 from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.recombine import recombined
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.synthesise import (
     PAINTING_VERSION,
+    digests_of,
     masks_digest,
     masks_in,
     released_masks,

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -144,6 +144,11 @@ def mask_of(case: str) -> str:
 def masks_digest(masks: Sequence[tuple[str, Mask]]) -> str:
     """SHA-256 of the label maps in their order, in hexadecimal."""
     return digest_of(mask for _, mask in masks)
+
+
+def digests_of(masks: Iterable[Mask]) -> list[str]:
+    """SHA-256 of each mask that holds a label, on a run's grid; sorted, without duplicates."""
+    return sorted({digest_of([mask.to(torch.uint8)]) for mask in masks if bool(mask.any())})
 
 
 def write_synthetic(
