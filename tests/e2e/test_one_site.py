@@ -337,6 +337,24 @@ def test_a_set_of_another_generator_is_not_judged_by(
         evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
 
 
+def test_what_augment_wants_of_an_incomplete_set_is_not_that_it_says_so(
+    run: RunFolder, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "some"
+    shutil.copytree(phantoms["north"], folder)
+    next((folder / "imagesTr").glob("*_0001.png")).unlink()
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**about, "incomplete": True}))
+    wanted = "has no modality T2; .* augment want every modality of every case"
+    with pytest.raises(AsyndganError, match=wanted):
+        command("augment", run.path, "--site", folder, "--out", tmp_path / "out")
+    # Nor does it help to complete the set, since a painted channel is a modality of its own.
+    completed = tmp_path / "completed"
+    complete(run.path, "--site", folder, "--out", completed, "--way", "painted")
+    with pytest.raises(AsyndganError, match="holds synthetic T2, which this run does not paint"):
+        command("augment", run.path, "--site", completed, "--out", tmp_path / "out")
+
+
 def test_cases_without_a_mask_are_no_masks_to_paint_from(
     run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -64,8 +64,10 @@ def prepare(
     if len(missing) == len(modalities) or (missing and not incomplete):
         raise DataError(
             f"case {raw.name} has no modality {', '.join(missing) or 'at all'}; it has "
-            f"{', '.join(raw.channels)}. Add the files, or take image.modalities that every case "
-            'has. To train a generator all the same, write "incomplete": true into dataset.json.'
+            f"{', '.join(raw.channels)}. Add the files, leave the case out, or take "
+            "image.modalities that every case has. A generator may be trained on a set whose "
+            'dataset.json says "incomplete": true; audit and augment want every modality of every '
+            "case."
         )
     height, width = next(iter(raw.channels.values())).shape
     scales = [
