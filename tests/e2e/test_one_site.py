@@ -367,6 +367,12 @@ def test_cases_without_a_mask_are_no_masks_to_paint_from(
     command("augment", run.path, "--site", folder, "--out", out)
     provenance = json.loads((out / "provenance.json").read_text())
     assert set(provenance["mask_of"].values()) == {masks[0].stem}
+    masks[0].unlink()
+    with pytest.raises(AsyndganError, match="so there is none to store synthetic cases like"):
+        command(
+            "augment", run.path, "--site", folder, "--out", tmp_path / "no",
+            "--masks", phantoms["south"],
+        )  # fmt: skip
 
 
 def test_labels_that_mean_something_else_are_not_painted(

@@ -100,6 +100,11 @@ def augment_folder(
     # Masks of held-out patients must not be used, since evaluations judge on these patients.
     free, _ = held_out_by(run.recipe(), real)
     free = [case for case in free if files[case.name].mask]
+    if not free:
+        raise DataError(
+            f"no case of {folder} has a mask, held-out patients aside, so there is none to store "
+            "synthetic cases like. Add masks of some cases."
+        )
     sources = _sources(free, masks, own_masks, seed)
     if label is not None:
         if label not in info.labels:
