@@ -80,8 +80,21 @@ def test_a_generator_that_has_learned_nothing_gives_nobody_away(
     assert painting.low < 0.5 < painting.high
     assert not painting.tells
     assert "TOO FEW PATIENTS to be sure" in painting.verdict
-    assert "no sign of membership" in replace(painting, high=painting.auc + 0.1).verdict
+    assert "no sign of membership" in replace(painting, auc=0.5, high=0.6).verdict
     assert painting.members == len({case.patient for case in members})
+
+
+def test_others_who_resemble_the_images_more_than_members_do_are_no_measure(
+    parts: Parts, tmp_path: Path
+) -> None:
+    run, members, others, _ = parts
+    copies = [replace(case, image=0.98 * case.image) for case in others]
+    attacks = {one.name: one for one in audit(run, members, others, copies, tmp_path).attacks}
+    nearest = attacks["nearest"]
+    assert nearest.high < 0.5
+    assert "NOT COMPARABLE" in nearest.verdict
+    assert not replace(nearest, auc=0.14, high=0.3).passes
+    assert replace(nearest, auc=0.45, high=0.55).passes
 
 
 def test_a_patients_site_is_guessed_where_images_have_their_sites_look(parts: Parts) -> None:
@@ -106,7 +119,7 @@ def of_many_patients(audited: Path) -> None:
     """As if more of them had been asked: the interval is narrow."""
     tables = json.loads((audited / "audit.json").read_text())
     for attack in tables["attacks"]:
-        attack["high"] = attack["auc"] + 0.1
+        attack |= {"auc": 0.5, "high": 0.6}
     (audited / "audit.json").write_text(json.dumps(tables))
 
 

@@ -86,12 +86,26 @@ class Attack:
         return not self.p_value >= LEVEL
 
     @property
+    def comparable(self) -> bool:
+        """Whether the members do not score reliably below the others.
+
+        Membership cannot bring that about; another difference between the two groups can, and
+        would hide members.
+        """
+        return not self.high < 0.5
+
+    @property
     def sure(self) -> bool:
         """Whether there are enough patients to rule out an AUC of `SURE` or more.
 
-        An AUC below 0.5 is due to chance and is treated as 0.5.
+        An AUC below 0.5, where the groups are comparable, is due to chance and is treated as 0.5.
         """
         return max(self.auc, 0.5) + self.high - self.auc < SURE
+
+    @property
+    def passes(self) -> bool:
+        """Whether a set may be released as far as this attack is concerned."""
+        return self.comparable and self.sure and not self.tells
 
     @property
     def verdict(self) -> str:
@@ -100,6 +114,8 @@ class Attack:
         if self.tells:
             return f"MEMBERS CAN BE TOLD: AUC {self.auc:.2f} ({sizes})"
         found = f"AUC {self.auc:.2f}, at most {self.high:.2f} with 97.5 % confidence ({sizes})"
+        if not self.comparable:
+            return f"NOT COMPARABLE, take others of the members' own hospitals: {found}"
         if not self.sure:
             return f"TOO FEW PATIENTS to be sure of less than {SURE:g}: {found}"
         return f"no sign of membership: {found}"
@@ -287,11 +303,11 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
         raise RunError(
             f"{path} is of a set that was painted from other masks; audit with the same --masks."
         )
-    telling = [one for one in attacks if one.tells or not one.sure]
+    telling = [one for one in attacks if not one.passes]
     if telling:
         raise RunError(
             f"{run.path} may not be released: {telling[0].name}: {telling[0].verdict}. Audit with "
-            "more patients, or train for fewer steps, or under differential privacy."
+            "more patients, or others, or train for fewer steps, or under differential privacy."
         )
     return "; ".join(f"{one.name}: {one.verdict}" for one in attacks)
 
