@@ -12,13 +12,20 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data import Case, Cohort
+from asyndgan.data import Case, Cohort, Preparation
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation import masks_digest, masks_in
-from asyndgan.evaluation.audit import area_under_curve, audit, guess_sites
+from asyndgan.evaluation.audit import (
+    NearCopies,
+    area_under_curve,
+    audit,
+    guess_sites,
+    near_copies,
+    relative_distances,
+)
 from asyndgan.evaluation.of_run import (
     load_for_audit,
     load_real,
@@ -82,6 +89,53 @@ def test_a_generator_that_has_learned_nothing_gives_nobody_away(
     assert "TOO FEW PATIENTS to be sure" in painting.verdict
     assert "no sign of membership" in replace(painting, auc=0.5, high=0.6).verdict
     assert painting.members == len({case.patient for case in members})
+
+
+def drawn(random: torch.Generator, patients: int) -> list[Case]:
+    """Images of as many patients, which differ in twelve ways and in noise."""
+    ways = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(7))
+    looks = torch.einsum("nk,kchw->nchw", torch.randn(patients, 12, generator=random), ways)
+    images = (looks + 0.1 * torch.randn(looks.shape, generator=random)) / 16
+    mask = torch.zeros(8, 8, dtype=torch.int64)
+    prepared = Preparation((8, 8), (1.0, 1.0), (8, 8), (0, 0), (1.0,), (0.0,))
+    return [
+        Case(f"{number}", f"{number}", image, mask, ("T1",), prepared)
+        for number, image in enumerate(images)
+    ]
+
+
+def searched(random: torch.Generator, patients: int, copied: int) -> NearCopies:
+    """A search among so many members and others, of whom the first are copied into the set."""
+    real, synthetic = drawn(random, 2 * patients), drawn(random, 3 * patients)
+    synthetic[:copied] = [replace(case, image=0.98 * case.image) for case in real[:copied]]
+    nearest = relative_distances(real, synthetic).min(dim=1).values.double().numpy()
+    return near_copies(nearest[:patients], nearest[patients:])
+
+
+@pytest.mark.parametrize("patients", [30, 100])
+def test_two_copies_among_many_members_are_found_and_none_where_there_are_none(
+    patients: int,
+) -> None:
+    random = torch.Generator().manual_seed(0)
+    with_copies = [searched(random, patients, 2) for _ in range(20)]
+    assert all(found.found >= 2 and not found.passes for found in with_copies)
+    without = [searched(random, patients, 0) for _ in range(200)]
+    assert sum(not found.passes for found in without) <= 0.05 * len(without)
+
+
+def test_a_set_with_one_copy_of_a_member_is_not_released(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    run, members, others, painted = parts
+    copied = [replace(painted[0], image=members[0].image), *painted[1:]]
+    digest = masks_digest(masks_in(given, run))
+    found = audit(run, members, others, copied, tmp_path, masks=digest)
+    assert all(not attack.tells for attack in found.attacks)
+    assert "NEAR COPIES of 1 of 9 members" in found.copies.verdict
+    of_many_patients(tmp_path)
+    refused = generate(run, tmp_path / "kept", given, tmp_path)
+    assert "may not be released: NEAR COPIES" in str(refused.exception)
+    assert audit(run, members, others, painted, tmp_path).copies.passes
 
 
 def test_others_who_resemble_the_images_more_than_members_do_are_no_measure(

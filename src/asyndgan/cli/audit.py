@@ -58,6 +58,7 @@ def audit(
     console.print(table)
     for attack in found.attacks:
         console.print(f"{attack.name}: {attack.verdict}", highlight=False, soft_wrap=True)
+    console.print(f"copies: {found.copies.verdict}", highlight=False, soft_wrap=True)
     if found.sites:
         console.print(f"site: {found.sites.verdict}", highlight=False, soft_wrap=True)
     console.print(f"{out / 'audit.json'}\n{out / 'nearest.png'}", highlight=False, soft_wrap=True)

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
+from textwrap import fill
 from typing import Any, Final, final
 
 import numpy as np
@@ -48,6 +49,9 @@ LEVEL: Final = 0.05
 SURE: Final = 0.7
 """AUC that the interval must lie below before a set is released: with few patients, finding no
 membership signal proves nothing."""
+
+TAIL: Final = 10
+"""Most patients whose distances say how fast ever smaller distances become rare."""
 
 
 @final
@@ -123,6 +127,47 @@ class Attack:
 
 @final
 @dataclass(frozen=True)
+class NearCopies:
+    """Whether a synthetic image lies nearer to a member than patients resemble each other.
+
+    Means over patients do not show that one or two were copied. Distances are relative to those
+    between different real images: 0 is a copy, about 1 an image like any other.
+
+    Attributes:
+        found: number of members to whom a synthetic image comes too near.
+        nearest: smallest distance of a member to a synthetic image.
+        nearest_other: smallest distance of another patient.
+        p_value: p-value of the one-sided test that `nearest` is too small.
+        members: number of members.
+        others: number of other patients.
+    """
+
+    found: int
+    nearest: float
+    nearest_other: float
+    p_value: float
+    members: int
+    others: int
+
+    @property
+    def passes(self) -> bool:
+        """Whether a set may be released as far as near copies are concerned; nan counts as no."""
+        return self.p_value >= LEVEL
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for readers without statistical training."""
+        found = (
+            f"the nearest image is at {self.nearest:.2f} of the usual distance between real "
+            f"images, that of others at {self.nearest_other:.2f}"
+        )
+        if not self.passes:
+            return f"NEAR COPIES of {self.found} of {self.members} members: {found}"
+        return f"no near copy of the {self.members} members: {found}"
+
+
+@final
+@dataclass(frozen=True)
 class SitesGuessed:
     """How often a patient's site is guessed from the look whose paintings are most similar.
 
@@ -164,11 +209,13 @@ class Audit:
 
     Attributes:
         attacks: membership attacks, on which a release depends.
+        copies: search for near copies of members, on which it depends as well.
         sites: guesses of patients' sites; None if the generator has no looks
             (`generator.style = 0`) or there are patients of fewer than two sites.
     """
 
     attacks: list[Attack]
+    copies: NearCopies
     sites: SitesGuessed | None
 
 
@@ -209,20 +256,24 @@ def audit(
         )
         for name, own in scores.items()
     ]
+    apart = relative_distances([*members, *others], synthetic)
+    of_members, of_others = apart[: len(members)], apart[len(members) :]
+    copies = near_copies(_least(members, of_members), _least(others, of_others))
     guessed = guess_sites(run, [*members, *others])
     out.mkdir(parents=True, exist_ok=True)
     tables = {
         "generator_sha256": run.generator_digest(),
         "masks_sha256": masks,
         "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
+        "copies": {**asdict(copies), "verdict": copies.verdict},
         "sites": guessed and {**asdict(guessed), "verdict": guessed.verdict},
     }
     write_whole(out / "audit.json", json.dumps(without_nan(tables), indent=1).encode())
-    near = _distances(_small(members), _small(synthetic)).min(dim=1)
+    near = of_members.min(dim=1)
     closest = near.values.argsort()[:6].tolist()
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
-    write_whole(out / "nearest.png", _picture(pairs))
-    return Audit(attacks, guessed)
+    write_whole(out / "nearest.png", _picture(pairs, copies.verdict))
+    return Audit(attacks, copies, guessed)
 
 
 def patient_scores(
@@ -246,6 +297,37 @@ def patient_scores(
         name: {patient: float(mean) for patient, mean in _by_patient(real, scores).items()}
         for name, scores in by_case.items()
     }
+
+
+def relative_distances(real: Sequence[Case], synthetic: Sequence[Case]) -> Tensor:
+    """Distances (real, synthetic), each relative to the real case's median one to real cases."""
+    usual = _distances(_small(real), _small(real)).median(dim=1, keepdim=True).values
+    return (_distances(_small(real), _small(synthetic)) / usual.clamp(min=1e-12)).sqrt()
+
+
+def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> NearCopies:
+    """Searches for near copies of members, with a rate of false alarms of at most `LEVEL`.
+
+    Without copies members and others are exchangeable, so a member is nearer than the k-th nearest
+    of n others with probability k / (n + 1). Beyond that, small distances follow a power law
+    (Levina and Bickel 2005), so their logarithms are exponential (Hill 1975), and the k - 1 nearer
+    others say how fast they fall off. The bound over all members is Bonferroni's. (Ranks alone
+    would not do: among equally many, two copies are the two nearest patients in every fourth case.)
+
+    Args:
+        members: smallest relative distance of each member to a synthetic image, 0 or more.
+        others: the same of each other patient; two at least.
+    """
+    near, far = (-np.log(np.clip(group, 1e-6, None)) for group in (members, others))
+    far = np.sort(far)[::-1]
+    tail = max(1, min(TAIL, len(far) // 2))
+    spread = max(float((far[:tail] - far[tail]).sum()), 1e-12)
+    beyond = np.clip(near - far[tail], 0, None) / spread
+    p_values = len(near) * (tail + 1) / (len(far) + 1) * (1 + beyond) ** -tail
+    return NearCopies(
+        int((p_values < LEVEL).sum()), float(members.min()), float(others.min()),
+        min(1.0, float(p_values.min())), len(members), len(others),
+    )  # fmt: skip
 
 
 def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
@@ -274,7 +356,7 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
 
 
 def check_released(run: RunFolder, masks: str, audited: Path) -> str:
-    """Checks that an audit of this generator and these masks found no sign of membership.
+    """Checks that an audit of this generator and these masks found no member and no near copy.
 
     Args:
         run: run whose synthetic set is to be released.
@@ -286,13 +368,14 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
 
     Raises:
         RunError: there is no audit, it is of another generator or other masks, it has too few
-            patients, or it could tell members from others.
+            patients, or it found members or near copies of them.
     """
     path = audited / "audit.json"
     try:
         tables = parsed_json(bounded_text(path))
         generator, painted = tables["generator_sha256"], tables["masks_sha256"]
-        attacks = [_stored(one) for one in tables["attacks"]]
+        attacks = [_stored_attack(one) for one in tables["attacks"]]
+        copies = _stored_copies(tables["copies"])
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
@@ -303,25 +386,36 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
         raise RunError(
             f"{path} is of a set that was painted from other masks; audit with the same --masks."
         )
-    telling = [one for one in attacks if not one.passes]
+    findings: list[NearCopies | Attack] = [copies, *attacks]
+    telling = [one for one in findings if not one.passes]
     if telling:
         raise RunError(
-            f"{run.path} may not be released: {telling[0].name}: {telling[0].verdict}. Audit with "
-            "more patients, or others, or train for fewer steps, or under differential privacy."
+            f"{run.path} may not be released: {telling[0].verdict}. Audit with more patients, or "
+            "others, or train for fewer steps, or under differential privacy."
         )
-    return "; ".join(f"{one.name}: {one.verdict}" for one in attacks)
+    return "; ".join([*(f"{one.name}: {one.verdict}" for one in attacks), copies.verdict])
 
 
-def _stored(table: Mapping[str, Any]) -> Attack:
+def _stored_attack(table: Mapping[str, Any]) -> Attack:
     return Attack(
         name=str(table["name"]),
         members=int(table["members"]),
         others=int(table["others"]),
-        **{
-            key: math.nan if table[key] is None else float(table[key])
-            for key in ("auc", "low", "high", "p_value", "epsilon")
-        },
+        **_numbers(table, "auc", "low", "high", "p_value", "epsilon"),
     )
+
+
+def _stored_copies(table: Mapping[str, Any]) -> NearCopies:
+    return NearCopies(
+        found=int(table["found"]),
+        members=int(table["members"]),
+        others=int(table["others"]),
+        **_numbers(table, "nearest", "nearest_other", "p_value"),
+    )
+
+
+def _numbers(table: Mapping[str, Any], *keys: str) -> dict[str, float]:
+    return {key: math.nan if table[key] is None else float(table[key]) for key in keys}
 
 
 def _by_patient(cases: Sequence[Case], values: Tensor) -> dict[str, Tensor]:
@@ -330,6 +424,14 @@ def _by_patient(cases: Sequence[Case], values: Tensor) -> dict[str, Tensor]:
     for case, row in zip(cases, values, strict=True):
         rows.setdefault(case.patient, []).append(row)
     return {patient: torch.stack(own).mean(dim=0) for patient, own in rows.items()}
+
+
+def _least(cases: Sequence[Case], distances: Tensor) -> NDArray[np.float64]:
+    """Smallest distance of each patient, from distances (case, synthetic image)."""
+    least: dict[str, float] = {}
+    for case, nearest in zip(cases, distances.min(dim=1).values.tolist(), strict=True):
+        least[case.patient] = min(nearest, least.get(case.patient, math.inf))
+    return np.array(list(least.values()))
 
 
 def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
@@ -399,7 +501,7 @@ def area_under_curve(members: NDArray[np.float64], others: NDArray[np.float64]) 
     return float(above + ties / 2)
 
 
-def _picture(pairs: Sequence[tuple[Case, Case]]) -> bytes:
+def _picture(pairs: Sequence[tuple[Case, Case]], caption: str) -> bytes:
     """Members' images above the synthetic images nearest to them, the nearest pair first."""
     figure = Figure(figsize=(1.5 * len(pairs) + 0.4, 3.2), layout="constrained")
     grid = figure.subplots(2, len(pairs), squeeze=False)
@@ -410,6 +512,7 @@ def _picture(pairs: Sequence[tuple[Case, Case]]) -> bytes:
             panel.set_yticks([])
     for line, name in zip(grid, ("real", "nearest synthetic"), strict=True):
         line[0].set_ylabel(name)
+    figure.suptitle(fill(caption, 14 * len(pairs)), fontsize=8)
     file = BytesIO()
     figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
