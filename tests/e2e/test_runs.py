@@ -582,6 +582,18 @@ def test_a_run_that_could_not_begin_begins_at_the_sites_that_it_had_reached_alre
     assert folder.facts().run == folder.identity()
 
 
+def test_sites_of_a_federation_tell_patients_by_patterns_of_their_own(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    folder = RunFolder.create(tmp_path / "run", recipe)
+    setups = [
+        SiteSetup(name, data, tmp_path / name, patients="(.*)") for name, data in phantoms.items()
+    ]
+    transport = InProcess({setup.name: set_up(setup, recipe) for setup in setups})
+    train_over(folder, transport, engine="inprocess", sites=tuple(phantoms))
+    folder.facts().check_pattern("(.*)")
+
+
 def test_who_comes_later_with_a_modality_that_nobody_named_is_refused_before_anything_begins(
     tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
 ) -> None:

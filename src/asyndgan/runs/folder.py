@@ -74,7 +74,8 @@ class RunFacts:
             as counted by its operating system; empty for sites without such counts.
         generator_sha256: SHA-256 of `generator.safetensors`.
         generator_step: step of that generator if the best one was selected; 0 means the last step.
-        patient_pattern: pattern that found the patients in the names of cases.
+        patient_pattern: pattern that found the patients in the names of cases; empty if each site
+            has its own, as in a federation.
     """
 
     run: str
@@ -108,13 +109,13 @@ class RunFacts:
             raise RunError("run.json does not say what the run paints.") from error
 
     def check_pattern(self, patient_pattern: str) -> None:
-        """Checks that patients are identified by the same pattern as in the run.
+        """Checks that patients are identified by the same pattern as in the run, if it is known.
 
         Raises:
             RunError: if the pattern differs.
         """
         # Compared, never compiled: it may be from a stranger, and matching could take forever.
-        if patient_pattern != self.patient_pattern:
+        if self.patient_pattern not in ("", patient_pattern):
             raise RunError(
                 "this run told patients by another pattern of their names, and the same has to "
                 f"tell them now: --patient-pattern '{self.patient_pattern}'."

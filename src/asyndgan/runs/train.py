@@ -187,7 +187,10 @@ def train_over(
         QuorumError, NotFiniteError, RunError, CohortError: as `train`.
     """
     go_on = "'asyndgan federation submit' has it go on"
-    run = _Run(folder, folder.recipe(), transport, engine, sites, device=device, go_on=go_on)
+    # Each site tells its patients by a pattern of its own, which it does not send.
+    run = _Run(
+        folder, folder.recipe(), transport, engine, sites, device=device, go_on=go_on, patients=""
+    )
     run.to_the_end(watch or _unwatched, stop)
 
 
@@ -327,7 +330,7 @@ class _Run:
         *,
         device: str,
         go_on: str,
-        patients: str = DEFAULT_PATIENT_PATTERN,
+        patients: str,
         keep_generators: bool = False,
     ) -> None:
         self.folder = folder
