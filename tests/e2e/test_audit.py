@@ -1,6 +1,7 @@
 """An audit finds members where they can be found, and nobody where nobody is."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 from asyndgan.training import scope_maps
 
+SITES = [site.name for site in DEFAULT_SITES[:2]]
 Parts = tuple[RunFolder, list[Case], list[Case], list[Case]]
 
 
@@ -55,7 +57,7 @@ def parts(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory)
     )
     run = train(recipe, sites, folder / "run")
     synthetic = synthetic_of_run(run, sites, folder / "synthetic")
-    return run, *load_for_audit(run, sites, None, synthetic)
+    return run, *load_for_audit(run, sites, None, synthetic)[:3]
 
 
 def test_members_and_others_are_different_patients_of_the_same_sites(parts: Parts) -> None:
@@ -129,7 +131,7 @@ def test_a_set_with_one_copy_of_a_member_is_not_released(
     run, members, others, painted = parts
     copied = [replace(painted[0], image=members[0].image), *painted[1:]]
     digest = masks_digest(masks_in(given, run))
-    found = audit(run, members, others, copied, tmp_path, masks=digest)
+    found = audit(run, members, others, copied, tmp_path, masks=digest, confirmed=SITES)
     assert all(not attack.tells for attack in found.attacks)
     assert "NEAR COPIES of 1 of 9 members" in found.copies.verdict
     of_many_patients(tmp_path)
@@ -182,6 +184,16 @@ def generate(run: RunFolder, out: Path, masks: Path, audited: Path, *more: objec
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
+def fetched(run: RunFolder, to: Path) -> RunFolder:
+    """A run as a coordinator has it: without the sites' states and patterns."""
+    shutil.copytree(run.path, to, ignore=shutil.ignore_patterns("sites"))
+    folder = RunFolder(to)
+    facts = folder.facts()
+    facts.patient_pattern = ""
+    folder.write_facts(facts)
+    return folder
+
+
 @pytest.fixture
 def given(parts: Parts) -> Path:
     """Masks of nobody who takes part, to paint what is released from."""
@@ -196,9 +208,9 @@ def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
 ) -> None:
     run, members, others, painted = parts
     digest = masks_digest(masks_in(given, run))
-    audit(run, members, others, painted, tmp_path / "good", masks=digest)
+    audit(run, members, others, painted, tmp_path / "good", masks=digest, confirmed=SITES)
     copies = [replace(case, image=0.98 * case.image) for case in members]
-    audit(run, members, others, copies, tmp_path / "bad", masks=digest)
+    audit(run, members, others, copies, tmp_path / "bad", masks=digest, confirmed=SITES)
     refused = generate(run, tmp_path / "kept", given, tmp_path / "good")
     assert "TOO FEW PATIENTS to be sure" in str(refused.exception)
     of_many_patients(tmp_path / "good")
@@ -229,7 +241,15 @@ def test_an_audit_is_of_the_file_that_paints_not_of_what_is_said_of_it(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:
     run, members, others, painted = parts
-    audit(run, members, others, painted, tmp_path, masks=masks_digest(masks_in(given, run)))
+    audit(
+        run,
+        members,
+        others,
+        painted,
+        tmp_path,
+        masks=masks_digest(masks_in(given, run)),
+        confirmed=SITES,
+    )
     whole = run.generator_file.read_bytes()
     try:
         run.generator_file.write_bytes(whole[:-4] + b"\0\0\0\1")
@@ -251,7 +271,15 @@ def test_an_audit_that_shows_nothing_or_is_none_releases_nothing(
     change: dict[str, object], parts: Parts, given: Path, tmp_path: Path
 ) -> None:
     run, members, others, painted = parts
-    audit(run, members, others, painted, tmp_path, masks=masks_digest(masks_in(given, run)))
+    audit(
+        run,
+        members,
+        others,
+        painted,
+        tmp_path,
+        masks=masks_digest(masks_in(given, run)),
+        confirmed=SITES,
+    )
     of_many_patients(tmp_path)
     tables = json.loads((tmp_path / "audit.json").read_text())
     tables["attacks"][0] |= change
@@ -272,15 +300,55 @@ def test_a_strangers_audit_is_refused_by_an_error_of_ours(
     assert isinstance(refused.exception, RunError)
 
 
-def test_members_are_those_whom_the_run_was_trained_on(parts: Parts, tmp_path: Path) -> None:
+def test_members_are_those_whom_the_run_was_trained_on(parts: Parts) -> None:
     run, folder = parts[0], parts[0].path.parent
-    sites = {site.name: folder / site.name for site in DEFAULT_SITES[:2]}
+    sites = {site: folder / site for site in SITES}
     (first, second) = sites
-    for wrong in ({first: sites[first]}, {first: sites[first], second: sites[first]}):
+    for wrong in ({"elsewhere": sites[first]}, {first: sites[first], second: sites[first]}):
         with pytest.raises(RunError, match="members are those whom the run was trained on"):
             load_for_audit(run, wrong, None, folder / "synthetic")
     with pytest.raises(RunError, match="another pattern"):
         load_for_audit(run, sites, None, folder / "synthetic", patient_pattern="(.)")
+
+
+def test_a_folder_with_as_many_cases_of_other_patients_is_not_taken_for_members(
+    parts: Parts, tmp_path: Path
+) -> None:
+    run, folder = parts[0], parts[0].path.parent
+    write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3, seed=9)
+    right = {site: folder / site for site in SITES}
+    wrong = right | {SITES[0]: tmp_path / SITES[0]}
+    *_, confirmed = load_for_audit(run, right, None, folder / "synthetic")
+    assert confirmed == set(SITES)
+    with pytest.raises(RunError, match=f"cases that {SITES[0]} was trained on"):
+        load_for_audit(run, wrong, None, folder / "synthetic")
+
+
+def test_a_hospital_says_itself_whom_it_was_trained_on_and_by_what_pattern(
+    parts: Parts, tmp_path: Path
+) -> None:
+    run, folder = parts[0], parts[0].path.parent
+    away, right = fetched(run, tmp_path / "run"), {site: folder / site for site in SITES}
+    *_, confirmed = load_for_audit(away, right, None, folder / "synthetic")
+    assert not confirmed
+    states = {site: run.site_state(site) for site in SITES}
+    *_, confirmed = load_for_audit(away, right, None, folder / "synthetic", states=states)
+    assert confirmed == set(SITES)
+    with pytest.raises(RunError, match="trained on"):
+        load_for_audit(
+            away, right, None, folder / "synthetic", states=states, patient_pattern="(.*)"
+        )
+
+
+def test_members_whom_no_state_confirms_release_nothing(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    run, members, others, painted = parts
+    digest = masks_digest(masks_in(given, run))
+    audit(run, members, others, painted, tmp_path, masks=digest, confirmed=SITES[:1])
+    of_many_patients(tmp_path)
+    refused = generate(run, tmp_path / "kept", given, tmp_path)
+    assert f"compares members of {SITES[1]} without knowing" in str(refused.exception)
 
 
 def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: Path) -> None:

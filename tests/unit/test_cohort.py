@@ -168,6 +168,16 @@ def test_cases_with_rare_labels_or_sizes_are_drawn_more_often() -> None:
     assert torch.equal(drawn, again)
 
 
+def test_the_same_cases_of_other_patients_are_other_members() -> None:
+    images, masks = torch.zeros(2, 1, 4, 4), torch.zeros(2, 4, 4, dtype=torch.int64)
+    alone, together = (
+        Cohort(images, masks, modalities=["T1"], labels={0: "background"}, patients=patients)
+        for patients in (["a", "b"], ["a", "a"])
+    )
+    assert alone.digest == together.digest
+    assert alone.members != together.members
+
+
 def test_moved_cases_keep_their_masks_and_come_again_by_their_number() -> None:
     masks = torch.zeros(4, 32, 32, dtype=torch.int64)
     masks[:, 8:24, 10:22] = 1

@@ -35,6 +35,14 @@ def audit(
             "sites released, or their own."
         ),
     ] = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=FOLDER",
+            help="Where a site keeps its states of the run, which say whom it was trained on: "
+            "KIT/runs/RUN in a federation, else in the run's folder.",
+        ),
+    ] = None,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Infers patients' membership and site; finds synthetic images nearest to real ones."""
@@ -42,12 +50,13 @@ def audit(
     synthetic = synthetic_of_run(
         folder, sites, out / "synthetic", masks=masks, patient_pattern=patient_pattern
     )
-    members, others, painted = load_for_audit(
-        folder, sites, holdout, synthetic, patient_pattern=patient_pattern
-    )
+    members, others, painted, confirmed = load_for_audit(
+        folder, sites, holdout, synthetic, states=parsed_sites(state or [], "--state"),
+        patient_pattern=patient_pattern,
+    )  # fmt: skip
     provenance = describe(synthetic).extra["provenance"]
     digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
-    found = run_audit(folder, members, others, painted, out, masks=digest)
+    found = run_audit(folder, members, others, painted, out, masks=digest, confirmed=confirmed)
     console = Console()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
     for attack in found.attacks:
@@ -58,6 +67,12 @@ def audit(
     console.print(table)
     for attack in found.attacks:
         console.print(f"{attack.name}: {attack.verdict}", highlight=False, soft_wrap=True)
+    for name in sorted(set(sites) - confirmed):
+        console.print(
+            f"members: NOT CONFIRMED that {name} was trained on them; say where its states of the "
+            f"run are with --state {name}=FOLDER",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     console.print(f"copies: {found.copies.verdict}", highlight=False, soft_wrap=True)
     if found.sites:
         console.print(f"site: {found.sites.verdict}", highlight=False, soft_wrap=True)

@@ -201,6 +201,11 @@ class Cohort:
         """SHA-256 of all images and conditions in their order; equal for equal cases."""
         return digest_of((self.images, self.conditions))
 
+    @cached_property
+    def members(self) -> str:
+        """SHA-256 of all cases and of which of them belong to one patient; see `digest`."""
+        return digest_of((self.images, self.conditions, *self._cases_of_patients))
+
     def batch(self, number: int, size: int) -> Batch:
         """Returns one batch: the cases from position `number * size` of an endless shuffle.
 

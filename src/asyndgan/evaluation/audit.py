@@ -10,7 +10,7 @@ Attribute inference of the site: an attacker infers at which site a patient was 
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -227,18 +227,20 @@ def audit(
     out: Path,
     *,
     masks: str = "",
+    confirmed: Collection[str] = (),
 ) -> Audit:
     """Attacks a finished run with real images of members and of others.
 
     Args:
         run: the run under audit.
-        members: cases of patients that the run was trained on.
+        members: cases of patients named `site/patient` that the run was trained on.
         others: cases of patients of the same hospitals that it was not trained on; any other
             difference between the two groups would be mistaken for membership.
         synthetic: the synthetic set to be released.
         out: folder for `audit.json` and `nearest.png`; the latter shows real images, so keep it at
             the site.
         masks: digest of the masks that the set was painted from.
+        confirmed: sites whose own state says that the run was trained on these members.
 
     Raises:
         DataError: a group has fewer than two patients.
@@ -264,6 +266,7 @@ def audit(
     tables = {
         "generator_sha256": run.generator_digest(),
         "masks_sha256": masks,
+        "confirmed": {site: site in confirmed for site in audited_sites(members)},
         "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
         "copies": {**asdict(copies), "verdict": copies.verdict},
         "sites": guessed and {**asdict(guessed), "verdict": guessed.verdict},
@@ -274,6 +277,11 @@ def audit(
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
     write_whole(out / "nearest.png", _picture(pairs, copies.verdict))
     return Audit(attacks, copies, guessed)
+
+
+def audited_sites(members: Sequence[Case]) -> list[str]:
+    """Sites of members, whose patients are named `site/patient`."""
+    return sorted({case.patient.partition("/")[0] for case in members})
 
 
 def patient_scores(
@@ -367,8 +375,9 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
         The findings of the audit, for the model card.
 
     Raises:
-        RunError: there is no audit, it is of another generator or other masks, it has too few
-            patients, or it found members or near copies of them.
+        RunError: there is no audit, it is of another generator or other masks, nobody knows
+            whether its members took part, it has too few patients, or it found members or near
+            copies of them.
     """
     path = audited / "audit.json"
     try:
@@ -376,6 +385,7 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
         generator, painted = tables["generator_sha256"], tables["masks_sha256"]
         attacks = [_stored_attack(one) for one in tables["attacks"]]
         copies = _stored_copies(tables["copies"])
+        unconfirmed = [site for site, known in dict(tables["confirmed"]).items() if not known]
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
@@ -385,6 +395,11 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
     if painted != masks:
         raise RunError(
             f"{path} is of a set that was painted from other masks; audit with the same --masks."
+        )
+    if unconfirmed:
+        raise RunError(
+            f"{path} compares members of {', '.join(unconfirmed)} without knowing whether they "
+            "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER."
         )
     findings: list[NearCopies | Attack] = [copies, *attacks]
     telling = [one for one in findings if not one.passes]

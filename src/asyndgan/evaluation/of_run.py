@@ -10,6 +10,7 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
 from asyndgan.data.prepare import lacked_by_all, load_cases, widened
 from asyndgan.data.splits import held_out_by, hold_out
 from asyndgan.data.writing import written_whole
+from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.recombine import recombined
@@ -27,6 +28,7 @@ from asyndgan.evaluation.table import Evaluation
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.training.checkpoint import told_of
 
 MOVED = 2
 """Images per mask painted from the mask after random mirroring, rotation, scaling and shift, in
@@ -300,8 +302,9 @@ def load_for_audit(
     holdout: Path | None,
     synthetic: Path,
     *,
+    states: Mapping[str, Path] | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
-) -> tuple[list[Case], list[Case], list[Case]]:
+) -> tuple[list[Case], list[Case], list[Case], set[str]]:
     """Cases of members, cases of other patients, and synthetic cases, on the run's grid.
 
     Args:
@@ -309,12 +312,18 @@ def load_for_audit(
         sites: folder of each site's data, by the site's name.
         holdout: folder of patients that the run has not seen; None: those that it held out.
         synthetic: folder of the synthetic set that the run painted.
+        states: folder in which a site keeps its states, by the site's name; a site that is not
+            named is taken for a simulated one, which keeps them in the run's folder.
         patient_pattern: the pattern that the run was trained with.
+
+    Returns:
+        The three groups of cases, and the sites whose state confirms that they were trained on
+        these members. Of a site without a state only the number of cases was compared.
 
     Raises:
         DataError: as `load_real`.
-        RunError: there are no other patients, one of them is a member, or the sites or the pattern
-            are not those of the run.
+        RunError: there are no other patients, one of them is a member, or the sites, their cases or
+            the pattern are not those of the run.
     """
     facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
     if holdout is None and not part:
@@ -336,12 +345,39 @@ def load_for_audit(
             f"the members are those whom the run was trained on: {shown}. Name exactly these "
             "sites, with the data that they had."
         )
+    kept = {site: run.site_state(site) for site in sites} | dict(states or {})
+    confirmed = {
+        site
+        for site, data in sites.items()
+        if _confirms(run, SiteSetup(site, data, kept[site], patients=patient_pattern))
+    }
     members = [
         replace(case, patient=f"{site}/{case.patient}")
         for site, cases in real.items()
         for case in cases
     ]
-    return members, others, load_cases(synthetic, image, modalities, unmasked=False)
+    painted = load_cases(synthetic, image, modalities, unmasked=False)
+    return members, others, painted, confirmed
+
+
+def _confirms(run: RunFolder, setup: SiteSetup) -> bool:
+    """Whether a site's state says that it was trained on these cases; False if there is none.
+
+    Raises:
+        RunError: it says that they are others.
+    """
+    facts = run.facts()
+    trained_on = told_of(setup.state, facts.run).get("members")
+    if trained_on is None:
+        return False
+    held = facts.sites[setup.name]["modalities"]
+    without = tuple(name for name in describe(setup.data).modalities if name not in held)
+    if load_cohort(replace(setup, without=without), run.recipe()).members != trained_on:
+        raise RunError(
+            f"{setup.data} does not hold the cases that {setup.name} was trained on, or "
+            "--patient-pattern tells its patients otherwise. Name the folder that the site had."
+        )
+    return True
 
 
 def load_real(

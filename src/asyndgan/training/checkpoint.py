@@ -190,6 +190,22 @@ def place_of(folder: Path, run: str) -> Path:
     return aside if aside.is_dir() else folder
 
 
+def told_of(folder: Path, run: str) -> dict[str, Any]:
+    """What the newest whole state of a run in a party's folder says of it; empty if there is none.
+
+    Unlike `place_of` it moves nothing.
+    """
+    for place in (folder / f"run-{run}", folder):
+        for step in reversed(stored_steps(place)):
+            try:
+                about = read(step_file(place, step), with_tensors=False)[1]
+            except RunError:
+                continue  # its writing was cut short
+            if about.get("run") == run:
+                return about
+    return {}
+
+
 def forget_old(folder: Path) -> None:
     """Removes all but the newest `KEPT` states of a folder."""
     for step in stored_steps(folder)[:-KEPT]:

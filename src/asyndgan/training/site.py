@@ -423,6 +423,7 @@ class Site(Handler):
                 "step": self.step,
                 "batch": self.next_batch,
                 "cohort": self._data_digest,
+                "members": self.cases.members,
                 "secret": self.secret,
             }
             place = checkpoint.place_of(self.folder, request.run)
