@@ -180,6 +180,7 @@ def of_many_patients(audited: Path) -> None:
 
 
 def generate(run: RunFolder, out: Path, masks: Path, audited: Path, *more: object) -> Result:
+    """Releases a set; further audits are further options."""
     words = ["generate", run.path, "--masks", masks, "--out", out, "--release", audited, *more]
     return CliRunner().invoke(app, [str(word) for word in words])
 
@@ -227,7 +228,7 @@ def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
         == (tmp_path / "released" / "imagesTr" / name).read_bytes()
         for name in names
     )
-    assert "Audited before its release: painting: no sign of membership" in card
+    assert "Audited before its release: north, south: painting: no sign of membership" in card
     for folder, reason in (("bad", "may not be released"), ("none", "no audit that can be read")):
         refused = generate(run, tmp_path / "kept", given, tmp_path / folder)
         assert reason in str(refused.exception)
@@ -338,6 +339,30 @@ def test_a_hospital_says_itself_whom_it_was_trained_on_and_by_what_pattern(
         load_for_audit(
             away, right, None, folder / "synthetic", states=states, patient_pattern="(.*)"
         )
+
+
+def test_hospitals_audit_their_own_patients_and_all_of_them_release_the_set(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    run, folder = parts[0], parts[0].path.parent
+    away = fetched(run, tmp_path / "run")
+    for site in SITES:
+        words = [
+            "audit", away.path, "--site", f"{site}={folder / site}", "--masks", given,
+            "--state", f"{site}={run.site_state(site)}", "--out", tmp_path / site,
+        ]  # fmt: skip
+        said = CliRunner().invoke(app, [str(word) for word in words])
+        assert said.exit_code == 0, said.output
+        assert "NOT CONFIRMED" not in said.output
+        assert "site:" not in said.output
+        of_many_patients(tmp_path / site)
+    north, south = (tmp_path / site for site in SITES)
+    refused = generate(away, tmp_path / "kept", given, north)
+    assert f"no audit covers {SITES[1]}" in str(refused.exception)
+    said = generate(away, tmp_path / "released", given, north, "--release", south)
+    assert said.exit_code == 0, said.output
+    card = (tmp_path / "released" / "MODEL_CARD.md").read_text()
+    assert all(f"{site}: painting: no sign of membership" in card for site in SITES)
 
 
 def test_members_whom_no_state_confirms_release_nothing(

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
-from asyndgan.cli.train import Sites, parsed_sites
+from asyndgan.cli.train import parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.evaluation.audit import audit as run_audit
 from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
@@ -17,7 +17,14 @@ from asyndgan.runs import RunFolder
 
 def audit(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    site: Sites,
+    site: Annotated[
+        list[str],
+        typer.Option(
+            "--site",
+            metavar="NAME=FOLDER",
+            help="A site and the folder of its data; a hospital names itself alone.",
+        ),
+    ],
     out: Annotated[
         Path, typer.Option(help="Folder for the audit; holds real images: keep it at the site.")
     ],

@@ -34,11 +34,12 @@ def generate(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of noise and augmentation.")] = 0,
     release: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
             metavar="AUDIT",
-            help="To be passed on: the set that was audited, and only if the audit in this folder "
-            "finds no sign of membership; the model card says what it found.",
+            help="To be passed on: the set that was audited, and only if the audits in these "
+            "folders, together of all sites, find neither members nor copies of them; the model "
+            "card says what they found.",
         ),
     ] = None,
 ) -> None:

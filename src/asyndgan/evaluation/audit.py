@@ -363,29 +363,45 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
     return SitesGuessed(right, len(truth), both.low, both.high, always, float(test.pvalue))
 
 
-def check_released(run: RunFolder, masks: str, audited: Path) -> str:
-    """Checks that an audit of this generator and these masks found no member and no near copy.
+def check_released(run: RunFolder, masks: str, audits: Sequence[Path]) -> str:
+    """Checks that audits of this generator and these masks found no member and no near copy.
 
     Args:
         run: run whose synthetic set is to be released.
         masks: digest of the masks that the set is painted from.
-        audited: folder of the audit.
+        audits: folders of audits; together they cover every site of the run.
 
     Returns:
-        The findings of the audit, for the model card.
+        The findings of the audits, for the model card.
 
     Raises:
-        RunError: there is no audit, it is of another generator or other masks, nobody knows
-            whether its members took part, it has too few patients, or it found members or near
-            copies of them.
+        RunError: a site was not audited; or an audit cannot be read, is of another generator or
+            other masks, nobody knows whether its members took part, it has too few patients, or it
+            found members or near copies of them.
     """
-    path = audited / "audit.json"
+    findings: list[str] = []
+    lacking = set(run.facts().sites)
+    for audited in audits:
+        sites, found = _passed(run, masks, audited / "audit.json")
+        findings.append(f"{', '.join(sites)}: {found}")
+        lacking -= set(sites)
+    if lacking:
+        names = ", ".join(sorted(lacking))
+        raise RunError(
+            f"{run.path} may not be released: no audit covers {names}. Audit with --site there, "
+            "and name that audit with one more --release."
+        )
+    return ". ".join(findings)
+
+
+def _passed(run: RunFolder, masks: str, path: Path) -> tuple[list[str], str]:
+    """Sites and findings of an audit that permits a release; see `check_released`."""
     try:
         tables = parsed_json(bounded_text(path))
         generator, painted = tables["generator_sha256"], tables["masks_sha256"]
         attacks = [_stored_attack(one) for one in tables["attacks"]]
         copies = _stored_copies(tables["copies"])
-        unconfirmed = [site for site, known in dict(tables["confirmed"]).items() if not known]
+        confirmed = dict(tables["confirmed"])
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
@@ -396,7 +412,7 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
         raise RunError(
             f"{path} is of a set that was painted from other masks; audit with the same --masks."
         )
-    if unconfirmed:
+    if unconfirmed := [str(site) for site, known in confirmed.items() if known is not True]:
         raise RunError(
             f"{path} compares members of {', '.join(unconfirmed)} without knowing whether they "
             "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER."
@@ -408,7 +424,8 @@ def check_released(run: RunFolder, masks: str, audited: Path) -> str:
             f"{run.path} may not be released: {telling[0].verdict}. Audit with more patients, or "
             "others, or train for fewer steps, or under differential privacy."
         )
-    return "; ".join([*(f"{one.name}: {one.verdict}" for one in attacks), copies.verdict])
+    verdicts = [*(f"{one.name}: {one.verdict}" for one in attacks), copies.verdict]
+    return sorted(confirmed), "; ".join(verdicts)
 
 
 def _stored_attack(table: Mapping[str, Any]) -> Attack:
