@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
@@ -374,6 +375,22 @@ def test_members_whom_no_state_confirms_release_nothing(
     of_many_patients(tmp_path)
     refused = generate(run, tmp_path / "kept", given, tmp_path)
     assert f"compares members of {SITES[1]} without knowing" in str(refused.exception)
+
+
+def test_others_are_compared_by_slices_with_a_label_where_members_are(
+    tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:3], patients_scale=0.1)
+    sites = {site.name: tmp_path / site.name for site in DEFAULT_SITES[:2]}
+    holdout = tmp_path / DEFAULT_SITES[2].name
+    first = min((holdout / "labelsTr").glob("*.png"))
+    Picture.new("L", (32, 32)).save(first)
+    run = train(tiny("image.size=32", "image.slices=labelled"), sites, tmp_path / "run")
+    synthetic = synthetic_of_run(run, sites, tmp_path / "synthetic")
+    _, others, _, _ = load_for_audit(run, sites, holdout, synthetic)
+    assert {case.name for case in others} == {
+        path.stem for path in (holdout / "labelsTr").glob("*.png") if path != first
+    }
 
 
 def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: Path) -> None:

@@ -356,6 +356,8 @@ def load_for_audit(
         for site, cases in real.items()
         for case in cases
     ]
+    if image.slices == "labelled":  # as the members are, or the two groups would differ in this
+        others = [case for case in others if bool(case.mask.any())]
     painted = load_cases(synthetic, image, modalities, unmasked=False)
     return members, others, painted, confirmed
 
