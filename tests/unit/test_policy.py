@@ -9,6 +9,7 @@ import torch
 from asyndgan.data import Cohort
 from asyndgan.errors import PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
+from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
 from asyndgan.wire import ANSWERS, Card, Judgement, Measured, unpack
@@ -241,6 +242,20 @@ def test_cards_without_masks_of_patients_are_no_answers(
         site.release.let_out(card(conditions=torch.zeros(2, dtype=torch.int64)))
     site.release.let_out(judgement(conditions=torch.zeros(2, dtype=torch.int64)))
     site.release.close()
+
+
+def test_every_policy_that_was_in_force_is_kept_beside_the_ledger(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Any
+) -> None:
+    recipe = tiny(*PRIVATE)
+    policies = policy("[allows]\nmost_answers = 70"), policy("[allows]\nmost_answers = 80")
+    for one in policies:
+        site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=one)
+        site.release.let_out(card())
+        site.release.close()
+    named = [entry.policy for entry in read(tmp_path / "ledger.jsonl")]
+    kept = [Policy.from_file(tmp_path / "policies" / f"{digest}.toml") for digest in named]
+    assert kept == list(policies)
 
 
 def test_every_policy_survives_its_own_toml() -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from asyndgan.errors import PolicyError
 from asyndgan.recipe import Recipe, Section, explained, known_keys
-from asyndgan.texts import Title, bounded_text, parsed_toml
+from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FeedbackCoding = Literal["float32", "float16", "int8", "int4"]
@@ -133,6 +133,22 @@ class Policy(Section):
         """SHA-256 of the resolved policy, in hexadecimal."""
         plain = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(plain.encode()).hexdigest()
+
+    def keep(self, folder: Path) -> None:
+        """Writes the resolved policy to `DIGEST.toml`, so that a digest in a ledger can be read.
+
+        Raises:
+            PolicyError: it cannot be written.
+        """
+        path = folder / f"{self.digest()}.toml"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            replace_text(path, self.to_toml(), mode=0o600)
+        except OSError as error:
+            raise PolicyError(
+                f"the policy in force cannot be kept ({error.strerror or error}), so nothing may "
+                "leave. Make room, then start the site again."
+            ) from error
 
     def refusals(self, recipe: Recipe) -> list[str]:
         """The reasons why this policy refuses a recipe; empty if it does not."""

@@ -189,7 +189,8 @@ class Site(Handler):
             epsilon=policy.privacy.epsilon,
             delta=policy.privacy.delta,
         )
-        if ledger:
+        if records and ledger:
+            policy.keep(records / "policies")
             account.check_against(ledger, unprotected_masks=policy.privacy.unprotected_masks)
         self.release = Release(recipe, policy, ledger, account)
         self.run: str | None = None
