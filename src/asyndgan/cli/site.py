@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Annotated
 
@@ -81,7 +82,7 @@ def start(kit: Kit) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopping.set())
     logging.basicConfig(
-        filename=kit / "site.log",
+        handlers=[RotatingFileHandler(kit / "site.log", maxBytes=2**22, backupCount=1)],
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
