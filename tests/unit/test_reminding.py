@@ -95,7 +95,7 @@ def test_nothing_is_kept_in_modalities_that_the_site_never_held() -> None:
     assert float(memory.remind(now, 0, paint)) == 0
     tensors, about = memory.state()
     again = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
-    again.load(tensors, about, now)
+    again.load(tensors, about, now, channels=2)
     assert float(again.remind(now, 0, paint)) == 0
     other = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
     other.follow({"south": 1.0}, before, {"south": [1]})

@@ -1173,7 +1173,7 @@ def test_a_selection_goes_on_from_its_checkpoint(tiny: MakeRecipe, large_sites: 
     coordinator = large_sites(tiny(*NEAREST)).begin()
     reports = [coordinator.step().distance for _ in range(3)]
     tensors, about = coordinator.state()
-    again = Selection.load(coordinator.recipe, tensors, about["selection"])
+    again = Selection.load(coordinator.recipe, tensors, about["selection"], channels=1)
     assert coordinator.selection
     assert again.best_distance == coordinator.selection.best_distance == reports[1]
     rest = coordinator.state()[0]

@@ -28,6 +28,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Scope, generator_inputs, new_generator
 from asyndgan.training.checkpoint import (
+    count_in,
     forget_old,
     load_network,
     load_optimiser,
@@ -35,6 +36,7 @@ from asyndgan.training.checkpoint import (
     optimiser_state,
     seeded,
     step_file,
+    taking_up,
     to_resume,
     write,
 )
@@ -252,7 +254,8 @@ class _FedGan:
         self.round_weight = sum(networks_weight(recipe, scope))
         self.facts = RunFacts(secrets.token_hex(16), __version__, recipe.digest(), "fedgan")
         if stored := to_resume(folder.checkpoints):
-            self._load(*stored)
+            with taking_up():
+                self._load(*stored)
         vars(self.facts).update(scope.to_plain())
         self.facts.sites = {
             name: {
@@ -322,7 +325,7 @@ class _FedGan:
         if self.folder.facts_file.exists():
             self.facts = self.folder.facts()
         # Taken from the checkpoint: the stored facts may be of another step.
-        self.facts.steps, self.facts.seconds = about["step"], about["seconds"]
+        self.facts.steps, self.facts.seconds = count_in(about, "step"), about["seconds"]
 
 
 def _common_scope(cohorts: Mapping[str, Cohort]) -> Scope:

@@ -33,10 +33,12 @@ from asyndgan.runs.folder import RunFacts, RunFolder, by_site, counted_on, socke
 from asyndgan.runs.samples import ROWS, SampleGrid
 from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.checkpoint import (
+    count_in,
     forget_old,
     network_state,
     step_file,
     stored_steps,
+    taking_up,
     to_resume,
     write,
 )
@@ -349,8 +351,10 @@ class _Run:
         self.seconds_before = self.facts.seconds
         bank = MaskBank(folder.masks) if recipe.keeps_masks else None
         if bank:
-            bank.back_to(state[1].get("masks", bank.counts()) if state else {})
-        begun_at = int(state[1]["step"]) if state else 0
+            kept = state[1].get("masks", bank.counts()) if state else {}
+            with taking_up():
+                bank.back_to({site: count_in(kept, site) for site in kept})
+        begun_at = count_in(state[1], "step") if state else 0
         self.coordinator = Coordinator.begin(
             recipe,
             self.exchange,

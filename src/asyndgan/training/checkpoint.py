@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,9 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 
 KEPT = 2
 """Checkpoints that a party keeps: two, so that the one being written is never the only one."""
+
+MOST_COUNT = 2**53
+"""Numbers of steps and batches lie below it, as in messages."""
 
 KEPT_RUNS = 8
 """Number of other runs whose states a site keeps."""
@@ -78,14 +82,47 @@ def optimiser_state(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Te
 def load_optimiser(
     name: str, optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Puts the tensors under `name/` into an optimiser of the same parameters."""
+    """Puts the tensors under `name/` into an Adam optimiser of the same parameters.
+
+    Every shape is checked, for torch does not: its fused Adam reads and writes beyond the end of a
+    tensor that is smaller than its parameter.
+
+    Raises:
+        RunError: if they do not fit these parameters.
+    """
+    own = {k.removeprefix(f"{name}/"): v for k, v in tensors.items() if k.startswith(f"{name}/")}
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        if key.startswith(f"{name}/"):
-            _, parameter, field = key.split("/")
-            state.setdefault(int(parameter), {})[field] = value
+    fits = True
+    for number, parameter in enumerate(parameters):
+        wanted = {"step": torch.Size(), "exp_avg": parameter.shape, "exp_avg_sq": parameter.shape}
+        found = {f: own.pop(f"{number}/{f}") for f in wanted if f"{number}/{f}" in own}
+        if found:  # a parameter that never had a gradient has no state
+            state[number] = found
+            fits &= {f: value.shape for f, value in found.items()} == wanted
+            fits &= all(value.is_floating_point() for value in found.values())
+    if own or not fits:
+        raise RunError(
+            f"the checkpoint's '{name}' does not fit the recipe's network; "
+            "resume with the recipe that the run was started with."
+        )
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+@contextmanager
+def taking_up() -> Iterator[None]:
+    """Has whatever fails while a checkpoint is taken up fail as a `RunError`.
+
+    A checkpoint may come from a stranger, so any fact in it may be missing, or of any kind.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RunError(
+            "the checkpoint lacks facts that this run needs, or has others in their place; remove "
+            "it to go on without, or start a new run."
+        ) from error
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
@@ -127,6 +164,27 @@ def read(path: Path, *, with_tensors: bool = True) -> State:
     if not isinstance(about, dict):
         raise RunError(f"{path} is no checkpoint of asyndgan.")
     return tensors, about
+
+
+def count_in(about: Mapping[str, Any], key: str) -> int:
+    """A number of steps or batches that a checkpoint states; `RunError` if it states none."""
+    count = about.get(key)
+    if type(count) is not int or not 0 <= count < MOST_COUNT:
+        raise RunError(f"the checkpoint's '{key}' is no number of steps; start a new run.")
+    return count
+
+
+def shares_in(about: Mapping[str, Any]) -> dict[str, float]:
+    """Shares by site; `ValueError` if one is not above 0, or infinite."""
+    shares = {site: float(share) for site, share in about.items()}
+    if not all(0 < share < math.inf for share in shares.values()):
+        raise ValueError("a share that no site can have")
+    return shares
+
+
+def channels_in(about: Mapping[str, Any], count: int) -> dict[str, list[int]]:
+    """Channels by site; `IndexError` or `TypeError` if one is not among so many."""
+    return {site: [range(count)[one] for one in channels] for site, channels in about.items()}
 
 
 def newest(folder: Path, step: int | None = None) -> State | None:
@@ -180,8 +238,11 @@ def place_of(folder: Path, run: str) -> Path:
             _, about = read(path, with_tensors=False)
         except RunError:
             continue  # its writing was cut short, so no run needs it
-        if about["run"] != run or aside.is_dir():  # the latter: an earlier move was cut short
-            other = folder / f"run-{about['run']}"
+        owner = str(about.get("run"))
+        if not re.fullmatch("[0-9a-f]{1,64}", owner):
+            continue  # no site wrote it; as a name it might lead to another folder
+        if owner != run or aside.is_dir():  # the latter: an earlier move was cut short
+            other = folder / f"run-{owner}"
             other.mkdir(exist_ok=True)
             path.replace(other / path.name)
     others = sorted({*folder.glob("run-*")} - {aside}, key=lambda path: path.stat().st_mtime)

@@ -20,11 +20,15 @@ from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import (
     State,
+    channels_in,
+    count_in,
     load_network,
     load_optimiser,
     network_state,
     optimiser_state,
     seeded,
+    shares_in,
+    taking_up,
 )
 from asyndgan.training.feedback import by_odds, pull_of, weights_of
 from asyndgan.training.integrity import aggregate, bounded
@@ -134,20 +138,21 @@ class Coordinator:
         Raises:
             QuorumError: if a needed site does not answer.
             CohortError: if the needed sites contradict each other or the recipe.
+            RunError: if the checkpoint does not fit the recipe.
         """
-        step = int(checkpoint[1]["step"]) if checkpoint else 0
+        step = count_in(checkpoint[1], "step") if checkpoint else 0
+        with taking_up():
+            kept = Scope.from_plain(checkpoint[1]["scope"]) if checkpoint else None
         request = Open(run=run, recipe=recipe.digest(), step=step, attempt=secrets.token_hex(8))
         cards, missed = open_all(recipe, exchange, request, needed)
-        if checkpoint:
-            scope = Scope.from_plain(checkpoint[1]["scope"])
-        else:
-            asked = {s: card for s, card in cards.items() if needed is None or s in needed}
-            scope = agree(recipe, asked or cards, {*cards, *missed})
+        asked = {s: card for s, card in cards.items() if needed is None or s in needed}
+        scope = kept or agree(recipe, asked or cards, {*cards, *missed})
         roster = Roster(recipe, exchange, request, scope, keep)
         coordinator = cls(roster, recall=recall, device=device)
         coordinator.notes += [f"{site} is not there: {reason}" for site, reason in missed.items()]
         if checkpoint:
-            coordinator.load(*checkpoint)
+            with taking_up():
+                coordinator.load(*checkpoint)
         coordinator.notes += roster.welcome_all(cards, needed)
         if recipe.selection.kind == "nearest" and coordinator.selection is None:
             coordinator.selection = Selection(recipe, real_moments(roster, needed))
@@ -379,9 +384,10 @@ class Coordinator:
         load_network("average", self.average, tensors)
         load_optimiser("optimiser", self.optimiser, tensors)
         self.step_number = int(about["step"])
-        self.roster.expected = {site: float(share) for site, share in about["sites"].items()}
-        self.roster.held = {site: list(channels) for site, channels in about["held"].items()}
+        modalities = len(self.scope.modalities)
+        self.roster.expected = shares_in(about["sites"])
+        self.roster.held = channels_in(about["held"], modalities)
         if "selection" in about:
-            self.selection = Selection.load(self.recipe, tensors, about["selection"])
+            self.selection = Selection.load(self.recipe, tensors, about["selection"], modalities)
         if self.memory and "memory" in about:
-            self.memory.load(tensors, about["memory"], self.average)
+            self.memory.load(tensors, about["memory"], self.average, modalities)

@@ -15,7 +15,12 @@ from torch import Tensor, nn
 from asyndgan.data import derived_seed, drawn_from
 from asyndgan.models.losses import balanced_l1
 from asyndgan.recipe import Recipe
-from asyndgan.training.checkpoint import load_network, network_state
+from asyndgan.training.checkpoint import (
+    channels_in,
+    load_network,
+    network_state,
+    shares_in,
+)
 
 Recall = Callable[[str], Tensor]
 """Returns the conditions that were kept of a site: (n, *space), or (0, ...) if none were."""
@@ -120,7 +125,11 @@ class Memory:
         return tensors, {"away": self.away, "generators": by, "channels": self._channels}
 
     def load(
-        self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], like: nn.Module
+        self,
+        tensors: Mapping[str, Tensor],
+        about: Mapping[str, Any],
+        like: nn.Module,
+        channels: int,
     ) -> None:
         """Restores what `state` returned.
 
@@ -128,12 +137,14 @@ class Memory:
             tensors: of the checkpoint.
             about: facts of the checkpoint.
             like: a generator of the same recipe, of which copies are made.
+            channels: how many it paints.
         """
-        self.away = {site: float(share) for site, share in about["away"].items()}
+        self.away = shares_in(about["away"])
         self._conditions = {site: self.recall(site) for site in self.away}
-        self._channels = {site: list(held) for site, held in about.get("channels", {}).items()}
+        self._channels = channels_in(about["channels"], channels)
         networks: dict[int, nn.Module] = {}
-        for site, number in about["generators"].items():
+        for site in self.away:
+            number = about["generators"][site]
             if number not in networks:
                 networks[number] = copy.deepcopy(like).requires_grad_(False).eval()
                 load_network(f"remembered-{number}", networks[number], tensors)

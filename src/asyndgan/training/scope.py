@@ -48,15 +48,18 @@ class Scope:
         The file may come from a stranger, who could ask for networks of any size.
 
         Raises:
-            ValueError: if labels, modalities or sides are beyond what a run can have.
+            ValueError: if labels, modalities or sides are not what a run can have.
         """
         labels = {int(number): name for number, name in plain["labels"].items()}
         modalities, space = tuple(plain["modalities"]), tuple(plain["space"])
         sides = all(isinstance(side, int) and 0 < side <= SIDE_LIMIT for side in space)
+        names = (*modalities, *labels.values())
         if (
             not all(0 <= number < LABELS_LIMIT for number in labels)
-            or len(modalities) > MODALITIES_LIMIT
-            or len(space) > 3
+            or not all(isinstance(name, str) for name in names)
+            or not labels
+            or not 0 < len(modalities) <= MODALITIES_LIMIT
+            or len(space) not in (2, 3)
             or not sides
         ):
             raise ValueError("labels, modalities or sizes beyond all limits")

@@ -94,12 +94,16 @@ class Selection:
 
     @classmethod
     def load(
-        cls, recipe: Recipe, tensors: Mapping[str, Tensor], about: Mapping[str, Any]
+        cls, recipe: Recipe, tensors: Mapping[str, Tensor], about: Mapping[str, Any], channels: int
     ) -> "Selection":
-        """Restores what `state` returned."""
-        selection = cls(recipe, _read("reference", tensors))
+        """Restores what `state` returned for images of so many channels.
+
+        Raises:
+            ValueError: if the moments are not those of such images' features.
+        """
+        selection = cls(recipe, _read("reference", tensors, channels))
         if "seen/total" in tensors:
-            selection._seen = _read("seen", tensors)
+            selection._seen = _read("seen", tensors, channels)
         if about["best_step"]:
             selection.best_step = int(about["best_step"])
             selection.best_distance = float(about["best_distance"])
@@ -115,9 +119,12 @@ def _stored(name: str, moments: Moments) -> dict[str, Tensor]:
     }
 
 
-def _read(name: str, tensors: Mapping[str, Tensor]) -> Moments:
+def _read(name: str, tensors: Mapping[str, Tensor], channels: int) -> Moments:
     count, total, squares = (tensors[f"{name}/{key}"] for key in ("count", "total", "squares"))
-    return Moments(float(count), total, squares)
+    size = (Features(channels).size,)
+    if {total.shape, squares.shape} != {size} or count.numel() != 1 or count.is_complex():
+        raise ValueError(f"moments of {name} are not of {size[0]} features")
+    return Moments(float(count), total.double(), squares.double())
 
 
 def checked_moments(site: str, answer: Message, channels: int) -> Moments:

@@ -13,7 +13,7 @@ import torch
 
 from asyndgan.arrays import CPU, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
-from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError
+from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
 from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
@@ -467,9 +467,15 @@ class Site(Handler):
         if not stored:
             return self._start_afresh()
         tensors, about = stored
-        self._start_afresh(about.get("secret"))
-        self.objective.load(tensors)
-        self.step, self.next_batch = about["step"], about["batch"]
+        try:
+            step, batch = (checkpoint.count_in(about, key) for key in ("step", "batch"))
+            known = about.get("secret")
+            self._start_afresh(None if known is None else str(known))
+            self.objective.load(tensors)
+        except RunError:
+            self._start_afresh()  # rather than go on with half a state
+            raise
+        self.step, self.next_batch = step, batch
 
     @cached_property
     def _data_digest(self) -> str:

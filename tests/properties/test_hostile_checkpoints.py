@@ -1,0 +1,199 @@
+"""Checkpoints of strangers: taken up, or refused by one of our errors.
+
+Mutations start from real checkpoints: tensors of other shapes, kinds and values, missing and
+renamed ones, and facts that are missing or something else.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from asyndgan.data import Cohort
+from asyndgan.errors import AsyndganError, RunError
+from asyndgan.recipe import OptimiserSection, Recipe
+from asyndgan.training import Coordinator, Site, checkpoint
+from asyndgan.training.checkpoint import State
+from asyndgan.training.objective import adam
+from asyndgan.wire import Judge, Open
+
+RUN = "abc123"
+fuzz = settings(
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+CHANGES: list[Callable[[Tensor], Tensor]] = [
+    lambda value: value.flatten()[:1],
+    lambda value: value.flatten()[:0],
+    lambda value: value[None],
+    lambda value: torch.cat([value.flatten(), value.flatten()]),
+    lambda value: value.to(torch.int8),
+    lambda value: value.to(torch.float64),
+    lambda value: value.to(torch.complex64),
+    lambda value: torch.full_like(value, float("nan"), dtype=torch.float32),
+    lambda value: torch.full_like(value, -1),
+    lambda value: torch.full_like(value, float("inf"), dtype=torch.float32),
+]
+FACTS: list[Any] = [
+    None, True, -1, 3, 2**70, 0.5, float("nan"), "", "x" * 99, "../../x", [], [7], [None], {},
+    {"x": 1},
+]  # fmt: skip
+
+
+def containers(value: Any) -> Iterator[Any]:
+    """Every object and list in a JSON value that holds something, itself first."""
+    if isinstance(value, dict | list) and value:
+        yield value
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from containers(inner)
+
+
+@st.composite
+def mutations(draw: st.DrawFn) -> Callable[[State], State]:
+    """Changes one to three places of a state."""
+    places = [
+        (draw(st.sampled_from(["tensor", "tensor", "drop", "rename", "fact", "inner fact"])),
+         draw(st.integers(0, 10**6)), draw(st.integers(0, 10**6)))
+        for _ in range(draw(st.integers(1, 3)))
+    ]  # fmt: skip
+
+    def mutated(state: State) -> State:
+        tensors, about = dict(state[0]), copy.deepcopy(state[1])
+        for kind, where, how in places:
+            keys = sorted(tensors)
+            key = keys[where % len(keys)]
+            if kind == "tensor":
+                tensors[key] = CHANGES[how % len(CHANGES)](tensors[key])
+            elif kind == "drop":
+                del tensors[key]
+            elif kind == "rename":
+                names = [f"{key}/0", f"x{key}", keys[how % len(keys)], f"optimiser/{2**70}/step"]
+                tensors[names[how % len(names)]] = tensors.pop(key)
+            else:
+                facts = list(containers(about))
+                inside = facts[how % len(facts) if kind == "inner fact" else 0]
+                place = sorted(inside)[where % len(inside)] if isinstance(inside, dict) else 0
+                inside[place] = copy.deepcopy(FACTS[how % len(FACTS)])
+                if how % 7 == 0:
+                    del inside[place]
+        return tensors, about
+
+    return mutated
+
+
+@pytest.fixture(scope="module")
+def remembering(tiny: Callable[..., Recipe]) -> Recipe:
+    """Its checkpoints hold all that a coordinator's can: moments, and generators of the absent."""
+    return tiny("selection.kind=nearest", "selection.window=1", "reminding.weight=1")
+
+
+@pytest.fixture(scope="module")
+def begin(
+    remembering: Recipe, make_sites: Callable[..., Any], make_cohort: Callable[..., Cohort]
+) -> Callable[..., Coordinator]:
+    sites = {name: make_cohort(remembering, cases=8, seed=n) for n, name in enumerate("ab")}
+
+    def begun(state: State | None = None) -> Coordinator:
+        federation = make_sites(remembering, sites)
+        return Coordinator.begin(
+            remembering,
+            federation.exchange,
+            run=RUN,
+            recall=lambda site: torch.ones(2, 16, 16, dtype=torch.int64),
+            checkpoint=state,
+            needed={"a"},
+        )
+
+    return begun
+
+
+@pytest.fixture(scope="module")
+def stored(begin: Callable[..., Coordinator]) -> State:
+    coordinator = begin()
+    coordinator.step()
+    coordinator.roster.drop("b")
+    for _ in range(2):
+        coordinator.step()
+    return copy.deepcopy(coordinator.state())
+
+
+@fuzz
+@given(mutations())
+def test_a_coordinators_checkpoint_is_taken_up_or_refused_by_our_error(
+    begin: Callable[..., Coordinator], stored: State, mutate: Callable[[State], State]
+) -> None:
+    try:
+        coordinator = begin(mutate(stored))
+        coordinator.step()
+        coordinator.step()
+        coordinator.chosen()
+    except AsyndganError:
+        pass
+
+
+@pytest.fixture(scope="module")
+def state_of_north(
+    tiny: Callable[..., Recipe],
+    make_sites: Callable[..., Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> State:
+    folder = tmp_path_factory.mktemp("sites")
+    coordinator = make_sites(tiny("loss.stand_in_l1=1"), folder=folder).begin()
+    coordinator.step()
+    coordinator.roster.save(coordinator.step_number)
+    return checkpoint.read(checkpoint.step_file(folder / "north", 1))
+
+
+@fuzz
+@given(mutations())
+def test_a_sites_checkpoint_is_taken_up_or_refused_by_our_error(
+    tiny: Callable[..., Recipe],
+    make_cohort: Callable[..., Cohort],
+    tmp_path_factory: pytest.TempPathFactory,
+    state_of_north: State,
+    mutate: Callable[[State], State],
+) -> None:
+    folder = tmp_path_factory.mktemp("site") / "north"
+    recipe = tiny("loss.stand_in_l1=1")
+    checkpoint.write(checkpoint.step_file(folder, 1), *mutate(state_of_north))
+    north = Site("north", make_cohort(recipe, cases=6, seed=1), recipe, folder=folder)
+    try:
+        north.handle(Open(run=RUN, recipe=recipe.digest(), step=1))
+        images = torch.zeros(2, 1, 16, 16)
+        north.handle(Judge(run=RUN, step=north.step, batch=north.next_batch, images=images))
+    except AsyndganError:
+        pass
+    finally:
+        north.release.close()
+
+
+def test_an_optimisers_state_of_other_shapes_is_refused() -> None:
+    """Torch's fused Adam would read and write beyond the end of so short a tensor."""
+    network = nn.Linear(1000, 1)
+    optimiser = adam(network, OptimiserSection(), 1e-3)
+    network(torch.ones(1, 1000)).sum().backward()
+    optimiser.step()
+    state = checkpoint.optimiser_state("adam", optimiser)
+    checkpoint.load_optimiser("adam", optimiser, state)
+    for key in state:
+        with pytest.raises(RunError, match="'adam' does not fit"):
+            checkpoint.load_optimiser("adam", optimiser, state | {key: torch.ones(2)})
+    with pytest.raises(RunError, match="'adam' does not fit"):
+        checkpoint.load_optimiser("adam", optimiser, state | {"adam/2/step": torch.ones(())})
+
+
+@pytest.mark.parametrize("run", [None, 3.5, "../../elsewhere", "/elsewhere"])
+def test_a_state_that_names_no_run_is_passed_over(run: object, tmp_path: Path) -> None:
+    folder = tmp_path / "north"
+    (folder / "run-..").mkdir(parents=True)
+    path = checkpoint.step_file(folder, 1)
+    checkpoint.write(path, {"x": torch.ones(1)}, {} if run is None else {"run": run})
+    assert checkpoint.place_of(folder, RUN) == folder
+    assert path.exists()
