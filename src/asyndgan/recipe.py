@@ -8,7 +8,7 @@ import difflib
 import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, final, get_args
+from typing import Annotated, Any, Final, Literal, Self, final, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -19,6 +19,9 @@ from asyndgan.texts import Name, Title, parsed_toml
 SHOWN_FAULTS = 20
 Weight = Annotated[float, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=0.1)]
+
+MOST_PIXELS: Final = 2**23
+"""Most pixels of a message in each modality, such as 32 images of 512x512."""
 
 
 class Section(BaseModel):
@@ -561,6 +564,22 @@ class Recipe(Section):
             ),
             None,
         )
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the images of one message, in each modality."""
+        rows, columns = self.image.size
+        sites = self.shares.sites if self.shares.by == "odds" else 1
+        return self.training.batch * sites * rows * columns
+
+    @model_validator(mode="after")
+    def _messages_are_bearable(self) -> Self:
+        if self.pixels > MOST_PIXELS:
+            raise ValueError(
+                f"a message would hold {self.pixels:,} pixels in each modality; it may hold "
+                f"{MOST_PIXELS:,}. Lower training.batch, image.size or, with odds, shares.sites"
+            )
+        return self
 
     @model_validator(mode="after")
     def _discriminator_fits(self) -> Self:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from asyndgan.data import Cohort
 from asyndgan.errors import RecipeError
 from asyndgan.models import (
     build_adversarial_loss,
@@ -19,6 +20,7 @@ from asyndgan.models import (
 from asyndgan.models.augment import Disturbance, disturbed
 from asyndgan.models.generators import MaskGenerator
 from asyndgan.recipe import Recipe
+from asyndgan.training import Site
 
 MakeRecipe = Callable[..., Recipe]
 GENERATORS = ["resnet", "spade", "unet"]
@@ -297,6 +299,27 @@ def test_an_unknown_network_is_answered_with_those_that_exist(
 ) -> None:
     with pytest.raises(RecipeError, match=f"offers '{override.partition('=')[2]}'.*: {known}"):
         build(tiny(override), condition_channels=3, image_channels=1)
+
+
+def test_networks_that_no_machine_holds_are_refused_before_they_are_built(
+    tiny: MakeRecipe, make_cohort: Callable[..., Cohort]
+) -> None:
+    recipe = tiny("image.size=256", "discriminator.width=512", "discriminator.layers=6")
+    with pytest.raises(RecipeError, match=r"kind 'patch' would have 11,4\d\d,\d{3},\d{3} weights"):
+        Site("north", make_cohort(recipe, cases=2), recipe)
+    recipe = tiny("generator.width=512", "generator.blocks=32")
+    with pytest.raises(RecipeError, match="generator of kind 'resnet' would have"):
+        build_generator(recipe, condition_channels=3, image_channels=1)
+    sizes = ("image.size=64", "discriminator.width=128", "discriminator.layers=4")
+    private = ("privacy.kind=discriminator", "privacy.conditions=unprotected")
+    with torch.device("meta"):
+        build_discriminator(tiny(*sizes), condition_channels=3, image_channels=1)
+        with pytest.raises(RecipeError, match="a private discriminator of kind 'patch' would have"):
+            build_discriminator(
+                tiny(*sizes, *private, "masks.release=false"),
+                condition_channels=3,
+                image_channels=1,
+            )
 
 
 def test_an_unknown_loss_is_answered_with_those_that_exist(tiny: MakeRecipe) -> None:

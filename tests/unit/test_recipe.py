@@ -102,6 +102,8 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
             "but classes are not kept",
         ),
         (["image.size=16"], "too small for discriminator.layers = 3"),
+        (["image.size=512", "training.batch=1024"], "268,435,456 pixels in each modality"),
+        (["shares.by=odds", "shares.sites=1024"], "Lower training.batch"),
         (["image.size=128", "discriminator.layers=6"], "too small for discriminator.layers = 6"),
     ],
 )

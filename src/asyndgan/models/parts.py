@@ -1,10 +1,10 @@
 """Builds networks and losses by their name in a recipe; other packages add entry points."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any
+from typing import Any, Final
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,13 @@ from asyndgan.models.discriminators import EachModality
 from asyndgan.models.layout import channels_last
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
+
+MOST_WEIGHTS: Final = 500_000_000
+"""Most weights of a network: 2 GB, and four times as much with gradients and Adam's moments."""
+
+MOST_PRIVATE_WEIGHTS: Final = MOST_WEIGHTS // 32
+"""Most weights of a discriminator trained privately: the gradients of 32 images are held at once,
+or of 64 with a `privacy.multiplicity` of as many."""
 
 
 def part(group: str, kind: str) -> Any:
@@ -80,31 +87,57 @@ def generator_from(
     section: GeneratorSection, *, condition_channels: int, image_channels: int, spatial_dims: int
 ) -> nn.Module:
     """A generator from its section: the central one or a site's stand-in."""
-    network: nn.Module = part("generators", section.kind)(
+    build = partial(
+        part("generators", section.kind),
         condition_channels=condition_channels,
         image_channels=image_channels,
         spatial_dims=spatial_dims,
         section=section,
     )
-    return channels_last(network)
+    return channels_last(_bearable(build, f"a generator of kind '{section.kind}'", MOST_WEIGHTS))
 
 
 def build_discriminator(
     recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
 ) -> nn.Module:
     """A site's discriminator, for the modalities that the site holds."""
-    build = partial(
+    private = recipe.privacy.kind == "discriminator"
+    one = partial(
         part("discriminators", recipe.discriminator.kind),
         condition_channels=condition_channels,
         spatial_dims=spatial_dims,
         section=recipe.discriminator,
     )
-    if recipe.discriminator.joint:
-        network: nn.Module = build(image_channels=image_channels)
-    else:
-        network = EachModality([build(image_channels=1) for _ in range(image_channels)])
+
+    def build() -> nn.Module:
+        if recipe.discriminator.joint:
+            network: nn.Module = one(image_channels=image_channels)
+            return network
+        return EachModality([one(image_channels=1) for _ in range(image_channels)])
+
+    network = _bearable(
+        build,
+        f"a {'private ' if private else ''}discriminator of kind '{recipe.discriminator.kind}'",
+        MOST_PRIVATE_WEIGHTS if private else MOST_WEIGHTS,
+    )
     # Opacus supports only torch's own layers, not those of `channels_last`.
-    return network if recipe.privacy.kind == "discriminator" else channels_last(network)
+    return network if private else channels_last(network)
+
+
+def _bearable(build: Callable[[], nn.Module], what: str, most: int) -> nn.Module:
+    """Builds a network, once its weights are counted on torch's meta device, which takes no memory.
+
+    Raises:
+        RecipeError: if there are more than `most`.
+    """
+    with torch.device("meta"):
+        count = sum(weights.numel() for weights in build().parameters())
+    if count > most:
+        raise RecipeError(
+            f"{what} would have {count:,} weights; it may have {most:,}. Lower its width, layers "
+            "or blocks in the recipe."
+        )
+    return build()
 
 
 def build_adversarial_loss(recipe: Recipe) -> AdversarialLoss:

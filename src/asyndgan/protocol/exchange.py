@@ -48,9 +48,7 @@ class Answers:
 
 def message_limit(recipe: Recipe) -> int:
     """Most bytes of a message's arrays: twice float32 images in as many modalities as allowed."""
-    rows, columns = recipe.image.size
-    sites = recipe.shares.sites if recipe.shares.by == "odds" else 1
-    return 2**16 + 2 * 4 * MODALITIES_LIMIT * recipe.training.batch * sites * rows * columns
+    return 2**16 + 2 * 4 * MODALITIES_LIMIT * recipe.pixels
 
 
 @final
