@@ -862,6 +862,18 @@ class Recipe(Section):
                 f"discriminator.kind '{segments.pop()}' segments real patients, which privacy.kind "
                 "'discriminator' does not cover; take 'patch' or 'dcgan'"
             )
+        # What one patient changes is bounded only if each image's gradient is its own.
+        foreign = {
+            "discriminator.kind": judges - {"patch", "dcgan"},
+            "loss.adversarial": {self.loss.adversarial} - {"bce", "least_squares", "hinge"},
+        }
+        for key, names in foreign.items():
+            if names and self.privacy.kind == "discriminator":
+                raise ValueError(
+                    f"{key} '{names.pop()}' is of another package, and nobody has checked that it "
+                    "mixes no patients of a batch, as privacy.kind 'discriminator' wants; take one "
+                    "of this package, or privacy.kind 'feedback'"
+                )
         if self.training.precision != "float32" and self.privacy.kind == "discriminator":
             raise ValueError(
                 "privacy.kind 'discriminator' clips gradients in float32; set training.precision "

@@ -287,6 +287,12 @@ def test_noised_feedback_is_clipped_as_a_whole_and_each_answer_is_charged(
         ((*PRIVATE, "loss.features=1"), "past privacy.kind"),
         ((*PRIVATE, "selection.kind=nearest"), "past privacy.kind"),
         ((*PRIVATE, "training.precision=bfloat16"), "float32"),
+        ((*PRIVATE, "discriminator.kind=mine"), "discriminator.kind 'mine' is of another package"),
+        ((*PRIVATE, "loss.adversarial=mine"), "loss.adversarial 'mine' is of another package"),
+        (
+            (*PRIVATE, "site_discriminators.north.kind=mine"),
+            "discriminator.kind 'mine' is of another package",
+        ),
     ],
 )
 def test_a_recipe_that_would_look_past_its_privacy_is_refused(
