@@ -126,6 +126,21 @@ def test_each_patients_gradient_is_clipped_by_itself(tiny: MakeRecipe) -> None:
     torch.testing.assert_close(flat(learner._clipped_sum(real)), wanted, rtol=1e-4, atol=1e-6)
 
 
+def test_a_patient_whose_gradient_is_not_finite_counts_for_nothing(tiny: MakeRecipe) -> None:
+    """A refusal would tell of the patient, and no noise would cover it."""
+    learner, real = private(tiny), batch(5)
+    others = Batch(real.images[1:], real.conditions[1:])
+    wanted = flat(learner._clipped_sum(others))
+    for value in (float("nan"), float("inf")):
+        real.images[0] = value
+        found = flat(learner._clipped_sum(real))
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+    alone = Batch(real.images[:1], real.conditions[:1])
+    assert not flat(learner._clipped_sum(alone)).any()
+    learner.learn(torch.optim.SGD(learner.parameters, lr=0.1), real, batch(2))
+    assert flat(learner.parameters).isfinite().all()
+
+
 @pytest.mark.parametrize("copies", [1, 3])
 def test_a_patient_changes_the_sum_by_no_more_than_the_clip(tiny: MakeRecipe, copies: int) -> None:
     learner, real = private(tiny, f"privacy.multiplicity={copies}"), batch(5)

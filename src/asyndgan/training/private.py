@@ -71,7 +71,7 @@ class PrivateDiscriminator:
         return loss.detach()
 
     def _clipped_sum(self, real: Batch) -> list[Tensor]:
-        """Sum of the patients' loss gradients, each clipped in L2 norm."""
+        """Sum of the patients' loss gradients, each clipped in L2 norm, or 0 if not finite."""
         count = len(real.images)
         copies = self.recipe.privacy.multiplicity
         total = [torch.zeros_like(parameter) for parameter in self.parameters]
@@ -104,7 +104,10 @@ class PrivateDiscriminator:
                 parameter.grad = None
         lengths = torch.stack([own.flatten(1).norm(dim=1) for own in each]).norm(dim=0)
         factor = (self.recipe.privacy.clip / lengths.clamp(min=1e-12)).clamp(max=1)
-        return [torch.einsum("n,n...->...", factor, own) for own in each]
+        # A patient whose gradient is not finite counts for nothing, which is within the clip.
+        # A refusal instead would tell of the patient, and no noise would cover it.
+        finite = lengths.isfinite()
+        return [torch.einsum("n,n...->...", factor[finite], own[finite]) for own in each]
 
     def _noised(self, sums: list[Tensor]) -> list[Tensor]:
         deviation = self.recipe.privacy.noise * self.recipe.privacy.clip
