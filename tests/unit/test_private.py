@@ -17,11 +17,13 @@ from dp_accounting.pld import PLDAccountant
 from asyndgan.data import Batch, Case, Cohort, Preparation
 from asyndgan.data.splits import hold_out_of
 from asyndgan.errors import PolicyError, RecipeError
+from asyndgan.evaluation.synthesise import write_synthetic
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.privacy import SIMULATION, Policy, Release, chance
 from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Site
 from asyndgan.training import private as training_private
 from asyndgan.training.private import PrivateDiscriminator
@@ -334,6 +336,27 @@ def test_a_card_under_privacy_is_still_a_card(tiny: MakeRecipe) -> None:
     card = unpack(answer.payload, ANSWERS, limit=2**20)
     assert isinstance(card, Card) and not isinstance(card, Refusal)
     assert card.conditions.shape == (2,)
+
+
+def test_a_model_card_says_how_much_noise_there_was_and_promises_nothing(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny(*PRIVATE, "privacy.noise=1e-6", "privacy.clip=2")
+    run = RunFolder.create(tmp_path / "run", recipe)
+    facts = RunFacts(
+        "1f", "0", recipe.digest(), "inprocess", modalities=["T1"], labels={"0": "a"},
+        space=[2, 2], sites={"north": {"cases": 1, "share": 1.0, "modalities": ["T1"]}},
+    )  # fmt: skip
+    run.write_facts(facts)
+    case = Case(
+        name="0", patient="0", image=torch.zeros(1, 2, 2), mask=torch.zeros(2, 2).long(),
+        modalities=("T1",), preparation=NOTHING_DONE,
+    )  # fmt: skip
+    write_synthetic(tmp_path / "set", run, [case], masks=[], source="none", painting={})
+    card = (tmp_path / "set" / "MODEL_CARD.md").read_text()
+    assert "a noise multiplier of 1e-06 and a clip of 2" in card
+    assert "asyndgan ledger show" in card and "nobody has verified it" in card
+    assert "Trained under" not in card
 
 
 # What was found by trying to break it

@@ -19,6 +19,7 @@ from asyndgan.data.prepare import load_masks
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment
+from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Scope, generator_inputs
 
@@ -205,7 +206,7 @@ def write_synthetic(
     )
     if audited:
         provenance["audited"] = audited
-    card = _model_card(facts, provenance, count, selection=recipe.selection.kind)
+    card = _model_card(facts, provenance, count, recipe)
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return count
 
@@ -270,13 +271,14 @@ def _raw(case: Case) -> RawCase:
     )
 
 
-def _privacy_line(provenance: Mapping[str, Any]) -> str:
-    kind = provenance["privacy"]
-    if kind == "none":
+def _privacy_line(privacy: PrivacySection) -> str:
+    if privacy.kind == "none":
         return "No differential privacy was applied: an image may resemble one of a site's."
     return (
-        f"Trained under differential privacy of kind `{kind}`; each site's own ledger has the "
-        "epsilon that it spent."
+        f"The recipe asked for differential privacy (`{privacy.kind}`) with a noise multiplier of "
+        f"{privacy.noise:g} and a clip of {privacy.clip:g}. That alone is no guarantee: the "
+        "epsilon that a site spent stands in its own ledger (`asyndgan ledger show`), and nobody "
+        "has verified it for this card."
     )
 
 
@@ -293,7 +295,7 @@ def _check_labels(conditions: torch.Tensor, highest: int) -> None:
         )
 
 
-def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int, *, selection: str) -> str:
+def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
     sites = "\n".join(
         f"| {site} | {about['cases']} | {about['share']:.3f} | {', '.join(about['modalities'])} |"
         for site, about in facts.sites.items()
@@ -303,7 +305,7 @@ def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int, *, sele
         if facts.engine == "fedgan"
         else "It saw no real image: each site's discriminator sent it gradients only."
     )
-    if selection == "nearest":
+    if recipe.selection.kind == "nearest":
         how += " Of its checkpoints it is the one nearest to the sites' moments of features."
     return f"""# Model card: synthetic data set
 
@@ -327,7 +329,7 @@ validation on real patients.
 ## Limits
 
 - What the sites' patients have in common, the images have too: rare findings may be missing.
-- {_privacy_line(provenance)}
+- {_privacy_line(recipe.privacy)}
 - {_audit_line(provenance)}
 - Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
   trained on real data.
