@@ -8,10 +8,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
 
 from asyndgan.engines import Processes, SiteSetup
 from asyndgan.errors import AsyndganError
+from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import message_limit
 from asyndgan.recipe import Recipe
@@ -30,10 +32,20 @@ def talk(send: Callable[[Message], Message], recipe: Recipe) -> None:
         answer = send(Judge(run="1f", step=step, batch=answer.batch, images=images))
 
 
-def test_whatever_left_a_site_that_was_killed_stands_in_its_ledger(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+PRIVATE = (
+    "privacy.kind=discriminator", "privacy.conditions=unprotected", "privacy.updates=2",
+    "masks.release=false",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("overrides", [(), PRIVATE], ids=["plain", "private"])
+def test_whatever_left_a_site_that_was_killed_stands_in_its_ledger_and_its_account(
+    tiny: Callable[..., Recipe],
+    phantoms: dict[str, Path],
+    tmp_path: Path,
+    overrides: tuple[str, ...],
 ) -> None:
-    recipe = tiny("image.size=32", "training.steps=1000000")
+    recipe = tiny("image.size=32", "training.steps=1000000", *overrides)
     setup = SiteSetup("north", phantoms["north"], tmp_path)
     transport = Processes([setup], recipe, restart_after_s=None)
     draw, left = random.Random(0), []
@@ -61,3 +73,7 @@ def test_whatever_left_a_site_that_was_killed_stands_in_its_ledger(
     shown = {entry.payload for entry in read(tmp_path / "ledger.jsonl")}
     assert len(left) > 2 * CRASHES
     assert {hashlib.sha256(payload).hexdigest() for payload in left} <= shown
+    kinds = [type(unpack(one, ANSWERS, limit=message_limit(recipe))) for one in left]
+    account = Account(tmp_path / "privacy.json", None, epsilon=None, delta=1e-5)
+    wanted = 2 * kinds.count(Judgement) if overrides else 0  # two updates an answer
+    assert sum(account.spent.values()) >= wanted

@@ -13,6 +13,7 @@ import pytest
 import torch
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
+from torch import Tensor
 
 from asyndgan.data import Batch, Case, Cohort, Preparation
 from asyndgan.data.splits import hold_out_of
@@ -27,7 +28,7 @@ from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Site
 from asyndgan.training import private as training_private
 from asyndgan.training.private import PrivateDiscriminator
-from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, unpack
+from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, through, unpack
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
@@ -181,6 +182,22 @@ def test_a_step_without_a_patient_is_still_a_step(tiny: MakeRecipe) -> None:
     assert flat(learner.parameters).isfinite().all()
 
 
+@pytest.mark.parametrize("drawn", [1, 5])
+def test_the_sum_is_divided_by_the_expected_number_of_patients_not_by_that_of_those_drawn(
+    tiny: MakeRecipe, drawn: int
+) -> None:
+    """How many were drawn is private; divided by it, one patient would change all of the sum."""
+    learner, real, synthetic = private(tiny, "privacy.noise=1e-9"), batch(drawn), batch(2, seed=2)
+    own = flat(learner._clipped_sum(real))
+    score = learner.discriminator(synthetic.images, learner.maps(synthetic.conditions)).score
+    loss = 0.5 * learner.adversarial.synthetic(score)
+    public = flat(list(torch.autograd.grad(loss, learner.parameters)))
+    before = flat(learner.parameters).detach().clone()
+    learner.learn(torch.optim.SGD(learner.parameters, lr=1.0), real, synthetic)
+    moved = before - flat(learner.parameters).detach()
+    torch.testing.assert_close(moved, 0.5 * own / 3 + public, rtol=1e-3, atol=1e-5)
+
+
 def test_patients_are_drawn_one_by_one_with_a_case_each() -> None:
     patients = [f"p{case // 4}" for case in range(80)]
     images = torch.arange(80.0).reshape(80, 1, 1, 1).expand(-1, 1, 4, 4) / 80
@@ -244,6 +261,74 @@ def test_a_private_sites_ledger_says_what_was_spent(tiny: MakeRecipe, tmp_path: 
         assert entry.epsilon is not None
         assert least - 1e-9 <= entry.epsilon <= 8.0
         assert (entry.noise, entry.delta) == (4.0, DELTA)
+
+
+def drawn_patients(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The patients that each update of one answer looks at; nothing is learned from them."""
+    drawn: list[list[int]] = []
+
+    def look(real: Batch, synthetic: Batch) -> dict[str, Tensor]:
+        same = (real.images[:, None] == coded[None]).flatten(2).all(2)
+        drawn.append(same.nonzero()[:, 1].tolist())
+        return {}
+
+    coded = through(site.cases.images, site.recipe.wire.images)
+    monkeypatch.setattr(site.objective, "learn_privately", look)
+    judged(site, 0)
+    return drawn
+
+
+def test_a_site_draws_each_patient_by_itself_at_the_rate_that_it_charges(
+    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(*PRIVATE, "privacy.updates=1000", "training.flip=false")
+    site = opened(recipe, None, SIMULATION)
+    drawn = drawn_patients(site, monkeypatch)
+    ((charged, uses),) = site.release.account.spent.items()
+    assert uses == len(drawn) == 1000
+    often = torch.zeros(12, 1000)
+    for update, patients in enumerate(drawn):
+        assert len(set(patients)) == len(patients)
+        often[patients, update] = 1
+    # Four standard errors and more: of 12,000 draws, of each patient's 1,000, of pairs of patients.
+    assert float(often.mean()) == pytest.approx(charged.rate, abs=0.02)
+    assert float((often.mean(1) - charged.rate).abs().max()) < 0.07
+    assert float((torch.corrcoef(often) - torch.eye(12)).abs().max()) < 0.17
+    assert float(often.sum(0).var()) == pytest.approx(12 * 0.25 * 0.75, rel=0.25)
+
+
+def test_whom_a_site_draws_follows_from_the_operating_systems_randomness_and_from_no_seed(
+    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(*PRIVATE, "privacy.updates=50", "training.flip=false")
+    found = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        found.append(drawn_patients(opened(recipe, None, SIMULATION), monkeypatch))
+    assert found[0] != found[1]
+    for byte, wanted in ((b"\x00", list(range(12))), (b"\xff", [])):
+        site = opened(recipe, None, SIMULATION)
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "urandom", lambda count, byte=byte: byte * count)
+            assert drawn_patients(site, monkeypatch) == [wanted] * 50
+
+
+def test_what_a_site_has_charged_stays_charged_if_it_dies_before_it_answers(
+    tiny: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny(*PRIVATE, "privacy.updates=2")
+    site = opened(recipe, tmp_path, SIMULATION)
+    judged(site, 0)
+
+    def die(real: Batch, synthetic: Batch) -> dict[str, Tensor]:
+        raise SystemExit
+
+    monkeypatch.setattr(site.objective, "learn_privately", die)
+    with pytest.raises(SystemExit):
+        judged(site, 1)
+    site.release.close()
+    again = opened(recipe, tmp_path, SIMULATION)
+    assert again.release.account.spent == {Mechanism(1.0, 0.25): 4}
 
 
 def test_a_site_whose_budget_is_spent_answers_no_more_even_if_it_starts_again(
