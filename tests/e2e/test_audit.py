@@ -22,6 +22,7 @@ from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation import masks_digest, masks_in
 from asyndgan.evaluation.audit import (
     NearCopies,
+    _least,
     area_under_curve,
     audit,
     guess_sites,
@@ -124,6 +125,41 @@ def test_two_copies_among_many_members_are_found_and_none_where_there_are_none(
     assert all(found.found >= 2 and not found.passes for found in with_copies)
     without = [searched(random, patients, 0) for _ in range(200)]
     assert sum(not found.passes for found in without) <= 0.05 * len(without)
+
+
+def test_copies_are_found_among_slices_that_are_empty_in_every_patient() -> None:
+    random = torch.Generator().manual_seed(0)
+
+    def volumes(patients: int) -> list[Case]:
+        """Three slices of each patient, the first of which is empty but for noise."""
+        slices = [
+            replace(case, name=f"{place}-{case.name}") for place in "012"
+            for case in drawn(random, patients)
+        ]  # fmt: skip
+        empty = -1 + 0.01 * torch.randn(patients, 1, 8, 8, generator=random)
+        return [
+            replace(case, image=empty[number] if case.name[0] == "0" else case.image)
+            for number, case in enumerate(slices[:patients])
+        ] + slices[patients:]
+
+    real, synthetic = volumes(60), volumes(60)
+    member = [int(case.patient) < 30 for case in real]
+    for copied, passes in ((0, True), (2, False)):
+        chosen = [case for case in real if case.name[0] == "1"][:copied]
+        shown = [*synthetic, *(replace(case, image=0.98 * case.image) for case in chosen)]
+        apart = relative_distances(real, shown)
+        groups = [
+            _least([c for c, m in zip(real, member, strict=True) if m == wanted],
+                   apart[torch.tensor(member) == wanted])
+            for wanted in (True, False)
+        ]  # fmt: skip
+        assert near_copies(*groups).passes == passes
+
+
+def test_members_farther_than_all_others_are_no_copies() -> None:
+    members, others = np.linspace(3, 4, 2), np.linspace(1, 2, 440)
+    assert near_copies(members, others).passes
+    assert near_copies(members, others).found == 0
 
 
 def test_a_set_with_one_copy_of_a_member_is_not_released(

@@ -620,8 +620,15 @@ def test_kits_are_made_checked_and_added_by_commands(
         with pytest.raises(RunError, match=reason):
             asyndgan("federation", "submit", folder, *words)
     asyndgan("federation", "submit", folder, "default", "--run", "second")
-    said = " ".join(asyndgan("federation", "status", folder, "--run", "second").split())
-    assert "behind run first" in said
+    with order.folder.held():  # as while it is trained
+        said = " ".join(asyndgan("federation", "status", folder, "--run", "second").split())
+        assert "behind run first" in said
+        assert "behind" not in asyndgan("federation", "status", folder, "--run", "first")
+    assert "behind" not in asyndgan("federation", "status", folder, "--run", "second")
+    timeline = ("--set", "timeline=[{site='west', first=9}]")
+    asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)
+    asyndgan("federation", "remove", folder, "west")
+    asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)  # goes on
     asyndgan("federation", "fetch", folder, "--out", tmp_path / "copy")
     assert (tmp_path / "copy" / "recipe.toml").exists()
 

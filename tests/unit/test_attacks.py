@@ -14,7 +14,7 @@ from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
-from asyndgan.wire import Close, Open, Save, through
+from asyndgan.wire import Close, Judge, Open, Save, through
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
@@ -168,6 +168,28 @@ def test_what_disturbs_images_is_drawn_anew_at_each_start_and_kept_with_its_stat
     assert same(own, drawn(again)) == [True, True]
     again.handle(Close(run="1f"))
     assert same(own, drawn(again)) == [False, False]
+
+
+def test_a_start_at_which_nothing_was_judged_shows_no_further_masks(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
+) -> None:
+    recipe = tiny("masks.release=false", "training.move=true")
+    site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=Policy())
+    begin = Open(run="1f", recipe=recipe.digest(), step=0)
+
+    def started() -> bytes:
+        answer = site.handle(begin)
+        site.handle(Close(run="1f"))
+        return answer.payload
+
+    assert len({started() for _ in range(3)}) == 1
+    ledger = site.release.ledger
+    assert ledger is not None and ledger.answers == 1
+    site.handle(begin)
+    site.handle(Judge(run="1f", step=0, batch=0, images=torch.zeros(2, 1, 16, 16)))
+    site.handle(Close(run="1f"))
+    assert len({started() for _ in range(3)}) == 1
+    assert ledger.answers == 3
 
 
 @pytest.mark.parametrize("question", ["ask", "log_odds"])

@@ -43,7 +43,10 @@ def test_a_ledger_goes_on_where_it_stopped(tmp_path: Path) -> None:
     again = Ledger(path, POLICY)
     again.append(run="1f", kind="card", step=0, payload=b"", bare="masks", uses=7)
     assert (again.answers, again.uses) == (5, 7)
-    assert len(list(read(path))) == 6
+    again.append(run="1f", kind="card", step=0, payload=b"", bare="masks")  # the same card again
+    again.append(run="1f", kind="card", step=0, payload=b"x", bare="masks")
+    assert again.answers == 6
+    assert len(list(read(path))) == 8
 
 
 @settings(max_examples=60, deadline=None)

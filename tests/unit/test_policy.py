@@ -212,9 +212,9 @@ def test_a_site_answers_no_more_steps_than_its_policy_allows_rolled_back_ones_co
 ) -> None:
     recipe = tiny(*PRIVATE)
     allowed = policy("[allows]\nmost_answers = 8")
-    for _ in range(2):  # started again, as after a crash: the ledger remembers
+    for start in range(2):  # started again, as after a crash: the ledger remembers
         site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=allowed)
-        site.release.let_out(card())
+        site.release.let_out(card(cases=17 + start))  # another card
         for step in range(3):
             site.release.let_out(judgement(step=step))
         site.release.close()

@@ -20,7 +20,7 @@ from asyndgan.data.splits import hold_out_of
 from asyndgan.errors import PolicyError, RecipeError
 from asyndgan.evaluation.synthesise import write_synthetic
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
-from asyndgan.privacy import SIMULATION, Policy, Release, chance
+from asyndgan.privacy import SIMULATION, Policy, Release, accounting, chance
 from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
@@ -537,6 +537,25 @@ def test_books_that_contradict_each_other_stop_the_site(tiny: MakeRecipe, tmp_pa
     (tmp_path / "privacy.json").unlink()
     with pytest.raises(PolicyError, match="Put back the file"):
         opened(recipe, tmp_path, asks)
+
+
+def test_a_use_that_could_not_be_written_is_neither_charged_nor_in_the_ledger(
+    tiny: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe, asks = tiny(*PRIVATE, "privacy.noise=2"), Policy.from_toml("[privacy]\nepsilon = 5.0")
+    site = opened(recipe, tmp_path, asks)
+    judged(site, 0)
+
+    def full(path: Path, text: str) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr(accounting, "replace_text", full)
+    with pytest.raises(OSError, match="full"):
+        judged(site, 1)
+    site.release.refuse("1f", "storage", "The disk is full.")  # a small line may fit still
+    site.release.close()
+    monkeypatch.undo()
+    opened(recipe, tmp_path, asks).release.close()
 
 
 def test_an_account_put_back_by_a_single_use_is_found(tiny: MakeRecipe, tmp_path: Path) -> None:

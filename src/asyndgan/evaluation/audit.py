@@ -50,6 +50,9 @@ SURE: Final = 0.7
 """AUC that the interval must lie below before a set is released: with few patients, finding no
 membership signal proves nothing."""
 
+TINY: Final = 1e-12
+"""Added to squared distances, so that images which are all alike are at the usual distance."""
+
 TAIL: Final = 10
 """Most patients whose distances say how fast ever smaller distances become rare."""
 
@@ -130,8 +133,8 @@ class Attack:
 class NearCopies:
     """Whether a synthetic image lies nearer to a member than patients resemble each other.
 
-    Means over patients do not show that one or two were copied. Distances are relative to those
-    between different real images: 0 is a copy, about 1 an image like any other.
+    Means over patients do not show that one or two were copied. Distances are relative to that of
+    the next other patient's image: 0 is a copy, 1 an image as near as patients come.
 
     Attributes:
         found: number of members to whom a synthetic image comes too near.
@@ -158,8 +161,8 @@ class NearCopies:
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
         found = (
-            f"the nearest image is at {self.nearest:.2f} of the usual distance between real "
-            f"images, that of others at {self.nearest_other:.2f}"
+            f"the nearest image is at {self.nearest:.2f} of the distance to the next patient, that "
+            f"of others at {self.nearest_other:.2f}"
         )
         if not self.passes:
             return f"NEAR COPIES of {self.found} of {self.members} members: {found}"
@@ -308,9 +311,15 @@ def patient_scores(
 
 
 def relative_distances(real: Sequence[Case], synthetic: Sequence[Case]) -> Tensor:
-    """Distances (real, synthetic), each relative to the real case's median one to real cases."""
-    usual = _distances(_small(real), _small(real)).median(dim=1, keepdim=True).values
-    return (_distances(_small(real), _small(synthetic)) / usual.clamp(min=1e-12)).sqrt()
+    """Distances (real, synthetic), relative to that of the real case to the next other patient's.
+
+    An empty slice, which all patients have alike, is thus as far from a synthetic one as any.
+    """
+    patients = [case.patient for case in real]
+    own = torch.tensor([[one == other for other in patients] for one in patients])
+    between = _distances(_small(real), _small(real)).masked_fill(own, math.inf)
+    usual = between.min(dim=1, keepdim=True).values
+    return ((_distances(_small(real), _small(synthetic)) + TINY) / (usual + TINY)).sqrt()
 
 
 def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> NearCopies:
@@ -332,6 +341,7 @@ def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> Ne
     spread = max(float((far[:tail] - far[tail]).sum()), 1e-12)
     beyond = np.clip(near - far[tail], 0, None) / spread
     p_values = len(near) * (tail + 1) / (len(far) + 1) * (1 + beyond) ** -tail
+    p_values[beyond == 0] = 1.0
     return NearCopies(
         int((p_values < LEVEL).sum()), float(members.min()), float(others.min()),
         min(1.0, float(p_values.min())), len(members), len(others),

@@ -41,10 +41,11 @@ Way = Literal["translated", "painted"]
 BATCH: Final = 32
 
 MOST_MASKS: Final = 1000
-"""Most masks that the training images of a folder's translator are painted from, for its memory.
+"""Most masks that the training images of a folder's translator are painted from, for its memory, if
+they measure at most 64 x 64 pixels; of larger ones as many fewer.
 
 By default they give 6,000 images, of which training draws 32,000, each moved anew: 0.6 GB for four
-modalities of 64 x 64 pixels.
+modalities.
 """
 
 
@@ -293,9 +294,11 @@ def own_masks(cases: Sequence[Incomplete], image: ImageSection) -> list[tuple[st
 
 
 def drawn_masks(masks: Sequence[tuple[str, Mask]], *, seed: int = 0) -> list[tuple[str, Mask]]:
-    """All of the masks in their order, or `MOST_MASKS` of them drawn at random."""
+    """All of the masks in their order, or as many as `MOST_MASKS` says, drawn at random."""
+    largest = max((mask.numel() for _, mask in masks), default=1)
+    most = max(1, MOST_MASKS * 64**2 // max(64**2, largest))
     random = torch.Generator().manual_seed(derived_seed(seed, "complete", "masks"))
-    places = torch.randperm(len(masks), generator=random)[:MOST_MASKS].sort().values
+    places = torch.randperm(len(masks), generator=random)[:most].sort().values
     return [masks[place] for place in places.tolist()]
 
 

@@ -345,6 +345,8 @@ def load_for_audit(
             f"the members are those whom the run was trained on: {shown}. Name these sites, or "
             "some of them, with the data that they had."
         )
+    if stray := set(states or {}) - set(sites):
+        raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")
     kept = {site: run.site_state(site) for site in sites} | dict(states or {})
     confirmed = {
         site

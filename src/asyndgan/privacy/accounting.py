@@ -11,6 +11,7 @@ them); tests compare the result with dp-accounting's privacy loss distributions.
 import json
 import math
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, final
@@ -197,10 +198,12 @@ class Account:
             return
         if uses > self._left:
             raise PolicyError("this site's privacy budget is spent.")
-        self._left -= uses
-        self.spent[self.mechanism] = self.spent.get(self.mechanism, 0) + uses
+        spent = {**self.spent, self.mechanism: self.spent.get(self.mechanism, 0) + uses}
         if self.path:
-            self._write(self.path)
+            _write(self.path, spent)
+        # Only what is on disk counts: the ledger must never be ahead of the file.
+        self.spent = spent
+        self._left -= uses
 
     def uses(self) -> int:
         """Number of uses charged in all, of whatever mechanism."""
@@ -217,13 +220,6 @@ class Account:
             self._shown = ahead, epsilon_of(spent, self.delta)
         return self._shown[1]
 
-    def _write(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        rows = [
-            {"noise": one.noise, "rate": one.rate, "uses": uses} for one, uses in self.spent.items()
-        ]
-        replace_text(path, json.dumps(rows))
-
     def _read(self, path: Path) -> None:
         try:
             rows = parsed_json(bounded_text(path))
@@ -235,3 +231,9 @@ class Account:
                 f"{path.name} does not say what privacy was spent; nothing may be promised with "
                 "it. Put back the file that the site wrote."
             ) from error
+
+
+def _write(path: Path, spent: Mapping[Mechanism, int]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"noise": one.noise, "rate": one.rate, "uses": uses} for one, uses in spent.items()]
+    replace_text(path, json.dumps(rows))

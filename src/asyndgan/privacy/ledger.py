@@ -99,7 +99,7 @@ class Ledger:
         number: lines so far.
         last: hash of the last line.
         answers: judgements and appraisals that left in all runs, including repeated ones, and
-            cards with patients' masks.
+            cards with patients' masks unless they repeat the card before.
         bare: number of messages with uncovered feedback, masks or moments, by these names.
         uses: the most in any line.
 
@@ -129,6 +129,7 @@ class Ledger:
         self._drop_torn_line()
         self.number, self.last = 0, FIRST
         self.answers = self.uses = 0
+        self._card = ""
         self.bare: Counter[str] = Counter()
         for entry in read(path):
             self._count(entry)
@@ -181,7 +182,11 @@ class Ledger:
 
     def _count(self, entry: Entry) -> None:
         self.number, self.last = entry.number, entry.digest
-        self.answers += entry.kind in FEEDBACK_KINDS or MASKS in entry.bare.split()
+        if entry.kind in FEEDBACK_KINDS:
+            self.answers += 1
+        elif MASKS in entry.bare.split() and entry.payload != self._card:
+            self.answers += 1  # the same masks once more tell nothing new
+            self._card = entry.payload
         self.bare.update(entry.bare.split())
         self.uses = max(self.uses, entry.uses)
 
@@ -230,7 +235,10 @@ def _entry(path: Path, number: int, line: bytes) -> Entry:
     try:
         entry = Entry(**parsed_json(line.decode("utf-8")))
     except (ValueError, TypeError) as error:
-        raise LedgerError(f"{path.name}: line {number} is no line of a ledger.") from error
+        raise LedgerError(
+            f"{path.name}: line {number} is no line of a ledger of this version. Keep the file, "
+            "and begin a new one in another folder."
+        ) from error
     if entry.sealed().digest != entry.digest or entry.line() != line:
         raise LedgerError(f"{path.name}: line {number} was changed.")
     return entry

@@ -104,15 +104,18 @@ class Order:
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
-        timeline = {part.site for part in recipe.timeline}
+        order = cls(federation, name)
+        # A run that was begun goes on although sites of its timeline were removed since.
+        begun = order._order_file.exists()
+        timeline = () if begun else (part.site for part in recipe.timeline)
         if unknown := {*sites, *timeline} - set(federation.sites):
             raise RunError(
                 f"there is no kit for {', '.join(sorted(unknown))}; 'asyndgan federation add' "
                 "makes one."
             )
-        check_attended(recipe, federation.sites)
-        order = cls(federation, name)
-        if order._order_file.exists():
+        if not begun:
+            check_attended(recipe, federation.sites)
+        if begun:
             if order.state() == "finished":
                 raise RunError(f"run {name} has finished; choose another name.")
             if order.folder.recipe().digest() != recipe.digest():
@@ -176,10 +179,9 @@ class Order:
         return "running" if begun else "ordered"
 
     def ahead(self) -> str:
-        """Name of the run that is trained before this one; empty if there is none."""
-        others = (each for each in Order.all(self.federation) if wants_work(each))
-        first = next(others, self).name
-        return "" if first == self.name else first
+        """Name of the other run that is being trained; empty if there is none."""
+        others = (each for each in Order.all(self.federation) if each.name != self.name)
+        return next((each.name for each in others if each.folder.busy()), "")
 
     def waiting(self) -> str:
         """Names of the sites that it waits for before it starts or resumes; may be empty."""
@@ -351,7 +353,7 @@ class _Work:
         if time.monotonic() < self._not_before:
             return
         for order in Order.all(self.federation):
-            if wants_work(order):
+            if _wants_work(order):
                 self._run, self._begun = (order, begin(order, self.device)), time.monotonic()
                 return
 
@@ -369,8 +371,7 @@ class _Work:
         process.wait()
 
 
-def wants_work(order: Order) -> bool:
-    """Whether a run was ordered and is neither finished, stopped nor failed."""
+def _wants_work(order: Order) -> bool:
     try:
         return order.state() in ("ordered", "running")
     except RunError as error:  # an unreadable run does not stop the others

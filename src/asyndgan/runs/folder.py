@@ -26,7 +26,7 @@ from typing import Any, Literal, Self, final
 from torch import nn
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.errors import RunError
+from asyndgan.errors import BusyError, RunError
 from asyndgan.locks import held
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
@@ -166,6 +166,14 @@ class RunFolder:
             self.path,
             f"another training is at work in {self.path}; wait for it, or choose another folder.",
         )
+
+    def busy(self) -> bool:
+        """Whether a training has the folder now."""
+        try:
+            with self.held():
+                return False
+        except BusyError:
+            return True
 
     def site_state(self, site: str) -> Path:
         """Folder in which a simulated site keeps its own state."""

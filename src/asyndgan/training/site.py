@@ -196,6 +196,7 @@ class Site(Handler):
         self.run: str | None = None
         self._heard = 0.0
         self._attempts: deque[str] = deque(maxlen=KEPT_ATTEMPTS)
+        self._fresh = False
         self._start_afresh()
 
     def handle(self, request: Message) -> Released:
@@ -236,6 +237,7 @@ class Site(Handler):
         if not torch.isfinite(request.images).all():
             # Checked before anything is learned: the discriminator would not recover.
             raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
+        self._fresh = False
         self.objective.begin_step(request.step)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
         synthetic = replace(own, images=request.images)
@@ -291,6 +293,7 @@ class Site(Handler):
             raise ProtocolError("a condition with a label that this site does not know.")
         if not torch.isfinite(request.images).all():
             raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
+        self._fresh = False
         self.objective.begin_step(request.step)
         real = self._real(self.cohort.batch(self.next_batch, size))
         synthetic = Batch(request.images, request.conditions.long()).to(self.device)
@@ -471,6 +474,7 @@ class Site(Handler):
             step, batch = (checkpoint.count_in(about, key) for key in ("step", "batch"))
             known = about.get("secret")
             self._start_afresh(None if known is None else str(known))
+            self._fresh = False
             self.objective.load(tensors)
         except RunError:
             self._start_afresh()  # rather than go on with half a state
@@ -488,9 +492,12 @@ class Site(Handler):
         Args:
             known: secret of an earlier start, to repeat its draws; None: a new one.
         """
+        if self._fresh and known is None:
+            return  # nothing was judged since the last start, so the same masks may leave again
         if not self.release.policy.allows.known_start:
             known = known or secret()
         self.secret = known
+        self._fresh = True
         self.cohort = self.cases.redrawn(known) if known else self.cases
         self.step = 0
         self.next_batch = 0
