@@ -227,7 +227,6 @@ def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(
     recipe = tiny("training.flip=false")
     whole = make_cohort(recipe, cases=2, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, False], [True, True]])
-    site = Site("north", cohort, recipe)
     batch = cohort.batch(0, 2)
     painted = torch.rand_like(batch.images)
     other = painted.clone()
@@ -235,9 +234,9 @@ def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(
     other[~batch.present] = 0.5  # whatever the generator paints there
     states = []
     for images in (painted, other):
-        site._start_afresh()
-        site.objective.learn(batch, replace(batch, images=images))
-        states.append(torch.cat([p.flatten() for p in site.objective.discriminator.parameters()]))
+        objective = Site("north", cohort, recipe).objective
+        objective.learn(batch, replace(batch, images=images))
+        states.append(torch.cat([p.flatten() for p in objective.discriminator.parameters()]))
     assert torch.equal(*states)
 
 
