@@ -279,15 +279,8 @@ def test_an_audit_is_of_the_file_that_paints_not_of_what_is_said_of_it(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:
     run, members, others, painted = parts
-    audit(
-        run,
-        members,
-        others,
-        painted,
-        tmp_path,
-        masks=masks_digest(masks_in(given, run)),
-        confirmed=SITES,
-    )
+    digest = masks_digest(masks_in(given, run))
+    audit(run, members, others, painted, tmp_path, masks=digest, confirmed=SITES)
     whole = run.generator_file.read_bytes()
     try:
         run.generator_file.write_bytes(whole[:-4] + b"\0\0\0\1")
@@ -309,15 +302,8 @@ def test_an_audit_that_shows_nothing_or_is_none_releases_nothing(
     change: dict[str, object], parts: Parts, given: Path, tmp_path: Path
 ) -> None:
     run, members, others, painted = parts
-    audit(
-        run,
-        members,
-        others,
-        painted,
-        tmp_path,
-        masks=masks_digest(masks_in(given, run)),
-        confirmed=SITES,
-    )
+    digest = masks_digest(masks_in(given, run))
+    audit(run, members, others, painted, tmp_path, masks=digest, confirmed=SITES)
     of_many_patients(tmp_path)
     tables = json.loads((tmp_path / "audit.json").read_text())
     tables["attacks"][0] |= change

@@ -315,11 +315,11 @@ def relative_distances(real: Sequence[Case], synthetic: Sequence[Case]) -> Tenso
 
     An empty slice, which all patients have alike, is thus as far from a synthetic one as any.
     """
-    patients = [case.patient for case in real]
-    own = torch.tensor([[one == other for other in patients] for one in patients])
-    between = _distances(_small(real), _small(real)).masked_fill(own, math.inf)
-    usual = between.min(dim=1, keepdim=True).values
-    return ((_distances(_small(real), _small(synthetic)) + TINY) / (usual + TINY)).sqrt()
+    small = _small(real)
+    _, number = np.unique([case.patient for case in real], return_inverse=True)
+    own = torch.from_numpy(number[:, None] == number)
+    usual = _distances(small, small).masked_fill(own, math.inf).min(dim=1, keepdim=True).values
+    return ((_distances(small, _small(synthetic)) + TINY) / (usual + TINY)).sqrt()
 
 
 def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> NearCopies:

@@ -359,10 +359,16 @@ def complete_folder(
     lacking = [each for _, slices in read for each in slices if each.case.absent]
     if not lacking:
         raise DataError(f"every case in {folder} has {', '.join(facts.modalities)} already.")
-    drawn = drawn_masks([*own, *masks], seed=seed)
+    taught = None
     if way == "painted":
         images = painted_from_masks(run, lacking, seed=seed, look=look)
-    elif drawn:
+    elif drawn := drawn_masks([*own, *masks], seed=seed):
+        taught = {
+            "masks": f"{len(drawn)} out of {len(own)} of the site's own and {len(masks)} others "
+            f"({source}), moved at random",
+            "masks_sha256": digests_of(mask for _, mask in drawn),
+            "budget": asdict(budget),
+        }
         translator = translator_of(
             run, lacking, drawn, budget=budget, seed=seed, look=look, device=device,
             on_progress=on_progress,
@@ -375,12 +381,6 @@ def complete_folder(
         )
     planes = _planes(read, images, image)
     names = tuple(dict.fromkeys(name for of_case in planes.values() for name in of_case))
-    origin = f"{len(own)} of the site's own and {len(masks)} others ({source})"
-    taught = {
-        "masks": f"{len(drawn)} out of {origin}, moved at random",
-        "masks_sha256": digests_of(mask for _, mask in drawn),
-        "budget": asdict(budget),
-    }
     provenance = {
         "way": way,
         "run": facts.run,
@@ -390,7 +390,7 @@ def complete_folder(
         "seed": seed,
         "look": look,
         "hide_masks": hide_masks,
-        "translator": taught if way == "translated" else None,
+        "translator": taught,
         "acquired": list(info.modalities),
         "intensity": {name: _scale_of(image, name) for name in names},
     }

@@ -19,7 +19,7 @@ from typing import Final, final
 import numpy as np
 
 from asyndgan.errors import PolicyError
-from asyndgan.privacy.ledger import Ledger
+from asyndgan.privacy.ledger import MASKS, Ledger
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
@@ -173,9 +173,7 @@ class Account:
         """
         if self.limit is None:
             return
-        left = {
-            k: count for k, count in ledger.bare.items() if k != "masks" or not unprotected_masks
-        }
+        left = {k: count for k, count in ledger.bare.items() if k != MASKS or not unprotected_masks}
         if left:
             shown = ", ".join(f"{count} messages with {kind}" for kind, count in left.items())
             raise PolicyError(

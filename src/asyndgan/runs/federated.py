@@ -113,8 +113,6 @@ class Order:
                 f"there is no kit for {', '.join(sorted(unknown))}; 'asyndgan federation add' "
                 "makes one."
             )
-        if not begun:
-            check_attended(recipe, federation.sites)
         if begun:
             if order.state() == "finished":
                 raise RunError(f"run {name} has finished; choose another name.")
@@ -125,6 +123,7 @@ class Order:
             for file in (order._stop_file, order._failed_file, order._trouble_file):
                 file.unlink(missing_ok=True)
             return order
+        check_attended(recipe, federation.sites)
         RunFolder.create(order.folder.path, recipe)
         order._write_wanted(sites or federation.sites, time.time())
         return order

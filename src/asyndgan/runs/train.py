@@ -265,18 +265,19 @@ def _check_late_sites(
     """
     if not recipe.timeline:
         return
-    held = {
-        site: set(shared_modalities(describe(data), recipe.image)) - set(without.get(site, ()))
-        for site, data in sites.items()
-    }
+    about = {site: describe(data) for site, data in sites.items()}
     labels = {
-        site: {f"label {number} '{name}'" for name, number in describe(data).labels.items()}
-        for site, data in sites.items()
+        site: {f"label {number} '{name}'" for name, number in info.labels.items()}
+        for site, info in about.items()
     }
-    remedies = [(labels, "Give all sites the same labels in dataset.json.")]
+    checks = [(labels, "Give all sites the same labels in dataset.json.")]
     if not recipe.image.modalities and recipe.image.source == "images":
-        remedies.append((held, "Name all modalities in image.modalities of the recipe."))
-    for found, remedy in remedies:
+        held = {
+            site: set(shared_modalities(info, recipe.image)) - set(without.get(site, ()))
+            for site, info in about.items()
+        }
+        checks.append((held, "Name all modalities in image.modalities of the recipe."))
+    for found, remedy in checks:
         first = {name for site in found if recipe.takes_part(site, 0) for name in found[site]}
         for site, own in sorted(found.items()):
             if own - first:

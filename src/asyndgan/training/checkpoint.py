@@ -256,15 +256,8 @@ def told_of(folder: Path, run: str) -> dict[str, Any]:
 
     Unlike `place_of` it moves nothing.
     """
-    for place in (folder / f"run-{run}", folder):
-        for step in reversed(stored_steps(place)):
-            try:
-                about = read(step_file(place, step), with_tensors=False)[1]
-            except RunError:
-                continue  # its writing was cut short
-            if about.get("run") == run:
-                return about
-    return {}
+    states = (newest(place) for place in (folder / f"run-{run}", folder))
+    return next((state[1] for state in states if state and state[1].get("run") == run), {})
 
 
 def forget_old(folder: Path) -> None:

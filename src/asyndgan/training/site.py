@@ -494,10 +494,10 @@ class Site(Handler):
         """
         if self._fresh and known is None:
             return  # nothing was judged since the last start, so the same masks may leave again
+        self._fresh = False
         if not self.release.policy.allows.known_start:
             known = known or secret()
         self.secret = known
-        self._fresh = True
         self.cohort = self.cases.redrawn(known) if known else self.cases
         self.step = 0
         self.next_batch = 0
@@ -511,3 +511,4 @@ class Site(Handler):
             device=self.device,
             secret=self.secret,
         )
+        self._fresh = True
