@@ -623,12 +623,6 @@ class Recipe(Section):
                 "discriminator.kind 'unet_segmentation' has a segmentation output only; "
                 "set loss.segmentation above 0"
             )
-        if self.discriminator.augment and segments:
-            raise ValueError(
-                f"discriminator.augment moves images away from their masks, which "
-                f"discriminator.kind '{self.discriminator.kind}' is judged by; take 'patch', or "
-                "set discriminator.augment to []"
-            )
         return self
 
     @model_validator(mode="after")

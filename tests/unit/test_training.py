@@ -21,14 +21,14 @@ from asyndgan.errors import (
     SiteUnreachableError,
     WireError,
 )
-from asyndgan.models import draw_noise
+from asyndgan.models import Verdict, draw_noise
 from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.privacy import Policy
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
-from asyndgan.training.objective import rate_factor
+from asyndgan.training.objective import Objective, rate_factor
 from asyndgan.training.painting import Painting
 from asyndgan.training.roster import _TurnedAway
 from asyndgan.training.selection import Selection, checked_moments, real_moments
@@ -1252,3 +1252,26 @@ def test_sites_with_different_modalities_have_no_common_moments(
     }
     with pytest.raises(CohortError, match="south lacks a modality"):
         make_sites(recipe, cohorts).begin()
+
+
+class _Reads(torch.nn.Module):
+    """A discriminator that finds the label of a pixel in its brightness, and nothing else."""
+
+    def forward(self, images: Tensor, condition: Tensor) -> Verdict:
+        labels = ((images[:, 0] + 1) * 2).round().long()
+        return Verdict(segmentation=50 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1))
+
+
+def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(
+    tiny: Callable[..., Recipe],
+) -> None:
+    recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
+                  "discriminator.layers=1", 'discriminator.augment=["shift"]',
+                  "loss.adversarial_weight=0", "loss.segmentation=1")  # fmt: skip
+    judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
+    judge.discriminator = _Reads()
+    masks = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
+    fitting = Batch(masks[:, None] / 2 - 1, masks)
+
+    assert judge.ask(fitting)[0] < 1e-6
+    assert judge.ask(Batch(fitting.images, masks.roll(1, 2)))[0] > 1

@@ -7,7 +7,7 @@ from typing import final
 import torch
 from torch import Tensor
 
-from asyndgan.arrays import CPU, Condition, Images, Scalar
+from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar
 from asyndgan.data import Batch, derived_seed
 from asyndgan.models import (
     Verdict,
@@ -129,13 +129,11 @@ class Objective:
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
         # One pass over both is faster, and no network here mixes the images of a batch.
-        said = self._judged(torch.cat([real.images, synthetic.images]), torch.cat([seen, painted]))
-        loss = self._discriminator_loss(
-            said.of(slice(len(seen))),
-            said.of(slice(len(seen), None)),
-            real.conditions,
-            synthetic.conditions,
+        said, maps = self._judged(
+            torch.cat([real.images, synthetic.images]), torch.cat([seen, painted])
         )
+        own, others = slice(len(seen)), slice(len(seen), None)
+        loss = self._discriminator_loss(said.of(own), said.of(others), maps[own], maps[others])
         update(self.discriminator_optimiser, loss)
         losses = {"discriminator": loss.detach()}
         if self.stand_ins:
@@ -151,8 +149,8 @@ class Objective:
             synthetic: images of all sites with their conditions, the same number for each site.
             shares: of these sites, in the order of their images.
         """
-        judged = self._judged(synthetic.images, self.maps(synthetic.conditions)).score
-        own = self._judged(real.images, self.maps(real.conditions)).score
+        judged = self._judged(synthetic.images, self.maps(synthetic.conditions))[0].score
+        own = self._judged(real.images, self.maps(real.conditions))[0].score
         if judged is None or own is None:
             raise TypeError("odds need a discriminator with realness logits.")
         chunks = judged.chunk(len(shares))
@@ -165,7 +163,7 @@ class Objective:
     def log_odds(self, synthetic: Batch) -> Tensor:
         """Log odds that each image is real, (b,): the mean over the discriminator's patches."""
         maps = self.maps(synthetic.conditions)
-        score = self._judged(synthetic.images, maps, self.shown).score
+        score = self._judged(synthetic.images, maps, self.shown)[0].score
         if score is None:
             raise TypeError("odds need a discriminator with realness logits.")
         return score.flatten(1).mean(1)
@@ -199,13 +197,14 @@ class Objective:
         weights, conditions = self.recipe.loss, synthetic.conditions
         # A modality that a case lacks is not judged, so its feedback is zero.
         images = synthetic.blanked(synthetic.images)
-        verdict = self._judged(images, self.maps(conditions), self.shown)
+        verdict, maps = self._judged(images, self.maps(conditions), self.shown)
         terms: list[tuple[str, float, Tensor]] = []
         if verdict.score is not None:
             score = self.adversarial.generator(verdict.score)
             terms.append(("adversarial", weights.adversarial_weight, score))
         if weights.segmentation and verdict.segmentation is not None:
-            fits = balanced_cross_entropy(verdict.segmentation, conditions, conditions)
+            masks = _labels_in(maps)
+            fits = balanced_cross_entropy(verdict.segmentation, masks, masks)
             terms.append(("segmentation", weights.segmentation, fits))
         if weights.paired_l1 and real:
             gap = self._l1(images, real.images, conditions)
@@ -218,7 +217,7 @@ class Objective:
             terms.append(("moments", weights.moments, gap))
         if weights.features and other:
             with torch.no_grad():
-                theirs = self._judged(other.images, self.maps(other.conditions)).features
+                theirs = self._judged(other.images, self.maps(other.conditions))[0].features
             gap = features_distance(verdict.features, theirs)
             terms.append(("features", weights.features, gap))
         loss = torch.stack([weight * value for _, weight, value in terms]).sum()
@@ -261,12 +260,13 @@ class Objective:
 
     def _judged(
         self, images: Images, maps: Condition, random: torch.Generator | None = None
-    ) -> Verdict:
+    ) -> tuple[Verdict, Condition]:
+        """The discriminator's verdict on disturbed images, and the maps that lie on these."""
         kinds = self.recipe.discriminator.augment
         images, maps = disturbed(images, maps, kinds, random or self.random)
         with arithmetic(self.recipe.training.precision, images.device):
             verdict: Verdict = self.discriminator(images, maps)
-        return verdict.float()
+        return verdict.float(), maps
 
     def _stand_in_paints(self, stand_in: torch.nn.Module, maps: Condition) -> Images:
         with arithmetic(self.recipe.training.precision, maps.device):
@@ -274,14 +274,15 @@ class Objective:
         return images.float()
 
     def _discriminator_loss(
-        self, real: Verdict, synthetic: Verdict, real_masks: Tensor, painted_masks: Tensor
+        self, real: Verdict, synthetic: Verdict, real_maps: Condition, painted_maps: Condition
     ) -> Scalar:
         terms: list[Tensor] = []
         if real.score is not None and synthetic.score is not None:
             both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
             terms.append(0.5 * both)
         if self.recipe.loss.segmentation and real.segmentation is not None:
-            fits = balanced_cross_entropy(real.segmentation, real_masks, real_masks)
+            masks, painted_masks = _labels_in(real_maps), _labels_in(painted_maps)
+            fits = balanced_cross_entropy(real.segmentation, masks, masks)
             if real.segmentation.shape[1] > self.labels and synthetic.segmentation is not None:
                 last = torch.full_like(painted_masks, self.labels)
                 fits = fits + balanced_cross_entropy(synthetic.segmentation, last, painted_masks)
@@ -320,11 +321,16 @@ class Objective:
         painted = real.blanked(self._stand_in_paints(network, maps))
         loss = section.paired_l1 * self._l1(painted, real.images, real.conditions)
         if section.adversarial_weight:
-            score = self._judged(painted, maps).score
+            score = self._judged(painted, maps)[0].score
             if score is not None:
                 loss = loss + section.adversarial_weight * self.adversarial.generator(score)
         update(optimiser, loss)
         return loss.detach()
+
+
+def _labels_in(maps: Condition) -> Masks:
+    """Label maps of one-hot maps; 0 where a disturbance has left nothing, as the image is black."""
+    return maps.argmax(1)
 
 
 def _as_complete_as(batch: Batch) -> Batch:
