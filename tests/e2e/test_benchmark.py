@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +29,7 @@ from asyndgan.evaluation.suite import Suite
 from asyndgan.evaluation.trainings import train_all, trainings_of
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import find_block, replace_block, write_evidence
+from asyndgan.runs import RunFolder
 
 ROOT = Path(__file__).parents[2]
 
@@ -318,6 +322,38 @@ def test_a_training_that_fails_does_not_keep_the_others_from_theirs(
     with pytest.raises(RunError, match=r"bad: .*1 of 2 trainings ended well"):
         train_all([bad, good], 1, None)
     assert good.finished()
+
+
+def test_a_suite_that_is_killed_leaves_no_training_behind(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    suite = tmp_path / "long.toml"
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    suite.write_text(text.replace("training.steps=2", "training.steps=1000000"))
+    out = tmp_path / "out"
+    process = subprocess.Popen(
+        [
+            sys.executable, "-c", "from asyndgan.cli import main; main()",
+            "benchmark", suite, "--data", data, "--out", out,
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    training = RunFolder(out / "runs" / "heads" / "small-0")
+    try:
+        wait_for(lambda: training.metrics() and training.busy())
+    finally:
+        process.kill()
+        process.wait()
+    wait_for(lambda: not training.busy())
+
+
+def wait_for(happened: Callable[[], object]) -> None:
+    for _ in range(600):
+        if happened():
+            return
+        time.sleep(0.1)
+    raise TimeoutError
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ suite that gained a model trains only that model.
 
 import hashlib
 import json
+import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, final
 
@@ -176,7 +178,8 @@ def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgre
     running: dict[Future[str], Training] = {}
     # Processes are spawned, since a fork of a process in which torch has run may hang. Trainings
     # are submitted only when a worker is free, so that none is left queued after Ctrl-C.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    spawned = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawned, initializer=end_with_parent) as pool:
         while True:
             for training in islice(ahead, workers - len(running)):
                 running[pool.submit(_attempt, training)] = training
@@ -193,6 +196,19 @@ def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgre
     for name, reason in failed.items():
         trained = f"{len(waiting) - len(failed)} of {len(waiting)} trainings ended well"
         raise RunError(f"{name}: {reason} ({trained}.)")
+
+
+def end_with_parent() -> None:
+    """Ends this process when its parent does, however that ends: nobody would wait for its work."""
+    parent = parent_process()
+    if parent is None:
+        return
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)  # a run that is interrupted so resumes from its newest checkpoint
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _attempt(training: Training) -> str:
