@@ -22,6 +22,8 @@ Rate = Annotated[float, Field(gt=0, le=0.1)]
 
 MOST_PIXELS: Final = 2**23
 """Most pixels of a message in each modality, such as 32 images of 512x512."""
+UNSEGMENTING: Final = ("patch", "dcgan")
+"""Kinds of discriminators, among this package's, that do not segment."""
 
 
 class Section(BaseModel):
@@ -252,7 +254,7 @@ class LossSection(Section):
         0.0, description="batch means of the discriminator's features, against unpaired images"
     )
     segmentation: Weight = Field(
-        0.0, description="cross-entropy of the discriminator's segmentation output"
+        0.0, description="cross-entropy of the segmentation output of discriminators that have one"
     )
 
     @property
@@ -607,12 +609,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _losses_fit_the_discriminator(self) -> Self:
-        segments = self.discriminator.kind in ("patch_segmentation", "unet_segmentation")
-        if (
-            self.loss.segmentation
-            and not segments
-            and self.discriminator.kind in ("patch", "dcgan")
-        ):
+        if self.loss.segmentation and self.discriminator.kind in UNSEGMENTING:
             raise ValueError(
                 f"loss.segmentation is above 0, but discriminator.kind '{self.discriminator.kind}' "
                 "has no segmentation output; take patch_segmentation or unet_segmentation, or set "
@@ -734,7 +731,8 @@ class Recipe(Section):
         if not self.discriminator.joint and any("segmentation" in kind for kind in judges):
             raise ValueError(
                 "discriminator.joint is false, so each modality is judged alone, but a mask is "
-                "found back in all of them together; take discriminator.kind 'patch' or 'dcgan'"
+                "found back in all of them together; take discriminator.kind 'patch' or 'dcgan', "
+                "and set loss.segmentation to 0"
             )
         if self.shares.by == "modality" and self.integrity.aggregation != "sum":
             raise ValueError(
@@ -834,6 +832,14 @@ class Recipe(Section):
                 "set masks.source to 'given' and give every site a folder of masks, set "
                 "privacy.conditions to 'unprotected' to say so, or take another condition"
             )
+        judges = {own.kind for own in self.discriminators.values()}
+        segments = judges & {"patch_segmentation", "unet_segmentation"}
+        if segments and self.privacy.kind == "discriminator":
+            raise ValueError(
+                f"discriminator.kind '{segments.pop()}' segments real patients, which privacy.kind "
+                "'discriminator' does not cover; take 'patch' or 'dcgan', and set "
+                "loss.segmentation to 0"
+            )
         touched = {
             "loss.paired_l1": self.loss.paired_l1,
             "loss.stand_in_l1": self.loss.stand_in_l1,
@@ -849,13 +855,6 @@ class Recipe(Section):
                     f"{key} looks at real patients past privacy.kind '{self.privacy.kind}', which "
                     "would not cover it; set it to 0, or privacy.kind to 'none'"
                 )
-        judges = {own.kind for own in self.discriminators.values()}
-        segments = judges & {"patch_segmentation", "unet_segmentation"}
-        if segments and self.privacy.kind == "discriminator":
-            raise ValueError(
-                f"discriminator.kind '{segments.pop()}' segments real patients, which privacy.kind "
-                "'discriminator' does not cover; take 'patch' or 'dcgan'"
-            )
         # What one patient changes is bounded only if each image's gradient is its own.
         foreign = {
             "discriminator.kind": judges - {"patch", "dcgan"},
@@ -893,9 +892,17 @@ class Recipe(Section):
         return self
 
     def at_site(self, site: str) -> Self:
-        """The recipe as one site trains it: with the site's own discriminator, if it has one."""
+        """The recipe as one site trains it: with the site's own discriminator, if it has one.
+
+        A site whose own discriminator does not segment asks for no segmentation.
+        """
         own = self.site_discriminators.get(site)
-        return self.model_copy(update={"discriminator": own}) if own else self
+        if own is None:
+            return self
+        loss = self.loss
+        if own.kind in UNSEGMENTING and self.discriminator.kind not in UNSEGMENTING:
+            loss = loss.model_copy(update={"segmentation": 0.0})
+        return self.model_copy(update={"discriminator": own, "loss": loss})
 
     @classmethod
     def from_toml(cls, text: str, overrides: Sequence[str] = ()) -> Self:

@@ -51,8 +51,8 @@ def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) ->
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["discriminator.kind=patch"],
-        ["discriminator.kind=patch", "discriminator.joint=false"],
+        ["discriminator.kind=patch", "loss.segmentation=0"],
+        ["discriminator.kind=patch", "loss.segmentation=0", "discriminator.joint=false"],
         ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
         ["discriminator.kind=unet_segmentation", "loss.segmentation=1"],
     ],
@@ -116,7 +116,7 @@ def test_norms_that_remember_and_networks_without_instance_norms_stay_as_they_ar
 
 def test_a_private_discriminator_keeps_the_norms_that_opacus_knows() -> None:
     for kind, quick in (("none", True), ("discriminator", False)):
-        sets = [f"privacy.kind={kind}"]
+        sets = [f"privacy.kind={kind}", "discriminator.kind=patch", "loss.segmentation=0"]
         if kind == "discriminator":
             sets += ["privacy.patients=4", "privacy.noise=1", "privacy.conditions=unprotected"]
         network = build_discriminator(

@@ -282,6 +282,18 @@ def test_a_sites_own_discriminator_must_fit_the_recipe_too(tiny: MakeRecipe) -> 
     assert recipe.at_site("south").discriminator.width == 8
 
 
+def test_a_site_whose_own_discriminator_does_not_segment_asks_for_no_segmentation(
+    tiny: MakeRecipe,
+) -> None:
+    recipe = tiny(
+        "image.size=64", "discriminator.kind=patch_segmentation", "loss.segmentation=1",
+        "site_discriminators.south.width=8",
+    )  # fmt: skip
+    assert recipe.at_site("north").loss.segmentation == 1
+    assert recipe.at_site("south").loss.segmentation == 0
+    assert recipe.at_site("south").discriminator.kind == "patch"
+
+
 def test_a_sites_own_discriminator_sees_images_disturbed_as_the_others_do(
     tiny: MakeRecipe,
 ) -> None:
