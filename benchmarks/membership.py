@@ -10,7 +10,8 @@ Two further attacks need a patient's images. `asked` is a coordinator that sends
 site as if it were synthetic and reads the site's loss (`asked, without losses`: the length of the
 feedback, which is what remains under a policy with `leaves.losses = false`), once and as the mean
 over eight shifted copies; under differential privacy it asks only once, since every question is
-charged. `discriminator` has the site's final discriminator and shows it sixteen shifted copies.
+charged. `discriminator` has the site's final discriminator and shows it sixteen shifted copies;
+`segmentation` asks it how well it finds their masks in them, if it segments.
 
 There are five splits, three for some recipes. A patient's score in splits that include the patient
 is compared with the same patient's score in the others, so that easy cases do not look like
@@ -86,7 +87,7 @@ QUESTIONS = 8
 LOOKS = 16
 ASKED = ("asked", "asked, without losses")
 EIGHT = tuple(f"{name}, eight times" for name in ASKED)
-ATTACKS = ("painting", "nearest", "density", *ASKED, *EIGHT, "discriminator")
+ATTACKS = ("painting", "nearest", "density", *ASKED, *EIGHT, "discriminator", "segmentation")
 Scores = dict[str, dict[str, float]]
 
 
@@ -131,7 +132,7 @@ def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, obj
         own = [case for case in everybody if case.patient.startswith(f"{site}/")]
         questions = 1 if recipe.privacy.kind != "none" else QUESTIONS
         found = by_asking(run, site, data, own, questions)
-        found["discriminator"] = by_discriminator(run, site, own)
+        found |= by_discriminator(run, site, own)
         for name, of_cases in found.items():
             scores.setdefault(name, {}).update(ranks(own, of_cases))
     return {"members": sorted({case.patient for case in members}), "scores": scores}
@@ -172,8 +173,11 @@ def by_asking(
     return found
 
 
-def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float]:
-    """Scores each case by the log-odds of the site's discriminator (LOGAN, Hayes et al. 2019)."""
+def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> dict[str, list[float]]:
+    """Scores each case by the log-odds of the site's discriminator (LOGAN, Hayes et al. 2019).
+
+    And by how well it finds the case's mask, if it segments.
+    """
     facts, recipe = run.facts(), run.recipe().at_site(site)
     seeing = recipe.discriminator.model_copy(update={"augment": ()})  # attackers do not augment
     objective = Objective(
@@ -185,11 +189,16 @@ def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> list[float
     )
     newest = checkpoint.step_file(run.site_state(site), facts.steps)
     objective.load(checkpoint.read(newest)[0])
+    found: dict[str, list[float]] = {}
     with torch.no_grad():
-        return [
-            float(objective.log_odds(copies(case, LOOKS, number)).mean())
-            for number, case in enumerate(cases)
-        ]
+        for number, case in enumerate(cases):
+            shown = copies(case, LOOKS, number)
+            said, maps = objective.judged(shown.images, objective.maps(shown.conditions))
+            found.setdefault("discriminator", []).append(float(objective.log_odds(shown).mean()))
+            for name, _, value in objective.wanted(said, maps):
+                if name == "segmentation":
+                    found.setdefault(name, []).append(-float(value))
+    return found
 
 
 def ranks(cases: list[Case], scores: list[float]) -> dict[str, float]:

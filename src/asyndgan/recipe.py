@@ -540,9 +540,10 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _own_discriminators_see_alike(cls, tables: Any) -> Any:
-        """Passes `discriminator.augment`, which hides patients, on to the sites' own ones."""
+        """Passes kind and `augment`, which hides patients, on to the sites' own discriminators."""
         try:
-            kept = {"augment": tables["discriminator"]["augment"]}
+            judge = tables["discriminator"]
+            kept = {key: judge[key] for key in ("kind", "augment") if key in judge}
             own = {site: kept | table for site, table in tables["site_discriminators"].items()}
         except (AttributeError, KeyError, TypeError):
             return tables  # nothing to pass on, or a fault that later validation reports
@@ -635,8 +636,12 @@ class Recipe(Section):
         }
         for key, value in needs_masks.items():
             if value and self.condition.kind != "mask":
+                remedy = (
+                    "; take discriminator.kind 'patch' or 'dcgan', and set loss.segmentation to 0"
+                )
                 raise ValueError(
                     f"{key} needs label maps, but condition.kind is '{self.condition.kind}'"
+                    f"{remedy if 'segmentation' in key else ''}"
                 )
         return self
 
@@ -755,16 +760,18 @@ class Recipe(Section):
             "loss.features is above 0": self.loss.features,
             "loss.segmentation is above 0": self.loss.segmentation,
             "loss.adversarial_weight is not 1": self.loss.adversarial_weight != 1,
-            "discriminator.kind 'patch_segmentation' does not see what is asked for": (
+            "discriminator.kind 'patch_segmentation' is no 'patch' or 'dcgan'": (
                 self.discriminator.kind == "patch_segmentation"
             ),
             "privacy.kind is set": self.privacy.kind != "none",
             "integrity.aggregation is not 'sum'": self.integrity.aggregation != "sum",
             "integrity.bound is above 0": self.integrity.bound,
         }
-        for reason, found in unfit.items():
-            if found:
-                raise ValueError(f"shares.by is 'odds', which is all that sites send, but {reason}")
+        reasons = [reason for reason, found in unfit.items() if found]
+        if reasons:
+            raise ValueError(
+                f"shares.by is 'odds', which is all that sites send, but {', '.join(reasons)}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,11 +1,14 @@
 """A suite from its file to its tables, as a person runs it."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -338,14 +341,18 @@ def test_a_suite_that_is_killed_leaves_no_training_behind(
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     )  # fmt: skip
     training = RunFolder(out / "runs" / "heads" / "small-0")
     try:
         wait_for(lambda: training.metrics() and training.busy())
-    finally:
         process.kill()
         process.wait()
-    wait_for(lambda: not training.busy())
+        wait_for(lambda: not training.busy())
+        assert training.facts().state == "interrupted"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def wait_for(happened: Callable[[], object]) -> None:

@@ -100,12 +100,17 @@ def test_whose_images_a_first_step_saw_is_recognised_only_where_initial_weights_
     assert (truth < 0.6 * min(others)) is known_start
 
 
-@pytest.mark.parametrize("augment", ["[]", '["shift"]'])
+SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
+
+
+@pytest.mark.parametrize(
+    ("augment", "judges"), [("[]", ()), ('["shift"]', ()), ('["shift"]', SEGMENTS)]
+)
 def test_a_rehearsal_is_the_sites_own_step_and_inversion_finds_what_explains_the_answer(
-    tiny: MakeRecipe, make_cohort: MakeCohort, augment: str
+    tiny: MakeRecipe, make_cohort: MakeCohort, augment: str, judges: tuple[str, ...]
 ) -> None:
     recipe = tiny(
-        "wire.feedback=float32", "wire.images=float32", f"discriminator.augment={augment}"
+        "wire.feedback=float32", "wire.images=float32", f"discriminator.augment={augment}", *judges
     )
     cohort = make_cohort(recipe)
     ask = rolled_back(Site("north", cohort, recipe), recipe)

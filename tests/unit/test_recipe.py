@@ -287,11 +287,12 @@ def test_a_site_whose_own_discriminator_does_not_segment_asks_for_no_segmentatio
 ) -> None:
     recipe = tiny(
         "image.size=64", "discriminator.kind=patch_segmentation", "loss.segmentation=1",
-        "site_discriminators.south.width=8",
+        "site_discriminators.south.kind=patch", "site_discriminators.west.width=8",
     )  # fmt: skip
-    assert recipe.at_site("north").loss.segmentation == 1
     assert recipe.at_site("south").loss.segmentation == 0
-    assert recipe.at_site("south").discriminator.kind == "patch"
+    for site in ("north", "west"):
+        assert recipe.at_site(site).loss.segmentation == 1
+        assert recipe.at_site(site).discriminator.kind == "patch_segmentation"
 
 
 def test_a_sites_own_discriminator_sees_images_disturbed_as_the_others_do(

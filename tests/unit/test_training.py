@@ -1257,9 +1257,14 @@ def test_sites_with_different_modalities_have_no_common_moments(
 class _Reads(torch.nn.Module):
     """A discriminator that finds the label of a pixel in its brightness, and nothing else."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.sure = torch.nn.Parameter(torch.tensor(50.0))
+
     def forward(self, images: Tensor, condition: Tensor) -> Verdict:
         labels = ((images[:, 0] + 1) * 2).round().long()
-        return Verdict(segmentation=50 * torch.nn.functional.one_hot(labels, 3).movedim(-1, 1))
+        found = torch.nn.functional.one_hot(labels, 3).movedim(-1, 1)
+        return Verdict(segmentation=self.sure * found)
 
 
 def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(
@@ -1270,8 +1275,28 @@ def test_a_segmentation_is_judged_by_the_mask_as_it_lies_on_the_shifted_image(
                   "loss.adversarial_weight=0", "loss.segmentation=1")  # fmt: skip
     judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
     judge.discriminator = _Reads()
+    judge.discriminator_optimiser = torch.optim.Adam(judge.discriminator.parameters())
     masks = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
     fitting = Batch(masks[:, None] / 2 - 1, masks)
 
     assert judge.ask(fitting)[0] < 1e-6
     assert judge.ask(Batch(fitting.images, masks.roll(1, 2)))[0] > 1
+    assert judge.learn(fitting, fitting)["discriminator"] < 1e-6
+    assert judge.learn(Batch(fitting.images, masks.roll(1, 2)), fitting)["discriminator"] > 1
+
+
+def test_a_segmentation_asks_nothing_about_labels_that_no_case_of_the_site_has(
+    tiny: Callable[..., Recipe],
+) -> None:
+    recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
+                  "discriminator.layers=1", "loss.adversarial_weight=0",
+                  "loss.segmentation=1")  # fmt: skip
+    masks = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
+    images = masks[:, None].clamp(max=1) / 2 - 1  # label 2 looks like label 1
+    whole = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
+    lacking = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0, known=[0, 1])
+    for judge in (whole, lacking):
+        judge.discriminator = _Reads()
+    assert whole.ask(Batch(images, masks))[0] > 1
+    assert lacking.ask(Batch(images, masks))[0] < 1e-6
+    assert lacking.ask(Batch(images, torch.full_like(masks, 2)))[0] == 0

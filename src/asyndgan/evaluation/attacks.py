@@ -1,17 +1,14 @@
 """Attacks by a malicious coordinator that reconstruct a site's images from its feedback."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final, final
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Scalar
 from asyndgan.data import derived_seed
-from asyndgan.errors import ProtocolError, RunError
-from asyndgan.models import Verdict, arithmetic
-from asyndgan.models.augment import disturbed
+from asyndgan.errors import ProtocolError
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
 from asyndgan.training.objective import Objective
@@ -117,7 +114,7 @@ class Rehearsal:
     computed for any real images and compared with its actual answer.
 
     Args:
-        recipe: a recipe whose discriminator does not segment.
+        recipe: the run's.
         name: name of the site.
         card: the card that the site sent.
         images: synthetic images, (b, c, *space), that the site was sent.
@@ -132,48 +129,35 @@ class Rehearsal:
             space=tuple(card.space),
             seed=derived_seed(recipe.training.seed, "site", name),
         )
-        self.network = self.objective.discriminator
         self.maps = self.objective.maps(card.conditions.long())
         self.images = images
 
     def feedback(self, real: Images) -> Tensor:
         """The site's feedback if these were its real images; differentiable with respect to them.
 
-        Raises:
-            RunError: the discriminator has no realness logits.
+        Of a loss it knows what the discriminator asks for, and no term that looks at other images.
         """
-        known = dict(self.network.named_parameters())
-        adversarial, rate = self.objective.adversarial, self.recipe.optimiser.discriminator_rate
+        known = dict(self.objective.discriminator.named_parameters())
+        rate = self.recipe.optimiser.discriminator_rate
         self.objective.begin_step(0)  # reproduces the site's shifts
-        both = torch.cat([real, self.images])
-        own, painted = self._score(known, both, self.objective.random).chunk(2)
-        learned = 0.5 * (adversarial.real(own) + adversarial.synthetic(painted))
+        maps = torch.cat([self.maps, self.maps])
+        said, seen = self.objective.judged(torch.cat([real, self.images]), maps)
+        own, painted = slice(len(real)), slice(len(real), None)
+        learned = self.objective.lesson(said.of(own), said.of(painted), seen[own], seen[painted])
         slopes = torch.autograd.grad(learned, list(known.values()), create_graph=True)
         moved = {
             name: weight - rate * _sign(slope)
             for (name, weight), slope in zip(known.items(), slopes, strict=True)
         }
         asked = self.images.clone().requires_grad_()
-        wanted = adversarial.generator(self._score(moved, asked, self.objective.shown))
-        loss = self.recipe.loss.adversarial_weight * wanted
-        (feedback,) = torch.autograd.grad(loss, asked, create_graph=True)
+        said, seen = self.objective.judged(asked, self.maps, self.objective.shown, moved)
+        terms = [weight * value for _, weight, value in self.objective.wanted(said, seen)]
+        (feedback,) = torch.autograd.grad(torch.stack(terms).sum(), asked, create_graph=True)
         return feedback
 
     def mismatch(self, real: Images, answer: Tensor) -> Scalar:
         """Squared difference of simulated and actual answer, relative to the actual one squared."""
         return (self.feedback(real) - answer).square().sum() / answer.square().sum()
-
-    def _score(
-        self, weights: Mapping[str, Tensor], images: Images, random: torch.Generator
-    ) -> Tensor:
-        maps = torch.cat([self.maps] * (len(images) // len(self.maps)))
-        shifted = disturbed(images, maps, self.recipe.discriminator.augment, random)
-        with arithmetic(self.recipe.training.precision, images.device):
-            verdict: Verdict = functional_call(self.network, dict(weights), shifted)
-        score = verdict.float().score
-        if score is None:
-            raise RunError("this discriminator has no realness logits; a rehearsal needs them.")
-        return score
 
 
 def _sign(slope: Tensor) -> Tensor:

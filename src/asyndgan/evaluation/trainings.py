@@ -7,7 +7,9 @@ suite that gained a model trains only that model.
 import hashlib
 import json
 import os
+import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from functools import cached_property
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 import torch
 
@@ -198,6 +200,10 @@ def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgre
         raise RunError(f"{name}: {reason} ({trained}.)")
 
 
+PATIENCE_S: Final = 60.0
+"""How long a training whose suite has ended may take to stop by itself, in seconds."""
+
+
 def end_with_parent() -> None:
     """Ends this process when its parent does, however that ends: nobody would wait for its work."""
     parent = parent_process()
@@ -206,7 +212,9 @@ def end_with_parent() -> None:
 
     def follow() -> None:
         parent.join()
-        os._exit(1)  # a run that is interrupted so resumes from its newest checkpoint
+        os.kill(os.getpid(), signal.SIGTERM)  # a training writes a checkpoint and stops
+        time.sleep(PATIENCE_S)
+        os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
 

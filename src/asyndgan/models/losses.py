@@ -1,5 +1,6 @@
 """Loss terms. All are means, so that a weight means the same at any batch and image size."""
 
+from collections.abc import Collection
 from typing import Protocol, final, runtime_checkable
 
 import torch
@@ -81,7 +82,9 @@ class Hinge:
         return -logits.mean()
 
 
-def balanced_cross_entropy(logits: Tensor, target: Masks, present: Masks) -> Scalar:
+def balanced_cross_entropy(
+    logits: Tensor, target: Masks, present: Masks, counted: Collection[int] | None = None
+) -> Scalar:
     """Cross-entropy in which every label of `present` counts the same, however few its pixels.
 
     Args:
@@ -89,12 +92,16 @@ def balanced_cross_entropy(logits: Tensor, target: Masks, present: Masks) -> Sca
         target: label of each pixel, (b, *space).
         present: label maps whose frequencies give the weights; `target` itself, or the masks where
             every target is "synthetic".
+        counted: labels of `present` that count; None: all. The loss is 0 where none occurs.
 
     Source: Schoenfeld et al. 2021, equation 2 (weights are inverse per-pixel frequencies).
     """
     pixels = torch.bincount(present.flatten(), minlength=logits.shape[1]).to(logits.dtype)
+    if counted is not None:
+        for label in set(range(len(pixels))).difference(counted):
+            pixels[label] = 0
     found = (pixels > 0).sum()
-    weight = torch.where(pixels > 0, pixels.sum() / (found * pixels.clamp(min=1)), 1.0)
+    weight = torch.where(pixels > 0, pixels.sum() / (found * pixels.clamp(min=1)), 0.0)
     loss = F.cross_entropy(logits, target, reduction="none")
     return (loss * weight[present]).mean()
 

@@ -1,11 +1,12 @@
 """How a site trains its discriminator, and the loss that it asks synthetic images to lower."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
 import torch
 from torch import Tensor
+from torch.func import functional_call
 
 from asyndgan.arrays import CPU, Condition, Images, Masks, Scalar
 from asyndgan.data import Batch, derived_seed
@@ -59,6 +60,8 @@ class Objective:
             the initial weights are shuffled unpredictably: anyone who can compute a first step
             could tell from its feedback whose images were in it. None: both follow from the seed,
             which coordinators know, so that a run can be repeated.
+        known: labels that the site's own cases have. A segmentation that was never taught a label
+            asks nothing about it, where given masks have it. None: all labels.
     """
 
     def __init__(
@@ -71,9 +74,11 @@ class Objective:
         seed: int,
         device: torch.device = CPU,
         secret: str | None = None,
+        known: Iterable[int] | None = None,
     ) -> None:
         self.recipe = recipe
         self.labels = labels
+        self.known = None if known is None else frozenset(known)
         self.space = space
         self.seed = seed if secret is None else derived_seed(seed, secret)
         self.adversarial = build_adversarial_loss(recipe)
@@ -129,11 +134,11 @@ class Objective:
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
         # One pass over both is faster, and no network here mixes the images of a batch.
-        said, maps = self._judged(
+        said, maps = self.judged(
             torch.cat([real.images, synthetic.images]), torch.cat([seen, painted])
         )
         own, others = slice(len(seen)), slice(len(seen), None)
-        loss = self._discriminator_loss(said.of(own), said.of(others), maps[own], maps[others])
+        loss = self.lesson(said.of(own), said.of(others), maps[own], maps[others])
         update(self.discriminator_optimiser, loss)
         losses = {"discriminator": loss.detach()}
         if self.stand_ins:
@@ -149,8 +154,8 @@ class Objective:
             synthetic: images of all sites with their conditions, the same number for each site.
             shares: of these sites, in the order of their images.
         """
-        judged = self._judged(synthetic.images, self.maps(synthetic.conditions))[0].score
-        own = self._judged(real.images, self.maps(real.conditions))[0].score
+        judged = self.judged(synthetic.images, self.maps(synthetic.conditions))[0].score
+        own = self.judged(real.images, self.maps(real.conditions))[0].score
         if judged is None or own is None:
             raise TypeError("odds need a discriminator with realness logits.")
         chunks = judged.chunk(len(shares))
@@ -163,7 +168,7 @@ class Objective:
     def log_odds(self, synthetic: Batch) -> Tensor:
         """Log odds that each image is real, (b,): the mean over the discriminator's patches."""
         maps = self.maps(synthetic.conditions)
-        score = self._judged(synthetic.images, maps, self.shown)[0].score
+        score = self.judged(synthetic.images, maps, self.shown)[0].score
         if score is None:
             raise TypeError("odds need a discriminator with realness logits.")
         return score.flatten(1).mean(1)
@@ -197,15 +202,8 @@ class Objective:
         weights, conditions = self.recipe.loss, synthetic.conditions
         # A modality that a case lacks is not judged, so its feedback is zero.
         images = synthetic.blanked(synthetic.images)
-        verdict, maps = self._judged(images, self.maps(conditions), self.shown)
-        terms: list[tuple[str, float, Tensor]] = []
-        if verdict.score is not None:
-            score = self.adversarial.generator(verdict.score)
-            terms.append(("adversarial", weights.adversarial_weight, score))
-        if weights.segmentation and verdict.segmentation is not None:
-            masks = _labels_in(maps)
-            fits = balanced_cross_entropy(verdict.segmentation, masks, masks)
-            terms.append(("segmentation", weights.segmentation, fits))
+        verdict, maps = self.judged(images, self.maps(conditions), self.shown)
+        terms = self.wanted(verdict, maps)
         if weights.paired_l1 and real:
             gap = self._l1(images, real.images, conditions)
             terms.append(("paired_l1", weights.paired_l1, gap))
@@ -217,11 +215,66 @@ class Objective:
             terms.append(("moments", weights.moments, gap))
         if weights.features and other:
             with torch.no_grad():
-                theirs = self._judged(other.images, self.maps(other.conditions))[0].features
+                theirs = self.judged(other.images, self.maps(other.conditions))[0].features
             gap = features_distance(verdict.features, theirs)
             terms.append(("features", weights.features, gap))
         loss = torch.stack([weight * value for _, weight, value in terms]).sum()
         return loss, {name: value.detach() for name, _, value in terms}
+
+    def judged(
+        self,
+        images: Images,
+        maps: Condition,
+        random: torch.Generator | None = None,
+        weights: Mapping[str, Tensor] | None = None,
+    ) -> tuple[Verdict, Condition]:
+        """The discriminator's verdict on disturbed images, and the maps that lie on these.
+
+        Args:
+            images: (b, c, *space).
+            maps: what they were painted from.
+            random: of the disturbance; None: that of images for learning.
+            weights: to judge with instead of the discriminator's own.
+        """
+        kinds = self.recipe.discriminator.augment
+        images, maps = disturbed(images, maps, kinds, random or self.random)
+        with arithmetic(self.recipe.training.precision, images.device):
+            verdict: Verdict = (
+                self.discriminator(images, maps)
+                if weights is None
+                else functional_call(self.discriminator, dict(weights), (images, maps))
+            )
+        return verdict.float(), maps
+
+    def lesson(
+        self, real: Verdict, synthetic: Verdict, real_maps: Condition, painted_maps: Condition
+    ) -> Scalar:
+        """The loss that the discriminator lowers, from its verdicts and the maps they are on."""
+        terms: list[Tensor] = []
+        if real.score is not None and synthetic.score is not None:
+            both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
+            terms.append(0.5 * both)
+        if self.recipe.loss.segmentation and real.segmentation is not None:
+            masks, painted_masks = _labels_in(real_maps), _labels_in(painted_maps)
+            fits = balanced_cross_entropy(real.segmentation, masks, masks)
+            if real.segmentation.shape[1] > self.labels and synthetic.segmentation is not None:
+                last = torch.full_like(painted_masks, self.labels)
+                fits = fits + balanced_cross_entropy(synthetic.segmentation, last, painted_masks)
+            terms.append(self.recipe.loss.segmentation * fits)
+        return torch.stack(terms).sum()
+
+    def wanted(self, verdict: Verdict, maps: Condition) -> list[tuple[str, float, Scalar]]:
+        """What the discriminator asks of synthetic images: name, weight and value of each term."""
+        weights = self.recipe.loss
+        terms: list[tuple[str, float, Scalar]] = []
+        if verdict.score is not None:
+            score = self.adversarial.generator(verdict.score)
+            terms.append(("adversarial", weights.adversarial_weight, score))
+        if weights.segmentation and verdict.segmentation is not None:
+            masks = _labels_in(maps)
+            fits = balanced_cross_entropy(verdict.segmentation, masks, masks, self.known)
+            terms.append(("segmentation", weights.segmentation, fits))
+        return terms
 
     def begin_step(self, step: int) -> None:
         """Sets the learning rates of a step and the random generators of its augmentation.
@@ -258,36 +311,10 @@ class Objective:
     def _l1(self, images: Images, target: Images, conditions: Tensor) -> Scalar:
         return balanced_l1(images, target, conditions, self.recipe.loss.balance)
 
-    def _judged(
-        self, images: Images, maps: Condition, random: torch.Generator | None = None
-    ) -> tuple[Verdict, Condition]:
-        """The discriminator's verdict on disturbed images, and the maps that lie on these."""
-        kinds = self.recipe.discriminator.augment
-        images, maps = disturbed(images, maps, kinds, random or self.random)
-        with arithmetic(self.recipe.training.precision, images.device):
-            verdict: Verdict = self.discriminator(images, maps)
-        return verdict.float(), maps
-
     def _stand_in_paints(self, stand_in: torch.nn.Module, maps: Condition) -> Images:
         with arithmetic(self.recipe.training.precision, maps.device):
             images: Images = stand_in(maps, maps[:, :0])  # it takes no noise
         return images.float()
-
-    def _discriminator_loss(
-        self, real: Verdict, synthetic: Verdict, real_maps: Condition, painted_maps: Condition
-    ) -> Scalar:
-        terms: list[Tensor] = []
-        if real.score is not None and synthetic.score is not None:
-            both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
-            terms.append(0.5 * both)
-        if self.recipe.loss.segmentation and real.segmentation is not None:
-            masks, painted_masks = _labels_in(real_maps), _labels_in(painted_maps)
-            fits = balanced_cross_entropy(real.segmentation, masks, masks)
-            if real.segmentation.shape[1] > self.labels and synthetic.segmentation is not None:
-                last = torch.full_like(painted_masks, self.labels)
-                fits = fits + balanced_cross_entropy(synthetic.segmentation, last, painted_masks)
-            terms.append(self.recipe.loss.segmentation * fits)
-        return torch.stack(terms).sum()
 
     def _learn_stand_ins(self, real: Batch, maps: Condition) -> Scalar:
         """Updates each stand-in on its half of the patients; returns their mean loss."""
@@ -321,7 +348,7 @@ class Objective:
         painted = real.blanked(self._stand_in_paints(network, maps))
         loss = section.paired_l1 * self._l1(painted, real.images, real.conditions)
         if section.adversarial_weight:
-            score = self._judged(painted, maps)[0].score
+            score = self.judged(painted, maps)[0].score
             if score is not None:
                 loss = loss + section.adversarial_weight * self.adversarial.generator(score)
         update(optimiser, loss)

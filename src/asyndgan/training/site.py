@@ -510,5 +510,6 @@ class Site(Handler):
             seed=derived_seed(self.recipe.training.seed, "site", self.name),
             device=self.device,
             secret=self.secret,
+            known=None if self.given is None else self.cohort.conditions.unique().tolist(),
         )
         self._fresh = True
