@@ -97,8 +97,8 @@ class Presence:
 
 
 _NOTES: Final = {
-    "discriminator": "How hard each site's discriminator finds it to tell real from synthetic. "
-    "Near zero: it always can.",
+    "discriminator": "How hard each site's discriminator finds it to tell real from synthetic and, "
+    "if it segments, to find masks in real images. Near zero: it always can.",
     "adversarial": "What that discriminator says of the synthetic images. Lower: it is fooled more "
     "often.",
     "segmentation": "How badly the discriminator finds the mask back in the synthetic images.",
