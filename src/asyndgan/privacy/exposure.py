@@ -47,7 +47,8 @@ _BATCH = Exposure("number of the next batch", "one number", "how many batches we
 _LOSSES = Exposure(
     "the terms of the site's loss, as numbers", "at most 32 numbers",
     "how well the discriminator tells real from synthetic and, if it segments, finds real masks, "
-    "over a batch of real images: a weak sign of who is in the batch. Of images that somebody made up to ask: as `feedback`",
+    "over a batch of real images: a weak sign of who is in the batch. Of images that "
+    "somebody made up to ask: as `feedback`",
     "`leaves.losses = false` sends none; under differential privacy none of real images",
 )  # fmt: skip
 
@@ -92,7 +93,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "discriminator is known: whether images that somebody has at hand were in the batch. Else: "
         "what the discriminator has learned, single patients included: who shows a site a "
         "patient's image as if it were synthetic sees by the answer whether that patient took "
-        "part and, of a discriminator that segments, what mask it knows for that image. Where cases lack modalities, zeros tell which case lacks what",
+        "part and, of a discriminator that segments, what mask it knows for that image. "
+        "Where cases lack modalities, zeros tell which case lacks what",
         "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `allows.undisturbed`, "
         "`allows.known_start`, `leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a "
         "recipe must be differentially private",
