@@ -760,9 +760,6 @@ class Recipe(Section):
             "loss.features is above 0": self.loss.features,
             "loss.segmentation is above 0": self.loss.segmentation,
             "loss.adversarial_weight is not 1": self.loss.adversarial_weight != 1,
-            "discriminator.kind 'patch_segmentation' is no 'patch' or 'dcgan'": (
-                self.discriminator.kind == "patch_segmentation"
-            ),
             "privacy.kind is set": self.privacy.kind != "none",
             "integrity.aggregation is not 'sum'": self.integrity.aggregation != "sum",
             "integrity.bound is above 0": self.integrity.bound,

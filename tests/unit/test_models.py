@@ -210,6 +210,17 @@ def test_a_verdicts_gradient_reaches_every_pixel(
         assert (gradient.abs().sum((0, 1)) > 0).all()
 
 
+def test_a_patch_discriminator_that_segments_judges_given_the_mask_and_finds_it_without(
+    tiny: MakeRecipe,
+) -> None:
+    space = (16, 16)
+    network = discriminator_of(tiny, "patch_segmentation", space)
+    images, maps = torch.rand(2, 2, *space), maps_of("mask", space)
+    own, other = network(images, maps), network(images, maps.flip(1))
+    assert not torch.allclose(own.score, other.score)
+    torch.testing.assert_close(own.segmentation, other.segmentation)
+
+
 def test_each_kind_of_discriminator_has_its_own_outputs(tiny: MakeRecipe) -> None:
     space = (16, 16)
     images, maps = torch.zeros(2, 2, *space), maps_of("mask", space)

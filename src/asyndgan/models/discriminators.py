@@ -115,9 +115,11 @@ class PatchDiscriminator(nn.Module):
 
 @final
 class PatchSegmentationDiscriminator(nn.Module):
-    """A PatchGAN that sees the image alone and also segments it, from the same features.
+    """A PatchGAN that also segments the image, from the same features.
 
-    The segmentation checks that the image fits its mask, so the mask is not an input.
+    The features are of the image alone, or else the segmentation could copy the mask. The mask
+    modulates the last of them before realness is judged, after the projection discriminator
+    (Miyato and Koyama 2018, section 2), so that the verdict is on the image given its mask.
 
     Args:
         condition_channels: labels of the masks.
@@ -144,10 +146,13 @@ class PatchSegmentationDiscriminator(nn.Module):
         )
         self.merge = nn.ModuleList(conv(width, width, 3, padding=1) for _ in [0, *sources])
         self.classify = conv(width, condition_channels, 1)
+        self.told = conv(condition_channels, sources[-1], 1)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
-        """Judges and segments images; `condition` is not used."""
-        *features, score = self.network(images)
+        """Judges images, given what they were painted from, and segments them without it."""
+        *features, _ = self.network(images)
+        told = self.told(F.interpolate(condition, size=features[-1].shape[2:], mode="area"))
+        score = self.network.final_conv(features[-1] * (1 + told))
         merged: Tensor | None = None
         levels = zip([images, *features], self.lateral, self.merge, strict=True)
         for level, lateral, merge in reversed(list(levels)):

@@ -4,7 +4,7 @@ from asyndgan.training.coordinator import Coordinator, StepReport
 from asyndgan.training.scope import Scope, generator_inputs, new_generator, scope_maps
 from asyndgan.training.site import Site
 
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 """Raise it when a change alters what a recipe trains: older runs are then no evidence for it."""
 
 __all__ = [
