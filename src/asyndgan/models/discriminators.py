@@ -152,7 +152,8 @@ class PatchSegmentationDiscriminator(nn.Module):
         """Judges images, given what they were painted from, and segments them without it."""
         *features, _ = self.network(images)
         told = self.told(F.interpolate(condition, size=features[-1].shape[2:], mode="area"))
-        score = self.network.final_conv(features[-1] * (1 + told))
+        judge = self.network.get_submodule("final_conv")
+        score = judge(features[-1] * (1 + told))
         merged: Tensor | None = None
         levels = zip([images, *features], self.lateral, self.merge, strict=True)
         for level, lateral, merge in reversed(list(levels)):
