@@ -26,6 +26,9 @@ def no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "arithmetic", lambda precision, device: nullcontext())
 
 
+SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
+
+
 def on_meta(recipe: Recipe) -> Batch:
     images = torch.rand(2, 1, *recipe.image.size)
     masks = torch.zeros(2, *recipe.image.size, dtype=torch.int64)
@@ -39,6 +42,7 @@ def on_meta(recipe: Recipe) -> Batch:
         ["loss.paired_l1=1", "loss.balance=0", "loss.features=1"],
         ['discriminator.augment=["intensity", "shift", "cutout"]'],
         ["condition.kind=none", "masks.release=false"],
+        [*SEGMENTS, 'discriminator.augment=["shift"]'],
     ],
     ids=lambda overrides: overrides[0],
 )
@@ -83,11 +87,18 @@ def test_a_site_says_so_if_its_device_is_not_there(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+@pytest.mark.parametrize("judges", [(), (*SEGMENTS, 'discriminator.augment=["shift"]')])
 @pytest.mark.parametrize("engine", ["inprocess", "processes"])
 def test_a_run_on_a_gpu_learns_what_one_on_the_cpu_does(
-    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, engine: str
+    tiny: MakeRecipe,
+    phantoms: dict[str, Path],
+    tmp_path: Path,
+    engine: str,
+    judges: tuple[str, ...],
 ) -> None:
-    recipe = tiny("image.size=32", "loss.stand_in_l1=1", "loss.balance=0.5", "stand_in.width=4")
+    recipe = tiny(
+        "image.size=32", "loss.stand_in_l1=1", "loss.balance=0.5", "stand_in.width=4", *judges
+    )
     weights = []
     for device in ("cpu", "cuda"):
         run = train(recipe, phantoms, tmp_path / device, engine=engine, device=device)

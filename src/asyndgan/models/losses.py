@@ -96,7 +96,8 @@ def balanced_cross_entropy(
 
     Source: Schoenfeld et al. 2021, equation 2 (weights are inverse per-pixel frequencies).
     """
-    pixels = torch.bincount(present.flatten(), minlength=logits.shape[1]).to(logits.dtype)
+    each = present.flatten()
+    pixels = logits.new_zeros(logits.shape[1]).scatter_add_(0, each, logits.new_ones(len(each)))
     if counted is not None:
         for label in set(range(len(pixels))).difference(counted):
             pixels[label] = 0
