@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
-from asyndgan.data import RawCase
+from asyndgan.data import Batch, Cohort, RawCase
 from asyndgan.data.nnunet import describe
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.data.writing import write_dataset
@@ -247,6 +247,24 @@ def test_a_site_that_is_given_other_masks_does_not_go_on_with_a_run(
     other = Site("north", make_cohort(recipe), recipe, folder=tmp_path, given=[dots])
     with pytest.raises(ProtocolError, match="masks that it is given"):
         other.handle(Open(**opening, step=1))
+
+
+def test_a_site_asks_about_given_masks_only_what_its_own_cases_have_taught_it(
+    tiny: MakeRecipe, make_cohort: Any
+) -> None:
+    recipe = tiny(
+        "masks.source=given", "masks.release=false", "discriminator.kind=patch_segmentation",
+        "loss.segmentation=1",
+    )  # fmt: skip
+    cohort = make_cohort(recipe)
+    healthy = Cohort(
+        cohort.images, cohort.conditions.clamp(max=1), modalities=["T1"], labels=cohort.labels
+    )
+    site = Site("north", healthy, recipe, given=[torch.full(recipe.image.size, 2)])
+    assert site.objective.known == {0, 1}
+    images = -torch.ones(2, 1, *recipe.image.size)
+    _, terms = site.objective.ask(Batch(images, torch.full((2, *recipe.image.size), 2)))
+    assert terms["segmentation"] == 0
 
 
 def test_the_recipe_of_masks_loads() -> None:
