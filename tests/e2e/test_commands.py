@@ -145,9 +145,9 @@ def test_a_run_without_conditions_paints_from_noise_alone(sites: list[str], tmp_
         "--set",
         "condition.kind=none",
         "--set",
-        "loss.stand_in_l1=0",
+        "loss.segmentation=0",
         "--set",
-        "loss.balance=0",
+        "discriminator.kind=patch",
     ]
     done = asyndgan("train", "default", *sites, "--out", tmp_path / "run", *SET, *none)
     assert done.returncode == 0, done.stderr
