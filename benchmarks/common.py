@@ -19,7 +19,7 @@ from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import markdown_table, replace_block
 from asyndgan.runs import RunFolder
-from asyndgan.training import Site
+from asyndgan.training import GENERATOR_VERSION, Site
 from asyndgan.training.checkpoint import stored_steps
 
 DELTA = 1e-5
@@ -121,7 +121,11 @@ def asked_again(
 
 
 def remembered(path: Path, name: str, make: Callable[[], object]) -> object:
-    """An entry of a JSON file; if it is missing, it is computed by `make` and stored."""
+    """An entry of a JSON file; if it is missing, it is computed by `make` and stored.
+
+    Entries of another version of generators are not taken.
+    """
+    name = f"{name} (generators {GENERATOR_VERSION})"
 
     def entries() -> dict[str, object]:
         return json.loads(path.read_text()) if path.exists() else {}

@@ -50,7 +50,7 @@ from common import (
 )
 
 SPLITS = 5
-FEWER = {"shift": 3, "move": 3, "overfitted": 3, "private": 3}
+FEWER = {"shown": 3, "shift": 3, "move": 3, "overfitted": 3, "private": 3}
 """Number of splits of the slow models other than `default` and `paper`."""
 EPSILON = 8.0
 """Largest epsilon of `private`, at the smallest site; larger sites spend less."""
@@ -59,27 +59,29 @@ EVERYWHERE = (
     "training.checkpoint_every=50",
 )  # fmt: skip
 SHORT = ("training.steps=600",)
+SHOWN = ("discriminator.kind=patch", "loss.segmentation=0")
+"""Discriminators that are shown the mask and do not segment."""
 UNMOVED = "training.move=false"
 UNSHIFTED = "discriminator.augment=[]"
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "default": ("default", SHORT),
-    "plain": ("default", (*SHORT, UNMOVED, UNSHIFTED)),
-    "shift": ("default", (*SHORT, UNMOVED)),
-    "move": ("default", (*SHORT, UNSHIFTED)),
+    "plain": ("default", (*SHORT, *SHOWN, UNMOVED, UNSHIFTED)),
+    "shift": ("default", (*SHORT, *SHOWN, UNMOVED)),
+    "move": ("default", (*SHORT, *SHOWN, UNSHIFTED)),
+    "shown": ("default", (*SHORT, *SHOWN)),
     "paper": ("paper", ("training.steps=300",)),
     "overfitted": (
         "default",
         (
             "training.steps=1500", "training.hold_out=0.8", "training.flip=false",
-            "loss.paired_l1=100", UNMOVED, UNSHIFTED,
+            "loss.paired_l1=100", *SHOWN, UNMOVED, UNSHIFTED,
         ),
     ),
     "private": (
         "default",
         (
-            "training.steps=150", "training.precision=float32", "discriminator.kind=patch",
-            "loss.segmentation=0", "privacy.kind=discriminator", "privacy.conditions=unprotected",
-            "privacy.patients=6",
+            "training.steps=150", "training.precision=float32", *SHOWN, "privacy.patients=6",
+            "privacy.kind=discriminator", "privacy.conditions=unprotected",
         ),
     ),
 }  # fmt: skip
@@ -194,7 +196,8 @@ def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> dict[str, 
         for number, case in enumerate(cases):
             shown = copies(case, LOOKS, number)
             said, maps = objective.judged(shown.images, objective.maps(shown.conditions))
-            found.setdefault("discriminator", []).append(float(objective.log_odds(shown).mean()))
+            if said.score is not None:
+                found.setdefault("discriminator", []).append(float(said.score.mean()))
             for name, _, value in objective.wanted(said, maps):
                 if name == "segmentation":
                     found.setdefault(name, []).append(-float(value))
@@ -267,7 +270,7 @@ def main() -> None:
                 # The key includes the digest, since a recipe can change under the same name.
                 entries[name] = remembered(
                     asked.out / "scores.json",
-                    f"{name}-{recipe.digest()[:12]}",
+                    f"{name}-{recipe.digest()[:12]}-{len(ATTACKS)}",
                     partial(attacked, recipe, sites, asked.out / name),
                 )
     for part in asked.sets:

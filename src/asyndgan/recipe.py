@@ -539,7 +539,7 @@ class Recipe(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _own_discriminators_see_alike(cls, tables: Any) -> Any:
+    def _own_discriminators_are_like_the_others(cls, tables: Any) -> Any:
         """Passes kind and `augment`, which hides patients, on to the sites' own discriminators."""
         try:
             judge = tables["discriminator"]
@@ -616,10 +616,10 @@ class Recipe(Section):
                 "has no segmentation output; take patch_segmentation or unet_segmentation, or set "
                 "the weight to 0"
             )
-        if self.discriminator.kind == "unet_segmentation" and not self.loss.segmentation:
+        if "_segmentation" in self.discriminator.kind and not self.loss.segmentation:
             raise ValueError(
-                "discriminator.kind 'unet_segmentation' has a segmentation output only; "
-                "set loss.segmentation above 0"
+                f"discriminator.kind '{self.discriminator.kind}' segments, which nothing would "
+                "teach it; set loss.segmentation above 0, or take 'patch' or 'dcgan'"
             )
         return self
 
@@ -767,7 +767,7 @@ class Recipe(Section):
         reasons = [reason for reason, found in unfit.items() if found]
         if reasons:
             raise ValueError(
-                f"shares.by is 'odds', which is all that sites send, but {', '.join(reasons)}"
+                f"shares.by is 'odds', which is all that sites send, but {'; '.join(reasons)}"
             )
         return self
 

@@ -602,5 +602,5 @@ def test_a_discriminator_that_segments_is_refused_under_privacy(tiny: MakeRecipe
     with pytest.raises(RecipeError, match="segments real patients"):
         tiny(
             "privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false",
-            "discriminator.kind=patch_segmentation",
+            "discriminator.kind=patch_segmentation", "loss.segmentation=1",
         )  # fmt: skip

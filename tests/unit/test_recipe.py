@@ -82,8 +82,16 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
         (["condition.kind=class", "loss.moments=1"], "loss.moments needs label maps"),
         (["condition.kind=class", "masks.release=true"], "masks.release needs label maps"),
         (
-            ["condition.kind=class", "discriminator.kind=patch_segmentation"],
-            "'patch_segmentation' needs label maps",
+            [
+                "condition.kind=class",
+                "discriminator.kind=patch_segmentation",
+                "loss.segmentation=1",
+            ],
+            "needs label maps.*set loss.segmentation to 0",
+        ),
+        (
+            ["discriminator.kind=patch_segmentation"],
+            "'patch_segmentation' segments, which nothing would teach it",
         ),
         (["loss.adversarial_weight=0"], "every weight is 0"),
         (["image.intensity.default.low=300"], "must be below high"),

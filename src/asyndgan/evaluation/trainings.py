@@ -225,6 +225,10 @@ def _attempt(training: Training) -> str:
         training.run()
     except AsyndganError as error:
         return str(error)
+    finally:
+        parent = parent_process()
+        if parent is not None and not parent.is_alive():
+            os._exit(1)
     return ""
 
 

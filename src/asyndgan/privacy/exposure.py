@@ -94,7 +94,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "what the discriminator has learned, single patients included: who shows a site a "
         "patient's image as if it were synthetic sees by the answer whether that patient took "
         "part and, of a discriminator that segments, what mask it knows for that image. "
-        "Where cases lack modalities, zeros tell which case lacks what",
+        "Where cases lack modalities, zeros tell which case lacks what; where masks are given, "
+        "they may tell which labels no case of the site has",
         "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `allows.undisturbed`, "
         "`allows.known_start`, `leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a "
         "recipe must be differentially private",
