@@ -22,8 +22,9 @@ Rate = Annotated[float, Field(gt=0, le=0.1)]
 
 MOST_PIXELS: Final = 2**23
 """Most pixels of a message in each modality, such as 32 images of 512x512."""
-UNSEGMENTING: Final = ("patch", "dcgan")
-"""Kinds of discriminators, among this package's, that do not segment."""
+SEGMENTING: Final = frozenset({"patch_segmentation", "unet_segmentation"})
+UNSEGMENTING: Final = frozenset({"patch", "dcgan"})
+"""Kinds of this package's discriminators; of another package's nobody knows."""
 
 
 class Section(BaseModel):
@@ -616,7 +617,7 @@ class Recipe(Section):
                 "has no segmentation output; take patch_segmentation or unet_segmentation, or set "
                 "the weight to 0"
             )
-        if "_segmentation" in self.discriminator.kind and not self.loss.segmentation:
+        if self.discriminator.kind in SEGMENTING and not self.loss.segmentation:
             raise ValueError(
                 f"discriminator.kind '{self.discriminator.kind}' segments, which nothing would "
                 "teach it; set loss.segmentation above 0, or take 'patch' or 'dcgan'"
@@ -631,8 +632,6 @@ class Recipe(Section):
             "loss.segmentation": self.loss.segmentation,
             "loss.stand_in_l1": self.loss.stand_in_l1,
             "masks.release": self.masks.release,
-            "discriminator.kind 'patch_segmentation'": self.discriminator.kind
-            == "patch_segmentation",
         }
         for key, value in needs_masks.items():
             if value and self.condition.kind != "mask":
@@ -641,7 +640,7 @@ class Recipe(Section):
                 )
                 raise ValueError(
                     f"{key} needs label maps, but condition.kind is '{self.condition.kind}'"
-                    f"{remedy if 'segmentation' in key else ''}"
+                    f"{remedy if key == 'loss.segmentation' else ''}"
                 )
         return self
 
@@ -837,7 +836,7 @@ class Recipe(Section):
                 "privacy.conditions to 'unprotected' to say so, or take another condition"
             )
         judges = {own.kind for own in self.discriminators.values()}
-        segments = judges & {"patch_segmentation", "unet_segmentation"}
+        segments = judges & SEGMENTING
         if segments and self.privacy.kind == "discriminator":
             raise ValueError(
                 f"discriminator.kind '{segments.pop()}' segments real patients, which privacy.kind "
@@ -861,7 +860,7 @@ class Recipe(Section):
                 )
         # What one patient changes is bounded only if each image's gradient is its own.
         foreign = {
-            "discriminator.kind": judges - {"patch", "dcgan"},
+            "discriminator.kind": judges - UNSEGMENTING,
             "loss.adversarial": {self.loss.adversarial} - {"bce", "least_squares", "hinge"},
         }
         for key, names in foreign.items():
@@ -904,7 +903,7 @@ class Recipe(Section):
         if own is None:
             return self
         loss = self.loss
-        if own.kind in UNSEGMENTING and self.discriminator.kind not in UNSEGMENTING:
+        if own.kind in UNSEGMENTING:
             loss = loss.model_copy(update={"segmentation": 0.0})
         return self.model_copy(update={"discriminator": own, "loss": loss})
 

@@ -142,8 +142,7 @@ class Rehearsal:
         self.objective.begin_step(0)  # reproduces the site's shifts
         maps = torch.cat([self.maps, self.maps])
         said, seen = self.objective.judged(torch.cat([real, self.images]), maps)
-        own, painted = slice(len(real)), slice(len(real), None)
-        learned = self.objective.lesson(said.of(own), said.of(painted), seen[own], seen[painted])
+        learned = self.objective.lesson(said, seen, len(real))
         slopes = torch.autograd.grad(learned, list(known.values()), create_graph=True)
         moved = {
             name: weight - rate * _sign(slope)

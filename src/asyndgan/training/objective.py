@@ -137,8 +137,7 @@ class Objective:
         said, maps = self.judged(
             torch.cat([real.images, synthetic.images]), torch.cat([seen, painted])
         )
-        own, others = slice(len(seen)), slice(len(seen), None)
-        loss = self.lesson(said.of(own), said.of(others), maps[own], maps[others])
+        loss = self.lesson(said, maps, len(seen))
         update(self.discriminator_optimiser, loss)
         losses = {"discriminator": loss.detach()}
         if self.stand_ins:
@@ -246,16 +245,21 @@ class Objective:
             )
         return verdict.float(), maps
 
-    def lesson(
-        self, real: Verdict, synthetic: Verdict, real_maps: Condition, painted_maps: Condition
-    ) -> Scalar:
-        """The loss that the discriminator lowers, from its verdicts and the maps they are on."""
+    def lesson(self, said: Verdict, maps: Condition, count: int) -> Scalar:
+        """The loss that the discriminator lowers.
+
+        Args:
+            said: its verdict on `count` real images and on synthetic ones after them.
+            maps: what lies on these images, as `judged` returns it.
+            count: number of real images.
+        """
+        real, synthetic = said.of(slice(count)), said.of(slice(count, None))
         terms: list[Tensor] = []
         if real.score is not None and synthetic.score is not None:
             both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
             terms.append(0.5 * both)
         if self.recipe.loss.segmentation and real.segmentation is not None:
-            masks, painted_masks = _labels_in(real_maps), _labels_in(painted_maps)
+            masks, painted_masks = _labels_in(maps[:count]), _labels_in(maps[count:])
             fits = balanced_cross_entropy(real.segmentation, masks, masks)
             if real.segmentation.shape[1] > self.labels and synthetic.segmentation is not None:
                 last = torch.full_like(painted_masks, self.labels)
