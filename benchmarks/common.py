@@ -4,23 +4,16 @@ import argparse
 import json
 import math
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.evaluation.attacks import RolledBack
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.trainings import Training
-from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
-from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import markdown_table, replace_block
 from asyndgan.runs import RunFolder
-from asyndgan.training import GENERATOR_VERSION, Site
-from asyndgan.training.checkpoint import stored_steps
+from asyndgan.training import GENERATOR_VERSION
 
 DELTA = 1e-5
 """Delta of every epsilon."""
@@ -73,51 +66,6 @@ def trained(recipe: Recipe, sites: dict[str, Path], out: Path) -> RunFolder:
     if not training.finished():
         training.run()
     return training.folder
-
-
-@contextmanager
-def asked_again(
-    run: RunFolder,
-    recipe: Recipe,
-    name: str,
-    data: Path,
-    *,
-    late: bool,
-    policy: Policy = SIMULATION,
-) -> Iterator[tuple[Site, RolledBack]]:
-    """A site that a malicious coordinator can ask any number of times about one batch.
-
-    Args:
-        run: run that the site takes part in or took part in.
-        recipe: recipe that the site trains.
-        name: name of the site.
-        data: folder of the site's data.
-        late: ask about the batch after the site's oldest stored checkpoint; else about its first.
-        policy: policy of the site.
-
-    Yields:
-        The site, and the function that asks it.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder)
-        if late:
-            for path in run.site_state(name).glob("*.safetensors"):
-                shutil.copy(path, state)
-        cohort = load_cohort(SiteSetup(name, data, state), recipe)
-        site = Site(name, cohort, recipe, folder=state, policy=policy)
-        limit = message_limit(recipe)
-        ask = RolledBack(
-            Endpoint(site, limit=limit),
-            run=run.facts().run,
-            recipe=recipe.digest(),
-            step=stored_steps(state)[0] if late else 0,
-            images=recipe.wire.images,
-            limit=limit,
-        )
-        try:
-            yield site, ask
-        finally:
-            site.release.close()
 
 
 def remembered(path: Path, name: str, make: Callable[[], object]) -> object:

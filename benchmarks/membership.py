@@ -29,25 +29,17 @@ from scipy.stats import rankdata, wilcoxon
 from asyndgan.data import Batch, Case
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import held_out_by
+from asyndgan.engines import SiteSetup
 from asyndgan.evaluation.audit import area_under_curve, patient_scores
 from asyndgan.evaluation.of_run import load_real, masks_of, painting_of
+from asyndgan.evaluation.reconstruction import asked_again
 from asyndgan.models.augment import disturbed
 from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.training import checkpoint
 from asyndgan.training.objective import Objective
-from common import (
-    DELTA,
-    arguments,
-    asked_again,
-    markdown,
-    noise_for,
-    publish,
-    remembered,
-    sites_of,
-    trained,
-)
+from common import DELTA, arguments, markdown, noise_for, publish, remembered, sites_of, trained
 
 SPLITS = 5
 FEWER = {"shown": 3, "shift": 3, "move": 3, "overfitted": 3, "private": 3}
@@ -160,7 +152,8 @@ def by_asking(
     recipe = run.recipe()
     size = recipe.training.batch
     found: dict[str, list[float]] = {}
-    with asked_again(run, recipe, site, data, late=True) as (_, ask):
+    setup = SiteSetup(site, data, run.site_state(site))
+    with asked_again(run, recipe, setup, late=True) as (_, ask):
         for number, case in enumerate(cases):
             shown = copies(case, questions, number).images
             answers = [ask.judged(torch.stack([image] * size)) for image in shown]

@@ -18,16 +18,18 @@ images that explain the answer.
 
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 
 import torch
 
-from asyndgan.evaluation.attacks import Rehearsal, bisected, inverted, psnr
+from asyndgan.engines import SiteSetup
+from asyndgan.evaluation.attacks import Rehearsal, inverted, psnr
+from asyndgan.evaluation.reconstruction import asked_again, painted_for, read_pixels
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.training import generator_inputs
 from asyndgan.wire import through
-from common import arguments, asked_again, markdown, publish, remembered, sites_of, trained
+from common import arguments, markdown, publish, remembered, sites_of, trained
 
 SET = "lgg_mri"
 MODELS = {
@@ -40,23 +42,14 @@ OTHERS = 40
 AT = ("image.size=64", "training.precision=bfloat16")
 
 
-def painted_for(run: RunFolder, name: str, conditions: torch.Tensor) -> torch.Tensor:
-    """What the coordinator paints from a site's masks without asking the site."""
-    recipe, scope = run.recipe(), run.facts().scope
-    random = torch.Generator().manual_seed(0)
-    inputs = generator_inputs(recipe, scope, conditions, [name] * len(conditions), random)
-    with torch.no_grad():
-        return run.generator()(*inputs)
-
-
 def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, float]:
     """Bisection of one site's batch, from the state of its first step or of a checkpoint."""
-    recipe = run.recipe()
-    with asked_again(run, recipe, name, data, late=late) as (site, ask):
-        real = site.cohort.batch(ask.card.batch, recipe.training.batch)
-        read = bisected(ask, tuple(real.images.shape))
-        painted = painted_for(run, name, real.conditions)
-        found = {"read": psnr(read, real.images), "painted": psnr(painted, real.images)}
+    setup = SiteSetup(name, data, run.site_state(name))
+    tried = read_pixels(run, setup, late=late)
+    found = {"read": fmean(tried.read), "painted": fmean(tried.painted)}
+    with asked_again(run, run.recipe(), setup, late=late) as (site, ask):
+        real = site.cohort.batch(ask.card.batch, run.recipe().training.batch)
+        ask(torch.zeros_like(real.images))
         if site.objective.target is not None:
             found["stand_in"] = psnr(site.objective.target, real.images)
     return found
@@ -68,15 +61,16 @@ def asked_once(
     """What one answer to the first step reveals to an attacker who can compute that step."""
     recipe = load_recipe("default", [*AT, *MODELS["default"], *overrides])
     policy = Policy(allows=AllowsSection(known_start=known_start), leaves=SIMULATION.leaves)
-    with asked_again(run, recipe, name, data, late=False, policy=policy) as (site, ask):
+    setup = SiteSetup(name, data, run.site_state(name))
+    with asked_again(run, recipe, setup, late=False, policy=policy) as (site, ask):
         batches = [site.cohort.batch(k, recipe.training.batch) for k in range(1 + OTHERS)]
-        real, conditions = batches[0].images, batches[0].conditions
+        real = batches[0].images
         random = torch.Generator().manual_seed(0)
         sent = through(torch.rand(real.shape, generator=random) * 2 - 1, recipe.wire.images)
         answer = ask(sent)
     rehearsal = Rehearsal(recipe, name, ask.card, sent)
     gaps = [float(rehearsal.mismatch(batch.images, answer).detach()) for batch in batches]
-    painted = painted_for(run, name, conditions)
+    painted = painted_for(run, name, ask.card, batches[0])
     found = inverted(rehearsal, answer, painted)
     return {
         "truth": gaps[0],

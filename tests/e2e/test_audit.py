@@ -35,6 +35,7 @@ from asyndgan.evaluation.of_run import (
     painted_once,
     synthetic_of_run,
 )
+from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.models import site_noise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
@@ -343,7 +344,7 @@ def test_a_folder_with_as_many_cases_of_other_patients_is_not_taken_for_members(
     right = {site: folder / site for site in SITES}
     wrong = right | {SITES[0]: tmp_path / SITES[0]}
     *_, confirmed = load_for_audit(run, right, None, folder / "synthetic")
-    assert confirmed == set(SITES)
+    assert set(confirmed) == set(SITES)
     with pytest.raises(RunError, match=f"cases that {SITES[0]} was trained on"):
         load_for_audit(run, wrong, None, folder / "synthetic")
 
@@ -357,7 +358,7 @@ def test_a_hospital_says_itself_whom_it_was_trained_on_and_by_what_pattern(
     assert not confirmed
     states = {site: run.site_state(site) for site in SITES}
     *_, confirmed = load_for_audit(away, right, None, folder / "synthetic", states=states)
-    assert confirmed == set(SITES)
+    assert set(confirmed) == set(SITES)
     with pytest.raises(RunError, match="trained on"):
         load_for_audit(
             away, right, None, folder / "synthetic", states=states, patient_pattern="(.*)"
@@ -413,6 +414,35 @@ def test_others_are_compared_by_slices_with_a_label_where_members_are(
     assert {case.name for case in others} == {
         path.stem for path in (holdout / "labelsTr").glob("*.png") if path != first
     }
+
+
+def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
+    tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3)
+    sites = {site.name: tmp_path / site.name for site in DEFAULT_SITES[:2]}
+    both = ("image.size=32", "training.steps=3", "training.hold_out=0.4", "generator.noise=0")
+    told: dict[str, list[PixelsRead]] = {}
+    for term, weight in (("paired", 100), ("none", 0)):
+        recipe = tiny(*both, f"loss.paired_l1={weight}", "training.checkpoint_every=2")
+        run = train(recipe, sites, tmp_path / term)
+        words = ["audit", run.path, "--out", tmp_path / f"{term}-audit"]
+        words += [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
+        kept = sorted(path.name for path in run.site_state(SITES[0]).iterdir())
+        said = CliRunner().invoke(app, [str(word) for word in words])
+        assert said.exit_code == 0, said.output
+        assert sorted(path.name for path in run.site_state(SITES[0]).iterdir()) == kept
+        assert said.output.count("pixels: ") == len(SITES)
+        assert ("REAL PIXELS CAN BE READ" in said.output) is (term == "paired")
+        stored = json.loads((tmp_path / f"{term}-audit" / "audit.json").read_text())["pixels"]
+        told[term] = [
+            PixelsRead(**{key: one[key] for key in ("site", "read", "painted", "flat")})
+            for one in stored
+        ]
+    assert [one.site for one in told["none"]] == SITES
+    assert all(one.told == recipe.training.batch for one in told["paired"])
+    assert all(min(one.read) > 30 > max(one.painted) for one in told["paired"])
+    assert all(one.told == 0 for one in told["none"])
 
 
 def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from asyndgan.cli.train import parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.evaluation.audit import audit as run_audit
 from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
+from asyndgan.evaluation.reconstruction import can_be_asked, read_pixels
 from asyndgan.runs import RunFolder
 
 
@@ -52,7 +53,7 @@ def audit(
     ] = None,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
-    """Infers patients' membership and site; finds synthetic images nearest to real ones."""
+    """Infers patients' membership and site; finds near copies; reads pixels as a coordinator."""
     folder, sites = RunFolder(run), parsed_sites(site)
     synthetic = synthetic_of_run(
         folder, sites, out / "synthetic", masks=masks, patient_pattern=patient_pattern
@@ -63,7 +64,10 @@ def audit(
     )  # fmt: skip
     provenance = describe(synthetic).extra["provenance"]
     digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
-    found = run_audit(folder, members, others, painted, out, masks=digest, confirmed=confirmed)
+    pixels = [read_pixels(folder, one) for one in confirmed.values() if can_be_asked(folder)]
+    found = run_audit(
+        folder, members, others, painted, out, masks=digest, confirmed=confirmed, pixels=pixels
+    )
     console = Console()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
     for attack in found.attacks:
@@ -74,13 +78,15 @@ def audit(
     console.print(table)
     for attack in found.attacks:
         console.print(f"{attack.name}: {attack.verdict}", highlight=False, soft_wrap=True)
-    for name in sorted(set(sites) - confirmed):
+    for name in sorted(set(sites) - set(confirmed)):
         console.print(
             f"members: NOT CONFIRMED that {name} was trained on them; say where its states of the "
             f"run are with --state {name}=FOLDER",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     console.print(f"copies: {found.copies.verdict}", highlight=False, soft_wrap=True)
+    for one in pixels:
+        console.print(f"pixels: {one.verdict}", highlight=False, soft_wrap=True)
     if found.sites:
         console.print(f"site: {found.sites.verdict}", highlight=False, soft_wrap=True)
     console.print(f"{out / 'audit.json'}\n{out / 'nearest.png'}", highlight=False, soft_wrap=True)

@@ -5,6 +5,8 @@ patient took part. Each attack scores patients; the area under the ROC curve (AU
 probability that a random member scores above a random other patient, 0.5 being chance.
 
 Attribute inference of the site: an attacker infers at which site a patient was imaged.
+
+What a coordinator reads of real images during training is `evaluation.reconstruction`'s.
 """
 
 import json
@@ -29,6 +31,7 @@ from asyndgan.data import Case, derived_seed
 from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
+from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.evaluation.table import without_nan
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
@@ -231,6 +234,7 @@ def audit(
     *,
     masks: str = "",
     confirmed: Collection[str] = (),
+    pixels: Sequence[PixelsRead] = (),
 ) -> Audit:
     """Attacks a finished run with real images of members and of others.
 
@@ -244,6 +248,7 @@ def audit(
             the site.
         masks: digest of the masks that the set was painted from.
         confirmed: sites whose own state says that the run was trained on these members.
+        pixels: what a coordinator reads of their images, to be written down with the rest.
 
     Raises:
         DataError: a group has fewer than two patients.
@@ -273,6 +278,7 @@ def audit(
         "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
         "copies": {**asdict(copies), "verdict": copies.verdict},
         "sites": guessed and {**asdict(guessed), "verdict": guessed.verdict},
+        "pixels": [{**asdict(one), "verdict": one.verdict} for one in pixels],
     }
     write_whole(out / "audit.json", json.dumps(without_nan(tables), indent=1).encode())
     near = of_members.min(dim=1)

@@ -304,7 +304,7 @@ def load_for_audit(
     *,
     states: Mapping[str, Path] | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
-) -> tuple[list[Case], list[Case], list[Case], set[str]]:
+) -> tuple[list[Case], list[Case], list[Case], dict[str, SiteSetup]]:
     """Cases of members, cases of other patients, and synthetic cases, on the run's grid.
 
     Args:
@@ -317,8 +317,9 @@ def load_for_audit(
         patient_pattern: the pattern that the run was trained with.
 
     Returns:
-        The three groups of cases, and the sites whose state confirms that they were trained on
-        these members. Of a site without a state only the number of cases was compared.
+        The three groups of cases, and by name the sites, as they were in the run, whose state
+        confirms that they were trained on these members. Of a site without a state only the number
+        of cases was compared.
 
     Raises:
         DataError: as `load_real`.
@@ -348,11 +349,11 @@ def load_for_audit(
     if stray := set(states or {}) - set(sites):
         raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")
     kept = {site: run.site_state(site) for site in sites} | dict(states or {})
-    confirmed = {
-        site
+    setups = {
+        site: as_in_run(run, SiteSetup(site, data, kept[site], patients=patient_pattern))
         for site, data in sites.items()
-        if _confirms(run, SiteSetup(site, data, kept[site], patients=patient_pattern))
     }
+    confirmed = {site: setup for site, setup in setups.items() if _confirms(run, setup)}
     members = [
         replace(case, patient=f"{site}/{case.patient}")
         for site, cases in real.items()
@@ -364,19 +365,23 @@ def load_for_audit(
     return members, others, painted, confirmed
 
 
+def as_in_run(run: RunFolder, setup: SiteSetup) -> SiteSetup:
+    """A site without the modalities of its folder that it did not use in the run."""
+    held = run.facts().sites[setup.name]["modalities"]
+    unused = tuple(name for name in describe(setup.data).modalities if name not in held)
+    return replace(setup, without=unused)
+
+
 def _confirms(run: RunFolder, setup: SiteSetup) -> bool:
     """Whether a site's state says that it was trained on these cases; False if there is none.
 
     Raises:
         RunError: it says that they are others.
     """
-    facts = run.facts()
-    trained_on = told_of(setup.state, facts.run).get("members")
+    trained_on = told_of(setup.state, run.facts().run).get("members")
     if trained_on is None:
         return False
-    held = facts.sites[setup.name]["modalities"]
-    without = tuple(name for name in describe(setup.data).modalities if name not in held)
-    if load_cohort(replace(setup, without=without), run.recipe()).members != trained_on:
+    if load_cohort(setup, run.recipe()).members != trained_on:
         raise RunError(
             f"{setup.data} does not hold the cases that {setup.name} was trained on, or "
             "--patient-pattern tells its patients otherwise. Name the folder that the site had."

@@ -251,13 +251,23 @@ def place_of(folder: Path, run: str) -> Path:
     return aside if aside.is_dir() else folder
 
 
-def told_of(folder: Path, run: str) -> dict[str, Any]:
-    """What the newest whole state of a run in a party's folder says of it; empty if there is none.
+def place_holding(folder: Path, run: str) -> Path | None:
+    """The folder of a run's states among a party's; None if there are none.
 
     Unlike `place_of` it moves nothing.
     """
-    states = (newest(place) for place in (folder / f"run-{run}", folder))
-    return next((state[1] for state in states if state and state[1].get("run") == run), {})
+    for place in (folder / f"run-{run}", folder):
+        state = newest(place)
+        if state and state[1].get("run") == run:
+            return place
+    return None
+
+
+def told_of(folder: Path, run: str) -> dict[str, Any]:
+    """What the newest whole state of a run in a party's folder says of it; empty if none is."""
+    place = place_holding(folder, run)
+    state = newest(place) if place else None
+    return state[1] if state else {}
 
 
 def forget_old(folder: Path) -> None:

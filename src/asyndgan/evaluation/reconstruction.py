@@ -1,0 +1,149 @@
+"""What a malicious coordinator reads of a site's real images by asking about one batch."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import final
+
+import torch
+
+from asyndgan.arrays import Images
+from asyndgan.data import Batch
+from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.evaluation.attacks import RolledBack, bisected, psnr
+from asyndgan.privacy import SIMULATION, Policy
+from asyndgan.protocol import Endpoint, message_limit
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder
+from asyndgan.training import Site, generator_inputs
+from asyndgan.training.checkpoint import place_holding, stored_steps
+from asyndgan.wire import Card
+
+
+@final
+@dataclass(frozen=True)
+class PixelsRead:
+    """How near a coordinator that asks again and again comes to the real images of one batch.
+
+    All values are peak signal-to-noise ratios in decibels, one for each image; higher is nearer to
+    the patient's real image.
+
+    Attributes:
+        site: name of the site.
+        read: of what bisection found (`evaluation.attacks.bisected`).
+        painted: of what the coordinator paints from the batch's masks without asking.
+        flat: of an image that is evenly grey, as bright as the real one is on average.
+    """
+
+    site: str
+    read: list[float]
+    painted: list[float]
+    flat: list[float]
+
+    @property
+    def told(self) -> int:
+        """Number of images to which it comes nearer than a painting and an evenly grey image."""
+        ways = zip(self.read, self.painted, self.flat, strict=True)
+        return sum(read > max(anyway) for read, *anyway in ways)
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for readers without statistical training."""
+        found = (
+            f"of {self.site}: {fmean(self.read):.1f} dB by asking, {fmean(self.painted):.1f} dB "
+            "by painting the mask"
+        )
+        if self.told:
+            return f"REAL PIXELS CAN BE READ by a coordinator ({self.told} images) {found}"
+        return f"a coordinator that asks reads nothing {found}"
+
+
+def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> PixelsRead:
+    """Attacks one site as a coordinator could that has one of its batches judged again and again.
+
+    Nothing is written to the site's folders, and its policy is not asked: this is what follows from
+    the recipe.
+
+    Args:
+        run: run that the site took part in.
+        setup: the site; `state` is where its states of the run are.
+        late: ask about the batch after its oldest state in which the run was not over yet, if there
+            is one; otherwise about its first.
+    """
+    recipe = run.recipe()
+    with asked_again(run, recipe, setup, late=late) as (site, ask):
+        real = site.cohort.batch(ask.card.batch, recipe.training.batch)
+        read = bisected(ask, tuple(real.images.shape))
+        painted = painted_for(run, setup.name, ask.card, real)
+    ways: dict[str, list[float]] = {"read": [], "painted": [], "flat": []}
+    for number, image in enumerate(real.images):
+        has = slice(None) if real.present is None else real.present[number]
+        truth = image[has][None]
+        flat = truth.mean(dim=tuple(range(2, truth.ndim)), keepdim=True).expand_as(truth)
+        ways["read"].append(psnr(read[number][has][None], truth))
+        ways["painted"].append(psnr(painted[number][has][None], truth))
+        ways["flat"].append(psnr(flat, truth))
+    return PixelsRead(setup.name, **ways)
+
+
+def can_be_asked(run: RunFolder) -> bool:
+    """Whether sites offered batches of their own patients' masks; others have nothing to read."""
+    return run.recipe().masks.source != "given"
+
+
+def painted_for(run: RunFolder, site: str, card: Card, batch: Batch) -> Images:
+    """What the coordinator paints from a batch's masks without asking the site; its modalities."""
+    recipe, scope = run.recipe(), run.facts().scope
+    random = torch.Generator().manual_seed(0)
+    sites = [site] * len(batch.conditions)
+    inputs = generator_inputs(recipe, scope, batch.conditions, sites, random)
+    with torch.no_grad():
+        painted = run.generator()(*inputs)
+    return painted[:, [scope.modalities.index(name) for name in card.modalities]]
+
+
+@contextmanager
+def asked_again(
+    run: RunFolder, recipe: Recipe, setup: SiteSetup, *, late: bool, policy: Policy = SIMULATION
+) -> Iterator[tuple[Site, RolledBack]]:
+    """A copy of a site that a coordinator can ask any number of times about one batch.
+
+    Args:
+        run: run that the site takes part in or took part in.
+        recipe: recipe that the site trains.
+        setup: the site; `state` is where its states of the run are, which are copied.
+        late: as for `read_pixels`.
+        policy: policy of the site.
+
+    Yields:
+        The site, and the function that asks it.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        state, step = Path(folder), 0
+        kept = place_holding(setup.state, run.facts().run) if late else None
+        if kept:
+            for path in kept.glob("*.safetensors"):
+                shutil.copy(path, state)
+            step = stored_steps(state)[0]
+            step = step if step < recipe.training.steps else 0
+        cohort = load_cohort(setup, recipe)
+        site = Site(setup.name, cohort, recipe, folder=state, policy=policy)
+        limit = message_limit(recipe)
+        try:
+            yield (
+                site,
+                RolledBack(
+                    Endpoint(site, limit=limit),
+                    run=run.facts().run,
+                    recipe=recipe.digest(),
+                    step=step,
+                    images=recipe.wire.images,
+                    limit=limit,
+                ),
+            )
+        finally:
+            site.release.close()
