@@ -316,6 +316,36 @@ def test_an_audit_that_shows_nothing_or_is_none_releases_nothing(
     assert isinstance(refused.exception, RunError), refused.output
 
 
+def test_canaries_put_in_on_purpose_are_audited_alone_and_release_nothing(
+    tiny: Callable[..., Recipe], given: Path, tmp_path: Path
+) -> None:
+    write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.2)
+    sites = {site.name: tmp_path / site.name for site in DEFAULT_SITES[:2]}
+    random = np.random.default_rng(0)
+    for folder in sites.values():
+        for number in range(8):
+            name = f"canary{number:02}-0"
+            noise = random.integers(0, 256, (32, 32), dtype=np.uint8)
+            for channel in range(3):
+                file = folder / "imagesTr" / f"{name}_{channel:04}.png"
+                Picture.fromarray(noise).save(file)
+            Picture.new("L", (32, 32), 1).save(folder / "labelsTr" / f"{name}.png")
+        about = json.loads((folder / "dataset.json").read_text())
+        about["numTraining"] += 8
+        (folder / "dataset.json").write_text(json.dumps(about))
+    recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.5")
+    run = train(recipe, sites, tmp_path / "run")
+    words = ["audit", run.path, "--out", tmp_path / "audit", "--masks", given, "--canaries", "can"]
+    words += [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
+    said = CliRunner().invoke(app, [str(word) for word in words])
+    assert said.exit_code == 0, said.output
+    attack = json.loads((tmp_path / "audit" / "audit.json").read_text())["attacks"][0]
+    assert attack["members"] + attack["others"] == 2 * 8
+    of_many_patients(tmp_path / "audit")
+    refused = generate(run, tmp_path / "kept", given, tmp_path / "audit")
+    assert "compares canaries alone" in str(refused.exception)
+
+
 @pytest.mark.parametrize("content", ["[]", '{"attacks": [[1]]}', "[" * 9999, "{", ""])
 def test_a_strangers_audit_is_refused_by_an_error_of_ours(
     content: str, parts: Parts, given: Path, tmp_path: Path

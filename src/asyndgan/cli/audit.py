@@ -11,6 +11,7 @@ from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.train import parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.evaluation.audit import audit as run_audit
+from asyndgan.evaluation.audit import of_canaries
 from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
 from asyndgan.evaluation.reconstruction import can_be_asked, read_pixels
 from asyndgan.runs import RunFolder
@@ -51,6 +52,14 @@ def audit(
             "KIT/runs/RUN in a federation, else in the run's folder.",
         ),
     ] = None,
+    canaries: Annotated[
+        str,
+        typer.Option(
+            metavar="START",
+            help="Compare only patients whose names start so: those put in on purpose. Such an "
+            "audit releases nothing.",
+        ),
+    ] = "",
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Infers patients' membership and site; finds near copies; reads pixels as a coordinator."""
@@ -62,12 +71,14 @@ def audit(
         folder, sites, holdout, synthetic, states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,
     )  # fmt: skip
+    members, others = of_canaries(members, canaries), of_canaries(others, canaries)
     provenance = describe(synthetic).extra["provenance"]
     digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
     pixels = [read_pixels(folder, one) for one in confirmed.values() if can_be_asked(folder)]
     found = run_audit(
-        folder, members, others, painted, out, masks=digest, confirmed=confirmed, pixels=pixels
-    )
+        folder, members, others, painted, out, masks=digest, confirmed=confirmed, pixels=pixels,
+        canaries=canaries,
+    )  # fmt: skip
     console = Console()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
     for attack in found.attacks:

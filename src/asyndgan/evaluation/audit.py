@@ -235,6 +235,7 @@ def audit(
     masks: str = "",
     confirmed: Collection[str] = (),
     pixels: Sequence[PixelsRead] = (),
+    canaries: str = "",
 ) -> Audit:
     """Attacks a finished run with real images of members and of others.
 
@@ -249,6 +250,7 @@ def audit(
         masks: digest of the masks that the set was painted from.
         confirmed: sites whose own state says that the run was trained on these members.
         pixels: what a coordinator reads of their images, to be written down with the rest.
+        canaries: start of the names of both groups, if they are only patients put in on purpose.
 
     Raises:
         DataError: a group has fewer than two patients.
@@ -274,6 +276,7 @@ def audit(
     tables = {
         "generator_sha256": run.generator_digest(),
         "masks_sha256": masks,
+        "canaries": canaries,
         "confirmed": {site: site in confirmed for site in audited_sites(members)},
         "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
         "copies": {**asdict(copies), "verdict": copies.verdict},
@@ -286,6 +289,11 @@ def audit(
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
     write_whole(out / "nearest.png", _picture(pairs, copies.verdict))
     return Audit(attacks, copies, guessed)
+
+
+def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:
+    """Cases of patients whose names, without their site's, start so."""
+    return [case for case in cases if case.patient.rpartition("/")[2].startswith(start)]
 
 
 def audited_sites(members: Sequence[Case]) -> list[str]:
@@ -417,13 +425,17 @@ def _passed(run: RunFolder, masks: str, path: Path) -> tuple[list[str], str]:
         generator, painted = tables["generator_sha256"], tables["masks_sha256"]
         attacks = [_stored_attack(one) for one in tables["attacks"]]
         copies = _stored_copies(tables["copies"])
-        confirmed = dict(tables["confirmed"])
+        confirmed, canaries = dict(tables["confirmed"]), tables["canaries"]
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
         ) from error
     if generator != run.generator_digest() or not attacks:
         raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
+    if canaries:
+        raise RunError(
+            f"{path} compares canaries alone, of which no patient is one; audit without --canaries."
+        )
     if painted != masks:
         raise RunError(
             f"{path} is of a set that was painted from other masks; audit with the same --masks."
