@@ -361,7 +361,10 @@ class Objective:
 
 def _labels_in(maps: Condition) -> Masks:
     """Label maps of one-hot maps; 0 where a disturbance has left nothing, as the image is black."""
-    return maps.argmax(1)
+    numbers = torch.arange(maps.shape[1], dtype=maps.dtype, device=maps.device)
+    return torch.einsum(
+        "bl...,l->b...", maps, numbers
+    ).long()  # argmax of a slice takes 40 times as long
 
 
 def _as_complete_as(batch: Batch) -> Batch:
