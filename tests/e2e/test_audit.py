@@ -344,6 +344,9 @@ def test_canaries_put_in_on_purpose_are_audited_alone_and_release_nothing(
     of_many_patients(tmp_path / "audit")
     refused = generate(run, tmp_path / "kept", given, tmp_path / "audit")
     assert "compares canaries alone" in str(refused.exception)
+    words[words.index("can")] = "nobody"
+    refused = CliRunner().invoke(app, [str(word) for word in words])
+    assert "start with 'nobody'" in str(refused.exception)
 
 
 @pytest.mark.parametrize("content", ["[]", '{"attacks": [[1]]}', "[" * 9999, "{", ""])
@@ -446,6 +449,11 @@ def test_others_are_compared_by_slices_with_a_label_where_members_are(
     }
 
 
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder."""
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
 def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
     tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:
@@ -458,21 +466,35 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
         run = train(recipe, sites, tmp_path / term)
         words = ["audit", run.path, "--out", tmp_path / f"{term}-audit"]
         words += [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
-        kept = sorted(path.name for path in run.site_state(SITES[0]).iterdir())
+        kept = {path: path.read_bytes() for path in files_in(run.path)}
         said = CliRunner().invoke(app, [str(word) for word in words])
         assert said.exit_code == 0, said.output
-        assert sorted(path.name for path in run.site_state(SITES[0]).iterdir()) == kept
+        assert {path: path.read_bytes() for path in files_in(run.path)} == kept
         assert said.output.count("pixels: ") == len(SITES)
         assert ("REAL PIXELS CAN BE READ" in said.output) is (term == "paired")
         stored = json.loads((tmp_path / f"{term}-audit" / "audit.json").read_text())["pixels"]
         told[term] = [
-            PixelsRead(**{key: one[key] for key in ("site", "read", "painted", "flat")})
+            PixelsRead(**{key: one[key] for key in ("site", "step", "read", "painted", "flat")})
             for one in stored
         ]
     assert [one.site for one in told["none"]] == SITES
+    assert all(one.step == 2 for one in told["none"])
     assert all(one.told == recipe.training.batch for one in told["paired"])
     assert all(min(one.read) > 30 > max(one.painted) for one in told["paired"])
     assert all(one.told == 0 for one in told["none"])
+
+
+def test_a_recipe_that_was_changed_after_the_training_hides_nothing(
+    parts: Parts, tmp_path: Path
+) -> None:
+    run, folder = parts[0], parts[0].path.parent
+    changed = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+    text = changed.recipe_file.read_text()
+    assert "paired_l1 = 0.0" in text
+    changed.recipe_file.write_text(text.replace("paired_l1 = 0.0", "paired_l1 = 1.0"))
+    sites = {site: folder / site for site in SITES}
+    with pytest.raises(RunError, match=f"not the recipe by which {SITES[0]} was trained"):
+        load_for_audit(changed, sites, None, folder / "synthetic")
 
 
 def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: Path) -> None:

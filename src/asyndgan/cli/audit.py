@@ -13,7 +13,7 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.evaluation.audit import audit as run_audit
 from asyndgan.evaluation.audit import of_canaries
 from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
-from asyndgan.evaluation.reconstruction import can_be_asked, read_pixels
+from asyndgan.evaluation.reconstruction import not_asked, read_pixels
 from asyndgan.runs import RunFolder
 
 
@@ -71,10 +71,12 @@ def audit(
         folder, sites, holdout, synthetic, states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,
     )  # fmt: skip
-    members, others = of_canaries(members, canaries), of_canaries(others, canaries)
+    if canaries:
+        members, others = of_canaries(members, canaries), of_canaries(others, canaries)
     provenance = describe(synthetic).extra["provenance"]
     digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
-    pixels = [read_pixels(folder, one) for one in confirmed.values() if can_be_asked(folder)]
+    beyond = not_asked(folder)
+    pixels = [] if beyond else [read_pixels(folder, one) for one in confirmed.values()]
     found = run_audit(
         folder, members, others, painted, out, masks=digest, confirmed=confirmed, pixels=pixels,
         canaries=canaries,
@@ -96,8 +98,8 @@ def audit(
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     console.print(f"copies: {found.copies.verdict}", highlight=False, soft_wrap=True)
-    for one in pixels:
-        console.print(f"pixels: {one.verdict}", highlight=False, soft_wrap=True)
+    for said in [one.verdict for one in pixels] or [f"nobody was asked: {beyond}"] * bool(beyond):
+        console.print(f"pixels: {said}", highlight=False, soft_wrap=True)
     if found.sites:
         console.print(f"site: {found.sites.verdict}", highlight=False, soft_wrap=True)
     console.print(f"{out / 'audit.json'}\n{out / 'nearest.png'}", highlight=False, soft_wrap=True)

@@ -292,8 +292,19 @@ def audit(
 
 
 def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:
-    """Cases of patients whose names, without their site's, start so."""
-    return [case for case in cases if case.patient.rpartition("/")[2].startswith(start)]
+    """Cases of patients whose names, without their site's, start so.
+
+    Raises:
+        DataError: there are fewer than two such patients.
+    """
+    found = [case for case in cases if case.patient.rpartition("/")[2].startswith(start)]
+    if len({case.patient for case in found}) < 2:
+        raise DataError(
+            "an audit needs two patients at least of each group, and among the "
+            f"{len({case.patient for case in cases})} of one the names of fewer start with "
+            f"'{start}'. Put more in on purpose, or correct --canaries."
+        )
+    return found
 
 
 def audited_sites(members: Sequence[Case]) -> list[str]:
@@ -432,7 +443,7 @@ def _passed(run: RunFolder, masks: str, path: Path) -> tuple[list[str], str]:
         ) from error
     if generator != run.generator_digest() or not attacks:
         raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
-    if canaries:
+    if canaries != "":
         raise RunError(
             f"{path} compares canaries alone, of which no patient is one; audit without --canaries."
         )

@@ -28,7 +28,7 @@ from asyndgan.evaluation.table import Evaluation
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
-from asyndgan.training.checkpoint import told_of
+from asyndgan.training.checkpoint import place_holding
 
 MOVED = 2
 """Images per mask painted from the mask after random mirroring, rotation, scaling and shift, in
@@ -376,12 +376,18 @@ def _confirms(run: RunFolder, setup: SiteSetup) -> bool:
     """Whether a site's state says that it was trained on these cases; False if there is none.
 
     Raises:
-        RunError: it says that they are others.
+        RunError: it says that they are others, or that the recipe was another one.
     """
-    trained_on = told_of(setup.state, run.facts().run).get("members")
-    if trained_on is None:
+    recipe, held = run.recipe(), place_holding(setup.state, run.facts().run)
+    if held is None:
         return False
-    if load_cohort(setup, run.recipe()).members != trained_on:
+    _, about = held
+    if about.get("recipe") != recipe.digest():  # or a coordinator could leave out what tells
+        raise RunError(
+            f"{run.recipe_file} is not the recipe by which {setup.name} was trained, as its "
+            f"states in {setup.state} say. Take the run's folder as it was."
+        )
+    if load_cohort(setup, recipe).members != about.get("members"):
         raise RunError(
             f"{setup.data} does not hold the cases that {setup.name} was trained on, or "
             "--patient-pattern tells its patients otherwise. Name the folder that the site had."

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import final
+from typing import Final, final
 
 import torch
 
 from asyndgan.arrays import Images
 from asyndgan.data import Batch
 from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.errors import ProtocolError, RunError
 from asyndgan.evaluation.attacks import RolledBack, bisected, psnr
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
@@ -23,43 +24,54 @@ from asyndgan.training import Site, generator_inputs
 from asyndgan.training.checkpoint import place_holding, stored_steps
 from asyndgan.wire import Card
 
+CLEARLY: Final = 3.0
+"""Decibels by which an image read must be nearer to the real one: half the squared error."""
+
 
 @final
 @dataclass(frozen=True)
 class PixelsRead:
     """How near a coordinator that asks again and again comes to the real images of one batch.
 
-    All values are peak signal-to-noise ratios in decibels, one for each image; higher is nearer to
+    All ratios are peak signal-to-noise ratios in decibels, one for each image; higher is nearer to
     the patient's real image.
 
     Attributes:
         site: name of the site.
+        step: number of steps that its discriminator had learned when it was asked.
         read: of what bisection found (`evaluation.attacks.bisected`).
         painted: of what the coordinator paints from the batch's masks without asking.
         flat: of an image that is evenly grey, as bright as the real one is on average.
     """
 
     site: str
+    step: int
     read: list[float]
     painted: list[float]
     flat: list[float]
 
     @property
+    def anyway(self) -> list[float]:
+        """Ratio of each image to the better of what can be had without asking."""
+        return [max(ways) for ways in zip(self.painted, self.flat, strict=True)]
+
+    @property
     def told(self) -> int:
-        """Number of images to which it comes nearer than a painting and an evenly grey image."""
-        ways = zip(self.read, self.painted, self.flat, strict=True)
-        return sum(read > max(anyway) for read, *anyway in ways)
+        """Number of images to which asking comes clearly nearer."""
+        ways = zip(self.read, self.anyway, strict=True)
+        return sum(read > anyway + CLEARLY for read, anyway in ways)
 
     @property
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
         found = (
-            f"of {self.site}: {fmean(self.read):.1f} dB by asking, {fmean(self.painted):.1f} dB "
-            "by painting the mask"
+            f"{self.site}'s images after step {self.step}: {fmean(self.read):.1f} dB, without "
+            f"asking {fmean(self.anyway):.1f} dB"
         )
         if self.told:
-            return f"REAL PIXELS CAN BE READ by a coordinator ({self.told} images) {found}"
-        return f"a coordinator that asks reads nothing {found}"
+            some = f"{self.told} of {len(self.read)} images"
+            return f"REAL PIXELS CAN BE READ by a coordinator ({some}), {found}"
+        return f"bisection by a coordinator reads no real pixels, {found}"
 
 
 def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> PixelsRead:
@@ -73,12 +85,21 @@ def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> Pixel
         setup: the site; `state` is where its states of the run are.
         late: ask about the batch after its oldest state in which the run was not over yet, if there
             is one; otherwise about its first.
+
+    Raises:
+        RunError: the site does not answer, such as with states that do not fit its data.
     """
     recipe = run.recipe()
-    with asked_again(run, recipe, setup, late=late) as (site, ask):
-        real = site.cohort.batch(ask.card.batch, recipe.training.batch)
-        read = bisected(ask, tuple(real.images.shape))
-        painted = painted_for(run, setup.name, ask.card, real)
+    try:
+        with asked_again(run, recipe, setup, late=late) as (site, ask):
+            real = site.cohort.batch(ask.card.batch, recipe.training.batch)
+            read = bisected(ask, tuple(real.images.shape))
+    except ProtocolError as error:
+        raise RunError(
+            f"{setup.name} with its states in {setup.state} cannot be asked as a coordinator "
+            f"would: {error} Give --state the folder that it trained with."
+        ) from error
+    painted = painted_for(run, setup.name, ask.card, real)
     ways: dict[str, list[float]] = {"read": [], "painted": [], "flat": []}
     for number, image in enumerate(real.images):
         has = slice(None) if real.present is None else real.present[number]
@@ -87,12 +108,23 @@ def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> Pixel
         ways["read"].append(psnr(read[number][has][None], truth))
         ways["painted"].append(psnr(painted[number][has][None], truth))
         ways["flat"].append(psnr(flat, truth))
-    return PixelsRead(setup.name, **ways)
+    return PixelsRead(setup.name, ask.card.step, **ways)
 
 
-def can_be_asked(run: RunFolder) -> bool:
-    """Whether sites offered batches of their own patients' masks; others have nothing to read."""
-    return run.recipe().masks.source != "given"
+def not_asked(run: RunFolder) -> str:
+    """Why sites of this run cannot be asked in this way; empty if they can be.
+
+    Bisection reads what is compared pixel by pixel with the images of the masks that were sent.
+    """
+    recipe = run.recipe()
+    if recipe.masks.source == "given":
+        return "the masks were given, so no image is compared with a patient's own pixel by pixel"
+    if recipe.loss.moments or recipe.loss.features:
+        return (
+            "loss.moments and loss.features compare with other images than those of the masks, "
+            "which bisection does not look for"
+        )
+    return ""
 
 
 def painted_for(run: RunFolder, site: str, card: Card, batch: Batch) -> Images:
@@ -124,9 +156,9 @@ def asked_again(
     """
     with tempfile.TemporaryDirectory() as folder:
         state, step = Path(folder), 0
-        kept = place_holding(setup.state, run.facts().run) if late else None
-        if kept:
-            for path in kept.glob("*.safetensors"):
+        held = place_holding(setup.state, run.facts().run) if late else None
+        if held:
+            for path in held[0].glob("*.safetensors"):
                 shutil.copy(path, state)
             step = stored_steps(state)[0]
             step = step if step < recipe.training.steps else 0

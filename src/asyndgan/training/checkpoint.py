@@ -251,23 +251,16 @@ def place_of(folder: Path, run: str) -> Path:
     return aside if aside.is_dir() else folder
 
 
-def place_holding(folder: Path, run: str) -> Path | None:
-    """The folder of a run's states among a party's; None if there are none.
+def place_holding(folder: Path, run: str) -> tuple[Path, dict[str, Any]] | None:
+    """Where a party's states of a run are, and what the newest whole one says; None if nowhere.
 
     Unlike `place_of` it moves nothing.
     """
     for place in (folder / f"run-{run}", folder):
         state = newest(place)
         if state and state[1].get("run") == run:
-            return place
+            return place, state[1]
     return None
-
-
-def told_of(folder: Path, run: str) -> dict[str, Any]:
-    """What the newest whole state of a run in a party's folder says of it; empty if none is."""
-    place = place_holding(folder, run)
-    state = newest(place) if place else None
-    return state[1] if state else {}
 
 
 def forget_old(folder: Path) -> None:

@@ -361,10 +361,9 @@ class Objective:
 
 def _labels_in(maps: Condition) -> Masks:
     """Label maps of one-hot maps; 0 where a disturbance has left nothing, as the image is black."""
+    # Not by `argmax`, which takes 6 ms for two such maps at 128 pixels if channels come first.
     numbers = torch.arange(maps.shape[1], dtype=maps.dtype, device=maps.device)
-    return torch.einsum(
-        "bl...,l->b...", maps, numbers
-    ).long()  # argmax of a slice takes 40 times as long
+    return torch.einsum("bl...,l->b...", maps, numbers).long()
 
 
 def _as_complete_as(batch: Batch) -> Batch:

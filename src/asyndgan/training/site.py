@@ -424,6 +424,7 @@ class Site(Handler):
         if self.folder is not None:
             about = {
                 "run": request.run,
+                "recipe": self.recipe.digest(),
                 "step": self.step,
                 "batch": self.next_batch,
                 "cohort": self._data_digest,
