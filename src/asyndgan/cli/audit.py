@@ -98,8 +98,10 @@ def audit(
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     console.print(f"copies: {found.copies.verdict}", highlight=False, soft_wrap=True)
-    for said in [one.verdict for one in pixels] or [f"nobody was asked: {beyond}"] * bool(beyond):
-        console.print(f"pixels: {said}", highlight=False, soft_wrap=True)
+    for one in pixels:
+        console.print(f"pixels: {one.verdict}", highlight=False, soft_wrap=True)
+    if beyond:
+        console.print(f"pixels: NOBODY WAS ASKED, for {beyond}", highlight=False, soft_wrap=True)
     if found.sites:
         console.print(f"site: {found.sites.verdict}", highlight=False, soft_wrap=True)
     console.print(f"{out / 'audit.json'}\n{out / 'nearest.png'}", highlight=False, soft_wrap=True)
