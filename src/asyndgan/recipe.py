@@ -23,6 +23,7 @@ Rate = Annotated[float, Field(gt=0, le=0.1)]
 MOST_PIXELS: Final = 2**23
 """Most pixels of a message in each modality, such as 32 images of 512x512."""
 SEGMENTING: Final = frozenset({"patch_segmentation", "unet_segmentation"})
+HIDING: Final = ("kind", "augment", "cross_fitted")
 UNSEGMENTING: Final = frozenset({"patch", "dcgan"})
 """Kinds of this package's discriminators; of another package's nobody knows."""
 
@@ -216,6 +217,12 @@ class DiscriminatorSection(Section):
         True,
         description="one network judges all modalities of a site together; false: one for each, "
         "which knows nothing of the others",
+    )
+    cross_fitted: bool = Field(
+        False,
+        description="two networks, each of which learns from half of a site's patients; on "
+        "synthetic images the less convinced one has the say, so that what is asked for tells "
+        "less of who took part",
     )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a discriminator of another package"
@@ -541,10 +548,10 @@ class Recipe(Section):
     @model_validator(mode="before")
     @classmethod
     def _own_discriminators_are_like_the_others(cls, tables: Any) -> Any:
-        """Passes kind and `augment`, which hides patients, on to the sites' own discriminators."""
+        """Passes the kind, and what hides patients, on to the sites' own discriminators."""
         try:
             judge = tables["discriminator"]
-            kept = {key: judge[key] for key in ("kind", "augment") if key in judge}
+            kept = {key: judge[key] for key in HIDING if key in judge}
             own = {site: kept | table for site, table in tables["site_discriminators"].items()}
         except (AttributeError, KeyError, TypeError):
             return tables  # nothing to pass on, or a fault that later validation reports
@@ -731,6 +738,13 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _modalities_are_judged_apart(self) -> Self:
+        if self.privacy.kind == "discriminator" and any(
+            own.cross_fitted for own in self.discriminators.values()
+        ):
+            raise ValueError(
+                "discriminator.cross_fitted is true, but privacy.kind 'discriminator' bounds what "
+                "each patient changes in one network; set it to false"
+            )
         judges = {own.kind for own in self.discriminators.values()}
         if not self.discriminator.joint and any("segmentation" in kind for kind in judges):
             raise ValueError(
@@ -759,6 +773,9 @@ class Recipe(Section):
             "loss.features is above 0": self.loss.features,
             "loss.segmentation is above 0": self.loss.segmentation,
             "loss.adversarial_weight is not 1": self.loss.adversarial_weight != 1,
+            "discriminator.cross_fitted is true": any(
+                own.cross_fitted for own in self.discriminators.values()
+            ),
             "privacy.kind is set": self.privacy.kind != "none",
             "integrity.aggregation is not 'sum'": self.integrity.aggregation != "sum",
             "integrity.bound is above 0": self.integrity.bound,

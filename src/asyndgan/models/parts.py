@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from asyndgan.arrays import Condition, Noise
 from asyndgan.data import derived_seed
 from asyndgan.errors import RecipeError, RunError
-from asyndgan.models.discriminators import EachModality
+from asyndgan.models.discriminators import CrossFitted, EachModality
 from asyndgan.models.layout import channels_last
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
@@ -109,11 +109,15 @@ def build_discriminator(
         section=recipe.discriminator,
     )
 
-    def build() -> nn.Module:
+    def joint() -> nn.Module:
         if recipe.discriminator.joint:
             network: nn.Module = one(image_channels=image_channels)
             return network
         return EachModality([one(image_channels=1) for _ in range(image_channels)])
+
+    def build() -> nn.Module:
+        fitted = recipe.discriminator.cross_fitted
+        return CrossFitted([joint() for _ in range(2)]) if fitted else joint()
 
     network = _bearable(
         build,

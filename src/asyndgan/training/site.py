@@ -64,6 +64,11 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
             f"site {name} has one patient, so there is no stand-in that has not seen him. Add "
             "patients, or set loss.stand_in_l1 to 0."
         )
+    if recipe.at_site(name).discriminator.cross_fitted and cohort.patients < 2:
+        raise CohortError(
+            f"site {name} has one patient, so one of its two networks would learn from nobody. Add "
+            "patients, or set discriminator.cross_fitted to false."
+        )
     if cohort.move != recipe.training.move:
         raise CohortError(
             f"site {name}: its cohort has move={cohort.move}, and training.move is "
