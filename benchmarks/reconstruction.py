@@ -68,7 +68,8 @@ def asked_once(
         random = torch.Generator().manual_seed(0)
         sent = through(torch.rand(real.shape, generator=random) * 2 - 1, recipe.wire.images)
         answer = ask(sent)
-    rehearsal = Rehearsal(recipe, name, ask.card, sent)
+    halves = batches[0].halves if recipe.discriminator.cross_fitted else None
+    rehearsal = Rehearsal(recipe, name, ask.card, sent, halves)
     gaps = [float(rehearsal.mismatch(batch.images, answer).detach()) for batch in batches]
     painted = painted_for(run, name, ask.card, batches[0])
     found = inverted(rehearsal, answer, painted)

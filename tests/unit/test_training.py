@@ -107,6 +107,11 @@ OBJECTIVES = [
     ["loss.stand_in_l1=5", "loss.balance=0.5", "stand_in.width=4", "stand_in.blocks=1"],
     ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
     ["discriminator.kind=unet_segmentation", "loss.segmentation=1"],
+    [
+        "discriminator.kind=patch_segmentation",
+        "loss.segmentation=1",
+        "discriminator.cross_fitted=true",
+    ],
     ["condition.kind=class", "generator.kind=spade", "masks.release=false"],
     ["condition.kind=none", "masks.release=false"],
     ["wire.images=uint8"],

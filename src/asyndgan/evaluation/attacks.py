@@ -118,9 +118,13 @@ class Rehearsal:
         name: name of the site.
         card: the card that the site sent.
         images: synthetic images, (b, c, *space), that the site was sent.
+        halves: halves of the patients of the batch, (b,), if the discriminator is cross-fitted; an
+            attacker has to guess them.
     """
 
-    def __init__(self, recipe: Recipe, name: str, card: Card, images: Images) -> None:
+    def __init__(
+        self, recipe: Recipe, name: str, card: Card, images: Images, halves: Tensor | None = None
+    ) -> None:
         self.recipe = recipe.at_site(name)
         self.objective = Objective(
             self.recipe,
@@ -131,6 +135,7 @@ class Rehearsal:
         )
         self.maps = self.objective.maps(card.conditions.long())
         self.images = images
+        self.halves = None if halves is None else torch.cat([halves, halves])
 
     def feedback(self, real: Images) -> Tensor:
         """The site's feedback if these were its real images; differentiable with respect to them.
@@ -141,7 +146,8 @@ class Rehearsal:
         rate = self.recipe.optimiser.discriminator_rate
         self.objective.begin_step(0)  # reproduces the site's shifts
         maps = torch.cat([self.maps, self.maps])
-        said, seen = self.objective.judged(torch.cat([real, self.images]), maps)
+        shown = torch.cat([real, self.images])
+        said, seen = self.objective.judged(shown, maps, halves=self.halves)
         learned = self.objective.lesson(said, seen, len(real))
         slopes = torch.autograd.grad(learned, list(known.values()), create_graph=True)
         moved = {

@@ -1,0 +1,143 @@
+"""Cross-fitted discriminators: each network learns from half of the patients, and both judge."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from asyndgan.data import Batch, Cohort
+from asyndgan.errors import CohortError, RecipeError
+from asyndgan.models import condition_maps
+from asyndgan.recipe import Recipe
+from asyndgan.training import Site
+from asyndgan.training.objective import Objective
+
+MakeRecipe = Callable[..., Recipe]
+MakeCohort = Callable[..., Cohort]
+
+SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
+BOTH = "discriminator.cross_fitted=true"
+
+
+def objective_of(recipe: Recipe) -> Objective:
+    return Objective(recipe, modalities=1, labels=3, space=recipe.image.size, seed=1)
+
+
+def cases(count: int, seed: int, halves: list[int] | None = None) -> Batch:
+    """Images of noise, which nothing but memory tells from each other."""
+    random = torch.Generator().manual_seed(seed)
+    images = torch.rand(count, 1, 16, 16, generator=random) * 2 - 1
+    masks = torch.zeros(count, 16, 16, dtype=torch.int64)
+    masks[:, 4:9, 4:9] = 1
+    return Batch(images, masks, None if halves is None else torch.tensor(halves))
+
+
+@pytest.mark.parametrize("judge", [(), SEGMENTS], ids=["patch", "segments"])
+@pytest.mark.parametrize("half", [0, 1])
+def test_a_network_learns_from_its_half_of_the_patients_alone(
+    tiny: MakeRecipe, judge: tuple[str, ...], half: int
+) -> None:
+    objective = objective_of(tiny(BOTH, *judge))
+    networks = objective.discriminator.get_submodule("networks")
+    before = [[weights.clone() for weights in one.parameters()] for one in networks.children()]
+    objective.learn(cases(3, 0, [half] * 3), cases(3, 1, [half] * 3))
+    for number, (one, old) in enumerate(zip(networks.children(), before, strict=True)):
+        same = [torch.equal(*pair) for pair in zip(one.parameters(), old, strict=True)]
+        assert all(same) is (number != half)
+
+
+def test_images_of_no_patient_are_judged_by_both_networks_in_turn(tiny: MakeRecipe) -> None:
+    objective = objective_of(tiny(BOTH))
+    networks = list(objective.discriminator.get_submodule("networks").children())
+    before = [next(one.parameters()).clone() for one in networks]
+    objective.learn(cases(2, 0), cases(2, 1))
+    for one, old in zip(networks, before, strict=True):
+        assert not torch.equal(next(one.parameters()), old)
+
+
+def test_each_image_gets_the_verdict_of_the_network_of_its_half_in_the_batchs_order(
+    tiny: MakeRecipe,
+) -> None:
+    objective = objective_of(tiny(BOTH, *SEGMENTS))
+    batch = cases(4, 0)
+    maps = condition_maps(batch.conditions, kind="mask", labels=3, space=(16, 16))
+    halves = torch.tensor([1, 0, 0, 1])
+    said, _ = objective.judged(batch.images, maps, halves=halves)
+    networks = list(objective.discriminator.get_submodule("networks").children())
+    for row, half in enumerate(halves.tolist()):
+        own = networks[half](batch.images[row : row + 1], maps[row : row + 1])
+        torch.testing.assert_close(said.score[row : row + 1], own.score)
+        torch.testing.assert_close(said.segmentation[row : row + 1], own.segmentation)
+        for level, alone in zip(said.features, own.features, strict=True):
+            torch.testing.assert_close(level[row : row + 1], alone)
+
+
+def test_on_what_is_asked_the_less_convinced_network_has_the_say(tiny: MakeRecipe) -> None:
+    objective = objective_of(tiny(BOTH, *SEGMENTS))
+    batch = cases(2, 0)
+    maps = condition_maps(batch.conditions, kind="mask", labels=3, space=(16, 16))
+    one, other = (
+        network(batch.images, maps)
+        for network in objective.discriminator.get_submodule("networks").children()
+    )
+    said, _ = objective.judged(batch.images, maps)
+    assert torch.equal(said.score, torch.minimum(one.score, other.score))
+    losses = [
+        F.cross_entropy(each.segmentation, batch.conditions, reduction="none")
+        for each in (one, other, said)
+    ]
+    assert torch.equal(losses[2], torch.maximum(losses[0], losses[1]))
+    assert (losses[0] > losses[1]).any()
+    assert (losses[1] > losses[0]).any()
+
+
+def test_who_took_part_shows_less_by_what_is_asked(tiny: MakeRecipe) -> None:
+    """Two networks that have learned eight images by heart are asked about these and others."""
+
+    def gap(*overrides: str) -> float:
+        recipe = tiny(
+            "loss.adversarial=least_squares", "discriminator.width=16", "discriminator.layers=2",
+            "optimiser.discriminator_rate=1e-3", *overrides,
+        )  # fmt: skip
+        objective = objective_of(recipe)
+        members, others = cases(8, 0, [0, 1] * 4), cases(8, 1)
+        for step in range(80):
+            objective.learn(members, cases(8, 2 + step, [0, 1] * 4))
+        told = [float(objective.ask(batch)[1]["adversarial"]) for batch in (members, others)]
+        return told[1] - told[0]
+
+    known, hidden = gap(), gap(BOTH)
+    assert known > 0.6
+    assert abs(hidden) < known / 2
+
+
+def test_a_site_of_one_patient_has_nobody_for_the_second_network(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny(BOTH)
+    whole = make_cohort(recipe)
+    alone = Cohort(
+        whole.images, whole.conditions, modalities=whole.modalities, labels=whole.labels,
+        patients=["p"] * len(whole), flip=whole.flip,
+    )  # fmt: skip
+    with pytest.raises(CohortError, match="one patient, so one of its two networks"):
+        Site("north", alone, recipe)
+    Site("north", whole, recipe)
+
+
+def test_odds_and_private_discriminators_are_of_one_network(tiny: MakeRecipe) -> None:
+    with pytest.raises(RecipeError, match=r"odds.*cross_fitted"):
+        tiny(BOTH, "shares.by=odds")
+    private = (
+        "privacy.kind=discriminator",
+        "privacy.conditions=unprotected",
+        "masks.release=false",
+    )
+    with pytest.raises(RecipeError, match=r"cross_fitted is true, but privacy\.kind"):
+        tiny(BOTH, *private)
+
+
+def test_a_sites_own_discriminator_is_cross_fitted_where_the_others_are(tiny: MakeRecipe) -> None:
+    recipe = tiny(BOTH, "image.size=64", "site_discriminators.south.width=8")
+    assert recipe.at_site("south").discriminator.cross_fitted
