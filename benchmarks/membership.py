@@ -42,7 +42,7 @@ from asyndgan.training.objective import Objective
 from common import DELTA, arguments, markdown, noise_for, publish, remembered, sites_of, trained
 
 SPLITS = 5
-FEWER = {"shown": 3, "shift": 3, "move": 3, "overfitted": 3, "private": 3}
+FEWER = {"one network": 3, "shown": 3, "shift": 3, "move": 3, "overfitted": 3, "private": 3}
 """Number of splits of the slow models other than `default` and `paper`."""
 EPSILON = 8.0
 """Largest epsilon of `private`, at the smallest site; larger sites spend less."""
@@ -51,12 +51,14 @@ EVERYWHERE = (
     "training.checkpoint_every=50",
 )  # fmt: skip
 SHORT = ("training.steps=600",)
-SHOWN = ("discriminator.kind=patch", "loss.segmentation=0")
-"""Discriminators that are shown the mask and do not segment."""
+ONE = "discriminator.cross_fitted=false"
+SHOWN = ("discriminator.kind=patch", "loss.segmentation=0", ONE)
+"""Discriminators that are shown the mask and do not segment, one at each site."""
 UNMOVED = "training.move=false"
 UNSHIFTED = "discriminator.augment=[]"
 MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
     "default": ("default", SHORT),
+    "one network": ("default", (*SHORT, ONE)),
     "plain": ("default", (*SHORT, *SHOWN, UNMOVED, UNSHIFTED)),
     "shift": ("default", (*SHORT, *SHOWN, UNMOVED)),
     "move": ("default", (*SHORT, *SHOWN, UNSHIFTED)),

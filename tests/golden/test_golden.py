@@ -55,6 +55,12 @@ RECIPES = {
         "discriminator.kind=unet_segmentation",
         "loss.segmentation=1",
     ],
+    "cross-fitted": [
+        "discriminator.kind=patch_segmentation",
+        "loss.segmentation=1",
+        "discriminator.cross_fitted=true",
+        'discriminator.augment=["shift"]',
+    ],
 }
 
 WITHOUT_EFFECT = re.compile(r"body\.\d+\.body\.4\.bias")

@@ -118,6 +118,7 @@ def test_a_private_discriminator_keeps_the_norms_that_opacus_knows() -> None:
     for kind, quick in (("none", True), ("discriminator", False)):
         sets = [f"privacy.kind={kind}", "discriminator.kind=patch", "loss.segmentation=0"]
         if kind == "discriminator":
+            sets += ["discriminator.cross_fitted=false"]
             sets += ["privacy.patients=4", "privacy.noise=1", "privacy.conditions=unprotected"]
         network = build_discriminator(
             load_recipe("default", sets), condition_channels=3, image_channels=1
