@@ -738,11 +738,10 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _modalities_are_judged_apart(self) -> Self:
-        if self.privacy.kind == "discriminator" and any(
-            own.cross_fitted for own in self.discriminators.values()
-        ):
+        fitted = [key for key, own in self.discriminators.items() if own.cross_fitted]
+        if fitted and self.privacy.kind == "discriminator":
             raise ValueError(
-                "discriminator.cross_fitted is true, but privacy.kind 'discriminator' bounds what "
+                f"{fitted[0]}.cross_fitted is true, but privacy.kind 'discriminator' bounds what "
                 "each patient changes in one network; set it to false"
             )
         judges = {own.kind for own in self.discriminators.values()}

@@ -104,7 +104,13 @@ SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
 
 
 @pytest.mark.parametrize(
-    ("augment", "judges"), [("[]", ()), ('["shift"]', ()), ('["shift"]', SEGMENTS)]
+    ("augment", "judges"),
+    [
+        ("[]", ()),
+        ('["shift"]', ()),
+        ('["shift"]', SEGMENTS),
+        ('["shift"]', (*SEGMENTS, "discriminator.cross_fitted=true")),
+    ],
 )
 def test_a_rehearsal_is_the_sites_own_step_and_inversion_finds_what_explains_the_answer(
     tiny: MakeRecipe, make_cohort: MakeCohort, augment: str, judges: tuple[str, ...]
@@ -114,10 +120,11 @@ def test_a_rehearsal_is_the_sites_own_step_and_inversion_finds_what_explains_the
     )
     cohort = make_cohort(recipe)
     ask = rolled_back(Site("north", cohort, recipe), recipe)
-    real = cohort.batch(0, recipe.training.batch).images
-    images = torch.zeros_like(real)
+    batch = cohort.batch(0, recipe.training.batch)
+    real, images = batch.images, torch.zeros_like(batch.images)
     answer = ask(images)
-    rehearsal = Rehearsal(recipe, "north", ask.card, images)
+    halves = batch.halves if recipe.discriminator.cross_fitted else None
+    rehearsal = Rehearsal(recipe, "north", ask.card, images, halves)
     assert float(rehearsal.mismatch(real, answer).detach()) < 1e-6
     if augment != "[]":  # descent from nothing does not get far
         return

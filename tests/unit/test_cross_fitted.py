@@ -47,13 +47,17 @@ def test_a_network_learns_from_its_half_of_the_patients_alone(
         assert all(same) is (number != half)
 
 
-def test_images_of_no_patient_are_judged_by_both_networks_in_turn(tiny: MakeRecipe) -> None:
-    objective = objective_of(tiny(BOTH))
+def test_images_of_no_patient_go_to_the_network_of_the_real_image_beside_them(
+    tiny: MakeRecipe,
+) -> None:
+    objective = objective_of(tiny(BOTH, "training.batch=1"))
     networks = list(objective.discriminator.get_submodule("networks").children())
     before = [next(one.parameters()).clone() for one in networks]
-    objective.learn(cases(2, 0), cases(2, 1))
-    for one, old in zip(networks, before, strict=True):
-        assert not torch.equal(next(one.parameters()), old)
+    objective.learn(cases(1, 0, [1]), cases(1, 1))
+    same = [
+        torch.equal(next(one.parameters()), old) for one, old in zip(networks, before, strict=True)
+    ]
+    assert same == [True, False]
 
 
 def test_each_image_gets_the_verdict_of_the_network_of_its_half_in_the_batchs_order(
@@ -90,6 +94,25 @@ def test_on_what_is_asked_the_less_convinced_network_has_the_say(tiny: MakeRecip
     assert torch.equal(losses[2], torch.maximum(losses[0], losses[1]))
     assert (losses[0] > losses[1]).any()
     assert (losses[1] > losses[0]).any()
+
+
+def test_a_label_that_one_half_alone_has_is_segmented_by_its_network(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny(BOTH, *SEGMENTS)
+    cohort = make_cohort(recipe)
+    cohort.conditions[cohort.halves == 0] = 0
+    cohort.conditions[cohort.halves == 1] = 1
+    assert cohort.taught[:, :2].tolist() == [[True, False], [False, True]]
+    objective = Site("north", cohort, recipe).objective
+    batch = cases(2, 0)
+    maps = objective.maps(batch.conditions)
+    networks = objective.discriminator.get_submodule("networks").children()
+    alone = [network(batch.images, maps).segmentation.movedim(1, -1) for network in networks]
+    said = objective.judged(batch.images, maps)[0].segmentation.movedim(1, -1)
+    for label in range(2):
+        own = batch.conditions == label
+        assert torch.equal(said[own], alone[label][own])
 
 
 def test_who_took_part_shows_less_by_what_is_asked(tiny: MakeRecipe) -> None:

@@ -236,6 +236,14 @@ class Cohort:
             index = torch.multinomial(self.weights, size, replacement=True, generator=random)
         return self._batch(index, _mirrors(size, random, self.flip), random)
 
+    @cached_property
+    def taught(self) -> Tensor:
+        """Labels (or classes) that each half of the patients has, (2, labels) booleans."""
+        taught = torch.zeros(2, max(self.labels) + 1, dtype=torch.bool)
+        for half in range(2):
+            taught[half, self.conditions[self.halves == half].unique()] = True
+        return taught
+
     @property
     def parts(self) -> list[float]:
         """Fraction of the cases that have each modality, in 0 to 1."""

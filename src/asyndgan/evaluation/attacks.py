@@ -135,6 +135,8 @@ class Rehearsal:
         )
         self.maps = self.objective.maps(card.conditions.long())
         self.images = images
+        if (halves is None) == self.recipe.discriminator.cross_fitted:
+            raise ValueError("halves are of a cross-fitted discriminator, which needs them.")
         self.halves = None if halves is None else torch.cat([halves, halves])
 
     def feedback(self, real: Images) -> Tensor:

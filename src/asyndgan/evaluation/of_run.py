@@ -384,8 +384,9 @@ def _confirms(run: RunFolder, setup: SiteSetup) -> bool:
     _, about = held
     if about.get("recipe") != recipe.digest():  # or a coordinator could leave out what tells
         raise RunError(
-            f"{run.recipe_file} is not the recipe by which {setup.name} was trained, as its "
-            f"states in {setup.state} say. Take the run's folder as it was."
+            f"{run.recipe_file} is not the recipe by which {setup.name} was trained, or its states "
+            f"in {setup.state} are of an earlier version. Take the run's folder as it was, or "
+            "train anew."
         )
     if load_cohort(setup, recipe).members != about.get("members"):
         raise RunError(

@@ -109,6 +109,15 @@ class CrossFitted(nn.Module):
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
+        self.taught: Tensor | None = None
+
+    def teach(self, labels: Tensor) -> None:
+        """Says which labels each half's patients have, (2, labels) booleans.
+
+        A network that was never taught a label would find it unlikely everywhere. So where only one
+        was, that one has the say, and nothing is hidden.
+        """
+        self.taught = labels
 
     def forward(
         self, images: Images, condition: Condition, halves: Tensor | None = None
@@ -124,7 +133,7 @@ class CrossFitted(nn.Module):
         """
         if halves is None:
             one, other = (network(images, condition) for network in self.networks)
-            return _harsher(one, other, condition)
+            return _harsher(one, other, labels_in(condition), self.taught)
         rows = [torch.nonzero(halves == half).flatten() for half in range(len(self.networks))]
         said = [
             network(images[own], condition[own])
@@ -134,19 +143,21 @@ class CrossFitted(nn.Module):
         return Verdict.joined(said).of(torch.cat(rows).argsort())
 
 
-def _harsher(one: Verdict, other: Verdict, condition: Condition) -> Verdict:
+def _harsher(one: Verdict, other: Verdict, masks: Masks, taught: Tensor | None) -> Verdict:
     """The less convinced of two verdicts on the same images, patch by patch and pixel by pixel."""
     score, segmentation = one.score, one.segmentation
     if score is not None and other.score is not None:
         score = torch.minimum(score, other.score)
     if segmentation is not None and other.segmentation is not None:
-        masks = labels_in(condition)
         losses = [
             F.cross_entropy(logits.float(), masks, reduction="none")
             for logits in (segmentation, other.segmentation)
         ]
-        worse = (losses[1] > losses[0])[:, None]
-        segmentation = torch.where(worse, other.segmentation, segmentation)
+        worse = losses[1] > losses[0]
+        if taught is not None:
+            first, second = taught.to(masks.device)[:, masks]
+            worse = second & (worse | ~first)
+        segmentation = torch.where(worse[:, None], other.segmentation, segmentation)
     return Verdict(score, segmentation, [*one.features, *other.features])
 
 

@@ -20,7 +20,7 @@ from asyndgan.models import (
     generator_from,
 )
 from asyndgan.models.augment import disturbed
-from asyndgan.models.discriminators import labels_in
+from asyndgan.models.discriminators import CrossFitted, labels_in
 from asyndgan.models.losses import (
     balanced_cross_entropy,
     balanced_l1,
@@ -63,6 +63,8 @@ class Objective:
             which coordinators know, so that a run can be repeated.
         known: labels that the site's own cases have. A segmentation that was never taught a label
             asks nothing about it, where given masks have it. None: all labels.
+        taught: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
+            discriminators. None: all.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Objective:
         device: torch.device = CPU,
         secret: str | None = None,
         known: Iterable[int] | None = None,
+        taught: Tensor | None = None,
     ) -> None:
         self.recipe = recipe
         self.labels = labels
@@ -91,6 +94,8 @@ class Objective:
         }
         with seeded(derived_seed(seed, "discriminator")):
             self.discriminator = build_discriminator(recipe, **sizes).to(device)
+        if isinstance(self.discriminator, CrossFitted) and taught is not None:
+            self.discriminator.teach(taught)
         self.discriminator_optimiser = adam(
             self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
         )
@@ -135,9 +140,9 @@ class Objective:
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
         # One pass over both is faster, and no network here mixes the images of a batch.
-        halves = None
-        if self.recipe.discriminator.cross_fitted:
-            halves = torch.cat([_halves_of(real), _halves_of(synthetic)])
+        halves = real.halves if self.recipe.discriminator.cross_fitted else None
+        if halves is not None:  # as many synthetic images for a network as real ones
+            halves = torch.cat([halves, halves])
         said, maps = self.judged(
             torch.cat([real.images, synthetic.images]), torch.cat([seen, painted]), halves=halves
         )
@@ -364,13 +369,6 @@ class Objective:
                 loss = loss + section.adversarial_weight * self.adversarial.generator(score)
         update(optimiser, loss)
         return loss.detach()
-
-
-def _halves_of(batch: Batch) -> Tensor:
-    """The half of the patients that each image belongs to; nobody's go to both in turn."""
-    if batch.halves is not None:
-        return batch.halves
-    return torch.arange(len(batch.images), device=batch.images.device) % 2
 
 
 def _as_complete_as(batch: Batch) -> Batch:

@@ -67,7 +67,7 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
     if recipe.at_site(name).discriminator.cross_fitted and cohort.patients < 2:
         raise CohortError(
             f"site {name} has one patient, so one of its two networks would learn from nobody. Add "
-            "patients, or set discriminator.cross_fitted to false."
+            "patients, or set the discriminator's cross_fitted to false."
         )
     if cohort.move != recipe.training.move:
         raise CohortError(
@@ -516,6 +516,9 @@ class Site(Handler):
             seed=derived_seed(self.recipe.training.seed, "site", self.name),
             device=self.device,
             secret=self.secret,
-            known=None if self.given is None else self.cohort.conditions.unique().tolist(),
+            known=None
+            if self.given is None
+            else self.cohort.taught.any(0).nonzero().flatten().tolist(),
+            taught=self.cohort.taught,
         )
         self._fresh = True
