@@ -57,7 +57,7 @@ from asyndgan.locks import held
 from asyndgan.privacy import Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs import Interrupted, train
+from asyndgan.runs import Interrupted, load_recipe, train
 from asyndgan.runs.federated import Order, serve
 from asyndgan.runs.folder import socket_sums
 from asyndgan.training import Coordinator
@@ -596,7 +596,8 @@ def test_kits_are_made_checked_and_added_by_commands(
     assert not data.fine
     assert "names PET, which" in data.text
     asyndgan("federation", "submit", folder, "default", "--run", "first", "--site", "north")
-    assert "run first: ordered, step 0 of 6000" in asyndgan("federation", "status", folder)
+    steps = load_recipe("default").training.steps
+    assert f"run first: ordered, step 0 of {steps}" in asyndgan("federation", "status", folder)
     asyndgan("federation", "stop", folder)
     assert "run first: stopped" in asyndgan("federation", "status", folder)
     order = Order.named(Federation.of(folder), "first")

@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "evaluate": "Trains one segmentation network on all real data, each site's and synthetic data.",
     "report": "Writes one page about a run: images, usefulness, training, what left the sites.",
     "benchmark": "Trains and judges what a suite names and OUT does not hold yet.",
-    "audit": "Infers patients' membership and site; finds synthetic images nearest to real ones.",
+    "audit": "Infers who took part, and where; finds near copies; reads pixels as a coordinator.",
     "demo": "Four phantom hospitals teach one generator: train, generate, evaluate, report.",
     "recipe": "Recipes: what is trained and how.",
     "policy": "Policies: what a site lets out, written by its steward.",

@@ -62,7 +62,7 @@ def audit(
     ] = "",
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
-    """Infers patients' membership and site; finds near copies; reads pixels as a coordinator."""
+    """Infers who took part, and where; finds near copies; reads pixels as a coordinator."""
     folder, sites = RunFolder(run), parsed_sites(site)
     synthetic = synthetic_of_run(
         folder, sites, out / "synthetic", masks=masks, patient_pattern=patient_pattern
