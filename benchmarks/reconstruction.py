@@ -44,11 +44,13 @@ AT = ("image.size=64", "training.precision=bfloat16")
 
 def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, float]:
     """Bisection of one site's batch, from the state of its first step or of a checkpoint."""
-    setup = SiteSetup(name, data, run.site_state(name))
+    recipe, setup = run.recipe(), SiteSetup(name, data, run.site_state(name))
     tried = read_pixels(run, setup, late=late)
     found = {"read": fmean(tried.read), "painted": fmean(tried.painted)}
-    with asked_again(run, run.recipe(), setup, late=late) as (site, ask):
-        real = site.cohort.batch(ask.card.batch, run.recipe().training.batch)
+    if not recipe.loss.stand_in_l1:
+        return found
+    with asked_again(run, recipe, setup, late=late) as (site, ask):
+        real = site.cohort.batch(ask.card.batch, recipe.training.batch)
         ask(torch.zeros_like(real.images))
         if site.objective.target is not None:
             found["stand_in"] = psnr(site.objective.target, real.images)

@@ -23,9 +23,10 @@ Rate = Annotated[float, Field(gt=0, le=0.1)]
 MOST_PIXELS: Final = 2**23
 """Most pixels of a message in each modality, such as 32 images of 512x512."""
 SEGMENTING: Final = frozenset({"patch_segmentation", "unet_segmentation"})
-HIDING: Final = ("kind", "augment", "cross_fitted")
 UNSEGMENTING: Final = frozenset({"patch", "dcgan"})
 """Kinds of this package's discriminators; of another package's nobody knows."""
+TAKEN_OVER: Final = ("kind", "augment", "cross_fitted")
+"""Keys that a site's own discriminator takes over from the recipe's, unless it names them."""
 
 
 class Section(BaseModel):
@@ -551,7 +552,7 @@ class Recipe(Section):
         """Passes the kind, and what hides patients, on to the sites' own discriminators."""
         try:
             judge = tables["discriminator"]
-            kept = {key: judge[key] for key in HIDING if key in judge}
+            kept = {key: judge[key] for key in TAKEN_OVER if key in judge}
             own = {site: kept | table for site, table in tables["site_discriminators"].items()}
         except (AttributeError, KeyError, TypeError):
             return tables  # nothing to pass on, or a fault that later validation reports

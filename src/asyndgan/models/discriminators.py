@@ -104,20 +104,17 @@ class CrossFitted(nn.Module):
 
     Args:
         networks: two, of one kind, with weights of their own.
+
+    Attributes:
+        taught: labels that each half's patients have, (2, labels) booleans; None: all. A network
+            that was never taught a label would find it unlikely everywhere. So where only one was,
+            that one has the say, and nothing is hidden.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.networks = nn.ModuleList(networks)
         self.taught: Tensor | None = None
-
-    def teach(self, labels: Tensor) -> None:
-        """Says which labels each half's patients have, (2, labels) booleans.
-
-        A network that was never taught a label would find it unlikely everywhere. So where only one
-        was, that one has the say, and nothing is hidden.
-        """
-        self.taught = labels
 
     def forward(
         self, images: Images, condition: Condition, halves: Tensor | None = None

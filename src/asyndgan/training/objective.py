@@ -94,8 +94,8 @@ class Objective:
         }
         with seeded(derived_seed(seed, "discriminator")):
             self.discriminator = build_discriminator(recipe, **sizes).to(device)
-        if isinstance(self.discriminator, CrossFitted) and taught is not None:
-            self.discriminator.teach(taught)
+        if isinstance(self.discriminator, CrossFitted):
+            self.discriminator.taught = taught
         self.discriminator_optimiser = adam(
             self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
         )

@@ -508,17 +508,20 @@ class Site(Handler):
         self.step = 0
         self.next_batch = 0
         self.received: deque[Batch] = deque(maxlen=KEPT_BATCHES)
+        recipe, taught, known_labels = self.recipe.at_site(self.name), None, None
+        if recipe.discriminator.cross_fitted:
+            taught = self.cases.taught
+        if self.given is not None:
+            known_labels = self.cases.taught.any(0).nonzero().flatten().tolist()
         self.objective = Objective(
-            self.recipe.at_site(self.name),
+            recipe,
             modalities=len(self.cohort.modalities),
             labels=max(self.cohort.labels) + 1,
             space=self.cohort.space,
             seed=derived_seed(self.recipe.training.seed, "site", self.name),
             device=self.device,
             secret=self.secret,
-            known=None
-            if self.given is None
-            else self.cohort.taught.any(0).nonzero().flatten().tolist(),
-            taught=self.cohort.taught,
+            known=known_labels,
+            taught=taught,
         )
         self._fresh = True
