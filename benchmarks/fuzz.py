@@ -52,7 +52,7 @@ def seeds() -> list[bytes]:
         Card(
             run="1f", step=3, cases=9, share=1.5, modalities=["T1"], parts=[1.0],
             labels={"0": "background"},
-            space=[16, 16], batch=4, conditions=masks,
+            space=[16, 16], batch=4, conditions=masks, keep=True,
         ),
         Judgement(
             run="1f", step=3, losses={"adversarial": 0.5}, feedback=images, batch=5,

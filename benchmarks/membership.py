@@ -13,11 +13,16 @@ over eight shifted copies; under differential privacy it asks only once, since e
 charged. `discriminator` has the site's final discriminator and shows it sixteen shifted copies;
 `segmentation` asks it how well it finds their masks in them, if it segments.
 
+`no generator` is the floor, without any training: it scores each patient by how near his images are
+to the average image of all members, or of his site's. Whatever learns from members is nearer to
+them than to others by about as much (Homer et al. 2008), unless it is differentially private.
+
 There are five splits, three for some recipes. A patient's score in splits that include the patient
 is compared with the same patient's score in the others, so that easy cases do not look like
 members. Patients are the unit of the test and of the interval.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -132,6 +137,37 @@ def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, obj
         for name, of_cases in found.items():
             scores.setdefault(name, {}).update(ranks(own, of_cases))
     return {"members": sorted({case.patient for case in members}), "scores": scores}
+
+
+def averaged(recipe: Recipe, sites: dict[str, Path]) -> dict[str, object]:
+    """Scores of members and others by how near their images are to members' average image."""
+    members: set[str] = set()
+    images: dict[str, list[torch.Tensor]] = {}
+    of_sites: dict[str, torch.Tensor] = {}
+    seen: list[torch.Tensor] = []
+    for site, data in sites.items():
+        groups = held_out_by(recipe, load_cases(data, recipe.image))
+        for case in (case for group in groups for case in group):
+            images.setdefault(f"{site}/{case.patient}", []).append(case.image)
+        members |= {f"{site}/{case.patient}" for case in groups[0]}
+        own = [case.image for case in groups[0]]
+        of_sites[site] = torch.stack(own).mean(0)
+        seen += own
+    average = torch.stack(seen).mean(0)
+
+    def near(mean_of: Callable[[str], torch.Tensor]) -> dict[str, float]:
+        return {
+            patient: -float((torch.stack(own) - mean_of(patient)).abs().mean())
+            for patient, own in images.items()
+        }
+
+    return {
+        "members": sorted(members),
+        "scores": {
+            "average": near(lambda _: average),
+            "average of the site": near(lambda patient: of_sites[patient.partition("/")[0]]),
+        },
+    }
 
 
 def copies(case: Case, number: int, seed: int) -> Batch:
@@ -269,6 +305,12 @@ def main() -> None:
                     partial(attacked, recipe, sites, asked.out / name),
                 )
     for part in asked.sets:
+        sites = sites_of(asked.data, part)
+        floor = [averaged(recipe_of("default", split, sites), sites) for split in range(SPLITS)]
+        rows += [
+            [part, "no generator", name, SPLITS, *judged(floor, name)]
+            for name in floor[0]["scores"]
+        ]
         for model in asked.models:
             splits = [entries[f"{part}-{model}-{split}"] for split in of[model]]
             rows += [

@@ -368,9 +368,10 @@ class MasksSection(Section):
         description="own: those of a site's own cases; given: of a folder that every site has, "
         "public or painted by a generator of masks, so that no patient's mask leaves",
     )
-    release: bool = Field(
+    release: bool | Literal["where_allowed"] = Field(
         False,
-        description="the coordinator keeps them, so that images can be generated after the run",
+        description="the coordinator keeps them, so that images can be generated after the run; "
+        "where_allowed: those of sites whose policies allow it, and the others take part as well",
     )
 
 
@@ -792,7 +793,8 @@ class Recipe(Section):
         if self.reminding.weight and self.condition.kind == "mask" and not self.keeps_masks:
             raise ValueError(
                 "reminding.weight is above 0, but the coordinator keeps no masks to remind the "
-                "generator of; set masks.release to true, or masks.source to 'given'"
+                "generator of; set masks.release to true or 'where_allowed', or masks.source to "
+                "'given'"
             )
         if self.reminding.weight and self.condition.kind == "class":
             raise ValueError(
@@ -814,7 +816,7 @@ class Recipe(Section):
     def keeps_masks(self) -> bool:
         """Whether the coordinator keeps label maps: released ones, or given ones for reminding."""
         nobodys = self.masks.source == "given" and self.reminding.weight > 0
-        return self.condition.kind == "mask" and (self.masks.release or nobodys)
+        return self.condition.kind == "mask" and (bool(self.masks.release) or nobodys)
 
     @property
     def sends_own_masks(self) -> bool:

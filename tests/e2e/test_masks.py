@@ -119,6 +119,32 @@ def test_transient_masks_are_written_nowhere(
         assert not any(pattern in content for pattern in patterns), path
 
 
+@pytest.mark.parametrize("willing", [("north",), ()])
+def test_masks_are_kept_of_sites_whose_policies_allow_it(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, willing: tuple[str, ...]
+) -> None:
+    policies = {name: tmp_path / f"{name}.toml" for name in phantoms}
+    for name, path in policies.items():
+        masks = "released" if name in willing else "transient"
+        path.write_text(f'[leaves]\nmasks = "{masks}"\n[allows]\nundisturbed = true\n', "utf-8")
+    recipe = tiny("image.size=32", "masks.release=where_allowed", "wire.feedback=float16")
+    news: list[str] = []
+    run = train(
+        recipe, phantoms, tmp_path / "run", policies=policies,
+        watch=lambda progress: news.extend(progress.news),
+    )  # fmt: skip
+    kept = {path.name.partition("-")[0] for path in (run.masks / "labelsTr").glob("*.png")}
+    assert kept == set(willing)
+    assert run.samples.exists() == bool(willing)
+    assert [line.partition(" lets no masks")[0] for line in news] == [
+        name for name in sorted(phantoms) if name not in willing
+    ]
+    words = ["generate", str(run.path), "--out", str(tmp_path / "synthetic")]
+    said = CliRunner().invoke(app, words)
+    assert (said.exit_code == 0) == bool(willing)
+    assert willing or "kept no masks" in str(said.exception)
+
+
 def test_a_mask_that_is_written_would_be_found(tmp_path: Path, phantoms: dict[str, Path]) -> None:
     """Or the test above could not fail."""
     (case, *_) = load_cases(next(iter(phantoms.values())), Recipe().image)

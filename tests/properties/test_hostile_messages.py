@@ -86,6 +86,7 @@ def card_of() -> Card:
         space=[16, 16],
         batch=0,
         conditions=torch.ones(2, 16, 16, dtype=torch.int64),
+        keep=True,
     )
 
 

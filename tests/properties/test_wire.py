@@ -129,6 +129,7 @@ messages = st.one_of(
         space=st.lists(st.integers(1, 4096), min_size=1, max_size=3),
         batch=counts,
         conditions=masks,
+        keep=st.booleans(),
     ),
     st.builds(Judge, run=runs, step=counts, batch=counts, images=tensors(pixels)),
     st.builds(

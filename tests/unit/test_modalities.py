@@ -268,6 +268,7 @@ def test_a_site_says_how_many_cases_lack_a_modality_unless_its_policy_keeps_that
     card = Card(
         run="0", step=0, cases=4, share=4, modalities=["T1", "T2"], parts=cohort.parts,
         labels={"0": "background"}, space=[16, 16], batch=0, conditions=cohort.conditions[:2],
+        keep=True,
     )  # fmt: skip
     assert cohort.parts == [1.0, 0.75]
     silent = Policy(leaves=LeavesSection(cases=False, masks="released", feedback=("float16",)))

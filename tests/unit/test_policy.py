@@ -47,6 +47,7 @@ def card(**changes: Any) -> Card:
         "space": [16, 16],
         "batch": 0,
         "conditions": torch.zeros(2, 16, 16, dtype=torch.int64),
+        "keep": True,
     }
     return Card(**(fields | changes))
 
@@ -67,6 +68,20 @@ def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> N
     ):
         (reason,) = policy().refusals(tiny(*PRIVATE, override))
         assert said in reason
+
+
+def test_masks_are_kept_of_willing_sites_alone_where_the_recipe_leaves_it_to_them(
+    tiny: MakeRecipe,
+) -> None:
+    recipe = tiny(*PRIVATE, "masks.release=where_allowed")
+    released = '[leaves]\nmasks = "released"'
+    assert policy().refusals(recipe) == policy(released).refusals(recipe) == []
+    (reason,) = policy('[leaves]\nmasks = "never"').refusals(recipe)
+    assert "patients' masks or classes leave" in reason
+    assert through_the_door(recipe, released, card()).keep
+    assert not through_the_door(recipe, "", card()).keep
+    given = tiny(*PRIVATE, "masks.source=given", "reminding.weight=1")  # nobody's masks
+    assert through_the_door(given, '[leaves]\nmasks = "never"', card()).keep
 
 
 def test_images_are_hidden_by_a_move_a_shift_or_differential_privacy(tiny: MakeRecipe) -> None:

@@ -58,7 +58,7 @@ def complete(
     folder, console = RunFolder(run), Console()
     if masks:
         kept, source = masks_in(masks, folder), "a folder of masks"
-    elif folder.recipe().keeps_masks:
+    elif folder.has_masks:
         kept, source = released_masks(folder), source_of_masks(folder)
     else:
         kept, source = [], "the run kept none"

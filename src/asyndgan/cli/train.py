@@ -139,7 +139,7 @@ def tell_finished(console: Console, run: RunFolder) -> None:
         markup=False,
         soft_wrap=True,
     )
-    if run.recipe().keeps_masks:
+    if run.has_masks:
         console.print(
             f"Next: asyndgan generate {run.path} --out synthetic", markup=False, soft_wrap=True
         )

@@ -66,7 +66,7 @@ def synthetic_of_run(
         )
     if masks:
         return painted_once(run, masks_in(masks, run), "a folder of masks", out)
-    if recipe.masks.release:
+    if recipe.masks.release and run.has_masks:
         return painted_once(run, released_masks(run), "released by the sites during training", out)
     cases = {
         site: load_cases(data, recipe.image, patient_pattern=patient_pattern, unmasked=False)

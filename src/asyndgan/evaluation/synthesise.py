@@ -42,10 +42,11 @@ def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
 
     Raises:
         RunError: the run kept no masks; the message names the remedies.
+        DataError: one of those that it kept cannot be read.
     """
     if run.recipe().condition.kind == "none":
         return [("image", torch.zeros(run.facts().scope.space, dtype=torch.int64))]
-    if not run.recipe().keeps_masks:
+    if not run.has_masks:
         raise RunError(
             f"the run in {run.path} kept no masks, so there is nothing to paint from. Give a "
             "folder of masks with --masks FOLDER (labelsTr and dataset.json), or train with "

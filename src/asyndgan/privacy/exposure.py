@@ -80,6 +80,11 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "space"): Exposure("height and width", "1 to 3 numbers", "nothing", "schema"),
     ("card", "batch"): _BATCH,
     ("card", "conditions"): _CONDITIONS,
+    ("card", "keep"): Exposure(
+        "whether the coordinator may keep the site's masks", "one bit",
+        "a coordinator can keep them whatever this says",
+        "`leaves.masks`: below `released` it is no",
+    ),
     ("judgement", "run"): _RUN,
     ("judgement", "step"): _ANSWERED,
     ("judgement", "losses"): _LOSSES,

@@ -181,7 +181,7 @@ class Policy(Section):
                 f"condition.kind is {recipe.condition.kind} and they are the patients' own, so "
                 "patients' masks or classes leave; leaves.masks is never"
             )
-        if recipe.masks.release and self.leaves.masks != "released":
+        if recipe.masks.release is True and self.leaves.masks != "released":
             found.append(
                 f"masks.release is true, so the coordinator keeps masks; leaves.masks is "
                 f"{self.leaves.masks}"

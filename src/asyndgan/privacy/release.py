@@ -152,6 +152,8 @@ class Release:
         if isinstance(answer, Card) and not leaves.cases:
             parts = [1.0] * len(answer.parts)
             answer = answer.model_copy(update={"cases": 1, "parts": parts})
+        if isinstance(answer, Card) and leaves.masks != "released" and self.recipe.sends_own_masks:
+            answer = answer.model_copy(update={"keep": False})
         if isinstance(answer, Appraisal) and not leaves.odds:
             raise PolicyError("this site's policy lets no odds out.")
         if isinstance(answer, Judgement | Appraisal) or MASKS in self._bare(answer):

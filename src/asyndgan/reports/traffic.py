@@ -277,7 +277,7 @@ def _masks(recipe: Recipe, kept: int) -> str:
         return ""
     if recipe.masks.release:
         return (
-            f"The coordinator kept the masks, as the recipe allows (masks.release): {kept} "
-            "different ones lie in the run folder. Whoever has that folder has them."
+            "The coordinator kept masks, as the recipe and the sites allow (masks.release): "
+            f"{kept} different ones lie in the run folder. Whoever has that folder has them."
         )
     return "The coordinator used the masks to paint and did not keep them (masks.release is off)."

@@ -175,6 +175,11 @@ class RunFolder:
         except BusyError:
             return True
 
+    @property
+    def has_masks(self) -> bool:
+        """Whether the coordinator kept masks: the recipe asked for it and a site allowed it."""
+        return any((self.masks / "labelsTr").glob("[!.]*.png"))
+
     def site_state(self, site: str) -> Path:
         """Folder in which a simulated site keeps its own state."""
         return self.path / "sites" / site

@@ -24,7 +24,7 @@ class SampleGrid:
     Args:
         folder: folder for the pictures.
         coordinator: coordinator whose averaged generator paints.
-        masks: site and mask of each image.
+        masks: site and mask of each image, one at least.
     """
 
     def __init__(

@@ -370,7 +370,8 @@ class _Run:
         if bank:
             bank.describe(self.coordinator.scope)
         folder.forget_metrics_from(self.coordinator.step_number)
-        self.grid = SampleGrid(folder.samples, self.coordinator, bank.first(ROWS)) if bank else None
+        masks = bank.first(ROWS) if bank else []
+        self.grid = SampleGrid(folder.samples, self.coordinator, masks) if masks else None
         self.facts.state = "running"
         self._write_facts()
 

@@ -43,6 +43,7 @@ class Member:
         parts: fraction of its cases that have each of these modalities.
         batch: number of its next batch.
         conditions: of that batch.
+        keep: whether its conditions may be kept.
     """
 
     share: float
@@ -51,6 +52,7 @@ class Member:
     parts: list[float]
     batch: int
     conditions: Tensor
+    keep: bool
 
 
 @final
@@ -83,8 +85,9 @@ class Roster:
         exchange: reaches the sites.
         opening: request that opens the run at a site.
         scope: modalities, labels and image size of the run.
-        keep: called with (site, conditions, most) for every batch, if the recipe has masks kept;
-            most: how many of the site's masks to keep in all, or None for no limit.
+        keep: called with (site, conditions, most) for every batch of a site that lets its masks be
+            kept, if the recipe has them kept; most: how many of the site's masks to keep in all, or
+            None for no limit.
 
     Attributes:
         members: sites that take part now, sorted by name.
@@ -167,6 +170,11 @@ class Roster:
                     raise
                 notes.append(f"{site} is not there: {error}")
                 continue
+            if self.keep and not card.keep:
+                notes.append(
+                    f"{site} lets no masks be kept: none of its masks is painted from after the "
+                    "run, and nothing reminds the generator of it once it has left"
+                )
             if card.step < step and site in self.expected:
                 notes.append(
                     f"{site} resumes from its step {card.step}, not from {step}: "
@@ -204,6 +212,7 @@ class Roster:
             parts=card.parts,
             batch=card.batch,
             conditions=card.conditions,
+            keep=card.keep,
         )
         self.known[site] = member
         self.held[site] = member.channels
@@ -252,7 +261,7 @@ class Roster:
         """Records the batch that a member wants painted next, and keeps its masks if need be."""
         self.members[site].batch = batch
         self.members[site].conditions = conditions
-        if self.keep:
+        if self.keep and self.members[site].keep:
             self.keep(site, conditions, self._most_masks(site))
 
     def _most_masks(self, site: str) -> int | None:

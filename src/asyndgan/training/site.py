@@ -384,6 +384,7 @@ class Site(Handler):
             space=list(self.cohort.space),
             batch=self.next_batch,
             conditions=self._conditions(),
+            keep=self.recipe.keeps_masks,
         )
 
     def _check_attempt(self, request: Open) -> None:

@@ -21,7 +21,7 @@ from asyndgan.texts import Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
 
 MAGIC: Final = b"ADG"
-VERSION: Final = 2
+VERSION: Final = 3
 HEADER_LIMIT: Final = 64 * 1024
 PREFIX: Final = struct.Struct("<3sBI")
 
@@ -95,6 +95,8 @@ class Card(Message):
     space: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=3)]
     batch: Count
     conditions: Annotated[Tensor, CONDITIONS]
+    keep: bool
+    """Whether the coordinator may keep the site's masks."""
 
 
 @final
