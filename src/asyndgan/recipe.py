@@ -566,6 +566,12 @@ class Recipe(Section):
             part.first <= step and (part.last is None or step <= part.last) for part in named
         )
 
+    def steps_of(self, site: str) -> int:
+        """Number of steps in which a site takes part, according to the timeline."""
+        if not self.timeline:
+            return self.training.steps
+        return sum(self.takes_part(site, step) for step in range(self.training.steps))
+
     def first_empty_step(self, sites: Collection[str]) -> int | None:
         """First step in which none of these sites takes part; None if there is no such step."""
         begins = {0, *(part.last + 1 for part in self.timeline if part.last is not None)}

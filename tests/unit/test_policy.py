@@ -1,11 +1,14 @@
 """What a steward writes, what it refuses, and that the door holds to it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from asyndgan.cli import app
 from asyndgan.data import Cohort
 from asyndgan.errors import PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
@@ -82,6 +85,23 @@ def test_masks_are_kept_of_willing_sites_alone_where_the_recipe_leaves_it_to_the
     assert not through_the_door(recipe, "", card()).keep
     given = tiny(*PRIVATE, "masks.source=given", "reminding.weight=1")  # nobody's masks
     assert through_the_door(given, '[leaves]\nmasks = "never"', card()).keep
+
+
+def test_answers_are_counted_in_the_steps_in_which_a_site_takes_part(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
+) -> None:
+    file = tmp_path / "recipe.toml"
+    recipe = tiny(*PRIVATE, "timeline=[{site='south', first=2, last=4}]")
+    file.write_text(recipe.to_toml(), "utf-8")
+    four = policy("[allows]\nmost_answers = 4")
+    assert [recipe.steps_of(site) for site in ("north", "south")] == [6, 3]
+    assert not four.refusals(recipe, "south")
+    for site in ("north", None):
+        assert "allows.most_answers is 4" in four.refusals(recipe, site)[0]
+    (tmp_path / "policy.toml").write_text(four.to_toml(), "utf-8")
+    words = ["policy", "check", str(tmp_path / "policy.toml"), str(file)]
+    assert CliRunner().invoke(app, words).exit_code == 1
+    assert CliRunner().invoke(app, [*words, "--site", "south"]).exit_code == 0
 
 
 def test_images_are_hidden_by_a_move_a_shift_or_differential_privacy(tiny: MakeRecipe) -> None:

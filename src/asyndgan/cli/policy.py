@@ -39,19 +39,25 @@ def check(
         int | None,
         typer.Option(min=1, help="Of the site: also says what epsilon the recipe would spend."),
     ] = None,
+    site: Annotated[
+        str | None,
+        typer.Option(help="Its name, if the recipe's timeline says when it takes part."),
+    ] = None,
 ) -> None:
     """Says before training what a site would refuse, and why; exits with 1 if it would refuse."""
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
-    reasons = found.refusals(wanted)
+    reasons, steps = found.refusals(wanted, site), wanted.training.steps
+    if site:
+        steps = wanted.steps_of(site)
     console = Console()
     for reason in reasons:
         console.print(f"refused: {reason}", highlight=False, markup=False, soft_wrap=True)
     mechanism = mechanism_of(wanted, patients) if patients else None
     if mechanism:
-        uses = wanted.training.steps * uses_a_step(wanted)
+        uses = steps * uses_a_step(wanted)
         epsilon, delta = epsilon_of({mechanism: uses}, found.privacy.delta), found.privacy.delta
         console.print(
-            f"All {wanted.training.steps} steps spend epsilon {epsilon:.2f} (delta {delta:g}) on "
+            f"All {steps} steps spend epsilon {epsilon:.2f} (delta {delta:g}) on "
             f"each of {patients} patients.",
             highlight=False,
         )

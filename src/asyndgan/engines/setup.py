@@ -131,7 +131,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         DataError, CohortError: as `load_cohort`, or its given masks cannot be used.
     """
     policy = policy_of(setup)
-    policy.check(recipe)
+    policy.check(recipe, setup.name)
     cohort = load_cohort(setup, recipe)
     given = None
     if setup.masks:

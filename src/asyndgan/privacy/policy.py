@@ -150,8 +150,14 @@ class Policy(Section):
                 "leave. Make room, then start the site again."
             ) from error
 
-    def refusals(self, recipe: Recipe) -> list[str]:
-        """The reasons why this policy refuses a recipe; empty if it does not."""
+    def refusals(self, recipe: Recipe, site: str | None = None) -> list[str]:
+        """The reasons why this policy refuses a recipe; empty if it does not.
+
+        Args:
+            recipe: of a run.
+            site: name under which the site takes part, by which the recipe's timeline tells in how
+                many steps it does; None: in all.
+        """
         found: list[str] = []
         if recipe.wire.feedback not in self.leaves.feedback:
             allowed = ", ".join(self.leaves.feedback) or "none"
@@ -201,13 +207,12 @@ class Policy(Section):
         found += self._privacy_refusals(recipe)
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
             found.append(f"its digest {recipe.digest()} is not in allows.recipes")
-        asked = recipe.training.steps + recipe.sends_own_conditions
+        steps = recipe.steps_of(site) if site else recipe.training.steps
+        asked = steps + recipe.sends_own_conditions
         if self.allows.most_answers and asked > self.allows.most_answers:
             start = " and the start sends masks as well" if recipe.sends_own_conditions else ""
-            found.append(
-                f"training.steps is {recipe.training.steps}{start}; allows.most_answers is "
-                f"{self.allows.most_answers}"
-            )
+            told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
+            found.append(f"{told}{start}; allows.most_answers is {self.allows.most_answers}")
         return found
 
     def _privacy_refusals(self, recipe: Recipe) -> list[str]:
@@ -222,13 +227,13 @@ class Policy(Section):
             ]
         return []
 
-    def check(self, recipe: Recipe) -> None:
-        """Checks that this policy allows a recipe.
+    def check(self, recipe: Recipe, site: str | None = None) -> None:
+        """Checks that this policy allows a recipe; the arguments are those of `refusals`.
 
         Raises:
             PolicyError: if it does not; it names every reason, for the site's own people only.
         """
-        reasons = self.refusals(recipe)
+        reasons = self.refusals(recipe, site)
         if reasons:
             raise PolicyError(
                 f"policy '{self.name}' refuses recipe '{recipe.name}': {'; '.join(reasons)}."

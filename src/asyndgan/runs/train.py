@@ -248,7 +248,7 @@ def _check_policies(
         raise PolicyError(f"there is a policy for {', '.join(sorted(unknown))}, which is no site.")
     for name, file in policies.items():
         policy = Policy.from_file(file)
-        policy.check(recipe)
+        policy.check(recipe, name)
         if records is None and (policy.privacy.epsilon or policy.allows.most_answers):
             raise PolicyError(
                 f"the policy of {name} limits what leaves it in all runs, but its books would be "

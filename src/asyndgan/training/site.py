@@ -157,7 +157,7 @@ class Site(Handler):
         given: Sequence[Mask] | None = None,
         device: torch.device = CPU,
     ) -> None:
-        policy.check(recipe)
+        policy.check(recipe, name)
         check_cohort(name, cohort, recipe)
         self.given = _checked_masks(name, given, cohort, recipe)
         self.name = name

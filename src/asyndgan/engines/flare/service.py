@@ -188,7 +188,8 @@ class SiteService:
             return "a run's name is of small letters, digits and hyphens"
         try:
             recipe = Recipe.from_toml(greeting.get("recipe", ""))
-            policy_of(self.setup_of(greeting["run"])).check(recipe)
+            setup = self.setup_of(greeting["run"])
+            policy_of(setup).check(recipe, setup.name)
         except AsyndganError as error:
             return str(error)
         return ""
