@@ -1,0 +1,52 @@
+"""Bytes of a step: `default`'s coding of feedback and images against `float32`, after zstd.
+
+    python benchmarks/wire.py --data DATA --out OUT [--document docs/evidence.md]
+
+The first steps of `default` as it is, whose gradients are computed in float32: of gradients in
+bfloat16 half of the bits are zero, and zstd would remove them. Bytes are those of an average site,
+both ways, its masks included.
+"""
+
+import torch
+
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder, load_recipe
+from common import arguments, emptied, markdown, publish, sites_of, trained
+
+STEPS = 40
+FLOAT32 = ("wire.feedback=float32", "wire.images=float32")
+
+
+def bytes_a_step(run: RunFolder, recipe: Recipe) -> float:
+    """Bytes that a site sends and is sent in a step, mean over sites and steps."""
+    facts = run.facts()
+    moved = [*facts.left_sites.values(), *facts.came_to_sites.values()]
+    total = sum(kinds.get(kind, 0) for kinds in moved for kind in ("judge", "judgement"))
+    return total / len(facts.sites) / recipe.training.steps
+
+
+def main() -> None:
+    """Trains for a few steps with both codings, then prints and writes the table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--sets", nargs="+", default=["lgg_mri", "dsb2018_fluo"])
+    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128])
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    out, rows = emptied(asked.out), []
+    for part in asked.sets:
+        for size in asked.sizes:
+            moved: list[float] = []
+            for name, coding in (("default", ()), ("float32", FLOAT32)):
+                own = (f"image.size={size}", f"training.steps={STEPS}", *coding)
+                recipe = load_recipe("default", own)
+                sites = sites_of(asked.data, part)
+                run = trained(recipe, sites, out / f"{part}-{size}-{name}")
+                moved.append(bytes_a_step(run, recipe))
+            shown = [f"{each / 1000:.1f} kB" for each in moved]
+            rows.append([part, size, *shown, f"{moved[1] / moved[0]:.1f}"])
+    heading = ["set", "pixels", "`default`", "`float32`", "times less"]
+    publish(markdown(heading, rows), "wire", asked.document)
+
+
+if __name__ == "__main__":
+    main()
