@@ -566,11 +566,18 @@ class Recipe(Section):
             part.first <= step and (part.last is None or step <= part.last) for part in named
         )
 
-    def steps_of(self, site: str) -> int:
-        """Number of steps in which a site takes part, according to the timeline."""
-        if not self.timeline:
-            return self.training.steps
-        return sum(self.takes_part(site, step) for step in range(self.training.steps))
+    def presence_of(self, site: str | None) -> list[range]:
+        """Ranges of steps in which a site takes part, in order; None: a site without a timeline."""
+        end = self.training.steps
+        named = [part for part in self.timeline if part.site == site]
+        found: list[range] = [] if named else [range(end)]
+        for part in sorted(named, key=lambda part: part.first):
+            stop = end if part.last is None else min(part.last + 1, end)
+            if found and part.first <= found[-1].stop:
+                found[-1] = range(found[-1].start, max(found[-1].stop, stop))
+            elif part.first < stop:
+                found.append(range(part.first, stop))
+        return found
 
     def first_empty_step(self, sites: Collection[str]) -> int | None:
         """First step in which none of these sites takes part; None if there is no such step."""

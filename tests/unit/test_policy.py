@@ -94,7 +94,17 @@ def test_answers_are_counted_in_the_steps_in_which_a_site_takes_part(
     recipe = tiny(*PRIVATE, "timeline=[{site='south', first=2, last=4}]")
     file.write_text(recipe.to_toml(), "utf-8")
     four = policy("[allows]\nmost_answers = 4")
-    assert [recipe.steps_of(site) for site in ("north", "south")] == [6, 3]
+    assert recipe.presence_of("north") == recipe.presence_of(None) == [range(6)]
+    assert recipe.presence_of("south") == [range(2, 5)]
+    twice = tiny(
+        *PRIVATE,
+        "timeline=[{site='south', first=4}, {site='south', last=0}, {site='south', first=9}, "
+        "{site='south', first=1, last=1}, {site='south', first=5, last=5}]",
+    )
+    assert twice.presence_of("south") == [range(2), range(4, 6)]
+    (reason,) = policy("[allows]\nmost_answers = 5").refusals(twice, "south")
+    assert "south takes part in 4 steps and its 2 starts send masks as well" in reason
+    assert not policy("[allows]\nmost_answers = 6").refusals(twice, "south")
     assert not four.refusals(recipe, "south")
     for site in ("north", None):
         assert "allows.most_answers is 4" in four.refusals(recipe, site)[0]

@@ -46,9 +46,7 @@ def check(
 ) -> None:
     """Says before training what a site would refuse, and why; exits with 1 if it would refuse."""
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
-    reasons, steps = found.refusals(wanted, site), wanted.training.steps
-    if site:
-        steps = wanted.steps_of(site)
+    reasons, steps = found.refusals(wanted, site), sum(map(len, wanted.presence_of(site)))
     console = Console()
     for reason in reasons:
         console.print(f"refused: {reason}", highlight=False, markup=False, soft_wrap=True)

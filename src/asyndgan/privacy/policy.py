@@ -207,12 +207,14 @@ class Policy(Section):
         found += self._privacy_refusals(recipe)
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
             found.append(f"its digest {recipe.digest()} is not in allows.recipes")
-        steps = recipe.steps_of(site) if site else recipe.training.steps
-        asked = steps + recipe.sends_own_conditions
-        if self.allows.most_answers and asked > self.allows.most_answers:
-            start = " and the start sends masks as well" if recipe.sends_own_conditions else ""
+        presence = recipe.presence_of(site)
+        steps = sum(map(len, presence))
+        starts = len(presence) if recipe.sends_own_conditions else 0
+        if self.allows.most_answers and steps + starts > self.allows.most_answers:
             told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
-            found.append(f"{told}{start}; allows.most_answers is {self.allows.most_answers}")
+            also = {0: "", 1: " and the start sends masks as well"}
+            told += also.get(starts, f" and its {starts} starts send masks as well")
+            found.append(f"{told}; allows.most_answers is {self.allows.most_answers}")
         return found
 
     def _privacy_refusals(self, recipe: Recipe) -> list[str]:

@@ -275,6 +275,8 @@ def _caution(recipe: Recipe) -> Iterator[str]:
 def _masks(recipe: Recipe, kept: int) -> str:
     if recipe.condition.kind != "mask":
         return ""
+    if recipe.masks.release and not kept:
+        return "The coordinator kept no masks: none of the sites allows it."
     if recipe.masks.release:
         return (
             "The coordinator kept masks, as the recipe and the sites allow (masks.release): "

@@ -170,11 +170,7 @@ class Roster:
                     raise
                 notes.append(f"{site} is not there: {error}")
                 continue
-            if self.keep and not card.keep:
-                notes.append(
-                    f"{site} lets no masks be kept: none of its masks is painted from after the "
-                    "run, and nothing reminds the generator of it once it has left"
-                )
+            notes += self._kept_back(site)
             if card.step < step and site in self.expected:
                 notes.append(
                     f"{site} resumes from its step {card.step}, not from {step}: "
@@ -324,8 +320,17 @@ class Roster:
             except AsyndganError as error:  # from now on it is invited like any absent site
                 notes.append(f"{site} does not come, as the timeline says: {error}")
             else:
-                notes.append(f"{site} comes, as the timeline says")
+                notes += [f"{site} comes, as the timeline says", *self._kept_back(site)]
         return notes
+
+    def _kept_back(self, site: str) -> list[str]:
+        """What a person should know if a site lets none of its masks be kept."""
+        if not self.keep or self.known[site].keep:
+            return []
+        return [
+            f"{site} lets no masks be kept: none of its masks is painted from after the run, and "
+            "nothing reminds the generator of it once it has left"
+        ]
 
     def open(self, site: str, step: int) -> Card:
         """Opens the run at a site that joins or returns.
