@@ -14,8 +14,8 @@ charged. `discriminator` has the site's final discriminator and shows it sixteen
 `segmentation` asks it how well it finds their masks in them, if it segments.
 
 `no generator` is the floor, without any training: it scores each patient by how near his images are
-to the average image of all members, or of his site's. Even such a statistic
-is nearer to members than to others (Homer et al. 2008), unless it is differentially private.
+to the average image of all members, or of his site's. Even such a statistic is nearer to members
+than to others (Homer et al. 2008), unless it is differentially private.
 
 There are five splits, three for some recipes. A patient's score in splits that include the patient
 is compared with the same patient's score in the others, so that easy cases do not look like

@@ -9,7 +9,6 @@ both ways, its masks included.
 
 import torch
 
-from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 from common import arguments, emptied, markdown, publish, sites_of, trained
 
@@ -17,12 +16,12 @@ STEPS = 40
 FLOAT32 = ("wire.feedback=float32", "wire.images=float32")
 
 
-def bytes_a_step(run: RunFolder, recipe: Recipe) -> float:
+def bytes_a_step(run: RunFolder) -> float:
     """Bytes that a site sends and is sent in a step, mean over sites and steps."""
     facts = run.facts()
     moved = [*facts.left_sites.values(), *facts.came_to_sites.values()]
     total = sum(kinds.get(kind, 0) for kinds in moved for kind in ("judge", "judgement"))
-    return total / len(facts.sites) / recipe.training.steps
+    return total / len(facts.sites) / facts.steps
 
 
 def main() -> None:
@@ -34,14 +33,14 @@ def main() -> None:
     torch.set_num_threads(1)
     out, rows = emptied(asked.out), []
     for part in asked.sets:
+        sites = sites_of(asked.data, part)
         for size in asked.sizes:
             moved: list[float] = []
             for name, coding in (("default", ()), ("float32", FLOAT32)):
                 own = (f"image.size={size}", f"training.steps={STEPS}", *coding)
                 recipe = load_recipe("default", own)
-                sites = sites_of(asked.data, part)
                 run = trained(recipe, sites, out / f"{part}-{size}-{name}")
-                moved.append(bytes_a_step(run, recipe))
+                moved.append(bytes_a_step(run))
             shown = [f"{each / 1000:.1f} kB" for each in moved]
             rows.append([part, size, *shown, f"{moved[1] / moved[0]:.1f}"])
     heading = ["set", "pixels", "`default`", "`float32`", "times less"]

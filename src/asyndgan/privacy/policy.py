@@ -212,8 +212,10 @@ class Policy(Section):
         starts = len(presence) if recipe.sends_own_conditions else 0
         if self.allows.most_answers and steps + starts > self.allows.most_answers:
             told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
-            also = {0: "", 1: " and the start sends masks as well"}
-            told += also.get(starts, f" and its {starts} starts send masks as well")
+            if starts == 1:
+                told += " and the start sends masks as well"
+            elif starts:
+                told += f" and its {starts} starts send masks as well"
             found.append(f"{told}; allows.most_answers is {self.allows.most_answers}")
         return found
 
