@@ -51,6 +51,7 @@ folder = "heads"
 sites = ["north", "south"]
 label = "lesion"
 further_labels = ["ventricle"]
+faded = ["lesion"]
 apart = { "the first patient" = ".*p000" }
 
 [[models]]
@@ -58,7 +59,10 @@ name = "small"
 recipe = "RECIPE"
 fedgan = true
 augmented = true
-paintings = [{ images = 1 }, { images = 2, mixed = 1 }, { images = 2, dropped = 0.25 }]
+paintings = [
+    { images = 1 }, { images = 2, mixed = 1 }, { contrasts = [1.0, 1.0] },
+    { images = 2, dropped = 0.25 },
+]
 
 [[models]]
 name = "paired"
@@ -170,7 +174,11 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     paintings = [(row["recipe"], row["cases"]) for row in result["paintings"]]
     once = paintings[1][1]
     *others, (_, left) = paintings
-    assert others == [("small", cases) for cases in (3 * once, once, 3 * once)]
+    assert others == [("small", cases) for cases in (3 * once, once, 3 * once, 3 * once)]
+    faded, *_, as_painted, _ = result["paintings"]
+    assert (faded["faded"], as_painted["faded"]) == (["lesion"], [])
+    assert faded["dice_mean"] != as_painted["dice_mean"]
+    assert "3 images a mask, lesion at 0.3 to 1.1 of its contrast" in document.read_text()
     assert 2 * once - round(2 * once / 4) <= left < 2 * once  # of those with the label
     assert "2 images a mask, 1 more with regions exchanged" in (out / "suite.html").read_text()
     assert "How many synthetic images" in (out / "suite.html").read_text()
@@ -392,6 +400,7 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ("loss.paired_l1=10", "image.size=64", "small and paired prepare images"),
         ("loss.paired_l1=10", "loss.pared_l1=10", "loss.paired_l1"),
         ("on = { heads", "on = { haeds", "set on 'haeds', which is no set"),
+        ("[1.0, 1.0]", "[1.1, 0.3]", "two numbers from 0 to 2, the lower one first"),
         ("segresnet", "resnet", "no segmentation network 'resnet'"),
         ("[[sets]]", "[[sets]", "not valid TOML"),
         ("fedavg = true", "single_sites = false", "is augmented, which has nothing"),

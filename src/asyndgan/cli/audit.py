@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
+from asyndgan.cli.generate import Fade
 from asyndgan.cli.train import parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.evaluation.audit import audit as run_audit
 from asyndgan.evaluation.audit import of_canaries
-from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
+from asyndgan.evaluation.of_run import fading_of, load_for_audit, synthetic_of_run
 from asyndgan.evaluation.reconstruction import not_asked, read_pixels
 from asyndgan.runs import RunFolder
 
@@ -44,6 +45,7 @@ def audit(
             "sites released, or their own."
         ),
     ] = None,
+    fade: Fade = None,
     state: Annotated[
         list[str] | None,
         typer.Option(
@@ -65,8 +67,9 @@ def audit(
     """Infers who took part, and where; finds near copies; reads pixels as a coordinator."""
     folder, sites = RunFolder(run), parsed_sites(site)
     synthetic = synthetic_of_run(
-        folder, sites, out / "synthetic", masks=masks, patient_pattern=patient_pattern
-    )
+        folder, sites, out / "synthetic", masks=masks, faded=fade or (),
+        patient_pattern=patient_pattern,
+    )  # fmt: skip
     members, others, painted, confirmed = load_for_audit(
         folder, sites, holdout, synthetic, states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,
@@ -78,8 +81,8 @@ def audit(
     beyond = not_asked(folder)
     pixels = [] if beyond else [read_pixels(folder, one) for one in confirmed.values()]
     found = run_audit(
-        folder, members, others, painted, out, masks=digest, confirmed=confirmed, pixels=pixels,
-        canaries=canaries,
+        folder, members, others, painted, out, masks=digest, fading=fading_of(folder, fade or ()),
+        confirmed=confirmed, pixels=pixels, canaries=canaries,
     )  # fmt: skip
     console = Console()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")

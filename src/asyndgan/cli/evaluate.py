@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
+from asyndgan.cli.generate import Fade
 from asyndgan.cli.train import Device, Sites, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.evaluation import (
@@ -38,6 +39,7 @@ def evaluate(
         Path | None,
         typer.Option(help="A synthetic data set of this run; else painted into OUT/synthetic."),
     ] = None,
+    fade: Fade = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
     steps: Annotated[
         int, typer.Option(min=1, help="Updates of each segmentation network.")
@@ -75,7 +77,7 @@ def evaluate(
     folder = RunFolder(run)
     folders = parsed_sites(site)
     painted = synthetic or synthetic_of_run(
-        folder, folders, out / "synthetic", patient_pattern=patient_pattern
+        folder, folders, out / "synthetic", faded=fade or (), patient_pattern=patient_pattern
     )
     with EvaluationDisplay(console) as display:
         evaluation = evaluate_run(

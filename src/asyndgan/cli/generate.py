@@ -17,8 +17,16 @@ from asyndgan.evaluation import (
     write_synthetic,
 )
 from asyndgan.evaluation.audit import check_released
-from asyndgan.evaluation.of_run import MOVED, painting_of
+from asyndgan.evaluation.of_run import MOVED, fading_of, painting_of
 from asyndgan.runs import RunFolder
+
+Fade = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Label, such as a lesion, to show more or less clearly from image to image; may be "
+        "repeated.",
+    ),
+]
 
 
 def generate(
@@ -33,6 +41,7 @@ def generate(
         bool, typer.Option(help="Mirror, turn, scale and shift the masks, every draw anew.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of noise and augmentation.")] = 0,
+    fade: Fade = None,
     release: Annotated[
         list[Path] | None,
         typer.Option(
@@ -49,18 +58,18 @@ def generate(
         named, source = released_masks(folder), source_of_masks(folder)
     else:
         named, source = masks_in(masks, folder), "a folder of masks"
-    audited = None
+    audited, fading = None, fading_of(folder, fade or ())
     if release:
         if (draws, augment, seed) != (1, False, 0):
             raise RunError(
                 "with --release the set that was audited is painted again, so --draws, --augment "
                 "and --seed say nothing; leave them out."
             )
-        audited = check_released(folder, masks_digest(named), release)
-        cases, painting = painting_of(folder, named), {"moved": MOVED}
+        audited = check_released(folder, masks_digest(named), release, fading=fading)
+        cases, painting = painting_of(folder, named, fading=fading), {"moved": MOVED}
         source += ", some of them moved at random"
     else:
-        cases = synthesise(folder, named, draws=draws, seed=seed, move=augment)
+        cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
         painting = {"draws": draws, "seed": seed}
         source += ", moved at random" if augment else ""
     with written_whole(out) as half:
@@ -70,7 +79,7 @@ def generate(
             cases,
             masks=named,
             source=source,
-            painting=painting,
+            painting={**painting, **fading.told()},
             audited=audited,
         )
     Console().print(

@@ -32,6 +32,7 @@ from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
 from asyndgan.evaluation.reconstruction import PixelsRead
+from asyndgan.evaluation.synthesise import AS_PAINTED, Fading
 from asyndgan.evaluation.table import without_nan
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
@@ -233,6 +234,7 @@ def audit(
     out: Path,
     *,
     masks: str = "",
+    fading: Fading = AS_PAINTED,
     confirmed: Collection[str] = (),
     pixels: Sequence[PixelsRead] = (),
     canaries: str = "",
@@ -248,6 +250,7 @@ def audit(
         out: folder for `audit.json` and `nearest.png`; the latter shows real images, so keep it at
             the site.
         masks: digest of the masks that the set was painted from.
+        fading: labels that the set shows more or less clearly.
         confirmed: sites whose own state says that the run was trained on these members.
         pixels: what a coordinator reads of their images, to be written down with the rest.
         canaries: start of the names of both groups, if they are only patients put in on purpose.
@@ -276,6 +279,7 @@ def audit(
     tables = {
         "generator_sha256": run.generator_digest(),
         "masks_sha256": masks,
+        "fading": fading.told(),
         "canaries": canaries,
         "confirmed": {site: site in confirmed for site in audited_sites(members)},
         "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
@@ -398,26 +402,29 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
     return SitesGuessed(right, len(truth), both.low, both.high, always, float(test.pvalue))
 
 
-def check_released(run: RunFolder, masks: str, audits: Sequence[Path]) -> str:
+def check_released(
+    run: RunFolder, masks: str, audits: Sequence[Path], *, fading: Fading = AS_PAINTED
+) -> str:
     """Checks that audits of this generator and these masks found no member and no near copy.
 
     Args:
         run: run whose synthetic set is to be released.
         masks: digest of the masks that the set is painted from.
         audits: folders of audits; together they cover every site of the run.
+        fading: labels that the set shows more or less clearly.
 
     Returns:
         The findings of the audits, for the model card.
 
     Raises:
-        RunError: a site was not audited; or an audit cannot be read, is of another generator or
-            other masks, nobody knows whether its members took part, it has too few patients, or it
-            found members or near copies of them.
+        RunError: a site was not audited; or an audit cannot be read, is of another generator, other
+            masks or other faded labels, nobody knows whether its members took part, it has too few
+            patients, or it found members or near copies of them.
     """
     findings: list[str] = []
     lacking = set(run.facts().sites)
     for audited in audits:
-        sites, found = _passed(run, masks, audited / "audit.json")
+        sites, found = _passed(run, masks, fading, audited / "audit.json")
         findings.append(f"{', '.join(sites)}: {found}")
         lacking -= set(sites)
     if lacking:
@@ -429,7 +436,7 @@ def check_released(run: RunFolder, masks: str, audits: Sequence[Path]) -> str:
     return ". ".join(findings)
 
 
-def _passed(run: RunFolder, masks: str, path: Path) -> tuple[list[str], str]:
+def _passed(run: RunFolder, masks: str, fading: Fading, path: Path) -> tuple[list[str], str]:
     """Sites and findings of an audit that permits a release; see `check_released`."""
     try:
         tables = parsed_json(bounded_text(path))
@@ -437,6 +444,7 @@ def _passed(run: RunFolder, masks: str, path: Path) -> tuple[list[str], str]:
         attacks = [_stored_attack(one) for one in tables["attacks"]]
         copies = _stored_copies(tables["copies"])
         confirmed, canaries = dict(tables["confirmed"]), tables["canaries"]
+        faded = tables["fading"]
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
@@ -450,6 +458,10 @@ def _passed(run: RunFolder, masks: str, path: Path) -> tuple[list[str], str]:
     if painted != masks:
         raise RunError(
             f"{path} is of a set that was painted from other masks; audit with the same --masks."
+        )
+    if faded != fading.told():
+        raise RunError(
+            f"{path} is of a set in which other labels were faded; audit with the same --fade."
         )
     if unconfirmed := [str(site) for site, known in confirmed.items() if known is not True]:
         raise RunError(

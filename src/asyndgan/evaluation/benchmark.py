@@ -70,7 +70,7 @@ from asyndgan.evaluation.suite import (
     SetSection,
     Suite,
 )
-from asyndgan.evaluation.synthesise import synthesise
+from asyndgan.evaluation.synthesise import Fading, synthesise
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
@@ -166,7 +166,7 @@ class Real:
         self.labels = {
             name: value for folder in every for name, value in describe(folder).labels.items()
         }
-        for name in (part.label, *part.further_labels):
+        for name in (part.label, *part.further_labels, *part.faded):
             if name not in self.labels:
                 raise RecipeError(
                     f"set {part.name}: there is no label '{name}'; there are "
@@ -372,7 +372,7 @@ class _Judging:
         chosen = [painted.index(name) for name in self.real.modalities]
         return [
             replace(case, image=case.image[chosen], modalities=tuple(self.real.modalities))
-            for case in synthesise(run, masks, looks=looks)
+            for case in synthesise(run, masks, looks=looks, fading=self._fading(PaintingSection()))
         ]
 
     def _add_consistency(self, result: SuiteResult, painted: Sequence[Sequence[Case]]) -> None:
@@ -498,12 +498,14 @@ class _Judging:
     ) -> None:
         """Adds a row for the default synthetic set, then one for each further synthetic set."""
         own = asdict(evaluation.row(SYNTHETIC, self.part.label))
-        result.paintings.append({**self.about, **PaintingSection().model_dump(), **own})
+        result.paintings.append({**self._about_painting(PaintingSection()), **own})
         for painting in self.model.paintings:
             cases = [self._painted(run, painting) for run in self.runs[SYNTHETIC]]
-            other = self._compare({REAL_ALL: real_all, SYNTHETIC: cases}, ending=painting.ending)
+            other = self._compare(
+                {REAL_ALL: real_all, SYNTHETIC: cases}, ending=painting.ending(self.part)
+            )
             row = other.row(SYNTHETIC, self.part.label)
-            result.paintings.append({**self.about, **painting.model_dump(), **asdict(row)})
+            result.paintings.append({**self._about_painting(painting), **asdict(row)})
 
     def _judge_checkpoints(self, run: RunFolder) -> Checkpoints:
         masks, every = masks_of(self.real.sites), run.recipe().training.checkpoint_every
@@ -520,7 +522,7 @@ class _Judging:
             REAL_ALL: [pooled(self.real.sites)] * self.suite.seeds
         }
         for step in steps:
-            cases = painting_of(run, masks, step=step)
+            cases = painting_of(run, masks, step=step, fading=self._fading(PaintingSection()))
             models[f"step {step}"] = [cases] * self.suite.seeds
             found = features_of(cases)
             exact.append(distance(Moments.of(found), Moments.of(together)))
@@ -550,9 +552,9 @@ class _Judging:
     def _painted(self, run: RunFolder, painting: PaintingSection) -> list[Case]:
         """Paints from the sites' own masks, since a baseline has no released ones."""
         folder = painted_once(
-            run, masks_of(self.real.sites), OF_SITES, run.path / painting.folder,
+            run, masks_of(self.real.sites), OF_SITES, run.path / painting.folder(self.part),
             moved=painting.images - 1, mixed=painting.mixed,
-            label=self.real.labels[self.part.label],
+            label=self.real.labels[self.part.label], fading=self._fading(painting),
         )  # fmt: skip
         return agreeing(
             load_cases(folder, run.recipe().image, self.real.modalities), painting.dropped,
@@ -560,6 +562,13 @@ class _Judging:
             cache=self.out / "cache", workers=self.workers, device=self.device,
             on_progress=self.on_progress,
         )  # fmt: skip
+
+    def _fading(self, painting: PaintingSection) -> Fading:
+        fading = Fading.of(painting.faded(self.part), self.real.labels)
+        return replace(fading, contrasts=painting.contrasts)
+
+    def _about_painting(self, painting: PaintingSection) -> dict[str, Any]:
+        return {**self.about, **painting.model_dump(), "faded": painting.faded(self.part)}
 
     @property
     def _targets(self) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
@@ -16,11 +17,14 @@ from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.recombine import recombined
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.evaluation.synthesise import (
+    AS_PAINTED,
     PAINTING_VERSION,
+    Fading,
     digests_of,
     masks_digest,
     masks_in,
     released_masks,
+    source_of_masks,
     synthesise,
     write_synthetic,
 )
@@ -41,6 +45,7 @@ def synthetic_of_run(
     out: Path,
     *,
     masks: Path | None = None,
+    faded: Sequence[str] = (),
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> Path:
     """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
@@ -50,13 +55,15 @@ def synthetic_of_run(
         sites: folder of each site's data, by the site's name.
         out: as for `painted_once`.
         masks: folder of masks to paint from instead.
+        faded: names of labels to paint more or less clearly; see `Fading`.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Returns:
         The folder of the set.
 
     Raises:
-        RunError: as `painted_once`, or the run paints masks instead of images.
+        RunError: as `painted_once`, there is no such label, or the run paints masks instead of
+            images.
     """
     recipe = run.recipe()
     if recipe.image.source == "masks":
@@ -64,16 +71,28 @@ def synthetic_of_run(
             f"the run in {run.path} paints masks, which have nothing to be segmented. Train a "
             "generator of images on what it paints, and judge that one."
         )
+    fading = fading_of(run, faded)
     if masks:
-        return painted_once(run, masks_in(masks, run), "a folder of masks", out)
+        given = masks_in(masks, run)
+        return painted_once(run, given, "a folder of masks", out, fading=fading)
     if recipe.masks.release and run.has_masks:
-        return painted_once(run, released_masks(run), "released by the sites during training", out)
+        released = released_masks(run)
+        return painted_once(run, released, source_of_masks(run), out, fading=fading)
     cases = {
         site: load_cases(data, recipe.image, patient_pattern=patient_pattern, unmasked=False)
         for site, data in sites.items()
     }
     kept = {site: held_out_by(recipe, own)[0] for site, own in cases.items()}
-    return painted_once(run, masks_of(kept), OF_SITES, out)
+    return painted_once(run, masks_of(kept), OF_SITES, out, fading=fading)
+
+
+def fading_of(run: RunFolder, faded: Sequence[str]) -> Fading:
+    """Fading of the labels with these names of a run.
+
+    Raises:
+        RunError: the run has no such label.
+    """
+    return Fading.of(faded, {name: number for number, name in run.facts().scope.labels.items()})
 
 
 OF_SITES = "of the sites' own cases, given to the evaluation only"
@@ -103,6 +122,7 @@ def painted_once(
     moved: int = MOVED,
     mixed: int = 0,
     label: int = 1,
+    fading: Fading = AS_PAINTED,
 ) -> Path:
     """Paints a synthetic set from masks, or reuses the one that was painted in `out` before.
 
@@ -115,6 +135,7 @@ def painted_once(
         mixed: further images per mask, from the mask moved after its regions of `label` were
             exchanged for another's; see `asyndgan.evaluation.recombine`.
         label: value of the label whose regions are exchanged.
+        fading: labels to paint more or less clearly.
 
     Returns:
         `out`.
@@ -123,11 +144,11 @@ def painted_once(
         RunError: `out` holds a set of another run, or one painted from other masks or in another
             way.
     """
-    painting = {"moved": moved, "mixed": mixed, "label": label if mixed else 0}
+    painting = {"moved": moved, "mixed": mixed, "label": label if mixed else 0, **fading.told()}
     if (out / "dataset.json").exists():
         _check_provenance(run, out, masks, painting)
         return out
-    cases = painting_of(run, masks, moved=moved, mixed=mixed, label=label)
+    cases = painting_of(run, masks, moved=moved, mixed=mixed, label=label, fading=fading)
     if mixed:
         source += ", some with regions exchanged"
     with written_whole(out) as half:
@@ -142,6 +163,7 @@ def painting_of(
     moved: int = MOVED,
     mixed: int = 0,
     label: int = 1,
+    fading: Fading = AS_PAINTED,
     step: int | None = None,
 ) -> list[Case]:
     """The cases of a synthetic set; see `painted_once`.
@@ -152,17 +174,18 @@ def painting_of(
         moved: images per mask from the moved mask.
         mixed: images per mask from the mask with regions exchanged.
         label: value of the label whose regions are exchanged.
+        fading: labels to paint more or less clearly.
         step: step of a stored intermediate generator; None: the final one.
     """
     # Different seeds, since a mask's moved image would otherwise share the unmoved one's noise.
-    cases = synthesise(run, masks, step=step)
+    cases = synthesise(run, masks, step=step, fading=fading)
     if moved:
-        cases += synthesise(run, masks, draws=moved, move=True, seed=1, step=step)
+        cases += synthesise(run, masks, draws=moved, move=True, seed=1, step=step, fading=fading)
     for number in range(mixed):
         exchanged = [
             (f"{name}_r{number}", mask) for name, mask in recombined(masks, label, seed=number)
         ]
-        cases += synthesise(run, exchanged, move=True, seed=2 + number, step=step)
+        cases += synthesise(run, exchanged, move=True, seed=2 + number, step=step, fading=fading)
     return cases
 
 
@@ -518,7 +541,7 @@ def _check_provenance(
     run: RunFolder,
     synthetic: Path,
     masks: Sequence[tuple[str, Mask]] | None = None,
-    painting: Mapping[str, int] | None = None,
+    painting: Mapping[str, Any] | None = None,
 ) -> None:
     found = describe(synthetic).extra.get("provenance")
     provenance = found if isinstance(found, dict) else {}

@@ -1,6 +1,6 @@
-"""New masks from existing ones: regions of one label are transplanted between masks."""
+"""New masks from existing ones: regions of labels are removed, or transplanted between masks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -37,7 +37,7 @@ def recombined(
     """
     random = np.random.default_rng(derived_seed(seed, "recombined", label))
     arrays = [mask.numpy() for _, mask in masks]
-    hosts = [_without(array, label) for array in arrays]
+    hosts = [_without(array, [label]) for array in arrays]
     mixed: list[tuple[str, Mask]] = []
     for (name, _), own, host in zip(masks, arrays, hosts, strict=True):
         donor = int(random.integers(len(masks)))
@@ -54,12 +54,18 @@ def recombined(
     return mixed
 
 
-def _without(mask: Labels, label: int) -> Labels:
-    """The mask with regions of a label replaced by the nearest other label; 0 if there is none."""
-    if (mask == label).all():
+def without_labels(masks: Mask, labels: Collection[int]) -> Mask:
+    """Label maps [N, H, W] with regions of these labels replaced by the nearest other label."""
+    return torch.stack([torch.from_numpy(_without(mask.numpy(), labels)) for mask in masks])
+
+
+def _without(mask: Labels, labels: Collection[int]) -> Labels:
+    """The mask with regions of labels replaced by the nearest other label; 0 if there is none."""
+    where = np.isin(mask, list(labels))
+    if where.all():
         return np.zeros_like(mask)
     nearest: Any = ndimage.distance_transform_edt(
-        mask == label, return_distances=False, return_indices=True
+        where, return_distances=False, return_indices=True
     )
     filled: Labels = mask[tuple(nearest)]
     return filled

@@ -10,6 +10,7 @@ from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.fedgan import check_fedgan
 from asyndgan.evaluation.of_run import MOVED
 from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.evaluation.synthesise import CONTRASTS
 from asyndgan.recipe import Recipe, Section, explained, shown
 from asyndgan.runs import load_recipe
 from asyndgan.texts import parsed_toml
@@ -40,6 +41,9 @@ class SetSection(Section):
     test: str = Field("test", description="folder of the test patients in it")
     label: str = Field(description="what to judge by")
     further_labels: tuple[str, ...] = Field((), description="labels that are judged beside it")
+    faded: tuple[str, ...] = Field(
+        (), description="labels that its synthetic images show more or less clearly"
+    )
     by_site: bool = Field(False, description="report validation patients of each site apart")
     apart: dict[str, str] = Field(
         {}, description="test patients to report apart: heading to a pattern of their names"
@@ -77,16 +81,32 @@ class PaintingSection(Section):
         "contradicts most",
     )
 
-    @property
-    def folder(self) -> str:
-        """Name of the set's folder in a run's folder; the set includes the cases to be dropped."""
-        return f"synthetic-x{self.images}" + (f"-mixed{self.mixed}" if self.mixed else "")
+    contrasts: tuple[float, float] = Field(
+        CONTRASTS, description="least and highest contrast of the set's faded labels; 1: as painted"
+    )
 
-    @property
-    def ending(self) -> str:
+    @model_validator(mode="after")
+    def _rises(self) -> Self:
+        low, high = self.contrasts
+        if not 0 <= low <= high <= 2:
+            raise ValueError("contrasts are two numbers from 0 to 2, the lower one first")
+        return self
+
+    def faded(self, part: SetSection) -> tuple[str, ...]:
+        """The labels that the set's images show more or less clearly."""
+        return part.faded if self.contrasts != (1, 1) else ()
+
+    def folder(self, part: SetSection) -> str:
+        """Name of the set's folder in a run's folder; the set includes the cases to be dropped."""
+        mixed = f"-mixed{self.mixed}" if self.mixed else ""
+        low, high = self.contrasts
+        faded = f"-faded-{low:g}-{high:g}" if self.faded(part) else ""
+        return f"synthetic-x{self.images}{mixed}{faded}"
+
+    def ending(self, part: SetSection) -> str:
         """Name of the folder of the set's evaluation."""
         dropped = f"-without{self.dropped:g}" if self.dropped else ""
-        return self.folder.removeprefix("synthetic-") + dropped
+        return self.folder(part).removeprefix("synthetic-") + dropped
 
 
 @final

@@ -3,9 +3,9 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from asyndgan.data.nnunet import check_labels
 from asyndgan.data.prepare import load_masks
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
+from asyndgan.evaluation.recombine import without_labels
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment
 from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
@@ -32,6 +33,56 @@ MASKS_MOVE: Final = SegmentationBudget(
     translation=LIKE_PATIENTS.translation,
 )
 """Geometric augmentation of masks; they are mirrored only if the recipe's sites mirror theirs."""
+
+CONTRASTS: Final = (0.3, 1.1)
+"""Least and highest contrast of faded labels. Chosen on validation patients: see
+docs/experiments.md."""
+
+
+@final
+@dataclass(frozen=True)
+class Fading:
+    """Labels whose contrast varies from image to image.
+
+    A generator paints all lesions about equally clearly, and patients' are not. With contrast a an
+    image is `without + a * (with - without)`: `without` is painted with the same noise and look,
+    from the mask in which the labels are replaced by what surrounds them.
+
+    Attributes:
+        labels: values of the labels; empty: none is faded.
+        contrasts: least and highest contrast; each image's is drawn uniformly. 1: as painted.
+    """
+
+    labels: tuple[int, ...] = ()
+    contrasts: tuple[float, float] = CONTRASTS
+
+    @classmethod
+    def of(cls, names: Sequence[str], labels: Mapping[str, int]) -> "Fading":
+        """Fading of labels by their names.
+
+        Args:
+            names: labels to fade.
+            labels: value of each label by name.
+
+        Raises:
+            RunError: a name is not among the labels, or is that of 0.
+        """
+        known = [name for name, value in labels.items() if value]
+        for name in names:
+            if name not in known:
+                raise RunError(f"there is no label '{name}' to fade; there are {', '.join(known)}.")
+        return cls(tuple(sorted({labels[name] for name in names})))
+
+    def told(self) -> dict[str, Any]:
+        """The fading as it is written into a synthetic set's provenance."""
+        return {
+            "faded": list(self.labels),
+            "contrasts": list(self.contrasts if self.labels else ()),
+        }
+
+
+AS_PAINTED: Final = Fading()
+"""No label is faded."""
 
 
 def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
@@ -64,6 +115,7 @@ def synthesise(
     move: bool = False,
     step: int | None = None,
     looks: Sequence[str] = (),
+    fading: Fading = AS_PAINTED,
 ) -> list[Case]:
     """Paints images from masks with a run's averaged generator.
 
@@ -76,13 +128,15 @@ def synthesise(
         step: step of a stored intermediate generator; None: the final one.
         looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
             independently of the mask's origin.
+        fading: labels to paint more or less clearly.
 
     Returns:
         One case per mask and draw; empty if there are no masks.
 
     Raises:
-        RunError: the run has no such generator, several draws of a mask would be equal, or a mask
-            holds a label that the generator does not know.
+        RunError: the run has no such generator, several draws of a mask would be equal, a mask
+            holds a label that the generator does not know, or labels are to be faded by a generator
+            that paints without masks.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
@@ -91,9 +145,14 @@ def synthesise(
             f"recipe '{recipe.name}' paints without noise, so {draws} draws of a mask are equal. "
             "Add --augment, or train with generator.noise above 0."
         )
+    if fading.labels and recipe.condition.kind == "none":
+        raise RunError(
+            f"recipe '{recipe.name}' paints without masks, so there is no label to fade."
+        )
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
     # A separate generator, so that recipes with different noise are shown the same masks.
     moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
+    contrasts = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "contrasts"))
     how = MASKS_MOVE if recipe.training.flip else replace(MASKS_MOVE, flips=())
     cases: list[Case] = []
     for draw in range(draws):
@@ -108,13 +167,29 @@ def synthesise(
             own = list(looks[start : start + BATCH]) or [""] * len(part)
             if recipe.generator.style and not looks:
                 own = _looks(facts, len(part), random)
+            before = random.get_state()
             with torch.no_grad():
                 images = generator(*generator_inputs(recipe, scope, conditions, own, random))
+                if fading.labels:
+                    random.set_state(before)
+                    beneath = without_labels(conditions, fading.labels)
+                    without = generator(*generator_inputs(recipe, scope, beneath, own, random))
+                    images = _faded(images, without, fading, contrasts)
             if recipe.image.source == "masks":
                 conditions = _painted_masks(images, scope)
             for (name, _), image, mask in zip(part, images, conditions, strict=True):
                 cases.append(_case(name + suffix, image, mask, scope.modalities))
     return cases
+
+
+def _faded(
+    images: torch.Tensor, without: torch.Tensor, fading: Fading, random: torch.Generator
+) -> torch.Tensor:
+    """Images (n, c, *space) with another contrast each to those without the labels."""
+    low, high = fading.contrasts
+    contrast = low + (high - low) * torch.rand(len(images), generator=random)
+    contrast = contrast.view(-1, *[1] * (images.dim() - 1))
+    return (without + contrast * (images - without)).clamp(-1, 1)
 
 
 def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
@@ -160,7 +235,7 @@ def write_synthetic(
     *,
     masks: Sequence[tuple[str, Mask]],
     source: str,
-    painting: Mapping[str, int],
+    painting: Mapping[str, Any],
     audited: str | None = None,
 ) -> int:
     """Writes synthetic cases as an nnU-Net data set with provenance and a model card.
@@ -288,6 +363,17 @@ def _audit_line(provenance: Mapping[str, Any]) -> str:
     return f"Audited before its release: {found}." if found else "Not audited for membership."
 
 
+def _faded_line(facts: RunFacts, provenance: Mapping[str, Any]) -> str:
+    if not provenance.get("faded"):
+        return ""
+    names = " and ".join(facts.scope.labels[number] for number in provenance["faded"])
+    low, high = provenance["contrasts"]
+    return (
+        f"\n- Faded, {names}: at {low:g} to {high:g} of the contrast that the generator paints, "
+        "drawn for each image."
+    )
+
+
 def _check_labels(conditions: torch.Tensor, highest: int) -> None:
     found = int(conditions.max())
     if found > highest:
@@ -316,7 +402,7 @@ def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe:
   labels: {", ".join(f"{number} {name}" for number, name in facts.labels.items())}.
 - Painted by a generator that was trained for {facts.generator_step or facts.steps} steps with
   asyndgan {facts.version} (recipe `{provenance["recipe"]}`). {how}
-- Masks: {provenance["masks"]}.
+- Masks: {provenance["masks"]}.{_faded_line(facts, provenance)}
 
 | site | real cases behind it | share | modalities |
 |---|---|---|---|

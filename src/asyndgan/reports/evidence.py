@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from asyndgan.errors import RunError
 from asyndgan.evaluation.figures import plot_amounts, plot_differences
@@ -46,7 +47,7 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
         "markdown": tables_of(result),
         "amounts": {
             name: data_uri(plot_amounts(rows), "image/svg+xml")
-            for name, rows in by_set(filter(_by_number_only, result["paintings"])).items()
+            for name, rows in by_set(_by_number_only(result["paintings"])).items()
         },
         "differences": {
             name: data_uri(plot_differences(rows), "image/svg+xml")
@@ -104,9 +105,15 @@ def to_markdown(result: Row) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _by_number_only(row: Row) -> bool:
-    """Whether a painting differs from the default only in the number of images."""
-    return not row["mixed"] and not row["dropped"]
+def _by_number_only(rows: Sequence[Row]) -> list[Row]:
+    """The paintings that differ from their recipe's first one only in the number of images."""
+    defaults: dict[tuple[str, str], list[Any]] = {}
+    chosen = []
+    for row in rows:
+        how = [row.get(key) for key in ("mixed", "dropped", "faded", "contrasts")]
+        if defaults.setdefault((row["set"], row["recipe"]), how) == how:
+            chosen.append(row)
+    return chosen
 
 
 def markdown_table(table: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -1,0 +1,151 @@
+"""Labels are painted more or less clearly, with everything else the same."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from asyndgan.arrays import Mask
+from asyndgan.cli import app
+from asyndgan.data.nnunet import describe
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.errors import RunError
+from asyndgan.evaluation import masks_in, synthesise
+from asyndgan.evaluation.audit import check_released
+from asyndgan.evaluation.of_run import fading_of, painted_once
+from asyndgan.evaluation.recombine import without_labels
+from asyndgan.evaluation.synthesise import AS_PAINTED, Fading
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder, train
+
+LESION = 3
+Painted = tuple[RunFolder, list[tuple[str, Mask]]]
+
+
+@pytest.fixture(scope="module")
+def painted(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory) -> Painted:
+    """A run, and masks to paint from, which include some with and some without a lesion."""
+    folder = tmp_path_factory.mktemp("fading")
+    write_phantoms(folder, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.2)
+    sites = {site.name: folder / site.name for site in DEFAULT_SITES[:1]}
+    recipe = tiny("image.size=32", "training.steps=2", "generator.noise=2")
+    run = train(recipe, sites, folder / "run")
+    masks = masks_in(folder / DEFAULT_SITES[0].name, run)
+    assert 0 < sum(bool((mask == LESION).any()) for _, mask in masks) < len(masks)
+    return run, masks
+
+
+def images(run: RunFolder, masks: list[tuple[str, Mask]], fading: Fading) -> torch.Tensor:
+    cases = synthesise(run, masks, draws=2, move=True, fading=fading)
+    return torch.stack([case.image for case in cases])
+
+
+def test_at_contrast_one_nothing_changes_and_at_none_the_surroundings_are_painted(
+    painted: Painted,
+) -> None:
+    run, masks = painted
+    plain = images(run, masks, AS_PAINTED)
+    assert images(run, masks, Fading((LESION,), (1.0, 1.0))).allclose(plain, atol=1e-6)
+    gone = synthesise(run, masks, fading=Fading((LESION,), (0.0, 0.0)))
+    beneath = [(name, without_labels(mask[None], [LESION])[0]) for name, mask in masks]
+    for case, expected in zip(gone, synthesise(run, beneath), strict=True):
+        assert case.image.allclose(expected.image, atol=1e-6)
+    # The masks stay, since they say where the lesions are.
+    assert all(case.mask.equal(mask) for case, (_, mask) in zip(gone, masks, strict=True))
+
+
+def test_every_image_has_a_contrast_of_its_own_and_those_without_the_label_stay_the_same(
+    painted: Painted,
+) -> None:
+    run, masks = painted
+    low, high = 0.4, 0.8
+    plain = synthesise(run, masks)
+    gone = synthesise(run, masks, fading=Fading((LESION,), (0.0, 0.0)))
+    faded = synthesise(run, masks, fading=Fading((LESION,), (low, high)))
+    contrasts = []
+    for one, none, other in zip(plain, gone, faded, strict=True):
+        if not (one.mask == LESION).any():
+            assert other.image.allclose(one.image, atol=1e-6)
+            continue
+        whole, part = one.image - none.image, other.image - none.image
+        contrasts.append(float((whole * part).sum() / whole.square().sum()))
+        assert part.allclose(contrasts[-1] * whole, atol=1e-5)
+    assert low <= min(contrasts) < max(contrasts) <= high
+    assert len(contrasts) == len(set(contrasts))
+
+
+def test_a_label_gives_way_to_what_is_nearest_to_it() -> None:
+    mask = torch.ones(1, 8, 8, dtype=torch.int64)
+    mask[:, :, 5:] = 2
+    mask[:, 2:6, 2:4] = 3
+    assert without_labels(mask, [3])[0, :, :5].eq(1).all()
+    assert without_labels(mask, [2, 3]).eq(1).all()
+    assert without_labels(mask, [1, 2, 3]).eq(0).all()
+    assert without_labels(mask, [7]).equal(mask)
+
+
+def test_a_label_that_the_run_does_not_know_is_named(painted: Painted) -> None:
+    run, _ = painted
+    with pytest.raises(RunError, match="no label 'tumour' to fade; there are head, ventricle, les"):
+        fading_of(run, ["tumour"])
+    with pytest.raises(RunError, match="no label 'background'"):
+        fading_of(run, ["background"])
+
+
+def test_a_generator_that_paints_without_masks_fades_nothing(
+    painted: Painted, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    run, _ = painted
+    blindly = (
+        "condition.kind=none", "masks.release=false", "loss.segmentation=0",
+        "discriminator.kind=patch",
+    )  # fmt: skip
+    recipe = tiny("image.size=32", "training.steps=1", *blindly)
+    blind = train(recipe, {"north": run.path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
+    with pytest.raises(RunError, match="paints without masks, so there is no label to fade"):
+        synthesise(blind, [], fading=Fading((LESION,)))
+
+
+def test_a_set_says_what_is_faded_and_is_not_taken_for_another(
+    painted: Painted, tmp_path: Path
+) -> None:
+    run, _ = painted
+    given = run.path.parent / DEFAULT_SITES[0].name
+    words = ["generate", str(run.path), "--masks", str(given), "--out", str(tmp_path / "set")]
+    done = CliRunner().invoke(app, [*words, "--fade", "lesion"])
+    assert done.exit_code == 0, done.output
+    provenance = describe(tmp_path / "set").extra["provenance"]
+    assert isinstance(provenance, dict)
+    assert (provenance["faded"], provenance["contrasts"]) == ([LESION], [0.3, 1.1])
+    card = (tmp_path / "set" / "MODEL_CARD.md").read_text("utf-8")
+    assert "Faded, lesion: at 0.3 to 1.1 of the contrast" in card
+    masks = masks_in(given, run)
+    fading = fading_of(run, ["lesion"])
+    painted_once(run, masks, "given", tmp_path / "kept", fading=fading)
+    painted_once(run, masks, "given", tmp_path / "kept", fading=fading)
+    for other in (AS_PAINTED, replace(fading, contrasts=(0.5, 1.0))):
+        with pytest.raises(RunError, match="in another way"):
+            painted_once(run, masks, "given", tmp_path / "kept", fading=other)
+
+
+def test_an_audit_of_a_set_permits_no_set_in_which_other_labels_are_faded(
+    painted: Painted, tmp_path: Path
+) -> None:
+    run, _ = painted
+    site = run.path.parent / DEFAULT_SITES[0].name
+    name = DEFAULT_SITES[0].name
+    words = ["audit", str(run.path), "--site", f"{name}={site}", "--out", str(tmp_path / "a")]
+    write_phantoms(tmp_path / "others", size=32, sites=DEFAULT_SITES[1:2], patients_scale=0.1)
+    others = tmp_path / "others" / DEFAULT_SITES[1].name
+    done = CliRunner().invoke(
+        app, [*words, "--holdout", str(others), "--masks", str(site), "--fade", "lesion"]
+    )
+    assert done.exit_code == 0, done.output
+    digest = describe(tmp_path / "a/synthetic").extra["provenance"]["masks_sha256"]  # type: ignore[index, call-overload]
+    with pytest.raises(RunError, match="other labels were faded; audit with the same --fade"):
+        check_released(run, digest, [tmp_path / "a"])
+    with pytest.raises(RunError, match="may not be released"):  # too few patients
+        check_released(run, digest, [tmp_path / "a"], fading=fading_of(run, ["lesion"]))
