@@ -178,7 +178,7 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     faded, *_, as_painted, _ = result["paintings"]
     assert (faded["faded"], as_painted["faded"]) == (["lesion"], [])
     assert faded["dice_mean"] != as_painted["dice_mean"]
-    assert "3 images a mask, lesion at 0.3 to 1.1 of its contrast" in document.read_text()
+    assert "3 images a mask, lesion at 0.5 to 1.1 of its contrast" in document.read_text()
     assert 2 * once - round(2 * once / 4) <= left < 2 * once  # of those with the label
     assert "2 images a mask, 1 more with regions exchanged" in (out / "suite.html").read_text()
     assert "How many synthetic images" in (out / "suite.html").read_text()

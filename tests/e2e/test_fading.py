@@ -119,14 +119,14 @@ def test_a_set_says_what_is_faded_and_is_not_taken_for_another(
     assert done.exit_code == 0, done.output
     provenance = describe(tmp_path / "set").extra["provenance"]
     assert isinstance(provenance, dict)
-    assert (provenance["faded"], provenance["contrasts"]) == ([LESION], [0.3, 1.1])
+    assert (provenance["faded"], provenance["contrasts"]) == ([LESION], [0.5, 1.1])
     card = (tmp_path / "set" / "MODEL_CARD.md").read_text("utf-8")
-    assert "Faded, lesion: at 0.3 to 1.1 of the contrast" in card
+    assert "Faded, lesion: at 0.5 to 1.1 of the contrast" in card
     masks = masks_in(given, run)
     fading = fading_of(run, ["lesion"])
     painted_once(run, masks, "given", tmp_path / "kept", fading=fading)
     painted_once(run, masks, "given", tmp_path / "kept", fading=fading)
-    for other in (AS_PAINTED, replace(fading, contrasts=(0.5, 1.0))):
+    for other in (AS_PAINTED, replace(fading, contrasts=(0.4, 1.0))):
         with pytest.raises(RunError, match="in another way"):
             painted_once(run, masks, "given", tmp_path / "kept", fading=other)
 

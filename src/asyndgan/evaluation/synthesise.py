@@ -34,7 +34,7 @@ MASKS_MOVE: Final = SegmentationBudget(
 )
 """Geometric augmentation of masks; they are mirrored only if the recipe's sites mirror theirs."""
 
-CONTRASTS: Final = (0.3, 1.1)
+CONTRASTS: Final = (0.5, 1.1)
 """Least and highest contrast of faded labels. Chosen on validation patients: see
 docs/experiments.md."""
 
