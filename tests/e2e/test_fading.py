@@ -15,9 +15,9 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
 from asyndgan.evaluation import masks_in, synthesise
 from asyndgan.evaluation.audit import check_released
-from asyndgan.evaluation.of_run import fading_of, painted_once
+from asyndgan.evaluation.of_run import painted_once
 from asyndgan.evaluation.recombine import without_labels
-from asyndgan.evaluation.synthesise import AS_PAINTED, Fading
+from asyndgan.evaluation.synthesise import AS_PAINTED, Fading, fading_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 

@@ -475,6 +475,18 @@ def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
     expected = float((rare**2).sum() / rare.sum())
     assert expected > 1.1 * drawn[0]
     assert drawn[1] > (drawn[0] + expected) / 2
+    faded = tmp_path / "faded"
+    command(
+        "augment", run.path, "--site", phantoms["north"], "--out", faded, "--ratio", 5,
+        "--fade", "lesion",
+    )  # fmt: skip
+    provenance = json.loads((faded / "provenance.json").read_text())
+    assert (provenance["faded"], provenance["contrasts"]) == ([3], [0.5, 1.1])
+    plain = {path.name: path.read_bytes() for path in (tmp_path / "more0/imagesTr").iterdir()}
+    other = [
+        path for path in (faded / "imagesTr").iterdir() if plain[path.name] != path.read_bytes()
+    ]
+    assert other and all(path.name.startswith("synthetic-") for path in other)
     with pytest.raises(AsyndganError, match="has no label 'tumour'; it has"):
         command(
             "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",

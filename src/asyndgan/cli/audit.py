@@ -13,8 +13,9 @@ from asyndgan.cli.train import parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.evaluation.audit import audit as run_audit
 from asyndgan.evaluation.audit import of_canaries
-from asyndgan.evaluation.of_run import fading_of, load_for_audit, synthetic_of_run
+from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
 from asyndgan.evaluation.reconstruction import not_asked, read_pixels
+from asyndgan.evaluation.synthesise import fading_of
 from asyndgan.runs import RunFolder
 
 

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from asyndgan.cli.check import PatientPattern
+from asyndgan.cli.generate import Fade
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.evaluation.augmenting import augment_folder
@@ -37,6 +38,7 @@ def augment(
             "--rare-first", help="Masks whose labels, or sizes of a label, few have, more often."
         ),
     ] = False,
+    fade: Fade = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
@@ -58,6 +60,7 @@ def augment(
             own_masks=own,
             label=label,
             rare_first=rare_first,
+            faded=fade or (),
             seed=seed,
             patient_pattern=patient_pattern,
         )

@@ -17,7 +17,8 @@ from asyndgan.evaluation import (
     write_synthetic,
 )
 from asyndgan.evaluation.audit import check_released
-from asyndgan.evaluation.of_run import MOVED, fading_of, painting_of
+from asyndgan.evaluation.of_run import MOVED, painting_of
+from asyndgan.evaluation.synthesise import fading_of
 from asyndgan.runs import RunFolder
 
 Fade = Annotated[

@@ -18,7 +18,7 @@ from asyndgan.data.splits import held_out_by
 from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import check_own_set
-from asyndgan.evaluation.synthesise import digests_of, synthesise
+from asyndgan.evaluation.synthesise import digests_of, fading_of, synthesise
 from asyndgan.runs import RunFolder
 
 NAME = "synthetic-{:05d}"
@@ -50,6 +50,7 @@ def augment_folder(
     own_masks: bool = True,
     label: str | None = None,
     rare_first: bool = False,
+    faded: Sequence[str] = (),
     seed: int = 0,
     patient_pattern: str,
 ) -> tuple[int, int]:
@@ -66,6 +67,7 @@ def augment_folder(
         own_masks: also paint from the site's own masks, except those of held-out patients.
         label: use only masks that hold this label.
         rare_first: use masks with rare labels, or rare sizes of a label, more often.
+        faded: names of labels to paint more or less clearly; see `Fading`.
         seed: seed of everything random.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
@@ -76,8 +78,10 @@ def augment_folder(
         DataError: the folder cannot be read, holds volumes, synthetic cases or modalities that the
             run does not paint, or differs from the run in the meaning of its labels; or there is no
             mask to paint from.
-        RunError: the run holds out patients and was trained with another `patient_pattern`.
+        RunError: the run holds out patients and was trained with another `patient_pattern`, or
+            there is no such label to fade.
     """
+    fading = fading_of(run, faded)
     facts, image = run.facts(), run.recipe().image
     info = describe(folder)
     check_labels(folder, facts.labels)
@@ -119,7 +123,7 @@ def augment_folder(
         )
     drawn = _drawn(sources, count, rare_first, seed)
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
-    painted = synthesise(run, named, seed=seed, move=True)
+    painted = synthesise(run, named, seed=seed, move=True, fading=fading)
     cases = (
         (_stored(case, source.like, info.modalities, name), source.like.name)
         for case, source, (name, _) in zip(painted, drawn, named, strict=True)
@@ -135,6 +139,7 @@ def augment_folder(
         "label": label,
         "rare_first": rare_first,
         "seed": seed,
+        **fading.told(),
         # Lets splits of the set keep a synthetic case together with the patient of its mask.
         "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
     }

@@ -21,6 +21,7 @@ from asyndgan.evaluation.synthesise import (
     PAINTING_VERSION,
     Fading,
     digests_of,
+    fading_of,
     masks_digest,
     masks_in,
     released_masks,
@@ -84,15 +85,6 @@ def synthetic_of_run(
     }
     kept = {site: held_out_by(recipe, own)[0] for site, own in cases.items()}
     return painted_once(run, masks_of(kept), OF_SITES, out, fading=fading)
-
-
-def fading_of(run: RunFolder, faded: Sequence[str]) -> Fading:
-    """Fading of the labels with these names of a run.
-
-    Raises:
-        RunError: the run has no such label.
-    """
-    return Fading.of(faded, {name: number for number, name in run.facts().scope.labels.items()})
 
 
 OF_SITES = "of the sites' own cases, given to the evaluation only"

@@ -85,6 +85,15 @@ AS_PAINTED: Final = Fading()
 """No label is faded."""
 
 
+def fading_of(run: RunFolder, faded: Sequence[str]) -> Fading:
+    """Fading of the labels with these names of a run.
+
+    Raises:
+        RunError: the run has no such label.
+    """
+    return Fading.of(faded, {name: number for number, name in run.facts().scope.labels.items()})
+
+
 def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
     """Name and label map of every mask that the run kept from training.
 
