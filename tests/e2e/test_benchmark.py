@@ -400,6 +400,12 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ("loss.paired_l1=10", "image.size=64", "small and paired prepare images"),
         ("loss.paired_l1=10", "loss.pared_l1=10", "loss.paired_l1"),
         ("on = { heads", "on = { haeds", "set on 'haeds', which is no set"),
+        (
+            "loss.paired_l1=10",
+            'condition.kind=none", "masks.release=false", "loss.segmentation=0", '
+            '"discriminator.kind=patch',
+            "model paired paints without masks",
+        ),
         ("[1.0, 1.0]", "[1.1, 0.3]", "two numbers from 0 to 2, the lower one first"),
         ("segresnet", "resnet", "no segmentation network 'resnet'"),
         ("[[sets]]", "[[sets]", "not valid TOML"),
@@ -427,6 +433,21 @@ def test_a_suite_that_cannot_run_is_refused_before_anything_is_trained(
     assert old in text
     with pytest.raises(AsyndganError, match=said):
         Suite.from_toml(text.replace(old, new))
+
+
+def test_a_label_that_the_set_does_not_have_is_found_before_anything_is_trained(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    label = 'label = "lesion"'
+    for new, said in (
+        ('label = "tumour"', "there is no label 'tumour'"),
+        (label + '\nfaded = ["tumour"]', "no label 'tumour' to fade"),
+        (label + '\nfaded = ["background"]', "no label 'background' to fade"),
+    ):
+        with pytest.raises(AsyndganError, match=said):
+            run_suite(text.replace(label, new), data, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_document_without_the_place_is_left_alone() -> None:

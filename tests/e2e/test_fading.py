@@ -74,7 +74,7 @@ def test_every_image_has_a_contrast_of_its_own_and_those_without_the_label_stay_
         contrasts.append(float((whole * part).sum() / whole.square().sum()))
         assert part.allclose(contrasts[-1] * whole, atol=1e-5)
     assert low <= min(contrasts) < max(contrasts) <= high
-    assert len(contrasts) == len(set(contrasts))
+    assert len(contrasts) == len({round(one, 4) for one in contrasts})
 
 
 def test_a_label_gives_way_to_what_is_nearest_to_it() -> None:
@@ -122,6 +122,11 @@ def test_a_set_says_what_is_faded_and_is_not_taken_for_another(
     assert (provenance["faded"], provenance["contrasts"]) == ([LESION], [0.5, 1.1])
     card = (tmp_path / "set" / "MODEL_CARD.md").read_text("utf-8")
     assert "Faded, lesion: at 0.5 to 1.1 of the contrast" in card
+    words = ["evaluate", str(run.path), "--site", f"north={given}", "--out", str(tmp_path / "e")]
+    done = CliRunner().invoke(
+        app, [*words, "--synthetic", str(tmp_path / "set"), "--fade", "lesion"]
+    )
+    assert "is painted already" in str(done.exception)
     masks = masks_in(given, run)
     fading = fading_of(run, ["lesion"])
     painted_once(run, masks, "given", tmp_path / "kept", fading=fading)

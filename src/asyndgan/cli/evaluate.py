@@ -13,6 +13,7 @@ from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
 from asyndgan.cli.train import Device, Sites, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.errors import RunError
 from asyndgan.evaluation import (
     Evaluation,
     SegmentationBudget,
@@ -76,6 +77,10 @@ def evaluate(
     console = Console()
     folder = RunFolder(run)
     folders = parsed_sites(site)
+    if synthetic and fade:
+        raise RunError(
+            f"{synthetic} is painted already, so nothing in it is faded; leave out --fade."
+        )
     painted = synthetic or synthetic_of_run(
         folder, folders, out / "synthetic", faded=fade or (), patient_pattern=patient_pattern
     )

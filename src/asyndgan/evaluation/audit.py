@@ -444,7 +444,7 @@ def _passed(run: RunFolder, masks: str, fading: Fading, path: Path) -> tuple[lis
         attacks = [_stored_attack(one) for one in tables["attacks"]]
         copies = _stored_copies(tables["copies"])
         confirmed, canaries = dict(tables["confirmed"]), tables["canaries"]
-        faded = tables["fading"]
+        faded = tables.get("fading", AS_PAINTED.told())
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is no audit that can be read; make one with 'asyndgan audit' first."

@@ -166,7 +166,8 @@ class Real:
         self.labels = {
             name: value for folder in every for name, value in describe(folder).labels.items()
         }
-        for name in (part.label, *part.further_labels, *part.faded):
+        Fading.of(part.faded, self.labels)
+        for name in (part.label, *part.further_labels):
             if name not in self.labels:
                 raise RecipeError(
                     f"set {part.name}: there is no label '{name}'; there are "
@@ -568,7 +569,11 @@ class _Judging:
         return replace(fading, contrasts=painting.contrasts)
 
     def _about_painting(self, painting: PaintingSection) -> dict[str, Any]:
-        return {**self.about, **painting.model_dump(), "faded": painting.faded(self.part)}
+        fading = self._fading(painting)
+        return {
+            **self.about, **painting.model_dump(), "faded": painting.faded(self.part),
+            "contrasts": fading.contrasts if fading.labels else (),
+        }  # fmt: skip
 
     @property
     def _targets(self) -> list[str]:

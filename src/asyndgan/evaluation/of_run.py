@@ -536,7 +536,8 @@ def _check_provenance(
     painting: Mapping[str, Any] | None = None,
 ) -> None:
     found = describe(synthetic).extra.get("provenance")
-    provenance = found if isinstance(found, dict) else {}
+    # Sets of before labels could be faded do not say that none was.
+    provenance = AS_PAINTED.told() | (found if isinstance(found, dict) else {})
     if provenance.get("generator_sha256") != run.facts().generator_sha256:
         raise RunError(
             f"{synthetic} was not painted by the generator of {run.path}; "

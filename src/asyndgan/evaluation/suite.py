@@ -240,6 +240,11 @@ class Suite(Section):
                     )
             for model in suite.models:
                 recipe = suite.recipe(part, model, 0)
+                if part.faded and recipe.condition.kind == "none":
+                    raise RecipeError(
+                        f"suite '{suite.name}', set {part.name}: '{part.faded[0]}' is to be faded, "
+                        f"and model {model.name} paints without masks. Leave out faded."
+                    )
                 unknown = [name for name in recipe.site_discriminators if name not in part.sites]
                 if unknown:
                     raise RecipeError(
