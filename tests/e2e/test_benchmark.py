@@ -378,7 +378,7 @@ def wait_for(happened: Callable[[], object]) -> None:
         ('label = "lesion"', 'label = "lesion"\nfurther_labels = ["brain"]', "no label 'brain'"),
         ('label = "lesion"', 'label = "lesion"\napart = { x = "*" }', "not a regular expression"),
         ('label = "lesion"', 'label = "lesion"\napart = { x = "y" }', "no test patient's name"),
-        ('label = "lesion"', 'label = "lesion"\ntest = "north"', "is in site north and in the"),
+        ('label = "lesion"', 'label = "lesion"\ntest = "north"', "of site north's patients"),
     ],
 )
 def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(

@@ -73,9 +73,8 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
         ["report", run.path],
     ):
         said = CliRunner().invoke(app, [str(word) for word in words])
-        if words[0] != "evaluate":  # whose error names a patient on the machine that has him
-            assert said.exit_code == 0, said.output
-            assert CANARY not in said.output
+        assert (said.exit_code == 0) == (words[0] != "evaluate"), said.output
+        assert CANARY not in said.output + str(said.exception).replace(str(sites["north"]), "")
     assert len(left_sites) > 10
     assert not any(CANARY.encode() in payload for payload in left_sites)
     outside = [

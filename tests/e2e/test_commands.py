@@ -161,7 +161,7 @@ def test_a_test_set_that_shares_patients_with_a_site_is_refused(
 ) -> None:
     done = asyndgan("evaluate", run, *sites, "--test", data / "north", "--out", tmp_path / "e")
     assert done.returncode == 1
-    assert "is in site north and in the test set" in done.stderr
+    assert "are in the test set as well" in done.stderr
 
 
 def test_help_names_every_command_as_its_own_help_does_and_imports_none_of_them() -> None:

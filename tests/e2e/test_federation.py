@@ -14,6 +14,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -54,7 +55,7 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.locks import held
-from asyndgan.privacy import Policy
+from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, load_recipe, train
@@ -405,7 +406,7 @@ def test_a_recipe_that_a_sites_policy_does_not_allow_is_refused_without_saying_w
 ) -> None:
     service = local.services["south"]
     allowed, policy = service.setup_of, tmp_path / "policy.toml"
-    policy.write_text('[allows]\nrecipes = ["another"]\n')
+    policy.write_text('[allows]\nrecipes = ["' + 64 * "0" + '"]\n')
     service.setup_of = lambda run: SiteSetup("south", tmp_path, tmp_path, policy=policy)
     try:
         begun_anew(local, "south")
@@ -417,20 +418,26 @@ def test_a_recipe_that_a_sites_policy_does_not_allow_is_refused_without_saying_w
         service.setup_of = allowed
 
 
-def test_a_site_says_by_name_whose_runs_it_takes_part_in(local: Localhost) -> None:
+def test_a_policy_says_by_name_whose_runs_a_site_takes_part_in(
+    local: Localhost, tmp_path: Path
+) -> None:
     service, request = local.services["south"], opening(local.flare.office.recipe)
+    allowed, policy = service.setup_of, tmp_path / "policy.toml"
+    open_to_all = SIMULATION.to_toml()
+    assert open_to_all.count("\nsubmitters = []") == 1
+    service.setup_of = lambda run: replace(allowed(run), policy=policy)
     try:
-        service.submitters = ("somebody@else.org",)
+        policy.write_text(open_to_all.replace("submitters = []", 'submitters = ["a@else.org"]'))
         begun_anew(local, "south")
         with pytest.raises(RefusedError, match="own settings do not allow this run"):
             local.send("south", request, WAIT)
-        service.submitters = (SUBMITTER,)
+        policy.write_text(open_to_all.replace("submitters = []", f'submitters = ["{SUBMITTER}"]'))
         begun_anew(local, "south")
         assert not isinstance(
             unpack(local.send("south", request, WAIT), ANSWERS, limit=2**24), Refusal
         )
     finally:
-        service.submitters = ()
+        service.setup_of = allowed
 
 
 class Worker:
@@ -516,6 +523,13 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
         left, came = socket_sums(facts.socket_bytes[site])
         assert 0.5 < left / sum(facts.left_sites[site].values()) < 3
         assert 0.5 < came / sum(facts.came_to_sites[site].values()) < 3
+    os.utime(order.folder.metrics_file)
+    assert re.search(r"\bnow\b", asyndgan("federation", "status", federation.path))
+    past = time.time() - 3600
+    os.utime(order.folder.metrics_file, (past, past))
+    said = asyndgan("federation", "status", federation.path)
+    assert not re.search(r"\bnow\b", said)
+    assert "last step 1 h 00 min ago" in said
 
 
 def same(setup: SiteSetup, run: str) -> SiteSetup:

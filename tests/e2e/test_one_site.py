@@ -26,7 +26,7 @@ from asyndgan.evaluation import augmenting
 from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.completion_scores import completions
 from asyndgan.evaluation.of_run import load_real, masks_of
-from asyndgan.evaluation.synthesise import digests_of, masks_in, released_masks
+from asyndgan.evaluation.synthesise import digests_of, masks_in, released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 
@@ -543,3 +543,23 @@ def test_completions_are_the_same_whatever_the_order_of_the_sets_modalities(
         completions(
             run, sites, short, ["T2"], budget=TranslationBudget(steps=1), masks=masks_of(sites)
         )
+
+
+def test_what_a_site_does_not_hold_is_painted_in_the_look_of_one_that_does(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nobody has judged it in the other look, so what would be painted there means nothing."""
+    recipe = tiny("image.size=32", "training.steps=2", "generator.style=8", "generator.noise=2")
+    run = train(recipe, phantoms, tmp_path / "run", without={"north": ["T2"]})
+    masks = masks_in(phantoms["north"], run)
+
+    def painted(look: str) -> torch.Tensor:
+        cases = synthesise(run, masks, looks=[look] * len(masks))
+        return torch.stack([case.image for case in cases])
+
+    north, south = painted("north"), painted("south")
+    place = run.facts().scope.modalities.index("T2")
+    assert north[:, place].equal(south[:, place])
+    others = [channel for channel in range(north.shape[1]) if channel != place]
+    assert not north[:, others].allclose(south[:, others])
+    assert len(others) == 2

@@ -1,20 +1,27 @@
 """Recipes, policies, suites and runs of strangers: read, or refused by one of our errors."""
 
+import gzip
 import json
+import struct
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asyndgan.errors import AsyndganError
+from asyndgan.data.nnunet import read_mask
+from asyndgan.errors import AsyndganError, DataError, RunError
 from asyndgan.evaluation.suite import Suite
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account
 from asyndgan.recipe import Recipe, known_keys
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.bank import MaskBank
 
 Read = Callable[[str], object]
 READERS: dict[str, Read] = {
@@ -113,6 +120,57 @@ def test_a_run_folder_that_is_none_is_refused(content: str, tmp_path: Path) -> N
     with pytest.raises(AsyndganError):
         run.facts()
     assert refused_or_read(lambda _: run.recipe(), "") or not content
+
+
+@pytest.mark.parametrize(
+    "line", [b"{nonsense", b"[" * 100_000, b"[]", b'{"step": "x"}', b"\xff", b"{" * 2**21]
+)
+def test_records_that_no_run_wrote_are_refused(line: bytes, tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    run.metrics_file.write_bytes(b'{"step": 0}\n' + line + b"\n")
+    with pytest.raises(RunError, match="has a line that no run wrote"):
+        run.metrics()
+
+
+def test_masks_that_no_run_wrote_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "labelsTr").mkdir()
+    for content in (b"nonsense", b"GIF89a" + bytes(20)):
+        (tmp_path / "labelsTr" / "north-m00001.png").write_bytes(content)
+        with pytest.raises(DataError, match=r"north-m00001\.png"):
+            MaskBank(tmp_path)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_volume_with_endless_extensions_is_refused_before_they_are_read(
+    tmp_path: Path, order: str
+) -> None:
+    path = tmp_path / "bomb.nii.gz"
+    extension = 2**28
+    header = nib.Nifti1Header(endianness=order)
+    header.set_data_shape((4, 4, 4))
+    header.set_data_dtype(np.uint8)
+    header["magic"] = b"n+1"
+    header["vox_offset"] = 352 + extension
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(header.binaryblock + b"\1\0\0\0" + struct.pack(f"{order}ii", extension, 6))
+        for _ in range(2**8):
+            file.write(bytes(2**20))
+        file.write(bytes(64))
+    tracemalloc.start()
+    with pytest.raises(DataError, match="bytes of header, beyond 16777216"):
+        read_mask(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+def test_a_volume_of_either_version_with_a_short_extension_is_read(tmp_path: Path) -> None:
+    values = np.arange(8, dtype=np.uint8).reshape(2, 2, 2)
+    for kind in (nib.Nifti1Image, nib.Nifti2Image):
+        image = kind(values, np.eye(4))
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a scanner's note"))
+        for name in ("a.nii", "a.nii.gz"):
+            nib.save(image, tmp_path / name)
+            assert (read_mask(tmp_path / name).values == values).all()
 
 
 def test_what_a_stranger_says_of_his_run_is_no_longer_than_it_may_be(tmp_path: Path) -> None:

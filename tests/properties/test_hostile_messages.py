@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from asyndgan.errors import (
     CohortError,
     NotFiniteError,
+    ProtocolError,
     QuorumError,
     SiteUnreachableError,
     WireError,
@@ -530,6 +531,25 @@ def test_feedback_that_is_not_finite_counts_as_missed_and_spoils_nothing(
         coordinator.step()
     after = list(coordinator.generator.parameters())
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("value", [1.01, -1.01, 1e30])
+def test_a_site_judges_no_images_that_no_generator_paints(
+    tiny: Callable[..., Recipe], make_sites: Callable[..., Any], value: float
+) -> None:
+    """With ever brighter ones a coordinator could find where this site's numbers overflow."""
+    federation = make_sites(tiny())
+    federation.begin()
+    site = federation.sites["north"]
+    images = torch.ones(2, 1, 16, 16)
+    images[1, 0, 3, 3] = value
+    before = [p.clone() for p in site.objective.discriminator.parameters()]
+    asked = Judge(run=site.run, step=0, batch=0, images=images)
+    with pytest.raises(ProtocolError, match="outside -1 to 1"):
+        site.handle(asked)
+    after = list(site.objective.discriminator.parameters())
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(before, after, strict=True))
+    site.handle(asked.model_copy(update={"images": images.clamp(-1, 1)}))
 
 
 def test_one_site_that_is_not_finite_while_others_are_silent_ends_no_run(

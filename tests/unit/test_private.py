@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from asyndgan.data import Batch, Case, Cohort, Preparation
 from asyndgan.data.splits import hold_out_of
-from asyndgan.errors import PolicyError, RecipeError
+from asyndgan.errors import LedgerError, PolicyError, RecipeError
 from asyndgan.evaluation.synthesise import write_synthetic
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.privacy import SIMULATION, Policy, Release, accounting, chance
@@ -142,6 +143,16 @@ def test_a_patient_whose_gradient_is_not_finite_counts_for_nothing(tiny: MakeRec
     assert not flat(learner._clipped_sum(alone)).any()
     learner.learn(torch.optim.SGD(learner.parameters, lr=0.1), real, batch(2))
     assert flat(learner.parameters).isfinite().all()
+
+
+def test_synthetic_images_are_disturbed_as_the_patients_are(tiny: MakeRecipe) -> None:
+    """Or the discriminator would learn to tell them by the disturbance."""
+    learner = private(tiny, "discriminator.augment=['cutout']")
+    seen: list[torch.Tensor] = []
+    learner.discriminator.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    learner.learn(torch.optim.SGD(learner.parameters, lr=0.1), batch(5), batch(5, seed=2))
+    blank = [float((images == -1).float().mean()) for images in seen]
+    assert len(blank) == 2 and min(blank) > 0.05
 
 
 @pytest.mark.parametrize("copies", [1, 3])
@@ -382,6 +393,26 @@ def test_noised_feedback_is_clipped_as_a_whole_and_each_answer_is_charged(
     assert unpack(door.let_out(loud).payload, ANSWERS, limit=2**20).losses == {}
 
 
+def test_under_noised_feedback_what_is_not_finite_is_charged_and_hidden_like_any_other_answer(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    """A refusal would be neither, and when it comes depends on the patients."""
+    recipe = tiny(
+        *CLASSES, "privacy.kind=feedback", "privacy.clip=1", "privacy.noise=5",
+        "wire.feedback=float32",
+    )  # fmt: skip
+    policy = Policy.from_toml('[leaves]\nfeedback = ["float32"]\n[privacy]\nepsilon = 30.0')
+    site = opened(recipe, tmp_path, policy)
+    with torch.no_grad():
+        for weight in site.objective.discriminator.parameters():
+            weight.fill_(float("inf"))
+    answer = judged(site, 0)
+    assert isinstance(answer, Judgement)
+    assert answer.losses == {}
+    assert float(answer.feedback.std()) == pytest.approx(2 * 5, rel=0.2)
+    assert site.release.account.spent == {Mechanism(5.0, 1.0): 1}
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
@@ -537,6 +568,27 @@ def test_books_that_contradict_each_other_stop_the_site(tiny: MakeRecipe, tmp_pa
     (tmp_path / "privacy.json").unlink()
     with pytest.raises(PolicyError, match="Put back the file"):
         opened(recipe, tmp_path, asks)
+
+
+@pytest.mark.parametrize("left", ["policies", "privacy.json"])
+def test_a_site_whose_ledger_was_taken_away_does_not_begin_another(
+    tiny: MakeRecipe, tmp_path: Path, left: str
+) -> None:
+    """It would have forgotten its answers, of which a policy may allow only so many."""
+    recipe = tiny(*PRIVATE)
+    policy = Policy.from_toml("[privacy]\nepsilon = 8.0")
+    site = opened(recipe, tmp_path, policy)
+    judged(site, 0)
+    site.release.close()
+    opened(recipe, tmp_path, policy).release.close()  # with its ledger it goes on
+    for name in ("ledger.jsonl", "ledger.head"):
+        (tmp_path / name).unlink()
+    if left == "policies":
+        (tmp_path / "privacy.json").unlink()
+    else:
+        shutil.rmtree(tmp_path / "policies")
+    with pytest.raises(LedgerError, match=f"{left} is there, and ledger.head is not"):
+        opened(recipe, tmp_path, policy)
 
 
 def test_a_use_that_could_not_be_written_is_neither_charged_nor_in_the_ledger(

@@ -266,24 +266,28 @@ class Standing:
                 f"\nbehind run {ahead}, since runs are trained one after the other; "
                 f"'asyndgan federation stop --run {ahead}' lets this one go first"
             )
-        elif not reason and not waiting:
-            file = order.folder.metrics_file
-            ago = time.time() - file.stat().st_mtime if file.exists() else 0.0
-            if ago > PAUSE_S:
-                said.append(f"\nlast step {duration(ago)} ago")
+        elif not reason and not waiting and self._ago() > PAUSE_S:
+            said.append(f"\nlast step {duration(self._ago())} ago")
         return escape("".join(said))
+
+    def _ago(self) -> float:
+        """Seconds since a step was recorded; 0 if none was."""
+        file = self.order.folder.metrics_file
+        return max(0.0, time.time() - file.stat().st_mtime) if file.exists() else 0.0
 
     def _of_site(self, site: str) -> tuple[str, ...]:
         if site not in self._seen:
             return "", "not yet"
         last, record = self._last, self._seen[site]
-        ago = duration(last["seconds"] - record["seconds"])
+        ago = self._ago() + last["seconds"] - record["seconds"]
         trip = record.get("round_trip", {}).get(site)
         moved, carried = record.get("bytes", {}).get(site), record.get("socket", {}).get(site)
         losses = (f"{name} {value:.3f}" for name, value in record["losses"].get(site, {}).items())
         return (
             f"{record['shares'][site]:.2f}" if record is last else "away",
-            "now" if record is last else f"{ago} ago, step {record['step']}",
+            "now"
+            if record is last and ago <= PAUSE_S
+            else f"{duration(ago)} ago, step {record['step']}",
             f"{1000 * trip:.0f} ms" if trip is not None else "",
             *(
                 f"{size(both[0])} out, {size(both[1])} in" if both else ""

@@ -91,7 +91,6 @@ def start(kit: Kit) -> None:
         running = service.SiteService(
             kit,
             lambda run: file.setup(kit, run),
-            submitters=file.submitters,
             wait_s=file.wait_s,
         )
         client = flare_part("keeper").Kept(kit)

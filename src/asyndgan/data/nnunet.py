@@ -10,7 +10,9 @@ the patient's right (sagittal: at anterior). Every file is treated as hostile: s
 before anything is decoded, and whatever a decoder raises becomes a `DataError`.
 """
 
+import gzip
 import re
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -39,6 +41,7 @@ NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
 MAX_JSON_BYTES = 2**24
 MAX_PNG_PIXELS = 2**26  # below PIL's own limit, which only warns
 MAX_NIFTI_VOXELS = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
+MAX_NIFTI_START = 2**24  # bytes of header and extensions before the voxels
 MAX_LABEL = 255  # what an 8-bit mask can hold
 AFFINE_TOLERANCE = 1e-3  # for spacings (relative) and directions: tools round header values
 ORIGIN_TOLERANCE = 0.1  # voxels
@@ -528,9 +531,29 @@ def _bounded_png(path: Path, columns: int, rows: int) -> None:
         )
 
 
+def _bounded_nifti(path: Path) -> None:
+    """Refuses what nibabel would read before anything else: extensions of any length."""
+    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
+        head = file.read(540)
+    for order in "<>":
+        (size,) = struct.unpack_from(f"{order}i", head)
+        if size in (348, 540):  # NIfTI-1 and NIfTI-2
+            code, place = ("f", 108) if size == 348 else ("q", 168)
+            (start,) = struct.unpack_from(f"{order}{code}", head, place)
+            if 0 <= start <= MAX_NIFTI_START:
+                return
+            raise DataFileError(
+                path,
+                f"has its voxels after {start} bytes of header, beyond {MAX_NIFTI_START}",
+                "Store it without extensions.",
+            )
+    raise ValueError("it does not start like one")
+
+
 def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads voxels (right, anterior, superior), scaled as the header says, and their affine."""
     with _decoding(path, "NIfTI"):
+        _bounded_nifti(path)
         stored = nib.load(path)
         if not isinstance(stored, nib.Nifti1Pair):
             raise ValueError("it is of another format")

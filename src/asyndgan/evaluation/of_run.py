@@ -523,9 +523,9 @@ def _check_patients(sites: Mapping[str, Sequence[Case]], test: Sequence[Case]) -
         shared = unseen & {case.patient for case in cases}
         if shared:
             raise RunError(
-                f"patient {sorted(shared)[0]} is in site {site} and in the test set "
-                f"({len(shared)} in all). Take them out of one of the two; if the names only look "
-                "alike, say with --patient-pattern what a patient is."
+                f"of site {site}'s patients {len(shared)} are in the test set as well. Take them "
+                "out of one of the two ('asyndgan check SITE --test TEST' names them); if the "
+                "names only look alike, say with --patient-pattern what a patient is."
             )
 
 

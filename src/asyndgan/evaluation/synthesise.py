@@ -4,11 +4,13 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
 import numpy as np
 import torch
+from torch import nn
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, Preparation, RawCase, derived_seed
@@ -136,7 +138,8 @@ def synthesise(
         move: first mirror, rotate, scale and shift the masks, differently for every draw.
         step: step of a stored intermediate generator; None: the final one.
         looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
-            independently of the mask's origin.
+            independently of the mask's origin. A modality that this site does not hold is painted
+            in the look of one that does, since nobody has judged it in the look of this one.
         fading: labels to paint more or less clearly.
 
     Returns:
@@ -162,6 +165,7 @@ def synthesise(
     # A separate generator, so that recipes with different noise are shown the same masks.
     moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
     contrasts = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "contrasts"))
+    holders = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "holders"))
     how = MASKS_MOVE if recipe.training.flip else replace(MASKS_MOVE, flips=())
     cases: list[Case] = []
     for draw in range(draws):
@@ -176,19 +180,62 @@ def synthesise(
             own = list(looks[start : start + BATCH]) or [""] * len(part)
             if recipe.generator.style and not looks:
                 own = _looks(facts, len(part), random)
-            before = random.get_state()
-            with torch.no_grad():
-                images = generator(*generator_inputs(recipe, scope, conditions, own, random))
-                if fading.labels:
-                    random.set_state(before)
-                    beneath = without_labels(conditions, fading.labels)
-                    without = generator(*generator_inputs(recipe, scope, beneath, own, random))
-                    images = _faded(images, without, fading, contrasts)
+            others = _looks_of_holders(facts, own, holders) if recipe.generator.style else {}
+            noise = random.get_state()
+            paint = partial(_painted, generator, recipe, scope, random, own, others)
+            images = paint(conditions)
+            if fading.labels:
+                random.set_state(noise)
+                images = _faded(
+                    images, paint(without_labels(conditions, fading.labels)), fading, contrasts
+                )
             if recipe.image.source == "masks":
                 conditions = _painted_masks(images, scope)
             for (name, _), image, mask in zip(part, images, conditions, strict=True):
                 cases.append(_case(name + suffix, image, mask, scope.modalities))
     return cases
+
+
+@torch.no_grad()
+def _painted(
+    generator: nn.Module,
+    recipe: Recipe,
+    scope: Scope,
+    random: torch.Generator,
+    looks: Sequence[str],
+    others: Mapping[int, Sequence[str]],
+    conditions: Mask,
+) -> torch.Tensor:
+    """Images (n, c, *space) in these looks, and channels in other ones, all with the same noise."""
+    noise = random.get_state()
+    images: torch.Tensor = generator(*generator_inputs(recipe, scope, conditions, looks, random))
+    for channel, own in others.items():
+        random.set_state(noise)
+        again = generator(*generator_inputs(recipe, scope, conditions, own, random))
+        images[:, channel] = again[:, channel]
+    return images
+
+
+def _looks_of_holders(
+    facts: RunFacts, looks: Sequence[str], random: torch.Generator
+) -> dict[int, list[str]]:
+    """Looks to paint channels in that sites of these looks lack, by channel.
+
+    All that one site lacks comes from another one, if any holds it all.
+    """
+    held = {site: frozenset(about["modalities"]) for site, about in facts.sites.items()}
+    others: dict[int, list[str]] = {}
+    for place, look in enumerate(looks):
+        lacking = [name for name in facts.scope.modalities if name not in held[look]]
+        if not lacking:
+            continue
+        drawn = dict.fromkeys(_looks(facts, 8 * len(held), random) + sorted(held))
+        by_use = sorted(drawn, key=lambda site: -len(held[site] & set(lacking)))
+        for name in lacking:
+            holder = next((site for site in by_use if name in held[site]), look)
+            channel = facts.scope.modalities.index(name)
+            others.setdefault(channel, list(looks))[place] = holder
+    return others
 
 
 def _faded(

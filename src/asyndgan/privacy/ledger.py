@@ -12,7 +12,7 @@ import os
 import sys
 import weakref
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -196,6 +196,24 @@ class Ledger:
         whole = content.rfind(b"\n") + 1
         if whole < len(content):
             os.ftruncate(self._file, whole)
+
+
+def check_not_removed(path: Path, beside: Iterable[Path]) -> None:
+    """Checks that a site which has other books has not lost its ledger.
+
+    Args:
+        path: of the ledger.
+        beside: what a site writes only after it has opened its ledger.
+
+    Raises:
+        LedgerError: if the ledger's head is not there and one of these is.
+    """
+    written = [other.name for other in beside if other.exists()]
+    if written and not _head_file(path).exists():
+        raise LedgerError(
+            f"{written[0]} is there, and {_head_file(path).name} is not: the ledger was taken "
+            "away. Put it back, or begin new books in another folder."
+        )
 
 
 def read(path: Path) -> Iterator[Entry]:

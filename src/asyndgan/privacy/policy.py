@@ -73,6 +73,11 @@ class AllowsSection(Section):
     recipes: tuple[Digest, ...] = Field(
         (), description="digests ('asyndgan recipe show'); empty: any that the rest allows"
     )
+    submitters: tuple[str, ...] = Field(
+        (),
+        description="who may begin runs in a federation, by the name in their certificate, as the "
+        "coordinator's machine reports it; empty: whoever the federation allows",
+    )
     most_answers: int | None = Field(
         None,
         ge=1,

@@ -106,7 +106,11 @@ class Release:
         """
         if ANSWERS.get(answer.kind) is not type(answer):
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
-        if isinstance(answer, Judgement | Appraisal) and not torch.isfinite(answer.feedback).all():
+        if (
+            isinstance(answer, Judgement | Appraisal)
+            and self.recipe.privacy.kind != "feedback"  # such feedback is charged and hidden
+            and not torch.isfinite(answer.feedback).all()
+        ):
             raise NotFiniteError(f"the feedback of step {answer.step} is not finite.")
         if isinstance(answer, Measured):
             self._check_moments(answer)
@@ -179,10 +183,13 @@ class Release:
 
         With and without a patient, the clipped feedback lies in a ball with the clip as its radius.
         The two are therefore at most two clips apart, whatever the discriminator has learned. Each
-        answer is charged in full.
+        answer is charged in full. Feedback that is not finite counts for nothing: a refusal would
+        tell of the patients, and no noise would cover it.
         """
         self.account.charge(1)
         section = self.recipe.privacy
+        if not torch.isfinite(feedback).all():
+            feedback = torch.zeros_like(feedback)
         clipped = feedback * (section.clip / feedback.norm().clamp(min=1e-12)).clamp(max=1)
         noise = normal_noise(tuple(feedback.shape))
         return clipped + 2 * section.clip * section.noise * noise

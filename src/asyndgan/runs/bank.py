@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from asyndgan.data.nnunet import read_mask
 from asyndgan.texts import half_of, put_in_place
 from asyndgan.training import Scope
 
@@ -25,6 +26,9 @@ class MaskBank:
 
     Args:
         path: folder of the bank; masks it already holds are not written again.
+
+    Raises:
+        DataError: one of them cannot be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,8 +105,7 @@ class MaskBank:
 
 
 def _read(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.array(image)
+    return read_mask(path).values
 
 
 def _digest(site: str, mask: np.ndarray) -> bytes:

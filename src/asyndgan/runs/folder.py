@@ -29,7 +29,7 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import BusyError, RunError
 from asyndgan.locks import held
 from asyndgan.recipe import Recipe
-from asyndgan.texts import bounded_text, parsed_json, replace_text
+from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
 from asyndgan.training import Scope, new_generator
 from asyndgan.training.checkpoint import (
     load_network,
@@ -264,6 +264,9 @@ class RunFolder:
 
         If the file was replaced in the meantime, because the run went back to a checkpoint, it is
         read from the beginning.
+
+        Raises:
+            RunError: a line is no record.
         """
         if not self.metrics_file.exists():
             return [], (0, 0)
@@ -272,10 +275,10 @@ class RunFolder:
             start = place[1] if place[0] == own else 0
             file.seek(start)
             records: list[dict[str, Any]] = []
-            for line in file:
-                if not line.endswith(b"\n"):
+            while line := file.readline(MOST_BYTES):
+                if not line.endswith(b"\n") and len(line) < MOST_BYTES:
                     break  # still being written, or cut off
-                records.append(json.loads(line))
+                records.append(_record(self.metrics_file, line))
                 start += len(line)
         return records, (own, start)
 
@@ -313,3 +316,15 @@ def counted_on(
         gone = {name: counts.pop(name) for name in (EARLIER, *ended) if name in counts}
         counts[EARLIER] = socket_sums(gone)
     return counts
+
+
+def _record(path: Path, line: bytes) -> dict[str, Any]:
+    try:
+        record = parsed_json(line.decode("utf-8"))
+        if not isinstance(record, dict) or not isinstance(record["step"], int):
+            raise ValueError("not of a step")
+    except (ValueError, KeyError) as error:
+        raise RunError(
+            f"{path} has a line that no run wrote. Take the run's folder as it was."
+        ) from error
+    return record

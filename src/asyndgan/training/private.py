@@ -60,7 +60,8 @@ class PrivateDiscriminator:
             The loss on the synthetic images only: the loss on the real ones would not be private.
         """
         private = self._noised(self._clipped_sum(real))
-        judged = self._score(self.discriminator, synthetic.images, self.maps(synthetic.conditions))
+        images, maps = self._disturbed(synthetic.images, self.maps(synthetic.conditions))
+        judged = self._score(self.discriminator, images, maps)
         loss = 0.5 * self.adversarial.synthetic(judged)
         public = torch.autograd.grad(loss, self.parameters)
         patients = self.recipe.privacy.patients  # as expected: how many were drawn is private
@@ -82,13 +83,9 @@ class PrivateDiscriminator:
         return total
 
     def _clipped_part(self, real: Batch, copies: int) -> list[Tensor]:
-        random = torch.Generator()
-        random.seed()  # augmentation hides no patient, so any seed will do
-        images, maps = disturbed(
+        images, maps = self._disturbed(
             real.images.repeat_interleave(copies, 0),
             self.maps(real.conditions).repeat_interleave(copies, 0),
-            self.recipe.discriminator.augment,
-            random,
         )
         from opacus import GradSampleModule  # slow to import; only private runs need it
 
@@ -108,6 +105,11 @@ class PrivateDiscriminator:
         # A refusal instead would tell of the patient, and no noise would cover it.
         finite = lengths.isfinite()
         return [torch.einsum("n,n...->...", factor[finite], own[finite]) for own in each]
+
+    def _disturbed(self, images: Images, maps: Condition) -> tuple[Images, Condition]:
+        random = torch.Generator()
+        random.seed()  # augmentation hides no patient, so any seed will do
+        return disturbed(images, maps, self.recipe.discriminator.augment, random)
 
     def _noised(self, sums: list[Tensor]) -> list[Tensor]:
         deviation = self.recipe.privacy.noise * self.recipe.privacy.clip

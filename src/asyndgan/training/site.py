@@ -11,13 +11,14 @@ from typing import Final, final
 
 import torch
 
-from asyndgan.arrays import CPU, Mask
+from asyndgan.arrays import CPU, IMAGE_HIGH, IMAGE_LOW, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
 from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
 from asyndgan.privacy.chance import secret, uniform
+from asyndgan.privacy.ledger import check_not_removed
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
@@ -43,6 +44,9 @@ log = logging.getLogger(__name__)
 
 KEPT_ATTEMPTS: Final = 256
 """Attempts at runs that a site remembers, to recognise late requests of earlier ones."""
+
+CODING_ERROR: Final = 1e-3
+"""How far rounding on the wire may take an image beyond its range."""
 
 KEPT_BATCHES: Final = 32
 """Synthetic batches that private updates draw from; they are kept in memory only."""
@@ -135,7 +139,7 @@ class Site(Handler):
     Raises:
         CohortError: if the cohort or the given masks do not fit the recipe, or the share is not
             above 0.
-        LedgerError: if the ledger was changed, or belongs to another process.
+        LedgerError: if the ledger was changed or taken away, or belongs to another process.
         PolicyError: if the policy does not allow the recipe or this cohort, or the ledger or the
             account contradicts it.
     """
@@ -187,7 +191,11 @@ class Site(Handler):
         self.share = float(len(cohort)) if share is None else share
         if not self.share > 0:
             raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
-        ledger = Ledger(records / "ledger.jsonl", policy.digest()) if records else None
+        ledger = None
+        if records:
+            books = records / "ledger.jsonl"
+            check_not_removed(books, [records / "policies", records / "privacy.json"])
+            ledger = Ledger(books, policy.digest())
         account = Account(
             records / "privacy.json" if records else None,
             mechanism_of(recipe, cohort.patients),
@@ -239,9 +247,7 @@ class Site(Handler):
                 f"synthetic images of shape {tuple(request.images.shape)} came; "
                 f"this site judges {wanted}."
             )
-        if not torch.isfinite(request.images).all():
-            # Checked before anything is learned: the discriminator would not recover.
-            raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
+        self._check_range(request)
         self._fresh = False
         self.objective.begin_step(request.step)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
@@ -271,6 +277,21 @@ class Site(Handler):
             conditions=self._conditions(),
         )
 
+    def _check_range(self, request: Judge | Appraise) -> None:
+        """Refuses images that no generator paints, before anything is learned from them.
+
+        The discriminator would not recover from some, and others could be made to bring it to its
+        limits in a way that tells of the patients.
+        """
+        if not torch.isfinite(request.images).all():
+            raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
+        beyond = float(request.images.abs().max()) - IMAGE_HIGH
+        if beyond > CODING_ERROR:
+            raise ProtocolError(
+                f"the synthetic images of step {request.step} lie outside {IMAGE_LOW:g} to "
+                f"{IMAGE_HIGH:g}, which no generator paints."
+            )
+
     def _appraise(self, request: Appraise) -> Appraisal:
         """One step in which every site judges every site's images; see `training.odds`."""
         self._expect(request.run, request.step, request.batch)
@@ -296,8 +317,7 @@ class Site(Handler):
             raise ProtocolError("the images at this site's place are not of the batch it offered.")
         if int(request.conditions.max()) > max(self.cohort.labels):
             raise ProtocolError("a condition with a label that this site does not know.")
-        if not torch.isfinite(request.images).all():
-            raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
+        self._check_range(request)
         self._fresh = False
         self.objective.begin_step(request.step)
         real = self._real(self.cohort.batch(self.next_batch, size))
@@ -356,6 +376,8 @@ class Site(Handler):
         return drawn_from(pool, size, random, flip=training.flip, move=training.move)
 
     def _finite(self, losses: dict[str, torch.Tensor], step: int) -> dict[str, float]:
+        if self.recipe.privacy.kind == "feedback":
+            return {}  # they stay here, and a refusal would tell of the patients
         numbers = {name: float(value) for name, value in losses.items()}
         for name, value in numbers.items():
             if not torch.isfinite(torch.tensor(value)):

@@ -7,7 +7,7 @@ answers a repeated request with the same bytes. If it crashes, no connection is 
 import json
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final, final
 
@@ -60,11 +60,6 @@ class SiteFile(Section):
     )
     masks: Path | None = Field(
         None, description="folder of masks to be painted, for recipes with masks.source 'given'"
-    )
-    submitters: tuple[str, ...] = Field(
-        (),
-        description="who may begin runs here, by the name in their certificate; empty: whoever "
-        "the federation allows",
     )
     device: str = Field(
         "cpu",
@@ -125,7 +120,6 @@ class SiteService:
     Args:
         kit: folder of the site's startup kit.
         setup_of: returns the site's setup for a run of the given name.
-        submitters: names of those who may begin runs; empty: whoever the federation allows.
         wait_s: seconds the compute process may take to answer.
 
     Raises:
@@ -137,12 +131,10 @@ class SiteService:
         kit: Path,
         setup_of: Callable[[str], SiteSetup],
         *,
-        submitters: Collection[str] = (),
         wait_s: float = 600.0,
     ) -> None:
         self.name = name_of(kit)
         self.setup_of = setup_of
-        self.submitters = submitters
         self.wait_s = wait_s
         self._worker: tuple[tuple[str, str], Processes] | None = None
         # Id of the process that last answered; a newer one may still be reading its data.
@@ -181,15 +173,15 @@ class SiteService:
 
     def _refusal(self, greeting: dict[str, str]) -> str:
         """Reason why this site does not take part in a job; empty if it does."""
-        submitter = greeting.get("submitter", "")
-        if self.submitters and submitter not in self.submitters:
-            return f"{submitter} may not begin runs here"
         if not RUN_NAME.fullmatch(greeting.get("run", "")):
             return "a run's name is of small letters, digits and hyphens"
         try:
             recipe = Recipe.from_toml(greeting.get("recipe", ""))
             setup = self.setup_of(greeting["run"])
-            policy_of(setup).check(recipe, setup.name)
+            policy, submitter = policy_of(setup), greeting.get("submitter", "")
+            if policy.allows.submitters and submitter not in policy.allows.submitters:
+                return f"{submitter} may not begin runs here (allows.submitters)"
+            policy.check(recipe, setup.name)
         except AsyndganError as error:
             return str(error)
         return ""
