@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +177,21 @@ def test_an_engine_that_does_not_exist_is_answered_with_those_that_do(
 def test_a_setup_survives_the_way_to_another_process(tmp_path: Path) -> None:
     setup = SiteSetup("north", tmp_path / "data", tmp_path / "state", share=2.5, patients="(.*)")
     assert SiteSetup.from_plain(setup.to_plain()) == setup
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="counts threads as Linux shows them"
+)
+def test_a_sites_process_computes_on_as_many_cores_as_it_is_given(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32")
+    found = []
+    for threads in (1, 4):
+        setup = SiteSetup("north", phantoms["north"], tmp_path / str(threads), threads=threads)
+        with closing(build_engine("processes", [setup], recipe)) as started:
+            engine: Any = started
+            engine.send("north", opening(recipe), WAIT)
+            assert isinstance(message(engine.send("north", judging(), WAIT)), Judgement)
+            found.append(len(list(Path(f"/proc/{engine.pid('north')}/task").iterdir())))
+    assert found[1] >= found[0] + 3

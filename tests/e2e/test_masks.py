@@ -1,5 +1,7 @@
 """Whose masks are painted from: patients' own, given ones, or learned ones."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from asyndgan.data import Batch, Cohort, RawCase
 from asyndgan.data.nnunet import describe
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.data.writing import write_dataset
+from asyndgan.engines import SiteSetup, set_up
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
 from asyndgan.evaluation import released_masks, synthesise, synthetic_of_run
 from asyndgan.privacy import Policy
@@ -83,6 +86,32 @@ def test_with_given_masks_no_mask_of_a_patient_leaves(
     known += [mask.flip(-1) for mask in known]
     assert all(any(torch.equal(mask, one) for one in known) for mask in left)
     assert len({mask.numpy().tobytes() for mask in left}) > 3  # not one and the same
+
+
+def test_where_privacy_is_promised_given_masks_were_not_painted_without_it(
+    given: Path, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    recipe = tiny(*GIVEN, "privacy.kind=discriminator", "privacy.patients=2")
+    masks, policy = tmp_path / "masks", tmp_path / "policy.toml"
+    shutil.copytree(given, masks)
+    about = json.loads((masks / "dataset.json").read_text())
+    setup = SiteSetup(
+        "north", phantoms["north"], tmp_path / "state", policy=policy, masks=masks,
+        records=tmp_path / "books",
+    )  # fmt: skip
+
+    def begun(privacy: str, section: str) -> None:
+        about["provenance"] = {"privacy": privacy}
+        (masks / "dataset.json").write_text(json.dumps(about))
+        policy.write_text(f"[allows]\nundisturbed = true\n{section}\n")
+        endpoint = set_up(setup, recipe)
+        endpoint.close()
+
+    with pytest.raises(CohortError, match="taught without differential privacy"):
+        begun("none", "[privacy]\nepsilon = 9.0")
+    begun("none", "[privacy]\nepsilon = 9.0\nunprotected_masks = true")
+    begun("discriminator", "[privacy]\nepsilon = 9.0")
+    begun("none", "")
 
 
 def test_patients_masks_leave_where_none_are_given(

@@ -230,7 +230,10 @@ def test_stand_ins_learn_from_as_many_patients_as_the_steward_wants(
 ) -> None:
     recipe = tiny(*PRIVATE, "loss.stand_in_l1=1", "stand_in.width=4")
     cohort = make_cohort(recipe)
-    with pytest.raises(PolicyError, match=f"from 20 patients or more .* {cohort.patients} take"):
+    (reason,) = policy().refusals(recipe, patients=19)
+    assert "stand-ins of 19 patients" in reason
+    assert not policy().refusals(recipe, patients=20) + policy().refusals(recipe)
+    with pytest.raises(PolicyError, match=f"of {cohort.patients} patients learn them by heart"):
         Site("north", cohort, recipe, policy=policy())
     Site("north", cohort, recipe, policy=policy("[allows]\nstand_in_patients = 2"))
 

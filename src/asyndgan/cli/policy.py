@@ -37,7 +37,10 @@ def check(
     overrides: Overrides = None,
     patients: Annotated[
         int | None,
-        typer.Option(min=1, help="Of the site: also says what epsilon the recipe would spend."),
+        typer.Option(
+            min=1,
+            help="Of the site: are they enough, and what epsilon would the recipe spend on each?",
+        ),
     ] = None,
     site: Annotated[
         str | None,
@@ -46,7 +49,8 @@ def check(
 ) -> None:
     """Says before training what a site would refuse, and why; exits with 1 if it would refuse."""
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
-    reasons, steps = found.refusals(wanted, site), sum(map(len, wanted.presence_of(site)))
+    reasons = found.refusals(wanted, site, patients=patients)
+    steps = sum(map(len, wanted.presence_of(site)))
     console = Console()
     for reason in reasons:
         console.print(f"refused: {reason}", highlight=False, markup=False, soft_wrap=True)
@@ -66,6 +70,8 @@ def check(
                 f"privacy.epsilon is {found.privacy.epsilon:g}.",
                 highlight=False,
             )
+    if not found.leaves.cases:
+        console.print("The site declares a share, as leaves.cases is false.", highlight=False)
     if reasons:
         raise typer.Exit(1)
     console.print(

@@ -165,12 +165,12 @@ class Processes(Transport):
 
 def serve(connection: socket.socket) -> None:
     """Runs a site's process: reads its setup, then answers requests until the connection closes."""
-    torch.set_num_threads(1)  # one core per site; see traps in docs/architecture.md
     frames = Frames(connection, limit=2**24)
     _, payload = frames.receive()
     plain = json.loads(payload)
     recipe = Recipe.from_tables(plain["recipe"])
     setup = SiteSetup.from_plain(plain["site"])
+    torch.set_num_threads(setup.threads)  # see traps in docs/architecture.md
     setup.state.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
         filename=setup.state / "site.log", format="%(asctime)s %(levelname)s %(message)s"

@@ -38,6 +38,7 @@ class SiteSetup:
         masks: folder of the masks to paint from, if the recipe has `masks.source` "given".
         records: folder of its ledger and account, which outlive runs; None means `state`.
         device: torch device on which its networks compute.
+        threads: of its process, where it has one of its own (engines `processes` and `flare`).
         without: modalities in the folder that are not used.
     """
 
@@ -50,6 +51,7 @@ class SiteSetup:
     masks: Path | None = None
     records: Path | None = None
     device: str = "cpu"
+    threads: int = 1
     without: tuple[str, ...] = ()
 
     def to_plain(self) -> dict[str, Any]:
@@ -123,6 +125,20 @@ def policy_of(setup: SiteSetup) -> Policy:
     return Policy.from_file(setup.policy) if setup.policy else SIMULATION
 
 
+def _check_painted_privately(setup: SiteSetup, recipe: Recipe, policy: Policy) -> None:
+    """Refuses masks whose generator was taught without privacy, where privacy is promised."""
+    provenance = describe(setup.masks).extra.get("provenance") if setup.masks else None
+    taught = provenance.get("privacy") if isinstance(provenance, dict) else None
+    promised = recipe.privacy.kind != "none" and policy.privacy.epsilon is not None
+    if promised and taught == "none" and not policy.privacy.unprotected_masks:
+        raise CohortError(
+            f"site {setup.name}: the given masks were painted by a generator that was taught "
+            "without differential privacy, so epsilon would not cover what they tell of patients. "
+            "Give masks that are public, or of a private run; or let the policy's "
+            "privacy.unprotected_masks be true."
+        )
+
+
 def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     """Loads a site's cases and wraps the site in its endpoint.
 
@@ -136,6 +152,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     given = None
     if setup.masks:
         check_labels(setup.masks, {str(number): name for number, name in cohort.labels.items()})
+        _check_painted_privately(setup, recipe, policy)
         given = [mask for _, mask in load_masks(setup.masks, recipe.image)]
     site = Site(
         setup.name,

@@ -155,13 +155,16 @@ class Policy(Section):
                 "leave. Make room, then start the site again."
             ) from error
 
-    def refusals(self, recipe: Recipe, site: str | None = None) -> list[str]:
+    def refusals(
+        self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
+    ) -> list[str]:
         """The reasons why this policy refuses a recipe; empty if it does not.
 
         Args:
             recipe: of a run.
             site: name under which the site takes part, by which the recipe's timeline tells in how
                 many steps it does; None: in all.
+            patients: how many take part at the site; None: not known yet.
         """
         found: list[str] = []
         if recipe.wire.feedback not in self.leaves.feedback:
@@ -179,6 +182,12 @@ class Policy(Section):
             for key, weight in matching.items()
             if weight and not self.allows.matching
         ]
+        fewest = self.allows.stand_in_patients
+        if recipe.loss.stand_in_l1 and patients is not None and patients < fewest:
+            found.append(
+                f"loss.stand_in_l1 is {recipe.loss.stand_in_l1:g}, and stand-ins of {patients} "
+                f"patients learn them by heart; allows.stand_in_patients is {fewest}"
+            )
         # Without a limit on epsilon any noise, however little, would count as private.
         private = recipe.privacy.kind != "none" and self.privacy.epsilon is not None
         if not (private or self.allows.undisturbed):
@@ -236,13 +245,15 @@ class Policy(Section):
             ]
         return []
 
-    def check(self, recipe: Recipe, site: str | None = None) -> None:
+    def check(
+        self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
+    ) -> None:
         """Checks that this policy allows a recipe; the arguments are those of `refusals`.
 
         Raises:
             PolicyError: if it does not; it names every reason, for the site's own people only.
         """
-        reasons = self.refusals(recipe, site)
+        reasons = self.refusals(recipe, site, patients=patients)
         if reasons:
             raise PolicyError(
                 f"policy '{self.name}' refuses recipe '{recipe.name}': {'; '.join(reasons)}."

@@ -161,7 +161,7 @@ class Site(Handler):
         given: Sequence[Mask] | None = None,
         device: torch.device = CPU,
     ) -> None:
-        policy.check(recipe, name)
+        policy.check(recipe, name, patients=cohort.patients)
         check_cohort(name, cohort, recipe)
         self.given = _checked_masks(name, given, cohort, recipe)
         self.name = name
@@ -180,13 +180,6 @@ class Site(Handler):
                 f"site {name}: policy '{policy.name}' keeps the number of cases back, but some "
                 "lack a modality, and zeros in the feedback would tell which. Leave these cases "
                 "out, or let leaves.cases be true."
-            )
-        fewest = policy.allows.stand_in_patients
-        if recipe.loss.stand_in_l1 and cohort.patients < fewest:
-            raise PolicyError(
-                f"site {name}: policy '{policy.name}' lets stand-ins learn from {fewest} patients "
-                f"or more (allows.stand_in_patients); {cohort.patients} take part. Set "
-                "loss.stand_in_l1 to 0."
             )
         self.share = float(len(cohort)) if share is None else share
         if not self.share > 0:

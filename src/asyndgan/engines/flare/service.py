@@ -66,6 +66,13 @@ class SiteFile(Section):
         description="where the networks compute: cpu, cuda, cuda:1, mps; the cases stay in "
         "main memory",
     )
+    threads: int = Field(
+        1,
+        ge=1,
+        le=1024,
+        description="cores to compute on, if device is cpu; more than one changes "
+        "the last digits of a run",
+    )
     wait_s: float = Field(600.0, gt=0, description="seconds that the compute may take to answer")
 
     @classmethod
@@ -99,6 +106,7 @@ class SiteFile(Section):
             masks=self.masks,
             records=kit / "records",
             device=self.device,
+            threads=self.threads,
             without=self.without,
         )
 
