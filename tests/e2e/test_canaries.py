@@ -1,7 +1,11 @@
 """Nothing that names a patient leaves a site: not in bytes, not in any file outside it."""
 
+import os
+import signal
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -11,10 +15,17 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.data import RawCase
 from asyndgan.data.writing import write_dataset
+from asyndgan.engines import SiteSetup
+from asyndgan.engines.flare.localhost import Localhost
 from asyndgan.recipe import Recipe
-from asyndgan.runs import train
+from asyndgan.runs import Interrupted, RunFolder, train
+from asyndgan.runs.train import train_over
 
 CANARY = "Kanarienvogel"
+PERCENTILES = (
+    "image.intensity.default.kind=percentiles", "image.intensity.default.low=1",
+    "image.intensity.default.high=99",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +72,8 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recipe = tiny(
-        "image.size=32", "image.intensity.default.kind=percentiles",
-        "image.intensity.default.low=1", "image.intensity.default.high=99",
-        "selection.kind=nearest", "training.checkpoint_every=2",
-    )  # fmt: skip
+        "image.size=32", *PERCENTILES, "selection.kind=nearest", "training.checkpoint_every=2"
+    )
     run = train(recipe, sites, tmp_path / "run")
     pairs = [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
     for words in (
@@ -87,3 +96,39 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
         assert CANARY not in str(path.relative_to(tmp_path))
         assert CANARY.encode() not in path.read_bytes(), path
     assert CANARY not in caplog.text
+
+
+def test_no_file_of_a_federations_coordinator_names_a_patient(
+    sites: dict[str, Path], tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    """Neither FLARE's logs and job folders nor the run, although a site fails on the way."""
+    recipe = tiny("image.size=32", "training.steps=5000", "quorum.least=0.5", *PERCENTILES)
+    states, hidden = tmp_path / "states", sites["south"].with_name("away")
+    own_log = states / "south" / "site.log"
+    setups = [SiteSetup(name, data, states / name) for name, data in sites.items()]
+    folder = RunFolder.create(tmp_path / "run", recipe)
+    with closing(Localhost(setups, recipe, folder=tmp_path / "here")) as local:
+
+        def lose(*_: Any) -> None:
+            if not hidden.exists():
+                sites["south"].rename(hidden)
+                os.kill(local.pid("south") or 0, signal.SIGKILL)
+
+        try:
+            with pytest.raises(Interrupted):
+                train_over(
+                    folder, local, engine="flare", sites=tuple(sites), watch=lose,
+                    stop=lambda: own_log.exists() and CANARY in own_log.read_text(),
+                )  # fmt: skip
+        finally:
+            hidden.rename(sites["south"])
+    outside = [
+        path
+        for part in ("here/federation", "run")
+        for path in (tmp_path / part).rglob("*")
+        if path.is_file()
+    ]
+    assert any("log" in path.name for path in outside) and len(outside) > 30
+    for path in outside:
+        assert CANARY not in str(path.relative_to(tmp_path))
+        assert CANARY.encode() not in path.read_bytes(), path
