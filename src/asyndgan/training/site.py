@@ -161,8 +161,8 @@ class Site(Handler):
         given: Sequence[Mask] | None = None,
         device: torch.device = CPU,
     ) -> None:
-        policy.check(recipe, name, patients=cohort.patients)
         check_cohort(name, cohort, recipe)
+        policy.check(recipe, name, patients=cohort.patients)
         self.given = _checked_masks(name, given, cohort, recipe)
         self.name = name
         records = records or folder
