@@ -532,19 +532,44 @@ def _bounded_png(path: Path, columns: int, rows: int) -> None:
 
 
 def _bounded_nifti(path: Path) -> None:
-    """Refuses what nibabel would read before anything else: extensions of any length."""
+    """Refuses what nibabel would read before anything else: extensions of any length.
+
+    Version and byte order must be the same wherever the header tells them, since nibabel may go by
+    another place than this function.
+    """
     with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-        head = file.read(540)
-    for order in "<>":
-        (size,) = struct.unpack_from(f"{order}i", head)
-        if size in (348, 540):  # NIfTI-1 and NIfTI-2
-            code, place = ("f", 108) if size == 348 else ("q", 168)
-            (start,) = struct.unpack_from(f"{order}{code}", head, place)
-            if 0 <= start <= MAX_NIFTI_START:
+        head = file.read(544)
+        for order in "<>":
+            (size,) = struct.unpack_from(f"{order}i", head)
+            if size == 348 and head[344:348] == b"n+1\0":
+                (sides,), (start,) = (
+                    struct.unpack_from(f"{order}{code}", head, place)
+                    for code, place in (("h", 40), ("f", 108))
+                )
+            elif size == 540 and head[4:12] == b"n+2\0\r\n\x1a\n":
+                sides, start = (
+                    struct.unpack_from(f"{order}q", head, place)[0] for place in (16, 168)
+                )
+            else:
+                continue
+            if not 1 <= sides <= 7:
+                break
+            extended = head[size : size + 1] not in (b"", b"\0")
+            if 0 <= start <= MAX_NIFTI_START and not extended:
+                return
+            place = size + 4
+            while extended and place < start <= MAX_NIFTI_START:
+                file.seek(place)
+                (length,) = struct.unpack(f"{order}i", file.read(4))
+                if not 8 <= length <= start - place:
+                    break
+                place += length
+            if extended and place >= start >= size + 4:
                 return
             raise DataFileError(
                 path,
-                f"has its voxels after {start} bytes of header, beyond {MAX_NIFTI_START}",
+                f"has extensions or a header of more than {MAX_NIFTI_START} bytes before its "
+                "voxels, or of no sensible length",
                 "Store it without extensions.",
             )
     raise ValueError("it does not start like one")

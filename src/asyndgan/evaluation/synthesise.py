@@ -27,7 +27,7 @@ from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Scope, generator_inputs
 
 BATCH: Final = 32
-PAINTING_VERSION: Final = 3
+PAINTING_VERSION: Final = 4
 """To be raised when a change alters what is painted from the same masks and seeds."""
 MASKS_MOVE: Final = SegmentationBudget(
     rotation=LIKE_PATIENTS.rotation,
@@ -226,7 +226,8 @@ def _looks_of_holders(
     held = {site: frozenset(about["modalities"]) for site, about in facts.sites.items()}
     others: dict[int, list[str]] = {}
     for place, look in enumerate(looks):
-        lacking = [name for name in facts.scope.modalities if name not in held[look]]
+        own = held.get(look, frozenset(facts.scope.modalities))  # of a site that never came
+        lacking = [name for name in facts.scope.modalities if name not in own]
         if not lacking:
             continue
         drawn = dict.fromkeys(_looks(facts, 8 * len(held), random) + sorted(held))
