@@ -59,7 +59,7 @@ class MaskBank:
         paths = sorted(self.folder.glob("[!.]*.png"))
         wanted = {f"{number:05d}" for number in range(1, count + 1)}
         return [
-            (path.stem.rpartition("-m")[0], torch.from_numpy(_read(path).astype(np.int64)))
+            (path.stem.rpartition("-m")[0], torch.from_numpy(_read(path)))
             for path in paths
             if path.stem.rpartition("-m")[2] in wanted
         ]
@@ -70,7 +70,7 @@ class MaskBank:
         masks = [_read(self._file(site, number)) for number in range(1, count + 1)]
         if not masks:
             return torch.zeros(0, dtype=torch.int64)
-        return torch.from_numpy(np.stack(masks).astype(np.int64))
+        return torch.from_numpy(np.stack(masks))
 
     def counts(self) -> dict[str, int]:
         """Number of masks of each site."""
