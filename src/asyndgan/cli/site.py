@@ -24,7 +24,7 @@ site = typer.Typer(
     add_completion=False,
 )
 MOST_ANSWERS = 20_000
-"""Default limit on answers, three runs of `default`: unlimited answers would reveal more."""
+"""Default limit on answers, six runs of `default`: unlimited answers would reveal more."""
 
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
 

@@ -195,8 +195,9 @@ def _left_meanings(recipe: Recipe) -> dict[str, str]:
     clip = recipe.selection.clip
     return {
         "card": "Who it is, when it joins or returns: how many cases it has, its share, the names "
-        "of its modalities and labels, the size of its images, how many steps and batches it has "
-        f"done, and {conditions} of its first batch.",
+        "of its modalities and labels, which part of its cases has each modality, the size of its "
+        "images, how many steps and batches it has done, whether its masks may be kept, and "
+        f"{conditions} of its first batch.",
         "judgement": "Its answer, every step. Feedback: for each pixel of each synthetic image "
         "that it was sent, how a small change would change the site's loss (a gradient, coded as "
         f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
