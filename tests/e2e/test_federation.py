@@ -58,7 +58,7 @@ from asyndgan.locks import held
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs import Interrupted, load_recipe, train
+from asyndgan.runs import Interrupted, RunFacts, load_recipe, train
 from asyndgan.runs.federated import Order, serve
 from asyndgan.runs.folder import socket_sums
 from asyndgan.training import Coordinator
@@ -182,6 +182,11 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         assert set(coordinator.step().shares) == set(after)
         order = Order.submit(federation, "with-west", recipe, ("north", "south", "west"))
         assert order._due(recipe, local.flare) == ["north", "south", "west"]
+        later = tiny("image.size=32", "timeline=[{site='west', first=300}]")
+        late = Order.submit(federation, "west-later", later, ("north", "south", "west"))
+        facts = RunFacts("ab", "0", later.digest(), "flare", state="failed", steps=301)
+        late.folder.write_facts(facts)  # it ended there, and had no checkpoint: it begins anew
+        assert late._due(later, local.flare) == ["north", "south"]
         remove_site(federation, "west")
         local.flare._sweep()
         until(lambda: "west" not in local.flare.sites())

@@ -18,14 +18,21 @@ import torch
 from asyndgan import cli
 from asyndgan.engines import InProcess, SiteSetup, set_up
 from asyndgan.engines.flare.service import SiteService
-from asyndgan.errors import AsyndganError, DataError, NotFiniteError, QuorumError, RunError
+from asyndgan.errors import (
+    AsyndganError,
+    DataError,
+    NotFiniteError,
+    PolicyError,
+    QuorumError,
+    RunError,
+)
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train
 from asyndgan.runs.train import _check_late_sites, train_over
-from asyndgan.training import Coordinator
+from asyndgan.training import Coordinator, Site
 from asyndgan.training.checkpoint import read, step_file, stored_steps
-from asyndgan.wire import REQUESTS, Judge, unpack
+from asyndgan.wire import REQUESTS, Judge, Judgement, unpack
 
 MakeRecipe = Callable[..., Recipe]
 Sites = dict[str, Path]
@@ -448,6 +455,46 @@ def test_ctrl_c_is_heeded_while_the_run_waits_for_sites(
         train(patient, phantoms, tmp_path / "run")
     assert len(asked) == 1
     assert RunFolder(tmp_path / "run").facts().state == "interrupted"
+
+
+def test_a_run_stops_where_sites_are_there_and_none_of_them_answers(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it would go on to its last step, and be called finished."""
+    recipe = tiny("image.size=32", "training.steps=10000", "quorum.patience_s=1")
+    judged = Site._judge
+
+    def spent(self: Site, request: Judge) -> Judgement:
+        if request.step > 2:
+            raise PolicyError("there is no budget left.")
+        return judged(self, request)
+
+    monkeypatch.setattr(Site, "_judge", spent)
+    out = tmp_path / "run"
+    with pytest.raises(QuorumError, match=r"too few sites answered for 1 s .*there is no budget"):
+        train(recipe, phantoms, out)
+    updated = [record["updated"] for record in RunFolder(out).metrics()]
+    assert updated[:3] == [True] * 3
+    assert not any(updated[3:])
+    assert RunFolder(out).facts().state == "failed"
+
+
+def test_a_site_is_painted_as_often_as_it_counted(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    """Whatever number of cases it declared."""
+    out = tmp_path / "run"
+    run = train(tiny("image.size=32", "shares.most=0.5"), phantoms, out)
+    assert [about["share"] for about in run.facts().sites.values()] == [0.5, 0.5]
+
+
+def test_a_run_does_not_go_on_with_another_pattern_of_patients(
+    recipe: Recipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, tmp_path / "run", watch=stop_after(2))
+    with pytest.raises(RunError, match="told patients by another pattern"):
+        train(recipe, phantoms, tmp_path / "run", resume=True, patients="(.*)")
 
 
 def test_a_loss_that_is_not_finite_is_reported_with_site_step_and_last_good_checkpoint(

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Mapping
+from typing import get_args
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from asyndgan.recipe import QuorumSection
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.wire import (
     ANSWERS,
+    LEAST_SHARE,
     REQUESTS,
     Appraisal,
     Appraise,
@@ -29,12 +31,11 @@ from asyndgan.wire import (
     pack,
     unpack,
 )
-from asyndgan.wire.codec import CODINGS as ALL_CODINGS
 from asyndgan.wire.codec import LABEL_CODINGS, decode, encode, label_coding, through
 from asyndgan.wire.messages import array_schemas
 
 LIMIT = 2**16
-FLOATS = sorted({*ALL_CODINGS} - {*LABEL_CODINGS})
+FLOATS = sorted({*get_args(Coding)} - {*LABEL_CODINGS})
 
 shapes = st.lists(st.integers(1, 6), min_size=3, max_size=5).map(tuple)
 finite = st.floats(-(2.0**60), 2.0**60, width=32)
@@ -110,7 +111,7 @@ counts = st.integers(0, 2**53 - 1)
 text = st.characters(exclude_categories=["Cs", "Cc"])
 names = st.text(text, min_size=1, max_size=64)
 masks = labels(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)), 300)
-parts = st.floats(0, 1, exclude_min=True)
+parts = st.floats(LEAST_SHARE, 1)
 odds = arrays.arrays("f8", st.integers(1, 6), elements=st.floats(-1e300, 1e300))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 messages = st.one_of(
@@ -122,7 +123,7 @@ messages = st.one_of(
         run=runs,
         step=counts,
         cases=st.integers(1, 2**53 - 1),
-        share=st.floats(1e-300, 2.0**52),
+        share=st.floats(LEAST_SHARE, 2.0**52),
         modalities=st.lists(names, min_size=1, max_size=4),
         parts=st.lists(parts, min_size=1, max_size=4),
         labels=st.dictionaries(st.integers(0, 99999).map(str), names, min_size=1, max_size=4),
@@ -220,7 +221,7 @@ def test_shares_sum_to_one_and_keep_their_proportions(declared: dict[str, float]
 
 
 @given(
-    st.dictionaries(st.text(max_size=3), st.floats(1e-3, 1e15), min_size=1, max_size=8),
+    st.dictionaries(st.text(max_size=3), st.floats(LEAST_SHARE, 2.0**53), min_size=1, max_size=8),
     st.floats(0.01, 1),
 )
 def test_no_share_is_above_what_the_recipe_lets_and_the_order_stays(

@@ -1,4 +1,5 @@
 import tracemalloc
+from typing import get_args
 
 import pytest
 import torch
@@ -6,7 +7,9 @@ import zstandard
 
 from asyndgan.errors import WireError
 from asyndgan.wire import Coding, label_coding, through
-from asyndgan.wire.codec import CODINGS, LABEL_CODINGS, decode, encode, raw_size
+from asyndgan.wire.codec import LABEL_CODINGS, decode, encode, raw_size
+
+CODINGS = get_args(Coding)
 
 
 def gradient(scale: float = 1e-7) -> torch.Tensor:

@@ -145,6 +145,19 @@ def test_a_site_that_is_started_twice_is_told_so(tmp_path: Path) -> None:
     Ledger(tmp_path / "ledger.jsonl", POLICY).close()
 
 
+def test_a_closed_ledger_writes_nothing_into_whatever_file_has_its_place_now(
+    tmp_path: Path,
+) -> None:
+    ledger = Ledger(tmp_path / "ledger.jsonl", POLICY)
+    ledger.append(run="1f", kind="card", step=0, payload=b"")
+    ledger.close()
+    with (tmp_path / "other").open("wb"):  # the system gives it the number that is free now
+        with pytest.raises(LedgerError, match=r"ledger\.jsonl was closed"):
+            ledger.append(run="1f", kind="judgement", step=0, payload=b"")
+        assert not (tmp_path / "other").stat().st_size
+    assert [entry.kind for entry in read(tmp_path / "ledger.jsonl")] == ["card"]
+
+
 def test_when_the_ledger_cannot_be_written_nothing_is_promised(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,7 +23,7 @@ from asyndgan.privacy import Policy, Release
 from asyndgan.privacy.policy import LeavesSection
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
-from asyndgan.training.feedback import weights_of
+from asyndgan.training.feedback import LEAST_PART, weights_of
 from asyndgan.wire import Card, Judge, through
 
 MakeRecipe = Callable[..., Recipe]
@@ -95,6 +95,26 @@ def test_shares_by_modality_change_nothing_where_everybody_holds_the_same(
             coordinator.step()
         weights.append(torch.cat([p.flatten() for p in coordinator.generator.parameters()]))
     assert torch.allclose(*weights, atol=1e-6)
+
+
+def test_who_says_that_next_to_no_case_has_a_modality_has_no_weight_without_limit(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny(*ALONE)
+    cohorts = {
+        "north": make_cohort(recipe, seed=1, modalities=["T1"]),
+        "west": make_cohort(recipe, seed=2, modalities=["T2"]),  # the only one
+    }
+    coordinator = make_sites(recipe, cohorts).begin()
+    members = coordinator.members
+    shares = coordinator.roster.shares_of(members)
+
+    def weight(part: float) -> float:
+        members["west"].parts = [part]
+        return float(weights_of(members, shares, coordinator.scope, by="modality")["west"])
+
+    assert weight(0.5) == pytest.approx(2 * weight(1.0))
+    assert weight(1e-6) == weight(LEAST_PART) == pytest.approx(weight(1.0) / LEAST_PART)
 
 
 def test_a_site_that_leaves_takes_its_part_of_a_modality_along(

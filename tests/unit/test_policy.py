@@ -13,9 +13,10 @@ from asyndgan.data import Cohort
 from asyndgan.errors import PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
 from asyndgan.privacy.ledger import read
+from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
-from asyndgan.wire import ANSWERS, Card, Judgement, Measured, unpack
+from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Measured, Open, Refusal, pack, unpack
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
@@ -273,6 +274,22 @@ def test_a_site_answers_no_more_steps_than_its_policy_allows_rolled_back_ones_co
         site.release.let_out(card())  # or masks would leave without end, moved differently
     site.release.refuse("ab", "policy", "That is all.")  # other answers go on
     site.release.close()
+
+
+def test_an_answer_that_is_asked_for_again_counts_and_stays_here_once_there_were_enough(
+    tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Any
+) -> None:
+    recipe = tiny(*PRIVATE, "training.steps=1")
+    allowed = policy("[allows]\nmost_answers = 3")  # the start, the step, and one repetition
+    site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=allowed)
+    endpoint = Endpoint(site, limit=2**20)
+    endpoint.answer(pack(Open(run="ab", recipe=recipe.digest(), step=0), {}))
+    images = torch.zeros(recipe.training.batch, 1, *recipe.image.size)
+    request = pack(Judge(run="ab", step=0, batch=0, images=images), {"images": "float16"})
+    said = [unpack(endpoint.answer(request), ANSWERS, limit=2**20) for _ in range(3)]
+    assert [type(one) for one in said] == [Judgement, Judgement, Refusal]
+    assert "as many steps as its policy allows" in getattr(said[2], "reason", "")
+    endpoint.close()
 
 
 def test_cards_without_masks_of_patients_are_no_answers(

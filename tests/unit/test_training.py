@@ -724,9 +724,9 @@ def test_a_site_says_who_it_is_and_sends_its_first_masks(
 
 
 def test_the_same_request_again_gets_the_same_bytes_and_trains_nothing(
-    tiny: MakeRecipe, make_sites: MakeSites
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
 ) -> None:
-    federation = make_sites(tiny())
+    federation = make_sites(tiny("masks.release=false", "condition.kind=none"), folder=tmp_path)
     opened(federation)
     endpoint, site = federation.endpoint("north"), federation.sites["north"]
     payload = pack(judge(federation.recipe), {"images": "float16"})
@@ -737,8 +737,7 @@ def test_the_same_request_again_gets_the_same_bytes_and_trains_nothing(
     assert torch.equal(weights(site.objective.discriminator), trained)
     assert (site.step, site.next_batch) == (1, 1)
     # It left the site twice, and is counted twice.
-    assert site.release.count["judgement"] == 2
-    assert site.release.size["judgement"] == 2 * len(first)
+    assert site.release.ledger.answers == 2
 
 
 def test_the_same_step_with_other_images_is_refused(
@@ -758,11 +757,9 @@ def test_feedback_comes_in_the_recipes_coding(tiny: MakeRecipe, make_sites: Make
     sizes = {}
     for coding in ("float32", "float16", "int8", "int4"):
         federation = make_sites(tiny(f"wire.feedback={coding}"))
-        opened(federation)
-        answer = ask(federation, "north", judge(federation.recipe))
-        assert isinstance(answer, Judgement)
-        assert answer.feedback.any()
-        sizes[coding] = federation.sites["north"].release.size["judgement"]
+        coordinator = federation.begin()
+        assert coordinator.step().updated
+        sizes[coding] = federation.exchange.from_sites["north", "judgement"]
     assert sizes["float32"] > sizes["float16"] > sizes["int8"] > sizes["int4"]
 
 
@@ -803,6 +800,30 @@ def test_losses_that_are_not_finite_stop_the_run_where_no_quorum_is_left(
     assert torch.equal(weights(coordinator.generator), before)
 
 
+def test_feedback_so_long_that_the_generator_would_break_counts_as_missed(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    """Finite numbers can do it as well: networks multiply them."""
+    federation = make_sites(tiny("wire.feedback=float32"))
+    coordinator = federation.begin()
+
+    def louder(site: str, answer: bytes) -> bytes:
+        said = unpack(answer, ANSWERS, limit=federation.exchange.limit)
+        if site == "north" or not isinstance(said, Judgement):
+            return answer
+        loud = said.feedback / said.feedback.abs().max() * 7e17
+        return pack(
+            said.model_copy(update={"feedback": loud}),
+            {"feedback": "float32", "conditions": "label8"},
+        )
+
+    federation.line.tap = louder
+    report = coordinator.step()
+    assert report.updated
+    assert "beyond all sense" in report.missed["south"]
+    assert torch.isfinite(weights(coordinator.generator)).all()
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_synthetic_images_that_are_not_finite_spoil_no_discriminator(
     tiny: MakeRecipe, make_sites: MakeSites, value: float
@@ -841,6 +862,61 @@ def test_a_site_goes_back_to_the_step_from_which_a_run_is_resumed(
         assert torch.equal(weights(site.objective.discriminator), saved[step])
     card = opened(federation, step=0)
     assert (card.step, card.batch) == (0, 0)
+
+
+def test_states_of_steps_that_are_done_anew_are_forgotten(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    """They have the highest numbers, so they would be kept in place of newer ones."""
+    federation = make_sites(tiny("training.steps=40"), folder=tmp_path)
+    north = tmp_path / "north"
+    opened(federation)
+    for step in range(6):
+        if step in (2, 5):
+            ask(federation, "north", Save(run=RUN, step=step))
+        ask(federation, "north", judge(federation.recipe, step=step, batch=step))
+    assert checkpoint.stored_steps(north) == [2, 5]
+    (north / ".step-00000003.safetensors.half").write_bytes(b"of a site that was killed")
+    opened(federation, step=2)  # the coordinator died before it wrote its own state of step 5
+    assert checkpoint.stored_steps(north) == [2]
+    ask(federation, "north", judge(federation.recipe, step=2, batch=2))
+    ask(federation, "north", Save(run=RUN, step=3))
+    assert checkpoint.stored_steps(north) == [2, 3]
+    assert not list(north.glob(".step-*"))
+
+
+@pytest.mark.parametrize("pattern", ["of each case", "other names for the same patients"])
+def test_a_run_does_not_go_on_with_patients_told_by_another_pattern(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: MakeCohort, tmp_path: Path, pattern: str
+) -> None:
+    """They would change halves: what was not to see a patient would learn from him."""
+    recipe = tiny("discriminator.cross_fitted=true")
+    names = {
+        "": [f"BraTS-{case // 2}" for case in range(8)],
+        "of each case": [f"BraTS-{case // 2}_{case}" for case in range(8)],
+        "other names for the same patients": [f"{case // 2}" for case in range(8)],
+    }
+
+    def sites(which: str) -> Any:
+        one = make_cohort(recipe, cases=8)
+        cohort = Cohort(
+            one.images, one.conditions, modalities=one.modalities, patients=names[which],
+            labels=one.labels, flip=recipe.training.flip,
+        )  # fmt: skip
+        return make_sites(recipe, {"north": cohort}, folder=tmp_path)
+
+    federation = sites("")
+    opened(federation)
+    ask(federation, "north", judge(recipe))
+    ask(federation, "north", Save(run=RUN, step=1))
+    before = federation.sites["north"].cases.halves
+    again = sites("")
+    assert opened(again, step=1).step == 1
+    other = sites(pattern)
+    assert not torch.equal(other.sites["north"].cases.halves, before)
+    answer = ask(other, "north", Open(run=RUN, recipe=recipe.digest(), step=1))
+    assert isinstance(answer, Refusal)
+    assert "belong to other patients" in answer.reason
 
 
 def test_a_site_that_went_back_repeats_its_answers_bit_for_bit(
@@ -1150,7 +1226,8 @@ def test_the_sites_moments_add_up_to_those_of_all_images(
     tiny: MakeRecipe, large_sites: MakeSites
 ) -> None:
     federation = large_sites(tiny(*NEAREST, "selection.clip=0"))
-    found = real_moments(federation.begin().roster)
+    found, sites = real_moments(federation.begin().roster)
+    assert list(sites) == ["north", "south"]
     images = torch.cat([site.cohort.images for site in federation.sites.values()])
     pooled = Moments.of(features_in_parts(images))
     assert torch.allclose(found.mean, pooled.mean, rtol=1e-9, atol=1e-12)
@@ -1174,12 +1251,31 @@ def test_a_run_ends_with_the_generator_nearest_to_the_real_images(
     assert torch.equal(weights(coordinator.chosen()), kept[best])
 
 
+def test_only_images_for_sites_whose_moments_are_known_are_compared(
+    tiny: MakeRecipe, large_sites: MakeSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site that was not waited for sent no moments."""
+    seen: list[list[str]] = []
+    monkeypatch.setattr(Selection, "see", lambda self, images, shares: seen.append(sorted(images)))
+    federation = large_sites(tiny(*NEAREST))
+    coordinator = Coordinator.begin(
+        federation.recipe, federation.exchange, run=RUN, needed={"north"}
+    )
+    coordinator.step()
+    assert sorted(coordinator.members) == ["north", "south"]
+    assert seen == [["north"]]
+    coordinator.roster.drop("north")
+    coordinator.step()
+    assert seen == [["north"]]
+
+
 def test_a_selection_goes_on_from_its_checkpoint(tiny: MakeRecipe, large_sites: MakeSites) -> None:
     coordinator = large_sites(tiny(*NEAREST)).begin()
     reports = [coordinator.step().distance for _ in range(3)]
     tensors, about = coordinator.state()
     again = Selection.load(coordinator.recipe, tensors, about["selection"], channels=1)
     assert coordinator.selection
+    assert again.sites == {"north", "south"}
     assert again.best_distance == coordinator.selection.best_distance == reports[1]
     rest = coordinator.state()[0]
     assert all(torch.equal(tensor, rest[name]) for name, tensor in again.state()[0].items())
@@ -1222,7 +1318,7 @@ def test_what_is_painted_for_a_site_weighs_as_much_as_its_real_images(tiny: Make
         Moments.of(features_in_parts(images)).weighing(shares[site])
         for site, images in real.items()
     ]
-    selection = Selection(tiny(*NEAREST, "selection.clip=0"), moments[0] + moments[1])
+    selection = Selection(tiny(*NEAREST, "selection.clip=0"), moments[0] + moments[1], real)
     selection.see(real, shares)
     assert selection.decide(2, torch.nn.Linear(1, 1)) == pytest.approx(0, abs=1e-9)
 

@@ -95,8 +95,8 @@ class Processes(Transport):
         entry.started = time.monotonic()
         entry.starts += 1
         setup = {"site": entry.setup.to_plain(), "recipe": self.recipe.to_tables()}
-        frames.send(0, json.dumps(setup).encode(), timeout=10.0)
         entry.requests = Requests(frames)
+        frames.send(0, json.dumps(setup).encode(), timeout=10.0)
 
     def pid(self, site: str) -> int | None:
         """Process id of a site, or None if its process is not alive."""
@@ -138,7 +138,13 @@ class Processes(Transport):
                     wait = self.restart_after_s * 2 ** min(entry.starts - 1, 8)
                     if lived > wait and entry.requests is not None:
                         log.warning("site %s died (%s); starting it again", name, entry.status)
-                        self._start(entry)
+                        try:
+                            self._start(entry)
+                        except (OSError, SiteUnreachableError) as error:
+                            # No memory, say: the other sites go on, and it is tried again.
+                            entry.started = time.monotonic()
+                            self._end(entry)
+                            log.warning("site %s cannot be started: %s", name, error)
             return tuple(name for name, entry in self._sites.items() if entry.alive)
 
     def close(self) -> None:

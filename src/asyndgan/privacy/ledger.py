@@ -153,8 +153,10 @@ class Ledger:
         """Writes a line and returns once it is on disk; `Entry` describes the arguments.
 
         Raises:
-            LedgerError: if it cannot be written, so that the message must not leave.
+            LedgerError: if it cannot be written or was closed, so that the message must not leave.
         """
+        if not self._closing.alive:
+            raise LedgerError(f"{self.path.name} was closed, so nothing may leave.")
         now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         digest = hashlib.sha256(payload).hexdigest()
         entry = Entry(

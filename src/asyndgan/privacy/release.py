@@ -6,7 +6,6 @@ policy does not allow never becomes bytes, and what is let out is written to the
 """
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 from typing import final
 
@@ -16,7 +15,7 @@ from torch import Tensor
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.chance import normal_noise
-from asyndgan.privacy.ledger import MASKS, Ledger
+from asyndgan.privacy.ledger import FEEDBACK_KINDS, MASKS, Ledger
 from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
@@ -75,10 +74,6 @@ class Release:
         policy: of the site's steward.
         ledger: where everything that leaves is written first; None: nowhere, as in tests.
         account: of the privacy that is spent; None: one without a mechanism or a limit.
-
-    Attributes:
-        count: messages that left, by kind.
-        size: bytes that left, by kind.
     """
 
     def __init__(
@@ -92,8 +87,6 @@ class Release:
         self.policy = policy
         self.ledger = ledger
         self.account = account or Account(None, None, epsilon=None, delta=policy.privacy.delta)
-        self.count: Counter[str] = Counter()
-        self.size: Counter[str] = Counter()
 
     def let_out(self, answer: Message) -> Released:
         """Turns an answer into bytes that may leave.
@@ -200,7 +193,14 @@ class Release:
             raise PolicyError("this site has answered as many steps as its policy allows.")
 
     def let_out_again(self, released: Released) -> Released:
-        """Records and counts bytes that leave, for the first time or because they were lost."""
+        """Records bytes that leave, for the first time or because they were lost.
+
+        Raises:
+            LedgerError: if the ledger cannot be written.
+            PolicyError: if the site has answered as often as it may.
+        """
+        if released.kind in FEEDBACK_KINDS:
+            self._check_count()
         if self.ledger:
             private = self.recipe.privacy.kind != "none"
             self.ledger.append(
@@ -215,8 +215,6 @@ class Release:
                 uses=self.account.uses(),
                 bare=released.bare,
             )
-        self.count[released.kind] += 1
-        self.size[released.kind] += len(released.payload)
         return released
 
     def close(self) -> None:

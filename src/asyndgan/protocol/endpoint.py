@@ -64,10 +64,10 @@ class Endpoint:
         """
         with self._lock:
             digest = hashlib.sha256(payload).digest()
-            if self._last and digest == self._digest:
-                return self.handler.release.let_out_again(self._last).payload
             request: Message | None = None
             try:
+                if self._last and digest == self._digest:
+                    return self.handler.release.let_out_again(self._last).payload
                 request = unpack(payload, REQUESTS, limit=self.limit)
                 answer = self.handler.handle(request)
             except Exception as error:  # whatever it is, it becomes a refusal in our own words
@@ -77,8 +77,9 @@ class Endpoint:
             return answer.payload
 
     def close(self) -> None:
-        """Closes the site's release; nothing leaves from then on."""
-        self.handler.release.close()
+        """Closes the site's release, after the answer at work; nothing leaves from then on."""
+        with self._lock:
+            self.handler.release.close()
 
     def _refuse(self, request: Message | None, error: Exception) -> bytes:
         code, reason = "internal", "the site failed; the reason is in its own log"

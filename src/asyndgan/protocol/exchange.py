@@ -96,9 +96,8 @@ class Exchange:
         return result
 
     def close(self) -> None:
-        """Ends the threads and the transport."""
+        """Ends the threads; the transport is its maker's."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        self.transport.close()
 
     def _ask_one(self, site: str, request: Message) -> Message:
         codings: dict[str, Coding] = {"images": self.recipe.wire.images}

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import final
 
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from asyndgan.data.nnunet import read_mask
+from asyndgan.errors import StorageError
 from asyndgan.texts import half_of, put_in_place
 from asyndgan.training import Scope
 
@@ -86,7 +88,11 @@ class MaskBank:
             self._count[site] = min(count, counts.get(site, 0))
 
     def keep(self, site: str, conditions: Tensor, most: int | None = None) -> None:
-        """Writes the masks of a batch that are new, until the site has `most` masks."""
+        """Writes the masks of a batch that are new, until the site has `most` masks.
+
+        Raises:
+            StorageError: one cannot be written.
+        """
         for mask in conditions.numpy():
             if most is not None and self._count[site] >= most:
                 return
@@ -97,8 +103,16 @@ class MaskBank:
                 self._count[site] += 1
                 path = self._file(site, self._count[site])
                 half = half_of(path)
-                Image.fromarray(array).save(half, format="PNG")
-                put_in_place(half, path)  # atomically, since a resumed run reads all of them
+                try:
+                    Image.fromarray(array).save(half, format="PNG")
+                    put_in_place(half, path)  # atomically, since a resumed run reads all of them
+                except OSError as error:
+                    with suppress(OSError):
+                        half.unlink(missing_ok=True)
+                    raise StorageError(
+                        f"{path.name} cannot be written to its folder: {error}. Make room, then "
+                        "resume."
+                    ) from error
 
     def _file(self, site: str, number: int) -> Path:
         return self.folder / f"{site}-m{number:05d}.png"

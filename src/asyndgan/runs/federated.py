@@ -251,7 +251,7 @@ class Order:
 
     def _due(self, recipe: Recipe, transport: Transport) -> list[str]:
         """Sites that take part in the next step and were not removed."""
-        step = self.folder.facts().steps if self.folder.facts_file.exists() else 0
+        step = max(stored_steps(self.folder.checkpoints), default=0)
         return [
             site
             for site in self.wanted()["sites"]

@@ -1,6 +1,7 @@
 """Trains a run from its first step to its last, across interruptions."""
 
 import json
+import logging
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -42,6 +43,9 @@ from asyndgan.training.checkpoint import (
     to_resume,
     write,
 )
+from asyndgan.training.quorum import normalised
+
+log = logging.getLogger(__name__)
 
 
 @final
@@ -126,7 +130,7 @@ def train(
     _check_policies(recipe, sites, policies or {}, records)
     _check_sites(recipe, sites, masks, without or {})
     _check_late_sites(recipe, sites, without or {})
-    folder = _resumed(out, recipe, sites) if resume else RunFolder.create(out, recipe)
+    folder = _resumed(out, recipe, sites, patients) if resume else RunFolder.create(out, recipe)
     setups = [
         SiteSetup(
             name,
@@ -287,7 +291,7 @@ def _check_late_sites(
                 )
 
 
-def _resumed(out: Path, recipe: Recipe, sites: Collection[str]) -> RunFolder:
+def _resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) -> RunFolder:
     folder = RunFolder(out)
     if folder.recipe().digest() != recipe.digest():
         raise RunError(
@@ -296,6 +300,7 @@ def _resumed(out: Path, recipe: Recipe, sites: Collection[str]) -> RunFolder:
         )
     if folder.facts_file.exists():
         facts = folder.facts()
+        facts.check_pattern(patients)
         if facts.state == "finished":
             raise RunError(f"the run in {out} has finished; choose another folder for a new one.")
         later = {part.site for part in folder.recipe().timeline} & set(sites)
@@ -349,6 +354,7 @@ class _Run:
         else:
             self.facts = RunFacts(folder.identity(), __version__, recipe.digest(), engine)
         self.facts.patient_pattern = patients
+        self.absent: dict[str, str] = {}  # why a site was last missed or turned away
         self.seconds_before = self.facts.seconds
         bank = MaskBank(folder.masks) if recipe.keeps_masks else None
         if bank:
@@ -414,14 +420,19 @@ class _Run:
         except BaseException:
             self._leave("failed", checkpoint=False)  # the state may be inconsistent
             raise
+        finally:
+            self.exchange.close()
 
     def _steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
         training = self.recipe.training
         pace = _Pace()
+        idle: float | None = None  # since when no step has taught the generator
         while self.coordinator.step_number < training.steps:
             news = self._gather(stop)
             report = self.coordinator.step()
             done = self.coordinator.step_number
+            self.absent |= report.missed
+            idle = None if report.updated else idle or time.monotonic()
             news += [
                 f"missed {site}: {reason.removeprefix(f'site {site}: ')}"
                 for site, reason in report.missed.items()
@@ -437,7 +448,21 @@ class _Run:
             )
             if done % training.checkpoint_every == 0 and done < training.steps:
                 self._checkpoint()
+            if idle and time.monotonic() - idle > self.recipe.quorum.patience_s:
+                raise self._too_few("too few sites answered")
             self._heed(stop)
+
+    def _too_few(self, what: str) -> QuorumError:
+        there = ", ".join(self.coordinator.members) or "none"
+        reasons = "".join(
+            f" {site}: {reason.removeprefix(f'site {site}: ')}"
+            for site, reason in sorted(self.absent.items())
+            if site not in self.coordinator.members
+        )
+        return QuorumError(
+            f"{what} for {self.recipe.quorum.patience_s:g} s (there: {there}); the run stopped "
+            f"with a checkpoint. Resume it when they are back.{reasons}"
+        )
 
     def _heed(self, stop: Callable[[], bool]) -> None:
         if stop():
@@ -452,15 +477,12 @@ class _Run:
         while True:
             for site, reason in self.coordinator.invite().items():
                 news.append(f"{site} is not back: {reason}" if reason else f"{site} is back")
+                self.absent[site] = reason
             news, self.coordinator.notes = self.coordinator.notes + news, []
             if self.coordinator.has_quorum():
                 return news
             if time.monotonic() - since > self.recipe.quorum.patience_s:
-                there = ", ".join(self.coordinator.members) or "none"
-                raise QuorumError(
-                    f"too few sites for {self.recipe.quorum.patience_s:g} s (there: {there}); "
-                    "the run stopped with a checkpoint. Resume it when they are back."
-                )
+                raise self._too_few("too few sites")
             self._heed(stop)
             time.sleep(0.2)
 
@@ -544,6 +566,8 @@ class _Run:
             self.coordinator.chosen(), self.facts
         )
         self.coordinator.roster.close()
+        for note in self.coordinator.notes:  # no step follows that could tell them
+            log.warning("%s", note)
         self._leave("finished", checkpoint=False)
 
     def _leave(self, state: Any, *, checkpoint: bool) -> None:
@@ -560,7 +584,7 @@ class _Run:
         vars(facts).update(scope.to_plain())
         facts.steps = self.coordinator.step_number
         facts.seconds = round(self._seconds(), 1)
-        shares = self.coordinator.roster.shares
+        shares = normalised(self.coordinator.roster.shares, self.recipe.shares.most)
         told = facts.sites | {
             site: {
                 "cases": member.cases,
@@ -570,7 +594,7 @@ class _Run:
         }
         # Sites that left before this attempt keep their facts from earlier attempts.
         facts.sites = {
-            site: {**told[site], "share": round(share / sum(shares.values()), 6)}
+            site: {**told[site], "share": share}
             for site, share in sorted(shares.items())
             if site in told
         }

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -131,17 +131,18 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     Raises:
         StorageError: if the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     half = half_of(path)
     contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
-    except SafetensorError as error:  # a full disk raises this
-        half.unlink(missing_ok=True)
+        put_in_place(half, path)
+    except (SafetensorError, OSError) as error:  # a full disk raises either
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
         raise StorageError(
             f"{path.name} cannot be written to its folder: {error}. Make room, then resume."
         ) from error
-    put_in_place(half, path)
 
 
 def read(path: Path, *, with_tensors: bool = True) -> State:
@@ -264,6 +265,15 @@ def place_holding(folder: Path, run: str) -> tuple[Path, dict[str, Any]] | None:
 
 
 def forget_old(folder: Path) -> None:
-    """Removes all but the newest `KEPT` states of a folder."""
+    """Removes all but the newest `KEPT` states of a folder, and what a killed `write` left."""
     for step in stored_steps(folder)[:-KEPT]:
         step_file(folder, step).unlink(missing_ok=True)
+    for half in folder.glob(half_of(folder / "step-*").name):
+        half.unlink(missing_ok=True)
+
+
+def forget_after(folder: Path, step: int) -> None:
+    """Removes the states of all steps beyond `step`."""
+    for kept in stored_steps(folder):
+        if kept > step:
+            step_file(folder, kept).unlink(missing_ok=True)

@@ -40,6 +40,9 @@ from asyndgan.training.scope import Scope, agree, generator_inputs, new_generato
 from asyndgan.training.selection import Selection, real_moments
 from asyndgan.wire import Appraisal, Appraise, Judge, Judgement, Message, Open
 
+MOST_FEEDBACK = 1e9
+"""Largest L2 norm of a site's feedback; a longer one would bring the generator to its limits."""
+
 MOST_LOG_ODDS = 1e4
 """Largest absolute log odds accepted from a site; larger ones are meaningless as floats."""
 
@@ -155,7 +158,7 @@ class Coordinator:
                 coordinator.load(*checkpoint)
         coordinator.notes += roster.welcome_all(cards, needed)
         if recipe.selection.kind == "nearest" and coordinator.selection is None:
-            coordinator.selection = Selection(recipe, real_moments(roster, needed))
+            coordinator.selection = Selection(recipe, *real_moments(roster, needed))
         return coordinator
 
     @property
@@ -281,6 +284,9 @@ class Coordinator:
         return torch.zeros(count, dtype=torch.int64)
 
     def _look_at_average(self, selection: Selection, members: Mapping[str, Member]) -> None:
+        members = {site: one for site, one in members.items() if site in selection.sites}
+        if not members:
+            return
         images = self._paint(self.average, members).images.split(self.recipe.training.batch)
         shares = self.roster.shares_of(members)
         selection.see({site: own.cpu() for site, own in zip(members, images, strict=True)}, shares)
@@ -338,8 +344,11 @@ class Coordinator:
             raise WireError(
                 f"site {site}: feedback of shape {tuple(answer.feedback.shape)}, wanted {wanted}."
             )
-        if not torch.isfinite(answer.feedback.norm()):
-            raise NotFiniteError(f"site {site}, step {self.step_number}: feedback is not finite.")
+        if not answer.feedback.norm() <= MOST_FEEDBACK:
+            raise NotFiniteError(
+                f"site {site}, step {self.step_number}: feedback is not finite, or beyond all "
+                "sense."
+            )
         self.roster.check_conditions(site, answer.conditions)
         return answer
 

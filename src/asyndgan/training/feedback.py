@@ -17,6 +17,10 @@ from asyndgan.training.roster import Member
 from asyndgan.training.scope import Scope
 from asyndgan.wire import Appraisal
 
+LEAST_PART = 0.01
+"""A modality that fewer of a site's cases have is not made up for further: who declares next to
+none would have a weight without limit."""
+
 
 def pull_of(
     images: Images,
@@ -61,7 +65,8 @@ def weights_of(
         # Cases that lack a modality give no feedback in it: a site already counts for less there.
         held = torch.zeros(len(scope.modalities))
         for site, own in weights.items():
-            held[members[site].channels] += own * torch.tensor(members[site].parts)
+            parts = torch.tensor(members[site].parts).clamp(min=LEAST_PART)
+            held[members[site].channels] += own * parts
         for site, own in weights.items():
             own *= len(own) / len(held) / held[members[site].channels]
     return {site: own.reshape(-1, *[1] * len(scope.space)) for site, own in weights.items()}

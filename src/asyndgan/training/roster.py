@@ -20,7 +20,7 @@ from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.quorum import Quorum, normalised
 from asyndgan.training.scope import Scope, merge_labels
-from asyndgan.wire import Card, Close, Message, Open, Save
+from asyndgan.wire import Card, Close, Message, Open, Save, Saved
 
 MOVED_MASKS = 500
 """Randomly moved masks to keep of a site if the number of unmoved ones is unknown."""
@@ -346,7 +346,12 @@ class Roster:
         """Asks every member to keep its state of this step; returns why some did not, by site."""
         save = Save(run=self.run, step=step)
         answers = self.exchange.ask(dict.fromkeys(self.members, save))
-        return {site: str(error) for site, error in answers.missed.items()}
+        others = {
+            site: f"it answered '{answer.kind}'"
+            for site, answer in answers.answers.items()
+            if not isinstance(answer, Saved)
+        }
+        return {site: str(error) for site, error in answers.missed.items()} | others
 
     def close(self) -> None:
         """Tells the members that the run is over."""

@@ -30,15 +30,17 @@ class Selection:
     Args:
         recipe: gives the steps before a checkpoint that are compared, and the clip of features.
         reference: moments of the real images, all sites together.
+        sites: whose images these are; of other sites nothing is compared.
 
     Attributes:
         best_step: number of steps after which the nearest generator was found; 0: none yet.
         best_distance: its distance from the real images.
     """
 
-    def __init__(self, recipe: Recipe, reference: Moments) -> None:
+    def __init__(self, recipe: Recipe, reference: Moments, sites: Collection[str]) -> None:
         self.recipe = recipe
         self.reference = reference
+        self.sites = frozenset(sites)
         self.best_step = 0
         self.best_distance = math.inf
         self._best: dict[str, Tensor] = {}
@@ -54,7 +56,7 @@ class Selection:
         """Adds images that the averaged generator painted to those to be compared.
 
         Args:
-            images: painted from each site's conditions, by site.
+            images: painted from each site's conditions, by site; of `sites` alone.
             shares: of these sites; a site's synthetic images weigh as much as its real ones.
         """
         for site, own in images.items():
@@ -90,7 +92,11 @@ class Selection:
         if self._seen is not None:
             tensors |= _stored("seen", self._seen)
         distance_ = self.best_distance if self.best_step else None
-        return tensors, {"best_step": self.best_step, "best_distance": distance_}
+        return tensors, {
+            "sites": sorted(self.sites),
+            "best_step": self.best_step,
+            "best_distance": distance_,
+        }
 
     @classmethod
     def load(
@@ -101,7 +107,8 @@ class Selection:
         Raises:
             ValueError: if the moments are not those of such images' features.
         """
-        selection = cls(recipe, _read("reference", tensors, channels))
+        sites = [str(site) for site in about["sites"]]
+        selection = cls(recipe, _read("reference", tensors, channels), sites)
         if "seen/total" in tensors:
             selection._seen = _read("seen", tensors, channels)
         if about["best_step"]:
@@ -145,12 +152,17 @@ def checked_moments(site: str, answer: Message, channels: int) -> Moments:
     return Moments(float(answer.count), answer.total, answer.squares)
 
 
-def real_moments(roster: Roster, only: Collection[str] | None = None) -> Moments:
+def real_moments(
+    roster: Roster, only: Collection[str] | None = None
+) -> tuple[Moments, Collection[str]]:
     """Asks the sites for the moments of their images' features and adds them up by shares.
 
     Args:
         roster: of the run.
         only: sites to ask; None: all members.
+
+    Returns:
+        The sum, and the sites whose moments it holds.
 
     Raises:
         CohortError: if a site lacks a modality, so that its features mean something else.
@@ -174,4 +186,4 @@ def real_moments(roster: Roster, only: Collection[str] | None = None) -> Moments
         checked_moments(site, answer, modalities).weighing(shares[site])
         for site, answer in answers.answers.items()
     ]
-    return functools.reduce(operator.add, parts)
+    return functools.reduce(operator.add, parts), list(members)

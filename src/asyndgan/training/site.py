@@ -24,6 +24,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
 from asyndgan.training.objective import Objective
 from asyndgan.wire import (
+    LEAST_SHARE,
     Appraisal,
     Appraise,
     Card,
@@ -131,14 +132,14 @@ class Site(Handler):
         recipe: the agreed one; a run with another recipe is refused.
         folder: where it keeps its own checkpoints; None: nowhere, so it cannot roll back.
         records: where it keeps its ledger and its account; None: in `folder`.
-        share: its weight among the sites, above 0; None: its number of cases.
+        share: its weight among the sites, `LEAST_SHARE` at least; None: its number of cases.
         policy: of its steward; it has the last word.
         given: label maps [H, W] to have painted, exactly if `masks.source` is `given`.
         device: where its networks compute; the cohort stays in main memory.
 
     Raises:
-        CohortError: if the cohort or the given masks do not fit the recipe, or the share is not
-            above 0.
+        CohortError: if the cohort or the given masks do not fit the recipe, or the share is too
+            small.
         LedgerError: if the ledger was changed or taken away, or belongs to another process.
         PolicyError: if the policy does not allow the recipe or this cohort, or the ledger or the
             account contradicts it.
@@ -182,8 +183,10 @@ class Site(Handler):
                 "out, or let leaves.cases be true."
             )
         self.share = float(len(cohort)) if share is None else share
-        if not self.share > 0:
-            raise CohortError(f"site {name}: a share of {self.share:g}; it must be above 0.")
+        if not self.share >= LEAST_SHARE:
+            raise CohortError(
+                f"site {name}: a share of {self.share:g}; it must be {LEAST_SHARE:g} at least."
+            )
         ledger = None
         if records:
             books = records / "ledger.jsonl"
@@ -474,21 +477,24 @@ class Site(Handler):
         """Restores the newest state at or before a step: in memory, on disk, or the initial one.
 
         Raises:
-            ProtocolError: if the stored state belongs to other cases or given masks; the site then
-                stays as it is.
+            ProtocolError: if the stored state belongs to other cases, patients or given masks; the
+                site then stays as it is.
         """
         place = checkpoint.place_of(self.folder, run) if self.folder else None
         kept = checkpoint.stored_steps(place) if place else []
         own = self.run in (None, run)
         reached = max((number for number in kept if number <= step), default=0)
         if own and reached <= self.step <= step:
+            self._forget_after(place, step)
             return
         stored = checkpoint.newest(place, step) if place else None
         if stored and stored[1].get("cohort") != self._data_digest:
             raise ProtocolError(
-                "this site's cases are not those that it began the run with, or the masks that "
-                "it is given are not; give it back its data, or start a new run."
+                "this site's cases are not those that it began the run with, or belong to other "
+                "patients, or the masks that it is given are others; give it back its data and its "
+                "pattern of patients, or start a new run."
             )
+        self._forget_after(place, step)
         if not stored:
             return self._start_afresh()
         tensors, about = stored
@@ -503,10 +509,20 @@ class Site(Handler):
             raise
         self.step, self.next_batch = step, batch
 
+    def _forget_after(self, place: Path | None, step: int) -> None:
+        """Removes the states of steps that are done anew; they would count as the newest."""
+        if place:
+            checkpoint.forget_after(place, step)
+
     @cached_property
     def _data_digest(self) -> str:
-        """Digest of the cases, and of the given masks if there are any."""
-        return self.cases.digest + (digest_of([self.given]) if self.given is not None else "")
+        """Digest of the cases, of whose they are, and of the given masks if there are any.
+
+        Which half of the patients a case belongs to follows from the patients' names, and what has
+        learned from one half must never learn from the other.
+        """
+        given = () if self.given is None else (self.given,)
+        return self.cases.members + digest_of((self.cases.halves, *given))
 
     def _start_afresh(self, known: str | None = None) -> None:
         """Resets the site; unless the policy allows a known start, its random draws are secret.

@@ -3,6 +3,7 @@
 from asyndgan.wire.codec import Coding, label_coding, through
 from asyndgan.wire.messages import (
     ANSWERS,
+    LEAST_SHARE,
     REQUESTS,
     Appraisal,
     Appraise,
@@ -24,6 +25,7 @@ from asyndgan.wire.messages import (
 
 __all__ = [
     "ANSWERS",
+    "LEAST_SHARE",
     "REQUESTS",
     "Appraisal",
     "Appraise",

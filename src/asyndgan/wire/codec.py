@@ -9,7 +9,7 @@ other images, to which the residual does not apply.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, final, get_args
+from typing import Literal, final
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor
 from asyndgan.errors import WireError
 
 Coding = Literal["float64", "float32", "float16", "uint8", "int8", "int4", "label8", "label16"]
-CODINGS: tuple[str, ...] = get_args(Coding)
 LABEL_CODINGS: tuple[Coding, ...] = ("label8", "label16")
 
 
@@ -45,7 +44,7 @@ def encode(array: Tensor, coding: Coding, level: int = 1) -> bytes:
     Args:
         array: float for every coding but `label8` and `label16`, which take integers; `uint8` takes
             images in [-1, 1] and clips what is outside.
-        coding: one of `CODINGS`.
+        coding: one of `Coding`.
         level: zstd's compression level, 1 to 19.
     """
     raw = _CODERS[coding].write(array.detach().cpu().numpy())

@@ -29,7 +29,9 @@ Run = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
 Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
-Part = Annotated[float, Field(gt=0, le=1)]
+LEAST_SHARE: Final = 1e-6
+"""Least share that a site declares, and least part of its cases; smaller ones vanish in sums."""
+Part = Annotated[float, Field(ge=LEAST_SHARE, le=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -88,7 +90,7 @@ class Card(Message):
     kind = "card"
     step: Count
     cases: Annotated[int, Field(ge=1, lt=2**53)]
-    share: Annotated[float, Field(gt=0, lt=2**53, allow_inf_nan=False)]
+    share: Annotated[float, Field(ge=LEAST_SHARE, lt=2**53, allow_inf_nan=False)]
     modalities: Annotated[list[Name], Field(min_length=1, max_length=MODALITIES_LIMIT)]
     parts: Annotated[list[Part], Field(min_length=1, max_length=MODALITIES_LIMIT)]
     labels: Annotated[dict[Label, Name], Field(min_length=1, max_length=1024)]

@@ -27,6 +27,7 @@ from asyndgan.recipe import Recipe, Section
 from asyndgan.relay.framing import Frames
 from asyndgan.relay.local import Listener, Reply, reply_of
 from asyndgan.texts import bounded_text, parsed_toml
+from asyndgan.wire import LEAST_SHARE
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,10 @@ class SiteFile(Section):
         description="what may leave the site; 'asyndgan policy show' begins one",
     )
     share: float | None = Field(
-        None, gt=0, description="the site's weight; leave out: its number of cases"
+        None,
+        ge=LEAST_SHARE,
+        lt=2**53,
+        description="the site's weight; leave out: its number of cases",
     )
     patients: str = Field(
         DEFAULT_PATIENT_PATTERN, description="pattern that finds the patient in a case's name"
