@@ -497,7 +497,11 @@ class QuorumSection(Section):
     )
     wait_s: float = Field(60.0, gt=0, le=86400, description="seconds to wait for an answer")
     patience_s: float = Field(
-        600.0, ge=0, le=604800, description="seconds to wait for a quorum before the run stops"
+        600.0,
+        ge=0,
+        le=604800,
+        description="seconds to wait for a quorum, or for a step that one answers, before the run "
+        "stops",
     )
 
 

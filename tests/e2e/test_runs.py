@@ -25,6 +25,7 @@ from asyndgan.errors import (
     PolicyError,
     QuorumError,
     RunError,
+    StorageError,
 )
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -471,12 +472,26 @@ def test_a_run_stops_where_sites_are_there_and_none_of_them_answers(
 
     monkeypatch.setattr(Site, "_judge", spent)
     out = tmp_path / "run"
-    with pytest.raises(QuorumError, match=r"too few sites answered for 1 s .*there is no budget"):
+    with pytest.raises(QuorumError, match=r"too few sites (answered )?for 1 s .*is no budget left"):
         train(recipe, phantoms, out)
     updated = [record["updated"] for record in RunFolder(out).metrics()]
     assert updated[:3] == [True] * 3
     assert not any(updated[3:])
     assert RunFolder(out).facts().state == "failed"
+
+
+def test_a_run_whose_checkpoint_cannot_be_written_is_called_failed(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("asyndgan.training.checkpoint.save_file", full)
+    recipe = tiny("image.size=32", "training.checkpoint_every=2")
+    with pytest.raises(StorageError, match=r"cannot be written .*No space left.*Make room"):
+        train(recipe, phantoms, tmp_path / "run")
+    facts = RunFolder(tmp_path / "run").facts()
+    assert (facts.state, facts.steps) == ("failed", 2)
 
 
 def test_a_site_is_painted_as_often_as_it_counted(

@@ -6,7 +6,7 @@ import torch
 
 from asyndgan.cli.train import parsed_sites
 from asyndgan.data.nnunet import check_labels
-from asyndgan.errors import DataError, RecipeError, RunError
+from asyndgan.errors import DataError, RecipeError, RunError, StorageError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names, train
@@ -77,6 +77,24 @@ def test_who_watches_a_run_that_goes_back_reads_it_from_the_beginning(tmp_path: 
         file.write('{"step": 1, "seconds": 12345}\n{"step": 2}\n{"step": 3}\n')
     records, place = folder.metrics_from(place)
     assert [record["step"] for record in records] == [0, 1, 2, 3]
+
+
+def test_a_mask_that_cannot_be_written_is_not_counted_and_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, mask = MaskBank(tmp_path), torch.ones(1, 8, 8, dtype=torch.int64)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("asyndgan.runs.bank.put_in_place", full)
+    with pytest.raises(StorageError, match=r"north-m00001.png cannot be written .*No space left"):
+        bank.keep("north", mask)
+    assert bank.counts() == {}
+    assert not list(tmp_path.rglob("*.half"))
+    monkeypatch.undo()
+    bank.keep("north", mask)
+    assert torch.equal(bank.of("north"), mask)
 
 
 def test_a_released_mask_is_kept_once_and_known_again_after_a_restart(tmp_path: Path) -> None:

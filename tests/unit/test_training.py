@@ -14,11 +14,13 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.engines import InProcess
 from asyndgan.errors import (
     CohortError,
+    LedgerError,
     NotFiniteError,
     ProtocolError,
     QuorumError,
     RunError,
     SiteUnreachableError,
+    StorageError,
     WireError,
 )
 from asyndgan.models import Verdict, draw_noise
@@ -434,6 +436,55 @@ def test_a_quorum_is_a_part_of_all_sites_that_ever_took_part(
     coordinator.step()
     assert len(coordinator.members) == sites
     assert coordinator.has_quorum() == enough
+
+
+def test_a_site_that_is_there_and_refuses_is_asked_ever_more_rarely(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    """Steps in which nobody teaches count as well; one that answers is welcome at once again."""
+    federation = make_sites(tiny("training.steps=200"))
+    coordinator = federation.begin()
+    refusal = pack(Refusal(run=RUN, code="policy", reason="there is no budget left."), {})
+
+    def spent(site: str, answer: bytes) -> bytes:
+        said = unpack(answer, ANSWERS, limit=federation.exchange.limit)
+        return refusal if site == "south" and isinstance(said, Judgement) else answer
+
+    def pause() -> float:
+        return coordinator.roster._turned_away["south"].until - time.monotonic()
+
+    federation.line.tap = spent
+    coordinator.step()
+    assert 0 < pause() <= 0.5
+    invite_until_back(coordinator, "south")
+    coordinator.step()
+    assert 0.5 < pause() <= 1
+    federation.line.tap = lambda site, answer: answer
+    invite_until_back(coordinator, "south")
+    assert not coordinator.step().missed
+    assert not coordinator.roster._turned_away
+    federation.line.deaf = {"south"}  # whoever is silent was waited for already
+    coordinator.step()
+    assert not coordinator.roster._turned_away
+
+
+def test_what_cannot_be_kept_of_a_site_that_comes_back_ends_the_run(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    """It is the coordinator's disk, not the site, that failed."""
+    federation = make_sites(tiny("masks.release=true"))
+    full: list[str] = []
+
+    def keep(site: str, conditions: Tensor, most: int | None) -> None:
+        if site in full:
+            raise StorageError("the disk is full")
+
+    coordinator = federation.begin(keep)
+    federation.line.deaf = {"south"}
+    coordinator.step()
+    federation.line.deaf, full[:] = set(), ["south"]
+    with pytest.raises(StorageError, match="disk is full"):
+        invite_until_back(coordinator, "south")
 
 
 def test_a_run_does_not_begin_without_every_site(tiny: MakeRecipe, make_sites: MakeSites) -> None:
@@ -878,11 +929,40 @@ def test_states_of_steps_that_are_done_anew_are_forgotten(
     assert checkpoint.stored_steps(north) == [2, 5]
     (north / ".step-00000003.safetensors.half").write_bytes(b"of a site that was killed")
     opened(federation, step=2)  # the coordinator died before it wrote its own state of step 5
-    assert checkpoint.stored_steps(north) == [2]
+    assert checkpoint.stored_steps(north) == [2, 5]  # nothing is lost by being asked
     ask(federation, "north", judge(federation.recipe, step=2, batch=2))
     ask(federation, "north", Save(run=RUN, step=3))
     assert checkpoint.stored_steps(north) == [2, 3]
     assert not list(north.glob(".step-*"))
+
+
+def test_a_site_that_has_closed_its_books_learns_nothing_more(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    """Another process may have them by then."""
+    federation = make_sites(tiny())
+    opened(federation)
+    federation.endpoint("north").close()
+    with pytest.raises(LedgerError, match="closed its books"):
+        ask(federation, "north", judge(federation.recipe))
+    assert federation.sites["north"].step == 0
+
+
+def test_states_of_another_version_are_called_so(
+    tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
+) -> None:
+    recipe = tiny()
+    federation = make_sites(recipe, folder=tmp_path)
+    opened(federation)
+    ask(federation, "north", judge(recipe))
+    ask(federation, "north", Save(run=RUN, step=1))
+    file = checkpoint.step_file(tmp_path / "north", 1)
+    tensors, about = checkpoint.read(file)
+    checkpoint.write(file, tensors, {key: about[key] for key in about if key != "data"})
+    again = make_sites(recipe, folder=tmp_path)
+    answer = ask(again, "north", Open(run=RUN, recipe=recipe.digest(), step=1))
+    assert isinstance(answer, Refusal)
+    assert "of another version" in answer.reason
 
 
 @pytest.mark.parametrize("pattern", ["of each case", "other names for the same patients"])

@@ -95,8 +95,12 @@ class Processes(Transport):
         entry.started = time.monotonic()
         entry.starts += 1
         setup = {"site": entry.setup.to_plain(), "recipe": self.recipe.to_tables()}
+        try:
+            frames.send(0, json.dumps(setup).encode(), timeout=10.0)
+        except SiteUnreachableError:
+            frames.close()
+            raise
         entry.requests = Requests(frames)
-        frames.send(0, json.dumps(setup).encode(), timeout=10.0)
 
     def pid(self, site: str) -> int | None:
         """Process id of a site, or None if its process is not alive."""

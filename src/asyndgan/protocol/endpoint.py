@@ -9,6 +9,7 @@ from typing import final
 from asyndgan.errors import (
     CohortError,
     DataError,
+    LedgerError,
     NotFiniteError,
     PolicyError,
     ProtocolError,
@@ -41,8 +42,8 @@ class Handler(ABC):
 class Endpoint:
     """Answers requests for a site, one at a time.
 
-    If the last request was a `Judge` or `Appraise` and comes again, it gets the same bytes: an
-    answer that was lost on the way trains nothing twice.
+    If the last request was a `Judge` or `Appraise` and comes again, it gets the same bytes, as far
+    as the policy lets them out again: an answer that was lost on the way trains nothing twice.
 
     Args:
         handler: the site.
@@ -55,14 +56,18 @@ class Endpoint:
         self._lock = Lock()
         self._digest = b""
         self._last: Released | None = None
+        self._closed = False
 
     def answer(self, payload: bytes) -> bytes:
         """The answer to a request; a refusal if it cannot be met.
 
         Raises:
-            LedgerError: if the ledger cannot be written, so that not even a refusal may leave.
+            LedgerError: if the ledger cannot be written or the endpoint was closed, so that not
+                even a refusal may leave.
         """
         with self._lock:
+            if self._closed:
+                raise LedgerError("this site has closed its books, so nothing may leave.")
             digest = hashlib.sha256(payload).digest()
             request: Message | None = None
             try:
@@ -79,6 +84,7 @@ class Endpoint:
     def close(self) -> None:
         """Closes the site's release, after the answer at work; nothing leaves from then on."""
         with self._lock:
+            self._closed = True
             self.handler.release.close()
 
     def _refuse(self, request: Message | None, error: Exception) -> bytes:

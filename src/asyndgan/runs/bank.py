@@ -99,9 +99,7 @@ class MaskBank:
             array = mask.astype(np.uint8 if mask.max() < 256 else np.uint16)
             digest = _digest(site, array)
             if digest not in self._seen:
-                self._seen.add(digest)
-                self._count[site] += 1
-                path = self._file(site, self._count[site])
+                path = self._file(site, self._count[site] + 1)
                 half = half_of(path)
                 try:
                     Image.fromarray(array).save(half, format="PNG")
@@ -113,6 +111,8 @@ class MaskBank:
                         f"{path.name} cannot be written to its folder: {error}. Make room, then "
                         "resume."
                     ) from error
+                self._seen.add(digest)
+                self._count[site] += 1
 
     def _file(self, site: str, number: int) -> Path:
         return self.folder / f"{site}-m{number:05d}.png"

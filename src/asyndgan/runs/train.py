@@ -24,6 +24,7 @@ from asyndgan.errors import (
     PolicyError,
     QuorumError,
     RunError,
+    StorageError,
 )
 from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
@@ -385,7 +386,7 @@ class _Run:
         """Takes steps until all are done; records the state of the run however it ends.
 
         A checkpoint is written at the end, on an interruption and on errors of this package except
-        `NotFiniteError`.
+        `NotFiniteError` and `StorageError`.
 
         Args:
             watch: called after every step.
@@ -413,6 +414,9 @@ class _Run:
             ) from error
         except Interrupted:
             self._leave("interrupted", checkpoint=True)
+            raise
+        except StorageError:
+            self._leave("failed", checkpoint=False)  # the masks of a step may be half there
             raise
         except AsyndganError:
             self._leave("failed", checkpoint=True)
@@ -458,6 +462,7 @@ class _Run:
             f" {site}: {reason.removeprefix(f'site {site}: ')}"
             for site, reason in sorted(self.absent.items())
             if site not in self.coordinator.members
+            and self.recipe.takes_part(site, self.coordinator.step_number)
         )
         return QuorumError(
             f"{what} for {self.recipe.quorum.patience_s:g} s (there: {there}); the run stopped "
@@ -477,7 +482,8 @@ class _Run:
         while True:
             for site, reason in self.coordinator.invite().items():
                 news.append(f"{site} is not back: {reason}" if reason else f"{site} is back")
-                self.absent[site] = reason
+                if reason:
+                    self.absent[site] = reason
             news, self.coordinator.notes = self.coordinator.notes + news, []
             if self.coordinator.has_quorum():
                 return news
@@ -572,9 +578,11 @@ class _Run:
 
     def _leave(self, state: Any, *, checkpoint: bool) -> None:
         self.facts.state = state
-        if checkpoint:
-            self._checkpoint()
-        self._write_facts()
+        try:
+            if checkpoint:
+                self._checkpoint()
+        finally:
+            self._write_facts()
 
     def _seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.begun

@@ -323,10 +323,10 @@ class Coordinator:
                 judgements[site] = self._checked(site, answer)
             except (WireError, NotFiniteError) as error:
                 reasons[site] = error
-        for site in reasons:
-            self.roster.drop(site)
+        for site, reason in reasons.items():
+            self.roster.drop(site, reason)
         for site, judgement in judgements.items():
-            self.roster.expect(site, judgement.batch, judgement.conditions)
+            self.roster.heard(site, judgement.batch, judgement.conditions)
         return judgements, reasons
 
     def _checked(self, site: str, answer: Message) -> Judged:

@@ -14,6 +14,7 @@ from asyndgan.errors import (
     QuorumError,
     SiteSilentError,
     SiteUnreachableError,
+    StorageError,
     WireError,
 )
 from asyndgan.protocol import Exchange
@@ -165,6 +166,8 @@ class Roster:
         for site, card in cards.items():
             try:
                 self.welcome(site, card)
+            except StorageError:
+                raise
             except AsyndganError as error:
                 if needed is None or site in needed:
                     raise
@@ -213,7 +216,6 @@ class Roster:
         self.known[site] = member
         self.held[site] = member.channels
         self._coming.pop(site, None)
-        self._turned_away.pop(site, None)
         self.members = {
             name: self.members.get(name, member) for name in sorted({*self.members, site})
         }
@@ -270,9 +272,23 @@ class Roster:
         cases = self.known[site].cases if self.recipe.masks.source == "own" else 1
         return cases if cases > 1 else MOVED_MASKS  # 1: the number is not known
 
-    def drop(self, site: str) -> None:
-        """Removes a member, until it comes back."""
+    def drop(self, site: str, error: AsyndganError | None = None) -> None:
+        """Removes a member, until it comes back.
+
+        Args:
+            site: the member.
+            error: why its answer is missing. Whoever is there and refuses is invited again after
+                a while, ever longer: steps in which nobody teaches count as well.
+        """
         del self.members[site]
+        if error and not isinstance(error, SiteUnreachableError):
+            before = self._turned_away.get(site, _TurnedAway())
+            self._turned_away[site] = before.again(str(error))
+
+    def heard(self, site: str, batch: int, conditions: Tensor) -> None:
+        """Records a member's valid answer: the batch that it wants painted next."""
+        self._turned_away.pop(site, None)
+        self.expect(site, batch, conditions)
 
     def invite(self, step: int) -> dict[str, str]:
         """Opens the run, in the background, at sites that are reachable but not members.
@@ -293,6 +309,8 @@ class Roster:
                 try:
                     self.welcome(site, future.result())
                     news[site] = ""
+                except StorageError:
+                    raise
                 except AsyndganError as error:
                     self._turned_away[site] = turned_away.again(str(error))
                     if str(error) != turned_away.reason:
@@ -317,6 +335,8 @@ class Roster:
                 continue
             try:
                 self.welcome(site, self.open(site, step))
+            except StorageError:
+                raise
             except AsyndganError as error:  # from now on it is invited like any absent site
                 notes.append(f"{site} does not come, as the timeline says: {error}")
             else:

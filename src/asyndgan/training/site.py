@@ -451,12 +451,14 @@ class Site(Handler):
                 "recipe": self.recipe.digest(),
                 "step": self.step,
                 "batch": self.next_batch,
-                "cohort": self._data_digest,
+                "data": self._data_digest,
                 "members": self.cases.members,
                 "secret": self.secret,
             }
             place = checkpoint.place_of(self.folder, request.run)
             path = checkpoint.step_file(place, request.step)
+            # States of steps that were done anew since would count as the newest.
+            checkpoint.forget_after(place, request.step)
             checkpoint.write(path, self.objective.state(), about)
             checkpoint.forget_old(place)
         return Saved(run=request.run, step=self.step)
@@ -485,16 +487,18 @@ class Site(Handler):
         own = self.run in (None, run)
         reached = max((number for number in kept if number <= step), default=0)
         if own and reached <= self.step <= step:
-            self._forget_after(place, step)
             return
         stored = checkpoint.newest(place, step) if place else None
-        if stored and stored[1].get("cohort") != self._data_digest:
+        if stored and "data" not in stored[1]:
+            raise ProtocolError(
+                "this site's states of the run are of another version of asyndgan; start a new run."
+            )
+        if stored and stored[1]["data"] != self._data_digest:
             raise ProtocolError(
                 "this site's cases are not those that it began the run with, or belong to other "
                 "patients, or the masks that it is given are others; give it back its data and its "
                 "pattern of patients, or start a new run."
             )
-        self._forget_after(place, step)
         if not stored:
             return self._start_afresh()
         tensors, about = stored
@@ -508,11 +512,6 @@ class Site(Handler):
             self._start_afresh()  # rather than go on with half a state
             raise
         self.step, self.next_batch = step, batch
-
-    def _forget_after(self, place: Path | None, step: int) -> None:
-        """Removes the states of steps that are done anew; they would count as the newest."""
-        if place:
-            checkpoint.forget_after(place, step)
 
     @cached_property
     def _data_digest(self) -> str:
