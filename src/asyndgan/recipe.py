@@ -698,6 +698,15 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
+    def _mirrors_left_and_right(self) -> Self:
+        if self.image.axis == "sagittal" and self.training.flip:
+            raise ValueError(
+                "training.flip mirrors columns, which run from front to back where image.axis is "
+                "'sagittal'; set training.flip to false"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _generator_has_use_for_it(self) -> Self:
         useless = {
             "unet": ("style", "latent", "position", "heads"),

@@ -1,6 +1,7 @@
 """An audit finds members where they can be found, and nobody where nobody is."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -109,12 +110,25 @@ def drawn(random: torch.Generator, patients: int) -> list[Case]:
     ]
 
 
-def searched(random: torch.Generator, patients: int, copied: int) -> NearCopies:
+def searched(
+    random: torch.Generator, patients: int, copied: int, *, mirrored: bool = False
+) -> NearCopies:
     """A search among so many members and others, of whom the first are copied into the set."""
     real, synthetic = drawn(random, 2 * patients), drawn(random, 3 * patients)
-    synthetic[:copied] = [replace(case, image=0.98 * case.image) for case in real[:copied]]
+    synthetic[:copied] = [
+        replace(case, image=0.98 * (case.image.flip(-1) if mirrored else case.image))
+        for case in real[:copied]
+    ]
     nearest = relative_distances(real, synthetic).min(dim=1).values.double().numpy()
     return near_copies(nearest[:patients], nearest[patients:])
+
+
+def test_copies_that_are_mirrored_are_found_as_well() -> None:
+    """Sites mirror their images at random, so a generator may remember either."""
+    random = torch.Generator().manual_seed(3)
+    found = [searched(random, 100, 1, mirrored=True) for _ in range(10)]
+    assert sum(not one.passes for one in found) >= 9
+    assert all(one.found == 1 for one in found if not one.passes)
 
 
 @pytest.mark.parametrize("patients", [30, 100])
@@ -347,6 +361,38 @@ def test_canaries_put_in_on_purpose_are_audited_alone_and_release_nothing(
     words[words.index("can")] = "nobody"
     refused = CliRunner().invoke(app, [str(word) for word in words])
     assert "start with 'nobody'" in str(refused.exception)
+
+
+def test_an_audit_releases_no_modality_that_it_did_not_compare(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    """The set has all of them, and members might be copied in one alone."""
+    run, members, others, painted = parts
+    digest = masks_digest(masks_in(given, run))
+    kept = [list(group) for group in (members, others, painted)]
+    names = members[0].modalities
+    for place, group in enumerate(kept):
+        kept[place] = [
+            replace(case, image=case.image[:-1], modalities=names[:-1]) for case in group
+        ]
+    audit(run, *kept, tmp_path, masks=digest, confirmed=SITES)
+    of_many_patients(tmp_path)
+    refused = generate(run, tmp_path / "kept", given, tmp_path)
+    assert re.search(rf"no audit covers \w+ \({names[-1]}\)", str(refused.exception))
+
+
+def test_an_audit_of_what_another_version_painted_releases_nothing(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    run, members, others, painted = parts
+    digest = masks_digest(masks_in(given, run))
+    audit(run, members, others, painted, tmp_path, masks=digest, confirmed=SITES)
+    of_many_patients(tmp_path)
+    tables = json.loads((tmp_path / "audit.json").read_text())
+    tables["painting_version"] -= 1
+    (tmp_path / "audit.json").write_text(json.dumps(tables))
+    refused = generate(run, tmp_path / "kept", given, tmp_path)
+    assert "an earlier version painted" in str(refused.exception)
 
 
 @pytest.mark.parametrize("content", ["[]", '{"attacks": [[1]]}', "[" * 9999, "{", ""])

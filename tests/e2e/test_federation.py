@@ -63,7 +63,7 @@ from asyndgan.runs.federated import Order, serve
 from asyndgan.runs.folder import socket_sums
 from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read
-from asyndgan.wire import ANSWERS, Judge, Judgement, Open, Refusal, pack, unpack
+from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, pack, unpack
 
 WAIT = 120.0
 RUN = "abc123"
@@ -419,6 +419,10 @@ def test_a_recipe_that_a_sites_policy_does_not_allow_is_refused_without_saying_w
             local.send("south", opening(local.flare.office.recipe), WAIT)
         assert str(tmp_path) not in str(refused.value)
         assert "the reason is in its log" in str(refused.value)
+        # The steward corrects it, and nobody need start anything again.
+        service.setup_of = allowed
+        answer = local.send("south", opening(local.flare.office.recipe), WAIT)
+        assert isinstance(unpack(answer, ANSWERS, limit=2**24), Card)
     finally:
         service.setup_of = allowed
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.data.check import check_folder
 from asyndgan.data.cohort import rarity
-from asyndgan.data.nnunet import describe, read_cases
+from asyndgan.data.nnunet import describe, patient_of, read_cases
 from asyndgan.data.prepare import invert, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
@@ -78,7 +78,8 @@ def test_a_case_gets_the_modality_that_it_lacks(
     run: RunFolder, without_t2: Path, tmp_path: Path, way: str
 ) -> None:
     out = tmp_path / "out"
-    said = complete(run.path, "--site", without_t2, "--out", out, "--way", way, "--steps", 2)
+    steps = ("--steps", 2) if way == "translated" else ()
+    said = complete(run.path, "--site", without_t2, "--out", out, "--way", way, *steps)
     cases = len(list((without_t2 / "labelsTr").iterdir()))
     assert f"{cases} files of synthetic T2 in" in said
     info = describe(out)
@@ -337,6 +338,51 @@ def test_a_set_of_another_generator_is_not_judged_by(
         evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
 
 
+def test_a_set_that_cannot_be_written_is_refused_before_anything_is_painted(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def painted(*_: object, **__: object) -> None:
+        raise AssertionError("painted already")
+
+    monkeypatch.setattr("asyndgan.cli.generate.synthesise", painted)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    for out in ("full", "full/file/out"):
+        with pytest.raises(AsyndganError, match=r"is there already|cannot be written"):
+            command("generate", run.path, "--masks", phantoms["north"], "--out", tmp_path / out)
+    for more in ("--hide-masks", "--steps=3"):
+        with pytest.raises(AsyndganError, match="--way painted"):
+            complete(
+                run.path, "--site", phantoms["north"], "--out", tmp_path / "out", "--way",
+                "painted", more,
+            )  # fmt: skip
+
+
+def test_patients_whom_a_run_held_out_are_those_that_it_is_judged_on(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """Also where judging can use fewer of a site's cases than training did."""
+    folder = tmp_path / "some"
+    shutil.copytree(phantoms["north"], folder)
+    info = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**info, "incomplete": True}))
+    files = sorted((folder / "imagesTr").glob("*_0000.png"))
+    patients = sorted({patient_of(file.name[: -len("_0000.png")]) for file in files})
+    for file in files:  # a third of the patients lacks the first modality
+        if patient_of(file.name[: -len("_0000.png")]) in patients[::3]:
+            file.unlink()
+    recipe = tiny("image.size=32", "training.hold_out=0.4", "masks.release=false")
+    trained = load_cohort(SiteSetup("north", folder, tmp_path), recipe)
+    first = describe(folder).modalities[0]
+    _, judged = load_real(
+        {"north": folder}, None, recipe, modalities=[first], labels={}, incomplete=True,
+        trained_with={"north": describe(folder).modalities},
+    )  # fmt: skip
+    assert judged
+    for case in judged:
+        assert not any(torch.equal(case.mask, mask) for mask in trained.conditions)
+
+
 def test_what_augment_wants_of_an_incomplete_set_is_not_that_it_says_so(
     run: RunFolder, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
 ) -> None:
@@ -426,7 +472,7 @@ def test_synthetic_cases_are_stored_as_the_real_ones_are(
 def test_synthetic_slices_of_a_scanner_lie_where_the_real_ones_do(
     tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    recipe = tiny("image.size=32", "image.axis=sagittal", "training.steps=1")
+    recipe = tiny("image.size=32", "image.axis=sagittal", "training.flip=false", "training.steps=1")
     run = train(recipe, phantoms, tmp_path / "run")
     folder, affine = tmp_path / "scanner", np.diag([5.0, 1.0, 2.0, 1.0])
     for part in ("imagesTr", "labelsTr"):

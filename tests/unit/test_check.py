@@ -285,10 +285,7 @@ def test_num_training_that_disagrees_is_named(folder: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist_is_a_fault(tmp_path: Path) -> None:
-    assert [fault.file.name for fault in check_folder(tmp_path / "no").faults] == [
-        "dataset.json",
-        "imagesTr",
-    ]
+    assert [fault.file.name for fault in check_folder(tmp_path / "no").faults] == ["no", "imagesTr"]
 
 
 def test_every_fault_is_collected(folder: Path) -> None:
@@ -386,7 +383,7 @@ def test_the_command_compares_folders_with_each_other_and_with_the_test_set(
 def test_a_test_folder_that_cannot_be_read_is_a_fault(folder: Path, tmp_path: Path) -> None:
     status, output = run(folder, "--test", tmp_path / "nowhere", columns=200)
     assert status == 1
-    assert output.count("This file does not exist.") == 1
+    assert output.count("This folder does not exist.") == 2  # and its imagesTr
 
 
 def test_the_command_does_not_pass_over_a_truncated_test_image(

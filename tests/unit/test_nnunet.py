@@ -17,6 +17,7 @@ from asyndgan.data.nnunet import (
     describe,
     patient_of,
     read_cases,
+    read_mask,
     read_masks,
 )
 from asyndgan.data.writing import write_dataset, written_whole
@@ -236,6 +237,14 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: s
         (lambda table: table.update(labels={"a": 0, "b\x9b": 1}), r"label 'b\\x9b' is"),
         (lambda table: table.update(labels={"a": 0, "\ud800": 1}), r"label '\\ud800' is"),
         (lambda table: table.update(file_ending=".tif"), "file_ending is '.tif'"),
+        (
+            lambda table: table.pop("file_ending"),
+            "does not say what files end in.  ?Write version 2",
+        ),
+        (
+            lambda table: (table.pop("file_ending"), table.update(modality={"0": "MRI"})),
+            "with 'modality' it is of nnU-Net's version 1",
+        ),
         (lambda table: table.update(numTraining="two"), "numTraining is 'two'"),
     ],
 )
@@ -254,6 +263,23 @@ def test_a_dataset_json_that_is_no_json_object_says_so(tmp_path: Path, text: str
     (tmp_path / "dataset.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(DataError, match="JSON"):
         describe(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.uint8])
+def test_masks_of_any_whole_number_are_read_from_nifti(tmp_path: Path, kind: type) -> None:
+    """numpy makes masks of 64 bits, which nibabel does not store unless it is told to."""
+    labels = np.arange(24).reshape(2, 3, 4) % 3
+    stored = labels.astype(kind)
+    nib.save(nib.Nifti1Image(stored, np.eye(4), dtype=stored.dtype), tmp_path / "mask.nii.gz")
+    assert np.array_equal(read_mask(tmp_path / "mask.nii.gz").values, labels)
+
+
+def test_a_folder_that_is_none_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nowhere.*this folder does not exist"):
+        describe(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"file.*is no folder"):
+        describe(tmp_path / "file")
 
 
 def test_a_missing_dataset_json_says_so(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -163,6 +164,17 @@ def test_crop_keeps_proportions_and_fills_the_image() -> None:
     assert case.preparation.offset == (0, -8)
     assert by_case(case) == (1, 1)
     assert case.mask.unique().tolist() == [1]
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_proportions_are_those_in_millimetres(fit: str) -> None:
+    """Pixels of thick slices, cut across, are not square."""
+    rows, columns = np.mgrid[0:12, 0:48]
+    disc = (((rows - 5.5) * 4) ** 2 + (columns - 23.5) ** 2 < 18**2).astype(np.int64)
+    cut = replace(raw(255 * disc, disc), spacing=(4.0, 1.0))
+    mask = prepare(cut, section(fit=fit), ("T1",)).mask
+    height, width = int(mask.any(1).sum()), int(mask.any(0).sum())
+    assert height == pytest.approx(width, abs=3)
 
 
 def test_stretch_gives_up_proportions() -> None:

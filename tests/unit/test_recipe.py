@@ -67,6 +67,7 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
+        (["image.axis=sagittal"], "columns, which run from front to back"),
         (["loss.segmentation=1"], "'patch' has no segmentation output"),
         (["discriminator.kind=unet_segmentation"], "set loss.segmentation above 0"),
         (

@@ -455,3 +455,26 @@ def test_a_page_of_a_private_run_does_not_say_that_nothing_was_noised() -> None:
     noised = load_recipe("default", ["privacy.kind=feedback", "privacy.conditions=unprotected"])
     assert "No noise was added" not in " ".join(_caution(noised))
     assert "clipped and noised" in " ".join(_caution(noised))
+
+
+def test_the_page_says_of_masks_and_losses_what_the_recipe_does(tmp_path: Path) -> None:
+    given = load_recipe("default", ["masks.source=given"])
+    run = run_folder(tmp_path / "given", recipe=given)
+    page = write_report(run, tmp_path / "a.html", synthetic=[])
+    text = " ".join(page.read_text("utf-8").split())
+    assert "none is a patient" in text
+    assert "painted from given masks" in text
+    assert "outlines drawn in real patients" not in text
+    kept_back = "losses as plain numbers"
+    assert kept_back in text
+    unprotected = {"kind": "feedback", "conditions": "unprotected"}
+    noised = Recipe.from_tables({"image": {"size": 32}, "privacy": unprotected})
+    run = run_folder(tmp_path / "noised", recipe=noised)
+    page = write_report(run, tmp_path / "b.html", synthetic=[])
+    assert kept_back not in " ".join(page.read_text("utf-8").split())
+
+
+def test_a_run_of_fedgan_is_told_of_elsewhere(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", engine="fedgan")
+    with pytest.raises(RunError, match="FedGAN, in which weights travel"):
+        write_report(run, tmp_path / "page.html", synthetic=[])

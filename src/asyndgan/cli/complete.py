@@ -11,6 +11,7 @@ from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.train import Device
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
+from asyndgan.errors import RunError
 from asyndgan.evaluation.completion import TranslationBudget, complete_folder
 from asyndgan.evaluation.synthesise import masks_in, released_masks, source_of_masks
 from asyndgan.models import usable_device
@@ -55,6 +56,12 @@ def complete(
 
     Nothing leaves the machine. Not for diagnosis: what is added was never acquired.
     """
+    if way == "painted" and hide_masks:
+        raise RunError(
+            "--way painted paints from the masks that --hide-masks hides; leave out one of them."
+        )
+    if way == "painted" and (masks or steps != TranslationBudget().steps):
+        raise RunError("--masks and --steps are of the translator, and --way painted trains none.")
     folder, console = RunFolder(run), Console()
     if masks:
         kept, source = masks_in(masks, folder), "a folder of masks"

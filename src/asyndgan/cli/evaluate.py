@@ -12,7 +12,7 @@ from rich.table import Table
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
 from asyndgan.cli.train import Device, Sites, parsed_sites
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.errors import RunError
 from asyndgan.evaluation import (
     Evaluation,
@@ -81,6 +81,14 @@ def evaluate(
         raise RunError(
             f"{synthetic} is painted already, so nothing in it is faded; leave out --fade."
         )
+    # Before anything is painted, for that may take long.
+    budget = SegmentationBudget(network=network, steps=steps)
+    device, with_synthetic = (
+        str(usable_device(device)),
+        parsed_sites(augmented or [], "--augmented"),
+    )
+    for data in (*folders.values(), *([test] if test else []), *with_synthetic.values()):
+        describe(data)
     painted = synthetic or synthetic_of_run(
         folder, folders, out / "synthetic", faded=fade or (), patient_pattern=patient_pattern
     )
@@ -92,12 +100,12 @@ def evaluate(
             painted,
             out,
             seeds=seeds,
-            budget=SegmentationBudget(network=network, steps=steps),
+            budget=budget,
             targets=label,
             workers=workers,
-            device=str(usable_device(device)),
+            device=device,
             baselines=baselines,
-            augmented=parsed_sites(augmented or [], "--augmented"),
+            augmented=with_synthetic,
             check_budget=check_budget,
             patient_pattern=patient_pattern,
             on_progress=display.show,

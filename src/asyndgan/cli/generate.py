@@ -54,26 +54,26 @@ def generate(
     ] = None,
 ) -> None:
     """Paints an nnU-Net data set, with its provenance and a model card."""
+    if release and (draws, augment, seed) != (1, False, 0):
+        raise RunError(
+            "with --release the set that was audited is painted again, so --draws, --augment and "
+            "--seed say nothing; leave them out."
+        )
     folder = RunFolder(run)
     if masks is None:
         named, source = released_masks(folder), source_of_masks(folder)
     else:
         named, source = masks_in(masks, folder), "a folder of masks"
     audited, fading = None, fading_of(folder, fade or ())
-    if release:
-        if (draws, augment, seed) != (1, False, 0):
-            raise RunError(
-                "with --release the set that was audited is painted again, so --draws, --augment "
-                "and --seed say nothing; leave them out."
-            )
-        audited = check_released(folder, masks_digest(named), release, fading=fading)
-        cases, painting = painting_of(folder, named, fading=fading), {"moved": MOVED}
-        source += ", some of them moved at random"
-    else:
-        cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
-        painting = {"draws": draws, "seed": seed}
-        source += ", moved at random" if augment else ""
-    with written_whole(out) as half:
+    with written_whole(out) as half:  # on entry it looks whether it can be written
+        if release:
+            audited = check_released(folder, masks_digest(named), release, fading=fading)
+            cases, painting = painting_of(folder, named, fading=fading), {"moved": MOVED}
+            source += ", some of them moved at random"
+        else:
+            cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
+            painting = {"draws": draws, "seed": seed}
+            source += ", moved at random" if augment else ""
         count = write_synthetic(
             half,
             folder,

@@ -81,4 +81,7 @@ def _real(run: RunFolder, pairs: list[str]) -> dict[str, list[Case]]:
     for name in folders:
         if name not in known:
             raise RunError(f"--site {name}: this run has {', '.join(known)}. Name one of them.")
-    return {name: load_cases(path, run.recipe().image) for name, path in folders.items()}
+    return {
+        name: load_cases(path, run.recipe().image, incomplete=True)
+        for name, path in folders.items()
+    }

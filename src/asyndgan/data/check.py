@@ -27,6 +27,7 @@ from asyndgan.data.nnunet import (
     read_image,
     read_mask,
     same_grid,
+    twice_there,
 )
 
 SHOWN_NAMELESS = 8
@@ -214,8 +215,11 @@ def _check_case(
             tally.error(error)
             continue
         for modality, stored in planes.items():
+            if modality in images:
+                tally.error(twice_there(path, modality))
+                continue
             _check_image(path, modality, stored, images, tally)
-            images.setdefault(modality, stored)
+            images[modality] = stored
     # A single unreadable file where three modalities are wanted may be an RGB picture that holds
     # them all, so none is reported missing.
     unknown = not images and len(info.modalities) == 3 and set(files.images) == {0}

@@ -182,6 +182,14 @@ def describe(folder: Path) -> DatasetInfo:
     path = folder / "dataset.json"
     table = json_table(path)
     ending = table.get("file_ending")
+    if ending is None:
+        first = "; with 'modality' it is of nnU-Net's version 1" if "modality" in table else ""
+        raise DataFileError(
+            path,
+            f"does not say what files end in{first}",
+            'Write version 2: "file_ending" (such as ".nii.gz"), "channel_names" ({"0": "T1"}), '
+            '"labels" (name to number) and "numTraining"; images are named CASE_0000.nii.gz.',
+        )
     if ending not in FILE_ENDINGS:
         raise DataFileError(
             path, f"file_ending is {ending!r}", f"Store the images as {' or '.join(FILE_ENDINGS)}."
@@ -374,11 +382,7 @@ def read_case(
     for number, path in sorted(files.images.items()):
         for modality, stored in read_image(path, number, info).items():
             if modality in channels:
-                raise DataFileError(
-                    path,
-                    f"modality '{modality}' is in another file of the case as well",
-                    "Keep either the RGB picture or the grey ones.",
-                )
+                raise twice_there(path, modality)
             same_grid(path, stored, channels)
             channels[modality] = stored
             check_acquired(path, files.name, modality, info)
@@ -391,6 +395,15 @@ def read_case(
     yield from _slices(files.name, patient, channels, mask, AXES[axis])
 
 
+def twice_there(path: Path, modality: str) -> DataFileError:
+    """The fault of a case that has a modality in two files."""
+    return DataFileError(
+        path,
+        f"modality '{modality}' is in another file of the case as well",
+        "Keep either the RGB picture or the grey ones.",
+    )
+
+
 def json_table(path: Path) -> dict[str, object]:
     """Reads a dataset.json without checking its keys.
 
@@ -398,6 +411,10 @@ def json_table(path: Path) -> dict[str, object]:
         DataFileError: the file is missing or does not hold a JSON object.
     """
     remedy = "Write it as nnU-Net wants it: channel_names, labels, numTraining, file_ending."
+    if not path.parent.is_dir():
+        what = "is no folder" if path.parent.exists() else "this folder does not exist"
+        remedy = "Name the folder of a data set; dataset.json lies in it."
+        raise DataFileError(path.parent, what, remedy)
     if not path.is_file():
         raise DataFileError(path, "this file does not exist", remedy)
     try:
@@ -603,9 +620,9 @@ def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
                 f"holds values of kind {stored.get_data_dtype()}",
                 "Store one whole or floating-point number a voxel.",
             )
-        volume = nib.Nifti1Image(
-            np.asanyarray(stored.dataobj).reshape((*shape, 1)[:3]), stored.affine
-        )
+        values = np.asanyarray(stored.dataobj).reshape((*shape, 1)[:3])
+        # Without its type named, nibabel refuses 64-bit integers.
+        volume = nib.Nifti1Image(values, stored.affine, dtype=values.dtype)
         turned = nib.as_closest_canonical(volume)
         if not nib.affines.voxel_sizes(turned.affine).min() > 0:
             raise ValueError("its affine is singular")
@@ -701,18 +718,16 @@ def _plane(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
     return np.ascontiguousarray(np.flip(volume.take(index, axis)).T)
 
 
-def read_masks(
-    folder: Path, *, axis: Axis = "axial", patient_pattern: str = DEFAULT_PATIENT_PATTERN
-) -> Iterator[RawCase]:
+def read_masks(folder: Path, *, axis: Axis = "axial") -> Iterator[RawCase]:
     """Reads the masks of a data set; images are not needed.
 
     Args:
         folder: holds dataset.json and labelsTr.
         axis: the direction along which volumes are cut.
-        patient_pattern: see `patient_of`.
 
     Returns:
-        Cases whose only channel, "mask", is the mask itself; sorted by name, slice by slice.
+        Cases whose only channel, "mask", is the mask itself, and whose patient is the file's name;
+        sorted by name, slice by slice.
 
     Raises:
         DataError: there is no mask, or one cannot be read or holds a label that is not named.
@@ -727,5 +742,4 @@ def read_masks(
         mask = read_mask(path)
         check_mask(path, mask.values, info.labels)
         name = path.name.removesuffix(info.file_ending)
-        patient = patient_of(name, patient_pattern)
-        yield from _slices(name, patient, {"mask": mask}, mask, AXES[axis])
+        yield from _slices(name, name, {"mask": mask}, mask, AXES[axis])

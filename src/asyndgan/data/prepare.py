@@ -402,8 +402,13 @@ def _resized(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple
     elif image.fit == "stretch":
         return image.size
     else:
-        sides = [to / stored for stored, to in zip(shape, image.size, strict=True)]
-        factors = [min(sides) if image.fit == "pad" else max(sides)] * 2
+        # Proportions are those in millimetres: pixels of thick slices are not square.
+        sides = [
+            to / (stored * mm)
+            for stored, mm, to in zip(shape, raw.spacing, image.size, strict=True)
+        ]
+        scale = min(sides) if image.fit == "pad" else max(sides)
+        factors = [scale * mm for mm in raw.spacing]
     height, width = (
         max(1, round(side * factor)) for side, factor in zip(shape, factors, strict=True)
     )

@@ -204,14 +204,17 @@ def written_whole(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to `folder` on success and removed on failure.
 
     Raises:
-        DataError: `folder` exists and is not an empty folder (raised on entry), or cannot be
-            written.
+        DataError: `folder` exists and is not an empty folder, or cannot be written (as far as can
+            be known, raised on entry: what is to be written may take hours).
     """
     folder = folder.resolve()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
     half = folder.with_name(f".{folder.name}.half")
     shutil.rmtree(half, ignore_errors=True)
+    with _writing(folder):
+        half.mkdir(parents=True)
+        half.rmdir()
     try:
         yield half
         with _writing(folder):

@@ -32,7 +32,7 @@ from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
 from asyndgan.evaluation.reconstruction import PixelsRead
-from asyndgan.evaluation.synthesise import AS_PAINTED, Fading
+from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.evaluation.table import without_nan
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
@@ -170,7 +170,7 @@ class NearCopies:
         )
         if not self.passes:
             return f"NEAR COPIES of {self.found} of {self.members} members: {found}"
-        return f"no near copy of the {self.members} members: {found}"
+        return f"no near copy of the {self.members} members, mirrored or not: {found}"
 
 
 @final
@@ -280,6 +280,8 @@ def audit(
         "generator_sha256": run.generator_digest(),
         "masks_sha256": masks,
         "fading": fading.told(),
+        "painting_version": PAINTING_VERSION,
+        "modalities": list(members[0].modalities),
         "canaries": canaries,
         "confirmed": {site: site in confirmed for site in audited_sites(members)},
         "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
@@ -342,13 +344,14 @@ def patient_scores(
 def relative_distances(real: Sequence[Case], synthetic: Sequence[Case]) -> Tensor:
     """Distances (real, synthetic), relative to that of the real case to the next other patient's.
 
-    An empty slice, which all patients have alike, is thus as far from a synthetic one as any.
+    An empty slice, which all patients have alike, is thus as far from a synthetic one as any. Of an
+    image and its mirror image the nearer one counts, since generators may learn from both.
     """
     small = _small(real)
     _, number = np.unique([case.patient for case in real], return_inverse=True)
     own = torch.from_numpy(number[:, None] == number)
-    usual = _distances(small, small).masked_fill(own, math.inf).min(dim=1, keepdim=True).values
-    return ((_distances(small, _small(synthetic)) + TINY) / (usual + TINY)).sqrt()
+    usual = _mirrored_too(small, small).masked_fill(own, math.inf).min(dim=1, keepdim=True).values
+    return ((_mirrored_too(small, _small(synthetic)) + TINY) / (usual + TINY)).sqrt()
 
 
 def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> NearCopies:
@@ -417,34 +420,41 @@ def check_released(
         The findings of the audits, for the model card.
 
     Raises:
-        RunError: a site was not audited; or an audit cannot be read, is of another generator, other
-            masks or other faded labels, nobody knows whether its members took part, it has too few
-            patients, or it found members or near copies of them.
+        RunError: a site, or a modality of one, was not audited; or an audit cannot be read, is of
+            another generator, other masks, other faded labels or another way of painting, nobody
+            knows whether its members took part, it has too few patients, or it found members or
+            near copies of them.
     """
     findings: list[str] = []
-    lacking = set(run.facts().sites)
+    lacking = {site: set(about["modalities"]) for site, about in run.facts().sites.items()}
     for audited in audits:
-        sites, found = _passed(run, masks, fading, audited / "audit.json")
+        sites, compared, found = _passed(run, masks, fading, audited / "audit.json")
         findings.append(f"{', '.join(sites)}: {found}")
-        lacking -= set(sites)
-    if lacking:
-        names = ", ".join(sorted(lacking))
+        for site in sites:
+            lacking[site] = lacking.get(site, set()) - compared
+    if names := ", ".join(
+        f"{site} ({', '.join(sorted(rest))})" for site, rest in sorted(lacking.items()) if rest
+    ):
         raise RunError(
             f"{run.path} may not be released: no audit covers {names}. Audit with --site there, "
-            "and name that audit with one more --release."
+            "in all modalities that the site has (so has the --holdout), and name that audit with "
+            "one more --release."
         )
     return ". ".join(findings)
 
 
-def _passed(run: RunFolder, masks: str, fading: Fading, path: Path) -> tuple[list[str], str]:
-    """Sites and findings of an audit that permits a release; see `check_released`."""
+def _passed(
+    run: RunFolder, masks: str, fading: Fading, path: Path
+) -> tuple[list[str], set[str], str]:
+    """Sites, modalities and findings of an audit that permits a release; see `check_released`."""
     try:
         tables = parsed_json(bounded_text(path))
         generator, painted = tables["generator_sha256"], tables["masks_sha256"]
         attacks = [_stored_attack(one) for one in tables["attacks"]]
         copies = _stored_copies(tables["copies"])
         confirmed, canaries = dict(tables["confirmed"]), tables["canaries"]
-        faded = tables.get("fading", AS_PAINTED.told())
+        faded, version = tables["fading"], tables["painting_version"]
+        compared = {str(name) for name in tables["modalities"]}
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
@@ -454,6 +464,11 @@ def _passed(run: RunFolder, masks: str, fading: Fading, path: Path) -> tuple[lis
     if canaries != "":
         raise RunError(
             f"{path} compares canaries alone, of which no patient is one; audit without --canaries."
+        )
+    if version != PAINTING_VERSION:
+        raise RunError(
+            f"{path} is of a set that an earlier version painted, and today's would be another; "
+            "audit anew."
         )
     if painted != masks:
         raise RunError(
@@ -476,7 +491,7 @@ def _passed(run: RunFolder, masks: str, fading: Fading, path: Path) -> tuple[lis
             "others, or train for fewer steps, or under differential privacy."
         )
     verdicts = [*(f"{one.name}: {one.verdict}" for one in attacks), copies.verdict]
-    return sorted(confirmed), "; ".join(verdicts)
+    return sorted(confirmed), compared, "; ".join(verdicts)
 
 
 def _stored_attack(table: Mapping[str, Any]) -> Attack:
@@ -546,6 +561,11 @@ def _small(cases: Sequence[Case]) -> Images:
 def _distances(ones: Tensor, others: Tensor) -> Tensor:
     """Mean squared differences of all pairs, (ones, others)."""
     return torch.cdist(ones.flatten(1), others.flatten(1)).square() / ones[0].numel()
+
+
+def _mirrored_too(ones: Tensor, others: Tensor) -> Tensor:
+    """`_distances`, of the nearer of each image of `ones` and its mirror image."""
+    return torch.minimum(_distances(ones, others), _distances(ones.flip(-1), others))
 
 
 def _attack(name: str, members: NDArray[np.float64], others: NDArray[np.float64]) -> Attack:

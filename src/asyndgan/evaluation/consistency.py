@@ -38,9 +38,10 @@ class Consistency:
         pair: the two modalities, such as `T1 and FLAIR`.
         real: Pearson's correlation of their intensities within an image, mean over real images.
         synthetic: the same for synthetic images.
-        joint: total variation distance between the joint histograms of real and synthetic
-            intensities, 0 to 1.
-        floor: the same between two halves of the real patients; nan for a single patient.
+        joint: total variation distance between the joint histograms of synthetic intensities and of
+            those of half of the real patients, 0 to 1, mean over halvings; of as many synthetic
+            images as the other half has, since the distance grows as images get fewer.
+        floor: the same between the two halves of the real patients; nan for a single patient.
     """
 
     label: str
@@ -71,15 +72,15 @@ def consistency(
             if not value or not any(map(len, here)) or not any(map(len, there)):
                 continue
             names = real[0].modalities
-            patients = [case.patient for case in real]
+            joint, floor = _variations(here, there, [case.patient for case in real])
             found.append(
                 Consistency(
                     label,
                     f"{names[first]} and {names[second]}",
                     _correlation(here),
                     _correlation(there),
-                    _variation(here, there),
-                    _floor(here, patients),
+                    joint,
+                    floor,
                 )
             )
     return found
@@ -112,13 +113,19 @@ def _histogram(images: Sequence[Tensor]) -> Tensor:
     return counts / counts.sum().clamp(min=1)
 
 
-def _floor(images: Sequence[Tensor], patients: Sequence[str]) -> float:
+def _variations(
+    real: Sequence[Tensor], synthetic: Sequence[Tensor], patients: Sequence[str]
+) -> tuple[float, float]:
+    """Variations of synthetic images, and of one half of the patients, from the other half."""
     if len(set(patients)) < 2:
-        return math.nan
-    found = []
+        return _variation(real, synthetic), math.nan
+    joint, floor = [], []
     for split in range(SPLITS):
-        halves = split_patients(patients, {"one": 0.5, "other": 0.5}, split)
-        one, other = ([images[place] for place in halves[name]] for name in ("one", "other"))
-        if any(map(len, one)) and any(map(len, other)):
-            found.append(_variation(one, other))
-    return mean(found)
+        halves = split_patients(patients, {"reference": 0.5, "other": 0.5}, split)
+        reference, other = ([real[place] for place in halves[name]] for name in halves)
+        order = torch.randperm(len(synthetic), generator=torch.Generator().manual_seed(split))
+        chosen = [synthetic[place] for place in order[: len(other)].tolist()]
+        if all(any(map(len, images)) for images in (reference, other, chosen)):
+            joint.append(_variation(reference, chosen))
+            floor.append(_variation(reference, other))
+    return mean(joint), mean(floor)

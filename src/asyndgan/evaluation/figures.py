@@ -106,7 +106,10 @@ def plot_amounts(rows: Sequence[Mapping[str, Any]]) -> bytes:
             own = sorted((r for r in rows if r["recipe"] == recipe), key=lambda r: int(r["cases"]))
             cases = [row["cases"] for row in own]
             panel.plot(cases, [row["dice_mean"] for row in own], "o-", color=colour, label=recipe)
-            low, high = ([row[f"dice_{end}"] for row in own] for end in ("low", "high"))
+            low, high = (  # of a single patient there is no interval
+                [math.nan if row[f"dice_{end}"] is None else row[f"dice_{end}"] for row in own]
+                for end in ("low", "high")
+            )
             panel.fill_between(cases, low, high, color=colour, alpha=0.12, linewidth=0)
         panel.set_xscale("log")
         amounts = sorted({int(row["cases"]) for row in rows})

@@ -79,12 +79,27 @@ def synthetic_of_run(
     if recipe.masks.release and run.has_masks:
         released = released_masks(run)
         return painted_once(run, released, source_of_masks(run), out, fading=fading)
+    held = held_in(run, sites)
     cases = {
-        site: load_cases(data, recipe.image, patient_pattern=patient_pattern, unmasked=False)
+        site: load_cases(
+            data, recipe.image, held[site], patient_pattern=patient_pattern, unmasked=False,
+            incomplete=True,
+        )
         for site, data in sites.items()
-    }
+    }  # fmt: skip
     kept = {site: held_out_by(recipe, own)[0] for site, own in cases.items()}
     return painted_once(run, masks_of(kept), OF_SITES, out, fading=fading)
+
+
+def held_in(run: RunFolder, sites: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
+    """The modalities with which each of these sites took part in a run, or would have."""
+    facts = run.facts()
+    return {
+        site: tuple(facts.sites[site]["modalities"])
+        if site in facts.sites
+        else tuple(name for name in facts.modalities if name in describe(data).modalities)
+        for site, data in sites.items()
+    }
 
 
 OF_SITES = "of the sites' own cases, given to the evaluation only"
@@ -215,13 +230,18 @@ def evaluate_run(
             "there is nobody to judge on: give real cases of unseen patients with --test FOLDER, "
             "or train with --set training.hold_out=0.2."
         )
+    if run.recipe().condition.kind != "mask":
+        raise RunError(
+            f"the run in {run.path} paints without masks, so there is nothing to be segmented in "
+            "its images."
+        )
     if part:
         facts.check_pattern(patient_pattern)
     # Held-out patients are of the sites, any of which may lack a modality.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.values()))
     real, judged = load_real(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
-        patient_pattern=patient_pattern, incomplete=True,
+        patient_pattern=patient_pattern, incomplete=True, trained_with=held_in(run, sites),
     )  # fmt: skip
     painted = load_cases(synthetic, image, modalities, unmasked=False)
     return evaluate(
@@ -420,6 +440,7 @@ def load_real(
     labels: Mapping[str, str],
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     incomplete: bool = False,
+    trained_with: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """Loads the sites' training cases and the cases to judge on.
 
@@ -433,6 +454,8 @@ def load_real(
         labels: the run's labels: number, as text, to name.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         incomplete: also accept single cases that lack modalities, if their dataset.json permits it.
+        trained_with: the modalities with which each site was trained, if cases may lack some: who
+            is held out depends on all cases that have any of them.
 
     Returns:
         The training cases, by the site's name, and the cases to judge on.
@@ -454,12 +477,32 @@ def load_real(
     every = {name: cases(data, recipe.image) for name, data in sites.items()}
     real, held_out, training = every, list[Case](), recipe.training
     if training.hold_out:
+        as_trained = {
+            name: load_cases(
+                data, recipe.image, (trained_with or {}).get(name, modalities),
+                patient_pattern=patient_pattern, unmasked=False, incomplete=True,
+            )
+            for name, data in sites.items()
+            if incomplete and describe(data).incomplete
+        }  # fmt: skip
         real, held_out = hold_out(
-            every,
+            every | as_trained,
             part=training.hold_out,
             seed=training.hold_out_seed,
             alone=recipe.privacy.kind != "none",
         )
+        if as_trained:
+            unseen = {case.patient for case in held_out}
+            real = {
+                name: [case for case in cases if f"{name}/{case.patient}" not in unseen]
+                for name, cases in every.items()
+            }
+            held_out = [
+                replace(case, patient=f"{name}/{case.patient}")
+                for name, cases in every.items()
+                for case in cases
+                if f"{name}/{case.patient}" in unseen
+            ]
     if test is None and whole != recipe.image:
         unseen = {case.patient for case in held_out}
         held_out = [

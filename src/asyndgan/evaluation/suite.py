@@ -240,10 +240,10 @@ class Suite(Section):
                     )
             for model in suite.models:
                 recipe = suite.recipe(part, model, 0)
-                if part.faded and recipe.condition.kind == "none":
+                if recipe.condition.kind != "mask":
                     raise RecipeError(
-                        f"suite '{suite.name}', set {part.name}: '{part.faded[0]}' is to be faded, "
-                        f"and model {model.name} paints without masks. Leave out faded."
+                        f"suite '{suite.name}', set {part.name}: model {model.name} paints without "
+                        "masks, so there is nothing to be segmented in its images. Leave it out."
                     )
                 unknown = [name for name in recipe.site_discriminators if name not in part.sites]
                 if unknown:

@@ -99,6 +99,11 @@ def _page(
 ) -> dict[str, Any]:
     """The variables of the template."""
     facts, recipe, records = run.facts(), run.recipe(), run.metrics()
+    if facts.engine == "fedgan":
+        raise RunError(
+            f"{run.path} is a run of FedGAN, in which weights travel; this page would tell of "
+            "feedback. The page of its suite has its figures."
+        )
     numbers = {site: place for place, site in enumerate(facts.sites)}
     labels = {int(number): name for number, name in facts.labels.items()}
     gallery = build_gallery(synthetic, real, list(numbers), labels)
@@ -145,12 +150,6 @@ def _title(facts: RunFacts) -> str:
 def _lead(facts: RunFacts, recipe: Recipe) -> str:
     sites = sentence(counted(len(facts.sites), "site"))
     painted = {"mask": "from the sites' masks", "class": "of the sites' classes", "none": ""}
-    if facts.engine == "fedgan":
-        return (
-            f"{sites} trained one image generator together, and no site sent an image. Each "
-            "trained a generator and a discriminator of its own, whose weights were averaged again "
-            "and again (FedGAN)."
-        )
     return " ".join(
         f"{sites} trained one image generator together, and no site sent an image. A coordinator "
         f"painted synthetic images {painted[recipe.condition.kind]}; at each site a discriminator, "

@@ -190,9 +190,24 @@ def _sites(
         )
 
 
+def _conditions(recipe: Recipe) -> tuple[str, str]:
+    """What a site chooses as conditions, and what is painted from them."""
+    if recipe.masks.source == "given":
+        return "masks (of those that it was given; none is a patient's)", "given masks"
+    if recipe.privacy.kind != "none" and recipe.privacy.conditions == "public":
+        return "classes (drawn at random; none is a patient's)", "classes drawn at random"
+    chosen, name = _OF_CONDITION[recipe.condition.kind]
+    return chosen, f"the site's own {name}"
+
+
 def _left_meanings(recipe: Recipe) -> dict[str, str]:
-    conditions, _ = _OF_CONDITION[recipe.condition.kind]
+    conditions, _ = _conditions(recipe)
     clip = recipe.selection.clip
+    losses = (
+        "its losses as plain numbers: the curves above."
+        if recipe.privacy.kind != "feedback"
+        else "no loss: none would be covered by the noise."
+    )
     return {
         "card": "Who it is, when it joins or returns: how many cases it has, its share, the names "
         "of its modalities and labels, which part of its cases has each modality, the size of its "
@@ -201,7 +216,7 @@ def _left_meanings(recipe: Recipe) -> dict[str, str]:
         "judgement": "Its answer, every step. Feedback: for each pixel of each synthetic image "
         "that it was sent, how a small change would change the site's loss (a gradient, coded as "
         f"{recipe.wire.feedback}). With it {conditions} of its next batch, the batch's number, and "
-        "its losses as plain numbers: the curves above.",
+        + losses,
         "appraisal": "Its answer, every step: for each synthetic image of every site, the odds "
         "that it is one of its own, by its discriminator, and how a change of each pixel would "
         f"change them (coded as {recipe.wire.feedback}). With it {conditions} of its next batch, "
@@ -218,13 +233,14 @@ def _left_meanings(recipe: Recipe) -> dict[str, str]:
 
 
 def _came_meanings(recipe: Recipe) -> dict[str, str]:
-    _, conditions = _OF_CONDITION[recipe.condition.kind]
+    _, conditions = _conditions(recipe)
+    _, all_of_them = _OF_CONDITION[recipe.condition.kind]
     return {
         "open": "Take part in this run. The run's identity, the recipe's hash and the step.",
-        "judge": f"Judge these synthetic images, painted from the site's own {conditions} "
+        "judge": f"Judge these synthetic images, painted from {conditions} "
         f"(pixels coded as {recipe.wire.images}).",
         "appraise": "Give the odds of these synthetic images of all sites, painted from all sites' "
-        f"{conditions}, which come along (pixels coded as {recipe.wire.images}).",
+        f"{all_of_them}, which come along (pixels coded as {recipe.wire.images}).",
         "measure": "Send the moments of your images' features. Nothing else.",
         "save": "Keep your state. A step number.",
         "close": "The run is over.",
@@ -266,7 +282,7 @@ def _caution(recipe: Recipe) -> Iterator[str]:
             "that painted what it liked could find real pixels in this way: use such a recipe only "
             "where the coordinator is trusted with the images."
         )
-    if recipe.condition.kind == "mask":
+    if recipe.sends_own_masks:
         yield (
             "Masks are outlines drawn in real patients. A rare shape may be recognised by someone "
             "who knows the patient."

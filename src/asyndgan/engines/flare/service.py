@@ -23,7 +23,7 @@ from asyndgan.errors import (
     SiteSilentError,
     SiteUnreachableError,
 )
-from asyndgan.recipe import Recipe, Section
+from asyndgan.recipe import Recipe, Section, explained
 from asyndgan.relay.framing import Frames
 from asyndgan.relay.local import Listener, Reply, reply_of
 from asyndgan.texts import bounded_text, parsed_toml
@@ -89,10 +89,15 @@ class SiteFile(Section):
         path = kit / SITE_FILE
         try:
             found = cls.model_validate(parsed_toml(bounded_text(path)))
-        except (OSError, ValueError, ValidationError) as error:
+        except FileNotFoundError as error:
             raise RunError(
-                f"{path} cannot be used: {error}. 'asyndgan site init {kit}' writes one."
+                f"{path} does not exist; 'asyndgan site init {kit}' writes one."
             ) from error
+        except ValidationError as error:
+            faults = explained(error, list(cls.model_fields))
+            raise RunError(f"{path} cannot be used; correct it:\n{faults}") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be used: {error}. Correct it.") from error
         inside = {
             name: kit / value for name, value in found if isinstance(value, Path)
         }  # an absolute path stays as it is
@@ -170,9 +175,7 @@ class SiteService:
         return self._worker[1].pid(self.name) if self._worker else None
 
     def _serve(self, greeting: dict[str, str], frames: Frames) -> None:
-        refused = self._refusal(greeting)
-        if refused:
-            log.warning("job %s is refused: %s", greeting.get("job"), refused)
+        refused = self._refusal(greeting, "")
         while not self._closing.is_set():
             try:
                 number, payload = frames.receive(timeout=1.0)
@@ -180,11 +183,19 @@ class SiteService:
                 continue
             except SiteUnreachableError:
                 return  # the job is over
+            if refused:  # what it was refused for may have been corrected since
+                refused = self._refusal(greeting, refused)
             reply = reply_of(Reply.REFUSED) if refused else self._answer(greeting, payload)
             frames.send(number, reply, timeout=self.wait_s)
 
-    def _refusal(self, greeting: dict[str, str]) -> str:
-        """Reason why this site does not take part in a job; empty if it does."""
+    def _refusal(self, greeting: dict[str, str], before: str) -> str:
+        """Reason why this site does not take part in a job, logged if it is new; empty: it does."""
+        reason = self._reason_to_refuse(greeting)
+        if reason and reason != before:
+            log.warning("job %s is refused: %s", greeting.get("job"), reason)
+        return reason
+
+    def _reason_to_refuse(self, greeting: dict[str, str]) -> str:
         if not RUN_NAME.fullmatch(greeting.get("run", "")):
             return "a run's name is of small letters, digits and hyphens"
         try:
