@@ -9,7 +9,7 @@ shift 2
 cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 temporary completion hippocampus selection lgg-128 dsb-128 fedgan-128
+[ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 temporary completion hippocampus selection lgg-128 dsb-128
 for suite; do
   document=docs/evidence.md
   case "$suite" in search-*) document=docs/experiments.md ;; esac
