@@ -438,7 +438,7 @@ def check_released(
         raise RunError(
             f"{run.path} may not be released: no audit covers {names}. Audit with --site there, "
             "in all modalities that the site has (so has the --holdout), and name that audit with "
-            "one more --release."
+            "one more --release. A site of which single cases lack a modality cannot be audited."
         )
     return ". ".join(findings)
 

@@ -120,12 +120,15 @@ def _variations(
     if len(set(patients)) < 2:
         return _variation(real, synthetic), math.nan
     joint, floor = [], []
+    painted = [pixels for pixels in synthetic if len(pixels)]
     for split in range(SPLITS):
         halves = split_patients(patients, {"reference": 0.5, "other": 0.5}, split)
-        reference, other = ([real[place] for place in halves[name]] for name in halves)
-        order = torch.randperm(len(synthetic), generator=torch.Generator().manual_seed(split))
-        chosen = [synthetic[place] for place in order[: len(other)].tolist()]
-        if all(any(map(len, images)) for images in (reference, other, chosen)):
+        reference, other = (
+            [real[place] for place in halves[name] if len(real[place])] for name in halves
+        )
+        order = torch.randperm(len(painted), generator=torch.Generator().manual_seed(split))
+        chosen = [painted[place] for place in order[: len(other)].tolist()]
+        if reference and chosen:
             joint.append(_variation(reference, chosen))
-            floor.append(_variation(reference, other))
+            floor.append(_variation(reference, other[: len(chosen)]))
     return mean(joint), mean(floor)

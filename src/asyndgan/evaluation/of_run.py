@@ -155,10 +155,10 @@ def painted_once(
     if (out / "dataset.json").exists():
         _check_provenance(run, out, masks, painting)
         return out
-    cases = painting_of(run, masks, moved=moved, mixed=mixed, label=label, fading=fading)
     if mixed:
         source += ", some with regions exchanged"
-    with written_whole(out) as half:
+    with written_whole(out) as half:  # on entry it looks whether it can be written
+        cases = painting_of(run, masks, moved=moved, mixed=mixed, label=label, fading=fading)
         write_synthetic(half, run, cases, masks=masks, source=source, painting=painting)
     return out
 
@@ -244,6 +244,8 @@ def evaluate_run(
         patient_pattern=patient_pattern, incomplete=True, trained_with=held_in(run, sites),
     )  # fmt: skip
     painted = load_cases(synthetic, image, modalities, unmasked=False)
+    if image.axis == "sagittal":  # columns run from front to back there
+        budget = replace(budget, flips=())
     return evaluate(
         sites=real,
         test=judged,

@@ -452,7 +452,8 @@ class _Run:
             )
             if done % training.checkpoint_every == 0 and done < training.steps:
                 self._checkpoint()
-            if idle and time.monotonic() - idle > self.recipe.quorum.patience_s:
+            waited = time.monotonic() - idle if idle else 0.0
+            if waited > self.recipe.quorum.patience_s and done < training.steps:
                 raise self._too_few("too few sites answered")
             self._heed(stop)
 

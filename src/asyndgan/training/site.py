@@ -206,6 +206,7 @@ class Site(Handler):
         self._heard = 0.0
         self._attempts: deque[str] = deque(maxlen=KEPT_ATTEMPTS)
         self._fresh = False
+        self._opened = False
         self._start_afresh()
 
     def handle(self, request: Message) -> Released:
@@ -245,6 +246,7 @@ class Site(Handler):
             )
         self._check_range(request)
         self._fresh = False
+        self._leave_abandoned_states()
         self.objective.begin_step(request.step)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
         synthetic = replace(own, images=request.images)
@@ -315,6 +317,7 @@ class Site(Handler):
             raise ProtocolError("a condition with a label that this site does not know.")
         self._check_range(request)
         self._fresh = False
+        self._leave_abandoned_states()
         self.objective.begin_step(request.step)
         real = self._real(self.cohort.batch(self.next_batch, size))
         synthetic = Batch(request.images, request.conditions.long()).to(self.device)
@@ -390,7 +393,7 @@ class Site(Handler):
         self._go_back_to(request.run, request.step)
         if request.attempt and request.attempt not in self._attempts:
             self._attempts.append(request.attempt)
-        self.run = request.run
+        self.run, self._opened = request.run, True
         return Card(
             run=request.run,
             step=self.step,
@@ -457,8 +460,6 @@ class Site(Handler):
             }
             place = checkpoint.place_of(self.folder, request.run)
             path = checkpoint.step_file(place, request.step)
-            # States of steps that were done anew since would count as the newest.
-            checkpoint.forget_after(place, request.step)
             checkpoint.write(path, self.objective.state(), about)
             checkpoint.forget_old(place)
         return Saved(run=request.run, step=self.step)
@@ -512,6 +513,16 @@ class Site(Handler):
             self._start_afresh()  # rather than go on with half a state
             raise
         self.step, self.next_batch = step, batch
+
+    def _leave_abandoned_states(self) -> None:
+        """Removes stored states of steps that are now done anew, once one of them really is.
+
+        Else they would count as the newest. Being asked alone removes nothing: a late `Open` may
+        ask for a step that is long over.
+        """
+        if self._opened and self.folder and self.run:
+            checkpoint.forget_after(checkpoint.place_of(self.folder, self.run), self.step)
+        self._opened = False
 
     @cached_property
     def _data_digest(self) -> str:
