@@ -4,10 +4,14 @@ import json
 import os
 import sys
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 from pydantic import Field
+
+from asyndgan.errors import StorageError
 
 NAME_LENGTH: Final = 64
 Title = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
@@ -68,6 +72,25 @@ def put_in_place(half: Path, path: Path) -> None:
     half.replace(path)
     if sys.platform != "win32":
         _sync(path.parent)
+
+
+@contextmanager
+def stored_whole(path: Path) -> Iterator[Path]:
+    """Yields the temporary file that becomes `path`, atomically; a failure leaves neither behind.
+
+    Raises:
+        StorageError: if it cannot be written: an `OSError` came.
+    """
+    half = half_of(path)
+    try:
+        yield half
+        put_in_place(half, path)
+    except OSError as error:
+        with suppress(OSError):
+            half.unlink(missing_ok=True)
+        raise StorageError(
+            f"{path.name} cannot be written to its folder: {error}. Make room, then resume."
+        ) from error
 
 
 def _sync(path: Path) -> None:

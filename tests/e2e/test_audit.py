@@ -231,6 +231,15 @@ def of_many_patients(audited: Path) -> None:
     (audited / "audit.json").write_text(json.dumps(tables))
 
 
+def audited_of_many(parts: Parts, given: Path, out: Path) -> RunFolder:
+    """The run, after an audit that permits its release."""
+    run, members, others, painted = parts
+    digest = masks_digest(masks_in(given, run))
+    audit(run, members, others, painted, out, masks=digest, confirmed=SITES)
+    of_many_patients(out)
+    return run
+
+
 def generate(run: RunFolder, out: Path, masks: Path, audited: Path, *more: object) -> Result:
     """Releases a set; further audits are further options."""
     words = ["generate", run.path, "--masks", masks, "--out", out, "--release", audited, *more]
@@ -316,10 +325,7 @@ def test_an_audit_is_of_the_file_that_paints_not_of_what_is_said_of_it(
 def test_an_audit_that_shows_nothing_or_is_none_releases_nothing(
     change: dict[str, object], parts: Parts, given: Path, tmp_path: Path
 ) -> None:
-    run, members, others, painted = parts
-    digest = masks_digest(masks_in(given, run))
-    audit(run, members, others, painted, tmp_path, masks=digest, confirmed=SITES)
-    of_many_patients(tmp_path)
+    run = audited_of_many(parts, given, tmp_path)
     tables = json.loads((tmp_path / "audit.json").read_text())
     tables["attacks"][0] |= change
     (tmp_path / "audit.json").write_text(json.dumps(tables))
@@ -384,10 +390,7 @@ def test_an_audit_releases_no_modality_that_it_did_not_compare(
 def test_an_audit_of_what_another_version_painted_releases_nothing(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:
-    run, members, others, painted = parts
-    digest = masks_digest(masks_in(given, run))
-    audit(run, members, others, painted, tmp_path, masks=digest, confirmed=SITES)
-    of_many_patients(tmp_path)
+    run = audited_of_many(parts, given, tmp_path)
     tables = json.loads((tmp_path / "audit.json").read_text())
     tables["painting_version"] -= 1
     (tmp_path / "audit.json").write_text(json.dumps(tables))

@@ -87,7 +87,7 @@ def test_a_mask_that_cannot_be_written_is_not_counted_and_comes_again(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("asyndgan.runs.bank.put_in_place", full)
+    monkeypatch.setattr("asyndgan.texts.put_in_place", full)
     with pytest.raises(StorageError, match=r"north-m00001.png cannot be written .*No space left"):
         bank.keep("north", mask)
     assert bank.counts() == {}

@@ -83,10 +83,8 @@ def evaluate(
         )
     # Before anything is painted, for that may take long.
     budget = SegmentationBudget(network=network, steps=steps)
-    device, with_synthetic = (
-        str(usable_device(device)),
-        parsed_sites(augmented or [], "--augmented"),
-    )
+    device = str(usable_device(device))
+    with_synthetic = parsed_sites(augmented or [], "--augmented")
     for data in (*folders.values(), *([test] if test else []), *with_synthetic.values()):
         describe(data)
     painted = synthetic or synthetic_of_run(

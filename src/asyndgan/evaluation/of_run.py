@@ -477,8 +477,8 @@ def load_real(
     # All slices are judged: selecting those with a label would use the truth to be predicted.
     whole = recipe.image.model_copy(update={"slices": "all"})
     every = {name: cases(data, recipe.image) for name, data in sites.items()}
-    real, held_out, training = every, list[Case](), recipe.training
-    if training.hold_out:
+    unseen: set[str] = set()
+    if recipe.training.hold_out:
         as_trained = {
             name: load_cases(
                 data, recipe.image, (trained_with or {}).get(name, modalities),
@@ -487,34 +487,26 @@ def load_real(
             for name, data in sites.items()
             if incomplete and describe(data).incomplete
         }  # fmt: skip
-        real, held_out = hold_out(
+        _, held_out = hold_out(
             every | as_trained,
-            part=training.hold_out,
-            seed=training.hold_out_seed,
+            part=recipe.training.hold_out,
+            seed=recipe.training.hold_out_seed,
             alone=recipe.privacy.kind != "none",
         )
-        if as_trained:
-            unseen = {case.patient for case in held_out}
-            real = {
-                name: [case for case in cases if f"{name}/{case.patient}" not in unseen]
-                for name, cases in every.items()
-            }
-            held_out = [
-                replace(case, patient=f"{name}/{case.patient}")
-                for name, cases in every.items()
-                for case in cases
-                if f"{name}/{case.patient}" in unseen
-            ]
-    if test is None and whole != recipe.image:
         unseen = {case.patient for case in held_out}
-        held_out = [
+    real = {
+        name: [case for case in own if f"{name}/{case.patient}" not in unseen]
+        for name, own in every.items()
+    }
+    if test is None:
+        if whole != recipe.image:
+            every = {name: cases(data, whole) for name, data in sites.items()}
+        return real, [
             replace(case, patient=f"{name}/{case.patient}")
-            for name, data in sites.items()
-            for case in cases(data, whole)
+            for name, own in every.items()
+            for case in own
             if f"{name}/{case.patient}" in unseen
         ]
-    if test is None:
-        return real, held_out
     judged = cases(test, whole)
     _check_patients(real, judged)
     return real, judged

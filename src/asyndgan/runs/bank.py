@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import final
 
@@ -14,8 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from asyndgan.data.nnunet import read_mask
-from asyndgan.errors import StorageError
-from asyndgan.texts import half_of, put_in_place
+from asyndgan.texts import stored_whole
 from asyndgan.training import Scope
 
 
@@ -100,17 +98,8 @@ class MaskBank:
             digest = _digest(site, array)
             if digest not in self._seen:
                 path = self._file(site, self._count[site] + 1)
-                half = half_of(path)
-                try:
+                with stored_whole(path) as half:  # since a resumed run reads all of them
                     Image.fromarray(array).save(half, format="PNG")
-                    put_in_place(half, path)  # atomically, since a resumed run reads all of them
-                except OSError as error:
-                    with suppress(OSError):
-                        half.unlink(missing_ok=True)
-                    raise StorageError(
-                        f"{path.name} cannot be written to its folder: {error}. Make room, then "
-                        "resume."
-                    ) from error
                 self._seen.add(digest)
                 self._count[site] += 1
 

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Lock
@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from asyndgan.errors import RunError, StorageError
-from asyndgan.texts import half_of, parsed_json, put_in_place
+from asyndgan.errors import RunError
+from asyndgan.texts import half_of, parsed_json, stored_whole
 
 log = logging.getLogger(__name__)
 
@@ -131,18 +131,13 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
     Raises:
         StorageError: if the file cannot be written.
     """
-    half = half_of(path)
     contiguous = {key: value.detach().contiguous() for key, value in tensors.items()}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
-        put_in_place(half, path)
-    except (SafetensorError, OSError) as error:  # a full disk raises either
-        with suppress(OSError):
-            half.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path.name} cannot be written to its folder: {error}. Make room, then resume."
-        ) from error
+    with stored_whole(path) as half:
+        half.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
+        except SafetensorError as error:  # a full disk raises it
+            raise OSError(str(error)) from error
 
 
 def read(path: Path, *, with_tensors: bool = True) -> State:

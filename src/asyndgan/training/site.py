@@ -244,10 +244,7 @@ class Site(Handler):
                 f"synthetic images of shape {tuple(request.images.shape)} came; "
                 f"this site judges {wanted}."
             )
-        self._check_range(request)
-        self._fresh = False
-        self._leave_abandoned_states()
-        self.objective.begin_step(request.step)
+        self._begin_step(request)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
         synthetic = replace(own, images=request.images)
         if self._draws_conditions:
@@ -274,6 +271,17 @@ class Site(Handler):
             batch=self.next_batch,
             conditions=self._conditions(),
         )
+
+    def _begin_step(self, request: Judge | Appraise) -> None:
+        """Begins a step whose request fits; what was stored of steps beyond it is abandoned."""
+        self._check_range(request)
+        self._fresh = False
+        # Else states of steps that are now done anew would count as the newest. Being opened alone
+        # removes nothing: a late `Open` may ask for a step that is long over.
+        if self._opened and self.folder and self.run:
+            checkpoint.forget_after(checkpoint.place_of(self.folder, self.run), self.step)
+        self._opened = False
+        self.objective.begin_step(request.step)
 
     def _check_range(self, request: Judge | Appraise) -> None:
         """Refuses images that no generator paints, before anything is learned from them.
@@ -315,10 +323,7 @@ class Site(Handler):
             raise ProtocolError("the images at this site's place are not of the batch it offered.")
         if int(request.conditions.max()) > max(self.cohort.labels):
             raise ProtocolError("a condition with a label that this site does not know.")
-        self._check_range(request)
-        self._fresh = False
-        self._leave_abandoned_states()
-        self.objective.begin_step(request.step)
+        self._begin_step(request)
         real = self._real(self.cohort.batch(self.next_batch, size))
         synthetic = Batch(request.images, request.conditions.long()).to(self.device)
         losses = self.objective.learn_of_all(real, synthetic, request.shares)
@@ -513,16 +518,6 @@ class Site(Handler):
             self._start_afresh()  # rather than go on with half a state
             raise
         self.step, self.next_batch = step, batch
-
-    def _leave_abandoned_states(self) -> None:
-        """Removes stored states of steps that are now done anew, once one of them really is.
-
-        Else they would count as the newest. Being asked alone removes nothing: a late `Open` may
-        ask for a step that is long over.
-        """
-        if self._opened and self.folder and self.run:
-            checkpoint.forget_after(checkpoint.place_of(self.folder, self.run), self.step)
-        self._opened = False
 
     @cached_property
     def _data_digest(self) -> str:
