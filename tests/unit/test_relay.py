@@ -17,11 +17,15 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 
+from asyndgan.engines.flare.service import SiteService
+from asyndgan.engines.setup import SiteSetup
 from asyndgan.errors import RunError, SiteSilentError, SiteUnreachableError
+from asyndgan.recipe import Recipe
 from asyndgan.relay.flare import MARK, CoordinatorRelay, SiteRelay, of_this_job
 from asyndgan.relay.framing import Frames, Requests
 from asyndgan.relay.local import Listener, Reply, connect, read_reply, reply_of, socket_path
 from asyndgan.relay.traffic import Carried
+from asyndgan.wire import Open, pack
 
 
 class Cell:
@@ -247,3 +251,39 @@ def test_the_systems_count_of_bytes_is_that_of_one_port_and_leaves_no_file_open(
                 another.sendall(bytes(10))
                 server.accept()[0].close()
                 assert carried.count()[0] >= 1000 + 1  # what has been closed still counts
+
+
+def test_a_site_computes_for_one_run_until_the_job_of_that_run_is_over(
+    tiny: Callable[..., Recipe],
+    phantoms: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyndgan.engines.flare.service.HANDOVER_S", 0.5)
+    (tmp_path / "startup").mkdir()
+    (tmp_path / "startup" / "fed_client.json").write_text('{"client": {"fqsn": "north"}}')
+    recipe = tiny("image.size=32")
+    service = SiteService(
+        tmp_path, lambda run: SiteSetup("north", phantoms["north"], tmp_path / "runs" / run)
+    )
+
+    def line(run: str) -> Requests:
+        greeting = {"recipe": recipe.to_toml(), "run": run}
+        return Requests(connect(tmp_path, greeting, limit=2**24))
+
+    opening = pack(Open(run="a", recipe=recipe.digest(), step=0), {})
+    first, second = line("first"), line("second")
+    try:
+        assert read_reply(first.ask(opening, 60.0))[0] is Reply.ANSWER
+        pid = service.pid()
+        assert read_reply(second.ask(opening, 60.0))[0] is Reply.UNREACHABLE
+        assert service.pid() == pid
+        first.frames.close()
+        assert read_reply(second.ask(opening, 60.0))[0] is Reply.ANSWER
+        assert service.pid() not in (pid, None)
+        first = line("first")  # its job has come back, and finds the site taken
+        assert read_reply(first.ask(opening, 60.0))[0] is Reply.UNREACHABLE
+        monkeypatch.setattr(service, "_asked", float("-inf"))  # nothing for longer than `wait_s`
+        assert read_reply(first.ask(opening, 60.0))[0] is Reply.ANSWER
+    finally:
+        service.close()

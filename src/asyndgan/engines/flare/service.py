@@ -7,6 +7,8 @@ answers a repeated request with the same bytes. If it crashes, no connection is 
 import json
 import logging
 import threading
+import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, final
@@ -39,6 +41,9 @@ MESSAGE_LIMIT: Final = 2**28
 READING: Final = 6
 """Requests that a compute process may leave unanswered while it reads its data; doubled each time
 it is restarted after reaching that number."""
+
+HANDOVER_S: Final = 30.0
+"""Longest time in seconds that a run's request waits for the job of the run before it to end."""
 
 
 @final
@@ -157,6 +162,9 @@ class SiteService:
         # Id of the process that last answered; a newer one may still be reading its data.
         self._answered: int | None = None
         self._silences, self._patience = 0, READING
+        # Open connections of each recipe and run, and when the compute was last asked.
+        self._lines: Counter[tuple[str, str]] = Counter()
+        self._asked = 0.0
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._listener = Listener(kit, self._serve, limit=MESSAGE_LIMIT)
@@ -175,6 +183,16 @@ class SiteService:
         return self._worker[1].pid(self.name) if self._worker else None
 
     def _serve(self, greeting: dict[str, str], frames: Frames) -> None:
+        line = (greeting.get("recipe", ""), greeting.get("run", ""))
+        with self._lock:
+            self._lines[line] += 1
+        try:
+            self._relay(greeting, frames)
+        finally:
+            with self._lock:
+                self._lines[line] -= 1
+
+    def _relay(self, greeting: dict[str, str], frames: Frames) -> None:
         refused = self._refusal(greeting, "")
         while not self._closing.is_set():
             try:
@@ -233,6 +251,12 @@ class SiteService:
             return reply_of(Reply.UNREACHABLE)
 
     def _worker_for(self, recipe: str, run: str) -> Processes:
+        # The job of a run that is over may live a few seconds longer than the run.
+        end = time.monotonic() + HANDOVER_S
+        while self._taken((recipe, run)):
+            if time.monotonic() > end:
+                raise SiteUnreachableError("the compute is at work for another run.")
+            self._closing.wait(0.2)
         with self._lock:
             if self._closing.is_set():
                 raise SiteUnreachableError("the site ends.")
@@ -246,7 +270,16 @@ class SiteService:
                     (recipe, run),
                     Processes([self.setup_of(run)], Recipe.from_toml(recipe)),
                 )
+            self._asked = time.monotonic()
             return self._worker[1]
+
+    def _taken(self, line: tuple[str, str]) -> bool:
+        """Whether the compute is lent to another run, whose job has asked within `wait_s`."""
+        with self._lock:
+            if self._closing.is_set() or self._worker is None or self._worker[0] == line:
+                return False
+            silent = time.monotonic() - self._asked > self.wait_s
+            return self._lines[self._worker[0]] > 0 and not silent
 
 
 def name_of(kit: Path) -> str:
