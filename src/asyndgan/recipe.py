@@ -852,8 +852,13 @@ class Recipe(Section):
     @property
     def sends_own_conditions(self) -> bool:
         """Whether patients' label maps or classes leave the sites."""
-        private = self.privacy.kind != "none" and self.privacy.conditions == "public"
-        return self.sends_own_masks or (self.condition.kind == "class" and not private)
+        return self.condition.kind != "none" and not self.draws_conditions
+
+    @property
+    def draws_conditions(self) -> bool:
+        """Whether label maps or classes are drawn without looking at the patients."""
+        public = self.privacy.kind != "none" and self.privacy.conditions == "public"
+        return self.masks.source == "given" or public
 
     @property
     def discriminators(self) -> dict[str, DiscriminatorSection]:

@@ -194,8 +194,7 @@ def _conditions(recipe: Recipe) -> tuple[str, str]:
     """What a site chooses as conditions, and what is painted from them."""
     if recipe.masks.source == "given":
         return "masks (of those that it was given; none is a patient's)", "given masks"
-    public = recipe.privacy.kind != "none" and recipe.privacy.conditions == "public"
-    if recipe.condition.kind == "class" and public:
+    if recipe.condition.kind == "class" and recipe.draws_conditions:
         return "classes (drawn at random; none is a patient's)", "classes drawn at random"
     chosen, name = _OF_CONDITION[recipe.condition.kind]
     return chosen, f"the site's own {name}"

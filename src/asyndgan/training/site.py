@@ -247,7 +247,7 @@ class Site(Handler):
         self._begin_step(request)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
         synthetic = replace(own, images=request.images)
-        if self._draws_conditions:
+        if self.recipe.draws_conditions:
             synthetic = Batch(request.images, self._conditions(), present=own.present)
         synthetic = synthetic.to(self.device)
         real = other = None
@@ -360,17 +360,10 @@ class Site(Handler):
         coded = replace(batch, images=through(batch.images, self.recipe.wire.images))
         return coded.to(self.device)
 
-    @property
-    def _draws_conditions(self) -> bool:
-        """Whether conditions are drawn without looking at the patients."""
-        section = self.recipe.privacy
-        public = section.kind != "none" and section.conditions == "public"
-        return self.given is not None or public
-
     def _conditions(self) -> torch.Tensor:
         """The conditions of the next batch."""
         size = self.recipe.training.batch
-        if not self._draws_conditions:
+        if not self.recipe.draws_conditions:
             return self.cohort.batch(self.next_batch, size).conditions
         # Classes are drawn uniformly, not as often as patients have them.
         pool = torch.tensor(sorted(self.cohort.labels)) if self.given is None else self.given
