@@ -63,14 +63,18 @@ from asyndgan.evaluation.of_run import (
     shared_by_all,
 )
 from asyndgan.evaluation.result import Checkpoints, Difference, SuiteResult, Traffic
-from asyndgan.evaluation.segmentation import SegmentationBudget, build_segmenter
+from asyndgan.evaluation.segmentation import (
+    TRAINING_VERSION,
+    SegmentationBudget,
+    build_segmenter,
+)
 from asyndgan.evaluation.suite import (
     ModelSection,
     PaintingSection,
     SetSection,
     Suite,
 )
-from asyndgan.evaluation.synthesise import Fading, synthesise
+from asyndgan.evaluation.synthesise import PAINTING_VERSION, Fading, synthesise
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
@@ -82,7 +86,7 @@ from asyndgan.evaluation.table import (
     Evaluation,
     of_single_sites,
 )
-from asyndgan.evaluation.trainings import run_folder, train_all, trainings_of
+from asyndgan.evaluation.trainings import digest_of_folder, run_folder, train_all, trainings_of
 from asyndgan.models.features import Moments, distance
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
@@ -122,6 +126,14 @@ def run_suite(
     trainings = list(trainings_of(suite, data, out, device))
     train_all(trainings, workers, on_training)
     about = {one.out.relative_to(out / "runs").as_posix(): one.about() for one in trainings}
+    judged_on = {
+        part.name: digest_of_folder(data / part.folder / part.test)
+        for part in suite.sets
+        if suite.judged_on == "test"
+    }
+    hashed = [
+        suite.model_dump(mode="json"), about, judged_on, device, PAINTING_VERSION, TRAINING_VERSION,
+    ]  # fmt: skip
     result = SuiteResult(
         suite=suite.name,
         judged_on=suite.judged_on,
@@ -131,7 +143,9 @@ def run_suite(
             "asyndgan": __version__, "torch": torch.__version__, "monai": monai.__version__,
             "numpy": np.__version__, "python": platform.python_version(),
         },
-        digest=hashlib.sha256(json.dumps([text, about], sort_keys=True).encode()).hexdigest(),
+        digest=hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest(),
+        device=device,
+        test_sets=judged_on,
         trainings=about,
     )  # fmt: skip
     for part in suite.sets:

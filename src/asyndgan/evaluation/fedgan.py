@@ -252,7 +252,9 @@ class _FedGan:
         self.shares = normalised({name: len(cohort) for name, cohort in cohorts.items()})
         self.average = copy.deepcopy(self.parties[0].generator).requires_grad_(False).eval()
         self.round_weight = sum(networks_weight(recipe, scope))
-        self.facts = RunFacts(secrets.token_hex(16), __version__, recipe.digest(), "fedgan")
+        self.facts = RunFacts(
+            secrets.token_hex(16), __version__, recipe.digest(), "fedgan", torch=torch.__version__
+        )
         if stored := to_resume(folder.checkpoints):
             with taking_up():
                 self._load(*stored)

@@ -106,7 +106,10 @@ class SuiteResult:
         seeds: number of generators of each model.
         segmentation_seeds: number of segmentation networks of each training set.
         versions: versions of the packages that computed the result.
-        digest: SHA-256 of the suite's text and of `trainings`, in hexadecimal.
+        digest: SHA-256 in hexadecimal of the suite, `trainings`, `test_sets`, `device`, and how
+            images are painted and networks trained.
+        device: device of the networks.
+        test_sets: SHA-256 of the files of each set's test patients, if these were judged on.
         rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`,
             `seconds` that the generators took and `bytes` that a site sent and received in the
             whole training, mean over seeds.
@@ -126,7 +129,7 @@ class SuiteResult:
         paintings: rows of further synthetic sets: the keys of `table.Row` and `PaintingSection`.
         levelling: for each set and label, whether its budget was long enough: `table.Levelling`.
         trainings: for each run, by its folder: digests of its resolved recipe and its sites' files,
-            the versions that trained it, and SHA-256 of its generator.
+            the versions that trained it (asyndgan, torch), and SHA-256 of its generator.
         evaluations: folder of each (set, recipe), relative to the output folder.
         pictures: file of synthetic images of each (set, recipe, generator), relative to the output
             folder.
@@ -138,6 +141,8 @@ class SuiteResult:
     segmentation_seeds: int
     versions: dict[str, str]
     digest: str
+    device: str = "cpu"
+    test_sets: dict[str, str] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     apart: list[dict[str, Any]] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)

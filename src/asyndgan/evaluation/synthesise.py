@@ -148,7 +148,7 @@ def synthesise(
     Raises:
         RunError: the run has no such generator, several draws of a mask would be equal, a mask
             holds a label that the generator does not know, or labels are to be faded by a generator
-            that paints without masks.
+            that paints without masks, or of which masks hold nothing else.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
@@ -161,6 +161,8 @@ def synthesise(
         raise RunError(
             f"recipe '{recipe.name}' paints without masks, so there is no label to fade."
         )
+    if fading.labels:
+        _check_rest(masks, fading)
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
     # A separate generator, so that recipes with different noise are shown the same masks.
     moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
@@ -237,6 +239,22 @@ def _looks_of_holders(
             channel = facts.scope.modalities.index(name)
             others.setdefault(channel, list(looks))[place] = holder
     return others
+
+
+def _check_rest(masks: Sequence[tuple[str, Mask]], fading: Fading) -> None:
+    """Refuses to fade all that masks hold, unless one of them is empty.
+
+    A generator that was never shown an empty mask paints anything from it, not the image without
+    the labels.
+    """
+    keep = torch.tensor([0, *fading.labels])
+    alone = any(mask.any() and torch.isin(mask, keep).all() for _, mask in masks)
+    if alone and all(mask.any() for _, mask in masks):
+        raise RunError(
+            "without the labels to be faded masks are empty, and none of those at hand is: the "
+            "generator has not learned what lies behind these labels. Leave out --fade (in a "
+            "suite, faded)."
+        )
 
 
 def _faded(

@@ -95,7 +95,7 @@ class Training:
         """Everything that the run depends on besides its recipe."""
         return {
             "generator_version": GENERATOR_VERSION,
-            "sites": {name: _digest_of_folder(folder) for name, folder in self.sites.items()},
+            "sites": {name: digest_of_folder(folder) for name, folder in self.sites.items()},
             **({"local_steps": LOCAL_STEPS} if self.fedgan else {}),
             **(
                 {"without": {s: list(own) for s, own in self.without.items()}}
@@ -109,7 +109,7 @@ class Training:
         facts = self.folder.facts()
         return {
             "recipe": self.recipe.digest(), **self._inputs,
-            "asyndgan": facts.version, "generator_sha256": facts.generator_sha256,
+            "asyndgan": facts.version, "torch": facts.torch, "generator_sha256": facts.generator_sha256,
         }  # fmt: skip
 
     def finished(self) -> bool:
@@ -232,7 +232,7 @@ def _attempt(training: Training) -> str:
     return ""
 
 
-def _digest_of_folder(folder: Path) -> str:
+def digest_of_folder(folder: Path) -> str:
     """SHA-256 of the relative paths and contents of a folder's files, in hexadecimal."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):

@@ -76,6 +76,7 @@ class RunFacts:
         generator_step: step of that generator if the best one was selected; 0 means the last step.
         patient_pattern: pattern that found the patients in the names of cases; empty if each site
             has its own, as in a federation.
+        torch: version of PyTorch that began the training.
     """
 
     run: str
@@ -95,6 +96,7 @@ class RunFacts:
     generator_sha256: str = ""
     generator_step: int = 0
     patient_pattern: str = DEFAULT_PATIENT_PATTERN
+    torch: str = ""
 
     @property
     def scope(self) -> Scope:

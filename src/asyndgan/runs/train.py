@@ -353,7 +353,9 @@ class _Run:
             self.facts = folder.facts()
             self._count_on()
         else:
-            self.facts = RunFacts(folder.identity(), __version__, recipe.digest(), engine)
+            self.facts = RunFacts(
+                folder.identity(), __version__, recipe.digest(), engine, torch=torch.__version__
+            )
         self.facts.patient_pattern = patients
         self.absent: dict[str, str] = {}  # why a site was last missed or turned away
         self.seconds_before = self.facts.seconds
