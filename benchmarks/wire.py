@@ -2,10 +2,12 @@
 
     python benchmarks/wire.py --data DATA --out OUT [--document docs/evidence.md]
 
-The first steps of `default` as it is, whose gradients are computed in float32: of gradients in
-bfloat16 half of the bits are zero, and zstd would remove them. Bytes are those of an average site,
-both ways, its masks included.
+The first steps of `default`, with gradients computed in float32, as it is, and in bfloat16, of
+which half of the bits are zero, so that zstd removes them. Bytes are those of an average site, both
+ways, its masks included.
 """
+
+from itertools import product
 
 import torch
 
@@ -29,21 +31,20 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--sets", nargs="+", default=["lgg_mri", "dsb2018_fluo"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
     asked = parser.parse_args()
     torch.set_num_threads(1)
     out, rows = emptied(asked.out), []
-    for part in asked.sets:
-        sites = sites_of(asked.data, part)
-        for size in asked.sizes:
-            moved: list[float] = []
-            for name, coding in (("default", ()), ("float32", FLOAT32)):
-                own = (f"image.size={size}", f"training.steps={STEPS}", *coding)
-                recipe = load_recipe("default", own)
-                run = trained(recipe, sites, out / f"{part}-{size}-{name}")
-                moved.append(bytes_a_step(run))
-            shown = [f"{each / 1000:.1f} kB" for each in moved]
-            rows.append([part, size, *shown, f"{moved[1] / moved[0]:.1f}"])
-    heading = ["set", "pixels", "`default`", "`float32`", "times less"]
+    for part, size, precision in product(asked.sets, asked.sizes, asked.precisions):
+        moved: list[float] = []
+        for name, coding in (("default", ()), ("float32", FLOAT32)):
+            own = (f"image.size={size}", f"training.steps={STEPS}", f"training.precision={precision}")
+            recipe = load_recipe("default", (*own, *coding))
+            place = out / f"{part}-{size}-{precision}-{name}"
+            moved.append(bytes_a_step(trained(recipe, sites_of(asked.data, part), place)))
+        shown = [f"{each / 1000:.1f} kB" for each in moved]
+        rows.append([part, size, precision, *shown, f"{moved[1] / moved[0]:.1f}"])
+    heading = ["set", "pixels", "computed in", "`default`", "`float32`", "times less"]
     publish(markdown(heading, rows), "wire", asked.document)
 
 

@@ -109,7 +109,8 @@ class Training:
         facts = self.folder.facts()
         return {
             "recipe": self.recipe.digest(), **self._inputs,
-            "asyndgan": facts.version, "torch": facts.torch, "generator_sha256": facts.generator_sha256,
+            "asyndgan": facts.version, "torch": facts.torch,
+            "generator_sha256": facts.generator_sha256,
         }  # fmt: skip
 
     def finished(self) -> bool:
