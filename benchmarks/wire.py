@@ -38,8 +38,9 @@ def main() -> None:
     for part, size, precision in product(asked.sets, asked.sizes, asked.precisions):
         moved: list[float] = []
         for name, coding in (("default", ()), ("float32", FLOAT32)):
-            own = (f"image.size={size}", f"training.steps={STEPS}", f"training.precision={precision}")
-            recipe = load_recipe("default", (*own, *coding))
+            own = {"image.size": size, "training.steps": STEPS, "training.precision": precision}
+            given = [f"{key}={value}" for key, value in own.items()]
+            recipe = load_recipe("default", (*given, *coding))
             place = out / f"{part}-{size}-{precision}-{name}"
             moved.append(bytes_a_step(trained(recipe, sites_of(asked.data, part), place)))
         shown = [f"{each / 1000:.1f} kB" for each in moved]
