@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -293,11 +294,11 @@ def test_slices_that_train_nobody_are_judged_all_the_same(
 
 def test_every_suite_that_comes_with_the_project_can_be_read_and_has_its_place() -> None:
     suites = {path.stem: path for path in (ROOT / "benchmarks/suites").glob("*.toml")}
-    listed = set()
-    for line in (ROOT / "benchmarks/evidence.sh").read_text().splitlines():
-        if line.strip().startswith("[ $# -gt 0 ]"):
-            listed = set(line.split(" -- ")[1].split())
-    assert {name for name in suites if not name.startswith("search")} == listed
+    script = (ROOT / "benchmarks/evidence.sh").read_text().replace("\\\n", "")
+    (line,) = re.findall(r"^\[ \$# -gt 0 \].* -- (.*)$", script, re.MULTILINE)
+    scripts = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+    listed = set(line.split())
+    assert {name for name in suites if not name.startswith("search")} == listed - scripts
     for name, path in suites.items():
         assert Suite.from_toml(path.read_text()).name == name
         document = "experiments" if name.startswith("search") else "evidence"
@@ -444,6 +445,7 @@ def test_a_label_that_the_set_does_not_have_is_found_before_anything_is_trained(
         ('label = "tumour"', "there is no label 'tumour'"),
         (label + '\nfaded = ["tumour"]', "no label 'tumour' to fade"),
         (label + '\nfaded = ["background"]', "no label 'background' to fade"),
+        (label + '\nfaded = ["head", "lesion", "ventricle"]', "no generator learns what"),
     ):
         with pytest.raises(AsyndganError, match=said):
             run_suite(text.replace(label, new), data, tmp_path / "out")

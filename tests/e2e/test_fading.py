@@ -95,16 +95,6 @@ def test_a_label_that_the_run_does_not_know_is_named(painted: Painted) -> None:
         fading_of(run, ["background"])
 
 
-def test_nothing_fades_into_an_image_that_no_generator_has_learned(
-    painted: Painted,
-) -> None:
-    run, masks = painted
-    everything = Fading(tuple(number for number in run.facts().scope.labels if number))
-    with pytest.raises(RunError, match="masks are empty, and none of those at hand is"):
-        synthesise(run, masks, fading=everything)
-    assert synthesise(run, [*masks, ("empty", torch.zeros_like(masks[0][1]))], fading=everything)
-
-
 def test_a_generator_that_paints_without_masks_fades_nothing(
     painted: Painted, tiny: Callable[..., Recipe], tmp_path: Path
 ) -> None:

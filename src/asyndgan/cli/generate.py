@@ -25,7 +25,7 @@ Fade = Annotated[
     list[str] | None,
     typer.Option(
         help="Label, such as a lesion, to show more or less clearly from image to image; may be "
-        "repeated.",
+        "repeated. The generator must know images without it.",
     ),
 ]
 

@@ -19,6 +19,7 @@ import torch
 from scipy.stats import spearmanr
 
 from asyndgan import __version__
+from asyndgan.arrays import Mask
 from asyndgan.data import Case
 from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case, read_image
 from asyndgan.data.prepare import blanked, load_cases, prepare
@@ -127,22 +128,24 @@ def run_suite(
     train_all(trainings, workers, on_training)
     about = {one.out.relative_to(out / "runs").as_posix(): one.about() for one in trainings}
     judged_on = {
-        part.name: digest_of_folder(data / part.folder / part.test)
+        f"{part.folder}/{name}": digest_of_folder(data / part.folder / name)
         for part in suite.sets
-        if suite.judged_on == "test"
+        for name in part.unseen(suite.judged_on)
     }
+    versions = {
+        "asyndgan": __version__, "torch": torch.__version__, "monai": monai.__version__,
+        "numpy": np.__version__, "python": platform.python_version(),
+    }  # fmt: skip
     hashed = [
-        suite.model_dump(mode="json"), about, judged_on, device, PAINTING_VERSION, TRAINING_VERSION,
+        suite.model_dump(mode="json"), about, judged_on, device, versions, PAINTING_VERSION,
+        TRAINING_VERSION,
     ]  # fmt: skip
     result = SuiteResult(
         suite=suite.name,
         judged_on=suite.judged_on,
         seeds=suite.seeds,
         segmentation_seeds=suite.segmentation_seeds,
-        versions={
-            "asyndgan": __version__, "torch": torch.__version__, "monai": monai.__version__,
-            "numpy": np.__version__, "python": platform.python_version(),
-        },
+        versions=versions,
         digest=hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest(),
         device=device,
         test_sets=judged_on,
@@ -180,7 +183,7 @@ class Real:
         self.labels = {
             name: value for folder in every for name, value in describe(folder).labels.items()
         }
-        Fading.of(part.faded, self.labels)
+        fading = Fading.of(part.faded, self.labels)
         for name in (part.label, *part.further_labels):
             if name not in self.labels:
                 raise RecipeError(
@@ -198,6 +201,7 @@ class Real:
             modalities=self.modalities,
             labels={str(value): name for name, value in self.labels.items()},
         )
+        _check_rest(part, fading, [case.mask for own in self.sites.values() for case in own])
         if suite.check_budget:
             hold_out(self.sites, part=HELD_OUT, seed=0)  # raises now if no site has two patients
         self.incomplete: list[Case] = []
@@ -208,6 +212,17 @@ class Real:
                 raise RecipeError(
                     f"set {part.name}: a patient of {part.completion.folder} is at a site as well."
                 )
+
+
+def _check_rest(part: SetSection, fading: Fading, masks: Sequence[Mask]) -> None:
+    """Refuses fading where no generator learns what an image without the labels looks like."""
+    keep = torch.tensor([0, *fading.labels])
+    alone = sum(bool(torch.isin(mask, keep).all()) for mask in masks)
+    if fading.labels and 2 * alone > len(masks) and all(mask.any() for mask in masks):
+        raise RecipeError(
+            f"set {part.name}: most masks hold nothing but {' and '.join(part.faded)}, and none is "
+            "empty, so no generator learns what an image without them looks like. Leave out faded."
+        )
 
 
 def _with_truth(

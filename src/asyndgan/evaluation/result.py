@@ -106,10 +106,10 @@ class SuiteResult:
         seeds: number of generators of each model.
         segmentation_seeds: number of segmentation networks of each training set.
         versions: versions of the packages that computed the result.
-        digest: SHA-256 in hexadecimal of the suite, `trainings`, `test_sets`, `device`, and how
-            images are painted and networks trained.
+        digest: SHA-256 in hexadecimal of the suite, `trainings`, `test_sets`, `device`, `versions`,
+            and how images are painted and networks trained.
         device: device of the networks.
-        test_sets: SHA-256 of the files of each set's test patients, if these were judged on.
+        test_sets: SHA-256 of the files of each folder of patients of no site, if it was judged on.
         rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`,
             `seconds` that the generators took and `bytes` that a site sent and received in the
             whole training, mean over seeds.

@@ -58,6 +58,11 @@ class SetSection(Section):
         None, ge=1, description="of the networks on this set; leave out: as the suite says"
     )
 
+    def unseen(self, judged_on: str) -> list[str]:
+        """Folders in it of patients of no site, by whom models are judged."""
+        tested = [self.test] if judged_on == "test" else []
+        return [*tested, *([self.completion.folder] if self.completion else [])]
+
 
 @final
 class PaintingSection(Section):

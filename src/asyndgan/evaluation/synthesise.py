@@ -48,7 +48,8 @@ class Fading:
 
     A generator paints all lesions about equally clearly, and patients' are not. With contrast a an
     image is `without + a * (with - without)`: `without` is painted with the same noise and look,
-    from the mask in which the labels are replaced by what surrounds them.
+    from the mask in which the labels are replaced by what surrounds them. Where masks hold nothing
+    but these labels, and the generator was shown no empty one, it paints anything for `without`.
 
     Attributes:
         labels: values of the labels; empty: none is faded.
@@ -148,7 +149,7 @@ def synthesise(
     Raises:
         RunError: the run has no such generator, several draws of a mask would be equal, a mask
             holds a label that the generator does not know, or labels are to be faded by a generator
-            that paints without masks, or of which masks hold nothing else.
+            that paints without masks.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
@@ -161,8 +162,6 @@ def synthesise(
         raise RunError(
             f"recipe '{recipe.name}' paints without masks, so there is no label to fade."
         )
-    if fading.labels:
-        _check_rest(masks, fading)
     random = torch.Generator().manual_seed(derived_seed(seed, "synthesise"))
     # A separate generator, so that recipes with different noise are shown the same masks.
     moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
@@ -239,22 +238,6 @@ def _looks_of_holders(
             channel = facts.scope.modalities.index(name)
             others.setdefault(channel, list(looks))[place] = holder
     return others
-
-
-def _check_rest(masks: Sequence[tuple[str, Mask]], fading: Fading) -> None:
-    """Refuses to fade all that masks hold, unless one of them is empty.
-
-    A generator that was never shown an empty mask paints anything from it, not the image without
-    the labels.
-    """
-    keep = torch.tensor([0, *fading.labels])
-    alone = any(mask.any() and torch.isin(mask, keep).all() for _, mask in masks)
-    if alone and all(mask.any() for _, mask in masks):
-        raise RunError(
-            "without the labels to be faded masks are empty, and none of those at hand is: the "
-            "generator has not learned what lies behind these labels. Leave out --fade (in a "
-            "suite, faded)."
-        )
 
 
 def _faded(

@@ -8,7 +8,6 @@ import json
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, final
@@ -42,8 +41,11 @@ READING: Final = 6
 """Requests that a compute process may leave unanswered while it reads its data; doubled each time
 it is restarted after reaching that number."""
 
-HANDOVER_S: Final = 30.0
+HANDOVER_S: Final = 10.0
 """Longest time in seconds that a run's request waits for the job of the run before it to end."""
+
+Line = tuple[str, str]
+"""The recipe and the run that a relay's greeting names."""
 
 
 @final
@@ -82,7 +84,12 @@ class SiteFile(Section):
         description="cores to compute on, if device is cpu; more than one changes "
         "the last digits of a run",
     )
-    wait_s: float = Field(600.0, gt=0, description="seconds that the compute may take to answer")
+    wait_s: float = Field(
+        600.0,
+        gt=0,
+        description="seconds that the compute may take to answer, and for which a run that asks "
+        "nothing keeps it from another",
+    )
 
     @classmethod
     def of(cls, kit: Path) -> "SiteFile":
@@ -158,12 +165,11 @@ class SiteService:
         self.name = name_of(kit)
         self.setup_of = setup_of
         self.wait_s = wait_s
-        self._worker: tuple[tuple[str, str], Processes] | None = None
+        self._worker: tuple[Line, Processes] | None = None
         # Id of the process that last answered; a newer one may still be reading its data.
         self._answered: int | None = None
         self._silences, self._patience = 0, READING
-        # Open connections of each recipe and run, and when the compute was last asked.
-        self._lines: Counter[tuple[str, str]] = Counter()
+        self._lines: list[tuple[Line, Frames]] = []
         self._asked = 0.0
         self._lock = threading.Lock()
         self._closing = threading.Event()
@@ -183,14 +189,14 @@ class SiteService:
         return self._worker[1].pid(self.name) if self._worker else None
 
     def _serve(self, greeting: dict[str, str], frames: Frames) -> None:
-        line = (greeting.get("recipe", ""), greeting.get("run", ""))
+        line = ((greeting.get("recipe", ""), greeting.get("run", "")), frames)
         with self._lock:
-            self._lines[line] += 1
+            self._lines.append(line)
         try:
             self._relay(greeting, frames)
         finally:
             with self._lock:
-                self._lines[line] -= 1
+                self._lines.remove(line)
 
     def _relay(self, greeting: dict[str, str], frames: Frames) -> None:
         refused = self._refusal(greeting, "")
@@ -230,6 +236,14 @@ class SiteService:
     def _answer(self, greeting: dict[str, str], payload: bytes) -> bytes:
         try:
             worker = self._worker_for(greeting["recipe"], greeting["run"])
+            # Who gets no answer asks again.
+            return self._answer_of(worker, payload) if worker else reply_of(Reply.SILENT)
+        except AsyndganError as error:
+            log.warning("no answer: %s", error)
+            return reply_of(Reply.UNREACHABLE)
+
+    def _answer_of(self, worker: Processes, payload: bytes) -> bytes:
+        try:
             worker.sites()  # restarts it if it died
             answer = worker.send(self.name, payload, self.wait_s)
             self._answered = worker.pid(self.name)
@@ -246,40 +260,41 @@ class SiteService:
             else:
                 log.warning("no answer in %g s; the compute reads its data still", self.wait_s)
             return reply_of(Reply.SILENT)
-        except AsyndganError as error:
-            log.warning("no answer: %s", error)
-            return reply_of(Reply.UNREACHABLE)
 
-    def _worker_for(self, recipe: str, run: str) -> Processes:
+    def _worker_for(self, recipe: str, run: str) -> Processes | None:
+        """The compute, begun anew for another run; None if that one's job does not end."""
         # The job of a run that is over may live a few seconds longer than the run.
         end = time.monotonic() + HANDOVER_S
-        while self._taken((recipe, run)):
+        while True:
+            with self._lock:
+                if self._closing.is_set():
+                    raise SiteUnreachableError("the site ends.")
+                if not self._lent_to_another((recipe, run)):
+                    return self._taken((recipe, run))
             if time.monotonic() > end:
-                raise SiteUnreachableError("the compute is at work for another run.")
+                log.info("run %s waits: the compute is at work for another run", run)
+                return None
             self._closing.wait(0.2)
-        with self._lock:
-            if self._closing.is_set():
-                raise SiteUnreachableError("the site ends.")
-            if self._worker is None or self._worker[0] != (recipe, run):
-                if self._worker:
-                    self._worker[1].close()
-                    self._worker = None
-                log.info("compute begins for run %s", run)
-                self._silences, self._patience = 0, READING
-                self._worker = (
-                    (recipe, run),
-                    Processes([self.setup_of(run)], Recipe.from_toml(recipe)),
-                )
-            self._asked = time.monotonic()
-            return self._worker[1]
 
-    def _taken(self, line: tuple[str, str]) -> bool:
-        """Whether the compute is lent to another run, whose job has asked within `wait_s`."""
-        with self._lock:
-            if self._closing.is_set() or self._worker is None or self._worker[0] == line:
-                return False
-            silent = time.monotonic() - self._asked > self.wait_s
-            return self._lines[self._worker[0]] > 0 and not silent
+    def _lent_to_another(self, line: Line) -> bool:
+        """Whether another run has the compute, is connected, and has asked within `wait_s`."""
+        if self._worker is None or self._worker[0] == line:
+            return False
+        silent = time.monotonic() - self._asked > self.wait_s
+        there = any(own == self._worker[0] and not frames.ended() for own, frames in self._lines)
+        return there and not silent
+
+    def _taken(self, line: Line) -> Processes:
+        if self._worker is None or self._worker[0] != line:
+            if self._worker:
+                self._worker[1].close()
+                self._worker = None
+            recipe, run = line
+            log.info("compute begins for run %s", run)
+            self._silences, self._patience = 0, READING
+            self._worker = (line, Processes([self.setup_of(run)], Recipe.from_toml(recipe)))
+        self._asked = time.monotonic()
+        return self._worker[1]
 
 
 def name_of(kit: Path) -> str:
