@@ -236,20 +236,15 @@ class SiteService:
     def _answer(self, greeting: dict[str, str], payload: bytes) -> bytes:
         try:
             worker = self._worker_for(greeting["recipe"], greeting["run"])
-            # Who gets no answer asks again.
-            return self._answer_of(worker, payload) if worker else reply_of(Reply.SILENT)
-        except AsyndganError as error:
-            log.warning("no answer: %s", error)
-            return reply_of(Reply.UNREACHABLE)
-
-    def _answer_of(self, worker: Processes, payload: bytes) -> bytes:
-        try:
+            if worker is None:
+                return reply_of(Reply.SILENT)  # who gets no answer asks again
             worker.sites()  # restarts it if it died
             answer = worker.send(self.name, payload, self.wait_s)
             self._answered = worker.pid(self.name)
             self._silences, self._patience = 0, READING
             return reply_of(Reply.ANSWER, answer)
         except SiteSilentError:
+            assert worker
             self._silences += 1
             given_up = self._silences >= self._patience
             if given_up or self._answered == worker.pid(self.name):
@@ -260,6 +255,9 @@ class SiteService:
             else:
                 log.warning("no answer in %g s; the compute reads its data still", self.wait_s)
             return reply_of(Reply.SILENT)
+        except AsyndganError as error:
+            log.warning("no answer: %s", error)
+            return reply_of(Reply.UNREACHABLE)
 
     def _worker_for(self, recipe: str, run: str) -> Processes | None:
         """The compute, begun anew for another run; None if that one's job does not end."""
