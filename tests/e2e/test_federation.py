@@ -23,6 +23,7 @@ import pytest
 import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.static_file import StaticFileBuilder
@@ -386,6 +387,28 @@ def test_a_job_that_names_another_class_does_not_run(local: Localhost, tmp_path:
     submitted = office._ask("submit_job", str(job))
     until(lambda: not office.lives(submitted))
     assert office._ask("get_job_meta", submitted)["status"] != "FINISHED:COMPLETED"
+
+
+class Stuck(Session):
+    """A session whose end FLARE waits for in vain, as it does if an answer came too late."""
+
+    def __init__(self) -> None:
+        self.api = self
+        self.ended = threading.Event()
+
+    def close(self) -> None:
+        self.ended.wait()
+
+
+def test_a_session_that_does_not_end_holds_nobody_up(local: Localhost) -> None:
+    office, stuck = local.flare.office, Stuck()
+    with office._lock:
+        office._session, before = stuck, office._session
+        office._forget_session()
+        assert office._session is None
+        office._session = before
+    stuck.ended.set()
+    assert set(office.present()) >= {"north", "south"}
 
 
 def test_a_message_above_the_limit_is_not_sent_and_the_line_stays(local: Localhost) -> None:

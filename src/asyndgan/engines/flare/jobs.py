@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 
 RELAY: Final = "asyndgan.relay.flare"
 
+CLOSING_S: Final = 2.0
+"""Longest time in seconds that the end of a session is waited for."""
+
 BETWEEN: Final = "."
 """Separates run and site in a job's name; a run's name cannot contain it."""
 
@@ -120,9 +123,6 @@ class Office:
 
     def close(self) -> None:
         """Ends the session."""
-        if self._session:
-            with suppress(Exception):  # the server may be gone before us
-                self._session.close()
         self._forget_session()
 
     def _ask(self, command: str, *words: Any) -> Any:
@@ -146,8 +146,16 @@ class Office:
         """Drops the session; the next request opens a new one."""
         session, self._session = self._session, None
         if session:
-            with suppress(Exception):  # it may be gone already, in one of many ways
-                session.api.close()
+            # FLARE waits there for threads that may read from a socket for ever.
+            closing = threading.Thread(target=_closed, args=(session,), daemon=True)
+            closing.start()
+            closing.join(timeout=CLOSING_S)
+
+
+def _closed(session: Session) -> None:
+    for close in (session.close, session.api.close):
+        with suppress(Exception):  # the server may be gone before us, in one of many ways
+            close()
 
 
 def job_name(run: str, site: str) -> str:
