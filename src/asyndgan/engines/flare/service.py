@@ -169,6 +169,7 @@ class SiteService:
         # Id of the process that last answered; a newer one may still be reading its data.
         self._answered: int | None = None
         self._silences, self._patience = 0, READING
+        # Open connections of FLARE's jobs, and when the compute was last asked (monotonic time).
         self._lines: list[tuple[Line, Frames]] = []
         self._asked = 0.0
         self._lock = threading.Lock()
