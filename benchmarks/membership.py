@@ -84,6 +84,8 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
 }  # fmt: skip
+VARIANTS = ("one network", "plain", "shift", "move", "shown")
+"""Models that show which part of `default` keeps patients from being told; a table of their own."""
 QUESTIONS = 8
 LOOKS = 16
 ASKED = ("asked", "asked, without losses")
@@ -289,7 +291,6 @@ def main() -> None:
     parser.add_argument("--splits", type=int, default=SPLITS)
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    rows = []
     entries: dict[str, dict] = {}
     of = {model: range(min(FEWER.get(model, SPLITS), asked.splits)) for model in asked.models}
     for split in range(asked.splits):
@@ -304,30 +305,35 @@ def main() -> None:
                     f"{name}-{recipe.digest()[:12]}-{len(ATTACKS)}",
                     partial(attacked, recipe, sites, asked.out / name),
                 )
+    tables: dict[str, list[list[object]]] = {"membership": [], "membership-variants": []}
     for part in asked.sets:
         sites = sites_of(asked.data, part)
         floor = [
             averaged(recipe_of("default", split, sites), sites)
             for split in range(min(SPLITS, asked.splits))
         ]
-        rows += [
+        tables["membership"] += [
             [part, "no generator", name, len(floor), *judged(floor, name)]
             for name in floor[0]["scores"]
         ]
         for model in asked.models:
             splits = [entries[f"{part}-{model}-{split}"] for split in of[model]]
-            rows += [
+            tables["membership-variants" if model in VARIANTS else "membership"] += [
                 [part, model, attack, len(splits), *judged(splits, attack)]
                 for attack in ATTACKS
                 if attack in splits[0]["scores"]
             ]
     heading = ["set", "recipe", "attack", "splits", "AUC", "95 % interval", "p", "patients",
                "verdict"]  # fmt: skip
-    about = (
-        f"`private`: epsilon {EPSILON:g} at most, questions included, delta {DELTA:g}, masks "
-        "unprotected; intervals from a bootstrap over patients; p of a signed-rank test."
+    about = "Intervals from a bootstrap over patients; p of a signed-rank test."
+    private = (
+        f" `private`: epsilon {EPSILON:g} at most, questions included, delta {DELTA:g}, masks "
+        "unprotected."
     )
-    publish(f"{about}\n\n{markdown(heading, rows)}", "membership", asked.document)
+    for block, rows in tables.items():
+        if any((model in VARIANTS) == (block == "membership-variants") for model in asked.models):
+            text = about + (private if any(row[1] == "private" for row in rows) else "")
+            publish(f"{text}\n\n{markdown(heading, rows)}", block, asked.document)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from asyndgan.cli import COMMANDS, app
 from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import write_phantoms
+from asyndgan.reports.words import counted
 
 TINY = [
     "image.size=32",
@@ -235,6 +236,10 @@ def test_a_sites_ledger_shows_what_left_and_finds_what_was_changed(
     shown = asyndgan("ledger", "show", ledger)
     assert shown.returncode == 0
     assert "judgement: four messages" in shown.stdout
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    masks = [line["masks"] for line in lines]
+    assert masks == [2 if line["kind"] in ("card", "judgement") else 0 for line in lines]
+    assert f"{counted(sum(masks), 'mask')} (or classes) of patients" in shown.stdout
     whole = asyndgan("ledger", "verify", ledger)
     assert whole.returncode == 0
     noted = whole.stdout.split("line ")[1].strip()

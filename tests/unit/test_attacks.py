@@ -196,12 +196,12 @@ def test_a_start_at_which_nothing_was_judged_shows_no_further_masks(
 
     assert len({started() for _ in range(3)}) == 1
     ledger = site.release.ledger
-    assert ledger is not None and ledger.answers == 1
+    assert ledger is not None and ledger.tally.answers == 1
     site.handle(begin)
     site.handle(Judge(run="1f", step=0, batch=0, images=torch.zeros(2, 1, 16, 16)))
     site.handle(Close(run="1f"))
     assert len({started() for _ in range(3)}) == 1
-    assert ledger.answers == 3
+    assert ledger.tally.answers == 3
 
 
 @pytest.mark.parametrize("question", ["ask", "log_odds"])

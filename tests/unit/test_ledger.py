@@ -37,15 +37,15 @@ def test_each_message_has_a_line_that_says_what_left(tmp_path: Path) -> None:
 def test_a_ledger_goes_on_where_it_stopped(tmp_path: Path) -> None:
     path = written(tmp_path / "ledger.jsonl")
     again = Ledger(path, POLICY)
-    assert (again.number, again.answers) == (4, 3)
+    assert (again.number, again.tally.answers) == (4, 3)
     again.append(run="1f", kind="judgement", step=4, payload=b"")
     again.close()
     again = Ledger(path, POLICY)
     again.append(run="1f", kind="card", step=0, payload=b"", bare="masks", uses=7)
-    assert (again.answers, again.uses) == (5, 7)
+    assert (again.tally.answers, again.tally.uses) == (5, 7)
     again.append(run="1f", kind="card", step=0, payload=b"", bare="masks")  # the same card again
     again.append(run="1f", kind="card", step=0, payload=b"x", bare="masks")
-    assert again.answers == 6
+    assert again.tally.answers == 6
     assert len(list(read(path))) == 8
 
 

@@ -279,7 +279,7 @@ def test_answers_with_odds_count_as_answers(
         coordinator.step()
     ledger = federation.sites["north"].release.ledger
     assert ledger is not None
-    assert ledger.answers == 1 + 3  # the card sends masks, too
+    assert ledger.tally.answers == 1 + 3  # the card sends masks, too
 
 
 def test_a_site_without_all_modalities_has_no_odds(

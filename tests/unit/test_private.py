@@ -15,7 +15,9 @@ import torch
 from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
 from dp_accounting.pld import PLDAccountant
 from torch import Tensor
+from typer.testing import CliRunner
 
+from asyndgan.cli import app
 from asyndgan.data import Batch, Case, Cohort, Preparation
 from asyndgan.data.splits import hold_out_of
 from asyndgan.errors import LedgerError, PolicyError, RecipeError
@@ -272,6 +274,41 @@ def test_a_private_sites_ledger_says_what_was_spent(tiny: MakeRecipe, tmp_path: 
         assert entry.epsilon is not None
         assert least - 1e-9 <= entry.epsilon <= 8.0
         assert (entry.noise, entry.delta) == (4.0, DELTA)
+
+
+def test_a_policy_check_counts_what_the_sites_books_say_was_spent(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny(*PRIVATE, "privacy.updates=2", "privacy.noise=4", "training.steps=300")
+    policy = Policy.from_toml("[privacy]\nepsilon = 8.0\n[allows]\nmost_answers = 302")
+    site = opened(recipe, tmp_path / "books", policy)
+    for step in range(3):
+        judged(site, step)
+    site.release.close()
+    (tmp_path / "policy.toml").write_text(policy.to_toml())
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+
+    def told(policy: str, *more: str) -> tuple[int, str]:
+        words = ["policy", "check", str(tmp_path / policy), str(tmp_path / "recipe.toml")]
+        done = CliRunner().invoke(app, [*words, "--patients", "12", *more])
+        return done.exit_code, " ".join(done.output.split()) + str(done.exception or "")
+
+    books = ["--records", str(tmp_path / "books")]
+    rate = recipe.privacy.patients / 12
+    for more, uses in (([], 600), (books, 606)):
+        code, output = told("policy.toml", *more)
+        assert code == 0
+        assert f"epsilon {epsilon_of({Mechanism(4.0, rate): uses}, DELTA):.2f}" in output
+        assert ("would stop after 299 more answers: it has given 3" in output) == bool(more)
+    spent = Policy.from_toml("[allows]\nmost_answers = 3")
+    (tmp_path / "spent.toml").write_text(spent.to_toml())
+    code, output = told("spent.toml", *books)
+    assert code == 1 and "it has answered 3 times; allows.most_answers is 3" in output
+    (tmp_path / "books/privacy.json").write_text("[]")
+    code, output = told("policy.toml", *books)
+    assert code == 1 and "shows 6 uses of private mechanisms, the account only 0" in output
+    code, output = told("policy.toml", "--records", str(tmp_path))
+    assert code == 1 and "no ledger.jsonl" in output
 
 
 def drawn_patients(site: Site, monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:

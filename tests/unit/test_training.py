@@ -788,7 +788,7 @@ def test_the_same_request_again_gets_the_same_bytes_and_trains_nothing(
     assert torch.equal(weights(site.objective.discriminator), trained)
     assert (site.step, site.next_batch) == (1, 1)
     # It left the site twice, and is counted twice.
-    assert site.release.ledger.answers == 2
+    assert site.release.ledger.tally.answers == 2
 
 
 def test_the_same_step_with_other_images_is_refused(

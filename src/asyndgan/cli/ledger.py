@@ -26,15 +26,18 @@ def show(
     """Shows the last messages that left and the totals by kind, and checks every line."""
     entries: deque[Entry] = deque(maxlen=last)
     kinds: dict[str, tuple[int, int]] = {}
+    masks = 0
     for entry in read(file):
+        masks += entry.masks
         entries.append(entry)
         count, total = kinds.get(entry.kind, (0, 0))
         kinds[entry.kind] = count + 1, total + entry.size
-    table = Table("line", "time", "run", "kind", "step", "bytes", "norm", "epsilon")
+    table = Table("line", "time", "run", "kind", "step", "bytes", "masks", "norm", "epsilon")
     for entry in entries:
         table.add_row(
             str(entry.number), entry.time, entry.run[:8], entry.kind,
             "" if entry.step is None else str(entry.step), str(entry.size),
+            str(entry.masks) if entry.masks else "",
             "" if entry.norm is None else f"{entry.norm:.3g}",
             "" if entry.epsilon is None else f"{entry.epsilon:.3f}",
         )  # fmt: skip
@@ -42,6 +45,10 @@ def show(
     console.print(table)
     for kind, (count, total) in sorted(kinds.items()):
         console.print(f"{kind}: {counted(count, 'message')}, {size(total)}", highlight=False)
+    console.print(
+        f"in them {counted(masks, 'mask')} (or classes) of patients, each time that it left",
+        highlight=False,
+    )
 
 
 @ledger.command()

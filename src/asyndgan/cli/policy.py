@@ -7,8 +7,17 @@ import typer
 from rich.console import Console
 
 from asyndgan.cli.recipe import Overrides
+from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import Policy
-from asyndgan.privacy.accounting import epsilon_of, mechanism_of, most_uses, uses_a_step
+from asyndgan.privacy.accounting import (
+    Account,
+    Mechanism,
+    epsilon_of,
+    mechanism_of,
+    most_uses,
+    uses_a_step,
+)
+from asyndgan.privacy.ledger import Tally, read
 from asyndgan.runs import load_recipe
 
 policy = typer.Typer(
@@ -46,25 +55,43 @@ def check(
         str | None,
         typer.Option(help="Its name, if the recipe's timeline says when it takes part."),
     ] = None,
+    records: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of its ledger.jsonl and privacy.json; what earlier runs spent counts."
+        ),
+    ] = None,
 ) -> None:
     """Says before training what a site would refuse, and why; exits with 1 if it would refuse."""
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
     reasons = found.refusals(wanted, site, patients=patients)
     steps = sum(map(len, wanted.presence_of(site)))
+    mechanism = mechanism_of(wanted, patients) if patients else None
+    spent, answered = _spent(records, found, reasons) if records else ({}, 0)
+    most_answers = found.allows.most_answers
+    if most_answers and answered >= most_answers:
+        reasons.append(f"it has answered {answered} times; allows.most_answers is {most_answers}")
     console = Console()
     for reason in reasons:
         console.print(f"refused: {reason}", highlight=False, markup=False, soft_wrap=True)
-    mechanism = mechanism_of(wanted, patients) if patients else None
+    if most_answers and 0 < most_answers - answered < steps:
+        console.print(
+            f"The site would stop after {most_answers - answered} more answers: it has given "
+            f"{answered}, and allows.most_answers is {most_answers}.",
+            highlight=False,
+        )
     if mechanism:
         uses = steps * uses_a_step(wanted)
-        epsilon, delta = epsilon_of({mechanism: uses}, found.privacy.delta), found.privacy.delta
+        in_all = spent | {mechanism: spent.get(mechanism, 0) + uses}
+        epsilon, delta = epsilon_of(in_all, found.privacy.delta), found.privacy.delta
+        before = f", with the {sum(spent.values())} uses of earlier runs," if spent else ""
         console.print(
-            f"All {steps} steps spend epsilon {epsilon:.2f} (delta {delta:g}) on "
+            f"All {steps} steps{before} spend epsilon {epsilon:.2f} (delta {delta:g}) on "
             f"each of {patients} patients.",
             highlight=False,
         )
         if found.privacy.epsilon and epsilon > found.privacy.epsilon:
-            most = most_uses({}, mechanism, epsilon=found.privacy.epsilon, delta=delta)
+            most = most_uses(spent, mechanism, epsilon=found.privacy.epsilon, delta=delta)
             console.print(
                 f"The site would stop after {most // uses_a_step(wanted)} steps: "
                 f"privacy.epsilon is {found.privacy.epsilon:g}.",
@@ -80,3 +107,23 @@ def check(
         markup=False,
         soft_wrap=True,
     )
+
+
+def _spent(records: Path, policy: Policy, reasons: list[str]) -> tuple[dict[Mechanism, int], int]:
+    """What books say was spent and how often the site has answered; adds what they forbid."""
+    ledger = records / "ledger.jsonl"
+    if not ledger.exists():
+        raise LedgerError(
+            f"'{records}' has no ledger.jsonl. Give the folder of the site's books: RUN/sites/NAME "
+            "or BOOKS/NAME (--records BOOKS) of a simulation, KIT/records of a federation."
+        )
+    tally = Tally(ledger.name)
+    for entry in read(ledger):
+        tally.add(entry)
+    wanted = policy.privacy
+    account = Account(records / "privacy.json", None, epsilon=wanted.epsilon, delta=wanted.delta)
+    try:
+        account.check_against(tally, unprotected_masks=wanted.unprotected_masks)
+    except PolicyError as error:
+        reasons.append(str(error))
+    return account.spent, tally.answers

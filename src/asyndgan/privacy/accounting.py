@@ -19,7 +19,7 @@ from typing import Final, final
 import numpy as np
 
 from asyndgan.errors import PolicyError
-from asyndgan.privacy.ledger import MASKS, Ledger
+from asyndgan.privacy.ledger import MASKS, Tally
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
@@ -158,13 +158,13 @@ class Account:
             self._left = most_uses(self.spent, mechanism, epsilon=epsilon, delta=delta)
         self._shown: tuple[int, float] = (-1, 0.0)
 
-    def check_against(self, ledger: Ledger, *, unprotected_masks: bool) -> None:
-        """Checks that the ledger shows nothing that this account does not cover.
+    def check_against(self, left: Tally, *, unprotected_masks: bool) -> None:
+        """Checks that a ledger shows nothing that this account does not cover.
 
         Without a limit on epsilon nothing is checked.
 
         Args:
-            ledger: of the same site.
+            left: the tally of the same site's ledger.
             unprotected_masks: whether the policy lets masks leave in the clear regardless.
 
         Raises:
@@ -173,16 +173,16 @@ class Account:
         """
         if self.limit is None:
             return
-        left = {k: count for k, count in ledger.bare.items() if k != MASKS or not unprotected_masks}
-        if left:
-            shown = ", ".join(f"{count} messages with {kind}" for kind, count in left.items())
+        bare = {k: count for k, count in left.bare.items() if k != MASKS or not unprotected_masks}
+        if bare:
+            shown = ", ".join(f"{count} messages with {kind}" for kind, count in bare.items())
             raise PolicyError(
-                f"{ledger.path.name} shows {shown} that left without privacy, so none can be "
+                f"{left.name} shows {shown} that left without privacy, so none can be "
                 "promised to these patients any more."
             )
-        if ledger.uses > self.uses():
+        if left.uses > self.uses():
             raise PolicyError(
-                f"{ledger.path.name} shows {ledger.uses} uses of private mechanisms, the account "
+                f"{left.name} shows {left.uses} uses of private mechanisms, the account "
                 f"only {self.uses()}. Put back the file that the site wrote."
             )
 

@@ -52,6 +52,7 @@ class Entry:
         epsilon: spent in all, with `delta`; None: no differential privacy was promised.
         delta: of that epsilon.
         uses: of differentially private mechanisms that the site's account had charged by then.
+        masks: number of patients' label maps (or classes) in it.
         bare: its contents that no differential privacy covers, separated by spaces: `feedback`,
             `masks` (or classes) of patients, `moments`; empty: none.
         policy: SHA-256 of the policy in force.
@@ -71,6 +72,7 @@ class Entry:
     epsilon: float | None
     delta: float | None
     uses: int
+    masks: int
     bare: str
     policy: str
     previous: str
@@ -88,6 +90,35 @@ class Entry:
 
 
 @final
+class Tally:
+    """What the lines of a ledger come to.
+
+    Attributes:
+        name: of the ledger's file.
+        answers: judgements and appraisals that left in all runs, including repeated ones, and
+            cards with patients' masks unless they repeat the card before.
+        bare: number of messages with uncovered feedback, masks or moments, by these names.
+        uses: the most in any line.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.answers = self.uses = 0
+        self.bare: Counter[str] = Counter()
+        self._card = ""
+
+    def add(self, entry: Entry) -> None:
+        """Counts another line."""
+        if entry.kind in FEEDBACK_KINDS:
+            self.answers += 1
+        elif MASKS in entry.bare.split() and entry.payload != self._card:
+            self.answers += 1  # the same masks once more tell nothing new
+            self._card = entry.payload
+        self.bare.update(entry.bare.split())
+        self.uses = max(self.uses, entry.uses)
+
+
+@final
 class Ledger:
     """The ledger file of one site. It belongs to one process at a time.
 
@@ -98,10 +129,7 @@ class Ledger:
     Attributes:
         number: lines so far.
         last: hash of the last line.
-        answers: judgements and appraisals that left in all runs, including repeated ones, and
-            cards with patients' masks unless they repeat the card before.
-        bare: number of messages with uncovered feedback, masks or moments, by these names.
-        uses: the most in any line.
+        tally: of all lines.
 
     Raises:
         LedgerError: if the file was changed or cut, or another process has it open.
@@ -128,9 +156,7 @@ class Ledger:
             ) from error
         self._drop_torn_line()
         self.number, self.last = 0, FIRST
-        self.answers = self.uses = 0
-        self._card = ""
-        self.bare: Counter[str] = Counter()
+        self.tally = Tally(path.name)
         for entry in read(path):
             self._count(entry)
         # An empty ledger gets a head too: lines without a head are a sign of forgery.
@@ -148,6 +174,7 @@ class Ledger:
         epsilon: float | None = None,
         delta: float | None = None,
         uses: int = 0,
+        masks: int = 0,
         bare: str = "",
     ) -> None:
         """Writes a line and returns once it is on disk; `Entry` describes the arguments.
@@ -161,7 +188,7 @@ class Ledger:
         digest = hashlib.sha256(payload).hexdigest()
         entry = Entry(
             self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
-            delta, uses, bare, self.policy, self.last,
+            delta, uses, masks, bare, self.policy, self.last,
         ).sealed()  # fmt: skip
         line, before = entry.line(), os.fstat(self._file).st_size
         try:
@@ -184,13 +211,7 @@ class Ledger:
 
     def _count(self, entry: Entry) -> None:
         self.number, self.last = entry.number, entry.digest
-        if entry.kind in FEEDBACK_KINDS:
-            self.answers += 1
-        elif MASKS in entry.bare.split() and entry.payload != self._card:
-            self.answers += 1  # the same masks once more tell nothing new
-            self._card = entry.payload
-        self.bare.update(entry.bare.split())
-        self.uses = max(self.uses, entry.uses)
+        self.tally.add(entry)
 
     def _drop_torn_line(self) -> None:
         """Removes an incomplete last line: the site stopped while writing it, so nothing left."""

@@ -34,6 +34,9 @@ from asyndgan.wire.codec import Coding
 LEAST_IMAGES = 8
 """Fewest images of which a site sends moments."""
 
+WITH_CONDITIONS = Card | Judgement | Appraisal
+"""Answers that hold what a generator paints from next."""
+
 _KEY = object()
 
 
@@ -48,6 +51,7 @@ class Released:
         run: identity of the run.
         step: the step that it answers; None if there is none.
         norm: L2 norm of its feedback before coding; None if there is none.
+        masks: number of patients' label maps or classes in it.
         bare: its contents that no differential privacy covers; see `ledger.Entry`.
         key: proof that `Release` made it.
     """
@@ -57,6 +61,7 @@ class Released:
     run: str
     step: int | None
     norm: float | None
+    masks: int
     bare: str
     key: object = None
 
@@ -112,10 +117,12 @@ class Release:
         norm = None
         if isinstance(answer, Judgement | Appraisal):
             norm = float(answer.feedback.norm())
+        masks = len(answer.conditions) if isinstance(answer, WITH_CONDITIONS) else 0
+        bare = self._bare(answer)
         return self.let_out_again(
             Released(
                 answer.kind, payload, answer.run, getattr(answer, "step", None), norm,
-                self._bare(answer), _KEY,
+                masks if MASKS in bare else 0, bare, _KEY,
             )
         )  # fmt: skip
 
@@ -125,7 +132,7 @@ class Release:
         found = []
         if isinstance(answer, Judgement | Appraisal) and self.recipe.privacy.kind == "none":
             found.append("feedback")
-        if isinstance(answer, Card | Judgement | Appraisal) and self.recipe.sends_own_conditions:
+        if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
             found.append(MASKS)
         return " ".join(found)
 
@@ -163,7 +170,7 @@ class Release:
             if self.recipe.privacy.kind == "feedback" and isinstance(answer, Judgement):
                 answer = answer.model_copy(update={"feedback": self._noised(answer.feedback)})
         if (
-            isinstance(answer, Card | Judgement | Appraisal)
+            isinstance(answer, WITH_CONDITIONS)
             and leaves.masks == "never"
             and self.recipe.masks.source == "own"
             and (self.recipe.sends_own_conditions or answer.conditions.ndim > 1)
@@ -189,7 +196,7 @@ class Release:
 
     def _check_count(self) -> None:
         most = self.policy.allows.most_answers
-        if most and self.ledger and self.ledger.answers >= most:
+        if most and self.ledger and self.ledger.tally.answers >= most:
             raise PolicyError("this site has answered as many steps as its policy allows.")
 
     def let_out_again(self, released: Released) -> Released:
@@ -213,6 +220,7 @@ class Release:
                 epsilon=self.account.epsilon() if private else None,
                 delta=self.account.delta if private else None,
                 uses=self.account.uses(),
+                masks=released.masks,
                 bare=released.bare,
             )
         return released
@@ -230,7 +238,7 @@ class Release:
     def _codings(self, answer: Message) -> dict[str, Coding]:
         if isinstance(answer, Measured):
             return {"total": "float64", "squares": "float64"}
-        if not isinstance(answer, Card | Judgement | Appraisal):
+        if not isinstance(answer, WITH_CONDITIONS):
             return {}
         highest = int(answer.conditions.max()) if answer.conditions.numel() else 0
         return {

@@ -200,7 +200,7 @@ class Site(Handler):
         )
         if records and ledger:
             policy.keep(records / "policies")
-            account.check_against(ledger, unprotected_masks=policy.privacy.unprotected_masks)
+            account.check_against(ledger.tally, unprotected_masks=policy.privacy.unprotected_masks)
         self.release = Release(recipe, policy, ledger, account)
         self.run: str | None = None
         self._heard = 0.0
