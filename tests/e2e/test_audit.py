@@ -185,7 +185,7 @@ def test_a_set_with_one_copy_of_a_member_is_not_released(
     digest = masks_digest(masks_in(given, run))
     found = audit(run, members, others, copied, tmp_path, masks=digest, confirmed=SITES)
     assert all(not attack.tells for attack in found.attacks)
-    assert "NEAR COPIES of 1 of 9 members" in found.copies.verdict
+    assert "NEAR COPIES of 1 of 9 members: at most 0.48 of such" in found.copies.verdict
     of_many_patients(tmp_path)
     refused = generate(run, tmp_path / "kept", given, tmp_path)
     assert "may not be released: NEAR COPIES" in str(refused.exception)
@@ -526,6 +526,7 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
             PixelsRead(**{key: one[key] for key in ("site", "step", "read", "painted", "flat")})
             for one in stored
         ]
+    assert "(asking adds -" in told["none"][0].verdict and "dB, over" in told["none"][0].verdict
     assert [one.site for one in told["none"]] == SITES
     assert all(one.step == 2 for one in told["none"])
     assert all(one.told == recipe.training.batch for one in told["paired"])

@@ -31,6 +31,7 @@ from asyndgan.data import Case, derived_seed
 from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
+from asyndgan.evaluation.metrics import fraction_interval
 from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.evaluation.table import without_nan
@@ -162,11 +163,17 @@ class NearCopies:
         return self.p_value >= LEVEL
 
     @property
+    def most(self) -> float:
+        """Upper end of the 95 % interval of the fraction of patients who are copied."""
+        return fraction_interval(self.found, self.members)[1]
+
+    @property
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
         found = (
-            f"the nearest image is at {self.nearest:.2f} of the distance to the next patient, that "
-            f"of others at {self.nearest_other:.2f}"
+            f"at most {self.most:.2f} of such patients with 97.5 % confidence; the nearest image "
+            f"is at {self.nearest:.2f} of the distance to the next patient, that of others at "
+            f"{self.nearest_other:.2f}"
         )
         if not self.passes:
             return f"NEAR COPIES of {self.found} of {self.members} members: {found}"
@@ -400,9 +407,8 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
     right = sum(looks[int(gaps.argmin())] == truth[name] for name, gaps in nearest.items())
     always = max(Counter(truth.values()).values()) / len(truth)
     test = binomtest(right, len(truth), always, alternative="greater")
-    # The interval of the one-sided test would be one-sided too.
-    both = binomtest(right, len(truth)).proportion_ci(1 - LEVEL)
-    return SitesGuessed(right, len(truth), both.low, both.high, always, float(test.pvalue))
+    low, high = fraction_interval(right, len(truth))
+    return SitesGuessed(right, len(truth), low, high, always, float(test.pvalue))
 
 
 def check_released(

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
+from scipy.stats import binomtest
 from torch import Tensor
 
 from asyndgan.arrays import Masks
@@ -161,6 +162,12 @@ def bootstrap_interval(
     if len(counted) < 2:
         return math.nan, math.nan
     return _percentiles(counted[_resamples(len(counted), draws, seed)].mean(1), level)
+
+
+def fraction_interval(count: int, of: int) -> tuple[float, float]:
+    """The 95 % interval (Clopper and Pearson) of a fraction of which `count` of `of` were seen."""
+    found = binomtest(count, of).proportion_ci(0.95)
+    return float(found.low), float(found.high)
 
 
 def paired_ratio_interval(

@@ -1,5 +1,6 @@
 """What a malicious coordinator reads of a site's real images by asking about one batch."""
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from asyndgan.data import Batch
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
 from asyndgan.evaluation.attacks import RolledBack, bisected, psnr
+from asyndgan.evaluation.metrics import bootstrap_interval
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
@@ -64,10 +66,14 @@ class PixelsRead:
     @property
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
+        gained = [read - anyway for read, anyway in zip(self.read, self.anyway, strict=True)]
+        low, high = bootstrap_interval(gained)
         found = (
             f"{self.site}'s images after step {self.step}: {fmean(self.read):.1f} dB, without "
             f"asking {fmean(self.anyway):.1f} dB"
         )
+        if not math.isnan(low):
+            found += f" (asking adds {low:.1f} to {high:.1f} dB, over {len(gained)} images)"
         if self.told:
             some = f"{self.told} of {len(self.read)} images"
             return f"REAL PIXELS CAN BE READ by a coordinator ({some}), {found}"
