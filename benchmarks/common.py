@@ -1,14 +1,18 @@
 """Helpers shared by the benchmark scripts: cached trainings and results, tables in documents."""
 
 import argparse
+import hashlib
 import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
 
 from asyndgan.evaluation.bench import write_whole
-from asyndgan.evaluation.trainings import Training
+from asyndgan.evaluation.segmentation import TRAINING_VERSION
+from asyndgan.evaluation.synthesise import PAINTING_VERSION
+from asyndgan.evaluation.trainings import Training, digest_of_folder
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import markdown_table, replace_block
@@ -25,24 +29,34 @@ SITES = {
 }
 
 
-def arguments(about: str, *, data: bool = True) -> argparse.ArgumentParser:
+REUSED = "what is here is not done again"
+MADE_ANEW = "folder of what is measured, in OUT/anew, which is deleted first"
+
+
+def arguments(about: str, *, data: bool = True, out: str = REUSED) -> argparse.ArgumentParser:
     """A parser with the options that all scripts share; `data` adds the folder of the data sets."""
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     if data:
         parser.add_argument("--data", type=Path, required=True, help="folder of the data sets")
-    parser.add_argument("--out", type=Path, required=True, help="what is here is not done again")
+    parser.add_argument("--out", type=Path, required=True, help=out)
     parser.add_argument("--document", type=Path, help="Markdown file whose block to write anew")
     return parser
 
 
 def emptied(out: Path) -> Path:
-    """Deletes a folder left by an earlier measurement; returns its resolved path."""
-    out = out.resolve()
-    if out.exists():
-        shutil.rmtree(out)
-    return out
+    """Deletes what an earlier measurement left in `out`; returns the resolved path to fill."""
+    anew = out.resolve() / "anew"
+    if anew.exists():
+        shutil.rmtree(anew)
+    return anew
+
+
+@cache
+def digest_of(folder: Path) -> str:
+    """Digest of a data set's files."""
+    return digest_of_folder(folder)
 
 
 def sites_of(data: Path, name: str) -> dict[str, Path]:
@@ -68,12 +82,19 @@ def trained(recipe: Recipe, sites: dict[str, Path], out: Path) -> RunFolder:
     return training.folder
 
 
-def remembered(path: Path, name: str, make: Callable[[], object]) -> object:
+def remembered(path: Path, name: str, make: Callable[[], object], *, of: object) -> object:
     """An entry of a JSON file; if it is missing, it is computed by `make` and stored.
 
-    Entries of another version of generators are not taken.
+    Args:
+        path: of the file.
+        name: of the entry.
+        make: computes it.
+        of: everything that it depends on, as JSON: recipes, digests of data, budgets. Entries that
+            were computed of something else, or by another version, are not taken.
     """
-    name = f"{name} (generators {GENERATOR_VERSION})"
+    versions = [GENERATOR_VERSION, PAINTING_VERSION, TRAINING_VERSION]
+    digest = hashlib.sha256(json.dumps([of, versions], sort_keys=True).encode()).hexdigest()
+    name = f"{name} ({digest[:12]})"
 
     def entries() -> dict[str, object]:
         return json.loads(path.read_text()) if path.exists() else {}

@@ -223,7 +223,12 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     results = {
-        row.name: remembered(asked.out / "digits.json", row.name, partial(run, row))
+        row.name: remembered(
+            asked.out / "digits.json",
+            row.name,
+            partial(run, row),
+            of=[RECIPE, RATE, PAINTED, STEPS, UPDATES],
+        )
         for row in rows(asked.seeds)
     }
     publish(table(results, asked.seeds), "digits", asked.document)

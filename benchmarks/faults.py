@@ -22,7 +22,7 @@ from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.recipe import Recipe
 from asyndgan.runs.federated import Order
-from common import arguments, emptied, markdown, publish
+from common import MADE_ANEW, arguments, emptied, markdown, publish
 
 RECIPE = """
 name = "faults"
@@ -131,7 +131,7 @@ class Watched:
 
 def main() -> None:
     """Starts the federation, causes the faults, then prints and writes the table."""
-    asked = arguments(__doc__, data=False).parse_args()
+    asked = arguments(__doc__, data=False, out=MADE_ANEW).parse_args()
     out = emptied(asked.out)
     write_phantoms(out / "data", size=32, patients_scale=0.1)
     names = tuple(site.name for site in DEFAULT_SITES)

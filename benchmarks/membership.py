@@ -44,7 +44,17 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.training import checkpoint
 from asyndgan.training.objective import Objective
-from common import DELTA, arguments, markdown, noise_for, publish, remembered, sites_of, trained
+from common import (
+    DELTA,
+    arguments,
+    digest_of,
+    markdown,
+    noise_for,
+    publish,
+    remembered,
+    sites_of,
+    trained,
+)
 
 SPLITS = 5
 FEWER = {"one network": 3, "shown": 3, "shift": 3, "move": 3, "overfitted": 3, "private": 3}
@@ -86,6 +96,8 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 VARIANTS = ("one network", "plain", "shift", "move", "shown")
 """Models that show which part of `default` keeps patients from being told; a table of their own."""
+VERSION = 1
+"""Goes up when an attack changes, so that no stored score of the earlier one is taken."""
 QUESTIONS = 8
 LOOKS = 16
 ASKED = ("asked", "asked, without losses")
@@ -299,11 +311,11 @@ def main() -> None:
                 sites = sites_of(asked.data, part)
                 name = f"{part}-{model}-{split}"
                 recipe = recipe_of(model, split, sites)
-                # The key includes the digest, since a recipe can change under the same name.
                 entries[name] = remembered(
                     asked.out / "scores.json",
-                    f"{name}-{recipe.digest()[:12]}-{len(ATTACKS)}",
+                    name,
                     partial(attacked, recipe, sites, asked.out / name),
+                    of=[recipe.digest(), VERSION, [digest_of(data) for data in sites.values()]],
                 )
     tables: dict[str, list[list[object]]] = {"membership": [], "membership-variants": []}
     for part in asked.sets:

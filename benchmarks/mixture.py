@@ -46,6 +46,11 @@ BATCH = 64
 BINS = 40
 DRAWS = 200_000
 
+LINE = [PLACES, GAME, LOCAL]
+"""What the first table depends on, beside this script."""
+CONDITIONAL = [MASKS, STEPS, BATCH, BINS, DRAWS, LOCAL]
+"""What the second table depends on."""
+
 
 def main() -> None:
     """Runs the missing measurements, then prints and writes the tables."""
@@ -174,7 +179,7 @@ def line_row(cache: Path, count: int, apart: bool) -> list[str]:
             found["shares off"] = float(((masses - shares).abs() / shares).max())
         return found
 
-    found = remembered(cache, f"{count} sites, {'apart' if apart else 'near'}", measure)
+    found = remembered(cache, f"{count} sites, {'apart' if apart else 'near'}", measure, of=LINE)
     assert isinstance(found, dict)
     off = f"{found['shares off']:.1%}" if "shares off" in found else ""
     return [
@@ -344,7 +349,7 @@ def conditional_row(cache: Path, count: int) -> list[str]:
         found = [
             remembered(
                 cache, f"masks, {count} sites of {BATCH}, {kind}, seed {seed}",
-                lambda kind=kind, seed=seed: conditional(count, kind, seed),
+                lambda kind=kind, seed=seed: conditional(count, kind, seed), of=CONDITIONAL,
             )
             for seed in range(SEEDS)
         ]  # fmt: skip

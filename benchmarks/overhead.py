@@ -24,7 +24,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator
 from asyndgan.wire.codec import raw_size
-from common import arguments, emptied, markdown, publish
+from common import MADE_ANEW, arguments, emptied, markdown, publish
 
 ENGINES = ("inprocess", "processes", "flare")
 NETWORKS = {
@@ -115,7 +115,7 @@ def of_sockets(coordinator: Coordinator) -> int:
 
 def main() -> None:
     """Measures, then prints and writes the tables."""
-    parser = arguments(__doc__, data=False)
+    parser = arguments(__doc__, data=False, out=MADE_ANEW)
     parser.add_argument("--steps", type=int, default=40)
     asked = parser.parse_args()
     torch.set_num_threads(1)

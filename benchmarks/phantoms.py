@@ -12,7 +12,7 @@ four; masks are unprotected. One seed for all networks, intervals over patients.
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from unittest.mock import patch
@@ -28,7 +28,7 @@ from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
-from common import arguments, markdown, noise_for, publish, remembered, sites_of, trained
+from common import arguments, digest_of, markdown, noise_for, publish, remembered, sites_of, trained
 
 STEPS = 500
 PATIENTS = 6
@@ -176,7 +176,12 @@ def main() -> None:
             if variant.table != table:
                 continue
             make = partial(judged, variant, asked.data, asked.out)
-            found = remembered(asked.out / "dice.json", f"{table}-{variant.name}", make)
+            folders = [*sites_of(asked.data, "phantoms").values(), asked.data / "phantoms" / "test"]
+            of = [
+                load_recipe("demo", list(variant.overrides)).digest(), variant.lie, variant.alone,
+                asdict(BUDGET), [digest_of(folder) for folder in folders],
+            ]  # fmt: skip
+            found = remembered(asked.out / "dice.json", f"{table}-{variant.name}", make, of=of)
             cells: list[object] = [*variant.cells]
             for label in ("lesion", "ventricle"):
                 low, high = bootstrap_interval(found[label])

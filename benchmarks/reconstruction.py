@@ -29,7 +29,7 @@ from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.wire import through
-from common import arguments, markdown, publish, remembered, sites_of, trained
+from common import arguments, digest_of, markdown, publish, remembered, sites_of, trained
 
 SET = "lgg_mri"
 MODELS = {
@@ -37,6 +37,8 @@ MODELS = {
     "stand-ins": ("training.steps=1000", "training.checkpoint_every=200", "loss.stand_in_l1=10"),
     "default": ("training.steps=1000", "training.checkpoint_every=200"),
 }
+VERSION = 1
+"""Goes up when an attack changes, so that no stored result of the earlier one is taken."""
 OTHERS = 40
 """Number of other batches among which the true one is to be recognised."""
 AT = ("image.size=64", "training.precision=bfloat16")
@@ -99,8 +101,9 @@ def first_steps(run: RunFolder, sites: dict[str, Path], out: Path) -> str:
         found = [
             remembered(
                 out / "read.json",
-                f"{kind}-{name}-{run.recipe().digest()[:12]}",
+                f"{kind}-{name}",
                 partial(asked_once, run, data, name, known_start=known, overrides=overrides),
+                of=[run.recipe().digest(), VERSION, digest_of(data)],
             )
             for name, data in sites.items()
         ]
@@ -130,8 +133,9 @@ def main() -> None:
             found = [
                 remembered(
                     asked.out / "read.json",
-                    f"{model}-{name}-{late}-{recipe.digest()[:12]}",
+                    f"{model}-{name}-{late}",
                     partial(read_at, run, sites[name], name, late=late),
+                    of=[recipe.digest(), VERSION, digest_of(sites[name])],
                 )
                 for name in sites
             ]

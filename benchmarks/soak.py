@@ -19,7 +19,7 @@ from asyndgan.engines.flare.localhost import Localhost
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Progress, RunFolder
 from asyndgan.runs.train import train_over
-from common import arguments, emptied, markdown, publish
+from common import MADE_ANEW, arguments, emptied, markdown, publish
 from faults import RECIPE, processes
 
 EVERY = 25
@@ -50,7 +50,7 @@ def sample(pids: list[int]) -> tuple[float, int, int]:
 
 def main() -> None:
     """Trains and takes samples, then prints and writes the table."""
-    parser = arguments(__doc__, data=False)
+    parser = arguments(__doc__, data=False, out=MADE_ANEW)
     parser.add_argument("--steps", type=int, default=3000)
     asked = parser.parse_args()
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from itertools import product
 import torch
 
 from asyndgan.runs import RunFolder, load_recipe
-from common import arguments, emptied, markdown, publish, sites_of, trained
+from common import MADE_ANEW, arguments, emptied, markdown, publish, sites_of, trained
 
 STEPS = 40
 FLOAT32 = ("wire.feedback=float32", "wire.images=float32")
@@ -28,7 +28,7 @@ def bytes_a_step(run: RunFolder) -> float:
 
 def main() -> None:
     """Trains for a few steps with both codings, then prints and writes the table."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, out=MADE_ANEW)
     parser.add_argument("--sets", nargs="+", default=["lgg_mri", "dsb2018_fluo"])
     parser.add_argument("--sizes", nargs="+", type=int, default=[64, 128])
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])

@@ -29,8 +29,8 @@ from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, RecipeError, RunError
 from asyndgan.evaluation.benchmark import Real, run_suite
 from asyndgan.evaluation.of_run import load_real, masks_of, painted_once
-from asyndgan.evaluation.suite import Suite
-from asyndgan.evaluation.trainings import train_all, trainings_of
+from asyndgan.evaluation.suite import PaintingSection, Suite
+from asyndgan.evaluation.trainings import digest_of_folder, train_all, trainings_of
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import find_block, replace_block, write_evidence
 from asyndgan.runs import RunFolder
@@ -225,14 +225,28 @@ def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(
     with pytest.raises(RunError, match="other sites or images"):
         other.finished()
     masks = masks_of({"north": load_cases(data / "heads/north", training.recipe.image)})
+    synthetic = training.out / PaintingSection().folder(suite.sets[0])
     with pytest.raises(RunError, match="other masks"):
-        painted_once(training.folder, masks, "", training.out / "synthetic-x3")
+        painted_once(training.folder, masks, "", synthetic)
     both = {
         name: load_cases(data / "heads" / name, training.recipe.image)
         for name in ("north", "south")
     }
     with pytest.raises(RunError, match="in another way"):
-        painted_once(training.folder, masks_of(both), "", training.out / "synthetic-x3", mixed=1)
+        painted_once(training.folder, masks_of(both), "", synthetic, mixed=1)
+
+
+def test_data_behind_links_are_known_by_what_the_links_lead_to(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/a.png").write_text("first")
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/imagesTr").symlink_to(tmp_path / "store")
+    (tmp_path / "store/back").symlink_to(tmp_path / "site")  # must not be followed for ever
+    shutil.copytree(tmp_path / "store", tmp_path / "plain/imagesTr", ignore=lambda *_: ["back"])
+    before = digest_of_folder(tmp_path / "site")
+    assert before == digest_of_folder(tmp_path / "plain")
+    (tmp_path / "store/a.png").write_text("second")
+    assert digest_of_folder(tmp_path / "site") != before
 
 
 def test_on_validation_no_training_sees_a_patient_that_judges(
@@ -316,7 +330,9 @@ def test_sites_are_judged_by_the_modalities_that_all_of_them_hold(
     for path in south.glob("imagesTr/*_0002.*"):
         path.unlink()
     text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
-    result = run_suite(text, tmp_path, tmp_path / "out")
+    text = text.replace('"training.steps=2"', '"training.steps=2", "training.checkpoint_every=1"')
+    result = run_suite(text + "checkpoints = true\n", tmp_path, tmp_path / "out")
+    assert result.checkpoints[0].steps == [1, 2]
     facts = json.loads((tmp_path / "out/runs/heads/small-0/run.json").read_text())
     assert facts["modalities"] == ["T1", "T2", "FLAIR"]  # the generator paints all of them
     assert facts["sites"]["south"]["modalities"] == ["T1", "T2"]
@@ -331,7 +347,7 @@ def test_a_training_that_fails_does_not_keep_the_others_from_theirs(
     text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
     (good,) = trainings_of(Suite.from_toml(text), data, tmp_path / "out", "cpu")
     bad = replace(good, out=tmp_path / "bad", sites={"north": tmp_path / "nowhere"})
-    with pytest.raises(RunError, match=r"bad: .*1 of 2 trainings ended well"):
+    with pytest.raises(RunError, match=r"/bad: .*1 of 2 trainings ended well"):
         train_all([bad, good], 1, None)
     assert good.finished()
 
@@ -364,6 +380,22 @@ def test_a_suite_that_is_killed_leaves_no_training_behind(
             os.killpg(process.pid, signal.SIGKILL)
 
 
+def test_a_set_says_what_a_patient_is(
+    data: Path, tiny: Callable[..., Recipe], tmp_path: Path
+) -> None:
+    text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
+    text = text.replace('"lesion"', '"lesion"\npatient_pattern = "[a-z]+"')
+    suite = Suite.from_toml(text)
+    real = Real(suite, suite.sets[0], data)
+    assert {case.patient for case in real.judged} == {"test"}
+    result = run_suite(text, data, tmp_path / "out")
+    (training,) = trainings_of(suite, data, tmp_path / "out", "cpu")
+    assert training.folder.facts().patient_pattern == "[a-z]+"
+    assert {row["patients"] for row in result.rows} == {1}
+    with pytest.raises(RunError, match="with another patient_pattern"):
+        run_suite(text.replace("[a-z]+", "[a-z]*"), data, tmp_path / "out")
+
+
 def wait_for(happened: Callable[[], object]) -> None:
     for _ in range(600):
         if happened():
@@ -377,6 +409,7 @@ def wait_for(happened: Callable[[], object]) -> None:
     [
         ('label = "lesion"', 'label = "lesoin"', "no label 'lesoin'"),
         ('label = "lesion"', 'label = "lesion"\nfurther_labels = ["brain"]', "no label 'brain'"),
+        ('label = "lesion"', 'label = "background"', "no label 'background' to be judged by"),
         ('label = "lesion"', 'label = "lesion"\napart = { x = "*" }', "not a regular expression"),
         ('label = "lesion"', 'label = "lesion"\napart = { x = "y" }', "no test patient's name"),
         ('label = "lesion"', 'label = "lesion"\ntest = "north"', "of site north's patients"),
@@ -410,6 +443,9 @@ def test_what_a_suite_asks_of_its_data_is_looked_at_before_anything_is_trained(
         ("[1.0, 1.0]", "[1.1, 0.3]", "two numbers from 0 to 2, the lower one first"),
         ("segresnet", "resnet", "no segmentation network 'resnet'"),
         ("[[sets]]", "[[sets]", "not valid TOML"),
+        ('["ventricle"]', '["ventricle", "lesion"]', "further_labels name something twice"),
+        ("{ images = 1 },", "{ images = 3 },", "paintings .* name something twice"),
+        ('["segresnet"]', '["unet"]', "networks name something twice"),
         ("fedavg = true", "single_sites = false", "is augmented, which has nothing"),
         ("loss.paired_l1=10", "site_discriminators.nroth.layers=1", "'nroth', which is no site"),
         ("checkpoints = true", "fedgan = true", "FedGAN ends with its last generator"),
@@ -537,4 +573,7 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(
     first, *_ = sorted((lacking / "truth").iterdir())
     first.unlink()
     with pytest.raises(RecipeError, match="set heads: there is no truth of case"):
+        run_suite(text, tmp_path / "data", tmp_path / "out")
+    shutil.rmtree(lacking / "truth")
+    with pytest.raises(RecipeError, match=r"no folder .*truth with the real FLAIR"):
         run_suite(text, tmp_path / "data", tmp_path / "out")

@@ -11,7 +11,7 @@ from asyndgan.arrays import CPU
 from asyndgan.data import Cohort
 from asyndgan.data.case import Case, Preparation
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
-from asyndgan.evaluation import synthesise
+from asyndgan.evaluation import fedavg, synthesise
 from asyndgan.evaluation.fedavg import average_weights, train_fedavg
 from asyndgan.evaluation.fedgan import _common_scope, _FedGan, _Party, train_fedgan
 from asyndgan.evaluation.metrics import dice
@@ -58,6 +58,17 @@ def test_sites_learn_one_network_by_averaging() -> None:
     found = predict(network, torch.stack([case.image for case in cases]))
     assert dice(found == 1, torch.stack([case.mask for case in cases]) == 1) > 0.8
     assert told == list(range(1, 61))
+
+
+def test_fedavg_averages_by_the_sites_numbers_of_cases(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[list[float]] = []
+    monkeypatch.setattr(fedavg, "average_weights", lambda _, own: shares.append(list(own)))
+    sites = {
+        "north": [disc(f"n{row}", row) for row in (7, 8, 9)],
+        "south": [disc("s21", 21)],
+    }
+    train_fedavg(sites, classes=2, budget=SegmentationBudget(steps=1, batch=2, width=4), seed=0)
+    assert shares and all(own == [0.75, 0.25] for own in shares)
 
 
 @pytest.fixture

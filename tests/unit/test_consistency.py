@@ -41,6 +41,16 @@ def test_a_set_is_compared_in_as_many_images_as_half_of_the_patients_have() -> N
     assert many.joint == pytest.approx(few.joint, rel=0.2)
 
 
+def test_the_images_compared_are_drawn_from_the_whole_set() -> None:
+    """Sets are ordered by mask and site, so the first images would be those of one site."""
+    real, wrong, right = (
+        cases(8, sign=sign, seed=seed) for sign, seed in ((1, 0), (-1, 1), (1, 2))
+    )
+    (wrong_first,) = consistency([*wrong, *right], real, LABELS)
+    (right_first,) = consistency([*right, *wrong], real, LABELS)
+    assert wrong_first.joint == pytest.approx(right_first.joint, rel=0.3)
+
+
 def test_modalities_that_go_against_each_other_are_seen_although_each_is_right() -> None:
     (found,) = consistency(cases(8, sign=-1, seed=1), cases(8, sign=1), LABELS)
     assert found.synthetic < -0.95

@@ -243,6 +243,8 @@ def test_changed_cases_or_budget_are_trained_anew(data, tmp_path, trainings):
     evaluate(**data, out=tmp_path)
     evaluate(**data | {"budget": replace(BUDGET, steps=2)}, out=tmp_path)
     assert trainings == [8, 8, 8]
+    evaluate(**data | {"labels": LABELS | {"none has it": 3}}, out=tmp_path, targets=["lesion"])
+    assert trainings == [8, 8, 8, 8]  # a network of another class is another network
 
 
 def test_an_interrupted_evaluation_goes_on_where_it_stopped(data, tmp_path, trainings):
@@ -280,6 +282,31 @@ def test_the_budget_is_compared_with_half_as_many_steps_again(data, tmp_path, tr
     )
     assert repeated == evaluation.levelling
     assert len(trainings) == 6
+
+
+def test_a_budget_is_judged_on_patients_that_train_none_of_its_networks(
+    data, tmp_path, monkeypatch, unplotted
+):
+    trained, judged = [], []
+
+    def learning(cases, **rest):
+        trained.append({case.patient for case in cases})
+        return train_segmenter(cases, **rest)
+
+    def finding(network, images):
+        judged.append(images)
+        return predict(network, images)
+
+    monkeypatch.setattr(bench, "train_segmenter", learning)
+    monkeypatch.setattr(bench, "predict", finding)
+    levelled_off(
+        sites=data["sites"], labels=LABELS, budget=BUDGET, targets=["lesion"], cache=tmp_path
+    )
+    assert len(trained) == len(judged) == 2
+    for patients, images in zip(trained, judged, strict=True):
+        for own in data["sites"].values():
+            seen = {c.patient for c in own if any(torch.equal(one, c.image) for one in images)}
+            assert seen and seen.isdisjoint(patients)
 
 
 @pytest.mark.parametrize(

@@ -37,7 +37,10 @@ def benchmark(
     except (OSError, ValueError) as error:
         raise RecipeError(f"'{suite}' is no TOML file that can be read.") from error
     if document:
-        find_block(document.read_text("utf-8"), Suite.from_toml(text).name)
+        try:
+            find_block(document.read_text("utf-8"), Suite.from_toml(text).name)
+        except UnicodeDecodeError as error:
+            raise RecipeError(f"'{document}' is no Markdown file in UTF-8; name one.") from error
     with EvaluationDisplay(console) as display:
         result = run_suite(
             text,

@@ -11,6 +11,7 @@ from asyndgan.data import Case
 from asyndgan.data.prepare import load_cases
 from asyndgan.errors import RunError
 from asyndgan.evaluation import released_masks, synthesise
+from asyndgan.evaluation.of_run import check_provenance
 from asyndgan.reports.report import write_report
 from asyndgan.reports.usefulness import judges
 from asyndgan.reports.words import size
@@ -67,6 +68,7 @@ def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Ca
     """Synthetic cases to show; if none can be painted, prints why and returns none."""
     facts = run.facts()
     if folder:
+        check_provenance(run, folder)
         return load_cases(folder, run.recipe().image, facts.modalities)
     try:
         return synthesise(run, released_masks(run))

@@ -56,6 +56,7 @@ from asyndgan.evaluation.figures import plot_completions, plot_paintings
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
 from asyndgan.evaluation.of_run import (
     OF_SITES,
+    budget_for,
     load_real,
     masks_of,
     painted_once,
@@ -185,10 +186,11 @@ class Real:
         }
         fading = Fading.of(part.faded, self.labels)
         for name in (part.label, *part.further_labels):
-            if name not in self.labels:
+            if not self.labels.get(name):
+                judged = (known for known, value in self.labels.items() if value)
                 raise RecipeError(
-                    f"set {part.name}: there is no label '{name}'; there are "
-                    f"{', '.join(self.labels)}."
+                    f"set {part.name}: there is no label '{name}' to be judged by; there are "
+                    f"{', '.join(judged)}."
                 )
         if test:
             _check_apart(part, test)
@@ -200,6 +202,7 @@ class Real:
             recipe,
             modalities=self.modalities,
             labels={str(value): name for name, value in self.labels.items()},
+            patient_pattern=part.patient_pattern,
         )
         _check_rest(part, fading, [case.mask for own in self.sites.values() for case in own])
         if suite.check_budget:
@@ -236,24 +239,31 @@ def _with_truth(
         return []
     folder = data / part.folder / section.folder
     info = describe(folder)
+    truth = folder / section.truth
+    if not truth.is_dir():
+        raise RecipeError(
+            f"set {part.name}: there is no folder {truth} with the real {section.modality} of the "
+            "cases to complete. Name the one that there is in completion.truth."
+        )
     cases = []
     for files in list_cases(folder, info):
         wanted = re.compile(re.escape(files.name) + r"_\d{4}" + re.escape(info.file_ending))
-        found = [p for p in (folder / section.truth).iterdir() if wanted.fullmatch(p.name)]
+        found = [p for p in truth.iterdir() if wanted.fullmatch(p.name)]
         if len(found) != 1:
             raise RecipeError(
                 f"set {part.name}: there is no truth of case {files.name}, or more than one file."
             )
         alone = replace(info, modalities=(section.modality,))
-        for raw in read_case(files, info, axis=image.axis):
-            truth = read_image(found[0], 0, alone)[section.modality].values
-            whole = replace(raw, channels={**raw.channels, section.modality: truth})
+        for raw in read_case(files, info, axis=image.axis, patient_pattern=part.patient_pattern):
+            real = read_image(found[0], 0, alone)[section.modality].values
+            whole = replace(raw, channels={**raw.channels, section.modality: real})
             cases.append(prepare(whole, image, modalities))
     return cases
 
 
 def _check_apart(part: SetSection, test: Path) -> None:
-    names = [patient_of(files.name) for files in list_cases(test, describe(test))]
+    cases = list_cases(test, describe(test))
+    names = [patient_of(files.name, part.patient_pattern) for files in cases]
     for pattern in part.apart.values():
         try:
             found = any(re.fullmatch(pattern, name) for name in names)
@@ -400,11 +410,16 @@ class _Judging:
         """Paints a counterpart of each real case, from its mask and in the look of its site."""
         masks = masks_of(self.real.sites)
         looks = [site for site, cases in self.real.sites.items() for _ in cases]
+        fading = self._fading(PaintingSection())
+        return self._shared(run, synthesise(run, masks, looks=looks, fading=fading))
+
+    def _shared(self, run: RunFolder, cases: Sequence[Case]) -> list[Case]:
+        """Painted cases without the modalities that are not judged."""
         painted = run.facts().scope.modalities
         chosen = [painted.index(name) for name in self.real.modalities]
         return [
             replace(case, image=case.image[chosen], modalities=tuple(self.real.modalities))
-            for case in synthesise(run, masks, looks=looks, fading=self._fading(PaintingSection()))
+            for case in cases
         ]
 
     def _add_consistency(self, result: SuiteResult, painted: Sequence[Sequence[Case]]) -> None:
@@ -554,7 +569,8 @@ class _Judging:
             REAL_ALL: [pooled(self.real.sites)] * self.suite.seeds
         }
         for step in steps:
-            cases = painting_of(run, masks, step=step, fading=self._fading(PaintingSection()))
+            fading = self._fading(PaintingSection())
+            cases = self._shared(run, painting_of(run, masks, step=step, fading=fading))
             models[f"step {step}"] = [cases] * self.suite.seeds
             found = features_of(cases)
             exact.append(distance(Moments.of(found), Moments.of(together)))
@@ -616,7 +632,8 @@ class _Judging:
 
     def _budget(self, network: str = "unet") -> SegmentationBudget:
         steps = self.part.segmentation_steps or self.suite.segmentation_steps
-        return SegmentationBudget(network=network, steps=steps)
+        image = self.runs[SYNTHETIC][0].recipe().image
+        return budget_for(image, SegmentationBudget(network=network, steps=steps))
 
     def _place(self, ending: str = "main") -> str:
         return f"evaluations/{self.part.name}/{self.model.name}/{ending}"

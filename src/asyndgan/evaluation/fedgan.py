@@ -20,6 +20,7 @@ from torch import Tensor
 
 from asyndgan import __version__
 from asyndgan.data import Batch, Cohort, derived_seed
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
 from asyndgan.evaluation.fedavg import LOCAL_STEPS, average_weights, weight
@@ -95,6 +96,7 @@ def train_fedgan(
     out: Path,
     *,
     local_steps: int = LOCAL_STEPS,
+    patients: str = DEFAULT_PATIENT_PATTERN,
     device: str = "cpu",
     watch: Callable[[int, int], None] | None = None,
 ) -> RunFolder:
@@ -110,6 +112,7 @@ def train_fedgan(
             since discriminators of different shapes cannot be averaged.
         out: run folder; `generate` and `evaluate` accept it like any other.
         local_steps: updates between two averagings.
+        patients: pattern that finds the patient in a case's name.
         device: device of all networks.
         watch: called after every round with the number of steps done and the total.
 
@@ -127,7 +130,7 @@ def train_fedgan(
     elif folder.facts().state == "finished":
         return folder
     with folder.held():
-        _FedGan(folder, sites, local_steps, usable_device(device)).to_the_end(
+        _FedGan(folder, sites, local_steps, usable_device(device), patients).to_the_end(
             watch or (lambda done, steps: None)
         )
     return folder
@@ -237,12 +240,15 @@ class _FedGan:
         sites: Mapping[str, Path],
         local_steps: int,
         device: torch.device,
+        patients: str = DEFAULT_PATIENT_PATTERN,
     ) -> None:
         self.folder = folder
         self.local_steps = local_steps
         self.recipe = recipe = folder.recipe()
         cohorts = {
-            name: load_cohort(SiteSetup(name, data, folder.site_state(name)), recipe)
+            name: load_cohort(
+                SiteSetup(name, data, folder.site_state(name), patients=patients), recipe
+            )
             for name, data in sorted(sites.items())
         }
         scope = _common_scope(cohorts)
@@ -259,6 +265,7 @@ class _FedGan:
             with taking_up():
                 self._load(*stored)
         vars(self.facts).update(scope.to_plain())
+        self.facts.patient_pattern = patients
         self.facts.sites = {
             name: {
                 "cases": len(cohort),

@@ -153,7 +153,7 @@ def painted_once(
     """
     painting = {"moved": moved, "mixed": mixed, "label": label if mixed else 0, **fading.told()}
     if (out / "dataset.json").exists():
-        _check_provenance(run, out, masks, painting)
+        check_provenance(run, out, masks, painting)
         return out
     if mixed:
         source += ", some with regions exchanged"
@@ -223,7 +223,7 @@ def evaluate_run(
         RunError: there is neither a test set nor a held-out patient, a patient is both in a site
             and in the test set, or the synthetic set was not painted by this run.
     """
-    _check_provenance(run, synthetic)
+    check_provenance(run, synthetic)
     facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
     if test is None and not part:
         raise RunError(
@@ -244,8 +244,6 @@ def evaluate_run(
         patient_pattern=patient_pattern, incomplete=True, trained_with=held_in(run, sites),
     )  # fmt: skip
     painted = load_cases(synthetic, image, modalities, unmasked=False)
-    if image.axis == "sagittal":  # columns run from front to back there
-        budget = replace(budget, flips=())
     return evaluate(
         sites=real,
         test=judged,
@@ -255,7 +253,7 @@ def evaluate_run(
         out=out,
         targets=targets,
         seeds=range(seeds),
-        budget=budget,
+        budget=budget_for(image, budget),
         workers=workers,
         device=device,
         baselines=baselines,
@@ -271,6 +269,12 @@ def evaluate_run(
         },
         on_progress=on_progress,
     )
+
+
+def budget_for(image: ImageSection, budget: SegmentationBudget) -> SegmentationBudget:
+    """The same budget, without mirroring where left and right are no mirror images."""
+    # The columns of sagittal slices run from front to back.
+    return replace(budget, flips=()) if image.axis == "sagittal" else budget
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:
@@ -566,12 +570,18 @@ def _check_patients(sites: Mapping[str, Sequence[Case]], test: Sequence[Case]) -
             )
 
 
-def _check_provenance(
+def check_provenance(
     run: RunFolder,
     synthetic: Path,
     masks: Sequence[tuple[str, Mask]] | None = None,
     painting: Mapping[str, Any] | None = None,
 ) -> None:
+    """Checks that a set was painted by a run, and from these masks and in this way if given.
+
+    Raises:
+        DataError: the folder is no data set.
+        RunError: it was painted by another generator, from other masks or in another way.
+    """
     found = describe(synthetic).extra.get("provenance")
     # Sets of before labels could be faded do not say that none was.
     provenance = AS_PAINTED.told() | (found if isinstance(found, dict) else {})

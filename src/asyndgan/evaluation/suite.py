@@ -1,16 +1,18 @@
 """Suites of comparisons, read from a file: what to train, on which sets, with which seeds."""
 
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from typing import Annotated, Literal, Self, final
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.fedgan import check_fedgan
 from asyndgan.evaluation.of_run import MOVED
 from asyndgan.evaluation.segmentation import SegmentationBudget
-from asyndgan.evaluation.synthesise import CONTRASTS
+from asyndgan.evaluation.synthesise import CONTRASTS, PAINTING_VERSION
 from asyndgan.recipe import Recipe, Section, explained, shown
 from asyndgan.runs import load_recipe
 from asyndgan.texts import parsed_toml
@@ -43,6 +45,9 @@ class SetSection(Section):
     further_labels: tuple[str, ...] = Field((), description="labels that are judged beside it")
     faded: tuple[str, ...] = Field(
         (), description="labels that its synthetic images show more or less clearly"
+    )
+    patient_pattern: str = Field(
+        DEFAULT_PATIENT_PATTERN, description="what a patient is in the name of a case"
     )
     by_site: bool = Field(False, description="report validation patients of each site apart")
     apart: dict[str, str] = Field(
@@ -103,10 +108,10 @@ class PaintingSection(Section):
 
     def folder(self, part: SetSection) -> str:
         """Name of the set's folder in a run's folder; the set includes the cases to be dropped."""
-        mixed = f"-mixed{self.mixed}" if self.mixed else ""
+        mixed = f"-mixed{self.mixed}-{part.label}" if self.mixed else ""
         low, high = self.contrasts
-        faded = f"-faded-{low:g}-{high:g}" if self.faded(part) else ""
-        return f"synthetic-x{self.images}{mixed}{faded}"
+        faded = f"-faded-{'-'.join(self.faded(part))}-{low:g}-{high:g}" if self.faded(part) else ""
+        return f"synthetic-x{self.images}{mixed}{faded}-v{PAINTING_VERSION}"
 
     def ending(self, part: SetSection) -> str:
         """Name of the folder of the set's evaluation."""
@@ -169,6 +174,19 @@ class Suite(Section):
             (name, count), *_ = Counter(part.name for part in parts).most_common(1)
             if count > 1:
                 raise ValueError(f"two of {kind} are called '{name}'; rename one")
+        listed: dict[str, Sequence[Hashable]] = {"networks": ("unet", *self.networks)}
+        for part in self.sets:
+            listed[f"set {part.name}: label and further_labels"] = (
+                part.label, *part.further_labels,
+            )  # fmt: skip
+            listed[f"set {part.name}: sites"] = part.sites
+        for model in self.models:
+            listed[f"model {model.name}: paintings (the default one is always there)"] = (
+                PaintingSection(), *model.paintings,
+            )  # fmt: skip
+        for where, every in listed.items():
+            if len(set(every)) < len(every):
+                raise ValueError(f"{where} name something twice; leave one out")
         names = [part.name for part in self.sets]
         alone = [model.name for model in self.models if model.augmented and not self.single_sites]
         if alone:

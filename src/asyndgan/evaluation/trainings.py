@@ -21,6 +21,7 @@ from typing import Any, Final, final
 
 import torch
 
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.evaluation.bench import OnProgress, write_whole
 from asyndgan.evaluation.fedavg import LOCAL_STEPS
@@ -55,6 +56,7 @@ def trainings_of(suite: Suite, data: Path, out: Path, device: str) -> Iterator["
                         keep_generators=model.checkpoints and not fedgan,
                         device=device,
                         without=model.without,
+                        patients=part.patient_pattern,
                     )
 
 
@@ -71,6 +73,7 @@ class Training:
         keep_generators: keep the generators of all checkpoints.
         device: device of the networks.
         without: modalities excluded from the training, by the site's name.
+        patients: pattern that finds the patient in a case's name.
     """
 
     recipe: Recipe
@@ -80,11 +83,17 @@ class Training:
     keep_generators: bool
     device: str = "cpu"
     without: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    patients: str = DEFAULT_PATIENT_PATTERN
 
     @property
     def folder(self) -> RunFolder:
         """The run folder; the run may not have started."""
         return RunFolder(self.out)
+
+    @property
+    def name(self) -> str:
+        """Its set, model and seed, for messages."""
+        return f"{self.out.parent.name}/{self.out.name}"
 
     @property
     def _inputs_file(self) -> Path:
@@ -95,6 +104,8 @@ class Training:
         """Everything that the run depends on besides its recipe."""
         return {
             "generator_version": GENERATOR_VERSION,
+            **({"device": self.device} if self.device != "cpu" else {}),
+            **({"patients": self.patients} if self.patients != DEFAULT_PATIENT_PATTERN else {}),
             "sites": {name: digest_of_folder(folder) for name, folder in self.sites.items()},
             **({"local_steps": LOCAL_STEPS} if self.fedgan else {}),
             **(
@@ -130,14 +141,18 @@ class Training:
         stored = self._inputs_file.read_text("utf-8") if self._inputs_file.exists() else "{}"
         if json.loads(stored) != self._inputs:
             raise RunError(
-                f"{self.out} was trained from other sites or images than the suite names now, or "
-                "by another version. Remove the folder to train it anew."
+                f"{self.out} was trained from other sites or images than the suite names now, on "
+                "another device, with another patient_pattern, or by another version. Remove the "
+                "folder to train it anew."
             )
         if self.folder.facts().state != "finished":
             return False
-        if self.keep_generators and not stored_steps(self.folder.generators):
+        section = self.recipe.training
+        wanted = {*range(section.checkpoint_every, section.steps, section.checkpoint_every)}
+        if self.keep_generators and wanted - set(stored_steps(self.folder.generators)):
             raise RunError(
-                f"{self.out} kept no generators on the way. Remove the folder to train it anew."
+                f"{self.out} has not kept the generators of all its checkpoints, which the suite "
+                "compares now. Remove the folder to train it anew."
             )
         return True
 
@@ -151,12 +166,15 @@ class Training:
         torch.set_num_threads(1)
         write_whole(self._inputs_file, json.dumps(self._inputs).encode())
         if self.fedgan:
-            train_fedgan(self.recipe, self.sites, self.out, device=self.device)
+            train_fedgan(
+                self.recipe, self.sites, self.out, patients=self.patients, device=self.device
+            )
             return
         train(
             self.recipe,
             self.sites,
             self.out,
+            patients=self.patients,
             resume=self.folder.facts_file.exists(),
             keep_generators=self.keep_generators,
             device=self.device,
@@ -191,10 +209,10 @@ def train_all(trainings: Sequence[Training], workers: int, on_progress: OnProgre
             for future in wait(running, timeout=5, return_when=FIRST_COMPLETED).done:
                 training = running.pop(future)
                 if reason := future.result():
-                    failed[training.out.name] = reason
+                    failed[training.name] = reason
             if on_progress:
                 done = before + sum(training.steps_done() for training in waiting)
-                names = ", ".join(training.out.name for training in running.values())
+                names = ", ".join(training.name for training in running.values())
                 on_progress(names or "generators", done, steps)
     for name, reason in failed.items():
         trained = f"{len(waiting) - len(failed)} of {len(waiting)} trainings ended well"
@@ -234,9 +252,17 @@ def _attempt(training: Training) -> str:
 
 
 def digest_of_folder(folder: Path) -> str:
-    """SHA-256 of the relative paths and contents of a folder's files, in hexadecimal."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
+    """SHA-256 of the relative paths and contents of a folder's files, in hexadecimal.
+
+    Links are followed, as by whoever reads the folder's cases.
+    """
+    digest, seen, found = hashlib.sha256(), set[str](), list[Path]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        found += [Path(place, name) for name in names]
+        seen.add(os.path.realpath(place))
+        # A link to where the walk has been would never end.
+        folders[:] = [name for name in folders if os.path.realpath(Path(place, name)) not in seen]
+    for path in sorted(found):
         if path.is_file():
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
             digest.update(path.read_bytes())
