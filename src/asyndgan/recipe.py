@@ -996,6 +996,24 @@ class Recipe(Section):
         text = json.dumps(self.to_tables(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def changes(self, other: "Recipe") -> list[str]:
+        """What another recipe says differently: "training.steps is 60 and was 40"."""
+        here, there = dict(_keys(self.to_tables())), dict(_keys(other.to_tables()))
+        found = [
+            f"{key} is {shown(there.get(key))} and was {shown(here.get(key))}"
+            for key in dict.fromkeys([*here, *there])
+            if here.get(key) != there.get(key)
+        ]
+        return found[:SHOWN_FAULTS]
+
+
+def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
 
 def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
     """Every key of a recipe, as a dotted path."""

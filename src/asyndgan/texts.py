@@ -29,7 +29,7 @@ MOST_BYTES: Final = 2**20
 
 
 def bounded_text(path: Path, most: int = MOST_BYTES) -> str:
-    """Reads a UTF-8 text file of limited size.
+    """Reads a UTF-8 text file of limited size, without the mark that some editors begin it with.
 
     Raises:
         OSError: the file cannot be read.
@@ -39,7 +39,7 @@ def bounded_text(path: Path, most: int = MOST_BYTES) -> str:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"longer than {most} bytes")
-    return content.decode("utf-8")
+    return content.decode("utf-8-sig")
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:

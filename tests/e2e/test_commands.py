@@ -136,6 +136,18 @@ def test_an_evaluation_paints_its_own_set_and_refuses_that_of_another_generator(
     assert describe(tmp_path / "e" / "synthetic").training == 3 * once
     other = asyndgan("evaluate", run, *sites, *words, "--synthetic", data / "north")
     assert other.returncode == 1 and "not painted by" in other.stderr
+    shown = asyndgan("report", run, "--synthetic", data / "north", "--out", tmp_path / "r.html")
+    assert shown.returncode == 1 and "not painted by" in shown.stderr
+    swapped = ["--site", f"north={data / 'west'}"]
+    wrong = asyndgan("evaluate", run, *swapped, "--test", data / "test", "--out", tmp_path / "w")
+    assert wrong.returncode == 1 and "site north trained with" in wrong.stderr
+    (tmp_path / "e/synthetic").rename(tmp_path / "kept")
+    words[3] = tmp_path / "one"
+    one = asyndgan("evaluate", run, *sites[:2], *words, "--synthetic", tmp_path / "kept")
+    assert one.returncode == 0, one.stderr
+    assert "are those of north; the generator was taught by north, west." in one.stdout
+    (tmp_path / "kept").rename(tmp_path / "e/synthetic")
+    words[3] = tmp_path / "e"
     next((run / "masks" / "labelsTr").glob("*.png")).rename(tmp_path / "away.png")
     stale = asyndgan("evaluate", run, *sites, *words)
     assert stale.returncode == 1 and "painted from other masks" in stale.stderr

@@ -541,7 +541,8 @@ def test_a_run_is_resumed_with_its_own_recipe_only(
     out = tmp_path / "run"
     with pytest.raises(Interrupted):
         train(recipe, phantoms, out, watch=stop_after(2))
-    with pytest.raises(RunError, match=r"started with another recipe; resume it with .*recipe\.to"):
+    said = r"training\.steps is 6 and was 30.* Resume it with .*recipe\.to"
+    with pytest.raises(RunError, match=said):
         train(tiny("image.size=32"), phantoms, out, resume=True)
 
 
@@ -551,7 +552,7 @@ def test_a_run_folder_is_never_overwritten(
     before = whole.facts_file.read_bytes()
     with pytest.raises(RunError, match="holds a run already; continue it with --resume"):
         train(recipe, phantoms, whole.path)
-    with pytest.raises(RunError, match="has finished; choose another folder"):
+    with pytest.raises(RunError, match="has finished, and a finished run cannot be lengthened"):
         train(recipe, phantoms, whole.path, resume=True)
     assert whole.facts_file.read_bytes() == before
 

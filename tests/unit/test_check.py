@@ -285,7 +285,7 @@ def test_num_training_that_disagrees_is_named(folder: Path) -> None:
 
 
 def test_a_folder_that_does_not_exist_is_a_fault(tmp_path: Path) -> None:
-    assert [fault.file.name for fault in check_folder(tmp_path / "no").faults] == ["no", "imagesTr"]
+    assert [fault.file.name for fault in check_folder(tmp_path / "no").faults] == ["no"]
 
 
 def test_every_fault_is_collected(folder: Path) -> None:
@@ -340,6 +340,52 @@ def test_labels_that_only_one_site_has_are_no_fault(folder: Path, tmp_path: Path
     assert compare_folders([check_folder(folder), check_folder(other)]) == ()
 
 
+def test_modalities_that_only_capitals_tell_apart_are_named(folder: Path, tmp_path: Path) -> None:
+    south = data_set(tmp_path / "south", "bob")
+    set_json(south, channel_names={"0": "t1", "1": "PD"})
+    (fault,) = compare_folders([check_folder(folder), check_folder(south)])
+    assert fault.reason == f"modality 't1' here is 'T1' in {folder}"
+
+
+def test_spacings_that_differ_and_intensities_beyond_a_pngs_are_noted(tmp_path: Path) -> None:
+    folder = data_set(tmp_path / "a", file_ending=".nii.gz")
+    assert check_folder(folder).notes == ()
+    for path in folder.glob("*/ann_s0*.nii.gz"):
+        stored = nib.load(path)
+        values = np.asarray(stored.dataobj)
+        if "imagesTr" in path.parts:
+            values = values * 9.0
+        nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 1.0, 1.0])), path)
+    report = check_folder(folder)
+    assert report.faults == ()
+    spacing, first, second = report.notes
+    assert "image.spacing=[1, 1]" in spacing
+    assert first.startswith("T1 is stored from 0 to 2") and "percentiles" in second
+    assert "T1 is stored" in run(folder, columns=300)[1]
+
+
+def test_an_odd_file_beside_the_masks_is_no_fault(folder: Path) -> None:
+    (folder / "labelsTr/Thumbs.db").write_bytes(b"")
+    assert check_folder(folder).faults == ()
+
+
+def test_images_that_are_all_named_otherwise_are_one_fault(folder: Path) -> None:
+    for path in folder.glob("imagesTr/*.png"):
+        path.rename(path.with_name(path.name.replace("_0000", "").replace("_0001", "b")))
+    fault = only_fault(folder)
+    assert fault.reason == "no file here is named like CASE_0000.png ('ann_s0.png' is not)"
+
+
+def test_a_folder_of_data_sets_is_told_from_a_data_set(folder: Path) -> None:
+    assert only_fault(folder.parent).remedy == "Name the folder of one data set: north."
+
+
+def test_a_dataset_json_of_an_editor_that_marks_its_files_is_read(folder: Path) -> None:
+    path = folder / "dataset.json"
+    path.write_text(path.read_text(), "utf-8-sig")
+    assert check_folder(folder).faults == ()
+
+
 def test_a_patient_at_two_sites_is_named(folder: Path, tmp_path: Path) -> None:
     other = data_set(tmp_path / "south")
     (fault,) = compare_folders([check_folder(folder), check_folder(other)])
@@ -383,7 +429,7 @@ def test_the_command_compares_folders_with_each_other_and_with_the_test_set(
 def test_a_test_folder_that_cannot_be_read_is_a_fault(folder: Path, tmp_path: Path) -> None:
     status, output = run(folder, "--test", tmp_path / "nowhere", columns=200)
     assert status == 1
-    assert output.count("This folder does not exist.") == 2  # and its imagesTr
+    assert output.count("This folder does not exist.") == 1
 
 
 def test_the_command_does_not_pass_over_a_truncated_test_image(

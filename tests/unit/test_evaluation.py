@@ -211,6 +211,13 @@ def test_every_model_has_a_row_a_label_with_the_promised_keys(data, tmp_path):
         assert (tmp_path / picture).stat().st_size > 1000
 
 
+def test_a_label_that_no_network_finds_has_no_ratio(data, tmp_path, monkeypatch, unplotted):
+    monkeypatch.setattr(bench, "predict", lambda _, images: torch.zeros(len(images), 32, 32).long())
+    found = evaluate(**data, out=tmp_path, targets=["lesion"])
+    assert "finds none of it, so there is nothing to compare with" in found.headline
+    assert "nan" not in found.headline
+
+
 def test_no_patient_is_named_in_what_an_evaluation_writes(data, tmp_path):
     data["test"] = [replace(case, patient="Doe^Jane", name="Doe^Jane") for case in data["test"]]
     evaluate(**data, out=tmp_path, targets=["lesion"])

@@ -136,9 +136,21 @@ def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
     assert "61.4 kB left a site each step 1.5 MB in all" in text
 
 
+def test_each_patient_is_a_dot_in_the_row_of_a_model(tmp_path):
+    dice = {"real-all": {"lesion": {"dice": [0.7, 0.9, None]}}}
+    found = page(
+        run_folder(tmp_path / "run"),
+        evaluation=evaluation(
+            tmp_path / "evaluation", per_patient=dice, about={"sites": "Others."}
+        ),
+    )
+    dots = [attributes["style"] for attributes in found.all("b") if "style" in attributes]
+    assert [dot.split(";")[0] for dot in dots] == ["left:40.0%", "left:80.0%"]
+    assert "each dot is a patient" in found.text and "Others." in found.text
+
+
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
     folder = evaluation(tmp_path / "evaluation")
-    (folder / "dice.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"></svg>')
     found = page(run_folder(tmp_path / "run"), evaluation=folder, real={"north": cases("north")})
     addresses = [
         value

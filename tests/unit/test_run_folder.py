@@ -33,8 +33,24 @@ def test_a_run_is_resumed_with_its_own_sites_only(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, Recipe())
     facts = RunFacts("ab", "0", "0", "inprocess", sites={"north": {}, "south": {}})
     folder.write_facts(facts)
+    other = {"north": tmp_path / "north", "east": tmp_path / "east"}
     with pytest.raises(RunError, match="not with east, north"):
-        train(Recipe(), {"north": tmp_path, "east": tmp_path}, tmp_path, resume=True)
+        train(Recipe(), other, tmp_path, resume=True)
+
+
+def test_two_sites_with_one_folder_are_refused(tmp_path: Path) -> None:
+    """Its patients would count twice."""
+    (tmp_path / "link").symlink_to(tmp_path / "north")
+    sites = {"north": tmp_path / "north", "south": tmp_path / "link"}
+    with pytest.raises(RunError, match="north and south have one folder"):
+        train(Recipe(), sites, tmp_path / "run")
+
+
+def test_a_run_is_not_written_into_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "dataset.json").write_text("{}")
+    with pytest.raises(RunError, match="holds something that is no run"):
+        RunFolder.create(tmp_path, Recipe())
+    assert [path.name for path in tmp_path.iterdir()] == ["dataset.json"]
 
 
 def test_masks_with_other_labels_than_the_runs_are_refused(tmp_path: Path) -> None:

@@ -66,6 +66,8 @@ def _show(console: Console, report: CheckReport, every: bool) -> None:
         table.add_row(_plain(heading), _plain(text))
     console.print(table)
     _show_faults(console, report.faults, report.folder, every)
+    for note in report.notes:
+        console.print(_line("!", f"{note[:1].upper()}{note[1:]}.", "yellow"))
     console.print()
 
 

@@ -117,6 +117,8 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
     seen = evaluation.about.get("modalities")
     if seen:
         console.print(f"Judged in {seen}", highlight=False, markup=False)
+    if others := evaluation.about.get("sites"):
+        console.print(others, style="yellow", highlight=False, markup=False, soft_wrap=True)
     for heading in ("model", "label"):
         table.add_column(heading)
     for heading in ("cases", "Dice", "interval", "of all-real"):

@@ -1,6 +1,7 @@
 """`asyndgan phantoms`: drawn data sets with which everything can be tried."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -33,4 +34,6 @@ def phantoms(
     console = Console()
     console.print(table)
     first = out / DEFAULT_SITES[0].name
-    console.print(f"\nNext: asyndgan check {first}", highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"\nNext: asyndgan check {quote(str(first))}", highlight=False, markup=False, soft_wrap=True
+    )

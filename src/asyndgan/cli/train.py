@@ -1,7 +1,9 @@
 """`asyndgan train`: trains one generator with several sites."""
 
 import re
+from itertools import count
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import Annotated, Self, final
 
@@ -116,9 +118,11 @@ def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
     sites: dict[str, Path] = {}
     for pair in pairs:
         name, equals, folder = pair.partition("=")
-        if not equals or not name or not folder or name in sites:
+        same = [known for known in sites if known.casefold() == name.casefold()]
+        if not equals or not name or not folder or same:
             raise RecipeError(
-                f"{option} {pair}: write NAME=PATH, each name once, e.g. {option} north=data/north."
+                f"{option} {pair}: write NAME=PATH, e.g. {option} north=data/north, each name once "
+                "(capitals do not tell two apart)."
             )
         if not re.fullmatch(r"[^\W_][\w-]{0,63}", name):
             raise RecipeError(
@@ -140,8 +144,13 @@ def tell_finished(console: Console, run: RunFolder) -> None:
         soft_wrap=True,
     )
     if run.has_masks:
+        out = next(
+            name for n in count(1) if not Path(name := f"synthetic{n if n > 1 else ''}").exists()
+        )
         console.print(
-            f"Next: asyndgan generate {run.path} --out synthetic", markup=False, soft_wrap=True
+            f"Next: asyndgan generate {quote(str(run.path))} --out {out}",
+            markup=False,
+            soft_wrap=True,
         )
 
 

@@ -6,6 +6,7 @@ All files are read; none is changed.
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import final
 
@@ -23,12 +24,16 @@ from asyndgan.data.nnunet import (
     describe,
     image_name_pattern,
     list_cases,
+    named_alike,
     patient_of,
     read_image,
     read_mask,
     same_grid,
     twice_there,
 )
+
+SPACING_APART = 0.05
+"""Relative difference of spacings above which a report says something."""
 
 SHOWN_NAMELESS = 8
 """Most unnamed labels a report lists; a picture mistaken for a mask may hold hundreds."""
@@ -62,6 +67,8 @@ class CheckReport:
         faults: in the order of the files.
         patients: patient to one of the patient's image files.
         labels: name to number; empty if dataset.json is unusable.
+        modalities: names; empty if dataset.json is unusable.
+        notes: what is no fault, and which a recipe has to deal with.
     """
 
     folder: Path
@@ -69,6 +76,8 @@ class CheckReport:
     faults: tuple[Fault, ...]
     patients: dict[str, Path] = field(default_factory=dict, repr=False)
     labels: dict[str, int] = field(default_factory=dict)
+    modalities: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -121,14 +130,16 @@ def check_folder(
         faults=tuple(tally.faults),
         patients=own,
         labels=info.labels if described else {},
+        modalities=info.modalities if described else (),
+        notes=tuple(_notes(info, tally)),
     )
 
 
 def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
     """Finds contradictions between data sets that are to be trained on together.
 
-    These are one label number with two names, one label name with two numbers, and a patient who
-    is at two sites.
+    These are one label number with two names, one label name with two numbers, names of modalities
+    that only capitals or punctuation tell apart, and a patient who is at two sites.
     """
     faults: list[Fault] = []
     for place, report in enumerate(reports):
@@ -148,6 +159,13 @@ def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
 def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:
     file = report.folder / "dataset.json"
     remedy = "Labels match by name and number: give both folders the same, and remap the masks."
+    for here, there in product(report.modalities, other.modalities):
+        if named_alike([here, there]):
+            yield Fault(
+                file,
+                f"modality '{here}' here is '{there}' in {other.folder}",
+                "Names are matched to the letter: name one modality alike everywhere.",
+            )
     other_names = {number: name for name, number in other.labels.items()}
     for name, number in report.labels.items():
         if other.labels.get(name, number) != number:
@@ -167,11 +185,14 @@ def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:
 def _check_files(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool, list[CaseFiles]]:
     """Reads dataset.json, imagesTr and labelsTr; the bool tells whether dataset.json is usable."""
     info, described = _described(folder, tally)
+    if not described and not (folder / "imagesTr").is_dir():
+        return info, described, []  # it is no data set, and that is all there is to say
     try:
         cases = list_cases(folder, info)
     except DataFileError as error:
         tally.error(error)
-        cases = []
+        # All else would follow from this, and its remedies would do harm.
+        return info, described, []
     if described and info.training not in (None, len(cases)):
         tally.fault(
             folder / "dataset.json",
@@ -319,7 +340,7 @@ def _stray_files(
                 )
     names = {f"{files.name}{info.file_ending}" for files in cases}
     for path in _files(folder / "labelsTr"):
-        if path.name not in names:
+        if path.name.endswith(info.file_ending) and path.name not in names:
             tally.fault(path, "this mask has no image", "Add the image, or move the mask away.")
 
 
@@ -376,6 +397,23 @@ def _rows(
         if modality in tally.extremes:
             low, high = tally.extremes[modality]
             yield f"intensity {modality}", f"{low:g} to {high:g}"
+
+
+def _notes(info: DatasetInfo, tally: _Tally) -> Iterator[str]:
+    ranges = [(min(axis), max(axis)) for axis in zip(*tally.spacings, strict=False)]
+    if any(high > (1 + SPACING_APART) * low for low, high in ranges):
+        yield (
+            "cases differ in spacing, so anatomy comes in different scales: train with one for "
+            f"all, as --set 'image.spacing=[{ranges[0][0]:.4g}, {ranges[1][0]:.4g}]' (millimetres)"
+        )
+    for modality in info.modalities:
+        low, high = tally.extremes.get(modality, (0.0, 255.0))
+        if low < 0 or high > 255:
+            yield (
+                f"{modality} is stored from {low:g} to {high:g}, and recipes take 0 to 255 unless "
+                "told otherwise, as --set image.intensity.default.kind=percentiles "
+                "--set image.intensity.default.low=0.5 --set image.intensity.default.high=99.5"
+            )
 
 
 def _range(found: Iterable[Sequence[int | float]]) -> str:

@@ -38,6 +38,9 @@ FILE_ENDINGS = (".png", ".nii.gz", ".nii")
 NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
 """Note in the header of a painted file; NIfTI allows 80 bytes."""
 
+NAMED_FOLDERS = 5
+"""Most folders that an error names where a folder of data sets was given in place of one."""
+
 MAX_JSON_BYTES = 2**24
 MAX_PNG_PIXELS = 2**26  # below PIL's own limit, which only warns
 MAX_NIFTI_VOXELS = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
@@ -207,6 +210,21 @@ def describe(folder: Path) -> DatasetInfo:
     )
 
 
+def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of different names that only capitals, spaces or punctuation tell apart, as T1 and t1.
+
+    Names are matched to the letter, so whoever meant one thing by both gets two.
+    """
+    first: dict[str, str] = {}
+    pairs = []
+    for name in dict.fromkeys(names):
+        plain = re.sub(r"[\W_]", "", name).casefold()
+        known = first.setdefault(plain, name) if plain else name
+        if known != name:
+            pairs.append((known, name))
+    return pairs
+
+
 def check_labels(folder: Path, labels: Mapping[str, str]) -> None:
     """Checks that a data set's labels agree with those of a run.
 
@@ -249,9 +267,10 @@ def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseF
             if match and path.is_file():
                 cases.setdefault(match[1], {})[int(match[2])] = path
     if not cases:
+        found = next((f" ('{path.name}' is not)" for path in sorted(images.iterdir())), "")
         raise DataFileError(
             images,
-            f"no file here is named like CASE_0000{info.file_ending}",
+            f"no file here is named like CASE_0000{info.file_ending}{found}",
             "Rename the images, or correct file_ending in dataset.json.",
         )
     masks = folder / f"labels{part}"
@@ -416,6 +435,8 @@ def json_table(path: Path) -> dict[str, object]:
         remedy = "Name the folder of a data set; dataset.json lies in it."
         raise DataFileError(path.parent, what, remedy)
     if not path.is_file():
+        if inside := sorted(found.parent.name for found in path.parent.glob("*/dataset.json")):
+            remedy = f"Name the folder of one data set: {', '.join(inside[:NAMED_FOLDERS])}."
         raise DataFileError(path, "this file does not exist", remedy)
     try:
         table = parsed_json(bounded_text(path, MAX_JSON_BYTES))

@@ -14,7 +14,7 @@ from asyndgan.data.prepare import (
     shared_modalities,
 )
 from asyndgan.data.splits import held_out_by
-from asyndgan.errors import CohortError
+from asyndgan.errors import CohortError, DataError
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
@@ -87,7 +87,10 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, describe(setup.data).labels)
     else:
-        check_contrast(cases, recipe.image)
+        try:
+            check_contrast(cases, recipe.image)
+        except DataError as error:
+            raise DataError(f"site {setup.name}: {error}") from error
     cases, _ = held_out_by(recipe, cases)
     return Cohort.from_cases(
         cases,

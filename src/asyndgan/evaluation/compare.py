@@ -336,6 +336,11 @@ def _headline(label: str, rows: Sequence[Row]) -> str:
     if SYNTHETIC not in of_model:
         return f"{label}: all real images reach Dice {real.dice_mean:.3f} ({counts}); {sites}"
     synthetic = of_model[SYNTHETIC]
+    if math.isnan(synthetic.ratio):
+        return (
+            f"{label}: the network trained on all real images finds none of it, so there is "
+            f"nothing to compare with ({counts}). Train longer, with --steps."
+        )
     return (
         f"{label}: a model trained on synthetic images alone reaches {synthetic.ratio:.2f} "
         f"({synthetic.ratio_low:.2f} to {synthetic.ratio_high:.2f}) of the all-real Dice "

@@ -1,6 +1,6 @@
 """Comparison of a run's synthetic set with real data, all loaded on the run's grid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,9 @@ from asyndgan.evaluation.synthesise import (
     synthesise,
     write_synthetic,
 )
-from asyndgan.evaluation.table import Evaluation
+from asyndgan.evaluation.table import Evaluation, counted
 from asyndgan.recipe import ImageSection, Recipe
-from asyndgan.runs import RunFolder
+from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training.checkpoint import place_holding
 
@@ -243,6 +243,7 @@ def evaluate_run(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
         patient_pattern=patient_pattern, incomplete=True, trained_with=held_in(run, sites),
     )  # fmt: skip
+    _check_cases(facts, real)
     painted = load_cases(synthetic, image, modalities, unmasked=False)
     return evaluate(
         sites=real,
@@ -266,6 +267,7 @@ def evaluate_run(
             "run": facts.run,
             "generator_sha256": facts.generator_sha256,
             "modalities": ", ".join(modalities) + _lacking(real),
+            "sites": _others(facts, real),
         },
         on_progress=on_progress,
     )
@@ -275,6 +277,31 @@ def budget_for(image: ImageSection, budget: SegmentationBudget) -> SegmentationB
     """The same budget, without mirroring where left and right are no mirror images."""
     # The columns of sagittal slices run from front to back.
     return replace(budget, flips=()) if image.axis == "sagittal" else budget
+
+
+def _check_cases(facts: RunFacts, sites: Mapping[str, Sequence[Case]]) -> None:
+    """Refuses data that a site of the run did not have.
+
+    A site whose policy hides its number of cases reports 1.
+    """
+    for site, cases in sites.items():
+        had = facts.sites.get(site, {}).get("cases", 1)
+        if had not in (1, len(cases)):
+            raise RunError(
+                f"site {site} trained with {counted(had, 'case')}, and here are "
+                f"{counted(len(cases), 'case')}. Give --site the folder that it trained with; data "
+                "that the run has not seen get a name of their own, or are --test."
+            )
+
+
+def _others(facts: RunFacts, sites: Collection[str]) -> str:
+    """A sentence on whose real images are judged, if not those of the run's sites; else empty."""
+    if set(sites) == set(facts.sites):
+        return ""
+    return (
+        f"'All real images' are those of {', '.join(sorted(sites))}; the generator was taught by "
+        f"{', '.join(sorted(facts.sites))}."
+    )
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:

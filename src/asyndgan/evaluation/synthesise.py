@@ -111,9 +111,9 @@ def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
         return [("image", torch.zeros(run.facts().scope.space, dtype=torch.int64))]
     if not run.has_masks:
         raise RunError(
-            f"the run in {run.path} kept no masks, so there is nothing to paint from. Give a "
-            "folder of masks with --masks FOLDER (labelsTr and dataset.json), or train with "
-            "--set masks.release=true where the sites agree to it."
+            f"the run in {run.path} kept no masks, so there is nothing to paint from. Have "
+            "'asyndgan generate' paint from a folder of masks with --masks FOLDER (labelsTr and "
+            "dataset.json), or train with --set masks.release=true where the sites agree to it."
         )
     return load_masks(run.masks, run.recipe().image)
 

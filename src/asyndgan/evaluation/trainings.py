@@ -97,7 +97,7 @@ class Training:
 
     @property
     def _inputs_file(self) -> Path:
-        return self.out / "inputs.json"
+        return self.out.with_name(f"{self.out.name}.json")
 
     @cached_property
     def _inputs(self) -> dict[str, Any]:

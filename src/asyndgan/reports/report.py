@@ -76,7 +76,7 @@ def write_report(
         synthetic: cases to choose from, named after their site (`north-m00012`).
         real: real cases by site, shown beside the synthetic ones. They become part of the file, so
             pass them only for phantoms, or if the sites allow it.
-        evaluation: folder that contains evaluation.json and optionally dice.svg and examples.png.
+        evaluation: folder that contains evaluation.json and optionally examples.png.
             The examples show real patients, so they are included only if `real` is given.
         title: title of the page; by default it tells the number of sites.
 

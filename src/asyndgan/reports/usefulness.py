@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, final
 
 from PIL import Image as Pillow
@@ -27,6 +28,9 @@ from asyndgan.reports.words import counted, decimal
 
 _WIDEST: Final = 1400
 
+PerPatient = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
+"""Values of all patients by model, label and measure, such as `dice`."""
+
 
 @final
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Entry:
         low: place of the interval's lower end; None if there is none.
         high: place of its upper end.
         middle: place of the mean.
+        dots: place of every patient; empty if it is not known.
         ratio: mean Dice relative to that of all real images, as text.
         hd95: mean HD95 in millimetres, as text.
         assd: mean ASSD in millimetres, as text.
@@ -58,6 +63,7 @@ class Entry:
     low: float | None
     high: float | None
     middle: float | None
+    dots: tuple[float, ...]
     ratio: str
     hd95: str
     assd: str
@@ -119,8 +125,8 @@ class Usefulness:
         judged_on: "test" or "validation".
         levelling: one sentence per label if the budget was checked.
         gains: one sentence per site's model trained with synthetic cases beside its own.
+        others: whose real images are judged, if not those of the run's sites; else empty.
         budget: steps of every training; 0 if unknown.
-        dice: data URI of the figure of Dice; empty if there is none.
         examples: data URI of the figure of examples; empty if there is none.
     """
 
@@ -130,8 +136,8 @@ class Usefulness:
     judged_on: str
     levelling: tuple[str, ...]
     gains: tuple[str, ...]
+    others: str
     budget: int
-    dice: str
     examples: str
 
 
@@ -139,7 +145,7 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
     """Reads the results of `asyndgan evaluate`.
 
     Args:
-        folder: folder that contains evaluation.json and optionally dice.svg and examples.png.
+        folder: folder that contains evaluation.json and optionally examples.png.
         examples: include examples.png, which shows real patients.
 
     Raises:
@@ -176,12 +182,15 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
     return Usefulness(
         headline=tuple(str(stored.get("headline", "")).splitlines()),
         findings=tuple(_finding(label, rows) for label, rows in by_label.items()),
-        tables=tuple(label_table(label, rows) for label, rows in by_label.items()),
+        tables=tuple(
+            label_table(label, rows, stored.get("per_patient") or {})
+            for label, rows in by_label.items()
+        ),
         judged_on=str(stored.get("judged_on", "test")),
         levelling=tuple(_levelling(item) for item in stored.get("levelling", ())),
         gains=tuple(_gain(item) for item in stored.get("gains", ()) if item["patients"]),
+        others=str((stored.get("about") or {}).get("sites", "")),
         budget=int((stored.get("budget") or {}).get("steps", 0)),
-        dice=figure(folder / "dice.svg"),
         examples=figure(folder / "examples.png"),
     )
 
@@ -210,8 +219,18 @@ def _finding(label: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
     )
 
 
-def label_table(label: str, rows: Sequence[Mapping[str, Any]]) -> LabelTable:
-    """One table of the page; rows have the keys of `evaluation.table.Row` and maybe `recipe`."""
+def label_table(
+    label: str,
+    rows: Sequence[Mapping[str, Any]],
+    per_patient: PerPatient = MappingProxyType({}),
+) -> LabelTable:
+    """One table of the page.
+
+    Args:
+        label: name of the label.
+        rows: with the keys of `evaluation.table.Row`, and maybe `recipe`.
+        per_patient: values of the patients, if known.
+    """
     ends = [
         float(row[key]) for row in rows for key in ("dice_low", "dice_mean") if row[key] is not None
     ]
@@ -226,7 +245,17 @@ def label_table(label: str, rows: Sequence[Mapping[str, Any]]) -> LabelTable:
     return LabelTable(
         label=label,
         entries=tuple(
-            _entry(row, *(place(row[f"dice_{end}"]) for end in ("low", "high", "mean")))
+            _entry(
+                row,
+                place(row["dice_low"]),
+                place(row["dice_high"]),
+                place(row["dice_mean"]),
+                [
+                    at
+                    for value in per_patient.get(row["model"], {}).get(label, {}).get("dice", ())
+                    if (at := place(value)) is not None
+                ],
+            )
             for row in rows
         ),
         least=f"{least:.2f}".rstrip("0").rstrip("."),
@@ -236,7 +265,11 @@ def label_table(label: str, rows: Sequence[Mapping[str, Any]]) -> LabelTable:
 
 
 def _entry(
-    row: Mapping[str, Any], low: float | None, high: float | None, middle: float | None
+    row: Mapping[str, Any],
+    low: float | None,
+    high: float | None,
+    middle: float | None,
+    dots: Sequence[float],
 ) -> Entry:
     model = str(row["model"])
     site = site_of(model)
@@ -259,6 +292,7 @@ def _entry(
         low=low,
         high=high,
         middle=middle,
+        dots=tuple(dots),
         ratio=decimal(row["ratio"], 2),
         hd95=decimal(row["hd95_mean"], 1),
         assd=decimal(row["assd_mean"], 1),

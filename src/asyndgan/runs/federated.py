@@ -154,7 +154,7 @@ class Order:
         found = [each for each in cls.all(federation) if name in (None, each.name)]
         if not found:
             raise RunError(
-                f"there is no run {name or ''} in {federation.path}; order one with "
+                f"there is no run {f'{name} ' if name else ''}in {federation.path}; order one with "
                 "'asyndgan federation submit'."
             )
         return found[-1]

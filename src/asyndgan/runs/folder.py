@@ -157,6 +157,12 @@ class RunFolder:
             raise RunError(
                 f"{path} holds a run already; continue it with --resume or choose another folder."
             )
+        # Hidden files, such as the lock's or a desktop's, are nobody's data.
+        kept = [p for p in path.iterdir() if p.name[:1] != "."] if path.is_dir() else []
+        if kept and not folder.recipe_file.exists():
+            raise RunError(
+                f"{path} holds something that is no run; name a new folder, or an empty one."
+            )
         path.mkdir(parents=True, exist_ok=True)
         with folder.held():
             folder.recipe_file.write_text(recipe.to_toml(), "utf-8")

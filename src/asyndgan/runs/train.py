@@ -207,7 +207,7 @@ def _unwatched(progress: Progress) -> None:
 
 def _check_sites(
     recipe: Recipe,
-    sites: Collection[str],
+    sites: Mapping[str, Path],
     masks: Path | None,
     without: Mapping[str, Collection[str]],
 ) -> None:
@@ -217,6 +217,14 @@ def _check_sites(
             f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
             "recipe asks for it with 'given'."
         )
+    owners: dict[Path, str] = {}
+    for site, data in sites.items():
+        owner = owners.setdefault(data.resolve(), site)
+        if owner != site:
+            raise RunError(
+                f"{owner} and {site} have one folder, {data}, so its patients would count twice. "
+                "Give each site data of its own."
+            )
     if stray := set(without) - set(sites):
         raise RunError(
             f"{', '.join(sorted(stray))} is to go without a modality, and is no site of this run; "
@@ -294,16 +302,20 @@ def _check_late_sites(
 
 def _resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) -> RunFolder:
     folder = RunFolder(out)
-    if folder.recipe().digest() != recipe.digest():
+    begun = folder.recipe()
+    if folder.facts_file.exists() and folder.facts().state == "finished":
         raise RunError(
-            f"the run in {out} was started with another recipe; "
-            f"resume it with {folder.recipe_file}."
+            f"the run in {out} has finished, and a finished run cannot be lengthened; choose "
+            "another folder for a new one."
+        )
+    if begun.digest() != recipe.digest():
+        raise RunError(
+            f"the run in {out} was started with another recipe: "
+            f"{'; '.join(begun.changes(recipe))}. Resume it with {folder.recipe_file}."
         )
     if folder.facts_file.exists():
         facts = folder.facts()
         facts.check_pattern(patients)
-        if facts.state == "finished":
-            raise RunError(f"the run in {out} has finished; choose another folder for a new one.")
         later = {part.site for part in folder.recipe().timeline} & set(sites)
         if set(facts.sites) | later != set(sites):
             raise RunError(

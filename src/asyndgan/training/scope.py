@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.data.case import MODALITIES_LIMIT
+from asyndgan.data.nnunet import named_alike
 from asyndgan.errors import CohortError
 from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import Recipe
@@ -81,6 +82,13 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
             names a modality that no site holds or a discriminator for an absent site.
     """
     held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
+    if alike := named_alike(held):
+        one, other = alike[0]
+        raise CohortError(
+            f"{_holder(one, cards)} holds '{one}', and {_holder(other, cards)} '{other}': names "
+            "are matched to the letter, so these would be two modalities. Name one modality alike "
+            "in every dataset.json, and different ones more clearly."
+        )
     missing = [name for name in recipe.image.modalities if name not in held]
     coming = {part.site for part in recipe.timeline} - set(cards)  # a later site may hold it
     if missing and not coming:
@@ -112,6 +120,10 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
         labels=merge_labels({}, cards),
         space=spaces.pop(),
     )
+
+
+def _holder(modality: str, cards: Mapping[str, Card]) -> str:
+    return next(site for site, card in cards.items() if modality in card.modalities)
 
 
 def merge_labels(

@@ -203,8 +203,8 @@ def _check_names(sites: tuple[str, ...], host: str) -> None:
                 f"'{site}' cannot be a site's name: letters, digits, '-' and '_', at most 48, and "
                 f"not 'server', '{PROJECT}' or the host's name."
             )
-    if len(set(sites)) < len(sites):
-        raise RunError("a site is named twice.")
+    if len({site.casefold() for site in sites}) < len(sites):
+        raise RunError("a site is named twice; capitals do not tell two sites apart.")
 
 
 def _provision(federation: Federation, *, anew: bool = False) -> None:
