@@ -9,23 +9,58 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"<!-- suite: (\S+) -->(.*?)<!-- end of suite: \1 -->", re.DOTALL)
 NUMBER = r"[+-]?\d\.\d{3}"
-WITH_INTERVAL = re.compile(rf"({NUMBER}) \(({NUMBER})\s+to\s+({NUMBER})[,;)]")
+WITH_INTERVAL = re.compile(rf"({NUMBER})(?: \(|,\s+)({NUMBER})\s+to\s+({NUMBER})[,;)]")
+ROWS = {
+    "phantoms, four scanners": ("demo", "phantoms: lesion", "demo"),
+    "nuclei, four groups of pictures, 128": ("dsb-128", "dsb2018_fluo: nucleus", "default"),
+    "nuclei, four groups of pictures |": ("dsb-64", "dsb2018_fluo: nucleus", "default"),
+    "gliomas, four hospitals, 128": ("lgg-128", "lgg_mri: lesion", "default"),
+    "gliomas, four hospitals |": ("lgg-64", "lgg_mri: lesion", "default"),
+    "hippocampi, anterior part": ("hippocampus", "msd_hippocampus: Anterior", "default"),
+}
+"""Suite, table and recipe of each row of README's table, by its beginning."""
+LEAST_GAIN = 0.005
+"""Below it, networks of all real images count as levelled off."""
 
 Figure = tuple[float, ...]
 """A figure and the ends of its interval."""
+Table = dict[str, dict[str, str]]
+"""Cells by the first cell of their row and their column; of columns of one name the last."""
+
+
+def blocks() -> dict[str, str]:
+    """What commands wrote, by the name of the suite."""
+    return dict(
+        block
+        for document in (ROOT / "docs").glob("*.md")
+        for block in BLOCK.findall(document.read_text("utf-8"))
+    )
+
+
+def table(block: str, heading: str) -> Table:
+    """The table below the first heading that begins so."""
+    text = block[block.index(f"**{heading}") :].split("\n\n")[1]
+    columns, _, *rows = (
+        [c.strip(" *") for c in line.split("|")[1:-1]] for line in text.split("\n")
+    )
+    return {row[0]: dict(zip(columns, row, strict=True)) for row in rows}
+
+
+def megabytes(text: str) -> float:
+    number, unit = text.split()
+    return float(number) * {"MB": 1, "GB": 1000}[unit]
 
 
 def written() -> set[Figure]:
     """Each figure with the ends of its interval, from every table that a command writes."""
     found = set()
-    for document in (ROOT / "docs").glob("*.md"):
-        for _, block in BLOCK.findall(document.read_text("utf-8")):
-            for line in block.splitlines():
-                cells = [cell.strip() for cell in line.strip("|").split("|")]
-                for figure, interval in pairwise(cells):
-                    ends = re.fullmatch(rf"({NUMBER}) to ({NUMBER})", interval)
-                    if ends and re.fullmatch(NUMBER, figure):
-                        found.add(tuple(map(float, (figure, *ends.groups()))))
+    for block in blocks().values():
+        for line in block.splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            for figure, interval in pairwise(cells):
+                ends = re.fullmatch(rf"({NUMBER}) to ({NUMBER})", interval)
+                if ends and re.fullmatch(NUMBER, figure):
+                    found.add(tuple(map(float, (figure, *ends.groups()))))
     return found
 
 
@@ -40,3 +75,53 @@ def test_every_figure_with_an_interval_stands_in_a_table_that_a_command_wrote(
     unknown = [claim for claim in claimed if tuple(map(float, claim)) not in known]
     assert not unknown
     assert claimed or document == "docs/experiments.md"
+
+
+@pytest.mark.parametrize("start", ROWS)
+def test_each_row_of_the_readme_says_what_its_suite_found(start: str) -> None:
+    suite, heading, recipe = ROWS[start]
+    block = blocks()[suite]
+    found = table(block, heading)
+    synthetic, real = found[f"synthetic images alone ({recipe})"], found["all real images"]
+    (line,) = (ln for ln in (ROOT / "README.md").read_text().splitlines() if f"| {start}" in ln)
+    _, dice, ratio, single, fedgan = (cell.strip() for cell in line.split("|")[1:-1])
+    levelling = table(block, f"{heading.split(':')[0]}: was the budget long enough?")
+    gain = float(levelling[heading.split(": ")[1]]["difference"])
+    assert dice == f"{synthetic['Dice']}, {real['Dice']}{' *' if gain >= LEAST_GAIN else ''}"
+    # A table has two columns "interval"; the last one is that of the ratio.
+    assert ratio == f"{synthetic['of all-real']} ({synthetic['interval']})"
+    sites = [
+        row["of all-real"]
+        for name, row in found.items()
+        if name.startswith("real images of") and "+" not in name
+    ]
+    assert single == f"{max(sites)}, {min(sites)}"
+    # FedGAN on phantoms is of a suite of its own, whose steps are said.
+    if "steps" in fedgan:
+        found, recipe = table(blocks()["bytes"], heading), "1600-steps"
+    if averaged := found.get(f"synthetic images of FedGAN ({recipe})"):
+        ours = found[f"synthetic images alone ({recipe})"]
+        said = re.match(rf"({NUMBER}), (\d+) times ours", fedgan)
+        assert said and said[1] == averaged["of all-real"]
+        times = megabytes(averaged["bytes of a site"]) / megabytes(ours["bytes of a site"])
+        assert float(said[2]) == pytest.approx(times, rel=0.02, abs=0.5)
+        assert "(ours" not in fedgan or f"(ours {ours['of all-real']}," in fedgan
+    else:
+        assert not fedgan
+
+
+@pytest.mark.parametrize("place", ["README.md", "docs/evidence.md"])
+def test_what_a_site_moves_to_equal_fedgan_is_what_the_suite_counted(place: str) -> None:
+    found = table(blocks()["bytes"], "phantoms: lesion")
+    ours = found["synthetic images alone (400-steps)"]
+    theirs = found["synthetic images of FedGAN (1600-steps)"]
+    assert float(ours["Dice"]) >= float(theirs["Dice"])
+    times = megabytes(theirs["bytes of a site"]) / megabytes(ours["bytes of a site"])
+    prose = " ".join(BLOCK.sub("", (ROOT / place).read_text("utf-8")).split())
+    if place == "README.md":
+        moved = re.search(r"a site moves (\d+) MB in all .* FedGAN reaches with (\d+) MB", prose)
+        assert moved and float(moved[1]) == round(megabytes(ours["bytes of a site"]))
+        assert float(moved[2]) == megabytes(theirs["bytes of a site"])
+    else:
+        said = re.search(r"phantoms: 1/(\d+) for equal Dice", prose)
+        assert said and float(said[1]) == pytest.approx(times, rel=0.02)
