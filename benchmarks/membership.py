@@ -8,8 +8,9 @@ set is painted from the masks of both halves, so that only the images can reveal
 
 Two further attacks need a patient's images. `asked` is a coordinator that sends each of them to the
 site as if it were synthetic and reads the site's loss (`asked, without losses`: the length of the
-feedback, which is what remains under a policy with `leaves.losses = false`), once and as the mean
-over eight shifted copies; under differential privacy it asks only once, since every question is
+feedback, which is what remains under a policy with `leaves.losses = false`; `asked, with
+discriminators' losses`: what `leaves.discriminator_losses` adds), once and as the mean over eight
+shifted copies; under differential privacy it asks only once, since every question is
 charged. `discriminator` has the site's final discriminator and shows it sixteen shifted copies;
 `segmentation` asks it how well it finds their masks in them, if it segments.
 
@@ -96,11 +97,11 @@ MODELS: dict[str, tuple[str, tuple[str, ...]]] = {
 }  # fmt: skip
 VARIANTS = ("one network", "plain", "shift", "move", "shown")
 """Models that show which part of `default` keeps patients from being told; a table of their own."""
-VERSION = 1
+VERSION = 2
 """Goes up when an attack changes, so that no stored score of the earlier one is taken."""
 QUESTIONS = 8
 LOOKS = 16
-ASKED = ("asked", "asked, without losses")
+ASKED = ("asked", "asked, without losses", "asked, with discriminators' losses")
 EIGHT = tuple(f"{name}, eight times" for name in ASKED)
 ATTACKS = ("painting", "nearest", "density", *ASKED, *EIGHT, "discriminator", "segmentation")
 Scores = dict[str, dict[str, float]]
@@ -212,6 +213,8 @@ def by_asking(
             said = (
                 [-answer.losses["adversarial"] for answer in answers],
                 [-float(answer.feedback.norm()) for answer in answers],
+                # What a discriminator takes for real makes its loss on synthetic images larger.
+                [answer.losses["discriminator"] for answer in answers],
             )
             for name, more, values in zip(ASKED, EIGHT, said, strict=True):
                 found.setdefault(name, []).append(values[0])

@@ -177,6 +177,14 @@ def test_members_farther_than_all_others_are_no_copies() -> None:
     assert near_copies(members, others).found == 0
 
 
+def test_nobody_is_audited_twice(parts: Parts, tmp_path: Path) -> None:
+    """Such as a member among the others under another name, who would hide a copy."""
+    run, members, others, painted = parts
+    twin = replace(others[0], image=members[0].image.flip(-1))
+    with pytest.raises(DataError, match=r"^2 cases have an image that another patient has"):
+        audit(run, members, [twin, *others[1:]], painted, tmp_path)
+
+
 def test_a_set_with_one_copy_of_a_member_is_not_released(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:

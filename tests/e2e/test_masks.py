@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from asyndgan.data import Batch, Cohort, RawCase
 from asyndgan.data.nnunet import describe
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.data.writing import write_dataset
-from asyndgan.engines import SiteSetup, set_up
+from asyndgan.engines import SiteSetup, load_cohort, set_up
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
 from asyndgan.evaluation import released_masks, synthesise, synthetic_of_run
 from asyndgan.privacy import Policy
@@ -88,6 +89,22 @@ def test_with_given_masks_no_mask_of_a_patient_leaves(
     assert len({mask.numpy().tobytes() for mask in left}) > 3  # not one and the same
 
 
+def test_the_mask_of_a_patient_who_is_held_out_is_not_given_either(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """Nor in another site's name: any mask of the folder is one that must not leave."""
+    recipe = tiny(*GIVEN, "training.hold_out=0.5")
+    setup = SiteSetup("north", phantoms["north"], tmp_path / "state")
+    trained = {mask.numpy().tobytes() for mask in load_cohort(setup, recipe).conditions}
+    masks = tmp_path / "masks"
+    shutil.copytree(phantoms["north"], masks)
+    for name, mask in load_masks(masks, recipe.image):
+        if mask.numpy().tobytes() in trained:
+            (masks / "labelsTr" / f"{name}.png").unlink()
+    with pytest.raises(CohortError, match="of one of its own patients is among those"):
+        set_up(replace(setup, masks=masks), recipe)
+
+
 def test_where_privacy_is_promised_given_masks_were_not_painted_without_it(
     given: Path, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -103,7 +120,7 @@ def test_where_privacy_is_promised_given_masks_were_not_painted_without_it(
     def begun(privacy: str, section: str) -> None:
         about["provenance"] = {"privacy": privacy}
         (masks / "dataset.json").write_text(json.dumps(about))
-        policy.write_text(f"[allows]\nundisturbed = true\n{section}\n")
+        policy.write_text(f"[allows]\nundisturbed = true\nfewest_patients = 1\n{section}\n")
         endpoint = set_up(setup, recipe)
         endpoint.close()
 

@@ -15,6 +15,7 @@ from asyndgan.privacy import SIMULATION, Policy, Release
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
+from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Measured, Open, Refusal, pack, unpack
 
@@ -237,6 +238,38 @@ def test_stand_ins_learn_from_as_many_patients_as_the_steward_wants(
     with pytest.raises(PolicyError, match=f"of {cohort.patients} patients learn them by heart"):
         Site("north", cohort, recipe, policy=policy())
     Site("north", cohort, recipe, policy=policy("[allows]\nstand_in_patients = 2"))
+
+
+def test_nobody_is_alone_in_what_a_generator_learns(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny(*PRIVATE)
+    (reason,) = policy().refusals(recipe, patients=4)
+    assert reason.startswith("it learns of 4 patients here")
+    assert not policy().refusals(recipe, patients=5) + policy().refusals(recipe)
+    noisy = tiny(*PRIVATE, "privacy.kind=feedback", "privacy.noise=9", "condition.kind=class",
+                 "generator.skip=true")  # fmt: skip
+    private = "[privacy]\nepsilon = 9\nunprotected_masks = true"
+    assert not policy(private).refusals(noisy, patients=1)
+    strict = policy("[allows]\nfewest_patients = 1000")
+    with pytest.raises(PolicyError, match=r"allows\.fewest_patients is 1000"):
+        Site("north", make_cohort(recipe), recipe, policy=strict)
+
+
+def test_a_generator_of_masks_learns_nothing_where_masks_never_leave() -> None:
+    masks = load_recipe("masks", ['discriminator.augment=["shift"]'])
+    (reason,) = policy('[leaves]\nmasks = "never"').refusals(masks)
+    assert "learns what patients' masks look like" in reason
+    assert not policy().refusals(masks)
+
+
+def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny: MakeRecipe) -> None:
+    told = {"adversarial": 0.5, "discriminator": 0.1, "stand_in": 0.2, "segmentation": 0.3}
+    message = judgement(losses=told)
+    answer = through_the_door(tiny(*PRIVATE), "", message)
+    assert set(answer.losses) == {"adversarial", "segmentation"}
+    text = "[leaves]\ndiscriminator_losses = true"
+    assert set(through_the_door(tiny(*PRIVATE), text, message).losses) == set(told)
 
 
 def test_feedback_and_moments_pass_only_where_they_may(tiny: MakeRecipe) -> None:

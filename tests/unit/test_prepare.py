@@ -10,6 +10,7 @@ import torch
 from asyndgan.data.case import Case, RawCase
 from asyndgan.data.check import check_folder
 from asyndgan.data.prepare import (
+    _resample_labels,
     check_contrast,
     invert,
     invert_mask,
@@ -202,6 +203,14 @@ def test_masks_take_the_label_that_covers_most_and_never_one_in_between() -> Non
     case = prepare(raw(np.zeros((50, 50)), mask), section(), ("T1",))
     assert case.mask.unique().tolist() == [0, 4]
     assert (case.mask[:, 8:] == 4).all()
+
+
+def test_a_mask_of_many_labels_is_shrunk_label_by_label() -> None:
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 200, (40, 40)))
+    found = labels.unique()
+    covers = (labels == found[:, None, None]).float()[None]
+    at_once = torch.nn.functional.interpolate(covers, (16, 16), mode="bilinear", antialias=True)
+    assert torch.equal(_resample_labels(labels, (16, 16)), found[at_once[0].argmax(0)])
 
 
 def test_a_halved_mask_lies_where_its_halved_image_does() -> None:

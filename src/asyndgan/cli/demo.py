@@ -222,10 +222,12 @@ class DemoPart:
 
     def watch_training(self, progress: RunProgress) -> None:
         """Shows the progress of training; to be passed to `train`."""
-        losses = progress.report.losses.values()
-        mean = sum(own.get("discriminator", 0.0) for own in losses) / max(len(losses), 1)
+        every = progress.report.losses.values()
+        losses = [own["discriminator"] for own in every if "discriminator" in own]
+        # A policy may keep them.
+        mean = f"D loss {sum(losses) / len(losses):.2f}, " if losses else ""
         moved = f"{size(progress.sent)} out, {size(progress.received)} back"
-        self.tell(f"step {progress.step}, D loss {mean:.2f}, {moved}")
+        self.tell(f"step {progress.step}, {mean}{moved}")
         self.show(progress.step, progress.steps)
         for line in progress.news:
             self.display.console.print(line, style="yellow", markup=False)

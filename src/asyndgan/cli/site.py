@@ -44,10 +44,15 @@ def init(
     file, policy = kit / service.SITE_FILE, kit / "policy.toml"
     if file.exists():
         raise RunError(f"{file} is there already; edit it.")
+    # A kit comes from the coordinator, whose policy or books these would be.
+    if planted := [own for own in ("policy.toml", "records", "runs") if (kit / own).exists()]:
+        raise RunError(
+            f"{kit / planted[0]} is there already, and this site has not written it. Remove it, or "
+            "unpack the kit anew; a policy of your own is put there afterwards."
+        )
     file.write_text(service.example(data.absolute()), "utf-8")
-    if not policy.exists():
-        limited = AllowsSection(most_answers=MOST_ANSWERS)
-        policy.write_text(Policy(name=name, allows=limited).to_toml(), "utf-8")
+    limited = AllowsSection(most_answers=MOST_ANSWERS)
+    policy.write_text(Policy(name=name, allows=limited).to_toml(), "utf-8")
     console = Console()
     for line in (
         f"{file}: where the data is.",

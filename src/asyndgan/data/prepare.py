@@ -439,9 +439,14 @@ def _resample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = labels.shape
     if size[0] >= height and size[1] >= width:
         return _nearest(labels, size)
-    found = labels.unique()
-    covers = (labels == found[:, None, None]).float()
-    return found[_resample(covers, size, "linear").argmax(0)]
+    # Label by label: masks may hold hundreds, and a stack of them all would not fit in memory.
+    most = torch.full(size, -1.0)
+    taken = torch.zeros(size, dtype=labels.dtype)
+    for label in labels.unique():
+        covers = _resample((labels == label)[None].float(), size, "linear")[0]
+        taken = torch.where(covers > most, label, taken)
+        most = torch.maximum(covers, most)
+    return taken
 
 
 def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:

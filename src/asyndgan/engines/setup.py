@@ -20,6 +20,7 @@ from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
+from asyndgan.training.site import check_strangers
 
 
 @final
@@ -86,7 +87,9 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
     )
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, describe(setup.data).labels)
-    else:
+    elif recipe.privacy.kind == "none":
+        # Under differential privacy nothing that the coordinator sees may depend on intensities,
+        # and it would see that the site cannot begin.
         try:
             check_contrast(cases, recipe.image)
         except DataError as error:
@@ -157,6 +160,9 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         check_labels(setup.masks, {str(number): name for number, name in cohort.labels.items()})
         _check_painted_privately(setup, recipe, policy)
         given = [mask for _, mask in load_masks(setup.masks, recipe.image)]
+        # Those who are held out, or left out for what they lack, are patients as well.
+        whole = recipe.image.model_copy(update={"slices": "all"})
+        check_strangers(setup.name, given, (mask for _, mask in load_masks(setup.data, whole)))
     site = Site(
         setup.name,
         cohort,

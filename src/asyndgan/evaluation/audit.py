@@ -58,6 +58,12 @@ membership signal proves nothing."""
 TINY: Final = 1e-12
 """Added to squared distances, so that images which are all alike are at the usual distance."""
 
+SAME: Final = 1e-6
+"""Mean squared difference below which two images are one."""
+
+FLAT: Final = 0.05
+"""Standard deviation of an image in which there is nothing to recognise."""
+
 TAIL: Final = 10
 """Most patients whose distances say how fast ever smaller distances become rare."""
 
@@ -263,11 +269,12 @@ def audit(
         canaries: start of the names of both groups, if they are only patients put in on purpose.
 
     Raises:
-        DataError: a group has fewer than two patients.
+        DataError: a group has fewer than two patients, or two patients have the same image.
     """
     for name, cases in (("members", members), ("others", others)):
         if len({case.patient for case in cases}) < 2:
             raise DataError(f"an audit needs two patients at least among the {name}.")
+    _check_once([*members, *others])
     scores = patient_scores(run, [*members, *others], synthetic)
     inside = {case.patient for case in members}
     attacks = [
@@ -318,6 +325,24 @@ def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:
             f"'{start}'. Put more in on purpose, or correct --canaries."
         )
     return found
+
+
+def _check_once(real: Sequence[Case]) -> None:
+    """Refuses cases of two patients with one image, mirrored or not.
+
+    A member who is among the others as well, under another name, would make the groups alike, and
+    a member who is there twice would make a copy look as near as the next patient.
+    """
+    small = _small(real)
+    _, number = np.unique([case.patient for case in real], return_inverse=True)
+    apart = _mirrored_too(small, small) + torch.from_numpy(number[:, None] == number) * 1.0
+    varied = small.flatten(1).std(dim=1) > FLAT  # empty slices are the same in everybody
+    twice = int(((apart < SAME).any(dim=1) & varied).sum())
+    if twice:
+        raise DataError(
+            f"{twice} cases have an image that another patient has as well, so an audit could not "
+            "tell members from others, nor copies from patients. Take out who is there twice."
+        )
 
 
 def audited_sites(members: Sequence[Case]) -> list[str]:

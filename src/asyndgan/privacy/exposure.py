@@ -46,10 +46,12 @@ _BATCH = Exposure("number of the next batch", "one number", "how many batches we
 
 _LOSSES = Exposure(
     "the terms of the site's loss, as numbers", "at most 32 numbers",
-    "how well the discriminator tells real from synthetic and, if it segments, finds real masks, "
-    "over a batch of real images: a weak sign of who is in the batch. Of images that "
-    "somebody made up to ask: as `feedback`",
-    "`leaves.losses = false` sends none; under differential privacy none of real images",
+    "how well the images that were sent please the site: of images that somebody made up to ask, "
+    "as `feedback`. With `leaves.discriminator_losses` also how well each discriminator tells real "
+    "from synthetic and finds masks: asked twice, each network's word on a single image by itself, "
+    "of patients whom it has learned and of others",
+    "without `leaves.discriminator_losses` those of discriminators stay; `leaves.losses = false` "
+    "sends none; under differential privacy none of real images",
 )  # fmt: skip
 
 LEAVING: Final[dict[tuple[str, str], Exposure]] = {
@@ -209,7 +211,8 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ("measure", "run"): _RUN,
     ("save", "run"): _RUN,
     ("save", "step"): Exposure(
-        "a state to keep", "one number", "fills the disk", "two are kept, of nine runs"
+        "a state to keep", "one number", "fills the disk",
+        "two are kept, of nine runs under one name; who names runs may fill the disk all the same"
     ),
     ("close", "run"): _RUN,
 }  # fmt: skip

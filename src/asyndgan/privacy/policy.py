@@ -22,7 +22,14 @@ class LeavesSection(Section):
     feedback: tuple[FeedbackCoding, ...] = Field(
         ("float16", "int8", "int4"), description="codings of feedback; none: no feedback at all"
     )
-    losses: bool = Field(True, description="losses of each step, as numbers")
+    losses: bool = Field(
+        True, description="what the generator's loss is at the site in each step, as numbers"
+    )
+    discriminator_losses: bool = Field(
+        False,
+        description="also the losses of the discriminators themselves: they tell what each has "
+        "learned of the patients whom it knows, and so who takes part",
+    )
     cases: bool = Field(True, description="how many cases the site has")
     masks: Literal["never", "transient", "released"] = Field(
         "transient",
@@ -51,6 +58,12 @@ class AllowsSection(Section):
         False,
         description="loss.moments and loss.features, which compare with statistics of real images: "
         "of a batch of one patient their gradient gives his image away",
+    )
+    fewest_patients: int = Field(
+        5,
+        ge=1,
+        description="fewest patients, after holding out, of whom a recipe that is not private may "
+        "learn: whoever is alone in a run is all that its generator knows",
     )
     stand_in_patients: int = Field(
         20,
@@ -190,6 +203,16 @@ class Policy(Section):
             )
         # Without a limit on epsilon any noise, however little, would count as private.
         private = recipe.privacy.kind != "none" and self.privacy.epsilon is not None
+        if not private and patients is not None and patients < self.allows.fewest_patients:
+            found.append(
+                f"it learns of {patients} patients here, after holding out and choosing cases; "
+                f"allows.fewest_patients is {self.allows.fewest_patients}"
+            )
+        if not private and recipe.image.source == "masks" and self.leaves.masks == "never":
+            found.append(
+                "image.source is masks, so the generator learns what patients' masks look like, "
+                "without differential privacy; leaves.masks is never"
+            )
         if not (private or self.allows.undisturbed):
             found += [
                 f"training.move is false and {section}.augment has no shift, so discriminators "
@@ -263,10 +286,19 @@ class Policy(Section):
 SIMULATION = Policy(
     name="simulation",
     leaves=LeavesSection(
-        feedback=("float32", "float16", "int8", "int4"), masks="released", moments=True, odds=True
+        feedback=("float32", "float16", "int8", "int4"),
+        discriminator_losses=True,
+        masks="released",
+        moments=True,
+        odds=True,
     ),
     allows=AllowsSection(
-        paired_l1=True, matching=True, stand_in_patients=2, undisturbed=True, known_start=True
+        paired_l1=True,
+        matching=True,
+        fewest_patients=1,
+        stand_in_patients=2,
+        undisturbed=True,
+        known_start=True,
     ),
 )
 """Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine."""

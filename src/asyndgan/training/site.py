@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +94,26 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
             )
 
 
+def check_strangers(name: str, given: Iterable[Mask], own: Iterable[Mask]) -> None:
+    """Checks that no patient's own mask is given, mirrored or not.
+
+    Args:
+        name: of the site.
+        given: masks to have painted.
+        own: masks of the site's patients.
+
+    Raises:
+        CohortError: one is.
+    """
+    known = {mask.long().numpy().tobytes() for mask in own if mask.unique().numel() > 1}
+    both = (each.long() for mask in given for each in (mask, mask.flip(-1)))
+    if any(mask.numpy().tobytes() in known for mask in both):
+        raise CohortError(
+            f"site {name}: a mask of one of its own patients is among those that are given, and "
+            "would leave with them. Give it masks that are public, or that a generator painted."
+        )
+
+
 def _checked_masks(
     name: str, given: Sequence[Mask] | None, cohort: Cohort, recipe: Recipe
 ) -> torch.Tensor | None:
@@ -105,12 +125,7 @@ def _checked_masks(
     if not given:
         return None
     masks = torch.stack(list(given)).long()
-    own = {mask.numpy().tobytes() for mask in cohort.conditions if mask.unique().numel() > 1}
-    if any(each.numpy().tobytes() in own for mask in masks for each in (mask, mask.flip(-1))):
-        raise CohortError(
-            f"site {name}: a mask of one of its own patients is among those that are given, and "
-            "would leave with them. Give it masks that are public, or that a generator painted."
-        )
+    check_strangers(name, masks, cohort.conditions)
     unknown = set(masks.unique().tolist()) - set(cohort.labels)
     if tuple(masks.shape[1:]) != cohort.space or unknown:
         raise CohortError(
