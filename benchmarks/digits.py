@@ -1,6 +1,6 @@
 """Accuracy of a model trained on digits that were painted under differential privacy.
 
-    python benchmarks/digits.py --out OUT [--seeds 3] [--document docs/evidence.md]
+    python benchmarks/digits.py --out OUT [--seeds 3] [--of-four 3] [--document docs/evidence.md]
 
 The data are the 1,797 digits of 8x8 pixels that scikit-learn ships, each treated as a patient. Four
 fifths of them are held by one site or by four; a support vector machine is trained on 2,000 painted
@@ -171,16 +171,16 @@ def means(row: Row, train: Digits) -> Digits:
     return large, torch.arange(PAINTED) % 10
 
 
-def rows(seeds: int) -> list[Row]:
+def rows(seeds: int, of_four: int) -> list[Row]:
     """All rows, those of one site before those of four, then the baselines."""
     found: list[Row] = []
-    for sites in (1, 4):
+    for sites, count in ((1, seeds), (4, of_four)):
         for kind, levels in (
             ("none", [math.inf]),
             ("discriminator", [10.0, 3.0, 1.0]),
             ("feedback", [10.0, 3.0, 1.0]),
         ):
-            found += [Row(kind, sites, level, s) for s in range(seeds) for level in levels]
+            found += [Row(kind, sites, level, s) for s in range(count) for level in levels]
     found += [Row("means", 1, level, s) for s in range(seeds) for level in (math.inf, 10, 3, 1)]
     return found + [Row("real", 1, math.inf, s) for s in range(seeds)]
 
@@ -193,7 +193,7 @@ def run(row: Row) -> float:
     return accuracy(means(row, train) if row.kind == "means" else painted(row, train), test)
 
 
-def table(results: dict[str, float], seeds: int) -> str:
+def table(results: dict[str, float], every: list[Row]) -> str:
     """The Markdown table of accuracies: mean over seeds, lowest and highest."""
     names = {
         "real": "real digits",
@@ -204,11 +204,11 @@ def table(results: dict[str, float], seeds: int) -> str:
     }
     lines: list[list[object]] = []
     shown: set[tuple[str, int, float]] = set()
-    for row in sorted(rows(seeds), key=lambda row: (list(names).index(row.kind), row.sites)):
+    for row in sorted(every, key=lambda row: (list(names).index(row.kind), row.sites)):
         key = (row.kind, row.sites, row.epsilon)
         if key not in shown:
             shown.add(key)
-            own = [results[Row(*key, seed).name] for seed in range(seeds)]
+            own = [results[one.name] for one in every if key == (one.kind, one.sites, one.epsilon)]
             spread = f"{np.mean(own):.3f} ({min(own):.3f} to {max(own):.3f})"
             epsilon = "" if row.epsilon == math.inf else f"{row.epsilon:g}"
             lines.append([names[row.kind], row.sites, epsilon, spread, len(own)])
@@ -220,8 +220,10 @@ def main() -> None:
     """Runs the missing trainings, then prints and writes the table."""
     parser = arguments(__doc__, data=False)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--of-four", type=int, help="seeds of the rows of four sites; else as many")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    every = rows(asked.seeds, asked.seeds if asked.of_four is None else asked.of_four)
     results = {
         row.name: remembered(
             asked.out / "digits.json",
@@ -229,9 +231,9 @@ def main() -> None:
             partial(run, row),
             of=[RECIPE, RATE, PAINTED, STEPS, UPDATES],
         )
-        for row in rows(asked.seeds)
+        for row in every
     }
-    publish(table(results, asked.seeds), "digits", asked.document)
+    publish(table(results, every), "digits", asked.document)
 
 
 if __name__ == "__main__":

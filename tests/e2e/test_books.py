@@ -43,7 +43,9 @@ def test_a_limit_over_all_runs_wants_books_that_stay(
 def test_what_one_run_spent_is_not_there_for_the_next(
     private: Recipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    limit = policies(phantoms, tmp_path, "[allows]\nmost_answers = 7\nundisturbed = true\nfewest_patients = 1")
+    limit = policies(
+        phantoms, tmp_path, "[allows]\nmost_answers = 7\nundisturbed = true\nfewest_patients = 1"
+    )
     books = tmp_path / "books"
     train(private, phantoms, tmp_path / "first", policies=limit, records=books)
     assert not list((tmp_path / "first").rglob("ledger.jsonl"))

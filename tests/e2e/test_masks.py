@@ -172,7 +172,10 @@ def test_masks_are_kept_of_sites_whose_policies_allow_it(
     policies = {name: tmp_path / f"{name}.toml" for name in phantoms}
     for name, path in policies.items():
         masks = "released" if name in willing else "transient"
-        path.write_text(f'[leaves]\nmasks = "{masks}"\n[allows]\nundisturbed = true\nfewest_patients = 1\n', "utf-8")
+        path.write_text(
+            f'[leaves]\nmasks = "{masks}"\n[allows]\nundisturbed = true\nfewest_patients = 1\n',
+            "utf-8",
+        )
     recipe = tiny("image.size=32", "masks.release=where_allowed", "wire.feedback=float16")
     news: list[str] = []
     run = train(
