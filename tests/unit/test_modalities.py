@@ -20,7 +20,7 @@ from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, Wi
 from asyndgan.models import build_discriminator
 from asyndgan.models.discriminators import EachModality
 from asyndgan.privacy import Policy, Release
-from asyndgan.privacy.policy import LeavesSection
+from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
 from asyndgan.training.feedback import LEAST_PART, weights_of
@@ -190,7 +190,8 @@ def test_a_policy_that_keeps_cases_back_takes_none_whose_zeros_would_tell(
 ) -> None:
     recipe = tiny("masks.release=false", "training.move=true")
     whole = make_cohort(recipe, cases=2, modalities=["T1", "T2"])
-    silent = Policy(leaves=LeavesSection(cases=False))
+    few = AllowsSection(fewest_patients=2)
+    silent = Policy(leaves=LeavesSection(cases=False), allows=few)
     with pytest.raises(PolicyError, match="zeros in the feedback would tell which"):
         Site(
             "north", incomplete(whole, [[True, False], [True, True]]), recipe, share=1.0,
