@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from asyndgan.cli.check import check
 from asyndgan.data.case import RawCase
 from asyndgan.data.check import Fault, check_folder, compare_folders
+from asyndgan.data.nnunet import named_alike
 from asyndgan.data.writing import write_dataset
 
 LABELS = {"background": 0, "lesion": 1}
@@ -345,6 +346,7 @@ def test_modalities_that_only_capitals_tell_apart_are_named(folder: Path, tmp_pa
     set_json(south, channel_names={"0": "t1", "1": "PD"})
     (fault,) = compare_folders([check_folder(folder), check_folder(south)])
     assert fault.reason == f"modality 't1' here is 'T1' in {folder}"
+    assert named_alike(["T2", "T2*", "T1 c", "T1", "t1-C"]) == [("T1 c", "t1-C")]
 
 
 def test_spacings_that_differ_and_intensities_beyond_a_pngs_are_noted(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
     """Finds contradictions between data sets that are to be trained on together.
 
     These are one label number with two names, one label name with two numbers, names of modalities
-    that only capitals or punctuation tell apart, and a patient who is at two sites.
+    that only capitals, spaces, dots or dashes tell apart, and a patient who is at two sites.
     """
     faults: list[Fault] = []
     for place, report in enumerate(reports):

@@ -211,14 +211,15 @@ def describe(folder: Path) -> DatasetInfo:
 
 
 def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of different names that only capitals, spaces or punctuation tell apart, as T1 and t1.
+    """Pairs of different names that only capitals, spaces, dots or dashes tell apart: T1 and t1.
 
-    Names are matched to the letter, so whoever meant one thing by both gets two.
+    Names are matched to the letter, so whoever meant one thing by both gets two. Other signs count:
+    T2 and T2* are two sequences.
     """
     first: dict[str, str] = {}
     pairs = []
     for name in dict.fromkeys(names):
-        plain = re.sub(r"[\W_]", "", name).casefold()
+        plain = re.sub(r"[\s_.-]", "", name).casefold()
         known = first.setdefault(plain, name) if plain else name
         if known != name:
             pairs.append((known, name))
