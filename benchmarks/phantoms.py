@@ -164,6 +164,9 @@ def main() -> None:
     """Runs the missing trainings, then prints and writes the tables."""
     parser = arguments(__doc__)
     parser.add_argument("--tables", nargs="+", default=["integrity", "private"])
+    parser.add_argument(
+        "--skip", nargs="+", default=[], help="names of trainings to leave out, as their folders'"
+    )
     asked = parser.parse_args()
     torch.set_num_threads(1)
     headings = {
@@ -173,7 +176,7 @@ def main() -> None:
     for table in asked.tables:
         rows = []
         for variant in variants():
-            if variant.table != table:
+            if variant.table != table or variant.name in asked.skip:
                 continue
             make = partial(judged, variant, asked.data, asked.out)
             folders = [*sites_of(asked.data, "phantoms").values(), asked.data / "phantoms" / "test"]
