@@ -214,13 +214,18 @@ def by_asking(
                 [-answer.losses["adversarial"] for answer in answers],
                 [-float(answer.feedback.norm()) for answer in answers],
                 # What a discriminator takes for real makes its loss on synthetic images larger.
-                [answer.losses["discriminator"] for answer in answers],
+                [own_loss(answer.losses) for answer in answers],
             )
             for name, more, values in zip(ASKED, EIGHT, said, strict=True):
                 found.setdefault(name, []).append(values[0])
                 if questions > 1:
                     found.setdefault(more, []).append(float(np.mean(values)))
     return found
+
+
+def own_loss(losses: dict[str, float]) -> float:
+    """A discriminator's loss; under differential privacy only that on synthetic images is sent."""
+    return losses.get("discriminator", losses.get("discriminator_synthetic", 0.0))
 
 
 def by_discriminator(run: RunFolder, site: str, cases: list[Case]) -> dict[str, list[float]]:

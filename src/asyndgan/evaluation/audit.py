@@ -333,11 +333,8 @@ def _check_once(real: Sequence[Case]) -> None:
     A member who is among the others as well, under another name, would make the groups alike, and
     a member who is there twice would make a copy look as near as the next patient.
     """
-    small = _small(real)
-    _, number = np.unique([case.patient for case in real], return_inverse=True)
-    apart = _mirrored_too(small, small) + torch.from_numpy(number[:, None] == number) * 1.0
-    varied = small.flatten(1).std(dim=1) > FLAT  # empty slices are the same in everybody
-    twice = int(((apart < SAME).any(dim=1) & varied).sum())
+    varied = _small(real).flatten(1).std(dim=1) > FLAT  # empty slices are the same in everybody
+    twice = int(((_to_next_patient(real) < SAME) & varied).sum())
     if twice:
         raise DataError(
             f"{twice} cases have an image that another patient has as well, so an audit could not "
@@ -379,11 +376,16 @@ def relative_distances(real: Sequence[Case], synthetic: Sequence[Case]) -> Tenso
     An empty slice, which all patients have alike, is thus as far from a synthetic one as any. Of an
     image and its mirror image the nearer one counts, since generators may learn from both.
     """
+    usual = _to_next_patient(real)[:, None]
+    return ((_mirrored_too(_small(real), _small(synthetic)) + TINY) / (usual + TINY)).sqrt()
+
+
+def _to_next_patient(real: Sequence[Case]) -> Tensor:
+    """Mean squared difference of each case from the nearest of another patient, mirrored or not."""
     small = _small(real)
     _, number = np.unique([case.patient for case in real], return_inverse=True)
     own = torch.from_numpy(number[:, None] == number)
-    usual = _mirrored_too(small, small).masked_fill(own, math.inf).min(dim=1, keepdim=True).values
-    return ((_mirrored_too(small, _small(synthetic)) + TINY) / (usual + TINY)).sqrt()
+    return _mirrored_too(small, small).masked_fill(own, math.inf).min(dim=1).values
 
 
 def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> NearCopies:

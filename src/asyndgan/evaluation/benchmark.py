@@ -127,7 +127,7 @@ def run_suite(
     real = {part.name: Real(suite, part, data) for part in suite.sets}
     trainings = list(trainings_of(suite, data, out, device))
     train_all(trainings, workers, on_training)
-    about = {one.out.relative_to(out / "runs").as_posix(): one.about() for one in trainings}
+    about = {one.name: one.about() for one in trainings}
     judged_on = {
         f"{part.folder}/{name}": digest_of_folder(data / part.folder / name)
         for part in suite.sets

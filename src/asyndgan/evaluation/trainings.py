@@ -92,7 +92,7 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Its set, model and seed, for messages."""
+        """Its set, model and seed."""
         return f"{self.out.parent.name}/{self.out.name}"
 
     @property
@@ -104,8 +104,8 @@ class Training:
         """Everything that the run depends on besides its recipe."""
         return {
             "generator_version": GENERATOR_VERSION,
-            **({"device": self.device} if self.device != "cpu" else {}),
-            **({"patients": self.patients} if self.patients != DEFAULT_PATIENT_PATTERN else {}),
+            "device": self.device,
+            "patients": self.patients,
             "sites": {name: digest_of_folder(folder) for name, folder in self.sites.items()},
             **({"local_steps": LOCAL_STEPS} if self.fedgan else {}),
             **(
