@@ -632,7 +632,7 @@ def test_kits_are_made_checked_and_added_by_commands(
     shutil.unpack_archive(folder / "kits" / "north.zip", tmp_path)
     kit = tmp_path / "north"
     (kit / "policy.toml").write_text("[allows]\npaired_l1 = true\n")  # of whoever made the kit
-    with pytest.raises(RunError, match="this site has not written it"):
+    with pytest.raises(RunError, match="this site has not written that"):
         asyndgan("site", "init", kit, "--data", phantoms["north"])
     (kit / "policy.toml").unlink()
     asyndgan("site", "init", kit, "--data", phantoms["north"])

@@ -264,10 +264,18 @@ def test_a_generator_of_masks_learns_nothing_where_masks_never_leave() -> None:
 
 
 def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny: MakeRecipe) -> None:
-    told = {"adversarial": 0.5, "discriminator": 0.1, "stand_in": 0.2, "segmentation": 0.3}
+    told = {"adversarial": 0.5, "discriminator": 0.1, "stand_in": 0.2, "stand_in_l1": 0.3}
     message = judgement(losses=told)
     answer = through_the_door(tiny(*PRIVATE), "", message)
-    assert set(answer.losses) == {"adversarial", "segmentation"}
+    assert set(answer.losses) == {"adversarial", "stand_in_l1"}
+    # Noise hides it where a steward says how much there must be.
+    noisy = tiny("masks.release=false", "condition.kind=class", "privacy.kind=discriminator",
+                 "privacy.noise=1e-9", "privacy.patients=2", "generator.skip=true")  # fmt: skip
+    of_noise = judgement(
+        losses={"discriminator_synthetic": 0.1}, conditions=torch.zeros(2, dtype=torch.int64)
+    )
+    assert through_the_door(noisy, "", of_noise).losses == {}
+    assert through_the_door(noisy, "[privacy]\nepsilon = 9", of_noise).losses
     text = "[leaves]\ndiscriminator_losses = true"
     assert set(through_the_door(tiny(*PRIVATE), text, message).losses) == set(told)
 

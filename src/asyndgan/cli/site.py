@@ -45,10 +45,11 @@ def init(
     if file.exists():
         raise RunError(f"{file} is there already; edit it.")
     # A kit comes from the coordinator, whose policy or books these would be.
-    if planted := [own for own in ("policy.toml", "records", "runs") if (kit / own).exists()]:
+    if found := [own for own in ("policy.toml", "records", "runs") if (kit / own).exists()]:
         raise RunError(
-            f"{kit / planted[0]} is there already, and this site has not written it. Remove it, or "
-            "unpack the kit anew; a policy of your own is put there afterwards."
+            f"{kit / found[0]} is there already. If this kit was in use, put its site.toml back "
+            "and keep the rest: records say what was spent. If it has just come, this site has not "
+            "written that: ask for another kit."
         )
     file.write_text(service.example(data.absolute()), "utf-8")
     limited = AllowsSection(most_answers=MOST_ANSWERS)

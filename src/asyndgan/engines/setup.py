@@ -135,8 +135,7 @@ def _check_painted_privately(setup: SiteSetup, recipe: Recipe, policy: Policy) -
     """Refuses masks whose generator was taught without privacy, where privacy is promised."""
     provenance = describe(setup.masks).extra.get("provenance") if setup.masks else None
     taught = provenance.get("privacy") if isinstance(provenance, dict) else None
-    promised = recipe.privacy.kind != "none" and policy.privacy.epsilon is not None
-    if promised and taught == "none" and not policy.privacy.unprotected_masks:
+    if policy.covers(recipe) and taught == "none" and not policy.privacy.unprotected_masks:
         raise CohortError(
             f"site {setup.name}: the given masks were painted by a generator that was taught "
             "without differential privacy, so epsilon would not cover what they tell of patients. "

@@ -333,7 +333,8 @@ def _check_once(real: Sequence[Case]) -> None:
     A member who is among the others as well, under another name, would make the groups alike, and
     a member who is there twice would make a copy look as near as the next patient.
     """
-    varied = _small(real).flatten(1).std(dim=1) > FLAT  # empty slices are the same in everybody
+    # Empty slices are the same in everybody, whatever a modality's background is.
+    varied = _small(real).flatten(2).std(dim=2).amax(dim=1) > FLAT
     twice = int(((_to_next_patient(real) < SAME) & varied).sum())
     if twice:
         raise DataError(
@@ -537,6 +538,8 @@ def _stored_attack(table: Mapping[str, Any]) -> Attack:
 
 
 def _stored_copies(table: Mapping[str, Any]) -> NearCopies:
+    if not 0 <= int(table["found"]) <= int(table["members"]) or not int(table["members"]):
+        raise ValueError("more are found than there are members")
     return NearCopies(
         found=int(table["found"]),
         members=int(table["members"]),

@@ -168,6 +168,13 @@ class Policy(Section):
                 "leave. Make room, then start the site again."
             ) from error
 
+    def covers(self, recipe: Recipe) -> bool:
+        """Whether this policy holds a recipe's differential privacy for a guarantee.
+
+        Without a limit on epsilon any noise, however little, would count as private.
+        """
+        return recipe.privacy.kind != "none" and self.privacy.epsilon is not None
+
     def refusals(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> list[str]:
@@ -201,8 +208,7 @@ class Policy(Section):
                 f"loss.stand_in_l1 is {recipe.loss.stand_in_l1:g}, and stand-ins of {patients} "
                 f"patients learn them by heart; allows.stand_in_patients is {fewest}"
             )
-        # Without a limit on epsilon any noise, however little, would count as private.
-        private = recipe.privacy.kind != "none" and self.privacy.epsilon is not None
+        private = self.covers(recipe)
         if not private and patients is not None and patients < self.allows.fewest_patients:
             found.append(
                 f"it learns of {patients} patients here, after holding out and choosing cases; "

@@ -37,7 +37,7 @@ LEAST_IMAGES = 8
 WITH_CONDITIONS = Card | Judgement | Appraisal
 """Answers that hold what a generator paints from next."""
 
-OWN_LOSSES = ("discriminator", "stand_in")
+OWN_LOSSES = ("discriminator", "discriminator_synthetic", "stand_in")
 """How losses of a site's own networks are called; others are the generator's loss."""
 
 _KEY = object()
@@ -170,8 +170,8 @@ class Release:
                 raise PolicyError("this site's policy lets no feedback out in this coding.")
             if not leaves.losses or self.recipe.privacy.kind == "feedback":
                 answer = answer.model_copy(update={"losses": {}})
-            elif self.recipe.privacy.kind == "none" and not leaves.discriminator_losses:
-                told = {n: v for n, v in answer.losses.items() if not n.startswith(OWN_LOSSES)}
+            elif not (leaves.discriminator_losses or self.policy.covers(self.recipe)):
+                told = {n: v for n, v in answer.losses.items() if n not in OWN_LOSSES}
                 answer = answer.model_copy(update={"losses": told})
             if self.recipe.privacy.kind == "feedback" and isinstance(answer, Judgement):
                 answer = answer.model_copy(update={"feedback": self._noised(answer.feedback)})
