@@ -18,7 +18,7 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 
-from asyndgan.engines.flare.service import SiteService
+from asyndgan.engines.flare.service import SiteFile, SiteService
 from asyndgan.engines.setup import SiteSetup
 from asyndgan.errors import RunError, SiteSilentError, SiteUnreachableError
 from asyndgan.recipe import Recipe
@@ -254,6 +254,23 @@ def test_the_systems_count_of_bytes_is_that_of_one_port_and_leaves_no_file_open(
                 assert carried.count()[0] >= 1000 + 1  # what has been closed still counts
 
 
+def a_kit(folder: Path) -> Path:
+    (folder / "startup").mkdir(parents=True)
+    (folder / "startup" / "fed_client.json").write_text('{"client": {"fqsn": "north"}}')
+    return folder
+
+
+def test_whoever_names_runs_fills_no_disk(tmp_path: Path) -> None:
+    kit, site = a_kit(tmp_path / "kit"), SiteFile(data=Path("data"), runs=2)
+    for name in ("first", "second"):
+        site.setup(kit, name).state.mkdir(parents=True)
+    assert site.setup(kit, "first").state == kit / "runs" / "first"  # a run that is known goes on
+    with pytest.raises(RunError, match=r"of 2 runs already .* Delete"):
+        site.setup(kit, "third")
+    (kit / "runs" / "second").rmdir()
+    assert site.setup(kit, "third").state == kit / "runs" / "third"
+
+
 def test_a_site_computes_for_one_run_until_the_job_of_that_run_is_over(
     tiny: Callable[..., Recipe],
     phantoms: dict[str, Path],
@@ -261,11 +278,10 @@ def test_a_site_computes_for_one_run_until_the_job_of_that_run_is_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("asyndgan.engines.flare.service.HANDOVER_S", 0.5)
-    (tmp_path / "startup").mkdir()
-    (tmp_path / "startup" / "fed_client.json").write_text('{"client": {"fqsn": "north"}}')
+    kit = a_kit(tmp_path)
     recipe = tiny("image.size=32")
     service = SiteService(
-        tmp_path, lambda run: SiteSetup("north", phantoms["north"], tmp_path / "runs" / run)
+        kit, lambda run: SiteSetup("north", phantoms["north"], tmp_path / "runs" / run)
     )
 
     def line(run: str) -> Requests:

@@ -212,7 +212,8 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ("save", "run"): _RUN,
     ("save", "step"): Exposure(
         "a state to keep", "one number", "fills the disk",
-        "two are kept, of nine runs under one name; who names runs may fill the disk all the same"
+        "two are kept, of nine runs under one name, and of as many names as `runs` of the "
+        "site's `site.toml` allows (20)",
     ),
     ("close", "run"): _RUN,
 }  # fmt: skip

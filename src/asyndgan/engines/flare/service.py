@@ -90,6 +90,12 @@ class SiteFile(Section):
         description="seconds that the compute may take to answer, and for which a run that asks "
         "nothing keeps it from another",
     )
+    runs: int = Field(
+        20,
+        ge=1,
+        description="runs whose state may lie in the kit's folder 'runs'; a further one is refused "
+        "until you delete an older one's folder there",
+    )
 
     @classmethod
     def of(cls, kit: Path) -> "SiteFile":
@@ -116,11 +122,22 @@ class SiteFile(Section):
         return found.model_copy(update=inside)
 
     def setup(self, kit: Path, run: str) -> SiteSetup:
-        """Returns the site's setup for a run; its state is in the kit, outside FLARE's jobs."""
+        """Returns the site's setup for a run; its state is in the kit, outside FLARE's jobs.
+
+        Raises:
+            RunError: the kit cannot be used, or has states of as many other runs as `runs` allows.
+        """
+        state = kit / "runs" / run
+        # Whoever names runs would otherwise decide how much of the site's disk they fill.
+        if not state.exists() and len(list(state.parent.glob("*"))) >= self.runs:
+            raise RunError(
+                f"{name_of(kit)} keeps the state of {self.runs} runs already (runs in {SITE_FILE})"
+                f". Delete the folders of those that are over from {state.parent}, or raise it."
+            )
         return SiteSetup(
             name_of(kit),
             self.data,
-            kit / "runs" / run,
+            state,
             share=self.share,
             patients=self.patients,
             policy=self.policy,
