@@ -9,9 +9,9 @@ set is painted from the masks of both halves, so that only the images can reveal
 Two further attacks need a patient's images. `asked` is a coordinator that sends each of them to the
 site as if it were synthetic and reads the site's loss (`asked, without losses`: the length of the
 feedback, which is what remains under a policy with `leaves.losses = false`; `asked, with
-discriminators' losses`: what `leaves.discriminator_losses` adds), once and as the mean over eight
-shifted copies; under differential privacy it asks only once, since every question is
-charged. `discriminator` has the site's final discriminator and shows it sixteen shifted copies;
+discriminators' losses`: what `leaves.discriminator_losses` adds), once and, where it takes more
+than that to tell, as the mean over eight shifted copies (`default` and `one network`).
+`discriminator` has the site's final discriminator and shows it sixteen shifted copies;
 `segmentation` asks it how well it finds their masks in them, if it segments.
 
 `no generator` is the floor, without any training: it scores each patient by how near his images are
@@ -99,7 +99,8 @@ VARIANTS = ("one network", "plain", "shift", "move", "shown")
 """Models that show which part of `default` keeps patients from being told; a table of their own."""
 VERSION = 2
 """Goes up when an attack changes, so that no stored score of the earlier one is taken."""
-QUESTIONS = 8
+QUESTIONS = {"default": 8, "one network": 8}
+"""Number of questions about an image, where it is more than one."""
 LOOKS = 16
 ASKED = ("asked", "asked, without losses", "asked, with discriminators' losses")
 EIGHT = tuple(f"{name}, eight times" for name in ASKED)
@@ -125,7 +126,9 @@ def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
     return load_recipe(recipe, [*own, f"privacy.noise={noise:.3f}"])
 
 
-def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, object]:
+def attacked(
+    recipe: Recipe, sites: dict[str, Path], out: Path, questions: int
+) -> dict[str, object]:
     """Scores of members and others by attack."""
     run = trained(recipe, sites, out)
     if recipe.privacy.kind != "none":
@@ -146,7 +149,6 @@ def attacked(recipe: Recipe, sites: dict[str, Path], out: Path) -> dict[str, obj
     scores = patient_scores(run, everybody, painted)
     for site, data in sites.items():
         own = [case for case in everybody if case.patient.startswith(f"{site}/")]
-        questions = 1 if recipe.privacy.kind != "none" else QUESTIONS
         found = by_asking(run, site, data, own, questions)
         found |= by_discriminator(run, site, own)
         for name, of_cases in found.items():
@@ -322,7 +324,7 @@ def main() -> None:
                 entries[name] = remembered(
                     asked.out / "scores.json",
                     name,
-                    partial(attacked, recipe, sites, asked.out / name),
+                    partial(attacked, recipe, sites, asked.out / name, QUESTIONS.get(model, 1)),
                     of=[recipe.digest(), VERSION, [digest_of(data) for data in sites.values()]],
                 )
     tables: dict[str, list[list[object]]] = {"membership": [], "membership-variants": []}
