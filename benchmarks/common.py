@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from asyndgan.data.writing import digest_of_folder
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.segmentation import TRAINING_VERSION
 from asyndgan.evaluation.synthesise import PAINTING_VERSION
-from asyndgan.evaluation.trainings import Training, digest_of_folder
+from asyndgan.evaluation.trainings import Training
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import markdown_table, replace_block

@@ -317,9 +317,28 @@ def test_an_audit_is_of_the_file_that_paints_not_of_what_is_said_of_it(
     try:
         run.generator_file.write_bytes(whole[:-4] + b"\0\0\0\1")
         refused = generate(run, tmp_path / "kept", given, tmp_path)
+        with pytest.raises(RunError, match=r"another generator than the one that run\.json says"):
+            run.generator()
     finally:
         run.generator_file.write_bytes(whole)
     assert "is of another generator" in str(refused.exception)
+
+
+def test_an_audit_looks_at_what_the_generator_paints_not_at_what_lies_in_its_folder(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    run, sites = parts[0], {site: parts[0].path.parent / site for site in SITES}
+    masks, out = masks_in(given, run), tmp_path / "audit" / "synthetic"
+    for _ in range(2):  # a set that is there already is taken if it is the same
+        synthetic_of_run(run, sites, out, masks=given, compared=True)
+    image = next((out / "imagesTr").iterdir())
+    kept = image.read_bytes()
+    Picture.new("L", (32, 32), 128).save(image)
+    assert painted_once(run, masks, "a folder of masks", out) == out
+    with pytest.raises(RunError, match=r"is not what the generator of .* paints"):
+        synthetic_of_run(run, sites, out, masks=given, compared=True)
+    image.write_bytes(kept)
+    synthetic_of_run(run, sites, out, masks=given, compared=True)
 
 
 @pytest.mark.parametrize(

@@ -24,13 +24,13 @@ from asyndgan.data import Cohort, RawCase
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
-from asyndgan.data.writing import write_dataset
+from asyndgan.data.writing import digest_of_folder, write_dataset
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, RecipeError, RunError
 from asyndgan.evaluation.benchmark import Real, run_suite
 from asyndgan.evaluation.of_run import load_real, masks_of, painted_once
 from asyndgan.evaluation.suite import PaintingSection, Suite
-from asyndgan.evaluation.trainings import digest_of_folder, train_all, trainings_of
+from asyndgan.evaluation.trainings import train_all, trainings_of
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import find_block, replace_block, write_evidence
 from asyndgan.runs import RunFolder

@@ -109,6 +109,7 @@ def test_a_line_that_was_being_written_when_the_site_stopped_is_dropped(tmp_path
     path = written(tmp_path / "ledger.jsonl")
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"number":5,"time":"2026')
+    assert len(list(read(path))) == 4  # it is no fault of the books
     ledger = Ledger(path, POLICY)
     ledger.close()
     assert path.read_bytes() == whole
@@ -125,6 +126,24 @@ def test_a_site_that_stopped_between_line_and_head_goes_on(tmp_path: Path) -> No
     Ledger(path, POLICY).close()  # and the head is brought up to the line
     path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:3]))
     with pytest.raises(LedgerError, match="cut off the end"):
+        list(read(path))
+
+
+def test_a_ledger_can_be_read_while_its_site_writes_on(tmp_path: Path) -> None:
+    path = written(tmp_path / "ledger.jsonl", 3)
+    ledger = Ledger(path, POLICY)
+    reading = read(path)
+    assert next(reading).number == 1
+    for step in range(3, 300):
+        ledger.append(run="1f", kind="judgement", step=step, payload=bytes(step))
+    assert list(reading)[-1].number > 4
+    reading = read(path)
+    assert next(reading).number == 1
+    ledger.close()
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:200]))
+    with pytest.raises(LedgerError, match="cut off the end"):
+        list(reading)
+    with pytest.raises(LedgerError, match="ends with line 200, but 300 were written"):
         list(read(path))
 
 

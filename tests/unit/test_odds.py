@@ -258,15 +258,20 @@ def test_a_policy_says_whether_odds_leave_and_masks_go_to_the_others(
         run="0", step=0, losses={"discriminator": 1.0}, odds=torch.zeros(2), batch=1,
         feedback=torch.ones(2, 1, 16, 16), conditions=torch.zeros(2, 16, 16, dtype=torch.int64),
     )  # fmt: skip
+    with pytest.raises(PolicyError, match=r"leaves\.odds is false"):
+        Release(recipe, Policy())
+    door = Release(recipe)
+    door.policy = Policy()  # as if the recipe had been passed all the same
     with pytest.raises(PolicyError, match="lets no odds out"):
-        Release(recipe, Policy()).let_out(answer)
+        door.let_out(answer)
     quiet = Policy(leaves=LeavesSection(odds=True, losses=False))
     kept = unpack(Release(recipe, quiet).let_out(answer).payload, ANSWERS, limit=10**6)
     assert isinstance(kept, Appraisal)
     assert kept.losses == {}
     never = Policy(leaves=LeavesSection(odds=True, masks="never"))
+    door.policy = never
     with pytest.raises(PolicyError, match="lets no masks or classes"):
-        Release(recipe, never).let_out(answer)
+        door.let_out(answer)
     assert SIMULATION.leaves.odds
 
 

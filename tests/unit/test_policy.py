@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data import Cohort
-from asyndgan.errors import PolicyError
+from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
@@ -58,8 +58,28 @@ def card(**changes: Any) -> Card:
 
 
 def through_the_door(recipe: Recipe, text: str, message: Any) -> Any:
-    released = Release(recipe, policy(text)).let_out(message)
-    return unpack(released.payload, ANSWERS, limit=2**20)
+    """Past a door that serves a recipe even if its policy would refuse it as a whole."""
+    door = Release(recipe)
+    door.policy = policy(text)
+    return unpack(door.let_out(message).payload, ANSWERS, limit=2**20)
+
+
+def test_there_is_no_door_for_a_recipe_that_the_policy_refuses(tiny: MakeRecipe) -> None:
+    """Whoever builds a site, nothing leaves for a run that its steward would not have."""
+    for override, text, said in (
+        ("loss.paired_l1=100", "", "gives real pixels away"),
+        ("loss.paired_l1=0", "[privacy]\nepsilon = 1", "privacy.kind is none"),
+        ("loss.paired_l1=0", f'[allows]\nrecipes = ["{"ab" * 32}"]', "is not in allows.recipes"),
+    ):
+        with pytest.raises(PolicyError, match=said):
+            Release(tiny(*PRIVATE, override), policy(text))
+    recipe = tiny(
+        *PRIVATE, "training.steps=9", "timeline=[{site='a', last=3}, {site='b', first=4}]"
+    )
+    few = policy("[allows]\nmost_answers = 5")
+    Release(recipe, few, site="a")  # four steps and the start
+    with pytest.raises(PolicyError, match="most_answers is 5"):
+        Release(recipe, few)
 
 
 def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> None:
@@ -278,6 +298,9 @@ def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny: M
     assert through_the_door(noisy, "[privacy]\nepsilon = 9", of_noise).losses
     text = "[leaves]\ndiscriminator_losses = true"
     assert set(through_the_door(tiny(*PRIVATE), text, message).losses) == set(told)
+    new = judgement(losses=told | {"nearest_patient": 0.7})  # of a part nobody has thought of yet
+    assert set(through_the_door(tiny(*PRIVATE), text, new).losses) == set(told)
+    assert set(through_the_door(tiny(*PRIVATE), "", new).losses) == {"adversarial", "stand_in_l1"}
 
 
 def test_feedback_and_moments_pass_only_where_they_may(tiny: MakeRecipe) -> None:
@@ -362,6 +385,16 @@ def test_every_policy_that_was_in_force_is_kept_beside_the_ledger(
     named = [entry.policy for entry in read(tmp_path / "ledger.jsonl")]
     kept = [Policy.from_file(tmp_path / "policies" / f"{digest}.toml") for digest in named]
     assert kept == list(policies)
+    words = ["ledger", "verify", str(tmp_path / "ledger.jsonl")]
+    assert CliRunner().invoke(app, words).output.startswith("whole, to line 2:")
+    shown = CliRunner().invoke(app, ["ledger", "show", words[2]]).output
+    assert f"policy {named[1][:16]} in force in one line, from 2 to 2" in shown
+    assert "masks in two messages, not covered by differential privacy" in shown
+    second = tmp_path / "policies" / f"{named[1]}.toml"
+    second.write_text(policies[0].to_toml())
+    said = CliRunner().invoke(app, words)
+    assert isinstance(said.exception, LedgerError)
+    assert "in force from line 2, is not there, or is not what the site kept" in str(said.exception)
 
 
 def test_every_policy_survives_its_own_toml() -> None:

@@ -300,6 +300,9 @@ def test_a_policy_check_counts_what_the_sites_books_say_was_spent(
         assert code == 0
         assert f"epsilon {epsilon_of({Mechanism(4.0, rate): uses}, DELTA):.2f}" in output
         assert ("would stop after 299 more answers: it has given 3" in output) == bool(more)
+    (tmp_path / "little.toml").write_text("[privacy]\nepsilon = 0.01")
+    code, output = told("little.toml")
+    assert code == 1 and "its first step spends more than is left of epsilon 0.01" in output
     spent = Policy.from_toml("[allows]\nmost_answers = 3")
     (tmp_path / "spent.toml").write_text(spent.to_toml())
     code, output = told("spent.toml", *books)
@@ -413,7 +416,7 @@ def test_noised_feedback_is_clipped_as_a_whole_and_each_answer_is_charged(
         "wire.feedback=float32",
     )  # fmt: skip
     account = Account(None, mechanism_of(recipe, 12), epsilon=None, delta=DELTA)
-    policy = Policy.from_toml('[leaves]\nfeedback = ["float32"]')
+    policy = Policy.from_toml('[leaves]\nfeedback = ["float32"]\n[privacy]\nepsilon = 999')
     door = Release(recipe, policy, None, account)
     quiet = Judgement(
         run="1f", step=0, losses={"adversarial": 1.0}, feedback=torch.zeros(64, 1, 16, 16),

@@ -69,7 +69,7 @@ def audit(
     folder, sites = RunFolder(run), parsed_sites(site)
     synthetic = synthetic_of_run(
         folder, sites, out / "synthetic", masks=masks, faded=fade or (),
-        patient_pattern=patient_pattern,
+        patient_pattern=patient_pattern, compared=True,
     )  # fmt: skip
     members, others, painted, confirmed = load_for_audit(
         folder, sites, holdout, synthetic, states=parsed_sites(state or [], "--state"),

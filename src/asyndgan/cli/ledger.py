@@ -1,15 +1,18 @@
 """`asyndgan ledger`: what left a site."""
 
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from asyndgan.errors import LedgerError
-from asyndgan.privacy.ledger import FIRST, Entry, read
+from asyndgan.errors import LedgerError, PolicyError
+from asyndgan.privacy import Policy
+from asyndgan.privacy.ledger import FIRST, Entry, Tally, read
 from asyndgan.reports.words import counted, size
 
 ledger = typer.Typer(help="Ledgers: what left a site.", no_args_is_help=True, add_completion=False)
@@ -26,29 +29,60 @@ def show(
     """Shows the last messages that left and the totals by kind, and checks every line."""
     entries: deque[Entry] = deque(maxlen=last)
     kinds: dict[str, tuple[int, int]] = {}
+    policies: dict[str, list[int]] = {}
+    tally = Tally(file.name)
     masks = 0
     for entry in read(file):
         masks += entry.masks
         entries.append(entry)
+        tally.add(entry)
+        policies.setdefault(entry.policy, []).append(entry.number)
         count, total = kinds.get(entry.kind, (0, 0))
         kinds[entry.kind] = count + 1, total + entry.size
-    table = Table("line", "time", "run", "kind", "step", "bytes", "masks", "norm", "epsilon")
-    for entry in entries:
-        table.add_row(
-            str(entry.number), entry.time, entry.run[:8], entry.kind,
-            "" if entry.step is None else str(entry.step), str(entry.size),
-            str(entry.masks) if entry.masks else "",
-            "" if entry.norm is None else f"{entry.norm:.3g}",
-            "" if entry.epsilon is None else f"{entry.epsilon:.3f}",
-        )  # fmt: skip
     console = Console()
-    console.print(table)
+    console.print(_table(entries))
     for kind, (count, total) in sorted(kinds.items()):
         console.print(f"{kind}: {counted(count, 'message')}, {size(total)}", highlight=False)
     console.print(
         f"in them {counted(masks, 'mask')} (or classes) of patients, each time that it left",
         highlight=False,
     )
+    for content, count in sorted(tally.bare.items()):
+        console.print(
+            f"{content} in {counted(count, 'message')}, not covered by differential privacy",
+            highlight=False,
+        )
+    for digest, lines in policies.items():
+        console.print(
+            f"policy {digest[:16]} in force in {counted(len(lines), 'line')}, from {lines[0]} to "
+            f"{lines[-1]}; it is kept in policies/",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+
+
+def _table(entries: Iterable[Entry]) -> Table:
+    """Lines as a table; what no line has gets no column."""
+    rows = [
+        {
+            "line": str(entry.number),
+            "time": entry.time[:19] + "Z",
+            "run": entry.run[:8],
+            "kind": entry.kind,
+            "step": "" if entry.step is None else str(entry.step),
+            "bytes": str(entry.size),
+            "masks": str(entry.masks or ""),
+            "norm": "" if entry.norm is None else f"{entry.norm:.3g}",
+            "noise": f"{entry.noise:.3g}" if entry.noise else "",
+            "epsilon": "" if entry.epsilon is None else f"{entry.epsilon:.3f}",
+            "delta": "" if entry.epsilon is None else f"{entry.delta:g}",
+        }
+        for entry in entries
+    ]
+    names = [name for name in (rows[0] if rows else ()) if any(row[name] for row in rows)]
+    table = Table(*names, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    return table
 
 
 @ledger.command()
@@ -58,11 +92,24 @@ def verify(
         str | None, typer.Option(help="NUMBER:HASH noted earlier: that line must be there.")
     ] = None,
 ) -> None:
-    """Checks every line and the chain; prints NUMBER:HASH of the last line, to be noted."""
+    """Checks lines, chain and kept policies; prints NUMBER:HASH of the last line, to be noted."""
     noted, last = expect is None, f"0:{FIRST}"
+    policies: dict[str, int] = {}
     for entry in read(file):
         last = f"{entry.number}:{entry.digest}"
         noted = noted or last == expect
+        policies.setdefault(entry.policy, entry.number)
+    for digest, first in policies.items():
+        kept = file.parent / "policies" / f"{digest}.toml"
+        try:
+            whole = Policy.from_file(kept).digest() == digest
+        except PolicyError:
+            whole = False
+        if not whole:
+            raise LedgerError(
+                f"policies/{kept.name} beside {file.name}, in force from line {first}, is not "
+                "there, or is not what the site kept."
+            )
     if not noted:
         raise LedgerError(f"{file.name} does not hold line {expect}; it was written anew.")
     Console().print(f"whole, to line {last}", highlight=False, soft_wrap=True)

@@ -65,38 +65,40 @@ def check(
     """Says before training what a site would refuse, and why; exits with 1 if it would refuse."""
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
     reasons = found.refusals(wanted, site, patients=patients)
-    steps = sum(map(len, wanted.presence_of(site)))
-    mechanism = mechanism_of(wanted, patients) if patients else None
     spent, answered = _spent(records, found, reasons) if records else ({}, 0)
+    steps, told = sum(map(len, wanted.presence_of(site))), []
     most_answers = found.allows.most_answers
     if most_answers and answered >= most_answers:
         reasons.append(f"it has answered {answered} times; allows.most_answers is {most_answers}")
+    elif most_answers and most_answers - answered < steps:
+        told.append(
+            f"The site would stop after {most_answers - answered} more answers: it has given "
+            f"{answered}, and allows.most_answers is {most_answers}."
+        )
+    if patients and (mechanism := mechanism_of(wanted, patients)):
+        uses, limit, delta = uses_a_step(wanted), found.privacy.epsilon, found.privacy.delta
+        in_all = spent | {mechanism: spent.get(mechanism, 0) + steps * uses}
+        epsilon = epsilon_of(in_all, delta)
+        before = f", with the {sum(spent.values())} uses of earlier runs," if spent else ""
+        told.append(
+            f"All {steps} steps{before} spend epsilon {epsilon:.2f} (delta {delta:g}) on "
+            f"each of {patients} patients."
+        )
+        if limit and epsilon > limit:
+            most = most_uses(spent, mechanism, epsilon=limit, delta=delta) // uses
+            if most:
+                told.append(
+                    f"The site would stop after {most} steps: privacy.epsilon is {limit:g}."
+                )
+            else:
+                reasons.append(f"its first step spends more than is left of epsilon {limit:g}")
+    elif wanted.privacy.kind != "none":
+        told.append("What it spends depends on how many patients take part: give --patients.")
     console = Console()
     for reason in reasons:
         console.print(f"refused: {reason}", highlight=False, markup=False, soft_wrap=True)
-    if most_answers and 0 < most_answers - answered < steps:
-        console.print(
-            f"The site would stop after {most_answers - answered} more answers: it has given "
-            f"{answered}, and allows.most_answers is {most_answers}.",
-            highlight=False,
-        )
-    if mechanism:
-        uses = steps * uses_a_step(wanted)
-        in_all = spent | {mechanism: spent.get(mechanism, 0) + uses}
-        epsilon, delta = epsilon_of(in_all, found.privacy.delta), found.privacy.delta
-        before = f", with the {sum(spent.values())} uses of earlier runs," if spent else ""
-        console.print(
-            f"All {steps} steps{before} spend epsilon {epsilon:.2f} (delta {delta:g}) on "
-            f"each of {patients} patients.",
-            highlight=False,
-        )
-        if found.privacy.epsilon and epsilon > found.privacy.epsilon:
-            most = most_uses(spent, mechanism, epsilon=found.privacy.epsilon, delta=delta)
-            console.print(
-                f"The site would stop after {most // uses_a_step(wanted)} steps: "
-                f"privacy.epsilon is {found.privacy.epsilon:g}.",
-                highlight=False,
-            )
+    for line in told:
+        console.print(line, highlight=False)
     if not found.leaves.cases:
         console.print("The site declares a share, as leaves.cases is false.", highlight=False)
     if reasons:

@@ -1,6 +1,8 @@
 """Writes data sets in nnU-Net's raw convention; every synthetic image is marked as such."""
 
+import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -408,3 +410,21 @@ def _write_png(path: Path, values: np.ndarray, note: str = "") -> None:
         about.add_text("synthetic", note)
     picture = Picture.fromarray(pixels.astype(np.uint16 if deep else np.uint8))
     picture.save(path, format="PNG", compress_level=6, pnginfo=about)
+
+
+def digest_of_folder(folder: Path) -> str:
+    """SHA-256 of the relative paths and contents of a folder's files, in hexadecimal.
+
+    Links are followed, as by whoever reads the folder's cases.
+    """
+    digest, seen, found = hashlib.sha256(), set[str](), list[Path]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        found += [Path(place, name) for name in names]
+        seen.add(os.path.realpath(place))
+        # A link to where the walk has been would never end.
+        folders[:] = [name for name in folders if os.path.realpath(Path(place, name)) not in seen]
+    for path in sorted(found):
+        if path.is_file():
+            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

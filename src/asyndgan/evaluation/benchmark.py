@@ -24,6 +24,7 @@ from asyndgan.data import Case
 from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case, read_image
 from asyndgan.data.prepare import blanked, load_cases, prepare
 from asyndgan.data.splits import hold_out
+from asyndgan.data.writing import digest_of_folder
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.agreement import agreeing
 from asyndgan.evaluation.bench import (
@@ -88,7 +89,7 @@ from asyndgan.evaluation.table import (
     Evaluation,
     of_single_sites,
 )
-from asyndgan.evaluation.trainings import digest_of_folder, run_folder, train_all, trainings_of
+from asyndgan.evaluation.trainings import run_folder, train_all, trainings_of
 from asyndgan.models.features import Moments, distance
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder

@@ -1,5 +1,6 @@
 """Comparison of a run's synthetic set with real data, all loaded on the run's grid."""
 
+import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from asyndgan.data import Case
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
 from asyndgan.data.prepare import lacked_by_all, load_cases, widened
 from asyndgan.data.splits import held_out_by, hold_out
-from asyndgan.data.writing import written_whole
+from asyndgan.data.writing import digest_of_folder, written_whole
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
@@ -48,6 +49,7 @@ def synthetic_of_run(
     masks: Path | None = None,
     faded: Sequence[str] = (),
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    compared: bool = False,
 ) -> Path:
     """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
 
@@ -58,6 +60,7 @@ def synthetic_of_run(
         masks: folder of masks to paint from instead.
         faded: names of labels to paint more or less clearly; see `Fading`.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        compared: as for `painted_once`.
 
     Returns:
         The folder of the set.
@@ -75,10 +78,11 @@ def synthetic_of_run(
     fading = fading_of(run, faded)
     if masks:
         given = masks_in(masks, run)
-        return painted_once(run, given, "a folder of masks", out, fading=fading)
+        return painted_once(run, given, "a folder of masks", out, fading=fading, compared=compared)
     if recipe.masks.release and run.has_masks:
         released = released_masks(run)
-        return painted_once(run, released, source_of_masks(run), out, fading=fading)
+        source = source_of_masks(run)
+        return painted_once(run, released, source, out, fading=fading, compared=compared)
     held = held_in(run, sites)
     cases = {
         site: load_cases(
@@ -88,7 +92,7 @@ def synthetic_of_run(
         for site, data in sites.items()
     }  # fmt: skip
     kept = {site: held_out_by(recipe, own)[0] for site, own in cases.items()}
-    return painted_once(run, masks_of(kept), OF_SITES, out, fading=fading)
+    return painted_once(run, masks_of(kept), OF_SITES, out, fading=fading, compared=compared)
 
 
 def held_in(run: RunFolder, sites: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
@@ -130,6 +134,7 @@ def painted_once(
     mixed: int = 0,
     label: int = 1,
     fading: Fading = AS_PAINTED,
+    compared: bool = False,
 ) -> Path:
     """Paints a synthetic set from masks, or reuses the one that was painted in `out` before.
 
@@ -143,23 +148,41 @@ def painted_once(
             exchanged for another's; see `asyndgan.evaluation.recombine`.
         label: value of the label whose regions are exchanged.
         fading: labels to paint more or less clearly.
+        compared: whether a set that was painted before is compared with what the generator paints.
 
     Returns:
         `out`.
 
     Raises:
-        RunError: `out` holds a set of another run, or one painted from other masks or in another
-            way.
+        RunError: `out` holds a set of another run, one painted from other masks or in another way,
+            or, if compared, one whose files were changed.
     """
     painting = {"moved": moved, "mixed": mixed, "label": label if mixed else 0, **fading.told()}
     if (out / "dataset.json").exists():
         check_provenance(run, out, masks, painting)
-        return out
+        if not compared:
+            return out
     if mixed:
         source += ", some with regions exchanged"
-    with written_whole(out) as half:  # on entry it looks whether it can be written
+
+    def paint(folder: Path) -> None:
         cases = painting_of(run, masks, moved=moved, mixed=mixed, label=label, fading=fading)
-        write_synthetic(half, run, cases, masks=masks, source=source, painting=painting)
+        write_synthetic(folder, run, cases, masks=masks, source=source, painting=painting)
+
+    if (out / "dataset.json").exists():
+        with tempfile.TemporaryDirectory() as place:
+            paint(again := Path(place) / "again")
+            if any(
+                digest_of_folder(out / files) != digest_of_folder(again / files)
+                for files in ("imagesTr", "labelsTr")
+            ):
+                raise RunError(
+                    f"{out} is not what the generator of {run.path} paints: files were changed, or "
+                    "another machine painted them. Remove it, or name another folder."
+                )
+        return out
+    with written_whole(out) as half:  # on entry it looks whether it can be written
+        paint(half)
     return out
 
 

@@ -4,7 +4,6 @@ All state lies in the suite's output folder: an interrupted suite resumes where 
 suite that gained a model trains only that model.
 """
 
-import hashlib
 import json
 import os
 import signal
@@ -22,6 +21,7 @@ from typing import Any, Final, final
 import torch
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.data.writing import digest_of_folder
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.evaluation.bench import OnProgress, write_whole
 from asyndgan.evaluation.fedavg import LOCAL_STEPS
@@ -249,21 +249,3 @@ def _attempt(training: Training) -> str:
         if parent is not None and not parent.is_alive():
             os._exit(1)
     return ""
-
-
-def digest_of_folder(folder: Path) -> str:
-    """SHA-256 of the relative paths and contents of a folder's files, in hexadecimal.
-
-    Links are followed, as by whoever reads the folder's cases.
-    """
-    digest, seen, found = hashlib.sha256(), set[str](), list[Path]()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        found += [Path(place, name) for name in names]
-        seen.add(os.path.realpath(place))
-        # A link to where the walk has been would never end.
-        folders[:] = [name for name in folders if os.path.realpath(Path(place, name)) not in seen]
-    for path in sorted(found):
-        if path.is_file():
-            digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            digest.update(path.read_bytes())
-    return digest.hexdigest()

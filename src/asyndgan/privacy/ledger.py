@@ -240,7 +240,9 @@ def check_not_removed(path: Path, beside: Iterable[Path]) -> None:
 
 
 def read(path: Path) -> Iterator[Entry]:
-    """Yields all lines of a ledger, each checked.
+    """Yields all lines of a ledger, each checked; its site may go on writing meanwhile.
+
+    An incomplete last line is passed over: nothing has left with it, and its site drops it.
 
     Raises:
         LedgerError: if a line was changed, removed, inserted or cut off; it names the line.
@@ -252,6 +254,8 @@ def read(path: Path) -> Iterator[Entry]:
         found = FIRST
         with path.open("rb") as file:
             for line in file:
+                if not line.endswith(b"\n"):
+                    break
                 entry = _entry(path, number + 1, line)
                 if entry.number != number + 1 or entry.previous != last:
                     raise LedgerError(
@@ -262,13 +266,15 @@ def read(path: Path) -> Iterator[Entry]:
                 if number == head_number:
                     found = last
                 yield entry
+        newest, _ = _read_head(path)
     except OSError as error:
         raise LedgerError(f"'{path}' is no ledger that can be read.") from error
-    # The line is written first, so a site that was stopped between the two may be one ahead.
-    if number not in (head_number, head_number + 1) or found != head_digest:
+    # A line is written before the head, so a site that was stopped between the two may be one
+    # ahead; a site that goes on writing has a newer head than the one that was read first.
+    if not head_number <= number <= newest + 1 or found != head_digest:
         raise LedgerError(
-            f"{path.name} ends with line {number}, but {head_number} were written; lines were cut "
-            "off the end, or its head file was changed."
+            f"{path.name} ends with line {number}, but {newest} were written; lines were cut off "
+            "the end, or its head file was changed."
         )
 
 

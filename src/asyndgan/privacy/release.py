@@ -37,8 +37,13 @@ LEAST_IMAGES = 8
 WITH_CONDITIONS = Card | Judgement | Appraisal
 """Answers that hold what a generator paints from next."""
 
+LOSSES = (
+    "adversarial", "segmentation", "paired_l1", "stand_in_l1", "moments", "features",
+)  # fmt: skip
+"""Terms of the generator's loss, by the names under which they may leave."""
+
 OWN_LOSSES = ("discriminator", "discriminator_synthetic", "stand_in")
-"""How losses of a site's own networks are called; others are the generator's loss."""
+"""Losses of a site's own networks; a number of any other name never leaves."""
 
 _KEY = object()
 
@@ -82,6 +87,10 @@ class Release:
         policy: of the site's steward.
         ledger: where everything that leaves is written first; None: nowhere, as in tests.
         account: of the privacy that is spent; None: one without a mechanism or a limit.
+        site: name of the site, which tells in how many of the recipe's steps it takes part.
+
+    Raises:
+        PolicyError: if the policy does not allow the recipe.
     """
 
     def __init__(
@@ -90,7 +99,9 @@ class Release:
         policy: Policy = SIMULATION,
         ledger: Ledger | None = None,
         account: Account | None = None,
+        site: str | None = None,
     ) -> None:
+        policy.check(recipe, site)
         self.recipe = recipe
         self.policy = policy
         self.ledger = ledger
@@ -170,8 +181,10 @@ class Release:
                 raise PolicyError("this site's policy lets no feedback out in this coding.")
             if not leaves.losses or self.recipe.privacy.kind == "feedback":
                 answer = answer.model_copy(update={"losses": {}})
-            elif not (leaves.discriminator_losses or self.policy.covers(self.recipe)):
-                told = {n: v for n, v in answer.losses.items() if n not in OWN_LOSSES}
+            else:
+                own = leaves.discriminator_losses or self.policy.covers(self.recipe)
+                names = (*LOSSES, *OWN_LOSSES) if own else LOSSES
+                told = {name: value for name, value in answer.losses.items() if name in names}
                 answer = answer.model_copy(update={"losses": told})
             if self.recipe.privacy.kind == "feedback" and isinstance(answer, Judgement):
                 answer = answer.model_copy(update={"feedback": self._noised(answer.feedback)})

@@ -249,7 +249,8 @@ class RunFolder:
                 means the final one.
 
         Raises:
-            RunError: if the run has not finished, or kept no generator of this step.
+            RunError: if the run has not finished, kept no generator of this step, or the file is
+                not the one that the training wrote.
         """
         facts, file = self.facts(), self.generator_file
         if step is not None:
@@ -258,6 +259,11 @@ class RunFolder:
             raise RunError(
                 f"the run in {self.path} is {facts.state} at step {facts.steps}; "
                 "finish it with 'asyndgan train ... --resume'."
+            )
+        elif facts.generator_sha256 and self.generator_digest() != facts.generator_sha256:
+            raise RunError(
+                f"{file} is another generator than the one that {self.facts_file.name} says was "
+                "trained here. Put back the file that the training wrote."
             )
         network = new_generator(self.recipe(), facts.scope)
         load_network("average", network, read(file)[0])

@@ -216,7 +216,7 @@ class Site(Handler):
         if records and ledger:
             policy.keep(records / "policies")
             account.check_against(ledger.tally, unprotected_masks=policy.privacy.unprotected_masks)
-        self.release = Release(recipe, policy, ledger, account)
+        self.release = Release(recipe, policy, ledger, account, name)
         self.run: str | None = None
         self._heard = 0.0
         self._attempts: deque[str] = deque(maxlen=KEPT_ATTEMPTS)
