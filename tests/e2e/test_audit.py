@@ -559,6 +559,9 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
     assert all(one.told == recipe.training.batch for one in told["paired"])
     assert all(min(one.read) > 30 > max(one.painted) for one in told["paired"])
     assert all(one.told == 0 for one in told["none"])
+    # Not one image is nearer than what can be had without asking.
+    none = [pair for one in told["none"] for pair in zip(one.read, one.anyway, strict=True)]
+    assert len(none) == 4 and all(read <= anyway for read, anyway in none)
 
 
 def test_a_recipe_that_was_changed_after_the_training_hides_nothing(

@@ -35,7 +35,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     random = np.random.default_rng(0)
     for name in ("north", "south"):
         cases = []
-        for number in range(9):
+        for number in range(18):
             mask = np.zeros((32, 32), np.int64)
             mask[8:24, 8 : 20 + number % 3] = 1
             mask[12:16, 12:16] = 2
@@ -72,17 +72,21 @@ def test_no_byte_that_leaves_a_site_and_no_file_outside_it_names_a_patient(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     recipe = tiny(
-        "image.size=32", *PERCENTILES, "selection.kind=nearest", "training.checkpoint_every=2"
-    )
+        "image.size=32", *PERCENTILES, "selection.kind=nearest", "training.checkpoint_every=2",
+        "training.hold_out=0.5",
+    )  # fmt: skip
     run = train(recipe, sites, tmp_path / "run")
     pairs = [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
+    judged = ["evaluate", run.path, *pairs, "--steps", 2, "--out"]
     for words in (
         ["generate", run.path, "--out", tmp_path / "synthetic"],
-        ["evaluate", run.path, *pairs, "--test", sites["north"], "--out", tmp_path / "refused"],
-        ["report", run.path],
+        [*judged, tmp_path / "judged"],
+        [*judged, tmp_path / "refused", "--test", sites["north"]],
+        ["audit", run.path, *pairs, "--out", tmp_path / "audit"],
+        ["report", run.path, "--evaluation", tmp_path / "judged"],
     ):
         said = CliRunner().invoke(app, [str(word) for word in words])
-        assert (said.exit_code == 0) == (words[0] != "evaluate"), said.output
+        assert (said.exit_code == 0) == ("--test" not in words), said.output
         assert CANARY not in said.output + str(said.exception).replace(str(sites["north"]), "")
     assert len(left_sites) > 10
     assert not any(CANARY.encode() in payload for payload in left_sites)

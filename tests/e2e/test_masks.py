@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -143,23 +144,32 @@ def test_patients_masks_leave_where_none_are_given(
     assert all(any(torch.equal(mask, one) for one in own) for mask in left)
 
 
+def written_as(masks: list[torch.Tensor]) -> set[bytes]:
+    """What masks look like in a file that holds them as any kind of number, or as bits."""
+    own = [mask.numpy() for mask in masks if len(mask.unique()) > 1]
+    kinds = ("uint8", "int16", "int32", "int64", "float16", "float32", "float64")
+    plain = {mask.astype(kind).tobytes() for mask in own for kind in kinds}
+    return plain | {
+        np.packbits(mask == label).tobytes() for mask in own for label in np.unique(mask)
+    }
+
+
 def test_transient_masks_are_written_nowhere(
-    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path, left_sites: list[bytes]
 ) -> None:
-    recipe = tiny("image.size=32", "masks.release=false")
+    recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
     train(recipe, phantoms, tmp_path / "run")
     own = [case.mask for data in phantoms.values() for case in load_cases(data, recipe.image)]
-    patterns = [
-        mask.numpy().astype(kind).tobytes()
-        for each in own
-        for mask in (each, each.flip(-1))
-        for kind in ("uint8", "int64", "float32")
-        if len(mask.unique()) > 1
-    ]
+    moved = conditions_in(left_sites)
+    assert not any(torch.equal(mask, one) for one in own for mask in moved)
+    patterns = written_as([*own, *(mask.flip(-1) for mask in own), *moved])
+    patterns |= {payload[-64:] for payload in left_sites if len(payload) > 1000}  # as they came
     written = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
     assert len(written) > 8
+    kinds = {path.suffix for path in written if not path.name.startswith("events.out.tfevents")}
+    # No kind of file in which the search below would not see them, as compressed ones are.
+    assert kinds <= {"", ".head", ".json", ".jsonl", ".safetensors", ".toml"}
     assert not (tmp_path / "run" / "masks").exists()
-    assert not list((tmp_path / "run").rglob("*.png"))
     for path in written:
         content = path.read_bytes()
         assert not any(pattern in content for pattern in patterns), path
@@ -197,8 +207,10 @@ def test_masks_are_kept_of_sites_whose_policies_allow_it(
 def test_a_mask_that_is_written_would_be_found(tmp_path: Path, phantoms: dict[str, Path]) -> None:
     """Or the test above could not fail."""
     (case, *_) = load_cases(next(iter(phantoms.values())), Recipe().image)
-    save_file({"mask": case.mask}, tmp_path / "a.safetensors")
-    assert case.mask.numpy().tobytes() in (tmp_path / "a.safetensors").read_bytes()
+    for kind in (torch.uint8, torch.int32, torch.float32):
+        save_file({"mask": case.mask.to(kind)}, tmp_path / "a.safetensors")
+        content = (tmp_path / "a.safetensors").read_bytes()
+        assert any(pattern in content for pattern in written_as([case.mask]))
 
 
 def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(

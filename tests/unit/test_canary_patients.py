@@ -112,6 +112,10 @@ def test_the_claim_is_what_the_account_says() -> None:
 
 
 def test_a_canary_shows_no_more_than_was_claimed(tiny: MakeRecipe) -> None:
+    """Finds faults as coarse as those below: a quarter of the noise is found every second time.
+
+    Noise that is merely too little is found by its deviation, in `test_private.py`.
+    """
     assert shown_epsilon(tiny, PrivateDiscriminator) <= CLAIM
 
 

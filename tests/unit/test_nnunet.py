@@ -274,6 +274,16 @@ def test_masks_of_any_whole_number_are_read_from_nifti(tmp_path: Path, kind: typ
     assert np.array_equal(read_mask(tmp_path / "mask.nii.gz").values, labels)
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_either_order_of_bytes_is_read_from_nifti(tmp_path: Path, order: str) -> None:
+    labels = 300 * (np.arange(24).reshape(2, 3, 4) % 3)
+    header = nib.Nifti1Header(endianness=order)
+    header.set_data_dtype(f"{order}i2")
+    nib.save(nib.Nifti1Image(labels.astype("i2"), np.eye(4), header), tmp_path / "mask.nii")
+    assert (tmp_path / "mask.nii").read_bytes()[:4] == struct.pack(f"{order}i", 348)
+    assert np.array_equal(read_mask(tmp_path / "mask.nii").values, labels)
+
+
 def test_a_folder_that_is_none_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nowhere.*this folder does not exist"):
         describe(tmp_path / "nowhere")

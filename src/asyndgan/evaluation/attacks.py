@@ -52,6 +52,26 @@ def bisected(ask: Ask, shape: tuple[int, ...], *, parts: int = 32, rounds: int =
     return (low + high) / 2
 
 
+def followed(ask: Ask, start: Images, *, questions: int = 60) -> Images:
+    """Images that a site draws by its feedback, as a generator would that paints what it likes.
+
+    Each question is what the answers to those before make of it. With a loss that says where a real
+    image is, they come nearer to that image; with any other, to what the discriminator prefers.
+
+    Args:
+        ask: returns feedback on images.
+        start: images to begin with, such as the coordinator's own painting of the masks.
+        questions: number of steps of Adam; its rate is 0.03.
+    """
+    hidden = torch.atanh(start.clamp(0.98 * IMAGE_LOW, 0.98 * IMAGE_HIGH)).requires_grad_()
+    optimiser = torch.optim.Adam([hidden], lr=0.03, eps=TINY**2)  # feedback may be tiny all over
+    for _ in range(questions):
+        images = torch.tanh(hidden)
+        (hidden.grad,) = torch.autograd.grad(images, hidden, ask(images.detach()))
+        optimiser.step()
+    return torch.tanh(hidden).detach()
+
+
 @final
 class RolledBack:
     """Makes a site judge the same batch repeatedly by rolling it back to an earlier step.
