@@ -3,7 +3,13 @@
 After a change of messages or of their exposure: `python tests/unit/test_threat_model.py`.
 """
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import TypeAdapter
+from torch import Tensor
 
 from asyndgan.privacy.exposure import COMING, LEAVING, fields, table
 from asyndgan.wire import ANSWERS, REQUESTS
@@ -21,6 +27,36 @@ def with_tables(text: str) -> str:
 def test_every_field_that_crosses_the_wire_is_in_the_threat_model() -> None:
     assert list(LEAVING) == fields(dict(ANSWERS))
     assert list(COMING) == fields(dict(REQUESTS))
+
+
+def most(schema: Any) -> Iterator[int]:
+    """The lengths that a JSON schema allows at most."""
+    if isinstance(schema, dict):
+        for key, value in schema.items():
+            if key in ("maxLength", "maxItems", "maxProperties"):
+                yield value
+            elif key == "pattern":
+                yield from map(int, re.findall(r"(\d+)\}", value))
+            else:
+                yield from most(value)
+    elif isinstance(schema, list):
+        for value in schema:
+            yield from most(value)
+
+
+def test_the_sizes_in_the_threat_model_are_those_that_the_messages_allow() -> None:
+    checked = 0
+    for schemas, told in ((ANSWERS, LEAVING), (REQUESTS, COMING)):
+        for (kind, name), exposure in told.items():
+            field = schemas[kind].model_fields[name]
+            if field.annotation is Tensor or Tensor in get_args(field.annotation):
+                continue  # as large as the recipe says
+            whole = Annotated[(field.annotation, *field.metadata)] if field.metadata else None
+            schema = TypeAdapter(whole or field.annotation).json_schema()
+            for number in most(schema):
+                assert f"{number:,}" in exposure.size, (kind, name, number, exposure.size)
+                checked += 1
+    assert checked > 20
 
 
 def test_the_document_is_what_the_messages_are() -> None:

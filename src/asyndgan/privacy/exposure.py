@@ -45,7 +45,7 @@ _CONDITIONS = Exposure(
 _BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
 
 _LOSSES = Exposure(
-    "the terms of the site's loss, as numbers", "at most 32 numbers",
+    "the terms of the site's loss, as numbers", "at most 32 numbers with names of 64 characters",
     "how well the images that were sent please the site: of images that somebody made up to ask, "
     "as `feedback`. With `leaves.discriminator_losses` also how well each discriminator tells real "
     "from synthetic and finds masks: asked twice, each network's word on a single image by itself, "
@@ -71,7 +71,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "data set's own, so keep patients out of `dataset.json`",
     ),
     ("card", "parts"): Exposure(
-        "part of its cases that has each modality", "as many numbers as modalities",
+        "part of its cases that has each modality", "at most 64 numbers, one for each modality",
         "how many cases lack a sequence",
         "where `leaves.cases = false` a site with such cases takes no part",
     ),
@@ -193,7 +193,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "refused unless the conditions there are those that the site offered",
     ),
     ("appraise", "shares"): Exposure(
-        "shares of all sites", "a number a site",
+        "shares of all sites", "a number a site, at most 1,024",
         "this site learns how large the others are; shares that have the discriminator learn "
         "against chosen images",
         "they sum to one; else nothing: whoever takes part in such a recipe is told",
