@@ -69,6 +69,10 @@ def test_a_budget_is_used_to_its_last_step_and_no_further() -> None:
     most = most_uses({}, mechanism, epsilon=3.0, delta=DELTA)
     assert epsilon_of({mechanism: most}, DELTA) <= 3.0 < epsilon_of({mechanism: most + 1}, DELTA)
     assert most_uses({mechanism: most}, mechanism, epsilon=3.0, delta=DELTA) == 0
+    rare = Mechanism(1.0, 0.001)  # where exactness would cost minutes
+    most = most_uses({}, rare, epsilon=1.0, delta=DELTA)
+    assert most > 10_000
+    assert epsilon_of({rare: most}, DELTA) <= 1.0 < epsilon_of({rare: int(1.002 * most)}, DELTA)
 
 
 def test_what_is_spent_is_written_before_it_is_used_and_never_comes_back(tmp_path: Path) -> None:

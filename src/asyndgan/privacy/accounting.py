@@ -27,7 +27,13 @@ LARGE: Final = 50.0
 """Epsilon above which the looser Renyi bound is precise enough and saves large arrays."""
 
 EPSILON_ERROR: Final = 0.01
-"""Largest error of a computed epsilon, which is never too small."""
+"""Largest error of a computed epsilon of up to `MANY` uses; it is never too small. Beyond, the error
+grows with the root of their number: arrays would, and a recipe's noise may be chosen to stall."""
+
+MANY: Final = 10_000
+
+FINELY: Final = 1000
+"""`most_uses` is at most one part in so many too few."""
 
 
 @final
@@ -86,8 +92,9 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
             return math.inf
         if not bound <= LARGE:
             return math.inf if math.isnan(bound) else bound
+        error = EPSILON_ERROR * math.sqrt(max(1.0, sum(used.values()) / MANY))
         try:
-            return min(bound, float(exact.get_epsilon(delta, eps_error=EPSILON_ERROR)))
+            return min(bound, float(exact.get_epsilon(delta, eps_error=error)))
         except (ArithmeticError, MemoryError, RuntimeError, ValueError):
             return bound  # which is valid too, only looser
 
@@ -95,7 +102,7 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
 def most_uses(
     spent: dict[Mechanism, int], mechanism: Mechanism, *, epsilon: float, delta: float
 ) -> int:
-    """How many more times a mechanism may be used before `epsilon` is exceeded; at most 2**24.
+    """How many more times a mechanism may surely be used within `epsilon`; at most 2**24.
 
     Args:
         spent: number of uses of each mechanism so far.
@@ -115,7 +122,7 @@ def most_uses(
         low, high = high, 2 * high
         if high > 2**24:
             return low
-    while high - low > 1:
+    while high - low > max(1, low // FINELY):
         middle = (low + high) // 2
         low, high = (middle, high) if within(middle) else (low, middle)
     return low
