@@ -27,8 +27,8 @@ LARGE: Final = 50.0
 """Epsilon above which the looser Renyi bound is precise enough and saves large arrays."""
 
 EPSILON_ERROR: Final = 0.01
-"""Largest error of a computed epsilon of up to `MANY` uses; it is never too small. Beyond, the error
-grows with the root of their number: arrays would, and a recipe's noise may be chosen to stall."""
+"""Largest error of a computed epsilon of up to `MANY` uses; it is never too small. Beyond, it grows
+with the root of their number: else arrays would, and noise might be chosen to stall a site."""
 
 MANY: Final = 10_000
 
