@@ -171,7 +171,7 @@ def main() -> None:
     blows = {
         "a site's compute": kill_compute,
         "a site's FLARE job": kill("client.worker_process", kit),
-        "a site's FLARE parent": kill("client.client_train", kit),
+        "a site's FLARE parent": kill("asyndgan.relay.client", kit),
         "a job of the server": kill("server.runner_process", server),
         "the server's parent": kill("server.server_train", server),
         "the coordinator": kill("asyndgan.runs.federated", str(federation.path)),

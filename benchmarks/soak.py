@@ -30,7 +30,7 @@ KINDS = {
     "coordinator": (),
     "server's parent": ("server.server_train", "federation/server"),
     "server's jobs": ("server.runner_process", "federation/server"),
-    "sites' parents": ("client.client_train",),
+    "sites' parents": ("asyndgan.relay.client",),
     "sites' jobs": ("client.worker_process",),
     "sites' compute": ("asyndgan.engines.site_process",),
 }

@@ -130,7 +130,7 @@ def answered(local: Localhost, site: str, request: bytes) -> bytes:
     ("module", "place"),
     [
         ("client.worker_process", "sites/north"),
-        ("client.client_train", "sites/north"),
+        ("asyndgan.relay.client", "sites/north"),
         ("server.runner_process", "federation/server"),
         ("server.server_train", "federation/server"),
     ],
@@ -373,9 +373,15 @@ def test_the_coordinator_has_no_shell_at_a_site_and_cannot_end_it(
     words: tuple[str, ...], local: Localhost
 ) -> None:
     until(lambda: "north" in local.sites())
-    with pytest.raises((RunError, SiteUnreachableError), match=r"(?i)not authorized"):
-        local.flare.office._ask(*words)
+    if words[0].endswith("_client") or "server" in words:  # what the server itself refuses
+        with pytest.raises((RunError, SiteUnreachableError), match=r"(?i)not authorized"):
+            local.flare.office._ask(*words)
+    else:  # what it passes on: a site does not know any such request
+        assert "invalid_request" in str(local.flare.office._ask(*words))
     assert "north" in local.sites()
+    # Of a server that was taken over: tests/unit/test_flare_client.py.
+    running = Path(f"/proc/{local.clients['north'].pid()}/cmdline").read_bytes().split(b"\0")
+    assert b"asyndgan.relay.client" in running
 
 
 def test_a_job_that_names_another_class_does_not_run(local: Localhost, tmp_path: Path) -> None:
@@ -602,6 +608,12 @@ def asyndgan(*words: object) -> str:
     return done.output
 
 
+def few_patients(kit: Path) -> None:
+    """Lets a site of three patients take part."""
+    policy = kit / "policy.toml"
+    policy.write_text(policy.read_text().replace("fewest_patients = 5", "fewest_patients = 1"))
+
+
 def test_kits_are_made_checked_and_added_by_commands(
     phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -637,6 +649,9 @@ def test_kits_are_made_checked_and_added_by_commands(
     (kit / "policy.toml").unlink()
     asyndgan("site", "init", kit, "--data", phantoms["north"])
     assert Policy.from_file(kit / "policy.toml").allows.most_answers == 20_000
+    found = {one.subject: one for one in checks(kit)}
+    assert "fewest_patients is 5, and" in found["policy"].text and not found["policy"].fine
+    few_patients(kit)
     found = {one.subject: one for one in checks(kit)}
     assert not found.pop("connection").fine  # nobody has started it
     assert all(one.fine for one in found.values()), found
@@ -678,8 +693,15 @@ def test_kits_are_made_checked_and_added_by_commands(
     assert "behind" not in asyndgan("federation", "status", folder, "--run", "second")
     timeline = ("--set", "timeline=[{site='west', first=9}]")
     asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)
+    with zipfile.ZipFile(folder / "kits" / "west.zip") as archive:
+        lost = archive.read("west/startup/client.key")
     asyndgan("federation", "remove", folder, "west")
     asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)  # goes on
+    with pytest.raises(RunError, match="capitals do not tell two sites apart"):
+        asyndgan("federation", "add", folder, "NORTH")
+    asyndgan("federation", "add", folder, "west")  # whose kit was lost
+    with zipfile.ZipFile(folder / "kits" / "west.zip") as archive:
+        assert archive.read("west/startup/client.key") != lost
     asyndgan("federation", "fetch", folder, "--out", tmp_path / "copy")
     assert (tmp_path / "copy" / "recipe.toml").exists()
 
@@ -733,6 +755,7 @@ def test_nobody_else_reads_a_sites_key(
     asyndgan("site", "init", kit, "--data", phantoms["north"])
     assert kit.stat().st_mode & 0o77 == 0
     assert (kit / "startup" / "client.key").stat().st_mode & 0o77 == 0
+    few_patients(kit)
     assert all(one.fine for one in checks(kit)), list(checks(kit))
 
 
@@ -747,6 +770,13 @@ def test_a_site_is_started_once(tmp_path: Path, local: Localhost) -> None:
     kit = local.folder / "sites" / "north"
     with held(kit, "busy"), pytest.raises(BusyError, match="is started already"):
         asyndgan("site", "start", kit)
+
+
+def test_a_folder_that_is_no_kit_stays_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(RunError, match="is no site's startup kit"):
+        asyndgan("site", "start", tmp_path)
+    assert tmp_path.stat().st_mode & 0o777 == 0o755 and not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_is_no_kit_is_said_to_be_none(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ def check(kit: Kit) -> None:
 def start(kit: Kit) -> None:
     """Takes part in runs until Ctrl-C, by outgoing connections only; run it as a service."""
     service = flare_part("service")
+    name = service.name_of(kit)  # nothing is written to a folder that is no kit
     flare_part("kits").guard(kit)
 
     stopping = threading.Event()
@@ -92,7 +93,7 @@ def start(kit: Kit) -> None:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    with held(kit, f"site {service.name_of(kit)} is started already on this machine."):
+    with held(kit, f"site {name} is started already on this machine."):
         file = service.SiteFile.of(kit)
         running = service.SiteService(
             kit,

@@ -15,10 +15,10 @@ import torch
 from cryptography import x509
 
 from asyndgan.data.check import check_folder
-from asyndgan.data.nnunet import describe
+from asyndgan.data.nnunet import describe, list_cases, patient_of
 from asyndgan.engines.flare.kits import VERSIONS_FILE, versions
 from asyndgan.engines.flare.service import SITE_FILE, SiteFile, name_of
-from asyndgan.errors import AsyndganError
+from asyndgan.errors import AsyndganError, DataError, PolicyError
 from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
 from asyndgan.relay.flare import server_of
@@ -59,7 +59,7 @@ def checks(kit: Path) -> Iterator[Check]:
     except AsyndganError as error:
         yield Check("site.toml", False, str(error))
     else:
-        yield _of("policy", lambda: Policy.from_file(file.policy).name)
+        yield _of("policy", lambda: _policy(file))
         yield _of("data", lambda: _data(file))
         yield _of("device", lambda: str(usable_device(file.device)))
     seen = [path for path in (kit, *(kit / "startup").glob("*.key")) if path.stat().st_mode & 0o77]
@@ -79,6 +79,19 @@ def _of(subject: str, look: Callable[[], str]) -> Check:
         return Check(subject, True, look())
     except AsyndganError as error:
         return Check(subject, False, str(error))
+
+
+def _policy(file: SiteFile) -> str:
+    policy = Policy.from_file(file.policy)
+    with suppress(DataError):  # what is wrong with the data is said by its own check
+        cases = list_cases(file.data, describe(file.data))
+        patients = {patient_of(case.name, file.patients) for case in cases}
+        if len(patients) < policy.allows.fewest_patients:
+            raise PolicyError(
+                f"{file.policy}: allows.fewest_patients is {policy.allows.fewest_patients}, and "
+                f"{file.data} has {len(patients)}: recipes that are not private will be refused."
+            )
+    return policy.name
 
 
 def _data(file: SiteFile) -> str:
@@ -134,6 +147,13 @@ def _connection(kit: Path) -> Check:
                 if not line.recv(1):
                     raise OSError("the server closes the connection")
             return Check("connection", True, f"{target}, {line.version()}, both ends certified")
+    except (ssl.SSLError, FileNotFoundError) as error:
+        return Check(
+            "connection",
+            False,
+            f"{target}: the kit's key and certificates do not work with it ({error}). Put back the "
+            "files of startup, or ask the coordinator for a new kit.",
+        )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         return Check(

@@ -1,8 +1,8 @@
 """Keeps one FLARE process, server or client, running whatever ends it."""
 
+import json
 import logging
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -13,8 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
-from asyndgan.engines.flare.kits import Federation, keep_inside, plain
+from asyndgan.engines.flare.kits import PROJECT, Federation, keep_inside, plain
 from asyndgan.errors import RunError
+from asyndgan.relay.client import JOB
 
 log = logging.getLogger(__name__)
 
@@ -28,8 +29,8 @@ HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131
 """Settings for glibc that keep message buffers off the heap, which they would fragment: without
 them, a site's job grew by a tenth in 3,000 steps."""
 
-JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-"""Matches the name of a job's folder."""
+ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}
+"""What FLARE's own start-up script sets for a client."""
 
 
 @final
@@ -47,11 +48,7 @@ class Kept:
 
     def __init__(self, kit: Path) -> None:
         self.kit = plain(kit)
-        self._script = self.kit / "startup" / "sub_start.sh"
-        if not self._script.exists():
-            raise RunError(
-                f"{kit} is no startup kit of a server or a site: it has no {self._script}."
-            )
+        self._command = _command(self.kit)
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -128,9 +125,9 @@ class Kept:
     def _start(self) -> None:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         # In its own session, so that Ctrl-C reaches this process first.
-        self._process = subprocess.Popen(  # noqa: S603  (FLARE's own script of this kit)
-            ["/bin/bash", str(self._script), "--once"],
-            env={**HEAP, **os.environ, "PATH": path},
+        self._process = subprocess.Popen(  # noqa: S603  (a command of ours)
+            self._command,
+            env={**HEAP, **ARENAS, **os.environ, "PATH": path},
             cwd=self.kit,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -139,6 +136,31 @@ class Kept:
         )
         with suppress(OSError):  # the process runs even if the disk is full
             self._note.write_text(str(self._process.pid))
+
+
+def _command(kit: Path) -> list[str]:
+    """What starts the FLARE process of a kit.
+
+    At a site it is a module of this package: the scripts in a kit are the coordinator's.
+
+    Raises:
+        RunError: the kit holds no FLARE process to start.
+    """
+    startup = kit / "startup"
+    if (startup / "sub_start.sh").exists() and not (startup / "fed_client.json").exists():
+        return ["/bin/bash", str(startup / "sub_start.sh"), "--once"]
+    try:
+        name = json.loads((startup / "fed_client.json").read_text())["client"]["fqsn"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{kit} is no startup kit of a server or a site: it has no startup/fed_client.json "
+            "that can be read. Unpack the one that the coordinator sent."
+        ) from error
+    return [
+        sys.executable, "-u", "-m", "asyndgan.relay.client", "-m", str(kit),
+        "-s", "fed_client.json", "--set", "secure_train=true", f"uid={name}", f"org={PROJECT}",
+        "config_folder=config",
+    ]  # fmt: skip
 
 
 def keep_server(federation: Federation) -> Kept:

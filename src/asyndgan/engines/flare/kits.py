@@ -2,14 +2,15 @@
 
 A kit holds a certificate with its private key, FLARE's settings and, for a site, the coordinator's
 versions. FLARE's settings are tightened: jobs may name only our two relay classes and may bring no
-code, nobody gets a shell at a site, and no log of a site is streamed to the server (by default
-FLARE streams a site's errors, which may name files).
+code, nobody gets a shell at a site (see also `asyndgan.relay.client`), and no log of a site is
+streamed to the server (by default FLARE streams a site's errors, which may name files).
 """
 
 import json
 import re
 import shutil
 import tomllib
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -138,7 +139,7 @@ def add_site(federation: Federation, site: str) -> Federation:
     """
     if site in federation.sites:
         raise RunError(f"there is a kit for {site} already: {federation.kits / site}.zip.")
-    _check_names((site,), federation.host)
+    _check_names((*federation.sites, site), federation.host)
     more = replace(federation, sites=(*federation.sites, site))
     _provision(more)
     return more
@@ -148,7 +149,8 @@ def remove_site(federation: Federation, site: str) -> Federation:
     """Excludes a site from all runs, from the next time its members are checked.
 
     Its certificate stays valid until it expires, since FLARE cannot revoke a kit: the site can
-    still connect, but is sent no requests.
+    still connect, but is sent no requests. If it is added again it gets a new key; the old kit then
+    works again as well.
 
     Raises:
         RunError: the site has no kit.
@@ -156,6 +158,7 @@ def remove_site(federation: Federation, site: str) -> Federation:
     if site not in federation.sites:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
     less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
+    _forget(federation, [site])
     _describe(less)
     (federation.kits / f"{site}.zip").unlink(missing_ok=True)
     return less
@@ -167,12 +170,17 @@ def renew(federation: Federation) -> None:
     Raises:
         RunError: FLARE cannot make the kits, or the authority's file cannot be used.
     """
+    _forget(federation, [federation.host, SUBMITTER, *federation.sites])
+    _provision(federation, anew=True)
+
+
+def _forget(federation: Federation, names: Iterable[str]) -> None:
+    """Makes FLARE's provisioning give these names new keys and certificates the next time."""
     state = federation.path / "provisioning" / PROJECT / "state" / "cert.json"
     known = _read(state)
-    for name in (federation.host, SUBMITTER, *federation.sites):
+    for name in names:
         known.pop(name, None)
     _write(state, known)
-    _provision(federation, anew=True)
 
 
 def plain(path: Path) -> Path:
