@@ -20,6 +20,7 @@ from pathlib import Path
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
+from asyndgan.privacy.policy import AllowsSection, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.federated import Order
 from common import MADE_ANEW, arguments, emptied, markdown, publish
@@ -37,11 +38,15 @@ layers = 1
 [training]
 steps = 1000000
 batch = 2
+move = true
 checkpoint_every = 100
 sample_every = 100000
 [quorum]
 wait_s = 20.0
 """
+ALLOWED = AllowsSection(fewest_patients=1)
+"""What a site of the few patients here allows beyond the defaults; any number of answers."""
+
 SITE = "north"
 CALM_S = 3.0
 FROZEN_S = 60.0
@@ -143,6 +148,7 @@ def main() -> None:
         shutil.unpack_archive(federation.kits / f"{name}.zip", out / "sites")
         words = ["site", "init", str(kit), "--data", str(out / "data" / name)]
         subprocess.run([*command, *words], check=True, **quiet)
+        (kit / "policy.toml").write_text(Policy(name=name, allows=ALLOWED).to_toml())
     running = [subprocess.Popen([*command, "federation", "start", str(federation.path)], **quiet)]
     for kit in kits.values():
         running.append(subprocess.Popen([*command, "site", "start", str(kit)], **quiet))
