@@ -168,14 +168,38 @@ def test_masks_can_be_hidden_from_what_is_completed(
 ) -> None:
     out = tmp_path / "out"
     complete(
-        run.path, "--site", without_t2, "--out", out, "--steps", 2, "--hide-masks",
-        "--look", "north",
+        run.path, "--site", without_t2, "--out", out, "--steps", 2, "--hide-masks"
     )  # fmt: skip
     provenance = json.loads((out / "provenance.json").read_text())
     assert {a["made_from"] for a in provenance["files"].values()} == {"the acquired modalities"}
-    assert provenance["look"] == "north"
-    with pytest.raises(AsyndganError, match="nobody is no site of this run"):
-        complete(run.path, "--site", without_t2, "--out", tmp_path / "no", "--look", "nobody")
+    assert provenance["look"] is None
+    for look, said in (("nobody", "nobody is no site of this run"), ("north", "has no looks")):
+        with pytest.raises(AsyndganError, match=said):
+            complete(run.path, "--site", without_t2, "--out", tmp_path / "no", "--look", look)
+
+
+@pytest.mark.parametrize(
+    "way", [("painted",), ("translated", "--steps", 2)], ids=lambda way: way[0]
+)
+def test_a_look_changes_what_is_completed(
+    way: tuple[object, ...],
+    tiny: Callable[..., Recipe],
+    phantoms: dict[str, Path],
+    without_t2: Path,
+    tmp_path: Path,
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=2", "generator.noise=2", "generator.style=4")
+    styled = train(recipe, phantoms, tmp_path / "styled")
+    painted = []
+    for number, look in enumerate(("north", "south", "north")):
+        out = tmp_path / f"completed-{number}"
+        complete(
+            styled.path, "--site", without_t2, "--out", out, "--way", *way, "--look", look
+        )  # fmt: skip
+        provenance = json.loads((out / "provenance.json").read_text())
+        assert provenance["look"] == look
+        painted.append([(out / name).read_bytes() for name in provenance["files"]])
+    assert painted[0] == painted[2] != painted[1]
 
 
 def test_all_slices_of_a_patient_are_painted_in_one_look_however_they_are_named(

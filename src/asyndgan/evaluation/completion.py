@@ -348,6 +348,11 @@ def complete_folder(
     facts, image = run.facts(), run.recipe().image
     if look is not None and look not in facts.sites:
         raise DataError(f"{look} is no site of this run; its sites are {', '.join(facts.sites)}.")
+    if look is not None and not run.recipe().generator.style:
+        raise DataError(
+            "this run's generator has no looks to choose from (generator.style is 0); leave --look "
+            "out."
+        )
     info = _described(run, folder)
     read = [
         (files, _incomplete(files, info, image, facts.modalities, patient_pattern))

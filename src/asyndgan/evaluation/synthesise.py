@@ -266,6 +266,8 @@ def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
 def source_of_masks(run: RunFolder) -> str:
     """Description of where a run's own masks come from."""
     recipe = run.recipe()
+    if recipe.masks.source == "given":
+        return "given to the sites, no patient's of theirs"
     if recipe.condition.kind != "none":
         return "released by the sites during training"
     return "painted" if recipe.image.source == "masks" else "none; painted from noise"
