@@ -550,6 +550,8 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
             os.kill(coordinator, signal.SIGKILL)
             until(lambda pid=coordinator: not Path(f"/proc/{pid}").exists())  # type: ignore[misc]
         until(lambda: order.state() == "finished")
+        with pytest.raises(RunError, match="is finished; there is nothing to stop"):
+            asyndgan("federation", "stop", federation.path)
     whole = train(recipe, phantoms, tmp_path / "whole")
     ours, undisturbed = (read(run.generator_file)[0] for run in (order.folder, whole))
     assert list(ours) == list(undisturbed)

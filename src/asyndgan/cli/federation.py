@@ -163,8 +163,14 @@ def status(
 def stop(folder: Folder, run: RunName = None) -> None:
     """Stops a run with a checkpoint; 'submit' resumes it."""
     order = _order(folder, run)
+    state = order.state()
+    if state == "finished":
+        raise RunError(
+            f"run {order.name} is finished; there is nothing to stop. 'fetch' copies it."
+        )
     order.stop()
-    _say(Console(), f"Run {order.name} stops after its step.")
+    soon = "stops after its step" if state == "running" else "will not go on until it is submitted"
+    _say(Console(), f"Run {order.name} {soon}.")
 
 
 @federation.command()
