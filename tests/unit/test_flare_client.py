@@ -1,14 +1,17 @@
 """What whoever runs FLARE's server can ask of a site's FLARE process, without leave."""
 
+import io
+import time
 import types
+import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from nvflare.apis.fl_context import FLContext
-from nvflare.private.admin_defs import Message
+from nvflare.private.admin_defs import Message, error_reply
 from nvflare.private.defs import (
     InfoCollectorTopic,
     RequestHeader,
@@ -16,11 +19,12 @@ from nvflare.private.defs import (
     TrainingTopic,
     new_cell_message,
 )
-from nvflare.private.fed.client.admin import FedAdminAgent
+from nvflare.private.fed.client.admin import FedAdminAgent, RequestProcessor
 from nvflare.private.fed.client.client_engine import ClientEngine
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
-from asyndgan.relay.client import close_doors
+from asyndgan.engines.flare.keeper import Kept
+from asyndgan.relay.client import FAILED, Gate, close_doors, only_configuration
 
 BOOKS = "ledger.jsonl"
 JOB = "0123abcd-0123-4567-89ab-0123456789ab"
@@ -90,5 +94,56 @@ def test_no_job_has_the_name_of_another_folder_of_the_kit(kit: Path, job: object
     assert (kit / "records" / BOOKS).read_text() == "what left"
     headers[RequestHeader.JOB_ID] = JOB
     failed = asked(kit, TrainingTopic.ABORT, b"", **headers)
-    assert failed == "it failed; the reason is in the site's own log"
-    assert asked(kit, TrainingTopic.DEPLOY, b"", **headers) != "no job has this name"
+    assert failed == FAILED
+
+
+class Talkative(RequestProcessor):
+    """Like FLARE's, which catch some exceptions and send their texts."""
+
+    def get_topics(self) -> list[str]:
+        return ["said"]
+
+    def process(self, req: Message, app_ctx: Any) -> Message:
+        text = "NVFLARE_ERROR: OSError: /home/hospital/north cannot be read"
+        return Message("reply", text) if req.body else error_reply(text)
+
+
+def test_no_text_of_an_exception_leaves() -> None:
+    for body in ("", "more"):
+        said = Gate(Talkative()).process(Message("said", body), None)
+        assert said.body == f"NVFLARE_ERROR: {FAILED}"
+
+
+def packed(*names: str, size: int = 9) -> bytes:
+    """A packed job that holds files of these names."""
+    written = io.BytesIO()
+    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in names:
+            archive.writestr(name, b"0" * size)
+    return written.getvalue()
+
+
+def test_a_job_is_configuration_alone_before_anything_of_it_is_unpacked(kit: Path) -> None:
+    close_doors()
+    headers = {RequestHeader.JOB_ID: JOB, RequestHeader.JOB_META: {"a": "b"}}
+    ours = ("config/", "config/config_fed_client.json", ".__nvfl_sig.json")
+    assert only_configuration(packed(*ours))
+    for content in (
+        packed(*ours, "custom/sitecustomize.py"), packed(*ours, "../config/config_fed_client.json"),
+        packed(*ours, "config/evil.py"), packed(*ours, size=2**23), b"no archive", "text",
+    ):  # fmt: skip
+        said = asked(kit, TrainingTopic.DEPLOY, content, **headers)
+        assert said == "a job brings its configuration and nothing else"
+    assert not list((kit / JOB).iterdir())
+
+
+def test_code_that_lies_in_a_kit_is_not_run(kit: Path) -> None:
+    (kit / "startup" / "fed_client.json").write_text('{"client": {"fqsn": "north"}}')
+    for name in ("asyndgan/__init__.py", "json.py", "sitecustomize.py"):
+        (kit / name).parent.mkdir(exist_ok=True)
+        (kit / name).write_text("import pathlib\npathlib.Path(__file__ + '.ran').touch()\n")
+    with closing(Kept(kit)) as kept:
+        while kept._process is None:
+            time.sleep(0.05)
+        kept._process.wait(timeout=120)  # it ends by itself: this is no whole kit
+    assert not list(kit.rglob("*.ran"))

@@ -54,7 +54,8 @@ def test_the_sizes_in_the_threat_model_are_those_that_the_messages_allow() -> No
             whole = Annotated[(field.annotation, *field.metadata)] if field.metadata else None
             schema = TypeAdapter(whole or field.annotation).json_schema()
             for number in most(schema):
-                assert f"{number:,}" in exposure.size, (kind, name, number, exposure.size)
+                found = re.search(rf"(?<![\d,]){number:,}(?![\d,])", exposure.size)
+                assert found, (kind, name, number, exposure.size)
                 checked += 1
     assert checked > 20
 

@@ -29,14 +29,15 @@ def show(
     """Shows the last messages that left and the totals by kind, and checks every line."""
     entries: deque[Entry] = deque(maxlen=last)
     kinds: dict[str, tuple[int, int]] = {}
-    policies: dict[str, list[int]] = {}
+    policies: dict[str, tuple[int, int, int]] = {}
     tally = Tally(file.name)
     masks = 0
     for entry in read(file):
         masks += entry.masks
         entries.append(entry)
         tally.add(entry)
-        policies.setdefault(entry.policy, []).append(entry.number)
+        before, first, _ = policies.get(entry.policy, (0, entry.number, 0))
+        policies[entry.policy] = before + 1, first, entry.number
         count, total = kinds.get(entry.kind, (0, 0))
         kinds[entry.kind] = count + 1, total + entry.size
     console = Console()
@@ -52,12 +53,11 @@ def show(
             f"{content} in {counted(count, 'message')}, not covered by differential privacy",
             highlight=False,
         )
-    for digest, lines in policies.items():
+    for digest, (count, first, newest) in policies.items():
         console.print(
-            f"policy {digest[:16]} in force in {counted(len(lines), 'line')}, from {lines[0]} to "
-            f"{lines[-1]}; it is kept in policies/",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"policy {digest[:16]} in force in {counted(count, 'line')}, from {first} to {newest}",
+            highlight=False,
+        )
 
 
 def _table(entries: Iterable[Entry]) -> Table:
@@ -99,6 +99,8 @@ def verify(
         last = f"{entry.number}:{entry.digest}"
         noted = noted or last == expect
         policies.setdefault(entry.policy, entry.number)
+    if not noted:
+        raise LedgerError(f"{file.name} does not hold line {expect}; it was written anew.")
     for digest, first in policies.items():
         kept = file.parent / "policies" / f"{digest}.toml"
         try:
@@ -108,8 +110,7 @@ def verify(
         if not whole:
             raise LedgerError(
                 f"policies/{kept.name} beside {file.name}, in force from line {first}, is not "
-                "there, or is not what the site kept."
+                "there, or is not what the site kept, or was kept by another version. The lines "
+                f"are whole, to line {last}; put the policy back from a copy of the books."
             )
-    if not noted:
-        raise LedgerError(f"{file.name} does not hold line {expect}; it was written anew.")
     Console().print(f"whole, to line {last}", highlight=False, soft_wrap=True)

@@ -11,7 +11,7 @@ from asyndgan.data import Case
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
 from asyndgan.data.prepare import lacked_by_all, load_cases, widened
 from asyndgan.data.splits import held_out_by, hold_out
-from asyndgan.data.writing import digest_of_folder, written_whole
+from asyndgan.data.writing import written_whole
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
@@ -170,20 +170,22 @@ def painted_once(
         write_synthetic(folder, run, cases, masks=masks, source=source, painting=painting)
 
     if (out / "dataset.json").exists():
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory(dir=out.parent) as place:
             paint(again := Path(place) / "again")
-            if any(
-                digest_of_folder(out / files) != digest_of_folder(again / files)
-                for files in ("imagesTr", "labelsTr")
-            ):
+            if any(_files(out / each) != _files(again / each) for each in ("imagesTr", "labelsTr")):
                 raise RunError(
                     f"{out} is not what the generator of {run.path} paints: files were changed, or "
-                    "another machine painted them. Remove it, or name another folder."
+                    "painted on another machine or by another version of torch. Remove it, or name "
+                    "another folder."
                 )
         return out
     with written_whole(out) as half:  # on entry it looks whether it can be written
         paint(half)
     return out
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def painting_of(

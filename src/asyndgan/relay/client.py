@@ -6,13 +6,16 @@ request says that this is to be asked: an honest server says so, and one that wa
 not. What is not there needs no permission.
 """
 
+import io
 import logging
 import re
 import runpy
+import threading
+import zipfile
 from typing import Any, Final, final
 
-from nvflare.private.admin_defs import Message, error_reply
-from nvflare.private.defs import RequestHeader
+from nvflare.private.admin_defs import Message, MsgHeader, ReturnCode, error_reply
+from nvflare.private.defs import ERROR_MSG_PREFIX, RequestHeader, TrainingTopic
 from nvflare.private.fed.client.admin import RequestProcessor
 from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
 
@@ -30,14 +33,27 @@ NEEDED: Final = frozenset(
 JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """Matches a job's name, which is also that of its folder in the kit, beside the site's own."""
 
+FILE: Final = re.compile(r"(config/)?(config_fed_(client|server)\.json|\.__nvfl_sig\.json)?")
+"""Matches the files and folders of a job as we write it: configuration and FLARE's signatures."""
+
+MOST_BYTES: Final = 2**22
+"""Most bytes that a job's files may take once unpacked."""
+
+FAILED: Final = "it failed; the reason is in the site's own log"
+
 
 @final
 class Gate(RequestProcessor):
-    """Passes the requests of jobs to one of FLARE's processors.
+    """Passes the requests of jobs to one of FLARE's processors, one at a time.
+
+    FLARE unpacks a job before it looks whether the job brings code, and removes it afterwards;
+    meanwhile another request could start it.
 
     Args:
         inner: the processor.
     """
+
+    _one_at_a_time = threading.Lock()
 
     def __init__(self, inner: RequestProcessor) -> None:
         self.inner = inner
@@ -48,7 +64,7 @@ class Gate(RequestProcessor):
         return topics
 
     def process(self, req: Message, app_ctx: Any) -> Message:
-        """Refuses a job whose name would be that of another folder, such as the site's books.
+        """Refuses a job that is more than configuration, or whose folder would be another's.
 
         What goes wrong is told in our own words: FLARE would send the text of any exception.
         """
@@ -56,17 +72,49 @@ class Gate(RequestProcessor):
         if job is not None and not JOB.fullmatch(str(job)):
             log.warning("a request for a job of no job's name is refused")
             return error_reply("no job has this name")
+        if req.topic == TrainingTopic.DEPLOY and not only_configuration(req.body):
+            log.warning("a job that brings more than its configuration is refused")
+            return error_reply("a job brings its configuration and nothing else")
         try:
-            return self.inner.process(req, app_ctx)
+            with self._one_at_a_time:
+                reply: Message = self.inner.process(req, app_ctx)
         except Exception:
             log.exception("a request of the server failed")
-            return error_reply("it failed; the reason is in the site's own log")
+            return error_reply(FAILED)
+        said = reply.body if reply is not None else None
+        if isinstance(said, str):
+            broken = said.startswith(ERROR_MSG_PREFIX)
+            if broken or reply.get_header(MsgHeader.RETURN_CODE) == ReturnCode.ERROR:
+                log.warning("a request of the server failed: %s", said)
+                reply.body = f"{ERROR_MSG_PREFIX}: {FAILED}" if broken else FAILED
+        return reply
+
+
+def only_configuration(packed: object) -> bool:
+    """Whether a packed job holds the files that a job of ours has, and is small."""
+    if not isinstance(packed, bytes):
+        return False
+    try:
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+            files = archive.infolist()
+    except (OSError, ValueError, zipfile.BadZipFile, NotImplementedError):
+        return False
+    return all(FILE.fullmatch(each.filename) for each in files) and (
+        sum(each.file_size for each in files) <= MOST_BYTES
+    )
 
 
 def close_doors() -> None:
-    """Takes away what no run needs, from FLARE's client in this process."""
+    """Takes away what no run needs, from FLARE's client in this process.
+
+    Raises:
+        RuntimeError: this version of FLARE has no such processors.
+    """
     offered = ClientRequestProcessors.request_processors
-    offered[:] = [Gate(one) for one in offered if type(one).__name__ in NEEDED]
+    kept = [one for one in offered if type(one).__name__ in NEEDED]
+    if {type(one).__name__ for one in kept} != NEEDED:
+        raise RuntimeError("FLARE's client is another than this package knows; install nvflare 2.9")
+    offered[:] = [Gate(one) for one in kept]
 
 
 if __name__ == "__main__":

@@ -249,8 +249,8 @@ class RunFolder:
                 means the final one.
 
         Raises:
-            RunError: if the run has not finished, kept no generator of this step, or the file is
-                not the one that the training wrote.
+            RunError: if the run has not finished, kept no generator of this step, or the final
+                one's file is not the one that the training wrote.
         """
         facts, file = self.facts(), self.generator_file
         if step is not None:

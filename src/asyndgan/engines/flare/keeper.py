@@ -127,8 +127,9 @@ class Kept:
         # In its own session, so that Ctrl-C reaches this process first.
         self._process = subprocess.Popen(  # noqa: S603  (a command of ours)
             self._command,
-            env={**HEAP, **ARENAS, **os.environ, "PATH": path},
-            cwd=self.kit,
+            env={**HEAP, **ARENAS, **os.environ, "PATH": path, "PYTHONSAFEPATH": "1"},
+            # Not in the kit: python would import what lies there, and a kit is the coordinator's.
+            cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
