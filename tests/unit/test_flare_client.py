@@ -126,7 +126,7 @@ def packed(*names: str, size: int = 9) -> bytes:
 def test_a_job_is_configuration_alone_before_anything_of_it_is_unpacked(kit: Path) -> None:
     close_doors()
     headers = {RequestHeader.JOB_ID: JOB, RequestHeader.JOB_META: {"a": "b"}}
-    ours = ("config/", "config/config_fed_client.json", ".__nvfl_sig.json")
+    ours = ("config/", "config/config_fed_client.json", ".__nvfl_sig.json", ".__nvfl_submitter.crt")
     assert only_configuration(packed(*ours))
     for content in (
         packed(*ours, "custom/sitecustomize.py"), packed(*ours, "../config/config_fed_client.json"),

@@ -33,8 +33,10 @@ NEEDED: Final = frozenset(
 JOB: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """Matches a job's name, which is also that of its folder in the kit, beside the site's own."""
 
-FILE: Final = re.compile(r"(config/)?(config_fed_(client|server)\.json|\.__nvfl_sig\.json)?")
-"""Matches the files and folders of a job as we write it: configuration and FLARE's signatures."""
+FILE: Final = re.compile(
+    r"(config/)?(config_fed_(client|server)\.json|\.__nvfl_(sig\.json|submitter\.crt))?"
+)
+"""Matches the files and folders of a job of ours: configuration, and FLARE's signatures of it."""
 
 MOST_BYTES: Final = 2**22
 """Most bytes that a job's files may take once unpacked."""
