@@ -170,6 +170,7 @@ def test_transient_masks_are_written_nowhere(
     # No kind of file in which the search below would not see them, as compressed ones are.
     assert kinds <= {"", ".head", ".json", ".jsonl", ".safetensors", ".toml"}
     assert not (tmp_path / "run" / "masks").exists()
+    assert not list((tmp_path / "run").rglob("*.png"))
     for path in written:
         content = path.read_bytes()
         assert not any(pattern in content for pattern in patterns), path

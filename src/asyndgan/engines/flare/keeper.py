@@ -1,6 +1,5 @@
 """Keeps one FLARE process, server or client, running whatever ends it."""
 
-import json
 import logging
 import os
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Final, final
 
 from asyndgan.engines.flare.kits import PROJECT, Federation, keep_inside, plain
-from asyndgan.errors import RunError
+from asyndgan.engines.flare.service import name_of
 from asyndgan.relay.client import JOB
 
 log = logging.getLogger(__name__)
@@ -150,17 +149,10 @@ def _command(kit: Path) -> list[str]:
     startup = kit / "startup"
     if (startup / "sub_start.sh").exists() and not (startup / "fed_client.json").exists():
         return ["/bin/bash", str(startup / "sub_start.sh"), "--once"]
-    try:
-        name = json.loads((startup / "fed_client.json").read_text())["client"]["fqsn"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{kit} is no startup kit of a server or a site: it has no startup/fed_client.json "
-            "that can be read. Unpack the one that the coordinator sent."
-        ) from error
     return [
         sys.executable, "-u", "-m", "asyndgan.relay.client", "-m", str(kit),
-        "-s", "fed_client.json", "--set", "secure_train=true", f"uid={name}", f"org={PROJECT}",
-        "config_folder=config",
+        "-s", "fed_client.json", "--set", "secure_train=true", f"uid={name_of(kit)}",
+        f"org={PROJECT}", "config_folder=config",
     ]  # fmt: skip
 
 
