@@ -14,7 +14,6 @@ import random
 import resource
 import sys
 import time
-import tracemalloc
 import warnings
 from collections import Counter
 
@@ -173,6 +172,11 @@ def site() -> tuple[Endpoint, list[Message]]:
     return endpoint, [opening, judge]
 
 
+def most_resident() -> int:
+    """The most memory that this process has held so far, in KiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
 def main() -> None:
     """Has the requested number of mutated messages read and answered; prints the outcomes."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -187,10 +191,10 @@ def main() -> None:
     wires = [packed(message) for message in originals]
     endpoint.answer(wires[-1])  # what torch takes for its first step is no message's doing
     read, answered = Counter[str](), Counter[str]()
-    slowest = 0.0
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    tracemalloc.start()
+    slowest, before, half = 0.0, most_resident(), 0
     for number in range(arguments.messages):
+        if number == arguments.messages // 2:
+            half = most_resident()
         if number % 2000 == 0:  # so that the messages find a run that has begun
             endpoint.answer(wires[-2])
         if draw.random() < 0.3:
@@ -207,12 +211,11 @@ def main() -> None:
         answer = unpack(endpoint.answer(payload), ANSWERS, limit=LIMIT)
         answered[f"refused: {answer.code}" if isinstance(answer, Refusal) else answer.kind] += 1
         slowest = max(slowest, time.perf_counter() - begun)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident
     print("as a coordinator:", dict(read.most_common()))
     print("as a site:", dict(answered.most_common()))
     print(
-        f"slowest message {1000 * slowest:.1f} ms, peak {tracemalloc.get_traced_memory()[1]} bytes "
-        f"of Python, process grown by {grown} KiB"
+        f"slowest message {1000 * slowest:.1f} ms, process grown by {most_resident() - before} KiB, "
+        f"{most_resident() - half} KiB of it in the second half"
     )
     # "internal" is a fault that no part of the site has foreseen.
     sys.exit(bool(answered["refused: internal"]))
