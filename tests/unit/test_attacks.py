@@ -49,6 +49,16 @@ def test_bisection_reads_real_pixels_through_a_paired_term(
     assert psnr(read, real) > 50
 
 
+def test_bisection_asks_about_no_image_that_a_site_refuses() -> None:
+    real = torch.tensor([-1.0, -0.99, 0.3, 0.99, 1.0]).reshape(1, 1, 1, 5)
+
+    def ask(images: torch.Tensor) -> torch.Tensor:
+        assert images.abs().max() <= 1
+        return (images - real).sign()
+
+    assert psnr(bisected(ask, tuple(real.shape)), real) > 50
+
+
 def test_without_a_paired_term_bisection_reads_no_real_pixel(
     tiny: MakeRecipe, make_cohort: MakeCohort
 ) -> None:

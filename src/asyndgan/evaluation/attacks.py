@@ -46,7 +46,9 @@ def bisected(ask: Ask, shape: tuple[int, ...], *, parts: int = 32, rounds: int =
     low, high = torch.full(shape, IMAGE_LOW), torch.full(shape, IMAGE_HIGH)
     for _ in range(rounds):
         width = (high - low) / parts
-        said = torch.stack([ask(low + width * mark) for mark in range(parts + 1)])
+        # A range that was extended may pass what a site takes.
+        marks = (low + width * mark for mark in range(parts + 1))
+        said = torch.stack([ask(mark.clamp(IMAGE_LOW, IMAGE_HIGH)) for mark in marks])
         low = low + width * said.diff(dim=0).argmax(dim=0)
         low, high = low - width / 2, low + 1.5 * width
     return (low + high) / 2
