@@ -214,8 +214,8 @@ def main() -> None:
     print("as a coordinator:", dict(read.most_common()))
     print("as a site:", dict(answered.most_common()))
     print(
-        f"slowest message {1000 * slowest:.1f} ms, process grown by {most_resident() - before} KiB, "
-        f"{most_resident() - half} KiB of it in the second half"
+        f"slowest message {1000 * slowest:.1f} ms, process grown by "
+        f"{most_resident() - before} KiB, {most_resident() - half} KiB of it in the second half"
     )
     # "internal" is a fault that no part of the site has foreseen.
     sys.exit(bool(answered["refused: internal"]))

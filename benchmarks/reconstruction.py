@@ -24,7 +24,7 @@ from statistics import fmean
 import torch
 
 from asyndgan.engines import SiteSetup
-from asyndgan.evaluation.attacks import Rehearsal, followed, inverted, psnr
+from asyndgan.evaluation.attacks import Rehearsal, inverted, psnr
 from asyndgan.evaluation.reconstruction import asked_again, painted_for, read_pixels
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
@@ -49,11 +49,9 @@ def read_at(run: RunFolder, data: Path, name: str, *, late: bool) -> dict[str, f
     """Bisection of one site's batch, from the state of its first step or of a checkpoint."""
     recipe, setup = run.recipe(), SiteSetup(name, data, run.site_state(name))
     tried = read_pixels(run, setup, late=late)
-    found = {"read": fmean(tried.read), "painted": fmean(tried.painted)}
+    found = {key: fmean(getattr(tried, key)) for key in ("read", "followed", "painted")}
     with asked_again(run, recipe, setup, late=late) as (site, ask):
         real = site.cohort.batch(ask.card.batch, recipe.training.batch)
-        drawn = followed(ask, painted_for(run, name, ask.card, real))
-        found["followed"] = psnr(drawn, real.images)
         if site.objective.target is not None:
             found["stand_in"] = psnr(site.objective.target, real.images)
     return found

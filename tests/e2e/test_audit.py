@@ -550,18 +550,19 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
         assert ("REAL PIXELS CAN BE READ" in said.output) is (term == "paired")
         stored = json.loads((tmp_path / f"{term}-audit" / "audit.json").read_text())["pixels"]
         told[term] = [
-            PixelsRead(**{key: one[key] for key in ("site", "step", "read", "painted", "flat")})
+            PixelsRead(**{key: one[key] for key in one if key != "verdict"})
             for one in stored
         ]
     assert "(asking adds -" in told["none"][0].verdict and "dB, over" in told["none"][0].verdict
     assert [one.site for one in told["none"]] == SITES
     assert all(one.step == 2 for one in told["none"])
     assert all(one.told == recipe.training.batch for one in told["paired"])
-    assert all(min(one.read) > 30 > max(one.painted) for one in told["paired"])
+    for one in told["paired"]:
+        assert min(one.read + one.followed) > 30 > max(one.painted)
     assert all(one.told == 0 for one in told["none"])
     # Not one image is nearer than what can be had without asking.
-    none = [pair for one in told["none"] for pair in zip(one.read, one.anyway, strict=True)]
-    assert len(none) == 4 and all(read <= anyway for read, anyway in none)
+    none = [pair for one in told["none"] for pair in zip(one.asked, one.anyway, strict=True)]
+    assert len(none) == 4 and all(asked <= anyway for asked, anyway in none)
 
 
 def test_a_recipe_that_was_changed_after_the_training_hides_nothing(

@@ -16,7 +16,7 @@ from asyndgan.arrays import Images
 from asyndgan.data import Batch
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
-from asyndgan.evaluation.attacks import RolledBack, bisected, psnr
+from asyndgan.evaluation.attacks import RolledBack, bisected, followed, psnr
 from asyndgan.evaluation.metrics import bootstrap_interval
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
@@ -42,6 +42,8 @@ class PixelsRead:
         site: name of the site.
         step: number of steps that its discriminator had learned when it was asked.
         read: of what bisection found (`evaluation.attacks.bisected`).
+        followed: of what it draws by the feedback, from its own painting of the batch's masks
+            (`evaluation.attacks.followed`).
         painted: of what the coordinator paints from the batch's masks without asking.
         flat: of an image that is evenly grey, as bright as the real one is on average.
     """
@@ -49,8 +51,14 @@ class PixelsRead:
     site: str
     step: int
     read: list[float]
+    followed: list[float]
     painted: list[float]
     flat: list[float]
+
+    @property
+    def asked(self) -> list[float]:
+        """Ratio of each image to the better of what asking gives."""
+        return [max(ways) for ways in zip(self.read, self.followed, strict=True)]
 
     @property
     def anyway(self) -> list[float]:
@@ -60,16 +68,16 @@ class PixelsRead:
     @property
     def told(self) -> int:
         """Number of images to which asking comes clearly nearer."""
-        ways = zip(self.read, self.anyway, strict=True)
-        return sum(read > anyway + CLEARLY for read, anyway in ways)
+        ways = zip(self.asked, self.anyway, strict=True)
+        return sum(asked > anyway + CLEARLY for asked, anyway in ways)
 
     @property
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
-        gained = [read - anyway for read, anyway in zip(self.read, self.anyway, strict=True)]
+        gained = [asked - anyway for asked, anyway in zip(self.asked, self.anyway, strict=True)]
         low, high = bootstrap_interval(gained)
         found = (
-            f"{self.site}'s images after step {self.step}: {fmean(self.read):.1f} dB, without "
+            f"{self.site}'s images after step {self.step}: {fmean(self.asked):.1f} dB, without "
             f"asking {fmean(self.anyway):.1f} dB"
         )
         if not math.isnan(low):
@@ -77,7 +85,7 @@ class PixelsRead:
         if self.told:
             some = f"{self.told} of {len(self.read)} images"
             return f"REAL PIXELS CAN BE READ by a coordinator ({some}), {found}"
-        return f"bisection by a coordinator reads no real pixels, {found}"
+        return f"a coordinator that asks again and again reads no real pixels, {found}"
 
 
 def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> PixelsRead:
@@ -100,18 +108,20 @@ def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> Pixel
         with asked_again(run, recipe, setup, late=late) as (site, ask):
             real = site.cohort.batch(ask.card.batch, recipe.training.batch)
             read = bisected(ask, tuple(real.images.shape))
+            painted = painted_for(run, setup.name, ask.card, real)
+            drawn = followed(ask, painted)
     except ProtocolError as error:
         raise RunError(
             f"{setup.name} with its states in {setup.state} cannot be asked as a coordinator "
             f"would: {error} Give --state the folder that it trained with."
         ) from error
-    painted = painted_for(run, setup.name, ask.card, real)
-    ways: dict[str, list[float]] = {"read": [], "painted": [], "flat": []}
+    ways: dict[str, list[float]] = {"read": [], "followed": [], "painted": [], "flat": []}
     for number, image in enumerate(real.images):
         has = slice(None) if real.present is None else real.present[number]
         truth = image[has][None]
         flat = truth.mean(dim=tuple(range(2, truth.ndim)), keepdim=True).expand_as(truth)
         ways["read"].append(psnr(read[number][has][None], truth))
+        ways["followed"].append(psnr(drawn[number][has][None], truth))
         ways["painted"].append(psnr(painted[number][has][None], truth))
         ways["flat"].append(psnr(flat, truth))
     return PixelsRead(setup.name, ask.card.step, **ways)
@@ -120,7 +130,7 @@ def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> Pixel
 def not_asked(run: RunFolder) -> str:
     """Why sites of this run cannot be asked in this way; empty if they can be.
 
-    Bisection reads what is compared pixel by pixel with the images of the masks that were sent.
+    Both attacks read what is compared pixel by pixel with the images of the masks that were sent.
     """
     recipe = run.recipe()
     if recipe.masks.source == "given":
@@ -128,7 +138,7 @@ def not_asked(run: RunFolder) -> str:
     if recipe.loss.moments or recipe.loss.features:
         return (
             "loss.moments and loss.features compare with other images than those of the masks, "
-            "which bisection does not look for"
+            "which nobody has looked for"
         )
     return ""
 
