@@ -550,8 +550,7 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
         assert ("REAL PIXELS CAN BE READ" in said.output) is (term == "paired")
         stored = json.loads((tmp_path / f"{term}-audit" / "audit.json").read_text())["pixels"]
         told[term] = [
-            PixelsRead(**{key: one[key] for key in one if key != "verdict"})
-            for one in stored
+            PixelsRead(**{key: one[key] for key in one if key != "verdict"}) for one in stored
         ]
     assert "(asking adds -" in told["none"][0].verdict and "dB, over" in told["none"][0].verdict
     assert [one.site for one in told["none"]] == SITES
