@@ -1,5 +1,7 @@
 import copy
+import gc
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -823,6 +825,31 @@ def test_a_site_judges_nothing_beyond_the_last_step(
     for _ in range(2):
         assert not coordinator.step().missed
     assert "has 2 steps, and 2 are over" in coordinator.step().missed["north"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("loss.stand_in_l1=5", "stand_in.width=4", "stand_in.blocks=1"),
+        ("privacy.kind=discriminator", "privacy.conditions=unprotected", "masks.release=false"),
+    ],
+    ids=["stand-ins", "private"],
+)
+def test_networks_of_a_run_are_freed_when_it_is_begun_anew(
+    make_sites: MakeSites, tiny: MakeRecipe, overrides: tuple[str, ...]
+) -> None:
+    """A coordinator may open a run again and again, and memory must not wait for Python's gc."""
+    federation = make_sites(tiny(*overrides))
+    site = federation.sites["north"]
+    opened(federation)
+    ask(federation, "north", judge(federation.recipe))
+    networks = weakref.ref(site.objective)
+    gc.disable()
+    try:
+        opened(federation)
+        assert networks() is None
+    finally:
+        gc.enable()
 
 
 # Numbers that are not finite

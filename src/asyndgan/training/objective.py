@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import final
 
 import torch
@@ -65,6 +66,9 @@ class Objective:
             asks nothing about it, where given masks have it. None: all labels.
         taught: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
             discriminators. None: all.
+
+    Attributes:
+        maps: turns conditions into the maps that the networks read.
     """
 
     def __init__(
@@ -86,6 +90,9 @@ class Objective:
         self.space = space
         self.seed = seed if secret is None else derived_seed(seed, secret)
         self.adversarial = build_adversarial_loss(recipe)
+        # No method: what holds it would keep this object, and its networks, from being freed when a
+        # run is begun anew.
+        self.maps = partial(condition_maps, kind=recipe.condition.kind, labels=labels, space=space)
         channels = condition_channels(recipe.condition.kind, labels)
         sizes = {
             "condition_channels": channels,
@@ -122,12 +129,6 @@ class Objective:
                         weights.copy_(shuffled(weights))
         self.private = PrivateDiscriminator(self.discriminator, self.adversarial, recipe, self.maps)
         self.begin_step(0)
-
-    def maps(self, conditions: Tensor) -> Condition:
-        """Turns conditions into the maps that the networks read."""
-        return condition_maps(
-            conditions, kind=self.recipe.condition.kind, labels=self.labels, space=self.space
-        )
 
     def learn(self, real: Batch, synthetic: Batch) -> Losses:
         """One update of the discriminator, and of the stand-ins if there are any.
