@@ -303,7 +303,7 @@ def test_whoever_has_no_role_for_it_submits_no_job(local: Localhost, tmp_path: P
     kit = Path(context["current_prod_dir"]) / "looker@asyndgan.local"
     office = Office(local.federation, local.flare.office.recipe, "run", submitter=kit)
     try:
-        assert set(office.present()) >= {"north", "south"}
+        assert set(office.administrator.present()) >= {"north", "south"}
         with pytest.raises(RunError, match=r"refuses 'submit_job' to looker@asyndgan\.local"):
             office.submit("north")
     finally:
@@ -353,9 +353,9 @@ def test_a_job_that_brings_code_is_refused(local: Localhost, tmp_path: Path) -> 
     )
     client = job / "app" / "config" / "config_fed_client.json"
     client.write_text(client.read_text().replace("asyndgan.relay.flare.Site", "evil.Site"))
-    submitted = office._ask("submit_job", str(job))
+    submitted = office.administrator.ask("submit_job", str(job))
     until(lambda: not office.lives(submitted))
-    assert office._ask("get_job_meta", submitted)["status"] == "FINISHED:FAILED_TO_RUN"
+    assert office.administrator.ask("get_job_meta", submitted)["status"] == "FINISHED:FAILED_TO_RUN"
     assert not ran.exists()
 
 
@@ -375,9 +375,9 @@ def test_the_coordinator_has_no_shell_at_a_site_and_cannot_end_it(
     until(lambda: "north" in local.sites())
     if words[0].endswith("_client") or "server" in words:  # what the server itself refuses
         with pytest.raises((RunError, SiteUnreachableError), match=r"(?i)not authorized"):
-            local.flare.office._ask(*words)
+            local.flare.office.administrator.ask(*words)
     else:  # what it passes on: a site does not know any such request
-        assert "invalid_request" in str(local.flare.office._ask(*words))
+        assert "invalid_request" in str(local.flare.office.administrator.ask(*words))
     assert "north" in local.sites()
     # Of a server that was taken over: tests/unit/test_flare_client.py.
     running = Path(f"/proc/{local.clients['north'].pid()}/cmdline").read_bytes().split(b"\0")
@@ -390,9 +390,9 @@ def test_a_job_that_names_another_class_does_not_run(local: Localhost, tmp_path:
     client = job / "app" / "config" / "config_fed_client.json"
     foreign = "nvflare.app_common.np.np_trainer.NPTrainer"
     client.write_text(client.read_text().replace("asyndgan.relay.flare.SiteRelay", foreign))
-    submitted = office._ask("submit_job", str(job))
+    submitted = office.administrator.ask("submit_job", str(job))
     until(lambda: not office.lives(submitted))
-    assert office._ask("get_job_meta", submitted)["status"] != "FINISHED:COMPLETED"
+    assert office.administrator.ask("get_job_meta", submitted)["status"] != "FINISHED:COMPLETED"
 
 
 class Stuck(Session):
@@ -408,13 +408,14 @@ class Stuck(Session):
 
 def test_a_session_that_does_not_end_holds_nobody_up(local: Localhost) -> None:
     office, stuck = local.flare.office, Stuck()
-    with office._lock:
-        office._session, before = stuck, office._session
-        office._forget_session()
-        assert office._session is None
-        office._session = before
+    administrator = office.administrator
+    with administrator._lock:
+        administrator._session, before = stuck, administrator._session
+        administrator.close()
+        assert administrator._session is None
+        administrator._session = before
     stuck.ended.set()
-    assert set(office.present()) >= {"north", "south"}
+    assert set(administrator.present()) >= {"north", "south"}
 
 
 def test_a_message_above_the_limit_is_not_sent_and_the_line_stays(local: Localhost) -> None:
@@ -540,10 +541,12 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
             ends.callback(Kept(tmp_path / name).close)
         serving = threading.Thread(target=serve, args=(federation,), kwargs={"stop": done.is_set})
         serving.start()
+        begun = time.monotonic()
         ends.callback(serving.join)
         ends.callback(done.set)
         until(lambda: order.waiting() == "north, south")
-        assert "waiting for north, south" in asyndgan("federation", "status", federation.path)
+        said = asyndgan("federation", "status", federation.path)
+        assert "waiting for north, south" in said and "connected: " in said
         for steps in (5, 25):  # before the first checkpoint, and after it
             until(lambda steps=steps: len(order.folder.metrics()) > steps)  # type: ignore[misc]
             (coordinator,) = processes("asyndgan.runs.federated", str(federation.path))
@@ -559,10 +562,13 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
     losses = [[(r["step"], r["losses"]) for r in run.metrics()] for run in (order.folder, whole)]
     assert losses[0] == losses[1]
     facts = order.folder.facts()
-    for site in phantoms:  # a second or two old, and over both attempts
+    quiet = 4000 * (time.monotonic() - begun)  # FLARE's own messages, which no step causes
+    for site in phantoms:  # a second or two old, and over all attempts
         left, came = socket_sums(facts.socket_bytes[site])
-        assert 0.5 < left / sum(facts.left_sites[site].values()) < 3
-        assert 0.5 < came / sum(facts.came_to_sites[site].values()) < 3
+        assert 0.5 < left / sum(facts.left_sites[site].values())
+        assert left < 2 * sum(facts.left_sites[site].values()) + quiet
+        assert 0.5 < came / sum(facts.came_to_sites[site].values())
+        assert came < 2 * sum(facts.came_to_sites[site].values()) + quiet
     os.utime(order.folder.metrics_file)
     assert re.search(r"\bnow\b", asyndgan("federation", "status", federation.path))
     past = time.time() - 3600

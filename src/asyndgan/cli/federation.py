@@ -1,9 +1,14 @@
 """`asyndgan federation`: commands for the coordinator's administrator."""
 
+import io
 import logging
+import math
 import shutil
 import signal
+import socket
+import sys
 import time
+from contextlib import closing, redirect_stdout
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Annotated, Any, final
@@ -17,7 +22,7 @@ from rich.table import Table
 from asyndgan.cli.recipe import Overrides
 from asyndgan.cli.train import Device
 from asyndgan.engines import flare_part
-from asyndgan.errors import RunError
+from asyndgan.errors import RunError, SiteUnreachableError
 from asyndgan.models import usable_device
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
@@ -27,6 +32,9 @@ federation = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+ASK_S = 5.0
+"""Seconds after which `status --watch` asks anew who is connected."""
+
 PAUSE_S = 30.0
 """Seconds without a step after which `status` reports it."""
 
@@ -148,15 +156,25 @@ def status(
     run: RunName = None,
     watch: Annotated[bool, typer.Option(help="Draw it anew every second, until Ctrl-C.")] = False,
 ) -> None:
-    """Shows a run's step and each site's share, last contact, round trip, bytes and losses."""
-    console, standing = Console(), Standing(_order(folder, run))
-    if not watch:
-        console.print(standing.table())
-        return
-    with Live(console=console, refresh_per_second=2) as live:
-        while True:
-            live.update(standing.table())
-            time.sleep(1)
+    """Shows who is connected; a run's step, each site's share, last contact, bytes and losses."""
+    kits = flare_part("kits")
+    from asyndgan.runs.federated import Order
+
+    made, console = kits.Federation.of(folder), Console(file=sys.stdout)
+    for noisy in flare_part("jobs").NOISY_LOGS:
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    with closing(Attendance(made)) as attendance:
+        if run is None and not Order.all(made):
+            _say(console, f"{attendance.line()}\nNo run is ordered: asyndgan federation submit.")
+            return
+        standing = Standing(Order.named(made, run), attendance)
+        if not watch:
+            console.print(standing.table())
+            return
+        with Live(console=console, refresh_per_second=2) as live:
+            while True:
+                live.update(standing.table())
+                time.sleep(1)
 
 
 @federation.command()
@@ -209,15 +227,57 @@ def _tell_kits(console: Console, made: Any, sites: tuple[str, ...]) -> None:
 
 
 @final
+class Attendance:
+    """Who is connected with a federation's server, asked every `ASK_S` seconds.
+
+    Args:
+        federation: the federation, on this machine.
+    """
+
+    def __init__(self, federation: Any) -> None:
+        self.federation = federation
+        self._administrator = flare_part("jobs").Administrator(federation.admin_kit)
+        self._asked, self._line = -math.inf, ""
+
+    def line(self) -> str:
+        """Who is connected and who is not, or that nobody serves the federation."""
+        if time.monotonic() - self._asked > ASK_S:
+            place = self.federation.host, self.federation.port
+            try:
+                # FLARE tries a server that is not there for a minute.
+                socket.create_connection(place, timeout=2).close()
+                with redirect_stdout(io.StringIO()):  # it says that it connects
+                    present = set(self._administrator.present())
+                members = self.federation.sites
+                here = [site for site in members if site in present]
+                away = [site for site in members if site not in present]
+                self._line = f"connected: {', '.join(here) or 'nobody'}"
+                self._line += f"; not connected: {', '.join(away)}" if away else ""
+            except (SiteUnreachableError, OSError):
+                self._line = (
+                    f"{place[0]}:{place[1]} does not answer; 'asyndgan federation start "
+                    f"{self.federation.path}' starts it."
+                )
+            self._asked = time.monotonic()
+        return self._line
+
+    def close(self) -> None:
+        """Ends the session with the server."""
+        self._administrator.close()
+
+
+@final
 class Standing:
     """The current state of a run, read from its metrics as they are written.
 
     Args:
         order: order of the run.
+        attendance: of its federation.
     """
 
-    def __init__(self, order: Any) -> None:
+    def __init__(self, order: Any, attendance: Attendance) -> None:
         self.order = order
+        self.attendance = attendance
         self._place = (0, 0)
         self._last: dict[str, Any] = {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
         self._seen: dict[str, dict[str, Any]] = {}
@@ -239,7 +299,7 @@ class Standing:
             title=f"run {escape(self.order.name)}: {self.order.state()}, "
             f"step {last['step'] + 1} of {steps}",
             caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}"
-            + self._pause(),
+            + f"\n{escape(self.attendance.line())}{self._pause()}",
             title_justify="left",
         )
         for heading in (

@@ -18,7 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
-from asyndgan.engines.flare.jobs import Office
+from asyndgan.engines.flare.jobs import NOISY_LOGS, Office
 from asyndgan.engines.flare.keeper import keep_server
 from asyndgan.engines.flare.kits import RUN_NAME, Federation
 from asyndgan.engines.flare.transport import Flare
@@ -400,7 +400,7 @@ def _stop_with(parent: int) -> None:
 def main(path: Path, name: str, device: str) -> int:
     """Runs the process of one run; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in ("nvflare", "CoreCell", "conn_manager"):
+    for noisy in NOISY_LOGS:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     order = Order(Federation.of(path), name)
     signal.signal(signal.SIGTERM, _interrupt)  # until training handles it with a checkpoint

@@ -27,11 +27,64 @@ log = logging.getLogger(__name__)
 
 RELAY: Final = "asyndgan.relay.flare"
 
+NOISY_LOGS: Final = ("nvflare", "CoreCell", "conn_manager")
+"""FLARE's loggers, which report every broken connection."""
+
 CLOSING_S: Final = 2.0
 """Longest time in seconds that the end of a session is waited for."""
 
 BETWEEN: Final = "."
 """Separates run and site in a job's name; a run's name cannot contain it."""
+
+
+@final
+class Administrator:
+    """Asks FLARE's server by its administrators' interface; a session is opened when need be.
+
+    Args:
+        kit: startup kit of the administrator.
+    """
+
+    def __init__(self, kit: Path) -> None:
+        self.kit = kit
+        self._session: Session | None = None
+        self._lock = threading.RLock()
+
+    def present(self) -> tuple[str, ...]:
+        """Sites that FLARE's server knows now, members or not; raises as `ask`."""
+        return tuple(client.name for client in self.ask("get_system_info").client_info)
+
+    def ask(self, command: str, *words: Any) -> Any:
+        """What the method of this name of a FLARE session returns.
+
+        Raises:
+            RunError: FLARE refuses.
+            SiteUnreachableError: the server does not answer.
+        """
+        with self._lock:  # a session serves one thread at a time
+            try:
+                if self._session is None:
+                    self._session = new_secure_session(
+                        user_of(self.kit), str(self.kit), timeout=5.0
+                    )
+                return getattr(self._session, command)(*words)
+            except (AuthorizationError, AuthenticationError, InvalidJobDefinition) as error:
+                raise RunError(
+                    f"FLARE refuses '{command}' to {user_of(self.kit)}: {error}"
+                ) from error
+            except Exception as error:  # FLARE raises many kinds, with its server's texts
+                self.close()
+                reason = error or type(error).__name__
+                raise SiteUnreachableError(f"FLARE's server: {command}: {reason}") from error
+
+    def close(self) -> None:
+        """Drops the session; the next request opens a new one."""
+        session, self._session = self._session, None
+        if session:
+            # FLARE waits there for threads that may read from a socket for ever.
+            closing = threading.Thread(target=_closed, args=(session,), daemon=True)
+            closing.start()
+            closing.join(timeout=CLOSING_S)
 
 
 @final
@@ -50,25 +103,14 @@ class Office:
     ) -> None:
         self.federation = federation
         self.kit = federation.server_kit
-        self.admin = submitter or federation.admin_kit
+        self.administrator = Administrator(submitter or federation.admin_kit)
         self.recipe = recipe
         self.run = run
         self.limit = message_limit(recipe) + FRAME_SLACK
-        self._session: Session | None = None
-        self._lock = threading.RLock()
 
     def members(self) -> tuple[str, ...]:
         """Sites of the federation, read from its file each time: sites may join during a run."""
         return Federation.of(self.federation.path).sites
-
-    def present(self) -> tuple[str, ...]:
-        """Sites that FLARE's server knows now, members or not.
-
-        Raises:
-            RunError: FLARE refuses.
-            SiteUnreachableError: the server does not answer.
-        """
-        return tuple(client.name for client in self._ask("get_system_info").client_info)
 
     def submit(self, site: str) -> str:
         """Submits a job for a site and returns its id.
@@ -83,7 +125,7 @@ class Office:
                 write_job(job, site, self.recipe, self.run, limit=self.limit)
             except OSError as error:
                 raise RunError(f"a job cannot be written: {error}") from error
-            return str(self._ask("submit_job", str(job)))
+            return str(self.administrator.ask("submit_job", str(job)))
 
     def sweep(self, members: Collection[str]) -> dict[str, list[str]]:
         """Ends the jobs of other runs and of non-members, and deletes jobs that have ended.
@@ -97,12 +139,12 @@ class Office:
             SiteUnreachableError: the server does not answer.
         """
         ours: dict[str, list[str]] = {}
-        for about in self._ask("list_jobs"):
+        for about in self.administrator.ask("list_jobs"):
             job = str(about.get("job_id", ""))
             run, _, site = str(about.get("job_name", "")).partition(BETWEEN)
             if over(str(about.get("status", ""))):
                 with suppress(RunError, SiteUnreachableError):  # the next sweep tries again
-                    self._ask("delete_job", job)
+                    self.administrator.ask("delete_job", job)
             elif run == self.run and site in members:
                 ours.setdefault(site, []).append(job)
             else:
@@ -111,45 +153,19 @@ class Office:
 
     def lives(self, job: str) -> bool:
         """Whether a job waits or runs; False for one that FLARE does not know."""
-        found = self._ask("list_jobs", False, None, job)
+        found = self.administrator.ask("list_jobs", False, None, job)
         return any(not over(str(about.get("status", ""))) for about in found)
 
     def end(self, job: str) -> None:
         """Aborts a job if it still runs; errors are only logged."""
         try:
-            self._ask("abort_job", job)
+            self.administrator.ask("abort_job", job)
         except (RunError, SiteUnreachableError) as error:
             log.info("job %s: %s", job, error)
 
     def close(self) -> None:
         """Ends the session."""
-        self._forget_session()
-
-    def _ask(self, command: str, *words: Any) -> Any:
-        with self._lock:  # a session serves one thread at a time
-            try:
-                if self._session is None:
-                    self._session = new_secure_session(
-                        user_of(self.admin), str(self.admin), timeout=5.0
-                    )
-                return getattr(self._session, command)(*words)
-            except (AuthorizationError, AuthenticationError, InvalidJobDefinition) as error:
-                raise RunError(
-                    f"FLARE refuses '{command}' to {user_of(self.admin)}: {error}"
-                ) from error
-            except Exception as error:  # FLARE raises many kinds, with its server's texts
-                self._forget_session()
-                reason = error or type(error).__name__
-                raise SiteUnreachableError(f"FLARE's server: {command}: {reason}") from error
-
-    def _forget_session(self) -> None:
-        """Drops the session; the next request opens a new one."""
-        session, self._session = self._session, None
-        if session:
-            # FLARE waits there for threads that may read from a socket for ever.
-            closing = threading.Thread(target=_closed, args=(session,), daemon=True)
-            closing.start()
-            closing.join(timeout=CLOSING_S)
+        self.administrator.close()
 
 
 def _closed(session: Session) -> None:

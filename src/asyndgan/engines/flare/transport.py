@@ -204,7 +204,7 @@ class Flare(Transport):
                     swept = time.monotonic()
                 lacking = self._members.difference(self._live())
                 # FLARE writes a line into its audit log for each question, so it is seldom asked.
-                there = self.office.present() if lacking else ()
+                there = self.office.administrator.present() if lacking else ()
                 for site in sorted(lacking.intersection(there)):
                     try:
                         self._keep_job(site)
