@@ -39,7 +39,7 @@ from asyndgan.evaluation.of_run import (
 from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.models import site_noise
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, train
+from asyndgan.runs import RunFolder, load_recipe, train
 from asyndgan.training import scope_maps
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]
@@ -175,6 +175,20 @@ def test_members_farther_than_all_others_are_no_copies() -> None:
     members, others = np.linspace(3, 4, 2), np.linspace(1, 2, 440)
     assert near_copies(members, others).passes
     assert near_copies(members, others).found == 0
+
+
+def test_copies_are_found_even_if_the_others_are_copied_as_well() -> None:
+    """Two sites could otherwise name each other's members as their others."""
+    random = np.random.default_rng(0)
+    copied, apart = random.uniform(0.01, 0.03, 60), random.uniform(0.5, 1.5, 60)
+    for members, others, found, words in (
+        (copied, copied, 60, "NEAR COPIES of 60 of 60 members"),
+        (apart, copied, 0, "NEAR COPIES of others"),
+    ):
+        search = near_copies(members, others)
+        assert (search.passes, search.found) == (False, found)
+        assert search.verdict.startswith(words)
+    assert near_copies(apart, apart).passes
 
 
 def test_nobody_is_audited_twice(parts: Parts, tmp_path: Path) -> None:
@@ -498,6 +512,29 @@ def test_hospitals_audit_their_own_patients_and_all_of_them_release_the_set(
     assert all(f"{site}: painting: no sign of membership" in card for site in SITES)
 
 
+def test_an_audit_says_with_whose_members_its_others_were_not_compared(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    """One site's members among another's others would hide that both were learned."""
+    run, members, others, painted = parts
+    digest, texts = masks_digest(masks_in(given, run)), []
+    for site in SITES:
+        own = [case for case in members if case.patient.startswith(f"{site}/")]
+        # As of a folder, in which patients have no site's name.
+        strangers = [replace(case, patient=f"from {case.patient[-4:]}") for case in others]
+        out = tmp_path / site
+        found = audit(run, own, strangers, painted, out, masks=digest, confirmed=[site])
+        assert found.uncompared == [other for other in SITES if other != site]
+        assert not audit(run, own, others, painted, tmp_path, confirmed=[site]).uncompared
+        of_many_patients(out)
+        texts.append(f"others not compared with the members of {found.uncompared[0]}")
+    north, south = (tmp_path / site for site in SITES)
+    released = generate(run, tmp_path / "released", given, north, "--release", south)
+    assert released.exit_code == 0, released.output
+    card = (tmp_path / "released" / "MODEL_CARD.md").read_text()
+    assert all(text in card for text in texts)
+
+
 def test_members_whom_no_state_confirms_release_nothing(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:
@@ -537,31 +574,39 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
     sites = {site.name: tmp_path / site.name for site in DEFAULT_SITES[:2]}
     both = ("image.size=32", "training.steps=3", "training.hold_out=0.4", "generator.noise=0")
     told: dict[str, list[PixelsRead]] = {}
-    for term, weight in (("paired", 100), ("none", 0)):
-        recipe = tiny(*both, f"loss.paired_l1={weight}", "training.checkpoint_every=2")
+    small = (
+        "image.size=32", "generator.width=8", "generator.blocks=1", "discriminator.width=8",
+        "discriminator.layers=2",
+    )  # fmt: skip
+    both = (*both, "training.checkpoint_every=2")
+    recipes = {
+        "paired": (tiny(*both, "loss.paired_l1=100"), SITES),
+        "none": (load_recipe("default", (*small, *both)), SITES[:1]),
+    }
+    for term, (recipe, audited) in recipes.items():
         run = train(recipe, sites, tmp_path / term)
         words = ["audit", run.path, "--out", tmp_path / f"{term}-audit"]
-        words += [word for name, data in sites.items() for word in ("--site", f"{name}={data}")]
+        words += [word for name in audited for word in ("--site", f"{name}={sites[name]}")]
         kept = {path: path.read_bytes() for path in files_in(run.path)}
         said = CliRunner().invoke(app, [str(word) for word in words])
         assert said.exit_code == 0, said.output
         assert {path: path.read_bytes() for path in files_in(run.path)} == kept
-        assert said.output.count("pixels: ") == len(SITES)
+        assert said.output.count("pixels: ") == len(audited)
         assert ("REAL PIXELS CAN BE READ" in said.output) is (term == "paired")
         stored = json.loads((tmp_path / f"{term}-audit" / "audit.json").read_text())["pixels"]
         told[term] = [
             PixelsRead(**{key: one[key] for key in one if key != "verdict"}) for one in stored
         ]
     assert "(asking adds -" in told["none"][0].verdict and "dB, over" in told["none"][0].verdict
-    assert [one.site for one in told["none"]] == SITES
+    assert [one.site for one in told["paired"]] == SITES
     assert all(one.step == 2 for one in told["none"])
-    assert all(one.told == recipe.training.batch for one in told["paired"])
+    assert all(one.told == recipes["paired"][0].training.batch for one in told["paired"])
     for one in told["paired"]:
         assert min(one.read + one.followed) > 30 > max(one.painted)
     assert all(one.told == 0 for one in told["none"])
-    # Not one image is nearer than what can be had without asking.
+    # Not one image is nearer than what can be had without asking, as by painting the same mask.
     none = [pair for one in told["none"] for pair in zip(one.asked, one.anyway, strict=True)]
-    assert len(none) == 4 and all(asked <= anyway for asked, anyway in none)
+    assert len(none) == 2 and all(asked <= anyway for asked, anyway in none)
 
 
 def test_a_recipe_that_was_changed_after_the_training_hides_nothing(

@@ -193,8 +193,9 @@ def test_a_spacing_resamples_before_it_pads_or_crops() -> None:
 
 
 def test_an_absurd_spacing_is_refused_before_anything_is_allocated() -> None:
-    with pytest.raises(DataError, match="would become"):
-        prepare(raw(ramp(), spacing=(1e9, 1.0)), section(spacing=(1.0, 1.0)), ("T1",))
+    for spacing in ((1e9, 1.0), (1000.0, 1000.0)):
+        with pytest.raises(DataError, match="would become"):
+            prepare(raw(ramp(), spacing=spacing), section(spacing=(1.0, 1.0)), ("T1",))
 
 
 def test_masks_take_the_label_that_covers_most_and_never_one_in_between() -> None:

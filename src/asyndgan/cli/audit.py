@@ -101,6 +101,12 @@ def audit(
             f"run are with --state {name}=FOLDER",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
+    if found.uncompared:
+        console.print(
+            f"others: NOT COMPARED with the members of {', '.join(found.uncompared)}, so that none "
+            "of them was learned from there rests on whoever named them",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
     console.print(f"copies: {found.copies.verdict}", highlight=False, soft_wrap=True)
     for one in pixels:
         console.print(f"pixels: {one.verdict}", highlight=False, soft_wrap=True)

@@ -29,7 +29,8 @@ SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
 ABSENT = (1 / 127.5, IMAGE_LOW)
 """Scale and shift for a modality that a case lacks: those of `SYNTHETIC_INTENSITY`."""
 
-MAX_SIDE = 16384
+MOST_ENLARGED = 2**24
+"""Most pixels of a plane that a recipe enlarges: only what is stored says what a machine bears."""
 
 MOST_CLIPPED = 0.5
 """Largest fraction of a modality's non-black pixels that may lie above a fixed range."""
@@ -57,8 +58,8 @@ def prepare(
         `image.size`. Pixels outside the stored image are -1 and label 0; a missing mask is all 0.
 
     Raises:
-        DataError: a modality is missing, intensities are not finite, or resampling to the recipe's
-            spacing would make an absurdly large image.
+        DataError: a modality is missing, intensities are not finite, or resampling would
+            enlarge the plane to more than `MOST_ENLARGED` pixels.
     """
     missing = [modality for modality in modalities if modality not in raw.channels]
     if len(missing) == len(modalities) or (missing and not incomplete):
@@ -412,7 +413,7 @@ def _resized(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple
     height, width = (
         max(1, round(side * factor)) for side, factor in zip(shape, factors, strict=True)
     )
-    if max(height, width) > MAX_SIDE:
+    if height * width > max(MOST_ENLARGED, shape[0] * shape[1]):
         raise DataError(
             f"case {raw.name} would become {height} x {width} pixels. "
             f"Take a larger image.spacing, or check the file's ({raw.spacing} mm)."
