@@ -134,7 +134,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("measured", "total"): Exposure(
         "sum over all images of their features", "some 350 numbers",
         "one patient's features, by the difference of two runs with and without the patient",
-        "`leaves.moments` (off by default); no image counts for more than `selection.clip` (0: no bound)",
+        "`leaves.moments` (off by default); `selection.clip` bounds an image's part (0: no bound)",
     ),
     ("measured", "squares"): Exposure(
         "sum of the features' squares", "as many", "as `total`", "as `total`",
