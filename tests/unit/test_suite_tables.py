@@ -67,6 +67,8 @@ def test_recipes_are_compared_with_the_suites_first() -> None:
     (row,) = _between_recipes(PART, both)
     assert (row.recipe, row.over) == ("second", "synthetic of first")
     assert row.difference == pytest.approx(0.15)
+    assert row.ratio == pytest.approx(1.5 / 1.2)
+    assert row.ratio_low == pytest.approx(0.6 / 0.5) and row.ratio_high == pytest.approx(0.9 / 0.7)
 
 
 def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:

@@ -30,6 +30,7 @@ from asyndgan.evaluation.metrics import (
     SCORES,
     PatientScore,
     bootstrap_interval,
+    paired_ratio_interval,
     score_patients,
 )
 from asyndgan.evaluation.segmentation import (
@@ -275,6 +276,13 @@ def paired(scores: Sequence[float], others: Sequence[float]) -> tuple[int, float
     """
     found = [a - b for a, b in zip(scores, others, strict=True) if not math.isnan(a - b)]
     return len(found), mean(found), *bootstrap_interval(found)
+
+
+def paired_ratio(scores: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of `scores` over that of `others`, low and high of its interval, counted as `paired`."""
+    both = [(a, b) for a, b in zip(scores, others, strict=True) if not math.isnan(a - b)]
+    above, below = (math.fsum(column) for column in zip(*both, strict=True)) if both else (0, 0)
+    return above / below if below else math.nan, *paired_ratio_interval(scores, others)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -34,6 +34,7 @@ from asyndgan.evaluation.bench import (
     TrainingSet,
     mean,
     paired,
+    paired_ratio,
     pooled,
     write_whole,
 )
@@ -782,7 +783,10 @@ def _difference(
     scores: Sequence[float],
     others: Sequence[float],
 ) -> Difference:
-    return Difference(part.name, recipe, model, over, part.label, *paired(scores, others))
+    return Difference(
+        part.name, recipe, model, over, part.label,
+        *paired(scores, others), *paired_ratio(scores, others),
+    )  # fmt: skip
 
 
 def _over_models(

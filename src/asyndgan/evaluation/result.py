@@ -9,7 +9,7 @@ from asyndgan.evaluation.table import without_nan
 @final
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference of Dice; positive if `model` is better than `over`.
+    """A paired comparison of Dice; the difference is positive if `model` is better than `over`.
 
     Attributes:
         set_name: name of the data set.
@@ -23,6 +23,9 @@ class Difference:
         difference: mean difference over patients.
         low: lower end of the 95 % bootstrap interval over patients.
         high: upper end.
+        ratio: mean Dice of `model` divided by that of `over`, over the same patients.
+        ratio_low: lower end of its interval.
+        ratio_high: upper end.
     """
 
     set_name: str
@@ -34,6 +37,9 @@ class Difference:
     difference: float
     low: float
     high: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
 
 
 @final

@@ -227,7 +227,10 @@ def _completions(rows: list[Row]) -> Table:
 
 
 def _differences(rows: list[Row]) -> Table:
-    heading = ["recipe", "trained on", "less trained on", "difference", "interval", "patients"]
+    heading = [
+        "recipe", "trained on", "less trained on", "difference", "interval", "ratio", "interval",
+        "patients",
+    ]  # fmt: skip
     return [
         heading,
         *(
@@ -237,6 +240,7 @@ def _differences(rows: list[Row]) -> Table:
                 row["over"],
                 f"{row['difference']:+.3f}",
                 _between(row["low"], row["high"], 3),
+                *_estimate(row, "ratio"),
                 str(row["patients"]),
             ]
             for row in rows
