@@ -142,6 +142,7 @@ SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
         ('["shift"]', ()),
         ('["shift"]', SEGMENTS),
         ('["shift"]', (*SEGMENTS, "discriminator.cross_fitted=true")),
+        ('["shift"]', (*SEGMENTS, "discriminator.cross_fitted=true", "training.batch=1")),
     ],
 )
 def test_a_rehearsal_is_the_sites_own_step_and_inversion_finds_what_explains_the_answer(

@@ -173,9 +173,11 @@ class Rehearsal:
         shown = torch.cat([real, self.images])
         said, seen = self.objective.judged(shown, maps, halves=self.halves)
         learned = self.objective.lesson(said, seen, len(real))
-        slopes = torch.autograd.grad(learned, list(known.values()), create_graph=True)
+        weights = list(known.values())
+        # A network that learns from the other half of the patients does not move in this step.
+        slopes = torch.autograd.grad(learned, weights, create_graph=True, allow_unused=True)
         moved = {
-            name: weight - rate * _sign(slope)
+            name: weight if slope is None else weight - rate * _sign(slope)
             for (name, weight), slope in zip(known.items(), slopes, strict=True)
         }
         asked = self.images.clone().requires_grad_()
