@@ -518,6 +518,13 @@ def test_a_compute_that_hangs_is_started_again_and_one_that_reads_its_data_gets_
     assert worker.starts == starts
 
 
+@pytest.mark.parametrize("host", ["", "https://here", "here:8002", "two words", "here.", "x" * 65])
+def test_what_is_no_name_of_a_host_is_refused(host: str, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no name of a host"):
+        init_federation(tmp_path / "new", host=host, port=8002, sites=("north",))
+    assert not (tmp_path / "new").exists()
+
+
 # Runs that are ordered
 
 
@@ -655,6 +662,8 @@ def test_kits_are_made_checked_and_added_by_commands(
     with pytest.raises(RunError, match="this site has not written that"):
         asyndgan("site", "init", kit, "--data", phantoms["north"])
     (kit / "policy.toml").unlink()
+    asyndgan("site", "init", kit, "--data", tmp_path / "nowhere")
+    assert not (kit / "site.toml").exists()
     asyndgan("site", "init", kit, "--data", phantoms["north"])
     assert Policy.from_file(kit / "policy.toml").allows.most_answers == 20_000
     found = {one.subject: one for one in checks(kit)}

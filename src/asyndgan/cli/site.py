@@ -33,7 +33,13 @@ Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder 
 def init(
     kit: Kit,
     data: Annotated[
-        Path, typer.Option(prompt="Folder of the images and masks", help="As nnU-Net has them.")
+        Path,
+        typer.Option(
+            prompt="Folder of the images and masks",
+            help="As nnU-Net has them.",
+            exists=True,
+            file_okay=False,
+        ),
     ],
 ) -> None:
     """Writes site.toml and a policy to review: the defaults, with a limit on answers."""

@@ -35,6 +35,7 @@ RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 """Valid names of a run in a federation; sites name a folder after it."""
 
 SITE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
+HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
 HOST_LENGTH: Final = 64
 """Most characters of a host name: the limit of a certificate's common name."""
 
@@ -121,8 +122,11 @@ def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...])
     if path.exists() and any(path.iterdir()):
         raise RunError(f"{path} is not empty; choose another folder, or add sites to it.")
     plain(path)
-    if not 0 < len(host) <= HOST_LENGTH:
-        raise RunError(f"'{host}' is no name of a host, of at most {HOST_LENGTH} letters.")
+    if len(host) > HOST_LENGTH or not HOST_NAME.fullmatch(host):
+        raise RunError(
+            f"'{host}' is no name of a host: letters, digits, dots and hyphens, at most "
+            f"{HOST_LENGTH} of them. Give --host the name alone, and the port with --port."
+        )
     _check_names(sites, host)
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
