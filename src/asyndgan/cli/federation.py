@@ -237,23 +237,25 @@ class Attendance:
     def __init__(self, federation: Any) -> None:
         self.federation = federation
         self._administrator = flare_part("jobs").Administrator(federation.admin_kit)
-        self._asked, self._line = -math.inf, ""
+        self._asked, self._line, self._connected = -math.inf, "", False
 
     def line(self) -> str:
         """Who is connected and who is not, or that nobody serves the federation."""
         if time.monotonic() - self._asked > ASK_S:
             place = self.federation.host, self.federation.port
             try:
-                # FLARE tries a server that is not there for a minute.
-                socket.create_connection(place, timeout=2).close()
+                if not self._connected:  # FLARE tries a server that is not there for a minute
+                    socket.create_connection(place, timeout=2).close()
                 with redirect_stdout(io.StringIO()):  # it says that it connects
                     present = set(self._administrator.present())
-                members = self.federation.sites
+                self._connected = True
+                members = type(self.federation).of(self.federation.path).sites  # some may join
                 here = [site for site in members if site in present]
                 away = [site for site in members if site not in present]
                 self._line = f"connected: {', '.join(here) or 'nobody'}"
                 self._line += f"; not connected: {', '.join(away)}" if away else ""
             except (SiteUnreachableError, OSError):
+                self._connected = False
                 self._line = (
                     f"{place[0]}:{place[1]} does not answer; 'asyndgan federation start "
                     f"{self.federation.path}' starts it."
