@@ -26,7 +26,13 @@ from asyndgan.engines import build_engine
 from asyndgan.evaluation.bench import Bench
 from asyndgan.evaluation.distance import distances
 from asyndgan.evaluation.metrics import bootstrap_interval
-from asyndgan.evaluation.of_run import load_real, masks_of, painting_of, patients_of_masks
+from asyndgan.evaluation.of_run import (
+    counterparts,
+    load_real,
+    masks_of,
+    painting_of,
+    patients_of_masks,
+)
 from asyndgan.evaluation.segmentation import SegmentationBudget
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
@@ -177,7 +183,7 @@ def apart(variant: Variant, data: Path, out: Path) -> dict[str, Any]:
     real, _ = load_real(
         sites, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
     )  # fmt: skip
-    painted = painting_of(run, masks_of(real), moved=0)
+    painted = counterparts(run, real)
     return asdict(distances(painted, list(patients_of_masks(real).values()), real))
 
 

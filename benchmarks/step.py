@@ -8,12 +8,12 @@ turns and the medians of their rounds are compared.
 """
 
 import argparse
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
@@ -40,14 +40,17 @@ VARIANTS = {
 }
 
 
-def opened(recipe: Recipe, engine: str, data: Path, state: Path) -> Coordinator:
-    """A coordinator with the sites in `data`, ready for its first step."""
+def opened(recipe: Recipe, engine: str, data: Path, state: Path, ends: ExitStack) -> Coordinator:
+    """A coordinator with the sites in `data`, ready for its first step, until `ends` closes it."""
     setups = [
         SiteSetup(folder.name, folder, state / folder.name)
         for folder in sorted(data.iterdir())
         if folder.name != "test"
     ]
-    exchange = Exchange(build_engine(engine, setups, recipe), recipe)
+    transport = build_engine(engine, setups, recipe)
+    ends.callback(transport.close)
+    exchange = Exchange(transport, recipe)
+    ends.callback(exchange.close)
     return Coordinator.begin(recipe, exchange, run="be")
 
 
@@ -59,10 +62,14 @@ def peak(name: str, size: int) -> float:
 
 def tell_peak(data: Path, sets: list[str]) -> None:
     """Takes five steps and prints the peak memory in MB, for `peak`."""
-    coordinator = opened(load_recipe("default", sets), "inprocess", data, data / ".." / "state")
-    for _ in range(5):
-        coordinator.step()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    with ExitStack() as ends:
+        recipe, state = load_recipe("default", sets), data / ".." / "state"
+        coordinator = opened(recipe, "inprocess", data, state, ends)
+        for _ in range(5):
+            coordinator.step()
+    # `ru_maxrss` would begin with the peak of the process that started this one
+    status = Path("/proc/self/status").read_text()
+    print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
 
 
 def main() -> None:
@@ -74,14 +81,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     size = f"image.size={arguments.size}"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as ends:
         data = Path(folder) / "data"
         write_phantoms(data, size=arguments.size, patients_scale=0.2)
         if arguments.peak_of:
             tell_peak(data, [size, *VARIANTS[arguments.peak_of][0]])
             return
         runs = {
-            name: opened(load_recipe("default", [size, *sets]), engine, data, Path(folder) / name)
+            name: opened(
+                load_recipe("default", [size, *sets]), engine, data, Path(folder) / name, ends
+            )
             for name, (sets, engine) in VARIANTS.items()
         }
         times: dict[str, list[float]] = {name: [] for name in runs}
@@ -96,8 +105,6 @@ def main() -> None:
             median = statistics.median(rounds[1:])
             memory = peak(name, arguments.size) if VARIANTS[name][1] == "inprocess" else 0
             print(f"{name:34}{median:10.2f}{median / base:8.2f}{memory:9.0f}")
-        for coordinator in runs.values():
-            coordinator.roster.exchange.close()
 
 
 if __name__ == "__main__":

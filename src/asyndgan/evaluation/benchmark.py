@@ -59,6 +59,7 @@ from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
 from asyndgan.evaluation.of_run import (
     OF_SITES,
     budget_for,
+    counterparts,
     load_real,
     masks_of,
     painted_once,
@@ -78,7 +79,7 @@ from asyndgan.evaluation.suite import (
     SetSection,
     Suite,
 )
-from asyndgan.evaluation.synthesise import PAINTING_VERSION, Fading, synthesise
+from asyndgan.evaluation.synthesise import PAINTING_VERSION, Fading
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
@@ -409,11 +410,8 @@ class _Judging:
             result.distances.append({**self.about, "model": name, **_mean_of(measured)})
 
     def _alike(self, run: RunFolder) -> list[Case]:
-        """Paints a counterpart of each real case, from its mask and in the look of its site."""
-        masks = masks_of(self.real.sites)
-        looks = [site for site, cases in self.real.sites.items() for _ in cases]
         fading = self._fading(PaintingSection())
-        return self._shared(run, synthesise(run, masks, looks=looks, fading=fading))
+        return self._shared(run, counterparts(run, self.real.sites, fading))
 
     def _shared(self, run: RunFolder, cases: Sequence[Case]) -> list[Case]:
         """Painted cases without the modalities that are not judged."""

@@ -124,6 +124,14 @@ def patients_of_masks(sites: Mapping[str, Sequence[Case]]) -> dict[str, str]:
     return dict(zip((name for name, _ in masks_of(sites)), owners, strict=True))
 
 
+def counterparts(
+    run: RunFolder, sites: Mapping[str, Sequence[Case]], fading: Fading = AS_PAINTED
+) -> list[Case]:
+    """Paints a counterpart of each real case, from its mask and in the look of its site."""
+    looks = [site for site, cases in sites.items() for _ in cases]
+    return synthesise(run, masks_of(sites), looks=looks, fading=fading)
+
+
 def painted_once(
     run: RunFolder,
     masks: Sequence[tuple[str, Mask]],
