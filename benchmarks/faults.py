@@ -4,7 +4,8 @@
 
 A coordinator and four phantom sites are started with the commands that an administrator would use,
 from real kits, over mutual TLS on this machine. While a tiny generator trains, one part after the
-other is killed (SIGKILL), and one site is frozen for a minute.
+other is killed (SIGKILL), and one site is frozen for a minute. The two commands themselves are
+started again after two seconds, as a service manager does it; everything else comes back by itself.
 """
 
 import os
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
@@ -50,6 +52,8 @@ ALLOWED = AllowsSection(fewest_patients=1)
 SITE = "north"
 CALM_S = 3.0
 FROZEN_S = 60.0
+SERVICE_S = 2.0
+"""Seconds until a service manager starts a command again."""
 
 
 def processes(*words: str) -> list[int]:
@@ -149,30 +153,43 @@ def main() -> None:
         words = ["site", "init", str(kit), "--data", str(out / "data" / name)]
         subprocess.run([*command, *words], check=True, **quiet)
         (kit / "policy.toml").write_text(Policy(name=name, allows=ALLOWED).to_toml())
-    running = [subprocess.Popen([*command, "federation", "start", str(federation.path)], **quiet)]
-    for kit in kits.values():
-        running.append(subprocess.Popen([*command, "site", "start", str(kit)], **quiet))
+    services = {
+        "coordinator": ["federation", "start", str(federation.path)],
+        **{name: ["site", "start", str(kit)] for name, kit in kits.items()},
+    }
+    running = {name: subprocess.Popen([*command, *to], **quiet) for name, to in services.items()}
     order = Order.submit(federation, "faults", Recipe.from_toml(RECIPE), names)
     watched = Watched(order)
     begun = time.time()
     rows = [["everything started, from nothing", f"{watched.calm() - begun:.0f} s", "", "", "", ""]]
     kit, server = str(kits[SITE]), str(federation.server_kit)
-    site_start = running[1 + names.index(SITE)]
 
     def kill(*words: str) -> Callable[[], None]:
         return lambda: os.kill(processes(*words)[0], signal.SIGKILL)
 
     def kill_compute() -> None:
-        own = set(children(site_start.pid)) & set(processes("asyndgan.engines.site_process"))
+        own = set(children(running[SITE].pid)) & set(processes("asyndgan.engines.site_process"))
         os.kill(own.pop(), signal.SIGKILL)
 
     def freeze() -> None:
-        pids = [site_start.pid, *children(site_start.pid)]
+        pids = [running[SITE].pid, *children(running[SITE].pid)]
         for pid in pids:
             os.kill(pid, signal.SIGSTOP)
         time.sleep(FROZEN_S)
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
+
+    def restart(name: str, *, all_of_it: bool) -> Callable[[], None]:
+        def blow() -> None:
+            pid = running[name].pid
+            for each in [pid, *(children(pid) if all_of_it else [])]:
+                with suppress(ProcessLookupError):  # its parent's end was its own
+                    os.kill(each, signal.SIGKILL)
+            running[name].wait()
+            time.sleep(SERVICE_S)
+            running[name] = subprocess.Popen([*command, *services[name]], **quiet)
+
+        return blow
 
     blows = {
         "a site's compute": kill_compute,
@@ -181,6 +198,10 @@ def main() -> None:
         "a job of the server": kill("server.runner_process", server),
         "the server's parent": kill("server.server_train", server),
         "the coordinator": kill("asyndgan.runs.federated", str(federation.path)),
+        "`site start`": restart(SITE, all_of_it=False),
+        "`federation start`": restart("coordinator", all_of_it=False),
+        "all of a site (its machine restarts)": restart(SITE, all_of_it=True),
+        "all of the coordinator's (the same)": restart("coordinator", all_of_it=True),
         "a site frozen for 60 s": freeze,
     }
     try:
@@ -188,9 +209,9 @@ def main() -> None:
             rows.append([name, *watched.hit(blow)])
             print(rows[-1], flush=True)
     finally:
-        for process in reversed(running):
+        for process in reversed(running.values()):
             process.terminate()
-        for process in running:
+        for process in running.values():
             process.wait()
     heading = ["killed", "recovered after", "longest pause", "steps without it", "steps repeated",
                "news of the run meanwhile"]  # fmt: skip

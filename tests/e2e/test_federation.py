@@ -44,6 +44,7 @@ from asyndgan.engines.flare.kits import (
     add_site,
     init_federation,
     remove_site,
+    renew,
 )
 from asyndgan.engines.flare.localhost import Localhost, free_port
 from asyndgan.engines.flare.service import READING, SiteService
@@ -198,6 +199,22 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
     finally:
         client.close()
         service.close()
+
+
+def test_after_a_renewal_new_and_old_certificates_connect(local: Localhost, tmp_path: Path) -> None:
+    renew(local.federation)
+    shutil.unpack_archive(local.federation.kits / "north.zip", tmp_path)
+    startup = local.folder / "sites" / "north" / "startup"
+    old = (startup / "client.crt").read_bytes()
+    shutil.copytree(tmp_path / "north" / "startup", startup, dirs_exist_ok=True)
+    assert (startup / "client.crt").read_bytes() != old
+    pids = [local.server.pid(), local.clients["north"].pid()]  # both start again with what is new
+    for pid in pids:
+        assert pid
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not set(pids) & {local.server.pid(), local.clients["north"].pid(), None})
+    for site in ("north", "south"):
+        answered(local, site, opening(local.flare.office.recipe))
 
 
 def test_the_operating_systems_count_of_bytes_stands_beside_the_protocols(
@@ -601,6 +618,15 @@ def test_a_second_coordinator_of_a_run_leaves_it_to_the_first(
     ):
         serve(local.federation, stop=lambda: True)
     local.send("north", opening(local.flare.office.recipe), WAIT)  # nobody took its lines away
+
+
+def test_a_copy_of_a_federation_is_not_served_beside_it(local: Localhost, tmp_path: Path) -> None:
+    for name in ("startup", "local"):
+        shutil.copytree(local.federation.server_kit / name, tmp_path / "copy" / "server" / name)
+    shutil.copy(local.federation.path / "federation.toml", tmp_path / "copy")
+    with pytest.raises(BusyError, match=f"port {local.federation.port} of this machine is in use"):
+        serve(Federation.of(tmp_path / "copy"), stop=lambda: True)
+    local.send("north", opening(local.flare.office.recipe), WAIT)
 
 
 def test_a_run_that_failed_goes_on_when_it_is_ordered_again(

@@ -341,6 +341,21 @@ def test_baselines_add_fedavg_and_every_site_with_synthetic_cases(data, tmp_path
     assert len(trainings) == 6  # FedAvg trains in its own way
 
 
+def test_a_sites_gain_is_paired_by_patient_and_counts_those_with_the_label(
+    data, tmp_path, unplotted
+):
+    data["budget"] = replace(BUDGET, steps=30)  # so that both networks find some of the heads
+    healthy = [replace(case, mask=case.mask * 0) for case in data["test"][:2]]  # one of 3 patients
+    data["test"] = [*healthy, *data["test"][2:]]
+    evaluation = evaluate(**data, out=tmp_path, targets=["head"], baselines=True)
+    assert [gain.over for gain in evaluation.gains] == ["real:north", "real:south"]
+    for gain in evaluation.gains:
+        both = [evaluation.row(name, "head").dice_mean for name in (gain.model, gain.over)]
+        assert gain.patients == 2
+        assert gain.difference == pytest.approx(both[0] - both[1]) != 0
+        assert gain.low < gain.difference == pytest.approx((gain.low + gain.high) / 2)  # of two
+
+
 def test_single_sites_are_averaged_without_their_augmented_models(data, tmp_path, unplotted):
     plain = evaluate(**data, out=tmp_path, targets=["lesion"])
     more = evaluate(**data, out=tmp_path, targets=["lesion"], baselines=True)

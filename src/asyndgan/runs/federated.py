@@ -304,7 +304,7 @@ def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cp
         device: device on which the generators compute.
 
     Raises:
-        BusyError: another process serves this federation.
+        BusyError: another process serves this federation, or has its port.
     """
     with held(federation.path, f"{federation.path} is served by another process already."):
         server = keep_server(federation)

@@ -1,9 +1,11 @@
 """Keeps one FLARE process, server or client, running whatever ends it."""
 
+import errno
 import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -14,6 +16,7 @@ from typing import Final, final
 
 from asyndgan.engines.flare.kits import PROJECT, Federation, keep_inside, plain
 from asyndgan.engines.flare.service import name_of
+from asyndgan.errors import BusyError
 from asyndgan.relay.client import JOB
 
 log = logging.getLogger(__name__)
@@ -23,6 +26,9 @@ AGAIN_S: Final = 2.0
 
 LONGEST_S: Final = 60.0
 """Longest delay in seconds before a restart."""
+
+FREED_S: Final = 5.0
+"""Seconds in which a port has to be free: a server that was just killed may still hold it."""
 
 HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Settings for glibc that keep message buffers off the heap, which they would fragment: without
@@ -51,7 +57,7 @@ class Kept:
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
-        self._end_orphan()
+        end_orphan(self.kit)
         self._forget_jobs()
         self._thread = threading.Thread(target=self._keep, name="keeper", daemon=True)
         self._thread.start()
@@ -72,21 +78,7 @@ class Kept:
             _end_group(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._thread.join()
-        self._note.unlink(missing_ok=True)
-
-    @property
-    def _note(self) -> Path:
-        return self.kit / "flare.pid"
-
-    def _end_orphan(self) -> None:
-        """Kills a FLARE process left behind by a keeper that was killed.
-
-        Its command line is checked, since process ids are reused.
-        """
-        with suppress(OSError, ValueError):
-            pid = int(self._note.read_text())
-            if str(self.kit).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                _end_group(pid, signal.SIGKILL)
+        _note(self.kit).unlink(missing_ok=True)
 
     def _forget_jobs(self) -> None:
         """Removes the folder that FLARE leaves for each job; relayed messages are never in it."""
@@ -135,7 +127,7 @@ class Kept:
             start_new_session=True,
         )
         with suppress(OSError):  # the process runs even if the disk is full
-            self._note.write_text(str(self._process.pid))
+            _note(self.kit).write_text(str(self._process.pid))
 
 
 def _command(kit: Path) -> list[str]:
@@ -157,9 +149,48 @@ def _command(kit: Path) -> list[str]:
 
 
 def keep_server(federation: Federation) -> Kept:
-    """Starts and keeps FLARE's server of a federation; its jobs stay in its kit."""
+    """Starts and keeps FLARE's server of a federation; its jobs stay in its kit.
+
+    Raises:
+        BusyError: another program of this machine, such as a copy of the federation, has its port.
+    """
     keep_inside(federation.server_kit)
+    end_orphan(plain(federation.server_kit))
+    port, end = federation.port, time.monotonic() + FREED_S
+    while _taken(port):
+        if time.monotonic() > end:
+            raise BusyError(
+                f"port {port} of this machine is in use, perhaps by a copy of this federation: end "
+                "the program that has it, and start again."
+            )
+        time.sleep(0.1)
     return Kept(federation.server_kit)
+
+
+def end_orphan(kit: Path) -> None:
+    """Kills a FLARE process left behind by a keeper that was killed.
+
+    Its command line is checked, since process ids are reused.
+    """
+    with suppress(OSError, ValueError):
+        pid = int(_note(kit).read_text())
+        if str(kit).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+            _end_group(pid, signal.SIGKILL)
+
+
+def _note(kit: Path) -> Path:
+    """Where the id of a kit's FLARE process is written down."""
+    return kit / "flare.pid"
+
+
+def _taken(port: int) -> bool:
+    with socket.socket() as line:
+        line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger
+        try:
+            line.bind(("", port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
 
 
 def _end_group(pid: int, number: signal.Signals) -> None:
