@@ -409,7 +409,10 @@ def test_a_job_that_names_another_class_does_not_run(local: Localhost, tmp_path:
     client.write_text(client.read_text().replace("asyndgan.relay.flare.SiteRelay", foreign))
     submitted = office.administrator.ask("submit_job", str(job))
     until(lambda: not office.lives(submitted))
-    assert office.administrator.ask("get_job_meta", submitted)["status"] != "FINISHED:COMPLETED"
+    said = "".join(
+        log.read_text() for log in (local.folder / "sites" / "north" / submitted).rglob("*.txt")
+    )
+    assert "ComponentNotAuthorized" in said and foreign in said
 
 
 class Stuck(Session):
@@ -672,7 +675,12 @@ def test_kits_are_made_checked_and_added_by_commands(
             return kit.read("north/startup/client.crt")
 
     first = certificate()
+    (folder / "kits" / "west.zip").write_bytes(b"half of a kit")  # of a command that was cut short
     asyndgan("federation", "add", folder, "west")
+    assert zipfile.is_zipfile(folder / "kits" / "west.zip")
+    assert {path.name for path in (folder / "kits").iterdir()} == {
+        "north.zip", "south.zip", "west.zip",
+    }  # fmt: skip
     assert Federation.of(folder).sites == ("north", "south", "west")
     assert (folder / "kits" / "north.zip").read_bytes() == sent
     with pytest.raises(RunError, match="there is a kit for west already"):

@@ -376,7 +376,8 @@ def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
     assert missed["updated"]
     assert missed["shares"] == {"north": 1.0}
     assert any(line.startswith("missed south: ") for line in missed["news"])
-    (back,) = [record for record in records if "south is back" in record["news"]]
+    told = "south is back, with its discriminator of step 8"
+    (back,) = [record for record in records if told in record["news"]]
     assert back["shares"] == records[0]["shares"]
     # It was killed after nine updates, saved after eight: eight, and those since its return.
     last = stored_steps(out / "sites" / "south")[-1]

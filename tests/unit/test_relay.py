@@ -196,6 +196,17 @@ def test_a_request_whose_time_is_over_is_not_sent() -> None:
         requests.frames.close()
 
 
+def test_nothing_piles_up_behind_a_request_that_is_not_accepted() -> None:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        requests = Requests(Frames(ours, limit=1024))
+        for _ in range(5):
+            with pytest.raises(SiteSilentError):
+                requests.ask(bytes(2**20), 0.05)
+        assert len(requests.frames._unsent) <= 2**20 + 64
+        requests.frames.close()
+
+
 def test_the_sockets_folder_has_to_be_ones_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,6 +21,7 @@ from rich.table import Table
 
 from asyndgan.cli.recipe import Overrides
 from asyndgan.cli.train import Device
+from asyndgan.data.writing import written_whole
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError, SiteUnreachableError
 from asyndgan.models import usable_device
@@ -109,8 +110,14 @@ def start(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: asked.append(number))
     made = kits.Federation.of(folder)
-    dates = flare_part("checks").certificate(made.server_kit / "startup" / "server.crt")
-    if not dates.fine:
+    startup, dates_of = made.server_kit / "startup", flare_part("checks").certificate
+    if not (authority := dates_of(startup / "rootCA.pem")).fine:
+        _say(
+            Console(),
+            f"The authority that signs all certificates: {authority.text}. Make a new federation "
+            "with 'asyndgan federation init' and send everybody its kits.",
+        )
+    elif not (dates := dates_of(startup / "server.crt")).fine:
         _say(
             Console(),
             f"The coordinator's certificate: {dates.text}. 'asyndgan federation renew "
@@ -197,15 +204,11 @@ def fetch(
 ) -> None:
     """Copies a run: generator, metrics, samples and released masks."""
     order = _order(folder, run)
-    if out.exists():
-        raise RunError(f"{out} is there already; name a new folder.")
-    shutil.copytree(
-        order.folder.path,
-        out,
-        ignore=shutil.ignore_patterns(
-            "checkpoints", ".held", "order.json", "stop", "waiting", "trouble"
-        ),
+    kept = shutil.ignore_patterns(
+        "checkpoints", ".held", ".*.half", "order.json", "stop", "waiting", "trouble"
     )
+    with written_whole(out) as half:
+        shutil.copytree(order.folder.path, half, ignore=kept)
     _say(Console(), f"Run {order.name} ({order.state()}) in {out}")
 
 
@@ -254,6 +257,8 @@ class Attendance:
                 away = [site for site in members if site not in present]
                 self._line = f"connected: {', '.join(here) or 'nobody'}"
                 self._line += f"; not connected: {', '.join(away)}" if away else ""
+            except RunError as error:
+                self._line = str(error)
             except (SiteUnreachableError, OSError):
                 self._connected = False
                 self._line = (

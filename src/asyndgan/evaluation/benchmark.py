@@ -6,7 +6,7 @@ import math
 import operator
 import platform
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import reduce
@@ -433,15 +433,19 @@ class _Judging:
         section = self.part.completion
         if section is None:
             return
-        run = self.runs[SYNTHETIC][0]
-        judged, lacking = self.real.incomplete, [section.modality]
-        completed = completions(
-            run, self.real.sites, judged, lacking, budget=TranslationBudget(steps=section.steps),
-            masks=masks_of(self.real.sites), device=self.device,
-            on_progress=lambda done: self._tell("translator", done, section.steps),
-        )  # fmt: skip
-        near = nearness(completed, judged, lacking, best="translated")
-        dice = self._segmented(completed, lacking, real_all)
+        runs, judged, lacking = self.runs[SYNTHETIC], self.real.incomplete, [section.modality]
+        of_seeds = [
+            completions(
+                run, self.real.sites, judged, lacking, seed=seed,
+                budget=TranslationBudget(steps=section.steps),
+                masks=masks_of(self.real.sites), device=self.device,
+                on_progress=lambda done: self._tell("translator", done, section.steps),
+            )
+            for seed, run in enumerate(runs)
+        ]  # fmt: skip
+        together = {way: [image for own in of_seeds for image in own[way]] for way in of_seeds[0]}
+        near = nearness(together, judged * len(runs), lacking, best="translated")
+        dice = self._segmented(of_seeds, lacking, real_all)
         scored = {row.way: asdict(row) for row in near}
         for way in dict.fromkeys([*scored, *dice]):
             result.completions.append(
@@ -449,33 +453,42 @@ class _Judging:
                  **scored.get(way, {}), **dice.get(way, {})}
             )  # fmt: skip
         plot_completions(
-            completed, judged, section.modality, self.real.labels[self.part.label],
+            of_seeds[0], judged, section.modality, self.real.labels[self.part.label],
             self.out / self._place() / "completion.png",
         )  # fmt: skip
 
     def _segmented(
-        self, completed: Completed, lacking: Sequence[str], real_all: TrainingSet
+        self, of_seeds: Sequence[Completed], lacking: Sequence[str], real_all: TrainingSet
     ) -> dict[str, dict[str, float]]:
-        """Dice of a network trained on all real cases, on the completed cases.
+        """Dice of a network trained on all real cases, on the completed cases: means over seeds.
 
         Only ways of completion that do not use the mask are scored, since the mask is what the
         network has to find. For comparison, a network trained without the modality is scored too:
         a site that lacks the modality could train that one.
         """
         judged = self.real.incomplete
-        shown = {
-            NOTHING: [blanked(case, lacking) for case in judged],
-            **{w: with_images(judged, own) for w, own in completed.items() if w.endswith(HIDDEN)},
-            ACQUIRED: judged,
-        }
+        shown = [
+            (NOTHING, [blanked(case, lacking) for case in judged]),
+            *(
+                (way, with_images(judged, images))
+                for completed in of_seeds
+                for way, images in completed.items()
+                if way.endswith(HIDDEN)
+            ),
+            (ACQUIRED, judged),
+        ]
         every = [
             replace(case, patient=f"{place}/{case.patient}", absent=())
-            for place, cases in enumerate(shown.values())
+            for place, (_, cases) in enumerate(shown)
             for case in cases
         ]
         dice = self._dice_of(every, real_all)
-        count = len(dice) // len(shown)
-        parts = {way: dice[n * count : (n + 1) * count] for n, way in enumerate(shown)}
+        count, by_way = len(dice) // len(shown), defaultdict(list)
+        for place, (way, _) in enumerate(shown):
+            by_way[way].append(dice[place * count : (place + 1) * count])
+        parts = {
+            way: [mean(own) for own in zip(*each, strict=True)] for way, each in by_way.items()
+        }
         without = [blanked(case, lacking) for case in pooled(real_all)]
         parts[WITHOUT] = self._dice_of(judged, without)
         return {

@@ -40,10 +40,14 @@ class Frames:
 
         Raises:
             SiteUnreachableError: if the other end is gone.
-            SiteSilentError: if it does not accept the frame in time.
+            SiteSilentError: if it does not accept the frame in time, or an earlier one.
         """
-        self._unsent += FRAME.pack(number, len(payload)) + payload
         deadline = _deadline(timeout)
+        self._flush(deadline)  # nothing piles up behind a frame that is not accepted
+        self._unsent += FRAME.pack(number, len(payload)) + payload
+        self._flush(deadline)
+
+    def _flush(self, deadline: float | None) -> None:
         while self._unsent:
             sent = self._within(deadline, lambda: self._connection.send(self._unsent[:CHUNK]))
             del self._unsent[:sent]

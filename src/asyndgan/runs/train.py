@@ -496,9 +496,13 @@ class _Run:
         since = time.monotonic()
         while True:
             for site, reason in self.coordinator.invite().items():
-                news.append(f"{site} is not back: {reason}" if reason else f"{site} is back")
                 if reason:
                     self.absent[site] = reason
+                    news.append(f"{site} is not back: {reason}")
+                elif since_step := self.coordinator.members[site].since:
+                    news.append(f"{site} is back, with its discriminator of step {since_step}")
+                else:
+                    news.append(f"{site} is there, with a new discriminator")
             news, self.coordinator.notes = self.coordinator.notes + news, []
             if self.coordinator.has_quorum():
                 return news

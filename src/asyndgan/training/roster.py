@@ -45,6 +45,7 @@ class Member:
         batch: number of its next batch.
         conditions: of that batch.
         keep: whether its conditions may be kept.
+        since: step that its discriminator was at when it was taken in.
     """
 
     share: float
@@ -54,6 +55,7 @@ class Member:
     batch: int
     conditions: Tensor
     keep: bool
+    since: int
 
 
 @final
@@ -212,6 +214,7 @@ class Roster:
             batch=card.batch,
             conditions=card.conditions,
             keep=card.keep,
+            since=card.step,
         )
         self.known[site] = member
         self.held[site] = member.channels

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
-from asyndgan.engines.flare.kits import PROJECT, Federation, keep_inside, plain
+from asyndgan.engines.flare.kits import PROJECT, Federation, keep_inside, plain, unquoted
 from asyndgan.engines.flare.service import name_of
-from asyndgan.errors import BusyError
+from asyndgan.errors import BusyError, RunError
 from asyndgan.relay.client import JOB
 
 log = logging.getLogger(__name__)
@@ -136,8 +136,10 @@ def _command(kit: Path) -> list[str]:
     At a site it is a module of this package: the scripts in a kit are the coordinator's.
 
     Raises:
-        RunError: the kit holds no FLARE process to start.
+        RunError: the kit holds no FLARE process to start, or FLARE cannot start jobs with this
+            Python.
     """
+    unquoted(Path(sys.executable))
     startup = kit / "startup"
     if (startup / "sub_start.sh").exists() and not (startup / "fed_client.json").exists():
         return ["/bin/bash", str(startup / "sub_start.sh"), "--once"]
@@ -153,11 +155,17 @@ def keep_server(federation: Federation) -> Kept:
 
     Raises:
         BusyError: another program of this machine, such as a copy of the federation, has its port.
+        RunError: its port cannot be opened, the kit holds no server, or FLARE cannot run there.
     """
     keep_inside(federation.server_kit)
     end_orphan(plain(federation.server_kit))
     port, end = federation.port, time.monotonic() + FREED_S
-    while _taken(port):
+    while reason := _unavailable(port):
+        if reason.errno != errno.EADDRINUSE:
+            raise RunError(
+                f"port {port} of this machine cannot be opened: {reason.strerror}. Start it as a "
+                "user who may, or make a federation with another --port."
+            )
         if time.monotonic() > end:
             raise BusyError(
                 f"port {port} of this machine is in use, perhaps by a copy of this federation: end "
@@ -170,11 +178,12 @@ def keep_server(federation: Federation) -> Kept:
 def end_orphan(kit: Path) -> None:
     """Kills a FLARE process left behind by a keeper that was killed.
 
-    Its command line is checked, since process ids are reused.
+    Its command line is compared, since process ids are reused.
     """
     with suppress(OSError, ValueError):
         pid = int(_note(kit).read_text())
-        if str(kit).encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+        _, *words = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
+        if words == _command(kit)[1:]:  # begun by another Python, it is the same
             _end_group(pid, signal.SIGKILL)
 
 
@@ -183,14 +192,15 @@ def _note(kit: Path) -> Path:
     return kit / "flare.pid"
 
 
-def _taken(port: int) -> bool:
+def _unavailable(port: int) -> OSError | None:
+    """Why nothing can listen at a port now; None if something can."""
     with socket.socket() as line:
         line.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections may linger
         try:
             line.bind(("", port))
         except OSError as error:
-            return error.errno == errno.EADDRINUSE
-    return False
+            return error
+    return None
 
 
 def _end_group(pid: int, number: signal.Signals) -> None:

@@ -10,14 +10,17 @@ import json
 import re
 import shutil
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
 from typing import Any, Final, Self, final
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.signature import SignatureBuilder
@@ -131,7 +134,7 @@ def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...])
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     federation = Federation(path, host, port, sites)
-    _provision(federation)
+    _provision(federation, sites)
     return federation
 
 
@@ -145,7 +148,7 @@ def add_site(federation: Federation, site: str) -> Federation:
         raise RunError(f"there is a kit for {site} already: {federation.kits / site}.zip.")
     _check_names((*federation.sites, site), federation.host)
     more = replace(federation, sites=(*federation.sites, site))
-    _provision(more)
+    _provision(more, [site])
     return more
 
 
@@ -163,28 +166,58 @@ def remove_site(federation: Federation, site: str) -> Federation:
         raise RunError(f"there is no kit for {site}; there are for {', '.join(federation.sites)}.")
     less = replace(federation, sites=tuple(name for name in federation.sites if name != site))
     _forget(federation, [site])
-    _describe(less)
     (federation.kits / f"{site}.zip").unlink(missing_ok=True)
+    _describe(less)
     return less
 
 
 def renew(federation: Federation) -> None:
     """Renews all certificates and kits under the same authority; those sent earlier stay valid.
 
+    Everybody gets a new key but the server, which signs what it knows connected sites by: with
+    another key it would not know them until each was started again.
+
     Raises:
         RunError: FLARE cannot make the kits, or the authority's file cannot be used.
     """
-    _forget(federation, [federation.host, SUBMITTER, *federation.sites])
-    _provision(federation, anew=True)
+    known = _read(_identities(federation))
+    try:
+        own = x509.load_pem_x509_certificate(known[federation.host]["cert"].encode())
+        root = x509.load_pem_x509_certificate(known["root_cert"].encode())
+        key = serialization.load_pem_private_key(known["root_pri_key"].encode(), password=None)
+        known[federation.host]["cert"] = _prolonged(own, root, key)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{_identities(federation)} is not as FLARE's provisioning left it. Put it back from a "
+            "copy of the federation's folder."
+        ) from error
+    _write(_identities(federation), known)
+    _forget(federation, [SUBMITTER, *federation.sites])
+    _provision(federation, federation.sites)
+
+
+def _prolonged(own: x509.Certificate, root: x509.Certificate, key: Any) -> str:
+    """The same certificate with as many days from now, as PEM; it ends with the root's at last."""
+    now = datetime.now(UTC)
+    end = min(now + (own.not_valid_after_utc - own.not_valid_before_utc), root.not_valid_after_utc)
+    made = x509.CertificateBuilder(
+        own.issuer, own.subject, own.public_key(), x509.random_serial_number(), now, end,
+        list(own.extensions),
+    )  # fmt: skip
+    return made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+
+def _identities(federation: Federation) -> Path:
+    """Where FLARE's provisioning keeps all keys and certificates."""
+    return federation.path / "provisioning" / PROJECT / "state" / "cert.json"
 
 
 def _forget(federation: Federation, names: Iterable[str]) -> None:
     """Makes FLARE's provisioning give these names new keys and certificates the next time."""
-    state = federation.path / "provisioning" / PROJECT / "state" / "cert.json"
-    known = _read(state)
+    known = _read(_identities(federation))
     for name in names:
         known.pop(name, None)
-    _write(state, known)
+    _write(_identities(federation), known)
 
 
 def plain(path: Path) -> Path:
@@ -193,12 +226,14 @@ def plain(path: Path) -> Path:
     Raises:
         RunError: the path contains white space, quotes or other characters special to a shell.
     """
-    found = path.resolve()
-    if re.search(r"[\s'\"\\$`;&|<>*?()]", str(found)):
-        raise RunError(
-            f"FLARE starts no jobs in '{found}': choose a path without spaces or quotes."
-        )
-    return found
+    return unquoted(path.resolve())
+
+
+def unquoted(path: Path) -> Path:
+    """Returns a path that needs no quotes; raises as `plain`."""
+    if re.search(r"[\s'\"\\$`;&|<>*?()]", str(path)):
+        raise RunError(f"FLARE starts no jobs by '{path}': choose a path without spaces or quotes.")
+    return path
 
 
 def guard(kit: Path) -> None:
@@ -219,7 +254,8 @@ def _check_names(sites: tuple[str, ...], host: str) -> None:
         raise RunError("a site is named twice; capitals do not tell two sites apart.")
 
 
-def _provision(federation: Federation, *, anew: bool = False) -> None:
+def _provision(federation: Federation, sent: Collection[str]) -> None:
+    """Makes what is missing, and the kits of the sites that are to be sent one."""
     root = federation.path / "provisioning"
     said = StringIO()
     try:
@@ -246,11 +282,13 @@ def _provision(federation: Federation, *, anew: bool = False) -> None:
     _adopt(made / SUBMITTER, federation.admin_kit)
     federation.kits.mkdir(exist_ok=True)
     for site in federation.sites:
-        if anew or not (federation.kits / f"{site}.zip").exists():
+        kit = federation.kits / f"{site}.zip"
+        if site in sent or not kit.exists():
             _narrow(made / site)
             _write(made / site / VERSIONS_FILE, versions())
-            shutil.make_archive(str(federation.kits / site), "zip", made, site)
-            (federation.kits / f"{site}.zip").chmod(0o600)
+            half = Path(shutil.make_archive(str(made / site), "zip", made, site))
+            half.chmod(0o600)
+            half.replace(kit)
     shutil.rmtree(made)
     _describe(federation)
 

@@ -55,7 +55,9 @@ class Localhost(Transport):
         self.services: dict[str, SiteService] = {}
         with ExitStack() as ends:  # ends what was started, on an error or Ctrl-C
             if folder is None:
-                folder = Path(ends.enter_context(TemporaryDirectory(prefix="asyndgan-")))
+                # Jobs that are about to end may still write there.
+                temporary = TemporaryDirectory(prefix="asyndgan-", ignore_cleanup_errors=True)
+                folder = Path(ends.enter_context(temporary))
             self.folder = folder
             self.federation = init_federation(
                 self.folder / "federation",

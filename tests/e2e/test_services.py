@@ -1,0 +1,141 @@
+"""The commands that keep a federation running, as processes of their own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from asyndgan.engines.flare.keeper import end_orphan
+from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import free_port
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder
+from asyndgan.runs.federated import Order
+
+COMMAND = str(Path(sys.executable).with_name("asyndgan"))
+ALONE = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds processes in /proc")
+
+
+def asyndgan(*words: object) -> str:
+    done = subprocess.run(
+        [COMMAND, *map(str, words)], capture_output=True, text=True, env=ALONE, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def started(*words: object) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [COMMAND, *map(str, words)], env=ALONE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+def left_of(folder: Path) -> list[str]:
+    """Command lines of the processes that work in a folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+        except OSError:
+            continue
+        if str(folder) in command:
+            found.append(command)
+    return found
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.2)
+
+
+def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_a_trace(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    federation = init_federation(
+        tmp_path / "f", host="localhost", port=free_port(), sites=tuple(phantoms)
+    )
+    services = [started("federation", "start", federation.path)]
+    try:
+        for name, data in phantoms.items():
+            shutil.unpack_archive(federation.kits / f"{name}.zip", tmp_path)
+            kit = tmp_path / name
+            asyndgan("site", "init", kit, "--data", data)
+            text = (kit / "policy.toml").read_text()
+            allowed = text.replace("fewest_patients = 5", "fewest_patients = 1")
+            assert allowed != text
+            (kit / "policy.toml").write_text(allowed)
+            services.append(started("site", "start", kit))
+        recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
+        (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+        asyndgan("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", "one")
+        order = Order.named(federation, "one")
+        until(lambda: order.state() in ("finished", "failed"), 180)
+        assert order.state() == "finished", order.failure()
+        said = asyndgan("federation", "status", federation.path)
+        assert "connected: north, south" in said and "step 6 of 6" in said
+    finally:
+        for service in reversed(services):
+            service.send_signal(signal.SIGTERM)
+        ends = [(service.wait(60), service.communicate()[1].decode()) for service in services]
+    assert [status for status, _ in ends] == [0, 0, 0], ends
+    until(lambda: not left_of(tmp_path), 30)
+    asyndgan("federation", "fetch", federation.path, "--out", tmp_path / "fetched")
+    fetched = RunFolder(tmp_path / "fetched")
+    assert fetched.generator_file.exists() and len(fetched.metrics()) == recipe.training.steps
+    for name in phantoms:
+        asyndgan("ledger", "verify", tmp_path / name / "records" / "ledger.jsonl")
+
+
+def test_the_demo_over_flare_loses_a_hospital_on_the_way_and_gets_it_back(tmp_path: Path) -> None:
+    small = [
+        "image.size=32", "generator.width=4", "generator.blocks=1", "discriminator.width=4",
+        "discriminator.layers=1", "training.batch=2", "training.steps=600",
+    ]  # fmt: skip
+    words = [word for override in small for word in ("--set", override)]
+    out = tmp_path / "demo"
+    asyndgan(
+        "demo", "--engine", "flare", "--out", out, *words, "--patients", 0.1,
+        "--segmentation-steps", 2,
+    )  # fmt: skip
+    run = RunFolder(out / "run")
+    news = [line for record in run.metrics() for line in record["news"]]
+    assert any(line.startswith("missed north: ") for line in news), news
+    assert any(line.startswith("north is back, with its discriminator") for line in news), news
+    assert {"north"} == {
+        site
+        for record in run.metrics()
+        for site in {"north", "south", "east", "west"} - set(record["shares"])
+    }
+    assert json.loads((out / "run" / "run.json").read_text())["engine"] == "flare"
+    assert "missed north" in (out / "report.html").read_text("utf-8")
+
+
+def test_a_process_that_only_has_a_kits_name_in_its_command_is_let_live(tmp_path: Path) -> None:
+    federation = init_federation(
+        tmp_path / "f", host="localhost", port=free_port(), sites=("north",)
+    )
+    shutil.unpack_archive(federation.kits / "north.zip", tmp_path)
+    kit = tmp_path / "north"
+    stranger = subprocess.Popen(
+        ["tail", "-f", "/dev/null", str(kit / "startup" / "fed_client.json"), "-s", "1"],
+        start_new_session=True,
+    )
+    try:
+        (kit / "flare.pid").write_text(str(stranger.pid))
+        end_orphan(kit)
+        time.sleep(0.5)
+        assert stranger.poll() is None
+    finally:
+        stranger.kill()
+        stranger.wait()
