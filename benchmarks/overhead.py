@@ -137,7 +137,7 @@ def main() -> None:
                 times.append([name, engine, f"{median:.0f}", f"{median - base:+.0f}"])
             if name == "tiny":
                 over = coordinators["flare"]
-                counted = over.exchange.transport
+                counted = over.roster.exchange.transport
                 assert isinstance(counted, Counted)
                 before = of_sockets(over), counted.sent, counted.raw
                 for _ in range(asked.steps):

@@ -65,12 +65,12 @@ def main() -> None:
     def look(progress: Progress) -> None:
         if progress.step < SKIPPED * asked.steps or progress.step % EVERY:
             return
-        own = {"coordinator": [os.getpid()], "sites' compute": list(filter(None, compute))}
+        compute = [pid for site in engine.sites() if (pid := engine.pid(site))]
+        own = {"coordinator": [os.getpid()], "sites' compute": compute}
         for kind, words in KINDS.items():
             samples[kind].append(sample(own.get(kind) or processes(*words, here)))
 
     try:
-        compute = [engine.pid(site) for site in engine.sites()]
         folder = RunFolder.create(out / "run", recipe)
         with folder.held():
             train_over(folder, engine, engine="flare", sites=engine.sites(), watch=look)

@@ -82,8 +82,13 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         order = Order.named(federation, "one")
         until(lambda: order.state() in ("finished", "failed"), 180)
         assert order.state() == "finished", order.failure()
-        said = asyndgan("federation", "status", federation.path)
-        assert "connected: north, south" in said and "step 6 of 6" in said
+        assert "step 6 of 6" in asyndgan("federation", "status", federation.path)
+        services[0].kill()  # its FLARE server lives on, until the command is started again
+        services[0].communicate()
+        assert any("server_train" in command for command in left_of(federation.path))
+        services[0] = started("federation", "start", federation.path)
+        here = "connected: north, south"
+        until(lambda: here in asyndgan("federation", "status", federation.path), 90)
     finally:
         for service in reversed(services):
             service.send_signal(signal.SIGTERM)

@@ -436,4 +436,11 @@ def _log_news(order: Order, progress: Progress) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), sys.argv[2], sys.argv[3]))
+    ended: object = AGAIN
+    try:
+        ended = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
+    except SystemExit as asked:  # see `_interrupt`
+        ended = asked.code
+    finally:  # threads of FLARE may wait for ever for a server that is gone
+        logging.shutdown()
+        os._exit(ended if isinstance(ended, int) else AGAIN)

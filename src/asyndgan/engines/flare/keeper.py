@@ -30,6 +30,12 @@ LONGEST_S: Final = 60.0
 FREED_S: Final = 5.0
 """Seconds in which a port has to be free: a server that was just killed may still hold it."""
 
+SCRIPT: Final = "sub_start.sh"
+"""FLARE's own script that starts a server; it becomes the process that it starts."""
+
+PARENTS: Final = {"asyndgan.relay.client", "nvflare.private.fed.app.server.server_train"}
+"""Modules that run as the FLARE process of a site's and of the server's kit."""
+
 HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
 """Settings for glibc that keep message buffers off the heap, which they would fragment: without
 them, a site's job grew by a tenth in 3,000 steps."""
@@ -141,8 +147,8 @@ def _command(kit: Path) -> list[str]:
     """
     unquoted(Path(sys.executable))
     startup = kit / "startup"
-    if (startup / "sub_start.sh").exists() and not (startup / "fed_client.json").exists():
-        return ["/bin/bash", str(startup / "sub_start.sh"), "--once"]
+    if (startup / SCRIPT).exists() and not (startup / "fed_client.json").exists():
+        return ["/bin/bash", str(startup / SCRIPT), "--once"]
     return [
         sys.executable, "-u", "-m", "asyndgan.relay.client", "-m", str(kit),
         "-s", "fed_client.json", "--set", "secure_train=true", f"uid={name_of(kit)}",
@@ -178,12 +184,12 @@ def keep_server(federation: Federation) -> Kept:
 def end_orphan(kit: Path) -> None:
     """Kills a FLARE process left behind by a keeper that was killed.
 
-    Its command line is compared, since process ids are reused.
+    Its command line is read, since process ids are reused.
     """
     with suppress(OSError, ValueError):
         pid = int(_note(kit).read_text())
-        _, *words = Path(f"/proc/{pid}/cmdline").read_text().rstrip("\0").split("\0")
-        if words == _command(kit)[1:]:  # begun by another Python, it is the same
+        words = set(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
+        if str(kit / "startup" / SCRIPT) in words or (str(kit) in words and PARENTS & words):
             _end_group(pid, signal.SIGKILL)
 
 
