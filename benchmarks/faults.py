@@ -84,6 +84,7 @@ class Watched:
 
     def __init__(self, order: Order) -> None:
         self.folder = order.folder
+        self.log = order.federation.path / "federation.log"
         self.sites = len(order.wanted()["sites"])
         self.lowest = 0
         self.pause = 0.0
@@ -116,10 +117,11 @@ class Watched:
 
         Returns:
             As text: seconds until all sites were back, longest pause, steps without all sites,
-            steps repeated, news.
+            steps repeated, news; where the run has none, what the federation's log says.
         """
         self.calm()
         before, begun = self.folder.metrics()[-1]["step"], time.time()
+        logged = len(self.log.read_text())
         self.lowest, self.pause = before, 0.0
         with ThreadPoolExecutor(1) as others:
             blowing = others.submit(blow)  # some faults take a while
@@ -135,6 +137,11 @@ class Watched:
         # A restarted coordinator resumes from its checkpoint and repeats the steps since then.
         anew = before - self.lowest
         said = "; ".join(line.rstrip(".") for line in told)
+        if not told:  # date, time, level, text
+            said = "; ".join(
+                f"`federation.log`: {line.split(maxsplit=3)[-1]}"
+                for line in self.log.read_text()[logged:].splitlines()
+            )
         return [f"{normal:.0f} s", f"{self.pause:.1f} s", str(without), str(anew), said]
 
 

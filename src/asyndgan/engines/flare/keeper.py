@@ -14,7 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
-from asyndgan.engines.flare.kits import PROJECT, Federation, keep_inside, plain, unquoted
+from asyndgan.engines.flare.kits import (
+    PROJECT,
+    STORE,
+    Federation,
+    keep_inside,
+    plain,
+    unquoted,
+)
 from asyndgan.engines.flare.service import name_of
 from asyndgan.errors import BusyError, RunError
 from asyndgan.relay.client import JOB
@@ -165,6 +172,8 @@ def keep_server(federation: Federation) -> Kept:
     """
     keep_inside(federation.server_kit)
     end_orphan(plain(federation.server_kit))
+    # Jobs of a server that was killed died with it, and a coordinator would wait for them.
+    shutil.rmtree(federation.server_kit / STORE, ignore_errors=True)
     port, end = federation.port, time.monotonic() + FREED_S
     while reason := _unavailable(port):
         if reason.errno != errno.EADDRINUSE:

@@ -56,6 +56,9 @@ the coordinator read files and logs in a site's kit and end its processes."""
 VERSIONS_FILE: Final = "versions.json"
 """File in a site's kit with the versions that the coordinator had when it made the kit."""
 
+STORE: Final = "store"
+"""Folder in the server's kit in which FLARE keeps its jobs."""
+
 HEARTBEAT_S: Final = 30
 """Seconds without a heartbeat after which the server drops a site; it may come back."""
 
@@ -342,7 +345,7 @@ def keep_inside(kit: Path) -> None:
     """Makes FLARE's server keep its jobs in its kit, not in a shared folder of the machine."""
     path = kit / "local" / "resources.json"
     resources = _read(path)
-    store = kit.resolve() / "store"
+    store = kit.resolve() / STORE
     resources["snapshot_persistor"]["args"]["storage"]["args"]["root_dir"] = str(
         store / "snapshots"
     )
