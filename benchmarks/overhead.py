@@ -96,7 +96,9 @@ def running(recipe: Recipe, data: Path, out: Path) -> Iterator[dict[str, Coordin
             setups = [
                 SiteSetup(s.name, data / s.name, out / engine / s.name) for s in DEFAULT_SITES
             ]
-            exchange = Exchange(Counted(build_engine(engine, setups, recipe)), recipe)
+            transport = Counted(build_engine(engine, setups, recipe))
+            ends.callback(transport.close)
+            exchange = Exchange(transport, recipe)
             ends.callback(exchange.close)
             coordinators[engine] = Coordinator.begin(recipe, exchange, run="0be4")
         yield coordinators
