@@ -64,8 +64,10 @@ def test_differences_are_paired_patient_by_patient() -> None:
 
 def test_recipes_are_compared_with_the_suites_first() -> None:
     both = {"first": evaluation(synthetic=[0.5, 0.7]), "second": evaluation(synthetic=[0.6, 0.9])}
-    (row,) = _between_recipes(PART, both)
-    assert (row.recipe, row.over) == ("second", "synthetic of first")
+    row, strangers = _between_recipes(PART, both, [judged("near"), judged("far")])
+    assert (strangers.apart, strangers.patients) == ("strangers", 1)
+    assert strangers.difference == pytest.approx(0.2)
+    assert (row.apart, row.recipe, row.over) == ("", "second", "synthetic of first")
     assert row.difference == pytest.approx(0.15)
     assert row.ratio == pytest.approx(1.5 / 1.2)
     assert row.ratio_low == pytest.approx(0.6 / 0.5) and row.ratio_high == pytest.approx(0.9 / 0.7)

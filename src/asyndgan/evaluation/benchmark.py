@@ -156,11 +156,11 @@ def run_suite(
         trainings=about,
     )  # fmt: skip
     for part in suite.sets:
-        judged: dict[str, Evaluation] = {}
+        evaluations: dict[str, Evaluation] = {}
         for model in suite.models:
             judging = _Judging(suite, real[part.name], model, out, workers, device, on_evaluation)
-            judged[model.name] = judging.add_to(result)
-        result.differences.extend(_between_recipes(part, judged))
+            evaluations[model.name] = judging.add_to(result)
+        result.differences.extend(_between_recipes(part, evaluations, real[part.name].judged))
     write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
     return result
 
@@ -719,12 +719,7 @@ def _apart(
     part: SetSection, evaluation: Evaluation, judged: Sequence[Case]
 ) -> Iterator[dict[str, Any]]:
     """Rows for groups of patients reported apart, such as those of a hospital that is no site."""
-    patients = list(dict.fromkeys(case.patient for case in judged))
-    groups = part.apart
-    if part.by_site:  # held-out patients are named `site/patient`
-        groups = {f"of {site}": re.escape(site) + "/.*" for site in part.sites}
-    for heading, pattern in groups.items():
-        chosen = [place for place, name in enumerate(patients) if re.fullmatch(pattern, name)]
+    for heading, chosen in _groups(part, judged).items():
         for name, scores in evaluation.per_patient.items():
             own = [scores[part.label][place] for place in chosen]
             low, high = bootstrap_interval([score.dice for score in own])
@@ -737,6 +732,18 @@ def _apart(
                 "dice_low": low,
                 "dice_high": high,
             }
+
+
+def _groups(part: SetSection, judged: Sequence[Case]) -> dict[str, list[int]]:
+    """Places of the patients of each group among all who are judged, in the order of scores."""
+    patients = list(dict.fromkeys(case.patient for case in judged))
+    patterns = part.apart
+    if part.by_site:  # held-out patients are named `site/patient`
+        patterns = {f"of {site}": re.escape(site) + "/.*" for site in part.sites}
+    return {
+        heading: [place for place, name in enumerate(patients) if re.fullmatch(pattern, name)]
+        for heading, pattern in patterns.items()
+    }
 
 
 def _differences(
@@ -767,19 +774,26 @@ def _differences(
         )
 
 
-def _between_recipes(part: SetSection, judged: Mapping[str, Evaluation]) -> Iterator[Difference]:
-    """Differences between the synthetic cases of each recipe and those of the suite's first."""
+def _between_recipes(
+    part: SetSection, evaluations: Mapping[str, Evaluation], judged: Sequence[Case]
+) -> Iterator[Difference]:
+    """Differences between the synthetic cases of each recipe and those of the suite's first.
+
+    Of all patients, then of each group that is reported apart.
+    """
     scores = {
         name: _dice(evaluation.per_patient[SYNTHETIC][part.label])
-        for name, evaluation in judged.items()
+        for name, evaluation in evaluations.items()
     }
     first, *others = scores
     if all(math.isnan(score) for score in scores[first]):
         return  # no patient has the label
-    for name in others:
-        yield _difference(
-            part, name, SYNTHETIC, f"{SYNTHETIC} of {first}", scores[name], scores[first]
-        )
+    everyone = list(range(len(scores[first])))
+    for apart, chosen in {"": everyone, **_groups(part, judged)}.items():
+        for name in others:
+            own, over = ([scores[one][place] for place in chosen] for one in (name, first))
+            found = _difference(part, name, SYNTHETIC, f"{SYNTHETIC} of {first}", own, over)
+            yield replace(found, apart=apart)
 
 
 def _dice(scores: Sequence[PatientScore]) -> list[float]:

@@ -26,6 +26,7 @@ class Difference:
         ratio: mean Dice of `model` divided by that of `over`, over the same patients.
         ratio_low: lower end of its interval.
         ratio_high: upper end.
+        apart: the group of patients that are compared, such as those of one site; empty: all.
     """
 
     set_name: str
@@ -40,6 +41,7 @@ class Difference:
     ratio: float
     ratio_low: float
     ratio_high: float
+    apart: str = ""
 
 
 @final

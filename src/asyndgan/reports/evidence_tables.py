@@ -23,7 +23,7 @@ def by_set(rows: Iterable[Row]) -> dict[str, list[Row]]:
     sets: dict[str, list[Row]] = {}
     for row in rows:
         name = row["set_name"] if "set_name" in row else row["set"]
-        heading = f"{name}, {row['apart']}" if "apart" in row else str(name)
+        heading = f"{name}, {row['apart']}" if row.get("apart") else str(name)
         sets.setdefault(heading, []).append(row)
     return sets
 
