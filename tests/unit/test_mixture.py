@@ -1,9 +1,10 @@
 """The toy problems behind docs/theory.md measure what that page says they do."""
 
-import mixture
 import pytest
 import torch
 from torch import Tensor
+
+import mixture
 
 SHARES = torch.tensor([0.7, 0.3], dtype=torch.float64)
 
