@@ -40,7 +40,8 @@ class Frames:
 
         Raises:
             SiteUnreachableError: if the other end is gone.
-            SiteSilentError: if it does not accept the frame in time, or an earlier one.
+            SiteSilentError: if it does not accept the frame in time, or an earlier one; this
+                one is then not kept.
         """
         deadline = _deadline(timeout)
         self._flush(deadline)  # nothing piles up behind a frame that is not accepted
