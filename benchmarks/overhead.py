@@ -21,6 +21,7 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
+from asyndgan.relay.flare import LOOK_S
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator
 from asyndgan.wire.codec import raw_size
@@ -109,7 +110,7 @@ def of_sockets(coordinator: Coordinator) -> int:
 
     Waits and takes one more step first, since sites report their counts with a delay.
     """
-    time.sleep(2.5)
+    time.sleep(2 * LOOK_S)
     coordinator.step()
     of_sites = coordinator.roster.exchange.transport.socket_bytes().values()
     return sum(sum(both) for connections in of_sites for both in connections.values())

@@ -50,8 +50,8 @@ LONGEST_S: Final = 2.0
 """Shortest (`AGAIN_S`) and longest pause in seconds before reconnecting to the coordinator; it is
 doubled while the coordinator is not there."""
 
-LOOK_S: Final = 1.0
-"""Seconds between two checks that the site's end is there."""
+LOOK_S: Final = 2.0
+"""Seconds between two checks that the site's end is there, each of more than a kilobyte."""
 
 
 def kit_of(fl_ctx: FLContext) -> Path:

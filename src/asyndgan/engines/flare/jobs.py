@@ -30,6 +30,10 @@ RELAY: Final = "asyndgan.relay.flare"
 NOISY_LOGS: Final = ("nvflare", "CoreCell", "conn_manager")
 """FLARE's loggers, which report every broken connection."""
 
+TASKS_ASKED_S: Final = 10.0
+"""Seconds between two requests of a site's job for tasks, of which there are none: FLARE's default
+of 2 is most of what an idle connection carries. A job whose run has ended may stay that long."""
+
 CLOSING_S: Final = 2.0
 """Longest time in seconds that the end of a session is waited for."""
 
@@ -211,6 +215,7 @@ def write_job(folder: Path, site: str, recipe: Recipe, run: str, *, limit: int) 
         },
         "app/config/config_fed_server.json": {
             "format_version": 2,
+            "server": {"task_request_interval": TASKS_ASKED_S},
             "workflows": [{"id": "relay", **relay}],
             "components": [],
         },
