@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from matplotlib.image import imread
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -85,6 +86,7 @@ def test_a_case_gets_the_modality_that_it_lacks(
     info = describe(out)
     assert info.modalities == ("T1", "FLAIR", "synthetic T2")
     assert not check_folder(out).faults
+    assert imread(out / "gallery.png").shape[0] > 100
     provenance = json.loads((out / "provenance.json").read_text())
     assert provenance["way"] == way
     assert provenance["generator_sha256"] == run.facts().generator_sha256

@@ -12,7 +12,7 @@ from asyndgan.cli.train import Device
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.evaluation.completion import TranslationBudget, complete_folder
+from asyndgan.evaluation.completion import GALLERY, TranslationBudget, complete_folder
 from asyndgan.evaluation.synthesise import masks_in, released_masks, source_of_masks
 from asyndgan.models import usable_device
 from asyndgan.runs import RunFolder
@@ -87,6 +87,6 @@ def complete(
         )
     names = ", ".join(f"synthetic {name}" for name in modalities)
     console.print(
-        f"{count} files of {names} in {out}; provenance.json names each.",
+        f"{count} files of {names} in {out}; provenance.json names each, {GALLERY} shows a few.",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip

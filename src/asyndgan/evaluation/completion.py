@@ -31,6 +31,7 @@ from asyndgan.data.nnunet import (
 from asyndgan.data.prepare import invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
+from asyndgan.evaluation.figures import plot_completed
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment, build_segmenter
 from asyndgan.evaluation.synthesise import digests_of, looks_of, synthesise
 from asyndgan.recipe import ImageSection
@@ -84,6 +85,9 @@ class Incomplete:
     case: Case
     masked: bool
 
+
+GALLERY: Final = "gallery.png"
+"""A few completed cases, beside the completed set."""
 
 GEOMETRY: Final = SegmentationBudget(intensity=0.0, gamma=0.0, noise=0.0)
 """Geometric augmentation of images with their masks in training."""
@@ -323,7 +327,7 @@ def complete_folder(
     Args:
         run: a finished run; its generator paints all modalities.
         folder: data set of the site.
-        out: folder to create.
+        out: folder to create; a picture of a few cases, `GALLERY`, lies beside the files.
         way: `translated` or `painted`.
         masks: masks to paint training cases from, in addition to the site's own; at most
             `MOST_MASKS` of all are used.
@@ -406,6 +410,8 @@ def complete_folder(
     count = write_completed(
         folder, out, planes, axis=image.axis, made_from=made_from, provenance=provenance
     )
+    # For whoever completes: the first look at what came out belongs beside it.
+    (out / GALLERY).write_bytes(plot_completed([each.case for each in lacking], images))
     return count, names
 
 

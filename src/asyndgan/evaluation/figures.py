@@ -222,6 +222,41 @@ def plot_completions(
         figure.savefig(path, dpi=110)
 
 
+def plot_completed(cases: Sequence[Case], images: Sequence[Image]) -> bytes:
+    """Up to six cases, one column each, with what was painted framed and called synthetic, as PNG.
+
+    The figure shows real patients.
+
+    Args:
+        cases: slices that lack modalities, with their masks; those that are shown are evenly spaced
+            among the two thirds with most of any label.
+        images: the same with all modalities, (c, h, w).
+    """
+    places = _spaced([int((case.mask > 0).sum()) for case in cases])
+    names = ["mask", *cases[0].modalities]
+    highest = max(1, *(int(cases[place].mask.max()) for place in places))
+    with rc_context(_STYLE):
+        size = (1.3 * len(places) + 0.4, 1.3 * len(names) + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle("framed: synthetic, never acquired", fontsize=10, color=_COLOURS[SYNTHETIC])
+        grid = figure.subplots(len(names), len(places), squeeze=False)
+        _bare(grid)
+        for column, place in zip(grid.T, places, strict=True):
+            case = cases[place]
+            column[0].imshow(case.mask.numpy(), cmap="magma", vmin=0, vmax=highest)
+            for panel, channel, present in zip(
+                column[1:], images[place], case.present, strict=True
+            ):
+                panel.imshow(channel.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
+                if not present:
+                    panel.spines[:].set(visible=True, color=_COLOURS[SYNTHETIC], linewidth=2.5)
+        for line, name in zip(grid, names, strict=True):
+            line[0].set_ylabel(name)
+        file = BytesIO()
+        figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
 def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
     """Distributions over positions on a line, one below the other, as SVG.
 
@@ -254,7 +289,11 @@ def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
 
 def _well_shown(cases: Sequence[Case], label: int) -> list[int]:
     """Indices of up to six cases, evenly spaced among the two thirds with most of a label."""
-    areas = [int((case.mask == label).sum()) for case in cases]
+    return _spaced([int((case.mask == label).sum()) for case in cases])
+
+
+def _spaced(areas: Sequence[int]) -> list[int]:
+    """Indices of up to six, evenly spaced among the two thirds of the largest."""
     well = sorted(areas)[len(areas) // 3]
     places = [place for place, area in enumerate(areas) if area >= well]
     count = min(6, len(places))
