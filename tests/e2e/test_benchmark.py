@@ -186,7 +186,10 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     compared = {(row["model"], row["over"]) for row in result["differences"]}
     assert ("synthetic", "fedgan-synthetic") in compared
     assert ("every real:NAME+synthetic", "real:NAME") in compared
-    (between,) = [row for row in result["differences"] if row["over"] == "synthetic of small"]
+    between, apart = [row for row in result["differences"] if row["over"] == "synthetic of small"]
+    assert (between["apart"], apart["apart"]) == ("", "the first patient")
+    assert {row["patients"] for row in result["apart"]} == {apart["patients"]}
+    assert "**heads, the first patient: paired differences of Dice**" in document.read_text()
     assert (between["recipe"], between["model"]) == ("paired", "synthetic")
     dice = {
         row["recipe"]: row["dice_mean"]
@@ -555,7 +558,7 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(
     assert ways == [
         "mean of each label", "painted from the mask", "linear regression",
         "linear regression, mask hidden", "translated", "translated, mask hidden",
-        "left as it is", "acquired", "left out, and no network knows it",
+        "T1 as it is, mask hidden", "T2 as it is, mask hidden", "left as it is", "acquired", "left out, and no network knows it",
     ]  # fmt: skip
     by_way = {row["way"]: row for row in result.completions}
     assert by_way["left out, and no network knows it"]["gain"] == 0

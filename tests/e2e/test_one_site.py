@@ -23,7 +23,7 @@ from asyndgan.data.prepare import invert, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError
-from asyndgan.evaluation import augmenting
+from asyndgan.evaluation import augmenting, completion
 from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.completion_scores import completions
 from asyndgan.evaluation.of_run import load_real, masks_of
@@ -242,6 +242,33 @@ def test_a_run_that_paints_from_nothing_neither_completes_nor_augments(
     for which in ("augment", "complete"):
         with pytest.raises(AsyndganError, match="does not paint images from masks"):
             command(which, none.path, "--site", without_t2, "--out", tmp_path / "out")
+
+
+def test_images_that_the_recipe_turns_white_are_neither_completed_nor_augmented(
+    run: RunFolder, without_t2: Path, tmp_path: Path
+) -> None:
+    for path in (without_t2 / "imagesTr").glob("*.png"):
+        stored = np.asarray(Image.open(path)).astype(np.uint16)
+        Image.fromarray(stored * 40 + 600).save(path)
+    with pytest.raises(AsyndganError, match=r"without: modality T1 does not fit image.intensity"):
+        complete(run.path, "--site", without_t2, "--out", tmp_path / "out")
+    with pytest.raises(AsyndganError, match=r"without: modality T1 does not fit image.intensity"):
+        command("augment", run.path, "--site", without_t2, "--out", tmp_path / "out")
+
+
+def test_a_label_that_no_run_knows_is_found_before_anything_is_trained(
+    run: RunFolder, without_t2: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
+    # One mask is drawn to train with, so that most of a site's are seen at the end alone.
+    monkeypatch.setattr(completion, "MOST_MASKS", 0)
+    monkeypatch.setattr(completion, "translator_of", lambda *_, **__: pytest.fail("trained"))
+    about = json.loads((without_t2 / "dataset.json").read_text())
+    about["labels"]["of nobody else"] = 7
+    (without_t2 / "dataset.json").write_text(json.dumps(about))
+    *_, last = sorted((without_t2 / "labelsTr").iterdir())
+    Image.fromarray(np.full_like(np.asarray(Image.open(last)), 7)).save(last)
+    with pytest.raises(AsyndganError, match="the masks hold label 7; this generator knows 0 to"):
+        complete(run.path, "--site", without_t2, "--out", tmp_path / "out")
 
 
 def test_nothing_is_left_of_a_completion_that_fails(
@@ -503,11 +530,11 @@ def test_synthetic_slices_of_a_scanner_lie_where_the_real_ones_do(
     folder, affine = tmp_path / "scanner", np.diag([5.0, 1.0, 2.0, 1.0])
     for part in ("imagesTr", "labelsTr"):
         (folder / part).mkdir(parents=True)
-    voxels = np.random.default_rng(1).random((1, 30, 20), np.float32)
+    voxels = 255 * np.random.default_rng(1).random((1, 30, 20), np.float32)
     for number in range(3):
         path = folder / "imagesTr" / f"ann_000{number}.nii.gz"
         nib.save(nib.Nifti1Image(voxels, affine), path)
-    mask = nib.Nifti1Image((voxels > 0.5).astype(np.uint8), affine)
+    mask = nib.Nifti1Image((voxels > 127).astype(np.uint8), affine)
     nib.save(mask, folder / "labelsTr" / "ann.nii.gz")
     about = json.loads((phantoms["north"] / "dataset.json").read_text())
     about |= {"numTraining": 1, "file_ending": ".nii.gz"}

@@ -32,7 +32,7 @@ from asyndgan.evaluation.completion import (
     train_translator,
     translated,
 )
-from asyndgan.evaluation.completion_scores import _label_means, _regressed, nearness
+from asyndgan.evaluation.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
 from asyndgan.recipe import ImageSection
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
@@ -388,3 +388,17 @@ def test_what_was_half_written_is_gone_and_what_is_there_is_not_touched(tmp_path
 
 def test_a_case_says_what_it_has() -> None:
     assert present_in(without(cases(1)[0], "T1")).tolist() == [False, True]
+
+
+def test_what_was_acquired_is_shown_in_place_of_what_is_missing() -> None:
+    judged = cases(2)
+    hidden = [Incomplete(without(case, "T2"), False) for case in judged]
+    for case, image in zip(judged, _copied(hidden, "T1"), strict=True):
+        assert torch.equal(image, case.image[[0, 0]])
+
+
+def test_black_is_not_like_a_picture() -> None:
+    (case,) = cases(1)
+    inside = case.mask > 0
+    assert _ssim(case.image, case.image, inside) == pytest.approx(1)
+    assert _ssim(torch.full_like(case.image, -1), case.image, inside) < 0.1

@@ -64,13 +64,24 @@ def test_differences_are_paired_patient_by_patient() -> None:
 
 def test_recipes_are_compared_with_the_suites_first() -> None:
     both = {"first": evaluation(synthetic=[0.5, 0.7]), "second": evaluation(synthetic=[0.6, 0.9])}
-    row, strangers = _between_recipes(PART, both, [judged("near"), judged("far")])
+    judges = [judged("near"), judged("far")]
+    row, strangers = _between_recipes(PART, both, judges, {})
     assert (strangers.apart, strangers.patients) == ("strangers", 1)
     assert strangers.difference == pytest.approx(0.2)
     assert (row.apart, row.recipe, row.over) == ("", "second", "synthetic of first")
     assert row.difference == pytest.approx(0.15)
     assert row.ratio == pytest.approx(1.5 / 1.2)
     assert row.ratio_low == pytest.approx(0.6 / 0.5) and row.ratio_high == pytest.approx(0.9 / 0.7)
+
+
+def test_a_recipe_is_also_compared_with_the_one_that_it_is_against() -> None:
+    three = {name: evaluation(synthetic=[0.5 + n / 10, NAN]) for n, name in enumerate("abc")}
+    rows = list(_between_recipes(PART, three, [judged("near"), judged("far")], {"c": "b"}))
+    # The one stranger lacks the label, so there is nothing to say of strangers.
+    assert [(row.recipe, row.over, row.apart) for row in rows] == [
+        ("b", "synthetic of a", ""), ("c", "synthetic of a", ""), ("c", "synthetic of b", ""),
+    ]  # fmt: skip
+    assert rows[2].difference == pytest.approx(0.1)
 
 
 def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:

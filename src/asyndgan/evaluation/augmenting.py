@@ -13,7 +13,7 @@ from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
 from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import check_labels, describe, list_cases
-from asyndgan.data.prepare import invert, invert_mask, load_cases
+from asyndgan.data.prepare import check_contrast, invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError
@@ -99,6 +99,10 @@ def augment_folder(
             f"{folder} holds volumes, and a run paints slices: one beside the other they would "
             "train no network well. Cut the volumes into slices first."
         )
+    try:
+        check_contrast(real, image)
+    except DataError as error:
+        raise DataError(f"{folder}: {error}") from error
     if run.recipe().training.hold_out:
         facts.check_pattern(patient_pattern)
     # Masks of held-out patients must not be used, since evaluations judge on these patients.

@@ -160,7 +160,9 @@ def run_suite(
         for model in suite.models:
             judging = _Judging(suite, real[part.name], model, out, workers, device, on_evaluation)
             evaluations[model.name] = judging.add_to(result)
-        result.differences.extend(_between_recipes(part, evaluations, real[part.name].judged))
+        against = {model.name: model.against for model in suite.models if model.against}
+        judged = real[part.name].judged
+        result.differences.extend(_between_recipes(part, evaluations, judged, against))
     write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
     return result
 
@@ -775,25 +777,29 @@ def _differences(
 
 
 def _between_recipes(
-    part: SetSection, evaluations: Mapping[str, Evaluation], judged: Sequence[Case]
+    part: SetSection,
+    evaluations: Mapping[str, Evaluation],
+    judged: Sequence[Case],
+    against: Mapping[str, str],
 ) -> Iterator[Difference]:
     """Differences between the synthetic cases of each recipe and those of the suite's first.
 
-    Of all patients, then of each group that is reported apart.
+    Also those of the recipe that a model is to be compared with. Of all patients, then of each
+    group that is reported apart.
     """
     scores = {
         name: _dice(evaluation.per_patient[SYNTHETIC][part.label])
         for name, evaluation in evaluations.items()
     }
     first, *others = scores
-    if all(math.isnan(score) for score in scores[first]):
-        return  # no patient has the label
+    pairs = [(name, first) for name in others] + list(against.items())
     everyone = list(range(len(scores[first])))
     for apart, chosen in {"": everyone, **_groups(part, judged)}.items():
-        for name in others:
-            own, over = ([scores[one][place] for place in chosen] for one in (name, first))
-            found = _difference(part, name, SYNTHETIC, f"{SYNTHETIC} of {first}", own, over)
-            yield replace(found, apart=apart)
+        for name, other in dict.fromkeys(pairs):
+            own, over = ([scores[one][place] for place in chosen] for one in (name, other))
+            found = _difference(part, name, SYNTHETIC, f"{SYNTHETIC} of {other}", own, over)
+            if found.patients:  # else nobody has the label
+                yield replace(found, apart=apart)
 
 
 def _dice(scores: Sequence[PatientScore]) -> list[float]:

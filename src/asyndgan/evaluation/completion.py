@@ -28,12 +28,12 @@ from asyndgan.data.nnunet import (
     read_case,
     read_image,
 )
-from asyndgan.data.prepare import invert, prepare, stored_as
+from asyndgan.data.prepare import check_contrast, invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.evaluation.figures import plot_completed
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment, build_segmenter
-from asyndgan.evaluation.synthesise import digests_of, looks_of, synthesise
+from asyndgan.evaluation.synthesise import check_labels_of, digests_of, looks_of, synthesise
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import seeded
@@ -362,7 +362,13 @@ def complete_folder(
         (files, _incomplete(files, info, image, facts.modalities, patient_pattern))
         for files in list_cases(folder, info)
     ]
+    stored = [each.case.mask for _, slices in read for each in slices]
+    check_labels_of([*stored, *(mask for _, mask in masks)], max(facts.scope.labels))
     own = own_masks([each for _, slices in read for each in slices], image)
+    try:
+        check_contrast([each.case for _, slices in read for each in slices], image)
+    except DataError as error:
+        raise DataError(f"{folder}: {error}") from error
     if hide_masks:
         read = [(files, [without_mask(each) for each in slices]) for files, slices in read]
     lacking = [each for _, slices in read for each in slices if each.case.absent]

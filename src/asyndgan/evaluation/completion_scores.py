@@ -136,6 +136,11 @@ def completions(
         f"linear regression{HIDDEN}": _regressed(real, unmasked),
         "translated": translated(translator, masked),
         f"translated{HIDDEN}": translated(translator, unmasked),
+        **{
+            f"{name} as it is{HIDDEN}": _copied(unmasked, name)
+            for name in painted
+            if name not in lacking
+        },
     }
     back = [painted.index(name) for name in theirs]
     return {way: [image[back] for image in images] for way, images in found.items()}
@@ -210,10 +215,14 @@ def _by_patient(
 
 def _ssim(image: Tensor, truth: Tensor, inside: Tensor) -> float:
     rim = [WINDOW // 2] * 4  # padding that keeps the similarity map as large as the image
-    one, other = (F.pad(planes[:, None], rim, mode="reflect") for planes in (image, truth))
+    # Similarity compares brightness as well, which must not be below 0.
+    one, other = (
+        F.pad((planes[:, None] - IMAGE_LOW) / RANGE, rim, mode="reflect")
+        for planes in (image, truth)
+    )
     maps, _ = compute_ssim_and_cs(
         one, other, spatial_dims=2, kernel_size=[WINDOW] * 2, kernel_sigma=[1.5] * 2,
-        data_range=RANGE,
+        data_range=1.0,
     )  # fmt: skip
     return float(maps[:, 0][:, inside].mean())
 
@@ -221,6 +230,14 @@ def _ssim(image: Tensor, truth: Tensor, inside: Tensor) -> float:
 def _psnr(image: Tensor, truth: Tensor, inside: Tensor) -> float:
     error = float((image - truth)[:, inside].square().mean())
     return 10 * math.log10(RANGE**2 / max(error, 1e-12))
+
+
+def _copied(cases: Sequence[Incomplete], modality: str) -> list[Image]:
+    """Shows an acquired modality in place of those that are missing: what a reader has already."""
+    place = cases[0].case.modalities.index(modality)
+    return [
+        filled(each.case, each.case.image[[place]].expand_as(each.case.image)) for each in cases
+    ]
 
 
 def _label_means(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:

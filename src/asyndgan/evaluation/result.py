@@ -17,7 +17,7 @@ class Difference:
         model: row of the table.
         over: row that `model` is compared with. `every real:NAME+synthetic` over `real:NAME`
             compares each patient's mean over the sites' models; `synthetic of NAME` is the
-            synthetic row of the suite's first recipe.
+            synthetic row of the suite's first recipe, or of the one that the model is against.
         label: label that the Dice is of.
         patients: number of patients that count in both rows.
         difference: mean difference over patients.
@@ -127,7 +127,7 @@ class SuiteResult:
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
         consistency: for each set, recipe, label and pair of modalities: `Consistency`, mean over
             seeds.
-        completions: for each set, recipe and way of completion, with the first seed's generator:
+        completions: for each set, recipe and way of completion, of all seeds' generators:
             `Nearness`; for ways that do not use the mask also `dice` of a network trained on all
             real cases, `gain` over a network trained without the modality and `filled`, the gain
             over cases left as they are, each with `_low` and `_high`.

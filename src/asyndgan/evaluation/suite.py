@@ -134,6 +134,9 @@ class ModelSection(Section):
         description="modalities that a site has and that take no part, by the site's name; a "
         "FedAvg beside it sees nothing of them either",
     )
+    against: Name | None = Field(
+        None, description="a model to compare with, beside the suite's first one"
+    )
     fedgan: bool = Field(False, description="also by averaging weights, with the same networks")
     completion: bool = Field(False, description="also complete the set's cases that lack some")
     augmented: bool = Field(False, description="also each site's real cases with synthetic ones")
@@ -200,6 +203,8 @@ class Suite(Section):
                     f"model {model.name}: FedGAN averages discriminators, so all sites must hold "
                     "the same modalities; leave out fedgan, or without"
                 )
+            if model.against and model.against not in {other.name for other in self.models}:
+                raise ValueError(f"model {model.name} is against '{model.against}', which is none")
             unknown = [name for name in model.on if name not in names]
             if unknown:
                 raise ValueError(f"model {model.name} is set on '{unknown[0]}', which is no set")

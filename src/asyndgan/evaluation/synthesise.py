@@ -174,7 +174,7 @@ def synthesise(
         for start in range(0, len(masks), BATCH):
             part = masks[start : start + BATCH]
             conditions = torch.stack([mask for _, mask in part])
-            _check_labels(conditions, max(scope.labels))
+            check_labels_of(conditions, max(scope.labels))
             if move:
                 nothing = torch.zeros(len(part), 1, *scope.space)
                 conditions = augment(nothing, conditions, how, moves)[1]
@@ -434,8 +434,13 @@ def _faded_line(facts: RunFacts, provenance: Mapping[str, Any]) -> str:
     )
 
 
-def _check_labels(conditions: torch.Tensor, highest: int) -> None:
-    found = int(conditions.max())
+def check_labels_of(masks: Iterable[Mask], highest: int) -> None:
+    """Refuses masks with a label that a generator does not know.
+
+    Raises:
+        RunError: a label is above `highest`.
+    """
+    found = max((int(mask.max()) for mask in masks), default=0)
     if found > highest:
         raise RunError(
             f"the masks hold label {found}; this generator knows 0 to {highest}. Remap them."

@@ -204,7 +204,14 @@ def _consistency(rows: list[Row]) -> Table:
 
 
 def _completions(rows: list[Row]) -> Table:
-    heading = ["recipe", "completed by", "SSIM", "interval", "behind 'translated'", "interval"]
+    heading = [
+        "recipe",
+        "completed by",
+        "SSIM",
+        "interval",
+        "behind 'translated' (mask hidden likewise)",
+        "interval",
+    ]
     heading += ["PSNR (dB)", "behind", "interval", "Dice when segmented", "interval"]
     heading += ["more than left as it is", "interval", "more than without it", "interval"]
     return [
