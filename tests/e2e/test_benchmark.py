@@ -558,7 +558,8 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(
     assert ways == [
         "mean of each label", "painted from the mask", "linear regression",
         "linear regression, mask hidden", "translated", "translated, mask hidden",
-        "T1 as it is, mask hidden", "T2 as it is, mask hidden", "left as it is", "acquired", "left out, and no network knows it",
+        "T1 as it is, mask hidden", "T2 as it is, mask hidden",
+        "left as it is", "acquired", "left out, and no network knows it",
     ]  # fmt: skip
     by_way = {row["way"]: row for row in result.completions}
     assert by_way["left out, and no network knows it"]["gain"] == 0
