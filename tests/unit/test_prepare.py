@@ -93,12 +93,12 @@ def head(high: float) -> np.ndarray:
 def test_intensities_that_the_recipes_range_loses_are_refused(stored: np.ndarray, why: str) -> None:
     image = section()
     with pytest.raises(DataError, match=f"modality T1 does not fit image.intensity .*{why}"):
-        check_contrast([prepare(raw(stored), image, ("T1",))], image)
+        check_contrast([prepare(raw(stored), image, ("T1",))], image, "here")
     slide = np.where(ramp() > 80, 255.0, ramp())  # mostly white, and nothing lost
-    check_contrast([prepare(raw(slide), image, ("T1",))], image)
+    check_contrast([prepare(raw(slide), image, ("T1",))], image, "here")
     for fitting in (image, intensity(kind="percentiles", low=0.5, high=99.5)):
         own = ramp() if fitting is image else stored
-        check_contrast([prepare(raw(own), fitting, ("T1",))], fitting)
+        check_contrast([prepare(raw(own), fitting, ("T1",))], fitting, "here")
 
 
 def test_percentiles_are_of_the_case() -> None:

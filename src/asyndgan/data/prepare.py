@@ -211,10 +211,15 @@ def load_cases(
     return cases
 
 
-def check_contrast(cases: Sequence[Case], image: ImageSection) -> None:
+def check_contrast(cases: Sequence[Case], image: ImageSection, where: str | Path) -> None:
     """Refuses images that the recipe's intensity range reduces to almost one grey value.
 
     The default range, 0 to 255, fits PNGs; a scanner's volumes may hold any intensities.
+
+    Args:
+        cases: prepared cases.
+        image: how they were prepared.
+        where: the site or folder that they are of, for the message.
 
     Raises:
         DataError: for some modality, more than half of the non-black pixels lie above a fixed range
@@ -239,9 +244,9 @@ def check_contrast(cases: Sequence[Case], image: ImageSection) -> None:
             else "all of its pixels lie within a fiftieth of that range"
         )
         raise DataError(
-            f"modality {name} does not fit image.intensity ({found.kind}, {found.low:g} to "
-            f"{found.high:g}): {what}. Set the range that is stored, or take percentiles, which "
-            "suit any: --set image.intensity.default.kind=percentiles "
+            f"{where}: modality {name} does not fit image.intensity ({found.kind}, "
+            f"{found.low:g} to {found.high:g}): {what}. Set the range that is stored, "
+            "or take percentiles, which suit any: --set image.intensity.default.kind=percentiles "
             "--set image.intensity.default.low=0.5 --set image.intensity.default.high=99.5"
         )
 

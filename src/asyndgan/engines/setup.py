@@ -14,7 +14,7 @@ from asyndgan.data.prepare import (
     shared_modalities,
 )
 from asyndgan.data.splits import held_out_by
-from asyndgan.errors import CohortError, DataError
+from asyndgan.errors import CohortError
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
@@ -90,10 +90,7 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
     elif recipe.privacy.kind == "none":
         # Under differential privacy nothing that the coordinator sees may depend on intensities,
         # and it would see that the site cannot begin.
-        try:
-            check_contrast(cases, recipe.image)
-        except DataError as error:
-            raise DataError(f"site {setup.name}: {error}") from error
+        check_contrast(cases, recipe.image, f"site {setup.name}")
     cases, _ = held_out_by(recipe, cases)
     return Cohort.from_cases(
         cases,

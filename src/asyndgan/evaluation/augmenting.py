@@ -99,10 +99,7 @@ def augment_folder(
             f"{folder} holds volumes, and a run paints slices: one beside the other they would "
             "train no network well. Cut the volumes into slices first."
         )
-    try:
-        check_contrast(real, image)
-    except DataError as error:
-        raise DataError(f"{folder}: {error}") from error
+    check_contrast(real, image, folder)
     if run.recipe().training.hold_out:
         facts.check_pattern(patient_pattern)
     # Masks of held-out patients must not be used, since evaluations judge on these patients.

@@ -365,10 +365,7 @@ def complete_folder(
     stored = [each.case.mask for _, slices in read for each in slices]
     check_labels_of([*stored, *(mask for _, mask in masks)], max(facts.scope.labels))
     own = own_masks([each for _, slices in read for each in slices], image)
-    try:
-        check_contrast([each.case for _, slices in read for each in slices], image)
-    except DataError as error:
-        raise DataError(f"{folder}: {error}") from error
+    check_contrast([each.case for _, slices in read for each in slices], image, folder)
     if hide_masks:
         read = [(files, [without_mask(each) for each in slices]) for files, slices in read]
     lacking = [each for _, slices in read for each in slices if each.case.absent]
