@@ -31,7 +31,7 @@ from asyndgan.data.nnunet import (
 from asyndgan.data.prepare import check_contrast, invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.evaluation.figures import plot_completed
+from asyndgan.evaluation.figures import plot_paintings
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment, build_segmenter
 from asyndgan.evaluation.synthesise import check_labels_of, digests_of, looks_of, synthesise
 from asyndgan.recipe import ImageSection
@@ -362,10 +362,11 @@ def complete_folder(
         (files, _incomplete(files, info, image, facts.modalities, patient_pattern))
         for files in list_cases(folder, info)
     ]
-    stored = [each.case.mask for _, slices in read for each in slices]
-    check_labels_of([*stored, *(mask for _, mask in masks)], max(facts.scope.labels))
-    own = own_masks([each for _, slices in read for each in slices], image)
-    check_contrast([each.case for _, slices in read for each in slices], image, folder)
+    every = [each for _, slices in read for each in slices]
+    stored = [*(each.case.mask for each in every), *(mask for _, mask in masks)]
+    check_labels_of(stored, max(facts.scope.labels))
+    check_contrast([each.case for each in every], image, folder)
+    own = own_masks(every, image)
     if hide_masks:
         read = [(files, [without_mask(each) for each in slices]) for files, slices in read]
     lacking = [each for _, slices in read for each in slices if each.case.absent]
@@ -414,7 +415,9 @@ def complete_folder(
         folder, out, planes, axis=image.axis, made_from=made_from, provenance=provenance
     )
     # For whoever completes: the first look at what came out belongs beside it.
-    (out / GALLERY).write_bytes(plot_completed([each.case for each in lacking], images))
+    shown = [replace(e.case, image=found) for e, found in zip(lacking, images, strict=True)]
+    title = "framed: synthetic, never acquired"
+    (out / GALLERY).write_bytes(plot_paintings(shown, None, title=title))
     return count, names
 
 

@@ -150,33 +150,35 @@ def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return file.getvalue()
 
 
-def plot_paintings(cases: Sequence[Case], label: int, *, title: str) -> bytes:
-    """Masks and the images painted from them, one column per case, as PNG.
+def plot_paintings(cases: Sequence[Case], label: int | None, *, title: str) -> bytes:
+    """Masks and the images of their cases, one column per case, as PNG.
 
     Args:
-        cases: synthetic cases; up to six are shown, evenly spaced among those with a large region
-            of the label.
-        label: value of the label.
+        cases: synthetic or completed cases; up to six are shown, evenly spaced among those with a
+            large region of the label. Channels that a case itself lacks are framed.
+        label: value of the label; None: any.
         title: title of the figure.
     """
     shown = [cases[place] for place in _well_shown(cases, label)]
     count = len(shown)
-    highest = max(int(case.mask.max()) for case in shown)
+    highest = max(1, *(int(case.mask.max()) for case in shown))
     modalities = shown[0].modalities
     with rc_context(_STYLE):
         size = (1.3 * count + 0.4, 1.3 * (1 + len(modalities)) + 0.4)
         figure = Figure(figsize=size, layout="constrained")
         figure.suptitle(title, fontsize=10)
         grid = figure.subplots(1 + len(modalities), count, squeeze=False)
+        _bare(grid)
         for column, case in zip(grid.T, shown, strict=True):
             place = _fullest(case.mask, label)
             column[0].imshow(_slices(case.mask)[place].numpy(), cmap="magma", vmin=0, vmax=highest)
-            for panel, channel in zip(column[1:], case.image, strict=True):
+            for panel, channel, present in zip(column[1:], case.image, case.present, strict=True):
                 picture = _slices(channel)[place].numpy()
                 panel.imshow(picture, cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
+                if not present:
+                    panel.spines[:].set(visible=True, color=_COLOURS[SYNTHETIC], linewidth=2.5)
         for line, name in zip(grid, ["mask", *modalities], strict=True):
             line[0].set_ylabel(name)
-        _bare(grid)
         file = BytesIO()
         figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
@@ -222,41 +224,6 @@ def plot_completions(
         figure.savefig(path, dpi=110)
 
 
-def plot_completed(cases: Sequence[Case], images: Sequence[Image]) -> bytes:
-    """Up to six cases, one column each, with what was painted framed and called synthetic, as PNG.
-
-    The figure shows real patients.
-
-    Args:
-        cases: slices that lack modalities, with their masks; those that are shown are evenly spaced
-            among the two thirds with most of any label.
-        images: the same with all modalities, (c, h, w).
-    """
-    places = _spaced([int((case.mask > 0).sum()) for case in cases])
-    names = ["mask", *cases[0].modalities]
-    highest = max(1, *(int(cases[place].mask.max()) for place in places))
-    with rc_context(_STYLE):
-        size = (1.3 * len(places) + 0.4, 1.3 * len(names) + 0.4)
-        figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle("framed: synthetic, never acquired", fontsize=10, color=_COLOURS[SYNTHETIC])
-        grid = figure.subplots(len(names), len(places), squeeze=False)
-        _bare(grid)
-        for column, place in zip(grid.T, places, strict=True):
-            case = cases[place]
-            column[0].imshow(case.mask.numpy(), cmap="magma", vmin=0, vmax=highest)
-            for panel, channel, present in zip(
-                column[1:], images[place], case.present, strict=True
-            ):
-                panel.imshow(channel.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
-                if not present:
-                    panel.spines[:].set(visible=True, color=_COLOURS[SYNTHETIC], linewidth=2.5)
-        for line, name in zip(grid, names, strict=True):
-            line[0].set_ylabel(name)
-        file = BytesIO()
-        figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
-
-
 def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
     """Distributions over positions on a line, one below the other, as SVG.
 
@@ -287,13 +254,9 @@ def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
     return file.getvalue()
 
 
-def _well_shown(cases: Sequence[Case], label: int) -> list[int]:
+def _well_shown(cases: Sequence[Case], label: int | None) -> list[int]:
     """Indices of up to six cases, evenly spaced among the two thirds with most of a label."""
-    return _spaced([int((case.mask == label).sum()) for case in cases])
-
-
-def _spaced(areas: Sequence[int]) -> list[int]:
-    """Indices of up to six, evenly spaced among the two thirds of the largest."""
+    areas = [int(_region(case.mask, label).sum()) for case in cases]
     well = sorted(areas)[len(areas) // 3]
     places = [place for place, area in enumerate(areas) if area >= well]
     count = min(6, len(places))
@@ -308,9 +271,14 @@ def _bare(grid: np.ndarray) -> None:
         panel.spines[:].set_visible(False)
 
 
-def _fullest(mask: Mask, label: int) -> int:
+def _region(mask: Tensor, label: int | None) -> Tensor:
+    """Where a mask has a label, or any label if None."""
+    return mask > 0 if label is None else mask == label
+
+
+def _fullest(mask: Mask, label: int | None) -> int:
     """Index of the slice with most of a label."""
-    return int((_slices(mask) == label).flatten(1).sum(1).argmax())
+    return int(_region(_slices(mask), label).flatten(1).sum(1).argmax())
 
 
 def plot_examples(
