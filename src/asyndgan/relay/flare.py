@@ -115,7 +115,6 @@ class CoordinatorRelay(Controller):
             if time.monotonic() > coming:
                 return
             time.sleep(0.1)
-        self._last_reached = time.monotonic()
         threading.Thread(target=self._look_after, args=(abort_signal,), daemon=True).start()
         greeting, pause = self.greeting | {"job": job}, AGAIN_S
         while not abort_signal.triggered and not self._gone():
@@ -157,8 +156,7 @@ class CoordinatorRelay(Controller):
     def _look_after(self, abort_signal: Signal) -> None:
         """Detects that the site's end is gone: FLARE just lets requests to it wait."""
         while not abort_signal.triggered and not self._gone():
-            if self._reached():
-                self._last_reached = time.monotonic()
+            self._reached()
             time.sleep(LOOK_S)
         if self._frames:
             self._frames.close()  # the coordinator notices and submits another job
@@ -182,6 +180,8 @@ class CoordinatorRelay(Controller):
         if answered and not of_this_job(reply, self.secret):
             log.warning("an answer without the job's secret is dropped")
             return None
+        if answered:
+            self._last_reached = time.monotonic()
         # FLARE turns an empty payload into None.
         return bytes(reply.payload or b"") if answered else None
 

@@ -441,6 +441,9 @@ if __name__ == "__main__":
         ended = main(Path(sys.argv[1]), sys.argv[2], sys.argv[3])
     except SystemExit as asked:  # see `_interrupt`
         ended = asked.code
+    except Exception:  # such as a full disk, of which `main` could not write
+        log.exception("the process of the run ends")
     finally:  # threads of FLARE may wait for ever for a server that is gone
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         logging.shutdown()
         os._exit(ended if isinstance(ended, int) else AGAIN)

@@ -30,9 +30,10 @@ RELAY: Final = "asyndgan.relay.flare"
 NOISY_LOGS: Final = ("nvflare", "CoreCell", "conn_manager")
 """FLARE's loggers, which report every broken connection."""
 
-TASKS_ASKED_S: Final = 10.0
+TASKS_ASKED_S: Final = 5.0
 """Seconds between two requests of a site's job for tasks, of which there are none: FLARE's default
-of 2 is most of what an idle connection carries. A job whose run has ended may stay that long."""
+of 2 is most of what an idle connection carries. A job whose run has ended may stay that long, and
+after 10 seconds FLARE would kill it, while the next job waits."""
 
 CLOSING_S: Final = 2.0
 """Longest time in seconds that the end of a session is waited for."""

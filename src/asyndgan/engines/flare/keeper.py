@@ -172,8 +172,6 @@ def keep_server(federation: Federation) -> Kept:
     """
     keep_inside(federation.server_kit)
     end_orphan(plain(federation.server_kit))
-    # Jobs of a server that was killed died with it, and a coordinator would wait for them.
-    shutil.rmtree(federation.server_kit / STORE, ignore_errors=True)
     port, end = federation.port, time.monotonic() + FREED_S
     while reason := _unavailable(port):
         if reason.errno != errno.EADDRINUSE:
@@ -187,6 +185,8 @@ def keep_server(federation: Federation) -> Kept:
                 "the program that has it, and start again."
             )
         time.sleep(0.1)
+    # Jobs of a server that was killed died with it, and a coordinator would wait for them.
+    shutil.rmtree(federation.server_kit / STORE, ignore_errors=True)
     return Kept(federation.server_kit)
 
 
