@@ -30,12 +30,9 @@ from asyndgan.evaluation.audit import (
     near_copies,
     relative_distances,
 )
-from asyndgan.evaluation.of_run import (
-    load_for_audit,
-    load_real,
-    painted_once,
-    synthetic_of_run,
-)
+from asyndgan.evaluation.audit_record import read_audit
+from asyndgan.evaluation.audit_run import load_for_audit
+from asyndgan.evaluation.of_run import load_real, painted_once, synthetic_of_run
 from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.models import site_noise
 from asyndgan.recipe import Recipe
@@ -74,7 +71,9 @@ def test_members_and_others_are_different_patients_of_the_same_sites(parts: Part
 def test_a_set_that_is_made_of_members_gives_them_away(parts: Parts, tmp_path: Path) -> None:
     run, members, others, _ = parts
     copies = [replace(case, image=0.98 * case.image) for case in members]
-    attacks = {one.name: one for one in audit(run, members, others, copies, tmp_path).attacks}
+    found = audit(run, members, others, copies, tmp_path)
+    assert read_audit(tmp_path).audit == found
+    attacks = {one.name: one for one in found.attacks}
     assert attacks["nearest"].auc > 0.95
     assert attacks["nearest"].p_value < 0.01
     assert "MEMBERS CAN BE TOLD" in attacks["nearest"].verdict

@@ -14,6 +14,7 @@ from asyndgan.cli import COMMANDS, app
 from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import write_phantoms
+from asyndgan.evaluation.audit_record import read_audit
 from asyndgan.reports.words import counted
 
 TINY = [
@@ -69,7 +70,9 @@ def test_the_demo_leaves_everything_that_it_promises(tmp_path: Path) -> None:
         "north", "south", "east", "west", "test",
     }  # fmt: skip
     assert describe(out / "synthetic").synthetic
-    assert "<html" in (out / "report.html").read_text("utf-8")
+    page = (out / "report.html").read_text("utf-8")
+    assert "<html" in page and "Can a coordinator that asks north again" in page
+    assert {*read_audit(out / "audit").confirmed.values()} == {True}
     rows = json.loads((out / "evaluation" / "evaluation.json").read_text())["rows"]
     models = {row["model"] for row in rows}
     assert models == {"real-all", "synthetic", *(f"real:{name}" for name in

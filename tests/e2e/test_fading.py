@@ -14,7 +14,7 @@ from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
 from asyndgan.evaluation import masks_in, synthesise
-from asyndgan.evaluation.audit import check_released
+from asyndgan.evaluation.audit_record import check_released
 from asyndgan.evaluation.of_run import painted_once
 from asyndgan.evaluation.recombine import without_labels
 from asyndgan.evaluation.synthesise import AS_PAINTED, Fading, fading_of

@@ -61,7 +61,7 @@ def address(tmp_path_factory) -> str:
     fabricated = _fabricate()
     folder = tmp_path_factory.mktemp("report")
     sites = ("north", "south", "a-hospital-with-a-name-of-no-more-than-sixty-four-characters-no")
-    run = fabricated.run_folder(folder / "run", sites)
+    run = fabricated.run_folder(folder / "run", sites, generator_sha256="cd34")
     records = [fabricated.record(n, list(sites[: 2 if n % 7 else 3])) for n in range(40)]
     records[3]["news"] = ["missed south: it is not connected"]
     fabricated.write_metrics(run, records)
@@ -72,6 +72,7 @@ def address(tmp_path_factory) -> str:
         synthetic=synthetic,
         real={"north": fabricated.cases("north")},
         evaluation=fabricated.evaluation(folder / "evaluation"),
+        audits=[fabricated.audit(folder / "audit")],
     )
     return out.as_uri()
 

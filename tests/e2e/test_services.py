@@ -27,7 +27,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds p
 
 def asyndgan(*words: object) -> str:
     done = subprocess.run(
-        [COMMAND, *map(str, words)], capture_output=True, text=True, env=ALONE, timeout=300
+        [COMMAND, *map(str, words)], capture_output=True, text=True, env=ALONE, timeout=600
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

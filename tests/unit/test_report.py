@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -92,6 +93,37 @@ def evaluation(folder: Path, **more: Any) -> Path:
     return folder
 
 
+def audit(folder: Path, generator: str = "cd34", **more: Any) -> Path:
+    """What `asyndgan audit` writes: one attack tells members, and one coordinator reads pixels."""
+    areas = {"painting": (0.5, 0.4, 0.6, 0.5), "nearest": (0.8, 0.7, 0.9, 0.001)}
+    attacks = [
+        {
+            "name": name, "auc": auc, "low": low, "high": high, "p_value": p_value,
+            "members": 40, "others": 30, "epsilon": 0.1,
+        }
+        for name, (auc, low, high, p_value) in areas.items()
+    ]  # fmt: skip
+    pixels = {"step": 10, "followed": [20.0], "painted": [21.0], "flat": [12.0]}
+    tables = {
+        "generator_sha256": generator, "masks_sha256": "ef", "fading": {}, "painting_version": 1,
+        "modalities": ["T1"], "canaries": "", "confirmed": {"north": True, "south": True},
+        "uncompared": [], "attacks": attacks,
+        "copies": {
+            "found": 0, "members": 40, "others": 30, "nearest": 0.6, "nearest_other": 0.7,
+            "p_value": 0.4,
+        },
+        "sites": None,
+        "pixels": [
+            {"site": "north", "read": [10.0], **pixels}, {"site": "south", "read": [40.0], **pixels}
+        ],
+        **more,
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    (folder / "audit.json").write_text(json.dumps(tables))
+    Image.new("RGB", (40, 20)).save(folder / "nearest.png")
+    return folder
+
+
 class Page(HTMLParser):
     """What a browser would make of it: tags, their attributes, and text."""
 
@@ -121,7 +153,7 @@ def page(run: RunFolder, synthetic: list[Case] | None = None, **options: Any) ->
 def test_every_section_is_there(tmp_path):
     found = page(run_folder(tmp_path / "run"), evaluation=evaluation(tmp_path / "evaluation"))
     sections = [attributes["id"] for attributes in found.all("section")]
-    assert sections == ["images", "usefulness", "training", "moved", "recipe"]
+    assert sections == ["images", "usefulness", "training", "moved", "attacks", "recipe"]
     assert found.source.startswith("<!DOCTYPE html>")
     assert "One generator, two sites" in found.text
     assert "arXiv:2006.00080" in found.text
@@ -167,8 +199,9 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
 
 def test_text_from_others_is_never_markup(tmp_path):
     run = run_folder(
-        tmp_path / "run", (HOSTILE, "south"), labels={"0": HOSTILE, "1": '"><img src=x>'}
-    )
+        tmp_path / "run", (HOSTILE, "south"), labels={"0": HOSTILE, "1": '"><img src=x>'},
+        generator_sha256="cd34",
+    )  # fmt: skip
     write_metrics(run, [record(0, [HOSTILE]), record(1, [HOSTILE, "south"], news=[HOSTILE])])
     folder = evaluation(tmp_path / "evaluation", headline=HOSTILE)
     modalities = ("T1", HOSTILE)
@@ -178,6 +211,7 @@ def test_text_from_others_is_never_markup(tmp_path):
         evaluation=folder,
         title=HOSTILE,
         real={HOSTILE: [case("ann", modalities=modalities)]},
+        audits=[audit(tmp_path / "audit", confirmed={HOSTILE: True}, uncompared=[HOSTILE])],
     )
     assert not found.all("script")
     assert all((img["src"] or "").startswith("data:") for img in found.all("img"))
@@ -199,8 +233,6 @@ def test_real_patients_among_the_examples_are_announced(tmp_path):
     real = {"north": cases("north")}
     with pytest.raises(RunError, match="evaluation"):
         page(run_folder(tmp_path / "broken"), real=real, evaluation=folder)
-    from PIL import Image
-
     Image.new("RGB", (2000, 20)).save(folder / "examples.png")
     run = run_folder(tmp_path / "run")
     assert "as examples" in page(run, real=real, evaluation=folder).text
@@ -287,6 +319,70 @@ def test_an_evaluation_that_is_none_is_named(tmp_path, content):
 def test_a_missing_evaluation_is_named(tmp_path):
     with pytest.raises(RunError, match=r"no evaluation\.json"):
         page(run_folder(tmp_path / "run"), evaluation=tmp_path / "nowhere")
+
+
+def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announced(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    found = page(run, audits=[audit(tmp_path / "audit")])
+    assert "40 patients of north and south against 30 whom it never saw" in found.text
+    assert "0.80 0.70 to 0.90 MEMBERS CAN BE TOLD" in found.text
+    assert "20.0 dB 21.0 without A coordinator that asks again and again reads no" in found.text
+    assert "REAL PIXELS CAN BE READ by a coordinator (1 of 1 images), south" in found.text
+    assert [row.get("class") for row in found.all("tr")].count("alarm") == 2
+    assert "Not every attack failed. In two attacks" in found.text
+    assert "differential privacy bounds every attacker, and this run has none" in found.text
+
+
+def test_audits_of_hospitals_each_have_a_card_with_what_they_could_not_say(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    north = audit(tmp_path / "a", confirmed={"north": False}, uncompared=["south"], pixels=[])
+    found = page(run, audits=[north, audit(tmp_path / "b", canaries="canary")])
+    assert "Nothing confirms that north trained with these patients" in found.text
+    assert "not compared with the patients of south" in found.text
+    assert "north was not asked for pixels" in found.text
+    assert "Only canaries were compared" in found.text
+
+
+def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    tried = [audit(tmp_path / "audit")]
+    without, beside = (
+        page(run, audits=tried),
+        page(run, audits=tried, real={"north": cases("north")}),
+    )
+    for found, shown in ((without, False), (beside, True)):
+        assert ("Real patients above the synthetic images nearest" in found.text) is shown
+        assert ("beside their nearest synthetic ones" in found.text) is shown
+    (tried[0] / "nearest.png").write_bytes(b"none")
+    with pytest.raises(RunError, match="no picture"):
+        page(run, audits=tried, real={"north": cases("north")})
+
+
+def test_without_an_audit_the_page_says_how_to_make_one(tmp_path):
+    text = page(run_folder(tmp_path / "run")).text
+    assert "asyndgan audit run --site north=FOLDER --site south=FOLDER --holdout FOLDER" in text
+    held_out = load_recipe("default", ["training.hold_out=0.2"])
+    text = page(run_folder(tmp_path / "held", recipe=held_out)).text
+    assert "--site south=FOLDER --out held/audit" in text
+
+
+def test_another_generators_audit_is_not_shown_as_this_ones(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    audit(tmp_path / "audit", "another")
+    assert CliRunner().invoke(command(), [str(run.path)]).exit_code == 0
+    assert "Not tried yet" in Page(run.path / "report.html").text
+    with pytest.raises(RunError, match="audits another generator"):
+        page(run, audits=[tmp_path / "audit"])
+    audit(tmp_path / "audit")
+    assert CliRunner().invoke(command(), [str(run.path)]).exit_code == 0
+    assert "MEMBERS CAN BE TOLD" in Page(run.path / "report.html").text
+
+
+@pytest.mark.parametrize("pixels", [[{"site": "north"}], [{"read": []}], 3, {"a": 1}])
+def test_an_audit_that_is_none_is_named(tmp_path, pixels):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    with pytest.raises(RunError, match="no audit that can be read"):
+        page(run, audits=[audit(tmp_path / "audit", pixels=pixels)])
 
 
 def test_the_timeline_appears_once_a_site_was_away(tmp_path):

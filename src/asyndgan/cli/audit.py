@@ -10,12 +10,10 @@ from rich.table import Table
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
 from asyndgan.cli.train import parsed_sites
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
-from asyndgan.evaluation.audit import audit as run_audit
-from asyndgan.evaluation.audit import of_canaries
-from asyndgan.evaluation.of_run import load_for_audit, synthetic_of_run
-from asyndgan.evaluation.reconstruction import not_asked, read_pixels
-from asyndgan.evaluation.synthesise import fading_of
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.evaluation.audit import AUDIT_FILE, NEAREST_FILE
+from asyndgan.evaluation.audit_run import audit_run
+from asyndgan.evaluation.reconstruction import not_asked
 from asyndgan.runs import RunFolder
 
 
@@ -67,24 +65,12 @@ def audit(
 ) -> None:
     """Infers who took part, and where; finds near copies; reads pixels as a coordinator."""
     folder, sites = RunFolder(run), parsed_sites(site)
-    synthetic = synthetic_of_run(
-        folder, sites, out / "synthetic", masks=masks, faded=fade or (),
-        patient_pattern=patient_pattern, compared=True,
-    )  # fmt: skip
-    members, others, painted, confirmed = load_for_audit(
-        folder, sites, holdout, synthetic, states=parsed_sites(state or [], "--state"),
+    record = audit_run(
+        folder, sites, out, holdout=holdout, masks=masks, faded=fade or (),
+        states=parsed_sites(state or [], "--state"), canaries=canaries,
         patient_pattern=patient_pattern,
     )  # fmt: skip
-    if canaries:
-        members, others = of_canaries(members, canaries), of_canaries(others, canaries)
-    provenance = describe(synthetic).extra["provenance"]
-    digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
-    beyond = not_asked(folder)
-    pixels = [] if beyond else [read_pixels(folder, one) for one in confirmed.values()]
-    found = run_audit(
-        folder, members, others, painted, out, masks=digest, fading=fading_of(folder, fade or ()),
-        confirmed=confirmed, pixels=pixels, canaries=canaries,
-    )  # fmt: skip
+    found = record.audit
     console = Console()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
     for attack in found.attacks:
@@ -95,7 +81,7 @@ def audit(
     console.print(table)
     for attack in found.attacks:
         console.print(f"{attack.name}: {attack.verdict}", highlight=False, soft_wrap=True)
-    for name in sorted(set(sites) - set(confirmed)):
+    for name in sorted(name for name, known in record.confirmed.items() if not known):
         console.print(
             f"members: NOT CONFIRMED that {name} was trained on them; say where its states of the "
             f"run are with --state {name}=FOLDER",
@@ -108,10 +94,10 @@ def audit(
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     console.print(f"copies: {found.copies.verdict}", highlight=False, soft_wrap=True)
-    for one in pixels:
+    for one in record.pixels:
         console.print(f"pixels: {one.verdict}", highlight=False, soft_wrap=True)
-    if beyond:
+    if beyond := not_asked(folder):
         console.print(f"pixels: NOBODY WAS ASKED, for {beyond}", highlight=False, soft_wrap=True)
     if found.sites:
         console.print(f"site: {found.sites.verdict}", highlight=False, soft_wrap=True)
-    console.print(f"{out / 'audit.json'}\n{out / 'nearest.png'}", highlight=False, soft_wrap=True)
+    console.print(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}", highlight=False, soft_wrap=True)

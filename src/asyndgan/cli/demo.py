@@ -18,8 +18,11 @@ from asyndgan.data.writing import written_whole
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RunError
 from asyndgan.evaluation import SegmentationBudget, evaluate_run, synthetic_of_run
+from asyndgan.evaluation.audit import AUDIT_FILE
+from asyndgan.evaluation.audit_run import audit_run
 from asyndgan.models import native_bfloat16
 from asyndgan.protocol import Transport
+from asyndgan.reports.audited import read_audited
 from asyndgan.reports.report import write_report
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
@@ -46,7 +49,7 @@ def demo(
         int, typer.Option(min=1, help="Updates of each segmentation network.")
     ] = 400,
 ) -> None:
-    """Four phantom hospitals teach one generator: train, generate, evaluate, report.
+    """Four phantom hospitals teach one generator: train, generate, evaluate, attack, report.
 
     Takes 6 to 12 minutes on two cores. With `--engine flare` a federation of real startup kits is
     started on this machine, over mutual TLS, and one hospital's connection is killed on the way.
@@ -106,6 +109,11 @@ def demo(
                 on_progress=part.watch_evaluation,
             )
             part.tell(f"{len(evaluation.rows)} rows in {out / 'evaluation' / 'evaluation.json'}")
+        with display.part("Attack it as a coordinator and as a stranger could") as part:
+            if not (out / "audit" / AUDIT_FILE).exists():
+                audit_run(run, sites, out / "audit", holdout=test, asked=list(sites)[:1])
+            tried = read_audited(out / "audit", run.generator_digest(), picture=False)
+            part.tell(f"{tried.alarms} of {len(tried.attempts)} attacks learned something")
         with display.part("Write the report") as part:
             image, modalities = run.recipe().image, run.facts().modalities
             report = write_report(
@@ -114,6 +122,7 @@ def demo(
                 synthetic=load_cases(synthetic, image, modalities),
                 real={name: load_cases(data, image, modalities) for name, data in sites.items()},
                 evaluation=out / "evaluation",
+                audits=[out / "audit"],
             )
             part.tell(str(report))
     tell_evaluation(console, evaluation)

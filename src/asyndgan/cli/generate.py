@@ -16,7 +16,7 @@ from asyndgan.evaluation import (
     synthesise,
     write_synthetic,
 )
-from asyndgan.evaluation.audit import check_released
+from asyndgan.evaluation.audit_record import check_released
 from asyndgan.evaluation.of_run import MOVED, painting_of
 from asyndgan.evaluation.synthesise import fading_of
 from asyndgan.runs import RunFolder

@@ -11,6 +11,8 @@ from asyndgan.data import Case
 from asyndgan.data.prepare import load_cases
 from asyndgan.errors import RunError
 from asyndgan.evaluation import released_masks, synthesise
+from asyndgan.evaluation.audit import AUDIT_FILE
+from asyndgan.evaluation.audit_record import read_audit
 from asyndgan.evaluation.of_run import check_provenance
 from asyndgan.reports.report import write_report
 from asyndgan.reports.usefulness import judges
@@ -26,12 +28,20 @@ def report(
         typer.Option(
             metavar="NAME=FOLDER",
             help="Show real images: of these sites beside the synthetic ones, and the "
-            "evaluation's examples. They become part of the page: for phantoms, or if you may.",
+            "evaluation's and the audit's examples. They become part of the page: for phantoms, "
+            "or if you may.",
         ),
     ] = None,
     evaluation: Annotated[
         Path | None,
         typer.Option(help="What 'asyndgan evaluate' wrote; else RUN/evaluation or beside RUN."),
+    ] = None,
+    audit: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="What 'asyndgan audit' wrote; once for each audit. Else RUN/audit or beside RUN.",
+        ),
     ] = None,
     synthetic: Annotated[
         Path | None,
@@ -39,19 +49,24 @@ def report(
     ] = None,
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
 ) -> None:
-    """Writes one page about a run: images, usefulness, training, what left the sites."""
+    """Writes one page about a run: images, usefulness, training, what left the sites, attacks."""
     console = Console(stderr=True)
     folder = RunFolder(run)
     judged = evaluation or _evaluation_of(folder)
+    audits = audit or _audits_of(folder)
     page = write_report(
         folder,
         out or run / "report.html",
         synthetic=_synthetic(console, folder, synthetic),
         real=_real(folder, site or []),
         evaluation=judged,
+        audits=audits,
         title=title,
     )
     about = f"with the evaluation in {judged}" if judged else "without an evaluation"
+    about += (
+        f", with the audit in {', '.join(map(str, audits))}" if audits else ", without an audit"
+    )
     console.print(f"{page} ({size(page.stat().st_size)}), {about}", highlight=False, markup=False)
 
 
@@ -62,6 +77,15 @@ def _evaluation_of(run: RunFolder) -> Path | None:
         if (folder / "evaluation.json").exists() and judges(folder, generator):
             return folder
     return None
+
+
+def _audits_of(run: RunFolder) -> list[Path]:
+    """Folder of this run's audit, in the run folder or beside it; none if there is none."""
+    generator = run.facts().generator_sha256
+    for folder in (run.path / "audit", run.path.resolve().parent / "audit"):
+        if (folder / AUDIT_FILE).exists() and read_audit(folder).generator == generator:
+            return [folder]
+    return []
 
 
 def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Case]:

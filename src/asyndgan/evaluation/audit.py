@@ -12,12 +12,12 @@ What a coordinator reads of real images during training is `evaluation.reconstru
 import json
 import math
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
-from typing import Any, Final, final
+from typing import Final, final
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
 from asyndgan.data import Case, derived_seed
-from asyndgan.errors import DataError, RunError
+from asyndgan.errors import DataError
 from asyndgan.evaluation.bench import write_whole
 from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
 from asyndgan.evaluation.metrics import fraction_interval
@@ -36,8 +36,13 @@ from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.evaluation.table import without_nan
 from asyndgan.runs import RunFolder
-from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import generator_inputs
+
+AUDIT_FILE: Final = "audit.json"
+"""Name of the file in an audit's folder that holds its numbers, and no image."""
+
+NEAREST_FILE: Final = "nearest.png"
+"""Name of the picture of members beside the synthetic images nearest to them."""
 
 PAINTINGS: Final = 4
 """Fewest paintings of each real mask, with different noise, for the attacks on the generator."""
@@ -318,11 +323,11 @@ def audit(
         "sites": guessed and {**asdict(guessed), "verdict": guessed.verdict},
         "pixels": [{**asdict(one), "verdict": one.verdict} for one in pixels],
     }
-    write_whole(out / "audit.json", json.dumps(without_nan(tables), indent=1).encode())
+    write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
     near = of_members.min(dim=1)
     closest = near.values.argsort()[:6].tolist()
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
-    write_whole(out / "nearest.png", _picture(pairs, copies.verdict))
+    write_whole(out / NEAREST_FILE, _picture(pairs, copies.verdict))
     return Audit(attacks, copies, guessed, uncompared)
 
 
@@ -455,122 +460,6 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
     test = binomtest(right, len(truth), always, alternative="greater")
     low, high = fraction_interval(right, len(truth))
     return SitesGuessed(right, len(truth), low, high, always, float(test.pvalue))
-
-
-def check_released(
-    run: RunFolder, masks: str, audits: Sequence[Path], *, fading: Fading = AS_PAINTED
-) -> str:
-    """Checks that audits of this generator and these masks found no member and no near copy.
-
-    Args:
-        run: run whose synthetic set is to be released.
-        masks: digest of the masks that the set is painted from.
-        audits: folders of audits; together they cover every site of the run.
-        fading: labels that the set shows more or less clearly.
-
-    Returns:
-        The findings of the audits, for the model card.
-
-    Raises:
-        RunError: a site, or a modality of one, was not audited; or an audit cannot be read, is of
-            another generator, other masks, other faded labels or another way of painting, nobody
-            knows whether its members took part, it has too few patients, or it found members or
-            near copies of them.
-    """
-    findings: list[str] = []
-    lacking = {site: set(about["modalities"]) for site, about in run.facts().sites.items()}
-    for audited in audits:
-        sites, compared, found = _passed(run, masks, fading, audited / "audit.json")
-        findings.append(f"{', '.join(sites)}: {found}")
-        for site in sites:
-            lacking[site] = lacking.get(site, set()) - compared
-    if names := ", ".join(
-        f"{site} ({', '.join(sorted(rest))})" for site, rest in sorted(lacking.items()) if rest
-    ):
-        raise RunError(
-            f"{run.path} may not be released: no audit covers {names}. Audit with --site there, "
-            "in all modalities that the site has (so has the --holdout), and name that audit with "
-            "one more --release. A site of which single cases lack a modality cannot be audited."
-        )
-    return ". ".join(findings)
-
-
-def _passed(
-    run: RunFolder, masks: str, fading: Fading, path: Path
-) -> tuple[list[str], set[str], str]:
-    """Sites, modalities and findings of an audit that permits a release; see `check_released`."""
-    try:
-        tables = parsed_json(bounded_text(path))
-        generator, painted = tables["generator_sha256"], tables["masks_sha256"]
-        attacks = [_stored_attack(one) for one in tables["attacks"]]
-        copies = _stored_copies(tables["copies"])
-        confirmed, canaries = dict(tables["confirmed"]), tables["canaries"]
-        uncompared = [str(site) for site in tables["uncompared"]]
-        faded, version = tables["fading"], tables["painting_version"]
-        compared = {str(name) for name in tables["modalities"]}
-    except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
-        ) from error
-    if generator != run.generator_digest() or not attacks:
-        raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
-    if canaries != "":
-        raise RunError(
-            f"{path} compares canaries alone, of which no patient is one; audit without --canaries."
-        )
-    if version != PAINTING_VERSION:
-        raise RunError(
-            f"{path} is of a set that an earlier version painted, and today's would be another; "
-            "audit anew."
-        )
-    if painted != masks:
-        raise RunError(
-            f"{path} is of a set that was painted from other masks; audit with the same --masks."
-        )
-    if faded != fading.told():
-        raise RunError(
-            f"{path} is of a set in which other labels were faded; audit with the same --fade."
-        )
-    if unconfirmed := [str(site) for site, known in confirmed.items() if known is not True]:
-        raise RunError(
-            f"{path} compares members of {', '.join(unconfirmed)} without knowing whether they "
-            "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER."
-        )
-    findings: list[NearCopies | Attack] = [copies, *attacks]
-    telling = [one for one in findings if not one.passes]
-    if telling:
-        raise RunError(
-            f"{run.path} may not be released: {telling[0].verdict}. Audit with more patients, or "
-            "others, or train for fewer steps, or under differential privacy."
-        )
-    verdicts = [*(f"{one.name}: {one.verdict}" for one in attacks), copies.verdict]
-    if uncompared:
-        verdicts.append(f"others not compared with the members of {', '.join(uncompared)}")
-    return sorted(confirmed), compared, "; ".join(verdicts)
-
-
-def _stored_attack(table: Mapping[str, Any]) -> Attack:
-    return Attack(
-        name=str(table["name"]),
-        members=int(table["members"]),
-        others=int(table["others"]),
-        **_numbers(table, "auc", "low", "high", "p_value", "epsilon"),
-    )
-
-
-def _stored_copies(table: Mapping[str, Any]) -> NearCopies:
-    if not 0 <= int(table["found"]) <= int(table["members"]) or not int(table["members"]):
-        raise ValueError("more are found than there are members")
-    return NearCopies(
-        found=int(table["found"]),
-        members=int(table["members"]),
-        others=int(table["others"]),
-        **_numbers(table, "nearest", "nearest_other", "p_value"),
-    )
-
-
-def _numbers(table: Mapping[str, Any], *keys: str) -> dict[str, float]:
-    return {key: math.nan if table[key] is None else float(table[key]) for key in keys}
 
 
 def _by_patient(cases: Sequence[Case], values: Tensor) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -26,8 +26,11 @@ MOST_PRIVATE_WEIGHTS: Final = MOST_WEIGHTS // 32
 or of 64 with a `privacy.multiplicity` of as many."""
 
 
+@cache
 def part(group: str, kind: str) -> Any:
     """Loads the network or loss that an entry point of group `asyndgan.<group>` names.
+
+    Kept, since to look through all installed packages takes longer than to build a small network.
 
     Raises:
         RecipeError: if no installed package offers it (lists those that exist), or it cannot be

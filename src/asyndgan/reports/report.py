@@ -14,6 +14,7 @@ from asyndgan import __version__
 from asyndgan.data import Case
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
+from asyndgan.reports.audited import Audited, read_audited
 from asyndgan.reports.curves import loss_charts, presence, run_charts, traffic_chart
 from asyndgan.reports.gallery import build_gallery
 from asyndgan.reports.page import COLOURS, write_page
@@ -66,9 +67,10 @@ def write_report(
     synthetic: Sequence[Case],
     real: Mapping[str, Sequence[Case]] | None = None,
     evaluation: Path | None = None,
+    audits: Sequence[Path] = (),
     title: str | None = None,
 ) -> Path:
-    """Writes a page about a run: images, usefulness, training, traffic and recipe.
+    """Writes a page about a run: images, usefulness, training, traffic, attacks and recipe.
 
     Args:
         run: the run, finished or not.
@@ -78,15 +80,16 @@ def write_report(
             pass them only for phantoms, or if the sites allow it.
         evaluation: folder that contains evaluation.json and optionally examples.png.
             The examples show real patients, so they are included only if `real` is given.
+        audits: folders that contain audit.json and nearest.png; the latter shows real patients too.
         title: title of the page; by default it tells the number of sites.
 
     Returns:
         `out`.
 
     Raises:
-        RunError: `run` is no run folder, or `evaluation` is no evaluation of this run.
+        RunError: `run` is no run folder, or `evaluation` or one of `audits` is not of this run.
     """
-    page = _page(run, synthetic, real or {}, evaluation, title)
+    page = _page(run, synthetic, real or {}, evaluation, audits, title)
     return write_page("report.html.jinja", page, out)
 
 
@@ -95,6 +98,7 @@ def _page(
     synthetic: Sequence[Case],
     real: Mapping[str, Sequence[Case]],
     evaluation: Path | None,
+    audits: Sequence[Path],
     title: str | None,
 ) -> dict[str, Any]:
     """The variables of the template."""
@@ -115,6 +119,8 @@ def _page(
     useful = read_usefulness(evaluation, examples=bool(real)) if evaluation else None
     traffic = read_traffic(facts, recipe, records, numbers, _kept_masks(run))
     weights = _generator(run, facts)
+    generator = weights.sha256 or facts.generator_sha256
+    audited = [read_audited(one, generator, picture=bool(real)) for one in audits]
     return {
         "title": title or _title(facts),
         "name": run.path.resolve().name,
@@ -124,7 +130,7 @@ def _page(
         "numbers": numbers,
         "colours": COLOURS,
         "tiles": tuple(_tiles(facts, recipe, traffic, weights)),
-        "notices": tuple(_notices(facts, recipe, useful, gallery.has_real)),
+        "notices": tuple(_notices(facts, recipe, useful, audited, gallery.has_real)),
         "gallery": gallery,
         "useful": useful,
         "charts": (*loss_charts(records, numbers), *run_charts(records)) if records else (),
@@ -137,6 +143,9 @@ def _page(
         "last_step": amount(records[-1]["step"] + 1) if records else "",
         "traffic": traffic,
         "bytes_chart": traffic_chart(records) if records else None,
+        "audited": audited,
+        "guarantee": _guarantee(recipe),
+        "audit": _audit_command(run, facts),
         "provenance": _provenance(facts, weights),
         "evaluate": _evaluate_command(run, facts),
         "recipe_text": recipe.to_toml(comments=False),
@@ -162,11 +171,33 @@ def _lead(facts: RunFacts, recipe: Recipe) -> str:
 
 def _evaluate_command(run: RunFolder, facts: RunFacts) -> str:
     """The command for an evaluation that the next report finds by itself."""
-    # Only the folder's name, since the page may be passed on.
-    name = run.path.resolve().name
+    name, sites = _named_in_commands(run, facts)
+    return f"asyndgan evaluate {name} {sites} --test FOLDER --out {name}/evaluation"
+
+
+def _audit_command(run: RunFolder, facts: RunFacts) -> str:
+    """The command for an audit that the next report finds by itself."""
+    name, sites = _named_in_commands(run, facts)
+    holdout = "" if run.recipe().training.hold_out else "--holdout FOLDER "
+    return f"asyndgan audit {name} {sites} {holdout}--out {name}/audit"
+
+
+def _named_in_commands(run: RunFolder, facts: RunFacts) -> tuple[str, str]:
+    """Name of the run, and options with its sites."""
     few = len(facts.sites) <= MANY
     sites = [f"--site {site}=FOLDER" for site in facts.sites] if few else ["--site NAME=FOLDER ..."]
-    return f"asyndgan evaluate {name} {' '.join(sites)} --test FOLDER --out {name}/evaluation"
+    # Only the folder's name, since the page may be passed on.
+    return run.path.resolve().name, " ".join(sites)
+
+
+def _guarantee(recipe: Recipe) -> str:
+    """What bounds all attackers, also those whom no audit plays."""
+    if recipe.privacy.kind == "none":
+        return "Only differential privacy bounds every attacker, and this run has none."
+    return (
+        "What bounds every attacker is differential privacy; each site's ledger says how much of "
+        "it this run has."
+    )
 
 
 @final
@@ -228,7 +259,11 @@ def _rounded(number: int) -> str:
 
 
 def _notices(
-    facts: RunFacts, recipe: Recipe, useful: Usefulness | None, has_real: bool
+    facts: RunFacts,
+    recipe: Recipe,
+    useful: Usefulness | None,
+    audited: Sequence[Audited],
+    has_real: bool,
 ) -> Iterator[Notice]:
     if facts.state != "finished":
         yield Notice(
@@ -237,10 +272,12 @@ def _notices(
             "Every figure here is of what there is so far.",
             grave=True,
         )
-    if has_real or (useful and useful.examples):
+    shown = any(one.picture for one in audited)
+    if has_real or shown or (useful and useful.examples):
         where = [
             *(["beside the synthetic ones, as whoever made this page asked"] if has_real else []),
             *(["as examples of the comparison"] if useful and useful.examples else []),
+            *(["beside their nearest synthetic ones"] if shown else []),
         ]
         yield Notice(
             "Real images inside",
@@ -253,6 +290,13 @@ def _notices(
             "Feedback of this recipe can give real pixels away",
             "It compares with the real image of the same mask. A coordinator that is not trusted "
             "could read pixels from it; see \u201cWhat moved\u201d.",
+            grave=True,
+        )
+    if alarms := sum(one.alarms for one in audited):
+        yield Notice(
+            "Not every attack failed",
+            f"In {counted(alarms, 'attack')} the attacker learned something of patients, or there "
+            "were too few to tell; see \u201cAttacks\u201d.",
             grave=True,
         )
     if facts.engine in ("inprocess", "processes"):

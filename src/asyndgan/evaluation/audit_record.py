@@ -1,0 +1,196 @@
+"""What `audit.json` says, and the gate that releases a synthetic set by it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, final
+
+from asyndgan.errors import RunError
+from asyndgan.evaluation.audit import AUDIT_FILE, Attack, Audit, NearCopies, SitesGuessed
+from asyndgan.evaluation.reconstruction import PixelsRead
+from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
+from asyndgan.runs import RunFolder
+from asyndgan.texts import bounded_text, parsed_json
+
+
+@final
+@dataclass(frozen=True)
+class AuditRecord:
+    """An audit, and what it is of.
+
+    Attributes:
+        audit: its findings.
+        pixels: what a coordinator reads of some sites' images.
+        generator: SHA-256 of the generator.
+        masks: digest of the masks from which the audited set was painted.
+        fading: labels that the set shows more or less clearly, as `Fading.told` says it.
+        painting_version: version of the painting.
+        modalities: names of the modalities that were compared.
+        canaries: start of the names of both groups; empty if they are not canaries.
+        confirmed: by site of members, whether its own state says that they took part.
+    """
+
+    audit: Audit
+    pixels: list[PixelsRead]
+    generator: str
+    masks: str
+    fading: Mapping[str, Any]
+    painting_version: int
+    modalities: frozenset[str]
+    canaries: str
+    confirmed: dict[str, bool]
+
+
+def read_audit(folder: Path) -> AuditRecord:
+    """Reads what an audit wrote into its folder.
+
+    Raises:
+        RunError: there is no audit, or none that can be read.
+    """
+    path = folder / AUDIT_FILE
+    try:
+        tables = parsed_json(bounded_text(path))
+        sites = tables["sites"]
+        return AuditRecord(
+            audit=Audit(
+                attacks=[_stored_attack(one) for one in tables["attacks"]],
+                copies=_stored_copies(tables["copies"]),
+                sites=None if sites is None else _stored_sites(sites),
+                uncompared=[str(site) for site in tables["uncompared"]],
+            ),
+            pixels=[_stored_pixels(one) for one in tables["pixels"]],
+            generator=str(tables["generator_sha256"]),
+            masks=str(tables["masks_sha256"]),
+            fading=dict(tables["fading"]),
+            painting_version=int(tables["painting_version"]),
+            modalities=frozenset(str(name) for name in tables["modalities"]),
+            canaries=str(tables["canaries"]),
+            confirmed={str(k): v is True for k, v in dict(tables["confirmed"]).items()},
+        )
+    except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(
+            f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
+        ) from error
+
+
+def check_released(
+    run: RunFolder, masks: str, audits: Sequence[Path], *, fading: Fading = AS_PAINTED
+) -> str:
+    """Checks that audits of this generator and these masks found no member and no near copy.
+
+    Args:
+        run: run whose synthetic set is to be released.
+        masks: digest of the masks that the set is painted from.
+        audits: folders of audits; together they cover every site of the run.
+        fading: labels that the set shows more or less clearly.
+
+    Returns:
+        The findings of the audits, for the model card.
+
+    Raises:
+        RunError: a site, or a modality of one, was not audited; or an audit cannot be read, is of
+            another generator, other masks, other faded labels or another way of painting, nobody
+            knows whether its members took part, it has too few patients, or it found members or
+            near copies of them.
+    """
+    findings: list[str] = []
+    lacking = {site: set(about["modalities"]) for site, about in run.facts().sites.items()}
+    for audited in audits:
+        sites, compared, found = _passed(run, masks, fading, audited)
+        findings.append(f"{', '.join(sites)}: {found}")
+        for site in sites:
+            lacking[site] = lacking.get(site, set()) - compared
+    if names := ", ".join(
+        f"{site} ({', '.join(sorted(rest))})" for site, rest in sorted(lacking.items()) if rest
+    ):
+        raise RunError(
+            f"{run.path} may not be released: no audit covers {names}. Audit with --site there, "
+            "in all modalities that the site has (so has the --holdout), and name that audit with "
+            "one more --release. A site of which single cases lack a modality cannot be audited."
+        )
+    return ". ".join(findings)
+
+
+def _passed(
+    run: RunFolder, masks: str, fading: Fading, folder: Path
+) -> tuple[list[str], frozenset[str], str]:
+    """Sites, modalities and findings of an audit that permits a release; see `check_released`."""
+    record, path = read_audit(folder), folder / AUDIT_FILE
+    attacks, copies = record.audit.attacks, record.audit.copies
+    if record.generator != run.generator_digest() or not attacks:
+        raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
+    if record.canaries:
+        raise RunError(
+            f"{path} compares canaries alone, of which no patient is one; audit without --canaries."
+        )
+    if record.painting_version != PAINTING_VERSION:
+        raise RunError(
+            f"{path} is of a set that an earlier version painted, and today's would be another; "
+            "audit anew."
+        )
+    if record.masks != masks:
+        raise RunError(
+            f"{path} is of a set that was painted from other masks; audit with the same --masks."
+        )
+    if record.fading != fading.told():
+        raise RunError(
+            f"{path} is of a set in which other labels were faded; audit with the same --fade."
+        )
+    if unconfirmed := [site for site, known in record.confirmed.items() if not known]:
+        raise RunError(
+            f"{path} compares members of {', '.join(unconfirmed)} without knowing whether they "
+            "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER."
+        )
+    findings: list[NearCopies | Attack] = [copies, *attacks]
+    telling = [one for one in findings if not one.passes]
+    if telling:
+        raise RunError(
+            f"{run.path} may not be released: {telling[0].verdict}. Audit with more patients, or "
+            "others, or train for fewer steps, or under differential privacy."
+        )
+    verdicts = [*(f"{one.name}: {one.verdict}" for one in attacks), copies.verdict]
+    if uncompared := record.audit.uncompared:
+        verdicts.append(f"others not compared with the members of {', '.join(uncompared)}")
+    return sorted(record.confirmed), record.modalities, "; ".join(verdicts)
+
+
+def _stored_attack(table: Mapping[str, Any]) -> Attack:
+    return Attack(
+        name=str(table["name"]),
+        members=int(table["members"]),
+        others=int(table["others"]),
+        **_numbers(table, "auc", "low", "high", "p_value", "epsilon"),
+    )
+
+
+def _stored_copies(table: Mapping[str, Any]) -> NearCopies:
+    if not 0 <= int(table["found"]) <= int(table["members"]) or not int(table["members"]):
+        raise ValueError("more are found than there are members")
+    return NearCopies(
+        found=int(table["found"]),
+        members=int(table["members"]),
+        others=int(table["others"]),
+        **_numbers(table, "nearest", "nearest_other", "p_value"),
+    )
+
+
+def _numbers(table: Mapping[str, Any], *keys: str) -> dict[str, float]:
+    return {key: math.nan if table[key] is None else float(table[key]) for key in keys}
+
+
+def _stored_sites(table: Mapping[str, Any]) -> SitesGuessed:
+    return SitesGuessed(
+        right=int(table["right"]),
+        patients=int(table["patients"]),
+        **_numbers(table, "low", "high", "always", "p_value"),
+    )
+
+
+def _stored_pixels(table: Mapping[str, Any]) -> PixelsRead:
+    ways = {
+        key: [float(each) for each in table[key]] for key in ("read", "followed", "painted", "flat")
+    }
+    if not ways["read"] or len({len(each) for each in ways.values()}) != 1:
+        raise ValueError("each way has a ratio for each image")
+    return PixelsRead(site=str(table["site"]), step=int(table["step"]), **ways)
