@@ -30,6 +30,7 @@ def audit_run(
     canaries: str = "",
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     asked: Collection[str] | None = None,
+    synthetic: Path | None = None,
 ) -> AuditRecord:
     """Attacks a finished run in every way that its recipe leaves, and writes down what came of it.
 
@@ -47,14 +48,17 @@ def audit_run(
         patient_pattern: the pattern that the run was trained with.
         asked: sites whose pixels are to be read, which takes a while at each; None: all those that
             confirm their members.
+        synthetic: folder of the set to be audited, if this process has painted it; it is not
+            painted again to see whether somebody changed it.
 
     Raises:
         DataError: as `load_for_audit` and `audit`.
         RunError: as `synthetic_of_run`, `load_for_audit` and `read_pixels`.
     """
+    compared = synthetic is None
     synthetic = synthetic_of_run(
-        run, sites, out / "synthetic", masks=masks, faded=faded, patient_pattern=patient_pattern,
-        compared=True,
+        run, sites, synthetic or out / "synthetic", masks=masks, faded=faded,
+        patient_pattern=patient_pattern, compared=compared,
     )  # fmt: skip
     members, others, painted, confirmed = load_for_audit(
         run, sites, holdout, synthetic, states=states, patient_pattern=patient_pattern
