@@ -22,7 +22,7 @@ COMMANDS: Final = {
     "report": "Writes one page about a run: images, usefulness, training, what left the sites.",
     "benchmark": "Trains and judges what a suite names and OUT does not hold yet.",
     "audit": "Infers who took part, and where; finds near copies; reads pixels as a coordinator.",
-    "demo": "Four phantom hospitals teach one generator: train, generate, evaluate, report.",
+    "demo": "Four phantom hospitals teach one generator: train, evaluate, attack, report.",
     "recipe": "Recipes: what is trained and how.",
     "policy": "Policies: what a site lets out, written by its steward.",
     "ledger": "Ledgers: what left a site.",

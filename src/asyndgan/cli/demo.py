@@ -49,7 +49,7 @@ def demo(
         int, typer.Option(min=1, help="Updates of each segmentation network.")
     ] = 400,
 ) -> None:
-    """Four phantom hospitals teach one generator: train, generate, evaluate, attack, report.
+    """Four phantom hospitals teach one generator: train, evaluate, attack, report.
 
     Takes 7 to 13 minutes on two cores. With `--engine flare` a federation of real startup kits is
     started on this machine, over mutual TLS, and one hospital's connection is killed on the way.

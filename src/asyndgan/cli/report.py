@@ -1,5 +1,6 @@
 """`asyndgan report`: one page about a run."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,8 @@ from asyndgan.data.prepare import load_cases
 from asyndgan.errors import RunError
 from asyndgan.evaluation import released_masks, synthesise
 from asyndgan.evaluation.audit import AUDIT_FILE
-from asyndgan.evaluation.audit_record import read_audit
 from asyndgan.evaluation.of_run import check_provenance
+from asyndgan.reports.audited import audits_generator
 from asyndgan.reports.report import write_report
 from asyndgan.reports.usefulness import judges
 from asyndgan.reports.words import size
@@ -52,8 +53,9 @@ def report(
     """Writes one page about a run: images, usefulness, training, what left the sites, attacks."""
     console = Console(stderr=True)
     folder = RunFolder(run)
-    judged = evaluation or _evaluation_of(folder)
-    audits = audit or _audits_of(folder)
+    found = _of_this_run(folder, "evaluation", "evaluation.json", judges)
+    judged = evaluation or next(iter(found), None)
+    audits = audit or _of_this_run(folder, "audit", AUDIT_FILE, audits_generator)
     page = write_report(
         folder,
         out or run / "report.html",
@@ -70,20 +72,13 @@ def report(
     console.print(f"{page} ({size(page.stat().st_size)}), {about}", highlight=False, markup=False)
 
 
-def _evaluation_of(run: RunFolder) -> Path | None:
-    """Folder of this run's evaluation, in the run folder or beside it; None if there is none."""
+def _of_this_run(
+    run: RunFolder, name: str, file: str, is_of: Callable[[Path, str], bool]
+) -> list[Path]:
+    """The folder with this name, in the run folder or beside it, whose file is of its generator."""
     generator = run.facts().generator_sha256
-    for folder in (run.path / "evaluation", run.path.resolve().parent / "evaluation"):
-        if (folder / "evaluation.json").exists() and judges(folder, generator):
-            return folder
-    return None
-
-
-def _audits_of(run: RunFolder) -> list[Path]:
-    """Folder of this run's audit, in the run folder or beside it; none if there is none."""
-    generator = run.facts().generator_sha256
-    for folder in (run.path / "audit", run.path.resolve().parent / "audit"):
-        if (folder / AUDIT_FILE).exists() and read_audit(folder).generator == generator:
+    for folder in (run.path / name, run.path.resolve().parent / name):
+        if (folder / file).exists() and is_of(folder, generator):
             return [folder]
     return []
 

@@ -71,6 +71,15 @@ class Audited:
         return sum(attempt.alarm for attempt in self.attempts)
 
 
+def audits_generator(folder: Path, generator_sha256: str) -> bool:
+    """Whether an audit is of this generator.
+
+    Raises:
+        RunError: there is no audit, or none that can be read.
+    """
+    return read_audit(folder).generator == generator_sha256
+
+
 def read_audited(folder: Path, generator_sha256: str, *, picture: bool) -> Audited:
     """Reads the results of `asyndgan audit`.
 

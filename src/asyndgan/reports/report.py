@@ -119,8 +119,7 @@ def _page(
     useful = read_usefulness(evaluation, examples=bool(real)) if evaluation else None
     traffic = read_traffic(facts, recipe, records, numbers, _kept_masks(run))
     weights = _generator(run, facts)
-    generator = weights.sha256 or facts.generator_sha256
-    audited = [read_audited(one, generator, picture=bool(real)) for one in audits]
+    audited = [read_audited(one, facts.generator_sha256, picture=bool(real)) for one in audits]
     return {
         "title": title or _title(facts),
         "name": run.path.resolve().name,
