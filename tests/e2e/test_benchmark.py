@@ -573,6 +573,7 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(
     assert by_way["linear regression"]["ssim"] > by_way["painted from the mask"]["ssim"]
     markdown, _ = write_evidence(tmp_path / "out")
     assert "heads: FLAIR completed" in markdown.read_text()
+    assert "\N{EN DASH} to" not in markdown.read_text()
     assert (tmp_path / "out/evaluations/heads/small/main/completion.png").stat().st_size > 1000
     first, *_ = sorted((lacking / "truth").iterdir())
     first.unlink()

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -191,9 +192,10 @@ def plot_completions(
     label: int,
     path: Path,
 ) -> None:
-    """Plots the present modalities, the completed ones of each way, and the acquired one.
+    """Plots the present modalities, the acquired one, and what each way completed it with.
 
-    The figure shows real patients.
+    All pictures of a case have one scale of brightness, that of its acquired images. The figure
+    shows real patients.
 
     Args:
         completed: images with all modalities, one for each case, by way of completion.
@@ -212,13 +214,15 @@ def plot_completions(
         f"{modality}, {way}": [images[p][own] for p in places] for way, images in completed.items()
     }
     with rc_context(_STYLE):
-        size = (1.3 * count + 1.2, 1.3 * len(lines) + 0.2)
+        size = (1.3 * count + 1.4, 1.3 * len(lines) + 0.2)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(lines), count, squeeze=False)
+        brightest = [float(judged[place].image.quantile(0.995)) for place in places]
         for panels, (name, pictures) in zip(grid, lines.items(), strict=True):
-            for panel, picture in zip(panels, pictures, strict=True):
-                panel.imshow(picture.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
-            panels[0].set_ylabel(name.replace(", ", ",\n"))
+            for panel, picture, high in zip(panels, pictures, brightest, strict=True):
+                panel.imshow(picture.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=high)
+            about = fill(name, width=16, break_long_words=False)
+            panels[0].set_ylabel(about, rotation=0, ha="right", va="center")
         _bare(grid)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)

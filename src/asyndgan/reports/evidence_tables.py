@@ -318,4 +318,6 @@ def _with_floor(value: float | None, floor: float | None) -> str:
 
 
 def _between(low: float | None, high: float | None, digits: int) -> str:
+    if low is None and high is None:
+        return decimal(None, digits)
     return f"{decimal(low, digits)} to {decimal(high, digits)}"
