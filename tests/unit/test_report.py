@@ -1,4 +1,5 @@
 import json
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,6 +14,7 @@ from typer.testing import CliRunner
 from asyndgan.cli.report import report as report_command
 from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
+from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.recipe import Recipe
 from asyndgan.reports.curves import loss_charts, presence, run_charts
 from asyndgan.reports.gallery import BUDGET, build_gallery
@@ -93,19 +95,32 @@ def evaluation(folder: Path, **more: Any) -> Path:
     return folder
 
 
+def attack(name: str, area: tuple[float, float, float, float]) -> dict[str, Any]:
+    """An attack with this area under the curve, its interval, and its p-value."""
+    auc, low, high, p_value = area
+    return {
+        "name": name, "auc": auc, "low": low, "high": high, "p_value": p_value,
+        "members": 40, "others": 30, "epsilon": 0.1,
+    }  # fmt: skip
+
+
+def hostile_audit(folder: Path) -> Path:
+    """An audit with markup wherever it has text."""
+    pixels = {"site": HOSTILE} | {way: [9.0] for way in ("read", "followed", "painted", "flat")}
+    return audit(
+        folder, confirmed={HOSTILE: True}, uncompared=[HOSTILE], modalities=[HOSTILE],
+        attacks=[attack(HOSTILE, (0.8, 0.7, 0.9, 0.001))], pixels=[{"step": 1, **pixels}],
+    )  # fmt: skip
+
+
 def audit(folder: Path, generator: str = "cd34", **more: Any) -> Path:
     """What `asyndgan audit` writes: one attack tells members, and one coordinator reads pixels."""
     areas = {"painting": (0.5, 0.4, 0.6, 0.5), "nearest": (0.8, 0.7, 0.9, 0.001)}
-    attacks = [
-        {
-            "name": name, "auc": auc, "low": low, "high": high, "p_value": p_value,
-            "members": 40, "others": 30, "epsilon": 0.1,
-        }
-        for name, (auc, low, high, p_value) in areas.items()
-    ]  # fmt: skip
+    attacks = [attack(name, area) for name, area in areas.items()]
     pixels = {"step": 10, "followed": [20.0], "painted": [21.0], "flat": [12.0]}
     tables = {
-        "generator_sha256": generator, "masks_sha256": "ef", "fading": {}, "painting_version": 1,
+        "generator_sha256": generator, "masks_sha256": "ef", "fading": AS_PAINTED.told(),
+        "painting_version": PAINTING_VERSION,
         "modalities": ["T1"], "canaries": "", "confirmed": {"north": True, "south": True},
         "uncompared": [], "attacks": attacks,
         "copies": {
@@ -211,7 +226,7 @@ def test_text_from_others_is_never_markup(tmp_path):
         evaluation=folder,
         title=HOSTILE,
         real={HOSTILE: [case("ann", modalities=modalities)]},
-        audits=[audit(tmp_path / "audit", confirmed={HOSTILE: True}, uncompared=[HOSTILE])],
+        audits=[hostile_audit(tmp_path / "audit")],
     )
     assert not found.all("script")
     assert all((img["src"] or "").startswith("data:") for img in found.all("img"))
@@ -324,12 +339,13 @@ def test_a_missing_evaluation_is_named(tmp_path):
 def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announced(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     found = page(run, audits=[audit(tmp_path / "audit")])
-    assert "40 patients of north and south against 30 whom it never saw" in found.text
+    assert "40 patients of north and south against 30 others, by T1" in found.text
     assert "0.80 0.70 to 0.90 MEMBERS CAN BE TOLD" in found.text
     assert "20.0 dB 21.0 without A coordinator that asks again and again reads no" in found.text
     assert "REAL PIXELS CAN BE READ by a coordinator (1 of 1 images), south" in found.text
     assert [row.get("class") for row in found.all("tr")].count("alarm") == 2
-    assert "Not every attack failed. In two attacks" in found.text
+    assert "Not every attack failed. In two attacks the attacker learned" in found.text
+    assert "Not every attack says something" not in found.text
     assert "differential privacy bounds every attacker, and this run has none" in found.text
 
 
@@ -341,6 +357,42 @@ def test_audits_of_hospitals_each_have_a_card_with_what_they_could_not_say(tmp_p
     assert "not compared with the patients of south" in found.text
     assert "north was not asked for pixels" in found.text
     assert "Only canaries were compared" in found.text
+    assert found.text.count("Epsilon is at least 0.10") == 2
+
+
+def test_an_audit_of_too_few_patients_did_not_learn_from_them(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    few = attack("painting", (0.5, 0.1, 0.9, 0.5))
+    found = page(run, audits=[audit(tmp_path / "audit", attacks=[few], pixels=[])])
+    assert "TOO FEW PATIENTS" in found.text
+    assert "Not every attack says something. One attack had too few" in found.text
+    assert "Not every attack failed" not in found.text
+    assert [row.get("class") for row in found.all("tr")].count("alarm") == 1
+
+
+def test_a_near_copy_is_announced(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    copied = {
+        "found": 1, "members": 40, "others": 30, "nearest": 0.1, "nearest_other": 0.7,
+        "p_value": 0.001,
+    }  # fmt: skip
+    found = page(run, audits=[audit(tmp_path / "audit", attacks=[], copies=copied, pixels=[])])
+    assert "Not every attack failed. In one attack the attacker learned" in found.text
+
+
+def test_what_was_audited_otherwise_than_today_is_doubted(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    old = audit(tmp_path / "a", fading=Fading((2,)).told(), painting_version=0)
+    text = page(run, audits=[old]).text
+    assert "An earlier version painted what was audited" in text
+    assert "The audited images show lesion more or less clearly" in text
+
+
+def test_why_no_site_could_be_asked_is_said(tmp_path):
+    recipe = load_recipe("default", ["masks.source=given"])
+    run = run_folder(tmp_path / "run", generator_sha256="cd34", recipe=recipe)
+    text = page(run, audits=[audit(tmp_path / "audit", pixels=[])]).text
+    assert "No site was asked for pixels, for the masks were given" in text
 
 
 def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_path):
@@ -348,14 +400,15 @@ def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_
     tried = [audit(tmp_path / "audit")]
     without, beside = (
         page(run, audits=tried),
-        page(run, audits=tried, real={"north": cases("north")}),
+        page(run, audits=tried, real={"north": cases("north"), "south": cases("south")}),
     )
-    for found, shown in ((without, False), (beside, True)):
+    norths = page(run, audits=tried, real={"north": cases("north")})
+    for found, shown in ((without, False), (beside, True), (norths, False)):
         assert ("Real patients above the synthetic images nearest" in found.text) is shown
         assert ("beside their nearest synthetic ones" in found.text) is shown
     (tried[0] / "nearest.png").write_bytes(b"none")
     with pytest.raises(RunError, match="no picture"):
-        page(run, audits=tried, real={"north": cases("north")})
+        page(run, audits=tried, real={"north": cases("north"), "south": cases("south")})
 
 
 def test_without_an_audit_the_page_says_how_to_make_one(tmp_path):
@@ -363,26 +416,46 @@ def test_without_an_audit_the_page_says_how_to_make_one(tmp_path):
     assert "asyndgan audit run --site north=FOLDER --site south=FOLDER --holdout FOLDER" in text
     held_out = load_recipe("default", ["training.hold_out=0.2"])
     text = page(run_folder(tmp_path / "held", recipe=held_out)).text
-    assert "--site south=FOLDER --out held/audit" in text
+    assert "--site south=FOLDER --state NAME=FOLDER ... --out held/audit" in text
+    text = page(run_folder(tmp_path / "here", recipe=held_out, engine="processes")).text
+    assert "--site south=FOLDER --out here/audit" in text
 
 
 def test_another_generators_audit_is_not_shown_as_this_ones(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
-    audit(tmp_path / "audit", "another")
+    audit(tmp_path / "audit", "another", pixels="of an earlier version")
     assert CliRunner().invoke(command(), [str(run.path)]).exit_code == 0
     assert "Not tried yet" in Page(run.path / "report.html").text
     with pytest.raises(RunError, match="audits another generator"):
-        page(run, audits=[tmp_path / "audit"])
+        page(run, audits=[audit(tmp_path / "named", "another")])
     audit(tmp_path / "audit")
     assert CliRunner().invoke(command(), [str(run.path)]).exit_code == 0
     assert "MEMBERS CAN BE TOLD" in Page(run.path / "report.html").text
 
 
-@pytest.mark.parametrize("pixels", [[{"site": "north"}], [{"read": []}], 3, {"a": 1}])
-def test_an_audit_that_is_none_is_named(tmp_path, pixels):
+def ratios(value: object) -> dict[str, Any]:
+    return {"site": "north", "step": 1} | {
+        way: [value] for way in ("read", "followed", "painted", "flat")
+    }
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"pixels": pixels} for pixels in ([{"site": "north"}], [{"read": []}], 3, {"a": 1})),
+        *({"pixels": [ratios(value)]} for value in (1e308, math.inf, math.nan, "much")),
+        {"painting_version": 4.9},
+        {"painting_version": str(PAINTING_VERSION)},
+        {"confirmed": {"\ud800": True}},
+        {"fading": {}},
+        {"copies": {"found": 0, "members": 1e30}},
+    ],
+    ids=str,
+)
+def test_an_audit_that_is_none_is_named(tmp_path, wrong):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     with pytest.raises(RunError, match="no audit that can be read"):
-        page(run, audits=[audit(tmp_path / "audit", pixels=pixels)])
+        page(run, audits=[audit(tmp_path / "audit", **wrong)])
 
 
 def test_the_timeline_appears_once_a_site_was_away(tmp_path):

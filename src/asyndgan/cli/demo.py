@@ -23,6 +23,7 @@ from asyndgan.evaluation.audit_run import audit_run
 from asyndgan.models import native_bfloat16
 from asyndgan.protocol import Transport
 from asyndgan.reports.audited import read_audited
+from asyndgan.reports.found import is_of_generator
 from asyndgan.reports.report import write_report
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
@@ -111,13 +112,18 @@ def demo(
             part.tell(f"{len(evaluation.rows)} rows in {out / 'evaluation' / 'evaluation.json'}")
         if engine != "flare":  # whose demo is about who is there, and has ten minutes
             with display.part("Attack it as a coordinator and as a stranger could") as part:
-                if not (audited / AUDIT_FILE).exists():
+                generator = run.facts().generator_sha256
+                file = audited / AUDIT_FILE
+                if not file.exists() or not is_of_generator(file, generator):
                     audit_run(
                         run, sites, audited, holdout=test, asked=list(sites)[:1],
                         synthetic=synthetic,
                     )  # fmt: skip
-                tried = read_audited(audited, run.generator_digest(), picture=False)
-                part.tell(f"{tried.alarms} of {len(tried.attempts)} attacks learned something")
+                tried = read_audited(run, audited, shown=())
+                part.tell(
+                    f"of {len(tried.attempts)} attacks {tried.learned} learned something, "
+                    f"{tried.undecided} cannot say with so few patients"
+                )
         with display.part("Write the report") as part:
             image, modalities = run.recipe().image, run.facts().modalities
             report = write_report(

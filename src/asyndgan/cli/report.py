@@ -1,6 +1,5 @@
 """`asyndgan report`: one page about a run."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,9 +13,8 @@ from asyndgan.errors import RunError
 from asyndgan.evaluation import released_masks, synthesise
 from asyndgan.evaluation.audit import AUDIT_FILE
 from asyndgan.evaluation.of_run import check_provenance
-from asyndgan.reports.audited import audits_generator
+from asyndgan.reports.found import is_of_generator
 from asyndgan.reports.report import write_report
-from asyndgan.reports.usefulness import judges
 from asyndgan.reports.words import size
 from asyndgan.runs import RunFolder
 
@@ -53,9 +51,9 @@ def report(
     """Writes one page about a run: images, usefulness, training, what left the sites, attacks."""
     console = Console(stderr=True)
     folder = RunFolder(run)
-    found = _of_this_run(folder, "evaluation", "evaluation.json", judges)
-    judged = evaluation or next(iter(found), None)
-    audits = audit or _of_this_run(folder, "audit", AUDIT_FILE, audits_generator)
+    judged = evaluation or _of_this_run(folder, "evaluation", "evaluation.json", "about")
+    found = _of_this_run(folder, "audit", AUDIT_FILE)
+    audits = audit or ([found] if found else [])
     page = write_report(
         folder,
         out or run / "report.html",
@@ -72,15 +70,13 @@ def report(
     console.print(f"{page} ({size(page.stat().st_size)}), {about}", highlight=False, markup=False)
 
 
-def _of_this_run(
-    run: RunFolder, name: str, file: str, is_of: Callable[[Path, str], bool]
-) -> list[Path]:
+def _of_this_run(run: RunFolder, name: str, file: str, *within: str) -> Path | None:
     """The folder with this name, in the run folder or beside it, whose file is of its generator."""
     generator = run.facts().generator_sha256
     for folder in (run.path / name, run.path.resolve().parent / name):
-        if (folder / file).exists() and is_of(folder, generator):
-            return [folder]
-    return []
+        if (folder / file).exists() and is_of_generator(folder / file, generator, *within):
+            return folder
+    return None
 
 
 def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Case]:

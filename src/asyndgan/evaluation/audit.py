@@ -323,11 +323,11 @@ def audit(
         "sites": guessed and {**asdict(guessed), "verdict": guessed.verdict},
         "pixels": [{**asdict(one), "verdict": one.verdict} for one in pixels],
     }
-    write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
     near = of_members.min(dim=1)
     closest = near.values.argsort()[:6].tolist()
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
     write_whole(out / NEAREST_FILE, _picture(pairs, copies.verdict))
+    write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
     return Audit(attacks, copies, guessed, uncompared)
 
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Final, final
 
 from asyndgan.errors import RunError
 from asyndgan.evaluation.audit import AUDIT_FILE, Attack, Audit, NearCopies, SitesGuessed
@@ -12,6 +12,12 @@ from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
+
+MOST: Final = 10**9
+"""Largest number of patients, or of steps, that is taken for one."""
+
+MOST_DECIBELS: Final = 1000.0
+"""Largest ratio between images that is taken for one; rounding leaves some 130."""
 
 
 @final
@@ -57,20 +63,21 @@ def read_audit(folder: Path) -> AuditRecord:
                 attacks=[_stored_attack(one) for one in tables["attacks"]],
                 copies=_stored_copies(tables["copies"]),
                 sites=None if sites is None else _stored_sites(sites),
-                uncompared=[str(site) for site in tables["uncompared"]],
+                uncompared=[_text(site) for site in tables["uncompared"]],
             ),
             pixels=[_stored_pixels(one) for one in tables["pixels"]],
-            generator=str(tables["generator_sha256"]),
-            masks=str(tables["masks_sha256"]),
-            fading=dict(tables["fading"]),
-            painting_version=int(tables["painting_version"]),
-            modalities=frozenset(str(name) for name in tables["modalities"]),
-            canaries=str(tables["canaries"]),
-            confirmed={str(k): v is True for k, v in dict(tables["confirmed"]).items()},
+            generator=_text(tables["generator_sha256"]),
+            masks=_text(tables["masks_sha256"]),
+            fading=_stored_fading(tables["fading"]),
+            painting_version=_whole(tables["painting_version"]),
+            modalities=frozenset(_text(name) for name in tables["modalities"]),
+            canaries=_text(tables["canaries"]),
+            confirmed={_text(k): v is True for k, v in dict(tables["confirmed"]).items()},
         )
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
-            f"{path} is no audit that can be read; make one with 'asyndgan audit' first."
+            f"{path} is no audit that can be read, or an earlier version's; make it anew with "
+            "'asyndgan audit', or remove it."
         ) from error
 
 
@@ -155,24 +162,42 @@ def _passed(
     return sorted(record.confirmed), record.modalities, "; ".join(verdicts)
 
 
+def _stored_fading(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {**table, "faded": [_whole(label) for label in table["faded"]]}
+
+
 def _stored_attack(table: Mapping[str, Any]) -> Attack:
     return Attack(
-        name=str(table["name"]),
-        members=int(table["members"]),
-        others=int(table["others"]),
+        name=_text(table["name"]),
+        members=_whole(table["members"]),
+        others=_whole(table["others"]),
         **_numbers(table, "auc", "low", "high", "p_value", "epsilon"),
     )
 
 
 def _stored_copies(table: Mapping[str, Any]) -> NearCopies:
-    if not 0 <= int(table["found"]) <= int(table["members"]) or not int(table["members"]):
+    found, members = _whole(table["found"]), _whole(table["members"])
+    if found > members or not members:
         raise ValueError("more are found than there are members")
     return NearCopies(
-        found=int(table["found"]),
-        members=int(table["members"]),
-        others=int(table["others"]),
+        found=found,
+        members=members,
+        others=_whole(table["others"]),
         **_numbers(table, "nearest", "nearest_other", "p_value"),
     )
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value <= MOST:
+        raise ValueError("no number of patients or images")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("no text")
+    value.encode()  # refuses half a character, which no page or model card can hold
+    return value
 
 
 def _numbers(table: Mapping[str, Any], *keys: str) -> dict[str, float]:
@@ -181,8 +206,8 @@ def _numbers(table: Mapping[str, Any], *keys: str) -> dict[str, float]:
 
 def _stored_sites(table: Mapping[str, Any]) -> SitesGuessed:
     return SitesGuessed(
-        right=int(table["right"]),
-        patients=int(table["patients"]),
+        right=_whole(table["right"]),
+        patients=_whole(table["patients"]),
         **_numbers(table, "low", "high", "always", "p_value"),
     )
 
@@ -193,4 +218,6 @@ def _stored_pixels(table: Mapping[str, Any]) -> PixelsRead:
     }
     if not ways["read"] or len({len(each) for each in ways.values()}) != 1:
         raise ValueError("each way has a ratio for each image")
-    return PixelsRead(site=str(table["site"]), step=int(table["step"]), **ways)
+    if any(not abs(one) <= MOST_DECIBELS for way in ways.values() for one in way):
+        raise ValueError("no ratio of images")
+    return PixelsRead(site=_text(table["site"]), step=_whole(table["step"]), **ways)

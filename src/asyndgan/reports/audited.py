@@ -1,17 +1,22 @@
 """Reads audits for a page: what attackers learned about the patients behind a run."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Final, final
 
+from PIL import Image as Pillow
+
 from asyndgan.errors import RunError
 from asyndgan.evaluation.audit import NEAREST_FILE
 from asyndgan.evaluation.audit_record import AuditRecord, read_audit
+from asyndgan.evaluation.reconstruction import not_asked
+from asyndgan.evaluation.synthesise import PAINTING_VERSION
 from asyndgan.reports.usefulness import figure
 from asyndgan.reports.words import counted, decimal, sentence, together
+from asyndgan.runs import RunFolder
 
 _QUESTIONS: Final = {
     "painting": "Was this patient in the run? Told by how like the patient's image is to what the "
@@ -29,7 +34,8 @@ class Attempt:
     Attributes:
         question: what the attacker wants to know.
         answer: what came of it.
-        alarm: whether the attacker learned something about a patient, or nobody can say.
+        learned: whether the attacker learned something about a patient.
+        undecided: whether nobody can say.
         figure: the number behind it, as text; empty if there is none.
         beside: what to compare the number with, as text.
         low: place of the lower end of the interval of an area; None if there is none.
@@ -39,7 +45,8 @@ class Attempt:
 
     question: str
     answer: str
-    alarm: bool
+    learned: bool = False
+    undecided: bool = False
     figure: str = ""
     beside: str = ""
     low: float | None = None
@@ -66,56 +73,62 @@ class Audited:
     picture: str
 
     @property
-    def alarms(self) -> int:
-        """Number of attacks that learned something, or of which nobody can say."""
-        return sum(attempt.alarm for attempt in self.attempts)
+    def learned(self) -> int:
+        """Number of attacks that learned something about a patient."""
+        return sum(attempt.learned for attempt in self.attempts)
+
+    @property
+    def undecided(self) -> int:
+        """Number of attacks of which nobody can say."""
+        return sum(attempt.undecided for attempt in self.attempts)
 
 
-def audits_generator(folder: Path, generator_sha256: str) -> bool:
-    """Whether an audit is of this generator.
-
-    Raises:
-        RunError: there is no audit, or none that can be read.
-    """
-    return read_audit(folder).generator == generator_sha256
-
-
-def read_audited(folder: Path, generator_sha256: str, *, picture: bool) -> Audited:
+def read_audited(run: RunFolder, folder: Path, *, shown: Collection[str]) -> Audited:
     """Reads the results of `asyndgan audit`.
 
     Args:
+        run: the run that the page is about.
         folder: folder that contains audit.json and nearest.png.
-        generator_sha256: hash of the generator that the page is about.
-        picture: include nearest.png, which shows real patients.
+        shown: sites whose real images may be on the page. The picture, which shows patients, is
+            left out if it may have another site's.
 
     Raises:
         RunError: there is no audit, none that can be read, one of another generator, or one whose
             picture cannot be read.
     """
     record = read_audit(folder)
-    if record.generator != generator_sha256:
+    if record.generator != run.facts().generator_sha256:
         raise RunError(
             f"{folder} audits another generator; name an audit of this run, or make it with "
             "'asyndgan audit'."
         )
     try:
-        shown = figure(folder / NEAREST_FILE) if picture else ""
-    except (OSError, ValueError) as error:
+        picture = figure(folder / NEAREST_FILE) if {*record.confirmed} <= {*shown} else ""
+    except (OSError, ValueError, Pillow.DecompressionBombError) as error:
         raise RunError(
             f"{folder / NEAREST_FILE} is no picture; make it anew with 'asyndgan audit'."
         ) from error
-    return Audited(_who(record), tuple(_doubts(record)), tuple(_attempts(record)), shown)
+    doubts = tuple(_doubts(record, run))
+    return Audited(_who(record), doubts, tuple(_attempts(record)), picture)
 
 
 def _who(record: AuditRecord) -> str:
     copies = record.audit.copies
     sites = f" of {together(sorted(record.confirmed))}" if record.confirmed else ""
-    return f"{counted(copies.members, 'patient')}{sites} against {copies.others} whom it never saw"
+    compared = f", by {together(sorted(record.modalities))}" if record.modalities else ""
+    return f"{counted(copies.members, 'patient')}{sites} against {copies.others} others{compared}"
 
 
-def _doubts(record: AuditRecord) -> Iterator[str]:
+def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
+    """Sentences on what an audit cannot say."""
     if record.canaries:
         yield "Only canaries were compared, patients put in on purpose."
+    if record.painting_version != PAINTING_VERSION:
+        yield "An earlier version painted what was audited; what today's paints was not."
+    if faded := record.fading["faded"]:
+        labels = run.facts().labels
+        names = [labels.get(str(value), f"label {value}") for value in faded]
+        yield f"The audited images show {together(names)} more or less clearly."
     if unknown := sorted(name for name, known in record.confirmed.items() if not known):
         yield f"Nothing confirms that {together(unknown)} trained with these patients."
     if record.audit.uncompared:
@@ -124,7 +137,9 @@ def _doubts(record: AuditRecord) -> Iterator[str]:
             f"{together(record.audit.uncompared)}, which may hold some of them too."
         )
     asked = {one.site for one in record.pixels}
-    if rest := sorted({*record.confirmed} - asked):
+    if beyond := not_asked(run):
+        yield f"No site was asked for pixels, for {beyond}."
+    elif rest := sorted({*record.confirmed} - asked):
         yield f"{together(rest)} {'was' if len(rest) == 1 else 'were'} not asked for pixels."
 
 
@@ -132,8 +147,9 @@ def _attempts(record: AuditRecord) -> Iterator[Attempt]:
     for attack in record.audit.attacks:
         yield Attempt(
             question=_QUESTIONS.get(attack.name, attack.name),
-            answer=sentence(attack.verdict),
-            alarm=not attack.passes,
+            answer=sentence(attack.verdict) + _bound(record, attack.epsilon),
+            learned=attack.tells,
+            undecided=not attack.tells and not attack.passes,
             figure=decimal(attack.auc, 2),
             beside=f"{decimal(attack.low, 2)} to {decimal(attack.high, 2)}",
             low=_place(attack.low),
@@ -142,19 +158,26 @@ def _attempts(record: AuditRecord) -> Iterator[Attempt]:
         )
     copies = record.audit.copies
     yield Attempt(
-        "Is a synthetic image a copy of a patient's?", sentence(copies.verdict), not copies.passes
+        "Is a synthetic image a copy of a patient's?",
+        sentence(copies.verdict),
+        learned=not copies.passes,
     )
     for pixels in record.pixels:
         yield Attempt(
             f"Can a coordinator that asks {pixels.site} again and again read its images?",
             sentence(pixels.verdict),
-            bool(pixels.told),
-            f"{fmean(pixels.asked):.1f} dB",
-            f"{fmean(pixels.anyway):.1f} without",
+            learned=bool(pixels.told),
+            figure=f"{fmean(pixels.asked):.1f} dB",
+            beside=f"{fmean(pixels.anyway):.1f} without",
         )
     if guessed := record.audit.sites:
         # A scanner's look tells this, and nothing about who took part: no alarm.
-        yield Attempt("At which site was a patient imaged?", sentence(guessed.verdict), False)
+        yield Attempt("At which site was a patient imaged?", sentence(guessed.verdict))
+
+
+def _bound(record: AuditRecord, epsilon: float) -> str:
+    """What canaries are for: the least epsilon that their being told is possible with."""
+    return f". Epsilon is at least {decimal(epsilon, 2)}" if record.canaries else ""
 
 
 def _place(area: float) -> float | None:

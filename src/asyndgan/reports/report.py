@@ -16,14 +16,16 @@ from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.audited import Audited, read_audited
 from asyndgan.reports.curves import loss_charts, presence, run_charts, traffic_chart
+from asyndgan.reports.found import is_of_generator
 from asyndgan.reports.gallery import build_gallery
 from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.traffic import Traffic, read_traffic
-from asyndgan.reports.usefulness import Usefulness, judges, read_usefulness
+from asyndgan.reports.usefulness import Usefulness, read_usefulness
 from asyndgan.reports.words import amount, counted, duration, sentence, size, together
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training.checkpoint import read
 
+_SIMULATED: Final = ("inprocess", "processes")
 MANY: Final = 6
 """Largest number of sites that are all named."""
 
@@ -111,7 +113,9 @@ def _page(
     numbers = {site: place for place, site in enumerate(facts.sites)}
     labels = {int(number): name for number, name in facts.labels.items()}
     gallery = build_gallery(synthetic, real, list(numbers), labels)
-    if evaluation and not judges(evaluation, facts.generator_sha256):
+    if evaluation and not is_of_generator(
+        evaluation / "evaluation.json", facts.generator_sha256, "about"
+    ):
         raise RunError(
             f"{evaluation} judges another generator than that of {run.path}; name the evaluation "
             "of this run, or make it with 'asyndgan evaluate'."
@@ -119,7 +123,7 @@ def _page(
     useful = read_usefulness(evaluation, examples=bool(real)) if evaluation else None
     traffic = read_traffic(facts, recipe, records, numbers, _kept_masks(run))
     weights = _generator(run, facts)
-    audited = [read_audited(one, facts.generator_sha256, picture=bool(real)) for one in audits]
+    audited = [read_audited(run, one, shown=real) for one in audits]
     return {
         "title": title or _title(facts),
         "name": run.path.resolve().name,
@@ -178,7 +182,8 @@ def _audit_command(run: RunFolder, facts: RunFacts) -> str:
     """The command for an audit that the next report finds by itself."""
     name, sites = _named_in_commands(run, facts)
     holdout = "" if run.recipe().training.hold_out else "--holdout FOLDER "
-    return f"asyndgan audit {name} {sites} {holdout}--out {name}/audit"
+    states = "" if facts.engine in _SIMULATED else "--state NAME=FOLDER ... "
+    return f"asyndgan audit {name} {sites} {holdout}{states}--out {name}/audit"
 
 
 def _named_in_commands(run: RunFolder, facts: RunFacts) -> tuple[str, str]:
@@ -291,14 +296,21 @@ def _notices(
             "could read pixels from it; see \u201cWhat moved\u201d.",
             grave=True,
         )
-    if alarms := sum(one.alarms for one in audited):
+    if learned := sum(one.learned for one in audited):
         yield Notice(
             "Not every attack failed",
-            f"In {counted(alarms, 'attack')} the attacker learned something of patients, or there "
-            "were too few to tell; see \u201cAttacks\u201d.",
+            f"In {counted(learned, 'attack')} the attacker learned something of patients; see "
+            "\u201cAttacks\u201d.",
             grave=True,
         )
-    if facts.engine in ("inprocess", "processes"):
+    if undecided := sum(one.undecided for one in audited):
+        yield Notice(
+            "Not every attack says something",
+            f"{sentence(counted(undecided, 'attack'))} had too few patients, or others that are "
+            "unlike the run's, so that failing proves nothing; see \u201cAttacks\u201d.",
+            grave=True,
+        )
+    if facts.engine in _SIMULATED:
         yield Notice(
             "Simulated sites",
             f"All sites ran on one machine (engine \u201c{facts.engine}\u201d). The messages and "

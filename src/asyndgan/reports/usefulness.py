@@ -165,15 +165,6 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
         ) from error
 
 
-def judges(folder: Path, generator_sha256: str) -> bool:
-    """Whether an evaluation is of this generator; true if it does not say or cannot be read."""
-    try:
-        about = json.loads((folder / "evaluation.json").read_text("utf-8")).get("about") or {}
-        return about.get("generator_sha256") in (None, generator_sha256)
-    except (OSError, ValueError, AttributeError):
-        return True  # `read_usefulness` reports what is wrong with it
-
-
 def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
     rows: list[Mapping[str, Any]] = stored["rows"]
     by_label: dict[str, list[Mapping[str, Any]]] = {}
