@@ -800,6 +800,9 @@ class Recipe(Section):
             "loss.features is above 0": self.loss.features,
             "loss.segmentation is above 0": self.loss.segmentation,
             "loss.adversarial_weight is not 1": self.loss.adversarial_weight != 1,
+            "discriminator.joint is false, and no network judges an image as a whole": (
+                not self.discriminator.joint
+            ),
             "discriminator.cross_fitted is true": any(
                 own.cross_fitted for own in self.discriminators.values()
             ),

@@ -228,7 +228,7 @@ def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(
     recipe = run.recipe()
     painted = load_masks(tmp_path / "masks", recipe.image)
     assert len(painted) == 7
-    cases = load_cases(tmp_path / "synthetic", recipe.image)
+    cases = load_cases(tmp_path / "synthetic", recipe.image, synthetic=True)
     assert [case.mask.tolist() for case in cases] == [mask.tolist() for _, mask in painted]
     # And they can be given to sites, so that no patient's mask is ever sent.
     train(tiny(*GIVEN), phantoms, tmp_path / "third", masks=tmp_path / "masks")

@@ -31,10 +31,12 @@ from asyndgan.evaluation.synthesise import digests_of, masks_in, released_masks,
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 
+MakeRecipe = Callable[..., Recipe]
+
 
 @pytest.fixture(scope="module")
 def run(
-    tiny: Callable[..., Recipe],
+    tiny: MakeRecipe,
     phantoms: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> RunFolder:
@@ -121,7 +123,7 @@ def test_a_completed_set_says_what_its_translator_learned_from(
 
 
 def test_a_channel_says_if_its_numbers_are_not_those_of_acquired_ones(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+    tiny: MakeRecipe, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
 ) -> None:
     """Percentiles and deviations are a case's own, so a painted channel has none."""
     recipe = tiny(
@@ -185,7 +187,7 @@ def test_masks_can_be_hidden_from_what_is_completed(
 )
 def test_a_look_changes_what_is_completed(
     way: tuple[object, ...],
-    tiny: Callable[..., Recipe],
+    tiny: MakeRecipe,
     phantoms: dict[str, Path],
     without_t2: Path,
     tmp_path: Path,
@@ -205,7 +207,7 @@ def test_a_look_changes_what_is_completed(
 
 
 def test_all_slices_of_a_patient_are_painted_in_one_look_however_they_are_named(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+    tiny: MakeRecipe, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
 ) -> None:
     recipe = tiny("image.size=32", "training.steps=2", "generator.noise=0", "generator.style=4")
     run = train(recipe, phantoms, tmp_path / "run")
@@ -232,7 +234,7 @@ def test_all_slices_of_a_patient_are_painted_in_one_look_however_they_are_named(
 
 
 def test_a_run_that_paints_from_nothing_neither_completes_nor_augments(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+    tiny: MakeRecipe, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
 ) -> None:
     recipe = tiny(
         "image.size=32", "training.steps=1", "condition.kind=none", "masks.release=false",
@@ -278,6 +280,26 @@ def test_nothing_is_left_of_a_completion_that_fails(
     with pytest.raises(AsyndganError, match=r"every case in .* has T1, T2, FLAIR already"):
         complete(run.path, "--site", phantoms["north"], "--out", out)
     assert not out.exists()
+
+
+def test_images_too_small_for_a_translator_are_refused_before_anything_is_painted(
+    tiny: MakeRecipe, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+) -> None:
+    run = train(tiny("image.size=16"), phantoms, tmp_path / "run")
+    with pytest.raises(AsyndganError, match=r"measure \(16, 16\); the network needs multiples"):
+        complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 2)
+    complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--way", "painted")
+
+
+def test_a_synthetic_set_is_no_sites_and_judges_nothing(
+    run: RunFolder, tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    painted = tmp_path / "painted"
+    command("generate", run.path, "--masks", phantoms["south"], "--out", painted)
+    with pytest.raises(AsyndganError, match="is a synthetic data set, and patients are wanted"):
+        train(tiny("image.size=32"), {**phantoms, "south": painted}, tmp_path / "again")
+    with pytest.raises(AsyndganError, match="is a synthetic data set, and patients are wanted"):
+        evaluated(run, phantoms, tmp_path / "judged", "--test", painted)
 
 
 def test_a_modality_that_the_run_does_not_paint_is_refused(
@@ -412,7 +434,7 @@ def test_a_set_that_cannot_be_written_is_refused_before_anything_is_painted(
 
 
 def test_patients_whom_a_run_held_out_are_those_that_it_is_judged_on(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     """Also where judging can use fewer of a site's cases than training did."""
     folder = tmp_path / "some"
@@ -484,7 +506,7 @@ def test_labels_that_mean_something_else_are_not_painted(
 
 
 def test_volumes_are_not_augmented_by_slices(
-    tiny: Callable[..., Recipe], run: RunFolder, tmp_path: Path
+    tiny: MakeRecipe, run: RunFolder, tmp_path: Path
 ) -> None:
     folder = tmp_path / "volumes"
     for part in ("imagesTr", "labelsTr"):
@@ -523,7 +545,7 @@ def test_synthetic_cases_are_stored_as_the_real_ones_are(
 
 
 def test_synthetic_slices_of_a_scanner_lie_where_the_real_ones_do(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     recipe = tiny("image.size=32", "image.axis=sagittal", "training.flip=false", "training.steps=1")
     run = train(recipe, phantoms, tmp_path / "run")
@@ -598,7 +620,7 @@ def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
 
 
 def test_who_is_held_out_does_not_come_back_by_his_mask(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.5")
     held = train(recipe, phantoms, tmp_path / "run")
@@ -645,7 +667,7 @@ def test_completions_are_the_same_whatever_the_order_of_the_sets_modalities(
 
 
 def test_what_a_site_does_not_hold_is_painted_in_the_look_of_one_that_does(
-    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     """Nobody has judged it in the other look, so what would be painted there means nothing."""
     recipe = tiny("image.size=32", "training.steps=2", "generator.style=8", "generator.noise=2")

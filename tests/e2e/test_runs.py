@@ -27,6 +27,7 @@ from asyndgan.errors import (
     RunError,
     StorageError,
 )
+from asyndgan.evaluation.synthesise import released_masks, synthesise
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train
@@ -665,6 +666,46 @@ def test_who_comes_later_with_a_modality_that_nobody_named_is_refused_before_any
     with pytest.raises(RunError, match="south comes later and holds T2"):
         train(recipe, phantoms, tmp_path / "run", without={"north": ["T2"]})
     assert not (tmp_path / "run").exists()
+
+
+def test_a_modality_that_no_site_holds_is_refused_although_one_is_still_to_come(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    late, names = "timeline=[{site='south', first=2}]", "image.modalities=['T1', 'T2', 'T1c']"
+    with pytest.raises(RunError, match="paints T1c, which no site holds, early or late"):
+        train(tiny("image.size=32", late, names), phantoms, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_late_site_alone_holds_may_be_normalised_by_itself(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    recipe = tiny(
+        "image.size=32", "timeline=[{site='south', first=2}]", "image.modalities=['T1', 'T2']",
+        "image.intensity.T2.kind=percentiles", "image.intensity.T2.low=1",
+        "image.intensity.T2.high=99",
+    )  # fmt: skip
+    run = train(recipe, phantoms, tmp_path / "run", without={"north": ["T2"]})
+    assert synthesise(run, released_masks(run))[0].modalities == ("T1", "T2")
+
+
+def test_what_nobody_judged_is_not_painted(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    run = train(tiny("image.size=32"), phantoms, tmp_path / "run")
+    facts = run.facts()
+    come = {site: {**about, "modalities": ["T1"]} for site, about in facts.sites.items()}
+    run.write_facts(replace(facts, sites=come))  # as if the one that holds the rest never came
+    with pytest.raises(RunError, match="no site that took part in this run holds T2"):
+        synthesise(run, released_masks(run))
+
+
+def test_a_site_whose_time_comes_when_all_is_over_is_refused(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    late = tiny("image.size=32", "timeline=[{site='south', first=50}]")
+    with pytest.raises(RunError, match="south would come after the last of 6 steps"):
+        train(late, phantoms, tmp_path / "run")
 
 
 def test_modalities_that_take_no_part_do_not_keep_a_late_site_out(phantoms: Sites) -> None:

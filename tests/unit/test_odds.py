@@ -303,7 +303,7 @@ def test_a_site_without_all_modalities_has_no_odds(
     "other",
     [
         "loss.adversarial=hinge", "loss.paired_l1=1", "loss.features=1",
-        "loss.adversarial_weight=2",
+        "loss.adversarial_weight=2", "discriminator.joint=false",
         "integrity.aggregation=median", "privacy.kind=feedback",
     ],
 )  # fmt: skip

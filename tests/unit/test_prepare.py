@@ -281,9 +281,12 @@ def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_pat
         }
     )
     real = load_cases(data_set(tmp_path / "real", 51), settings)[0]
-    synthetic = load_cases(data_set(tmp_path / "synthetic", 51, synthetic=True), settings)[0]
+    painted = data_set(tmp_path / "synthetic", 51, synthetic=True)
+    synthetic = load_cases(painted, settings, synthetic=True)[0]
     assert real.image[0].unique().tolist() == [1]
     assert synthetic.image.unique().tolist() == pytest.approx([-0.6])
+    with pytest.raises(DataError, match="is a synthetic data set, and patients are wanted"):
+        load_cases(painted, settings)
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
@@ -298,7 +301,7 @@ def test_a_spacing_does_not_shrink_sets_that_lie_on_the_recipes_grid_already(
         about = {"modalities": ["T1"], "labels": {"background": 0, "lesion": 1}, "name": "x"}
         write_dataset(tmp_path / name, [case], **about, extra=extra)
     ((_, released),) = load_masks(tmp_path / "ours", settings)
-    (painted,) = load_cases(tmp_path / "ours", settings)
+    (painted,) = load_cases(tmp_path / "ours", settings, synthetic=True)
     assert released.tolist() == painted.mask.tolist() == mask.tolist()
     assert torch.equal(painted.image[0] > 0, painted.mask == 1)
     (resampled,) = load_cases(tmp_path / "real", settings)

@@ -129,7 +129,7 @@ def demo(
             report = write_report(
                 run,
                 out / "report.html",
-                synthetic=load_cases(synthetic, image, modalities),
+                synthetic=load_cases(synthetic, image, modalities, synthetic=True),
                 real={name: load_cases(data, image, modalities) for name, data in sites.items()},
                 evaluation=out / "evaluation",
                 audits=[audited] if (audited / AUDIT_FILE).exists() else [],

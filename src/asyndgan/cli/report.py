@@ -84,7 +84,7 @@ def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Ca
     facts = run.facts()
     if folder:
         check_provenance(run, folder)
-        return load_cases(folder, run.recipe().image, facts.modalities)
+        return load_cases(folder, run.recipe().image, facts.modalities, synthetic=True)
     try:
         return synthesise(run, released_masks(run))
     except RunError as error:

@@ -4,6 +4,7 @@ import re
 from itertools import count
 from pathlib import Path
 from shlex import quote
+from statistics import fmean
 from types import TracebackType
 from typing import Annotated, Self, final
 
@@ -230,7 +231,9 @@ def _losses(progress: RunProgress) -> Table:
 
 
 def _mean_losses(progress: RunProgress) -> str:
-    losses = list(progress.report.losses.values())
-    names = losses[0] if losses else {}
-    means = {name: sum(own.get(name, 0.0) for own in losses) / len(losses) for name in names}
-    return " ".join(f"{name} {value:.3f}" for name, value in means.items())
+    """Means over the sites that sent each: a policy may keep one back."""
+    found: dict[str, list[float]] = {}
+    for own in progress.report.losses.values():
+        for name, value in own.items():
+            found.setdefault(name, []).append(value)
+    return " ".join(f"{name} {fmean(values):.3f}" for name, values in found.items())

@@ -149,6 +149,7 @@ def load_cases(
     unmasked: bool = True,
     incomplete: bool = False,
     augmented: bool = False,
+    synthetic: bool = False,
 ) -> list[Case]:
     """Reads and prepares a whole data set.
 
@@ -165,6 +166,8 @@ def load_cases(
         incomplete: accept cases that lack a modality, if dataset.json says `"incomplete": true`;
             cases that lack all are left out.
         augmented: accept a set with synthetic cases beside real ones; otherwise it is refused.
+        synthetic: accept a synthetic data set; otherwise it is refused, lest what a generator
+            painted counts as patients.
 
     Raises:
         DataError: the data set cannot be read or prepared; the error names the file or the case.
@@ -183,6 +186,10 @@ def load_cases(
             folder,
             f"holds {len(info.synthetic_cases)} synthetic cases beside real ones",
             "Name the data set that it was made from.",
+        )
+    if info.synthetic and not synthetic:
+        raise DataFileError(
+            folder, "is a synthetic data set, and patients are wanted", "Name a folder of theirs."
         )
     if info.synthetic:
         image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})

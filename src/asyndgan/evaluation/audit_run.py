@@ -141,7 +141,7 @@ def load_for_audit(
     ]
     if image.slices == "labelled":  # as the members are, or the two groups would differ in this
         others = [case for case in others if bool(case.mask.any())]
-    painted = load_cases(synthetic, image, modalities, unmasked=False)
+    painted = load_cases(synthetic, image, modalities, unmasked=False, synthetic=True)
     return members, others, painted, confirmed
 
 

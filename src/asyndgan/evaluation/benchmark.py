@@ -620,7 +620,8 @@ class _Judging:
             label=self.real.labels[self.part.label], fading=self._fading(painting),
         )  # fmt: skip
         return agreeing(
-            load_cases(folder, run.recipe().image, self.real.modalities), painting.dropped,
+            load_cases(folder, run.recipe().image, self.real.modalities, synthetic=True),
+            painting.dropped,
             label=self.part.label, labels=self.real.labels, budget=self._budget(),
             cache=self.out / "cache", workers=self.workers, device=self.device,
             on_progress=self.on_progress,

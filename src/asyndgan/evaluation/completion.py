@@ -32,7 +32,12 @@ from asyndgan.data.prepare import check_contrast, invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.evaluation.figures import plot_paintings
-from asyndgan.evaluation.segmentation import SegmentationBudget, augment, build_segmenter
+from asyndgan.evaluation.segmentation import (
+    SegmentationBudget,
+    augment,
+    build_segmenter,
+    check_size,
+)
 from asyndgan.evaluation.synthesise import check_labels_of, digests_of, looks_of, synthesise
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
@@ -286,14 +291,14 @@ def translator_of(
 
 
 def own_masks(cases: Sequence[Incomplete], image: ImageSection) -> list[tuple[str, Mask]]:
-    """The masks of the cases that lack a modality, as a run's generator was shown masks.
+    """The masks of a site's cases, complete or not, as a run's generator was shown masks.
 
     Those without a label are among them only if `image.slices` is "all".
     """
     return [
         (f"own-{number:05d}", each.case.mask)
         for number, each in enumerate(cases)
-        if each.masked and each.case.absent and (image.slices == "all" or each.case.mask.any())
+        if each.masked and (image.slices == "all" or each.case.mask.any())
     ]
 
 
@@ -357,6 +362,8 @@ def complete_folder(
             "this run's generator has no looks to choose from (generator.style is 0); leave --look "
             "out."
         )
+    if way == "translated":
+        check_size(image.size, "the run's images")
     info = _described(run, folder)
     read = [
         (files, _incomplete(files, info, image, facts.modalities, patient_pattern))

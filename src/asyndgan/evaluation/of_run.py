@@ -278,7 +278,7 @@ def evaluate_run(
     _check_cases(
         facts, {site: own for site, own in real.items() if not describe(sites[site]).incomplete}
     )
-    painted = load_cases(synthetic, image, modalities, unmasked=False)
+    painted = load_cases(synthetic, image, modalities, unmasked=False, synthetic=True)
     return evaluate(
         sites=real,
         test=judged,

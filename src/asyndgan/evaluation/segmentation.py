@@ -283,17 +283,26 @@ def augment(
     return _recolour(images, budget, generator), masks
 
 
+def check_size(space: Sequence[int], what: str) -> None:
+    """Checks that `build_segmenter`'s networks can be trained on images of this size.
+
+    Raises:
+        DataError: they cannot; `what` names the images.
+    """
+    side = 2**HALVINGS
+    # At least twice that, since an instance norm of a single value is undefined.
+    if any(length % side or length < 2 * side for length in space):
+        raise DataError(
+            f"{what} measure {tuple(space)}; the network needs multiples of {side} from "
+            f"{2 * side}. Change image.size in the recipe."
+        )
+
+
 def _check(cases: Sequence[Case], classes: int) -> None:
     if not cases:
         raise DataError("there are no cases to train a segmentation network on.")
     first = cases[0]
-    side = 2**HALVINGS
-    # At least twice that, since an instance norm of a single value is undefined.
-    if any(length % side or length < 2 * side for length in first.image.shape[1:]):
-        raise DataError(
-            f"case {first.name} measures {tuple(first.image.shape[1:])}; the segmentation network "
-            f"needs multiples of {side} from {2 * side}. Change image.size in the recipe."
-        )
+    check_size(first.image.shape[1:], f"cases such as {first.name}")
     for case in cases:
         if case.image.shape != first.image.shape or case.modalities != first.modalities:
             raise DataError(

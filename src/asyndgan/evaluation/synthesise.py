@@ -147,12 +147,19 @@ def synthesise(
         One case per mask and draw; empty if there are no masks.
 
     Raises:
-        RunError: the run has no such generator, several draws of a mask would be equal, a mask
-            holds a label that the generator does not know, or labels are to be faded by a generator
-            that paints without masks.
+        RunError: the run has no such generator, nobody judged a modality that it paints, several
+            draws of a mask would be equal, a mask holds a label that the generator does not know,
+            or labels are to be faded by a generator that paints without masks.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
+    judged = {name for about in facts.sites.values() for name in about["modalities"]}
+    if unjudged := [name for name in scope.modalities if name not in judged]:
+        raise RunError(
+            f"no site that took part in this run holds {', '.join(unjudged)}, so what its "
+            "generator paints there is nothing. Go on until a site that does has come, or train "
+            "without it (image.modalities)."
+        )
     if draws > 1 and not move and not recipe.generator.noise + recipe.generator.latent:
         raise RunError(
             f"recipe '{recipe.name}' paints without noise, so {draws} draws of a mask are equal. "

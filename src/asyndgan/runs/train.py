@@ -239,11 +239,17 @@ def _check_sites(
 
 
 def check_attended(recipe: Recipe, sites: Collection[str]) -> None:
-    """Checks that some site takes part in every step, or the run could never finish.
+    """Checks that every site comes, and that some site takes part in every step.
 
     Raises:
-        RunError: nobody takes part in a step.
+        RunError: nobody takes part in a step, so that the run could never finish, or a site comes
+            when it is over.
     """
+    if never := [site for site in sorted(sites) if not recipe.presence_of(site)]:
+        raise RunError(
+            f"by the timeline of recipe '{recipe.name}' {', '.join(never)} would come after the "
+            f"last of {recipe.training.steps} steps. Correct the timeline, or leave them out."
+        )
     empty = recipe.first_empty_step(sites)
     if empty is not None:
         raise RunError(
@@ -274,7 +280,7 @@ def _check_late_sites(
 ) -> None:
     """Checks that sites joining later hold no modalities or labels that the first sites lack.
 
-    What a run paints is fixed when it begins.
+    What a run paints is fixed when it begins, and all of it must be some site's.
     """
     if not recipe.timeline:
         return
@@ -284,12 +290,18 @@ def _check_late_sites(
         for site, info in about.items()
     }
     checks = [(labels, "Give all sites the same labels in dataset.json.")]
-    if not recipe.image.modalities and recipe.image.source == "images":
+    if recipe.image.source == "images":
         held = {
             site: set(shared_modalities(info, recipe.image)) - set(without.get(site, ()))
             for site, info in about.items()
         }
-        checks.append((held, "Name all modalities in image.modalities of the recipe."))
+        if not recipe.image.modalities:
+            checks.append((held, "Name all modalities in image.modalities of the recipe."))
+        elif nobodys := sorted({*recipe.image.modalities}.difference(*held.values())):
+            raise RunError(
+                f"recipe '{recipe.name}' paints {', '.join(nobodys)}, which no site holds, early "
+                "or late. Correct image.modalities."
+            )
     for found, remedy in checks:
         first = {name for site in found if recipe.takes_part(site, 0) for name in found[site]}
         for site, own in sorted(found.items()):

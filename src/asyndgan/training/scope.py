@@ -96,7 +96,8 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
             f"recipe '{recipe.name}' paints {', '.join(missing)}, which no site holds; "
             f"they hold {', '.join(held)}. Correct image.modalities."
         )
-    named = set(recipe.image.intensity) - {"default", *held}
+    expected = recipe.image.modalities if coming else ()
+    named = set(recipe.image.intensity) - {"default", *held, *expected}
     if named:
         raise CohortError(
             f"recipe '{recipe.name}' normalises {', '.join(sorted(named))}, which no site holds; "
