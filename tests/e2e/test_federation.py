@@ -184,7 +184,8 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         assert set(coordinator.step().shares) == set(after)
         order = Order.submit(federation, "with-west", recipe, ("north", "south", "west"))
         assert order._due(recipe, local.flare) == ["north", "south", "west"]
-        later = Recipe.from_toml(recipe.to_toml(), ["timeline=[{site='west', first=300}]"])
+        comes = ["training.steps=400", "timeline=[{site='west', first=300}]"]
+        later = Recipe.from_toml(recipe.to_toml(), comes)
         late = Order.submit(federation, "west-later", later, ("north", "south", "west"))
         facts = RunFacts("ab", "0", later.digest(), "flare", state="failed", steps=301)
         late.folder.write_facts(facts)  # it ended there, and had no checkpoint: it begins anew
