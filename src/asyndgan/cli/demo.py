@@ -120,9 +120,10 @@ def demo(
                         synthetic=synthetic,
                     )  # fmt: skip
                 tried = read_audited(run, audited, shown=())
+                unsaid = f"; {tried.undecided} cannot say, of so few" if tried.undecided else ""
                 part.tell(
-                    f"of {len(tried.attempts)} attacks {tried.learned} learned something, "
-                    f"{tried.undecided} cannot say with so few patients"
+                    f"{tried.learned} of {len(tried.attempts)} attacks learned something of "
+                    f"patients{unsaid}"
                 )
         with display.part("Write the report") as part:
             image, modalities = run.recipe().image, run.facts().modalities
