@@ -286,7 +286,7 @@ def test_images_too_small_for_a_translator_are_refused_before_anything_is_painte
     tiny: MakeRecipe, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
 ) -> None:
     run = train(tiny("image.size=16"), phantoms, tmp_path / "run")
-    with pytest.raises(AsyndganError, match=r"measure \(16, 16\); the network needs multiples"):
+    with pytest.raises(AsyndganError, match=r"measure \(16, 16\).*--way painted"):
         complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 2)
     complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--way", "painted")
 
@@ -296,6 +296,7 @@ def test_a_synthetic_set_is_no_sites_and_judges_nothing(
 ) -> None:
     painted = tmp_path / "painted"
     command("generate", run.path, "--masks", phantoms["south"], "--out", painted)
+    assert any("refused as a site's data" in note for note in check_folder(painted).notes)
     with pytest.raises(AsyndganError, match="is a synthetic data set, and patients are wanted"):
         train(tiny("image.size=32"), {**phantoms, "south": painted}, tmp_path / "again")
     with pytest.raises(AsyndganError, match="is a synthetic data set, and patients are wanted"):

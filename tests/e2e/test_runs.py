@@ -706,6 +706,8 @@ def test_a_site_whose_time_comes_when_all_is_over_is_refused(
     late = tiny("image.size=32", "timeline=[{site='south', first=50}]")
     with pytest.raises(RunError, match="south would come after the last of 6 steps"):
         train(late, phantoms, tmp_path / "run")
+    RunFolder.create(tmp_path / "begun", late)  # by a version that did not refuse it
+    assert train(late, phantoms, tmp_path / "begun", resume=True).facts().state == "finished"
 
 
 def test_modalities_that_take_no_part_do_not_keep_a_late_site_out(phantoms: Sites) -> None:

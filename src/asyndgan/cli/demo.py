@@ -120,7 +120,7 @@ def demo(
                         synthetic=synthetic,
                     )  # fmt: skip
                 tried = read_audited(run, audited, shown=())
-                unsaid = f"; {tried.undecided} cannot say, of so few" if tried.undecided else ""
+                unsaid = f"; {tried.undecided} cannot say, of these few" if tried.undecided else ""
                 part.tell(
                     f"{tried.learned} of {len(tried.attempts)} attacks learned something of "
                     f"patients{unsaid}"

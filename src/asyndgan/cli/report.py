@@ -89,11 +89,12 @@ def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Ca
         return synthesise(run, released_masks(run))
     except RunError as error:
         console.print(f"no images on the page: {error}", style="yellow", markup=False)
-        console.print(
-            "A set that was painted from other masks ('asyndgan generate --masks') can be shown: "
-            "--synthetic FOLDER.",
-            style="yellow", markup=False,
-        )  # fmt: skip
+        if not run.has_masks:
+            console.print(
+                "A set that was painted from other masks ('asyndgan generate --masks') can be "
+                "shown: --synthetic FOLDER.",
+                style="yellow", markup=False,
+            )  # fmt: skip
         return []
 
 

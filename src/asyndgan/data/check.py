@@ -400,6 +400,8 @@ def _rows(
 
 
 def _notes(info: DatasetInfo, tally: _Tally) -> Iterator[str]:
+    if info.synthetic or info.synthetic_cases:
+        yield "holds synthetic cases, so it is refused as a site's data and as test data"
     ranges = [(min(axis), max(axis)) for axis in zip(*tally.spacings, strict=False)]
     if any(high > (1 + SPACING_APART) * low for low, high in ranges):
         yield (

@@ -16,6 +16,9 @@ from asyndgan.texts import bounded_text, parsed_json
 MOST: Final = 10**9
 """Largest number of patients, or of steps, that is taken for one."""
 
+LARGEST: Final = 1e15
+"""A number beyond all that an audit finds."""
+
 MOST_DECIBELS: Final = 1000.0
 """Largest ratio between images that is taken for one; rounding leaves some 130."""
 
@@ -72,7 +75,7 @@ def read_audit(folder: Path) -> AuditRecord:
             painting_version=_whole(tables["painting_version"]),
             modalities=frozenset(_text(name) for name in tables["modalities"]),
             canaries=_text(tables["canaries"]),
-            confirmed={_text(k): v is True for k, v in dict(tables["confirmed"]).items()},
+            confirmed=_stored_confirmed(tables["confirmed"]),
         )
     except (ArithmeticError, AttributeError, OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
@@ -162,6 +165,12 @@ def _passed(
     return sorted(record.confirmed), record.modalities, "; ".join(verdicts)
 
 
+def _stored_confirmed(table: Mapping[str, Any]) -> dict[str, bool]:
+    if not table:
+        raise ValueError("members are of no site")
+    return {_text(site): known is True for site, known in table.items()}
+
+
 def _stored_fading(table: Mapping[str, Any]) -> dict[str, Any]:
     return {**table, "faded": [_whole(label) for label in table["faded"]]}
 
@@ -188,7 +197,7 @@ def _stored_copies(table: Mapping[str, Any]) -> NearCopies:
 
 
 def _whole(value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value <= MOST:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
         raise ValueError("no number of patients or images")
     return value
 
@@ -201,7 +210,16 @@ def _text(value: object) -> str:
 
 
 def _numbers(table: Mapping[str, Any], *keys: str) -> dict[str, float]:
-    return {key: math.nan if table[key] is None else float(table[key]) for key in keys}
+    return {key: _number(table[key]) for key in keys}
+
+
+def _number(value: object) -> float:
+    """A number; nan is stored as null."""
+    if value is None:
+        return math.nan
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) < LARGEST:
+        raise ValueError("no number")
+    return float(value)
 
 
 def _stored_sites(table: Mapping[str, Any]) -> SitesGuessed:

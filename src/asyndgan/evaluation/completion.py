@@ -363,7 +363,8 @@ def complete_folder(
             "out."
         )
     if way == "translated":
-        check_size(image.size, "the run's images")
+        other = "Complete with --way painted, or by a run with another image.size."
+        check_size(image.size, "the run's images", other)
     info = _described(run, folder)
     read = [
         (files, _incomplete(files, info, image, facts.modalities, patient_pattern))

@@ -283,18 +283,20 @@ def augment(
     return _recolour(images, budget, generator), masks
 
 
-def check_size(space: Sequence[int], what: str) -> None:
+def check_size(
+    space: Sequence[int], what: str, remedy: str = "Change image.size in the recipe."
+) -> None:
     """Checks that `build_segmenter`'s networks can be trained on images of this size.
 
     Raises:
-        DataError: they cannot; `what` names the images.
+        DataError: they cannot; `what` names the images, and `remedy` says what to do.
     """
     side = 2**HALVINGS
     # At least twice that, since an instance norm of a single value is undefined.
     if any(length % side or length < 2 * side for length in space):
         raise DataError(
             f"{what} measure {tuple(space)}; the network needs multiples of {side} from "
-            f"{2 * side}. Change image.size in the recipe."
+            f"{2 * side}. {remedy}"
         )
 
 

@@ -153,12 +153,12 @@ def synthesise(
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
-    judged = {name for about in facts.sites.values() for name in about["modalities"]}
+    judged = {name for about in facts.sites.values() for name in about.get("modalities", ())}
     if unjudged := [name for name in scope.modalities if name not in judged]:
         raise RunError(
             f"no site that took part in this run holds {', '.join(unjudged)}, so what its "
-            "generator paints there is nothing. Go on until a site that does has come, or train "
-            "without it (image.modalities)."
+            "generator paints there is nothing. Train anew, with a site that does or without it "
+            "(image.modalities)."
         )
     if draws > 1 and not move and not recipe.generator.noise + recipe.generator.latent:
         raise RunError(

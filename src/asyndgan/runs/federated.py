@@ -35,7 +35,7 @@ from asyndgan.locks import held
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.train import Progress, Watch, check_attended, train_over
+from asyndgan.runs.train import Progress, Watch, check_all_come, check_attended, train_over
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum
@@ -124,6 +124,7 @@ class Order:
                 file.unlink(missing_ok=True)
             return order
         check_attended(recipe, federation.sites)
+        check_all_come(recipe, federation.sites)
         RunFolder.create(order.folder.path, recipe)
         order._write_wanted(sites or federation.sites, time.time())
         return order

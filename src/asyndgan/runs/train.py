@@ -131,6 +131,8 @@ def train(
     _check_policies(recipe, sites, policies or {}, records)
     _check_sites(recipe, sites, masks, without or {})
     _check_late_sites(recipe, sites, without or {})
+    if not resume:
+        check_all_come(recipe, sites)
     folder = _resumed(out, recipe, sites, patients) if resume else RunFolder.create(out, recipe)
     setups = [
         SiteSetup(
@@ -239,22 +241,30 @@ def _check_sites(
 
 
 def check_attended(recipe: Recipe, sites: Collection[str]) -> None:
-    """Checks that every site comes, and that some site takes part in every step.
+    """Checks that some site takes part in every step, or the run could never finish.
 
     Raises:
-        RunError: nobody takes part in a step, so that the run could never finish, or a site comes
-            when it is over.
+        RunError: nobody takes part in a step.
     """
-    if never := [site for site in sorted(sites) if not recipe.presence_of(site)]:
-        raise RunError(
-            f"by the timeline of recipe '{recipe.name}' {', '.join(never)} would come after the "
-            f"last of {recipe.training.steps} steps. Correct the timeline, or leave them out."
-        )
     empty = recipe.first_empty_step(sites)
     if empty is not None:
         raise RunError(
             f"by the timeline of recipe '{recipe.name}' no site takes part in step {empty}, where "
             "the run would stop for good. Let the parts of the timeline meet or overlap."
+        )
+
+
+def check_all_come(recipe: Recipe, sites: Collection[str]) -> None:
+    """Checks of a run that is to begin that no site comes when it is over.
+
+    Raises:
+        RunError: a site does.
+    """
+    if never := [site for site in sorted(sites) if not recipe.presence_of(site)]:
+        raise RunError(
+            f"by the timeline of recipe '{recipe.name}' {', '.join(never)} would come after the "
+            f"last of {recipe.training.steps} steps. Correct the timeline, or take them out of it "
+            "and of the sites."
         )
 
 
