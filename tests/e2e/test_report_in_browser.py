@@ -72,7 +72,7 @@ def address(tmp_path_factory) -> str:
         synthetic=synthetic,
         real={"north": fabricated.cases("north")},
         evaluation=fabricated.evaluation(folder / "evaluation"),
-        audits=[fabricated.audit(folder / "audit")],
+        audits=[fabricated.audit(folder / "audit", confirmed={"north": True})],
     )
     return out.as_uri()
 

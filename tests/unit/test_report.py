@@ -395,7 +395,7 @@ def test_why_no_site_could_be_asked_is_said(tmp_path):
     assert "No site was asked for pixels, for the masks were given" in text
 
 
-def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_path):
+def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_path, monkeypatch):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     tried = [audit(tmp_path / "audit")]
     without, beside = (
@@ -406,6 +406,10 @@ def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_
     for found, shown in ((without, False), (beside, True), (norths, False)):
         assert ("Real patients above the synthetic images nearest" in found.text) is shown
         assert ("beside their nearest synthetic ones" in found.text) is shown
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)  # the picture has 800
+    with pytest.raises(RunError, match="no picture"):
+        page(run, audits=tried, real={"north": cases("north"), "south": cases("south")})
+    monkeypatch.undo()
     (tried[0] / "nearest.png").write_bytes(b"none")
     with pytest.raises(RunError, match="no picture"):
         page(run, audits=tried, real={"north": cases("north"), "south": cases("south")})

@@ -7,8 +7,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final, final
 
-from PIL import Image as Pillow
-
 from asyndgan.errors import RunError
 from asyndgan.evaluation.audit import NEAREST_FILE
 from asyndgan.evaluation.audit_record import AuditRecord, read_audit
@@ -104,7 +102,7 @@ def read_audited(run: RunFolder, folder: Path, *, shown: Collection[str]) -> Aud
         )
     try:
         picture = figure(folder / NEAREST_FILE) if {*record.confirmed} <= {*shown} else ""
-    except (OSError, ValueError, Pillow.DecompressionBombError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{folder / NEAREST_FILE} is no picture; make it anew with 'asyndgan audit'."
         ) from error
@@ -114,9 +112,10 @@ def read_audited(run: RunFolder, folder: Path, *, shown: Collection[str]) -> Aud
 
 def _who(record: AuditRecord) -> str:
     copies = record.audit.copies
-    sites = f" of {together(sorted(record.confirmed))}" if record.confirmed else ""
+    sites = together(sorted(record.confirmed))
     compared = f", by {together(sorted(record.modalities))}" if record.modalities else ""
-    return f"{counted(copies.members, 'patient')}{sites} against {copies.others} others{compared}"
+    patients = counted(copies.members, "patient")
+    return f"{patients} of {sites} against {copies.others} others{compared}"
 
 
 def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
@@ -136,10 +135,9 @@ def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
             "The others were not compared with the patients of "
             f"{together(record.audit.uncompared)}, which may hold some of them too."
         )
-    asked = {one.site for one in record.pixels}
     if beyond := not_asked(run):
         yield f"No site was asked for pixels, for {beyond}."
-    elif rest := sorted({*record.confirmed} - asked):
+    elif rest := sorted({*record.confirmed} - {one.site for one in record.pixels}):
         yield f"{together(rest)} {'was' if len(rest) == 1 else 'were'} not asked for pixels."
 
 

@@ -314,12 +314,20 @@ def _levelling(item: Mapping[str, Any]) -> str:
 
 
 def figure(path: Path) -> str:
-    """A figure as a data URI, with wide pictures scaled down; empty if the file does not exist."""
+    """A figure as a data URI, with wide pictures scaled down; empty if the file does not exist.
+
+    Raises:
+        OSError, ValueError: it is no picture, or too large a one.
+    """
     if not path.exists():
         return ""
     if path.suffix == ".svg":
         return data_uri(path.read_bytes(), "image/svg+xml")
-    with Pillow.open(path) as picture:
+    try:
+        opened = Pillow.open(path)
+    except Pillow.DecompressionBombError as error:
+        raise ValueError(f"{path.name} is too large a picture") from error
+    with opened as picture:
         if picture.width <= _WIDEST:
             return data_uri(path.read_bytes(), "image/png")
         small = picture.convert("RGB")
