@@ -440,10 +440,11 @@ class IntegritySection(Section):
 class SelectionSection(Section):
     """Which checkpoint's averaged generator is the result of a run."""
 
-    kind: Literal["last", "nearest"] = Field(
+    kind: Literal["last", "measured", "nearest"] = Field(
         "last",
-        description="last: that of the last step; nearest: that of the checkpoint whose images lie "
-        "nearest to the real ones, by moments of their features that each site sends once",
+        description="last: that of the last step; measured: that, too, and at each checkpoint the "
+        "distance of its images from the real ones is reported, by moments of their features that "
+        "each site sends once; nearest: that of the checkpoint with the least distance",
     )
     clip: float = Field(
         12.0,
@@ -452,6 +453,11 @@ class SelectionSection(Section):
         "long); 0: any",
     )
     window: int = Field(16, ge=1, description="steps before a checkpoint whose images are compared")
+
+    @property
+    def compares(self) -> bool:
+        """Whether sites send moments."""
+        return self.kind != "last"
 
 
 @final
@@ -837,7 +843,7 @@ class Recipe(Section):
         if self.selection.kind == "nearest" and self.timeline:
             raise ValueError(
                 "selection.kind is 'nearest', which compares with the sites of the beginning, but "
-                "timeline has sites come and go; set selection.kind to 'last'"
+                "timeline has sites come and go; set selection.kind to 'measured' or 'last'"
             )
         return self
 
@@ -902,7 +908,7 @@ class Recipe(Section):
             "loss.moments": self.loss.moments,
             "loss.features": self.loss.features,
             "loss.segmentation": self.loss.segmentation,
-            "selection.kind 'nearest'": self.selection.kind == "nearest",
+            f"selection.kind '{self.selection.kind}'": self.selection.compares,
             "masks.release": self.masks.release,
         }
         for key, value in touched.items():

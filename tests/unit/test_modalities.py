@@ -261,7 +261,10 @@ def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(
     assert torch.equal(*states)
 
 
-@pytest.mark.parametrize("asked", ["loss.moments=1", "loss.features=1", "selection.kind=nearest"])
+@pytest.mark.parametrize(
+    "asked",
+    ["loss.moments=1", "loss.features=1", "selection.kind=nearest", "selection.kind=measured"],
+)
 def test_what_cannot_tell_absent_from_black_is_refused(
     tiny: MakeRecipe, make_cohort: MakeCohort, asked: str
 ) -> None:

@@ -88,6 +88,7 @@ def test_the_defaults_serve_a_private_recipe_and_no_other(tiny: MakeRecipe) -> N
         ("masks.release=true", "masks.release is true"),
         ("loss.paired_l1=10", "gives real pixels away"),
         ("selection.kind=nearest", "so moments leave"),
+        ("selection.kind=measured", "selection.kind is measured, so moments leave"),
         ("wire.feedback=float32", "leaves.feedback is float16, int8, int4"),
         ("training.move=false", "learn patients by heart; allows.undisturbed is false"),
     ):

@@ -479,15 +479,19 @@ def test_the_timeline_appears_once_a_site_was_away(tmp_path):
 
 def test_what_is_measured_of_the_whole_run_has_a_chart_of_its_own():
     records = [record(step, ["a"]) for step in range(10)]
-    assert run_charts(records) == ()
+    sites = {"a": 0, "b": 1, "c": 2}
+    assert run_charts(records, sites) == ()
     for step in range(4, 8):
         records[step]["reminding"] = 0.1
-    for step in (2, 6):
-        records[step]["distance"] = float(step)
-    reminding, distance = run_charts(records)
+    known = {2: {"a": 1.0}, 4: {}, 6: {"a": 2.0, "b": 3.0}}
+    for step, by_site in known.items():
+        records[step] |= {"distance": float(step), "distances": by_site}
+    reminding, distance, distances = run_charts(records, sites)
     assert (reminding.title, distance.title) == ("Reminding", "Distance")
     assert [curve.last for curve in (*reminding.curves, *distance.curves)] == ["0.1", "6"]
     assert distance.curves[0].path.count("M") == 1  # from the first one on without a gap
+    assert {curve.name: curve.last for curve in distances.curves} == {"a": "2", "b": "3"}
+    assert distances.curves[0].path.count("M") == 2  # nothing was painted for it in between
 
 
 def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves():

@@ -1335,8 +1335,11 @@ def test_the_sites_moments_add_up_to_those_of_all_images(
     tiny: MakeRecipe, large_sites: MakeSites
 ) -> None:
     federation = large_sites(tiny(*NEAREST, "selection.clip=0"))
-    found, sites = real_moments(federation.begin().roster)
-    assert list(sites) == ["north", "south"]
+    roster = federation.begin().roster
+    moments, missed = real_moments(roster, roster.members)
+    assert sorted(moments) == ["north", "south"]
+    assert not missed
+    found = moments["north"] + moments["south"]
     images = torch.cat([site.cohort.images for site in federation.sites.values()])
     pooled = Moments.of(features_in_parts(images))
     assert torch.allclose(found.mean, pooled.mean, rtol=1e-9, atol=1e-12)
@@ -1365,7 +1368,7 @@ def test_only_images_for_sites_whose_moments_are_known_are_compared(
 ) -> None:
     """A site that was not waited for sent no moments."""
     seen: list[list[str]] = []
-    monkeypatch.setattr(Selection, "see", lambda self, images, shares: seen.append(sorted(images)))
+    monkeypatch.setattr(Selection, "see", lambda self, images: seen.append(sorted(images)))
     federation = large_sites(tiny(*NEAREST))
     coordinator = Coordinator.begin(
         federation.recipe, federation.exchange, run=RUN, needed={"north"}
@@ -1384,7 +1387,7 @@ def test_a_selection_goes_on_from_its_checkpoint(tiny: MakeRecipe, large_sites: 
     tensors, about = coordinator.state()
     again = Selection.load(coordinator.recipe, tensors, about["selection"], channels=1)
     assert coordinator.selection
-    assert again.sites == {"north", "south"}
+    assert sorted(again.real) == ["north", "south"]
     assert again.best_distance == coordinator.selection.best_distance == reports[1]
     rest = coordinator.state()[0]
     assert all(torch.equal(tensor, rest[name]) for name, tensor in again.state()[0].items())
@@ -1423,13 +1426,57 @@ def test_what_is_painted_for_a_site_weighs_as_much_as_its_real_images(tiny: Make
     dark, bright = torch.rand(20, 1, 16, 16) * 0.2 - 0.9, torch.rand(20, 1, 16, 16) * 0.2 + 0.6
     shares = {"north": 0.9, "south": 0.1}
     real = {"north": dark, "south": bright}
-    moments = [
-        Moments.of(features_in_parts(images)).weighing(shares[site])
-        for site, images in real.items()
-    ]
-    selection = Selection(tiny(*NEAREST, "selection.clip=0"), moments[0] + moments[1], real)
-    selection.see(real, shares)
-    assert selection.decide(2, torch.nn.Linear(1, 1)) == pytest.approx(0, abs=1e-9)
+    selection = Selection(tiny(*NEAREST, "selection.clip=0"))
+    selection.real = {s: Moments.of(features_in_parts(images)) for s, images in real.items()}
+    selection.see(real)
+    found = selection.decide(2, torch.nn.Linear(1, 1), shares)
+    assert found
+    assert found.together == pytest.approx(0, abs=1e-9)
+    assert found.by_site == pytest.approx({"north": 0, "south": 0}, abs=1e-9)
+
+
+MEASURED = ("selection.kind=measured", "selection.window=2", "training.checkpoint_every=2")
+
+
+@pytest.mark.parametrize(("masks", "after"), [(9, {"north", "south"}), (0, {"south"})])
+def test_distances_are_measured_of_sites_as_they_come_and_of_those_away_from_their_masks(
+    tiny: MakeRecipe, large_sites: MakeSites, masks: int, after: set[str]
+) -> None:
+    """South comes after two steps; north leaves after four, and its masks were kept or not."""
+    timeline = "timeline=[{site='south', first=2}, {site='north', last=3}]"
+    federation = large_sites(tiny(*MEASURED, timeline))
+    kept = federation.sites["north"].cohort.conditions[:masks]
+    coordinator = Coordinator.begin(
+        federation.recipe, federation.exchange, run=RUN, recall=lambda site: kept
+    )
+    found = {}
+    for _ in range(6):
+        report = coordinator.step()
+        assert (report.distance is None) == (not report.distances)
+        if report.distances:
+            found[report.step + 1] = set(report.distances)
+    assert found == {2: {"north"}, 4: {"north", "south"}, 6: after}
+    assert torch.equal(weights(coordinator.chosen()), weights(coordinator.average))
+    assert coordinator.selection
+    assert coordinator.selection.best_step == 0
+
+
+def test_a_site_whose_moments_cannot_be_had_takes_part_all_the_same_and_is_told_once(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: MakeCohort
+) -> None:
+    recipe = tiny(*MEASURED)
+    cohorts = {
+        "few": make_cohort(recipe, cases=7, seed=1, modalities=("T1", "T2")),
+        "half": make_cohort(recipe, cases=9, seed=1, modalities=("T1",)),
+        "whole": make_cohort(recipe, cases=9, seed=2, modalities=("T1", "T2")),
+    }
+    coordinator = make_sites(recipe, cohorts).begin()
+    reports = [coordinator.step() for _ in range(4)]
+    assert [set(report.distances) for report in reports] == [set(), {"whole"}, set(), {"whole"}]
+    assert all(set(report.losses) == set(cohorts) for report in reports)
+    few, half = sorted(note for note in coordinator.notes if note.startswith("no distance"))
+    assert "fewer than 8 images" in few
+    assert "site half lacks a modality" in half
 
 
 def test_moments_that_no_images_have_are_refused() -> None:

@@ -240,11 +240,12 @@ class Policy(Section):
                 "shares.by is odds, so odds leave, and masks go to the other sites; leaves.odds is "
                 "false"
             )
-        if recipe.selection.kind == "nearest" and not self.leaves.moments:
-            found.append("selection.kind is nearest, so moments leave; leaves.moments is false")
-        if recipe.selection.kind == "nearest" and not self.leaves.cases:
+        kind = recipe.selection.kind
+        if recipe.selection.compares and not self.leaves.moments:
+            found.append(f"selection.kind is {kind}, so moments leave; leaves.moments is false")
+        if recipe.selection.compares and not self.leaves.cases:
             found.append(
-                "selection.kind is nearest, and moments say how many cases there are; leaves.cases "
+                f"selection.kind is {kind}, and moments say how many cases there are; leaves.cases "
                 "is false"
             )
         found += self._privacy_refusals(recipe)

@@ -110,6 +110,8 @@ _NOTES: Final = {
     "of 2. Nothing while all are there.",
     "distance": "Of the averaged generator's images from all real ones, by moments of features, at "
     "each checkpoint.",
+    "distances": "The same for what is painted for each site, in units of how much its own images "
+    "vary. A site that is away is painted for from the masks that were kept of it.",
     "features": "How far the discriminator's features lie from those of the site's images.",
 }
 
@@ -139,19 +141,42 @@ def loss_charts(
     )
 
 
-def run_charts(records: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
-    """One chart per quantity measured for the whole run, if the recipe asks for any."""
+def run_charts(
+    records: Sequence[Mapping[str, Any]], numbers: Mapping[str, int]
+) -> tuple[Chart, ...]:
+    """One chart per quantity measured for the whole run, if the recipe asks for any.
+
+    Args:
+        records: records of metrics.jsonl.
+        numbers: colour number of each site.
+    """
+    steps = _steps(records)
     charts = []
-    for name, title in (("reminding", "Reminding"), ("distance", "Distance")):
-        values = np.array([record.get(name, math.nan) for record in records], np.float64)
-        if np.isnan(values).all():
-            continue
-        if name == "distance":  # measured at checkpoints; carried forward to the next one
-            places = np.maximum.accumulate(np.where(np.isnan(values), -1, np.arange(len(values))))
-            values = np.where(places < 0, math.nan, values[places])
-        line = {"generator": values}
-        charts.append(_chart(title, _NOTES[name], line, {"generator": 0}, _steps(records)))
+    gap = np.array([record.get("reminding", math.nan) for record in records], np.float64)
+    if not np.isnan(gap).all():
+        line = {"generator": gap}
+        charts.append(_chart("Reminding", _NOTES["reminding"], line, {"generator": 0}, steps))
+    found = [
+        {"generator": record["distance"], **record.get("distances", {})}
+        if "distance" in record
+        else None
+        for record in records
+    ]
+    if any(found):
+        line = {"generator": _carried(found, "generator")}
+        charts.append(_chart("Distance", _NOTES["distance"], line, {"generator": 0}, steps))
+        lines = {site: _carried(found, site) for site in numbers}
+        charts.append(_chart("Distance from each site", _NOTES["distances"], lines, numbers, steps))
     return tuple(charts)
+
+
+def _carried(found: Sequence[Mapping[str, float] | None], name: str) -> Line:
+    """What was found at checkpoints, carried forward to the next one; nan where nothing was."""
+    value, values = math.nan, []
+    for one in found:
+        value = value if one is None else one.get(name, math.nan)
+        values.append(value)
+    return np.array(values, np.float64)
 
 
 def traffic_chart(records: Sequence[Mapping[str, Any]]) -> Chart:

@@ -136,7 +136,9 @@ def _page(
         "notices": tuple(_notices(facts, recipe, useful, audited, gallery.has_real)),
         "gallery": gallery,
         "useful": useful,
-        "charts": (*loss_charts(records, numbers), *run_charts(records)) if records else (),
+        "charts": (
+            (*loss_charts(records, numbers), *run_charts(records, numbers)) if records else ()
+        ),
         "presence": presence(records, numbers) if records else (),
         "waited": sum(not record.get("updated", True) for record in records),
         "news": [

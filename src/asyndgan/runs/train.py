@@ -559,8 +559,10 @@ class _Run:
                 board.add_scalar(f"socket/left/{site}", left, report.step)
                 board.add_scalar(f"socket/came/{site}", came, report.step)
         if report.distance is not None:
-            record["distance"] = report.distance
+            record |= {"distance": report.distance, "distances": report.distances}
             board.add_scalar("distance", report.distance, report.step)
+            for site, own in report.distances.items():
+                board.add_scalar(f"distance/{site}", own, report.step)
         if report.reminding is not None:
             record["reminding"] = report.reminding
             board.add_scalar("reminding", report.reminding, report.step)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import CPU
-from asyndgan.data import derived_seed
-from asyndgan.errors import AsyndganError, NotFiniteError, QuorumError, WireError
+from asyndgan.data import derived_seed, drawn_from
+from asyndgan.errors import AsyndganError, CohortError, NotFiniteError, QuorumError, WireError
 from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
@@ -34,10 +34,11 @@ from asyndgan.training.feedback import by_odds, pull_of, weights_of
 from asyndgan.training.integrity import aggregate, bounded
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Painting
+from asyndgan.training.quorum import normalised
 from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.roster import Keep, Member, Roster, open_all
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
-from asyndgan.training.selection import Selection, real_moments
+from asyndgan.training.selection import Selection
 from asyndgan.wire import Appraisal, Appraise, Judge, Judgement, Message, Open
 
 MOST_FEEDBACK = 1e9
@@ -63,6 +64,7 @@ class StepReport:
             left; None if there was nothing to compare.
         missed: why a site's answer is missing, by site.
         distance: from the averaged generator's images to the real ones; None if not measured.
+        distances: the same for the images of single sites, present and absent ones.
     """
 
     step: int
@@ -71,6 +73,7 @@ class StepReport:
     losses: dict[str, dict[str, float]]
     missed: dict[str, str] = field(default_factory=dict)
     distance: float | None = None
+    distances: dict[str, float] = field(default_factory=dict)
     reminding: float | None = None
 
 
@@ -80,7 +83,7 @@ class Coordinator:
 
     Args:
         roster: the sites that take part.
-        recall: returns the conditions kept of a site, for reminding.
+        recall: returns the conditions kept of a site, to paint for it while it is away.
         device: where the generator computes.
 
     Attributes:
@@ -88,7 +91,7 @@ class Coordinator:
         generator: the network in training.
         average: exponential moving average of the generator; it paints the final images.
         notes: messages for a person to read.
-        selection: keeps the generator nearest to the real images, if the recipe asks for it.
+        selection: compares images with the real ones, if the recipe asks for it.
         memory: remembers the sites that are away, if the recipe asks for it.
     """
 
@@ -101,10 +104,10 @@ class Coordinator:
         self.device = device
         self.step_number = 0
         self.notes: list[str] = []
-        self.selection: Selection | None = None
-        self.memory: Memory | None = None
-        if self.recipe.reminding.weight:
-            self.memory = Memory(self.recipe, recall or self._no_conditions)
+        self.recall = recall or self._no_conditions
+        self._kept: dict[str, Tensor] = {}  # conditions of sites that are away
+        self.selection = Selection(self.recipe) if self.recipe.selection.compares else None
+        self.memory = Memory(self.recipe, self.recall) if self.recipe.reminding.weight else None
         with seeded(derived_seed(self.recipe.training.seed, "generator")):
             self.generator = new_generator(self.recipe, self.scope).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
@@ -157,8 +160,13 @@ class Coordinator:
             with taking_up():
                 coordinator.load(*checkpoint)
         coordinator.notes += roster.welcome_all(cards, needed)
-        if recipe.selection.kind == "nearest" and coordinator.selection is None:
-            coordinator.selection = Selection(recipe, *real_moments(roster, needed))
+        if coordinator.selection and recipe.selection.kind == "nearest" and not checkpoint:
+            members = roster.members if needed is None else roster.members.keys() & needed
+            if silent := coordinator.selection.ask(roster, members):
+                reasons = "; ".join(str(error) for error in silent.values())
+                lacking = any(isinstance(error, CohortError) for error in silent.values())
+                kind = CohortError if lacking else QuorumError
+                raise kind(f"the run cannot begin: {reasons}")
         return coordinator
 
     @property
@@ -179,8 +187,8 @@ class Coordinator:
         members = dict(self.members)
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
-        painting = self._paint(self.generator, members)
-        if self.selection and self.selection.wants(self.step_number):
+        painting = self._paint(self.generator, {s: own.conditions for s, own in members.items()})
+        if self.selection:
             self._look_at_average(self.selection, members)
         answers = self.roster.exchange.ask(self._requests(members, painting.images))
         judgements, missed = self._take(answers.answers, answers.missed)
@@ -196,14 +204,17 @@ class Coordinator:
             gap = self._remind()
             self._update()
         self.step_number += 1
-        found = self.selection and self.selection.decide(self.step_number, self.average)
+        found = self.selection and self.selection.decide(
+            self.step_number, self.average, normalised(self.roster.shares, self.recipe.shares.most)
+        )
         return StepReport(
             step=self.step_number - 1,
             updated=updated,
             shares=shares,
             losses={site: judgement.losses for site, judgement in judgements.items()},
             missed={site: str(error) for site, error in missed.items()},
-            distance=found,
+            distance=found.together if found else None,
+            distances=found.by_site if found else {},
             reminding=None if gap is None else float(gap),
         )
 
@@ -284,17 +295,34 @@ class Coordinator:
         return torch.zeros(count, dtype=torch.int64)
 
     def _look_at_average(self, selection: Selection, members: Mapping[str, Member]) -> None:
-        members = {site: one for site, one in members.items() if site in selection.sites}
-        if not members:
-            return
-        images = self._paint(self.average, members).images.split(self.recipe.training.batch)
-        shares = self.roster.shares_of(members)
-        selection.see({site: own.cpu() for site, own in zip(members, images, strict=True)}, shares)
+        """Has the averaged generator paint for all sites whose moments are known, if it is time.
 
-    def _paint(self, generator: nn.Module, members: Mapping[str, Member]) -> Painting:
-        conditions = torch.cat([member.conditions for member in members.values()])
+        For a site that is away it paints from the masks that were kept of it, if any.
+        """
+        if self.recipe.selection.kind == "measured":
+            missed = selection.ask(self.roster, members)
+            self.notes += [f"no distance from {site}'s images: {e}" for site, e in missed.items()]
+        if not selection.wants(self.step_number):
+            return
+        conditions = {s: one.conditions for s, one in members.items() if s in selection.real}
+        training = self.recipe.training
+        away = sorted(selection.real.keys() - members)
+        self._kept = {s: self._kept[s] if s in self._kept else self.recall(s) for s in away}
+        for site, kept in self._kept.items():
+            seed = derived_seed(training.seed, "watched masks", site, self.step_number)
+            random = torch.Generator().manual_seed(seed)
+            if len(kept):
+                conditions[site] = drawn_from(
+                    kept, training.batch, random, flip=training.flip, move=training.move
+                )
+        if conditions:
+            images = self._paint(self.average, conditions).images.cpu().split(training.batch)
+            selection.see(dict(zip(conditions, images, strict=True)))
+
+    def _paint(self, generator: nn.Module, of_sites: Mapping[str, Tensor]) -> Painting:
+        conditions = torch.cat(list(of_sites.values()))
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
-        sites = [site for site, member in members.items() for _ in member.conditions]
+        sites = [site for site, own in of_sites.items() for _ in own]
         random = torch.Generator().manual_seed(seed)
         inputs = generator_inputs(self.recipe, self.scope, conditions, sites, random, self.device)
         training = self.recipe.training
@@ -396,7 +424,7 @@ class Coordinator:
         modalities = len(self.scope.modalities)
         self.roster.expected = shares_in(about["sites"])
         self.roster.held = channels_in(about["held"], modalities)
-        if "selection" in about:
+        if self.selection:
             self.selection = Selection.load(self.recipe, tensors, about["selection"], modalities)
         if self.memory and "memory" in about:
             self.memory.load(tensors, about["memory"], self.average, modalities)

@@ -1,21 +1,23 @@
-"""Chooses the averaged generator that a run ends with, without any image of a site.
+"""Measures how far a generator's images lie from real ones, without any image of a site.
 
 Each site sends the moments of its images' features once (`Measured`); weighted by shares they add
 up to those of all real images. In the steps before each checkpoint the averaged generator paints
-the sites' conditions too, and the moments of its images are compared with the real ones.
+the sites' conditions too, and the moments of its images are compared with the real ones. The run
+can end with the generator that was nearest.
 """
 
 import functools
 import math
 import operator
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import Images
-from asyndgan.errors import CohortError, QuorumError, WireError
+from asyndgan.errors import AsyndganError, CohortError, WireError
 from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import load_network, network_state
@@ -24,27 +26,55 @@ from asyndgan.wire import Measure, Measured, Message
 
 
 @final
+@dataclass(frozen=True)
+class Distances:
+    """Of the averaged generator's images from real ones.
+
+    Attributes:
+        together: of all images from all real ones, both weighted by the sites' shares.
+        by_site: for each site, of the images painted for it from its own real ones.
+    """
+
+    together: float
+    by_site: dict[str, float]
+
+
+@final
 class Selection:
-    """Keeps the generator whose images have been nearest to the real ones so far.
+    """Compares what is painted for sites with their real images; can keep the nearest generator.
 
     Args:
         recipe: gives the steps before a checkpoint that are compared, and the clip of features.
-        reference: moments of the real images, all sites together.
-        sites: whose images these are; of other sites nothing is compared.
 
     Attributes:
-        best_step: number of steps after which the nearest generator was found; 0: none yet.
+        real: moments of each site's real images; of other sites nothing is compared.
+        refused: sites that sent none in this attempt.
+        best_step: number of steps after which the nearest generator was found; 0: none kept.
         best_distance: its distance from the real images.
     """
 
-    def __init__(self, recipe: Recipe, reference: Moments, sites: Collection[str]) -> None:
+    def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.reference = reference
-        self.sites = frozenset(sites)
+        self.real: dict[str, Moments] = {}
+        self.refused: set[str] = set()
         self.best_step = 0
         self.best_distance = math.inf
         self._best: dict[str, Tensor] = {}
-        self._seen: Moments | None = None
+        self._seen: dict[str, Moments] = {}
+
+    def ask(self, roster: Roster, sites: Iterable[str]) -> dict[str, AsyndganError]:
+        """Asks those of these members for their moments that have not been asked yet.
+
+        Returns:
+            Why there are none of a site, by site.
+        """
+        unknown = set(sites) - set(self.real) - self.refused
+        if not unknown:
+            return {}
+        found, missed = real_moments(roster, unknown)
+        self.real |= found
+        self.refused |= set(missed)
+        return missed
 
     def wants(self, step: int) -> bool:
         """Whether a step is among the last `selection.window` before a checkpoint or the end."""
@@ -52,50 +82,59 @@ class Selection:
         left = min(-(step + 1) % training.checkpoint_every, training.steps - step - 1)
         return left < self.recipe.selection.window
 
-    def see(self, images: Mapping[str, Images], shares: Mapping[str, float]) -> None:
+    def see(self, images: Mapping[str, Images]) -> None:
         """Adds images that the averaged generator painted to those to be compared.
 
         Args:
-            images: painted from each site's conditions, by site; of `sites` alone.
-            shares: of these sites; a site's synthetic images weigh as much as its real ones.
+            images: painted from each site's conditions, by site; of those in `real` alone.
         """
         for site, own in images.items():
             moments = Moments.of(features_in_parts(own), clip=self.recipe.selection.clip or None)
-            moments = moments.weighing(shares[site])
-            self._seen = moments if self._seen is None else self._seen + moments
+            self._seen[site] = self._seen[site] + moments if site in self._seen else moments
 
-    def decide(self, step: int, average: nn.Module) -> float | None:
+    def decide(
+        self, step: int, average: nn.Module, shares: Mapping[str, float]
+    ) -> Distances | None:
         """Compares the images seen, if `step` steps complete a checkpoint or the run.
 
+        Args:
+            step: number of steps done.
+            average: the generator that painted the images.
+            shares: of these sites at least; a site's synthetic images weigh as much as its real
+                ones.
+
         Returns:
-            Their distance from the real images; None if there is nothing to compare now.
+            None if there is nothing to compare now.
         """
-        training = self.recipe.training
-        if self._seen is None or (step % training.checkpoint_every and step != training.steps):
+        training, seen = self.recipe.training, self._seen
+        if not seen or (step % training.checkpoint_every and step != training.steps):
             return None
-        found = distance(self._seen, self.reference)
-        self._seen = None
-        if found < self.best_distance:
-            self.best_step, self.best_distance = step, found
+        self._seen = {}
+        nearest = self.recipe.selection.kind == "nearest"
+        real = {s: own for s, own in self.real.items() if nearest or s in seen}
+        together = distance(_mixed(seen, shares), _mixed(real, shares))
+        if nearest and together < self.best_distance:
+            self.best_step, self.best_distance = step, together
             weights = network_state("best", average)
             self._best = {name: value.clone() for name, value in weights.items()}
-        return found
+        return Distances(together, {s: distance(own, self.real[s]) for s, own in seen.items()})
 
     def put_best_into(self, network: nn.Module) -> None:
-        """Gives a network the weights of the nearest generator, if there is one yet."""
+        """Gives a network the weights of the nearest generator, if one was kept."""
         if self._best:
             load_network("best", network, self._best)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts for a checkpoint."""
-        tensors = {**self._best, **_stored("reference", self.reference)}
-        if self._seen is not None:
-            tensors |= _stored("seen", self._seen)
-        distance_ = self.best_distance if self.best_step else None
+        tensors = dict(self._best)
+        for kind, moments in (("real", self.real), ("seen", self._seen)):
+            for site, own in moments.items():
+                tensors |= _stored(f"{kind}/{site}", own)
         return tensors, {
-            "sites": sorted(self.sites),
+            "real": sorted(self.real),
+            "seen": sorted(self._seen),
             "best_step": self.best_step,
-            "best_distance": distance_,
+            "best_distance": self.best_distance if self.best_step else None,
         }
 
     @classmethod
@@ -107,15 +146,24 @@ class Selection:
         Raises:
             ValueError: if the moments are not those of such images' features.
         """
-        sites = [str(site) for site in about["sites"]]
-        selection = cls(recipe, _read("reference", tensors, channels), sites)
-        if "seen/total" in tensors:
-            selection._seen = _read("seen", tensors, channels)
+        selection = cls(recipe)
+        selection.real, selection._seen = (
+            {str(site): _read(f"{kind}/{site}", tensors, channels) for site in about[kind]}
+            for kind in ("real", "seen")
+        )
+        if not set(selection._seen) <= set(selection.real):
+            raise ValueError("images are compared with those of a site that sent no moments")
         if about["best_step"]:
             selection.best_step = int(about["best_step"])
             selection.best_distance = float(about["best_distance"])
             selection._best = {k: v for k, v in tensors.items() if k.startswith("best/")}
         return selection
+
+
+def _mixed(moments: Mapping[str, Moments], shares: Mapping[str, float]) -> Moments:
+    return functools.reduce(
+        operator.add, (own.weighing(shares[site]) for site, own in sorted(moments.items()))
+    )
 
 
 def _stored(name: str, moments: Moments) -> dict[str, Tensor]:
@@ -153,37 +201,30 @@ def checked_moments(site: str, answer: Message, channels: int) -> Moments:
 
 
 def real_moments(
-    roster: Roster, only: Collection[str] | None = None
-) -> tuple[Moments, Collection[str]]:
-    """Asks the sites for the moments of their images' features and adds them up by shares.
-
-    Args:
-        roster: of the run.
-        only: sites to ask; None: all members.
+    roster: Roster, sites: Collection[str]
+) -> tuple[dict[str, Moments], dict[str, AsyndganError]]:
+    """Asks members of a run for the moments of their images' features.
 
     Returns:
-        The sum, and the sites whose moments it holds.
-
-    Raises:
-        CohortError: if a site lacks a modality, so that its features mean something else.
-        QuorumError: if a site does not answer.
-        WireError: if a site's moments are not valid.
+        The moments by site, and why there are none of a site: it does not answer, what it sent is
+        not valid, or it lacks a modality, so that its features mean something else.
     """
-    members = {s: m for s, m in roster.members.items() if only is None or s in only}
     modalities = len(roster.scope.modalities)
-    for site, member in members.items():
-        if len(member.channels) < modalities:
-            raise CohortError(
-                f"site {site} lacks a modality, so its moments cannot be compared with those "
-                "of the others. Set selection.kind to 'last'."
-            )
-    answers = roster.exchange.ask(dict.fromkeys(members, Measure(run=roster.run)))
-    if answers.missed:
-        reasons = "; ".join(str(error) for error in answers.missed.values())
-        raise QuorumError(f"the run cannot begin: {reasons}")
-    shares = roster.shares_of(members)
-    parts = [
-        checked_moments(site, answer, modalities).weighing(shares[site])
-        for site, answer in answers.answers.items()
-    ]
-    return functools.reduce(operator.add, parts), list(members)
+    found: dict[str, Moments] = {}
+    missed: dict[str, AsyndganError] = {
+        site: CohortError(
+            f"site {site} lacks a modality, so its moments cannot be compared with those of the "
+            "others. Set selection.kind to 'last'."
+        )
+        for site in sites
+        if len(roster.members[site].channels) < modalities
+    }
+    asked = sorted(set(sites) - set(missed))
+    answers = roster.exchange.ask(dict.fromkeys(asked, Measure(run=roster.run)))
+    missed |= answers.missed
+    for site, answer in answers.answers.items():
+        try:
+            found[site] = checked_moments(site, answer, modalities)
+        except WireError as error:
+            missed[site] = error
+    return found, missed

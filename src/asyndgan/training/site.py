@@ -82,7 +82,7 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
     compared = {
         "loss.moments": recipe.loss.moments,
         "loss.features": recipe.loss.features,
-        "selection.kind 'nearest'": recipe.selection.kind == "nearest",
+        f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
         "shares.by 'odds'": recipe.shares.by == "odds",
         f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
     }
@@ -447,7 +447,7 @@ class Site(Handler):
 
     def _measure(self, request: Measure) -> Measured:
         self._expect(request.run)
-        if self.recipe.selection.kind != "nearest":
+        if not self.recipe.selection.compares:
             raise ProtocolError("this recipe asks no site for moments.")
         moments = Moments.of(
             features_in_parts(self.cohort.images), clip=self.recipe.selection.clip or None
