@@ -601,6 +601,15 @@ class Recipe(Section):
             None,
         )
 
+    def most_at_once(self, sites: Collection[str]) -> int:
+        """Most of these sites that take part in one step."""
+        begins = {0, *(part.first for part in self.timeline)}
+        return max(
+            sum(self.takes_part(site, step) for site in sites)
+            for step in begins
+            if step < self.training.steps
+        )
+
     @property
     def pixels(self) -> int:
         """Pixels of the images of one message, in each modality."""
@@ -992,7 +1001,8 @@ class Recipe(Section):
         try:
             return cls.model_validate(tables)
         except ValidationError as error:
-            known = [*cls.model_fields, *known_keys()]
+            rows = known_keys(PresenceSection, "timeline.")
+            known = [*cls.model_fields, *known_keys(), *rows]
             name = shown(tables.get("name", "unnamed"))
             raise RecipeError(f"recipe {name}:\n{explained(error, known)}") from error
 

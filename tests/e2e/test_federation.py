@@ -64,7 +64,7 @@ from asyndgan.runs import Interrupted, RunFacts, load_recipe, train
 from asyndgan.runs.federated import Order, serve
 from asyndgan.runs.folder import socket_sums
 from asyndgan.training import Coordinator
-from asyndgan.training.checkpoint import read
+from asyndgan.training.checkpoint import read, step_file
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, pack, unpack
 
 WAIT = 120.0
@@ -190,7 +190,17 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         facts = RunFacts("ab", "0", later.digest(), "flare", state="failed", steps=301)
         late.folder.write_facts(facts)  # it ended there, and had no checkpoint: it begins anew
         assert late._due(later, local.flare) == ["north", "south"]
-        remove_site(federation, "west")
+        beyond = Recipe.from_toml(recipe.to_toml(), ["timeline=[{site='west', first=1000000}]"])
+        with pytest.raises(RunError, match="west would come after the last"):
+            Order.submit(federation, "west-never", beyond, ())
+        parts = "timeline=[{site='north',last=1},{site='south',last=1},{site='west',first=2}]"
+        handed = Recipe.from_toml(recipe.to_toml(), ["training.steps=9", parts])
+        to_west = Order.submit(federation, "to-west", handed, ())
+        to_west.folder.checkpoints.mkdir(exist_ok=True)
+        step_file(to_west.folder.checkpoints, 2).touch()
+        less = remove_site(federation, "west")
+        with pytest.raises(RunError, match="in step 2 with west alone, which was removed"):
+            Order.submit(less, "to-west", handed, ())
         local.flare._sweep()
         until(lambda: "west" not in local.flare.sites())
         assert {site: local.flare.job(site) for site in jobs} == jobs

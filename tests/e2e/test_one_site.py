@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
-from PIL import Image
+from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
@@ -412,6 +412,60 @@ def test_a_set_of_another_generator_is_not_judged_by(
     (out / "provenance.json").write_text(json.dumps({**provenance, "generator_sha256": "0" * 64}))
     with pytest.raises(AsyndganError, match="was painted by another generator"):
         evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
+    damaged = ("{nojson", "[1, 2]", json.dumps({**provenance, "masks_sha256": [[1]]}), None)
+    for text in damaged:
+        (out / "provenance.json").unlink()
+        if text is not None:
+            (out / "provenance.json").write_text(text)
+        with pytest.raises(AsyndganError, match=r"painted from\. Make the set anew"):
+            evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
+
+
+def test_a_set_from_the_masks_of_those_who_are_judged_is_refused_even_if_they_were_the_sites_own(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    more, out = tmp_path / "more", tmp_path / "out"
+    shutil.copytree(phantoms["north"], more)
+    test = phantoms["north"].parent / "test"
+    for file in (*(test / "imagesTr").iterdir(), *(test / "labelsTr").iterdir()):
+        shutil.copy(file, more / file.parent.name)
+    about = json.loads((more / "dataset.json").read_text())
+    about["numTraining"] = len(list((more / "labelsTr").iterdir()))
+    (more / "dataset.json").write_text(json.dumps(about))
+    command("augment", run.path, "--site", more, "--out", out)
+    with pytest.raises(AsyndganError, match="site north does not train on here"):
+        evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
+
+
+def test_a_sites_own_mask_among_others_counts_as_its_own(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    names = sorted(path.stem for path in (phantoms["north"] / "labelsTr").iterdir())
+    mirrored = tmp_path / "mirrored"
+    shutil.copytree(phantoms["north"], mirrored)
+    for file in (mirrored / "labelsTr").iterdir():
+        ImageOps.mirror(Image.open(file)).save(file)
+    for flags in ([], ["--no-own"]):
+        out = tmp_path / f"out{len(flags)}"
+        command(
+            "augment", run.path, "--site", phantoms["north"], "--out", out, "--masks", mirrored,
+            *flags,
+        )  # fmt: skip
+        of = json.loads((out / "provenance.json").read_text())["mask_of"].values()
+        assert sorted(of) == names  # each of them once
+
+
+def test_a_real_case_with_the_name_of_a_synthetic_one_is_found_before_anything_is_painted(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(augmenting, "synthesise", None)
+    folder = tmp_path / "site"
+    shutil.copytree(phantoms["north"], folder)
+    name = next((folder / "labelsTr").iterdir()).stem
+    for file in (*folder.glob(f"imagesTr/{name}*"), *folder.glob(f"labelsTr/{name}*")):
+        file.rename(file.with_name(file.name.replace(name, "synthetic-00001")))
+    with pytest.raises(AsyndganError, match="site has a real case 'synthetic-00001'"):
+        command("augment", run.path, "--site", folder, "--out", tmp_path / "out")
 
 
 def test_a_set_that_cannot_be_written_is_refused_before_anything_is_painted(
@@ -609,11 +663,12 @@ def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
         path for path in (faded / "imagesTr").iterdir() if plain[path.name] != path.read_bytes()
     ]
     assert other and all(path.name.startswith("synthetic-") for path in other)
-    with pytest.raises(AsyndganError, match="has no label 'tumour'; it has"):
-        command(
-            "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",
-            "--label", "tumour",
-        )  # fmt: skip
+    for label in ("tumour", "background"):
+        with pytest.raises(AsyndganError, match=f"has no label '{label}' that masks can be chosen"):
+            command(
+                "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no",
+                "--label", label,
+            )  # fmt: skip
     with pytest.raises(AsyndganError, match="there is nothing to paint"):
         command(
             "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "no", "--no-own"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from asyndgan import cli
 from asyndgan.engines import InProcess, SiteSetup, set_up
@@ -698,6 +699,21 @@ def test_what_nobody_judged_is_not_painted(
     run.write_facts(replace(facts, sites=come))  # as if the one that holds the rest never came
     with pytest.raises(RunError, match="no site that took part in this run holds T2"):
         synthesise(run, released_masks(run))
+    said = CliRunner().invoke(cli.app, ["report", str(run.path), "--out", str(tmp_path / "r.html")])
+    assert said.exit_code == 0
+    assert "no images on the page: no site that took part" in " ".join(said.output.split())
+    assert "painted from other masks" not in said.output  # no other masks would help
+
+
+def test_more_sites_at_once_than_may_judge_each_others_images_are_refused(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    odds = ("shares.by=odds", "shares.sites=1")
+    apart = "timeline=[{site='north', last=2}, {site='south', first=3}]"
+    with pytest.raises(RunError, match=r"2 sites take part at once, and shares\.sites lets 1"):
+        train(tiny("image.size=32", *odds), phantoms, tmp_path / "run")
+    recipe = tiny("image.size=32", *odds, apart)
+    assert recipe.most_at_once(phantoms) == 1
 
 
 def test_a_site_whose_time_comes_when_all_is_over_is_refused(

@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -164,3 +165,16 @@ def test_bytes_of_very_many_connections_stay_few_lines_and_the_same_sum() -> Non
         counts = counted_on(counts, {f"job-{number}": (2, 20)})
     assert socket_sums(counts) == [2000, 20000]
     assert len(counts) < 20
+
+
+@pytest.mark.parametrize("key", ["cases", "share", "modalities"])
+def test_facts_that_do_not_say_what_a_site_holds_are_refused(tmp_path: Path, key: str) -> None:
+    run = RunFolder.create(tmp_path, Recipe())
+    about = {"cases": 3, "share": 0.5, "modalities": ["T1"]}
+    for wrong in (None, {}, -1, math.nan, [1]):
+        sites = {"north": about, "south": {**about, key: wrong}}
+        run.write_facts(RunFacts("ab", "0", "", "inprocess", sites=sites))
+        with pytest.raises(RunError, match="does not say what the sites hold"):
+            run.facts()
+    run.write_facts(RunFacts("ab", "0", "", "inprocess", sites={"north": about}))
+    assert run.facts().sites == {"north": about}

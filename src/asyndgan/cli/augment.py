@@ -20,7 +20,7 @@ def augment(
     site: Annotated[Path, typer.Option(metavar="FOLDER", help="Data set of real cases.")],
     out: Annotated[Path, typer.Option(help="Folder to write; new.")],
     ratio: Annotated[
-        float, typer.Option(min=0.01, max=1000, help="Synthetic cases for each real one.")
+        float, typer.Option(min=0.01, max=100, help="Synthetic cases for each real one.")
     ] = 1.0,
     masks: Annotated[
         Path | None, typer.Option(help="Data set whose masks to paint from, beside its own.")

@@ -11,7 +11,7 @@ import torch
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
-from asyndgan.data.cohort import rarity
+from asyndgan.data.cohort import digest_of, rarity
 from asyndgan.data.nnunet import check_labels, describe, list_cases
 from asyndgan.data.prepare import check_contrast, invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
@@ -56,13 +56,14 @@ def augment_folder(
 ) -> tuple[int, int]:
     """Copies a site's data set and adds synthetic cases, on this machine only.
 
-    Every mask is moved at random before it is painted from.
+    Every mask is moved at random before it is painted from. A further mask that is one of the
+    site's own, mirrored or not, counts as its own.
 
     Args:
         run: a finished run, whose generator is used.
         folder: data set of the site.
         out: folder to create.
-        ratio: number of synthetic cases per real one.
+        ratio: number of synthetic cases per real one of the folder.
         masks: further masks to paint from, on the recipe's grid.
         own_masks: also paint from the site's own masks, except those of held-out patients.
         label: use only masks that hold this label.
@@ -76,8 +77,8 @@ def augment_folder(
 
     Raises:
         DataError: the folder cannot be read, holds volumes, synthetic cases or modalities that the
-            run does not paint, or differs from the run in the meaning of its labels; or there is no
-            mask to paint from.
+            run does not paint, or differs from the run in the meaning of its labels; a real case
+            has the name of a synthetic one; or there is no mask to paint from.
         RunError: the run holds out patients and was trained with another `patient_pattern`, or
             there is no such label to fade.
     """
@@ -112,18 +113,27 @@ def augment_folder(
         )
     sources = _sources(free, masks, own_masks, seed)
     if label is not None:
-        if label not in info.labels:
-            raise DataError(f"{folder} has no label '{label}'; it has {', '.join(info.labels)}.")
+        if not info.labels.get(label):
+            names = (name for name, number in info.labels.items() if number)
+            raise DataError(
+                f"{folder} has no label '{label}' that masks can be chosen by; it has "
+                f"{', '.join(names)}."
+            )
         value = info.labels[label]
         sources = [source for source in sources if bool((source.mask == value).any())]
-    count = round(ratio * len(real))
+    count = round(ratio * len(files))
     if not sources or count < 1:
         raise DataError(
             f"there is nothing to paint: {len(sources)} masks fit, and {count} cases are wanted "
-            f"of {len(real)} real ones. Take another label, more masks or a larger ratio."
+            f"of {len(files)} real ones. Take another label, more masks or a larger ratio."
         )
     drawn = _drawn(sources, count, rare_first, seed)
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
+    if taken := files.keys() & {name for name, _ in named}:
+        raise DataError(
+            f"{folder} has a real case '{min(taken)}', which is the name of a synthetic one. "
+            "Rename it."
+        )
     painted = synthesise(run, named, seed=seed, move=True, fading=fading)
     cases = (
         (_stored(case, source.like, info.modalities, name), source.like.name)
@@ -145,7 +155,7 @@ def augment_folder(
         "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
     }
     added = write_extended(folder, out, cases, axis=image.axis, provenance=provenance)
-    return len(real), added
+    return len(files), added
 
 
 def _words(own_masks: bool, others: int) -> str:
@@ -156,12 +166,22 @@ def _words(own_masks: bool, others: int) -> str:
 def _sources(
     real: Sequence[Case], masks: Sequence[Mask], own_masks: bool, seed: int
 ) -> list[Source]:
-    """The sources to draw from; each further mask is stored like a randomly drawn real case."""
+    """The sources to draw from; a further mask that is no case's is stored like a random one."""
     random = torch.Generator().manual_seed(derived_seed(seed, "augment", "like"))
     like = torch.randint(len(real), (len(masks),), generator=random).tolist()
-    own = [Source(case.mask, case, case.name) for case in real] if own_masks else []
-    others = [Source(mask, real[place], "") for mask, place in zip(masks, like, strict=True)]
-    return own + others
+    sources = [Source(case.mask, case, case.name) for case in real] if own_masks else []
+    known = {_digest(mask): case for case in real for mask in (case.mask, case.mask.flip(-1))}
+    for mask, place in zip(masks, like, strict=True):
+        owner = known.get(_digest(mask)) if bool(mask.any()) else None
+        if owner is None:
+            sources.append(Source(mask, real[place], ""))
+        elif not own_masks:  # else it is there already
+            sources.append(Source(mask, owner, owner.name))
+    return sources
+
+
+def _digest(mask: Mask) -> str:
+    return digest_of([mask.to(torch.uint8)])
 
 
 def _drawn(sources: Sequence[Source], count: int, rare_first: bool, seed: int) -> list[Source]:

@@ -361,9 +361,9 @@ def _augmented_cases(
     """Cases of a set written by `asyndgan augment`, without held-out patients.
 
     Raises:
-        RunError: the site is not part of the evaluation, or the set holds no synthetic cases, was
-            painted by another generator, was painted from masks of judged patients, or lacks real
-            cases of the site.
+        RunError: the site is not part of the evaluation, or the set holds no synthetic cases, does
+            not say where they are from, was painted by another generator, was painted from masks of
+            judged patients or of cases that the site does not train on, or lacks real cases of it.
     """
     if site not in real:
         raise RunError(
@@ -373,13 +373,13 @@ def _augmented_cases(
     info = describe(data)
     if not info.synthetic_cases:
         raise RunError(f"{data} holds no synthetic cases; 'asyndgan augment' writes such a set.")
-    provenance = parsed_json(bounded_text(data / "provenance.json"))
-    if provenance.get("generator_sha256") != run.facts().generator_sha256:
+    painted_by, masks, mask_of = _provenance(data)
+    if painted_by != run.facts().generator_sha256:
         raise RunError(
             f"{data} was painted by another generator than that of {run.path}, which may have been "
             "taught by those who are judged on. Make it anew with 'asyndgan augment'."
         )
-    seen = set(digests_of(case.mask for case in judged)) & set(provenance.get("masks_sha256", ()))
+    seen = masks.intersection(digests_of(case.mask for case in judged))
     if seen:
         raise RunError(
             f"{data} was painted from {len(seen)} masks of cases that are judged on. Make it anew "
@@ -395,7 +395,37 @@ def _augmented_cases(
             f"{data} lacks {len(missing)} real cases that site {site} has; it was made from "
             "another set."
         )
+    if strange := {mask_of.get(name, "") for name in own} - training - {""}:
+        raise RunError(
+            f"{data} was painted from masks of {counted(len(strange), 'case')} that site {site} "
+            "does not train on here, whose patients may be judged on. Make it anew from "
+            f"{site}'s own folder."
+        )
     return [case for case in cases if case.name in own or case.name in training]
+
+
+def _provenance(data: Path) -> tuple[str, set[str], dict[str, str]]:
+    """What `asyndgan augment` noted of a set.
+
+    Returns:
+        The SHA-256 of the generator, those of further masks, and by synthetic case the name of the
+        real one whose mask was painted.
+
+    Raises:
+        RunError: it noted nothing that can be read.
+    """
+    try:
+        table = parsed_json(bounded_text(data / "provenance.json"))
+        masks, mask_of = table["masks_sha256"], table["mask_of"]
+        texts = [table["generator_sha256"], *masks, *mask_of, *mask_of.values()]
+        if all(isinstance(text, str) for text in texts):
+            return table["generator_sha256"], set(masks), mask_of
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    raise RunError(
+        f"{data} has no provenance.json that says what it was painted from. Make the set anew with "
+        "'asyndgan augment'."
+    )
 
 
 def load_real(

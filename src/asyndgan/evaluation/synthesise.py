@@ -153,7 +153,7 @@ def synthesise(
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
-    judged = {name for about in facts.sites.values() for name in about.get("modalities", ())}
+    judged = {name for about in facts.sites.values() for name in about["modalities"]}
     if unjudged := [name for name in scope.modalities if name not in judged]:
         raise RunError(
             f"no site that took part in this run holds {', '.join(unjudged)}, so what its "

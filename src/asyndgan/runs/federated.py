@@ -99,8 +99,8 @@ class Order:
 
         Raises:
             RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
-                nobody takes part in a step, or a run of that name has finished or has another
-                recipe.
+                nobody takes part in a step that is to come, or a run of that name has finished or
+                has another recipe.
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
@@ -120,6 +120,7 @@ class Order:
                 raise RunError(f"run {name} has another recipe; choose another name.")
             if sites:
                 order._write_wanted(sites, order.wanted()["ordered"])
+            order._check_due()
             for file in (order._stop_file, order._failed_file, order._trouble_file):
                 file.unlink(missing_ok=True)
             return order
@@ -235,6 +236,7 @@ class Order:
                     self._gather(transport, recipe)
                 finally:
                     self._waiting_file.unlink(missing_ok=True)
+                self._check_due()
                 begun = bool(stored_steps(self.folder.checkpoints))
                 train_over(
                     self.folder,
@@ -250,9 +252,27 @@ class Order:
                 transport.close()
         self.trouble("")
 
+    def _next_step(self) -> int:
+        return max(stored_steps(self.folder.checkpoints), default=0)
+
+    def _check_due(self) -> None:
+        """Checks that some site that was not removed is to take part in the next step.
+
+        Raises:
+            RunError: none is, and waiting would help nobody.
+        """
+        recipe, step = self.folder.recipe(), self._next_step()
+        named = {part.site for part in recipe.timeline if recipe.takes_part(part.site, step)}
+        if named and not any(recipe.takes_part(site, step) for site in self.federation.sites):
+            raise RunError(
+                f"by its timeline run {self.name} goes on in step {step} with "
+                f"{', '.join(sorted(named))} alone, which was removed. Add it again with 'asyndgan "
+                "federation add' and submit the run again, or submit another run."
+            )
+
     def _due(self, recipe: Recipe, transport: Transport) -> list[str]:
         """Sites that take part in the next step and were not removed."""
-        step = max(stored_steps(self.folder.checkpoints), default=0)
+        step = self._next_step()
         return [
             site
             for site in self.wanted()["sites"]

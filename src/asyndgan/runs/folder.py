@@ -124,6 +124,21 @@ class RunFacts:
             )
 
 
+def _is_site(about: object) -> bool:
+    """Whether these are facts of a site: its cases, its share and its modalities."""
+    if not isinstance(about, dict):
+        return False
+    cases, share, modalities = (about.get(key) for key in ("cases", "share", "modalities"))
+    return (
+        isinstance(cases, int)
+        and cases >= 0
+        and isinstance(share, int | float)
+        and 0 < share <= 1
+        and isinstance(modalities, list)
+        and all(isinstance(name, str) for name in modalities)
+    )
+
+
 @final
 class RunFolder:
     """Paths and files of one run.
@@ -218,14 +233,20 @@ class RunFolder:
         """Reads the run's facts.
 
         Raises:
-            RunError: if the folder holds no run.
+            RunError: if the folder holds no run, or `run.json` does not say what its sites hold.
         """
         try:
-            return RunFacts(**parsed_json(bounded_text(self.facts_file)))
+            facts = RunFacts(**parsed_json(bounded_text(self.facts_file)))
         except (OSError, ValueError, TypeError) as error:
             raise RunError(f"{self.path} is no run folder; train one with 'asyndgan train'.") from (
                 error
             )
+        if not isinstance(facts.sites, dict) or not all(map(_is_site, facts.sites.values())):
+            raise RunError(
+                f"{self.facts_file} does not say what the sites hold, so it is damaged or from "
+                "elsewhere. Take the run from where it was trained."
+            )
+        return facts
 
     def write_facts(self, facts: RunFacts) -> None:
         """Replaces `run.json` atomically."""

@@ -238,6 +238,12 @@ def _check_sites(
             f"no site of this run; the sites are {', '.join(sites)}."
         )
     check_attended(recipe, sites)
+    most = recipe.shares.sites
+    if recipe.shares.by == "odds" and (there := recipe.most_at_once(sites)) > most:
+        raise RunError(
+            f"{there} sites take part at once, and shares.sites lets {most} judge each other's "
+            "images. Raise it at all ends."
+        )
 
 
 def check_attended(recipe: Recipe, sites: Collection[str]) -> None:
@@ -512,7 +518,10 @@ class _Run:
 
     def _gather(self, stop: Callable[[], bool]) -> list[str]:
         """Readmits sites that have returned; waits, within the patience, for a quorum."""
-        if self.coordinator.roster.leaving(self.coordinator.step_number):
+        step = self.coordinator.step_number
+        if self.coordinator.roster.leaving(step) and step not in stored_steps(
+            self.folder.checkpoints
+        ):
             self._checkpoint()  # a leaving site continues from here if it comes back
         news: list[str] = []
         since = time.monotonic()

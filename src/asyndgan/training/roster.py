@@ -204,7 +204,8 @@ class Roster:
             raise CohortError(
                 f"site {site} has {', '.join(card.modalities)} at {card.space}; this run paints "
                 f"{', '.join(self.scope.modalities)} at {list(self.scope.space)}. "
-                "Name the modalities in image.modalities, or start a new run with this site."
+                "What a run paints is fixed when it begins: start a new one with this site, or "
+                "with its modalities in image.modalities and the site in the timeline."
             )
         member = Member(
             share=card.share,
