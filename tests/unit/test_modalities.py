@@ -58,7 +58,8 @@ def test_shares_by_modality_are_those_among_the_sites_that_hold_it(
     coordinator = make_sites(recipe, cohorts).begin()
     twins: dict[str, Site] = make_sites(recipe, cohorts).sites
     generator = copy.deepcopy(coordinator.generator)
-    images = coordinator._paint(generator, coordinator.members)._graph
+    wanted = {site: member.conditions for site, member in coordinator.members.items()}
+    images = coordinator._paint(generator, wanted)._graph
     gradients: list[torch.Tensor] = []
     coordinator.optimiser.register_step_pre_hook(
         lambda optimiser, args, keys: gradients.extend(

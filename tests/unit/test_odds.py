@@ -62,7 +62,8 @@ def test_a_step_is_the_gradient_of_the_mixtures_loss(
     coordinator = make_sites(recipe).begin()
     twins: dict[str, Site] = make_sites(recipe).sites
     generator = copy.deepcopy(coordinator.generator)
-    images = coordinator._paint(generator, coordinator.members)._graph
+    wanted = {site: member.conditions for site, member in coordinator.members.items()}
+    images = coordinator._paint(generator, wanted)._graph
     conditions = torch.cat([m.conditions for m in coordinator.members.values()]).long()
     gradients: list[Tensor] = []
     coordinator.optimiser.register_step_pre_hook(

@@ -32,7 +32,8 @@ def test_two_trainings_cannot_work_in_one_folder(tmp_path: Path) -> None:
 
 def test_a_run_is_resumed_with_its_own_sites_only(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, Recipe())
-    facts = RunFacts("ab", "0", "0", "inprocess", sites={"north": {}, "south": {}})
+    about = {"cases": 3, "share": 0.5, "modalities": ["T1"]}
+    facts = RunFacts("ab", "0", "0", "inprocess", sites={"north": about, "south": about})
     folder.write_facts(facts)
     other = {"north": tmp_path / "north", "east": tmp_path / "east"}
     with pytest.raises(RunError, match="not with east, north"):

@@ -608,7 +608,7 @@ def test_a_site_that_comes_late_must_fit_what_the_run_paints(
     while not news:
         news = coordinator.invite()
     assert "site west has CT" in news["west"]
-    assert "Name the modalities in image.modalities" in news["west"]
+    assert "with its modalities in image.modalities" in news["west"]
     assert list(coordinator.members) == ["north"]
 
 
