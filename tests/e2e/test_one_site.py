@@ -413,6 +413,9 @@ def test_a_set_of_another_generator_is_not_judged_by(
     with pytest.raises(AsyndganError, match="was painted by another generator"):
         evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
     damaged = ("{nojson", "[1, 2]", json.dumps({**provenance, "masks_sha256": [[1]]}), None)
+    (out / "provenance.json").write_text(json.dumps({**provenance, "mask_of": {}}))
+    with pytest.raises(AsyndganError, match="does not train on here"):
+        evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
     for text in damaged:
         (out / "provenance.json").unlink()
         if text is not None:

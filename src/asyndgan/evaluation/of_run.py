@@ -379,7 +379,8 @@ def _augmented_cases(
             f"{data} was painted by another generator than that of {run.path}, which may have been "
             "taught by those who are judged on. Make it anew with 'asyndgan augment'."
         )
-    seen = masks.intersection(digests_of(case.mask for case in judged))
+    both = (mask for case in judged for mask in (case.mask, case.mask.flip(-1)))
+    seen = masks.intersection(digests_of(both))
     if seen:
         raise RunError(
             f"{data} was painted from {len(seen)} masks of cases that are judged on. Make it anew "
@@ -395,13 +396,17 @@ def _augmented_cases(
             f"{data} lacks {len(missing)} real cases that site {site} has; it was made from "
             "another set."
         )
-    if strange := {mask_of.get(name, "") for name in own} - training - {""}:
+    if strange := {mask_of.get(name, name) for name in own} - training - {""}:
         raise RunError(
             f"{data} was painted from masks of {counted(len(strange), 'case')} that site {site} "
             "does not train on here, whose patients may be judged on. Make it anew from "
             f"{site}'s own folder."
         )
     return [case for case in cases if case.name in own or case.name in training]
+
+
+MOST_BYTES = 2**26
+"""Largest provenance of an augmented set: more than a million cases and masks."""
 
 
 def _provenance(data: Path) -> tuple[str, set[str], dict[str, str]]:
@@ -415,7 +420,7 @@ def _provenance(data: Path) -> tuple[str, set[str], dict[str, str]]:
         RunError: it noted nothing that can be read.
     """
     try:
-        table = parsed_json(bounded_text(data / "provenance.json"))
+        table = parsed_json(bounded_text(data / "provenance.json", MOST_BYTES))
         masks, mask_of = table["masks_sha256"], table["mask_of"]
         texts = [table["generator_sha256"], *masks, *mask_of, *mask_of.values()]
         if all(isinstance(text, str) for text in texts):

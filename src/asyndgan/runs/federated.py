@@ -35,7 +35,14 @@ from asyndgan.locks import held
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.train import Progress, Watch, check_all_come, check_attended, train_over
+from asyndgan.runs.train import (
+    Progress,
+    Watch,
+    check_all_come,
+    check_attended,
+    check_odds,
+    train_over,
+)
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum
@@ -118,14 +125,15 @@ class Order:
                 raise RunError(f"run {name} has finished; choose another name.")
             if order.folder.recipe().digest() != recipe.digest():
                 raise RunError(f"run {name} has another recipe; choose another name.")
+            order._check_due()
             if sites:
                 order._write_wanted(sites, order.wanted()["ordered"])
-            order._check_due()
             for file in (order._stop_file, order._failed_file, order._trouble_file):
                 file.unlink(missing_ok=True)
             return order
         check_attended(recipe, federation.sites)
         check_all_come(recipe, federation.sites)
+        check_odds(recipe, sites or federation.sites)
         RunFolder.create(order.folder.path, recipe)
         order._write_wanted(sites or federation.sites, time.time())
         return order

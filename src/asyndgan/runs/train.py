@@ -238,6 +238,15 @@ def _check_sites(
             f"no site of this run; the sites are {', '.join(sites)}."
         )
     check_attended(recipe, sites)
+    check_odds(recipe, sites)
+
+
+def check_odds(recipe: Recipe, sites: Collection[str]) -> None:
+    """Checks that no more sites take part at once than may judge each other's images.
+
+    Raises:
+        RunError: more do.
+    """
     most = recipe.shares.sites
     if recipe.shares.by == "odds" and (there := recipe.most_at_once(sites)) > most:
         raise RunError(
@@ -397,6 +406,7 @@ class _Run:
                 folder.identity(), __version__, recipe.digest(), engine, torch=torch.__version__
             )
         self.facts.patient_pattern = patients
+        self.saved: int | None = None  # step of the last checkpoint of this attempt
         self.absent: dict[str, str] = {}  # why a site was last missed or turned away
         self.seconds_before = self.facts.seconds
         bank = MaskBank(folder.masks) if recipe.keeps_masks else None
@@ -519,9 +529,7 @@ class _Run:
     def _gather(self, stop: Callable[[], bool]) -> list[str]:
         """Readmits sites that have returned; waits, within the patience, for a quorum."""
         step = self.coordinator.step_number
-        if self.coordinator.roster.leaving(step) and step not in stored_steps(
-            self.folder.checkpoints
-        ):
+        if self.coordinator.roster.leaving(step) and self.saved != step:
             self._checkpoint()  # a leaving site continues from here if it comes back
         news: list[str] = []
         since = time.monotonic()
@@ -615,6 +623,7 @@ class _Run:
             write(step_file(self.folder.generators, about["step"]), average, {})
         forget_old(self.folder.checkpoints)
         self._write_facts()
+        self.saved = self.coordinator.step_number
 
     def _finish(self) -> None:
         self._checkpoint()

@@ -165,8 +165,11 @@ class Coordinator:
             if silent := coordinator.selection.ask(roster, members):
                 reasons = "; ".join(str(error) for error in silent.values())
                 lacking = any(isinstance(error, CohortError) for error in silent.values())
-                kind = CohortError if lacking else QuorumError
-                raise kind(f"the run cannot begin: {reasons}")
+                if lacking:
+                    raise CohortError(
+                        f"the run cannot begin: {reasons} Set selection.kind to 'last'."
+                    )
+                raise QuorumError(f"the run cannot begin: {reasons}")
         return coordinator
 
     @property
@@ -207,6 +210,8 @@ class Coordinator:
         found = self.selection and self.selection.decide(
             self.step_number, self.average, normalised(self.roster.shares, self.recipe.shares.most)
         )
+        if found:
+            self._kept = {}  # until the next checkpoint more may be kept
         return StepReport(
             step=self.step_number - 1,
             updated=updated,

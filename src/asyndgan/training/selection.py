@@ -17,7 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from asyndgan.arrays import Images
-from asyndgan.errors import AsyndganError, CohortError, WireError
+from asyndgan.errors import (
+    AsyndganError,
+    CohortError,
+    SiteSilentError,
+    SiteUnreachableError,
+    WireError,
+)
 from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import load_network, network_state
@@ -73,7 +79,9 @@ class Selection:
             return {}
         found, missed = real_moments(roster, unknown)
         self.real |= found
-        self.refused |= set(missed)
+        # Who did not answer is no member any more once it has not judged, either.
+        gone = (SiteSilentError, SiteUnreachableError)
+        self.refused |= {site for site, error in missed.items() if not isinstance(error, gone)}
         return missed
 
     def wants(self, step: int) -> bool:
@@ -214,7 +222,7 @@ def real_moments(
     missed: dict[str, AsyndganError] = {
         site: CohortError(
             f"site {site} lacks a modality, so its moments cannot be compared with those of the "
-            "others. Set selection.kind to 'last'."
+            "others."
         )
         for site in sites
         if len(roster.members[site].channels) < modalities
