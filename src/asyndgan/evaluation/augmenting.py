@@ -11,14 +11,14 @@ import torch
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
-from asyndgan.data.cohort import digest_of, rarity
+from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import check_labels, describe, list_cases
 from asyndgan.data.prepare import check_contrast, invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import check_own_set
-from asyndgan.evaluation.synthesise import digests_of, fading_of, synthesise
+from asyndgan.evaluation.synthesise import digests_of, fading_of, mask_digest, synthesise
 from asyndgan.runs import RunFolder
 
 NAME = "synthetic-{:05d}"
@@ -170,18 +170,14 @@ def _sources(
     random = torch.Generator().manual_seed(derived_seed(seed, "augment", "like"))
     like = torch.randint(len(real), (len(masks),), generator=random).tolist()
     sources = [Source(case.mask, case, case.name) for case in real] if own_masks else []
-    known = {_digest(mask): case for case in real for mask in (case.mask, case.mask.flip(-1))}
+    known = {mask_digest(mask): case for case in real for mask in (case.mask, case.mask.flip(-1))}
     for mask, place in zip(masks, like, strict=True):
-        owner = known.get(_digest(mask)) if bool(mask.any()) else None
+        owner = known.get(mask_digest(mask)) if bool(mask.any()) else None
         if owner is None:
             sources.append(Source(mask, real[place], ""))
         elif not own_masks:  # else it is there already
             sources.append(Source(mask, owner, owner.name))
     return sources
-
-
-def _digest(mask: Mask) -> str:
-    return digest_of([mask.to(torch.uint8)])
 
 
 def _drawn(sources: Sequence[Source], count: int, rare_first: bool, seed: int) -> list[Source]:

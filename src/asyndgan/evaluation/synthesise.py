@@ -292,7 +292,12 @@ def masks_digest(masks: Sequence[tuple[str, Mask]]) -> str:
 
 def digests_of(masks: Iterable[Mask]) -> list[str]:
     """SHA-256 of each mask that holds a label, on a run's grid; sorted, without duplicates."""
-    return sorted({digest_of([mask.to(torch.uint8)]) for mask in masks if bool(mask.any())})
+    return sorted({mask_digest(mask) for mask in masks if bool(mask.any())})
+
+
+def mask_digest(mask: Mask) -> str:
+    """SHA-256 of a label map on a run's grid, in hexadecimal, whatever integers it is stored in."""
+    return digest_of([mask.to(torch.uint8)])
 
 
 def write_synthetic(

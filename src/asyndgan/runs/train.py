@@ -44,7 +44,6 @@ from asyndgan.training.checkpoint import (
     to_resume,
     write,
 )
-from asyndgan.training.quorum import normalised
 
 log = logging.getLogger(__name__)
 
@@ -653,7 +652,7 @@ class _Run:
         vars(facts).update(scope.to_plain())
         facts.steps = self.coordinator.step_number
         facts.seconds = round(self._seconds(), 1)
-        shares = normalised(self.coordinator.roster.shares, self.recipe.shares.most)
+        shares = self.coordinator.roster.normalised_shares
         told = facts.sites | {
             site: {
                 "cases": member.cases,

@@ -34,7 +34,6 @@ from asyndgan.training.feedback import by_odds, pull_of, weights_of
 from asyndgan.training.integrity import aggregate, bounded
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Painting
-from asyndgan.training.quorum import normalised
 from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.roster import Keep, Member, Roster, open_all
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
@@ -208,7 +207,7 @@ class Coordinator:
             self._update()
         self.step_number += 1
         found = self.selection and self.selection.decide(
-            self.step_number, self.average, normalised(self.roster.shares, self.recipe.shares.most)
+            self.step_number, self.average, self.roster.normalised_shares
         )
         if found:
             self._kept = {}  # until the next checkpoint more may be kept

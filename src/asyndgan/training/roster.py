@@ -127,6 +127,11 @@ class Roster:
         """Declared share of every site that belongs to the run, including those that left."""
         return self.expected | {site: member.share for site, member in self.known.items()}
 
+    @property
+    def normalised_shares(self) -> dict[str, float]:
+        """Normalised shares of all sites in `shares`; they sum to one."""
+        return normalised(self.shares, self.recipe.shares.most)
+
     def shares_of(
         self, members: Mapping[str, Member], only: Collection[str] | None = None
     ) -> dict[str, float]:
