@@ -39,7 +39,7 @@ def painted(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactor
 
 
 def images(run: RunFolder, masks: list[tuple[str, Mask]], fading: Fading) -> torch.Tensor:
-    cases = synthesise(run, masks, draws=2, move=True, fading=fading)
+    cases = list(synthesise(run, masks, draws=2, move=True, fading=fading))
     return torch.stack([case.image for case in cases])
 
 
@@ -49,7 +49,7 @@ def test_at_contrast_one_nothing_changes_and_at_none_the_surroundings_are_painte
     run, masks = painted
     plain = images(run, masks, AS_PAINTED)
     assert images(run, masks, Fading((LESION,), (1.0, 1.0))).allclose(plain, atol=1e-6)
-    gone = synthesise(run, masks, fading=Fading((LESION,), (0.0, 0.0)))
+    gone = list(synthesise(run, masks, fading=Fading((LESION,), (0.0, 0.0))))
     beneath = [(name, without_labels(mask[None], [LESION])[0]) for name, mask in masks]
     for case, expected in zip(gone, synthesise(run, beneath), strict=True):
         assert case.image.allclose(expected.image, atol=1e-6)
@@ -62,9 +62,9 @@ def test_every_image_has_a_contrast_of_its_own_and_those_without_the_label_stay_
 ) -> None:
     run, masks = painted
     low, high = 0.4, 0.8
-    plain = synthesise(run, masks)
-    gone = synthesise(run, masks, fading=Fading((LESION,), (0.0, 0.0)))
-    faded = synthesise(run, masks, fading=Fading((LESION,), (low, high)))
+    plain = list(synthesise(run, masks))
+    gone = list(synthesise(run, masks, fading=Fading((LESION,), (0.0, 0.0))))
+    faded = list(synthesise(run, masks, fading=Fading((LESION,), (low, high))))
     contrasts = []
     for one, none, other in zip(plain, gone, faded, strict=True):
         if not (one.mask == LESION).any():
@@ -106,7 +106,7 @@ def test_a_generator_that_paints_without_masks_fades_nothing(
     recipe = tiny("image.size=32", "training.steps=1", *blindly)
     blind = train(recipe, {"north": run.path.parent / DEFAULT_SITES[0].name}, tmp_path / "run")
     with pytest.raises(RunError, match="paints without masks, so there is no label to fade"):
-        synthesise(blind, [], fading=Fading((LESION,)))
+        list(synthesise(blind, [], fading=Fading((LESION,))))
 
 
 def test_a_set_says_what_is_faded_and_is_not_taken_for_another(

@@ -199,8 +199,11 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         to_west.folder.checkpoints.mkdir(exist_ok=True)
         step_file(to_west.folder.checkpoints, 2).touch()
         less = remove_site(federation, "west")
+        wanted = to_west.wanted()
+        assert wanted["sites"] == ["north", "south", "west"]
         with pytest.raises(RunError, match="in step 2 with west alone, which was removed"):
-            Order.submit(less, "to-west", handed, ())
+            Order.submit(less, "to-west", handed, ("north",))
+        assert to_west.wanted() == wanted  # what is refused changes nothing
         local.flare._sweep()
         until(lambda: "west" not in local.flare.sites())
         assert {site: local.flare.job(site) for site in jobs} == jobs

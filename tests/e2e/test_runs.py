@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from asyndgan import cli
@@ -142,7 +143,8 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
     away = "timeline=[{site='south', first=2, last=9}, {site='south', first=20}]"
     recipe = tiny(
         "image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=4", away,
-        f"reminding.weight={reminding}", "generator.noise=2",
+        f"reminding.weight={reminding}", "generator.noise=2", "training.sample_every=2",
+        "masks.release=true",
     )  # fmt: skip
     undisturbed = train(recipe, phantoms, tmp_path / "whole")
     shares = [set(record["shares"]) for record in undisturbed.metrics()]
@@ -156,7 +158,13 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
     for number, stop in enumerate([1, 15]):
         with pytest.raises(Interrupted):
             train(recipe, phantoms, out, resume=number > 0, watch=stop_after(stop))
-    same_run(train(recipe, phantoms, out, resume=True), undisturbed)
+    resumed = train(recipe, phantoms, out, resume=True)
+    same_run(resumed, undisturbed)
+    first, *others = sorted(undisturbed.samples.iterdir())
+    heights = [Image.open(first).height, *(Image.open(file).height for file in others)]
+    assert heights == [heights[0]] + [2 * heights[0]] * len(others)  # south is shown, too
+    for file in (first, *others):
+        assert (resumed.samples / file.name).read_bytes() == file.read_bytes()
     reminded = [record["step"] for record in undisturbed.metrics() if "reminding" in record]
     assert reminded == (list(range(10, 20)) if reminding else [])
 
@@ -687,7 +695,7 @@ def test_what_a_late_site_alone_holds_may_be_normalised_by_itself(
         "image.intensity.T2.high=99",
     )  # fmt: skip
     run = train(recipe, phantoms, tmp_path / "run", without={"north": ["T2"]})
-    assert synthesise(run, released_masks(run))[0].modalities == ("T1", "T2")
+    assert next(synthesise(run, released_masks(run))).modalities == ("T1", "T2")
 
 
 def test_what_nobody_judged_is_not_painted(
@@ -698,7 +706,7 @@ def test_what_nobody_judged_is_not_painted(
     come = {site: {**about, "modalities": ["T1"]} for site, about in facts.sites.items()}
     run.write_facts(replace(facts, sites=come))  # as if the one that holds the rest never came
     with pytest.raises(RunError, match="no site that took part in this run holds T2"):
-        synthesise(run, released_masks(run))
+        list(synthesise(run, released_masks(run)))
     said = CliRunner().invoke(cli.app, ["report", str(run.path), "--out", str(tmp_path / "r.html")])
     assert said.exit_code == 0
     assert "no images on the page: no site that took part" in " ".join(said.output.split())

@@ -494,6 +494,19 @@ def test_what_is_measured_of_the_whole_run_has_a_chart_of_its_own():
     assert distances.curves[0].path.count("M") == 2  # nothing was painted for it in between
 
 
+def test_a_distance_that_jumps_at_the_end_of_a_long_run_is_shown_as_it_was_measured():
+    records = [record(step, ["generator"]) for step in range(2000)]  # a site of an odd name
+    for step in range(199, 2000, 200):
+        value = 3.0 if step == 1999 else 1.0
+        records[step] |= {"distance": value, "distances": {"generator": value / 2}}
+    distance, distances = run_charts(records, {"generator": 0})
+    assert [curve.last for curve in (*distance.curves, *distances.curves)] == ["3", "1.5"]
+    assert distance.up[-1].text in ("3", "3.0")  # the axis reaches it
+    *_, end = re.findall(r"L(\S+) (\S+?)(?=[ML]|$)", distance.curves[0].path)
+    assert float(end[0]) == 100.0
+    assert float(end[1]) < 10.0  # at the top: neither binned nor smoothed away
+
+
 def test_a_site_that_was_away_has_a_gap_in_its_lane_and_in_its_curves():
     records = [record(step, ["a", "b"] if step != 5 else ["a"]) for step in range(10)]
     lanes = {lane.name: lane for lane in presence(records, {"a": 0, "b": 1})}

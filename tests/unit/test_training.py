@@ -2,7 +2,7 @@ import copy
 import gc
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from asyndgan.errors import (
     ProtocolError,
     QuorumError,
     RunError,
+    SiteSilentError,
     SiteUnreachableError,
     StorageError,
     WireError,
@@ -1477,6 +1478,75 @@ def test_a_site_whose_moments_cannot_be_had_takes_part_all_the_same_and_is_told_
     few, half = sorted(note for note in coordinator.notes if note.startswith("no distance"))
     assert "fewer than 8 images" in few
     assert "site half lacks a modality" in half
+
+
+def test_a_site_that_does_not_send_its_moments_is_asked_again_after_the_next_checkpoint(
+    tiny: MakeRecipe, large_sites: MakeSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All others wait for it. It computes them once, however often it is asked."""
+    federation = large_sites(tiny(*MEASURED))
+    asked: list[int] = []
+    computed: list[int] = []
+
+    def lost(site: str, answer: bytes) -> bytes:
+        said = unpack(answer, ANSWERS, limit=federation.exchange.limit)
+        if isinstance(said, Measured) and site == "north":
+            asked.append(coordinator.step_number)
+            if len(asked) < 3:
+                raise SiteSilentError("site north did not answer in time.")
+        return answer
+
+    def counted(images: Tensor) -> Any:
+        computed.append(len(images))
+        return features_in_parts(images)
+
+    monkeypatch.setattr("asyndgan.training.site.features_in_parts", counted)
+    federation.line.tap = lost
+    coordinator = federation.begin()
+    found = [set(coordinator.step().distances) for _ in range(6)]
+    assert asked == [0, 2, 4]
+    assert found == [set(), {"south"}, set(), {"south"}, set(), {"north", "south"}]
+    assert len(computed) == len(federation.sites)
+
+
+def test_of_a_site_that_is_away_the_masks_are_painted_that_were_kept_by_then_and_not_moved_again(
+    tiny: MakeRecipe, large_sites: MakeSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """North is there only between the steps that are compared, and more of its masks are kept."""
+    parts = "{site='north', last=1}, {site='north', first=3, last=4}, {site='north', first=6}"
+    recipe = tiny(
+        "selection.kind=measured", "selection.window=1", "training.checkpoint_every=3",
+        "masks.release=true", "training.steps=12", "training.move=true", "training.flip=false",
+        f"timeline=[{parts}]",
+    )  # fmt: skip
+    federation = large_sites(recipe)
+    kept: list[Tensor] = []
+    recalled: list[int] = []
+
+    def keep(site: str, conditions: Tensor, most: int | None) -> None:
+        kept.extend(conditions if site == "north" else ())
+
+    def recall(site: str) -> Tensor:
+        recalled.append(len(kept))
+        return torch.stack(kept)
+
+    coordinator = Coordinator.begin(recipe, federation.exchange, run=RUN, keep=keep, recall=recall)
+    painted: dict[int, Tensor] = {}
+    paint = Coordinator._paint
+
+    def watched(self: Coordinator, generator: Any, of_sites: Mapping[str, Tensor]) -> Any:
+        if generator is self.average and "north" in of_sites and "north" not in self.members:
+            painted[self.step_number] = of_sites["north"]
+        return paint(self, generator, of_sites)
+
+    monkeypatch.setattr(Coordinator, "_paint", watched)
+    for _ in range(6):
+        coordinator.step()
+    assert sorted(painted) == [2, 5]
+    assert len(recalled) == 2
+    assert recalled[0] < recalled[1]
+    for masks in painted.values():
+        assert all(any(torch.equal(mask, known) for known in kept) for mask in masks)
 
 
 def test_moments_that_no_images_have_are_refused() -> None:

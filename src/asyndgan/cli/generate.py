@@ -71,7 +71,9 @@ def generate(
             cases, painting = painting_of(folder, named, fading=fading), {"moved": MOVED}
             source += ", some of them moved at random"
         else:
-            cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
+            cases = list(
+                synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
+            )
             painting = {"draws": draws, "seed": seed}
             source += ", moved at random" if augment else ""
         count = write_synthetic(

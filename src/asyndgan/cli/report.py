@@ -86,7 +86,7 @@ def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Ca
         check_provenance(run, folder)
         return load_cases(folder, run.recipe().image, facts.modalities, synthetic=True)
     try:
-        return synthesise(run, released_masks(run))
+        return list(synthesise(run, released_masks(run)))
     except RunError as error:
         console.print(f"no images on the page: {error}", style="yellow", markup=False)
         if not run.has_masks:

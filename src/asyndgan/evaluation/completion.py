@@ -171,6 +171,7 @@ def train_translator(
         NotFiniteError: the loss became infinite or NaN.
     """
     channels, *space = complete[0].image.shape
+    seed = derived_seed(seed, "translator")
     with seeded(seed):
         translator = Translator(
             channels=channels, labels=labels, width=budget.width, space=tuple(space)
@@ -277,7 +278,7 @@ def translator_of(
         on_progress: called after every step with the steps done.
     """
     looks = [look] * len(masks) if look else []
-    complete = synthesise(run, masks, draws=budget.images, seed=seed, move=True, looks=looks)
+    complete = list(synthesise(run, masks, draws=budget.images, seed=seed, move=True, looks=looks))
     patterns = sorted({tuple(present_in(each.case).tolist()) for each in cases})
     return train_translator(
         complete,

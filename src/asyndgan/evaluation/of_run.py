@@ -127,7 +127,7 @@ def counterparts(
 ) -> list[Case]:
     """Paints a counterpart of each real case, from its mask and in the look of its site."""
     looks = [site for site, cases in sites.items() for _ in cases]
-    return synthesise(run, masks_of(sites), looks=looks, fading=fading)
+    return list(synthesise(run, masks_of(sites), looks=looks, fading=fading))
 
 
 def painted_once(
@@ -216,7 +216,7 @@ def painting_of(
         step: step of a stored intermediate generator; None: the final one.
     """
     # Different seeds, since a mask's moved image would otherwise share the unmoved one's noise.
-    cases = synthesise(run, masks, step=step, fading=fading)
+    cases = list(synthesise(run, masks, step=step, fading=fading))
     if moved:
         cases += synthesise(run, masks, draws=moved, move=True, seed=1, step=step, fading=fading)
     for number in range(mixed):
@@ -406,7 +406,7 @@ def _augmented_cases(
 
 
 MOST_BYTES = 2**26
-"""Largest provenance of an augmented set: more than a million cases and masks."""
+"""Largest provenance of an augmented set: half a million cases and their masks."""
 
 
 def _provenance(data: Path) -> tuple[str, set[str], dict[str, str]]:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -128,8 +128,8 @@ def synthesise(
     step: int | None = None,
     looks: Sequence[str] = (),
     fading: Fading = AS_PAINTED,
-) -> list[Case]:
-    """Paints images from masks with a run's averaged generator.
+) -> Iterator[Case]:
+    """Paints images from masks with a run's averaged generator, some at a time.
 
     Args:
         run: a finished run.
@@ -143,13 +143,14 @@ def synthesise(
             in the look of one that does, since nobody has judged it in the look of this one.
         fading: labels to paint more or less clearly.
 
-    Returns:
-        One case per mask and draw; empty if there are no masks.
+    Yields:
+        One case per mask and draw; none if there are no masks.
 
     Raises:
-        RunError: the run has no such generator, nobody judged a modality that it paints, several
-            draws of a mask would be equal, a mask holds a label that the generator does not know,
-            or labels are to be faded by a generator that paints without masks.
+        RunError: once a case is asked for: the run has no such generator, nobody judged a modality
+            that it paints, several draws of a mask would be equal, a mask holds a label that the
+            generator does not know, or labels are to be faded by a generator that paints without
+            masks.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
@@ -175,7 +176,6 @@ def synthesise(
     contrasts = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "contrasts"))
     holders = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "holders"))
     how = MASKS_MOVE if recipe.training.flip else replace(MASKS_MOVE, flips=())
-    cases: list[Case] = []
     for draw in range(draws):
         suffix = f"_d{draw}" if draws > 1 or move else ""
         for start in range(0, len(masks), BATCH):
@@ -200,8 +200,7 @@ def synthesise(
             if recipe.image.source == "masks":
                 conditions = _painted_masks(images, scope)
             for (name, _), image, mask in zip(part, images, conditions, strict=True):
-                cases.append(_case(name + suffix, image, mask, scope.modalities))
-    return cases
+                yield _case(name + suffix, image, mask, scope.modalities)
 
 
 @torch.no_grad()

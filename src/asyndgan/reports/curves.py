@@ -4,6 +4,7 @@ Plots are stretched to the page's width, so positions are percentages: `x` from 
 the top.
 """
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,8 +34,9 @@ class Curve:
         name: site or quantity that it shows.
         number: number of its colour.
         path: SVG path of the smoothed values.
-        faint: SVG path of the values before smoothing; empty if the chart has too many curves.
-        last: last smoothed value, as text.
+        faint: SVG path of the values before smoothing; empty if the chart has too many curves, or
+            does not smooth.
+        last: last value drawn, as text.
     """
 
     name: str
@@ -156,27 +158,38 @@ def run_charts(
     if not np.isnan(gap).all():
         line = {"generator": gap}
         charts.append(_chart("Reminding", _NOTES["reminding"], line, {"generator": 0}, steps))
-    found = [
-        {"generator": record["distance"], **record.get("distances", {})}
-        if "distance" in record
-        else None
-        for record in records
-    ]
-    if any(found):
-        line = {"generator": _carried(found, "generator")}
-        charts.append(_chart("Distance", _NOTES["distance"], line, {"generator": 0}, steps))
-        lines = {site: _carried(found, site) for site in numbers}
-        charts.append(_chart("Distance from each site", _NOTES["distances"], lines, numbers, steps))
+    together = {n: record["distance"] for n, record in enumerate(records) if "distance" in record}
+    if together:
+        line = {"generator": _joined(together, len(records))}
+        charts.append(
+            _chart("Distance", _NOTES["distance"], line, {"generator": 0}, steps, exact=True)
+        )
+        by_site = {n: records[n].get("distances", {}) for n in together}
+        lines = {
+            site: _joined({n: of.get(site, math.nan) for n, of in by_site.items()}, len(records))
+            for site in numbers
+        }
+        charts.append(
+            _chart(
+                "Distance from each site", _NOTES["distances"], lines, numbers, steps, exact=True
+            )
+        )
     return tuple(charts)
 
 
-def _carried(found: Sequence[Mapping[str, float] | None], name: str) -> Line:
-    """What was found at checkpoints, carried forward to the next one; nan where nothing was."""
-    value, values = math.nan, []
-    for one in found:
-        value = value if one is None else one.get(name, math.nan)
-        values.append(value)
-    return np.array(values, np.float64)
+def _joined(found: Mapping[int, float], count: int) -> Line:
+    """What was found at some of `count` records, joined by straight lines; nan where nothing was.
+
+    A nan among what was found interrupts the line.
+    """
+    values = np.full(count, math.nan)
+    for place, value in found.items():
+        values[place] = value
+    for before, after in itertools.pairwise(sorted(found)):
+        if not math.isnan(found[before] + found[after]):
+            between = np.linspace(found[before], found[after], after - before + 1)
+            values[before : after + 1] = between
+    return values
 
 
 def traffic_chart(records: Sequence[Mapping[str, Any]]) -> Chart:
@@ -242,27 +255,29 @@ def _chart(
     steps: tuple[int, int],
     *,
     as_bytes: bool = False,
+    exact: bool = False,
 ) -> Chart:
+    """A chart of these lines; exact: neither smoothed, nor cut off at outliers."""
     binned = {name: _binned(values) for name, values in series.items()}
-    smooth = {name: _smoothed(values) for name, values in binned.items()}
-    low, high = _range(list(binned.values()))
+    shown = binned if exact else {name: _smoothed(values) for name, values in binned.items()}
+    low, high = _range(list(series.values() if exact else binned.values()), whole=exact)
     marks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(low, high)
-    shown = [float(mark) for mark in marks if low - 1e-9 <= mark <= high * (1 + 1e-9)]
+    kept = [float(mark) for mark in marks if low - 1e-9 <= mark <= high * (1 + 1e-9)]
     digits = max(0, -math.floor(math.log10(marks[1] - marks[0]) + 1e-9))
     curves = [
         Curve(
             name=name,
             number=numbers[name],
-            path=_path(smooth[name], low, high),
-            faint=_path(binned[name], low, high) if len(series) <= MOST_FAINT else "",
-            last=_last(smooth[name], as_bytes),
+            path=_path(shown[name], low, high),
+            faint="" if exact or len(series) > MOST_FAINT else _path(binned[name], low, high),
+            last=_last(series[name] if exact else shown[name], as_bytes),
         )
         for name in series
         if not np.isnan(binned[name]).all()
     ]
     up = [
         Tick(round(100 * (mark - low) / (high - low), 2), _mark(mark, digits, as_bytes))
-        for mark in shown
+        for mark in kept
     ]
     return Chart(title, note, tuple(curves), _across(steps), tuple(up))
 
@@ -309,13 +324,14 @@ def _smoothed(values: Line) -> Line:
     return np.where(there, sums / np.maximum(weights, 1e-12), math.nan)
 
 
-def _range(lines: Sequence[Line]) -> tuple[float, float]:
-    """Range of the axis: from 0 or the lowest values up to the highest, without outliers."""
+def _range(lines: Sequence[Line], *, whole: bool) -> tuple[float, float]:
+    """Range of the axis: from 0 or the lowest value up to the highest; outliers only if `whole`."""
     values = np.concatenate(list(lines))
     values = values[~np.isnan(values)]
     if not len(values):
         return 0.0, 1.0
-    low, high = (float(end) for end in np.percentile(values, (0.5, 99.5)))
+    ends = (0, 100) if whole else (0.5, 99.5)
+    low, high = (float(end) for end in np.percentile(values, ends))
     low = min(low, 0.0)
     return (low, high + 0.06 * (high - low)) if high > low else (low, low + 1.0)
 

@@ -54,15 +54,15 @@ class MaskBank:
         }
         (self.path / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
 
-    def first(self, count: int) -> list[tuple[str, Tensor]]:
-        """Returns the first `count` masks of each site as (site, mask), sorted by site."""
-        paths = sorted(self.folder.glob("[!.]*.png"))
-        wanted = {f"{number:05d}" for number in range(1, count + 1)}
-        return [
-            (path.stem.rpartition("-m")[0], torch.from_numpy(_read(path)))
-            for path in paths
-            if path.stem.rpartition("-m")[2] in wanted
-        ]
+    def first(self, count: int) -> dict[str, list[Tensor]]:
+        """Returns the first `count` masks of each site, sorted by site."""
+        return {
+            site: [
+                torch.from_numpy(_read(self._file(site, number)))
+                for number in range(1, min(count, self._count[site]) + 1)
+            ]
+            for site in sorted(self._count)
+        }
 
     def of(self, site: str) -> Tensor:
         """Returns all masks of a site, int64 (n, rows, columns); shape (0,) if there are none."""

@@ -1,14 +1,14 @@
 """Paints grids of sample images during training, with the same masks and noise every time."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import final
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
 
+from asyndgan.data import derived_seed
+from asyndgan.runs.bank import MaskBank
 from asyndgan.training import Coordinator, generator_inputs
 
 ROWS = 2
@@ -17,32 +17,36 @@ ROWS = 2
 
 @final
 class SampleGrid:
-    """Paints the first masks of each site, one row per image and one column per modality.
+    """Paints the first kept masks of each site, one row per image and one column per modality.
 
-    Grids are written only if sites release their masks, since an image reveals its mask.
+    Only masks that sites release are kept, since an image reveals its mask.
 
     Args:
         folder: folder for the pictures.
         coordinator: coordinator whose averaged generator paints.
-        masks: site and mask of each image, one at least.
+        bank: the masks that are kept; those of a site that comes late are painted once it has come.
     """
 
-    def __init__(
-        self, folder: Path, coordinator: Coordinator, masks: Sequence[tuple[str, Tensor]]
-    ) -> None:
+    def __init__(self, folder: Path, coordinator: Coordinator, bank: MaskBank) -> None:
         self.folder = folder
         self.coordinator = coordinator
-        conditions = torch.stack([mask for _, mask in masks])
-        recipe, scope = coordinator.recipe, coordinator.scope
-        random = torch.Generator().manual_seed(recipe.training.seed)
-        sites = [site for site, _ in masks]
-        self.inputs = generator_inputs(recipe, scope, conditions, sites, random, coordinator.device)
+        self.bank = bank
 
-    def write(self, step: int) -> np.ndarray:
-        """Writes the grid of a step; returns it as uint8 (1, height, width)."""
-        with torch.no_grad():
-            images = self.coordinator.average(*self.inputs).cpu()
-        rows = [torch.cat(list(image), dim=-1) for image in images]
+    @torch.no_grad()
+    def write(self, step: int) -> np.ndarray | None:
+        """Writes the grid of a step; returns it as uint8 (1, height, width), None without masks."""
+        one = self.coordinator
+        rows = []
+        for site, masks in self.bank.first(ROWS).items():
+            for number, mask in enumerate(masks):
+                seed = derived_seed(one.recipe.training.seed, "samples", site, number)
+                random = torch.Generator().manual_seed(seed)
+                inputs = generator_inputs(
+                    one.recipe, one.scope, mask[None], [site], random, one.device
+                )
+                rows.append(torch.cat(list(one.average(*inputs)[0].cpu()), dim=-1))
+        if not rows:
+            return None
         grid = ((torch.cat(rows, dim=0) + 1) * 127.5).round().to(torch.uint8).numpy()
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grid).save(self.folder / f"step-{step:06d}.png")

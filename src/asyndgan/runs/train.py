@@ -32,7 +32,7 @@ from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.folder import RunFacts, RunFolder, by_site, counted_on, socket_sums
-from asyndgan.runs.samples import ROWS, SampleGrid
+from asyndgan.runs.samples import SampleGrid
 from asyndgan.training import Coordinator, StepReport
 from asyndgan.training.checkpoint import (
     count_in,
@@ -428,8 +428,7 @@ class _Run:
         if bank:
             bank.describe(self.coordinator.scope)
         folder.forget_metrics_from(self.coordinator.step_number)
-        masks = bank.first(ROWS) if bank else []
-        self.grid = SampleGrid(folder.samples, self.coordinator, masks) if masks else None
+        self.grid = SampleGrid(folder.samples, self.coordinator, bank) if bank else None
         self.facts.state = "running"
         self._write_facts()
 
@@ -591,7 +590,9 @@ class _Run:
         board.add_scalar("bytes/from_sites", progress.received, report.step)
         last = progress.step == progress.steps
         if self.grid and (last or progress.step % self.recipe.training.sample_every == 0):
-            board.add_image("samples", self.grid.write(progress.step), report.step)
+            grid = self.grid.write(progress.step)
+            if grid is not None:
+                board.add_image("samples", grid, report.step)
 
     def _moved(self, board: SummaryWriter, step: int) -> dict[str, list[int]]:
         """Returns the bytes that left and came to each site; logs them by kind to TensorBoard."""

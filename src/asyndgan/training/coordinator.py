@@ -104,7 +104,6 @@ class Coordinator:
         self.step_number = 0
         self.notes: list[str] = []
         self.recall = recall or self._no_conditions
-        self._kept: dict[str, Tensor] = {}  # conditions of sites that are away
         self.selection = Selection(self.recipe) if self.recipe.selection.compares else None
         self.memory = Memory(self.recipe, self.recall) if self.recipe.reminding.weight else None
         with seeded(derived_seed(self.recipe.training.seed, "generator")):
@@ -209,8 +208,6 @@ class Coordinator:
         found = self.selection and self.selection.decide(
             self.step_number, self.average, self.roster.normalised_shares
         )
-        if found:
-            self._kept = {}  # until the next checkpoint more may be kept
         return StepReport(
             step=self.step_number - 1,
             updated=updated,
@@ -310,15 +307,11 @@ class Coordinator:
             return
         conditions = {s: one.conditions for s, one in members.items() if s in selection.real}
         training = self.recipe.training
-        away = sorted(selection.real.keys() - members)
-        self._kept = {s: self._kept[s] if s in self._kept else self.recall(s) for s in away}
-        for site, kept in self._kept.items():
+        for site, kept in selection.kept_of(members, self.recall).items():
             seed = derived_seed(training.seed, "watched masks", site, self.step_number)
             random = torch.Generator().manual_seed(seed)
-            if len(kept):
-                conditions[site] = drawn_from(
-                    kept, training.batch, random, flip=training.flip, move=training.move
-                )
+            if len(kept):  # moved already when they were kept, if the recipe moves masks
+                conditions[site] = drawn_from(kept, training.batch, random, flip=training.flip)
         if conditions:
             images = self._paint(self.average, conditions).images.cpu().split(training.batch)
             selection.see(dict(zip(conditions, images, strict=True)))

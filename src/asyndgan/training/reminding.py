@@ -103,6 +103,8 @@ class Memory:
             torch.Generator().manual_seed(derived_seed(training.seed, name, site, step))
             for name in ("remembered masks", "reminding", "reminding")
         )
+        # Those that were moved before they were kept are moved again, as they are when synthetic
+        # sets are painted from them: few are kept, and more shall be remembered than these.
         conditions = drawn_from(
             self._conditions[site], training.batch, masks, flip=training.flip, move=training.move
         )

@@ -9,7 +9,7 @@ can end with the generator that was nearest.
 import functools
 import math
 import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -54,7 +54,8 @@ class Selection:
 
     Attributes:
         real: moments of each site's real images; of other sites nothing is compared.
-        refused: sites that sent none in this attempt.
+        refused: sites that sent no valid ones in this attempt.
+        silent: sites that have not answered since the last checkpoint.
         best_step: number of steps after which the nearest generator was found; 0: none kept.
         best_distance: its distance from the real images.
     """
@@ -63,26 +64,42 @@ class Selection:
         self.recipe = recipe
         self.real: dict[str, Moments] = {}
         self.refused: set[str] = set()
+        self.silent: set[str] = set()
         self.best_step = 0
         self.best_distance = math.inf
         self._best: dict[str, Tensor] = {}
         self._seen: dict[str, Moments] = {}
+        self._kept: dict[str, Tensor] = {}  # conditions of sites that are away
 
     def ask(self, roster: Roster, sites: Iterable[str]) -> dict[str, AsyndganError]:
         """Asks those of these members for their moments that have not been asked yet.
 
+        One that does not answer is asked again after the next checkpoint: a site may need longer
+        for its moments than for a judgement, and all others wait for it.
+
         Returns:
             Why there are none of a site, by site.
         """
-        unknown = set(sites) - set(self.real) - self.refused
+        unknown = set(sites) - set(self.real) - self.refused - self.silent
         if not unknown:
             return {}
         found, missed = real_moments(roster, unknown)
         self.real |= found
-        # Who did not answer is no member any more once it has not judged, either.
         gone = (SiteSilentError, SiteUnreachableError)
-        self.refused |= {site for site, error in missed.items() if not isinstance(error, gone)}
+        self.silent |= {site for site, error in missed.items() if isinstance(error, gone)}
+        self.refused |= missed.keys() - self.silent
         return missed
+
+    def kept_of(
+        self, members: Collection[str], recall: Callable[[str], Tensor]
+    ) -> dict[str, Tensor]:
+        """Conditions that were kept of each site whose moments are known and that is no member.
+
+        They are read again after each checkpoint, since more may be kept by then.
+        """
+        away = sorted(self.real.keys() - set(members))
+        self._kept = {s: self._kept[s] if s in self._kept else recall(s) for s in away}
+        return self._kept
 
     def wants(self, step: int) -> bool:
         """Whether a step is among the last `selection.window` before a checkpoint or the end."""
@@ -115,9 +132,11 @@ class Selection:
             None if there is nothing to compare now.
         """
         training, seen = self.recipe.training, self._seen
-        if not seen or (step % training.checkpoint_every and step != training.steps):
+        if step % training.checkpoint_every and step != training.steps:
             return None
-        self._seen = {}
+        self._seen, self._kept, self.silent = {}, {}, set()
+        if not seen:
+            return None
         nearest = self.recipe.selection.kind == "nearest"
         real = {s: own for s, own in self.real.items() if nearest or s in seen}
         together = distance(_mixed(seen, shares), _mixed(real, shares))

@@ -449,14 +449,18 @@ class Site(Handler):
         self._expect(request.run)
         if not self.recipe.selection.compares:
             raise ProtocolError("this recipe asks no site for moments.")
-        moments = Moments.of(
-            features_in_parts(self.cohort.images), clip=self.recipe.selection.clip or None
-        )
         return Measured(
             run=request.run,
             count=len(self.cohort),
-            total=moments.total,
-            squares=moments.squares,
+            total=self._moments.total,
+            squares=self._moments.squares,
+        )
+
+    @cached_property
+    def _moments(self) -> Moments:
+        """Of all its images; kept, since who did not wait for them asks again."""
+        return Moments.of(
+            features_in_parts(self.cohort.images), clip=self.recipe.selection.clip or None
         )
 
     def _save(self, request: Save) -> Saved:
