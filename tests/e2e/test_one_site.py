@@ -177,7 +177,7 @@ def test_masks_can_be_hidden_from_what_is_completed(
     )  # fmt: skip
     provenance = json.loads((out / "provenance.json").read_text())
     assert {a["made_from"] for a in provenance["files"].values()} == {"the acquired modalities"}
-    assert provenance["look"] is None
+    assert (provenance["look"], provenance["looks"]) == (None, {"T2": []})
     for look, said in (("nobody", "nobody is no site of this run"), ("north", "has no looks")):
         with pytest.raises(AsyndganError, match=said):
             complete(run.path, "--site", without_t2, "--out", tmp_path / "no", "--look", look)
@@ -202,16 +202,22 @@ def test_a_look_changes_what_is_completed(
             styled.path, "--site", without_t2, "--out", out, "--way", *way, "--look", look
         )  # fmt: skip
         provenance = json.loads((out / "provenance.json").read_text())
-        assert provenance["look"] == look
+        assert (provenance["look"], provenance["looks"]) == (look, {"T2": [look]})
         painted.append([(out / name).read_bytes() for name in provenance["files"]])
     assert painted[0] == painted[2] != painted[1]
 
 
+@pytest.mark.parametrize("look", [(), ("--look", "west")], ids=["drawn", "of-a-site-without"])
 def test_all_slices_of_a_patient_are_painted_in_one_look_however_they_are_named(
-    tiny: MakeRecipe, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+    look: tuple[str, ...],
+    tiny: MakeRecipe,
+    phantoms: dict[str, Path],
+    without_t2: Path,
+    tmp_path: Path,
 ) -> None:
     recipe = tiny("image.size=32", "training.steps=2", "generator.noise=0", "generator.style=4")
-    run = train(recipe, phantoms, tmp_path / "run")
+    shutil.copytree(without_t2, tmp_path / "west")
+    run = train(recipe, phantoms | {"west": tmp_path / "west"}, tmp_path / "run")
     first, *others = sorted((without_t2 / "labelsTr").iterdir())
     for other in others:
         shutil.copyfile(first, other)  # without noise, what differs is the look
@@ -224,7 +230,9 @@ def test_all_slices_of_a_patient_are_painted_in_one_look_however_they_are_named(
     found = []
     for number, pattern in enumerate(([], ["--patient-pattern", r"(p\d+)-\d+"])):
         out = tmp_path / f"out{number}"
-        complete(run.path, "--site", without_t2, "--out", out, "--way", "painted", *pattern)
+        complete(run.path, "--site", without_t2, "--out", out, "--way", "painted", *pattern, *look)
+        provenance = json.loads((out / "provenance.json").read_text())
+        assert provenance["looks"] == {"T2": ["north", "south"]}  # west has no T2
         looks = [
             {(out / "imagesTr" / f"{name}_0002.png").read_bytes() for name in names}
             for names in patients.values()
@@ -259,6 +267,22 @@ def test_images_that_the_recipe_turns_white_are_neither_completed_nor_augmented(
         command("augment", run.path, "--site", without_t2, "--out", tmp_path / "out")
 
 
+def test_a_picture_of_which_the_run_paints_a_part_only_is_neither_completed_nor_augmented(
+    tiny: MakeRecipe, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
+) -> None:
+    """The rest of a painted file would be black, beside tissue."""
+    recipe = tiny("image.size=32", "training.steps=1", "image.fit=crop")
+    cropping = train(recipe, phantoms, tmp_path / "run")
+    command("augment", cropping.path, "--site", without_t2, "--out", tmp_path / "fits")
+    for folder in ("imagesTr", "labelsTr"):
+        for path in (without_t2 / folder).iterdir():
+            stored = np.asarray(Image.open(path))
+            Image.fromarray(np.concatenate([stored, stored], axis=1)).save(path)
+    for which in ("augment", "complete"):
+        with pytest.raises(AsyndganError, match=r"lies beyond the 32 x 32 pixels .* image.fit"):
+            command(which, cropping.path, "--site", without_t2, "--out", tmp_path / which)
+
+
 def test_a_label_that_no_run_knows_is_found_before_anything_is_trained(
     run: RunFolder, without_t2: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -270,7 +294,7 @@ def test_a_label_that_no_run_knows_is_found_before_anything_is_trained(
     (without_t2 / "dataset.json").write_text(json.dumps(about))
     *_, last = sorted((without_t2 / "labelsTr").iterdir())
     Image.fromarray(np.full_like(np.asarray(Image.open(last)), 7)).save(last)
-    with pytest.raises(AsyndganError, match="the masks hold label 7; this generator knows 0 to"):
+    with pytest.raises(AsyndganError, match="hold label 7; this generator knows 0, 1, 2, 3"):
         complete(run.path, "--site", without_t2, "--out", tmp_path / "out")
 
 
@@ -432,6 +456,42 @@ def test_a_set_of_another_generator_is_not_judged_by(
             (out / "provenance.json").write_text(text)
         with pytest.raises(AsyndganError, match=r"painted from\. Make the set anew"):
             evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
+
+
+def test_a_site_that_changed_its_cases_since_is_not_judged_by_the_set_made_before(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """What the change does would count as an effect of the synthetic cases."""
+    out = tmp_path / "out"
+    command("augment", run.path, "--site", phantoms["north"], "--out", out)
+    image, *_ = sorted((phantoms["north"] / "imagesTr").iterdir())
+    stored = np.asarray(Image.open(out / "imagesTr" / image.name))
+    Image.fromarray(255 - stored).save(out / "imagesTr" / image.name)
+    with pytest.raises(AsyndganError, match="other images or masks of 1 real case than site north"):
+        evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_no_network_sees_mirrored_images_if_sides_are_no_mirror_images(
+    flip: bool,
+    tiny: MakeRecipe,
+    phantoms: dict[str, Path],
+    without_t2: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=1", f"training.flip={str(flip).lower()}")
+    run = train(recipe, phantoms, tmp_path / "run")
+    seen = []
+    moved = completion.augment
+    monkeypatch.setattr(
+        completion, "augment", lambda *args: seen.append(args[2].flips) or moved(*args)
+    )
+    complete(run.path, "--site", without_t2, "--out", tmp_path / "completed", "--steps", 2)
+    evaluated(run, phantoms, tmp_path / "judged")
+    judged = json.loads((tmp_path / "judged" / "evaluation.json").read_text())
+    assert any(seen) == flip
+    assert judged["budget"]["flips"] == [-1] * flip
 
 
 def test_a_set_from_the_masks_of_those_who_are_judged_is_refused_even_if_they_were_the_sites_own(

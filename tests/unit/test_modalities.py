@@ -138,6 +138,21 @@ def test_a_site_that_leaves_takes_its_part_of_a_modality_along(
     assert alone["north"].flatten().tolist() == pytest.approx([1.0, 1.0])
 
 
+@pytest.mark.parametrize("kind", ["median", "trimmed"])
+def test_a_modality_that_few_hold_is_not_voted_down(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites, kind: str
+) -> None:
+    """The median of the one holder's gradient and the others' zeros would be zero."""
+    recipe = tiny(f"integrity.aggregation={kind}")
+    cohorts = {
+        "east": make_cohort(recipe, modalities=["T1"]),
+        "north": make_cohort(recipe, modalities=["T1", "T2"]),
+        "south": make_cohort(recipe, modalities=["T1"]),
+    }
+    with pytest.raises(CohortError, match=f"site east holds T1 alone, and .*'{kind}' would count"):
+        make_sites(recipe, cohorts).begin()
+
+
 def test_discriminators_of_single_modalities_know_nothing_of_each_other(tiny: MakeRecipe) -> None:
     recipe = tiny("discriminator.joint=false")
     network = build_discriminator(recipe, condition_channels=3, image_channels=2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from asyndgan.data import Batch, Cohort
@@ -77,8 +78,17 @@ def test_a_step_is_the_gradient_of_the_mixtures_loss(
     log_odds = []
     for site in twins.values():
         real = site.cohort.batch(0, recipe.training.batch)
-        site.objective.begin_step(0)
-        site.objective.learn_of_all(real, Batch(images.detach(), conditions), shares)
+        judge = site.objective.discriminator
+        own = judge(real.images, site.objective.maps(real.conditions)).score
+        painted = judge(images.detach(), site.objective.maps(conditions)).score
+        # A real image against one of the mixture of all sites' synthetic ones (equation 1 of
+        # Goodfellow et al. 2014): the shares say how much of it is each site's.
+        each = F.softplus(painted).flatten(1).mean(1).reshape(2, -1).mean(1)
+        lesson = (F.softplus(-own).mean() + shares[0] * each[0] + shares[1] * each[1]) / 2
+        optimiser = site.objective.discriminator_optimiser
+        optimiser.zero_grad()
+        lesson.backward()
+        optimiser.step()
         log_odds.append(site.objective.log_odds(Batch(images, conditions)))
     together = sum(share * odds.exp() for share, odds in zip(shares, log_odds, strict=True))
     assert isinstance(together, Tensor)

@@ -165,6 +165,14 @@ def test_crop_keeps_proportions_and_fills_the_image() -> None:
     assert case.preparation.offset == (0, -8)
     assert by_case(case) == (1, 1)
     assert case.mask.unique().tolist() == [1]
+    assert case.preparation.cut == 0  # what lies beyond is black
+
+
+@pytest.mark.parametrize(("fit", "cut"), [("pad", 0), ("stretch", 0), ("crop", 510 / 595)])
+def test_what_cropping_cuts_off_is_counted(fit: str, cut: float) -> None:
+    pixels = np.tile(np.repeat([255, 85, 0, 255], 8).astype(np.float32), (16, 1))
+    case = prepare(raw(pixels), section(fit=fit), ("T1",))
+    assert case.preparation.cut == pytest.approx(cut, abs=1e-6)
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])

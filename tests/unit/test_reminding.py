@@ -81,6 +81,21 @@ def test_the_generator_is_pulled_to_what_it_painted_when_the_site_left(
         torch.testing.assert_close(together - without, own.grad, rtol=1e-2, atol=1e-5)
 
 
+def test_each_site_that_is_away_is_remembered_in_its_own_look_by_its_share() -> None:
+    recipe = Recipe.from_toml("", ["reminding.weight=1", "masks.release=true"])
+    memory = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
+    before, now = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
+    memory.follow({"east": 3.0, "south": 1.0}, before)
+    change = {"east": 0.1, "south": 0.9}  # what is painted has changed by, in their looks
+
+    def paint(network: Any, conditions: Tensor, looks: Any, random: Any) -> Tensor:
+        by = torch.tensor([change[look] for look in looks]).reshape(-1, 1, 1, 1)
+        none = 0 * next(network.parameters()).sum()
+        return by * (network is now) + none + torch.zeros(len(conditions), 1, 4, 4)
+
+    assert float(memory.remind(now, 0, paint)) == pytest.approx(0.75 * 0.1 + 0.25 * 0.9)
+
+
 def test_nothing_is_kept_in_modalities_that_the_site_never_held() -> None:
     recipe = Recipe.from_toml("", ["reminding.weight=1", "masks.release=true"])
     memory = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))

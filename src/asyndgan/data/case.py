@@ -28,6 +28,7 @@ class Preparation:
         shift: summand for each modality in the same formula.
         clipped: for each modality, the fraction of non-black pixels that were brighter than white
             and were clipped.
+        cut: fraction of the brightness, of all modalities together, that cropping cut off.
     """
 
     shape: tuple[int, int]
@@ -37,6 +38,7 @@ class Preparation:
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     clipped: tuple[float, ...] = ()
+    cut: float = 0.0
 
 
 @final

@@ -35,6 +35,9 @@ MOST_ENLARGED = 2**24
 MOST_CLIPPED = 0.5
 """Largest fraction of a modality's non-black pixels that may lie above a fixed range."""
 
+MOST_CUT = 0.05
+"""Largest fraction of a case's brightness that may lie beyond what a generator paints of it."""
+
 LEAST_USED = 0.02
 """Smallest fraction of the intensity range that a modality's images must span."""
 
@@ -81,25 +84,29 @@ def prepare(
         for name, (scale, shift) in zip(modalities, scales, strict=True)
     ]
     resized = _resized((height, width), raw, image)
+    offset = ((image.size[0] - resized[0]) // 2, (image.size[1] - resized[1]) // 2)
+    planes = np.stack([plane for plane, _ in brought])
+    picture = _resample(torch.from_numpy(planes), resized, image.resampling)
+    picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # antialiasing weights sum to 1 only roughly
+    placed = _moved(picture, image.size, offset, IMAGE_LOW)
+    bright, kept = (float((one.double() - IMAGE_LOW).sum()) for one in (picture, placed))
     preparation = Preparation(
         shape=(height, width),
         spacing=raw.spacing,
         resized=resized,
-        offset=((image.size[0] - resized[0]) // 2, (image.size[1] - resized[1]) // 2),
+        offset=offset,
         scale=tuple(scale for scale, _ in scales),
         shift=tuple(shift for _, shift in scales),
         clipped=tuple(beyond for _, beyond in brought),
+        cut=max(0.0, 1 - kept / bright) if bright else 0.0,
     )
-    planes = np.stack([plane for plane, _ in brought])
-    picture = _resample(torch.from_numpy(planes), resized, image.resampling)
-    picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # antialiasing weights sum to 1 only roughly
     labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
     mask = _resample_labels(torch.from_numpy(np.array(labels)), resized)
     return Case(
         name=raw.name,
         patient=raw.patient,
-        image=_moved(picture, image.size, preparation.offset, IMAGE_LOW),
-        mask=_moved(mask[None], image.size, preparation.offset, 0)[0],
+        image=placed,
+        mask=_moved(mask[None], image.size, offset, 0)[0],
         modalities=tuple(modalities),
         preparation=preparation,
         absent=tuple(missing),
@@ -255,6 +262,22 @@ def check_contrast(cases: Sequence[Case], image: ImageSection, where: str | Path
             f"{found.low:g} to {found.high:g}): {what}. Set the range that is stored, "
             "or take percentiles, which suit any: --set image.intensity.default.kind=percentiles "
             "--set image.intensity.default.low=0.5 --set image.intensity.default.high=99.5"
+        )
+
+
+def check_uncut(cases: Sequence[Case], image: ImageSection, where: Path) -> None:
+    """Refuses images of which a generator paints a part only: stored, the rest would be black.
+
+    Raises:
+        DataError: cropping cut off more than `MOST_CUT` of a case's brightness.
+    """
+    if cut := [case for case in cases if case.preparation.cut > MOST_CUT]:
+        height, width = image.size
+        raise DataError(
+            f"{where}: of {len(cut)} of {len(cases)} images more than {MOST_CUT:.0%} lies beyond "
+            f"the {height} x {width} pixels that this run paints; synthetic ones would be black "
+            "there. Take a run with image.fit 'pad' or, if it has image.spacing, a larger "
+            "image.size."
         )
 
 

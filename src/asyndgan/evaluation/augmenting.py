@@ -13,7 +13,7 @@ from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
 from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import check_labels, describe, list_cases
-from asyndgan.data.prepare import check_contrast, invert, invert_mask, load_cases
+from asyndgan.data.prepare import check_contrast, check_uncut, invert, invert_mask, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError
@@ -77,8 +77,9 @@ def augment_folder(
 
     Raises:
         DataError: the folder cannot be read, holds volumes, synthetic cases or modalities that the
-            run does not paint, or differs from the run in the meaning of its labels; a real case
-            has the name of a synthetic one; or there is no mask to paint from.
+            run does not paint, or differs from the run in the meaning of its labels; the run paints
+            only a part of its images; a real case has the name of a synthetic one; or there is no
+            mask to paint from.
         RunError: the run holds out patients and was trained with another `patient_pattern`, or
             there is no such label to fade.
     """
@@ -101,6 +102,7 @@ def augment_folder(
             "train no network well. Cut the volumes into slices first."
         )
     check_contrast(real, image, folder)
+    check_uncut(real, image, folder)
     if run.recipe().training.hold_out:
         facts.check_pattern(patient_pattern)
     # Masks of held-out patients must not be used, since evaluations judge on these patients.

@@ -58,7 +58,6 @@ from asyndgan.evaluation.figures import plot_completions, plot_paintings
 from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
 from asyndgan.evaluation.of_run import (
     OF_SITES,
-    budget_for,
     counterparts,
     load_real,
     masks_of,
@@ -71,6 +70,7 @@ from asyndgan.evaluation.result import Checkpoints, Difference, SuiteResult, Tra
 from asyndgan.evaluation.segmentation import (
     TRAINING_VERSION,
     SegmentationBudget,
+    budget_for,
     build_segmenter,
 )
 from asyndgan.evaluation.suite import (
@@ -648,8 +648,8 @@ class _Judging:
 
     def _budget(self, network: str = "unet") -> SegmentationBudget:
         steps = self.part.segmentation_steps or self.suite.segmentation_steps
-        image = self.runs[SYNTHETIC][0].recipe().image
-        return budget_for(image, SegmentationBudget(network=network, steps=steps))
+        recipe = self.runs[SYNTHETIC][0].recipe()
+        return budget_for(recipe, SegmentationBudget(network=network, steps=steps))
 
     def _place(self, ending: str = "main") -> str:
         return f"evaluations/{self.part.name}/{self.model.name}/{ending}"

@@ -28,13 +28,14 @@ from asyndgan.data.nnunet import (
     read_case,
     read_image,
 )
-from asyndgan.data.prepare import check_contrast, invert, prepare, stored_as
+from asyndgan.data.prepare import check_contrast, check_uncut, invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.evaluation.figures import plot_paintings
 from asyndgan.evaluation.segmentation import (
     SegmentationBudget,
     augment,
+    budget_for,
     build_segmenter,
     check_size,
 )
@@ -149,6 +150,7 @@ def train_translator(
     *,
     labels: int,
     budget: TranslationBudget,
+    geometry: SegmentationBudget = GEOMETRY,
     seed: int = 0,
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
@@ -160,6 +162,7 @@ def train_translator(
         patterns: patterns of present modalities to train for, one boolean per modality.
         labels: number of labels of the masks, background included.
         budget: steps, rates and width.
+        geometry: how images are moved with their masks.
         seed: seed of weights and draws.
         device: device to train on.
         on_progress: called after every step with the steps done.
@@ -188,7 +191,7 @@ def train_translator(
         places = torch.randint(len(complete), (budget.batch,), generator=random).tolist()
         images = torch.stack([complete[place].image for place in places]).to(device)
         masks = torch.stack([complete[place].mask for place in places]).to(device)
-        target, moved = augment(images, masks, GEOMETRY, random)
+        target, moved = augment(images, masks, geometry, random)
         shown, _ = augment(target, moved, COLOUR, random)
         present = there[torch.randint(len(there), (budget.batch,), generator=random)].to(device)
         masked = (torch.rand(budget.batch, generator=random) >= budget.unmasked).to(device)
@@ -228,6 +231,7 @@ def painted_from_masks(
     """Completes cases like `translated`, but painted by the generator from each mask alone.
 
     All slices of a patient have the same look: that of the site `look`, or one drawn per patient.
+    So has what this site does not hold: that of one which does, drawn per patient.
 
     Raises:
         DataError: a case has no mask.
@@ -239,8 +243,9 @@ def painted_from_masks(
                 "translation."
             )
     masks = [(each.case.name, each.case.mask) for each in cases]
-    looks = looks_of([each.case.patient for each in cases], run, look=look, seed=seed)
-    painted = synthesise(run, masks, seed=seed, looks=looks)
+    patients = [each.case.patient for each in cases]
+    looks = looks_of(patients, run, look=look, seed=seed)
+    painted = synthesise(run, masks, seed=seed, looks=looks, patients=patients)
     return [filled(each.case, own.image) for each, own in zip(cases, painted, strict=True)]
 
 
@@ -285,6 +290,7 @@ def translator_of(
         patterns,
         labels=max(run.facts().scope.labels) + 1,
         budget=budget,
+        geometry=budget_for(run.recipe(), GEOMETRY),
         seed=seed,
         device=device,
         on_progress=on_progress,
@@ -352,7 +358,8 @@ def complete_folder(
 
     Raises:
         DataError: no case lacks a modality, a case has none of them or cannot be read, there are no
-            masks to paint from, `look` is no site of the run, or the run cannot complete this set.
+            masks to paint from, `look` is no site of the run, or the run cannot complete this set,
+            or paints only a part of its images.
         NotFiniteError: the translator's loss became infinite or NaN.
     """
     facts, image = run.facts(), run.recipe().image
@@ -373,8 +380,9 @@ def complete_folder(
     ]
     every = [each for _, slices in read for each in slices]
     stored = [*(each.case.mask for each in every), *(mask for _, mask in masks)]
-    check_labels_of(stored, max(facts.scope.labels))
+    check_labels_of(stored, facts.scope.labels)
     check_contrast([each.case for each in every], image, folder)
+    check_uncut([each.case for each in every], image, folder)
     own = own_masks(every, image)
     if hide_masks:
         read = [(files, [without_mask(each) for each in slices]) for files, slices in read]
@@ -411,6 +419,7 @@ def complete_folder(
         "asyndgan": __version__,
         "seed": seed,
         "look": look,
+        "looks": {name: _sites_of_look(run, name, look) for name in names},
         "hide_masks": hide_masks,
         "translator": taught,
         "acquired": list(info.modalities),
@@ -452,6 +461,15 @@ def _described(run: RunFolder, folder: Path) -> DatasetInfo:
             f"{', '.join(facts.modalities)}. Modalities match by name."
         )
     return info
+
+
+def _sites_of_look(run: RunFolder, modality: str, look: str | None) -> list[str]:
+    """Sites in one of whose looks a modality is painted; none if the generator has one look."""
+    if not run.recipe().generator.style:
+        return []
+    sites = run.facts().sites.items()
+    holders = [site for site, about in sites if modality in about["modalities"]]
+    return [look] if look in holders else holders
 
 
 def _made_from(way: Way, *, masked: bool) -> str:

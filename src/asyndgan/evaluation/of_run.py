@@ -6,6 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
@@ -15,7 +17,7 @@ from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.recombine import recombined
-from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.evaluation.segmentation import SegmentationBudget, budget_for
 from asyndgan.evaluation.synthesise import (
     AS_PAINTED,
     PAINTING_VERSION,
@@ -288,7 +290,7 @@ def evaluate_run(
         out=out,
         targets=targets,
         seeds=range(seeds),
-        budget=budget_for(image, budget),
+        budget=budget_for(run.recipe(), budget),
         workers=workers,
         device=device,
         baselines=baselines,
@@ -305,12 +307,6 @@ def evaluate_run(
         },
         on_progress=on_progress,
     )
-
-
-def budget_for(image: ImageSection, budget: SegmentationBudget) -> SegmentationBudget:
-    """The same budget, without mirroring where left and right are no mirror images."""
-    # The columns of sagittal slices run from front to back.
-    return replace(budget, flips=()) if image.axis == "sagittal" else budget
 
 
 def _check_cases(facts: RunFacts, sites: Mapping[str, Sequence[Case]]) -> None:
@@ -363,7 +359,8 @@ def _augmented_cases(
     Raises:
         RunError: the site is not part of the evaluation, or the set holds no synthetic cases, does
             not say where they are from, was painted by another generator, was painted from masks of
-            judged patients or of cases that the site does not train on, or lacks real cases of it.
+            judged patients or of cases that the site does not train on, or lacks real cases of it
+            or holds other versions of them.
     """
     if site not in real:
         raise RunError(
@@ -391,10 +388,17 @@ def _augmented_cases(
         augmented=True,
     )  # fmt: skip
     own, training = set(info.synthetic_cases), {case.name for case in real[site]}
-    if missing := training - {case.name for case in cases}:
+    copies = {case.name: case for case in cases}
+    if missing := training - copies.keys():
         raise RunError(
             f"{data} lacks {len(missing)} real cases that site {site} has; it was made from "
             "another set."
+        )
+    if other := [case.name for case in real[site] if not _same(case, copies[case.name])]:
+        raise RunError(
+            f"{data} holds other images or masks of {counted(len(other), 'real case')} than site "
+            f"{site}, which would count as an effect of the synthetic ones. Make it anew with "
+            "'asyndgan augment'."
         )
     if strange := {mask_of.get(name, name) for name in own} - training - {""}:
         raise RunError(
@@ -403,6 +407,10 @@ def _augmented_cases(
             f"{site}'s own folder."
         )
     return [case for case in cases if case.name in own or case.name in training]
+
+
+def _same(case: Case, other: Case) -> bool:
+    return torch.equal(case.image, other.image) and torch.equal(case.mask, other.mask)
 
 
 MOST_BYTES = 2**26

@@ -6,7 +6,7 @@ augmentation; only the training cases differ.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import final
 
 import torch
@@ -19,6 +19,7 @@ from asyndgan.data.case import Case
 from asyndgan.data.moves import Moves, moved
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.models.layout import channels_last
+from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import seeded
 
 TRAINING_VERSION = 2
@@ -73,6 +74,11 @@ class SegmentationBudget:
                 f"there is no segmentation network '{self.network}'; choose one of "
                 f"{', '.join(NETWORKS)}."
             )
+
+
+def budget_for(recipe: Recipe, budget: SegmentationBudget) -> SegmentationBudget:
+    """The same budget, without mirroring if the recipe's sites do not mirror their images."""
+    return budget if recipe.training.flip else replace(budget, flips=())
 
 
 def build_segmenter(

@@ -253,6 +253,7 @@ class Suite(Section):
                 name: (
                     recipe.image,
                     recipe.training.hold_out_seed,
+                    recipe.training.flip,  # whether segmentation networks see mirrored images
                     recipe.privacy.kind == "none",  # privacy changes how patients are held out
                 )
                 for name, recipe in recipes.items()
@@ -262,9 +263,10 @@ class Suite(Section):
                 if grids[other] != grids[first]:
                     raise RecipeError(
                         f"suite '{suite.name}', set {part.name}: models {first} and {other} "
-                        "prepare images or hold patients out in different ways, so their tables "
-                        "cannot be one. Give them the same image section and hold_out_seed, and "
-                        "privacy to all or none, or make two suites."
+                        "prepare or mirror images or hold patients out in different ways, so "
+                        "their tables cannot be one. Give them the same image section, "
+                        "training.flip and hold_out_seed, and privacy to all or none, or make two "
+                        "suites."
                     )
             for model in suite.models:
                 recipe = suite.recipe(part, model, 0)

@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
@@ -21,7 +21,7 @@ from asyndgan.data.prepare import load_masks
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
 from asyndgan.evaluation.recombine import without_labels
-from asyndgan.evaluation.segmentation import SegmentationBudget, augment
+from asyndgan.evaluation.segmentation import SegmentationBudget, augment, budget_for
 from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import Scope, generator_inputs
@@ -39,6 +39,9 @@ MASKS_MOVE: Final = SegmentationBudget(
 CONTRASTS: Final = (0.5, 1.1)
 """Least and highest contrast of faded labels. Chosen on validation patients: see
 docs/experiments.md."""
+
+Looks = dict[int, list[str]]
+"""Sites in whose looks some channels of images are painted, by channel; one for each image."""
 
 
 @final
@@ -127,6 +130,7 @@ def synthesise(
     move: bool = False,
     step: int | None = None,
     looks: Sequence[str] = (),
+    patients: Sequence[str] = (),
     fading: Fading = AS_PAINTED,
 ) -> Iterator[Case]:
     """Paints images from masks with a run's averaged generator, some at a time.
@@ -141,6 +145,8 @@ def synthesise(
         looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
             independently of the mask's origin. A modality that this site does not hold is painted
             in the look of one that does, since nobody has judged it in the look of this one.
+        patients: for each mask, whose it is: what is drawn of a look is drawn once for each
+            patient; empty: for each image.
         fading: labels to paint more or less clearly.
 
     Yields:
@@ -175,20 +181,26 @@ def synthesise(
     moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
     contrasts = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "contrasts"))
     holders = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "holders"))
-    how = MASKS_MOVE if recipe.training.flip else replace(MASKS_MOVE, flips=())
+    how = budget_for(recipe, MASKS_MOVE)
     for draw in range(draws):
         suffix = f"_d{draw}" if draws > 1 or move else ""
         for start in range(0, len(masks), BATCH):
             part = masks[start : start + BATCH]
             conditions = torch.stack([mask for _, mask in part])
-            check_labels_of(conditions, max(scope.labels))
+            check_labels_of(conditions, scope.labels)
             if move:
                 nothing = torch.zeros(len(part), 1, *scope.space)
                 conditions = augment(nothing, conditions, how, moves)[1]
             own = list(looks[start : start + BATCH]) or [""] * len(part)
             if recipe.generator.style and not looks:
                 own = _looks(facts, len(part), random)
-            others = _looks_of_holders(facts, own, holders) if recipe.generator.style else {}
+            others: Looks = {}
+            if recipe.generator.style:
+                same = [
+                    torch.Generator().manual_seed(derived_seed(seed, "holders", patient))
+                    for patient in patients[start : start + BATCH]
+                ]
+                others = _looks_of_holders(facts, own, same or [holders] * len(part))
             noise = random.get_state()
             paint = partial(_painted, generator, recipe, scope, random, own, others)
             images = paint(conditions)
@@ -210,7 +222,7 @@ def _painted(
     scope: Scope,
     random: torch.Generator,
     looks: Sequence[str],
-    others: Mapping[int, Sequence[str]],
+    others: Looks,
     conditions: Mask,
 ) -> torch.Tensor:
     """Images (n, c, *space) in these looks, and channels in other ones, all with the same noise."""
@@ -224,15 +236,20 @@ def _painted(
 
 
 def _looks_of_holders(
-    facts: RunFacts, looks: Sequence[str], random: torch.Generator
-) -> dict[int, list[str]]:
+    facts: RunFacts, looks: Sequence[str], draws: Sequence[torch.Generator]
+) -> Looks:
     """Looks to paint channels in that sites of these looks lack, by channel.
 
     All that one site lacks comes from another one, if any holds it all.
+
+    Args:
+        facts: of the run.
+        looks: site of each image.
+        draws: for each image, what draws the order in which other sites are taken.
     """
     held = {site: frozenset(about["modalities"]) for site, about in facts.sites.items()}
-    others: dict[int, list[str]] = {}
-    for place, look in enumerate(looks):
+    others: Looks = {}
+    for place, (look, random) in enumerate(zip(looks, draws, strict=True)):
         own = held.get(look, frozenset(facts.scope.modalities))  # of a site that never came
         lacking = [name for name in facts.scope.modalities if name not in own]
         if not lacking:
@@ -445,16 +462,17 @@ def _faded_line(facts: RunFacts, provenance: Mapping[str, Any]) -> str:
     )
 
 
-def check_labels_of(masks: Iterable[Mask], highest: int) -> None:
-    """Refuses masks with a label that a generator does not know.
+def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:
+    """Refuses masks with a label that a generator was never shown.
 
     Raises:
-        RunError: a label is above `highest`.
+        RunError: a value is not among `labels`.
     """
-    found = max((int(mask.max()) for mask in masks), default=0)
-    if found > highest:
+    found = {int(value) for mask in masks for value in mask.unique()}
+    if unknown := sorted(found - set(labels)):
         raise RunError(
-            f"the masks hold label {found}; this generator knows 0 to {highest}. Remap them."
+            f"the masks hold label {', '.join(map(str, unknown))}; this generator knows "
+            f"{', '.join(map(str, sorted(labels)))}. Remap them."
         )
 
 

@@ -39,7 +39,7 @@ class LeavesSection(Section):
     odds: bool = Field(
         False,
         description="odds that the discriminator gives to the images of all sites; the site's "
-        "masks and the images painted from them go to the other sites as well",
+        "masks, the images painted from them and its share go to the other sites as well",
     )
     moments: bool = Field(
         False, description="sums of features over all images, once a run, clipped by the recipe"

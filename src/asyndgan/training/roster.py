@@ -193,11 +193,13 @@ class Roster:
 
         Raises:
             CohortError: if it has a modality, a label or an image size that the run does not paint,
-                contradicts the other sites, or cannot judge their images where odds need it.
+                contradicts the other sites, lacks a modality where the recipe cannot do without,
+                or cannot judge the others' images where odds need it.
             WireError: if its card is inconsistent, or its conditions do not fit the run.
         """
         self.check_conditions(site, card.conditions)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
+        self._check_whole(site, card)
         if self.recipe.shares.by == "odds":
             self._check_odds(site, card)
         if len(set(card.modalities)) != len(card.modalities):
@@ -245,13 +247,26 @@ class Roster:
         if int(conditions.max()) > max(self.scope.labels):
             raise WireError(f"site {site}: a label above {max(self.scope.labels)}.")
 
-    def _check_odds(self, site: str, card: Card) -> None:
-        """Checks that a site can judge every site's images, and that it is not one too many."""
-        if len(card.modalities) < len(self.scope.modalities):
+    def _check_whole(self, site: str, card: Card) -> None:
+        """Checks that a site holds every modality, where the sites' answers are not added up."""
+        if len(card.modalities) >= len(self.scope.modalities):
+            return
+        holds = f"site {site} holds {', '.join(card.modalities)} alone"
+        if self.recipe.shares.by == "odds":
             raise CohortError(
-                f"site {site} holds {', '.join(card.modalities)} alone, so it has no odds of whole "
-                "images. Set shares.by to 'site' or 'modality', or leave it out."
+                f"{holds}, so it has no odds of whole images. Set shares.by to 'site' or "
+                "'modality', or leave the site out."
             )
+        if self.recipe.integrity.aggregation != "sum":
+            # Its gradient is zero for weights of the others; so the median is, if most lack one.
+            raise CohortError(
+                f"{holds}, and integrity.aggregation '{self.recipe.integrity.aggregation}' would "
+                "count that as a vote against learning the others. Set it to 'sum', or leave the "
+                "site out."
+            )
+
+    def _check_odds(self, site: str, card: Card) -> None:
+        """Checks that a site can judge every site's masks, and that it is not one too many."""
         if {int(number) for number in card.labels} != set(self.scope.labels):
             raise CohortError(
                 f"site {site} knows the labels {', '.join(card.labels.values())}, and cannot judge "

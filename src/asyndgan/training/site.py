@@ -514,8 +514,9 @@ class Site(Handler):
         if stored and stored[1]["data"] != self._data_digest:
             raise ProtocolError(
                 "this site's cases are not those that it began the run with, or belong to other "
-                "patients, or the masks that it is given are others; give it back its data and its "
-                "pattern of patients, or start a new run."
+                "patients, or have other modalities, or the masks that it is given are others; "
+                "give it back its data, its pattern of patients and what it leaves out "
+                "('without'), or start a new run."
             )
         if not stored:
             return self._start_afresh()
