@@ -458,15 +458,16 @@ def test_a_set_of_another_generator_is_not_judged_by(
             evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
 
 
+@pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
 def test_a_site_that_changed_its_cases_since_is_not_judged_by_the_set_made_before(
-    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+    part: str, run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     """What the change does would count as an effect of the synthetic cases."""
     out = tmp_path / "out"
     command("augment", run.path, "--site", phantoms["north"], "--out", out)
-    image, *_ = sorted((phantoms["north"] / "imagesTr").iterdir())
-    stored = np.asarray(Image.open(out / "imagesTr" / image.name))
-    Image.fromarray(255 - stored).save(out / "imagesTr" / image.name)
+    changed, *_ = sorted((phantoms["north"] / part).iterdir())
+    stored = np.asarray(Image.open(out / part / changed.name))
+    Image.fromarray(stored.max() - stored).save(out / part / changed.name)
     with pytest.raises(AsyndganError, match="other images or masks of 1 real case than site north"):
         evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
 

@@ -139,18 +139,20 @@ def test_a_site_that_leaves_takes_its_part_of_a_modality_along(
 
 
 @pytest.mark.parametrize("kind", ["median", "trimmed"])
-def test_a_modality_that_few_hold_is_not_voted_down(
+def test_no_modality_is_voted_down_by_those_who_lack_it(
     tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites, kind: str
 ) -> None:
     """The median of the one holder's gradient and the others' zeros would be zero."""
     recipe = tiny(f"integrity.aggregation={kind}")
-    cohorts = {
-        "east": make_cohort(recipe, modalities=["T1"]),
-        "north": make_cohort(recipe, modalities=["T1", "T2"]),
-        "south": make_cohort(recipe, modalities=["T1"]),
-    }
-    with pytest.raises(CohortError, match=f"site east holds T1 alone, and .*'{kind}' would count"):
-        make_sites(recipe, cohorts).begin()
+    both = make_cohort(recipe, cases=4, modalities=["T1", "T2"])
+    others = {"north": both, "south": both}
+    make_sites(recipe, {"east": both, **others}).begin()
+    for east in (
+        make_cohort(recipe, modalities=["T1"]),
+        incomplete(both, [[True, True]] * 3 + [[True, False]]),
+    ):
+        with pytest.raises(CohortError, match=f"not every case of site east has T2, and .*'{kind}"):
+            make_sites(recipe, {"east": east, **others}).begin()
 
 
 def test_discriminators_of_single_modalities_know_nothing_of_each_other(tiny: MakeRecipe) -> None:

@@ -12,6 +12,7 @@ from asyndgan.data.check import check_folder
 from asyndgan.data.prepare import (
     _resample_labels,
     check_contrast,
+    check_uncut,
     invert,
     invert_mask,
     load_cases,
@@ -165,14 +166,32 @@ def test_crop_keeps_proportions_and_fills_the_image() -> None:
     assert case.preparation.offset == (0, -8)
     assert by_case(case) == (1, 1)
     assert case.mask.unique().tolist() == [1]
-    assert case.preparation.cut == 0  # what lies beyond is black
+    assert case.preparation.cut[0] == 0  # what lies beyond is black
 
 
+@pytest.mark.parametrize("kind", ["range", "zscore"])  # by deviations, air is not -1
 @pytest.mark.parametrize(("fit", "cut"), [("pad", 0), ("stretch", 0), ("crop", 510 / 595)])
-def test_what_cropping_cuts_off_is_counted(fit: str, cut: float) -> None:
+def test_what_cropping_cuts_off_is_counted(fit: str, cut: float, kind: str) -> None:
     pixels = np.tile(np.repeat([255, 85, 0, 255], 8).astype(np.float32), (16, 1))
-    case = prepare(raw(pixels), section(fit=fit), ("T1",))
-    assert case.preparation.cut == pytest.approx(cut, abs=1e-6)
+    limits = {"low": -3, "high": 3} if kind == "zscore" else {"low": 0, "high": 255}
+    settings = section(fit=fit, intensity={"default": {"kind": kind, **limits}})
+    lost, whole = prepare(raw(pixels), settings, ("T1",)).preparation.cut
+    assert lost == pytest.approx(cut * whole, abs=1e-4)
+    assert (whole > 0) == (fit == "crop")
+
+
+def test_images_of_which_more_than_a_twentieth_is_cut_off_are_refused_patient_by_patient() -> None:
+    case = prepare(raw(ramp()), section(), ("T1",))
+
+    def cut(patient: str, lost: float, whole: float) -> Case:
+        return replace(
+            case, patient=patient, preparation=replace(case.preparation, cut=(lost, whole))
+        )
+
+    airy = cut("ann", 0.9, 1)  # an end slice of her volume
+    check_uncut([cut("ann", 0, 100), airy, cut("bob", 4.9, 100)], section(), Path("set"))
+    with pytest.raises(DataError, match=r"set: of 1 of 2 patients more than 5% .* 16 x 16"):
+        check_uncut([cut("ann", 0, 100), cut("bob", 5.1, 100)], section(), Path("set"))
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop"])

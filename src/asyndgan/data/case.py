@@ -28,7 +28,8 @@ class Preparation:
         shift: summand for each modality in the same formula.
         clipped: for each modality, the fraction of non-black pixels that were brighter than white
             and were clipped.
-        cut: fraction of the brightness, of all modalities together, that cropping cut off.
+        cut: brightness that cropping cut off, and that of the whole plane, above its darkest pixel
+            and of all modalities together; zeros where nothing was cropped.
     """
 
     shape: tuple[int, int]
@@ -38,7 +39,7 @@ class Preparation:
     scale: tuple[float, ...]
     shift: tuple[float, ...]
     clipped: tuple[float, ...] = ()
-    cut: float = 0.0
+    cut: tuple[float, float] = (0.0, 0.0)
 
 
 @final

@@ -36,7 +36,7 @@ MOST_CLIPPED = 0.5
 """Largest fraction of a modality's non-black pixels that may lie above a fixed range."""
 
 MOST_CUT = 0.05
-"""Largest fraction of a case's brightness that may lie beyond what a generator paints of it."""
+"""Largest fraction of a patient's images, by brightness, that a generator may not paint."""
 
 LEAST_USED = 0.02
 """Smallest fraction of the intensity range that a modality's images must span."""
@@ -89,7 +89,6 @@ def prepare(
     picture = _resample(torch.from_numpy(planes), resized, image.resampling)
     picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # antialiasing weights sum to 1 only roughly
     placed = _moved(picture, image.size, offset, IMAGE_LOW)
-    bright, kept = (float((one.double() - IMAGE_LOW).sum()) for one in (picture, placed))
     preparation = Preparation(
         shape=(height, width),
         spacing=raw.spacing,
@@ -98,7 +97,7 @@ def prepare(
         scale=tuple(scale for scale, _ in scales),
         shift=tuple(shift for _, shift in scales),
         clipped=tuple(beyond for _, beyond in brought),
-        cut=max(0.0, 1 - kept / bright) if bright else 0.0,
+        cut=_cut(picture, placed) if min(offset) < 0 else (0.0, 0.0),
     )
     labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
     mask = _resample_labels(torch.from_numpy(np.array(labels)), resized)
@@ -269,15 +268,21 @@ def check_uncut(cases: Sequence[Case], image: ImageSection, where: Path) -> None
     """Refuses images of which a generator paints a part only: stored, the rest would be black.
 
     Raises:
-        DataError: cropping cut off more than `MOST_CUT` of a case's brightness.
+        DataError: cropping cut off more than `MOST_CUT` of a patient's images, by brightness.
     """
-    if cut := [case for case in cases if case.preparation.cut > MOST_CUT]:
+    of_patients: dict[str, tuple[float, float]] = {}
+    for case in cases:  # an end slice of a volume, all air, says nothing
+        lost, whole = of_patients.get(case.patient, (0.0, 0.0))
+        more, bright = case.preparation.cut
+        of_patients[case.patient] = lost + more, whole + bright
+    cut = sum(lost > MOST_CUT * whole for lost, whole in of_patients.values())
+    if cut:
         height, width = image.size
         raise DataError(
-            f"{where}: of {len(cut)} of {len(cases)} images more than {MOST_CUT:.0%} lies beyond "
-            f"the {height} x {width} pixels that this run paints; synthetic ones would be black "
-            "there. Take a run with image.fit 'pad' or, if it has image.spacing, a larger "
-            "image.size."
+            f"{where}: of {cut} of {len(of_patients)} patients more than {MOST_CUT:.0%} of what is "
+            f"not dark lies beyond the {height} x {width} pixels that this run paints; painted "
+            "images would be black there. Take a run with image.fit 'pad' or, if it has "
+            "image.spacing, a larger image.size."
         )
 
 
@@ -429,6 +434,14 @@ def _normalised(stored: np.ndarray, scale: float, shift: float) -> tuple[np.ndar
     bright = int(np.count_nonzero(prepared > IMAGE_LOW + ROUNDED))
     beyond = int(np.count_nonzero(prepared > IMAGE_HIGH + ROUNDED)) / max(1, bright)
     return np.clip(prepared, IMAGE_LOW, IMAGE_HIGH).astype(np.float32), beyond
+
+
+def _cut(picture: Tensor, placed: Tensor) -> tuple[float, float]:
+    """Brightness of `picture` [C, h, w] that is not in `placed`, and all of it."""
+    # Air need not be -1: scaled by standard deviations it is not.
+    darkest = picture.amin((1, 2), keepdim=True)
+    whole, kept = (float((one - darkest).clamp(0).double().sum()) for one in (picture, placed))
+    return max(0.0, whole - kept), whole
 
 
 def _resized(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple[int, int]:

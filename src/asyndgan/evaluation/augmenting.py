@@ -102,7 +102,6 @@ def augment_folder(
             "train no network well. Cut the volumes into slices first."
         )
     check_contrast(real, image, folder)
-    check_uncut(real, image, folder)
     if run.recipe().training.hold_out:
         facts.check_pattern(patient_pattern)
     # Masks of held-out patients must not be used, since evaluations judge on these patients.
@@ -113,6 +112,7 @@ def augment_folder(
             f"no case of {folder} has a mask, held-out patients aside, so there is none to store "
             "synthetic cases like. Add masks of some cases."
         )
+    check_uncut(free, image, folder)
     sources = _sources(free, masks, own_masks, seed)
     if label is not None:
         if not info.labels.get(label):

@@ -144,6 +144,9 @@ def run_suite(
         suite.model_dump(mode="json"), about, judged_on, device, versions, PAINTING_VERSION,
         TRAINING_VERSION,
     ]  # fmt: skip
+    recipes = {part.name: suite.recipe(part, suite.models[0], 0) for part in suite.sets}
+    if unmirrored := [name for name, recipe in recipes.items() if not recipe.training.flip]:
+        hashed.append(unmirrored)  # once they were judged by networks that saw mirrored images
     result = SuiteResult(
         suite=suite.name,
         judged_on=suite.judged_on,

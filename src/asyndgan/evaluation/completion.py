@@ -360,6 +360,7 @@ def complete_folder(
         DataError: no case lacks a modality, a case has none of them or cannot be read, there are no
             masks to paint from, `look` is no site of the run, or the run cannot complete this set,
             or paints only a part of its images.
+        RunError: a mask holds a label that the run does not know.
         NotFiniteError: the translator's loss became infinite or NaN.
     """
     facts, image = run.facts(), run.recipe().image
@@ -379,16 +380,16 @@ def complete_folder(
         for files in list_cases(folder, info)
     ]
     every = [each for _, slices in read for each in slices]
-    stored = [*(each.case.mask for each in every), *(mask for _, mask in masks)]
+    stored = [*(each.case.mask for each in every if each.masked), *(mask for _, mask in masks)]
     check_labels_of(stored, facts.scope.labels)
     check_contrast([each.case for each in every], image, folder)
-    check_uncut([each.case for each in every], image, folder)
     own = own_masks(every, image)
     if hide_masks:
         read = [(files, [without_mask(each) for each in slices]) for files, slices in read]
     lacking = [each for _, slices in read for each in slices if each.case.absent]
     if not lacking:
         raise DataError(f"every case in {folder} has {', '.join(facts.modalities)} already.")
+    check_uncut([each.case for each in lacking], image, folder)
     taught = None
     if way == "painted":
         images = painted_from_masks(run, lacking, seed=seed, look=look)
@@ -464,7 +465,7 @@ def _described(run: RunFolder, folder: Path) -> DatasetInfo:
 
 
 def _sites_of_look(run: RunFolder, modality: str, look: str | None) -> list[str]:
-    """Sites in one of whose looks a modality is painted; none if the generator has one look."""
+    """Sites in one of whose looks a modality may be painted; none if the generator has none."""
     if not run.recipe().generator.style:
         return []
     sites = run.facts().sites.items()

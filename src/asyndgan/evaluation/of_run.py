@@ -397,8 +397,8 @@ def _augmented_cases(
     if other := [case.name for case in real[site] if not _same(case, copies[case.name])]:
         raise RunError(
             f"{data} holds other images or masks of {counted(len(other), 'real case')} than site "
-            f"{site}, which would count as an effect of the synthetic ones. Make it anew with "
-            "'asyndgan augment'."
+            f"{site}, which would count as an effect of the synthetic ones. Name the folder that "
+            f"it was made from (--site {site}=FOLDER), or make it anew with 'asyndgan augment'."
         )
     if strange := {mask_of.get(name, name) for name in own} - training - {""}:
         raise RunError(

@@ -145,8 +145,8 @@ def synthesise(
         looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
             independently of the mask's origin. A modality that this site does not hold is painted
             in the look of one that does, since nobody has judged it in the look of this one.
-        patients: for each mask, whose it is: what is drawn of a look is drawn once for each
-            patient; empty: for each image.
+        patients: for each mask, whose it is: sites that hold what that of the look lacks are drawn
+            once for each patient; empty: for each image.
         fading: labels to paint more or less clearly.
 
     Yields:
@@ -466,14 +466,17 @@ def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:
     """Refuses masks with a label that a generator was never shown.
 
     Raises:
-        RunError: a value is not among `labels`.
+        RunError: a value is neither 0 nor among `labels`.
     """
-    found = {int(value) for mask in masks for value in mask.unique()}
-    if unknown := sorted(found - set(labels)):
-        raise RunError(
-            f"the masks hold label {', '.join(map(str, unknown))}; this generator knows "
-            f"{', '.join(map(str, sorted(labels)))}. Remap them."
-        )
+    known = torch.tensor(sorted({0, *labels}))  # 0 need not be named
+    for mask in masks:
+        strange = ~torch.isin(mask, known)
+        if strange.any():
+            found = ", ".join(map(str, mask[strange].unique().tolist()))
+            raise RunError(
+                f"the masks hold label {found}; this generator knows "
+                f"{', '.join(map(str, known.tolist()))}. Remap them."
+            )
 
 
 def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:

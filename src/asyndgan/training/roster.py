@@ -199,7 +199,6 @@ class Roster:
         """
         self.check_conditions(site, card.conditions)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
-        self._check_whole(site, card)
         if self.recipe.shares.by == "odds":
             self._check_odds(site, card)
         if len(set(card.modalities)) != len(card.modalities):
@@ -214,6 +213,7 @@ class Roster:
                 "What a run paints is fixed when it begins: start a new one with this site, or "
                 "with its modalities in image.modalities and the site in the timeline."
             )
+        self._check_whole(site, card)
         member = Member(
             share=card.share,
             cases=card.cases,
@@ -248,25 +248,25 @@ class Roster:
             raise WireError(f"site {site}: a label above {max(self.scope.labels)}.")
 
     def _check_whole(self, site: str, card: Card) -> None:
-        """Checks that a site holds every modality, where the sites' answers are not added up."""
-        if len(card.modalities) >= len(self.scope.modalities):
+        """Checks that all cases of a site have every modality, where the recipe wants that."""
+        kind = self.recipe.integrity.aggregation
+        held = dict(zip(card.modalities, card.parts, strict=True))
+        lacking = [name for name in self.scope.modalities if held.get(name, 0) < 1]
+        if kind == "sum" or not lacking:
             return
-        holds = f"site {site} holds {', '.join(card.modalities)} alone"
-        if self.recipe.shares.by == "odds":
-            raise CohortError(
-                f"{holds}, so it has no odds of whole images. Set shares.by to 'site' or "
-                "'modality', or leave the site out."
-            )
-        if self.recipe.integrity.aggregation != "sum":
-            # Its gradient is zero for weights of the others; so the median is, if most lack one.
-            raise CohortError(
-                f"{holds}, and integrity.aggregation '{self.recipe.integrity.aggregation}' would "
-                "count that as a vote against learning the others. Set it to 'sum', or leave the "
-                "site out."
-            )
+        raise CohortError(
+            f"not every case of site {site} has {' and '.join(lacking)}, and integrity.aggregation "
+            f"'{kind}' takes the middle of what the sites want: where most can want nothing, "
+            "nothing is learned. Set it to 'sum', or leave the site out."
+        )
 
     def _check_odds(self, site: str, card: Card) -> None:
-        """Checks that a site can judge every site's masks, and that it is not one too many."""
+        """Checks that a site can judge every site's images, and that it is not one too many."""
+        if len(card.modalities) < len(self.scope.modalities):
+            raise CohortError(
+                f"site {site} holds {', '.join(card.modalities)} alone, so it has no odds of whole "
+                "images. Set shares.by to 'site' or 'modality', or leave it out."
+            )
         if {int(number) for number in card.labels} != set(self.scope.labels):
             raise CohortError(
                 f"site {site} knows the labels {', '.join(card.labels.values())}, and cannot judge "
