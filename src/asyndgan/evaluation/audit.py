@@ -489,12 +489,12 @@ def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
     random = torch.Generator().manual_seed(derived_seed(0, "audit"))
     channels = [facts.scope.modalities.index(name) for name in cases[0].modalities]
     repeats = math.ceil(PAINTINGS / len(facts.sites))
-    sites = list(facts.sites) * repeats
+    looks = [facts.look_of(site) for site in facts.sites] * repeats
     gaps: list[Tensor] = []
     for case in cases:
-        masks = torch.stack([case.mask] * len(sites))
+        masks = torch.stack([case.mask] * len(looks))
         with torch.no_grad():
-            painted = generator(*generator_inputs(recipe, facts.scope, masks, sites, random))
+            painted = generator(*generator_inputs(recipe, facts.scope, masks, looks, random))
         gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1))
     return torch.stack(gaps).unflatten(1, (repeats, len(facts.sites)))
 

@@ -468,9 +468,10 @@ def _sites_of_look(run: RunFolder, modality: str, look: str | None) -> list[str]
     """Sites in one of whose looks a modality may be painted; none if the generator has none."""
     if not run.recipe().generator.style:
         return []
-    sites = run.facts().sites.items()
-    holders = [site for site, about in sites if modality in about["modalities"]]
-    return [look] if look in holders else holders
+    facts = run.facts()
+    holders = [site for site, about in facts.sites.items() if modality in about["modalities"]]
+    alike = [site for site in holders if look and facts.look_of(site) == facts.look_of(look)]
+    return alike or holders
 
 
 def _made_from(way: Way, *, masked: bool) -> str:

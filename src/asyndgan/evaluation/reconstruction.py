@@ -145,10 +145,11 @@ def not_asked(run: RunFolder) -> str:
 
 def painted_for(run: RunFolder, site: str, card: Card, batch: Batch) -> Images:
     """What the coordinator paints from a batch's masks without asking the site; its modalities."""
-    recipe, scope = run.recipe(), run.facts().scope
+    recipe, facts = run.recipe(), run.facts()
+    scope = facts.scope
     random = torch.Generator().manual_seed(0)
-    sites = [site] * len(batch.conditions)
-    inputs = generator_inputs(recipe, scope, batch.conditions, sites, random)
+    looks = [facts.look_of(site)] * len(batch.conditions)
+    inputs = generator_inputs(recipe, scope, batch.conditions, looks, random)
     with torch.no_grad():
         painted = run.generator()(*inputs)
     return painted[:, [scope.modalities.index(name) for name in card.modalities]]

@@ -24,7 +24,7 @@ from asyndgan.evaluation.recombine import without_labels
 from asyndgan.evaluation.segmentation import SegmentationBudget, augment, budget_for
 from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.training import Scope, generator_inputs
+from asyndgan.training import SHARED_LOOK, Scope, generator_inputs
 
 BATCH: Final = 32
 PAINTING_VERSION: Final = 4
@@ -41,7 +41,7 @@ CONTRASTS: Final = (0.5, 1.1)
 docs/experiments.md."""
 
 Looks = dict[int, list[str]]
-"""Sites in whose looks some channels of images are painted, by channel; one for each image."""
+"""Looks that some channels of images are painted in, by channel; one for each image."""
 
 
 @final
@@ -143,8 +143,8 @@ def synthesise(
         move: first mirror, rotate, scale and shift the masks, differently for every draw.
         step: step of a stored intermediate generator; None: the final one.
         looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
-            independently of the mask's origin. A modality that this site does not hold is painted
-            in the look of one that does, since nobody has judged it in the look of this one.
+            independently of the mask's origin. A modality that no site of this look holds is
+            painted in another one, since nobody has judged it in this one.
         patients: for each mask, whose it is: sites that hold what that of the look lacks are drawn
             once for each patient; empty: for each image.
         fading: labels to paint more or less clearly.
@@ -191,9 +191,10 @@ def synthesise(
             if move:
                 nothing = torch.zeros(len(part), 1, *scope.space)
                 conditions = augment(nothing, conditions, how, moves)[1]
-            own = list(looks[start : start + BATCH]) or [""] * len(part)
-            if recipe.generator.style and not looks:
-                own = _looks(facts, len(part), random)
+            own = [facts.look_of(site) for site in looks[start : start + BATCH]]
+            if not own:
+                styled = recipe.generator.style
+                own = _looks(facts, len(part), random) if styled else [SHARED_LOOK] * len(part)
             others: Looks = {}
             if recipe.generator.style:
                 same = [
@@ -238,26 +239,28 @@ def _painted(
 def _looks_of_holders(
     facts: RunFacts, looks: Sequence[str], draws: Sequence[torch.Generator]
 ) -> Looks:
-    """Looks to paint channels in that sites of these looks lack, by channel.
+    """Looks to paint channels in that no site of an image's own look holds, by channel.
 
-    All that one site lacks comes from another one, if any holds it all.
+    All that one look lacks comes from another one, if any has it all.
 
     Args:
         facts: of the run.
-        looks: site of each image.
-        draws: for each image, what draws the order in which other sites are taken.
+        looks: look of each image.
+        draws: for each image, what draws the order in which other looks are taken.
     """
-    held = {site: frozenset(about["modalities"]) for site, about in facts.sites.items()}
+    held: dict[str, set[str]] = {}
+    for site, about in facts.sites.items():
+        held.setdefault(facts.look_of(site), set()).update(about["modalities"])
     others: Looks = {}
     for place, (look, random) in enumerate(zip(looks, draws, strict=True)):
-        own = held.get(look, frozenset(facts.scope.modalities))  # of a site that never came
+        own = held.get(look, set(facts.scope.modalities))  # of a site that never came
         lacking = [name for name in facts.scope.modalities if name not in own]
         if not lacking:
             continue
-        drawn = dict.fromkeys(_looks(facts, 8 * len(held), random) + sorted(held))
-        by_use = sorted(drawn, key=lambda site: -len(held[site] & set(lacking)))
+        drawn = dict.fromkeys(_looks(facts, 8 * len(facts.sites), random) + sorted(held))
+        by_use = sorted(drawn, key=lambda other: -len(held[other] & set(lacking)))
         for name in lacking:
-            holder = next((site for site in by_use if name in held[site]), look)
+            holder = next((other for other in by_use if name in held[other]), look)
             channel = facts.scope.modalities.index(name)
             others.setdefault(channel, list(looks))[place] = holder
     return others
@@ -394,13 +397,17 @@ def looks_of(
     """
     random = torch.Generator().manual_seed(derived_seed(seed, "looks"))
     different = list(dict.fromkeys(patients))
-    drawn = _looks(run.facts(), len(different), random)
+    drawn = _sites(run.facts(), len(different), random)
     of = dict(zip(different, drawn, strict=True))
     return [look or of[patient] for patient in patients]
 
 
 def _looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
-    """Draws the site whose look each image gets, by the sites' shares."""
+    """Draws the look that each image gets, by the sites' shares."""
+    return [facts.look_of(site) for site in _sites(facts, count, random)]
+
+
+def _sites(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
     shares = torch.tensor([float(about["share"]) for about in facts.sites.values()])
     drawn = torch.multinomial(shares, count, replacement=True, generator=random)
     return [list(facts.sites)[index] for index in drawn.tolist()]

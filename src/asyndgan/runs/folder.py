@@ -30,7 +30,7 @@ from asyndgan.errors import BusyError, RunError
 from asyndgan.locks import held
 from asyndgan.recipe import Recipe
 from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
-from asyndgan.training import Scope, new_generator
+from asyndgan.training import SHARED_LOOK, Scope, new_generator
 from asyndgan.training.checkpoint import (
     load_network,
     network_state,
@@ -109,6 +109,11 @@ class RunFacts:
             return Scope.from_plain(vars(self))
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError("run.json does not say what the run paints.") from error
+
+    def look_of(self, site: str) -> str:
+        """The look that a site's images are painted in: its own, if it holds every modality."""
+        held = self.sites.get(site, {}).get("modalities", self.modalities)
+        return site if len(held) == len(self.modalities) else SHARED_LOOK
 
     def check_pattern(self, patient_pattern: str) -> None:
         """Checks that patients are identified by the same pattern as in the run, if it is known.

@@ -38,11 +38,12 @@ class SampleGrid:
         one = self.coordinator
         rows = []
         for site, masks in self.bank.first(ROWS).items():
+            look = one.roster.look_of(site)
             for number, mask in enumerate(masks):
                 seed = derived_seed(one.recipe.training.seed, "samples", site, number)
                 random = torch.Generator().manual_seed(seed)
                 inputs = generator_inputs(
-                    one.recipe, one.scope, mask[None], [site], random, one.device
+                    one.recipe, one.scope, mask[None], [look], random, one.device
                 )
                 rows.append(torch.cat(list(one.average(*inputs)[0].cpu()), dim=-1))
         if not rows:

@@ -1,14 +1,21 @@
 """The coordinator's step, the site's step, and the state that both keep."""
 
 from asyndgan.training.coordinator import Coordinator, StepReport
-from asyndgan.training.scope import Scope, generator_inputs, new_generator, scope_maps
+from asyndgan.training.scope import (
+    SHARED_LOOK,
+    Scope,
+    generator_inputs,
+    new_generator,
+    scope_maps,
+)
 from asyndgan.training.site import Site
 
-GENERATOR_VERSION = 5
+GENERATOR_VERSION = 6
 """Raise it when a change alters what a recipe trains: older runs are then no evidence for it."""
 
 __all__ = [
     "GENERATOR_VERSION",
+    "SHARED_LOOK",
     "Coordinator",
     "Scope",
     "Site",

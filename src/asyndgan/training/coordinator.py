@@ -285,7 +285,8 @@ class Coordinator:
         self, generator: nn.Module, conditions: Tensor, sites: Sequence[str], random: Any
     ) -> Tensor:
         """Paints images of conditions in the looks of the given sites."""
-        inputs = generator_inputs(self.recipe, self.scope, conditions, sites, random, self.device)
+        looks = [self.roster.look_of(site) for site in sites]
+        inputs = generator_inputs(self.recipe, self.scope, conditions, looks, random, self.device)
         with arithmetic(self.recipe.training.precision, self.device):
             images: Tensor = generator(*inputs)
         return images.float()
@@ -319,9 +320,9 @@ class Coordinator:
     def _paint(self, generator: nn.Module, of_sites: Mapping[str, Tensor]) -> Painting:
         conditions = torch.cat(list(of_sites.values()))
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
-        sites = [site for site, own in of_sites.items() for _ in own]
+        looks = [self.roster.look_of(site) for site, own in of_sites.items() for _ in own]
         random = torch.Generator().manual_seed(seed)
-        inputs = generator_inputs(self.recipe, self.scope, conditions, sites, random, self.device)
+        inputs = generator_inputs(self.recipe, self.scope, conditions, looks, random, self.device)
         training = self.recipe.training
         return Painting(generator, *inputs, chunk=training.chunk, precision=training.precision)
 

@@ -20,7 +20,7 @@ from asyndgan.errors import (
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.quorum import Quorum, normalised
-from asyndgan.training.scope import Scope, merge_labels
+from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels
 from asyndgan.wire import Card, Close, Message, Open, Save, Saved
 
 MOVED_MASKS = 500
@@ -138,6 +138,11 @@ class Roster:
         """Normalised shares of these members, or of those among `only`; they sum to one."""
         declared = {s: own.share for s, own in members.items() if only is None or s in only}
         return normalised(declared, self.recipe.shares.most)
+
+    def look_of(self, site: str) -> str:
+        """The look that a site's images are painted in: its own, if it holds every modality."""
+        channels = self.held.get(site, self.scope.modalities)
+        return site if len(channels) == len(self.scope.modalities) else SHARED_LOOK
 
     def quorum(self, step: int) -> Quorum:
         """The quorum of a step, among the sites that are due then and have not left for good."""

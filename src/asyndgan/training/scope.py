@@ -184,11 +184,19 @@ def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
     )
 
 
+SHARED_LOOK: Final = ""
+"""The look of all sites that lack a modality.
+
+In a look of its own nobody would judge what a site lacks, and what is painted there from another
+site's look would not go with the rest of the image. Such sites judge one look together.
+"""
+
+
 def generator_inputs(
     recipe: Recipe,
     scope: Scope,
     conditions: Tensor,
-    sites: Sequence[str],
+    looks: Sequence[str],
     random: torch.Generator,
     device: torch.device = CPU,
 ) -> tuple[Condition, Noise]:
@@ -198,9 +206,9 @@ def generator_inputs(
         recipe: of the run.
         scope: of the run.
         conditions: one for each image.
-        sites: the site whose look each image should have.
+        looks: the look of each image: the name of a site, or `SHARED_LOOK`.
         random: draws the noise, on the CPU.
         device: where the generator is.
     """
-    noise = site_noise(recipe, sites, scope.space, random)
+    noise = site_noise(recipe, looks, scope.space, random)
     return scope_maps(recipe, scope, conditions).to(device), noise.to(device)
