@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
+from asyndgan.data import derived_seed
 from asyndgan.data.check import check_folder
 from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import describe, patient_of, read_cases
@@ -30,6 +31,7 @@ from asyndgan.evaluation.of_run import load_real, masks_of
 from asyndgan.evaluation.synthesise import digests_of, masks_in, released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
+from asyndgan.training import SHARED_LOOK, generator_inputs
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -814,3 +816,34 @@ def test_what_a_site_does_not_hold_is_painted_in_the_look_of_one_that_does(
     others = [channel for channel in range(north.shape[1]) if channel != place]
     assert not north[:, others].allclose(south[:, others])
     assert len(others) == 2
+
+
+def test_sites_that_lack_a_modality_share_one_look_in_which_all_that_they_hold_is_painted_at_once(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """What is painted in one pass goes together; nobody has judged a whole image in any look."""
+    recipe = tiny("image.size=32", "training.steps=2", "generator.style=8", "generator.noise=2")
+    for place, name in enumerate(("whole", "west")):
+        shutil.copytree(phantoms["north"], tmp_path / name)
+        for case in (tmp_path / name / "labelsTr").iterdir():  # names are patients'
+            for path in (*(tmp_path / name / "imagesTr").glob(f"{case.stem}_*"), case):
+                path.rename(path.with_name(f"{place}-{path.name}"))
+    sites = phantoms | {"west": tmp_path / "west", "whole": tmp_path / "whole"}
+    lacking = {"north": ["T2"], "south": ["T1"], "west": ["FLAIR"]}
+    run = train(recipe, sites, tmp_path / "run", without=lacking)
+    masks = masks_in(phantoms["north"], run)
+    scope = run.facts().scope
+
+    def painted(look: str) -> torch.Tensor:
+        cases = list(synthesise(run, masks, looks=[look] * len(masks)))
+        return torch.stack([case.image for case in cases])
+
+    shared = painted("north")
+    assert shared.equal(painted("south")) and shared.equal(painted("west"))
+    assert not shared.allclose(painted("whole"))
+    random = torch.Generator().manual_seed(derived_seed(0, "synthesise"))
+    conditions = torch.stack([mask for _, mask in masks])
+    looks = [SHARED_LOOK] * len(masks)
+    with torch.no_grad():
+        once = run.generator()(*generator_inputs(recipe, scope, conditions, looks, random))
+    assert shared.equal(once)

@@ -155,6 +155,25 @@ def test_no_modality_is_voted_down_by_those_who_lack_it(
             make_sites(recipe, {"east": east, **others}).begin()
 
 
+def test_a_site_that_lacks_a_modality_is_shown_the_look_that_such_sites_share(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny(*EXACT, "generator.style=4", "generator.noise=1")
+    cohorts = {
+        "east": make_cohort(recipe, seed=1, modalities=["T1"]),
+        "north": make_cohort(recipe, seed=1, modalities=["T1", "T2"]),
+        "south": make_cohort(recipe, seed=1, modalities=["T2"]),
+    }
+    coordinator = make_sites(recipe, cohorts).begin()
+    shown = coordinator._paint(
+        coordinator.generator, {site: one.conditions for site, one in coordinator.members.items()}
+    )
+    ((_, noise),) = shown._chunks
+    east, north, south = (own[0, -4:, 0, 0] for own in noise.split(recipe.training.batch))
+    assert east.equal(south)
+    assert not east.equal(north)
+
+
 def test_discriminators_of_single_modalities_know_nothing_of_each_other(tiny: MakeRecipe) -> None:
     recipe = tiny("discriminator.joint=false")
     network = build_discriminator(recipe, condition_channels=3, image_channels=2)
