@@ -169,7 +169,8 @@ class GeneratorSection(Section):
         ge=0,
         le=64,
         description="resnet, spade, dcgan, masks: numbers that tell the generator whose look to "
-        "paint, fixed at random for each site; looks are mixed when images are generated",
+        "paint, fixed at random for each site (sites that lack a modality share one); looks are "
+        "mixed when images are generated",
     )
     latent: int = Field(
         0,

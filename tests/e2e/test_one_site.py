@@ -821,7 +821,7 @@ def test_what_a_site_does_not_hold_is_painted_in_the_look_of_one_that_does(
 def test_sites_that_lack_a_modality_share_one_look_in_which_all_that_they_hold_is_painted_at_once(
     tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
-    """What is painted in one pass goes together; nobody has judged a whole image in any look."""
+    """What is painted in one pass goes together."""
     recipe = tiny("image.size=32", "training.steps=2", "generator.style=8", "generator.noise=2")
     for place, name in enumerate(("whole", "west")):
         shutil.copytree(phantoms["north"], tmp_path / name)
@@ -841,6 +841,7 @@ def test_sites_that_lack_a_modality_share_one_look_in_which_all_that_they_hold_i
     shared = painted("north")
     assert shared.equal(painted("south")) and shared.equal(painted("west"))
     assert not shared.allclose(painted("whole"))
+    assert completion._sites_of_look(run, "T2", "north") == ["south", "west"]
     random = torch.Generator().manual_seed(derived_seed(0, "synthesise"))
     conditions = torch.stack([mask for _, mask in masks])
     looks = [SHARED_LOOK] * len(masks)

@@ -34,7 +34,7 @@ from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train
 from asyndgan.runs.train import _check_late_sites, train_over
-from asyndgan.training import Coordinator, Site
+from asyndgan.training import SHARED_LOOK, Coordinator, Site
 from asyndgan.training.checkpoint import read, step_file, stored_steps
 from asyndgan.wire import REQUESTS, Judge, Judgement, unpack
 
@@ -696,6 +696,24 @@ def test_what_a_late_site_alone_holds_may_be_normalised_by_itself(
     )  # fmt: skip
     run = train(recipe, phantoms, tmp_path / "run", without={"north": ["T2"]})
     assert next(synthesise(run, released_masks(run))).modalities == ("T1", "T2")
+
+
+def test_a_run_from_before_looks_were_shared_keeps_its_looks_and_does_not_go_on(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "training.steps=9", "generator.style=4")
+    lacking = {"north": ["T2"]}
+    with pytest.raises(Interrupted):
+        train(recipe, phantoms, tmp_path / "run", without=lacking, watch=stop_after(6))
+    run = RunFolder(tmp_path / "run")
+    facts = run.facts()
+    assert [facts.look_of(site) for site in ("north", "south")] == [SHARED_LOOK, "south"]
+    run.write_facts(replace(facts, generator_version=5))
+    assert run.facts().look_of("north") == "north"
+    with pytest.raises(RunError, match="had looks of their own; it cannot go on"):
+        train(recipe, phantoms, tmp_path / "run", without=lacking, resume=True)
+    run.write_facts(facts)
+    train(recipe, phantoms, tmp_path / "run", without=lacking, resume=True)
 
 
 def test_what_nobody_judged_is_not_painted(

@@ -35,7 +35,7 @@ from asyndgan.evaluation.metrics import fraction_interval
 from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.evaluation.table import without_nan
-from asyndgan.runs import RunFolder
+from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import generator_inputs
 
 AUDIT_FILE: Final = "audit.json"
@@ -446,16 +446,19 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
         cases: cases of patients named `site/patient`; others are skipped.
 
     Returns:
-        The result; None if the generator has no looks or there are patients of fewer than two
-        sites.
+        The result; None if the generator has no looks, sites share one, or there are patients of
+        fewer than two sites.
     """
-    looks = list(run.facts().sites)
-    known = [case for case in cases if case.patient.rpartition("/")[0] in looks]
+    sites = run.facts().sites
+    known = [case for case in cases if case.patient.rpartition("/")[0] in sites]
     truth = {case.patient: case.patient.rpartition("/")[0] for case in known}
-    if not run.recipe().generator.style or len(set(truth.values())) < 2:
+    looks = _looks(run.facts())
+    if not run.recipe().generator.style or len(looks) < 2 or len(set(truth.values())) < 2:
         return None
     nearest = _by_patient(known, _gaps(run, known).min(dim=1).values)
-    right = sum(looks[int(gaps.argmin())] == truth[name] for name, gaps in nearest.items())
+    # Of the sites that share a look the largest is the best guess.
+    likely = [max(alike, key=lambda site: float(sites[site]["share"])) for alike in looks.values()]
+    right = sum(likely[int(gaps.argmin())] == truth[name] for name, gaps in nearest.items())
     always = max(Counter(truth.values()).values()) / len(truth)
     test = binomtest(right, len(truth), always, alternative="greater")
     low, high = fraction_interval(right, len(truth))
@@ -478,6 +481,14 @@ def _least(cases: Sequence[Case], distances: Tensor) -> NDArray[np.float64]:
     return np.array(list(least.values()))
 
 
+def _looks(facts: RunFacts) -> dict[str, list[str]]:
+    """The looks of a run, with the sites that are painted in each."""
+    looks: dict[str, list[str]] = {}
+    for site in facts.sites:
+        looks.setdefault(facts.look_of(site), []).append(site)
+    return looks
+
+
 def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
     """Mean absolute differences between images and what the generator paints from their masks.
 
@@ -488,15 +499,16 @@ def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     random = torch.Generator().manual_seed(derived_seed(0, "audit"))
     channels = [facts.scope.modalities.index(name) for name in cases[0].modalities]
-    repeats = math.ceil(PAINTINGS / len(facts.sites))
-    looks = [facts.look_of(site) for site in facts.sites] * repeats
+    different = list(_looks(facts))
+    repeats = math.ceil(PAINTINGS / len(different))
+    looks = different * repeats
     gaps: list[Tensor] = []
     for case in cases:
         masks = torch.stack([case.mask] * len(looks))
         with torch.no_grad():
             painted = generator(*generator_inputs(recipe, facts.scope, masks, looks, random))
         gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1))
-    return torch.stack(gaps).unflatten(1, (repeats, len(facts.sites)))
+    return torch.stack(gaps).unflatten(1, (repeats, len(different)))
 
 
 def _small(cases: Sequence[Case]) -> Images:

@@ -224,32 +224,32 @@ def draw_noise(count: int, channels: int, space: tuple[int, ...], random: torch.
     return torch.randn(count, channels, *space, generator=random)
 
 
-def style_code(seed: int, site: str, size: int) -> Tensor:
-    """The code of a site's look for the generator: random numbers fixed by seed and site name.
+def style_code(seed: int, look: str, size: int) -> Tensor:
+    """The code of a look for the generator: random numbers fixed by the seed and the look's name.
 
     A site that joins late has one too, and looks can be mixed.
     """
-    random = torch.Generator().manual_seed(derived_seed(seed, "style", site))
+    random = torch.Generator().manual_seed(derived_seed(seed, "style", look))
     return torch.randn(size, generator=random)
 
 
 def site_noise(
-    recipe: Recipe, sites: Sequence[str], space: tuple[int, ...], random: torch.Generator
+    recipe: Recipe, looks: Sequence[str], space: tuple[int, ...], random: torch.Generator
 ) -> Noise:
-    """Noise for one image of each of these sites, followed by `generator.code` constant maps.
+    """Noise for one image in each of these looks, followed by `generator.code` constant maps.
 
     Args:
-        recipe: gives the number of maps, and the seed of the sites' codes.
-        sites: the site whose look each image should have.
+        recipe: gives the number of maps, and the seed of the looks' codes.
+        looks: the look of each image: the name of a site, or that of a look that sites share.
         space: height and width (and depth).
         random: draws the noise and each image's latent numbers.
     """
     section = recipe.generator
-    noise = draw_noise(len(sites), section.noise, space, random)
+    noise = draw_noise(len(looks), section.noise, space, random)
     if not section.code:
         return noise
-    looks = [style_code(recipe.training.seed, site, section.style) for site in sites]
-    latent = torch.randn(len(sites), section.latent, generator=random)
-    codes = torch.cat([torch.stack(looks), latent], dim=1)
+    styles = [style_code(recipe.training.seed, look, section.style) for look in looks]
+    latent = torch.randn(len(looks), section.latent, generator=random)
+    codes = torch.cat([torch.stack(styles), latent], dim=1)
     maps = codes.reshape(*codes.shape, *[1] * len(space)).expand(-1, -1, *space)
     return torch.cat([noise, maps], dim=1)

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, final
+from typing import Any, Final, Literal, Self, final
 
 from torch import nn
 
@@ -51,6 +51,13 @@ EARLIER = "earlier"
 KEPT_CONNECTIONS = 8
 
 
+FIRST_VERSION: Final = 5
+"""`GENERATOR_VERSION` of runs whose files do not say which."""
+
+SHARED_SINCE: Final = 6
+"""`GENERATOR_VERSION` since which sites that lack a modality share one look."""
+
+
 @final
 @dataclass
 class RunFacts:
@@ -77,6 +84,7 @@ class RunFacts:
         patient_pattern: pattern that found the patients in the names of cases; empty if each site
             has its own, as in a federation.
         torch: version of PyTorch that began the training.
+        generator_version: `GENERATOR_VERSION` that began the training; 5 in files that do not say.
     """
 
     run: str
@@ -97,6 +105,7 @@ class RunFacts:
     generator_step: int = 0
     patient_pattern: str = DEFAULT_PATIENT_PATTERN
     torch: str = ""
+    generator_version: int = FIRST_VERSION
 
     @property
     def scope(self) -> Scope:
@@ -113,7 +122,13 @@ class RunFacts:
     def look_of(self, site: str) -> str:
         """The look that a site's images are painted in: its own, if it holds every modality."""
         held = self.sites.get(site, {}).get("modalities", self.modalities)
-        return site if len(held) == len(self.modalities) else SHARED_LOOK
+        own = set(self.modalities) <= set(held) or not self.shares_looks
+        return site if own else SHARED_LOOK
+
+    @property
+    def shares_looks(self) -> bool:
+        """Whether sites that lack a modality were trained in one look, not each in its own."""
+        return self.generator_version >= SHARED_SINCE
 
     def check_pattern(self, patient_pattern: str) -> None:
         """Checks that patients are identified by the same pattern as in the run, if it is known.

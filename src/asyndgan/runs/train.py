@@ -33,7 +33,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.folder import RunFacts, RunFolder, by_site, counted_on, socket_sums
 from asyndgan.runs.samples import SampleGrid
-from asyndgan.training import Coordinator, StepReport
+from asyndgan.training import GENERATOR_VERSION, Coordinator, StepReport
 from asyndgan.training.checkpoint import (
     count_in,
     forget_old,
@@ -358,6 +358,13 @@ def _resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) -
                 f"the run in {out} was started with {', '.join(facts.sites)}; resume it with the "
                 f"same sites, not with {', '.join(sorted(sites))}, or start a new run."
             )
+        held = [about["modalities"] for about in facts.sites.values()]
+        lacking = any(len(own) < len(facts.modalities) for own in held)
+        if lacking and begun.generator.style and not facts.shares_looks:
+            raise RunError(
+                f"the run in {out} was begun by an earlier version, in which sites that lack a "
+                "modality had looks of their own; it cannot go on. Start a new run."
+            )
     return folder
 
 
@@ -402,8 +409,9 @@ class _Run:
             self._count_on()
         else:
             self.facts = RunFacts(
-                folder.identity(), __version__, recipe.digest(), engine, torch=torch.__version__
-            )
+                folder.identity(), __version__, recipe.digest(), engine, torch=torch.__version__,
+                generator_version=GENERATOR_VERSION,
+            )  # fmt: skip
         self.facts.patient_pattern = patients
         self.saved: int | None = None  # step of the last checkpoint of this attempt
         self.absent: dict[str, str] = {}  # why a site was last missed or turned away

@@ -108,10 +108,10 @@ class Memory:
         conditions = drawn_from(
             self._conditions[site], training.batch, masks, flip=training.flip, move=training.move
         )
-        looks = [site] * training.batch
+        sites = [site] * training.batch
         with torch.no_grad():
-            before = paint(self._frozen[site], conditions, looks, noise)
-        now = paint(generator, conditions, looks, again)
+            before = paint(self._frozen[site], conditions, sites, noise)
+        now = paint(generator, conditions, sites, again)
         held = self._channels.get(site, list(range(now.shape[1])))
         return balanced_l1(
             now[:, held], before[:, held], conditions.to(now.device), self.recipe.loss.balance
