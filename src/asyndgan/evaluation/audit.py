@@ -35,7 +35,7 @@ from asyndgan.evaluation.metrics import fraction_interval
 from asyndgan.evaluation.reconstruction import PixelsRead
 from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.evaluation.table import without_nan
-from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs import RunFolder
 from asyndgan.training import generator_inputs
 
 AUDIT_FILE: Final = "audit.json"
@@ -449,10 +449,10 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
         The result; None if the generator has no looks, sites share one, or there are patients of
         fewer than two sites.
     """
-    sites = run.facts().sites
+    facts = run.facts()
+    sites, looks = facts.sites, facts.looks()
     known = [case for case in cases if case.patient.rpartition("/")[0] in sites]
     truth = {case.patient: case.patient.rpartition("/")[0] for case in known}
-    looks = _looks(run.facts())
     if not run.recipe().generator.style or len(looks) < 2 or len(set(truth.values())) < 2:
         return None
     nearest = _by_patient(known, _gaps(run, known).min(dim=1).values)
@@ -481,14 +481,6 @@ def _least(cases: Sequence[Case], distances: Tensor) -> NDArray[np.float64]:
     return np.array(list(least.values()))
 
 
-def _looks(facts: RunFacts) -> dict[str, list[str]]:
-    """The looks of a run, with the sites that are painted in each."""
-    looks: dict[str, list[str]] = {}
-    for site in facts.sites:
-        looks.setdefault(facts.look_of(site), []).append(site)
-    return looks
-
-
 def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
     """Mean absolute differences between images and what the generator paints from their masks.
 
@@ -499,7 +491,7 @@ def _gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     random = torch.Generator().manual_seed(derived_seed(0, "audit"))
     channels = [facts.scope.modalities.index(name) for name in cases[0].modalities]
-    different = list(_looks(facts))
+    different = list(facts.looks())
     repeats = math.ceil(PAINTINGS / len(different))
     looks = different * repeats
     gaps: list[Tensor] = []

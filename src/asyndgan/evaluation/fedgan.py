@@ -27,7 +27,7 @@ from asyndgan.evaluation.fedavg import LOCAL_STEPS, average_weights, weight
 from asyndgan.models import build_discriminator, condition_channels, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.training import Scope, generator_inputs, new_generator
+from asyndgan.training import GENERATOR_VERSION, Scope, generator_inputs, new_generator
 from asyndgan.training.checkpoint import (
     count_in,
     forget_old,
@@ -259,8 +259,9 @@ class _FedGan:
         self.average = copy.deepcopy(self.parties[0].generator).requires_grad_(False).eval()
         self.round_weight = sum(networks_weight(recipe, scope))
         self.facts = RunFacts(
-            secrets.token_hex(16), __version__, recipe.digest(), "fedgan", torch=torch.__version__
-        )
+            secrets.token_hex(16), __version__, recipe.digest(), "fedgan", torch=torch.__version__,
+            generator_version=GENERATOR_VERSION,
+        )  # fmt: skip
         if stored := to_resume(folder.checkpoints):
             with taking_up():
                 self._load(*stored)

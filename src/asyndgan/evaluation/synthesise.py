@@ -248,9 +248,10 @@ def _looks_of_holders(
         looks: look of each image.
         draws: for each image, what draws the order in which other looks are taken.
     """
-    held: dict[str, set[str]] = {}
-    for site, about in facts.sites.items():
-        held.setdefault(facts.look_of(site), set()).update(about["modalities"])
+    held = {
+        look: {name for site in alike for name in facts.sites[site]["modalities"]}
+        for look, alike in facts.looks().items()
+    }
     others: Looks = {}
     for place, (look, random) in enumerate(zip(looks, draws, strict=True)):
         own = held.get(look, set(facts.scope.modalities))  # of a site that never came

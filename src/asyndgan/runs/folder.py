@@ -125,6 +125,13 @@ class RunFacts:
         own = set(self.modalities) <= set(held) or not self.shares_looks
         return site if own else SHARED_LOOK
 
+    def looks(self) -> dict[str, list[str]]:
+        """The looks of the run, with the sites that are painted in each."""
+        looks: dict[str, list[str]] = {}
+        for site in self.sites:
+            looks.setdefault(self.look_of(site), []).append(site)
+        return looks
+
     @property
     def shares_looks(self) -> bool:
         """Whether sites that lack a modality were trained in one look, not each in its own."""

@@ -358,14 +358,18 @@ def _resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) -
                 f"the run in {out} was started with {', '.join(facts.sites)}; resume it with the "
                 f"same sites, not with {', '.join(sorted(sites))}, or start a new run."
             )
-        held = [about["modalities"] for about in facts.sites.values()]
-        lacking = any(len(own) < len(facts.modalities) for own in held)
-        if lacking and begun.generator.style and not facts.shares_looks:
-            raise RunError(
-                f"the run in {out} was begun by an earlier version, in which sites that lack a "
-                "modality had looks of their own; it cannot go on. Start a new run."
-            )
     return folder
+
+
+def _check_looks(folder: RunFolder, facts: RunFacts) -> None:
+    """Refuses to go on in looks that the generator was not trained in so far."""
+    held = [about["modalities"] for about in facts.sites.values()]
+    lacking = any(len(own) < len(facts.modalities) for own in held)
+    if lacking and folder.recipe().generator.style and not facts.shares_looks:
+        raise RunError(
+            f"the run in {folder.path} was begun by an earlier version, in which sites that lack a "
+            "modality had looks of their own; it cannot go on. Start a new run."
+        )
 
 
 @final
@@ -406,6 +410,7 @@ class _Run:
         state = to_resume(folder.checkpoints)
         if state:
             self.facts = folder.facts()
+            _check_looks(folder, self.facts)
             self._count_on()
         else:
             self.facts = RunFacts(
