@@ -1,6 +1,7 @@
 """What one site gets: its own patients' missing modality, and more cases, as a person types it."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -123,6 +124,22 @@ def test_a_completed_set_says_what_its_translator_learned_from(
         "masks_sha256": digests_of([*own, *(mask for _, mask in others)]),
         "budget": asdict(TranslationBudget(steps=2)),
     }
+
+
+def test_a_translator_learns_from_masks_that_were_moved(
+    run: RunFolder, phantoms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taught: list[Any] = []
+    monkeypatch.setattr(
+        completion, "train_translator", lambda cases, *_, **__: taught.extend(cases)
+    )
+    masks = [(name, mask) for name, mask in released_masks(run) if bool(mask.any())][:4]
+    own = [mask for _, mask in masks]
+    lacking = completion.Incomplete(load_cases(phantoms["north"], run.recipe().image)[0], True)
+    budget = TranslationBudget(steps=1, images=3)
+    completion.translator_of(run, [lacking], masks, budget=budget)
+    assert len(taught) == 12
+    assert sum(any(torch.equal(case.mask, mask) for mask in own) for case in taught) < 6
 
 
 def test_a_channel_says_if_its_numbers_are_not_those_of_acquired_ones(
@@ -712,7 +729,21 @@ def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
     masks = sorted((out / "labelsTr").glob("synthetic-*.png"))
     with_lesion = [np.array(Image.open(path)).max() == 3 for path in masks]
     assert sum(with_lesion) > 0.8 * len(masks)  # a small one may be moved off the image
+    told = json.loads((out / "provenance.json").read_text())
+    assert re.fullmatch(
+        r"\d+ of the site's own and \d+ released by the sites during training, moved at random",
+        told["masks"],
+    )
     own = load_cases(phantoms["north"], run.recipe().image)
+    having = {case.name for case in own if bool((case.mask == 3).any())}
+    assert having < {case.name for case in own}
+    command(
+        "augment", run.path, "--site", phantoms["north"], "--out", tmp_path / "of", "--ratio", 1,
+        "--label", "lesion",
+    )  # fmt: skip
+    told = json.loads((tmp_path / "of" / "provenance.json").read_text())
+    assert set(told["mask_of"].values()) == having
+    assert told["masks"] == f"{len(having)} of the site's own, moved at random"
     rare = rarity(torch.stack([case.mask for case in own]))
     weight = {case.name: float(value) for case, value in zip(own, rare, strict=True)}
     drawn = []
@@ -772,6 +803,39 @@ def test_who_is_held_out_does_not_come_back_by_his_mask(
     free, kept_back = held_out_by(recipe, cases)
     assert kept_back
     assert seen == [len({case.mask.numpy().tobytes() for case in free})]
+    command(  # nor does his mask come back from a folder that has it
+        "augment", held.path, "--site", phantoms["north"], "--out", tmp_path / "again",
+        "--masks", phantoms["north"],
+    )  # fmt: skip
+    told = json.loads((tmp_path / "again" / "provenance.json").read_text())
+    assert set(told["mask_of"].values()) == {case.name for case in free}
+
+
+def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """A narrow picture is padded to the recipe's grid; nothing on the padding is stored."""
+    folder = tmp_path / "site"
+    shutil.copytree(phantoms["north"], folder)
+    names = sorted(path.stem for path in (folder / "labelsTr").iterdir())
+    for path in folder.rglob("*.png"):
+        if not path.stem.startswith(names[0]):
+            with Image.open(path) as picture:
+                picture.crop((10, 0, 20, picture.height)).save(path)
+    out = tmp_path / "out"
+    command(
+        "augment",
+        run.path,
+        "--site",
+        folder,
+        "--out",
+        out,
+        "--masks",
+        phantoms["south"],
+        "--no-own",
+    )
+    sizes = {Image.open(path).size for path in (out / "labelsTr").glob("synthetic-*")}
+    assert sizes == {Image.open(folder / "labelsTr" / f"{names[0]}.png").size}
 
 
 def test_completions_are_the_same_whatever_the_order_of_the_sets_modalities(

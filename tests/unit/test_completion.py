@@ -122,6 +122,22 @@ def test_the_masks_that_a_translator_learns_from_do_not_grow_with_the_site() -> 
     assert drawn == drawn_masks(masks)
     assert drawn != drawn_masks(masks, seed=1)
     assert drawn_masks(masks[:20]) == masks[:20]
+    large = torch.zeros(128, 128, dtype=torch.int64)
+    assert (
+        len(drawn_masks([(str(number), large) for number in range(MOST_MASKS)])) == MOST_MASKS // 4
+    )
+
+
+def test_a_translator_that_had_to_do_without_masks_at_times_can_do_without_them() -> None:
+    gaps = []
+    for unmasked in (0.0, 0.5):
+        budget = TranslationBudget(steps=60, batch=8, width=8, rate=1e-2, unmasked=unmasked)
+        translator = train_translator(cases(24), [(True, False)], labels=2, budget=budget)
+        judged = cases(6, seed=1)
+        found = translated(translator, [Incomplete(without(case, "T2"), False) for case in judged])
+        truth = torch.stack([case.image[1] for case in judged])
+        gaps.append(float((torch.stack(found)[:, 1] - truth).abs().mean()))
+    assert gaps[1] < 0.8 * gaps[0]
 
 
 def test_a_translator_learns_every_pattern_of_what_cases_lack() -> None:

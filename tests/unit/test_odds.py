@@ -41,14 +41,12 @@ def test_the_odds_of_all_sites_pull_as_the_mixtures_own_discriminator_would() ->
     loss = (1 + 1 / together).log()
     (wanted,) = torch.autograd.grad(loss.sum(), images)
     detached = {s: odds.detach() for s, odds in log_odds.items()}
-    feedback, losses = feedback_of_mixture(detached, gradients, shares)
-    torch.testing.assert_close(feedback, wanted)
-    torch.testing.assert_close(losses, loss.detach())
+    torch.testing.assert_close(feedback_of_mixture(detached, gradients, shares), wanted)
 
 
 def test_a_site_that_is_sure_of_an_image_outweighs_one_that_has_none_like_it() -> None:
     ones = torch.ones(1, 1, 2, 2)
-    feedback, _ = feedback_of_mixture(
+    feedback = feedback_of_mixture(
         {"north": torch.tensor([20.0]), "south": torch.tensor([-20.0])},
         {"north": ones, "south": -ones},
         {"north": 0.01, "south": 0.99},

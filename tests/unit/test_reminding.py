@@ -75,7 +75,7 @@ def test_the_generator_is_pulled_to_what_it_painted_when_the_site_left(
     assert list(memory.away) == ["south"]
     frozen = memory._frozen["south"].state_dict()
     assert all(torch.equal(value, frozen[name]) for name, value in then.state_dict().items())
-    gap = memory.remind(now, 2, coordinator._paint_looks)
+    gap = memory.remind(now, coordinator.roster.held, 2, coordinator._paint_looks)
     assert float(gap) == pytest.approx(report.reminding)
     for without, together, own in zip(*gradients, now.parameters(), strict=True):
         torch.testing.assert_close(together - without, own.grad, rtol=1e-2, atol=1e-5)
@@ -93,28 +93,27 @@ def test_each_site_that_is_away_is_remembered_in_its_own_look_by_its_share() -> 
         none = 0 * next(network.parameters()).sum()
         return by * (network is now) + none + torch.zeros(len(conditions), 1, 4, 4)
 
-    assert float(memory.remind(now, 0, paint)) == pytest.approx(0.75 * 0.1 + 0.25 * 0.9)
+    held = {"east": [0], "south": [0]}
+    assert float(memory.remind(now, held, 0, paint)) == pytest.approx(0.75 * 0.1 + 0.25 * 0.9)
+    memory.recipe = Recipe.from_toml(
+        "", ["reminding.weight=1", "masks.release=true", "shares.most=0.6"]
+    )
+    assert float(memory.remind(now, held, 0, paint)) == pytest.approx(0.6 * 0.1 + 0.4 * 0.9)
 
 
 def test_nothing_is_kept_in_modalities_that_the_site_never_held() -> None:
     recipe = Recipe.from_toml("", ["reminding.weight=1", "masks.release=true"])
     memory = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
     before, now = torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)
-    memory.follow({"south": 1.0}, before, {"south": [0]})
+    memory.follow({"south": 1.0}, before)
 
     def paint(network: Any, conditions: Tensor, looks: Any, random: Any) -> Tensor:
         shown = torch.zeros(len(conditions), 2, 4, 4)
         shown[:, 1] = next(network.parameters()) - next(before.parameters()).detach()
         return shown
 
-    assert float(memory.remind(now, 0, paint)) == 0
-    tensors, about = memory.state()
-    again = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
-    again.load(tensors, about, now, channels=2)
-    assert float(again.remind(now, 0, paint)) == 0
-    other = Memory(recipe, lambda site: torch.zeros(3, 4, 4, dtype=torch.int64))
-    other.follow({"south": 1.0}, before, {"south": [1]})
-    assert float(other.remind(now, 0, paint)) > 0
+    assert float(memory.remind(now, {"south": [0]}, 0, paint)) == 0
+    assert float(memory.remind(now, {"south": [1]}, 0, paint)) > 0
 
 
 def test_what_a_site_held_is_known_also_if_it_left_while_the_coordinator_was_gone(
@@ -140,7 +139,7 @@ def test_what_a_site_held_is_known_also_if_it_left_while_the_coordinator_was_gon
     )
     assert again.step().reminding is not None
     assert again.memory is not None
-    assert again.memory._channels == {"south": [again.scope.modalities.index("T2")]}
+    assert again.roster.held["south"] == [again.scope.modalities.index("T2")]
 
 
 def test_what_a_site_taught_is_kept_the_better_for_it(
@@ -215,7 +214,6 @@ def test_each_site_is_remembered_by_the_generator_of_its_own_last_step(
     assert list(memory._frozen) == ["south"]
     tensors, about = memory.state()
     assert about["away"] == {"south": 5.0} and about["generators"] == {"south": 0}
-    assert about["channels"] == {"south": [0]}
     assert {name.partition("/")[0] for name in tensors} == {"remembered-0"}
 
 

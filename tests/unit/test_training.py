@@ -400,6 +400,18 @@ def test_the_timeline_says_who_takes_part_in_which_step(
     assert coordinator.notes == [comes, leaves, comes]
 
 
+def test_a_site_that_does_not_come_when_it_is_due_keeps_no_step_waiting_after_that(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny("timeline=[{site='south', first=1}]"))
+    coordinator = federation.begin()
+    federation.line.deaf = {"south"}
+    federation.line.sent.clear()
+    for _ in range(4):
+        coordinator.step()
+    assert [site for site, _ in federation.line.sent].count("south") == 1
+
+
 def test_without_a_quorum_nothing_is_learned_but_the_step_is_over(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:
@@ -1166,6 +1178,26 @@ def test_a_site_does_not_resume_with_other_cases(
     assert "cases are not those" in answer.reason
 
 
+def test_a_site_does_not_resume_with_the_same_images_under_other_names(
+    tiny: MakeRecipe, make_sites: MakeSites, make_cohort: Any, tmp_path: Path
+) -> None:
+    recipe, answers = tiny("image.modalities=['T1', 'T2']"), []
+    for names in (["T1", "T2"], ["T1", "T2"], ["T2", "T1"]):
+        cohort = make_cohort(recipe, modalities=names)
+        federation = make_sites(recipe, {"north": cohort}, folder=tmp_path)
+        request = Open(run=RUN, recipe=recipe.digest(), step=int(bool(answers)))
+        answers.append(ask(federation, "north", request))
+        if len(answers) == 1:
+            images = judge(recipe).images.expand(-1, 2, -1, -1)
+            ask(federation, "north", Judge(run=RUN, step=0, batch=0, images=images))
+            ask(federation, "north", Save(run=RUN, step=1))
+    *_, same, swapped = answers
+    assert isinstance(same, Card)
+    assert same.step == 1
+    assert isinstance(swapped, Refusal)
+    assert "have other modalities" in swapped.reason
+
+
 def test_a_checkpoint_that_cannot_be_written_is_one_of_our_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1454,6 +1486,10 @@ def test_distances_are_measured_of_sites_as_they_come_and_of_those_away_from_the
     for _ in range(6):
         report = coordinator.step()
         assert (report.distance is None) == (not report.distances)
+        if (
+            len(report.distances) == 1
+        ):  # others' real images are not compared with what is not there
+            assert [report.distance] == pytest.approx(list(report.distances.values()))
         if report.distances:
             found[report.step + 1] = set(report.distances)
     assert found == {2: {"north"}, 4: {"north", "south"}, 6: after}

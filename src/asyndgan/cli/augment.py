@@ -11,7 +11,7 @@ from asyndgan.cli.generate import Fade
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.evaluation.augmenting import augment_folder
-from asyndgan.evaluation.synthesise import masks_in, released_masks
+from asyndgan.evaluation.synthesise import masks_in, released_masks, source_of_masks
 from asyndgan.runs import RunFolder
 
 
@@ -48,8 +48,10 @@ def augment(
     """
     folder = RunFolder(run)
     others = [mask for _, mask in masks_in(masks, folder)] if masks else []
+    sources = ["of a folder"] if masks else []
     if released:
         others += [mask for _, mask in released_masks(folder)]
+        sources += [source_of_masks(folder)]
     with written_whole(out) as half:
         real, painted = augment_folder(
             folder,
@@ -57,6 +59,7 @@ def augment(
             half,
             ratio=ratio,
             masks=others,
+            source=" or ".join(sources),
             own_masks=own,
             label=label,
             rare_first=rare_first,

@@ -245,6 +245,14 @@ class Cohort:
         return taught
 
     @property
+    def untaught(self) -> list[str]:
+        """Modalities of which one half of the patients has no case while the other has some."""
+        if self.present is None or self.patients < 2:
+            return []
+        both = [self.present[self.halves == half].any(0) for half in range(2)]
+        return [name for name, *held in zip(self.modalities, *both, strict=True) if not all(held)]
+
+    @property
     def parts(self) -> list[float]:
         """Fraction of the cases that have each modality, in 0 to 1."""
         if self.present is None:

@@ -47,6 +47,7 @@ def augment_folder(
     *,
     ratio: float,
     masks: Sequence[Mask] = (),
+    source: str = "",
     own_masks: bool = True,
     label: str | None = None,
     rare_first: bool = False,
@@ -57,7 +58,8 @@ def augment_folder(
     """Copies a site's data set and adds synthetic cases, on this machine only.
 
     Every mask is moved at random before it is painted from. A further mask that is one of the
-    site's own, mirrored or not, counts as its own.
+    site's own, mirrored or not, counts as its own. One of a held-out patient is left out, and so
+    is one that no real case has room for, since it would be stored in part only.
 
     Args:
         run: a finished run, whose generator is used.
@@ -65,6 +67,7 @@ def augment_folder(
         out: folder to create.
         ratio: number of synthetic cases per real one of the folder.
         masks: further masks to paint from, on the recipe's grid.
+        source: description of where they come from, for the provenance.
         own_masks: also paint from the site's own masks, except those of held-out patients.
         label: use only masks that hold this label.
         rare_first: use masks with rare labels, or rare sizes of a label, more often.
@@ -105,7 +108,7 @@ def augment_folder(
     if run.recipe().training.hold_out:
         facts.check_pattern(patient_pattern)
     # Masks of held-out patients must not be used, since evaluations judge on these patients.
-    free, _ = held_out_by(run.recipe(), real)
+    free, judged = held_out_by(run.recipe(), real)
     free = [case for case in free if files[case.name].mask]
     if not free:
         raise DataError(
@@ -113,7 +116,7 @@ def augment_folder(
             "synthetic cases like. Add masks of some cases."
         )
     check_uncut(free, image, folder)
-    sources = _sources(free, masks, own_masks, seed)
+    sources = _sources(free, judged, masks, own_masks, seed)
     if label is not None:
         if not info.labels.get(label):
             names = (name for name, number in info.labels.items() if number)
@@ -145,9 +148,9 @@ def augment_folder(
         "run": facts.run,
         "generator_sha256": facts.generator_sha256,
         "ratio": ratio,
-        "masks": _words(own_masks, len(masks)),
+        "masks": _words(sources, source),
         "masks_sha256": digests_of(masks),
-        "recipe": facts.recipe_digest,
+        "recipe_sha256": facts.recipe_digest,
         "asyndgan": __version__,
         "label": label,
         "rare_first": rare_first,
@@ -160,26 +163,53 @@ def augment_folder(
     return len(files), added
 
 
-def _words(own_masks: bool, others: int) -> str:
-    parts = ["the site's own"] if own_masks else []
-    return " and ".join([*parts, *([f"{others} others"] if others else [])]) + ", moved at random"
+def _words(sources: Sequence[Source], whence: str) -> str:
+    own = sum(bool(source.of) for source in sources)
+    parts = {f"{own} of the site's own": own, f"{len(sources) - own} {whence}": len(sources) - own}
+    return " and ".join(text for text, count in parts.items() if count) + ", moved at random"
 
 
 def _sources(
-    real: Sequence[Case], masks: Sequence[Mask], own_masks: bool, seed: int
+    free: Sequence[Case],
+    judged: Sequence[Case],
+    masks: Sequence[Mask],
+    own_masks: bool,
+    seed: int,
 ) -> list[Source]:
-    """The sources to draw from; a further mask that is no case's is stored like a random one."""
+    """The sources to draw from; a mask that is no case's is stored like a random one that fits.
+
+    Args:
+        free: cases whose masks may be painted.
+        judged: cases of held-out patients, whose masks must not be.
+        masks: further masks; those of `judged`, and those that fit no case, are left out.
+        own_masks: paint the masks of `free` even if they are not among `masks`.
+        seed: seed of the draws.
+    """
     random = torch.Generator().manual_seed(derived_seed(seed, "augment", "like"))
-    like = torch.randint(len(real), (len(masks),), generator=random).tolist()
-    sources = [Source(case.mask, case, case.name) for case in real] if own_masks else []
-    known = {mask_digest(mask): case for case in real for mask in (case.mask, case.mask.flip(-1))}
-    for mask, place in zip(masks, like, strict=True):
+    sources = [Source(case.mask, case, case.name) for case in free] if own_masks else []
+    known = {
+        mask_digest(mask): case
+        for case in (*free, *judged)
+        for mask in (case.mask, case.mask.flip(-1))
+    }
+    apart = {case.name for case in judged}
+    for mask in masks:
         owner = known.get(mask_digest(mask)) if bool(mask.any()) else None
         if owner is None:
-            sources.append(Source(mask, real[place], ""))
-        elif not own_masks:  # else it is there already
+            order = torch.randperm(len(free), generator=random).tolist()
+            like = next((free[place] for place in order if _has_room(free[place], mask)), None)
+            if like is not None:
+                sources.append(Source(mask, like, ""))
+        elif not own_masks and owner.name not in apart:  # else it is there already
             sources.append(Source(mask, owner, owner.name))
     return sources
+
+
+def _has_room(case: Case, mask: Mask) -> bool:
+    """Whether all labels of a mask lie where the case's stored image does, not in its padding."""
+    (top, left), (rows, columns) = case.preparation.offset, case.preparation.resized
+    inside = mask[max(top, 0) : max(top + rows, 0), max(left, 0) : max(left + columns, 0)]
+    return bool((inside != 0).sum() == (mask != 0).sum())
 
 
 def _drawn(sources: Sequence[Source], count: int, rare_first: bool, seed: int) -> list[Source]:

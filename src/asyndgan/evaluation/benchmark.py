@@ -21,8 +21,8 @@ from scipy.stats import spearmanr
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
-from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case, read_image
-from asyndgan.data.prepare import blanked, load_cases, prepare
+from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case
+from asyndgan.data.prepare import blanked, load_cases, prepare, widened
 from asyndgan.data.splits import hold_out
 from asyndgan.data.writing import digest_of_folder
 from asyndgan.errors import RecipeError
@@ -261,11 +261,10 @@ def _with_truth(
             raise RecipeError(
                 f"set {part.name}: there is no truth of case {files.name}, or more than one file."
             )
-        alone = replace(info, modalities=(section.modality,))
-        for raw in read_case(files, info, axis=image.axis, patient_pattern=part.patient_pattern):
-            real = read_image(found[0], 0, alone)[section.modality].values
-            whole = replace(raw, channels={**raw.channels, section.modality: real})
-            cases.append(prepare(whole, image, modalities))
+        both = replace(info, modalities=(*info.modalities, section.modality))
+        whole = replace(files, images={**files.images, len(info.modalities): found[0]})
+        read = read_case(whole, both, axis=image.axis, patient_pattern=part.patient_pattern)
+        cases += [prepare(raw, image, modalities) for raw in read]
     return cases
 
 
@@ -416,16 +415,11 @@ class _Judging:
 
     def _alike(self, run: RunFolder) -> list[Case]:
         fading = self._fading(PaintingSection())
-        return self._shared(run, counterparts(run, self.real.sites, fading))
+        return self._shared(counterparts(run, self.real.sites, fading))
 
-    def _shared(self, run: RunFolder, cases: Sequence[Case]) -> list[Case]:
+    def _shared(self, cases: Sequence[Case]) -> list[Case]:
         """Painted cases without the modalities that are not judged."""
-        painted = run.facts().scope.modalities
-        chosen = [painted.index(name) for name in self.real.modalities]
-        return [
-            replace(case, image=case.image[chosen], modalities=tuple(self.real.modalities))
-            for case in cases
-        ]
+        return [widened(case, self.real.modalities) for case in cases]
 
     def _add_consistency(self, result: SuiteResult, painted: Sequence[Sequence[Case]]) -> None:
         of_seeds = [consistency(cases, self.real.judged, self.real.labels) for cases in painted]
@@ -588,7 +582,7 @@ class _Judging:
         }
         for step in steps:
             fading = self._fading(PaintingSection())
-            cases = self._shared(run, painting_of(run, masks, step=step, fading=fading))
+            cases = self._shared(painting_of(run, masks, step=step, fading=fading))
             models[f"step {step}"] = [cases] * self.suite.seeds
             found = features_of(cases)
             exact.append(distance(Moments.of(found), Moments.of(together)))

@@ -416,7 +416,7 @@ def complete_folder(
         "way": way,
         "run": facts.run,
         "generator_sha256": facts.generator_sha256,
-        "recipe": facts.recipe_digest,
+        "recipe_sha256": facts.recipe_digest,
         "asyndgan": __version__,
         "seed": seed,
         "look": look,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.data import Case
-from asyndgan.data.prepare import blanked
+from asyndgan.data.prepare import blanked, widened
 from asyndgan.errors import DataError
 from asyndgan.evaluation.bench import mean, paired
 from asyndgan.evaluation.completion import (
@@ -120,8 +120,8 @@ def completions(
             f"the cases have {', '.join(theirs)}, and the run paints {', '.join(painted)}; to be "
             "judged by, they have to be the same."
         )
-    judged = [in_order(case, painted) for case in judged]
-    sites = {site: [in_order(case, painted) for case in own] for site, own in sites.items()}
+    judged = [widened(case, painted) for case in judged]
+    sites = {site: [widened(case, painted) for case in own] for site, own in sites.items()}
     hidden = [blanked(case, lacking) for case in judged]
     masked = [Incomplete(case, True) for case in hidden]
     unmasked = [without_mask(each) for each in masked]
@@ -144,12 +144,6 @@ def completions(
     }
     back = [painted.index(name) for name in theirs]
     return {way: [image[back] for image in images] for way, images in found.items()}
-
-
-def in_order(case: Case, modalities: Sequence[str]) -> Case:
-    """A case with its channels in the given order."""
-    places = [case.modalities.index(name) for name in modalities]
-    return replace(case, image=case.image[places], modalities=tuple(modalities))
 
 
 def nearness(

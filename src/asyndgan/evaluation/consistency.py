@@ -66,10 +66,12 @@ def consistency(
     """
     found = []
     for label, value in labels.items():
+        if not value:
+            continue
         for first, second in combinations(range(len(real[0].modalities)), 2):
             here = [_pixels(case, value, first, second) for case in real]
             there = [_pixels(case, value, first, second) for case in synthetic]
-            if not value or not any(map(len, here)) or not any(map(len, there)):
+            if not any(map(len, here)) or not any(map(len, there)):
                 continue
             names = real[0].modalities
             joint, floor = _variations(here, there, [case.patient for case in real])

@@ -85,7 +85,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "keep"): Exposure(
         "whether the coordinator may keep the site's masks", "one bit",
         "a coordinator can keep them whatever this says",
-        "`leaves.masks`: below `released` it is no",
+        "of patients' masks `leaves.masks`: below `released` it is no. Given ones are nobody's",
     ),
     ("judgement", "run"): _RUN,
     ("judgement", "step"): _ANSWERED,

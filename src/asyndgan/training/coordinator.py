@@ -278,8 +278,9 @@ class Coordinator:
         if not self.memory:
             return None
         away = {s: share for s, share in self.roster.shares.items() if s not in self.members}
-        self.memory.follow(away, self.average, self.roster.held)
-        return self.memory.remind(self.generator, self.step_number, self._paint_looks)
+        self.memory.follow(away, self.average)
+        held, step = self.roster.held, self.step_number
+        return self.memory.remind(self.generator, held, step, self._paint_looks)
 
     def _paint_looks(
         self, generator: nn.Module, conditions: Tensor, sites: Sequence[str], random: Any
@@ -425,4 +426,4 @@ class Coordinator:
         if self.selection:
             self.selection = Selection.load(self.recipe, tensors, about["selection"], modalities)
         if self.memory and "memory" in about:
-            self.memory.load(tensors, about["memory"], self.average, modalities)
+            self.memory.load(tensors, about["memory"], self.average)

@@ -93,7 +93,7 @@ def by_odds(
     for site, said in appraisals.items():
         gradients[site][:, members[site].channels] = said.feedback.to(images.device)
     odds = {site: said.odds.to(images) for site, said in appraisals.items()}
-    pull, _ = feedback_of_mixture(odds, gradients, shares)
+    pull = feedback_of_mixture(odds, gradients, shares)
     batch = len(images) // len(members)
     # Images from the masks of a site that did not answer count for nothing.
     counts = torch.tensor([shares.get(site, 0.0) / batch for site in members])

@@ -24,8 +24,8 @@ def feedback_of_mixture(
     log_odds: Mapping[str, Float[Tensor, " b"]],
     gradients: Mapping[str, Images],
     shares: Mapping[str, float],
-) -> tuple[Images, Float[Tensor, " b"]]:
-    """Gradient of each image's loss with respect to that image, and the loss of each image.
+) -> Images:
+    """Gradient of each image's loss with respect to that image.
 
     Args:
         log_odds: by site: that each image is one of the site's real images.
@@ -38,7 +38,6 @@ def feedback_of_mixture(
     parts = torch.softmax(weighted, dim=0)  # pi_j odds_j / Phi
     pull = -torch.sigmoid(-together)
     shape = (-1, *[1] * (gradients[sites[0]].ndim - 1))
-    total = torch.stack(
+    return torch.stack(
         [(pull * part).reshape(shape) * gradients[s] for part, s in zip(parts, sites, strict=True)]
     ).sum(0)
-    return total, torch.nn.functional.softplus(-together)

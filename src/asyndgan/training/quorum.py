@@ -15,7 +15,7 @@ class Quorum:
 
     Attributes:
         section: the recipe's quorum section.
-        known: sites that belong to the run, present or not.
+        known: sites that count: due in this step, not gone for good, and here at least once before.
     """
 
     section: QuorumSection

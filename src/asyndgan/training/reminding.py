@@ -15,12 +15,8 @@ from torch import Tensor, nn
 from asyndgan.data import derived_seed, drawn_from
 from asyndgan.models.losses import balanced_l1
 from asyndgan.recipe import Recipe
-from asyndgan.training.checkpoint import (
-    channels_in,
-    load_network,
-    network_state,
-    shares_in,
-)
+from asyndgan.training.checkpoint import load_network, network_state, shares_in
+from asyndgan.training.quorum import normalised
 
 Recall = Callable[[str], Tensor]
 """Returns the conditions that were kept of a site: (n, *space), or (0, ...) if none were."""
@@ -47,39 +43,35 @@ class Memory:
         self.away: dict[str, float] = {}
         self._frozen: dict[str, nn.Module] = {}
         self._conditions: dict[str, Tensor] = {}
-        self._channels: dict[str, list[int]] = {}
 
-    def follow(
-        self,
-        away: Mapping[str, float],
-        average: nn.Module,
-        channels: Mapping[str, Sequence[int]] | None = None,
-    ) -> None:
+    def follow(self, away: Mapping[str, float], average: nn.Module) -> None:
         """Updates which sites are absent; for one that has just left, stores the generator.
 
         Args:
             away: share of each site that took part before and is absent now.
             average: the averaged generator, which is stored.
-            channels: of the modalities that each site holds; nothing was learned from it about
-                others. A site that is not named holds all, or is known from a checkpoint.
         """
         left = [site for site in away if site not in self.away]
         if left:
             frozen = copy.deepcopy(average).requires_grad_(False).eval()
             self._frozen |= dict.fromkeys(left, frozen)  # one copy for all that left together
             self._conditions |= {site: self.recall(site) for site in left}
-            held = channels or {}
-            self._channels |= {site: list(held[site]) for site in left if site in held}
         self.away = dict(away)
         for site in set(self._frozen) - set(away):
-            for kept in (self._frozen, self._conditions, self._channels):
-                kept.pop(site, None)
+            del self._frozen[site], self._conditions[site]
 
-    def remind(self, generator: nn.Module, step: int, paint: Paint) -> Tensor | None:
+    def remind(
+        self, generator: nn.Module, held: Mapping[str, Sequence[int]], step: int, paint: Paint
+    ) -> Tensor | None:
         """Adds the gradient of the reminding term to the generator's gradients, site by site.
+
+        What one site counts for is limited as it is in feedback (`shares.most`), so that none can
+        declare so much and leave that the others are forgotten.
 
         Args:
             generator: the one in training.
+            held: channels of the modalities that each site holds; nothing was learned from it about
+                others.
             step: of the run; it seeds the random draws.
             paint: paints with a generator.
 
@@ -87,17 +79,19 @@ class Memory:
             The term before weighting, (): how differently the current and the stored generators
             paint. None if there is no site to remember.
         """
-        shares = {s: share for s, share in self.away.items() if len(self._conditions[s])}
-        if not shares:
+        known = {s: share for s, share in self.away.items() if len(self._conditions[s])}
+        if not known:
             return None
         total = torch.zeros(())
-        for site, share in sorted(shares.items()):
-            gap = share / sum(shares.values()) * self._gap(site, generator, step, paint)
+        for site, share in sorted(normalised(known, self.recipe.shares.most).items()):
+            gap = share * self._gap(site, generator, held[site], step, paint)
             torch.autograd.backward(self.recipe.reminding.weight * gap)
             total += gap.detach().cpu()
         return total
 
-    def _gap(self, site: str, generator: nn.Module, step: int, paint: Paint) -> Tensor:
+    def _gap(
+        self, site: str, generator: nn.Module, held: Sequence[int], step: int, paint: Paint
+    ) -> Tensor:
         training = self.recipe.training
         masks, noise, again = (
             torch.Generator().manual_seed(derived_seed(training.seed, name, site, step))
@@ -112,9 +106,9 @@ class Memory:
         with torch.no_grad():
             before = paint(self._frozen[site], conditions, sites, noise)
         now = paint(generator, conditions, sites, again)
-        held = self._channels.get(site, list(range(now.shape[1])))
+        own = list(held)
         return balanced_l1(
-            now[:, held], before[:, held], conditions.to(now.device), self.recipe.loss.balance
+            now[:, own], before[:, own], conditions.to(now.device), self.recipe.loss.balance
         )
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -124,14 +118,10 @@ class Memory:
         for number, network in enumerate(different):
             tensors |= network_state(f"remembered-{number}", network)
         by = {site: different.index(one) for site, one in self._frozen.items()}
-        return tensors, {"away": self.away, "generators": by, "channels": self._channels}
+        return tensors, {"away": self.away, "generators": by}
 
     def load(
-        self,
-        tensors: Mapping[str, Tensor],
-        about: Mapping[str, Any],
-        like: nn.Module,
-        channels: int,
+        self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], like: nn.Module
     ) -> None:
         """Restores what `state` returned.
 
@@ -139,11 +129,9 @@ class Memory:
             tensors: of the checkpoint.
             about: facts of the checkpoint.
             like: a generator of the same recipe, of which copies are made.
-            channels: how many it paints.
         """
         self.away = shares_in(about["away"])
         self._conditions = {site: self.recall(site) for site in self.away}
-        self._channels = channels_in(about["channels"], channels)
         networks: dict[int, nn.Module] = {}
         for site in self.away:
             number = about["generators"][site]

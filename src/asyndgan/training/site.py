@@ -64,6 +64,17 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
             f"site {name}: images have size {cohort.space}, the recipe wants "
             f"{recipe.image.size}. Prepare them with this recipe."
         )
+    crossed = {
+        "loss.stand_in_l1 to 0": recipe.loss.stand_in_l1 > 0,
+        "discriminator.cross_fitted to false": recipe.at_site(name).discriminator.cross_fitted,
+    }
+    remedy = " and ".join(key for key, value in crossed.items() if value)
+    if remedy and (untaught := cohort.untaught):
+        raise CohortError(
+            f"site {name}: all cases with {', '.join(untaught)} are of one half of its patients, "
+            "and a network that learns from the other half would judge what it never saw. Leave "
+            f"that modality out at this site, or set {remedy}."
+        )
     if recipe.loss.stand_in_l1 and cohort.patients < 2:
         raise CohortError(
             f"site {name} has one patient, so there is no stand-in that has not seen him. Add "
@@ -473,6 +484,7 @@ class Site(Handler):
                 "batch": self.next_batch,
                 "data": self._data_digest,
                 "members": self.cases.members,
+                "modalities": list(self.cases.modalities),
                 "secret": self.secret,
             }
             place = checkpoint.place_of(self.folder, request.run)
@@ -511,7 +523,10 @@ class Site(Handler):
             raise ProtocolError(
                 "this site's states of the run are of another version of asyndgan; start a new run."
             )
-        if stored and stored[1]["data"] != self._data_digest:
+        names = list(self.cases.modalities)  # one image may come under another name
+        if stored and (
+            stored[1]["data"] != self._data_digest or stored[1].get("modalities", names) != names
+        ):
             raise ProtocolError(
                 "this site's cases are not those that it began the run with, or belong to other "
                 "patients, or have other modalities, or the masks that it is given are others; "
