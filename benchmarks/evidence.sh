@@ -11,7 +11,7 @@ shift 2
 cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
-[ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 misaligned temporary completion hippocampus \
+[ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 misaligned temporary hippocampus \
   selection lgg-128 dsb-128 wire reconstruction membership digits phantoms
 for table; do
   document=docs/evidence.md

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -26,7 +27,8 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import digest_of_folder, write_dataset
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.errors import AsyndganError, RecipeError, RunError
+from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
+from asyndgan.evaluation import completion_scores
 from asyndgan.evaluation.benchmark import Real, run_suite
 from asyndgan.evaluation.of_run import load_real, masks_of, painted_once
 from asyndgan.evaluation.suite import PaintingSection, Suite
@@ -576,7 +578,15 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(
     assert "heads: FLAIR completed" in markdown.read_text()
     assert "\N{EN DASH} to" not in markdown.read_text()
     assert (tmp_path / "out/evaluations/heads/small/main/completion.png").stat().st_size > 1000
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(completion_scores, "translator_of", lambda *_, **__: pytest.fail("again"))
+        assert (
+            run_suite(text, tmp_path / "data", tmp_path / "out").completions == result.completions
+        )
     first, *_ = sorted((lacking / "truth").iterdir())
+    Image.new("L", (20, 20)).save(first)
+    with pytest.raises(DataError, match=first.name):
+        run_suite(text, tmp_path / "data", tmp_path / "out")
     first.unlink()
     with pytest.raises(RecipeError, match="set heads: there is no truth of case"):
         run_suite(text, tmp_path / "data", tmp_path / "out")

@@ -111,8 +111,11 @@ class Bench:
         Raises:
             DataError: a model or the test set has no cases, or they do not fit together.
             NotFiniteError: a loss became infinite or NaN.
+            ValueError: a model has more training sets than there are seeds.
         """
-        for training_sets in models.values():
+        for model, training_sets in models.items():
+            if len(training_sets) > len(self.seeds):
+                raise ValueError(f"{model}: {len(training_sets)} sets for {len(self.seeds)} seeds.")
             for cases in training_sets:
                 self._check_fit(cases)
         with ThreadPoolExecutor(
@@ -121,7 +124,7 @@ class Bench:
             trainings = {
                 model: [
                     pool.submit(self._attempt, model, cases, budget, seed)
-                    for seed, cases in zip(self.seeds, training_sets, strict=True)
+                    for seed, cases in zip(self.seeds, training_sets, strict=False)
                 ]
                 for model, training_sets in models.items()
             }

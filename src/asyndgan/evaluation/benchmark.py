@@ -21,6 +21,7 @@ from scipy.stats import spearmanr
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
+from asyndgan.data.cohort import digest_of
 from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case
 from asyndgan.data.prepare import blanked, load_cases, prepare, widened
 from asyndgan.data.splits import hold_out
@@ -39,7 +40,7 @@ from asyndgan.evaluation.bench import (
     write_whole,
 )
 from asyndgan.evaluation.compare import HELD_OUT, compare, contenders, levelled_off
-from asyndgan.evaluation.completion import TranslationBudget
+from asyndgan.evaluation.completion import TRANSLATION_VERSION, TranslationBudget
 from asyndgan.evaluation.completion_scores import (
     ACQUIRED,
     HIDDEN,
@@ -74,12 +75,13 @@ from asyndgan.evaluation.segmentation import (
     build_segmenter,
 )
 from asyndgan.evaluation.suite import (
+    CompletionSection,
     ModelSection,
     PaintingSection,
     SetSection,
     Suite,
 )
-from asyndgan.evaluation.synthesise import PAINTING_VERSION, Fading
+from asyndgan.evaluation.synthesise import PAINTING_VERSION, Fading, masks_digest
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
@@ -95,7 +97,7 @@ from asyndgan.evaluation.trainings import run_folder, train_all, trainings_of
 from asyndgan.models.features import Moments, distance
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
-from asyndgan.training.checkpoint import stored_steps
+from asyndgan.training import checkpoint
 
 _SCORES = ("dice", "hd95", "assd")
 
@@ -338,11 +340,11 @@ class _Judging:
             self.real.sites,
             painted,
             seeds=self.suite.seeds,
-            fedavg=self.suite.fedavg,
+            fedavg=int(self.suite.fedavg),
             augmented=self.model.augmented,
         )
         if self.suite.fedavg and self.model.without:
-            models = {**models, FEDAVG_WITHOUT: [self._without()] * self.suite.seeds}
+            models = {**models, FEDAVG_WITHOUT: [self._without()]}
         if not self.suite.single_sites:
             models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
         evaluation = self._compare(models)
@@ -433,15 +435,7 @@ class _Judging:
         if section is None:
             return
         runs, judged, lacking = self.runs[SYNTHETIC], self.real.incomplete, [section.modality]
-        of_seeds = [
-            completions(
-                run, self.real.sites, judged, lacking, seed=seed,
-                budget=TranslationBudget(steps=section.steps),
-                masks=masks_of(self.real.sites), device=self.device,
-                on_progress=lambda done: self._tell("translator", done, section.steps),
-            )
-            for seed, run in enumerate(runs)
-        ]  # fmt: skip
+        of_seeds = [self._completed(run, seed, section) for seed, run in enumerate(runs)]
         together = {way: [image for own in of_seeds for image in own[way]] for way in of_seeds[0]}
         near = nearness(together, judged * len(runs), lacking, best="translated")
         dice = self._segmented(of_seeds, lacking, real_all)
@@ -455,6 +449,37 @@ class _Judging:
             of_seeds[0], judged, section.modality, self.real.labels[self.part.label],
             self.out / self._place() / "completion.png",
         )  # fmt: skip
+
+    def _completed(self, run: RunFolder, seed: int, section: CompletionSection) -> Completed:
+        """Completions by one generator; kept, since a translator is trained for them."""
+        judged, masks = self.real.incomplete, masks_of(self.real.sites)
+        budget = TranslationBudget(steps=section.steps)
+        real = [case for own in self.real.sites.values() for case in own]
+        inputs = {
+            "run": run.facts().run,
+            "generator": run.facts().generator_sha256,
+            "masks": masks_digest(masks),
+            "real": digest_of(each for case in real for each in (case.image, case.mask)),
+            "judged": digest_of(each for case in judged for each in (case.image, case.mask)),
+            "modalities": [self.real.modalities, section.modality],
+            "budget": asdict(budget),
+            "seed": seed,
+            "device": torch.device(self.device).type,
+            "versions": [TRANSLATION_VERSION, PAINTING_VERSION, TRAINING_VERSION],
+            "libraries": [torch.__version__, monai.__version__, np.__version__],
+        }
+        key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
+        path = self.out / "cache" / f"completed-{key[:32]}.safetensors"
+        if not path.exists():
+            found = completions(
+                run, self.real.sites, judged, [section.modality], seed=seed, budget=budget,
+                masks=masks, device=self.device,
+                on_progress=lambda done: self._tell("translator", done, section.steps),
+            )  # fmt: skip
+            stacked = {way: torch.stack(list(images)) for way, images in found.items()}
+            checkpoint.write(path, stacked, {"inputs": inputs, "ways": list(found)})
+        tensors, about = checkpoint.read(path)
+        return {way: list(tensors[way]) for way in about["ways"]}
 
     def _segmented(
         self, of_seeds: Sequence[Completed], lacking: Sequence[str], real_all: TrainingSet
@@ -568,7 +593,7 @@ class _Judging:
 
     def _judge_checkpoints(self, run: RunFolder) -> Checkpoints:
         masks, every = masks_of(self.real.sites), run.recipe().training.checkpoint_every
-        kept = stored_steps(run.generators)
+        kept = checkpoint.stored_steps(run.generators)
         # Leaves out checkpoints that were written at an interruption.
         steps = [step for step in kept if step % every == 0 or step == run.facts().steps]
         features = {site: features_of(cases) for site, cases in self.real.sites.items()}

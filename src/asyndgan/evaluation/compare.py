@@ -99,7 +99,9 @@ def evaluate(
     """
     budget = budget or SegmentationBudget()
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * len(seeds)}
-    models = contenders(sites, painted, seeds=len(seeds), fedavg=baselines, augmented=baselines)
+    models = contenders(
+        sites, painted, seeds=len(seeds), fedavg=baselines * len(seeds), augmented=baselines
+    )
     for name, cases in (augmented or {}).items():
         models = {**models, SITE_PREFIX + name + AUGMENTED: [cases] * len(seeds)}
     evaluation = compare(
@@ -122,7 +124,7 @@ def contenders(
     synthetic: Mapping[str, Sequence[Sequence[Case]]],
     *,
     seeds: int,
-    fedavg: bool,
+    fedavg: int,
     augmented: bool,
 ) -> Contenders:
     """Training sets of the models of a comparison, in the order of its table.
@@ -132,7 +134,7 @@ def contenders(
         synthetic: synthetic training sets, one per seed, by the model's name. The one named
             `synthetic` is added in `real:NAME+synthetic`.
         seeds: number of seeds.
-        fedavg: also include one network that the sites train together.
+        fedavg: number of seeds of a network that the sites train together; 0: there is none.
         augmented: also include each site's real cases with the synthetic ones added. The real ones,
             of which there are far fewer, are repeated until they make up about half of the set.
     """
@@ -141,7 +143,7 @@ def contenders(
     }
     models |= synthetic
     if fedavg:
-        models[FEDAVG] = [sites] * seeds
+        models[FEDAVG] = [sites] * fedavg
     for name, cases in sites.items():
         models[SITE_PREFIX + name] = [cases] * seeds
     if augmented and SYNTHETIC in synthetic:
@@ -172,7 +174,7 @@ def compare(
     """Trains and judges any models.
 
     Args:
-        models: training sets of each model, one per seed.
+        models: training sets of each model, one per seed; of some models there may be fewer.
         test: as in `evaluate`.
         labels: as in `evaluate`.
         out: as in `evaluate`, without the cache.
@@ -191,7 +193,7 @@ def compare(
         NotFiniteError: as in `evaluate`.
     """
     names = _targets(labels, targets)
-    total = len(models) * len(seeds) * budget.steps
+    total = sum(map(len, models.values())) * budget.steps
     bench = Bench(test, labels, names, seeds, cache, total, device, on_progress, workers)
     found = bench.scores(models, budget)
     scores = found.scores

@@ -47,6 +47,9 @@ from asyndgan.training.checkpoint import seeded
 Way = Literal["translated", "painted"]
 BATCH: Final = 32
 
+TRANSLATION_VERSION: Final = 1
+"""Part of the name of kept completions; to be raised when the same inputs give other images."""
+
 MOST_MASKS: Final = 1000
 """Most masks that the training images of a folder's translator are painted from, for its memory, if
 they measure at most 64 x 64 pixels; of larger ones as many fewer.

@@ -164,7 +164,11 @@ class Suite(Section):
     networks: tuple[str, ...] = Field(
         (), description="further segmentation networks for all real and synthetic cases"
     )
-    fedavg: bool = Field(False, description="also one network that all sites train together")
+    fedavg: bool = Field(
+        False,
+        description="also one network that all sites train together; of one seed, since it "
+        "costs as many trainings as there are sites",
+    )
     consistency: bool = Field(
         False, description="also how modalities go together, against the cases that are judged on"
     )

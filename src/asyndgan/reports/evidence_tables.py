@@ -49,13 +49,17 @@ def _result(row: Row, several: bool) -> list[str]:
         _name(row),
         str(row["cases"]),
         *_estimate(row, "dice_mean", "dice"),
-        *([_between(row["dice_least"], row["dice_most"], 3)] if several else []),
+        *([_of_seeds(row)] if several else []),
         *_estimate(row, "ratio"),
         decimal(row["hd95_mean"], 1),
         decimal(row["assd_mean"], 1),
         duration(row["seconds"]) if row["seconds"] else "",
         size(row["bytes"]) if row["bytes"] else "",
     ]
+
+
+def _of_seeds(row: Row) -> str:
+    return _between(row["dice_least"], row["dice_most"], 3) if row["seeds"] > 1 else "one seed"
 
 
 def _apart(rows: list[Row]) -> Table:
