@@ -21,7 +21,7 @@ from asyndgan.data import derived_seed
 from asyndgan.data.check import check_folder
 from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import describe, patient_of, read_cases
-from asyndgan.data.prepare import invert, load_cases
+from asyndgan.data.prepare import blanked, invert, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError
@@ -130,12 +130,17 @@ def test_a_translator_learns_from_masks_that_were_moved(
     run: RunFolder, phantoms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught: list[Any] = []
-    monkeypatch.setattr(
-        completion, "train_translator", lambda cases, *_, **__: taught.extend(cases)
-    )
+    trained = completion.train_translator
+
+    def noting(cases: Any, *others: Any, **keys: Any) -> Any:
+        taught.extend(cases)
+        return trained(cases, *others, **keys)
+
+    monkeypatch.setattr(completion, "train_translator", noting)
     masks = [(name, mask) for name, mask in released_masks(run) if bool(mask.any())][:4]
     own = [mask for _, mask in masks]
-    lacking = completion.Incomplete(load_cases(phantoms["north"], run.recipe().image)[0], True)
+    whole, *_ = load_cases(phantoms["north"], run.recipe().image)
+    lacking = completion.Incomplete(blanked(whole, ["T2"]), True)
     budget = TranslationBudget(steps=1, images=3)
     completion.translator_of(run, [lacking], masks, budget=budget)
     assert len(taught) == 12

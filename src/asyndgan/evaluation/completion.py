@@ -202,7 +202,7 @@ def train_translator(
         gap = (painted - target).abs().mean((2, 3))
         loss = gap[~present].mean()
         if not torch.isfinite(loss):
-            raise NotFiniteError(f"the translator's loss is {float(loss)} at step {step + 1}.")
+            raise NotFiniteError(f"the translator's loss is {loss.item()} at step {step + 1}.")
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
