@@ -1486,9 +1486,7 @@ def test_distances_are_measured_of_sites_as_they_come_and_of_those_away_from_the
     for _ in range(6):
         report = coordinator.step()
         assert (report.distance is None) == (not report.distances)
-        if (
-            len(report.distances) == 1
-        ):  # others' real images are not compared with what is not there
+        if len(report.distances) == 1:  # nobody else's real images are compared with these
             assert [report.distance] == pytest.approx(list(report.distances.values()))
         if report.distances:
             found[report.step + 1] = set(report.distances)

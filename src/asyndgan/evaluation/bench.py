@@ -218,12 +218,12 @@ class Bench:
         """Everything that the predictions depend on."""
         return {
             "training": {
-                **{site: _digest(own, with_masks=True) for site, own in cases.items()},
+                **{site: digest_of_cases(own, with_masks=True) for site, own in cases.items()},
                 "local steps": LOCAL_STEPS,
             }
             if isinstance(cases, Mapping)
-            else _digest(cases, with_masks=True),
-            "test": _digest(test, with_masks=False),
+            else digest_of_cases(cases, with_masks=True),
+            "test": digest_of_cases(test, with_masks=False),
             "classes": max(self.labels.values()) + 1,
             "budget": asdict(budget),
             "seed": seed,
@@ -294,7 +294,7 @@ def mean(values: Sequence[float]) -> float:
     return math.fsum(counted) / len(counted) if counted else math.nan
 
 
-def _digest(cases: Sequence[Case], *, with_masks: bool) -> str:
+def digest_of_cases(cases: Sequence[Case], *, with_masks: bool) -> str:
     """SHA-256 of the cases' tensors in their order, since a training depends on the order."""
     parts = ((case.image, case.mask) if with_masks else (case.image,) for case in cases)
     return digest_of(chain.from_iterable(parts))

@@ -21,7 +21,6 @@ from scipy.stats import spearmanr
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
-from asyndgan.data.cohort import digest_of
 from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case
 from asyndgan.data.prepare import blanked, load_cases, prepare, widened
 from asyndgan.data.splits import hold_out
@@ -33,6 +32,7 @@ from asyndgan.evaluation.bench import (
     Contenders,
     OnProgress,
     TrainingSet,
+    digest_of_cases,
     mean,
     paired,
     paired_ratio,
@@ -81,7 +81,7 @@ from asyndgan.evaluation.suite import (
     SetSection,
     Suite,
 )
-from asyndgan.evaluation.synthesise import PAINTING_VERSION, Fading, masks_digest
+from asyndgan.evaluation.synthesise import PAINTING_VERSION, Fading
 from asyndgan.evaluation.table import (
     ADDED,
     FEDAVG,
@@ -452,15 +452,13 @@ class _Judging:
 
     def _completed(self, run: RunFolder, seed: int, section: CompletionSection) -> Completed:
         """Completions by one generator; kept, since a translator is trained for them."""
-        judged, masks = self.real.incomplete, masks_of(self.real.sites)
-        budget = TranslationBudget(steps=section.steps)
-        real = [case for own in self.real.sites.values() for case in own]
+        judged, budget = self.real.incomplete, TranslationBudget(steps=section.steps)
+        real = pooled(self.real.sites)
         inputs = {
             "run": run.facts().run,
             "generator": run.facts().generator_sha256,
-            "masks": masks_digest(masks),
-            "real": digest_of(each for case in real for each in (case.image, case.mask)),
-            "judged": digest_of(each for case in judged for each in (case.image, case.mask)),
+            "real": digest_of_cases(real, with_masks=True),
+            "judged": digest_of_cases(judged, with_masks=True),
             "modalities": [self.real.modalities, section.modality],
             "budget": asdict(budget),
             "seed": seed,
@@ -473,7 +471,7 @@ class _Judging:
         if not path.exists():
             found = completions(
                 run, self.real.sites, judged, [section.modality], seed=seed, budget=budget,
-                masks=masks, device=self.device,
+                masks=masks_of(self.real.sites), device=self.device,
                 on_progress=lambda done: self._tell("translator", done, section.steps),
             )  # fmt: skip
             stacked = {way: torch.stack(list(images)) for way, images in found.items()}
