@@ -584,6 +584,12 @@ def test_a_suite_completes_cases_and_says_how_near_they_come(
             run_suite(text, tmp_path / "data", tmp_path / "out").completions == result.completions
         )
     first, *_ = sorted((lacking / "truth").iterdir())
+    with pytest.MonkeyPatch.context() as patch:  # what is kept is of these images, and no others
+        patch.setattr(completion_scores, "translator_of", lambda *_, **__: 1 / 0)
+        with Image.open(first) as picture:
+            picture.point(lambda value: value // 2).save(first)
+        with pytest.raises(ZeroDivisionError):
+            run_suite(text, tmp_path / "data", tmp_path / "out")
     Image.new("L", (20, 20)).save(first)
     with pytest.raises(DataError, match=first.name):
         run_suite(text, tmp_path / "data", tmp_path / "out")

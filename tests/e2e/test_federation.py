@@ -801,8 +801,9 @@ def test_a_run_of_which_all_sites_were_removed_does_not_begin_with_whoever_is_th
 
 def test_what_flare_cannot_work_with_is_refused_before_anything_is_made(tmp_path: Path) -> None:
     words = ("--host", "localhost", "--site", "north")
-    with pytest.raises(RunError, match="a path without spaces"):
-        asyndgan("federation", "init", tmp_path / "a b", *words)
+    for path in ("a b", "a[1]"):
+        with pytest.raises(RunError, match="a path without spaces, quotes, brackets"):
+            asyndgan("federation", "init", tmp_path / path, *words)
     for name in ("server", "a b", "x" * 49, "north"):
         with pytest.raises(RunError, match=r"cannot be a site's name|is named twice"):
             asyndgan("federation", "init", tmp_path / "one", *words, "--site", name)

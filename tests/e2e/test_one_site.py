@@ -24,7 +24,7 @@ from asyndgan.data.nnunet import describe, patient_of, read_cases
 from asyndgan.data.prepare import blanked, invert, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.errors import AsyndganError
+from asyndgan.errors import AsyndganError, DataError
 from asyndgan.evaluation import augmenting, completion
 from asyndgan.evaluation.completion import TranslationBudget
 from asyndgan.evaluation.completion_scores import completions
@@ -814,6 +814,15 @@ def test_who_is_held_out_does_not_come_back_by_his_mask(
     )  # fmt: skip
     told = json.loads((tmp_path / "again" / "provenance.json").read_text())
     assert set(told["mask_of"].values()) == {case.name for case in free}
+    assert (told["masks_sha256"], told["masks_left_out"]) == (
+        [], {"of held-out patients": len(kept_back)},
+    )  # fmt: skip
+    sites = [f"--site={name}={path}" for name, path in phantoms.items()]
+    said = command(
+        "evaluate", held.path, *sites, "--out", tmp_path / "judged", "--steps", 2,
+        "--label", "lesion", "--augmented", f"north={tmp_path / 'again'}",
+    )  # fmt: skip
+    assert "lesion: real:north+augmented" in said
 
 
 def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(
@@ -827,20 +836,22 @@ def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(
         if not path.stem.startswith(names[0]):
             with Image.open(path) as picture:
                 picture.crop((10, 0, 20, picture.height)).save(path)
-    out = tmp_path / "out"
-    command(
-        "augment",
-        run.path,
-        "--site",
-        folder,
-        "--out",
-        out,
-        "--masks",
-        phantoms["south"],
-        "--no-own",
-    )
+    out, words = tmp_path / "out", ("--masks", phantoms["south"], "--no-own")
+    command("augment", run.path, "--site", folder, "--out", out, *words)
     sizes = {Image.open(path).size for path in (out / "labelsTr").glob("synthetic-*")}
     assert sizes == {Image.open(folder / "labelsTr" / f"{names[0]}.png").size}
+    for path in folder.rglob(f"{names[0]}*"):
+        path.unlink()
+    said = command(
+        "augment", run.path, "--site", folder, "--out", tmp_path / "own", "--masks", words[1]
+    )
+    masks = len(list((phantoms["south"] / "labelsTr").iterdir()))
+    without = f"left out: {masks} masks for which no real case has room"
+    assert f"Further masks {without}." in said
+    told = json.loads((tmp_path / "own" / "provenance.json").read_text())
+    assert told["masks_left_out"] == {"for which no real case has room": masks}
+    with pytest.raises(DataError, match=rf"0 masks can be used \({without}\)"):
+        command("augment", run.path, "--site", folder, "--out", tmp_path / "none", *words)
 
 
 def test_completions_are_the_same_whatever_the_order_of_the_sets_modalities(

@@ -10,7 +10,7 @@ from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
-from asyndgan.evaluation.augmenting import augment_folder
+from asyndgan.evaluation.augmenting import augment_folder, words_of
 from asyndgan.evaluation.synthesise import masks_in, released_masks, source_of_masks
 from asyndgan.runs import RunFolder
 
@@ -53,7 +53,7 @@ def augment(
         others += [mask for _, mask in released_masks(folder)]
         sources += [source_of_masks(folder)]
     with written_whole(out) as half:
-        real, painted = augment_folder(
+        real, painted, left_out = augment_folder(
             folder,
             site,
             half,
@@ -67,8 +67,9 @@ def augment(
             seed=seed,
             patient_pattern=patient_pattern,
         )
+    without = f" Further masks {words_of(left_out)}." if left_out else ""
     Console().print(
         f"{real} real and {painted} synthetic cases in {out}; dataset.json names the synthetic "
-        "ones.",
+        f"ones.{without}",
         highlight=False, markup=False, soft_wrap=True,
     )  # fmt: skip

@@ -1,6 +1,7 @@
 """Augmenting a site's data set with synthetic cases."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -19,9 +20,12 @@ from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError
 from asyndgan.evaluation.completion import check_own_set
 from asyndgan.evaluation.synthesise import digests_of, fading_of, mask_digest, synthesise
+from asyndgan.evaluation.table import counted
 from asyndgan.runs import RunFolder
 
 NAME = "synthetic-{:05d}"
+HELD_OUT = "of held-out patients"
+NO_ROOM = "for which no real case has room"
 
 
 @final
@@ -54,12 +58,13 @@ def augment_folder(
     faded: Sequence[str] = (),
     seed: int = 0,
     patient_pattern: str,
-) -> tuple[int, int]:
+) -> tuple[int, int, dict[str, int]]:
     """Copies a site's data set and adds synthetic cases, on this machine only.
 
     Every mask is moved at random before it is painted from. A further mask that is one of the
-    site's own, mirrored or not, counts as its own. One of a held-out patient is left out, and so
-    is one that no real case has room for, since it would be stored in part only.
+    site's own, mirrored or not, counts as its own. One of a patient of this folder who is held out
+    is left out, and so is one that no real case has room for, since it would be stored in part
+    only. Held-out patients of other sites are not known here.
 
     Args:
         run: a finished run, whose generator is used.
@@ -76,7 +81,8 @@ def augment_folder(
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Returns:
-        The number of real cases and of synthetic cases.
+        The number of real cases, of synthetic cases, and of further masks that were left out, by
+        the reason.
 
     Raises:
         DataError: the folder cannot be read, holds volumes, synthetic cases or modalities that the
@@ -116,7 +122,7 @@ def augment_folder(
             "synthetic cases like. Add masks of some cases."
         )
     check_uncut(free, image, folder)
-    sources = _sources(free, judged, masks, own_masks, seed)
+    sources, left_out = _sources(free, judged, masks, own_masks, seed)
     if label is not None:
         if not info.labels.get(label):
             names = (name for name, number in info.labels.items() if number)
@@ -128,9 +134,11 @@ def augment_folder(
         sources = [source for source in sources if bool((source.mask == value).any())]
     count = round(ratio * len(files))
     if not sources or count < 1:
+        without = f" ({words_of(left_out)})" if left_out else ""
         raise DataError(
-            f"there is nothing to paint: {len(sources)} masks fit, and {count} cases are wanted "
-            f"of {len(files)} real ones. Take another label, more masks or a larger ratio."
+            f"there is nothing to paint: {len(sources)} masks can be used{without}, and {count} "
+            f"cases are wanted of {len(files)} real ones. Take another label, other masks or a "
+            "larger ratio."
         )
     drawn = _drawn(sources, count, rare_first, seed)
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
@@ -149,7 +157,8 @@ def augment_folder(
         "generator_sha256": facts.generator_sha256,
         "ratio": ratio,
         "masks": _words(sources, source),
-        "masks_sha256": digests_of(masks),
+        "masks_sha256": digests_of(source.mask for source in drawn if not source.of),
+        "masks_left_out": left_out,
         "recipe_sha256": facts.recipe_digest,
         "asyndgan": __version__,
         "label": label,
@@ -160,7 +169,14 @@ def augment_folder(
         "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
     }
     added = write_extended(folder, out, cases, axis=image.axis, provenance=provenance)
-    return len(files), added
+    return len(files), added, left_out
+
+
+def words_of(left_out: Mapping[str, int]) -> str:
+    """Says how many masks were left out, and why."""
+    return "left out: " + ", ".join(
+        f"{counted(number, 'mask')} {reason}" for reason, number in left_out.items()
+    )
 
 
 def _words(sources: Sequence[Source], whence: str) -> str:
@@ -175,8 +191,10 @@ def _sources(
     masks: Sequence[Mask],
     own_masks: bool,
     seed: int,
-) -> list[Source]:
+) -> tuple[list[Source], dict[str, int]]:
     """The sources to draw from; a mask that is no case's is stored like a random one that fits.
+
+    Also counts the masks that are left out, by the reason.
 
     Args:
         free: cases whose masks may be painted.
@@ -192,17 +210,21 @@ def _sources(
         for case in (*free, *judged)
         for mask in (case.mask, case.mask.flip(-1))
     }
-    apart = {case.name for case in judged}
+    apart, left_out = {case.name for case in judged}, Counter[str]()
     for mask in masks:
         owner = known.get(mask_digest(mask)) if bool(mask.any()) else None
         if owner is None:
             order = torch.randperm(len(free), generator=random).tolist()
             like = next((free[place] for place in order if _has_room(free[place], mask)), None)
-            if like is not None:
+            if like is None:
+                left_out[NO_ROOM] += 1
+            else:
                 sources.append(Source(mask, like, ""))
-        elif not own_masks and owner.name not in apart:  # else it is there already
+        elif owner.name in apart:
+            left_out[HELD_OUT] += 1
+        elif not own_masks:  # else it is there already
             sources.append(Source(mask, owner, owner.name))
-    return sources
+    return sources, dict(left_out)
 
 
 def _has_room(case: Case, mask: Mask) -> bool:

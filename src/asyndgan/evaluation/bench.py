@@ -111,10 +111,10 @@ class Bench:
         Raises:
             DataError: a model or the test set has no cases, or they do not fit together.
             NotFiniteError: a loss became infinite or NaN.
-            ValueError: a model has more training sets than there are seeds.
+            ValueError: a model has no training set, or more than there are seeds.
         """
         for model, training_sets in models.items():
-            if len(training_sets) > len(self.seeds):
+            if not 0 < len(training_sets) <= len(self.seeds):
                 raise ValueError(f"{model}: {len(training_sets)} sets for {len(self.seeds)} seeds.")
             for cases in training_sets:
                 self._check_fit(cases)

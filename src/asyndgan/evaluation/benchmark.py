@@ -149,6 +149,8 @@ def run_suite(
     recipes = {part.name: suite.recipe(part, suite.models[0], 0) for part in suite.sets}
     if unmirrored := [name for name, recipe in recipes.items() if not recipe.training.flip]:
         hashed.append(unmirrored)  # once they were judged by networks that saw mirrored images
+    if any(part.completion for part in suite.sets):
+        hashed.append(TRANSLATION_VERSION)
     result = SuiteResult(
         suite=suite.name,
         judged_on=suite.judged_on,
@@ -459,6 +461,8 @@ class _Judging:
             "generator": run.facts().generator_sha256,
             "real": digest_of_cases(real, with_masks=True),
             "judged": digest_of_cases(judged, with_masks=True),
+            # Looks are drawn by patient.
+            "names": [[case.name, case.patient] for case in (*real, *judged)],
             "modalities": [self.real.modalities, section.modality],
             "budget": asdict(budget),
             "seed": seed,

@@ -100,7 +100,7 @@ def evaluate(
     budget = budget or SegmentationBudget()
     painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * len(seeds)}
     models = contenders(
-        sites, painted, seeds=len(seeds), fedavg=baselines * len(seeds), augmented=baselines
+        sites, painted, seeds=len(seeds), fedavg=len(seeds) if baselines else 0, augmented=baselines
     )
     for name, cases in (augmented or {}).items():
         models = {**models, SITE_PREFIX + name + AUGMENTED: [cases] * len(seeds)}
@@ -174,7 +174,7 @@ def compare(
     """Trains and judges any models.
 
     Args:
-        models: training sets of each model, one per seed; of some models there may be fewer.
+        models: training sets of each model, one per seed, or of the first seeds only.
         test: as in `evaluate`.
         labels: as in `evaluate`.
         out: as in `evaluate`, without the cache.

@@ -166,8 +166,8 @@ class Suite(Section):
     )
     fedavg: bool = Field(
         False,
-        description="also one network that all sites train together; of one seed, since it "
-        "costs as many trainings as there are sites",
+        description="also one network that all sites train together; for one seed of the "
+        "generators only, since it costs as many trainings as there are sites",
     )
     consistency: bool = Field(
         False, description="also how modalities go together, against the cases that are judged on"

@@ -64,16 +64,18 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
             f"site {name}: images have size {cohort.space}, the recipe wants "
             f"{recipe.image.size}. Prepare them with this recipe."
         )
+    own = name in recipe.site_discriminators
+    section = f"site_discriminators.{name}" if own else "discriminator"
     crossed = {
         "loss.stand_in_l1 to 0": recipe.loss.stand_in_l1 > 0,
-        "discriminator.cross_fitted to false": recipe.at_site(name).discriminator.cross_fitted,
+        f"{section}.cross_fitted to false": recipe.at_site(name).discriminator.cross_fitted,
     }
     remedy = " and ".join(key for key, value in crossed.items() if value)
     if remedy and (untaught := cohort.untaught):
         raise CohortError(
-            f"site {name}: all cases with {', '.join(untaught)} are of one half of its patients, "
-            "and a network that learns from the other half would judge what it never saw. Leave "
-            f"that modality out at this site, or set {remedy}."
+            f"site {name}: of its patients one half alone has cases with {untaught[0]}, and a "
+            "network that learns from the other half would judge what it never saw. Leave "
+            f"{' and '.join(untaught)} out at this site, or set {remedy}."
         )
     if recipe.loss.stand_in_l1 and cohort.patients < 2:
         raise CohortError(

@@ -234,8 +234,11 @@ def plain(path: Path) -> Path:
 
 def unquoted(path: Path) -> Path:
     """Returns a path that needs no quotes; raises as `plain`."""
-    if re.search(r"[\s'\"\\$`;&|<>*?()]", str(path)):
-        raise RunError(f"FLARE starts no jobs by '{path}': choose a path without spaces or quotes.")
+    if re.search(r"[\s'\"\\$`;&|<>*?()\[\]{}]", str(path)):
+        raise RunError(
+            f"FLARE starts no jobs by '{path}': choose a path without spaces, quotes, brackets or "
+            "other characters that mean something to a shell."
+        )
     return path
 
 
