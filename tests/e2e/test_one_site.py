@@ -123,6 +123,7 @@ def test_a_completed_set_says_what_its_translator_learned_from(
         f"others ({source}), moved at random",
         "masks_sha256": digests_of([*own, *(mask for _, mask in others)]),
         "budget": asdict(TranslationBudget(steps=2)),
+        "regressed": 0.5,
     }
 
 

@@ -33,6 +33,7 @@ from asyndgan.evaluation.completion import (
     translated,
 )
 from asyndgan.evaluation.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
+from asyndgan.evaluation.regression import Regression
 from asyndgan.recipe import ImageSection
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
@@ -59,6 +60,11 @@ def without(case: Case, modality: str) -> Case:
     return blanked(case, [modality])
 
 
+def untrained() -> Translator:
+    learned = Regression.of(cases(3, seed=5), 2)
+    return Translator(learned, channels=2, labels=2, width=4, space=(32, 32)).eval()
+
+
 # The translator
 
 
@@ -67,7 +73,7 @@ def test_a_translator_paints_what_is_absent_from_what_is_there() -> None:
     translator = train_translator(cases(24), [(True, False)], labels=2, budget=budget)
     judged = cases(6, seed=1)
     hidden = [Incomplete(without(case, "T2"), True) for case in judged]
-    found = translated(translator, hidden)
+    found = translated(translator, hidden, regressed=0)
     truth = torch.stack([case.image[1] for case in judged])
     gap = (torch.stack(found)[:, 1] - truth).abs().mean()
     middle = torch.stack([case.image[1] for case in cases(24)]).mean(0)
@@ -76,7 +82,7 @@ def test_a_translator_paints_what_is_absent_from_what_is_there() -> None:
 
 
 def test_what_was_acquired_is_never_replaced() -> None:
-    translator = Translator(channels=2, labels=2, width=4, space=(32, 32)).eval()
+    translator = untrained()
     judged = cases(2)
     hidden = [
         Incomplete(without(judged[0], "T1"), True),
@@ -88,7 +94,7 @@ def test_what_was_acquired_is_never_replaced() -> None:
 
 
 def test_what_stands_in_an_absent_channel_is_not_looked_at() -> None:
-    translator = Translator(channels=2, labels=2, width=4, space=(32, 32)).eval()
+    translator = untrained()
     case = without(cases(1)[0], "T2")
     strange = replace(case, image=torch.stack([case.image[0], torch.rand(32, 32)]))
     a, b = (translated(translator, [Incomplete(each, True)])[0] for each in (case, strange))
@@ -96,10 +102,22 @@ def test_what_stands_in_an_absent_channel_is_not_looked_at() -> None:
 
 
 def test_a_mask_that_is_not_known_is_told_from_one_that_is_empty() -> None:
-    translator = Translator(channels=2, labels=2, width=4, space=(32, 32)).eval()
+    translator = untrained()
     case = replace(without(cases(1)[0], "T2"), mask=torch.zeros(32, 32, dtype=torch.int64))
     known, unknown = (translated(translator, [Incomplete(case, m)])[0] for m in (True, False))
     assert not torch.equal(known, unknown)
+
+
+def test_half_of_what_a_translator_says_is_a_regressions() -> None:
+    translator = untrained()
+    hidden = [Incomplete(without(case, "T2"), True) for case in cases(3, seed=1)]
+    network, linear, both = (
+        torch.stack(translated(translator, hidden, **part))[:, 1]
+        for part in ({"regressed": 0.0}, {"regressed": 1.0}, {})
+    )
+    torch.testing.assert_close(both, (network + linear) / 2)
+    truth = torch.stack([case.image[1] for case in cases(3, seed=1)])
+    torch.testing.assert_close(linear, truth, rtol=0, atol=1e-5)  # of synthetic cases alone
 
 
 def test_a_translator_learns_from_no_masks_that_the_generator_never_saw() -> None:
@@ -134,7 +152,8 @@ def test_a_translator_that_had_to_do_without_masks_at_times_can_do_without_them(
         budget = TranslationBudget(steps=60, batch=8, width=8, rate=1e-2, unmasked=unmasked)
         translator = train_translator(cases(24), [(True, False)], labels=2, budget=budget)
         judged = cases(6, seed=1)
-        found = translated(translator, [Incomplete(without(case, "T2"), False) for case in judged])
+        hidden = [Incomplete(without(case, "T2"), False) for case in judged]
+        found = translated(translator, hidden, regressed=0)
         truth = torch.stack([case.image[1] for case in judged])
         gaps.append(float((torch.stack(found)[:, 1] - truth).abs().mean()))
     assert gaps[1] < 0.8 * gaps[0]
@@ -150,7 +169,10 @@ def test_a_translator_learns_every_pattern_of_what_cases_lack() -> None:
         hidden = [Incomplete(without(case, modality), True) for case in judged]
         found, truth = (
             torch.stack([image[place] for image in images])
-            for images in (translated(translator, hidden), [case.image for case in judged])
+            for images in (
+                translated(translator, hidden, regressed=0),
+                [case.image for case in judged],
+            )
         )
         middle = torch.stack([case.image[place] for case in cases(24)]).mean(0)
         assert (found - truth).abs().mean() < 1.5 * (middle - truth).abs().mean()
@@ -188,6 +210,35 @@ def test_regression_finds_a_linear_relation_and_means_find_a_label() -> None:
     flat = [replace(case, image=torch.stack([case.image[0], 0.5 * case.mask])) for case in real]
     means = _label_means(flat, hidden)
     assert all(torch.allclose(m[1], 0.5 * h.case.mask) for m, h in zip(means, hidden, strict=True))
+
+
+def test_one_fit_predicts_any_modality_from_those_that_are_there() -> None:
+    """As least squares over the same pixels do."""
+    random = torch.Generator().manual_seed(0)
+    real = [
+        replace(case, image=torch.rand(3, 32, 32, generator=random), modalities=(*NAMES, "FLAIR"))
+        for case in cases(4)
+    ]
+    fitted = Regression.of(real, 3)  # of the third label no pixel is there
+    for absent in (["T1"], ["T2"], ["T1", "FLAIR"]):
+        case = blanked(real[0], absent)
+        for masked, label in ((True, 0), (True, 1), (False, None)):
+            kept = torch.tensor(case.present)
+            inputs, outputs = [], []
+            for one in real:
+                place = one.mask.flatten() == label if masked else slice(None)
+                own = one.image.flatten(1).T[place]
+                inputs.append(torch.cat([own[:, kept], torch.ones(len(own), 1)], 1))
+                outputs.append(own)
+            weights = torch.linalg.lstsq(torch.cat(inputs), torch.cat(outputs)).solution
+            wanted = inputs[0] @ weights
+            found = fitted.predicted(case, masked=masked).flatten(1).T
+            place = case.mask.flatten() == label if masked else slice(None)
+            torch.testing.assert_close(found[place], wanted, rtol=0, atol=1e-4)
+    unseen = replace(blanked(real[0], ["T1"]), mask=torch.full((32, 32), 2))
+    torch.testing.assert_close(
+        fitted.predicted(unseen, masked=True), fitted.predicted(unseen, masked=False)
+    )
 
 
 def test_a_label_at_the_rim_counts_like_any_other() -> None:

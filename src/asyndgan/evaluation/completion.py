@@ -2,8 +2,9 @@
 
 There are two ways. Painted: the central generator paints the missing modalities from the mask, the
 only thing that it knows about the patient (Multi-modal AsynDGAN, Chang et al. 2020). Translated: a
-network learns, on complete cases painted by the generator, to map the present modalities to the
-missing ones, and is then applied to the patient's real images. No site needs a complete real case.
+network and a linear regression learn, on complete cases painted by the generator, to map the
+present modalities to the missing ones; both are then applied to the patient's real images, and
+their mean is taken. No site needs a complete real case.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,6 +33,7 @@ from asyndgan.data.prepare import check_contrast, check_uncut, invert, prepare, 
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.evaluation.figures import plot_paintings
+from asyndgan.evaluation.regression import Regression
 from asyndgan.evaluation.segmentation import (
     SegmentationBudget,
     augment,
@@ -47,8 +49,15 @@ from asyndgan.training.checkpoint import seeded
 Way = Literal["translated", "painted"]
 BATCH: Final = 32
 
-TRANSLATION_VERSION: Final = 1
+TRANSLATION_VERSION: Final = 2
 """Part of the name of kept completions; to be raised when the same inputs give other images."""
+
+REGRESSED: Final = 0.5
+"""Part of the linear regression in what a translator says, chosen on validation patients.
+
+A network learns how painted images differ from real ones as well; a regression cannot. Together
+they come nearer to the acquired image than either (docs/experiments.md).
+"""
 
 MOST_MASKS: Final = 1000
 """Most masks that the training images of a folder's translator are painted from, for its memory, if
@@ -112,14 +121,24 @@ class Translator(nn.Module):
     """Predicts missing modalities from the present ones and the mask.
 
     Args:
+        regression: fitted to the cases that the network learns from.
         channels: number of all modalities.
         labels: number of labels of the masks, background included.
         width: filters of the U-Net's first level.
         space: rows and columns.
     """
 
-    def __init__(self, *, channels: int, labels: int, width: int, space: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        regression: Regression,
+        *,
+        channels: int,
+        labels: int,
+        width: int,
+        space: tuple[int, ...],
+    ) -> None:
         super().__init__()
+        self.regression = regression
         self.labels = labels
         inputs = 2 * channels + labels
         self.network = build_segmenter(
@@ -129,7 +148,7 @@ class Translator(nn.Module):
         self.direct = nn.Conv2d(inputs, channels, 1)
 
     def forward(self, images: Images, present: Tensor, masks: Tensor, masked: Tensor) -> Images:
-        """Predicts all modalities; the outputs of present ones are to be ignored.
+        """The network's part: all modalities; the outputs of present ones are to be ignored.
 
         Args:
             images: (b, c, *space); absent channels are ignored.
@@ -178,9 +197,10 @@ def train_translator(
     """
     channels, *space = complete[0].image.shape
     seed = derived_seed(seed, "translator")
+    regression = Regression.of(complete, labels)
     with seeded(seed):
         translator = Translator(
-            channels=channels, labels=labels, width=budget.width, space=tuple(space)
+            regression, channels=channels, labels=labels, width=budget.width, space=tuple(space)
         )
     translator.to(device)
     random = torch.Generator().manual_seed(seed)
@@ -213,8 +233,16 @@ def train_translator(
 
 
 @torch.no_grad()
-def translated(translator: Translator, cases: Sequence[Incomplete]) -> list[Image]:
-    """Completes cases by translation: images of all modalities, the acquired ones unchanged."""
+def translated(
+    translator: Translator, cases: Sequence[Incomplete], *, regressed: float = REGRESSED
+) -> list[Image]:
+    """Completes cases by translation: images of all modalities, the acquired ones unchanged.
+
+    Args:
+        translator: network and regression.
+        cases: cases with absent modalities, which are completed.
+        regressed: part of the regression in the result, 0 to 1; the rest is the network's.
+    """
     device = next(translator.parameters()).device
     found: list[Image] = []
     for start in range(0, len(cases), BATCH):
@@ -223,8 +251,10 @@ def translated(translator: Translator, cases: Sequence[Incomplete]) -> list[Imag
         present = torch.stack([present_in(each.case) for each in part]).to(device)
         masks = torch.stack([each.case.mask for each in part]).to(device)
         masked = torch.tensor([each.masked for each in part], device=device)
-        painted = translator(images, present, masks, masked)
-        found += [filled(each.case, own) for each, own in zip(part, painted.cpu(), strict=True)]
+        painted = translator(images, present, masks, masked).cpu()
+        for each, own in zip(part, painted, strict=True):
+            linear = translator.regression.predicted(each.case, masked=each.masked)
+            found.append(filled(each.case, own.lerp(linear, regressed)))
     return found
 
 
@@ -402,6 +432,7 @@ def complete_folder(
             f"({source}), moved at random",
             "masks_sha256": digests_of(mask for _, mask in drawn),
             "budget": asdict(budget),
+            "regressed": REGRESSED,
         }
         translator = translator_of(
             run, lacking, drawn, budget=budget, seed=seed, look=look, device=device,

@@ -20,12 +20,12 @@ from asyndgan.evaluation.completion import (
     TranslationBudget,
     filled,
     painted_from_masks,
-    present_in,
     translated,
     translator_of,
     without_mask,
 )
 from asyndgan.evaluation.metrics import bootstrap_interval
+from asyndgan.evaluation.regression import Regression
 from asyndgan.runs import RunFolder
 
 RANGE: Final = IMAGE_HIGH - IMAGE_LOW
@@ -245,31 +245,6 @@ def _label_means(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Imag
 
 
 def _regressed(real: Sequence[Case], cases: Sequence[Incomplete]) -> list[Image]:
-    """Predicts each pixel from the present modalities by least squares, separately for each label.
-
-    If the mask is not known, one regression serves all pixels.
-    """
-    there = present_in(cases[0].case)
-    masked = cases[0].masked
-
-    def known(case: Case) -> tuple[Tensor, Tensor]:
-        own = case.image[there].flatten(1).T.double()
-        label = case.mask.flatten() if masked else torch.zeros(len(own), dtype=torch.int64)
-        return torch.cat([own, torch.ones(len(own), 1, dtype=torch.float64)], dim=1), label
-
-    inputs, labels = (torch.cat(part) for part in zip(*map(known, real), strict=True))
-    wanted = torch.cat([case.image.flatten(1).T for case in real]).double()
-    fits = {
-        int(label): torch.linalg.lstsq(inputs[labels == label], wanted[labels == label]).solution
-        for label in labels.unique()
-    }
-    everywhere = torch.linalg.lstsq(inputs, wanted).solution
-
-    def painted(case: Case) -> Tensor:
-        own, label = known(case)
-        weights = torch.stack([fits.get(int(one), everywhere) for one in label.unique()])
-        place = torch.searchsorted(label.unique(), label)
-        found = torch.einsum("nk,nkc->nc", own, weights[place])
-        return found.T.reshape(case.image.shape).float()
-
-    return [filled(each.case, painted(each.case).clamp(IMAGE_LOW, IMAGE_HIGH)) for each in cases]
+    """Predicts each pixel as a regression fitted to real complete cases does."""
+    fitted = Regression.of(real, 1 + max(int(case.mask.max()) for case in real))
+    return [filled(each.case, fitted.predicted(each.case, masked=each.masked)) for each in cases]
