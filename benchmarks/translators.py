@@ -54,7 +54,7 @@ def scores(cases: Sequence[Case], ways: dict[str, Sequence[Image]]) -> Scores:
     return {
         row.way: [
             row.ssim, row.ssim_low, row.ssim_high, row.psnr, row.psnr_low, row.psnr_high,
-            -row.ahead, -row.ahead_high, -row.ahead_low,
+            0 - row.ahead, 0 - row.ahead_high, 0 - row.ahead_low,
         ]
         for row in rows
     }  # fmt: skip
