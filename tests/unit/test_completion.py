@@ -104,7 +104,9 @@ def test_what_stands_in_an_absent_channel_is_not_looked_at() -> None:
 def test_a_mask_that_is_not_known_is_told_from_one_that_is_empty() -> None:
     translator = untrained()
     case = replace(without(cases(1)[0], "T2"), mask=torch.zeros(32, 32, dtype=torch.int64))
-    known, unknown = (translated(translator, [Incomplete(case, m)])[0] for m in (True, False))
+    known, unknown = (
+        translated(translator, [Incomplete(case, m)], regressed=0)[0] for m in (True, False)
+    )
     assert not torch.equal(known, unknown)
 
 
@@ -235,10 +237,19 @@ def test_one_fit_predicts_any_modality_from_those_that_are_there() -> None:
             found = fitted.predicted(case, masked=masked).flatten(1).T
             place = case.mask.flatten() == label if masked else slice(None)
             torch.testing.assert_close(found[place], wanted, rtol=0, atol=1e-4)
-    unseen = replace(blanked(real[0], ["T1"]), mask=torch.full((32, 32), 2))
-    torch.testing.assert_close(
-        fitted.predicted(unseen, masked=True), fitted.predicted(unseen, masked=False)
-    )
+    few = replace(real[0], mask=real[0].mask.index_fill(0, torch.tensor([0]), 2))
+    for learned, label in ((fitted, 2), (fitted, 7), (Regression.of([*real, few], 3), 2)):
+        unseen = replace(blanked(real[0], ["T1"]), mask=torch.full((32, 32), label))
+        torch.testing.assert_close(
+            learned.predicted(unseen, masked=True), learned.predicted(unseen, masked=False)
+        )
+
+
+def test_a_regression_stays_in_the_range_of_images() -> None:
+    (case,) = cases(1)
+    beyond = replace(case, image=3 * case.image)
+    found = Regression.of(cases(4), 2).predicted(blanked(beyond, ["T2"]), masked=True)
+    assert (found[1].min(), found[1].max()) == (-1, 1)
 
 
 def test_a_label_at_the_rim_counts_like_any_other() -> None:

@@ -1,7 +1,7 @@
 """Augmenting a site's data set with synthetic cases."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -134,11 +134,12 @@ def augment_folder(
         sources = [source for source in sources if bool((source.mask == value).any())]
     count = round(ratio * len(files))
     if not sources or count < 1:
+        having = f" with label '{label}'" if label is not None else ""
         without = f" ({words_of(left_out)})" if left_out else ""
         raise DataError(
-            f"there is nothing to paint: {len(sources)} masks can be used{without}, and {count} "
-            f"cases are wanted of {len(files)} real ones. Take another label, other masks or a "
-            "larger ratio."
+            f"there is nothing to paint: {len(sources)} masks{having} can be used{without}, and "
+            f"{count} cases are wanted of {len(files)} real ones. Take another label, other masks "
+            "or a larger ratio."
         )
     drawn = _drawn(sources, count, rare_first, seed)
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
@@ -156,7 +157,7 @@ def augment_folder(
         "run": facts.run,
         "generator_sha256": facts.generator_sha256,
         "ratio": ratio,
-        "masks": _words(sources, source),
+        "masks": _words({id(one): one for one in drawn}.values(), source),
         "masks_sha256": digests_of(source.mask for source in drawn if not source.of),
         "masks_left_out": left_out,
         "recipe_sha256": facts.recipe_digest,
@@ -179,7 +180,7 @@ def words_of(left_out: Mapping[str, int]) -> str:
     )
 
 
-def _words(sources: Sequence[Source], whence: str) -> str:
+def _words(sources: Collection[Source], whence: str) -> str:
     own = sum(bool(source.of) for source in sources)
     parts = {f"{own} of the site's own": own, f"{len(sources) - own} {whence}": len(sources) - own}
     return " and ".join(text for text, count in parts.items() if count) + ", moved at random"

@@ -55,8 +55,8 @@ TRANSLATION_VERSION: Final = 2
 REGRESSED: Final = 0.5
 """Part of the linear regression in what a translator says, chosen on validation patients.
 
-A network learns how painted images differ from real ones as well; a regression cannot. Together
-they come nearer to the acquired image than either (docs/experiments.md).
+A network learns how painted images differ from real ones as well; a regression has hardly any
+parameters for that (docs/experiments.md, "What completes a modality").
 """
 
 MOST_MASKS: Final = 1000
@@ -314,7 +314,14 @@ def translator_of(
         look: site whose look to paint in; None: looks are drawn by the sites' shares.
         device: device to train on.
         on_progress: called after every step with the steps done.
+
+    Raises:
+        ValueError: a case has other modalities than the run paints, or in another order.
+        NotFiniteError: as in `train_translator`.
     """
+    painted = tuple(run.facts().scope.modalities)
+    if other := [each.case for each in cases if each.case.modalities != painted]:
+        raise ValueError(f"{other[0].name} has {other[0].modalities}, the run paints {painted}.")
     looks = [look] * len(masks) if look else []
     complete = list(synthesise(run, masks, draws=budget.images, seed=seed, move=True, looks=looks))
     patterns = sorted({tuple(present_in(each.case).tolist()) for each in cases})

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import final
+from typing import Final, final
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,9 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.data import Case
+
+FEWEST: Final = 100
+"""Pixels from which a label has a regression of its own; fewer are fitted too closely."""
 
 
 @final
@@ -41,8 +44,8 @@ class Regression:
     def predicted(self, case: Case, *, masked: bool) -> Image:
         """Predicts all modalities [c, H, W] of a case from those that it has.
 
-        If the mask is not known, and where its label was never seen, one regression serves all
-        pixels.
+        If the mask is not known, and where its label was hardly ever seen, one regression serves
+        all pixels.
         """
         weights = self._weights(case.present)
         place = case.mask if masked else torch.full_like(case.mask, len(self.moments))
@@ -55,7 +58,7 @@ class Regression:
         """Weights of each label's regression, and of all pixels' as the last."""
         shown = torch.tensor([*present, True], dtype=torch.float64)
         together = self.moments.sum(0)
-        seen = self.moments[:, -1, -1].gt(0)[:, None, None]
+        seen = self.moments[:, -1, -1].ge(FEWEST)[:, None, None]
         moments = torch.cat([torch.where(seen, self.moments, together), together[None]])
         inputs = moments * shown[:, None] * shown  # what is absent has no weight
         return torch.linalg.pinv(inputs, hermitian=True) @ (moments * shown[:, None])[..., :-1]
