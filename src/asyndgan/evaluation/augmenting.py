@@ -142,6 +142,7 @@ def augment_folder(
             "or a larger ratio."
         )
     drawn = _drawn(sources, count, rare_first, seed)
+    used = {id(one): one for one in drawn}.values()  # each once, however often it is painted
     named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
     if taken := files.keys() & {name for name, _ in named}:
         raise DataError(
@@ -157,8 +158,8 @@ def augment_folder(
         "run": facts.run,
         "generator_sha256": facts.generator_sha256,
         "ratio": ratio,
-        "masks": _words({id(one): one for one in drawn}.values(), source),
-        "masks_sha256": digests_of(source.mask for source in drawn if not source.of),
+        "masks": _words(used, source),
+        "masks_sha256": digests_of(one.mask for one in used if not one.of),
         "masks_left_out": left_out,
         "recipe_sha256": facts.recipe_digest,
         "asyndgan": __version__,

@@ -85,7 +85,7 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
     if recipe.at_site(name).discriminator.cross_fitted and cohort.patients < 2:
         raise CohortError(
             f"site {name} has one patient, so one of its two networks would learn from nobody. Add "
-            "patients, or train with --set discriminator.cross_fitted=false."
+            f"patients, or train with --set {section}.cross_fitted=false."
         )
     if cohort.move != recipe.training.move:
         raise CohortError(
