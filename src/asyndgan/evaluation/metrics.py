@@ -119,7 +119,7 @@ def surface_distances(
         rows, columns = first.shape
         diagonal = math.hypot(rows * spacing[0], columns * spacing[1])
         return diagonal, diagonal
-    # MONAI's functions for each of the two would find contours and distances twice, and crop before.
+    # MONAI's functions for each of the two would crop, and find contours and distances, twice.
     found, true = get_mask_edges(first, second, crop=False)
     ahead = get_surface_distance(found, true, spacing=spacing)
     back = get_surface_distance(true, found, spacing=spacing)

@@ -82,10 +82,7 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
 
 @lru_cache(4096)
 def _composed(used: tuple[tuple[Mechanism, int], ...], delta: float) -> float:
-    """What `epsilon_of` says of uses with noise; takes a second where each search asks twenty times.
-
-    A process asks about few accounts, and again for each run that it opens.
-    """
+    """What `epsilon_of` says of uses with noise, kept: a second each, and searches ask often."""
     # Slow to import; only private runs need it.
     from opacus.accountants import PRVAccountant, RDPAccountant
 
