@@ -121,8 +121,8 @@ def surface_distances(
         return diagonal, diagonal
     # MONAI's functions for each of the two would crop, and find contours and distances, twice.
     found, true = get_mask_edges(first, second, crop=False)
-    ahead = get_surface_distance(found, true, spacing=spacing)
-    back = get_surface_distance(true, found, spacing=spacing)
+    ahead = torch.as_tensor(get_surface_distance(found, true, spacing=spacing))
+    back = torch.as_tensor(get_surface_distance(true, found, spacing=spacing))
     hd95 = max(torch.quantile(distances, 0.95).item() for distances in (ahead, back))
     return hd95, torch.cat((ahead, back)).mean().item()
 
