@@ -840,6 +840,20 @@ def test_a_site_judges_nothing_beyond_the_last_step(
     assert "has 2 steps, and 2 are over" in coordinator.step().missed["north"]
 
 
+def test_a_site_judges_nothing_in_steps_in_which_the_timeline_has_it_away(
+    tiny: MakeRecipe, make_sites: MakeSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the coordinator asks: how long a hospital takes part is its own to hold."""
+    federation = make_sites(tiny("timeline=[{site='south', last=1}]"))
+    coordinator = federation.begin()
+    monkeypatch.setattr(coordinator.roster, "follow_timeline", lambda step: [])
+    for _ in range(2):
+        assert not coordinator.step().missed
+    missed = coordinator.step().missed
+    assert set(missed) == {"south"}
+    assert "timeline has this site away in step 2" in missed["south"]
+
+
 @pytest.mark.parametrize(
     "overrides",
     [

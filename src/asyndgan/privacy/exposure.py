@@ -168,7 +168,9 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("judge", "run"): _RUN,
     ("judge", "step"): Exposure(
-        "number of the step", "one number", "steps that are over, or beyond the recipe", "refused"
+        "number of the step", "one number",
+        "steps that are over, beyond the recipe, or in which its timeline has the site away",
+        "refused",
     ),
     ("judge", "batch"): Exposure(
         "the batch that the images were painted from", "one number",
@@ -182,7 +184,9 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("appraise", "run"): _RUN,
     ("appraise", "step"): Exposure(
-        "number of the step", "one number", "steps that are over, or beyond the recipe", "refused"
+        "number of the step", "one number",
+        "steps that are over, beyond the recipe, or in which its timeline has the site away",
+        "refused",
     ),
     ("appraise", "batch"): Exposure(
         "the batch that the site's own images were painted from", "one number",

@@ -502,6 +502,8 @@ class Site(Handler):
         # Judging beyond the last step would only probe a discriminator that learns no more.
         if step is not None and (step > steps or (batch is not None and step == steps)):
             raise ProtocolError(f"the recipe has {steps} steps, and {step} are over.")
+        if step is not None and batch is not None and not self.recipe.takes_part(self.name, step):
+            raise ProtocolError(f"the recipe's timeline has this site away in step {step}.")
         if step is not None and step < self.step:
             raise ProtocolError(f"step {step} is over; this site is at step {self.step}.")
         if batch is not None and batch != self.next_batch:
