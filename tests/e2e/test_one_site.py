@@ -203,7 +203,10 @@ def test_masks_can_be_hidden_from_what_is_completed(
     provenance = json.loads((out / "provenance.json").read_text())
     assert {a["made_from"] for a in provenance["files"].values()} == {"the acquired modalities"}
     assert (provenance["look"], provenance["looks"]) == (None, {"T2": []})
-    for look, said in (("nobody", "nobody is no site of this run"), ("north", "has no looks")):
+    for look, said in (
+        ("nobody", "nobody is no site that this run learned from"),
+        ("north", "has no looks"),
+    ):
         with pytest.raises(AsyndganError, match=said):
             complete(run.path, "--site", without_t2, "--out", tmp_path / "no", "--look", look)
 

@@ -29,7 +29,7 @@ from asyndgan.errors import (
     RunError,
     StorageError,
 )
-from asyndgan.evaluation.synthesise import released_masks, synthesise
+from asyndgan.evaluation.synthesise import looks_of, released_masks, synthesise
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train
@@ -167,6 +167,30 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
         assert (resumed.samples / file.name).read_bytes() == file.read_bytes()
     reminded = [record["step"] for record in undisturbed.metrics() if "reminding" in record]
     assert reminded == (list(range(10, 20)) if reminding else [])
+    taught = {"north": STEPS, "south": 8 + STEPS - 20}
+    assert resumed.facts().taught == undisturbed.facts().taught == taught
+
+
+def test_nothing_is_painted_in_the_look_of_a_site_that_came_and_never_judged(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expects = Site._expect
+
+    def refuses(site: Site, run: str, step: int | None = None, batch: int | None = None) -> None:
+        if site.name == "south" and batch is not None:
+            raise PolicyError("this site says no more.")
+        expects(site, run, step, batch)
+
+    monkeypatch.setattr(Site, "_expect", refuses)
+    recipe = tiny(
+        "image.size=32", "training.steps=4", "generator.style=2", "quorum.least=0.5",
+        "masks.release=true",
+    )  # fmt: skip
+    run = train(recipe, phantoms, tmp_path / "run")
+    facts = run.facts()
+    assert (set(facts.sites), facts.taught) == ({"north", "south"}, {"north": 4})
+    assert facts.looks() == {"north": ["north"]}
+    assert set(looks_of([str(number) for number in range(50)], run)) == {"north"}
 
 
 def test_a_run_that_goes_on_after_a_site_has_left_for_good_still_tells_of_it(

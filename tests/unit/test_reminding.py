@@ -47,6 +47,23 @@ def test_nobody_is_remembered_while_all_are_there(tiny: MakeRecipe, make_sites: 
     assert coordinator.step().reminding is not None
 
 
+def test_nobody_is_remembered_from_whom_nothing_was_learned(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    """What would be kept of it is a generator that has not learned anything."""
+    recipe = tiny("reminding.weight=10", "quorum.least=0.5", "training.steps=9")
+    federation = make_sites(recipe)
+    coordinator = begun(federation)
+    federation.line.deaf = {"south"}
+    assert [coordinator.step().reminding for _ in range(3)] == [None] * 3
+    assert (set(coordinator.members), coordinator.roster.taught) == ({"north"}, {"north": 3})
+    federation.line.deaf.clear()
+    again = Coordinator.begin(
+        recipe, federation.exchange, run="abc", checkpoint=coordinator.state()
+    )
+    assert again.roster.taught == {"north": 3}
+
+
 def test_the_generator_is_pulled_to_what_it_painted_when_the_site_left(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:

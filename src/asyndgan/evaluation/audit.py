@@ -450,7 +450,7 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
         fewer than two sites.
     """
     facts = run.facts()
-    sites, looks = facts.sites, facts.looks()
+    sites, looks = facts.teachers, facts.looks()
     known = [case for case in cases if case.patient.rpartition("/")[0] in sites]
     truth = {case.patient: case.patient.rpartition("/")[0] for case in known}
     if not run.recipe().generator.style or len(looks) < 2 or len(set(truth.values())) < 2:

@@ -404,8 +404,10 @@ def complete_folder(
         NotFiniteError: the translator's loss became infinite or NaN.
     """
     facts, image = run.facts(), run.recipe().image
-    if look is not None and look not in facts.sites:
-        raise DataError(f"{look} is no site of this run; its sites are {', '.join(facts.sites)}.")
+    if look is not None and look not in facts.teachers:
+        raise DataError(
+            f"{look} is no site that this run learned from; those are {', '.join(facts.teachers)}."
+        )
     if look is not None and not run.recipe().generator.style:
         raise DataError(
             "this run's generator has no looks to choose from (generator.style is 0); leave --look "
@@ -510,7 +512,7 @@ def _sites_of_look(run: RunFolder, modality: str, look: str | None) -> list[str]
     if not run.recipe().generator.style:
         return []
     facts = run.facts()
-    holders = [site for site, about in facts.sites.items() if modality in about["modalities"]]
+    holders = [site for site, about in facts.teachers.items() if modality in about["modalities"]]
     alike = [site for site in holders if look and facts.look_of(site) == facts.look_of(look)]
     return alike or holders
 

@@ -160,7 +160,7 @@ def synthesise(
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
-    judged = {name for about in facts.sites.values() for name in about["modalities"]}
+    judged = {name for about in facts.teachers.values() for name in about["modalities"]}
     if unjudged := [name for name in scope.modalities if name not in judged]:
         raise RunError(
             f"no site that took part in this run holds {', '.join(unjudged)}, so what its "
@@ -249,7 +249,7 @@ def _looks_of_holders(
         draws: for each image, what draws the order in which other looks are taken.
     """
     held = {
-        look: {name for site in alike for name in facts.sites[site]["modalities"]}
+        look: {name for site in alike for name in facts.teachers[site]["modalities"]}
         for look, alike in facts.looks().items()
     }
     others: Looks = {}
@@ -354,7 +354,7 @@ def write_synthetic(
         "recipe": recipe.name,
         "recipe_sha256": facts.recipe_digest,
         "asyndgan": facts.version,
-        "shares": {site: about["share"] for site, about in facts.sites.items()},
+        "shares": {site: about["share"] for site, about in facts.teachers.items()},
         "masks": source,
         "masks_sha256": masks_digest(masks),
         "privacy": recipe.privacy.kind,
@@ -369,7 +369,7 @@ def write_synthetic(
         (_raw(case) for case in cases),
         modalities=facts.modalities,
         labels={name: int(number) for number, name in facts.labels.items()},
-        name=f"synthetic ({recipe.name}, {', '.join(facts.sites)})",
+        name=f"synthetic ({recipe.name}, {', '.join(facts.teachers)})",
         extra={"synthetic": True, "provenance": provenance},
     )
     if audited:
@@ -409,9 +409,10 @@ def _looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
 
 
 def _sites(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
-    shares = torch.tensor([float(about["share"]) for about in facts.sites.values()])
+    teachers = facts.teachers
+    shares = torch.tensor([float(about["share"]) for about in teachers.values()])
     drawn = torch.multinomial(shares, count, replacement=True, generator=random)
-    return [list(facts.sites)[index] for index in drawn.tolist()]
+    return [list(teachers)[index] for index in drawn.tolist()]
 
 
 def _case(name: str, image: torch.Tensor, mask: Mask, modalities: tuple[str, ...]) -> Case:
@@ -490,7 +491,7 @@ def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:
 def _model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
     sites = "\n".join(
         f"| {site} | {about['cases']} | {about['share']:.3f} | {', '.join(about['modalities'])} |"
-        for site, about in facts.sites.items()
+        for site, about in facts.teachers.items()
     )
     how = (
         "Its weights were trained on the real images at the sites and averaged (FedGAN)."

@@ -75,6 +75,8 @@ class RunFacts:
         labels: name of each label by number.
         space: rows and columns.
         sites: cases, share (normalised) and modalities of each site, by its name.
+        taught: in how many steps the generator learned from each site; empty in files that do not
+            say, of runs in which all did.
         left_sites: bytes that left each site, by kind.
         came_to_sites: bytes that went to each site, by kind.
         socket_bytes: bytes that left and came to each site over each of its network connections,
@@ -98,6 +100,7 @@ class RunFacts:
     labels: dict[str, str] = field(default_factory=dict)
     space: list[int] = field(default_factory=list)
     sites: dict[str, dict[str, Any]] = field(default_factory=dict)
+    taught: dict[str, int] = field(default_factory=dict)
     left_sites: dict[str, dict[str, int]] = field(default_factory=dict)
     came_to_sites: dict[str, dict[str, int]] = field(default_factory=dict)
     socket_bytes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
@@ -119,6 +122,12 @@ class RunFacts:
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise RunError("run.json does not say what the run paints.") from error
 
+    @property
+    def teachers(self) -> dict[str, dict[str, Any]]:
+        """Those of `sites` that the generator learned from: one may come and never judge."""
+        taught = self.taught or self.sites
+        return {site: about for site, about in self.sites.items() if site in taught}
+
     def look_of(self, site: str) -> str:
         """The look that a site's images are painted in: its own, if it holds every modality."""
         held = self.sites.get(site, {}).get("modalities", self.modalities)
@@ -126,9 +135,9 @@ class RunFacts:
         return site if own else SHARED_LOOK
 
     def looks(self) -> dict[str, list[str]]:
-        """The looks of the run, with the sites that are painted in each."""
+        """The looks that the generator learned, with the sites that are painted in each."""
         looks: dict[str, list[str]] = {}
-        for site in self.sites:
+        for site in self.teachers:
             looks.setdefault(self.look_of(site), []).append(site)
         return looks
 

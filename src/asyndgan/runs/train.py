@@ -680,6 +680,7 @@ class _Run:
             for site, share in sorted(shares.items())
             if site in told
         }
+        facts.taught = dict(self.coordinator.roster.taught)
         facts.left_sites = by_site(self.exchange.from_sites)
         facts.came_to_sites = by_site(self.exchange.to_sites)
         self._count_sockets()

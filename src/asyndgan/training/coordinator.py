@@ -5,6 +5,7 @@ Source: Chang et al. 2020 (AsynDGAN), algorithm 1; its equation 4 is `feedback.p
 
 import copy
 import secrets
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, final
@@ -201,6 +202,7 @@ class Coordinator:
             raise next(iter(broken.values()))
         gap: Tensor | None = None
         if updated:
+            self.roster.taught.update(list(judgements))  # a mapping would be added up
             self._learn(painting, members, judgements, shares)
             gap = self._remind()
             self._update()
@@ -277,7 +279,8 @@ class Coordinator:
         """Adds the gradient of the reminding term; returns its value."""
         if not self.memory:
             return None
-        away = {s: share for s, share in self.roster.shares.items() if s not in self.members}
+        shares, taught = self.roster.shares, self.roster.taught
+        away = {s: shares[s] for s in shares if s in taught and s not in self.members}
         self.memory.follow(away, self.average)
         held, step = self.roster.held, self.step_number
         return self.memory.remind(self.generator, held, step, self._paint_looks)
@@ -405,6 +408,7 @@ class Coordinator:
             "scope": self.scope.to_plain(),
             "sites": self.roster.shares,
             "held": self.roster.held,
+            "taught": self.roster.taught,
         }
         if self.selection:
             selected, about["selection"] = self.selection.state()
@@ -423,6 +427,8 @@ class Coordinator:
         modalities = len(self.scope.modalities)
         self.roster.expected = shares_in(about["sites"])
         self.roster.held = channels_in(about["held"], modalities)
+        before = dict.fromkeys(self.roster.expected, self.step_number)  # of earlier versions
+        self.roster.taught = Counter({s: int(n) for s, n in about.get("taught", before).items()})
         if self.selection:
             self.selection = Selection.load(self.recipe, tensors, about["selection"], modalities)
         if self.memory and "memory" in about:

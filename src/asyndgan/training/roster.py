@@ -1,6 +1,7 @@
 """Who takes part in a run: sites are welcomed, turned away, leave, and come back."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -97,6 +98,7 @@ class Roster:
         known: every site that has been a member in this attempt, in its last known state.
         held: channels that each site judges, including sites of earlier attempts.
         expected: share of each site that belonged to the run before this attempt.
+        taught: in how many steps the generator learned from each site; one may never judge.
         opening: the request, with the step at which this attempt began.
     """
 
@@ -112,6 +114,7 @@ class Roster:
         self.known: dict[str, Member] = {}
         self.held: dict[str, list[int]] = {}
         self.expected: dict[str, float] = {}
+        self.taught: Counter[str] = Counter()
         self._followed = -1
         self._coming: dict[str, Future[Card]] = {}
         self._turned_away: dict[str, _TurnedAway] = {}
