@@ -615,6 +615,34 @@ def test_patients_whom_a_run_held_out_are_those_that_it_is_judged_on(
         assert not any(torch.equal(case.mask, mask) for mask in trained.conditions)
 
 
+def test_a_set_that_lost_cases_since_it_trained_judges_nobody_also_if_it_is_incomplete(
+    tiny: MakeRecipe, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """Who is held out depends on all patients: another would be judged who has taught."""
+    whole, fewer = tmp_path / "whole", tmp_path / "fewer"
+    shutil.copytree(phantoms["north"], whole)
+    next((whole / "imagesTr").glob("*_0001.png")).unlink()
+    about = json.loads((whole / "dataset.json").read_text())
+    (whole / "dataset.json").write_text(json.dumps({**about, "incomplete": True}))
+    recipe = tiny("image.size=32", "training.steps=2", "training.hold_out=0.4")
+    run = train(recipe, {"north": whole, "south": phantoms["south"]}, tmp_path / "run")
+    shutil.copytree(whole, fewer)
+    patient = patient_of(min(path.stem for path in (fewer / "labelsTr").iterdir()))
+    for file in [*(fewer / "imagesTr").iterdir(), *(fewer / "labelsTr").iterdir()]:
+        if patient_of(file.stem).startswith(patient):
+            file.unlink()
+
+    def judge(north: Path, out: Path) -> str:
+        return command(
+            "evaluate", run.path, "--site", f"north={north}", "--site",
+            f"south={phantoms['south']}", "--out", out, "--steps", "2", "--seeds", "1",
+        )  # fmt: skip
+
+    with pytest.raises(AsyndganError, match="site north trained with .* and here are"):
+        judge(fewer, tmp_path / "no")
+    judge(whole, tmp_path / "judged")
+
+
 def test_what_augment_wants_of_an_incomplete_set_is_not_that_it_says_so(
     run: RunFolder, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path
 ) -> None:

@@ -272,13 +272,23 @@ def evaluate_run(
         facts.check_pattern(patient_pattern)
     # Held-out patients are of the sites, any of which may lack a modality.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.values()))
+    held = held_in(run, sites)
     real, judged = load_real(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
-        patient_pattern=patient_pattern, incomplete=True, trained_with=held_in(run, sites),
+        patient_pattern=patient_pattern, incomplete=True, trained_with=held,
     )  # fmt: skip
-    # Which cases of an incomplete set are loaded depends on the modalities that are judged.
+    # Which cases of an incomplete set are loaded depends on the modalities that are judged, but who
+    # is held out depends on all that trained.
+    trained = {
+        site: load_cases(
+            data, image, held[site], patient_pattern=patient_pattern, unmasked=False,
+            incomplete=True,
+        )
+        for site, data in sites.items()
+        if describe(data).incomplete
+    }  # fmt: skip
     _check_cases(
-        facts, {site: own for site, own in real.items() if not describe(sites[site]).incomplete}
+        facts, real | {site: held_out_by(run.recipe(), own)[0] for site, own in trained.items()}
     )
     painted = load_cases(synthetic, image, modalities, unmasked=False, synthetic=True)
     return evaluate(
