@@ -235,6 +235,38 @@ def test_a_look_changes_what_is_completed(
     assert painted[0] == painted[2] != painted[1]
 
 
+def test_a_translator_learns_from_images_all_of_whose_modalities_are_of_one_look(
+    tiny: MakeRecipe, phantoms: dict[str, Path], without_t2: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """What one modality says of another is learned from images that some site has judged whole."""
+    recipe = tiny("image.size=32", "training.steps=2", "generator.noise=2", "generator.style=4")
+    styled = train(recipe, phantoms, tmp_path / "styled", without={"north": ["T2"]})
+    used: list[str] = []
+
+    def painted(*arguments: Any, looks: Any = (), **options: Any) -> Any:
+        used.extend(looks)
+        return synthesise(*arguments, looks=looks, **options)
+
+    monkeypatch.setattr(completion, "synthesise", painted)
+    out = tmp_path / "out"
+    complete(styled.path, "--site", without_t2, "--out", out, "--steps", 2)
+    assert set(used) == {"south"}
+    assert json.loads((out / "provenance.json").read_text())["looks"] == {"T2": ["south"]}
+    with pytest.raises(AsyndganError, match=r"no site of north's look .* does \(south\)"):
+        complete(
+            styled.path,
+            "--site",
+            without_t2,
+            "--out",
+            tmp_path / "no",
+            "--steps",
+            2,
+            "--look",
+            "north",
+        )
+
+
 @pytest.mark.parametrize("look", [(), ("--look", "west")], ids=["drawn", "of-a-site-without"])
 def test_all_slices_of_a_patient_are_painted_in_one_look_however_they_are_named(
     look: tuple[str, ...],
@@ -638,7 +670,7 @@ def test_a_set_that_lost_cases_since_it_trained_judges_nobody_also_if_it_is_inco
             f"south={phantoms['south']}", "--out", out, "--steps", "2", "--seeds", "1",
         )  # fmt: skip
 
-    with pytest.raises(AsyndganError, match="site north trained with .* and here are"):
+    with pytest.raises(AsyndganError, match=r"site north trained with .* and here are"):
         judge(fewer, tmp_path / "no")
     judge(whole, tmp_path / "judged")
 
@@ -953,7 +985,7 @@ def test_sites_that_lack_a_modality_share_one_look_in_which_all_that_they_hold_i
     shared = painted("north")
     assert shared.equal(painted("south")) and shared.equal(painted("west"))
     assert not shared.allclose(painted("whole"))
-    assert completion._sites_of_look(run, "T2", "north") == ["south", "west"]
+    assert completion._sites_of_look(run, "T2", "north", "painted") == ["south", "west"]
     random = torch.Generator().manual_seed(derived_seed(0, "synthesise"))
     conditions = torch.stack([mask for _, mask in masks])
     looks = [SHARED_LOOK] * len(masks)

@@ -39,7 +39,8 @@ def complete(
     look: Annotated[
         str | None,
         typer.Option(
-            metavar="SITE", help="Site of the run in whose look to paint: the own one, as a rule."
+            metavar="SITE",
+            help="Site of the run in whose look to paint; to translate, one with every modality.",
         ),
     ] = None,
     hide_masks: Annotated[

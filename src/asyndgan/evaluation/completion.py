@@ -311,7 +311,9 @@ def translator_of(
         masks: masks to paint the training images from.
         budget: as for `train_translator`, like `device` and `on_progress`.
         seed: seed of the painting and of the training.
-        look: site whose look to paint in; None: looks are drawn by the sites' shares.
+        look: site whose look to paint in; None: looks are drawn by the sites' shares. Where some
+            have every modality, only theirs: of an image whose channels come from several looks,
+            nothing is learned about how one modality follows from the others.
         device: device to train on.
         on_progress: called after every step with the steps done.
 
@@ -322,7 +324,11 @@ def translator_of(
     painted = tuple(run.facts().scope.modalities)
     if other := [each.case for each in cases if each.case.modalities != painted]:
         raise ValueError(f"{other[0].name} has {other[0].modalities}, the run paints {painted}.")
+    facts = run.facts()
     looks = [look] * len(masks) if look else []
+    if not look and run.recipe().generator.style and 0 < len(facts.whole) < len(facts.teachers):
+        names = [name for name, _ in masks]
+        looks = looks_of(names, run, seed=seed, among=facts.whole)
     complete = list(synthesise(run, masks, draws=budget.images, seed=seed, move=True, looks=looks))
     patterns = sorted({tuple(present_in(each.case).tolist()) for each in cases})
     return train_translator(
@@ -414,6 +420,12 @@ def complete_folder(
             "out."
         )
     if way == "translated":
+        if look and facts.whole and look not in facts.whole:
+            raise DataError(
+                f"no site of {look}'s look has every modality, so a translator would learn from "
+                f"channels of different looks. Name one that does ({', '.join(facts.whole)}), or "
+                "leave --look out."
+            )
         other = "Complete with --way painted, or by a run with another image.size."
         check_size(image.size, "the run's images", other)
     info = _described(run, folder)
@@ -463,7 +475,7 @@ def complete_folder(
         "asyndgan": __version__,
         "seed": seed,
         "look": look,
-        "looks": {name: _sites_of_look(run, name, look) for name in names},
+        "looks": {name: _sites_of_look(run, name, look, way) for name in names},
         "hide_masks": hide_masks,
         "translator": taught,
         "acquired": list(info.modalities),
@@ -507,12 +519,13 @@ def _described(run: RunFolder, folder: Path) -> DatasetInfo:
     return info
 
 
-def _sites_of_look(run: RunFolder, modality: str, look: str | None) -> list[str]:
+def _sites_of_look(run: RunFolder, modality: str, look: str | None, way: Way) -> list[str]:
     """Sites in one of whose looks a modality may be painted; none if the generator has none."""
     if not run.recipe().generator.style:
         return []
     facts = run.facts()
-    holders = [site for site, about in facts.teachers.items() if modality in about["modalities"]]
+    within = (way == "translated" and facts.whole) or list(facts.teachers)
+    holders = [site for site in within if modality in facts.sites[site]["modalities"]]
     alike = [site for site in holders if look and facts.look_of(site) == facts.look_of(look)]
     return alike or holders
 

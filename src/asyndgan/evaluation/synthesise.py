@@ -386,7 +386,12 @@ def _painted_masks(images: torch.Tensor, scope: Scope) -> torch.Tensor:
 
 
 def looks_of(
-    patients: Sequence[str], run: RunFolder, *, look: str | None = None, seed: int = 0
+    patients: Sequence[str],
+    run: RunFolder,
+    *,
+    look: str | None = None,
+    seed: int = 0,
+    among: Collection[str] | None = None,
 ) -> list[str]:
     """The site whose look each image is painted in, the same for all images of a patient.
 
@@ -395,10 +400,11 @@ def looks_of(
         run: run whose sites' looks are available.
         look: site whose look all images get; None: one is drawn for each patient.
         seed: seed of the draws.
+        among: sites whose looks are drawn; None: all that the run learned from.
     """
     random = torch.Generator().manual_seed(derived_seed(seed, "looks"))
     different = list(dict.fromkeys(patients))
-    drawn = _sites(run.facts(), len(different), random)
+    drawn = _sites(run.facts(), len(different), random, among)
     of = dict(zip(different, drawn, strict=True))
     return [look or of[patient] for patient in patients]
 
@@ -408,8 +414,10 @@ def _looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
     return [facts.look_of(site) for site in _sites(facts, count, random)]
 
 
-def _sites(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
-    teachers = facts.teachers
+def _sites(
+    facts: RunFacts, count: int, random: torch.Generator, among: Collection[str] | None = None
+) -> list[str]:
+    teachers = {s: own for s, own in facts.teachers.items() if among is None or s in among}
     shares = torch.tensor([float(about["share"]) for about in teachers.values()])
     drawn = torch.multinomial(shares, count, replacement=True, generator=random)
     return [list(teachers)[index] for index in drawn.tolist()]

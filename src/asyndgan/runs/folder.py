@@ -142,6 +142,15 @@ class RunFacts:
         return looks
 
     @property
+    def whole(self) -> list[str]:
+        """Sites in whose look every modality was judged, by them or by others that share it."""
+        found = []
+        for alike in self.looks().values():
+            held = {name for site in alike for name in self.sites[site]["modalities"]}
+            found += alike if set(self.modalities) <= held else []
+        return found
+
+    @property
     def shares_looks(self) -> bool:
         """Whether sites that lack a modality were trained in one look, not each in its own."""
         return self.generator_version >= SHARED_SINCE
