@@ -412,6 +412,19 @@ def test_a_site_that_does_not_come_when_it_is_due_keeps_no_step_waiting_after_th
     assert [site for site, _ in federation.line.sent].count("south") == 1
 
 
+def test_who_is_due_and_not_connected_is_named_once(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    federation = make_sites(tiny("timeline=[{site='south', first=1}]"))
+    coordinator = federation.begin()
+    federation.line.cut = {"south"}
+    for _ in range(3):
+        coordinator.step()
+    assert coordinator.notes == ["south is due, as the timeline says, and is not connected"]
+    assert coordinator.roster.awaited(0) == []
+    assert coordinator.roster.awaited(2) == ["south"]
+
+
 def test_without_a_quorum_nothing_is_learned_but_the_step_is_over(
     tiny: MakeRecipe, make_sites: MakeSites
 ) -> None:
@@ -638,6 +651,24 @@ def test_a_site_that_comes_late_joins_at_the_runs_step(
     report = coordinator.step()
     assert report.shares == {"north": 0.5, "west": 0.5}
     assert federation.sites["west"].step == 2
+
+
+def test_a_site_that_comes_late_and_lets_no_masks_be_kept_is_told_of_as_one_of_the_first(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny("masks.release=where_allowed")
+    federation = make_sites(recipe, {"north": make_cohort(recipe), "west": make_cohort(recipe)})
+    release = federation.sites["west"].release
+    leaves = release.policy.leaves.model_copy(update={"masks": "transient"})
+    release.policy = release.policy.model_copy(update={"leaves": leaves})
+    federation.line.cut = {"west"}
+    coordinator = federation.begin(keep=lambda site, conditions, most: None)
+    coordinator.step()
+    assert not coordinator.notes
+    federation.line.cut = set()
+    invite_until_back(coordinator, "west")
+    (note,) = coordinator.notes
+    assert note.startswith("west lets no masks be kept")
 
 
 # The average, rates, masks

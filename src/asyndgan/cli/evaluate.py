@@ -22,6 +22,7 @@ from asyndgan.evaluation import (
 )
 from asyndgan.evaluation.segmentation import NETWORKS
 from asyndgan.models import usable_device
+from asyndgan.reports.words import counted
 from asyndgan.runs import RunFolder
 
 
@@ -136,9 +137,10 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
     console.print(table)
     console.print(evaluation.headline, style="bold", highlight=False, markup=False)
     for gain in (one for one in evaluation.gains if one.patients):
+        interval = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.patients > 1 else ""
         console.print(
-            f"{gain.label}: {gain.model} {gain.difference:+.3f} ({gain.low:+.3f} to "
-            f"{gain.high:+.3f}) over {gain.over}, {gain.patients} patients",
+            f"{gain.label}: {gain.model} {gain.difference:+.3f}{interval} over {gain.over}, "
+            f"{counted(gain.patients, 'patient')}",
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
 

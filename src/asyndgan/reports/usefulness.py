@@ -299,10 +299,11 @@ def _interval(low: float | None, high: float | None, digits: int) -> str:
 
 def _gain(item: Mapping[str, Any]) -> str:
     how = "synthetic ones" if str(item["model"]).endswith(ADDED) else "those of an augmented set"
+    interval = _interval(item["low"], item["high"], 3)
+    seen = "; ".join(part for part in (interval, counted(int(item["patients"]), "patient")) if part)
     return (
         f"{item['label']}, {site_of(str(item['model']))}: {how} beside its own cases change Dice "
-        f"by {item['difference']:+.3f} ({_interval(item['low'], item['high'], 3)}; "
-        f"{counted(int(item['patients']), 'patient')})."
+        f"by {item['difference']:+.3f} ({seen})."
     )
 
 

@@ -528,6 +528,12 @@ class _Run:
             if site not in self.coordinator.members
             and self.recipe.takes_part(site, self.coordinator.step_number)
         )
+        awaited = self.coordinator.roster.awaited(self.coordinator.step_number)
+        reasons += "".join(
+            f" {site}: due by the timeline, and not connected."
+            for site in awaited
+            if site not in self.absent
+        )
         return QuorumError(
             f"{what} for {self.recipe.quorum.patience_s:g} s (there: {there}); the run stopped "
             f"with a checkpoint. Resume it when they are back.{reasons}"

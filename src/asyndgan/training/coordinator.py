@@ -391,7 +391,10 @@ class Coordinator:
     def invite(self) -> dict[str, str]:
         """Calls `Roster.invite` for the sites that take part in the next step."""
         self.notes += self.roster.follow_timeline(self.step_number)
-        return self.roster.invite(self.step_number)
+        news = self.roster.invite(self.step_number)
+        for site in (s for s, reason in news.items() if not reason and s not in self.roster.taught):
+            self.notes += self.roster.kept_back(site)
+        return news
 
     def has_quorum(self) -> bool:
         """Whether there are enough members to go on."""

@@ -188,7 +188,7 @@ class Roster:
                     raise
                 notes.append(f"{site} is not there: {error}")
                 continue
-            notes += self._kept_back(site)
+            notes += self.kept_back(site)
             if card.step < step and site in self.expected:
                 notes.append(
                     f"{site} resumes from its step {card.step}, not from {step}: "
@@ -372,10 +372,19 @@ class Roster:
             except AsyndganError as error:  # from now on it is invited like any absent site
                 notes.append(f"{site} does not come, as the timeline says: {error}")
             else:
-                notes += [f"{site} comes, as the timeline says", *self._kept_back(site)]
-        return notes
+                notes += [f"{site} comes, as the timeline says", *self.kept_back(site)]
+        return notes + [
+            f"{site} is due, as the timeline says, and is not connected"
+            for site in self.awaited(step)
+            if not self.recipe.takes_part(site, step - 1)
+        ]
 
-    def _kept_back(self, site: str) -> list[str]:
+    def awaited(self, step: int) -> list[str]:
+        """Sites that are due by the timeline and cannot be reached."""
+        named = {part.site for part in self.recipe.timeline}
+        return sorted(set(self._due(named, step)) - set(self.exchange.transport.sites()))
+
+    def kept_back(self, site: str) -> list[str]:
         """What a person should know if a site lets none of its masks be kept."""
         if not self.keep or self.known[site].keep:
             return []
