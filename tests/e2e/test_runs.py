@@ -171,6 +171,24 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
     assert resumed.facts().taught == undisturbed.facts().taught == taught
 
 
+def test_sites_in_processes_come_go_and_are_remembered_as_in_one_process(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path
+) -> None:
+    recipe = tiny(
+        "image.size=32", f"training.steps={STEPS}", "training.checkpoint_every=8",
+        "timeline=[{site='south', first=2, last=9}, {site='south', first=20}]",
+        "reminding.weight=10", "generator.noise=2", "masks.release=true",
+    )  # fmt: skip
+    one, several = (
+        train(recipe, phantoms, tmp_path / engine, engine=engine)
+        for engine in ("inprocess", "processes")
+    )
+    same_run(several, one)
+    reminders = [[r.get("reminding") for r in run.metrics()] for run in (one, several)]
+    assert reminders[0] == reminders[1]
+    assert [step for step, gap in enumerate(reminders[0]) if gap is not None] == [*range(10, 20)]
+
+
 def test_nothing_is_painted_in_the_look_of_a_site_that_came_and_never_judged(
     tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
