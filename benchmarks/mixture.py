@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyndgan.evaluation.figures import plot_centroids
+from asyndgan.evaluation.figures import plot_centroids, plot_ratios
 from asyndgan.evaluation.metrics import paired_ratio_interval
 from common import arguments, markdown, publish, remembered
 
@@ -67,16 +67,19 @@ def main() -> None:
         ),
         "mixture-shares", given.document,
     )  # fmt: skip
+    masks = [conditional_row(cache, count) for count in SITES]
     publish(
         markdown(
             ["sites", "central (bits)", "sum of feedback", "of central's", "interval",
              "FedGAN", "of central's", "interval"],
-            [conditional_row(cache, count) for count in SITES],
+            masks,
         ),
         "mixture-masks", given.document,
     )  # fmt: skip
     if given.document:
-        picture(given.document.parent / "images" / "centroid.svg")
+        images = given.document.parent / "images"
+        picture(images / "centroid.svg")
+        (images / "mixture-masks.svg").write_bytes(picture_of(masks))
 
 
 # Unconditional
@@ -201,6 +204,16 @@ def picture(path: Path) -> None:
             }
         )
     )
+
+
+def picture_of(rows: list[list[str]]) -> bytes:
+    """Plots the rows of the second table: how far from central training, where 1.1 was wanted."""
+
+    def ratios(place: int) -> list[tuple[float, float, float]]:
+        return [(float(row[place]), *map(float, row[place + 1].split(" to "))) for row in rows]
+
+    found = {"sum of feedback": ratios(3), "FedGAN": ratios(6)}
+    return plot_ratios(found, [int(row[0]) for row in rows], most=1.1)
 
 
 # Conditional

@@ -258,6 +258,38 @@ def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
     return file.getvalue()
 
 
+def plot_ratios(
+    found: Mapping[str, Sequence[tuple[float, float, float]]], sites: Sequence[int], *, most: float
+) -> bytes:
+    """Ratios to central training by the number of sites, with their intervals, as SVG.
+
+    Args:
+        found: ratio, low and high for each number of sites, by name.
+        sites: the numbers of sites.
+        most: the largest ratio that was wanted; a broken line.
+    """
+    with rc_context(_STYLE):
+        figure = Figure(figsize=(5.6, 2.6), layout="constrained")
+        panel = figure.subplots()
+        panel.axhline(1, color=_FAINT, linewidth=1)
+        panel.axhline(most, color=_INK, linewidth=1, linestyle=_DASHES)
+        for number, (name, rows) in enumerate(found.items()):
+            ratios, low, high = np.array(rows).T
+            panel.errorbar(
+                np.arange(len(sites)) + 0.16 * (number - (len(found) - 1) / 2), ratios,
+                yerr=[ratios - low, high - ratios], label=name, color=_LINE_COLOURS[number],
+                fmt="o", markersize=4, linewidth=1.2, capsize=2,
+            )  # fmt: skip
+        panel.set_xticks(range(len(sites)), [str(count) for count in sites])
+        panel.set_xlabel("sites")
+        panel.set_ylabel("of central training")
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.legend(frameon=False, loc="upper left")
+        file = BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
 def _well_shown(cases: Sequence[Case], label: int | None) -> list[int]:
     """Indices of up to six cases, evenly spaced among the two thirds with most of a label."""
     areas = [int(_region(case.mask, label).sum()) for case in cases]
