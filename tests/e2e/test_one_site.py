@@ -255,16 +255,9 @@ def test_a_translator_learns_from_images_all_of_whose_modalities_are_of_one_look
     assert json.loads((out / "provenance.json").read_text())["looks"] == {"T2": ["south"]}
     with pytest.raises(AsyndganError, match=r"no site of north's look .* does \(south\)"):
         complete(
-            styled.path,
-            "--site",
-            without_t2,
-            "--out",
-            tmp_path / "no",
-            "--steps",
-            2,
-            "--look",
-            "north",
-        )
+            styled.path, "--site", without_t2, "--out", tmp_path / "no", "--steps", 2,
+            "--look", "north",
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize("look", [(), ("--look", "west")], ids=["drawn", "of-a-site-without"])
@@ -640,7 +633,9 @@ def test_patients_whom_a_run_held_out_are_those_that_it_is_judged_on(
     first = describe(folder).modalities[0]
     _, judged = load_real(
         {"north": folder}, None, recipe, modalities=[first], labels={}, incomplete=True,
-        trained_with={"north": describe(folder).modalities},
+        trained={"north": load_cases(
+            folder, recipe.image, describe(folder).modalities, unmasked=False, incomplete=True
+        )},
     )  # fmt: skip
     assert judged
     for case in judged:

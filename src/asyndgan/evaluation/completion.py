@@ -321,10 +321,10 @@ def translator_of(
         ValueError: a case has other modalities than the run paints, or in another order.
         NotFiniteError: as in `train_translator`.
     """
-    painted = tuple(run.facts().scope.modalities)
+    facts = run.facts()
+    painted = tuple(facts.scope.modalities)
     if other := [each.case for each in cases if each.case.modalities != painted]:
         raise ValueError(f"{other[0].name} has {other[0].modalities}, the run paints {painted}.")
-    facts = run.facts()
     looks = [look] * len(masks) if look else []
     if not look and run.recipe().generator.style and 0 < len(facts.whole) < len(facts.teachers):
         names = [name for name, _ in masks]
@@ -334,7 +334,7 @@ def translator_of(
     return train_translator(
         complete,
         patterns,
-        labels=max(run.facts().scope.labels) + 1,
+        labels=max(facts.scope.labels) + 1,
         budget=budget,
         geometry=budget_for(run.recipe(), GEOMETRY),
         seed=seed,

@@ -120,9 +120,7 @@ def plot_amounts(rows: Sequence[Mapping[str, Any]]) -> bytes:
         panel.set_ylabel("Dice, with its 95 % interval")
         panel.legend(frameon=False)
         panel.spines[["top", "right"]].set_visible(False)
-        file = BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+        return _svg(figure)
 
 
 def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -146,9 +144,7 @@ def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
         panel.set_xlabel("difference of Dice")
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(left=False)
-        file = BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+        return _svg(figure)
 
 
 def plot_paintings(cases: Sequence[Case], label: int | None, *, title: str) -> bytes:
@@ -253,9 +249,7 @@ def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
                 transform=panel.transAxes, fontsize=8, color=colour, ha="center", va="center",
             )  # fmt: skip
         panels[-1].set_xticks([])
-        file = BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
-    return file.getvalue()
+        return _svg(figure)
 
 
 def plot_ratios(
@@ -285,8 +279,13 @@ def plot_ratios(
         panel.set_ylabel("of central training")
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(frameon=False, loc="upper left")
-        file = BytesIO()
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        return _svg(figure)
+
+
+def _svg(figure: Figure) -> bytes:
+    """The figure as SVG, the same whenever it is drawn."""
+    file = BytesIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
 
 

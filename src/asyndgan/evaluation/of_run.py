@@ -83,14 +83,7 @@ def synthetic_of_run(
         released = released_masks(run)
         source = source_of_masks(run)
         return painted_once(run, released, source, out, fading=fading, compared=compared)
-    held = held_in(run, sites)
-    cases = {
-        site: load_cases(
-            data, recipe.image, held[site], patient_pattern=patient_pattern, unmasked=False,
-            incomplete=True,
-        )
-        for site, data in sites.items()
-    }  # fmt: skip
+    cases = _as_trained(run, sites, patient_pattern)
     kept = {site: held_out_by(recipe, own)[0] for site, own in cases.items()}
     return painted_once(run, masks_of(kept), OF_SITES, out, fading=fading, compared=compared)
 
@@ -104,6 +97,20 @@ def held_in(run: RunFolder, sites: Mapping[str, Path]) -> dict[str, tuple[str, .
         else tuple(name for name in facts.modalities if name in describe(data).modalities)
         for site, data in sites.items()
     }
+
+
+def _as_trained(
+    run: RunFolder, sites: Mapping[str, Path], patient_pattern: str
+) -> dict[str, list[Case]]:
+    """All cases with which these sites took part in a run, or would have, held-out ones too."""
+    held = held_in(run, sites)
+    return {
+        site: load_cases(
+            data, run.recipe().image, held[site], patient_pattern=patient_pattern, unmasked=False,
+            incomplete=True,
+        )
+        for site, data in sites.items()
+    }  # fmt: skip
 
 
 OF_SITES = "of the sites' own cases, given to the evaluation only"
@@ -272,21 +279,14 @@ def evaluate_run(
         facts.check_pattern(patient_pattern)
     # Held-out patients are of the sites, any of which may lack a modality.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.values()))
-    held = held_in(run, sites)
-    real, judged = load_real(
-        sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
-        patient_pattern=patient_pattern, incomplete=True, trained_with=held,
-    )  # fmt: skip
     # Which cases of an incomplete set are loaded depends on the modalities that are judged, but who
     # is held out depends on all that trained.
-    trained = {
-        site: load_cases(
-            data, image, held[site], patient_pattern=patient_pattern, unmasked=False,
-            incomplete=True,
-        )
-        for site, data in sites.items()
-        if describe(data).incomplete
-    }  # fmt: skip
+    partial = {site: data for site, data in sites.items() if describe(data).incomplete}
+    trained = _as_trained(run, partial, patient_pattern)
+    real, judged = load_real(
+        sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
+        patient_pattern=patient_pattern, incomplete=True, trained=trained,
+    )  # fmt: skip
     _check_cases(
         facts, real | {site: held_out_by(run.recipe(), own)[0] for site, own in trained.items()}
     )
@@ -460,7 +460,7 @@ def load_real(
     labels: Mapping[str, str],
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     incomplete: bool = False,
-    trained_with: Mapping[str, Sequence[str]] | None = None,
+    trained: Mapping[str, Sequence[Case]] | None = None,
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """Loads the sites' training cases and the cases to judge on.
 
@@ -474,8 +474,8 @@ def load_real(
         labels: the run's labels: number, as text, to name.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         incomplete: also accept single cases that lack modalities, if their dataset.json permits it.
-        trained_with: the modalities with which each site was trained, if cases may lack some: who
-            is held out depends on all cases that have any of them.
+        trained: all cases with which a site was trained, held-out ones among them, where they are
+            not those that are loaded here: who is held out depends on all of them.
 
     Returns:
         The training cases, by the site's name, and the cases to judge on.
@@ -497,16 +497,8 @@ def load_real(
     every = {name: cases(data, recipe.image) for name, data in sites.items()}
     unseen: set[str] = set()
     if recipe.training.hold_out:
-        as_trained = {
-            name: load_cases(
-                data, recipe.image, (trained_with or {}).get(name, modalities),
-                patient_pattern=patient_pattern, unmasked=False, incomplete=True,
-            )
-            for name, data in sites.items()
-            if incomplete and describe(data).incomplete
-        }  # fmt: skip
         _, held_out = hold_out(
-            every | as_trained,
+            {**every, **(trained or {})},
             part=recipe.training.hold_out,
             seed=recipe.training.hold_out_seed,
             alone=recipe.privacy.kind != "none",

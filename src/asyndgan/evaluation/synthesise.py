@@ -160,7 +160,7 @@ def synthesise(
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator(step)
     scope = facts.scope
-    judged = {name for about in facts.teachers.values() for name in about["modalities"]}
+    judged = set().union(*facts.judged_in().values())
     if unjudged := [name for name in scope.modalities if name not in judged]:
         raise RunError(
             f"no site that took part in this run holds {', '.join(unjudged)}, so what its "
@@ -248,10 +248,7 @@ def _looks_of_holders(
         looks: look of each image.
         draws: for each image, what draws the order in which other looks are taken.
     """
-    held = {
-        look: {name for site in alike for name in facts.teachers[site]["modalities"]}
-        for look, alike in facts.looks().items()
-    }
+    held = facts.judged_in()
     others: Looks = {}
     for place, (look, random) in enumerate(zip(looks, draws, strict=True)):
         own = held.get(look, set(facts.scope.modalities))  # of a site that never came

@@ -32,6 +32,12 @@ class Exposure:
 _RUN = Exposure(
     "identity of the run", "1 to 64 hexadecimal digits", "nothing", "schema; another run is refused"
 )
+_JUDGED_STEP = Exposure(
+    "number of the step",
+    "one number",
+    "steps that are over, beyond the recipe, or in which its timeline has the site away",
+    "refused",
+)
 _ANSWERED = Exposure("the step that is answered", "one number", "nothing", "schema")
 _CONDITIONS = Exposure(
     "label maps (or classes) that the next synthetic images are painted from",
@@ -167,11 +173,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "a new one each time, to have a site roll back", "as `step`; one that is over is refused",
     ),
     ("judge", "run"): _RUN,
-    ("judge", "step"): Exposure(
-        "number of the step", "one number",
-        "steps that are over, beyond the recipe, or in which its timeline has the site away",
-        "refused",
-    ),
+    ("judge", "step"): _JUDGED_STEP,
     ("judge", "batch"): Exposure(
         "the batch that the images were painted from", "one number",
         "a batch that suits the coordinator", "refused unless it is the one that the site offered",
@@ -183,11 +185,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "answer gives away is the line of `feedback`",
     ),
     ("appraise", "run"): _RUN,
-    ("appraise", "step"): Exposure(
-        "number of the step", "one number",
-        "steps that are over, beyond the recipe, or in which its timeline has the site away",
-        "refused",
-    ),
+    ("appraise", "step"): _JUDGED_STEP,
     ("appraise", "batch"): Exposure(
         "the batch that the site's own images were painted from", "one number",
         "a batch that suits the coordinator", "refused unless it is the one that the site offered",

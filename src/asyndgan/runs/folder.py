@@ -141,14 +141,18 @@ class RunFacts:
             looks.setdefault(self.look_of(site), []).append(site)
         return looks
 
+    def judged_in(self) -> dict[str, set[str]]:
+        """The modalities that some site judged in each look."""
+        return {
+            look: {name for site in alike for name in self.sites[site]["modalities"]}
+            for look, alike in self.looks().items()
+        }
+
     @property
     def whole(self) -> list[str]:
         """Sites in whose look every modality was judged, by them or by others that share it."""
-        found = []
-        for alike in self.looks().values():
-            held = {name for site in alike for name in self.sites[site]["modalities"]}
-            found += alike if set(self.modalities) <= held else []
-        return found
+        judged = self.judged_in()
+        return [s for s in self.teachers if set(self.modalities) <= judged[self.look_of(s)]]
 
     @property
     def shares_looks(self) -> bool:

@@ -522,17 +522,13 @@ class _Run:
 
     def _too_few(self, what: str) -> QuorumError:
         there = ", ".join(self.coordinator.members) or "none"
+        step = self.coordinator.step_number
+        awaited = self.coordinator.roster.awaited(step)
+        absent = dict.fromkeys(awaited, "due by the timeline, and not connected.") | self.absent
         reasons = "".join(
             f" {site}: {reason.removeprefix(f'site {site}: ')}"
-            for site, reason in sorted(self.absent.items())
-            if site not in self.coordinator.members
-            and self.recipe.takes_part(site, self.coordinator.step_number)
-        )
-        awaited = self.coordinator.roster.awaited(self.coordinator.step_number)
-        reasons += "".join(
-            f" {site}: due by the timeline, and not connected."
-            for site in awaited
-            if site not in self.absent
+            for site, reason in sorted(absent.items())
+            if site not in self.coordinator.members and self.recipe.takes_part(site, step)
         )
         return QuorumError(
             f"{what} for {self.recipe.quorum.patience_s:g} s (there: {there}); the run stopped "
