@@ -533,6 +533,19 @@ def test_a_run_stops_where_sites_are_there_and_none_of_them_answers(
     assert RunFolder(out).facts().state == "failed"
 
 
+def test_a_run_that_waits_for_a_site_that_is_due_says_for_whom(
+    tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(InProcess, "sites", lambda self: ("north",))
+    recipe = tiny(
+        "image.size=32", "training.steps=9", "quorum.patience_s=0.5",
+        "timeline=[{site='north', last=2}, {site='south', first=3}]",
+    )  # fmt: skip
+    waited = r"there: none.*they are back\. south: due by the timeline, and not connected\.$"
+    with pytest.raises(QuorumError, match=waited):
+        train(recipe, phantoms, tmp_path / "run")
+
+
 def test_a_run_whose_checkpoint_cannot_be_written_is_called_failed(
     tiny: MakeRecipe, phantoms: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
