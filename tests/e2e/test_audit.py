@@ -19,6 +19,7 @@ from asyndgan.data import Case, Cohort, Preparation
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.engines.setup import CHOOSER_FILE
 from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation import masks_digest, masks_in
 from asyndgan.evaluation.audit import (
@@ -448,9 +449,11 @@ def test_members_are_those_whom_the_run_was_trained_on(parts: Parts) -> None:
     run, folder = parts[0], parts[0].path.parent
     sites = {site: folder / site for site in SITES}
     (first, second) = sites
-    for wrong in ({"elsewhere": sites[first]}, {first: sites[first], second: sites[first]}):
-        with pytest.raises(RunError, match="members are those whom the run was trained on"):
-            load_for_audit(run, wrong, None, folder / "synthetic")
+    with pytest.raises(RunError, match="members are those whom the run was trained on"):
+        load_for_audit(run, {"elsewhere": sites[first]}, None, folder / "synthetic")
+    with pytest.raises(RunError, match=f"site {second} trained with"):
+        wrong = {first: sites[first], second: sites[first]}
+        load_for_audit(run, wrong, None, folder / "synthetic")
     with pytest.raises(RunError, match="another pattern"):
         load_for_audit(run, sites, None, folder / "synthetic", patient_pattern="(.)")
 
@@ -473,6 +476,12 @@ def test_a_hospital_says_itself_whom_it_was_trained_on_and_by_what_pattern(
 ) -> None:
     run, folder = parts[0], parts[0].path.parent
     away, right = fetched(run, tmp_path / "run"), {site: folder / site for site in SITES}
+    with pytest.raises(RunError, match="nobody can tell whom it held out"):
+        load_for_audit(away, right, None, folder / "synthetic")
+    for site in SITES:
+        kept = away.site_state(site) / CHOOSER_FILE
+        kept.parent.mkdir(parents=True)
+        shutil.copy(run.site_state(site) / CHOOSER_FILE, kept)
     *_, confirmed = load_for_audit(away, right, None, folder / "synthetic")
     assert not confirmed
     states = {site: run.site_state(site) for site in SITES}

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
-from asyndgan.cli.train import parsed_sites
+from asyndgan.cli.train import States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.evaluation.audit import AUDIT_FILE, NEAREST_FILE
 from asyndgan.evaluation.audit_run import audit_run
@@ -45,14 +45,7 @@ def audit(
         ),
     ] = None,
     fade: Fade = None,
-    state: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER",
-            help="Where a site keeps its states of the run, which say whom it was trained on: "
-            "KIT/runs/RUN in a federation, else in the run's folder.",
-        ),
-    ] = None,
+    state: States = None,
     canaries: Annotated[
         str,
         typer.Option(

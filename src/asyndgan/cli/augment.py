@@ -41,6 +41,13 @@ def augment(
     fade: Fade = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where the site keeps its states of the run (KIT/runs/RUN in a federation), which "
+            "say whom it held out."
+        ),
+    ] = None,
 ) -> None:
     """Copies a data set and adds synthetic cases, stored like real ones and named as synthetic.
 
@@ -66,6 +73,7 @@ def augment(
             faded=fade or (),
             seed=seed,
             patient_pattern=patient_pattern,
+            state=state,
         )
     without = f" Further masks {words_of(left_out)}." if left_out else ""
     Console().print(

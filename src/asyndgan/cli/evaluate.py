@@ -11,7 +11,7 @@ from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
-from asyndgan.cli.train import Device, Sites, parsed_sites
+from asyndgan.cli.train import Device, Sites, States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.errors import RunError
 from asyndgan.evaluation import (
@@ -70,6 +70,7 @@ def evaluate(
         bool, typer.Option(help="Also train half as long again: has all-real levelled off?")
     ] = False,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
+    state: States = None,
 ) -> None:
     """Trains one segmentation network on all real data, each site's and synthetic data.
 
@@ -88,9 +89,11 @@ def evaluate(
     with_synthetic = parsed_sites(augmented or [], "--augmented")
     for data in (*folders.values(), *([test] if test else []), *with_synthetic.values()):
         describe(data)
+    states = parsed_sites(state or [], "--state")
     painted = synthetic or synthetic_of_run(
-        folder, folders, out / "synthetic", faded=fade or (), patient_pattern=patient_pattern
-    )
+        folder, folders, out / "synthetic", faded=fade or (), patient_pattern=patient_pattern,
+        states=states,
+    )  # fmt: skip
     with EvaluationDisplay(console) as display:
         evaluation = evaluate_run(
             folder,
@@ -107,6 +110,7 @@ def evaluate(
             augmented=with_synthetic,
             check_budget=check_budget,
             patient_pattern=patient_pattern,
+            states=states,
             on_progress=display.show,
         )
     tell_evaluation(console, evaluation)

@@ -26,6 +26,9 @@ site = typer.Typer(
 MOST_ANSWERS = 20_000
 """Default limit on answers, six runs of `default`: unlimited answers would reveal more."""
 
+MOST_RECIPES = 50
+"""Default limit on different recipes: each tells whether a site begins, and how many cases it has."""
+
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
 
 
@@ -58,7 +61,7 @@ def init(
             "written that: ask for another kit."
         )
     file.write_text(service.example(data.absolute()), "utf-8")
-    limited = AllowsSection(most_answers=MOST_ANSWERS)
+    limited = AllowsSection(most_answers=MOST_ANSWERS, most_recipes=MOST_RECIPES)
     policy.write_text(Policy(name=name, allows=limited).to_toml(), "utf-8")
     console = Console()
     for line in (

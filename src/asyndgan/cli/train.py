@@ -30,6 +30,16 @@ Sites = Annotated[
     typer.Option("--site", metavar="NAME=FOLDER", help="A site and the folder of its data."),
 ]
 
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--state",
+        metavar="NAME=FOLDER",
+        help="Where a site keeps its states of the run, which say whom it was trained on: "
+        "KIT/runs/RUN in a federation, else in the run's folder.",
+    ),
+]
+
 Device = Annotated[str, typer.Option(help="Where networks compute: cpu, cuda, cuda:1, mps.")]
 
 

@@ -69,6 +69,8 @@ class Cohort:
         patients: patient of each case; None if every case is of a different patient.
         present: (n, c) booleans, the modalities each case has; None means all.
         labels: name of every label or class, by its number.
+        told: number of cases that the site says it has, and the part of them that has each
+            modality, in 0 to 1; None: those of this cohort.
         seed: seed of the draws.
         flip: mirror images and label maps along the last axis, at random.
         move: turn, scale and shift images with their label maps, at random.
@@ -88,6 +90,7 @@ class Cohort:
         labels: Mapping[int, str],
         patients: Sequence[str] | None = None,
         present: Tensor | None = None,
+        told: tuple[int, list[float]] | None = None,
         seed: int = 0,
         flip: bool = False,
         move: bool = False,
@@ -128,6 +131,7 @@ class Cohort:
         self.modalities = tuple(modalities)
         self.present = None if present is None or present.all() else present
         self.labels = dict(labels)
+        self.told, self.parts = told or (len(images), self._parts())
         self.seed = seed
         self.flip = flip
         self.move = move
@@ -144,6 +148,7 @@ class Cohort:
         cases: Sequence[Case],
         *,
         labels: Mapping[str, int],
+        told: Sequence[Case] | None = None,
         condition: str = "mask",
         seed: int = 0,
         flip: bool = False,
@@ -155,6 +160,8 @@ class Cohort:
         Args:
             cases: all of one size and with the same modalities.
             labels: number of each label by name, as in `dataset.json`.
+            told: all cases of the site, those that it holds out among them; None: `cases`. The
+                coordinator is told their number, which no hold-out changes.
             condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
                 no `class` conditions; pass those to the constructor.)
             seed: seed of the draws.
@@ -175,6 +182,7 @@ class Cohort:
         masks = torch.stack([case.mask for case in cases])
         present = torch.tensor([case.present for case in cases])
         held = present.any(0)  # a modality that the folder names but no case has is dropped
+        every = torch.tensor([case.present for case in told or cases])[:, held]
         return cls(
             torch.stack([case.image[held] for case in cases]),
             masks if condition == "mask" else torch.zeros(len(cases), dtype=torch.int64),
@@ -182,6 +190,7 @@ class Cohort:
             patients=[case.patient for case in cases],
             present=present[:, held],
             labels={number: name for name, number in labels.items()},
+            told=(len(every), every.double().mean(0).tolist()),
             seed=seed,
             flip=flip,
             move=move,
@@ -252,8 +261,7 @@ class Cohort:
         both = [self.present[self.halves == half].any(0) for half in range(2)]
         return [name for name, *held in zip(self.modalities, *both, strict=True) if not all(held)]
 
-    @property
-    def parts(self) -> list[float]:
+    def _parts(self) -> list[float]:
         """Fraction of the cases that have each modality, in 0 to 1."""
         if self.present is None:
             return [1.0] * len(self.modalities)

@@ -1,28 +1,59 @@
 """Splits the cases of a site into parts that share no patient."""
 
 import hashlib
+import hmac
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import final
 
 from asyndgan.data.case import Case
 from asyndgan.errors import DataError
 from asyndgan.recipe import Recipe
 
 
+@final
+@dataclass(frozen=True)
+class Chooser:
+    """How one site chooses the patients whom it holds out.
+
+    A recipe's seed and a patient's name are known to others. Without a secret, the choice would
+    therefore tell a coordinator that tries several recipes whether a patient is there.
+
+    Attributes:
+        secret: hexadecimal key of the choice; empty: everybody can compute it.
+        least: patients that are always kept for training, if the site has so many.
+    """
+
+    secret: str = ""
+    least: int = 0
+
+    def draw(self, seed: int, patient: str) -> bytes:
+        """32 pseudo-random bytes for a patient: SHA-256, or HMAC-SHA-256 with the secret."""
+        text = f"{seed}:{patient}".encode("utf-8", "surrogatepass")
+        if not self.secret:
+            return hashlib.sha256(text).digest()
+        return hmac.digest(bytes.fromhex(self.secret), text, "sha256")
+
+
+OPEN = Chooser()
+"""The choice that everybody can compute, where nothing leaves the machine."""
+
+
 def split_patients(
-    patients: Sequence[str], parts: Mapping[str, float], seed: int
+    patients: Sequence[str], parts: Mapping[str, float], seed: int, chooser: Chooser = OPEN
 ) -> dict[str, list[int]]:
     """Splits cases into parts, keeping each patient's cases together.
 
-    The order in which patients are assigned depends only on `seed` and their names, not on the
-    machine, a library's version or the order of the cases.
+    The order in which patients are assigned depends only on `seed`, their names and the chooser's
+    secret, not on the machine, a library's version or the order of the cases.
 
     Args:
         patients: patient of each case; equal strings are the same patient.
         parts: name of each part to the fraction of the cases it should get, as near as whole
             patients allow; the fractions sum to 1.
         seed: seed of the order.
+        chooser: of the site.
 
     Returns:
         Part to the indices of its cases, ascending. A part with a fraction above 0 has at least one
@@ -49,7 +80,7 @@ def split_patients(
             "sharing one. Ask for fewer parts, or check the pattern that finds patients in names."
         )
     split: dict[str, list[int]] = {part: [] for part in parts}
-    for place, patient in enumerate(sorted(cases, key=lambda name: _draw(seed, name))):
+    for place, patient in enumerate(sorted(cases, key=lambda name: chooser.draw(seed, name))):
         empty = filled[place:]  # the first patients fill one part each
         part = empty[0] if empty else _shortest(split, parts, filled)
         split[part] += cases[patient]
@@ -57,7 +88,12 @@ def split_patients(
 
 
 def hold_out(
-    sites: Mapping[str, Sequence[Case]], *, part: float, seed: int = 0, alone: bool = False
+    sites: Mapping[str, Sequence[Case]],
+    *,
+    part: float,
+    seed: int = 0,
+    alone: bool = False,
+    choosers: Mapping[str, Chooser] | None = None,
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """Holds out some of each site's patients for validation.
 
@@ -68,6 +104,7 @@ def hold_out(
         seed: seed of the choice of patients.
         alone: choose each patient independently of the others, as differential privacy requires;
             `part` is then the probability of each patient and is met only on average.
+        choosers: of each site; `OPEN` for those that are not named.
 
     Returns:
         The sites' remaining cases, and the held-out cases of all sites. In the latter, the site's
@@ -80,7 +117,8 @@ def hold_out(
     training: dict[str, list[Case]] = {}
     held_out: list[Case] = []
     for site, cases in sites.items():
-        training[site], own = hold_out_of(cases, part=part, seed=seed, alone=alone)
+        chooser = (choosers or {}).get(site, OPEN)
+        training[site], own = hold_out_of(cases, part=part, seed=seed, alone=alone, chooser=chooser)
         held_out += [replace(case, patient=f"{site}/{case.patient}") for case in own]
     if not held_out:
         raise DataError(
@@ -90,27 +128,38 @@ def hold_out(
 
 
 def hold_out_of(
-    cases: Sequence[Case], *, part: float, seed: int = 0, alone: bool = False
+    cases: Sequence[Case],
+    *,
+    part: float,
+    seed: int = 0,
+    alone: bool = False,
+    chooser: Chooser = OPEN,
 ) -> tuple[list[Case], list[Case]]:
     """Splits one site's cases into remaining and held-out ones, as `hold_out` does.
 
-    A `part` of 0 holds none out.
+    A `part` of 0 holds none out. At least `chooser.least` patients remain, so that whether enough
+    do depends on the site alone and not on `part`.
     """
     patients = [case.patient for case in cases]
     if alone:
-        held = [_share(seed, patient) < part for patient in patients]
-        return [case for case, out in zip(cases, held, strict=True) if not out], [
-            case for case, out in zip(cases, held, strict=True) if out
-        ]
-    if not part or len(set(patients)) < 2:
-        return list(cases), []
-    split = split_patients(patients, {"training": 1 - part, "validation": part}, seed)
-    return [cases[index] for index in split["training"]], [
-        cases[index] for index in split["validation"]
+        held = {name for name in patients if _share(chooser.draw(seed, name)) < part}
+    elif not part or len(set(patients)) < 2:
+        held = set()
+    else:
+        parts = {"training": 1 - part, "validation": part}
+        split = split_patients(patients, parts, seed, chooser)
+        held = {patients[index] for index in split["validation"]}
+    spared = len(held) - max(0, len(set(patients)) - chooser.least)
+    if spared > 0:
+        held -= set(sorted(held, key=lambda name: chooser.draw(seed, name))[:spared])
+    return [case for case in cases if case.patient not in held], [
+        case for case in cases if case.patient in held
     ]
 
 
-def held_out_by(recipe: Recipe, cases: Sequence[Case]) -> tuple[list[Case], list[Case]]:
+def held_out_by(
+    recipe: Recipe, cases: Sequence[Case], chooser: Chooser = OPEN
+) -> tuple[list[Case], list[Case]]:
     """Splits one site's cases into those a recipe trains on and those it holds out.
 
     Under differential privacy each patient is chosen independently; otherwise one patient's
@@ -122,16 +171,13 @@ def held_out_by(recipe: Recipe, cases: Sequence[Case]) -> tuple[list[Case], list
         part=training.hold_out,
         seed=training.hold_out_seed,
         alone=recipe.privacy.kind != "none",
+        chooser=chooser,
     )
 
 
-def _draw(seed: int, patient: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{patient}".encode("utf-8", "surrogatepass")).digest()
-
-
-def _share(seed: int, patient: str) -> float:
-    """A pseudo-random number in [0, 1) that depends only on the seed and the patient's name."""
-    return int.from_bytes(_draw(seed, patient)[:8], "big") / 2**64
+def _share(draw: bytes) -> float:
+    """A number in [0, 1) from the first bytes of a draw."""
+    return int.from_bytes(draw[:8], "big") / 2**64
 
 
 def _shortest(

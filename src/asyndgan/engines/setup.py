@@ -1,8 +1,9 @@
 """Sets up a site on this machine, in the same way for every engine."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Final, Self, final
 
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
@@ -13,14 +14,18 @@ from asyndgan.data.prepare import (
     masks_as_images,
     shared_modalities,
 )
-from asyndgan.data.splits import held_out_by
-from asyndgan.errors import CohortError
+from asyndgan.data.splits import OPEN, Chooser, held_out_by
+from asyndgan.errors import CohortError, RunError, StorageError
 from asyndgan.models import usable_device
-from asyndgan.privacy import SIMULATION, Policy
+from asyndgan.privacy import SIMULATION, Openings, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
+from asyndgan.texts import bounded_text, parsed_json, replace_text
 from asyndgan.training import Site
 from asyndgan.training.site import check_strangers
+
+CHOOSER_FILE: Final = "hold_out.json"
+"""File among a site's states of a run that says how it chose whom it holds out."""
 
 
 @final
@@ -70,8 +75,13 @@ class SiteSetup:
         return cls(**{**plain, **paths, "without": tuple(plain["without"])})
 
 
-def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
+def load_cohort(setup: SiteSetup, recipe: Recipe, chooser: Chooser | None = None) -> Cohort:
     """Loads a site's cases, prepared as the recipe says, without the patients it holds out.
+
+    Args:
+        setup: of the site.
+        recipe: of the run.
+        chooser: how the site chooses whom it holds out; None: as its states of the run say.
 
     Raises:
         DataError: if the folder cannot be read or its images do not fit the recipe's intensities.
@@ -91,9 +101,12 @@ def load_cohort(setup: SiteSetup, recipe: Recipe) -> Cohort:
         # Under differential privacy nothing that the coordinator sees may depend on intensities,
         # and it would see that the site cannot begin.
         check_contrast(cases, recipe.image, f"site {setup.name}")
-    cases, _ = held_out_by(recipe, cases)
+    if chooser is None:
+        chooser = chooser_at(setup.state) or OPEN
+    kept, _ = held_out_by(recipe, cases, chooser)
     return Cohort.from_cases(
-        cases,
+        kept,
+        told=cases,
         labels=describe(setup.data).labels,
         condition=recipe.condition.kind,
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
@@ -128,6 +141,37 @@ def policy_of(setup: SiteSetup) -> Policy:
     return Policy.from_file(setup.policy) if setup.policy else SIMULATION
 
 
+def chooser_at(state: Path) -> Chooser | None:
+    """How a site chose whom it holds out, by its states of a run; None: they do not say.
+
+    Raises:
+        RunError: the file is not as the site wrote it.
+    """
+    path = state / CHOOSER_FILE
+    if not path.exists():
+        return None
+    try:
+        return Chooser(**parsed_json(bounded_text(path)))
+    except (OSError, TypeError, ValueError) as error:
+        raise RunError(
+            f"{path} is not as the site wrote it, so nobody can tell whom it held out. Put it back."
+        ) from error
+
+
+def _keep_chooser(setup: SiteSetup, recipe: Recipe, policy: Policy, secret: str) -> Chooser:
+    """The chooser that a policy asks for, written beside the site's states for evaluations."""
+    chooser = OPEN if policy.allows.known_start else Chooser(secret, policy.fewest(recipe))
+    try:
+        setup.state.mkdir(parents=True, exist_ok=True)
+        replace_text(setup.state / CHOOSER_FILE, json.dumps(asdict(chooser)), mode=0o600)
+    except OSError as error:
+        raise StorageError(
+            f"{CHOOSER_FILE} of site {setup.name} cannot be written: {error.strerror or error}. "
+            "Make room, then start again."
+        ) from error
+    return chooser
+
+
 def _check_painted_privately(setup: SiteSetup, recipe: Recipe, policy: Policy) -> None:
     """Refuses masks whose generator was taught without privacy, where privacy is promised."""
     provenance = describe(setup.masks).extra.get("provenance") if setup.masks else None
@@ -145,12 +189,16 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     """Loads a site's cases and wraps the site in its endpoint.
 
     Raises:
-        PolicyError: its policy cannot be used or does not allow the recipe.
+        PolicyError: its policy cannot be used, or does not allow the recipe or a further one.
+        LedgerError, StorageError: its books cannot be read or written.
         DataError, CohortError: as `load_cohort`, or its given masks cannot be used.
     """
     policy = policy_of(setup)
     policy.check(recipe, setup.name)
-    cohort = load_cohort(setup, recipe)
+    openings = Openings(setup.records or setup.state)
+    openings.admit(recipe.digest(), policy.allows.most_recipes)
+    chooser = _keep_chooser(setup, recipe, policy, openings.secret)
+    cohort = load_cohort(setup, recipe, chooser)
     given = None
     if setup.masks:
         check_labels(setup.masks, {str(number): name for number, name in cohort.labels.items()})
@@ -167,6 +215,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         records=setup.records,
         share=setup.share,
         policy=policy,
+        openings=openings,
         given=given,
         device=usable_device(setup.device),
     )

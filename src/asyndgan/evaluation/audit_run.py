@@ -11,7 +11,13 @@ from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.evaluation.audit import audit, of_canaries
 from asyndgan.evaluation.audit_record import AuditRecord, read_audit
-from asyndgan.evaluation.of_run import load_real, shared_by_all, synthetic_of_run
+from asyndgan.evaluation.of_run import (
+    choosers_of,
+    had_in,
+    load_real,
+    shared_by_all,
+    synthetic_of_run,
+)
 from asyndgan.evaluation.reconstruction import not_asked, read_pixels
 from asyndgan.evaluation.synthesise import fading_of
 from asyndgan.runs import RunFolder
@@ -58,7 +64,7 @@ def audit_run(
     compared = synthetic is None
     synthetic = synthetic_of_run(
         run, sites, synthetic or out / "synthetic", masks=masks, faded=faded,
-        patient_pattern=patient_pattern, compared=compared,
+        patient_pattern=patient_pattern, compared=compared, states=states,
     )  # fmt: skip
     members, others, painted, confirmed = load_for_audit(
         run, sites, holdout, synthetic, states=states, patient_pattern=patient_pattern
@@ -113,19 +119,17 @@ def load_for_audit(
             "run has not seen with --holdout FOLDER, or train with --set training.hold_out=0.3."
         )
     facts.check_pattern(patient_pattern)
+    if set(sites) - set(facts.sites):
+        raise RunError(
+            "the members are those whom the run was trained on, at "
+            f"{', '.join(facts.sites)}. Name these sites, or some of them, with --site."
+        )
     modalities = shared_by_all(facts.modalities, [*sites.values(), *([holdout] if holdout else [])])
     real, others = load_real(
         sites, holdout, run.recipe(), modalities=modalities, labels=facts.labels,
-        patient_pattern=patient_pattern,
+        patient_pattern=patient_pattern, choosers=choosers_of(run, sites, states),
+        had=had_in(facts),
     )  # fmt: skip
-    known = {site: about["cases"] for site, about in facts.sites.items()}
-    # A site whose policy hides its number of cases reports 1.
-    if any(known.get(site) not in (1, len(own)) for site, own in real.items()):
-        shown = ", ".join(f"{site} ({cases} cases)" for site, cases in known.items())
-        raise RunError(
-            f"the members are those whom the run was trained on: {shown}. Name these sites, or "
-            "some of them, with the data that they had."
-        )
     if stray := set(states or {}) - set(sites):
         raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")
     kept = {site: run.site_state(site) for site in sites} | dict(states or {})

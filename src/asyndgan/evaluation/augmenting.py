@@ -15,10 +15,11 @@ from asyndgan.data import Case, RawCase, derived_seed
 from asyndgan.data.cohort import rarity
 from asyndgan.data.nnunet import check_labels, describe, list_cases
 from asyndgan.data.prepare import check_contrast, check_uncut, invert, invert_mask, load_cases
-from asyndgan.data.splits import held_out_by
+from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.data.writing import write_extended
-from asyndgan.errors import DataError
+from asyndgan.errors import DataError, RunError
 from asyndgan.evaluation.completion import check_own_set
+from asyndgan.evaluation.of_run import choosers_of
 from asyndgan.evaluation.synthesise import digests_of, fading_of, mask_digest, synthesise
 from asyndgan.evaluation.table import counted
 from asyndgan.runs import RunFolder
@@ -44,6 +45,18 @@ class Source:
     of: str
 
 
+def _chooser(run: RunFolder, state: Path | None) -> Chooser:
+    """How the site of a data set, whose name is not known, chose the patients whom it held out."""
+    sites = run.facts().sites
+    choosers = set(choosers_of(run, sites, dict.fromkeys(sites, state) if state else None).values())
+    if len(choosers) > 1:
+        raise RunError(
+            "each site of this run held patients out by a secret of its own. Name the states of "
+            "the site that this data set is of with --state (KIT/runs/RUN in a federation)."
+        )
+    return choosers.pop() if choosers else OPEN
+
+
 def augment_folder(
     run: RunFolder,
     folder: Path,
@@ -58,6 +71,7 @@ def augment_folder(
     faded: Sequence[str] = (),
     seed: int = 0,
     patient_pattern: str,
+    state: Path | None = None,
 ) -> tuple[int, int, dict[str, int]]:
     """Copies a site's data set and adds synthetic cases, on this machine only.
 
@@ -79,6 +93,7 @@ def augment_folder(
         faded: names of labels to paint more or less clearly; see `Fading`.
         seed: seed of everything random.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        state: folder in which the site keeps its states of the run; None: in the run's folder.
 
     Returns:
         The number of real cases, of synthetic cases, and of further masks that were left out, by
@@ -89,8 +104,8 @@ def augment_folder(
             run does not paint, or differs from the run in the meaning of its labels; the run paints
             only a part of its images; a real case has the name of a synthetic one; or there is no
             mask to paint from.
-        RunError: the run holds out patients and was trained with another `patient_pattern`, or
-            there is no such label to fade.
+        RunError: the run holds out patients and was trained with another `patient_pattern` or
+            nobody can tell whom, or there is no such label to fade.
     """
     fading = fading_of(run, faded)
     facts, image = run.facts(), run.recipe().image
@@ -114,7 +129,7 @@ def augment_folder(
     if run.recipe().training.hold_out:
         facts.check_pattern(patient_pattern)
     # Masks of held-out patients must not be used, since evaluations judge on these patients.
-    free, judged = held_out_by(run.recipe(), real)
+    free, judged = held_out_by(run.recipe(), real, _chooser(run, state))
     free = [case for case in free if files[case.name].mask]
     if not free:
         raise DataError(

@@ -1,7 +1,7 @@
 """Comparison of a run's synthetic set with real data, all loaded on the run's grid."""
 
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from asyndgan.arrays import Mask
 from asyndgan.data import Case
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
 from asyndgan.data.prepare import lacked_by_all, load_cases, widened
-from asyndgan.data.splits import held_out_by, hold_out
+from asyndgan.data.splits import OPEN, Chooser, held_out_by, hold_out
 from asyndgan.data.writing import written_whole
+from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
 from asyndgan.evaluation.compare import OnProgress, evaluate
 from asyndgan.evaluation.recombine import recombined
@@ -50,6 +51,7 @@ def synthetic_of_run(
     faded: Sequence[str] = (),
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     compared: bool = False,
+    states: Mapping[str, Path] | None = None,
 ) -> Path:
     """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
 
@@ -61,6 +63,7 @@ def synthetic_of_run(
         faded: names of labels to paint more or less clearly; see `Fading`.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         compared: as for `painted_once`.
+        states: as for `choosers_of`.
 
     Returns:
         The folder of the set.
@@ -84,8 +87,47 @@ def synthetic_of_run(
         source = source_of_masks(run)
         return painted_once(run, released, source, out, fading=fading, compared=compared)
     cases = _as_trained(run, sites, patient_pattern)
-    kept = {site: held_out_by(recipe, own)[0] for site, own in cases.items()}
+    kept = _kept(run, cases, choosers_of(run, sites, states))
     return painted_once(run, masks_of(kept), OF_SITES, out, fading=fading, compared=compared)
+
+
+def choosers_of(
+    run: RunFolder, sites: Iterable[str], states: Mapping[str, Path] | None = None
+) -> dict[str, Chooser]:
+    """How the sites of a run chose the patients whom they held out.
+
+    Args:
+        run: a run.
+        sites: names of the sites; those that took no part are left out.
+        states: folder in which a site keeps its states of the run, by the site's name; a site that
+            is not named is taken for a simulated one, which keeps them in the run's folder.
+
+    Raises:
+        RunError: the run held patients out, and a site's states are not there.
+    """
+    if not run.recipe().training.hold_out:
+        return {}
+    found = {}
+    for site in set(sites) & set(run.facts().sites):
+        state = (states or {}).get(site, run.site_state(site))
+        chooser = chooser_at(state)
+        if chooser is None:
+            raise RunError(
+                f"{state} holds no states of {site}, without which nobody can tell whom it held "
+                f"out. Say where they are with --state (KIT/runs/RUN in a federation)."
+            )
+        found[site] = chooser
+    return found
+
+
+def _kept(
+    run: RunFolder, cases: Mapping[str, Sequence[Case]], choosers: Mapping[str, Chooser]
+) -> dict[str, list[Case]]:
+    """The cases that each site trained on, of all that it has."""
+    recipe = run.recipe()
+    return {
+        site: held_out_by(recipe, own, choosers.get(site, OPEN))[0] for site, own in cases.items()
+    }
 
 
 def held_in(run: RunFolder, sites: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
@@ -253,11 +295,13 @@ def evaluate_run(
     check_budget: bool,
     on_progress: OnProgress,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    states: Mapping[str, Path] | None = None,
 ) -> Evaluation:
     """Loads all data on the run's grid and compares the models.
 
     Without `test`, the models are judged on the patients that the run held out. Held-out patients
-    never train a model, even if `test` is given. The other arguments are those of `evaluate`.
+    never train a model, even if `test` is given. `states` is as for `choosers_of`. The other
+    arguments are those of `evaluate`.
 
     Raises:
         RunError: there is neither a test set nor a held-out patient, a patient is both in a site
@@ -286,10 +330,8 @@ def evaluate_run(
     real, judged = load_real(
         sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
         patient_pattern=patient_pattern, incomplete=True, trained=trained,
+        choosers=choosers_of(run, sites, states), had=had_in(facts),
     )  # fmt: skip
-    _check_cases(
-        facts, real | {site: held_out_by(run.recipe(), own)[0] for site, own in trained.items()}
-    )
     painted = load_cases(synthetic, image, modalities, unmasked=False, synthetic=True)
     return evaluate(
         sites=real,
@@ -319,16 +361,17 @@ def evaluate_run(
     )
 
 
-def _check_cases(facts: RunFacts, sites: Mapping[str, Sequence[Case]]) -> None:
-    """Refuses data that a site of the run did not have.
+def had_in(facts: RunFacts) -> dict[str, int]:
+    """How many cases each site of a run had; without a site whose policy hides that and says 1."""
+    return {site: about["cases"] for site, about in facts.sites.items() if about["cases"] != 1}
 
-    A site whose policy hides its number of cases reports 1.
-    """
+
+def _check_cases(had: Mapping[str, int], sites: Mapping[str, Sequence[Case]]) -> None:
+    """Refuses data that a site of the run did not have."""
     for site, cases in sites.items():
-        had = facts.sites.get(site, {}).get("cases", 1)
-        if had not in (1, len(cases)):
+        if had.get(site, len(cases)) != len(cases):
             raise RunError(
-                f"site {site} trained with {counted(had, 'case')}, and here are "
+                f"site {site} trained with {counted(had[site], 'case')}, and here are "
                 f"{counted(len(cases), 'case')}. Give --site the folder that it trained with; data "
                 "that the run has not seen get a name of their own, or are --test."
             )
@@ -461,6 +504,8 @@ def load_real(
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     incomplete: bool = False,
     trained: Mapping[str, Sequence[Case]] | None = None,
+    choosers: Mapping[str, Chooser] | None = None,
+    had: Mapping[str, int] | None = None,
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """Loads the sites' training cases and the cases to judge on.
 
@@ -476,14 +521,16 @@ def load_real(
         incomplete: also accept single cases that lack modalities, if their dataset.json permits it.
         trained: all cases with which a site was trained, held-out ones among them, where they are
             not those that are loaded here: who is held out depends on all of them.
+        choosers: how each site chose whom it holds out; see `choosers_of`.
+        had: number of cases that sites trained with, held-out ones among them; see `had_in`.
 
     Returns:
         The training cases, by the site's name, and the cases to judge on.
 
     Raises:
         DataError: a folder cannot be read, a case has no mask, or labels contradict each other.
-        RunError: a patient is both in a site and in the test set, or a folder has none of the
-            modalities.
+        RunError: a patient is both in a site and in the test set, a folder has none of the
+            modalities, or a site has another number of cases than it had.
     """
 
     def cases(data: Path, image: ImageSection) -> list[Case]:
@@ -495,6 +542,7 @@ def load_real(
     # All slices are judged: selecting those with a label would use the truth to be predicted.
     whole = recipe.image.model_copy(update={"slices": "all"})
     every = {name: cases(data, recipe.image) for name, data in sites.items()}
+    _check_cases(had or {}, {**every, **(trained or {})})
     unseen: set[str] = set()
     if recipe.training.hold_out:
         _, held_out = hold_out(
@@ -502,6 +550,7 @@ def load_real(
             part=recipe.training.hold_out,
             seed=recipe.training.hold_out_seed,
             alone=recipe.privacy.kind != "none",
+            choosers=choosers,
         )
         unseen = {case.patient for case in held_out}
     real = {

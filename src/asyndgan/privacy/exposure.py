@@ -64,8 +64,11 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "run"): _RUN,
     ("card", "step"): Exposure("steps that the site has done", "one number", "nothing", "schema"),
     ("card", "cases"): Exposure(
-        "how many cases the site has", "one number", "the size of the cohort, exactly; two runs "
-        "show whether it changed", "`leaves.cases = false` sends 1; a share is declared instead",
+        "how many cases the site has, those that it holds out included", "one number",
+        "the size of the cohort, exactly; two runs show whether it changed. Recipes that select "
+        "cases (`image.slices`, `image.modalities`) show how many are selected",
+        "`leaves.cases = false` sends 1; a share is declared instead. No hold-out changes the "
+        "number; `allows.most_recipes` bounds how often a recipe may select",
     ),
     ("card", "share"): Exposure(
         "the site's weight", "one number", "as `cases`, unless the steward declares it",
@@ -77,7 +80,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "data set's own, so keep patients out of `dataset.json`",
     ),
     ("card", "parts"): Exposure(
-        "part of its cases that has each modality", "at most 64 numbers, one for each modality",
+        "part of all its cases that has each modality", "at most 64 numbers, one for each modality",
         "how many cases lack a sequence",
         "where `leaves.cases = false` a site with such cases takes no part",
     ),

@@ -232,9 +232,9 @@ def check_not_removed(path: Path, beside: Iterable[Path]) -> None:
         LedgerError: if the ledger's head is not there and one of these is.
     """
     written = [other.name for other in beside if other.exists()]
-    if written and not _head_file(path).exists():
+    if written and not head_file(path).exists():
         raise LedgerError(
-            f"{written[0]} is there, and {_head_file(path).name} is not: the ledger was taken "
+            f"{written[0]} is there, and {head_file(path).name} is not: the ledger was taken "
             "away. Put it back, or begin new books in another folder."
         )
 
@@ -291,16 +291,17 @@ def _entry(path: Path, number: int, line: bytes) -> Entry:
     return entry
 
 
-def _head_file(path: Path) -> Path:
+def head_file(path: Path) -> Path:
+    """Path of the head of a ledger, beside it."""
     return path.with_suffix(".head")
 
 
 def _write_head(path: Path, number: int, digest: str) -> None:
-    replace_text(_head_file(path), json.dumps({"number": number, "digest": digest}), mode=0o600)
+    replace_text(head_file(path), json.dumps({"number": number, "digest": digest}), mode=0o600)
 
 
 def _read_head(path: Path) -> tuple[int, str]:
-    head = _head_file(path)
+    head = head_file(path)
     if not head.exists():
         if path.stat().st_size:
             raise LedgerError(f"{path.name} has lines and no {head.name}; it was taken away.")

@@ -91,6 +91,12 @@ class AllowsSection(Section):
         description="who may begin runs in a federation, by the name in their certificate, as the "
         "coordinator's machine reports it; empty: whoever the federation allows",
     )
+    most_recipes: int | None = Field(
+        None,
+        ge=1,
+        description="different recipes with which the site may be opened in all: whether it begins "
+        "and how many cases it has is told before it answers anything; leave out: any number",
+    )
     most_answers: int | None = Field(
         None,
         ge=1,
@@ -174,6 +180,13 @@ class Policy(Section):
         Without a limit on epsilon any noise, however little, would count as private.
         """
         return recipe.privacy.kind != "none" and self.privacy.epsilon is not None
+
+    def fewest(self, recipe: Recipe) -> int:
+        """Fewest patients of whom a recipe may learn here; 0 if differential privacy covers it."""
+        if self.covers(recipe):
+            return 0
+        stand_ins = self.allows.stand_in_patients if recipe.loss.stand_in_l1 else 0
+        return max(self.allows.fewest_patients, stand_ins)
 
     def refusals(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None

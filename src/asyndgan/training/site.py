@@ -15,7 +15,7 @@ from asyndgan.arrays import CPU, IMAGE_HIGH, IMAGE_LOW, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
-from asyndgan.privacy import SIMULATION, Ledger, Policy, Release, Released
+from asyndgan.privacy import SIMULATION, Ledger, Openings, Policy, Release, Released
 from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
 from asyndgan.privacy.chance import secret, uniform
 from asyndgan.privacy.ledger import check_not_removed
@@ -42,9 +42,6 @@ from asyndgan.wire import (
 )
 
 log = logging.getLogger(__name__)
-
-KEPT_ATTEMPTS: Final = 256
-"""Attempts at runs that a site remembers, to recognise late requests of earlier ones."""
 
 CODING_ERROR: Final = 1e-3
 """How far rounding on the wire may take an image beyond its range."""
@@ -162,6 +159,7 @@ class Site(Handler):
         records: where it keeps its ledger and its account; None: in `folder`.
         share: its weight among the sites, `LEAST_SHARE` at least; None: its number of cases.
         policy: of its steward; it has the last word.
+        openings: what it was opened with before; None: it remembers that in memory only.
         given: label maps [H, W] to have painted, exactly if `masks.source` is `given`.
         device: where its networks compute; the cohort stays in main memory.
 
@@ -187,6 +185,7 @@ class Site(Handler):
         records: Path | None = None,
         share: float | None = None,
         policy: Policy = SIMULATION,
+        openings: Openings | None = None,
         given: Sequence[Mask] | None = None,
         device: torch.device = CPU,
     ) -> None:
@@ -210,7 +209,7 @@ class Site(Handler):
                 "lack a modality, and zeros in the feedback would tell which. Leave these cases "
                 "out, or let leaves.cases be true."
             )
-        self.share = float(len(cohort)) if share is None else share
+        self.share = float(cohort.told) if share is None else share
         if not self.share >= LEAST_SHARE:
             raise CohortError(
                 f"site {name}: a share of {self.share:g}; it must be {LEAST_SHARE:g} at least."
@@ -232,7 +231,7 @@ class Site(Handler):
         self.release = Release(recipe, policy, ledger, account, name)
         self.run: str | None = None
         self._heard = 0.0
-        self._attempts: deque[str] = deque(maxlen=KEPT_ATTEMPTS)
+        self.openings = openings or Openings(None)
         self._fresh = False
         self._opened = False
         self._start_afresh()
@@ -417,13 +416,12 @@ class Site(Handler):
             )
         self._check_attempt(request)
         self._go_back_to(request.run, request.step)
-        if request.attempt and request.attempt not in self._attempts:
-            self._attempts.append(request.attempt)
+        self.openings.begin(request.attempt)
         self.run, self._opened = request.run, True
         return Card(
             run=request.run,
             step=self.step,
-            cases=len(self.cohort),
+            cases=self.cohort.told,
             share=self.share,
             modalities=list(self.cohort.modalities),
             parts=self.cohort.parts,
@@ -444,11 +442,11 @@ class Site(Handler):
         Raises:
             ProtocolError: if the request is refused.
         """
-        known = request.attempt in self._attempts
-        if known and request.attempt != self._attempts[-1]:
+        if self.openings.is_over(request.attempt):
             raise ProtocolError("this attempt at the run is over; another one has begun.")
-        if known and request.run == self.run and request.step < self.step:
-            raise ProtocolError(f"step {request.step} is over; this site is at step {self.step}.")
+        reached = self._reached(request)
+        if request.step < reached:
+            raise ProtocolError(f"step {request.step} is over; this site is at step {reached}.")
         wait_s = self.recipe.quorum.wait_s
         if self.run not in (None, request.run) and (
             not request.attempt or time.monotonic() - self._heard < wait_s
@@ -457,6 +455,17 @@ class Site(Handler):
                 "this site takes part in another run; close that one first, or ask again when it "
                 f"has been silent for {wait_s:g} s."
             )
+
+    def _reached(self, request: Open) -> int:
+        """The step that this very attempt has brought the site to, in memory or on disk."""
+        if not self.openings.knows(request.attempt):
+            return 0
+        if request.run == self.run:
+            return self.step
+        held = checkpoint.place_holding(self.folder, request.run) if self.folder else None
+        if held is None or held[1].get("attempt") != request.attempt:
+            return 0
+        return checkpoint.count_in(held[1], "step")
 
     def _measure(self, request: Measure) -> Measured:
         self._expect(request.run)
@@ -478,9 +487,11 @@ class Site(Handler):
 
     def _save(self, request: Save) -> Saved:
         self._expect(request.run, request.step)
-        if self.folder is not None:
+        # Of a start that has judged nothing no state is kept: going back to it begins anew.
+        if self.folder is not None and self.step:
             about = {
                 "run": request.run,
+                "attempt": self.openings.newest,
                 "recipe": self.recipe.digest(),
                 "step": self.step,
                 "batch": self.next_batch,

@@ -1,0 +1,135 @@
+"""What a site keeps of all runs that were opened: its secret, their recipes, their attempts.
+
+Before a site has answered anything, a coordinator already learns whether it begins and how many
+cases it has. Both follow from the data and the recipe, so whoever may try any number of recipes
+could measure the data with them. A site therefore counts the recipes, and draws the patients whom
+it holds out by a secret of its own.
+"""
+
+from pathlib import Path
+from typing import Annotated, Final, final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from asyndgan.errors import LedgerError, PolicyError, StorageError
+from asyndgan.privacy.chance import secret
+from asyndgan.privacy.ledger import head_file
+from asyndgan.texts import bounded_text, replace_text
+
+FILE: Final = "openings.json"
+
+KEPT_ATTEMPTS: Final = 256
+"""Attempts at runs that a site remembers, to recognise late requests of earlier ones."""
+
+MOST_RECIPES: Final = 4096
+"""Recipes that a site remembers; beyond, it begins no further one, whatever its policy says."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Attempt = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
+
+
+class _Kept(BaseModel):
+    """The file's content."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    secret: Digest
+    recipes: list[Digest] = Field(max_length=MOST_RECIPES)
+    attempts: list[Attempt] = Field(max_length=KEPT_ATTEMPTS)
+
+
+@final
+class Openings:
+    """A site's secret and what it was opened with, kept beside its ledger.
+
+    Args:
+        records: folder of the site's books; None: keep it in memory only, as in tests.
+
+    Raises:
+        LedgerError: the file cannot be read, or was taken away from its ledger.
+    """
+
+    def __init__(self, records: Path | None) -> None:
+        self.path = records / FILE if records else None
+        self._kept = _Kept(secret=secret(), recipes=[], attempts=[])
+        if self.path is None:
+            return
+        if self.path.exists():
+            self._kept = _read(self.path)
+        elif head_file(self.path.with_name("ledger.jsonl")).exists():
+            raise LedgerError(
+                f"{FILE} was taken away from its ledger. Put it back, or begin new books in "
+                "another folder."
+            )
+
+    @property
+    def secret(self) -> str:
+        """64 hexadecimal digits that no other party knows."""
+        return self._kept.secret
+
+    @property
+    def recipes(self) -> int:
+        """Number of different recipes that the site was opened with."""
+        return len(self._kept.recipes)
+
+    def admit(self, recipe: str, most: int | None) -> None:
+        """Counts a recipe before the site's data are looked at for it.
+
+        Args:
+            recipe: digest of the recipe.
+            most: different recipes that the policy allows in all; None: any number.
+
+        Raises:
+            PolicyError: the policy allows no further one.
+            StorageError: the file cannot be written.
+        """
+        if recipe in self._kept.recipes:
+            return
+        if self.recipes >= min(most or MOST_RECIPES, MOST_RECIPES):
+            raise PolicyError(
+                f"this site was opened with {self.recipes} different recipes already, and "
+                "allows.most_recipes is no more. Raise it in the policy for a further one."
+            )
+        self._kept.recipes.append(recipe)
+        self._write()
+
+    def knows(self, attempt: str) -> bool:
+        """Whether an attempt at a run has begun here, the newest one or an earlier one."""
+        return attempt in self._kept.attempts
+
+    @property
+    def newest(self) -> str:
+        """The newest attempt; empty if none has begun."""
+        return self._kept.attempts[-1] if self._kept.attempts else ""
+
+    def is_over(self, attempt: str) -> bool:
+        """Whether another attempt has begun since this one."""
+        return self.knows(attempt) and attempt != self.newest
+
+    def begin(self, attempt: str) -> None:
+        """Remembers an attempt as the newest; raises `StorageError` if it cannot be written."""
+        if attempt and not self.knows(attempt):
+            self._kept.attempts = [*self._kept.attempts, attempt][-KEPT_ATTEMPTS:]
+            self._write()
+
+    def _write(self) -> None:
+        if self.path is None:
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(self.path, self._kept.model_dump_json(), mode=0o600)
+        except OSError as error:
+            raise StorageError(
+                f"{FILE} cannot be written ({error.strerror or error}), so this site begins no "
+                "run. Make room, then start the site again."
+            ) from error
+
+
+def _read(path: Path) -> _Kept:
+    try:
+        return _Kept.model_validate_json(bounded_text(path))
+    except (OSError, ValueError, ValidationError) as error:
+        raise LedgerError(
+            f"{path.name} is not as this site wrote it. Put it back, or begin new books in another "
+            "folder."
+        ) from error

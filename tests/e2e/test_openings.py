@@ -1,0 +1,204 @@
+"""What a coordinator learns from a site that has not answered anything yet."""
+
+import hashlib
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from asyndgan.data.nnunet import describe, list_cases, patient_of
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.engines import SiteSetup, build_engine, set_up
+from asyndgan.errors import AsyndganError, LedgerError, PolicyError
+from asyndgan.privacy.openings import FILE
+from asyndgan.protocol import Endpoint
+from asyndgan.recipe import Recipe
+from asyndgan.wire import (
+    ANSWERS,
+    Card,
+    Judge,
+    Judgement,
+    Message,
+    Open,
+    Refusal,
+    Save,
+    Saved,
+    pack,
+    unpack,
+)
+
+MakeRecipe = Callable[..., Recipe]
+BARE = (
+    "image.size=32", "condition.kind=none", "generator.kind=dcgan", "generator.latent=4",
+    "generator.noise=0", "masks.release=false",
+)  # fmt: skip
+PRIVATE = (*BARE, "privacy.kind=feedback")
+POLICIES = {
+    "private": (PRIVATE, '[privacy]\nepsilon = 8.0\n[leaves]\nmasks = "never"'),
+    "plain": ((*BARE, "training.move=false", "discriminator.augment=['shift']"), ""),
+}
+STEP = 1e-9
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("hospital")
+    write_phantoms(folder, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.6)
+    return folder / DEFAULT_SITES[0].name
+
+
+def patients_in(folder: Path) -> list[str]:
+    return sorted({patient_of(case.name) for case in list_cases(folder, describe(folder))})
+
+
+def number_of(name: str, seed: int = 0) -> float:
+    """The number that anybody can compute of a patient's name."""
+    digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def setup_of(data: Path, folder: Path, policy: str, name: str = "run") -> SiteSetup:
+    (folder / "policy.toml").write_text(policy)
+    return SiteSetup(
+        "north", data, folder / name, share=3.0, policy=folder / "policy.toml",
+        records=folder / "records",
+    )  # fmt: skip
+
+
+def exchanged(endpoint: Endpoint, recipe: Recipe, request: Message) -> Message:
+    payload = pack(request, {"images": recipe.wire.images})
+    return unpack(endpoint.answer(payload), ANSWERS, limit=2**24)
+
+
+def asked(setup: SiteSetup, recipe: Recipe, *requests: Message) -> list[Message]:
+    """The answers of a site that was just started."""
+    with closing(set_up(setup, recipe)) as endpoint:
+        return [exchanged(endpoint, recipe, request) for request in requests]
+
+
+def told(setup: SiteSetup, recipe: Recipe) -> str:
+    """All that a site tells when it is opened, or that it does not begin."""
+    try:
+        (card,) = asked(setup, recipe, Open(run="ab", recipe=recipe.digest(), step=0))
+    except AsyndganError as error:
+        return type(error).__name__
+    assert isinstance(card, Card)
+    return str(card.model_copy(update={"conditions": card.conditions.shape}))
+
+
+# The attack: the card of two recipes whose hold-outs lie just below and just above a name's number.
+@pytest.mark.parametrize("kind", POLICIES)
+def test_nothing_that_a_site_tells_before_it_answers_depends_on_whom_a_recipe_holds_out(
+    kind: str, hospital: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    overrides, policy = POLICIES[kind]
+    setup = setup_of(hospital, tmp_path, policy)
+    names = [*patients_in(hospital), "somebody_else"]
+    # A private recipe that holds nearly everybody out may by chance leave nobody.
+    numbers = sorted(map(number_of, names))[:4] if kind == "private" else [0.1, 0.6, 0.9, 0.97]
+    found = set()
+    for number in numbers:
+        for part in (number - STEP, number + STEP):
+            found.add(told(setup, tiny(*overrides, f"training.hold_out={part}")))
+    assert len(found) == 1 and "cases=" in found.pop()
+
+
+def test_over_flare_two_recipes_that_differ_by_one_name_are_told_the_same(
+    hospital: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    overrides, policy = POLICIES["private"]
+    number = number_of(patients_in(hospital)[0])
+    found = set()
+    for place, part in enumerate((number - STEP, number + STEP)):
+        recipe = tiny(*overrides, f"training.hold_out={part}")
+        setup = setup_of(hospital, tmp_path, policy, name=f"run{place}")
+        with closing(build_engine("flare", [setup], recipe)) as transport:
+            opening = pack(Open(run="ab", recipe=recipe.digest(), step=0), {})
+            card = unpack(transport.send("north", opening, 120), ANSWERS, limit=2**24)
+        assert isinstance(card, Card)
+        found.add(str(card.model_copy(update={"conditions": card.conditions.shape})))
+    assert len(found) == 1
+
+
+def test_who_is_held_out_follows_from_the_sites_secret_and_is_the_same_in_every_run(
+    hospital: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    overrides, policy = POLICIES["plain"]
+    recipe = tiny(*overrides, "training.hold_out=0.4")
+    members: dict[str, str] = {}
+    for books in ("one", "two"):
+        (tmp_path / books).mkdir()
+        for name in ("first", "second"):
+            setup = setup_of(hospital, tmp_path / books, policy, name)
+            with closing(set_up(setup, recipe)) as endpoint:
+                members[books + name] = endpoint.handler.cases.members  # type: ignore[attr-defined]
+    assert members["onefirst"] == members["onesecond"] != members["twofirst"]
+    assert members["twofirst"] == members["twosecond"]
+
+
+def test_a_site_is_opened_with_no_more_recipes_than_its_policy_allows(
+    hospital: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    overrides, _ = POLICIES["plain"]
+    setup = setup_of(hospital, tmp_path, "[allows]\nmost_recipes = 2")
+    recipes = [tiny(*overrides, f"training.seed={seed}") for seed in range(3)]
+    opened = [told(setup, recipe) for recipe in (*recipes[:2], *recipes)]
+    assert opened[:4] == opened[:1] * 4 and opened[4] == "PolicyError"
+    # Refused before its data were looked at, and after one that does not begin.
+    (tmp_path / "records" / FILE).unlink()
+    with pytest.raises(LedgerError, match="was taken away from its ledger"):
+        set_up(setup, recipes[0])
+    other = tmp_path / "other"
+    other.mkdir()
+    setup = setup_of(hospital / "nowhere", other, "[allows]\nmost_recipes = 1")
+    assert told(setup, recipes[0]) == "DataFileError"
+    with pytest.raises(PolicyError, match="opened with 1 different recipes"):
+        set_up(setup, recipes[1])
+
+
+def judging(recipe: Recipe, card: Message) -> Judge:
+    assert isinstance(card, Card | Judgement)
+    images = torch.zeros(recipe.training.batch, 3, *recipe.image.size)
+    return Judge(run="ab", step=card.batch, batch=card.batch, images=images)
+
+
+def test_an_attempt_that_is_over_stays_over_when_the_compute_is_started_again(
+    hospital: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    overrides, _ = POLICIES["plain"]
+    recipe, setup = tiny(*overrides), setup_of(hospital, tmp_path, "")
+    old, new = (
+        Open(run="ab", recipe=recipe.digest(), step=0, attempt=attempt) for attempt in ("a1", "b2")
+    )
+    asked(setup, recipe, old, new)
+    (said,) = asked(setup, recipe, old)
+    assert isinstance(said, Refusal) and "attempt at the run is over" in said.reason
+    # Within the newest attempt: its own first request comes late, when a state was stored.
+    judge = judging(recipe, asked(setup, recipe, new)[0])
+    done = asked(setup, recipe, new, judge, Save(run="ab", step=1))
+    assert isinstance(done[-1], Saved)
+    late, judged = asked(setup, recipe, new, judge)
+    assert isinstance(late, Refusal) and "step 0 is over" in late.reason
+    assert isinstance(judged, Refusal)
+    again = new.model_copy(update={"step": 1})
+    anew = new.model_copy(update={"attempt": "c3"})  # a coordinator that has lost its checkpoint
+    assert [type(one) for one in asked(setup, recipe, again, anew)] == [Card, Card]
+
+
+def test_a_start_that_was_saved_before_it_judged_anything_is_no_state_to_go_back_to(
+    hospital: Path, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
+    setup = setup_of(hospital, tmp_path, "")
+    opening = Open(run="ab", recipe=recipe.digest(), step=0)
+    with closing(set_up(setup, recipe)) as endpoint:
+        seen = []
+        for _ in range(3):  # a roll-back to the start, after what was to pin it
+            card = exchanged(endpoint, recipe, opening)
+            assert isinstance(exchanged(endpoint, recipe, Save(run="ab", step=0)), Saved)
+            said = exchanged(endpoint, recipe, judging(recipe, card))
+            assert isinstance(card, Card) and isinstance(said, Judgement)
+            seen += [card.conditions.tolist(), said.feedback.tolist()]
+    assert len(set(map(str, seen))) == len(seen)
