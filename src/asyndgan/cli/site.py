@@ -27,7 +27,7 @@ MOST_ANSWERS = 20_000
 """Default limit on answers, six runs of `default`: unlimited answers would reveal more."""
 
 MOST_RECIPES = 50
-"""Default limit on different recipes: each tells whether a site begins, and how many cases it has."""
+"""Default limit on different recipes: each tells whether a site begins, and its number of cases."""
 
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
 
