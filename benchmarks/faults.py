@@ -165,7 +165,7 @@ def main() -> None:
         **{name: ["site", "start", str(kit)] for name, kit in kits.items()},
     }
     running = {name: subprocess.Popen([*command, *to], **quiet) for name, to in services.items()}
-    order = Order.submit(federation, "faults", Recipe.from_toml(RECIPE), names)
+    order = Order.submit(federation, "faults", Recipe.from_toml(RECIPE), names, yes=True)
     watched = Watched(order)
     begun = time.time()
     rows = [["everything started, from nothing", f"{watched.calm() - begun:.0f} s", "", "", "", ""]]

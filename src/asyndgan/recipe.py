@@ -22,6 +22,11 @@ Rate = Annotated[float, Field(gt=0, le=0.1)]
 
 MOST_PIXELS: Final = 2**23
 """Most pixels of a message in each modality, such as 32 images of 512x512."""
+LABELS_LIMIT: Final = 1024
+"""Labels are channels of the generator's input, so nobody may ask for any number of them."""
+LARGEST_SHARE: Final = 0.75
+"""What one of three or more sites counts for at most, if the recipe does not say: three times what
+all others do together. No site of the data sets that results are reported on has that much."""
 SEGMENTING: Final = frozenset({"patch_segmentation", "unet_segmentation"})
 UNSEGMENTING: Final = frozenset({"patch", "dcgan"})
 """Kinds of this package's discriminators; of another package's nobody knows."""
@@ -77,6 +82,12 @@ class ImageSection(Section):
     size: tuple[int, int] = Field((64, 64), description="rows and columns; one number for both")
     modalities: tuple[str, ...] = Field(
         (), description="what the generator paints, by name; empty: all that any site holds"
+    )
+    labels: dict[Name, Annotated[int, Field(ge=0, lt=LABELS_LIMIT)]] = Field(
+        {},
+        max_length=LABELS_LIMIT,
+        description="number of each label by name, as in dataset.json; a site with another label "
+        "takes no part; empty: all that any site has",
     )
     spacing: tuple[float, float] | None = Field(
         None,
@@ -134,6 +145,20 @@ class ImageSection(Section):
         if len(set(value)) < len(value) or "" in value:
             raise ValueError("name each modality, and each once")
         return value
+
+    @field_validator("labels")
+    @classmethod
+    def _each_number_once(cls, value: dict[str, int]) -> dict[str, int]:
+        if len(set(value.values())) < len(value):
+            raise ValueError("two labels have one number")
+        return value
+
+    @property
+    def painted(self) -> tuple[str, ...]:
+        """What the generator paints, as far as this section names it; of masks: their labels."""
+        if self.source == "masks":
+            return tuple(sorted(self.labels, key=lambda name: self.labels[name]))
+        return self.modalities
 
     def intensity_of(self, modality: str) -> Intensity:
         """The normalisation of one modality; 'default' where it has none of its own."""
@@ -475,13 +500,19 @@ class SharesSection(Section):
     sites: int = Field(
         8, ge=1, le=1024, description="odds: most sites that judge each other's images"
     )
-    most: float = Field(
-        1.0,
+    most: float | None = Field(
+        None,
         gt=0,
         le=1,
-        description="what one site counts for at most, whatever number of cases it declares; "
-        "integrity.bound does not see shares",
+        description="what one site counts for at most, whatever number of cases it declares "
+        f"(integrity.bound does not see shares); leave out: {LARGEST_SHARE} of three sites or more",
     )
+
+    def most_of(self, sites: int) -> float:
+        """What one of this many sites counts for at most; of two neither is the odd one out."""
+        if self.most is not None:
+            return self.most
+        return LARGEST_SHARE if sites > 2 else 1.0
 
 
 @final

@@ -57,6 +57,7 @@ def run(data: Path, sites: list[str], tmp_path_factory: pytest.TempPathFactory) 
     done = asyndgan("train", "default", *sites, "--out", out, *SET, *released, *without_noise)
     assert done.returncode == 0, done.stderr
     assert "step 4/4" in done.stdout
+    assert "site   cases  share  declares  lacks" in done.stdout  # nobody is asked
     return out
 
 

@@ -570,7 +570,7 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
         tmp_path / "federation", host="localhost", port=free_port(), sites=tuple(phantoms)
     )
     order, done, ends = (
-        Order.submit(federation, "first", recipe, ()),
+        Order.submit(federation, "first", recipe, (), yes=True),
         threading.Event(),
         ExitStack(),
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import shutil
 import signal
 import subprocess
@@ -31,6 +32,27 @@ def asyndgan(*words: object) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def answered_at_a_terminal(question: str, answer: str, *words: object) -> str:
+    """What a command says to somebody who answers one question, its echo included."""
+    here, there = pty.openpty()
+    process = subprocess.Popen(
+        [COMMAND, *map(str, words)], env=ALONE, stdin=there, stdout=there, stderr=there
+    )
+    os.close(there)
+    said, asked = "", False
+    while True:
+        try:
+            said += os.read(here, 65536).decode()
+        except OSError:  # of a terminal whose other end is closed
+            break
+        if question in said and not asked:
+            asked = True
+            os.write(here, f"{answer}\n".encode())
+    os.close(here)
+    assert process.wait(60) == 0, said
+    return said
 
 
 def started(*words: object) -> subprocess.Popen[bytes]:
@@ -78,7 +100,9 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
             services.append(started("site", "start", kit))
         recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
         (tmp_path / "recipe.toml").write_text(recipe.to_toml())
-        asyndgan("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", "one")
+        submit = ("federation", "submit", federation.path, tmp_path / "recipe.toml")
+        said = answered_at_a_terminal("Shall the run begin so?", "y", *submit, "--run", "one")
+        assert "60%" in said and "Run one begins." in said, said
         order = Order.named(federation, "one")
         until(lambda: order.state() in ("finished", "failed"), 180)
         assert order.state() == "finished", order.failure()

@@ -146,15 +146,71 @@ def submit(
         list[str] | None,
         typer.Option(help="A site without whom the run does not begin; else all with a kit."),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Confirm in advance whatever the sites' cards say.")
+    ] = False,
 ) -> None:
-    """Orders a run, or resumes one that was stopped or has failed."""
+    """Orders a run, and has you confirm what it paints; or resumes one that was stopped."""
     kits = flare_part("kits")
     from asyndgan.runs.federated import Order
 
     resolved = load_recipe(recipe, overrides or [])
     name = run or resolved.name.lower().replace(" ", "-")
-    order = Order.submit(kits.Federation.of(folder), name, resolved, tuple(site or ()))
+    made = kits.Federation.of(folder)
+    order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes)
     _say(Console(), f"Run {order.name} is ordered: asyndgan federation status {folder}")
+    if not yes and not order.begun():
+        _have_confirmed(order, ask=sys.stdin.isatty())
+
+
+@federation.command()
+def confirm(folder: Folder, run: RunName = None) -> None:
+    """Shows what a run paints and learns from, by its sites' cards; it begins if you agree."""
+    _have_confirmed(_order(folder, run), ask=True)
+
+
+def _have_confirmed(order: Any, *, ask: bool) -> None:
+    """Waits for the sites' cards, shows what follows from them, and asks.
+
+    Args:
+        order: order of a run that has not begun.
+        ask: whether somebody is there to be asked; else how to do it later is said.
+    """
+    console, later = Console(), f"asyndgan federation confirm {order.federation.path}"
+    _say(
+        console,
+        "It begins when you have confirmed what its sites' cards have it paint"
+        + ("; Ctrl-C if you want to do so later" if ask else "")
+        + f": {later} --run {order.name}",
+    )
+    if not ask:
+        return
+    told = ""
+    while not (text := order.proposal()):
+        state, reason = order.state(), order.failure()
+        if state not in ("ordered", "running"):
+            raise RunError(f"run {order.name} is {state}, so there is nothing to confirm. {reason}")
+        if order.begun() or state == "running":
+            _say(console, f"Run {order.name} has begun; there is nothing to confirm.")
+            return
+        ahead = order.ahead()
+        waiting = order.waiting() or (f"run {ahead} to end" if ahead else "")
+        news = f"waiting for {waiting}" if waiting else order.troubled()
+        if news not in ("", told):
+            _say(console, news)
+            told = news
+        time.sleep(ASK_S / 10)
+    _say(console, text)
+    if typer.confirm("Shall the run begin so?"):
+        order.confirm(text)
+        _say(console, f"Run {order.name} begins.")
+        return
+    order.stop()
+    _say(
+        console,
+        f"Run {order.name} is stopped. Submit it again with the sites that are to take part "
+        "(--site), or submit another that names what it paints (image.modalities, image.labels).",
+    )
 
 
 @federation.command()
@@ -205,7 +261,15 @@ def fetch(
     """Copies a run: generator, metrics, samples and released masks."""
     order = _order(folder, run)
     kept = shutil.ignore_patterns(
-        "checkpoints", ".held", ".*.half", "order.json", "stop", "waiting", "trouble"
+        "checkpoints",
+        ".held",
+        ".*.half",
+        "order.json",
+        "stop",
+        "waiting",
+        "trouble",
+        "proposal",
+        "confirmed",
     )
     with written_whole(out) as half:
         shutil.copytree(order.folder.path, half, ignore=kept)

@@ -105,6 +105,7 @@ def train(
             resume=resume,
             threads=threads,
             device=device,
+            confirm=display.tell,
             watch=display.show,
         )
     tell_finished(console, run)
@@ -198,6 +199,10 @@ class TrainingDisplay:
     ) -> None:
         if self.console.is_terminal:
             self.live.stop()
+
+    def tell(self, proposal: str) -> None:
+        """Prints what the run paints; nobody is asked, since all sites are folders here."""
+        self.console.print(proposal, highlight=False, markup=False, soft_wrap=True)
 
     def show(self, progress: RunProgress) -> None:
         """Shows the state after a step."""

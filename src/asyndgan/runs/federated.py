@@ -4,6 +4,7 @@
 crashes or lacks sites is restarted from its checkpoint without anyone's help.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -69,6 +70,9 @@ RETURN_S: Final = 60.0
 """Seconds that a resumed run waits for all of its sites before a quorum is enough."""
 
 
+ANYTHING: Final = "whatever the sites' cards say"
+"""What was confirmed of a run that was submitted with `--yes`."""
+
 NOBODY: Final = "sites to be named: those it was ordered for were removed (submit it again, --site)"
 
 
@@ -90,11 +94,19 @@ class Order:
         self._failed_file = self.folder.path / "failed"
         self._waiting_file = self.folder.path / "waiting"
         self._trouble_file = self.folder.path / "trouble"
+        self._proposal_file = self.folder.path / "proposal"
+        self._confirmed_file = self.folder.path / "confirmed"
         self.log_file = self.folder.path / "coordinator.log"
 
     @classmethod
     def submit(
-        cls, federation: Federation, name: str, recipe: Recipe, sites: tuple[str, ...]
+        cls,
+        federation: Federation,
+        name: str,
+        recipe: Recipe,
+        sites: tuple[str, ...],
+        *,
+        yes: bool = False,
     ) -> "Order":
         """Orders a new run, or resumes one that was stopped or has failed.
 
@@ -103,6 +115,7 @@ class Order:
             name: name of the run.
             recipe: what to train.
             sites: sites that must be connected before it begins; empty: all that have kits.
+            yes: confirm in advance whatever the sites' cards say, within what the recipe allows.
 
         Raises:
             RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
@@ -130,11 +143,15 @@ class Order:
                 order._write_wanted(sites, order.wanted()["ordered"])
             for file in (order._stop_file, order._failed_file, order._trouble_file):
                 file.unlink(missing_ok=True)
+            if yes:
+                order.confirm(ANYTHING)
             return order
         check_attended(recipe, federation.sites)
         check_all_come(recipe, federation.sites)
         check_odds(recipe, sites or federation.sites)
         RunFolder.create(order.folder.path, recipe)
+        if yes:
+            order.confirm(ANYTHING)
         order._write_wanted(sites or federation.sites, time.time())
         return order
 
@@ -204,6 +221,49 @@ class Order:
         """Whether `stop` was called."""
         return self._stop_file.exists()
 
+    def begun(self) -> bool:
+        """Whether a checkpoint is there, so that what it paints is fixed."""
+        return bool(stored_steps(self.folder.checkpoints))
+
+    def proposal(self) -> str:
+        """What waits to be confirmed (`runs.proposal`); empty if nothing does."""
+        try:
+            return bounded_text(self._proposal_file)
+        except (OSError, ValueError):
+            return ""
+
+    def confirm(self, text: str) -> None:
+        """Lets the run begin with what this text says, and with nothing else; or `ANYTHING`."""
+        replace_text(self._confirmed_file, _digest(text))
+
+    def _await_confirmation(self, text: str) -> None:
+        """Waits until a person has confirmed what the sites' cards say.
+
+        Raises:
+            Interrupted: the run was stopped instead.
+        """
+        for line in text.splitlines():
+            log.info("%s", line)
+        if self._is_confirmed(text):
+            return
+        replace_text(self._proposal_file, text)
+        self._waiting_file.write_text(
+            f"you to confirm what it paints: 'asyndgan federation confirm {self.federation.path} "
+            f"--run {self.name}'",
+            "utf-8",
+        )
+        try:
+            while not self._is_confirmed(text):
+                if self.stopped():
+                    raise Interrupted(f"run {self.name} was stopped before it was confirmed.")
+                time.sleep(PAUSE_S / 5)
+        finally:
+            self._proposal_file.unlink(missing_ok=True)
+            self._waiting_file.unlink(missing_ok=True)
+
+    def _is_confirmed(self, text: str) -> bool:
+        return _said(self._confirmed_file) in (_digest(ANYTHING), _digest(text))
+
     def fail(self, reason: str) -> None:
         """Records why the run cannot go on by itself."""
         self._failed_file.write_text(reason, "utf-8")
@@ -226,18 +286,21 @@ class Order:
     def train(self, watch: Watch | None = None, *, device: str = "cpu") -> None:
         """Trains in this process until the run is finished or stopped.
 
+        A new run waits for `confirm` before its first step.
+
         Args:
             watch: called after every step.
             device: device on which the generator computes.
 
         Raises:
-            Interrupted: the run was stopped.
+            Interrupted: the run was stopped, at any time or in place of being confirmed.
             QuorumError: there were too few sites for longer than the recipe's patience.
             BusyError: another process trains this run.
             RunError, CohortError, NotFiniteError: the run cannot go on by itself.
         """
         recipe = self.folder.recipe()
         with self.folder.held():  # before any call to FLARE, as another process may train this run
+            self._proposal_file.unlink(missing_ok=True)  # of a process that was killed
             transport = Flare(Office(self.federation, recipe, self.name))
             try:
                 try:
@@ -245,7 +308,7 @@ class Order:
                 finally:
                     self._waiting_file.unlink(missing_ok=True)
                 self._check_due()
-                begun = bool(stored_steps(self.folder.checkpoints))
+                begun = self.begun()
                 train_over(
                     self.folder,
                     transport,
@@ -254,6 +317,7 @@ class Order:
                     sites=() if begun else self._due(recipe, transport),
                     device=device,
                     stop=self.stopped,
+                    confirm=self._await_confirmation,
                     watch=watch,
                 )
             finally:
@@ -293,7 +357,7 @@ class Order:
         Raises:
             Interrupted: the run was stopped in the meantime.
         """
-        begun = bool(stored_steps(self.folder.checkpoints))
+        begun = self.begun()
         since, told = time.monotonic(), set[str]()
         while True:
             wanted = self._due(recipe, transport)
@@ -314,6 +378,10 @@ class Order:
                 self._waiting_file.write_text(names, "utf-8")
                 told = missing
             time.sleep(PAUSE_S / 5)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _said(file: Path) -> str:

@@ -32,6 +32,7 @@ from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.folder import RunFacts, RunFolder, by_site, counted_on, socket_sums
+from asyndgan.runs.proposal import proposal
 from asyndgan.runs.samples import SampleGrid
 from asyndgan.training import GENERATOR_VERSION, Coordinator, StepReport
 from asyndgan.training.checkpoint import (
@@ -44,6 +45,8 @@ from asyndgan.training.checkpoint import (
     to_resume,
     write,
 )
+from asyndgan.training.scope import Scope
+from asyndgan.wire import Card
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,9 @@ class Progress:
 
 
 Watch = Callable[[Progress], None]
+Confirm = Callable[[str], None]
+"""Called before the first step of a new run with what its sites' cards have it paint
+(`runs.proposal`); returns if the run is to begin, or raises."""
 
 
 def train(
@@ -91,6 +97,7 @@ def train(
     device: str = "cpu",
     keep_generators: bool = False,
     started: Callable[[Transport], None] | None = None,
+    confirm: Confirm | None = None,
     watch: Watch | None = None,
 ) -> RunFolder:
     """Trains one generator with these sites.
@@ -114,6 +121,7 @@ def train(
         device: torch device for all networks: `cpu`, `cuda`, `cuda:1`, `mps`.
         keep_generators: keep the averaged generator of every checkpoint, in `generators/`.
         started: called with the engine once it is set up.
+        confirm: called before the first step of a new run.
         watch: called after every step.
 
     Returns:
@@ -162,6 +170,7 @@ def train(
                 go_on="go on with 'asyndgan train ... --resume'",
                 patients=patients,
                 keep_generators=keep_generators,
+                confirm=confirm,
             )
             run.to_the_end(watch or _unwatched)
         finally:
@@ -177,6 +186,7 @@ def train_over(
     sites: Collection[str],
     device: str = "cpu",
     stop: Callable[[], bool] = lambda: False,
+    confirm: Confirm | None = None,
     watch: Watch | None = None,
 ) -> None:
     """Trains over an existing transport; continues from the newest checkpoint if there is one.
@@ -188,6 +198,7 @@ def train_over(
         sites: sites without which the run does not begin; others may join.
         device: device on which the generator computes.
         stop: called after every step and while waiting for sites; True stops the run.
+        confirm: called before the first step of a new run.
         watch: called after every step.
 
     Raises:
@@ -197,7 +208,15 @@ def train_over(
     go_on = "'asyndgan federation submit' has it go on"
     # Each site tells its patients by a pattern of its own, which it does not send.
     run = _Run(
-        folder, folder.recipe(), transport, engine, sites, device=device, go_on=go_on, patients=""
+        folder,
+        folder.recipe(),
+        transport,
+        engine,
+        sites,
+        device=device,
+        go_on=go_on,
+        patients="",
+        confirm=confirm,
     )
     run.to_the_end(watch or _unwatched, stop)
 
@@ -315,7 +334,8 @@ def _check_late_sites(
         site: {f"label {number} '{name}'" for name, number in info.labels.items()}
         for site, info in about.items()
     }
-    checks = [(labels, "Give all sites the same labels in dataset.json.")]
+    remedy = "Give all sites the same labels in dataset.json, or name all in image.labels."
+    checks = [] if recipe.image.labels else [(labels, remedy)]
     if recipe.image.source == "images":
         held = {
             site: set(shared_modalities(info, recipe.image)) - set(without.get(site, ()))
@@ -402,6 +422,7 @@ class _Run:
         go_on: str,
         patients: str,
         keep_generators: bool = False,
+        confirm: Confirm | None = None,
     ) -> None:
         self.folder = folder
         self.keep_generators = keep_generators
@@ -437,6 +458,7 @@ class _Run:
             recall=bank.of if bank else None,
             checkpoint=state,
             needed={site for site in sites if recipe.takes_part(site, begun_at)},
+            confirm=self._ask(confirm) if confirm else None,
             device=usable_device(device),
         )
         self.bank = bank
@@ -446,6 +468,13 @@ class _Run:
         self.grid = SampleGrid(folder.samples, self.coordinator, bank) if bank else None
         self.facts.state = "running"
         self._write_facts()
+
+    def _ask(self, confirm: Confirm) -> Callable[[Scope, Mapping[str, Card]], None]:
+        def ask(scope: Scope, cards: Mapping[str, Card]) -> None:
+            confirm(proposal(self.recipe, scope, cards))
+            self.begun = time.monotonic()  # what a person takes to answer is no time of the run
+
+        return ask
 
     def to_the_end(self, watch: Watch, also: Callable[[], bool] = lambda: False) -> None:
         """Takes steps until all are done; records the state of the run however it ends.

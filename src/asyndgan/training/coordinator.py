@@ -6,7 +6,7 @@ Source: Chang et al. 2020 (AsynDGAN), algorithm 1; its equation 4 is `feedback.p
 import copy
 import secrets
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self, final
 
@@ -39,7 +39,7 @@ from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.roster import Keep, Member, Roster, open_all
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
 from asyndgan.training.selection import Selection
-from asyndgan.wire import Appraisal, Appraise, Judge, Judgement, Message, Open
+from asyndgan.wire import Appraisal, Appraise, Card, Judge, Judgement, Message, Open
 
 MOST_FEEDBACK = 1e9
 """Largest L2 norm of a site's feedback; a longer one would bring the generator to its limits."""
@@ -48,6 +48,7 @@ MOST_LOG_ODDS = 1e4
 """Largest absolute log odds accepted from a site; larger ones are meaningless as floats."""
 
 Judged = Judgement | Appraisal
+Confirm = Callable[[Scope, Mapping[str, Card]], None]
 
 
 @final
@@ -124,6 +125,7 @@ class Coordinator:
         recall: Recall | None = None,
         checkpoint: State | None = None,
         needed: Collection[str] | None = None,
+        confirm: Confirm | None = None,
         device: torch.device = CPU,
     ) -> Self:
         """Opens a run, new or resumed, with every site that can be reached.
@@ -138,6 +140,8 @@ class Coordinator:
             checkpoint: what `state` returned, to resume a run.
             needed: sites without which the run does not begin; None: all that can be reached. The
                 other sites cannot prevent it from beginning.
+            confirm: called before the first step of a new run with what it paints and the cards of
+                the needed sites, which all fit; it returns once somebody agrees, or raises.
             device: as for the constructor.
 
         Raises:
@@ -159,6 +163,8 @@ class Coordinator:
             with taking_up():
                 coordinator.load(*checkpoint)
         coordinator.notes += roster.welcome_all(cards, needed)
+        if confirm and not checkpoint:
+            confirm(scope, asked or cards)
         if coordinator.selection and recipe.selection.kind == "nearest" and not checkpoint:
             members = roster.members if needed is None else roster.members.keys() & needed
             if silent := coordinator.selection.ask(roster, members):
@@ -391,9 +397,12 @@ class Coordinator:
     def invite(self) -> dict[str, str]:
         """Calls `Roster.invite` for the sites that take part in the next step."""
         self.notes += self.roster.follow_timeline(self.step_number)
+        before = self.roster.shares
         news = self.roster.invite(self.step_number)
-        for site in (s for s, reason in news.items() if not reason and s not in self.roster.taught):
-            self.notes += self.roster.kept_back(site)
+        for site in (site for site, reason in news.items() if not reason):
+            self.notes += self.roster.outweighs(site, before)
+            if site not in self.roster.taught:
+                self.notes += self.roster.kept_back(site)
         return news
 
     def has_quorum(self) -> bool:

@@ -83,7 +83,8 @@ class Memory:
         if not known:
             return None
         total = torch.zeros(())
-        for site, share in sorted(normalised(known, self.recipe.shares.most).items()):
+        most = self.recipe.shares.most_of(len(held))
+        for site, share in sorted(normalised(known, most).items()):
             gap = share * self._gap(site, generator, held[site], step, paint)
             torch.autograd.backward(self.recipe.reminding.weight * gap)
             total += gap.detach().cpu()

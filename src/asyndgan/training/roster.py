@@ -21,7 +21,7 @@ from asyndgan.errors import (
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.quorum import Quorum, normalised
-from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels
+from asyndgan.training.scope import SHARED_LOOK, Scope, brought_alone, merge_labels
 from asyndgan.wire import Card, Close, Message, Open, Save, Saved
 
 MOVED_MASKS = 500
@@ -131,16 +131,21 @@ class Roster:
         return self.expected | {site: member.share for site, member in self.known.items()}
 
     @property
+    def most(self) -> float:
+        """What one site counts for at most."""
+        return self.recipe.shares.most_of(len(self.shares))
+
+    @property
     def normalised_shares(self) -> dict[str, float]:
         """Normalised shares of all sites in `shares`; they sum to one."""
-        return normalised(self.shares, self.recipe.shares.most)
+        return normalised(self.shares, self.most)
 
     def shares_of(
         self, members: Mapping[str, Member], only: Collection[str] | None = None
     ) -> dict[str, float]:
         """Normalised shares of these members, or of those among `only`; they sum to one."""
         declared = {s: own.share for s, own in members.items() if only is None or s in only}
-        return normalised(declared, self.recipe.shares.most)
+        return normalised(declared, self.most)
 
     def look_of(self, site: str) -> str:
         """The look that a site's images are painted in: its own, if it holds every modality."""
@@ -177,7 +182,7 @@ class Roster:
             WireError: likewise.
         """
         notes = []
-        step = self.opening.step
+        step, before = self.opening.step, self.shares
         for site, card in cards.items():
             try:
                 self.welcome(site, card)
@@ -185,10 +190,14 @@ class Roster:
                 raise
             except AsyndganError as error:
                 if needed is None or site in needed:
+                    if isinstance(error, CohortError):  # it may be for another's lie
+                        raise CohortError(f"{error}{_told_alone(cards)}") from error
                     raise
                 notes.append(f"{site} is not there: {error}")
                 continue
             notes += self.kept_back(site)
+            if needed is not None and site not in needed:  # of those nobody is asked
+                notes += self.outweighs(site, before)
             if card.step < step and site in self.expected:
                 notes.append(
                     f"{site} resumes from its step {card.step}, not from {step}: "
@@ -358,7 +367,7 @@ class Roster:
         if not self.recipe.timeline or self._followed == step:
             return []
         self._followed = step
-        notes = []
+        notes, before = [], self.shares
         for site in self.leaving(step):
             self.drop(site)
             notes.append(f"{site} leaves, as the timeline says")
@@ -373,6 +382,7 @@ class Roster:
                 notes.append(f"{site} does not come, as the timeline says: {error}")
             else:
                 notes += [f"{site} comes, as the timeline says", *self.kept_back(site)]
+                notes += self.outweighs(site, before)
         return notes + [
             f"{site} is due, as the timeline says, and is not connected"
             for site in self.awaited(step)
@@ -392,6 +402,18 @@ class Roster:
             f"{site} lets no masks be kept: none of its masks is painted from after the run, and "
             "nothing reminds the generator of it once it has left"
         ]
+
+    def outweighs(self, site: str, before: Mapping[str, float]) -> list[str]:
+        """What a person should know if a site that was taken in outweighs all others together.
+
+        Args:
+            site: the site.
+            before: declared share of each site until then; one that is the same is no news.
+        """
+        part, declared = self.normalised_shares[site], self.shares[site]
+        if declared == before.get(site) or len(self.shares) < 2 or part <= 0.5:
+            return []
+        return [f"{site} declares a share of {declared:g}, and counts for {part:.0%} from now on"]
 
     def open(self, site: str, step: int) -> Card:
         """Opens the run at a site that joins or returns.
@@ -461,6 +483,15 @@ def open_all(
     if not sites:
         raise QuorumError("the run cannot begin: no site is there.")
     return {site: cards[site] for site in sites if site in cards}, missed
+
+
+def _told_alone(cards: Mapping[str, Card]) -> str:
+    """Who alone brings what the others then lack."""
+    lines = []
+    for site, (modalities, labels) in brought_alone(cards).items():
+        found = [*sorted(modalities), *(f"label {key}" for key in sorted(labels, key=int))]
+        lines.append(f" {site} alone brings {', '.join(found)}.")
+    return "".join(lines)
 
 
 def _card_of(

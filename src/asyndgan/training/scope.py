@@ -12,11 +12,13 @@ from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.nnunet import named_alike
 from asyndgan.errors import CohortError
 from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
-from asyndgan.recipe import Recipe
+from asyndgan.recipe import LABELS_LIMIT, Recipe
 from asyndgan.wire import Card
 
-LABELS_LIMIT: Final = 1024
-"""Labels are channels of the generator's input, so a card may not ask for any number of them."""
+UNNAMED_MODALITIES: Final = 16
+UNNAMED_LABELS: Final = 64
+"""Most modalities, and most label channels (the highest number and one), that a run paints of which
+the recipe names none: a single card could ask for a generator of any size otherwise."""
 
 SIDE_LIMIT: Final = 4096
 """Largest number of rows or columns of an image."""
@@ -68,7 +70,7 @@ class Scope:
 
 
 def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | None = None) -> Scope:
-    """The scope of a run of these sites.
+    """The scope of a run of these sites: what the recipe names, else what any of their cards does.
 
     Modalities are matched by name; a site may lack some.
 
@@ -78,8 +80,9 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
         sites: all sites that are present; None: those of `cards`.
 
     Raises:
-        CohortError: if labels contradict each other, sizes differ from the recipe's, or the recipe
-            names a modality that no site holds or a discriminator for an absent site.
+        CohortError: if labels contradict each other, sizes differ from the recipe's, the recipe
+            names a modality that no site holds or a discriminator for an absent site, or a card has
+            a label that the recipe does not name, or more than it may where it names none.
     """
     held = list(dict.fromkeys(name for card in cards.values() for name in card.modalities))
     if alike := named_alike(held):
@@ -89,19 +92,20 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
             "are matched to the letter, so these would be two modalities. Name one modality alike "
             "in every dataset.json, and different ones more clearly."
         )
-    missing = [name for name in recipe.image.modalities if name not in held]
+    named = recipe.image.painted
+    missing = [name for name in named if name not in held]
     coming = {part.site for part in recipe.timeline} - set(cards)  # a later site may hold it
     if missing and not coming:
         raise CohortError(
             f"recipe '{recipe.name}' paints {', '.join(missing)}, which no site holds; "
             f"they hold {', '.join(held)}. Correct image.modalities."
         )
-    expected = recipe.image.modalities if coming else ()
-    named = set(recipe.image.intensity) - {"default", *held, *expected}
-    if named:
+    expected = named if coming else ()
+    normalised = set(recipe.image.intensity) - {"default", *held, *expected}
+    if normalised:
         raise CohortError(
-            f"recipe '{recipe.name}' normalises {', '.join(sorted(named))}, which no site holds; "
-            f"they hold {', '.join(held)}. Correct image.intensity."
+            f"recipe '{recipe.name}' normalises {', '.join(sorted(normalised))}, which no site "
+            f"holds; they hold {', '.join(held)}. Correct image.intensity."
         )
     due = {site for site in recipe.site_discriminators if recipe.takes_part(site, 0)}
     absent = due - set(cards if sites is None else sites)
@@ -110,17 +114,57 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
             f"recipe '{recipe.name}' has a discriminator for {', '.join(sorted(absent))}, which is "
             f"no site of this run; the sites are {', '.join(cards)}. Correct site_discriminators."
         )
-    spaces = {tuple(card.space) for card in cards.values()}
-    if spaces != {recipe.image.size}:
+    size = recipe.image.size
+    if wrong := {site: card.space for site, card in cards.items() if tuple(card.space) != size}:
         raise CohortError(
-            f"the sites prepared images of size {sorted(spaces)}; the recipe wants "
-            f"{recipe.image.size}. Prepare them with this recipe."
+            f"the sites prepared images of other sizes than {size}, as the recipe wants them: "
+            f"{wrong}. Prepare them with this recipe."
         )
-    return Scope(
-        modalities=recipe.image.modalities or tuple(held),
-        labels=merge_labels({}, cards),
-        space=spaces.pop(),
+    labels = {number: name for name, number in recipe.image.labels.items()}
+    scope = Scope(
+        modalities=named or tuple(held),
+        labels=merge_labels(labels, cards, known_only=bool(labels)),
+        space=size,
     )
+    _check_unnamed(recipe, scope, cards)
+    return scope
+
+
+def brought_alone(cards: Mapping[str, Card]) -> dict[str, tuple[set[str], set[str]]]:
+    """Modalities, and numbers of labels, that one of several sites alone has, by site."""
+    found = {}
+    for site, card in cards.items() if len(cards) > 1 else ():
+        others = [other for name, other in cards.items() if name != site]
+        modalities = set(card.modalities).difference(*(other.modalities for other in others))
+        labels = set(card.labels).difference(*(other.labels for other in others))
+        if modalities or labels:
+            found[site] = modalities, labels
+    return found
+
+
+def _check_unnamed(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> None:
+    """Checks that cards do not bring more than a run paints unnamed.
+
+    Raises:
+        CohortError: if they do; it names the sites.
+    """
+    highest, section = max(scope.labels), recipe.image
+    if not section.labels and highest >= UNNAMED_LABELS:
+        who = [site for site, card in cards.items() if str(highest) in card.labels]
+        raise CohortError(
+            f"{', '.join(who)} has label {highest} '{scope.labels[highest]}', and a recipe that "
+            f"names no labels has none above {UNNAMED_LABELS - 1}. Name what the run is to paint "
+            "in image.labels, or leave the site out."
+        )
+    most = UNNAMED_MODALITIES if section.source == "images" else UNNAMED_LABELS
+    if not section.painted and len(scope.modalities) > most:
+        site = max(cards, key=lambda site: len(cards[site].modalities))
+        raise CohortError(
+            f"the sites hold {len(scope.modalities)} modalities, {site} alone "
+            f"{len(cards[site].modalities)}, and a recipe that names none paints {most} at most. "
+            "Name what the run is to paint in image.modalities (of masks: image.labels), or leave "
+            "the site out."
+        )
 
 
 def _holder(modality: str, cards: Mapping[str, Card]) -> str:
@@ -146,22 +190,43 @@ def merge_labels(
         for key, name in card.labels.items():
             number = int(key) if key.isdecimal() else -1
             other = next((n for n, known in merged.items() if known == name), number)
-            if (
-                not 0 <= number < LABELS_LIMIT
-                or merged.get(number, name) != name
-                or other != number
-            ):
+            if not 0 <= number < LABELS_LIMIT:
                 raise CohortError(
-                    f"site {site} calls label {key} '{name}'; others: "
-                    f"{merged}. Use the same numbers and names in every dataset.json."
+                    f"site {site} calls label {key} '{name}'; numbers go from 0 to "
+                    f"{LABELS_LIMIT - 1}."
+                )
+            if merged.get(number, name) != name or other != number:
+                raise CohortError(
+                    f"{_contradiction({number, other}, name, labels, cards)}. Use the same numbers "
+                    "and names in every dataset.json."
                 )
             if known_only and number not in merged:
                 raise CohortError(
-                    f"site {site} has label {key} '{name}', which this run does not paint. "
-                    "Start a new run with this site."
+                    f"site {site} has label {key} '{name}', which this run does not paint. Start "
+                    "a new run with this site, or with its labels in image.labels."
                 )
             merged[number] = name
     return dict(sorted(merged.items()))
+
+
+def _contradiction(
+    numbers: Collection[int], name: str, labels: Mapping[int, str], cards: Mapping[str, Card]
+) -> str:
+    """Who calls these labels what; the fewest come first, since they are the likeliest to err."""
+    said: dict[tuple[int, str], list[str]] = {}
+    for number, known in labels.items():
+        if number in numbers or known == name:
+            said.setdefault((number, known), []).append("the run")
+    for site, card in cards.items():
+        for key, known in card.labels.items():
+            if int(key) in numbers or known == name:
+                said.setdefault((int(key), known), []).append(f"site {site}")
+    rows = list(said.items())[::-1]  # of two that contradict each other, the later one is named
+    rows.sort(key=lambda row: len(row[1]) + ("the run" in row[1]))
+    return "; ".join(
+        f"{', '.join(who)} call{'s' * (len(who) == 1)} label {number} '{known}'"
+        for (number, known), who in rows
+    )
 
 
 def new_generator(recipe: Recipe, scope: Scope) -> nn.Module:

@@ -1,0 +1,303 @@
+"""A site whose card lies when a run begins: what the others lose by it, and who is told."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from asyndgan.data import Cohort
+from asyndgan.errors import CohortError, RecipeError
+from asyndgan.recipe import LARGEST_SHARE, Recipe
+from asyndgan.runs.proposal import proposal
+from asyndgan.training import Coordinator, Scope
+from asyndgan.training.quorum import normalised
+from asyndgan.wire import ANSWERS, Card, pack, unpack
+
+MakeRecipe = Callable[..., Recipe]
+MakeCohort = Callable[..., Cohort]
+MakeSites = Callable[..., Any]
+
+RUN = "abc123"
+LABELS = {"0": "background", "1": "organ", "2": "lesion"}
+NAMED = "image.labels={background=0, organ=1, lesion=2}"
+SITES = ("east", "north", "south")
+
+
+def lie(federation: Any, **lies: Mapping[str, Any]) -> None:
+    """Has sites send, over their line, cards with other fields than their own."""
+
+    def forge(site: str, answer: bytes) -> bytes:
+        card = unpack(answer, ANSWERS, limit=federation.exchange.limit)
+        if site not in lies or not isinstance(card, Card):
+            return answer
+        return pack(card.model_copy(update=dict(lies[site])), {"conditions": "label8"})
+
+    federation.line.tap = forge
+
+
+def modalities(count: int) -> dict[str, list[Any]]:
+    """Fields of a card with one real modality and so many that are made up."""
+    return {"modalities": ["T1", *(f"M{n}" for n in range(count))], "parts": [1.0] * (count + 1)}
+
+
+@pytest.fixture
+def three(make_cohort: MakeCohort, make_sites: MakeSites) -> Callable[[Recipe], Any]:
+    """A federation of three sites, of 6, 3 and 4 cases, that hold the same."""
+
+    def make(recipe: Recipe) -> Any:
+        counts = zip(SITES, (6, 3, 4), strict=True)
+        return make_sites(recipe, {name: make_cohort(recipe, cases=n) for name, n in counts})
+
+    return make
+
+
+# What a run paints
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"labels": LABELS | {"63": "evil"}}, "site north has label 63 'evil', which this run"),
+        (modalities(61), "site north has T1, M0, .*; this run paints T1 at"),
+    ],
+)
+def test_what_the_recipe_names_no_card_adds_to(
+    fields: dict[str, Any], reason: str, tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    recipe = tiny(NAMED, "image.modalities=['T1']", "generator.style=2")
+    federation = three(recipe)
+    lie(federation, north=fields)
+    with pytest.raises(CohortError, match=reason):
+        federation.begin()
+    coordinator = Coordinator.begin(recipe, federation.exchange, run=RUN, needed={"east", "south"})
+    assert set(coordinator.members) == {"east", "south"}
+    assert coordinator.scope == Scope(("T1",), {0: "background", 1: "organ", 2: "lesion"}, (16, 16))
+    assert [coordinator.roster.look_of(site) for site in ("east", "south")] == ["east", "south"]
+    (note,) = coordinator.notes
+    assert note.startswith("north is not there: site north has")
+    assert coordinator.step().updated
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"labels": LABELS | {"1023": "evil"}}, "north has label 1023 'evil', .* none above 63"),
+        (modalities(61), "hold 62 modalities, north alone 62, .* paints 16 at most"),
+    ],
+)
+def test_a_recipe_that_names_nothing_lets_a_card_ask_for_so_much_and_no_more(
+    fields: dict[str, Any], reason: str, tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    federation = three(tiny())
+    lie(federation, north=fields)
+    with pytest.raises(CohortError, match=reason):
+        federation.begin()
+
+
+def test_labels_without_end_are_painted_where_the_recipe_names_them(
+    tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    recipe = tiny("image.labels={background=0, organ=1, lesion=2, rare=1023}")
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
+    federation = three(recipe)
+    lie(federation, north={"labels": LABELS | {"1023": "rare"}})
+    assert max(federation.begin().scope.labels) == 1023
+    with pytest.raises(RecipeError, match="two labels have one number"):
+        tiny("image.labels={organ=1, lesion=1}")
+    with pytest.raises(RecipeError, match="less than 1024"):
+        tiny("image.labels={organ=1024}")
+
+
+def test_where_masks_are_painted_the_recipes_labels_are_what_is_painted(
+    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    names = ["background", "organ", "lesion"]
+    unnamed = (
+        "image.source=masks", "condition.kind=none", "generator.kind=masks", "masks.release=false",
+        "generator.noise=0", "generator.latent=2", "discriminator.kind=dcgan",
+    )  # fmt: skip
+    many = {"modalities": [f"M{n}" for n in range(64)], "parts": [1.0] * 64}
+    for overrides, fields, reason in (
+        ((*unnamed, NAMED), many, f"this run paints {', '.join(names)} at"),
+        (unnamed, many, "hold 67 modalities, north alone 64, .* paints 64 at most"),
+    ):
+        recipe = tiny(*overrides)
+        cohorts = {s: make_cohort(recipe, modalities=names[::-1]) for s in ("east", "north")}
+        federation = make_sites(recipe, cohorts)
+        lie(federation, north=fields)
+        with pytest.raises(CohortError, match=reason):
+            federation.begin()
+
+
+@pytest.mark.parametrize("liar", SITES)
+def test_of_labels_that_contradict_each_other_the_odd_one_out_is_named_first(
+    liar: str, tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    federation = three(tiny())
+    lie(federation, **{liar: {"labels": LABELS | {"2": "vessel"}}})
+    with pytest.raises(CohortError) as refused:
+        federation.begin()
+    others = ", ".join(f"site {site}" for site in SITES if site != liar)
+    said = str(refused.value)
+    assert said.startswith(f"site {liar} calls label 2 'vessel'; ")
+    assert f"{others} call label 2 'lesion'" in said
+
+
+@pytest.mark.parametrize("key", ["integrity.aggregation=median", "shares.by=odds"])
+def test_where_honest_sites_do_not_fit_for_a_lie_the_liar_is_named(
+    key: str, tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    federation = three(tiny(key, "masks.release=false"))
+    lie(federation, south={"modalities": ["T1", "CT"], "parts": [1.0, 1.0]})
+    with pytest.raises(CohortError, match=r"site east .*\. south alone brings CT\.$"):
+        federation.begin()
+    lie(federation, south={"space": [16, 32]})
+    with pytest.raises(CohortError, match=r"other sizes than .*'south': \[16, 32\]}"):
+        federation.begin()
+
+
+# What a person sees
+
+
+def shown(recipe: Recipe, federation: Any) -> tuple[str, Coordinator]:
+    """What is to be confirmed, and the coordinator that begins then."""
+    texts: list[str] = []
+
+    def confirm(scope: Scope, cards: Mapping[str, Card]) -> None:
+        assert not any(site.step for site in federation.sites.values())
+        texts.append(proposal(recipe, scope, cards))
+
+    coordinator = Coordinator.begin(recipe, federation.exchange, run=RUN, confirm=confirm)
+    (text,) = texts
+    return text, coordinator
+
+
+def test_who_alone_brings_something_and_what_the_others_lose_by_it_is_shown_before_the_first_step(
+    tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    recipe = tiny("generator.style=2")
+    honest, small = shown(recipe, three(recipe))
+    assert "alone" not in honest and "look" not in honest
+    federation = three(recipe)
+    lie(
+        federation,
+        north={"modalities": ["T1", "CT"], "parts": [1.0, 1.0], "labels": LABELS | {"63": "evil"}},
+    )
+    text, coordinator = shown(recipe, federation)
+    before, after = (
+        sum(weights.numel() for weights in each.generator.parameters())
+        for each in (small, coordinator)
+    )
+    lines = text.splitlines()
+    assert f"generator   {after:,} weights" in lines
+    assert (
+        f"north alone brings 'CT', label 63 'evil'; without it the generator would have {before:,} "
+        "weights." in lines
+    )
+    assert "No look of their own, for lack of a modality: east, south." in lines
+    assert [line.split() for line in lines if line.startswith(SITES)][:3] == [
+        ["east", "6", "46%", "6", "'CT',", "labels", "63"],
+        ["north", "3", "23%", "3", "nothing"],
+        ["south", "4", "31%", "4", "'CT',", "labels", "63"],
+    ]
+    assert any(line.startswith("paints") and "the recipe names none" in line for line in lines)
+
+
+def test_what_a_run_is_resumed_with_is_confirmed_already(
+    tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    federation = three(tiny())
+    state = federation.begin().state()
+
+    def confirm(scope: Scope, cards: Mapping[str, Card]) -> None:
+        raise AssertionError("nobody is asked again")
+
+    Coordinator.begin(
+        federation.recipe, federation.exchange, run=RUN, checkpoint=state, confirm=confirm
+    )
+
+
+def test_a_name_in_a_card_passes_for_nothing_else(
+    tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    recipe, federation = tiny(), three(tiny())
+    name = "T2', 'T1'\u2028A site counts by\u202e"
+    lie(federation, north={"modalities": ["T1", name], "parts": [1.0, 1.0]})
+    text, _ = shown(recipe, federation)
+    assert name not in text
+    assert all(line.isprintable() for line in text.split("\n"))
+    assert repr(name) in text
+
+
+# What a site counts for
+
+
+@pytest.mark.parametrize(
+    ("most", "sites", "expected"),
+    [
+        ([], 3, LARGEST_SHARE),
+        ([], 2, 1.0),  # of two, neither is the odd one out
+        (["shares.most=1"], 3, 1.0),
+        (["shares.most=0.5"], 3, 0.5),
+    ],
+)
+def test_of_three_sites_none_counts_for_all_whatever_share_it_declares(
+    most: list[str],
+    sites: int,
+    expected: float,
+    tiny: MakeRecipe,
+    make_cohort: MakeCohort,
+    make_sites: MakeSites,
+) -> None:
+    recipe = tiny(*most, "quorum.least=0.1")
+    federation = make_sites(recipe, {name: make_cohort(recipe) for name in SITES[:sites]})
+    lie(federation, east={"share": 2.0**52})
+    text, coordinator = shown(recipe, federation)
+    assert coordinator.step().shares["east"] == pytest.approx(expected)
+    assert [line.split()[2:4] for line in text.splitlines() if line.startswith("east ")] == [
+        [f"{expected:.0%}", f"{2.0**52:g}"]
+    ]
+    # In a step in which others are silent, the bound is the same.
+    federation.line.deaf = {"south"}
+    assert coordinator.step().shares["east"] == pytest.approx(expected)
+
+
+def test_the_bound_leaves_sites_as_unequal_as_the_data_sets_here_as_they_are() -> None:
+    volumes = {"site_1": 44.0, "site_2": 137.0, "site_3": 22.0}  # hippocampus_3d
+    assert normalised(volumes, Recipe().shares.most_of(3)) == normalised(volumes)
+
+
+def until_there(coordinator: Coordinator, site: str) -> None:
+    while site not in coordinator.members:
+        coordinator.invite()
+
+
+def test_a_site_that_comes_or_comes_back_with_a_share_above_all_others_is_told_of(
+    tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    federation = three(tiny("quorum.least=0.1"))
+    federation.line.cut = {"south"}
+    coordinator = federation.begin()
+    coordinator.step()
+    federation.line.cut = set()
+    until_there(coordinator, "south")
+    assert not coordinator.notes  # it is honest
+    federation.line.deaf = {"south"}
+    coordinator.step()
+    federation.line.deaf = set()
+    lie(federation, south={"share": 2.0**52})
+    until_there(coordinator, "south")
+    note = "south declares a share of 4.5036e+15, and counts for 75% from now on"
+    assert coordinator.notes == [note]
+
+
+def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_others(
+    tiny: MakeRecipe, three: Callable[[Recipe], Any]
+) -> None:
+    federation = three(tiny())
+    lie(federation, south={"share": 2.0**52})
+    coordinator = Coordinator.begin(
+        federation.recipe, federation.exchange, run=RUN, needed={"east", "north"}
+    )
+    (note,) = coordinator.notes
+    assert note.startswith("south declares a share of 4.5036e+15, and counts for 75%")
