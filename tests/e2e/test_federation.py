@@ -436,9 +436,8 @@ def test_a_job_that_names_another_class_does_not_run(local: Localhost, tmp_path:
     client.write_text(client.read_text().replace("asyndgan.relay.flare.SiteRelay", foreign))
     submitted = office.administrator.ask("submit_job", str(job))
     until(lambda: not office.lives(submitted))
-    said = "".join(
-        log.read_text() for log in (local.folder / "sites" / "north" / submitted).rglob("*.txt")
-    )
+    files = local.folder / "sites" / "north" / "flare" / submitted
+    said = "".join(log.read_text() for log in files.rglob("*.txt"))
     assert "ComponentNotAuthorized" in said and foreign in said
 
 
