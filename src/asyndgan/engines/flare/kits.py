@@ -307,17 +307,13 @@ def _adopt(made: Path, place: Path) -> None:
 
 
 def _narrow(kit: Path) -> None:
-    """Tightens the settings of a kit: our relays only, no code in jobs, no logs to others."""
+    """Tightens the coordinator's settings: our relays only, no code in jobs, no logs to others."""
     local = kit / "local"
     resources = _read(local / "resources.json.default")
     resources["class_allow_list"] = CLASSES
     resources["class_list_enforcement_mode"] = "enforce"
     resources["allow_log_streaming"] = False
-    components = [
-        each
-        for each in resources.get("components", [])
-        if each["id"] not in ("site_log_streamer", "log_receiver")
-    ]
+    components = [each for each in resources.get("components", []) if each["id"] != "log_receiver"]
     for component in components:
         if component["id"] == "job_scheduler":
             component["args"]["max_jobs"] = 1000  # one per site
