@@ -1,5 +1,6 @@
 """Exclusive locks on folders, one process at a time."""
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +23,15 @@ def held(path: Path, busy: str) -> Iterator[None]:
     Raises:
         BusyError: another process holds the lock.
     """
-    with (path / ".held").open("w") as file:
+    with open(path / ".held", "w", opener=_no_link) as file:
         try:
             if sys.platform != "win32":
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(busy) from error
         yield
+
+
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, which a folder from somebody else must not lead to another place."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

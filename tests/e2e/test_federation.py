@@ -35,7 +35,7 @@ from asyndgan.cli import app
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.checks import checks
 from asyndgan.engines.flare.jobs import Office, write_job
-from asyndgan.engines.flare.keeper import Kept
+from asyndgan.engines.flare.keeper import keep_client
 from asyndgan.engines.flare.kits import (
     PROJECT,
     SUBMITTER,
@@ -47,6 +47,7 @@ from asyndgan.engines.flare.kits import (
     renew,
 )
 from asyndgan.engines.flare.localhost import Localhost, free_port
+from asyndgan.engines.flare.member import KIT_FILE, Member, read_kit
 from asyndgan.engines.flare.service import READING, SiteService
 from asyndgan.errors import (
     BusyError,
@@ -168,7 +169,10 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
     federation = add_site(local.federation, "west")
     shutil.unpack_archive(federation.kits / "west.zip", tmp_path)
     setup = SiteSetup("west", phantoms["south"], tmp_path / "state")
-    service, client = SiteService(tmp_path / "west", lambda run: setup), Kept(tmp_path / "west")
+    service, client = (
+        SiteService(tmp_path / "west", lambda run: setup),
+        keep_client(tmp_path / "west"),
+    )
     try:
         until(lambda: coordinator.invite().get("west") == "")
         report = coordinator.step()
@@ -218,15 +222,16 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
 def test_after_a_renewal_new_and_old_certificates_connect(local: Localhost, tmp_path: Path) -> None:
     renew(local.federation)
     shutil.unpack_archive(local.federation.kits / "north.zip", tmp_path)
-    startup = local.folder / "sites" / "north" / "startup"
-    old = (startup / "client.crt").read_bytes()
-    shutil.copytree(tmp_path / "north" / "startup", startup, dirs_exist_ok=True)
-    assert (startup / "client.crt").read_bytes() != old
-    pids = [local.server.pid(), local.clients["north"].pid()]  # both start again with what is new
-    for pid in pids:
-        assert pid
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: not set(pids) & {local.server.pid(), local.clients["north"].pid(), None})
+    kit = local.folder / "sites" / "north"
+    used = kit / "flare" / "startup" / "client.crt"
+    old, pid = used.read_bytes(), local.server.pid()
+    shutil.copy(tmp_path / "north" / KIT_FILE, kit)
+    assert pid
+    os.kill(pid, signal.SIGKILL)  # both start again with what is new
+    local.clients["north"].close()
+    local.clients["north"] = keep_client(kit)
+    assert used.read_bytes() != old
+    until(lambda: local.server.pid() not in (pid, None))
     for site in ("north", "south"):
         answered(local, site, opening(local.flare.office.recipe))
 
@@ -272,6 +277,13 @@ def handshake(local: Localhost, certificate: Path | None, key: Path | None) -> b
         return line.recv(16)
 
 
+def as_files(member: Member, folder: Path) -> tuple[Path, Path]:
+    """Certificate and key."""
+    (folder / "crt").write_text(member.certificate)
+    (folder / "key").write_text(member.key)
+    return folder / "crt", folder / "key"
+
+
 def test_nobody_without_a_certificate_of_this_federation_gets_a_word(
     local: Localhost, tmp_path: Path
 ) -> None:
@@ -281,9 +293,8 @@ def test_nobody_without_a_certificate_of_this_federation_gets_a_word(
         tmp_path / "other", host="localhost", port=local.federation.port, sites=("north",)
     )
     shutil.unpack_archive(other.kits / "north.zip", tmp_path)
-    startup = tmp_path / "north" / "startup"
     with pytest.raises(OSError, match=r"(?i)unknown ca|reset|eof|closed|decrypt"):
-        handshake(local, startup / "client.crt", startup / "client.key")
+        handshake(local, *as_files(read_kit(tmp_path / "north"), tmp_path))
     (connection,) = [one for one in checks(tmp_path / "north") if one.subject == "connection"]
     assert not connection.fine
     assert "certificate verify failed" in connection.text
@@ -298,8 +309,8 @@ def test_an_expired_certificate_is_refused_by_the_server_and_named_by_the_check(
     signer = serialization.load_pem_private_key(root["root_pri_key"].encode(), None)
     kit = tmp_path / "north"
     shutil.copytree(local.folder / "sites" / "north", kit, ignore=shutil.ignore_patterns("*-*-*"))
-    path = kit / "startup" / "client.crt"
-    valid = x509.load_pem_x509_certificate(path.read_bytes())
+    member = read_kit(kit)
+    valid = x509.load_pem_x509_certificate(member.certificate.encode())
     now = datetime.now(UTC)
     expired = (
         x509.CertificateBuilder()
@@ -311,9 +322,11 @@ def test_an_expired_certificate_is_refused_by_the_server_and_named_by_the_check(
         .not_valid_after(now - timedelta(days=1))
         .sign(signer, hashes.SHA256())  # type: ignore[arg-type]
     )
-    path.write_bytes(expired.public_bytes(serialization.Encoding.PEM))
+    pem = expired.public_bytes(serialization.Encoding.PEM).decode()
+    member = replace(member, certificate=pem)
+    (kit / KIT_FILE).write_text(member.to_json())
     with pytest.raises(OSError, match=r"(?i)expired|reset|eof|closed"):
-        handshake(local, path, kit / "startup" / "client.key")
+        handshake(local, *as_files(member, tmp_path))
     (connection,) = [one for one in checks(kit) if one.subject == "connection"]
     assert not connection.fine
     (found,) = [one for one in checks(kit) if one.subject == "certificate"]
@@ -365,7 +378,7 @@ os._exit(0)
 
 def test_a_stranger_on_a_sites_machine_cannot_pose_as_the_coordinator(local: Localhost) -> None:
     answered(local, "north", opening(local.flare.office.recipe))
-    said = (local.folder / "sites" / "north" / "log.txt").read_text()
+    said = (local.folder / "sites" / "north" / "flare" / "log.txt").read_text()
     ports = re.findall(r"127\.0\.0\.1:(\d+) <= ", said)
     done = subprocess.run(
         [sys.executable, "-c", STRANGER, ports[-1], local.flare.job("north")],
@@ -423,9 +436,8 @@ def test_a_job_that_names_another_class_does_not_run(local: Localhost, tmp_path:
     client.write_text(client.read_text().replace("asyndgan.relay.flare.SiteRelay", foreign))
     submitted = office.administrator.ask("submit_job", str(job))
     until(lambda: not office.lives(submitted))
-    said = "".join(
-        log.read_text() for log in (local.folder / "sites" / "north" / submitted).rglob("*.txt")
-    )
+    files = local.folder / "sites" / "north" / "flare" / submitted
+    said = "".join(log.read_text() for log in files.rglob("*.txt"))
     assert "ComponentNotAuthorized" in said and foreign in said
 
 
@@ -579,7 +591,7 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
             shutil.unpack_archive(federation.kits / f"{name}.zip", tmp_path)
             setup = SiteSetup(name, data, tmp_path / name / "runs" / "first")
             ends.callback(SiteService(tmp_path / name, partial(same, setup)).close)
-            ends.callback(Kept(tmp_path / name).close)
+            ends.callback(keep_client(tmp_path / name).close)
         serving = threading.Thread(target=serve, args=(federation,), kwargs={"stop": done.is_set})
         serving.start()
         begun = time.monotonic()
@@ -686,7 +698,8 @@ def test_kits_are_made_checked_and_added_by_commands(
 
     def certificate() -> bytes:
         with zipfile.ZipFile(folder / "kits" / "north.zip") as kit:
-            return kit.read("north/startup/client.crt")
+            assert kit.namelist() == ["north/", "north/kit.json"]
+            return kit.read("north/kit.json")
 
     first = certificate()
     (folder / "kits" / "west.zip").write_bytes(b"half of a kit")  # of a command that was cut short
@@ -759,14 +772,14 @@ def test_kits_are_made_checked_and_added_by_commands(
     timeline = ("--set", "timeline=[{site='west', first=9}]")
     asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)
     with zipfile.ZipFile(folder / "kits" / "west.zip") as archive:
-        lost = archive.read("west/startup/client.key")
+        lost = archive.read("west/kit.json")
     asyndgan("federation", "remove", folder, "west")
     asyndgan("federation", "submit", folder, "default", "--run", "third", *timeline)  # goes on
     with pytest.raises(RunError, match="capitals do not tell two sites apart"):
         asyndgan("federation", "add", folder, "NORTH")
     asyndgan("federation", "add", folder, "west")  # whose kit was lost
     with zipfile.ZipFile(folder / "kits" / "west.zip") as archive:
-        assert archive.read("west/startup/client.key") != lost
+        assert archive.read("west/kit.json") != lost
     asyndgan("federation", "fetch", folder, "--out", tmp_path / "copy")
     assert (tmp_path / "copy" / "recipe.toml").exists()
 
@@ -815,12 +828,12 @@ def test_nobody_else_reads_a_sites_key(
 ) -> None:
     shutil.unpack_archive(local.federation.kits / "north.zip", tmp_path)
     kit = tmp_path / "north"
-    (kit / "startup" / "client.key").chmod(0o644)
+    (kit / KIT_FILE).chmod(0o644)
     (found,) = [one for one in checks(kit) if one.subject == "permissions"]
     assert not found.fine
     asyndgan("site", "init", kit, "--data", phantoms["north"])
     assert kit.stat().st_mode & 0o77 == 0
-    assert (kit / "startup" / "client.key").stat().st_mode & 0o77 == 0
+    assert (kit / KIT_FILE).stat().st_mode & 0o77 == 0
     few_patients(kit)
     assert all(one.fine for one in checks(kit)), list(checks(kit))
 
@@ -828,7 +841,7 @@ def test_nobody_else_reads_a_sites_key(
 def test_what_keeps_flare_running_may_end_at_once(local: Localhost, tmp_path: Path) -> None:
     shutil.unpack_archive(local.federation.kits / "south.zip", tmp_path)
     for _ in range(5):
-        Kept(tmp_path / "south").close()
+        keep_client(tmp_path / "south").close()
     assert not processes(str(tmp_path / "south"))
 
 

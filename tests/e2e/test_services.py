@@ -157,7 +157,7 @@ def test_a_process_that_only_has_a_kits_name_in_its_command_is_let_live(tmp_path
     shutil.unpack_archive(federation.kits / "north.zip", tmp_path)
     kit = tmp_path / "north"
     stranger = subprocess.Popen(
-        ["tail", "-f", "/dev/null", str(kit / "startup" / "fed_client.json"), "-s", "1"],
+        ["tail", "-f", "/dev/null", str(kit / "kit.json"), "-s", "1"],
         start_new_session=True,
     )
     try:

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import shutil
 import signal
 import socket
 import threading
@@ -18,6 +19,7 @@ from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, ReturnCode
 from nvflare.fuel.f3.cellnet.utils import make_reply
 from nvflare.fuel.f3.message import Message
 
+from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.service import SiteFile, SiteService
 from asyndgan.engines.setup import SiteSetup
 from asyndgan.errors import RunError, SiteSilentError, SiteUnreachableError
@@ -266,13 +268,13 @@ def test_the_systems_count_of_bytes_is_that_of_one_port_and_leaves_no_file_open(
 
 
 def a_kit(folder: Path) -> Path:
-    (folder / "startup").mkdir(parents=True)
-    (folder / "startup" / "fed_client.json").write_text('{"client": {"fqsn": "north"}}')
-    return folder
+    made = init_federation(folder / "made", host="localhost", port=8002, sites=("north",))
+    shutil.unpack_archive(made.kits / "north.zip", folder)
+    return folder / "north"
 
 
 def test_whoever_names_runs_fills_no_disk(tmp_path: Path) -> None:
-    kit, site = a_kit(tmp_path / "kit"), SiteFile(data=Path("data"), runs=2)
+    kit, site = a_kit(tmp_path), SiteFile(data=Path("data"), runs=2)
     for name in ("first", "second"):
         site.setup(kit, name).state.mkdir(parents=True)
     assert site.setup(kit, "first").state == kit / "runs" / "first"  # a run that is known goes on
@@ -297,7 +299,7 @@ def test_a_site_computes_for_one_run_until_the_job_of_that_run_is_over(
 
     def line(run: str) -> Requests:
         greeting = {"recipe": recipe.to_toml(), "run": run}
-        return Requests(connect(tmp_path, greeting, limit=2**24))
+        return Requests(connect(kit, greeting, limit=2**24))
 
     opening = pack(Open(run="a", recipe=recipe.digest(), step=0), {})
     first, second = line("first"), line("second")

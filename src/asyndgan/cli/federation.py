@@ -93,7 +93,8 @@ def renew(folder: Folder) -> None:
     _tell_kits(Console(), made, made.sites)
     _say(
         Console(),
-        "A site that takes part already only replaces its folder 'startup' and versions.json.",
+        "A site that takes part already takes kit.json alone out of its new kit, in place of its "
+        "old one, and starts again.",
     )
 
 

@@ -29,7 +29,7 @@ MOST_ANSWERS = 20_000
 MOST_RECIPES = 50
 """Default limit on different recipes: each tells whether a site begins, and its number of cases."""
 
-Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
+Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'kit.json'.")]
 
 
 @site.command()
@@ -46,25 +46,30 @@ def init(
     ],
 ) -> None:
     """Writes site.toml and a policy to review: the defaults, with a limit on answers."""
-    service = flare_part("service")
-    name, kits = service.name_of(kit), flare_part("kits")
-    kits.plain(kit)
-    kits.guard(kit)
+    service, member = flare_part("service"), flare_part("member")
+    name = member.read_kit(kit).name
+    flare_part("kits").plain(kit)
     file, policy = kit / service.SITE_FILE, kit / "policy.toml"
-    if file.exists():
-        raise RunError(f"{file} is there already; edit it.")
     # A kit comes from the coordinator, whose policy or books these would be.
-    if found := [own for own in ("policy.toml", "records", "runs") if (kit / own).exists()]:
+    if found := [own for own in member.DECIDED if (kit / own).exists()]:
         raise RunError(
-            f"{kit / found[0]} is there already. If this kit was in use, put its site.toml back "
-            "and keep the rest: records say what was spent. If it has just come, this site has not "
-            "written that: ask for another kit."
+            f"{kit / found[0]} is there already. If this kit was in use, edit its site.toml, or "
+            "put that back, and keep the rest: records say what was spent. If it has just come, "
+            "this site has not written that: ask for another kit."
         )
-    file.write_text(service.example(data.absolute()), "utf-8")
+    member.refuse_links(kit)
+    others = member.not_read(kit)
+    member.guard(kit)
     limited = AllowsSection(most_answers=MOST_ANSWERS, most_recipes=MOST_RECIPES)
-    policy.write_text(Policy(name=name, allows=limited).to_toml(), "utf-8")
+    for path, text in (
+        (file, service.example(data.absolute())),
+        (policy, Policy(name=name, allows=limited).to_toml()),
+    ):
+        with path.open("x", encoding="utf-8") as made:
+            made.write(text)
     console = Console()
     for line in (
+        *([f"Neither read nor run, as no part of a kit: {others}."] if others else []),
         f"{file}: where the data is.",
         f"{policy}: what may leave {name}. Go through it with whoever answers for it.",
         f"Then: asyndgan site check {kit}",
@@ -91,8 +96,9 @@ def check(kit: Kit) -> None:
 def start(kit: Kit) -> None:
     """Takes part in runs until Ctrl-C, by outgoing connections only; run it as a service."""
     service = flare_part("service")
-    name = service.name_of(kit)  # nothing is written to a folder that is no kit
-    flare_part("kits").guard(kit)
+    member = flare_part("member")
+    name = member.read_kit(kit).name  # nothing is written to a folder that is no kit
+    member.guard(kit)
 
     stopping = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -109,7 +115,7 @@ def start(kit: Kit) -> None:
             lambda run: file.setup(kit, run),
             wait_s=file.wait_s,
         )
-        client = flare_part("keeper").Kept(kit)
+        client = flare_part("keeper").keep_client(kit)
         Console().print(
             f"Site {running.name} takes part; what happens is in {kit / 'site.log'}.",
             highlight=False, markup=False, soft_wrap=True,

@@ -55,13 +55,13 @@ LOOK_S: Final = 2.0
 
 
 def kit_of(fl_ctx: FLContext) -> Path:
-    """Folder of the startup kit of the FLARE process in which this runs."""
+    """Folder in which the FLARE process of this job was started."""
     return Path(fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT).get_root_dir())
 
 
-def server_of(kit: Path) -> str:
-    """Returns HOST:PORT of the server that a site's startup kit is for."""
-    settings = json.loads((kit / "startup" / "fed_client.json").read_text())
+def server_of(workspace: Path) -> str:
+    """Returns HOST:PORT of the server, from what the site wrote for FLARE."""
+    settings = json.loads((workspace / "startup" / "fed_client.json").read_text())
     return str(settings["servers"][0]["service"]["target"])
 
 
@@ -219,8 +219,9 @@ class SiteRelay(Executor):
         """Registers the request handler when the job starts."""
         if event_type != EventType.START_RUN:
             return
-        self.kit = kit_of(fl_ctx)
-        self.carried = Carried(int(server_of(self.kit).rpartition(":")[2]))
+        workspace = kit_of(fl_ctx)
+        self.kit = workspace.parent  # FLARE's folder lies in the site's
+        self.carried = Carried(int(server_of(workspace).rpartition(":")[2]))
         job = fl_ctx.get_job_id()
         meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
         self.greeting |= {"job": job, "submitter": str(meta.get("submitter_name", ""))}

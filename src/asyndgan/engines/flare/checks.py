@@ -1,6 +1,5 @@
 """Checks that a site's administrator runs before the first run."""
 
-import json
 import shutil
 import socket
 import ssl
@@ -9,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, final
 
 import torch
@@ -16,12 +16,12 @@ from cryptography import x509
 
 from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import describe, list_cases, patient_of
-from asyndgan.engines.flare.kits import VERSIONS_FILE, versions
-from asyndgan.engines.flare.service import SITE_FILE, SiteFile, name_of
+from asyndgan.engines.flare.kits import versions
+from asyndgan.engines.flare.member import KIT_FILE, Member, not_read, read_kit
+from asyndgan.engines.flare.service import SITE_FILE, SiteFile
 from asyndgan.errors import AsyndganError, DataError, PolicyError
 from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
-from asyndgan.relay.flare import server_of
 
 SOON_DAYS: Final = 30
 REFUSAL_S: Final = 2.0
@@ -51,9 +51,12 @@ def checks(kit: Path) -> Iterator[Check]:
     """Checks everything that a site needs; nothing but a TLS handshake leaves the machine.
 
     Raises:
-        RunError: the folder is not a startup kit.
+        RunError: the folder is not a startup kit, or what it gives cannot be used.
     """
-    yield Check("kit", True, f"of site {name_of(kit)}")
+    member = read_kit(kit)
+    others = not_read(kit)
+    ignored = f"; no part of a kit, and neither read nor run as one: {others}" if others else ""
+    yield Check("kit", True, f"of site {member.name}{ignored}")
     try:
         file = SiteFile.of(kit)
     except AsyndganError as error:
@@ -62,12 +65,12 @@ def checks(kit: Path) -> Iterator[Check]:
         yield _of("policy", lambda: _policy(file))
         yield _of("data", lambda: _data(file))
         yield _of("device", lambda: str(usable_device(file.device)))
-    seen = [path for path in (kit, *(kit / "startup").glob("*.key")) if path.stat().st_mode & 0o77]
+    seen = [path for path in (kit, kit / KIT_FILE) if path.stat().st_mode & 0o77]
     others = f"others can read {', '.join(map(str, seen))}; 'asyndgan site start' forbids it"
     yield Check("permissions", not seen, others if seen else "nobody else reads the key")
-    yield certificate(kit / "startup" / "client.crt")
-    yield _connection(kit)
-    yield _versions(kit)
+    yield _dates(x509.load_pem_x509_certificate(member.certificate.encode()))
+    yield _connection(member)
+    yield _versions(member)
     free = shutil.disk_usage(kit).free
     yield Check("disk", free >= LEAST_FREE, f"{free / 2**30:.0f} GiB free, 2 are wanted")
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
@@ -116,7 +119,11 @@ def certificate(path: Path) -> Check:
     try:
         found = x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
-        return Check("certificate", False, f"{path}: {error}; ask the coordinator for a new kit.")
+        return Check("certificate", False, f"{path}: {error}; put it back from a copy.")
+    return _dates(found)
+
+
+def _dates(found: x509.Certificate) -> Check:
     now, end = datetime.now(UTC), found.not_valid_after_utc
     if now < found.not_valid_before_utc:
         begin = found.not_valid_before_utc
@@ -128,17 +135,20 @@ def certificate(path: Path) -> Check:
     return Check("certificate", days > SOON_DAYS, text if days > SOON_DAYS else f"only {text}")
 
 
-def _connection(kit: Path) -> Check:
+def _connection(member: Member) -> Check:
     """Checks that a TLS handshake with the coordinator succeeds, with both ends authenticated."""
-    startup, target = kit / "startup", server_of(kit)
-    host, _, port = target.rpartition(":")
+    target = f"{member.host}:{member.port}"
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False  # FLARE's certificates have their own names; the CA is checked
     try:
-        context.load_verify_locations(startup / "rootCA.pem")
-        context.load_cert_chain(startup / "client.crt", startup / "client.key")
+        context.load_verify_locations(cadata=member.root)
+        with TemporaryDirectory(prefix="asyndgan-") as folder:  # Python's ssl reads keys from files
+            both = Path(folder) / "both.pem"
+            both.touch(0o600, exist_ok=False)
+            both.write_text(member.certificate + member.key)
+            context.load_cert_chain(both)
         with (
-            socket.create_connection((host, int(port)), timeout=5) as plain,
+            socket.create_connection((member.host, member.port), timeout=5) as plain,
             context.wrap_socket(plain) as line,
         ):
             line.settimeout(REFUSAL_S)
@@ -147,12 +157,12 @@ def _connection(kit: Path) -> Check:
                 if not line.recv(1):
                     raise OSError("the server closes the connection")
             return Check("connection", True, f"{target}, {line.version()}, both ends certified")
-    except (ssl.SSLError, FileNotFoundError) as error:
+    except ssl.SSLError as error:
         return Check(
             "connection",
             False,
-            f"{target}: the kit's key and certificates do not work with it ({error}). Put back the "
-            "files of startup, or ask the coordinator for a new kit.",
+            f"{target}: the kit's key and certificates do not work with it ({error}). Ask the "
+            "coordinator for a new kit.",
         )
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
@@ -163,12 +173,8 @@ def _connection(kit: Path) -> Check:
         )
 
 
-def _versions(kit: Path) -> Check:
-    ours = versions()
-    try:
-        theirs = json.loads((kit / VERSIONS_FILE).read_text())
-    except (OSError, ValueError):
-        theirs = {}
+def _versions(member: Member) -> Check:
+    ours, theirs = versions(), member.versions
     other = {name: theirs.get(name) for name, own in ours.items() if theirs.get(name) != own}
     text = ", ".join(f"{name} {own}" for name, own in ours.items())
     if other:

@@ -10,19 +10,13 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, final
 
-from asyndgan.engines.flare.kits import (
-    PROJECT,
-    STORE,
-    Federation,
-    keep_inside,
-    plain,
-    unquoted,
-)
-from asyndgan.engines.flare.service import name_of
+from asyndgan.engines.flare.kits import STORE, Federation, keep_inside, plain, unquoted
+from asyndgan.engines.flare.member import FLARE, PROJECT, read_kit, write_workspace
 from asyndgan.errors import BusyError, RunError
 from asyndgan.relay.client import JOB
 
@@ -53,20 +47,22 @@ ARENAS: Final = {"MALLOC_ARENA_MAX": "4"}
 
 @final
 class Kept:
-    """Runs the FLARE process of a startup kit and restarts it when it ends.
+    """Runs a FLARE process in its folder and restarts it when it ends.
 
     The processes of its jobs are in their own process groups and exit by themselves once it ends.
 
     Args:
-        kit: folder that holds `startup`.
+        kit: folder that holds FLARE's `startup`.
+        command: what starts the process.
 
     Raises:
-        RunError: the kit holds no FLARE process to start, or FLARE cannot run at its path.
+        RunError: FLARE cannot run at this path, or start jobs with this Python.
     """
 
-    def __init__(self, kit: Path) -> None:
+    def __init__(self, kit: Path, command: Sequence[str]) -> None:
         self.kit = plain(kit)
-        self._command = _command(self.kit)
+        unquoted(Path(sys.executable))
+        self._command = command
         self._process: subprocess.Popen[bytes] | None = None
         self._closing = threading.Event()
         self._lock = threading.Lock()
@@ -132,7 +128,7 @@ class Kept:
         self._process = subprocess.Popen(  # noqa: S603  (a command of ours)
             self._command,
             env={**HEAP, **ARENAS, **os.environ, "PATH": path, "PYTHONSAFEPATH": "1"},
-            # Not in the kit: python would import what lies there, and a kit is the coordinator's.
+            # Not in the folder: python would import what lies there.
             cwd="/",
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -143,24 +139,24 @@ class Kept:
             _note(self.kit).write_text(str(self._process.pid))
 
 
-def _command(kit: Path) -> list[str]:
-    """What starts the FLARE process of a kit.
+def keep_client(kit: Path) -> Kept:
+    """Writes FLARE's files of a site anew, and starts and keeps FLARE's client on them.
 
-    At a site it is a module of this package: the scripts in a kit are the coordinator's.
+    Of the kit only the file of data is read. FLARE is started by a module of this package, in a
+    folder in which there is nothing else.
 
     Raises:
-        RunError: the kit holds no FLARE process to start, or FLARE cannot start jobs with this
-            Python.
+        RunError: the kit cannot be used, or FLARE cannot run at its path.
     """
-    unquoted(Path(sys.executable))
-    startup = kit / "startup"
-    if (startup / SCRIPT).exists() and not (startup / "fed_client.json").exists():
-        return ["/bin/bash", str(startup / SCRIPT), "--once"]
-    return [
-        sys.executable, "-u", "-m", "asyndgan.relay.client", "-m", str(kit),
-        "-s", "fed_client.json", "--set", "secure_train=true", f"uid={name_of(kit)}",
+    member = read_kit(kit)
+    end_orphan(plain(kit) / FLARE)
+    folder = write_workspace(plain(kit), member)
+    command = [
+        sys.executable, "-u", "-m", "asyndgan.relay.client", "-m", str(folder),
+        "-s", "fed_client.json", "--set", "secure_train=true", f"uid={member.name}",
         f"org={PROJECT}", "config_folder=config",
     ]  # fmt: skip
+    return Kept(folder, command)
 
 
 def keep_server(federation: Federation) -> Kept:
@@ -187,7 +183,8 @@ def keep_server(federation: Federation) -> Kept:
         time.sleep(0.1)
     # Jobs of a server that was killed died with it, and a coordinator would wait for them.
     shutil.rmtree(federation.server_kit / STORE, ignore_errors=True)
-    return Kept(federation.server_kit)
+    script = plain(federation.server_kit) / "startup" / SCRIPT
+    return Kept(federation.server_kit, ["/bin/bash", str(script), "--once"])
 
 
 def end_orphan(kit: Path) -> None:

@@ -1,9 +1,8 @@
 """Identities: a federation's startup kits, made by FLARE's own provisioning.
 
-A kit holds a certificate with its private key, FLARE's settings and, for a site, the coordinator's
-versions. FLARE's settings are tightened: jobs may name only our two relay classes and may bring no
-code, nobody gets a shell at a site (see also `asyndgan.relay.client`), and no log of a site is
-streamed to the server (by default FLARE streams a site's errors, which may name files).
+A site's kit is one file of data: where the coordinator is, certificates, the site's key. FLARE's
+settings at a site are the site's own (`asyndgan.engines.flare.member`). Those of the coordinator's
+two kits are FLARE's, tightened: jobs may name only our two relay classes and may bring no code.
 """
 
 import json
@@ -28,33 +27,23 @@ from nvflare.lighter.impl.static_file import StaticFileBuilder
 from nvflare.lighter.impl.workspace import WorkspaceBuilder
 from nvflare.lighter.provisioner import Provisioner
 
+from asyndgan.engines.flare.member import (
+    CLASSES,
+    HOST_LENGTH,
+    HOST_NAME,
+    KIT_FILE,
+    PROJECT,
+    RIGHTS,
+    SITE_NAME,
+    Member,
+)
 from asyndgan.errors import RunError
 from asyndgan.texts import replace_text
 
-PROJECT: Final = "asyndgan"
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365
 RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 """Valid names of a run in a federation; sites name a folder after it."""
-
-SITE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
-HOST_NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?")
-HOST_LENGTH: Final = 64
-"""Most characters of a host name: the limit of a certificate's common name."""
-
-CLASSES: Final = [f"asyndgan.relay.flare.{name}" for name in ("CoordinatorRelay", "SiteRelay")]
-RIGHTS: Final = {
-    "format_version": "1.0",
-    "permissions": {
-        "lead": {"submit_job": "any", "manage_job": "n:submitter", "view": "any", "byoc": "none"},
-        "member": {"view": "any"},
-    },
-}
-"""Permissions at the server and the sites; everything else is refused. FLARE's defaults would let
-the coordinator read files and logs in a site's kit and end its processes."""
-
-VERSIONS_FILE: Final = "versions.json"
-"""File in a site's kit with the versions that the coordinator had when it made the kit."""
 
 STORE: Final = "store"
 """Folder in the server's kit in which FLARE keeps its jobs."""
@@ -242,13 +231,6 @@ def unquoted(path: Path) -> Path:
     return path
 
 
-def guard(kit: Path) -> None:
-    """Makes a kit readable by its owner only: its key, and what the site keeps beside it."""
-    kit.chmod(0o700)
-    for key in (kit / "startup").glob("*.key"):
-        key.chmod(0o600)
-
-
 def _check_names(sites: tuple[str, ...], host: str) -> None:
     for site in sites:
         if not SITE_NAME.fullmatch(site) or site in ("server", PROJECT, host):
@@ -290,13 +272,21 @@ def _provision(federation: Federation, sent: Collection[str]) -> None:
     for site in federation.sites:
         kit = federation.kits / f"{site}.zip"
         if site in sent or not kit.exists():
-            _narrow(made / site)
-            _write(made / site / VERSIONS_FILE, versions())
-            half = Path(shutil.make_archive(str(made / site), "zip", made, site))
-            half.chmod(0o600)
-            half.replace(kit)
+            _pack(federation, site, made / site / "startup").replace(kit)
     shutil.rmtree(made)
     _describe(federation)
+
+
+def _pack(federation: Federation, site: str, startup: Path) -> Path:
+    """Archives what a site is sent; returns the archive, beside FLARE's kit of the site."""
+    pems = [(startup / name).read_text() for name in ("rootCA.pem", "client.crt", "client.key")]
+    member = Member(site, federation.host, federation.port, versions(), *pems)
+    folder = startup.parent / "sent" / site
+    folder.mkdir(parents=True)
+    replace_text(folder / KIT_FILE, member.to_json(), mode=0o600)
+    made = Path(shutil.make_archive(str(folder), "zip", folder.parent, site))
+    made.chmod(0o600)
+    return made
 
 
 def _describe(federation: Federation) -> None:
@@ -317,17 +307,13 @@ def _adopt(made: Path, place: Path) -> None:
 
 
 def _narrow(kit: Path) -> None:
-    """Tightens the settings of a kit: our relays only, no code in jobs, no logs to others."""
+    """Tightens the coordinator's settings: our relays only, no code in jobs, no logs to others."""
     local = kit / "local"
     resources = _read(local / "resources.json.default")
     resources["class_allow_list"] = CLASSES
     resources["class_list_enforcement_mode"] = "enforce"
     resources["allow_log_streaming"] = False
-    components = [
-        each
-        for each in resources.get("components", [])
-        if each["id"] not in ("site_log_streamer", "log_receiver")
-    ]
+    components = [each for each in resources.get("components", []) if each["id"] != "log_receiver"]
     for component in components:
         if component["id"] == "job_scheduler":
             component["args"]["max_jobs"] = 1000  # one per site

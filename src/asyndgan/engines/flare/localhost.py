@@ -12,8 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import final
 
 from asyndgan.engines.flare.jobs import Office
-from asyndgan.engines.flare.keeper import Kept, keep_server
-from asyndgan.engines.flare.kits import guard, init_federation
+from asyndgan.engines.flare.keeper import Kept, keep_client, keep_server
+from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.member import guard
 from asyndgan.engines.flare.service import SiteService
 from asyndgan.engines.flare.transport import Flare
 from asyndgan.engines.setup import SiteSetup
@@ -73,7 +74,7 @@ class Localhost(Transport):
                 guard(kit)
                 self.services[setup.name] = SiteService(kit, partial(_same, setup))
                 ends.callback(self.services[setup.name].close)
-                self.clients[setup.name] = Kept(kit)
+                self.clients[setup.name] = keep_client(kit)
                 ends.callback(self.clients[setup.name].close)
             self.flare = Flare(Office(self.federation, recipe, "run"))
             ends.callback(self.flare.close)

@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines.flare.kits import RUN_NAME
+from asyndgan.engines.flare.member import read_kit
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, policy_of
 from asyndgan.errors import (
@@ -127,15 +128,15 @@ class SiteFile(Section):
         Raises:
             RunError: the kit cannot be used, or has states of as many other runs as `runs` allows.
         """
-        state = kit / "runs" / run
+        name, state = read_kit(kit).name, kit / "runs" / run
         # Whoever names runs would otherwise decide how much of the site's disk they fill.
         if not state.exists() and len(list(state.parent.glob("*"))) >= self.runs:
             raise RunError(
-                f"{name_of(kit)} keeps the state of {self.runs} runs already (runs in {SITE_FILE})"
+                f"{name} keeps the state of {self.runs} runs already (runs in {SITE_FILE})"
                 f". Delete the folders of those that are over from {state.parent}, or raise it."
             )
         return SiteSetup(
-            name_of(kit),
+            name,
             self.data,
             state,
             share=self.share,
@@ -179,7 +180,7 @@ class SiteService:
         *,
         wait_s: float = 600.0,
     ) -> None:
-        self.name = name_of(kit)
+        self.name = read_kit(kit).name
         self.setup_of = setup_of
         self.wait_s = wait_s
         self._worker: tuple[Line, Processes] | None = None
@@ -311,18 +312,3 @@ class SiteService:
             self._worker = (line, Processes([self.setup_of(run)], Recipe.from_toml(recipe)))
         self._asked = time.monotonic()
         return self._worker[1]
-
-
-def name_of(kit: Path) -> str:
-    """Name of the site that a startup kit is for.
-
-    Raises:
-        RunError: the folder is not a site's startup kit.
-    """
-    try:
-        return str(json.loads((kit / "startup" / "fed_client.json").read_text())["client"]["fqsn"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RunError(
-            f"{kit} is no site's startup kit: unpack the one that the coordinator sent, and name "
-            "the folder that holds 'startup'."
-        ) from error

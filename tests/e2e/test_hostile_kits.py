@@ -1,0 +1,184 @@
+"""A kit full of code: none of it runs at a site, with FLARE's real client, server and job."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyndgan.engines.flare.kits import init_federation, renew
+from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.member import read_kit, write_workspace
+from asyndgan.privacy import SIMULATION
+from asyndgan.recipe import Recipe
+from asyndgan.runs.federated import Order
+
+COMMAND = str(Path(sys.executable).with_name("asyndgan"))
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="as FLARE's services")
+
+COMPONENTS = (
+    "startup/fed_client.json", "startup/fed_client.json.default", "startup/x__resources.json",
+    "startup/x__p_resources.json", "startup/x__j_resources.json", "local/resources.json",
+    "local/resources.json.default", "local/x__resources.json", "local/x__p_resources.json",
+    "local/x__j_resources.json", "local/job_resources.json", "local/privacy.json",
+    "local/privacy.json.sample", "local/comm_config.json", "comm_config.json",
+    "local/authorization.json", "startup/signature.json", "study_registry.json",
+)  # fmt: skip
+"""Files in which FLARE looks for components, or for other settings."""
+
+LOGS = ("local/log_config.json", "local/log_config.json.default")
+
+MODULES = (
+    "sitecustomize", "usercustomize", "json", "asyndgan/__init__", "nvflare/__init__",
+    "torch/__init__", "nvflare_decomposers/own", "plugin", "conftest",
+)  # fmt: skip
+PLACES = ("", "local/", "local/custom/", "startup/", "custom/", "app_north/custom/", "plugins/")
+
+SCRIPTS = ("sub_start.sh", "start.sh", "startup/sub_start.sh", "startup/start.sh", "stop_fl.sh")
+
+
+def poison(folder: Path, ran: Path, names: tuple[str, ...] | None = None) -> None:
+    """Makes every file that FLARE, Python or a shell may look for leave its name in `ran`.
+
+    Args:
+        folder: a kit, or FLARE's folder, whose own files keep what else they hold.
+        ran: an empty folder.
+        names: files to write; None for all.
+    """
+
+    def leave(name: str) -> Path:
+        return ran / name.replace("/", "-")
+
+    def write(name: str, text: str) -> None:
+        if names is None or name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+            (folder / name).chmod(0o755)
+
+    def content(name: str) -> dict[str, Any]:
+        found = folder / name
+        tables: dict[str, Any] = json.loads(found.read_text()) if found.exists() else {}
+        return tables
+
+    for name in COMPONENTS:
+        run = {"args": {"args": ["touch", str(leave(name))]}, "path": "subprocess.Popen"}
+        tables = content(name)
+        tables["components"] = [*tables.get("components", []), {"id": name, **run}]
+        write(name, json.dumps(tables))
+    for name in LOGS:
+        formatter = {"()": "subprocess.Popen", "args": ["touch", str(leave(name))]}
+        tables = {"version": 1} | content(name)
+        write(name, json.dumps(tables | {"formatters": {"plain": formatter}}))
+    for place in PLACES:
+        for module in MODULES:
+            name = f"{place}{module}.py"
+            write(name, f"import pathlib\npathlib.Path({str(leave(name))!r}).touch()\n")
+    for name in SCRIPTS:
+        write(name, f"#!/bin/sh\ntouch {leave(name)}\n")
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def until(true: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it took too long"
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "local/resources.json", "local/log_config.json", "startup/fed_client.json",
+        "startup/x__resources.json", "local/x__p_resources.json",
+        "local/custom/nvflare_decomposers/own.py",
+    ],
+)  # fmt: skip
+def test_flare_runs_what_its_own_folder_names_so_that_nobody_else_may_write_there(
+    name: str, tmp_path: Path
+) -> None:
+    """What the next test's kit holds is no blank: where FLARE does read it, it runs."""
+    made = init_federation(tmp_path / "f", host="localhost", port=free_port(), sites=("north",))
+    shutil.unpack_archive(made.kits / "north.zip", tmp_path)
+    folder = write_workspace(tmp_path / "north", read_kit(tmp_path / "north"))
+    (ran := tmp_path / "ran").mkdir()
+    poison(folder, ran, (name,))
+    words = ["-m", folder, "-s", "fed_client.json", "--set", "secure_train=true", "uid=north"]
+    client = subprocess.Popen(
+        [sys.executable, "-m", "asyndgan.relay.client", *words, "org=asyndgan"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        until(lambda: names_in(ran) == [name.replace("/", "-")], 60)
+    finally:
+        client.kill()
+        client.wait()
+
+
+def test_nothing_that_a_kit_or_its_renewal_holds_besides_its_data_runs_at_a_site(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    def asyndgan(*words: object) -> str:
+        done = subprocess.run(
+            [COMMAND, *map(str, words)], capture_output=True, text=True, timeout=600,
+            cwd=tmp_path / "elsewhere",
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def started(*words: object) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([COMMAND, *map(str, words)], cwd=tmp_path / "elsewhere")
+
+    def trained(run: str) -> None:
+        asyndgan("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", run)
+        order = Order.named(federation, run)
+        until(lambda: order.state() in ("finished", "failed"), 180)
+        assert order.state() == "finished", order.failure()
+
+    for name in ("elsewhere", "ran"):
+        (tmp_path / name).mkdir()
+    kit, ran = tmp_path / "north", tmp_path / "ran"
+    federation = init_federation(
+        tmp_path / "f", host="localhost", port=free_port(), sites=("north",)
+    )
+    recipe = tiny("image.size=32", "masks.release=false")
+    (tmp_path / "recipe.toml").write_text(recipe.to_toml())
+    shutil.unpack_archive(federation.kits / "north.zip", tmp_path)
+    poison(kit, ran)
+    said = asyndgan("site", "init", kit, "--data", phantoms["north"])
+    assert "Neither read nor run, as no part of a kit: app_north, asyndgan, " in said
+    (kit / "policy.toml").write_text(SIMULATION.to_toml())
+    services = [started("federation", "start", federation.path)]
+    try:
+        services.append(started("site", "start", kit))
+        trained("first")
+        assert "neither read nor run" in " ".join(asyndgan("site", "check", kit).split())
+        assert names_in(ran) == []
+        # A renewed kit is unpacked over the folder, and somebody wrote to FLARE's own.
+        services.pop().send_signal(signal.SIGTERM)
+        until(lambda: not (kit / "flare" / "flare.pid").exists(), 60)
+        renew(federation)
+        old = (kit / "flare" / "startup" / "client.crt").read_bytes()
+        shutil.unpack_archive(federation.kits / "north.zip", tmp_path)
+        poison(kit, ran)
+        poison(kit / "flare", ran)
+        services.append(started("site", "start", kit))
+        until(lambda: (kit / "flare" / "flare.pid").exists(), 60)
+        trained("second")
+        assert (kit / "flare" / "startup" / "client.crt").read_bytes() != old
+        assert names_in(ran) == []
+    finally:
+        for service in reversed(services):
+            service.send_signal(signal.SIGTERM)
+        assert [service.wait(60) for service in reversed(services)] == [0] * len(services)
+    assert (kit / "flare" / "log.txt").exists()
+    assert len(list((kit / "runs").iterdir())) == 2
