@@ -37,10 +37,10 @@ LONGEST_S: Final = 60.0
 FREED_S: Final = 5.0
 """Seconds in which a port has to be free: a server that was just killed may still hold it."""
 
-SCRIPT: Final = "sub_start.sh"
-"""FLARE's own script that starts a server; it becomes the process that it starts."""
+SERVER: Final = "fed_server.json"
+"""FLARE's settings in the server's kit."""
 
-PARENTS: Final = {"asyndgan.relay.client", "nvflare.private.fed.app.server.server_train"}
+PARENTS: Final = {"asyndgan.relay.client", "asyndgan.relay.server"}
 """Modules that run as the FLARE process of a site's and of the server's kit."""
 
 HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
@@ -146,7 +146,8 @@ class Kept:
 def _command(kit: Path) -> list[str]:
     """What starts the FLARE process of a kit.
 
-    At a site it is a module of this package: the scripts in a kit are the coordinator's.
+    It is a module of this package: the scripts in a kit are the coordinator's, and FLARE's own
+    server would wait for every stranger.
 
     Raises:
         RunError: the kit holds no FLARE process to start, or FLARE cannot start jobs with this
@@ -154,8 +155,11 @@ def _command(kit: Path) -> list[str]:
     """
     unquoted(Path(sys.executable))
     startup = kit / "startup"
-    if (startup / SCRIPT).exists() and not (startup / "fed_client.json").exists():
-        return ["/bin/bash", str(startup / SCRIPT), "--once"]
+    if (startup / SERVER).exists() and not (startup / "fed_client.json").exists():
+        return [
+            sys.executable, "-u", "-m", "asyndgan.relay.server", "-m", str(kit),
+            "-s", SERVER, "--set", "secure_train=true", f"org={PROJECT}", "config_folder=config",
+        ]  # fmt: skip
     return [
         sys.executable, "-u", "-m", "asyndgan.relay.client", "-m", str(kit),
         "-s", "fed_client.json", "--set", "secure_train=true", f"uid={name_of(kit)}",
@@ -198,7 +202,7 @@ def end_orphan(kit: Path) -> None:
     with suppress(OSError, ValueError):
         pid = int(_note(kit).read_text())
         words = set(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
-        if str(kit / "startup" / SCRIPT) in words or (str(kit) in words and PARENTS & words):
+        if str(kit) in words and PARENTS & words:
             _end_group(pid, signal.SIGKILL)
 
 
