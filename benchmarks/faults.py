@@ -203,7 +203,7 @@ def main() -> None:
         "a site's FLARE job": kill("client.worker_process", kit),
         "a site's FLARE parent": kill("asyndgan.relay.client", kit),
         "a job of the server": kill("server.runner_process", server),
-        "the server's parent": kill("server.server_train", server),
+        "the server's parent": kill("asyndgan.relay.server", server),
         "the coordinator": kill("asyndgan.runs.federated", str(federation.path)),
         "`site start`": restart(SITE, all_of_it=False),
         "`federation start`": restart("coordinator", all_of_it=False),

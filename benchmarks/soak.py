@@ -28,7 +28,8 @@ SKIPPED = 0.1
 
 KINDS = {
     "coordinator": (),
-    "server's parent": ("server.server_train", "federation/server"),
+    "server's parent": ("asyndgan.relay.server", "federation/server"),
+    "who asks the server": ("asyndgan.relay.administrator",),
     "server's jobs": ("server.runner_process", "federation/server"),
     "sites' parents": ("asyndgan.relay.client",),
     "sites' jobs": ("client.worker_process",),

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup
-from asyndgan.engines.flare.keeper import Kept
+from asyndgan.engines.flare.keeper import keep_client
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.engines.flare.service import SiteService
@@ -72,7 +72,7 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
                 return SiteSetup(name, tmp_path / "data" / name, tmp_path / name / "runs" / run)
 
             ends.callback(SiteService(tmp_path / name, setup).close)
-            ends.callback(Kept(tmp_path / name).close)
+            ends.callback(keep_client(tmp_path / name).close)
         serving = threading.Thread(target=serve, args=(federation,), kwargs={"stop": done.is_set})
         serving.start()
         ends.callback(serving.join)

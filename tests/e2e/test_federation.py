@@ -23,7 +23,6 @@ import pytest
 import torch
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from nvflare.fuel.flare_api.flare_api import Session
 from nvflare.lighter.entity import Project
 from nvflare.lighter.impl.cert import CertBuilder
 from nvflare.lighter.impl.static_file import StaticFileBuilder
@@ -34,7 +33,7 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.checks import checks
-from asyndgan.engines.flare.jobs import Office, write_job
+from asyndgan.engines.flare.jobs import Administrator, Office, write_job
 from asyndgan.engines.flare.keeper import keep_client
 from asyndgan.engines.flare.kits import (
     PROJECT,
@@ -134,7 +133,7 @@ def answered(local: Localhost, site: str, request: bytes) -> bytes:
         ("client.worker_process", "sites/north"),
         ("asyndgan.relay.client", "sites/north"),
         ("server.runner_process", "federation/server"),
-        ("server.server_train", "federation/server"),
+        ("asyndgan.relay.server", "federation/server"),
     ],
     ids=["a site's job", "a site's parent", "a job of the server", "the server's parent"],
 )
@@ -441,26 +440,33 @@ def test_a_job_that_names_another_class_does_not_run(local: Localhost, tmp_path:
     assert "ComponentNotAuthorized" in said and foreign in said
 
 
-class Stuck(Session):
-    """A session whose end FLARE waits for in vain, as it does if an answer came too late."""
-
-    def __init__(self) -> None:
-        self.api = self
-        self.ended = threading.Event()
-
-    def close(self) -> None:
-        self.ended.wait()
-
-
-def test_a_session_that_does_not_end_holds_nobody_up(local: Localhost) -> None:
-    office, stuck = local.flare.office, Stuck()
-    administrator = office.administrator
-    with administrator._lock:
-        administrator._session, before = stuck, administrator._session
-        administrator.close()
-        assert administrator._session is None
-        administrator._session = before
-    stuck.ended.set()
+def test_a_server_that_hangs_holds_nobody_up_and_is_asked_again_by_a_new_process(
+    local: Localhost,
+) -> None:
+    administrator, pid = local.flare.office.administrator, local.server.pid()
+    assert set(administrator.present()) >= {"north", "south"}
+    administrator.answer_s, before = 2.0, administrator.answer_s
+    assert pid and administrator._asker
+    asker = administrator._asker[0]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        for _ in range(2):  # with a session, and where one has to be opened
+            with pytest.raises(SiteUnreachableError, match="no answer in time"):
+                administrator.present()
+        assert time.monotonic() - begun < 15.0
+        assert asker.poll() is not None
+        waiting = Administrator(local.federation.admin_kit)
+        threading.Timer(1.0, waiting.close).start()
+        begun = time.monotonic()
+        with pytest.raises(SiteUnreachableError):
+            waiting.present()
+        with pytest.raises(SiteUnreachableError, match="the session is over"):
+            waiting.present()
+        assert time.monotonic() - begun < 10.0
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        administrator.answer_s = before
     assert set(administrator.present()) >= {"north", "south"}
 
 

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+import crowd as strangers
 from asyndgan.engines.flare.keeper import end_orphan
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
+from asyndgan.privacy import SIMULATION
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.federated import Order
@@ -61,17 +63,22 @@ def started(*words: object) -> subprocess.Popen[bytes]:
     )
 
 
-def left_of(folder: Path) -> list[str]:
-    """Command lines of the processes that work in a folder."""
-    found = []
+def left_of(folder: Path) -> dict[int, str]:
+    """Command lines of the processes that work in a folder, by their ids."""
+    found = {}
     for place in Path("/proc").glob("[0-9]*"):
         try:
             command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
         if str(folder) in command:
-            found.append(command)
+            found[int(place.name)] = command
     return found
+
+
+def of_module(name: str, folder: Path) -> list[int]:
+    """Ids of the processes of a module that work in a folder."""
+    return [pid for pid, command in left_of(folder).items() if f"-m {name} " in command]
 
 
 def until(true: Callable[[], bool], seconds: float) -> None:
@@ -109,7 +116,7 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         assert "step 6 of 6" in asyndgan("federation", "status", federation.path)
         services[0].kill()  # its FLARE server lives on, until the command is started again
         services[0].communicate()
-        assert any("server_train" in command for command in left_of(federation.path))
+        assert of_module("asyndgan.relay.server", federation.path)
         services[0] = started("federation", "start", federation.path)
         here = "connected: north, south"
         until(lambda: here in asyndgan("federation", "status", federation.path), 90)
@@ -124,6 +131,55 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
     assert fetched.generator_file.exists() and len(fetched.metrics()) == recipe.training.steps
     for name in phantoms:
         asyndgan("ledger", "verify", tmp_path / name / "records" / "ledger.jsonl")
+
+
+def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    port = free_port()
+    federation = init_federation(tmp_path / "f", host="localhost", port=port, sites=tuple(phantoms))
+    services = [started("federation", "start", federation.path)]
+    crowd = None
+    try:
+        for name, data in phantoms.items():
+            shutil.unpack_archive(federation.kits / f"{name}.zip", tmp_path)
+            asyndgan("site", "init", tmp_path / name, "--data", data)
+            (tmp_path / name / "policy.toml").write_text(SIMULATION.to_toml())
+        crowd = subprocess.Popen(
+            [sys.executable, strangers.__file__, str(port), "40"], stdout=subprocess.PIPE
+        )
+        assert crowd.stdout and crowd.stdout.readline() == b"there\n"
+        services += [started("site", "start", tmp_path / name) for name in phantoms]
+        longer = ("training.steps=100000", "quorum.patience_s=600", "quorum.wait_s=600")
+        recipe = tiny("image.size=32", *longer)
+        order = Order.submit(federation, "one", recipe, ())
+        until(lambda: len(order.folder.metrics()) > 20, 120)
+        assert "connected: north, south" in asyndgan("federation", "status", federation.path)
+        assert crowd.poll() is None
+        (run,) = of_module("asyndgan.runs.federated", federation.path)
+        for site in services[1:]:
+            site.send_signal(signal.SIGSTOP)
+        os.kill(run, signal.SIGTERM)  # in a step for which there will be no answers
+        until(lambda: not Path(f"/proc/{run}").exists(), 30)
+        (server,) = of_module("asyndgan.relay.server", federation.path)
+        os.kill(server, signal.SIGSTOP)
+        assert "cannot be asked now" in asyndgan("federation", "status", federation.path)
+        asking = started("federation", "status", federation.path)
+        children = Path(f"/proc/{asking.pid}/task/{asking.pid}/children")
+        until(lambda: bool(children.read_text()), 30)  # it asks
+        asking.send_signal(signal.SIGINT)
+        asking.communicate(timeout=5)
+        begun = time.monotonic()
+        services[0].send_signal(signal.SIGTERM)  # its run waits for sites
+        assert services[0].wait(60) == 0
+        assert time.monotonic() - begun < 40
+        assert order.state() == "running"  # it goes on when the service is started again
+        until(lambda: not left_of(federation.path), 30)
+    finally:
+        for process in [*reversed(services), *([crowd] if crowd else [])]:
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
 
 
 def test_the_demo_over_flare_loses_a_hospital_on_the_way_and_gets_it_back(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`asyndgan federation`: commands for the coordinator's administrator."""
 
-import io
 import logging
 import math
 import shutil
@@ -8,7 +7,7 @@ import signal
 import socket
 import sys
 import time
-from contextlib import closing, redirect_stdout
+from contextlib import closing
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Annotated, Any, final
@@ -33,6 +32,9 @@ federation = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
+ANSWER_S = 10.0
+"""Seconds that FLARE's server may take to say who is connected."""
+
 ASK_S = 5.0
 """Seconds after which `status --watch` asks anew who is connected."""
 
@@ -225,8 +227,6 @@ def status(
     from asyndgan.runs.federated import Order
 
     made, console = kits.Federation.of(folder), Console(file=sys.stdout)
-    for noisy in flare_part("jobs").NOISY_LOGS:
-        logging.getLogger(noisy).setLevel(logging.CRITICAL)
     with closing(Attendance(made)) as attendance:
         if run is None and not Order.all(made):
             _say(console, f"{attendance.line()}\nNo run is ordered: asyndgan federation submit.")
@@ -304,7 +304,8 @@ class Attendance:
 
     def __init__(self, federation: Any) -> None:
         self.federation = federation
-        self._administrator = flare_part("jobs").Administrator(federation.admin_kit)
+        ask = flare_part("jobs").Administrator
+        self._administrator = ask(federation.admin_kit, answer_s=ANSWER_S)
         self._asked, self._line, self._connected = -math.inf, "", False
 
     def line(self) -> str:
@@ -312,10 +313,9 @@ class Attendance:
         if time.monotonic() - self._asked > ASK_S:
             place = self.federation.host, self.federation.port
             try:
-                if not self._connected:  # FLARE tries a server that is not there for a minute
+                if not self._connected:  # FLARE tries a server that is not there again and again
                     socket.create_connection(place, timeout=2).close()
-                with redirect_stdout(io.StringIO()):  # it says that it connects
-                    present = set(self._administrator.present())
+                present = set(self._administrator.present())
                 self._connected = True
                 members = type(self.federation).of(self.federation.path).sites  # some may join
                 here = [site for site in members if site in present]
@@ -324,11 +324,17 @@ class Attendance:
                 self._line += f"; not connected: {', '.join(away)}" if away else ""
             except RunError as error:
                 self._line = str(error)
-            except (SiteUnreachableError, OSError):
+            except OSError:
                 self._connected = False
                 self._line = (
                     f"{place[0]}:{place[1]} does not answer; 'asyndgan federation start "
                     f"{self.federation.path}' starts it."
+                )
+            except SiteUnreachableError as error:
+                self._connected = False
+                self._line = (
+                    f"{place[0]}:{place[1]} takes connections, but who is connected cannot be "
+                    f"asked now: {error}"
                 )
             self._asked = time.monotonic()
         return self._line

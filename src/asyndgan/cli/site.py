@@ -121,7 +121,8 @@ def start(kit: Kit) -> None:
             highlight=False, markup=False, soft_wrap=True,
         )  # fmt: skip
         try:
-            stopping.wait()
+            while not stopping.wait(1.0):  # a signal may come to another thread, and wake nobody
+                pass
         finally:
             client.close()
             running.close()

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
-from asyndgan.engines.flare.jobs import NOISY_LOGS, Office
+from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import keep_server
 from asyndgan.engines.flare.kits import RUN_NAME, Federation
 from asyndgan.engines.flare.transport import Flare
@@ -66,6 +66,11 @@ STOP_S: Final = 30.0
 STOP_TIMES: Final = 10
 """A run is asked to stop `STOP_TIMES` times, `STOP_S` seconds apart, before it is killed."""
 
+GRACE_S: Final = 10.0
+MOST_GRACE_S: Final = 240.0
+"""A run that a signal tells to end may take `GRACE_S`, and twice as long as its sites took for
+their latest answers, for its step and a checkpoint, but never longer than `MOST_GRACE_S`."""
+
 RETURN_S: Final = 60.0
 """Seconds that a resumed run waits for all of its sites before a quorum is enough."""
 
@@ -97,6 +102,7 @@ class Order:
         self._proposal_file = self.folder.path / "proposal"
         self._confirmed_file = self.folder.path / "confirmed"
         self.log_file = self.folder.path / "coordinator.log"
+        self._transport: Flare | None = None
 
     @classmethod
     def submit(
@@ -302,6 +308,7 @@ class Order:
         with self.folder.held():  # before any call to FLARE, as another process may train this run
             self._proposal_file.unlink(missing_ok=True)  # of a process that was killed
             transport = Flare(Office(self.federation, recipe, self.name))
+            self._transport = transport
             try:
                 try:
                     self._gather(transport, recipe)
@@ -323,6 +330,11 @@ class Order:
             finally:
                 transport.close()
         self.trouble("")
+
+    def grace(self) -> float:
+        """Seconds that this process may take to end once a signal tells it to."""
+        pace = self._transport.pace() if self._transport else 0.0
+        return min(GRACE_S + 2 * pace, MOST_GRACE_S)
 
     def _next_step(self) -> int:
         return max(stored_steps(self.folder.checkpoints), default=0)
@@ -497,10 +509,13 @@ def _stop_with(parent: int) -> None:
 def main(path: Path, name: str, device: str) -> int:
     """Runs the process of one run; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    for noisy in NOISY_LOGS:
-        logging.getLogger(noisy).setLevel(logging.WARNING)
     order = Order(Federation.of(path), name)
-    signal.signal(signal.SIGTERM, _interrupt)  # until training handles it with a checkpoint
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)  # until training handles it with a checkpoint
+    told, tell = os.pipe()
+    os.set_blocking(tell, False)
+    signal.set_wakeup_fd(tell)  # is told of a signal even while Python code cannot run
+    threading.Thread(target=_end_in_time, args=(told, order), daemon=True).start()
     threading.Thread(target=_stop_with, args=(sys.stdin.fileno(),), daemon=True).start()
     try:
         order.train(partial(_log_news, order), device=device)
@@ -520,6 +535,14 @@ def main(path: Path, name: str, device: str) -> int:
         order.trouble(f"{type(error).__name__}; see {order.log_file}")
         return AGAIN
     return 0
+
+
+def _end_in_time(told: int, order: Order) -> None:
+    """Ends this process if it has not ended some time after the first signal; see `GRACE_S`."""
+    os.read(told, 1)
+    time.sleep(order.grace())
+    log.warning("run %s does not stop: it goes on from its newest checkpoint", order.name)
+    os._exit(AGAIN)
 
 
 def _interrupt(number: int, frame: object) -> None:

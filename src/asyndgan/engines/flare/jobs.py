@@ -3,6 +3,9 @@
 import json
 import logging
 import secrets
+import socket
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Collection
@@ -10,33 +13,34 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, final
 
-from nvflare.fuel.flare_api.api_spec import (
-    AuthenticationError,
-    AuthorizationError,
-    InvalidJobDefinition,
-)
-from nvflare.fuel.flare_api.flare_api import Session, new_secure_session
-
 from asyndgan.engines.flare.kits import Federation
 from asyndgan.engines.processes import FRAME_SLACK
-from asyndgan.errors import RunError, SiteUnreachableError
+from asyndgan.errors import RunError, SiteUnreachableError, WireError
 from asyndgan.protocol import message_limit
 from asyndgan.recipe import Recipe
+from asyndgan.relay.framing import Frames, Requests
+from asyndgan.texts import parsed_json
 
 log = logging.getLogger(__name__)
 
 RELAY: Final = "asyndgan.relay.flare"
-
-NOISY_LOGS: Final = ("nvflare", "CoreCell", "conn_manager")
-"""FLARE's loggers, which report every broken connection."""
 
 TASKS_ASKED_S: Final = 5.0
 """Seconds between two requests of a site's job for tasks, of which there are none: FLARE's default
 of 2 is most of what an idle connection carries. A job whose run has ended may stay that long, and
 after 10 seconds FLARE would kill it, while the next job waits."""
 
+ASKER: Final = "asyndgan.relay.administrator"
+"""Module of the process that asks FLARE's server."""
+
+ANSWER_S: Final = 30.0
+"""Longest time in seconds that FLARE's server may take to answer, its session included."""
+
 CLOSING_S: Final = 2.0
 """Longest time in seconds that the end of a session is waited for."""
+
+REPLY_BYTES: Final = 2**26
+"""Most bytes of an answer."""
 
 BETWEEN: Final = "."
 """Separates run and site in a job's name; a run's name cannot contain it."""
@@ -44,52 +48,86 @@ BETWEEN: Final = "."
 
 @final
 class Administrator:
-    """Asks FLARE's server by its administrators' interface; a session is opened when need be.
+    """Asks FLARE's server by its administrators' interface.
+
+    A process of its own asks (`asyndgan.relay.administrator`), and another one after it where there
+    was no answer: nothing that FLARE waits for holds this process up.
 
     Args:
         kit: startup kit of the administrator.
+        answer_s: longest time in seconds that an answer is waited for.
     """
 
-    def __init__(self, kit: Path) -> None:
+    def __init__(self, kit: Path, *, answer_s: float = ANSWER_S) -> None:
         self.kit = kit
-        self._session: Session | None = None
+        self.answer_s = answer_s
+        self._asker: tuple[subprocess.Popen[bytes], Requests] | None = None
+        self._closed = False
         self._lock = threading.RLock()
 
     def present(self) -> tuple[str, ...]:
         """Sites that FLARE's server knows now, members or not; raises as `ask`."""
-        return tuple(client.name for client in self.ask("get_system_info").client_info)
+        return tuple(str(client["name"]) for client in self.ask("get_system_info")["client_info"])
 
     def ask(self, command: str, *words: Any) -> Any:
-        """What the method of this name of a FLARE session returns.
+        """What the method of this name of a FLARE session returns, objects as tables.
 
         Raises:
             RunError: FLARE refuses.
-            SiteUnreachableError: the server does not answer.
+            SiteUnreachableError: the server does not answer within `answer_s`, or it fails.
         """
+        request = json.dumps([command, *words]).encode()
         with self._lock:  # a session serves one thread at a time
             try:
-                if self._session is None:
-                    self._session = new_secure_session(
-                        user_of(self.kit), str(self.kit), timeout=5.0
-                    )
-                return getattr(self._session, command)(*words)
-            except (AuthorizationError, AuthenticationError, InvalidJobDefinition) as error:
-                raise RunError(
-                    f"FLARE refuses '{command}' to {user_of(self.kit)}: {error}"
-                ) from error
-            except Exception as error:  # FLARE raises many kinds, with its server's texts
-                self.close()
-                reason = error or type(error).__name__
-                raise SiteUnreachableError(f"FLARE's server: {command}: {reason}") from error
+                reply = parsed_json(self._line().ask(request, self.answer_s).decode())
+                if "failed" in reply:
+                    raise SiteUnreachableError(reply["failed"])
+            except (SiteUnreachableError, WireError, OSError) as error:
+                self._end()
+                raise SiteUnreachableError(f"FLARE's server: {command}: {error}") from error
+        if "refused" in reply:
+            raise RunError(f"FLARE refuses '{command}' to {user_of(self.kit)}: {reply['refused']}")
+        return reply["answer"]
 
     def close(self) -> None:
-        """Drops the session; the next request opens a new one."""
-        session, self._session = self._session, None
-        if session:
-            # FLARE waits there for threads that may read from a socket for ever.
-            closing = threading.Thread(target=_closed, args=(session,), daemon=True)
-            closing.start()
-            closing.join(timeout=CLOSING_S)
+        """Ends the session for good; who waits for an answer gets an error at once."""
+        self._closed = True
+        idle = self._lock.acquire(blocking=False)
+        try:
+            self._end(CLOSING_S if idle else 0.0)
+        finally:
+            if idle:
+                self._lock.release()
+
+    def _line(self) -> Requests:
+        """Where requests are sent: to a process that is started where there is none."""
+        asker = self._asker
+        if asker is None:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
+                    [sys.executable, "-m", ASKER, str(self.kit), user_of(self.kit)],
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # Ctrl-C is for us; it ends with the socket
+                )
+            self._asker = asker = process, Requests(Frames(ours, limit=REPLY_BYTES))
+        if self._closed:  # looked at last: `close` may have come on the way
+            self._end()
+            raise SiteUnreachableError("the session is over.")
+        return asker[1]
+
+    def _end(self, farewell_s: float = 0.0) -> None:
+        """Ends the process, which may take leave of the server first."""
+        asker, self._asker = self._asker, None
+        if asker:
+            process, line = asker
+            line.frames.close()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(farewell_s)
+            process.kill()
+            process.wait()
 
 
 @final
@@ -169,14 +207,8 @@ class Office:
             log.info("job %s: %s", job, error)
 
     def close(self) -> None:
-        """Ends the session."""
+        """Ends the session; what is asked of it now fails at once."""
         self.administrator.close()
-
-
-def _closed(session: Session) -> None:
-    for close in (session.close, session.api.close):
-        with suppress(Exception):  # the server may be gone before us, in one of many ways
-            close()
 
 
 def job_name(run: str, site: str) -> str:

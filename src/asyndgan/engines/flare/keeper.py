@@ -31,10 +31,10 @@ LONGEST_S: Final = 60.0
 FREED_S: Final = 5.0
 """Seconds in which a port has to be free: a server that was just killed may still hold it."""
 
-SCRIPT: Final = "sub_start.sh"
-"""FLARE's own script that starts a server; it becomes the process that it starts."""
+SERVER: Final = "fed_server.json"
+"""FLARE's settings in the server's kit."""
 
-PARENTS: Final = {"asyndgan.relay.client", "nvflare.private.fed.app.server.server_train"}
+PARENTS: Final = {"asyndgan.relay.client", "asyndgan.relay.server"}
 """Modules that run as the FLARE process of a site's and of the server's kit."""
 
 HEAP: Final = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "131072"}
@@ -183,8 +183,13 @@ def keep_server(federation: Federation) -> Kept:
         time.sleep(0.1)
     # Jobs of a server that was killed died with it, and a coordinator would wait for them.
     shutil.rmtree(federation.server_kit / STORE, ignore_errors=True)
-    script = plain(federation.server_kit) / "startup" / SCRIPT
-    return Kept(federation.server_kit, ["/bin/bash", str(script), "--once"])
+    kit = plain(federation.server_kit)
+    # Not FLARE's own script and server, which would wait for every stranger.
+    command = [
+        sys.executable, "-u", "-m", "asyndgan.relay.server", "-m", str(kit),
+        "-s", SERVER, "--set", "secure_train=true", f"org={PROJECT}", "config_folder=config",
+    ]  # fmt: skip
+    return Kept(kit, command)
 
 
 def end_orphan(kit: Path) -> None:
@@ -195,7 +200,7 @@ def end_orphan(kit: Path) -> None:
     with suppress(OSError, ValueError):
         pid = int(_note(kit).read_text())
         words = set(Path(f"/proc/{pid}/cmdline").read_text().split("\0"))
-        if str(kit / "startup" / SCRIPT) in words or (str(kit) in words and PARENTS & words):
+        if str(kit) in words and PARENTS & words:
             _end_group(pid, signal.SIGKILL)
 
 

@@ -9,7 +9,7 @@ killed, and when the coordinator itself is killed and restarted, the jobs reconn
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, final
@@ -45,6 +45,12 @@ ended."""
 SWEEP_S: Final = 60.0
 """Seconds between two searches for jobs that are no longer needed."""
 
+CLOSING_S: Final = 20.0
+"""Seconds that FLARE may take to end the jobs of a run that ends; they end by themselves too."""
+
+RECENT: Final = 64
+"""Answers of sites that say how long an answer takes now."""
+
 
 @dataclass
 class _Link:
@@ -77,6 +83,7 @@ class Flare(Transport):
         self._links: dict[str, _Link] = {}
         self._in_vain: Counter[str] = Counter()
         self._carried: dict[str, dict[str, tuple[int, int]]] = {}
+        self._took = deque([0.0], RECENT)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._listener = Listener(office.kit, self._welcome, limit=office.limit)
@@ -97,7 +104,9 @@ class Flare(Transport):
         if line is None:
             raise SiteUnreachableError(f"site {site} is not connected.")
         try:
+            asked = time.monotonic()
             reply = line.ask(payload, timeout)
+            self._took.append(time.monotonic() - asked)
             self._count(site, job, reply[: COUNTS.size])
             status, answer = read_reply(reply[COUNTS.size :])
         except SiteSilentError as error:
@@ -141,12 +150,18 @@ class Flare(Transport):
         with self._lock:
             return self._links[site].job if site in self._links else ""
 
+    def pace(self) -> float:
+        """Longest time in seconds that a site took for one of its latest answers; 0 before any."""
+        return max(tuple(self._took))
+
     def close(self) -> None:
-        """Closes all lines, ends all jobs and closes the office."""
+        """Closes all lines, ends all jobs if FLARE does so in time, and closes the office."""
         if self._closing.is_set():
             return
         self._closing.set()
         self._listener.close()
+        enough = threading.Timer(CLOSING_S, self.office.close)  # whoever asks it gets an error
+        enough.start()
         self._keeper.join()
         with self._lock:
             links = list(self._links.values())
@@ -155,6 +170,7 @@ class Flare(Transport):
             if link.line:
                 link.line.frames.close()
             self.office.end(link.job)
+        enough.cancel()
         self.office.close()
 
     def _count(self, site: str, job: str, counts: bytes) -> None:

@@ -1,0 +1,138 @@
+"""FLARE's process at the coordinator, started with this module, so that no stranger holds it up.
+
+FLARE's server shakes hands in the thread that accepts connections and waits there for ever: one
+that says nothing keeps everybody else out. Here each connection shakes hands in a thread of its
+own, within a deadline, and there are only so many of them.
+"""
+
+import logging
+import resource
+import runpy
+import socket
+import threading
+from collections import Counter
+from socketserver import ThreadingMixIn
+from ssl import SSLSocket
+from typing import Any, Final, final
+
+from nvflare.fuel.f3.drivers import tcp_driver
+
+log = logging.getLogger(__name__)
+
+PROOF_S: Final = 10.0
+"""Seconds in which a connection has to prove whose it is, however slowly its bytes come."""
+
+MOST_UNPROVEN: Final = 256
+"""Connections that may be about to prove whose they are, each of which takes a thread."""
+
+MOST_PROVEN: Final = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+"""Connections that members may hold; jobs and their files need the rest of the file descriptors."""
+
+
+@final
+class Held:
+    """Connections that are held at once; for another one, one of whoever holds the most is closed.
+
+    It is the oldest of theirs, so a flood from one address keeps out no other address, and a
+    connection that proves itself quickly is seldom closed before.
+
+    Args:
+        most: how many may be held.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self._held: dict[socket.socket, str] = {}  # in the order in which they came
+        self._lock = threading.Lock()
+
+    def add(self, connection: socket.socket, holder: str) -> None:
+        """Takes a connection in."""
+        with self._lock:
+            if len(self._held) >= self.most:
+                greedy, _ = Counter(self._held.values()).most_common(1)[0]
+                oldest = next(one for one, whose in self._held.items() if whose == greedy)
+                self._held.pop(oldest)
+                _cut(oldest)  # under the lock: nobody has closed it, so its number is still its own
+            self._held[connection] = holder
+
+    def remove(self, connection: socket.socket) -> bool:
+        """Lets a connection go, before it is closed; whether it was held until now."""
+        with self._lock:
+            return self._held.pop(connection, None) is not None
+
+
+def _cut(connection: socket.socket) -> None:
+    """Ends a connection whose thread waits for it, and closes it then."""
+    try:
+        # Not `SSLSocket.shutdown`, which would take the TLS state from that thread.
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+    except OSError as error:
+        log.debug("a connection had ended: %s", error)
+
+
+@final
+class Door(tcp_driver.TcpStreamServer):
+    """FLARE's socket server; who connects by TLS is FLARE's business once they are proven."""
+
+    request_queue_size = 128
+
+    def __init__(self, driver: Any, connector: Any) -> None:
+        self.unproven, self.proven = Held(MOST_UNPROVEN), Held(MOST_PROVEN)
+        super().__init__(driver, connector)
+        if self.ssl_context:
+            if not hasattr(self.socket, "do_handshake_on_connect"):
+                raise RuntimeError(UNKNOWN)
+            self.socket.do_handshake_on_connect = False  # `accept` hands over at once
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Begins a connection's thread."""
+        if self.ssl_context:
+            self.unproven.add(request, str(client_address[0]))
+        super().process_request(request, client_address)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Serves a connection, in its own thread, once it has shown a certificate of ours."""
+        if self.ssl_context and not self._proves(request):
+            return
+        super().finish_request(request, client_address)
+
+    def _proves(self, request: SSLSocket) -> bool:
+        try:
+            request.settimeout(PROOF_S)
+            request.do_handshake()  # verifies the certificate, and waits that long in all
+            request.settimeout(None)
+        except OSError as error:
+            log.debug("a connection has not proved whose it is: %s", error)
+            return False
+        if not self.unproven.remove(request):
+            return False  # it was closed for another
+        certificate: Any = request.getpeercert()
+        self.proven.add(request, str(certificate["serialNumber"]))
+        return True
+
+    def shutdown_request(self, request: Any) -> None:
+        """Closes a connection, however it ended."""
+        self.unproven.remove(request)
+        self.proven.remove(request)
+        super().shutdown_request(request)
+
+
+UNKNOWN: Final = "FLARE's server is another than this package knows; install nvflare 2.9"
+
+
+def put_up_door() -> None:
+    """Makes FLARE's server in this process listen at a `Door`.
+
+    Raises:
+        RuntimeError: this version of FLARE listens in another way.
+    """
+    server, listen = tcp_driver.TcpStreamServer, tcp_driver.TcpDriver.listen
+    known = issubclass(server, ThreadingMixIn) and "TcpStreamServer" in listen.__code__.co_names
+    if not known:
+        raise RuntimeError(UNKNOWN)
+    tcp_driver.TcpStreamServer = Door  # type: ignore[misc]
+
+
+if __name__ == "__main__":
+    put_up_door()
+    runpy.run_module("nvflare.private.fed.app.server.server_train", run_name="__main__")
