@@ -17,6 +17,7 @@ from pathlib import Path
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines.flare.kits import Federation, init_federation
 from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.privacy.policy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.federated import Order
@@ -117,7 +118,8 @@ def main() -> None:
     federation = init_federation(out / "f", host="localhost", port=port, sites=names)
     other = init_federation(out / "other", host="localhost", port=port, sites=("north",))
     shutil.unpack_archive(other.kits / "north.zip", out / "other")
-    foreign = [str(out / "other/north/startup" / name) for name in ("client.crt", "client.key")]
+    startup = write_workspace(out / "other/north", read_kit(out / "other/north")) / "startup"
+    foreign = [str(startup / name) for name in ("client.crt", "client.key")]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     running = [subprocess.Popen([COMMAND, "federation", "start", str(federation.path)], **quiet)]
     for name in names:

@@ -18,6 +18,7 @@ from nvflare.fuel.f3.drivers.driver_params import DriverParams
 
 from asyndgan.engines.flare.kits import Federation, init_federation
 from asyndgan.engines.flare.localhost import free_port
+from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.relay import client, server
 from asyndgan.relay.client import hurry
 from asyndgan.relay.server import Door, Held, put_up_door
@@ -80,8 +81,9 @@ def until(true: Callable[[], bool], seconds: float = SOON_S) -> None:
 
 
 def kit_of(federation: Federation, site: str, folder: Path) -> Path:
+    """FLARE's files of a site, with its certificate and key."""
     shutil.unpack_archive(federation.kits / f"{site}.zip", folder)
-    return folder / site / "startup"
+    return write_workspace(folder / site, read_kit(folder / site)) / "startup"
 
 
 def connected(federation: Federation, address: str = "127.0.0.1") -> socket.socket:
