@@ -8,8 +8,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Final
 
 _FLAGS: Final = (
     os.O_RDONLY
@@ -21,7 +22,7 @@ _FLAGS: Final = (
 
 
 @contextmanager
-def opened(path: Path, most: int, *, links: bool = True) -> Iterator[BinaryIO]:
+def opened(path: Path, most: int, *, links: bool = True) -> Iterator[BufferedReader]:
     """Opens a regular file for reading; anything else is neither waited for nor read.
 
     Args:
@@ -42,8 +43,7 @@ def opened(path: Path, most: int, *, links: bool = True) -> Iterator[BinaryIO]:
             raise ValueError("is a folder, a pipe or a device, and no file")
         if found.st_size > most:
             raise ValueError(f"longer than {most} bytes")
-        file = os.fdopen(descriptor, "rb", closefd=False)
-        with file:
+        with open(descriptor, "rb", closefd=False) as file:
             yield file
     finally:
         os.close(descriptor)

@@ -22,6 +22,9 @@ Title = Annotated[str, Field(max_length=NAME_LENGTH, pattern=f"{_SHOWN}*$")]
 Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=f"{_SHOWN}+$")]
 """Name of a modality, label or site, likewise in printable characters."""
 
+SiteName = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\W_][\w.-]*$")]
+"""Name of a site in a file: one word, since folders and commands bear it too."""
+
 LONGEST_LINE: Final = 8192
 """Longest TOML line, in characters."""
 
@@ -61,7 +64,7 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        "\N{REPLACEMENT CHARACTER}" if letter != "\n" and category(letter) in _UNPRINTABLE else letter
+        letter if letter == "\n" or category(letter) not in _UNPRINTABLE else "\ufffd"
         for letter in text
     )
 

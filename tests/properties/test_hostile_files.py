@@ -30,6 +30,10 @@ READERS: dict[str, Read] = {
     "suite": Suite.from_toml,
 }
 LONGEST_ERROR = 5_000
+RECORD = (
+    b'{"step": %d, "seconds": 1.5, "shares": {"north": 1.0}, "losses": {"north": {"adversarial": '
+    b'0.5}}, "sent": 10, "received": 10}'
+)
 
 
 def refused_or_read(read: Read, text: str) -> str:
@@ -123,12 +127,16 @@ def test_a_run_folder_that_is_none_is_refused(content: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "line", [b"{nonsense", b"[" * 100_000, b"[]", b'{"step": "x"}', b"\xff", b"{" * 2**21]
+    "line",
+    [b"{nonsense", b"[" * 100_000, b"[]", b'{"step": "x"}', b"\xff", b"{" * 2**21, RECORD % 0],
+    ids=lambda line: line[:12].decode("ascii", "replace"),
 )
 def test_records_that_no_run_wrote_are_refused(line: bytes, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.metrics_file.write_bytes(b'{"step": 0}\n' + line + b"\n")
-    with pytest.raises(RunError, match="has a line that no run wrote"):
+    run.metrics_file.write_bytes(RECORD % 0 + b"\n")
+    assert len(run.metrics()) == 1
+    run.metrics_file.write_bytes(RECORD % 0 + b"\n" + line + b"\n")
+    with pytest.raises(RunError, match=r"metrics.jsonl is not what a run writes"):
         run.metrics()
 
 

@@ -299,7 +299,7 @@ class Standing:
         for record in records:
             self._seen |= dict.fromkeys(record["shares"], record)
             self._last = record
-            self._told += [f"step {record['step']}: {line}" for line in record["news"]]
+            self._told += [f"step {record['step']}: {line}" for line in record.get("news", ())]
             del self._told[:-TOLD]
         last, steps = self._last, self.order.folder.recipe().training.steps
         table = Table(

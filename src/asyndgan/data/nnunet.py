@@ -19,8 +19,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal, final
+from typing import Any, Final, Literal, final
 
 import nibabel as nib
 import numpy as np
@@ -203,7 +204,9 @@ def describe(folder: Path) -> DatasetInfo:
         )
     if ending not in FILE_ENDINGS:
         raise DataFileError(
-            path, f"file_ending is {shown(ending)}", f"Store the images as {' or '.join(FILE_ENDINGS)}."
+            path,
+            f"file_ending is {shown(ending)}",
+            f"Store the images as {' or '.join(FILE_ENDINGS)}.",
         )
     training = table.get("numTraining")
     if training is not None and (not isinstance(training, int) or isinstance(training, bool)):
@@ -511,7 +514,9 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
             raise DataFileError(path, f"label '{name}' has the number {shown(number)}", remedy)
         if not 0 <= number <= MAX_LABEL:
             raise DataFileError(
-                path, f"label '{name}' has the number {shown(number)}, outside 0 to {MAX_LABEL}", remedy
+                path,
+                f"label '{name}' has the number {shown(number)}, outside 0 to {MAX_LABEL}",
+                remedy,
             )
     if len(set(labels.values())) < len(labels):
         raise DataFileError(path, "two labels have the same number", remedy)
@@ -623,7 +628,7 @@ def opened_nifti(path: Path) -> Iterator[Any]:
         yield kind.from_file_map({"image": nib.FileHolder(path.name, file)})
 
 
-def _bounded_nifti(path: Path, file: BinaryIO | gzip.GzipFile) -> Any:
+def _bounded_nifti(path: Path, file: BufferedIOBase) -> Any:
     """Returns nibabel's class of a NIfTI, whose extensions it would read before anything else.
 
     Version and byte order must be the same wherever the header tells them, since nibabel may go by

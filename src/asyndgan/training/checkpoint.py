@@ -185,7 +185,9 @@ def _checked(path: Path) -> Iterator[Path]:
         size = struct.unpack("<Q", start)[0] if len(start) == 8 else MOST_HEADER + 1
         # Each tensor has a brace of its own, which JSON can write in no other way.
         if size > MOST_HEADER or file.read(size).count(b"{") > MOST_TENSORS:
-            raise ValueError(f"its header is no sensible one, or of more than {MOST_TENSORS} tensors")
+            raise ValueError(
+                f"its header is no sensible one, or of more than {MOST_TENSORS} tensors"
+            )
         same = Path(f"/dev/fd/{file.fileno()}")  # safetensors would open another file put in place
         yield same if same.exists() else path
 
