@@ -32,6 +32,7 @@ from asyndgan.evaluation.synthesise import (
     write_synthetic,
 )
 from asyndgan.evaluation.table import Evaluation, counted
+from asyndgan.received import contents
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.texts import bounded_text, parsed_json
@@ -200,7 +201,7 @@ def painted_once(
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: contents(path, MOST_PAINTED) for path in folder.iterdir()}
 
 
 def painting_of(
@@ -422,6 +423,9 @@ def _augmented_cases(
 def _same(case: Case, other: Case) -> bool:
     return torch.equal(case.image, other.image) and torch.equal(case.mask, other.mask)
 
+
+MOST_PAINTED = 2**30
+"""Largest file of a painted set in bytes."""
 
 MOST_BYTES = 2**26
 """Largest provenance of an augmented set: half a million cases and their masks."""

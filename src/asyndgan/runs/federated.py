@@ -319,8 +319,8 @@ class Order:
 def _said(file: Path) -> str:
     """Reads a text file; empty if it cannot be read."""
     try:
-        return file.read_text("utf-8")
-    except OSError:
+        return bounded_text(file)
+    except (OSError, ValueError):
         return ""
 
 
