@@ -28,7 +28,7 @@ SiteName = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\W_][\w.-]*
 LONGEST_LINE: Final = 8192
 """Longest TOML line, in characters."""
 
-MOST_DOTS: Final = 64
+MOST_DOTS: Final = 32
 """Most dots in a TOML line: the time to parse a key is quadratic in their number."""
 
 LONGEST_TOML: Final = 2**18
@@ -61,11 +61,11 @@ def printable(text: str) -> str:
 
     Lines stay lines; each other such character becomes the replacement character.
     """
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter == "\n" or category(letter) not in _UNPRINTABLE else "\ufffd"
-        for letter in text
+    return "\n".join(
+        line
+        if line.isprintable()
+        else "".join("\ufffd" if category(letter) in _UNPRINTABLE else letter for letter in line)
+        for line in text.split("\n")
     )
 
 

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -409,7 +410,8 @@ def _augmented_cases(
         raise RunError(
             f"{data} holds other images or masks of {counted(len(other), 'real case')} than site "
             f"{site}, which would count as an effect of the synthetic ones. Name the folder that "
-            f"it was made from (--site {site}=FOLDER), or make it anew with 'asyndgan augment'."
+            f"it was made from (--site {quote(site)}=FOLDER), or make it anew with 'asyndgan "
+            "augment'."
         )
     if strange := {mask_of.get(name, name) for name in own} - training - {""}:
         raise RunError(
