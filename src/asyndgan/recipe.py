@@ -1171,8 +1171,10 @@ def _toml_key(key: str) -> str:
 
 
 def _toml_string(text: str) -> str:
-    # TOML does not allow surrogate pairs and, unlike JSON, requires DEL to be escaped.
-    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # TOML does not allow surrogate pairs; what a terminal would act on is escaped, since people
+    # have recipes of others printed.
+    whole = json.dumps(text, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in whole)
 
 
 def _toml_value(value: object) -> str:

@@ -8,38 +8,68 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
+from unicodedata import category
 
 from pydantic import Field
 
 from asyndgan.errors import StorageError
+from asyndgan.received import contents
 
+_SHOWN: Final = r"^[^\p{C}\p{Zl}\p{Zp}]"
 NAME_LENGTH: Final = 64
-Title = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
-"""Name of a recipe or policy, without control characters: other parties' terminals print it."""
-Name = Annotated[
-    str, Field(min_length=1, max_length=NAME_LENGTH, pattern=r"^[^\x00-\x1f\x7f-\x9f]+$")
-]
-"""Name of a modality, label or site, likewise without control characters."""
+Title = Annotated[str, Field(max_length=NAME_LENGTH, pattern=f"{_SHOWN}*$")]
+"""Name of a recipe or policy, in printable characters: other parties' terminals print it."""
+Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=f"{_SHOWN}+$")]
+"""Name of a modality, label or site, likewise in printable characters."""
+
+SiteName = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\W_][\w.-]*$")]
+"""Name of a site in a file: one word, since folders and commands bear it too."""
 
 LONGEST_LINE: Final = 8192
-"""Longest TOML line, in characters: the time to parse a key is quadratic in its number of dots."""
+"""Longest TOML line, in characters."""
+
+MOST_DOTS: Final = 32
+"""Most dots in a TOML line: the time to parse a key is quadratic in their number."""
+
+LONGEST_TOML: Final = 2**18
+"""Longest recipe, policy or suite, in characters."""
+
+MOST_NESTED: Final = 64
+"""Most tables and lists around a value of a TOML or JSON document."""
 
 MOST_BYTES: Final = 2**20
-"""Largest size of a recipe, a policy, a suite or a run's description of itself, in bytes."""
+"""Largest size of a text that a person writes, or of a run's description of itself, in bytes."""
 
 
-def bounded_text(path: Path, most: int = MOST_BYTES) -> str:
+def bounded_text(path: Path, most: int = MOST_BYTES, *, links: bool = True) -> str:
     """Reads a UTF-8 text file of limited size, without the mark that some editors begin it with.
+
+    Args:
+        path: the file.
+        most: largest size in bytes.
+        links: whether it may be a link.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: the file is longer than `most` bytes or not valid UTF-8.
+        ValueError: it is no regular file, longer than `most` bytes or not valid UTF-8.
     """
-    with path.open("rb") as file:
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"longer than {most} bytes")
-    return content.decode("utf-8-sig")
+    return contents(path, most, links=links).decode("utf-8-sig")
+
+
+def printable(text: str) -> str:
+    """A text without what no terminal should be sent: escape sequences, controls, lone surrogates.
+
+    Lines stay lines; each other such character becomes the replacement character.
+    """
+    return "\n".join(
+        line
+        if line.isprintable()
+        else "".join("\ufffd" if category(letter) in _UNPRINTABLE else letter for letter in line)
+        for line in text.split("\n")
+    )
+
+
+_UNPRINTABLE: Final = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 
 
 def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
@@ -103,10 +133,15 @@ def _sync(path: Path) -> None:
 
 def parsed_toml(text: str) -> dict[str, Any]:
     """Parses a TOML document; raises `ValueError` if it is invalid or would parse too slowly."""
-    if any(len(line) > LONGEST_LINE for line in text.splitlines()):
-        raise ValueError(f"a line of more than {LONGEST_LINE} characters")
+    if len(text) > LONGEST_TOML:
+        raise ValueError(f"longer than {LONGEST_TOML} characters")
+    for line in text.split("\n"):  # a quoted key may hold any other sign of a new line
+        if len(line) > LONGEST_LINE:
+            raise ValueError(f"a line of more than {LONGEST_LINE} characters")
+        if line.count(".") > MOST_DOTS and not line.lstrip().startswith("#"):
+            raise ValueError(f"a line of more than {MOST_DOTS} dots")
     try:
-        return tomllib.loads(text)
+        return dict(_flat_enough(tomllib.loads(text)))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
 
@@ -114,6 +149,21 @@ def parsed_toml(text: str) -> dict[str, Any]:
 def parsed_json(text: str) -> Any:
     """Parses a JSON document; raises `ValueError` if it is invalid or nested too deeply."""
     try:
-        return json.loads(text)
+        return _flat_enough(json.loads(text))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _flat_enough(parsed: Any) -> Any:
+    """The same, unless whoever prints or compares it would go too deep."""
+    level: list[Any] = [[parsed]]
+    for _ in range(MOST_NESTED):
+        level = [
+            inner
+            for outer in level
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return parsed
+    raise ValueError("nested too deeply")

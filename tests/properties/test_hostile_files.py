@@ -1,10 +1,14 @@
 """Recipes, policies, suites and runs of strangers: read, or refused by one of our errors."""
 
 import gzip
+import io
 import json
+import os
 import struct
+import threading
 import time
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,15 +17,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from asyndgan.data.nnunet import read_mask
+from asyndgan.data.check import check_folder
+from asyndgan.data.nnunet import DatasetInfo, describe, read_image, read_mask
 from asyndgan.errors import AsyndganError, DataError, RunError
+from asyndgan.evaluation.audit import AUDIT_FILE
+from asyndgan.evaluation.audit_record import read_audit
 from asyndgan.evaluation.suite import Suite
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account
 from asyndgan.recipe import Recipe, known_keys
+from asyndgan.reports.usefulness import read_usefulness
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.bank import MaskBank
+from asyndgan.training import checkpoint
 
 Read = Callable[[str], object]
 READERS: dict[str, Read] = {
@@ -30,6 +40,10 @@ READERS: dict[str, Read] = {
     "suite": Suite.from_toml,
 }
 LONGEST_ERROR = 5_000
+RECORD = (
+    b'{"step": %d, "seconds": 1.5, "shares": {"north": 1.0}, "losses": {"north": {"adversarial": '
+    b'0.5}}, "sent": 10, "received": 10}'
+)
 
 
 def refused_or_read(read: Read, text: str) -> str:
@@ -123,12 +137,16 @@ def test_a_run_folder_that_is_none_is_refused(content: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "line", [b"{nonsense", b"[" * 100_000, b"[]", b'{"step": "x"}', b"\xff", b"{" * 2**21]
+    "line",
+    [b"{nonsense", b"[" * 100_000, b"[]", b'{"step": "x"}', b"\xff", b"{" * 2**21, RECORD % 0],
+    ids=lambda line: line[:12].decode("ascii", "replace"),
 )
 def test_records_that_no_run_wrote_are_refused(line: bytes, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.metrics_file.write_bytes(b'{"step": 0}\n' + line + b"\n")
-    with pytest.raises(RunError, match="has a line that no run wrote"):
+    run.metrics_file.write_bytes(RECORD % 0 + b"\n")
+    assert len(run.metrics()) == 1
+    run.metrics_file.write_bytes(RECORD % 0 + b"\n" + line + b"\n")
+    with pytest.raises(RunError, match=r"metrics.jsonl is not what a run writes"):
         run.metrics()
 
 
@@ -214,3 +232,160 @@ def test_an_account_that_is_none_is_refused(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(AsyndganError):
             Account(path, None, epsilon=None, delta=1e-5)
+
+
+def readers(folder: Path) -> dict[str, tuple[Path, Callable[[], object]]]:
+    """Every reader of a file that may come from somebody else: the file, and how it is read."""
+    run, state = RunFolder(folder), folder / "state.safetensors"
+    (folder / "imagesTr").mkdir(exist_ok=True)
+    image, info = folder / "imagesTr" / "ann_0000.png", DatasetInfo("x", ("T1",), {"a": 0}, ".png")
+    volume = folder / "ann.nii.gz"
+    return {
+        "recipe": (folder / "r.toml", lambda: load_recipe(str(folder / "r.toml"))),
+        "policy": (folder / "p.toml", lambda: Policy.from_file(folder / "p.toml")),
+        "account": (
+            folder / "a.json", lambda: Account(folder / "a.json", None, epsilon=1, delta=1e-5)
+        ),
+        "ledger": (folder / "l.jsonl", lambda: list(ledger.read(folder / "l.jsonl"))),
+        "books": (folder / "b.jsonl", lambda: ledger.Ledger(folder / "b.jsonl", "0")),
+        "facts": (run.facts_file, run.facts),
+        "run's recipe": (run.recipe_file, run.recipe),
+        "metrics": (run.metrics_file, run.metrics),
+        "generator": (run.generator_file, run.generator_digest),
+        "checkpoint": (state, lambda: checkpoint.read(state)),
+        "data set": (folder / "dataset.json", lambda: describe(folder)),
+        "picture": (image, lambda: read_image(image, 0, info)),
+        "mask": (image, lambda: read_mask(image)),
+        "volume": (volume, lambda: read_mask(volume)),
+        "audit": (folder / AUDIT_FILE, lambda: read_audit(folder)),
+        "evaluation": (
+            folder / "evaluation.json", lambda: read_usefulness(folder, examples=True)
+        ),
+    }  # fmt: skip
+
+
+READERS_OF_FILES = [
+    "recipe", "policy", "account", "ledger", "books", "facts", "run's recipe", "metrics",
+    "generator", "checkpoint", "data set", "picture", "mask", "volume", "audit", "evaluation",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", READERS_OF_FILES)
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "a folder", "a vast file"])
+def test_no_reader_waits_for_a_pipe_or_reads_a_device_or_more_than_memory_holds(
+    kind: str, name: str, tmp_path: Path
+) -> None:
+    path, read = readers(tmp_path)[name]
+    if kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    elif kind == "a folder":
+        path.mkdir()
+    elif name in ("ledger", "books"):
+        pytest.skip("a ledger is as long as what left; it is read by the line")
+    else:
+        with path.open("wb") as file:
+            file.truncate(2**43)  # sparse
+    found: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            read()
+        except BaseException as error:
+            found.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(60)
+    assert not asking.is_alive()
+    assert isinstance(found[0], AsyndganError)
+
+
+def refused_soon(read: Callable[[], object], match: str) -> None:
+    """Refused in few words, before it is parsed: no time or memory to speak of is taken."""
+    tracemalloc.start()
+    since = time.monotonic()
+    with pytest.raises(AsyndganError, match=match) as found:
+        read()
+    assert time.monotonic() - since < 60  # seconds at most, on a machine at work
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+    assert len(str(found.value)) < LONGEST_ERROR
+
+
+def test_a_volume_of_a_million_extensions_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_shape((4, 4, 4))
+    header.set_data_dtype(np.uint8)
+    count = 2**20 - 32
+    header["magic"], header["vox_offset"] = b"n+1", 352 + 16 * count
+    extension = struct.pack("<ii", 16, 6) + bytes(8)
+    path = tmp_path / "many.nii.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(header.binaryblock + b"\1\0\0\0" + extension * count + bytes(64))
+    assert path.stat().st_size < 40_000
+    refused_soon(lambda: read_mask(path), "more than 64 extensions")
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@pytest.mark.parametrize(
+    "line",
+    ["k%d" + ".a" * 4000 + "=1", '"\u2028%d"' + '."\u2028"' * 1000 + "=1"],
+    ids=["bare keys", "keys with signs that end a line elsewhere"],
+)
+@pytest.mark.parametrize("size", [2**17, 600_000])
+def test_a_text_of_dotted_keys_is_refused_before_it_is_parsed(
+    reader: Read, line: str, size: int
+) -> None:
+    text = "\n".join(line % number for number in range(size // len(line)))
+    refused_soon(lambda: reader(text), r"is not valid TOML: (longer|a line of more) than")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "match"),
+    [
+        ("channel_names", {str(n): f"m{n}" for n in range(200_000)}, "holds 200000 names"),
+        ("channel_names", {f"x{n}": f"m{n}" for n in range(60)}, "has the keys x0, x1"),
+        ("labels", {f"m{n}": n for n in range(200_000)}, "holds 200000 names"),
+        ("file_ending", "x" * 2**20, "file_ending is"),
+        ("numTraining", ["x"] * 2**16, "numTraining is"),
+        ("labels", {"a": "x" * 2**20}, "has the number"),
+        ("x", json.loads("[" * 500 + "]" * 500), "nested too deeply"),
+    ],
+    ids=lambda part: str(part)[:20],
+)
+def test_a_description_of_very_many_names_is_refused_in_few_words(
+    key: str, value: object, match: str, tmp_path: Path
+) -> None:
+    table = {"channel_names": {"0": "T1"}, "labels": {"a": 0}, "file_ending": ".png", key: value}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    with pytest.raises(DataError, match=match) as found:
+        describe(tmp_path)
+    assert len(str(found.value)) < LONGEST_ERROR
+
+
+def test_one_file_of_a_high_number_is_no_ten_thousand_faults(tmp_path: Path) -> None:
+    (tmp_path / "imagesTr").mkdir()
+    (tmp_path / "imagesTr" / "ann_9999.png").write_bytes(b"")
+    assert len(check_folder(tmp_path).faults) < 100
+
+
+def test_a_state_of_a_million_tensors_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "many.safetensors"
+    empty = b'"%d":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},'
+    for count in (10**6, 2**16 + 1):
+        header = b"{" + b"".join(empty % number for number in range(count))[:-1] + b"}"
+        path.write_bytes(struct.pack("<Q", len(header)) + header)
+        refused_soon(lambda: checkpoint.read(path), "is not a whole checkpoint")
+
+
+def test_a_picture_of_nothing_but_notes_is_refused_before_they_are_read(tmp_path: Path) -> None:
+    path, packed = tmp_path / "ann.png", io.BytesIO()
+    Image.fromarray(np.zeros((4, 4), np.uint8)).save(packed, "PNG")
+    note = struct.pack(">I", 2) + b"tEXta\0" + struct.pack(">I", zlib.crc32(b"tEXta\0"))
+    start, rest = packed.getvalue()[:33], packed.getvalue()[33:]
+    path.write_bytes(start + note * 100 + rest)
+    assert read_mask(path).values.shape == (4, 4)
+    path.write_bytes(start + note * 400_000 + rest)
+    refused_soon(lambda: read_mask(path), "far longer than its pixels take")

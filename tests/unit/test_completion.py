@@ -309,7 +309,7 @@ def test_no_painted_modality_can_be_taken_for_an_acquired_one(
     )
     info = describe(out)
     assert info.modalities == ("T1", "synthetic T1c")
-    assert info.painted == ("synthetic T1c",)
+    assert info.painted == {"synthetic T1c"}
     assert info.extra["licence"] == "mine"
     assert not check_folder(out).faults
     with Image.open(out / "imagesTr" / "ann_s01_0001.png") as picture:

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from rich.console import Console
 
 from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.case import Case, Preparation
 from asyndgan.data.prepare import blanked
 from asyndgan.errors import DataError, NotFiniteError
@@ -417,7 +417,7 @@ def test_progress_counts_the_steps_of_all_workers(data, tmp_path, unplotted, wor
 
 def test_without_a_terminal_each_training_is_told_once_though_several_take_turns():
     out = io.StringIO()
-    display = EvaluationDisplay(Console(file=out, width=80))
+    display = EvaluationDisplay(Terminal(file=out, width=80))
     for done in range(0, 100, 10):
         display.show(f"synthetic, seed {done // 10 % 2}", done, 100)
     display.show("synthetic, seed 0", 0, 100)

@@ -214,10 +214,10 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path):
 
 def test_text_from_others_is_never_markup(tmp_path):
     run = run_folder(
-        tmp_path / "run", (HOSTILE, "south"), labels={"0": HOSTILE, "1": '"><img src=x>'},
+        tmp_path / "run", labels={"0": HOSTILE, "1": '"><img src=x>'},
         generator_sha256="cd34",
     )  # fmt: skip
-    write_metrics(run, [record(0, [HOSTILE]), record(1, [HOSTILE, "south"], news=[HOSTILE])])
+    write_metrics(run, [record(0, ["north"]), record(1, ["north", "south"], news=[HOSTILE])])
     folder = evaluation(tmp_path / "evaluation", headline=HOSTILE)
     modalities = ("T1", HOSTILE)
     found = page(
@@ -225,7 +225,7 @@ def test_text_from_others_is_never_markup(tmp_path):
         [case(f"{HOSTILE}-m00001", modalities=modalities)],
         evaluation=folder,
         title=HOSTILE,
-        real={HOSTILE: [case("ann", modalities=modalities)]},
+        real={"north": [case("ann", modalities=modalities)]},
         audits=[hostile_audit(tmp_path / "audit")],
     )
     assert not found.all("script")

@@ -15,6 +15,12 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.folder import counted_on, socket_sums
 
 
+def lines(*steps: int, seconds: float = 1.0) -> str:
+    """Metrics of these steps."""
+    rest = {"seconds": seconds, "shares": {}, "losses": {}, "sent": 0, "received": 0}
+    return "".join(json.dumps({"step": step, **rest}) + "\n" for step in steps)
+
+
 def test_a_folder_that_holds_a_run_is_not_written_over(tmp_path: Path) -> None:
     folder = RunFolder.create(tmp_path, Recipe())
     RunFolder.create(tmp_path, Recipe())  # a run that never began may be begun again
@@ -78,21 +84,21 @@ def test_the_stored_recipe_is_the_resolved_one(tmp_path: Path) -> None:
 
 def test_metrics_of_steps_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.metrics_file.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n{"st')
+    folder.metrics_file.write_text(lines(0, 1, 2) + '{"st')
     assert [record["step"] for record in folder.metrics()] == [0, 1, 2]
     folder.forget_metrics_from(2)
-    assert folder.metrics_file.read_text() == '{"step": 0}\n{"step": 1}\n'
+    assert folder.metrics_file.read_text() == lines(0, 1)
 
 
 def test_who_watches_a_run_that_goes_back_reads_it_from_the_beginning(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.metrics_file.write_text('{"step": 0}\n{"step": 1}\n{"step": 2}\n')
+    folder.metrics_file.write_text(lines(0, 1, 2))
     records, place = folder.metrics_from((0, 0))
     assert len(records) == 3
     assert folder.metrics_from(place) == ([], place)
     folder.forget_metrics_from(1)
     with folder.metrics_file.open("a") as file:  # and is soon longer than it was
-        file.write('{"step": 1, "seconds": 12345}\n{"step": 2}\n{"step": 3}\n')
+        file.write(lines(1, 2, 3, seconds=12345.0))
     records, place = folder.metrics_from(place)
     assert [record["step"] for record in records] == [0, 1, 2, 3]
 
@@ -175,7 +181,7 @@ def test_facts_that_do_not_say_what_a_site_holds_are_refused(tmp_path: Path, key
     for wrong in (None, {}, -1, math.nan, [1]):
         sites = {"north": about, "south": {**about, key: wrong}}
         run.write_facts(RunFacts("ab", "0", "", "inprocess", sites=sites))
-        with pytest.raises(RunError, match="does not say what the sites hold"):
+        with pytest.raises(RunError, match=r"run.json is not what a run writes:\n  sites\.south\."):
             run.facts()
     run.write_facts(RunFacts("ab", "0", "", "inprocess", sites={"north": about}))
     assert run.facts().sites == {"north": about}

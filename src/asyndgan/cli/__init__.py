@@ -1,11 +1,11 @@
 """The command line: modules here parse, call and print; lower packages do the work."""
 
+import logging
 import sys
 from importlib import import_module
 from typing import Any, Final, final
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from asyndgan import __version__
@@ -44,6 +44,9 @@ class _Commands(TyperGroup):
 
 
 def _imported(name: str) -> Any:
+    from asyndgan.cli.terminal import LogToTerminal  # only now, so that `--help` need not wait
+
+    logging.lastResort = LogToTerminal(logging.WARNING)
     found = getattr(import_module(f"asyndgan.cli.{name}"), name)
     if not isinstance(found, typer.Typer):
         alone = typer.Typer(add_completion=False)
@@ -92,7 +95,7 @@ def main() -> None:
 
 
 def _say(text: str, style: str = "", end: str = "\n") -> None:
-    """Prints a text without markup or wrapping: it may hold foreign names or commands to copy."""
-    Console(stderr=True).print(
-        text, style=style, end=end, highlight=False, markup=False, soft_wrap=True
-    )
+    """Prints a text without wrapping: it may hold commands to copy."""
+    from asyndgan.cli.terminal import Terminal  # here, so that `--help` need not wait for it
+
+    Terminal(stderr=True).print(text, style=style, end=end, soft_wrap=True)

@@ -1,14 +1,15 @@
 """`asyndgan audit`: what a run reveals about whose images it was trained on."""
 
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
+from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.evaluation.audit import AUDIT_FILE, NEAREST_FILE
@@ -64,7 +65,7 @@ def audit(
         patient_pattern=patient_pattern,
     )  # fmt: skip
     found = record.audit
-    console = Console()
+    console = Terminal()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
     for attack in found.attacks:
         table.add_row(
@@ -73,24 +74,22 @@ def audit(
         )  # fmt: skip
     console.print(table)
     for attack in found.attacks:
-        console.print(f"{attack.name}: {attack.verdict}", highlight=False, soft_wrap=True)
+        console.print(f"{attack.name}: {attack.verdict}", soft_wrap=True)
     for name in sorted(name for name, known in record.confirmed.items() if not known):
         console.print(
             f"members: NOT CONFIRMED that {name} was trained on them; say where its states of the "
-            f"run are with --state {name}=FOLDER",
-            highlight=False, soft_wrap=True,
+            f"run are with --state {quote(name)}=FOLDER", soft_wrap=True,
         )  # fmt: skip
     if found.uncompared:
         console.print(
             f"others: NOT COMPARED with the members of {', '.join(found.uncompared)}, so that none "
-            "of them was learned from there rests on whoever named them",
-            highlight=False, soft_wrap=True,
+            "of them was learned from there rests on whoever named them", soft_wrap=True,
         )  # fmt: skip
-    console.print(f"copies: {found.copies.verdict}", highlight=False, soft_wrap=True)
+    console.print(f"copies: {found.copies.verdict}", soft_wrap=True)
     for one in record.pixels:
-        console.print(f"pixels: {one.verdict}", highlight=False, soft_wrap=True)
+        console.print(f"pixels: {one.verdict}", soft_wrap=True)
     if beyond := not_asked(folder):
-        console.print(f"pixels: NOBODY WAS ASKED, for {beyond}", highlight=False, soft_wrap=True)
+        console.print(f"pixels: NOBODY WAS ASKED, for {beyond}", soft_wrap=True)
     if found.sites:
-        console.print(f"site: {found.sites.verdict}", highlight=False, soft_wrap=True)
-    console.print(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}", highlight=False, soft_wrap=True)
+        console.print(f"site: {found.sites.verdict}", soft_wrap=True)
+    console.print(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}", soft_wrap=True)

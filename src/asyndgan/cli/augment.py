@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.evaluation.augmenting import augment_folder, words_of
@@ -76,8 +76,7 @@ def augment(
             state=state,
         )
     without = f" Further masks {words_of(left_out)}." if left_out else ""
-    Console().print(
+    Terminal().print(
         f"{real} real and {painted} synthetic cases in {out}; dataset.json names the synthetic "
-        f"ones.{without}",
-        highlight=False, markup=False, soft_wrap=True,
+        f"ones.{without}", soft_wrap=True,
     )  # fmt: skip

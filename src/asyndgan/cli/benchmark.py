@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device
 from asyndgan.errors import RecipeError
 from asyndgan.evaluation.benchmark import run_suite
@@ -31,7 +31,7 @@ def benchmark(
     ] = False,
 ) -> None:
     """Trains and judges what a suite names and OUT does not hold yet, and writes one table."""
-    console = Console()
+    console = Terminal()
     try:
         text = bounded_text(suite)
     except (OSError, ValueError) as error:
@@ -57,5 +57,5 @@ def benchmark(
         document.write_text(
             replace_block(document.read_text("utf-8"), result.suite, block), "utf-8"
         )
-    console.print(block, highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{markdown}\n{page}", highlight=False, markup=False, soft_wrap=True)
+    console.print(block, soft_wrap=True)
+    console.print(f"{markdown}\n{page}", soft_wrap=True)

@@ -5,16 +5,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.check import CheckReport, Fault, check_folder, compare_folders
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
 
 SHOWN = 10
 """Most files listed for one fault, unless `--all` is given."""
+
+MOST_KINDS = 50
+"""Most kinds of fault shown of a data set, unless `--all` is given; the others are counted."""
 
 
 PatientPattern = Annotated[
@@ -35,7 +38,7 @@ def check(
     ] = False,
 ) -> None:
     """Looks data sets over and names every fault. Changes nothing; exits with 1 on a fault."""
-    console = Console()
+    console = Terminal()
     reports: list[CheckReport] = []
     try:
         for folder in folders:
@@ -58,7 +61,7 @@ def check(
     console.print(_plain("No faults.", "bold green"))
 
 
-def _show(console: Console, report: CheckReport, every: bool) -> None:
+def _show(console: Terminal, report: CheckReport, every: bool) -> None:
     table = Table(show_header=False, title=_plain(str(report.folder), "bold"), title_justify="left")
     table.add_column(style="cyan", overflow="fold", ratio=1)
     table.add_column(overflow="fold", ratio=2)
@@ -72,13 +75,14 @@ def _show(console: Console, report: CheckReport, every: bool) -> None:
 
 
 def _show_faults(
-    console: Console, faults: Iterable[Fault], folder: Path | None, every: bool
+    console: Terminal, faults: Iterable[Fault], folder: Path | None, every: bool
 ) -> None:
     """Prints the faults, grouped by reason and remedy, with the files of each group."""
     groups: dict[tuple[str, str], list[Path]] = {}
     for fault in faults:
         groups.setdefault((fault.reason, fault.remedy), []).append(fault.file)
-    for (reason, remedy), files in groups.items():
+    kinds = list(groups.items())
+    for (reason, remedy), files in kinds if every else kinds[:MOST_KINDS]:
         shown = files if every or len(files) <= SHOWN else files[:SHOWN]
         names = [_name(file, folder) for file in shown]
         if len(shown) < len(files):
@@ -87,6 +91,9 @@ def _show_faults(
         for name in names:
             console.print(_line("", name))
         console.print(_line("→", remedy, "dim"))
+    if not every and len(kinds) > MOST_KINDS:
+        more = sum(len(files) for _, files in kinds[MOST_KINDS:])
+        console.print(_line("", f"and {more} other faults (--all names them)"))
 
 
 def _line(mark: str, text: str, style: str = "") -> Table:
@@ -105,8 +112,5 @@ def _name(file: Path, folder: Path | None) -> str:
 
 
 def _plain(text: str, style: str = "") -> Text:
-    """Text without markup or control characters: file names and labels are not trusted."""
-    clean = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text
-    )
-    return Text(clean, style=style, overflow="fold")
+    """Text of one paragraph: file names and labels are not trusted to hold no new line."""
+    return Text(text.replace("\n", "\N{REPLACEMENT CHARACTER}"), style=style, overflow="fold")

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
@@ -63,7 +63,7 @@ def complete(
         )
     if way == "painted" and (masks or steps != TranslationBudget().steps):
         raise RunError("--masks and --steps are of the translator, and --way painted trains none.")
-    folder, console = RunFolder(run), Console()
+    folder, console = RunFolder(run), Terminal()
     if masks:
         kept, source = masks_in(masks, folder), "a folder of masks"
     elif folder.has_masks:
@@ -89,5 +89,5 @@ def complete(
     names = ", ".join(f"synthetic {name}" for name in modalities)
     console.print(
         f"{count} files of {names} in {out}; provenance.json names each, {GALLERY} shows a few.",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+        soft_wrap=True,
+    )

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Final, final
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from asyndgan.cli.evaluate import tell_evaluation
 from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import written_whole
@@ -55,7 +55,7 @@ def demo(
     Takes 7 to 13 minutes on two cores. With `--engine flare` a federation of real startup kits is
     started on this machine, over mutual TLS, and one hospital's connection is killed on the way.
     """
-    console = Console()
+    console = Terminal()
     begun = time.monotonic()
     sites = {site.name: out / "sites" / site.name for site in DEFAULT_SITES}
     test, synthetic, audited = out / "sites" / "test", out / "synthetic", out / "audit"
@@ -138,7 +138,7 @@ def demo(
             part.tell(str(report))
     tell_evaluation(console, evaluation)
     took = duration(time.monotonic() - begun)
-    console.print(f"Done in {took}. Open {report}", markup=False, soft_wrap=True)
+    console.print(f"Done in {took}. Open {report}", soft_wrap=True)
 
 
 @final
@@ -184,13 +184,13 @@ class DemoDisplay(Progress):
         console: console to write to.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         super().__init__(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[told]}", style="dim"),
+            TextColumn("{task.fields[told]}", markup=False, style="dim"),
             console=console,
             disable=not console.is_terminal,
         )
@@ -219,7 +219,7 @@ class DemoPart:
         self.tenths = -1
         self.task = display.add_task(name, total=None, told="")
         if display.disable:
-            display.console.print(f"{name} ...", highlight=False)
+            display.console.print(f"{name} ...")
 
     def tell(self, text: str) -> None:
         """Sets the status text."""
@@ -232,13 +232,13 @@ class DemoPart:
         tenths = 10 * done // max(total, 1)
         if self.display.disable and tenths > self.tenths:
             self.tenths = tenths
-            self.display.console.print(f"  {10 * tenths:3d} %  {self.told}", highlight=False)
+            self.display.console.print(f"  {10 * tenths:3d} %  {self.told}")
 
     def end(self) -> None:
         """Fills the bar."""
         self.display.update(self.task, completed=1, total=1)
         if self.display.disable:
-            self.display.console.print(f"  {self.told}", highlight=False, soft_wrap=True)
+            self.display.console.print(f"  {self.told}", soft_wrap=True)
 
     def watch_training(self, progress: RunProgress) -> None:
         """Shows the progress of training; to be passed to `train`."""
@@ -250,7 +250,7 @@ class DemoPart:
         self.tell(f"step {progress.step}, {mean}{moved}")
         self.show(progress.step, progress.steps)
         for line in progress.news:
-            self.display.console.print(line, style="yellow", markup=False)
+            self.display.console.print(line, style="yellow")
 
     def watch_evaluation(self, text: str, done: int, total: int) -> None:
         """Shows the progress of the evaluation; to be passed to `evaluate_run`."""

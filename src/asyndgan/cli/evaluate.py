@@ -4,13 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
+from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device, Sites, States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.errors import RunError
@@ -76,7 +75,7 @@ def evaluate(
 
     Each is judged on the same real test patients. What is trained once is kept in OUT/cache.
     """
-    console = Console()
+    console = Terminal()
     folder = RunFolder(run)
     folders = parsed_sites(site)
     if synthetic and fade:
@@ -116,14 +115,14 @@ def evaluate(
     tell_evaluation(console, evaluation)
 
 
-def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
+def tell_evaluation(console: Terminal, evaluation: Evaluation) -> None:
     """Prints an evaluation's table, headline and gains."""
     table = Table(caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients")
     seen = evaluation.about.get("modalities")
     if seen:
-        console.print(f"Judged in {seen}", highlight=False, markup=False)
+        console.print(f"Judged in {seen}")
     if others := evaluation.about.get("sites"):
-        console.print(others, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        console.print(others, style="yellow", soft_wrap=True)
     for heading in ("model", "label"):
         table.add_column(heading)
     for heading in ("cases", "Dice", "interval", "of all-real"):
@@ -131,7 +130,7 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
     for row in evaluation.rows:
         table.add_row(
             row.model,
-            escape(row.label),
+            row.label,
             str(row.cases),
             f"{row.dice_mean:.3f}",
             f"{row.dice_low:.3f}-{row.dice_high:.3f}",
@@ -139,22 +138,21 @@ def tell_evaluation(console: Console, evaluation: Evaluation) -> None:
             style="bold" if row.model == "synthetic" else None,
         )
     console.print(table)
-    console.print(evaluation.headline, style="bold", highlight=False, markup=False)
+    console.print(evaluation.headline, style="bold")
     for gain in (one for one in evaluation.gains if one.patients):
         interval = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.patients > 1 else ""
         console.print(
             f"{gain.label}: {gain.model} {gain.difference:+.3f}{interval} over {gain.over}, "
-            f"{counted(gain.patients, 'patient')}",
-            highlight=False, markup=False, soft_wrap=True,
+            f"{counted(gain.patients, 'patient')}", soft_wrap=True,
         )  # fmt: skip
 
 
 class EvaluationDisplay(Progress):
     """Shows one progress bar over all trainings."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         super().__init__(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TimeRemainingColumn(),
@@ -171,4 +169,4 @@ class EvaluationDisplay(Progress):
         self.update(self.task, description=text, completed=done, total=total)
         if self.disable and text not in self.said:  # models trained in parallel alternate
             self.said.add(text)
-            self.console.print(f"{100 * done // max(total, 1):3d} %  {text}", highlight=False)
+            self.console.print(f"{100 * done // max(total, 1):3d} %  {text}")

@@ -10,15 +10,15 @@ import time
 from contextlib import closing
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from shlex import quote
 from typing import Annotated, Any, final
 
 import typer
-from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 
 from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device
 from asyndgan.data.writing import written_whole
 from asyndgan.engines import flare_part
@@ -59,11 +59,11 @@ def init(
     """Makes identities and a startup kit for each site."""
     kits = flare_part("kits")
     made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
-    console = Console()
+    console = Terminal()
     _say(console, f"Federation in {folder}. Whoever holds its keys can make members: guard it.")
     _tell_kits(console, made, made.sites)
     _say(console, f"3. Have IT let port {port} of {host} in from the sites (TCP, mutual TLS).")
-    _say(console, f"4. Here: asyndgan federation start {folder}")
+    _say(console, f"4. Here: asyndgan federation start {quote(str(folder))}")
 
 
 @federation.command()
@@ -71,7 +71,7 @@ def add(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) 
     """Makes a kit for a site that joins later; a run in progress takes it in."""
     kits = flare_part("kits")
     made = kits.add_site(kits.Federation.of(folder), site)
-    _tell_kits(Console(), made, (site,))
+    _tell_kits(Terminal(), made, (site,))
 
 
 @federation.command()
@@ -80,7 +80,7 @@ def remove(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")
     kits = flare_part("kits")
     kits.remove_site(kits.Federation.of(folder), site)
     _say(
-        Console(),
+        Terminal(),
         f"{site} is left out. Its certificate is good until it expires: it can connect, "
         "and is asked nothing.",
     )
@@ -92,9 +92,9 @@ def renew(folder: Folder) -> None:
     kits = flare_part("kits")
     made = kits.Federation.of(folder)
     kits.renew(made)
-    _tell_kits(Console(), made, made.sites)
+    _tell_kits(Terminal(), made, made.sites)
     _say(
-        Console(),
+        Terminal(),
         "A site that takes part already takes kit.json alone out of its new kit, in place of its "
         "old one, and starts again.",
     )
@@ -116,15 +116,15 @@ def start(
     startup, dates_of = made.server_kit / "startup", flare_part("checks").certificate
     if not (authority := dates_of(startup / "rootCA.pem")).fine:
         _say(
-            Console(),
+            Terminal(),
             f"The authority that signs all certificates: {authority.text}. Make a new federation "
             "with 'asyndgan federation init' and send everybody its kits.",
         )
     elif not (dates := dates_of(startup / "server.crt")).fine:
         _say(
-            Console(),
+            Terminal(),
             f"The coordinator's certificate: {dates.text}. 'asyndgan federation renew "
-            f"{folder}' makes new ones for everybody.",
+            f"{quote(str(folder))}' makes new ones for everybody.",
         )
     logging.basicConfig(
         handlers=[RotatingFileHandler(folder / "federation.log", maxBytes=2**22, backupCount=1)],
@@ -132,7 +132,7 @@ def start(
         format="%(asctime)s %(levelname)s %(message)s",
     )
     _say(
-        Console(),
+        Terminal(),
         f"Serving {', '.join(made.sites)} at {made.host}:{made.port}; what "
         f"happens is in {folder / 'federation.log'}, of each run in its coordinator.log.",
     )
@@ -161,7 +161,9 @@ def submit(
     name = run or resolved.name.lower().replace(" ", "-")
     made = kits.Federation.of(folder)
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes)
-    _say(Console(), f"Run {order.name} is ordered: asyndgan federation status {folder}")
+    _say(
+        Terminal(), f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}"
+    )
     if not yes and not order.begun():
         _have_confirmed(order, ask=sys.stdin.isatty())
 
@@ -179,7 +181,7 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
         order: order of a run that has not begun.
         ask: whether somebody is there to be asked; else how to do it later is said.
     """
-    console, later = Console(), f"asyndgan federation confirm {order.federation.path}"
+    console, later = Terminal(), f"asyndgan federation confirm {quote(str(order.federation.path))}"
     _say(
         console,
         "It begins when you have confirmed what its sites' cards have it paint"
@@ -226,7 +228,7 @@ def status(
     kits = flare_part("kits")
     from asyndgan.runs.federated import Order
 
-    made, console = kits.Federation.of(folder), Console(file=sys.stdout)
+    made, console = kits.Federation.of(folder), Terminal(file=sys.stdout)
     with closing(Attendance(made)) as attendance:
         if run is None and not Order.all(made):
             _say(console, f"{attendance.line()}\nNo run is ordered: asyndgan federation submit.")
@@ -252,7 +254,7 @@ def stop(folder: Folder, run: RunName = None) -> None:
         )
     order.stop()
     soon = "stops after its step" if state == "running" else "will not go on until it is submitted"
-    _say(Console(), f"Run {order.name} {soon}.")
+    _say(Terminal(), f"Run {order.name} {soon}.")
 
 
 @federation.command()
@@ -274,7 +276,7 @@ def fetch(
     )
     with written_whole(out) as half:
         shutil.copytree(order.folder.path, half, ignore=kept)
-    _say(Console(), f"Run {order.name} ({order.state()}) in {out}")
+    _say(Terminal(), f"Run {order.name} ({order.state()}) in {out}")
 
 
 def _order(folder: Path, run: str | None) -> Any:
@@ -284,7 +286,7 @@ def _order(folder: Path, run: str | None) -> Any:
     return Order.named(kits.Federation.of(folder), run)
 
 
-def _tell_kits(console: Console, made: Any, sites: tuple[str, ...]) -> None:
+def _tell_kits(console: Terminal, made: Any, sites: tuple[str, ...]) -> None:
     _say(console, "1. Send each site its kit, by a way that nobody else reads:")
     for site in sites:
         _say(console, f"     {made.kits / site}.zip")
@@ -328,7 +330,7 @@ class Attendance:
                 self._connected = False
                 self._line = (
                     f"{place[0]}:{place[1]} does not answer; 'asyndgan federation start "
-                    f"{self.federation.path}' starts it."
+                    f"{quote(str(self.federation.path))}' starts it."
                 )
             except SiteUnreachableError as error:
                 self._connected = False
@@ -370,14 +372,14 @@ class Standing:
         for record in records:
             self._seen |= dict.fromkeys(record["shares"], record)
             self._last = record
-            self._told += [f"step {record['step']}: {line}" for line in record["news"]]
+            self._told += [f"step {record['step']}: {line}" for line in record.get("news", ())]
             del self._told[:-TOLD]
         last, steps = self._last, self.order.folder.recipe().training.steps
         table = Table(
-            title=f"run {escape(self.order.name)}: {self.order.state()}, "
+            title=f"run {self.order.name}: {self.order.state()}, "
             f"step {last['step'] + 1} of {steps}",
             caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}"
-            + f"\n{escape(self.attendance.line())}{self._pause()}",
+            + f"\n{self.attendance.line()}{self._pause()}",
             title_justify="left",
         )
         for heading in (
@@ -391,7 +393,7 @@ class Standing:
         ):
             table.add_column(heading)
         for site in sorted({*self.order.wanted()["sites"], *self._seen}):
-            table.add_row(escape(site), *self._of_site(site))
+            table.add_row(site, *self._of_site(site))
         return table
 
     def _pause(self) -> str:
@@ -408,11 +410,11 @@ class Standing:
         if ahead:
             said.append(
                 f"\nbehind run {ahead}, since runs are trained one after the other; "
-                f"'asyndgan federation stop --run {ahead}' lets this one go first"
+                f"'asyndgan federation stop --run {quote(ahead)}' lets this one go first"
             )
         elif not reason and not waiting and self._ago() > PAUSE_S:
             said.append(f"\nlast step {duration(self._ago())} ago")
-        return escape("".join(said))
+        return "".join(said)
 
     def _ago(self) -> float:
         """Seconds since a step was recorded; 0 if none was."""
@@ -437,9 +439,9 @@ class Standing:
                 f"{size(both[0])} out, {size(both[1])} in" if both else ""
                 for both in (moved, carried)
             ),
-            escape(" ".join(losses)),
+            " ".join(losses),
         )
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def _say(console: Terminal, text: str) -> None:
+    console.print(text, soft_wrap=True)

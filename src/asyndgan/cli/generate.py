@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
 from asyndgan.evaluation import (
@@ -85,9 +85,7 @@ def generate(
             painting={**painting, **fading.told()},
             audited=audited,
         )
-    Console().print(
+    Terminal().print(
         f"{count} synthetic cases in {out}, with MODEL_CARD.md.",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import FIRST, Entry, Tally, read
@@ -40,23 +40,20 @@ def show(
         policies[entry.policy] = before + 1, first, entry.number
         count, total = kinds.get(entry.kind, (0, 0))
         kinds[entry.kind] = count + 1, total + entry.size
-    console = Console()
+    console = Terminal()
     console.print(_table(entries))
     for kind, (count, total) in sorted(kinds.items()):
-        console.print(f"{kind}: {counted(count, 'message')}, {size(total)}", highlight=False)
+        console.print(f"{kind}: {counted(count, 'message')}, {size(total)}")
     console.print(
         f"in them {counted(masks, 'mask')} (or classes) of patients, each time that it left",
-        highlight=False,
     )
     for content, count in sorted(tally.bare.items()):
         console.print(
             f"{content} in {counted(count, 'message')}, not covered by differential privacy",
-            highlight=False,
         )
     for digest, (count, first, newest) in policies.items():
         console.print(
             f"policy {digest[:16]} in force in {counted(count, 'line')}, from {first} to {newest}",
-            highlight=False,
         )
 
 
@@ -113,4 +110,4 @@ def verify(
                 "there, or is not what the site kept, or was kept by another version. The lines "
                 f"are whole, to line {last}; put the policy back from a copy of the books."
             )
-    Console().print(f"whole, to line {last}", highlight=False, soft_wrap=True)
+    Terminal().print(f"whole, to line {last}", soft_wrap=True)

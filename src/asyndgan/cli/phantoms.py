@@ -5,9 +5,9 @@ from shlex import quote
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 
 
@@ -31,9 +31,7 @@ def phantoms(
     table.add_column("cases", justify="right")
     for name, cases in written.items():
         table.add_row(name, str(out / name), str(cases))
-    console = Console()
+    console = Terminal()
     console.print(table)
     first = out / DEFAULT_SITES[0].name
-    console.print(
-        f"\nNext: asyndgan check {quote(str(first))}", highlight=False, markup=False, soft_wrap=True
-    )
+    console.print(f"\nNext: asyndgan check {quote(str(first))}", soft_wrap=True)

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import Policy
 from asyndgan.privacy.accounting import (
@@ -95,19 +95,17 @@ def check(
                 reasons.append(f"its first step spends more than is left of epsilon {limit:g}")
     elif wanted.privacy.kind != "none":
         told.append("What it spends depends on how many patients take part: give --patients.")
-    console = Console()
+    console = Terminal()
     for reason in reasons:
-        console.print(f"refused: {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"refused: {reason}", soft_wrap=True)
     for line in told:
-        console.print(line, highlight=False)
+        console.print(line)
     if not found.leaves.cases:
-        console.print("The site declares a share, as leaves.cases is false.", highlight=False)
+        console.print("The site declares a share, as leaves.cases is false.")
     if reasons:
         raise typer.Exit(1)
     console.print(
         f"A site with policy '{found.name}' takes part in '{wanted.name}' ({wanted.digest()}).",
-        highlight=False,
-        markup=False,
         soft_wrap=True,
     )
 

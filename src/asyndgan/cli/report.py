@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import parsed_sites
 from asyndgan.data import Case
 from asyndgan.data.prepare import load_cases
@@ -49,7 +49,7 @@ def report(
     title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
 ) -> None:
     """Writes one page about a run: images, usefulness, training, what left the sites, attacks."""
-    console = Console(stderr=True)
+    console = Terminal(stderr=True)
     folder = RunFolder(run)
     judged = evaluation or _of_this_run(folder, "evaluation", "evaluation.json", "about")
     found = _of_this_run(folder, "audit", AUDIT_FILE)
@@ -67,7 +67,7 @@ def report(
     about += (
         f", with the audit in {', '.join(map(str, audits))}" if audits else ", without an audit"
     )
-    console.print(f"{page} ({size(page.stat().st_size)}), {about}", highlight=False, markup=False)
+    console.print(f"{page} ({size(page.stat().st_size)}), {about}")
 
 
 def _of_this_run(run: RunFolder, name: str, file: str, *within: str) -> Path | None:
@@ -79,7 +79,7 @@ def _of_this_run(run: RunFolder, name: str, file: str, *within: str) -> Path | N
     return None
 
 
-def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Case]:
+def _synthetic(console: Terminal, run: RunFolder, folder: Path | None) -> list[Case]:
     """Synthetic cases to show; if none can be painted, prints why and returns none."""
     facts = run.facts()
     if folder:
@@ -88,12 +88,12 @@ def _synthetic(console: Console, run: RunFolder, folder: Path | None) -> list[Ca
     try:
         return list(synthesise(run, released_masks(run)))
     except RunError as error:
-        console.print(f"no images on the page: {error}", style="yellow", markup=False)
+        console.print(f"no images on the page: {error}", style="yellow")
         if not run.has_masks:
             console.print(
                 "A set that was painted from other masks ('asyndgan generate --masks') can be "
                 "shown: --synthetic FOLDER.",
-                style="yellow", markup=False,
+                style="yellow",
             )  # fmt: skip
         return []
 

@@ -5,13 +5,14 @@ import signal
 import threading
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
 from asyndgan.locks import held
@@ -67,14 +68,14 @@ def init(
     ):
         with path.open("x", encoding="utf-8") as made:
             made.write(text)
-    console = Console()
+    console = Terminal()
     for line in (
         *([f"Neither read nor run, as no part of a kit: {others}."] if others else []),
         f"{file}: where the data is.",
         f"{policy}: what may leave {name}. Go through it with whoever answers for it.",
-        f"Then: asyndgan site check {kit}",
+        f"Then: asyndgan site check {quote(str(kit))}",
     ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, soft_wrap=True)
 
 
 @site.command()
@@ -85,9 +86,9 @@ def check(kit: Kit) -> None:
     faults = 0
     for found in checks(kit):
         faults += not found.fine
-        mark = "[green]ok[/]" if found.fine else "[bold red]fault[/]"
-        table.add_row(mark, found.subject, escape(found.text))
-    Console().print(table)
+        mark = Text("ok", "green") if found.fine else Text("fault", "bold red")
+        table.add_row(mark, found.subject, found.text)
+    Terminal().print(table)
     if faults:
         raise typer.Exit(1)
 
@@ -116,10 +117,10 @@ def start(kit: Kit) -> None:
             wait_s=file.wait_s,
         )
         client = flare_part("keeper").keep_client(kit)
-        Console().print(
+        Terminal().print(
             f"Site {running.name} takes part; what happens is in {kit / 'site.log'}.",
-            highlight=False, markup=False, soft_wrap=True,
-        )  # fmt: skip
+            soft_wrap=True,
+        )
         try:
             while not stopping.wait(1.0):  # a signal may come to another thread, and wake nobody
                 pass

@@ -9,14 +9,13 @@ from types import TracebackType
 from typing import Annotated, Self, final
 
 import typer
-from rich.console import Console
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RecipeError
@@ -89,7 +88,7 @@ def train(
     device: Device = "cpu",
 ) -> None:
     """Trains one generator with several sites; their images stay where they are."""
-    console = Console()
+    console = Terminal()
     resolved = load_recipe(recipe, overrides or [])
     with TrainingDisplay(console) as display:
         run = train_run(
@@ -145,14 +144,13 @@ def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
     return sites
 
 
-def tell_finished(console: Console, run: RunFolder) -> None:
+def tell_finished(console: Terminal, run: RunFolder) -> None:
     """Prints a summary after training."""
     facts = run.facts()
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
     console.print(
         f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
         f"no image among them. Generator: {run.generator_file}",
-        markup=False,
         soft_wrap=True,
     )
     if run.has_masks:
@@ -161,7 +159,6 @@ def tell_finished(console: Console, run: RunFolder) -> None:
         )
         console.print(
             f"Next: asyndgan generate {quote(str(run.path))} --out {out}",
-            markup=False,
             soft_wrap=True,
         )
 
@@ -174,13 +171,13 @@ class TrainingDisplay:
         console: console to write to; without a terminal, a line is printed now and then.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Terminal) -> None:
         self.console = console
         self.bar = Progress(
-            TextColumn("step {task.completed}/{task.total}"),
+            TextColumn("step {task.completed}/{task.total}", markup=False),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
-            TextColumn("{task.fields[left]} left"),
+            TextColumn("{task.fields[left]} left", markup=False),
             console=console,
         )
         self.task = self.bar.add_task("train", total=None, left="?")
@@ -207,7 +204,7 @@ class TrainingDisplay:
     def show(self, progress: RunProgress) -> None:
         """Shows the state after a step."""
         for line in progress.news:
-            self.console.print(f"step {progress.step}: {line}", style="yellow", markup=False)
+            self.console.print(f"step {progress.step}: {line}", style="yellow")
         if self.console.is_terminal:
             left = duration(progress.seconds_left)
             self.bar.update(self.task, completed=progress.step, total=progress.steps, left=left)
@@ -221,8 +218,6 @@ class TrainingDisplay:
                 f"{duration(progress.seconds_left)} left  "
                 f"sent {size(progress.sent)}, received {size(progress.received)}  "
                 f"{_mean_losses(progress)}",
-                highlight=False,
-                markup=False,
                 soft_wrap=True,
             )
 
@@ -238,7 +233,7 @@ def _losses(progress: RunProgress) -> Table:
     table.add_column("site")
     table.add_column("share", justify="right")
     for name in names:
-        table.add_column(escape(name), justify="right")  # the name comes from a site
+        table.add_column(name, justify="right")  # the name comes from a site
     for site, losses in progress.report.losses.items():
         values = [f"{losses[name]:.3f}" if name in losses else "" for name in names]
         table.add_row(site, f"{progress.report.shares[site]:.2f}", *values)

@@ -12,6 +12,7 @@ from typing import final
 
 import numpy as np
 
+from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
     FILE_ENDINGS,
@@ -219,7 +220,7 @@ def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
     ending = found[0] if found else FILE_ENDINGS[0]
     matches = [image_name_pattern(ending).fullmatch(name) for name in names]
     count = 1 + max((int(match[2]) for match in matches if match), default=0)
-    modalities = tuple(f"number {number}" for number in range(count))
+    modalities = tuple(f"number {number}" for number in range(min(count, MODALITIES_LIMIT)))
     return DatasetInfo(folder.name, modalities, {}, ending), False
 
 

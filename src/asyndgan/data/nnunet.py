@@ -7,15 +7,19 @@
 Volumes (NIfTI) are reoriented to the closest canonical orientation and cut into slices as a
 radiologist views them: rows start at anterior (axial) or superior (sagittal, coronal), columns at
 the patient's right (sagittal: at anterior). Every file is treated as hostile: sizes are bounded
-before anything is decoded, and whatever a decoder raises becomes a `DataError`.
+before anything is decoded, and whatever a decoder raises becomes a `DataError`. A data set may hold
+links, since sets are often linked to a store.
 """
 
 import gzip
+import os
 import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Final, Literal, final
 
@@ -24,8 +28,10 @@ import numpy as np
 from PIL import Image as Picture
 from pydantic import TypeAdapter, ValidationError
 
-from asyndgan.data.case import Intensities, RawCase
+from asyndgan.data.case import MODALITIES_LIMIT, Intensities, RawCase
 from asyndgan.errors import DataError
+from asyndgan.received import opened
+from asyndgan.recipe import shown
 from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
 
 DEFAULT_PATIENT_PATTERN = r"(.+?)(?:_[sz]\d+(?:_.*)?)?$"
@@ -45,6 +51,9 @@ MAX_JSON_BYTES = 2**24
 MAX_PNG_PIXELS = 2**26  # below PIL's own limit, which only warns
 MAX_NIFTI_VOXELS = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
 MAX_NIFTI_START = 2**24  # bytes of header and extensions before the voxels
+MAX_NIFTI_EXTENSIONS = 64  # nibabel takes 20 us and an object for each
+MAX_NIFTI_BYTES = MAX_NIFTI_START + 16 * MAX_NIFTI_VOXELS
+MAX_PNG_EXTRA = 2**22  # bytes beyond 8 for each pixel: profiles, notes
 MAX_LABEL = 255  # what an 8-bit mask can hold
 AFFINE_TOLERANCE = 1e-3  # for spacings (relative) and directions: tools round header values
 ORIGIN_TOLERANCE = 0.1  # voxels
@@ -96,17 +105,17 @@ class DatasetInfo:
         """Whether dataset.json declares all images as painted by a generator."""
         return self.extra.get("synthetic") is True
 
-    @property
-    def synthetic_cases(self) -> tuple[str, ...]:
+    @cached_property  # asked for each file
+    def synthetic_cases(self) -> frozenset[str]:
         """Names of the synthetic cases in a set of acquired ones (see `write_extended`)."""
         named = self.extra.get("synthetic_cases")
-        return tuple(map(str, named)) if isinstance(named, list) else ()
+        return frozenset(map(str, named)) if isinstance(named, list) else frozenset()
 
-    @property
-    def painted(self) -> tuple[str, ...]:
+    @cached_property
+    def painted(self) -> frozenset[str]:
         """Names of the painted channels in a set of acquired ones (see `write_completed`)."""
         named = self.extra.get("synthetic_modalities")
-        return tuple(map(str, named)) if isinstance(named, list) else ()
+        return frozenset(map(str, named)) if isinstance(named, list) else frozenset()
 
     @property
     def incomplete(self) -> bool:
@@ -195,11 +204,13 @@ def describe(folder: Path) -> DatasetInfo:
         )
     if ending not in FILE_ENDINGS:
         raise DataFileError(
-            path, f"file_ending is {ending!r}", f"Store the images as {' or '.join(FILE_ENDINGS)}."
+            path,
+            f"file_ending is {shown(ending)}",
+            f"Store the images as {' or '.join(FILE_ENDINGS)}.",
         )
     training = table.get("numTraining")
     if training is not None and (not isinstance(training, int) or isinstance(training, bool)):
-        raise DataFileError(path, f"numTraining is {training!r}", "Write the number of cases.")
+        raise DataFileError(path, f"numTraining is {shown(training)}", "Write the number of cases.")
     return DatasetInfo(
         name=str(table.get("name") or folder.resolve().name),
         modalities=checked_modalities(path, table.get("channel_names")),
@@ -457,9 +468,16 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
     remedy = 'Number them from 0 and name each once: "channel_names": {"0": "T1", "1": "FLAIR"}.'
     if not isinstance(names, dict) or not names:
         raise DataFileError(path, "channel_names is missing", remedy)
+    if len(names) > MODALITIES_LIMIT:
+        raise DataFileError(
+            path,
+            f"channel_names holds {len(names)} names, and {MODALITIES_LIMIT} are the most",
+            "Leave out channels that no model is trained on.",
+        )
     numbers = [str(number) for number in range(len(names))]
     if sorted(names, key=str) != sorted(numbers):
-        raise DataFileError(path, f"channel_names has the keys {sorted(names)}", remedy)
+        keys = ", ".join(key[:NAME_LENGTH] for key in sorted(names))
+        raise DataFileError(path, f"channel_names has the keys {keys}", remedy)
     ordered = [names[number] for number in numbers]
     if not all(isinstance(name, str) and name for name in ordered):
         raise DataFileError(path, "channel_names holds something that is not a name", remedy)
@@ -478,6 +496,12 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
     if not isinstance(labels, dict) or not labels:
         raise DataFileError(path, "labels is missing", remedy)
+    if len(labels) > MAX_LABEL + 1:
+        raise DataFileError(
+            path,
+            f"labels holds {len(labels)} names, and {MAX_LABEL + 1} are the most",
+            "Merge some of them, and remap the masks.",
+        )
     _check_names(path, "label", labels)
     for name, number in labels.items():
         if isinstance(number, list):
@@ -487,10 +511,12 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
                 f"Regions overlap, and a mask has one label a pixel. {remedy}",
             )
         if not isinstance(number, int) or isinstance(number, bool):
-            raise DataFileError(path, f"label '{name}' has the number {number!r}", remedy)
+            raise DataFileError(path, f"label '{name}' has the number {shown(number)}", remedy)
         if not 0 <= number <= MAX_LABEL:
             raise DataFileError(
-                path, f"label '{name}' has the number {number}, outside 0 to {MAX_LABEL}", remedy
+                path,
+                f"label '{name}' has the number {shown(number)}, outside 0 to {MAX_LABEL}",
+                remedy,
             )
     if len(set(labels.values())) < len(labels):
         raise DataFileError(path, "two labels have the same number", remedy)
@@ -519,10 +545,11 @@ def check_acquired(path: Path, case: str, modality: str, info: DatasetInfo) -> N
         return
     with _decoding(path, "an image"):
         if path.name.endswith(".png"):
-            with Picture.open(path, formats=["PNG"]) as picture:
+            with _picture(path) as picture:
                 painted = "synthetic" in picture.info
         else:
-            header: Any = nib.load(path).header
+            with opened_nifti(path) as stored:
+                header: Any = stored.header
             painted = bytes(header["descrip"]).startswith(NOT_ACQUIRED.encode())
     if painted:
         raise DataFileError(
@@ -549,16 +576,27 @@ def _decoding(path: Path, kind: str) -> Iterator[None]:
 
 def _png(path: Path) -> tuple[np.ndarray, str]:
     """Reads pixels (rows, columns) or (rows, columns, bands), and PIL's name for their mode."""
-    with _decoding(path, "PNG"):
+    with _decoding(path, "PNG"), _picture(path) as picture:
+        return np.array(picture), picture.mode
+
+
+@contextmanager
+def _picture(path: Path) -> Iterator[Picture.Image]:
+    """Opens a PNG of bounded size."""
+    with opened(path, 8 * MAX_PNG_PIXELS + MAX_PNG_EXTRA) as file:
         # The size is at a fixed offset; PIL itself would only warn, and only at a larger size.
-        with path.open("rb") as file:
-            head = file.read(24)
+        head = file.read(24)
         if not head.startswith(b"\x89PNG\r\n\x1a\n") or len(head) < 24:
             raise ValueError("it does not start like one")
-        _bounded_png(path, int.from_bytes(head[16:20], "big"), int.from_bytes(head[20:24], "big"))
-        with Picture.open(path, formats=["PNG"]) as picture:
+        columns, rows = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
+        _bounded_png(path, columns, rows)
+        # PIL takes its time for each chunk, and a file may hold nothing but small ones.
+        if os.fstat(file.fileno()).st_size > 8 * columns * rows + MAX_PNG_EXTRA:
+            raise ValueError("it is far longer than its pixels take")
+        file.seek(0)
+        with Picture.open(file, formats=["PNG"]) as picture:
             _bounded_png(path, *picture.size)  # a hostile file may hold a second header
-            return np.array(picture), picture.mode
+            yield picture
 
 
 def _bounded_png(path: Path, columns: int, rows: int) -> None:
@@ -570,57 +608,72 @@ def _bounded_png(path: Path, columns: int, rows: int) -> None:
         )
 
 
-def _bounded_nifti(path: Path) -> None:
-    """Refuses what nibabel would read before anything else: extensions of any length.
+@contextmanager
+def opened_nifti(path: Path) -> Iterator[Any]:
+    """Opens a NIfTI of one file, of bounded size before its voxels; they are read while it is open.
+
+    Yields:
+        A nibabel image.
+
+    Raises:
+        OSError, ValueError: it is none; nibabel may raise others.
+        DataFileError: it has too many or too long extensions.
+    """
+    with opened(path, MAX_NIFTI_BYTES) as stored, ExitStack() as unpacked:
+        file: Any = stored
+        if path.name.endswith(".gz"):
+            file = unpacked.enter_context(gzip.GzipFile(fileobj=stored))
+        kind = _bounded_nifti(path, file)
+        file.seek(0)
+        yield kind.from_file_map({"image": nib.FileHolder(path.name, file)})
+
+
+def _bounded_nifti(path: Path, file: BufferedIOBase) -> Any:
+    """Returns nibabel's class of a NIfTI, whose extensions it would read before anything else.
 
     Version and byte order must be the same wherever the header tells them, since nibabel may go by
     another place than this function.
     """
-    with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as file:
-        head = file.read(544)
-        for order in "<>":
-            (size,) = struct.unpack_from(f"{order}i", head)
-            if size == 348 and head[344:348] == b"n+1\0":
-                (sides,), (start,) = (
-                    struct.unpack_from(f"{order}{code}", head, place)
-                    for code, place in (("h", 40), ("f", 108))
-                )
-            elif size == 540 and head[4:12] == b"n+2\0\r\n\x1a\n":
-                sides, start = (
-                    struct.unpack_from(f"{order}q", head, place)[0] for place in (16, 168)
-                )
-            else:
-                continue
-            if not 1 <= sides <= 7:
-                break
-            extended = head[size : size + 1] not in (b"", b"\0")
-            if 0 <= start <= MAX_NIFTI_START and not extended:
-                return
-            place = size + 4
-            while extended and place < start <= MAX_NIFTI_START:
-                file.seek(place)
-                (length,) = struct.unpack(f"{order}i", file.read(4))
-                if not 8 <= length <= start - place:
-                    break
-                place += length
-            if extended and place >= start >= size + 4:
-                return
-            raise DataFileError(
-                path,
-                f"has extensions or a header of more than {MAX_NIFTI_START} bytes before its "
-                "voxels, or of no sensible length",
-                "Store it without extensions.",
+    head = file.read(544)
+    for order in "<>":
+        (size,) = struct.unpack_from(f"{order}i", head)
+        kind: Any = nib.Nifti1Image
+        if size == 348 and head[344:348] == b"n+1\0":
+            (sides,), (start,) = (
+                struct.unpack_from(f"{order}{code}", head, place)
+                for code, place in (("h", 40), ("f", 108))
             )
+        elif size == 540 and head[4:12] == b"n+2\0\r\n\x1a\n":
+            kind = nib.Nifti2Image
+            sides, start = (struct.unpack_from(f"{order}q", head, place)[0] for place in (16, 168))
+        else:
+            continue
+        if not 1 <= sides <= 7:
+            break
+        extended = head[size : size + 1] not in (b"", b"\0")
+        if 0 <= start <= MAX_NIFTI_START and not extended:
+            return kind
+        place, count = size + 4, 0
+        while extended and place < start <= MAX_NIFTI_START and count < MAX_NIFTI_EXTENSIONS:
+            file.seek(place)
+            (length,) = struct.unpack(f"{order}i", file.read(4))
+            if not 8 <= length <= start - place:
+                break
+            place, count = place + length, count + 1
+        if extended and place >= start >= size + 4:
+            return kind
+        raise DataFileError(
+            path,
+            f"has extensions or a header of more than {MAX_NIFTI_START} bytes before its "
+            f"voxels, more than {MAX_NIFTI_EXTENSIONS} extensions, or one of no sensible length",
+            "Store it without extensions.",
+        )
     raise ValueError("it does not start like one")
 
 
 def _nifti(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Reads voxels (right, anterior, superior), scaled as the header says, and their affine."""
-    with _decoding(path, "NIfTI"):
-        _bounded_nifti(path)
-        stored = nib.load(path)
-        if not isinstance(stored, nib.Nifti1Pair):
-            raise ValueError("it is of another format")
+    with _decoding(path, "NIfTI"), opened_nifti(path) as stored:
         if not np.isfinite(stored.affine).all():
             raise ValueError("its affine is not finite")
         shape = tuple(int(side) for side in stored.shape)
@@ -706,7 +759,7 @@ def check_mask(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:
     if unknown:
         raise DataFileError(
             path,
-            f"has the labels {unknown}, which dataset.json does not name",
+            f"has the labels {shown(unknown)}, which dataset.json does not name",
             "Name them under labels there, or remap the mask.",
         )
 

@@ -31,8 +31,10 @@ from asyndgan.data.nnunet import (
     describe,
     json_table,
     list_cases,
+    opened_nifti,
     shown_shape,
 )
+from asyndgan.received import opened
 
 PAINTED: Final = "synthetic "
 """Prefix to the name of a modality that was painted, not acquired."""
@@ -272,16 +274,15 @@ def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: i
     # ignores the affine must find the voxels where the acquired ones are.
     volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis)
     volume = volume.astype(np.uint8 if volume.dtype == np.uint8 else np.float32)
-    acquired = nib.load(like)
-    if not isinstance(acquired, nib.Nifti1Pair):
-        raise DataFileError(like, "is of another format", "Store it as NIfTI.")
+    with opened_nifti(like) as acquired:
+        header, shape, affine = acquired.header, acquired.shape, acquired.affine
     canonical = nib.orientations.axcodes2ornt(("R", "A", "S"))
-    stored = nib.orientations.io_orientation(acquired.affine)
+    stored = nib.orientations.io_orientation(affine)
     turn = nib.orientations.ornt_transform(canonical, stored)
-    volume = nib.orientations.apply_orientation(volume, turn).reshape(acquired.shape)
-    image = nib.Nifti1Image(volume, acquired.affine)
+    volume = nib.orientations.apply_orientation(volume, turn).reshape(shape)
+    image = nib.Nifti1Image(volume, affine)
     for field in _PLACE:
-        image.header[field] = acquired.header[field]
+        image.header[field] = header[field]
     image.header["descrip"] = NOT_ACQUIRED.encode()
     nib.save(image, path)
 
@@ -426,5 +427,7 @@ def digest_of_folder(folder: Path) -> str:
     for path in sorted(found):
         if path.is_file():
             digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-            digest.update(path.read_bytes())
+            with opened(path, 2**63) as file:
+                while part := file.read(2**20):
+                    digest.update(part)
     return digest.hexdigest()

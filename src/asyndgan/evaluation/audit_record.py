@@ -59,7 +59,7 @@ def read_audit(folder: Path) -> AuditRecord:
     """
     path = folder / AUDIT_FILE
     try:
-        tables = parsed_json(bounded_text(path))
+        tables = parsed_json(bounded_text(path, links=False))
         sites = tables["sites"]
         return AuditRecord(
             audit=Audit(

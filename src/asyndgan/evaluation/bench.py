@@ -40,6 +40,7 @@ from asyndgan.evaluation.segmentation import (
     train_segmenter,
 )
 from asyndgan.evaluation.table import Scores
+from asyndgan.received import contents
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being trained, the steps done and the steps of the whole evaluation.
@@ -184,7 +185,7 @@ class Bench:
             self.done += budget.steps
             self.running.pop(f"{model}, seed {seed}", None)
         self._tell(f"{model}, seed {seed}")
-        return _unpacked(json.loads(path.read_bytes()))
+        return _unpacked(json.loads(contents(path, 2**32)))
 
     def _train(
         self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int

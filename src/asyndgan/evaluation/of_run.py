@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from asyndgan.evaluation.synthesise import (
     write_synthetic,
 )
 from asyndgan.evaluation.table import Evaluation, counted
+from asyndgan.received import contents
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.texts import bounded_text, parsed_json
@@ -242,7 +244,7 @@ def painted_once(
 
 
 def _files(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {path.name: contents(path, MOST_PAINTED) for path in folder.iterdir()}
 
 
 def painting_of(
@@ -451,7 +453,8 @@ def _augmented_cases(
         raise RunError(
             f"{data} holds other images or masks of {counted(len(other), 'real case')} than site "
             f"{site}, which would count as an effect of the synthetic ones. Name the folder that "
-            f"it was made from (--site {site}=FOLDER), or make it anew with 'asyndgan augment'."
+            f"it was made from (--site {quote(site)}=FOLDER), or make it anew with 'asyndgan "
+            "augment'."
         )
     if strange := {mask_of.get(name, name) for name in own} - training - {""}:
         raise RunError(
@@ -465,6 +468,9 @@ def _augmented_cases(
 def _same(case: Case, other: Case) -> bool:
     return torch.equal(case.image, other.image) and torch.equal(case.mask, other.mask)
 
+
+MOST_PAINTED = 2**30
+"""Largest file of a painted set in bytes."""
 
 MOST_BYTES = 2**26
 """Largest provenance of an augmented set: half a million cases and their masks."""

@@ -29,6 +29,7 @@ from asyndgan.evaluation.fedgan import train_fedgan
 from asyndgan.evaluation.suite import ModelSection, SetSection, Suite
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
+from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.checkpoint import stored_steps
 
@@ -138,8 +139,8 @@ class Training:
                 f"{self.out} holds a run of another recipe. Rename the model in the suite, or "
                 "remove the folder."
             )
-        stored = self._inputs_file.read_text("utf-8") if self._inputs_file.exists() else "{}"
-        if json.loads(stored) != self._inputs:
+        stored = bounded_text(self._inputs_file) if self._inputs_file.exists() else "{}"
+        if parsed_json(stored) != self._inputs:
             raise RunError(
                 f"{self.out} was trained from other sites or images than the suite names now, on "
                 "another device, with another patient_pattern, or by another version. Remove the "

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from asyndgan.errors import LedgerError
-from asyndgan.texts import bounded_text, parsed_json, replace_text
+from asyndgan.received import opened
+from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
 
 if sys.platform != "win32":
     import fcntl
@@ -116,6 +117,10 @@ class Tally:
             self._card = entry.payload
         self.bare.update(entry.bare.split())
         self.uses = max(self.uses, entry.uses)
+
+
+MOST_LEDGER: Final = 2**40
+"""Largest ledger in bytes; it is read line by line."""
 
 
 @final
@@ -215,10 +220,16 @@ class Ledger:
 
     def _drop_torn_line(self) -> None:
         """Removes an incomplete last line: the site stopped while writing it, so nothing left."""
-        content = self.path.read_bytes()
+        try:
+            with opened(self.path, MOST_LEDGER) as file:
+                start = max(0, os.fstat(file.fileno()).st_size - MOST_BYTES)
+                file.seek(start)
+                content = file.read(MOST_BYTES)
+        except (OSError, ValueError) as error:
+            raise LedgerError(f"{self.path.name} is no ledger that can be read.") from error
         whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            os.ftruncate(self._file, whole)
+        if whole < len(content) and (whole or not start):
+            os.ftruncate(self._file, start + whole)
 
 
 def check_not_removed(path: Path, beside: Iterable[Path]) -> None:
@@ -252,8 +263,8 @@ def read(path: Path) -> Iterator[Entry]:
         # The head comes first: the line that it names is checked on the way.
         head_number, head_digest = _read_head(path)
         found = FIRST
-        with path.open("rb") as file:
-            for line in file:
+        with opened(path, MOST_LEDGER) as file:
+            while line := file.readline(MOST_BYTES):
                 if not line.endswith(b"\n"):
                     break
                 entry = _entry(path, number + 1, line)
@@ -267,7 +278,7 @@ def read(path: Path) -> Iterator[Entry]:
                     found = last
                 yield entry
         newest, _ = _read_head(path)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise LedgerError(f"'{path}' is no ledger that can be read.") from error
     # A line is written before the head, so a site that was stopped between the two may be one
     # ahead; a site that goes on writing has a newer head than the one that was read first.

@@ -1,6 +1,5 @@
 """A suite's tables as Markdown and as one self-contained page."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,12 @@ from asyndgan.errors import RunError
 from asyndgan.evaluation.figures import plot_amounts, plot_differences
 from asyndgan.evaluation.table import site_of
 from asyndgan.reports.evidence_tables import Row, by_label, by_set, tables_of
+from asyndgan.reports.found import MOST_RESULTS
 from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.usefulness import figure, label_table
 from asyndgan.reports.words import counted
+from asyndgan.texts import bounded_text, parsed_json
 
 
 def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
@@ -29,7 +30,7 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
         RunError: there is no readable `suite.json`.
     """
     try:
-        result = json.loads((out / "suite.json").read_text("utf-8"))
+        result = parsed_json(bounded_text(out / "suite.json", MOST_RESULTS))
     except (OSError, ValueError) as error:
         raise RunError(f"{out} holds no suite.json; make it with 'asyndgan benchmark'.") from error
     markdown = out / "suite.md"

@@ -1,8 +1,12 @@
 """Whether results that lie about are of the generator that a page is about."""
 
 from pathlib import Path
+from typing import Final
 
-from asyndgan.texts import parsed_json
+from asyndgan.texts import bounded_text, parsed_json
+
+MOST_RESULTS: Final = 2**26
+"""Largest JSON file of results in bytes: values of each patient by each model."""
 
 
 def is_of_generator(path: Path, generator_sha256: str, *within: str) -> bool:
@@ -16,7 +20,7 @@ def is_of_generator(path: Path, generator_sha256: str, *within: str) -> bool:
         within: keys of the tables around `generator_sha256`, from the outermost.
     """
     try:
-        table = parsed_json(path.read_text("utf-8"))
+        table = parsed_json(bounded_text(path, MOST_RESULTS, links=False))
         for key in within:
             table = table.get(key) or {}
         return table.get("generator_sha256") in (None, generator_sha256)

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from asyndgan.texts import replace_text
+from asyndgan.texts import printable, replace_text
 
 COLOURS: Final = 8
 """Number of site colours; a ninth site gets the first colour again, with another dash pattern."""
@@ -32,5 +32,5 @@ def write_page(template: str, page: Mapping[str, Any], out: Path) -> Path:
     )
     text = environment.get_template(template).render(page)
     out.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(out, text)
+    replace_text(out, printable(text))
     return out

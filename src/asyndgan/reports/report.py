@@ -1,11 +1,11 @@
 """`report.html`: a whole run on one self-contained page."""
 
-import hashlib
 import platform
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final, final
 
 import torch
@@ -127,6 +127,7 @@ def _page(
     return {
         "title": title or _title(facts),
         "name": run.path.resolve().name,
+        "name_in_commands": quote(run.path.resolve().name),
         "lead": _lead(facts, recipe),
         "facts": facts,
         "recipe": recipe,
@@ -177,7 +178,8 @@ def _lead(facts: RunFacts, recipe: Recipe) -> str:
 def _evaluate_command(run: RunFolder, facts: RunFacts) -> str:
     """The command for an evaluation that the next report finds by itself."""
     name, sites = _named_in_commands(run, facts)
-    return f"asyndgan evaluate {name} {sites} --test FOLDER --out {name}/evaluation"
+    out = quote(f"{name}/evaluation")
+    return f"asyndgan evaluate {quote(name)} {sites} --test FOLDER --out {out}"
 
 
 def _audit_command(run: RunFolder, facts: RunFacts) -> str:
@@ -185,15 +187,16 @@ def _audit_command(run: RunFolder, facts: RunFacts) -> str:
     name, sites = _named_in_commands(run, facts)
     holdout = "" if run.recipe().training.hold_out else "--holdout FOLDER "
     states = "" if facts.engine in _SIMULATED else "--state NAME=FOLDER ... "
-    return f"asyndgan audit {name} {sites} {holdout}{states}--out {name}/audit"
+    out = quote(f"{name}/audit")
+    return f"asyndgan audit {quote(name)} {sites} {holdout}{states}--out {out}"
 
 
 def _named_in_commands(run: RunFolder, facts: RunFacts) -> tuple[str, str]:
     """Name of the run, and options with its sites."""
     few = len(facts.sites) <= MANY
-    sites = [f"--site {site}=FOLDER" for site in facts.sites] if few else ["--site NAME=FOLDER ..."]
+    sites = [f"--site {quote(f'{site}=FOLDER')}" for site in facts.sites]
     # Only the folder's name, since the page may be passed on.
-    return run.path.resolve().name, " ".join(sites)
+    return run.path.resolve().name, " ".join(sites if few else ["--site NAME=FOLDER ..."])
 
 
 def _guarantee(recipe: Recipe) -> str:
@@ -219,10 +222,9 @@ class _Generator:
 def _generator(run: RunFolder, facts: RunFacts) -> _Generator:
     if not (facts.generator_sha256 and run.generator_file.exists()):
         return _Generator()
-    content = run.generator_file.read_bytes()
     tensors, _ = read(run.generator_file)
     parameters = sum(tensor.numel() for tensor in tensors.values())
-    return _Generator(parameters, len(content), hashlib.sha256(content).hexdigest())
+    return _Generator(parameters, run.generator_file.stat().st_size, run.generator_digest())
 
 
 def _tiles(

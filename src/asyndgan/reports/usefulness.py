@@ -1,7 +1,6 @@
 """Reads evaluation.json for a page: how useful synthetic images are for training."""
 
 import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,10 +22,16 @@ from asyndgan.evaluation.table import (
     of_single_sites,
     site_of,
 )
+from asyndgan.received import contents
+from asyndgan.reports.found import MOST_RESULTS
 from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.words import counted, decimal
+from asyndgan.texts import bounded_text, parsed_json
 
 _WIDEST: Final = 1400
+
+MOST_FIGURE: Final = 2**26
+"""Largest file of a figure in bytes."""
 
 PerPatient = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
 """Values of all patients by model, label and measure, such as `dice`."""
@@ -153,13 +158,16 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
     """
     path = folder / "evaluation.json"
     try:
-        found = _read(json.loads(path.read_text("utf-8")), folder)
-        return found if examples else replace(found, examples="")
-    except OSError as error:
+        text = bounded_text(path, MOST_RESULTS, links=False)
+    except (OSError, ValueError) as error:
         raise RunError(
-            f"{folder} holds no evaluation.json; make one with 'asyndgan evaluate'."
+            f"{folder} holds no evaluation.json that can be read; make one with 'asyndgan "
+            "evaluate'."
         ) from error
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    try:
+        found = _read(parsed_json(text), folder)
+        return found if examples else replace(found, examples="")
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
         raise RunError(
             f"{path} is not what 'asyndgan evaluate' writes ({error}); make it anew."
         ) from error
@@ -322,15 +330,16 @@ def figure(path: Path) -> str:
     """
     if not path.exists():
         return ""
+    content = contents(path, MOST_FIGURE, links=False)
     if path.suffix == ".svg":
-        return data_uri(path.read_bytes(), "image/svg+xml")
+        return data_uri(content, "image/svg+xml")
     try:
-        opened = Pillow.open(path)
+        opened = Pillow.open(io.BytesIO(content), formats=["PNG"])
     except Pillow.DecompressionBombError as error:
         raise ValueError(f"{path.name} is too large a picture") from error
     with opened as picture:
         if picture.width <= _WIDEST:
-            return data_uri(path.read_bytes(), "image/png")
+            return data_uri(content, "image/png")
         small = picture.convert("RGB")
         small.thumbnail((_WIDEST, 10 * _WIDEST))
         file = io.BytesIO()

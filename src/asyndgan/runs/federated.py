@@ -399,8 +399,8 @@ def _digest(text: str) -> str:
 def _said(file: Path) -> str:
     """Reads a text file; empty if it cannot be read."""
     try:
-        return file.read_text("utf-8")
-    except OSError:
+        return bounded_text(file)
+    except (OSError, ValueError):
         return ""
 
 

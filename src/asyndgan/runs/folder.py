@@ -17,21 +17,37 @@ import hashlib
 import json
 import os
 import secrets
+import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final, Literal, Self, final
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
 
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from torch import nn
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import BusyError, RunError
 from asyndgan.locks import held
-from asyndgan.recipe import Recipe
-from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
+from asyndgan.received import link_in, opened
+from asyndgan.recipe import Recipe, explained
+from asyndgan.runs.schema import (
+    Connections,
+    Count,
+    Hex,
+    Labels,
+    Moved,
+    Names,
+    Record,
+    Seconds,
+    Sites,
+    Steps,
+)
+from asyndgan.texts import MOST_BYTES, Title, bounded_text, parsed_json, replace_text
 from asyndgan.training import SHARED_LOOK, Scope, new_generator
 from asyndgan.training.checkpoint import (
+    MOST_STATE,
     load_network,
     network_state,
     read,
@@ -50,6 +66,8 @@ EARLIER = "earlier"
 
 KEPT_CONNECTIONS = 8
 
+MOST_METRICS: Final = 2**30
+"""Largest `metrics.jsonl` in bytes; reading it takes some ten times as much memory."""
 
 FIRST_VERSION: Final = 5
 """`GENERATOR_VERSION` of runs whose files do not say which."""
@@ -89,26 +107,28 @@ class RunFacts:
         generator_version: `GENERATOR_VERSION` that began the training; 5 in files that do not say.
     """
 
-    run: str
-    version: str
-    recipe_digest: str
-    engine: str
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
+
+    run: Hex
+    version: Title
+    recipe_digest: Hex
+    engine: Title
     state: State = "running"
-    steps: int = 0
-    seconds: float = 0.0
-    modalities: list[str] = field(default_factory=list)
-    labels: dict[str, str] = field(default_factory=dict)
-    space: list[int] = field(default_factory=list)
-    sites: dict[str, dict[str, Any]] = field(default_factory=dict)
-    taught: dict[str, int] = field(default_factory=dict)
-    left_sites: dict[str, dict[str, int]] = field(default_factory=dict)
-    came_to_sites: dict[str, dict[str, int]] = field(default_factory=dict)
-    socket_bytes: dict[str, dict[str, list[int]]] = field(default_factory=dict)
-    generator_sha256: str = ""
-    generator_step: int = 0
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN
-    torch: str = ""
-    generator_version: int = FIRST_VERSION
+    steps: Count = 0
+    seconds: Seconds = 0.0
+    modalities: Names = field(default_factory=list)
+    labels: Labels = field(default_factory=dict)
+    space: Annotated[list[Count], Field(max_length=3)] = field(default_factory=list)
+    sites: Sites = field(default_factory=dict)
+    taught: Steps = field(default_factory=dict)
+    left_sites: Moved = field(default_factory=dict)
+    came_to_sites: Moved = field(default_factory=dict)
+    socket_bytes: Connections = field(default_factory=dict)
+    generator_sha256: Hex = ""
+    generator_step: Count = 0
+    patient_pattern: Annotated[str, Field(max_length=1000)] = DEFAULT_PATIENT_PATTERN
+    torch: Title = ""
+    generator_version: Count = FIRST_VERSION
 
     @property
     def scope(self) -> Scope:
@@ -169,31 +189,22 @@ class RunFacts:
         if self.patient_pattern not in ("", patient_pattern):
             raise RunError(
                 "this run told patients by another pattern of their names, and the same has to "
-                f"tell them now: --patient-pattern '{self.patient_pattern}'."
+                f"tell them now: --patient-pattern {shlex.quote(self.patient_pattern)}"
             )
 
 
-def _is_site(about: object) -> bool:
-    """Whether these are facts of a site: its cases, its share and its modalities."""
-    if not isinstance(about, dict):
-        return False
-    cases, share, modalities = (about.get(key) for key in ("cases", "share", "modalities"))
-    return (
-        isinstance(cases, int)
-        and cases >= 0
-        and isinstance(share, int | float)
-        and 0 < share <= 1
-        and isinstance(modalities, list)
-        and all(isinstance(name, str) for name in modalities)
-    )
+_FACTS: TypeAdapter[RunFacts] = TypeAdapter(RunFacts)
+_RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 
 
 @final
 class RunFolder:
     """Paths and files of one run.
 
+    It may come from somebody else, so nothing is read of a folder that holds a link.
+
     Args:
-        path: the folder.
+        path: the folder; may be a link itself.
     """
 
     def __init__(self, path: Path) -> None:
@@ -208,6 +219,7 @@ class RunFolder:
         self.masks = path / "masks"
         self.samples = path / "samples"
         self.tensorboard = path / "tensorboard"
+        self._without_links = False
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> Self:
@@ -262,7 +274,7 @@ class RunFolder:
             return self.facts().run
         if not self.identity_file.exists():
             replace_text(self.identity_file, secrets.token_hex(16))
-        return bounded_text(self.identity_file).strip()
+        return self._text(self.identity_file).strip()
 
     def recipe(self) -> Recipe:
         """Reads the resolved recipe.
@@ -270,32 +282,47 @@ class RunFolder:
         Raises:
             RunError: if the folder holds none.
         """
-        try:
-            text = bounded_text(self.recipe_file)
-        except (OSError, ValueError) as error:
-            raise RunError(f"{self.path} is no run folder; train one with 'asyndgan train'.") from (
-                error
-            )
-        return Recipe.from_toml(text)
+        return Recipe.from_toml(self._text(self.recipe_file))
 
     def facts(self) -> RunFacts:
         """Reads the run's facts.
 
         Raises:
-            RunError: if the folder holds no run, or `run.json` does not say what its sites hold.
+            RunError: if the folder holds no run, or `run.json` is not what a run writes.
         """
+        text = self._text(self.facts_file)
         try:
-            facts = RunFacts(**parsed_json(bounded_text(self.facts_file)))
-        except (OSError, ValueError, TypeError) as error:
+            return _FACTS.validate_python(_table(text))
+        except ValidationError as error:
+            known = [one.name for one in fields(RunFacts)]
+            raise _damaged(self.facts_file, explained(error, known)) from error
+        except ValueError as error:
+            raise _damaged(self.facts_file, f"  {error}.") from error
+
+    def _text(self, file: Path) -> str:
+        """Content of one of the folder's texts."""
+        self.check_links()
+        try:
+            return bounded_text(file)
+        except OSError as error:
             raise RunError(f"{self.path} is no run folder; train one with 'asyndgan train'.") from (
                 error
             )
-        if not isinstance(facts.sites, dict) or not all(map(_is_site, facts.sites.values())):
+        except ValueError as error:
+            raise _damaged(file, f"  {error}.") from error
+
+    def check_links(self) -> None:
+        """Looks once, before anything is read, whether the folder holds a link.
+
+        Raises:
+            RunError: it does; whoever made it might have the reader's own patients read.
+        """
+        if not self._without_links and (link := link_in(self.path)):
             raise RunError(
-                f"{self.facts_file} does not say what the sites hold, so it is damaged or from "
-                "elsewhere. Take the run from where it was trained."
+                f"{link} is a link, and a run folder may hold none: it could lead to what only you "
+                "can read. If you made it, put there what it leads to."
             )
-        return facts
+        self._without_links = True
 
     def write_facts(self, facts: RunFacts) -> None:
         """Replaces `run.json` atomically."""
@@ -308,8 +335,17 @@ class RunFolder:
         return self.generator_digest()
 
     def generator_digest(self) -> str:
-        """SHA-256 of the generator file itself, in hexadecimal; `run.json` is not consulted."""
-        return hashlib.sha256(self.generator_file.read_bytes()).hexdigest()
+        """SHA-256 of the generator file itself, in hexadecimal; `run.json` is not consulted.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        self.check_links()
+        try:
+            with opened(self.generator_file, MOST_STATE) as file:
+                return hashlib.file_digest(file, "sha256").hexdigest()
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.generator_file} cannot be read: {error}.") from error
 
     def generator(self, step: int | None = None) -> nn.Module:
         """Loads the averaged generator of a finished run, ready to paint.
@@ -339,31 +375,38 @@ class RunFolder:
         load_network("average", network, read(file)[0])
         return network.eval().requires_grad_(False)
 
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[Record]:
         """One record per step, oldest first; a line cut off by a crash is left out."""
         return self.metrics_from((0, 0))[0]
 
-    def metrics_from(self, place: Place) -> tuple[list[dict[str, Any]], Place]:
+    def metrics_from(self, place: Place) -> tuple[list[Record], Place]:
         """Reads the records after a place in the file; also returns the place to continue from.
 
         If the file was replaced in the meantime, because the run went back to a checkpoint, it is
         read from the beginning.
 
         Raises:
-            RunError: a line is no record.
+            RunError: a line is no record, or not of a later step than the one before.
         """
+        self.check_links()
         if not self.metrics_file.exists():
             return [], (0, 0)
-        with self.metrics_file.open("rb") as file:
-            own = os.fstat(file.fileno()).st_ino
-            start = place[1] if place[0] == own else 0
-            file.seek(start)
-            records: list[dict[str, Any]] = []
-            while line := file.readline(MOST_BYTES):
-                if not line.endswith(b"\n") and len(line) < MOST_BYTES:
-                    break  # still being written, or cut off
-                records.append(_record(self.metrics_file, line))
-                start += len(line)
+        try:
+            with opened(self.metrics_file, MOST_METRICS) as file:
+                own = os.fstat(file.fileno()).st_ino
+                start = place[1] if place[0] == own else 0
+                file.seek(start)
+                records: list[Record] = []
+                while line := file.readline(MOST_BYTES):
+                    if not line.endswith(b"\n") and len(line) < MOST_BYTES:
+                        break  # still being written, or cut off
+                    records.append(_record(line, records[-1]["step"] if records else -1))
+                    start += len(line)
+        except ValidationError as error:
+            faults = explained(error, [*Record.__annotations__])
+            raise _damaged(self.metrics_file, faults) from error
+        except (OSError, ValueError) as error:
+            raise _damaged(self.metrics_file, f"  {error}.") from error
         return records, (own, start)
 
     def forget_metrics_from(self, step: int) -> None:
@@ -402,13 +445,19 @@ def counted_on(
     return counts
 
 
-def _record(path: Path, line: bytes) -> dict[str, Any]:
-    try:
-        record = parsed_json(line.decode("utf-8"))
-        if not isinstance(record, dict) or not isinstance(record["step"], int):
-            raise ValueError("not of a step")
-    except (ValueError, KeyError) as error:
-        raise RunError(
-            f"{path} has a line that no run wrote. Take the run's folder as it was."
-        ) from error
+def _record(line: bytes, before: int) -> Record:
+    record = _RECORD.validate_python(_table(line.decode("utf-8")))
+    if record["step"] <= before:
+        raise ValueError(f"step {record['step']} follows step {before}")
     return record
+
+
+def _table(text: str) -> dict[str, Any]:
+    table = parsed_json(text)
+    if not isinstance(table, dict):
+        raise ValueError("no object")
+    return table
+
+
+def _damaged(file: Path, found: str) -> RunError:
+    return RunError(f"{file} is not what a run writes:\n{found}\nTake the run's folder as it was.")

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import Final, final
 
 from pydantic import Field, ValidationError
@@ -110,7 +111,7 @@ class SiteFile(Section):
             found = cls.model_validate(parsed_toml(bounded_text(path)))
         except FileNotFoundError as error:
             raise RunError(
-                f"{path} does not exist; 'asyndgan site init {kit}' writes one."
+                f"{path} does not exist; 'asyndgan site init {quote(str(kit))}' writes one."
             ) from error
         except ValidationError as error:
             faults = explained(error, list(cls.model_fields))

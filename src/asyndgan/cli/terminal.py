@@ -1,0 +1,42 @@
+"""The one console of all commands: what others wrote is text to it, never markup or escapes."""
+
+import logging
+import sys
+from collections.abc import Iterable
+from typing import Any, final
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from asyndgan.texts import printable
+
+
+@final
+class Terminal(Console):
+    """A console on which every character is printable, since names and errors come from others.
+
+    Markup and highlighting are off. Styles and the movements of progress bars are rich's own, so
+    they still reach the terminal.
+
+    Args:
+        options: those of rich's console.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """Renders as rich does, with the replacement character for what cannot be printed."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(printable(segment.text), segment.style)
+
+
+@final
+class LogToTerminal(logging.Handler):
+    """Prints warnings that no other handler takes, which may name files and sites of others."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Prints a record's message on standard error."""
+        Terminal(file=sys.stderr).print(self.format(record), soft_wrap=True)

@@ -1,0 +1,71 @@
+"""The one way to open a file that somebody else may have made.
+
+Such a file may be a pipe or a device, which would be waited for or read without end, or larger than
+memory. In a folder that was handed over it may also be a link to what only its receiver can read.
+"""
+
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Final
+
+_FLAGS: Final = (
+    os.O_RDONLY
+    | getattr(os, "O_NONBLOCK", 0)  # a pipe without a writer would hold up whoever opens it
+    | getattr(os, "O_NOCTTY", 0)
+    | getattr(os, "O_CLOEXEC", 0)
+    | getattr(os, "O_BINARY", 0)
+)
+
+
+@contextmanager
+def opened(path: Path, most: int, *, links: bool = True) -> Iterator[BufferedReader]:
+    """Opens a regular file for reading; anything else is neither waited for nor read.
+
+    Args:
+        path: the file.
+        most: largest size in bytes.
+        links: whether the file itself may be a link, as one that its reader named may be.
+
+    Raises:
+        OSError: it cannot be opened.
+        ValueError: it is no regular file, is larger, or is a link although none is allowed.
+    """
+    if not links and path.is_symlink():
+        raise ValueError("is a link")
+    descriptor = os.open(path, _FLAGS | (0 if links else getattr(os, "O_NOFOLLOW", 0)))
+    try:
+        found = os.fstat(descriptor)  # of what was opened, whatever bears the name by now
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("is a folder, a pipe or a device, and no file")
+        if found.st_size > most:
+            raise ValueError(f"longer than {most} bytes")
+        with open(descriptor, "rb", closefd=False) as file:
+            yield file
+    finally:
+        os.close(descriptor)
+
+
+def contents(path: Path, most: int, *, links: bool = True) -> bytes:
+    """Reads a whole file; arguments and errors are those of `opened`."""
+    with opened(path, most, links=links) as file:
+        content = file.read(most + 1)  # it may have grown, and some of the system's state no size
+    if len(content) > most:
+        raise ValueError(f"longer than {most} bytes")
+    return content
+
+
+def link_in(folder: Path) -> Path | None:
+    """A link in a folder that was handed over, at any depth; None if it holds none.
+
+    Whoever made the folder chose where its links lead, and its receiver can read more than they.
+    The folder itself may be a link.
+    """
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            if (found := Path(place, name)).is_symlink():
+                return found
+    return None

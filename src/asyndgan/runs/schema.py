@@ -1,0 +1,76 @@
+"""What `run.json` and `metrics.jsonl` may hold; both may come from somebody else."""
+
+import math
+from typing import Annotated, Any, Final, NotRequired
+
+from pydantic import AfterValidator, Field, GetPydanticSchema, StrictBool
+from typing_extensions import TypedDict  # as pydantic wants before Python 3.12
+
+from asyndgan.data.case import MODALITIES_LIMIT
+from asyndgan.texts import Name, SiteName
+from asyndgan.training.scope import LABELS_LIMIT
+
+MOST_SITES: Final = 1024
+LARGEST: Final = 1e39
+"""A loss beyond all that float32 can hold; charts add and multiply what they draw."""
+
+
+def _drawable(value: float) -> float:
+    if not (math.isnan(value) or abs(value) <= LARGEST):
+        raise ValueError("no number that a run measures")
+    return value
+
+
+Hex = Annotated[str, Field(max_length=64, pattern="^[0-9a-f]*$")]
+Count = Annotated[int, Field(strict=True, ge=0, lt=2**53)]
+Pair = Annotated[list[Count], Field(min_length=2, max_length=2)]
+"""Bytes that left a site and that came to it."""
+
+Seconds = Annotated[float, Field(strict=True, ge=0, le=1e12)]
+Measured = Annotated[float, Field(strict=True), AfterValidator(_drawable)]
+"""A number that may be nan."""
+
+Names = Annotated[list[Name], Field(max_length=MODALITIES_LIMIT)]
+Labels = Annotated[
+    dict[Annotated[str, Field(pattern="^(0|[1-9][0-9]{0,3})$")], Name],
+    Field(max_length=LABELS_LIMIT),
+]
+_SITES: Final = Field(max_length=MOST_SITES)
+
+
+class _OfSite(TypedDict):
+    cases: Count
+    share: Annotated[float, Field(strict=True, gt=0, le=1)]
+    modalities: Names
+
+
+Sites = Annotated[
+    dict[str, dict[str, Any]],
+    GetPydanticSchema(lambda _, schema_of: schema_of(Annotated[dict[SiteName, _OfSite], _SITES])),
+]
+"""Facts of each site, by its name: `cases`, `share` and `modalities`."""
+
+Steps = Annotated[dict[SiteName, Count], _SITES]
+Moved = Annotated[dict[SiteName, dict[Name, Count]], _SITES]
+"""Bytes by site and kind of message."""
+
+Connections = Annotated[dict[SiteName, dict[Annotated[str, Field(max_length=256)], Pair]], _SITES]
+
+
+class Record(TypedDict):
+    """One step, as a line of `metrics.jsonl`; other keys are left out."""
+
+    step: Count
+    seconds: Seconds
+    updated: NotRequired[StrictBool]
+    shares: dict[SiteName, Annotated[float, Field(strict=True, ge=0, le=1)]]
+    losses: dict[SiteName, dict[Name, Measured]]
+    round_trip: NotRequired[dict[SiteName, Seconds]]
+    sent: Count
+    received: Count
+    bytes: NotRequired[dict[SiteName, Pair]]
+    socket: NotRequired[dict[SiteName, Pair]]
+    news: NotRequired[list[Annotated[str, Field(max_length=2**12)]]]
+    distance: NotRequired[Measured]
+    distances: NotRequired[dict[SiteName, Measured]]
+    reminding: NotRequired[Measured]

@@ -1,0 +1,251 @@
+"""Run folders that somebody else hands over: read, or refused by one of our errors.
+
+Mutations start from a real run. Every command that reads a run is asked, as a person would type it.
+"""
+
+import copy
+import html
+import json
+import os
+import re
+import shlex
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from asyndgan.cli import app
+from asyndgan.errors import AsyndganError, RunError
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder, train
+
+fuzz = settings(
+    deadline=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+SOMETHING_ELSE: list[Any] = [
+    None, True, -1, 0, 3, 2**53 - 1, 2**70, 0.5, -2.5, 1e-320, 1e38, 1e300, float("nan"),
+    float("inf"), "", "x" * 99, "../../x", "\x1b[2Jx", "; curl x | sh", "T1", "0", [], [7], [None],
+    ["T1"], ["T1", "T1"], {}, {"x": 1}, {"north": 1}, {"north": {}}, {"0": "a"},
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(
+    tiny: Callable[..., Recipe], phantoms: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    recipe = tiny("image.size=32", "training.steps=4", "training.hold_out=0.2")
+    return train(recipe, phantoms, tmp_path_factory.mktemp("run") / "run").path
+
+
+def asked(*words: object) -> str:
+    """What a command says, an error of ours included; fails on any other."""
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        if not isinstance(done.exception, AsyndganError):
+            raise done.exception
+        return str(done.exception)
+    return done.output
+
+
+def places(value: object, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in a JSON value."""
+    if path:
+        yield path
+    items: Any = ()
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, inner in items:
+        yield from places(inner, (*path, key))
+
+
+@st.composite
+def changes(draw: st.DrawFn) -> Callable[[Any], Any]:
+    """One or two places of a JSON value get another value or key, or go."""
+    how = [
+        (draw(st.integers(0, 10**6)), draw(st.sampled_from(["value", "value", "key", "gone"])),
+         draw(st.sampled_from(SOMETHING_ELSE)))
+        for _ in range(draw(st.integers(1, 2)))
+    ]  # fmt: skip
+
+    def changed(value: Any) -> Any:
+        for where, kind, other in how:
+            every = list(places(value))
+            *path, last = every[where % len(every)]
+            table = value
+            for key in path:
+                table = table[key]
+            if kind == "value" or isinstance(table, list):
+                table[last] = copy.deepcopy(other)
+            else:
+                inner = table.pop(last)
+                if kind == "key":
+                    table[str(other)] = inner
+        return value
+
+    return changed
+
+
+def spoiled(run: Path, out: Path, file: str, change: Callable[[Any], Any], line: int = 0) -> Path:
+    """A copy of a run with one of its files changed."""
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(run, out)
+    texts = (run / file).read_text().splitlines() if file.endswith("l") else [""]
+    if file.endswith("l"):
+        texts[line % len(texts)] = json.dumps(change(json.loads(texts[line % len(texts)])))
+    else:
+        texts = [json.dumps(change(json.loads((run / file).read_text())))]
+    (out / file).write_text("\n".join(texts) + "\n")
+    return out
+
+
+def ask_every_command(run: Path, phantoms: dict[str, Path], out: Path) -> list[str]:
+    """What each command says that reads a run and takes no time to speak of."""
+    shutil.rmtree(out, ignore_errors=True)
+    sites = [word for name, data in phantoms.items() for word in ("--site", f"{name}={data}")]
+    first = next(iter(phantoms.values()))
+    resumed = ["--resume", "--out", run, *sites]
+    return [
+        asked("report", run, "--out", out / "page.html"),
+        asked("generate", run, "--out", out / "painted"),
+        asked("generate", run, "--out", out / "others", "--masks", first),
+        asked("augment", run, "--site", first, "--out", out / "augmented"),
+        asked("complete", run, "--site", first, "--out", out / "completed"),
+        asked("train", run / "recipe.toml", *resumed),
+    ]
+
+
+def test_a_run_as_it_was_is_read_by_every_command(
+    run: Path, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    mine = spoiled(run, tmp_path / "copy", "run.json", lambda facts: facts)
+    said = ask_every_command(mine, phantoms, tmp_path / "out")
+    assert [line.split(" ")[0] for line in said[1:4]] == ["14", "12", "12"]  # cases painted
+    assert (tmp_path / "out" / "page.html").exists()
+
+
+@fuzz
+@given(changes())
+def test_what_a_stranger_says_of_a_run_is_read_or_refused_by_our_error(
+    run: Path, phantoms: dict[str, Path], tmp_path: Path, change: Callable[[Any], Any]
+) -> None:
+    mine = spoiled(run, tmp_path / "copy", "run.json", change)
+    ask_every_command(mine, phantoms, tmp_path / "out")
+
+
+@fuzz
+@given(changes(), st.integers(0, 3))
+def test_what_a_stranger_says_of_a_step_is_read_or_refused_by_our_error(
+    run: Path, phantoms: dict[str, Path], tmp_path: Path, change: Callable[[Any], Any], line: int
+) -> None:
+    mine = spoiled(run, tmp_path / "copy", "metrics.jsonl", change, line)
+    asked("report", mine, "--out", tmp_path / "page.html")
+
+
+def within(folder: Path) -> list[Path]:
+    """Every file and folder of a run that a reader may open, relative to it."""
+    every = sorted(path.relative_to(folder) for path in folder.rglob("*"))
+    return [path for path in every if path.name != ".held" and path.parts[0] != "tensorboard"]
+
+
+def test_a_run_with_a_link_anywhere_is_refused_and_nothing_behind_it_read(
+    run: Path, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    for path in within(run):
+        mine, twin = tmp_path / "run", tmp_path / "twin"
+        for copied in (mine, twin):
+            shutil.rmtree(copied, ignore_errors=True)
+            shutil.copytree(run, copied)
+        shutil.rmtree(mine / path) if (mine / path).is_dir() else (mine / path).unlink()
+        (mine / path).symlink_to(twin / path)
+        out = tmp_path / "out"
+        for said in (
+            asked("report", mine, "--out", out / "page.html"),
+            asked("generate", mine, "--out", out / "painted"),
+            asked("augment", mine, "--site", phantoms["north"], "--out", out / "more"),
+        ):
+            assert f"{path.name} is a link, and a run folder may hold none" in said
+        assert [*out.rglob("*")] == []
+
+
+def test_a_hospitals_own_masks_are_not_painted_as_released_ones(
+    run: Path, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    """The receiver can read the folder that a link in the run leads to; its giver cannot."""
+    mine = spoiled(run, tmp_path / "run", "run.json", lambda facts: facts)
+    shutil.rmtree(mine / "masks")
+    (mine / "masks").symlink_to(phantoms["north"])
+    assert "is a link" in asked("generate", mine, "--out", tmp_path / "painted")
+    assert not (tmp_path / "painted").exists()
+
+
+def test_a_run_folder_may_itself_be_reached_by_a_link(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine").symlink_to(run)
+    assert "14 synthetic" in asked("generate", tmp_path / "mine", "--out", tmp_path / "painted")
+
+
+@pytest.mark.parametrize(
+    "file", ["recipe.toml", "run.json", "metrics.jsonl", "generator.safetensors", "masks"]
+)
+def test_a_run_with_a_pipe_or_a_folder_for_a_file_is_refused_at_once(
+    run: Path, tmp_path: Path, file: str
+) -> None:
+    mine = spoiled(run, tmp_path / "run", "run.json", lambda facts: facts)
+    place = mine / file
+    if file == "masks":
+        place = min((place / "labelsTr").iterdir())
+    for make in (os.mkfifo, os.mkdir):
+        place.unlink() if place.is_file() or place.is_fifo() else None
+        make(place)
+        said = at_once(lambda: asked("report", mine, "--out", tmp_path / "page.html"))
+        said += at_once(lambda: asked("generate", mine, "--out", tmp_path / "painted"))
+        assert place.name in said or "no run folder" in said
+
+
+def at_once(ask: Callable[[], str]) -> str:
+    """What it says; a pipe that is waited for fails the test."""
+    said: list[str] = []
+    thread = threading.Thread(target=lambda: said.append(ask()), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert said
+    return said[0]
+
+
+HOSTILE_NAMES = ["\x1b]0;owned\x07", "a\u202eb", "x; curl http://x | sh", "../../../etc", "a b", ""]
+
+
+@pytest.mark.parametrize("name", HOSTILE_NAMES, ids=ascii)
+def test_a_sites_name_that_is_no_word_is_refused_and_shown_in_printable_letters(
+    run: Path, tmp_path: Path, name: str
+) -> None:
+    def renamed(facts: Any) -> Any:
+        facts["sites"][name] = facts["sites"].pop("north")
+        return facts
+
+    mine = spoiled(run, tmp_path / "run", "run.json", renamed)
+    said = asked("report", mine, "--out", tmp_path / "page.html")
+    assert "run.json is not what a run writes:\n  sites." in said
+    assert "\x1b" not in said and "\u202e" not in said
+    with pytest.raises(RunError, match="is not what a run writes"):
+        RunFolder(mine).facts()
+
+
+def test_a_command_on_the_page_is_one_command_whatever_the_folder_is_called(
+    run: Path, tmp_path: Path
+) -> None:
+    mine = spoiled(run, tmp_path / "r; touch owned #$(id)", "run.json", lambda facts: facts)
+    asked("report", mine, "--out", tmp_path / "page.html")
+    page = html.unescape((tmp_path / "page.html").read_text("utf-8"))
+    commands = re.findall(r">(asyndgan (?:audit|evaluate) [^<]*)<", page)
+    assert len(commands) == 2
+    for command in commands:
+        assert shlex.split(command)[2] == mine.name
+        assert "touch" not in shlex.split(command)

@@ -1,0 +1,60 @@
+import io
+import logging
+import re
+from pathlib import Path
+
+import pytest
+from rich.progress import Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+import asyndgan.cli
+from asyndgan.cli.terminal import LogToTerminal, Terminal
+from asyndgan.recipe import Recipe
+from asyndgan.texts import printable
+
+HOSTILE = "a\x1b[2J\x1b]0;owned\x07b\u202ec\x9b1md\u2028e[bold]f[/bold]:smile:g"
+
+
+def test_what_others_wrote_is_printed_in_printable_letters_wherever_it_stands() -> None:
+    out = io.StringIO()
+    console = Terminal(file=out, force_terminal=True, color_system=None, width=200)
+    table = Table(HOSTILE, title=HOSTILE, caption=HOSTILE)
+    table.add_row(HOSTILE)
+    console.print(HOSTILE)
+    console.print(HOSTILE, style="bold", soft_wrap=True)
+    console.print(Text(HOSTILE), table)
+    with Progress(TextColumn("{task.description}", markup=False), console=console) as bars:
+        bars.add_task(HOSTILE)
+        bars.console.print(HOSTILE)
+    said = out.getvalue()
+    assert "owned" in said and "[bold]f[/bold]:smile:g" in said
+    own = re.sub(r"\x1b\[(\?25[lh]|2K|1A)|\r", "", said)  # rich's: the cursor, and lines drawn anew
+    assert printable(own) == own
+
+
+def test_a_warning_of_a_log_is_printed_in_printable_letters(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    record = logging.makeLogRecord({"msg": "%s is passed over", "args": (HOSTILE,)})
+    LogToTerminal().emit(record)
+    assert "\x1b" not in (said := capsys.readouterr().err) and "is passed over" in said
+
+
+def test_lines_and_letters_of_any_script_stay_as_they_are() -> None:
+    for text in ("north\nsouth", "Köln", "e\u0301", "日本", "12\u202f000", "→ ✗"):
+        assert printable(text) == text
+
+
+def test_every_command_prints_by_the_one_console() -> None:
+    for file in Path(asyndgan.cli.__file__).parent.glob("*.py"):
+        if file.name != "terminal.py":
+            code = file.read_text("utf-8")
+            assert "rich.console" not in code and "rich.markup" not in code
+            assert not re.search(r"TextColumn\(\"[^\"]*\"(?!, markup=False)", code)
+
+
+def test_a_recipes_texts_are_escaped_where_it_is_shown() -> None:
+    recipe = Recipe.from_tables({"generator": {"kind": HOSTILE}, "name": "Köln"})
+    assert printable(recipe.to_toml()) == recipe.to_toml() and "Köln" in recipe.to_toml()
+    assert Recipe.from_toml(recipe.to_toml()) == recipe
