@@ -4,12 +4,10 @@ A kit comes from the coordinator, and FLARE builds objects from what its setting
 therefore reads one file of a kit, of data alone, and starts FLARE on a folder of its own.
 """
 
-import errno
 import json
 import os
 import re
 import shutil
-import stat
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
@@ -21,7 +19,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 
 from asyndgan.errors import RunError
-from asyndgan.texts import parsed_json
+from asyndgan.texts import bounded_text, parsed_json
 
 PROJECT: Final = "asyndgan"
 SITE_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,47}")
@@ -113,7 +111,7 @@ def read_kit(kit: Path) -> Member:
             "the link. To keep a site on another disk, put the whole folder there."
         )
     try:
-        return _parsed(parsed_json(_received(path, MOST_BYTES)))
+        return _parsed(parsed_json(bounded_text(path, MOST_BYTES, links=False)))
     except (FileNotFoundError, NotADirectoryError) as error:
         older = (kit / "startup").is_dir()
         raise RunError(
@@ -123,24 +121,6 @@ def read_kit(kit: Path) -> Member:
         ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be used: {error}. Ask for another kit.") from error
-
-
-def _received(path: Path, most: int) -> str:
-    """Reads a small file from somebody else; raises `OSError`, or `ValueError` if it is not one."""
-    try:
-        # A pipe would be waited for, a link could lead anywhere.
-        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise ValueError("it is a link") from error
-        raise
-    with os.fdopen(opened, "rb") as file:
-        if not stat.S_ISREG(os.fstat(opened).st_mode):
-            raise ValueError("it is no regular file")
-        content = file.read(most + 1)
-    if len(content) > most:
-        raise ValueError(f"it is longer than {most} bytes")
-    return content.decode("utf-8")
 
 
 def _parsed(found: Any) -> Member:
