@@ -1,13 +1,10 @@
 """`asyndgan federation`: commands for the coordinator's administrator."""
 
 import logging
-import math
 import shutil
 import signal
-import socket
 import sys
 import time
-from contextlib import closing
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
@@ -22,7 +19,7 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device
 from asyndgan.data.writing import written_whole
 from asyndgan.engines import flare_part
-from asyndgan.errors import RunError, SiteUnreachableError
+from asyndgan.errors import RunError
 from asyndgan.models import usable_device
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
@@ -32,11 +29,8 @@ federation = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
 )
-ANSWER_S = 10.0
-"""Seconds that FLARE's server may take to say who is connected."""
-
-ASK_S = 5.0
-"""Seconds after which `status --watch` asks anew who is connected."""
+LOOK_S = 0.5
+"""Seconds between two looks whether a run's sites have sent their cards."""
 
 PAUSE_S = 30.0
 """Seconds without a step after which `status` reports it."""
@@ -204,7 +198,7 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
         if news not in ("", told):
             _say(console, news)
             told = news
-        time.sleep(ASK_S / 10)
+        time.sleep(LOOK_S)
     _say(console, text)
     if typer.confirm("Shall the run begin so?"):
         order.confirm(text)
@@ -229,18 +223,18 @@ def status(
     from asyndgan.runs.federated import Order
 
     made, console = kits.Federation.of(folder), Terminal(file=sys.stdout)
-    with closing(Attendance(made)) as attendance:
-        if run is None and not Order.all(made):
-            _say(console, f"{attendance.line()}\nNo run is ordered: asyndgan federation submit.")
-            return
-        standing = Standing(Order.named(made, run), attendance)
-        if not watch:
-            console.print(standing.table())
-            return
-        with Live(console=console, refresh_per_second=2) as live:
-            while True:
-                live.update(standing.table())
-                time.sleep(1)
+    if run is None and not Order.all(made):
+        line = flare_part("attendance").connected(made)
+        _say(console, f"{line}\nNo run is ordered: asyndgan federation submit.")
+        return
+    standing = Standing(Order.named(made, run))
+    if not watch:
+        console.print(standing.table())
+        return
+    with Live(console=console, refresh_per_second=2) as live:
+        while True:
+            live.update(standing.table())
+            time.sleep(1)
 
 
 @federation.command()
@@ -297,67 +291,15 @@ def _tell_kits(console: Terminal, made: Any, sites: tuple[str, ...]) -> None:
 
 
 @final
-class Attendance:
-    """Who is connected with a federation's server, asked every `ASK_S` seconds.
-
-    Args:
-        federation: the federation, on this machine.
-    """
-
-    def __init__(self, federation: Any) -> None:
-        self.federation = federation
-        ask = flare_part("jobs").Administrator
-        self._administrator = ask(federation.admin_kit, answer_s=ANSWER_S)
-        self._asked, self._line, self._connected = -math.inf, "", False
-
-    def line(self) -> str:
-        """Who is connected and who is not, or that nobody serves the federation."""
-        if time.monotonic() - self._asked > ASK_S:
-            place = self.federation.host, self.federation.port
-            try:
-                if not self._connected:  # FLARE tries a server that is not there again and again
-                    socket.create_connection(place, timeout=2).close()
-                present = set(self._administrator.present())
-                self._connected = True
-                members = type(self.federation).of(self.federation.path).sites  # some may join
-                here = [site for site in members if site in present]
-                away = [site for site in members if site not in present]
-                self._line = f"connected: {', '.join(here) or 'nobody'}"
-                self._line += f"; not connected: {', '.join(away)}" if away else ""
-            except RunError as error:
-                self._line = str(error)
-            except OSError:
-                self._connected = False
-                self._line = (
-                    f"{place[0]}:{place[1]} does not answer; 'asyndgan federation start "
-                    f"{quote(str(self.federation.path))}' starts it."
-                )
-            except SiteUnreachableError as error:
-                self._connected = False
-                self._line = (
-                    f"{place[0]}:{place[1]} takes connections, but who is connected cannot be "
-                    f"asked now: {error}"
-                )
-            self._asked = time.monotonic()
-        return self._line
-
-    def close(self) -> None:
-        """Ends the session with the server."""
-        self._administrator.close()
-
-
-@final
 class Standing:
     """The current state of a run, read from its metrics as they are written.
 
     Args:
         order: order of the run.
-        attendance: of its federation.
     """
 
-    def __init__(self, order: Any, attendance: Attendance) -> None:
+    def __init__(self, order: Any) -> None:
         self.order = order
-        self.attendance = attendance
         self._place = (0, 0)
         self._last: dict[str, Any] = {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
         self._seen: dict[str, dict[str, Any]] = {}
@@ -379,7 +321,7 @@ class Standing:
             title=f"run {self.order.name}: {self.order.state()}, "
             f"step {last['step'] + 1} of {steps}",
             caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}"
-            + f"\n{self.attendance.line()}{self._pause()}",
+            + f"\n{self._connected()}{self._pause()}",
             title_justify="left",
         )
         for heading in (
@@ -395,6 +337,10 @@ class Standing:
         for site in sorted({*self.order.wanted()["sites"], *self._seen}):
             table.add_row(site, *self._of_site(site))
         return table
+
+    def _connected(self) -> str:
+        made = flare_part("kits").Federation.of(self.order.federation.path)  # some may join
+        return str(flare_part("attendance").connected(made))
 
     def _pause(self) -> str:
         """Latest events and why the run ended, which sites it waits for, or how long it pauses."""

@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final, final
 
+from asyndgan.engines.flare.attendance import Register
 from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import keep_server
 from asyndgan.engines.flare.kits import RUN_NAME, Federation
@@ -417,6 +418,7 @@ def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cp
     """
     with held(federation.path, f"{federation.path} is served by another process already."):
         server = keep_server(federation)
+        register = Register(federation)
         work = _Work(federation, device)
         try:
             while not stop():
@@ -427,6 +429,7 @@ def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cp
                 time.sleep(PAUSE_S)
         finally:
             work.close()
+            register.close()
             server.close()
 
 

@@ -20,12 +20,6 @@ from typing import Any, Final, Self, final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from nvflare.lighter.entity import Project
-from nvflare.lighter.impl.cert import CertBuilder
-from nvflare.lighter.impl.signature import SignatureBuilder
-from nvflare.lighter.impl.static_file import StaticFileBuilder
-from nvflare.lighter.impl.workspace import WorkspaceBuilder
-from nvflare.lighter.provisioner import Provisioner
 
 from asyndgan.engines.flare.member import (
     CLASSES,
@@ -244,6 +238,14 @@ def _check_names(sites: tuple[str, ...], host: str) -> None:
 
 def _provision(federation: Federation, sent: Collection[str]) -> None:
     """Makes what is missing, and the kits of the sites that are to be sent one."""
+    # Slow to import; only kits need them.
+    from nvflare.lighter.entity import Project
+    from nvflare.lighter.impl.cert import CertBuilder
+    from nvflare.lighter.impl.signature import SignatureBuilder
+    from nvflare.lighter.impl.static_file import StaticFileBuilder
+    from nvflare.lighter.impl.workspace import WorkspaceBuilder
+    from nvflare.lighter.provisioner import Provisioner
+
     root = federation.path / "provisioning"
     said = StringIO()
     try:
