@@ -25,6 +25,8 @@ site = typer.Typer(
 )
 MOST_ANSWERS = 20_000
 """Default limit on answers, six runs of `default`: unlimited answers would reveal more."""
+MOST_ANSWERS_PER_PATIENT = 100
+"""The same for each patient: as many as were given when asking was measured."""
 
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
 
@@ -58,7 +60,9 @@ def init(
             "written that: ask for another kit."
         )
     file.write_text(service.example(data.absolute()), "utf-8")
-    limited = AllowsSection(most_answers=MOST_ANSWERS)
+    limited = AllowsSection(
+        most_answers=MOST_ANSWERS, most_answers_per_patient=MOST_ANSWERS_PER_PATIENT
+    )
     policy.write_text(Policy(name=name, allows=limited).to_toml(), "utf-8")
     console = Console()
     for line in (

@@ -292,7 +292,7 @@ def _check_policies(
     for name, file in policies.items():
         policy = Policy.from_file(file)
         policy.check(recipe, name)
-        if records is None and (policy.privacy.epsilon or policy.allows.most_answers):
+        if records is None and (policy.privacy.epsilon or policy.most_answers(1)):
             raise PolicyError(
                 f"the policy of {name} limits what leaves it in all runs, but its books would be "
                 "of this run alone. Name a folder for them that stays, with --records FOLDER."
