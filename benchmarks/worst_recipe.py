@@ -2,23 +2,25 @@
 
     python benchmarks/worst_recipe.py --data DATA --out OUT [--document docs/evidence.md]
 
-A malicious coordinator writes the recipe and has images of every candidate: half of them are the
+A malicious coordinator writes the recipe and has images of every candidate. Half of them are the
 patients of a site, half are not. It goes through the site's `Endpoint`, under the policy that
-`asyndgan site init` writes, so a recipe outside the policy's family has to be approved first.
+`asyndgan site init` writes; a recipe outside the policy's family (`refused now`) is approved first.
 
-The coordinator first teaches the site's discriminators: by showing pictures of other patients as
-if they were synthetic (`others`), so that nothing but the patients themselves is left to learn; the
-candidates' own (`candidates`); both by turns (`mixed`); or what a generator paints that follows the
-feedback, as in an honest run (`generator`). Where the recipe has masks, it shows the picture, out
-of many turned and scaled copies, whose mask is most like the one that the site offers. Then it asks
-about every candidate, `ROUNDS` times, in steps in which rates have fallen to almost nothing. It
-reads four things: the loss, the length of the feedback, how well the segmentation finds the mask,
-and what a logistic regression makes of all three, which learns from other candidates of whom the
-coordinator knows whether they took part. `starts` is the number of trainings, each from a new start
-of the site, over which scores are averaged.
+The coordinator first teaches the site's discriminators: by pictures of other patients that it shows
+as if they were synthetic (`others`), so that nothing but the patients themselves is left to learn;
+by the candidates' own (`candidates`); by both in turns (`mixed`); or by what a generator paints
+that follows the feedback, as in an honest run (`generator`). Where the recipe has masks, it shows
+the picture, out of many turned and scaled copies, whose mask is most like the one that the site
+offers. Then it asks about every candidate, `ROUNDS` times, while rates fall to nothing.
 
-Patients are the unit of the intervals. The figure of a recipe is that of its best attack, which is
-chosen after the fact, so it is too high rather than too low.
+It reads the loss (`adversarial`), the length of the feedback (`norm`), how well the site's
+segmentation finds the mask (`segmentation`), and what a logistic regression makes of all of them,
+which learns from other candidates of whom the coordinator knows whether they took part
+(`combined`). It also asks once after a quarter and after half of the teaching. The figure of a
+recipe is that of its best reading, chosen after the fact, so it is too high rather than too low.
+
+Each seed is another choice of patients and another start of the site. Patients are the unit of the
+intervals.
 """
 
 import json
@@ -37,6 +39,7 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from asyndgan.cli.site import first_policy
 from asyndgan.data import Case, Cohort
 from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.nnunet import describe
@@ -44,18 +47,20 @@ from asyndgan.data.phantoms import DEFAULT_SITES, LABELS, MODALITIES, phantom_ca
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import write_dataset
 from asyndgan.evaluation.audit import area_under_curve
-from asyndgan.privacy import Policy
+from asyndgan.evaluation.bench import write_whole
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Scope, Site, generator_inputs, new_generator
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Message, Open, pack, unpack
-from common import arguments, digest_of, markdown, publish, remembered
+from common import arguments, markdown, publish, remembered
 
 VERSION = 1
 """Goes up when an attack changes, so that no stored score of the earlier one is taken."""
 ROUNDS = 4
 """Questions about each candidate."""
+PHANTOMS = 400
+"""Patients that are drawn, of whom a seed takes some."""
 COPIES = 48
 """Moved copies of a picture of which the coordinator shows the one that fits the mask best."""
 PARTS = (25, 50)
@@ -74,20 +79,16 @@ class Play:
         teaches: `others`, `candidates`, `mixed` or `generator`; what is shown before it asks.
         answers: for each patient of the site.
         members: patients of the site; as many others are asked about.
-        starts: trainings, each from a new start.
-        blank: whether the site's masks are empty, as a grid chosen by the recipe may make them.
     """
 
     changes: tuple[str, ...]
     teaches: str = "others"
     answers: int = 100
     members: int = 32
-    starts: int = 1
-    blank: bool = False
 
     def recipe(self) -> Recipe:
-        """The recipe, with as many steps as the site gives answers to a start."""
-        steps = self.answers * self.members // self.starts
+        """The recipe, with as many steps as the site gives answers."""
+        steps = self.answers * self.members - 1  # the start sends masks, so it is an answer
         asked = ROUNDS * 2 * self.members
         return load_recipe(
             "default",
@@ -169,43 +170,34 @@ class Pool:
         return (maps / maps.norm(dim=2, keepdim=True).clamp(min=1)).flatten(1)
 
 
-def attacked(play: Play, cases: Sequence[Case], labels: dict[str, int], seed: int) -> dict:
+def attacked(play: Play, cases: Sequence[Case], labels: dict[str, int], seed: int) -> object:
     """Scores of members and others: one site is taught and asked, by every way of reading."""
     recipe, random = play.recipe(), torch.Generator().manual_seed(seed)
     order = torch.randperm(len(cases), generator=random).tolist()
-    if play.blank:
-        cases = [replace(case, mask=torch.zeros_like(case.mask)) for case in cases]
-    chosen = [cases[place] for place in order]
-    n = play.members
-    members, asked, strangers = chosen[:n], chosen[: 2 * n], chosen[2 * n :]
-    read: dict[str, list[list[float]]] = {}
-    for start in range(play.starts):
-        cohort = Cohort.from_cases(
-            members, labels=labels, condition=recipe.condition.kind, seed=seed,
-            flip=recipe.training.flip, move=recipe.training.move,
-        )  # fmt: skip
-        with tempfile.TemporaryDirectory() as books:
-            site = Site("site", cohort, recipe, records=Path(books), policy=policy_for(play))
-            found = taught_and_asked(play, recipe, site, asked, strangers, random)
-        for name, values in found.items():
-            read.setdefault(name, []).append(values)
-    inside = np.arange(2 * n) < n
-    scores = {name: np.mean(each, axis=0) for name, each in read.items()}
-    last = [each for name, each in read.items() if "%" not in name]
-    features = np.column_stack([values for each in last for values in each])
-    scores["combined"] = guessed(features, inside, seed)
+    chosen, n = [cases[place] for place in order], play.members
+    members, asked, strangers = chosen[:n], chosen[: 2 * n], chosen[2 * n :][:STRANGERS]
+    cohort = Cohort.from_cases(
+        members, labels=labels, condition=recipe.condition.kind, seed=seed,
+        flip=recipe.training.flip, move=recipe.training.move,
+    )  # fmt: skip
+    policy = first_policy("site")
+    if policy.unmeasured(recipe):
+        allows = policy.allows.model_copy(update={"approved": (recipe.digest(),)})
+        policy = policy.model_copy(update={"allows": allows})
+    with tempfile.TemporaryDirectory() as books:
+        site = Site("site", cohort, recipe, records=Path(books), policy=policy)
+        read = taught_and_asked(play, recipe, site, asked, strangers, random)
+    last = np.column_stack([values for name, values in read.items() if "%" not in name])
+    scores = {name: np.array(values) for name, values in read.items()}
+    scores["combined"] = guessed(last, np.arange(2 * n) < n, seed)
+    names = [case.patient for case in asked]
     return {
-        "members": [case.patient for case in members],
+        "members": names[:n],
         "scores": {
-            name: dict(zip((case.patient for case in asked), (rankdata(v) / (2 * n)).tolist(),
-                           strict=True))
-            for name, v in scores.items()
+            name: dict(zip(names, (rankdata(values) / (2 * n)).tolist(), strict=True))
+            for name, values in scores.items()
         },
-    }  # fmt: skip
-
-
-def policy_for(play: Play) -> Policy:
-    return Policy()
+    }
 
 
 def guessed(features: np.ndarray, inside: np.ndarray, seed: int) -> np.ndarray:
@@ -232,7 +224,7 @@ def taught_and_asked(
     talk, size = Coordinator(site, recipe), recipe.training.batch
     still = not recipe.training.move
     own = Pool(asked, COPIES, len(talk.card.labels), still)
-    known = Pool(strangers[:STRANGERS], 4, len(talk.card.labels), still)
+    known = Pool(strangers, 4, len(talk.card.labels), still)
     painter = painted(recipe, talk)
     last = recipe.training.steps - ROUNDS * len(asked)
     pauses = [last * part // 100 for part in PARTS]
@@ -336,17 +328,90 @@ def _area(
     return area_under_curve(np.array(groups[0]), np.array(groups[1]))
 
 
-def entry(asked, data: str, name: str, play: Play, seed: int) -> dict:
+NONE = (
+    "condition.kind=none", "generator.kind=dcgan", "generator.noise=0", "generator.latent=8",
+    "generator.skip=false", "discriminator.kind=patch", "loss.segmentation=0",
+    "training.move=false", "discriminator.cross_fitted=false", "discriminator.width=16",
+)  # fmt: skip
+EDGE = ("discriminator.width=16", "training.flip=false")
+SHOWN = ("discriminator.kind=patch", "loss.segmentation=0")
+PLAYS = {
+    "refused now": Play(NONE),
+    "narrow": Play(EDGE),
+    "narrow, an honest teacher": Play(EDGE, teaches="generator"),
+    "narrow, taught by candidates": Play(EDGE, teaches="candidates"),
+    "narrow, taught by both": Play(EDGE, teaches="mixed"),
+    "narrow, does not segment": Play((*EDGE, *SHOWN)),
+    "default": Play(("training.flip=false",)),
+    "narrow, 64 pixels": Play((*EDGE, "image.size=64")),
+}
+"""What was played; all but the first is of the family."""
+SEEDS = {"narrow": 3}
+"""Number of seeds, where it is more than one."""
+SETS = ("phantoms", "dsb2018_fluo")
+RESULTS = Path(__file__).parent / "results" / "worst_recipe.json"
+
+
+def entry(data: Path, out: Path, part: str, name: str, seed: int) -> dict:
+    """The scores of one training, stored or made."""
+    play = PLAYS[name]
     recipe = play.recipe()
-    cases, labels = patients(asked.data, data, asked.out, min(recipe.image.size))
+    cases, labels = patients(data, part, out, min(recipe.image.size))
     found = remembered(
-        asked.out / "scores.json",
-        f"{data}-{name}-{seed}",
+        out / "scores.json",
+        f"{part}-{name}-{seed}",
         partial(attacked, play, cases, labels, seed),
-        of=[recipe.digest(), repr(play), VERSION],
+        of=[recipe.digest(), repr(play), VERSION, [case.patient for case in cases]],
     )
     assert isinstance(found, dict)
     return found
 
 
-PHANTOMS = 400
+def rows(data: Path, out: Path, jobs: Sequence[tuple[str, str, int]]) -> Iterator[list[object]]:
+    """Rows of the table: of each set and play its best reading, and others."""
+    done: dict[tuple[str, str], list[dict]] = {}
+    for part, name, seed in jobs:
+        done.setdefault((part, name), []).append(entry(data, out, part, name, seed))
+    for (part, name), splits in done.items():
+        found = judged(splits)
+        last = {reading: figure for reading, figure in found.items() if "%" not in reading}
+        best = max(last, key=lambda reading: last[reading][0])
+        early = [f"{found[f'adversarial at {at} %'][0]:.3f}" for at in PARTS]
+        area, low, high = last[best]
+        yield [
+            part, name, PLAYS[name].teaches, len(splits), len(splits) * 2 * PLAYS[name].members,
+            PLAYS[name].answers, *early, best, f"{area:.3f}", f"{low:.3f} to {high:.3f}",
+        ]  # fmt: skip
+
+
+def main() -> None:
+    """Plays what is missing, then prints and writes the table."""
+    parser = arguments(__doc__)
+    parser.add_argument("--plays", nargs="+", default=list(PLAYS))
+    parser.add_argument("--sets", nargs="+", default=list(SETS))
+    parser.add_argument("--seeds", type=int, default=3)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    asked.out.mkdir(parents=True, exist_ok=True)
+    jobs = [
+        (part, name, seed)
+        for seed in range(asked.seeds)
+        for name in asked.plays
+        for part in asked.sets
+        if seed < SEEDS.get(name, 1)
+    ]
+    heading = [
+        "set", "recipe", "taught by", "seeds", "patients asked about", "answers a patient",
+        *(f"AUC at {at} %" for at in PARTS), "best reading", "AUC", "95 % interval",
+    ]  # fmt: skip
+    found = list(rows(asked.data, asked.out, jobs))
+    table = [dict(zip(heading, map(str, row), strict=True)) for row in found]
+    RESULTS.parent.mkdir(exist_ok=True)
+    write_whole(RESULTS, (json.dumps(table, indent=1) + "\n").encode())
+    publish(
+        f"{__doc__.split(chr(10))[0]}\n\n{markdown(heading, found)}", "worst_recipe", asked.document
+    )
+
+
+if __name__ == "__main__":
+    main()

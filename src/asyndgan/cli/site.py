@@ -31,6 +31,14 @@ MOST_ANSWERS_PER_PATIENT = 100
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'startup'.")]
 
 
+def first_policy(name: str) -> Policy:
+    """What `site init` writes for a site: the defaults, with limits on answers."""
+    limited = AllowsSection(
+        most_answers=MOST_ANSWERS, most_answers_per_patient=MOST_ANSWERS_PER_PATIENT
+    )
+    return Policy(name=name, allows=limited)
+
+
 @site.command()
 def init(
     kit: Kit,
@@ -44,7 +52,7 @@ def init(
         ),
     ],
 ) -> None:
-    """Writes site.toml and a policy to review: the defaults, with a limit on answers."""
+    """Writes site.toml and a policy to review: the defaults, with limits on answers."""
     service = flare_part("service")
     name, kits = service.name_of(kit), flare_part("kits")
     kits.plain(kit)
@@ -60,10 +68,7 @@ def init(
             "written that: ask for another kit."
         )
     file.write_text(service.example(data.absolute()), "utf-8")
-    limited = AllowsSection(
-        most_answers=MOST_ANSWERS, most_answers_per_patient=MOST_ANSWERS_PER_PATIENT
-    )
-    policy.write_text(Policy(name=name, allows=limited).to_toml(), "utf-8")
+    policy.write_text(first_policy(name).to_toml(), "utf-8")
     console = Console()
     for line in (
         f"{file}: where the data is.",

@@ -69,7 +69,7 @@ def _between(low: float, high: float) -> tuple[str, Callable[[Value], bool]]:
     def holds(value: Value) -> bool:
         return isinstance(value, int | float) and low <= value <= high
 
-    return f"{low:g} to {high:g}", holds
+    return f"{low:g} to {high:g}" if low else f"{high:g} at most", holds
 
 
 def _sides(low: int, high: int) -> tuple[str, Callable[[Value], bool]]:
@@ -115,16 +115,17 @@ FAMILY: Final = (
         "A network for each modality is asked about each by itself, which was not measured.",
     ),
     Row(
-        "discriminator.width", *_between(16, 64),
-        "Wider networks hold more patients by heart; narrower ones were not measured.",
+        "discriminator.width", *_between(16, 48),
+        "Wider networks can hold more patients by heart; narrower ones were not measured.",
     ),
     Row(
-        "discriminator.layers", *_between(2, 3),
-        "Deeper networks look at more of an image at once, by which patients are told apart.",
+        "discriminator.layers", *_one_of(3),
+        "What networks of another depth learn of single patients was not measured.",
     ),
     Row(
-        "loss.adversarial", *_one_of("bce", "least_squares", "hinge"),
-        "A loss of another package can say more of an image than how real it looks.",
+        "loss.adversarial", *_one_of("least_squares"),
+        "What other losses say of single images was not measured; one of another package can say more "
+        "than how real an image looks.",
     ),
     Row(
         "loss.adversarial_weight", *_one_of(1.0),
@@ -132,8 +133,8 @@ FAMILY: Final = (
     ),
     Row(
         "loss.segmentation", *_between(0, 1),
-        "A network that is taught much of masks knows patients' masks by heart, and shows it where "
-        "it finds them in an image.",
+        "A network that is taught more of masks can know patients' masks by heart, and shows it "
+        "where it finds them in an image.",
     ),
     Row(
         "loss.stand_in_l1", *_one_of(0.0),
@@ -141,8 +142,8 @@ FAMILY: Final = (
         "was not measured.",
     ),
     Row(
-        "optimiser.discriminator_rate", *_between(5e-5, 1e-3),
-        "Networks that learn faster know patients after fewer steps.",
+        "optimiser.discriminator_rate", *_between(0, 2e-4),
+        "Networks that learn faster know patients by heart after fewer answers.",
     ),
     Row(
         "optimiser.beta1", *_one_of(0.5),
@@ -153,7 +154,7 @@ FAMILY: Final = (
         "Another optimiser learns otherwise; that was not measured.",
     ),
     Row(
-        "training.batch", *_between(1, 4),
+        "training.batch", *_between(1, 2),
         "A larger batch shows the networks each patient more often in the same number of answers.",
     ),
     Row(

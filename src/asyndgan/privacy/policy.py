@@ -107,7 +107,8 @@ class AllowsSection(Section):
         None,
         ge=1,
         description="the same, as a multiple of the number of patients of whom the run at work "
-        "learns: the fewer they are, the fewer answers teach networks one by heart; leave out: any number",
+        "learns: the fewer they are, the fewer answers teach networks one by heart; leave out: any "
+        "number",
     )
 
 
