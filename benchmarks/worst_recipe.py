@@ -332,6 +332,7 @@ NONE = (
     "condition.kind=none", "generator.kind=dcgan", "generator.noise=0", "generator.latent=8",
     "generator.skip=false", "discriminator.kind=patch", "loss.segmentation=0",
     "training.move=false", "discriminator.cross_fitted=false", "discriminator.width=16",
+    "training.flip=false", "training.batch=4", "optimiser.discriminator_rate=5e-4",
 )  # fmt: skip
 EDGE = ("discriminator.width=16", "training.flip=false")
 SHOWN = ("discriminator.kind=patch", "loss.segmentation=0")
@@ -343,7 +344,7 @@ PLAYS = {
     "narrow, taught by both": Play(EDGE, teaches="mixed"),
     "narrow, does not segment": Play((*EDGE, *SHOWN)),
     "default": Play(("training.flip=false",)),
-    "narrow, 64 pixels": Play((*EDGE, "image.size=64")),
+    "narrow, 64 pixels": Play((*EDGE, "image.size=64"), answers=50),
 }
 """What was played; all but the first is of the family."""
 SEEDS = {"narrow": 3}

@@ -184,8 +184,8 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "synthetic images", "b images of c x h x w in the recipe's coding",
         "images made to ask the discriminator what the coordinator wants to know; not-a-number to "
         "spoil it; a bomb", "shape, coding, limit and finiteness are checked before use; what an "
-        "answer gives away is the line of `feedback`. The ledger notes images that come again, equal "
-        "to the bit, in another step; pictures that no generator painted are not told otherwise",
+        "answer gives away is the line of `feedback`. The ledger notes images that come again, "
+        "equal to the bit, in another step; other pictures that nobody's generator painted pass",
     ),
     ("appraise", "run"): _RUN,
     ("appraise", "step"): _JUDGED_STEP,

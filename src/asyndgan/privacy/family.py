@@ -124,8 +124,8 @@ FAMILY: Final = (
     ),
     Row(
         "loss.adversarial", *_one_of("least_squares"),
-        "What other losses say of single images was not measured; one of another package can say more "
-        "than how real an image looks.",
+        "What other losses say of single images was not measured; one of another package can say "
+        "more than how real an image looks.",
     ),
     Row(
         "loss.adversarial_weight", *_one_of(1.0),
