@@ -10,6 +10,7 @@ import torch
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
+from asyndgan.cli.site import first_policy
 from asyndgan.data import Cohort
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import SIMULATION, Policy, Release
@@ -202,6 +203,19 @@ def test_a_recipe_that_leaves_the_measured_family_by_one_key_runs_by_its_digest_
     assert "not in allows.approved" in reason
     assert not policy("[allows]\nunmeasured = true").refusals(recipe)
     assert not SIMULATION.refusals(recipe)
+
+
+def test_one_small_discriminator_without_masks_is_refused_under_what_site_init_writes(
+    tiny: MakeRecipe, make_cohort: MakeCohort
+) -> None:
+    """Through it a coordinator told 26 patients from 26 others with an AUC of 0.86."""
+    recipe = tiny(
+        "masks.release=false", "condition.kind=none", "generator.kind=dcgan", "generator.latent=4",
+        "generator.noise=0", "discriminator.augment=['shift']",
+    )  # fmt: skip
+    with pytest.raises(PolicyError, match=r"condition\.kind, .* discriminator\.cross_fitted"):
+        Site("north", make_cohort(recipe), recipe, policy=first_policy("north"))
+    Site("north", make_cohort(tiny(*PRIVATE)), tiny(*PRIVATE), policy=first_policy("north"))
 
 
 def test_a_sites_own_discriminator_is_of_the_family_as_well(tiny: MakeRecipe) -> None:
