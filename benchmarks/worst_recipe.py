@@ -343,7 +343,7 @@ PLAYS = {
     "narrow, taught by candidates": Play(EDGE, teaches="candidates"),
     "narrow, taught by both": Play(EDGE, teaches="mixed"),
     "narrow, does not segment": Play((*EDGE, *SHOWN)),
-    "default": Play(("training.flip=false",)),
+    "as wide as default": Play(("training.flip=false",), answers=50),
     "narrow, 64 pixels": Play((*EDGE, "image.size=64"), answers=50),
 }
 """What was played; all but the first is of the family."""

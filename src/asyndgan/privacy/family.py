@@ -1,4 +1,4 @@
-"""The family of recipes that were measured to tell little of who took part.
+"""The family of recipes of which it was measured how much asking tells of who took part.
 
 The table below says what a recipe of the family has, and what a coordinator could learn through one
 that has something else. Its bounds are those of `benchmarks/worst_recipe.py`, which attacked

@@ -75,8 +75,8 @@ class AllowsSection(Section):
     unmeasured: bool = Field(
         False,
         description="recipes of any kind, without differential privacy; false: those of the family "
-        "that was measured to tell little of who takes part ('asyndgan policy check' says what "
-        "could be learned through others), and those of 'approved'",
+        "of which it was measured how much asking tells of who takes part ('asyndgan policy check' "
+        "says what could be learned through others), and those of 'approved'",
     )
     approved: tuple[Digest, ...] = Field(
         (),
