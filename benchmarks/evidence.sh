@@ -2,7 +2,7 @@
 # Computes the tables of docs/evidence.md, or the ones named, and writes them there:
 #   benchmarks/evidence.sh DATA OUT [TABLE ...]
 # A table is a suite of benchmarks/suites (those named search-* belong to docs/experiments.md) or one of the
-# scripts wire, reconstruction, membership, digits and phantoms. DATA contains lgg_mri, dsb2018_fluo and
+# scripts wire, reconstruction, membership, worst_recipe, digits and phantoms. DATA contains lgg_mri, dsb2018_fluo and
 # msd_hippocampus; phantoms are generated there. Results that exist are reused, and an interrupted suite
 # resumes. Everything takes about fifty hours of one core.
 set -euo pipefail
@@ -12,11 +12,11 @@ cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
 [ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 misaligned temporary hippocampus \
-  selection lgg-128 dsb-128 wire reconstruction membership digits phantoms
+  selection lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms
 for table; do
   document=docs/evidence.md
   case "$table" in
-    wire | reconstruction | membership | phantoms)
+    wire | reconstruction | membership | worst_recipe | phantoms)
       .venv/bin/python "benchmarks/$table.py" --data "$data" --out "$out/$table" --document "$document"
       continue
       ;;

@@ -46,7 +46,7 @@ sample_every = 100000
 [quorum]
 wait_s = 20.0
 """
-ALLOWED = AllowsSection(fewest_patients=1)
+ALLOWED = AllowsSection(fewest_patients=1, unmeasured=True)
 """What a site of the few patients here allows beyond the defaults; any number of answers."""
 
 SITE = "north"

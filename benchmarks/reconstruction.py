@@ -62,7 +62,9 @@ def asked_once(
 ) -> dict[str, float]:
     """What one answer to the first step reveals to an attacker who can compute that step."""
     recipe = load_recipe("default", [*AT, *MODELS["default"], *overrides])
-    policy = Policy(allows=AllowsSection(known_start=known_start), leaves=SIMULATION.leaves)
+    policy = Policy(
+        allows=AllowsSection(known_start=known_start, unmeasured=True), leaves=SIMULATION.leaves
+    )
     setup = SiteSetup(name, data, run.site_state(name))
     with asked_again(run, recipe, setup, late=False, policy=policy) as (site, ask):
         batches = [site.cohort.batch(k, recipe.training.batch) for k in range(1 + OTHERS)]

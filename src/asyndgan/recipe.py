@@ -916,15 +916,6 @@ class Recipe(Section):
         own = {f"site_discriminators.{site}": own for site, own in self.site_discriminators.items()}
         return {"discriminator": self.discriminator, **own}
 
-    @property
-    def undisturbed(self) -> list[str]:
-        """Keys of the discriminator sections whose images are neither moved nor shifted."""
-        if self.training.move:
-            return []
-        return [
-            key for key, section in self.discriminators.items() if "shift" not in section.augment
-        ]
-
     @model_validator(mode="after")
     def _private_parts_are_private(self) -> Self:
         if self.privacy.kind == "none":

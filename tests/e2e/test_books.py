@@ -33,7 +33,7 @@ def test_a_limit_over_all_runs_wants_books_that_stay(
 ) -> None:
     for text in (
         "[privacy]\nepsilon = 9.0\nunprotected_masks = true",
-        "[allows]\nmost_answers = 9\nundisturbed = true\nfewest_patients = 1",
+        "[allows]\nmost_answers = 9\nunmeasured = true\nfewest_patients = 1",
     ):
         with pytest.raises(PolicyError, match="--records FOLDER"):
             train(private, phantoms, tmp_path / "run", policies=policies(phantoms, tmp_path, text))
@@ -44,7 +44,7 @@ def test_what_one_run_spent_is_not_there_for_the_next(
     private: Recipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
     limit = policies(
-        phantoms, tmp_path, "[allows]\nmost_answers = 7\nundisturbed = true\nfewest_patients = 1"
+        phantoms, tmp_path, "[allows]\nmost_answers = 7\nunmeasured = true\nfewest_patients = 1"
     )
     books = tmp_path / "books"
     train(private, phantoms, tmp_path / "first", policies=limit, records=books)

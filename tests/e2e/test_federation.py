@@ -732,7 +732,8 @@ def test_kits_are_made_checked_and_added_by_commands(
     asyndgan("site", "init", kit, "--data", tmp_path / "nowhere")
     assert not (kit / "site.toml").exists()
     asyndgan("site", "init", kit, "--data", phantoms["north"])
-    assert Policy.from_file(kit / "policy.toml").allows.most_answers == 20_000
+    allows = Policy.from_file(kit / "policy.toml").allows
+    assert (allows.most_answers, allows.most_answers_per_patient) == (20_000, 700)
     found = {one.subject: one for one in checks(kit)}
     assert "fewest_patients is 5, and" in found["policy"].text and not found["policy"].fine
     few_patients(kit)

@@ -121,7 +121,7 @@ def test_where_privacy_is_promised_given_masks_were_not_painted_without_it(
     def begun(privacy: str, section: str) -> None:
         about["provenance"] = {"privacy": privacy}
         (masks / "dataset.json").write_text(json.dumps(about))
-        policy.write_text(f"[allows]\nundisturbed = true\nfewest_patients = 1\n{section}\n")
+        policy.write_text(f"[allows]\nunmeasured = true\nfewest_patients = 1\n{section}\n")
         endpoint = set_up(setup, recipe)
         endpoint.close()
 
@@ -184,7 +184,7 @@ def test_masks_are_kept_of_sites_whose_policies_allow_it(
     for name, path in policies.items():
         masks = "released" if name in willing else "transient"
         path.write_text(
-            f'[leaves]\nmasks = "{masks}"\n[allows]\nundisturbed = true\nfewest_patients = 1\n',
+            f'[leaves]\nmasks = "{masks}"\n[allows]\nunmeasured = true\nfewest_patients = 1\n',
             "utf-8",
         )
     recipe = tiny("image.size=32", "masks.release=where_allowed", "wire.feedback=float16")
@@ -317,7 +317,8 @@ def test_masks_are_given_exactly_where_the_recipe_says_so(
 def test_a_policy_that_never_lets_masks_out_takes_part_with_given_ones(tiny: MakeRecipe) -> None:
     policy = Policy.from_toml('[leaves]\nmasks = "never"')
     assert any("leaves.masks" in reason for reason in policy.refusals(tiny("image.size=32")))
-    assert not policy.refusals(tiny(*GIVEN, "training.move=true"))
+    (reason,) = policy.refusals(tiny(*GIVEN, "training.move=true"))
+    assert "outside what was measured" in reason
 
 
 def test_a_site_that_is_given_other_masks_does_not_go_on_with_a_run(

@@ -18,6 +18,7 @@ from asyndgan.wire import Close, Judge, Open, Save, through
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
+ANY = Policy(allows=AllowsSection(unmeasured=True))
 
 
 def rolled_back(site: Site, recipe: Recipe) -> RolledBack:
@@ -121,7 +122,7 @@ def test_whose_images_a_first_step_saw_is_recognised_only_where_initial_weights_
     tiny: MakeRecipe, make_cohort: MakeCohort, known_start: bool
 ) -> None:
     recipe = tiny("wire.feedback=int4", "wire.images=uint8", "masks.release=false")
-    policy = Policy(allows=AllowsSection(known_start=known_start, undisturbed=True))
+    policy = Policy(allows=AllowsSection(known_start=known_start, unmeasured=True))
     site = Site("north", make_cohort(recipe), recipe, policy=policy)
     ask = rolled_back(site, recipe)
     batches = [site.cohort.batch(number, recipe.training.batch).images for number in range(6)]
@@ -173,7 +174,7 @@ def test_a_start_that_nobody_knows_is_another_one_each_time_with_the_same_weight
     recipe = tiny("masks.release=false", "training.move=true")
     cohort = make_cohort(recipe)
     known = Site("north", cohort, recipe).objective.discriminator
-    own = [Site("north", cohort, recipe, policy=Policy()).objective.discriminator for _ in range(2)]
+    own = [Site("north", cohort, recipe, policy=ANY).objective.discriminator for _ in range(2)]
     for name, weights in known.named_parameters():
         shuffled = [dict(one.named_parameters())[name] for one in own]
         assert all(
@@ -201,13 +202,13 @@ def test_what_disturbs_images_is_drawn_anew_at_each_start_and_kept_with_its_stat
 
     known = drawn(Site("north", cohort, recipe))
     assert same(known, drawn(Site("north", cohort, recipe))) == [True, True]
-    site = Site("north", cohort, recipe, folder=tmp_path, policy=Policy())
+    site = Site("north", cohort, recipe, folder=tmp_path, policy=ANY)
     own = drawn(site)
     assert same(own, known) == [False, False]
     site.handle(Open(run="1f", recipe=recipe.digest(), step=0))
     site.handle(Save(run="1f", step=1))
     site.release.close()
-    again = Site("north", cohort, recipe, folder=tmp_path, policy=Policy())
+    again = Site("north", cohort, recipe, folder=tmp_path, policy=ANY)
     assert same(own, drawn(again)) == [False, False]
     again.handle(Open(run="1f", recipe=recipe.digest(), step=1))
     assert same(own, drawn(again)) == [True, True]
@@ -219,7 +220,7 @@ def test_a_start_at_which_nothing_was_judged_shows_no_further_masks(
     tiny: MakeRecipe, make_cohort: MakeCohort, tmp_path: Path
 ) -> None:
     recipe = tiny("masks.release=false", "training.move=true")
-    site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=Policy())
+    site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=ANY)
     begin = Open(run="1f", recipe=recipe.digest(), step=0)
 
     def started() -> bytes:

@@ -125,3 +125,23 @@ def test_what_a_site_moves_to_equal_fedgan_is_what_the_suite_counted(place: str)
     else:
         said = re.search(r"phantoms: 1/(\d+) for equal Dice", prose)
         assert said and float(said[1]) == pytest.approx(times, rel=0.02)
+
+
+@pytest.mark.parametrize("place", ["README.md", "docs/evidence.md", "docs/privacy.md"])
+def test_the_worst_recipe_that_the_policy_admits_is_the_one_that_documents_tell_of(
+    place: str,
+) -> None:
+    """Of several seeds: one alone says little, and the worst of many single ones is chance."""
+    lines = blocks()["worst_recipe"].split("\n\n")[1].splitlines()
+    columns, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
+    found = [dict(zip(columns, row, strict=True)) for row in rows]
+    admitted = [row for row in found if row["recipe"] != "refused now" and int(row["seeds"]) > 1]
+    worst = max(admitted, key=lambda row: float(row["AUC"]))
+    prose = " ".join(BLOCK.sub("", (ROOT / place).read_text("utf-8")).split())
+    told = (
+        worst["AUC"] if place == "docs/privacy.md" else f"{worst['AUC']} ({worst['95 % interval']})"
+    )
+    assert told in prose
+    assert {row["set"] for row in admitted} == {row["set"] for row in found}
+    refused = [float(row["AUC"]) for row in found if row["recipe"] == "refused now"]
+    assert refused and min(refused) > float(worst["AUC"])  # the attacks work

@@ -12,7 +12,7 @@ from torch import Tensor
 from asyndgan.data import Batch, Cohort
 from asyndgan.errors import CohortError, PolicyError, ProtocolError, RecipeError, WireError
 from asyndgan.privacy import Policy, Release
-from asyndgan.privacy.policy import SIMULATION, LeavesSection
+from asyndgan.privacy.policy import SIMULATION, AllowsSection, LeavesSection
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
 from asyndgan.training.odds import feedback_of_mixture
@@ -21,6 +21,7 @@ from asyndgan.wire import ANSWERS, Appraisal, Appraise, unpack
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
+ANY = AllowsSection(unmeasured=True)
 MakeSites = Callable[..., Any]  # of conftest's Federation
 ODDS = ("shares.by=odds", "wire.images=float32", "wire.feedback=float32")
 
@@ -262,7 +263,12 @@ def test_a_policy_says_whether_odds_leave_and_masks_go_to_the_others(
     recipe = tiny(*ODDS, "masks.release=false", "wire.feedback=float16", "training.move=true")
     with pytest.raises(PolicyError, match=r"leaves\.odds is false"):
         Site("north", make_cohort(recipe), recipe, policy=Policy())
-    Site("north", make_cohort(recipe), recipe, policy=Policy(leaves=LeavesSection(odds=True)))
+    Site(
+        "north",
+        make_cohort(recipe),
+        recipe,
+        policy=Policy(leaves=LeavesSection(odds=True), allows=ANY),
+    )
     answer = Appraisal(
         run="0", step=0, losses={"discriminator": 1.0}, odds=torch.zeros(2), batch=1,
         feedback=torch.ones(2, 1, 16, 16), conditions=torch.zeros(2, 16, 16, dtype=torch.int64),
@@ -273,7 +279,7 @@ def test_a_policy_says_whether_odds_leave_and_masks_go_to_the_others(
     door.policy = Policy()  # as if the recipe had been passed all the same
     with pytest.raises(PolicyError, match="lets no odds out"):
         door.let_out(answer)
-    quiet = Policy(leaves=LeavesSection(odds=True, losses=False))
+    quiet = Policy(leaves=LeavesSection(odds=True, losses=False), allows=ANY)
     kept = unpack(Release(recipe, quiet).let_out(answer).payload, ANSWERS, limit=10**6)
     assert isinstance(kept, Appraisal)
     assert kept.losses == {}

@@ -310,7 +310,7 @@ def test_a_policy_check_counts_what_the_sites_books_say_was_spent(
     spent = Policy.from_toml("[allows]\nmost_answers = 3")
     (tmp_path / "spent.toml").write_text(spent.to_toml())
     code, output = told("spent.toml", *books)
-    assert code == 1 and "it has answered 3 times; allows.most_answers is 3" in output
+    assert code == 1 and "it has answered 3 times; its policy allows 3 answers in all" in output
     (tmp_path / "books/privacy.json").write_text("[]")
     code, output = told("policy.toml", *books)
     assert code == 1 and "shows 6 uses of private mechanisms, the account only 0" in output
@@ -483,7 +483,7 @@ def test_a_policy_that_asks_for_privacy_refuses_a_recipe_without(tiny: MakeRecip
     asks = Policy.from_toml("[privacy]\nepsilon = 3.0")
     assert asks.refusals(tiny(*PRIVATE)) == []
     unprivate = tiny("masks.release=false", "training.move=true")
-    assert "privacy.kind is none" in asks.refusals(unprivate)[0]
+    assert "privacy.kind is none" in " ".join(asks.refusals(unprivate))
     unprotected = tiny(
         "masks.release=false", "privacy.kind=discriminator", "privacy.conditions=unprotected"
     )

@@ -51,6 +51,12 @@ def show(
         console.print(
             f"{content} in {counted(count, 'message')}, not covered by differential privacy",
         )
+    if tally.repeated:
+        console.print(
+            f"{counted(tally.repeated, 'image')} came again in another step ('again'), which a "
+            "generator in training hardly paints: ask the coordinator",
+            highlight=False,
+        )
     for digest, (count, first, newest) in policies.items():
         console.print(
             f"policy {digest[:16]} in force in {counted(count, 'line')}, from {first} to {newest}",
@@ -68,6 +74,7 @@ def _table(entries: Iterable[Entry]) -> Table:
             "step": "" if entry.step is None else str(entry.step),
             "bytes": str(entry.size),
             "masks": str(entry.masks or ""),
+            "again": str(entry.repeated or ""),
             "norm": "" if entry.norm is None else f"{entry.norm:.3g}",
             "noise": f"{entry.noise:.3g}" if entry.noise else "",
             "epsilon": "" if entry.epsilon is None else f"{entry.epsilon:.3f}",

@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.padding import Padding
+from rich.text import Text
 
 from asyndgan.cli.recipe import Overrides
 from asyndgan.cli.terminal import Terminal
@@ -18,6 +20,7 @@ from asyndgan.privacy.accounting import (
     uses_a_step,
 )
 from asyndgan.privacy.ledger import Tally, read
+from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 
 policy = typer.Typer(
@@ -67,13 +70,13 @@ def check(
     reasons = found.refusals(wanted, site, patients=patients)
     spent, answered = _spent(records, found, reasons) if records else ({}, 0)
     steps, told = sum(map(len, wanted.presence_of(site))), []
-    most_answers = found.allows.most_answers
-    if most_answers and answered >= most_answers:
-        reasons.append(f"it has answered {answered} times; allows.most_answers is {most_answers}")
-    elif most_answers and most_answers - answered < steps:
+    most = found.most_answers(patients)
+    if most and answered >= most:
+        reasons.append(f"it has answered {answered} times; its policy allows {most} answers in all")
+    elif most and most - answered < steps:
         told.append(
-            f"The site would stop after {most_answers - answered} more answers: it has given "
-            f"{answered}, and allows.most_answers is {most_answers}."
+            f"The site would stop after {most - answered} more answers: it has given {answered}, "
+            f"and its policy allows {most} in all."
         )
     if patients and (mechanism := mechanism_of(wanted, patients)):
         uses, limit, delta = uses_a_step(wanted), found.privacy.epsilon, found.privacy.delta
@@ -85,12 +88,10 @@ def check(
             f"each of {patients} patients."
         )
         # As the site counts: what surely fits may be a thousandth less than what does.
-        most = most_uses(spent, mechanism, epsilon=limit, delta=delta) // uses if limit else steps
-        if limit and most < steps:
-            if most:
-                told.append(
-                    f"The site would stop after {most} steps: privacy.epsilon is {limit:g}."
-                )
+        fit = most_uses(spent, mechanism, epsilon=limit, delta=delta) // uses if limit else steps
+        if limit and fit < steps:
+            if fit:
+                told.append(f"The site would stop after {fit} steps: privacy.epsilon is {limit:g}.")
             else:
                 reasons.append(f"its first step spends more than is left of epsilon {limit:g}")
     elif wanted.privacy.kind != "none":
@@ -98,6 +99,7 @@ def check(
     console = Terminal()
     for reason in reasons:
         console.print(f"refused: {reason}", soft_wrap=True)
+    _print_beyond(console, found, wanted)
     for line in told:
         console.print(line)
     if not found.leaves.cases:
@@ -108,6 +110,24 @@ def check(
         f"A site with policy '{found.name}' takes part in '{wanted.name}' ({wanted.digest()}).",
         soft_wrap=True,
     )
+
+
+def _print_beyond(console: Terminal, policy: Policy, recipe: Recipe) -> None:
+    """What could be learned through a recipe outside the family, and how a steward approves it."""
+    beyond = policy.unmeasured(recipe)
+    for each in beyond:
+        row = Padding(
+            Text(f"{each.key} is {each.value} (measured: {each.row.within})"), (1, 0, 0, 2)
+        )
+        console.print(row)
+        console.print(Padding(Text(each.row.otherwise), (0, 0, 0, 4)))
+    if beyond:
+        console.print(
+            "\nTo let this recipe run all the same, and no other, add its digest to\n"
+            "allows.approved in the policy:\n",
+            highlight=False,
+        )
+        console.print(f"  {recipe.digest()}\n", highlight=False, soft_wrap=True)
 
 
 def _spent(records: Path, policy: Policy, reasons: list[str]) -> tuple[dict[Mechanism, int], int]:

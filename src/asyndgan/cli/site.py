@@ -26,11 +26,23 @@ site = typer.Typer(
 )
 MOST_ANSWERS = 20_000
 """Default limit on answers, six runs of `default`: unlimited answers would reveal more."""
+MOST_ANSWERS_PER_PATIENT = 700
+"""The same for each patient: a run of `default` with the fewest patients that a policy allows."""
 
 MOST_RECIPES = 50
 """Default limit on different recipes: each tells whether a site begins, and its number of cases."""
 
 Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'kit.json'.")]
+
+
+def first_policy(name: str) -> Policy:
+    """What `site init` writes for a site: the defaults, with limits on answers."""
+    limited = AllowsSection(
+        most_recipes=MOST_RECIPES,
+        most_answers=MOST_ANSWERS,
+        most_answers_per_patient=MOST_ANSWERS_PER_PATIENT,
+    )
+    return Policy(name=name, allows=limited)
 
 
 @site.command()
@@ -46,7 +58,7 @@ def init(
         ),
     ],
 ) -> None:
-    """Writes site.toml and a policy to review: the defaults, with a limit on answers."""
+    """Writes site.toml and a policy to review: the defaults, with limits on answers."""
     service, member = flare_part("service"), flare_part("member")
     name = member.read_kit(kit).name
     flare_part("kits").plain(kit)
@@ -61,10 +73,9 @@ def init(
     member.refuse_links(kit)
     others = member.not_read(kit)
     member.guard(kit)
-    limited = AllowsSection(most_answers=MOST_ANSWERS, most_recipes=MOST_RECIPES)
     for path, text in (
         (file, service.example(data.absolute())),
-        (policy, Policy(name=name, allows=limited).to_toml()),
+        (policy, first_policy(name).to_toml()),
     ):
         with path.open("x", encoding="utf-8") as made:
             made.write(text)

@@ -112,8 +112,10 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "part and, of a discriminator that segments, what mask it knows for that image. "
         "Where cases lack modalities, zeros tell which case lacks what; where masks are given, "
         "they may tell which labels no case of the site has",
-        "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `allows.undisturbed`, "
-        "`allows.known_start`, `leaves.feedback`, `allows.most_answers`; with `privacy.epsilon` a "
+        "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `allows.known_start`, "
+        "`leaves.feedback`. The measured family (`allows.unmeasured`, `allows.approved`), "
+        "`allows.most_answers` and `allows.most_answers_per_patient` lower what asking tells, and "
+        "do not prevent it; with `privacy.epsilon` a "
         "recipe must be differentially private",
     ),
     ("judgement", "batch"): _BATCH,
@@ -185,7 +187,8 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "synthetic images", "b images of c x h x w in the recipe's coding",
         "images made to ask the discriminator what the coordinator wants to know; not-a-number to "
         "spoil it; a bomb", "shape, coding, limit and finiteness are checked before use; what an "
-        "answer gives away is the line of `feedback`",
+        "answer gives away is the line of `feedback`. The ledger notes images that come again, "
+        "equal to the bit, in another step; other pictures that nobody's generator painted pass",
     ),
     ("appraise", "run"): _RUN,
     ("appraise", "step"): _JUDGED_STEP,

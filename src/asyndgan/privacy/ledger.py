@@ -59,6 +59,8 @@ class Entry:
         policy: SHA-256 of the policy in force.
         previous: hash of the line before.
         digest: hash of this line without this field.
+        repeated: number of images of the request that had come before, equal to the bit and in
+            another step, since the site started; a generator in training hardly paints one twice.
     """
 
     number: int
@@ -78,16 +80,21 @@ class Entry:
     policy: str
     previous: str
     digest: str = ""
+    repeated: int = 0
 
     def line(self) -> bytes:
         """The entry as a line of the file."""
-        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
+        return json.dumps(self._fields(), separators=(",", ":")).encode() + b"\n"
 
     def sealed(self) -> "Entry":
         """The same entry with its hash."""
-        plain = {key: value for key, value in asdict(self).items() if key != "digest"}
+        plain = {key: value for key, value in self._fields().items() if key != "digest"}
         text = json.dumps(plain, separators=(",", ":"))
         return replace(self, digest=hashlib.sha256(text.encode()).hexdigest())
+
+    def _fields(self) -> dict[str, object]:
+        """What a line holds; nothing of repetitions where there are none, as in older ledgers."""
+        return {key: value for key, value in asdict(self).items() if key != "repeated" or value}
 
 
 @final
@@ -100,11 +107,12 @@ class Tally:
             cards with patients' masks unless they repeat the card before.
         bare: number of messages with uncovered feedback, masks or moments, by these names.
         uses: the most in any line.
+        repeated: images that came again in another step.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.answers = self.uses = 0
+        self.answers = self.uses = self.repeated = 0
         self.bare: Counter[str] = Counter()
         self._card = ""
 
@@ -117,6 +125,7 @@ class Tally:
             self._card = entry.payload
         self.bare.update(entry.bare.split())
         self.uses = max(self.uses, entry.uses)
+        self.repeated += entry.repeated
 
 
 MOST_LEDGER: Final = 2**40
@@ -181,6 +190,7 @@ class Ledger:
         uses: int = 0,
         masks: int = 0,
         bare: str = "",
+        repeated: int = 0,
     ) -> None:
         """Writes a line and returns once it is on disk; `Entry` describes the arguments.
 
@@ -193,7 +203,7 @@ class Ledger:
         digest = hashlib.sha256(payload).hexdigest()
         entry = Entry(
             self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
-            delta, uses, masks, bare, self.policy, self.last,
+            delta, uses, masks, bare, self.policy, self.last, repeated=repeated,
         ).sealed()  # fmt: skip
         line, before = entry.line(), os.fstat(self._file).st_size
         try:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self, final
 from pydantic import Field, ValidationError
 
 from asyndgan.errors import PolicyError
+from asyndgan.privacy.family import Outside, outside
 from asyndgan.recipe import Recipe, Section, explained, known_keys
 from asyndgan.texts import Title, bounded_text, parsed_toml, replace_text
 
@@ -71,11 +72,16 @@ class AllowsSection(Section):
         description="fewest patients, after holding out, with whom a recipe may have stand-ins: "
         "one of few patients learns them by heart, and feedback points at what it paints",
     )
-    undisturbed: bool = Field(
+    unmeasured: bool = Field(
         False,
-        description="discriminators that see images neither moved (training.move) nor shifted "
-        "(discriminator.augment), and are not private: they learn patients by heart, and whoever "
-        "asks the site is told who takes part",
+        description="recipes of any kind, without differential privacy; false: those of the family "
+        "of which it was measured how much asking tells of who takes part ('asyndgan policy check' "
+        "says what could be learned through others), and those of 'approved'",
+    )
+    approved: tuple[Digest, ...] = Field(
+        (),
+        description="digests of recipes outside that family that may run as well, as far as the "
+        "rest allows",
     )
     known_start: bool = Field(
         False,
@@ -102,6 +108,13 @@ class AllowsSection(Section):
         ge=1,
         description="steps that the site answers in all, in every run and repeated ones counted; "
         "a start counts as one if patients' masks leave with it; leave out: any number",
+    )
+    most_answers_per_patient: int | None = Field(
+        None,
+        ge=1,
+        description="the same, as a multiple of the number of patients of whom the run at work "
+        "learns: the fewer they are, the fewer answers teach networks one by heart; leave out: any "
+        "number",
     )
 
 
@@ -188,6 +201,23 @@ class Policy(Section):
         stand_ins = self.allows.stand_in_patients if recipe.loss.stand_in_l1 else 0
         return max(self.allows.fewest_patients, stand_ins)
 
+    def unmeasured(self, recipe: Recipe) -> list[Outside]:
+        """Where a recipe is outside the family, unless it need not be inside."""
+        allows = self.allows
+        if self.covers(recipe) or allows.unmeasured or recipe.digest() in allows.approved:
+            return []
+        return outside(recipe)
+
+    def most_answers(self, patients: int | None) -> int | None:
+        """Answers that a site gives in all; None: any number.
+
+        Args:
+            patients: of whom it learns; None: not known, so that what holds for each is left out.
+        """
+        each = self.allows.most_answers_per_patient
+        bounds = [self.allows.most_answers, each and patients and each * patients]
+        return min((bound for bound in bounds if bound), default=None)
+
     def refusals(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> list[str]:
@@ -232,12 +262,12 @@ class Policy(Section):
                 "image.source is masks, so the generator learns what patients' masks look like, "
                 "without differential privacy; leaves.masks is never"
             )
-        if not (private or self.allows.undisturbed):
-            found += [
-                f"training.move is false and {section}.augment has no shift, so discriminators "
-                "learn patients by heart; allows.undisturbed is false"
-                for section in recipe.undisturbed
-            ]
+        if beyond := self.unmeasured(recipe):
+            keys = ", ".join(each.key for each in beyond)
+            found.append(
+                f"it is outside what was measured ({keys}), so asking may tell who takes part; its "
+                f"digest {recipe.digest()} is not in allows.approved"
+            )
         if recipe.sends_own_conditions and self.leaves.masks == "never":
             found.append(
                 f"condition.kind is {recipe.condition.kind} and they are the patients' own, so "
@@ -264,17 +294,23 @@ class Policy(Section):
         found += self._privacy_refusals(recipe)
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
             found.append(f"its digest {recipe.digest()} is not in allows.recipes")
+        found += self._answer_refusals(recipe, site)
+        return found
+
+    def _answer_refusals(self, recipe: Recipe, site: str | None) -> list[str]:
+        """What is allowed for each patient is not asked here: the reply would tell their number."""
         presence = recipe.presence_of(site)
         steps = sum(map(len, presence))
         starts = len(presence) if recipe.sends_own_conditions else 0
-        if self.allows.most_answers and steps + starts > self.allows.most_answers:
-            told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
-            if starts == 1:
-                told += " and the start sends masks as well"
-            elif starts:
-                told += f" and its {starts} starts send masks as well"
-            found.append(f"{told}; allows.most_answers is {self.allows.most_answers}")
-        return found
+        most = self.allows.most_answers
+        if most is None or steps + starts <= most:
+            return []
+        told = f"{site} takes part in {steps} steps" if site else f"training.steps is {steps}"
+        if starts == 1:
+            told += " and the start sends masks as well"
+        elif starts:
+            told += f" and its {starts} starts send masks as well"
+        return [f"{told}; allows.most_answers is {most}"]
 
     def _privacy_refusals(self, recipe: Recipe) -> list[str]:
         if self.privacy.epsilon is None:
@@ -317,7 +353,7 @@ SIMULATION = Policy(
         matching=True,
         fewest_patients=1,
         stand_in_patients=2,
-        undisturbed=True,
+        unmeasured=True,
         known_start=True,
     ),
 )

@@ -61,6 +61,7 @@ class Released:
         norm: L2 norm of its feedback before coding; None if there is none.
         masks: number of patients' label maps or classes in it.
         bare: its contents that no differential privacy covers; see `ledger.Entry`.
+        repeated: number of images that it judges and that came in an earlier step; see there.
         key: proof that `Release` made it.
     """
 
@@ -71,6 +72,7 @@ class Released:
     norm: float | None
     masks: int
     bare: str
+    repeated: int = 0
     key: object = None
 
     def __post_init__(self) -> None:
@@ -88,6 +90,8 @@ class Release:
         ledger: where everything that leaves is written first; None: nowhere, as in tests.
         account: of the privacy that is spent; None: one without a mechanism or a limit.
         site: name of the site, which tells in how many of the recipe's steps it takes part.
+        patients: how many the run learns of; None: not known, so that answers are counted in all
+            and not for each.
 
     Raises:
         PolicyError: if the policy does not allow the recipe.
@@ -100,15 +104,21 @@ class Release:
         ledger: Ledger | None = None,
         account: Account | None = None,
         site: str | None = None,
+        patients: int | None = None,
     ) -> None:
-        policy.check(recipe, site)
+        policy.check(recipe, site, patients=patients)
+        self.patients = patients
         self.recipe = recipe
         self.policy = policy
         self.ledger = ledger
         self.account = account or Account(None, None, epsilon=None, delta=policy.privacy.delta)
 
-    def let_out(self, answer: Message) -> Released:
+    def let_out(self, answer: Message, *, repeated: int = 0) -> Released:
         """Turns an answer into bytes that may leave.
+
+        Args:
+            answer: of the site.
+            repeated: for the ledger, how many of the images that it judges came before.
 
         Raises:
             LedgerError: if the ledger cannot be written, so that nothing may leave.
@@ -136,7 +146,7 @@ class Release:
         return self.let_out_again(
             Released(
                 answer.kind, payload, answer.run, getattr(answer, "step", None), norm,
-                masks if MASKS in bare else 0, bare, _KEY,
+                masks if MASKS in bare else 0, bare, repeated, _KEY,
             )
         )  # fmt: skip
 
@@ -214,7 +224,7 @@ class Release:
         return clipped + 2 * section.clip * section.noise * noise
 
     def _check_count(self) -> None:
-        most = self.policy.allows.most_answers
+        most = self.policy.most_answers(self.patients)
         if most and self.ledger and self.ledger.tally.answers >= most:
             raise PolicyError("this site has answered as many steps as its policy allows.")
 
@@ -241,6 +251,7 @@ class Release:
                 uses=self.account.uses(),
                 masks=released.masks,
                 bare=released.bare,
+                repeated=released.repeated,
             )
         return released
 

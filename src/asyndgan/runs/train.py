@@ -311,8 +311,7 @@ def _check_policies(
     for name, file in policies.items():
         policy = Policy.from_file(file)
         policy.check(recipe, name)
-        allows = policy.allows
-        limits = (policy.privacy.epsilon, allows.most_answers, allows.most_recipes)
+        limits = (policy.privacy.epsilon, policy.most_answers(1), policy.allows.most_recipes)
         if records is None and any(limits):
             raise PolicyError(
                 f"the policy of {name} limits what leaves it in all runs, but its books would be "

@@ -1,5 +1,6 @@
 """A site: its cohort, its discriminator, and its answers to the coordinator's requests."""
 
+import hashlib
 import logging
 import time
 from collections import deque
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 
 CODING_ERROR: Final = 1e-3
 """How far rounding on the wire may take an image beyond its range."""
+
+KEPT_DIGESTS: Final = 2**18
+"""Images of which a site remembers the digest until it ends, to note what is asked again."""
 
 KEPT_BATCHES: Final = 32
 """Synthetic batches that private updates draw from; they are kept in memory only."""
@@ -228,23 +232,27 @@ class Site(Handler):
         if records and ledger:
             policy.keep(records / "policies")
             account.check_against(ledger.tally, unprotected_masks=policy.privacy.unprotected_masks)
-        self.release = Release(recipe, policy, ledger, account, name)
+        self.release = Release(recipe, policy, ledger, account, name, cohort.patients)
         self.run: str | None = None
         self._heard = 0.0
         self.openings = openings or Openings(None)
+        self._came: dict[bytes, int] = {}
         self._fresh = False
         self._opened = False
         self._start_afresh()
 
     def handle(self, request: Message) -> Released:
         """Answers one request; raises `ProtocolError` if it does not fit the run or its state."""
+        repeated = 0
         match request:
             case Open():
                 answer: Message = self._open(request)
             case Judge():
                 answer = self._judge(request)
+                repeated = self._repeated(request)
             case Appraise():
                 answer = self._appraise(request)
+                repeated = self._repeated(request)
             case Measure():
                 answer = self._measure(request)
             case Save():
@@ -257,7 +265,7 @@ class Site(Handler):
             case _:
                 raise ProtocolError(f"a site does not answer '{request.kind}'.")
         self._heard = time.monotonic()
-        return self.release.let_out(answer)
+        return self.release.let_out(answer, repeated=repeated)
 
     def _judge(self, request: Judge) -> Judgement:
         """One step: the discriminator learns, then says how the images should change.
@@ -309,6 +317,22 @@ class Site(Handler):
             checkpoint.forget_after(checkpoint.place_of(self.folder, self.run), self.step)
         self._opened = False
         self.objective.begin_step(request.step)
+
+    def _repeated(self, request: Judge | Appraise) -> int:
+        """How many of the images came before in another step, also of another run.
+
+        A run that was resumed may ask again about the images of a step that it lost.
+        """
+        known = self._came
+        digests = [
+            hashlib.sha256(each.detach().numpy().tobytes()).digest() for each in request.images
+        ]
+        count = sum(known.get(digest, request.step) != request.step for digest in digests)
+        for digest in digests:
+            known.setdefault(digest, request.step)
+        while len(known) > KEPT_DIGESTS:
+            known.pop(next(iter(known)))
+        return count
 
     def _check_range(self, request: Judge | Appraise) -> None:
         """Refuses images that no generator paints, before anything is learned from them.

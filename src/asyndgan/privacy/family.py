@@ -1,0 +1,189 @@
+"""The family of recipes of which it was measured how much asking tells of who took part.
+
+The table below says what a recipe of the family has, and what a coordinator could learn through one
+that has something else. Its bounds are those of `benchmarks/worst_recipe.py`, which attacked
+recipes at its edges; docs/evidence.md ("Who took part") has the figures.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, final
+
+from asyndgan.recipe import Recipe
+
+Value = object
+
+
+@final
+@dataclass(frozen=True)
+class Row:
+    """What recipes of the family have under one key.
+
+    Attributes:
+        key: of a recipe. A key of `discriminator` is also looked for in each site's own.
+        within: what was measured, in words.
+        holds: whether a value is within it.
+        otherwise: what could be learned through a recipe that has another value.
+    """
+
+    key: str
+    within: str
+    holds: Callable[[Value], bool]
+    otherwise: str
+
+
+@final
+@dataclass(frozen=True)
+class Outside:
+    """A key of a recipe that is outside the family.
+
+    Attributes:
+        key: of the recipe.
+        value: that it has.
+        row: that it does not fit.
+    """
+
+    key: str
+    value: str
+    row: Row
+
+    @property
+    def told(self) -> str:
+        """A sentence: the key, its value, what was measured, and what could be learned."""
+        return f"{self.key} is {self.value}; measured: {self.row.within}. {self.row.otherwise}"
+
+
+def _shown(value: Value) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "nothing"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _one_of(*values: Value) -> tuple[str, Callable[[Value], bool]]:
+    return " or ".join(map(_shown, values)), lambda value: value in values
+
+
+def _between(low: float, high: float) -> tuple[str, Callable[[Value], bool]]:
+    def holds(value: Value) -> bool:
+        return isinstance(value, int | float) and low <= value <= high
+
+    return f"{low:g} to {high:g}" if low else f"{high:g} at most", holds
+
+
+def _sides(low: int, high: int) -> tuple[str, Callable[[Value], bool]]:
+    def holds(value: Value) -> bool:
+        return isinstance(value, tuple) and all(low <= side <= high for side in value)
+
+    return f"sides of {low} to {high} pixels", holds
+
+
+_BY_HEART = "so a network can learn patients by heart, and its answers tell who took part"
+
+FAMILY: Final = (
+    Row(
+        "condition.kind", *_one_of("mask"),
+        "Without masks nothing but the patients themselves tells real images from pictures of "
+        "others that a coordinator shows as synthetic: the networks learn patients by heart.",
+    ),
+    Row(
+        "image.source", *_one_of("images"),
+        "Masks are neither turned nor scaled before they are judged: the networks learn by heart "
+        "whose masks they are.",
+    ),
+    Row(
+        "image.size", *_sides(32, 64),
+        "Nobody has measured how well networks learn patients by heart at other sizes.",
+    ),
+    Row(
+        "discriminator.kind", *_one_of("patch", "patch_segmentation"),
+        "Other networks see an image as a whole, or are another package's: what they learn of "
+        "single patients was not measured.",
+    ),
+    Row(
+        "discriminator.cross_fitted", *_one_of(True),
+        "The one network has learned from every patient, and its answer on a patient's image says "
+        "that it knows it.",
+    ),
+    Row(
+        "discriminator.augment", *_one_of(("shift",)),
+        "Images are not disturbed as they were in what was measured, " + _BY_HEART + ".",
+    ),
+    Row(
+        "discriminator.joint", *_one_of(True),
+        "A network for each modality is asked about each by itself, which was not measured.",
+    ),
+    Row(
+        "discriminator.width", *_between(16, 48),
+        "Wider networks can hold more patients by heart; narrower ones were not measured.",
+    ),
+    Row(
+        "discriminator.layers", *_one_of(3),
+        "What networks of another depth learn of single patients was not measured.",
+    ),
+    Row(
+        "loss.adversarial", *_one_of("least_squares"),
+        "What other losses say of single images was not measured; one of another package can say "
+        "more than how real an image looks.",
+    ),
+    Row(
+        "loss.adversarial_weight", *_one_of(1.0),
+        "Other weights of the two parts of an answer were not measured.",
+    ),
+    Row(
+        "loss.segmentation", *_between(0, 1),
+        "A network that is taught more of masks can know patients' masks by heart, and shows it "
+        "where it finds them in an image.",
+    ),
+    Row(
+        "loss.stand_in_l1", *_one_of(0.0),
+        "Stand-ins are generators that have learned the site's patients; what asking them tells "
+        "was not measured.",
+    ),
+    Row(
+        "optimiser.discriminator_rate", *_between(0, 2e-4),
+        "Networks that learn faster know patients by heart after fewer answers.",
+    ),
+    Row(
+        "optimiser.beta1", *_one_of(0.5),
+        "Another optimiser learns otherwise; that was not measured.",
+    ),
+    Row(
+        "optimiser.beta2", *_one_of(0.999),
+        "Another optimiser learns otherwise; that was not measured.",
+    ),
+    Row(
+        "training.batch", *_between(1, 2),
+        "A larger batch shows the networks each patient more often in the same number of answers.",
+    ),
+    Row(
+        "training.move", *_one_of(True),
+        "Networks see a patient's image again and again as it is, " + _BY_HEART + ".",
+    ),
+    Row(
+        "training.rare_first", *_one_of(False),
+        "Patients with rare labels are drawn more often than others, so they are learned sooner.",
+    ),
+)  # fmt: skip
+"""What recipes of the family have. Statistics terms, the paired term and odds have keys of their
+own in a policy."""
+
+
+def outside(recipe: Recipe) -> list[Outside]:
+    """The keys by which a recipe is outside the family; empty if it belongs to it."""
+    found = []
+    for row in FAMILY:
+        for key, value in _values(recipe, row.key):
+            if not row.holds(value):
+                found.append(Outside(key, _shown(value), row))
+    return found
+
+
+def _values(recipe: Recipe, key: str) -> Iterator[tuple[str, Value]]:
+    section, name = key.split(".")
+    if section == "discriminator":
+        for place, own in recipe.discriminators.items():
+            yield f"{place}.{name}", getattr(own, name)
+    else:
+        yield key, getattr(getattr(recipe, section), name)
