@@ -206,6 +206,7 @@ def test_what_disturbs_images_is_drawn_anew_at_each_start_and_kept_with_its_stat
     own = drawn(site)
     assert same(own, known) == [False, False]
     site.handle(Open(run="1f", recipe=recipe.digest(), step=0))
+    site.step = 1  # of a start at which nothing was judged no state is kept
     site.handle(Save(run="1f", step=1))
     site.release.close()
     again = Site("north", cohort, recipe, folder=tmp_path, policy=ANY)
