@@ -347,7 +347,12 @@ PLAYS = {
     "narrow, 64 pixels": Play((*EDGE, "image.size=64"), answers=50),
 }
 """What was played; all but the first is of the family."""
-SEEDS = {"refused now": 2, "narrow": 3, "narrow, 64 pixels": 3}
+SEEDS = {
+    "refused now": 2,
+    "narrow": 3,
+    "narrow, 64 pixels": 3,
+    "narrow, an honest teacher": 3,
+}
 """Number of seeds, where it is more than one."""
 SETS = ("phantoms", "dsb2018_fluo")
 RESULTS = Path(__file__).parent / "results" / "worst_recipe.json"

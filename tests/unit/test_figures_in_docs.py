@@ -132,7 +132,7 @@ def test_the_worst_recipe_that_the_policy_admits_is_the_one_that_documents_tell_
     place: str,
 ) -> None:
     """Of several seeds: one alone says little, and the worst of many single ones is chance."""
-    lines = blocks()["worst_recipe"].split("\n\n")[1].splitlines()
+    lines = blocks()["worst_recipe"].strip().split("\n\n")[1].splitlines()
     columns, _, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
     found = [dict(zip(columns, row, strict=True)) for row in rows]
     admitted = [row for row in found if row["recipe"] != "refused now" and int(row["seeds"]) > 1]
