@@ -60,6 +60,8 @@ def number_of(name: str, seed: int = 0) -> float:
 
 
 def setup_of(data: Path, folder: Path, policy: str, name: str = "run") -> SiteSetup:
+    if "epsilon" not in policy:  # what is told before it answers does not depend on the family
+        policy = f"[allows]\nunmeasured = true\n{policy}"
     (folder / "policy.toml").write_text(policy)
     return SiteSetup(
         "north", data, folder / name, share=3.0, policy=folder / "policy.toml",
@@ -128,21 +130,25 @@ def test_who_is_held_out_follows_from_the_sites_secret_and_is_the_same_in_every_
     overrides, policy = POLICIES["plain"]
     recipe = tiny(*overrides, "training.hold_out=0.4")
     members: dict[str, str] = {}
+    halves: dict[str, str] = {}
     for books in ("one", "two"):
         (tmp_path / books).mkdir()
         for name in ("first", "second"):
             setup = setup_of(hospital, tmp_path / books, policy, name)
             with closing(set_up(setup, recipe)) as endpoint:
                 members[books + name] = endpoint.handler.cases.members  # type: ignore[attr-defined]
-    assert members["onefirst"] == members["onesecond"] != members["twofirst"]
-    assert members["twofirst"] == members["twosecond"]
+            with closing(set_up(setup, tiny(*overrides))) as endpoint:  # nobody is held out
+                halves[books + name] = str(endpoint.handler.cases.halves)  # type: ignore[attr-defined]
+    for found in (members, halves):  # also which network of a cross-fitted pair sees whom
+        assert found["onefirst"] == found["onesecond"] != found["twofirst"]
+        assert found["twofirst"] == found["twosecond"]
 
 
 def test_a_site_is_opened_with_no_more_recipes_than_its_policy_allows(
     hospital: Path, tiny: MakeRecipe, tmp_path: Path
 ) -> None:
     overrides, _ = POLICIES["plain"]
-    setup = setup_of(hospital, tmp_path, "[allows]\nmost_recipes = 2")
+    setup = setup_of(hospital, tmp_path, "most_recipes = 2")
     recipes = [tiny(*overrides, f"training.seed={seed}") for seed in range(3)]
     opened = [told(setup, recipe) for recipe in (*recipes[:2], *recipes)]
     assert opened[:4] == opened[:1] * 4 and opened[4] == "PolicyError"
@@ -152,7 +158,7 @@ def test_a_site_is_opened_with_no_more_recipes_than_its_policy_allows(
         set_up(setup, recipes[0])
     other = tmp_path / "other"
     other.mkdir()
-    setup = setup_of(hospital / "nowhere", other, "[allows]\nmost_recipes = 1")
+    setup = setup_of(hospital / "nowhere", other, "most_recipes = 1")
     assert told(setup, recipes[0]) == "DataFileError"
     with pytest.raises(PolicyError, match="opened with 1 different recipes"):
         set_up(setup, recipes[1])

@@ -13,7 +13,7 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_LOW, Images
 from asyndgan.data.case import Case
 from asyndgan.data.moves import LIKE_PATIENTS, moved
-from asyndgan.data.splits import split_patients
+from asyndgan.data.splits import OPEN, Chooser, split_patients
 from asyndgan.errors import CohortError
 
 RAREST: Final = 4.0
@@ -71,6 +71,7 @@ class Cohort:
         labels: name of every label or class, by its number.
         told: number of cases that the site says it has, and the part of them that has each
             modality, in 0 to 1; None: those of this cohort.
+        chooser: how the patients of the two halves are chosen.
         seed: seed of the draws.
         flip: mirror images and label maps along the last axis, at random.
         move: turn, scale and shift images with their label maps, at random.
@@ -91,6 +92,7 @@ class Cohort:
         patients: Sequence[str] | None = None,
         present: Tensor | None = None,
         told: tuple[int, list[float]] | None = None,
+        chooser: Chooser = OPEN,
         seed: int = 0,
         flip: bool = False,
         move: bool = False,
@@ -139,7 +141,8 @@ class Cohort:
         for case, patient in enumerate(patients or range(len(images))):
             cases.setdefault(patient, []).append(case)
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
-        self.halves = _halves([str(patient) for patient in patients or range(len(images))])
+        names = [str(patient) for patient in patients or range(len(images))]
+        self.halves = _halves(names, chooser)
         self.weights = rarity(self.conditions) if rare_first else None
 
     @classmethod
@@ -149,6 +152,7 @@ class Cohort:
         *,
         labels: Mapping[str, int],
         told: Sequence[Case] | None = None,
+        chooser: Chooser = OPEN,
         condition: str = "mask",
         seed: int = 0,
         flip: bool = False,
@@ -162,6 +166,7 @@ class Cohort:
             labels: number of each label by name, as in `dataset.json`.
             told: all cases of the site, those that it holds out among them; None: `cases`. The
                 coordinator is told their number, which no hold-out changes.
+            chooser: as for the constructor.
             condition: `mask` uses the label maps; `none` ignores them. (A folder of images holds
                 no `class` conditions; pass those to the constructor.)
             seed: seed of the draws.
@@ -191,6 +196,7 @@ class Cohort:
             present=present[:, held],
             labels={number: name for name, number in labels.items()},
             told=(len(every), every.double().mean(0).tolist()),
+            chooser=chooser,
             seed=seed,
             flip=flip,
             move=move,
@@ -357,11 +363,12 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _halves(patients: Sequence[str]) -> Tensor:
+def _halves(patients: Sequence[str], chooser: Chooser) -> Tensor:
     """Assigns patients to two halves of about equally many cases; all zeros for one patient."""
     halves = torch.zeros(len(patients), dtype=torch.int64)
     if len(set(patients)) > 1:
-        halves[split_patients(patients, {"first": 0.5, "second": 0.5}, 0)["second"]] = 1
+        parts = {"first": 0.5, "second": 0.5}
+        halves[split_patients(patients, parts, 0, chooser)["second"]] = 1
     return halves
 
 

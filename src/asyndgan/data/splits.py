@@ -15,7 +15,7 @@ from asyndgan.recipe import Recipe
 @final
 @dataclass(frozen=True)
 class Chooser:
-    """How one site chooses the patients whom it holds out.
+    """How one site chooses patients: whom it holds out, and which of its two networks sees whom.
 
     A recipe's seed and a patient's name are known to others. Without a secret, the choice would
     therefore tell a coordinator that tries several recipes whether a patient is there.

@@ -107,6 +107,7 @@ def load_cohort(setup: SiteSetup, recipe: Recipe, chooser: Chooser | None = None
     return Cohort.from_cases(
         kept,
         told=cases,
+        chooser=chooser,
         labels=describe(setup.data).labels,
         condition=recipe.condition.kind,
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
