@@ -184,7 +184,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "a batch that suits the coordinator", "refused unless it is the one that the site offered",
     ),
     ("judge", "images"): Exposure(
-        "synthetic images", "b images of c x h x w in the recipe's coding",
+        "synthetic images", "b images of c x h x w in any coding of the wire",
         "images made to ask the discriminator what the coordinator wants to know; not-a-number to "
         "spoil it; a bomb", "shape, coding, limit and finiteness are checked before use; what an "
         "answer gives away is the line of `feedback`. The ledger notes images that come again, "

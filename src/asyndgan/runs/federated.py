@@ -17,6 +17,7 @@ from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final, final
 
 from asyndgan.engines.flare.attendance import Register
@@ -255,8 +256,8 @@ class Order:
             return
         replace_text(self._proposal_file, text)
         self._waiting_file.write_text(
-            f"you to confirm what it paints: 'asyndgan federation confirm {self.federation.path} "
-            f"--run {self.name}'",
+            "you to confirm what it paints: 'asyndgan federation confirm "
+            f"{quote(str(self.federation.path))} --run {self.name}'",
             "utf-8",
         )
         try:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import Final, final
 
@@ -109,7 +110,7 @@ def _data(file: SiteFile) -> str:
     report = check_folder(file.data, patient_pattern=file.patients)
     if report.faults:
         raise AsyndganError(
-            f"{len(report.faults)} faults: asyndgan check {file.data} names every one."
+            f"{len(report.faults)} faults: asyndgan check {quote(str(file.data))} names them."
         )
     return "; ".join(f"{heading} {text}" for heading, text in report.rows[:3])
 

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final, Self, final
 
 from cryptography import x509
@@ -90,8 +91,8 @@ class Federation:
             return cls(path, tables["host"], tables["port"], tuple(tables["sites"]))
         except (OSError, ValueError, KeyError) as error:
             raise RunError(
-                f"{path} is no federation; make one with 'asyndgan federation init {path} --host "
-                "NAME --site NAME ...'."
+                f"{path} is no federation; make one with 'asyndgan federation init "
+                f"{quote(str(path))} --host NAME --site NAME ...'."
             ) from error
 
 
