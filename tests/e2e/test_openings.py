@@ -1,6 +1,7 @@
 """What a coordinator learns from a site that has not answered anything yet."""
 
 import hashlib
+import json
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from asyndgan.data.nnunet import describe, list_cases, patient_of
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, build_engine, set_up
-from asyndgan.errors import AsyndganError, LedgerError, PolicyError
+from asyndgan.engines.setup import CHOOSER_FILE, chooser_at
+from asyndgan.errors import AsyndganError, LedgerError, PolicyError, RunError
 from asyndgan.privacy.openings import FILE
 from asyndgan.protocol import Endpoint
 from asyndgan.recipe import Recipe
@@ -208,3 +210,42 @@ def test_a_start_that_was_saved_before_it_judged_anything_is_no_state_to_go_back
             assert isinstance(card, Card) and isinstance(said, Judgement)
             seen += [card.conditions.tolist(), said.feedback.tolist()]
     assert len(set(map(str, seen))) == len(seen)
+
+
+def incomplete(folder: Path, holders: int) -> Path:
+    """Twelve patients of one case each, of whom so many have a second modality."""
+    write_phantoms(folder, size=32, sites=DEFAULT_SITES[:1], patients_scale=0.6)
+    data = folder / DEFAULT_SITES[0].name
+    about = json.loads((data / "dataset.json").read_text()) | {"incomplete": True}
+    (data / "dataset.json").write_text(json.dumps(about))
+    for number, patient in enumerate(patients_in(data)):
+        if number >= holders:
+            for file in data.glob(f"imagesTr/{patient}_*_0001.png"):
+                file.unlink()
+    return data
+
+
+@pytest.mark.parametrize(("holders", "begins"), [(4, False), (6, True)])
+def test_a_modality_of_few_patients_is_not_learned_whatever_a_recipe_holds_out(
+    holders: int, begins: bool, tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    overrides, policy = POLICIES["plain"]
+    setup = setup_of(incomplete(tmp_path / "data", holders), tmp_path, policy)
+    found = {
+        told(setup, tiny(*overrides, f"training.hold_out={part}", f"training.hold_out_seed={seed}"))
+        for part in (0.1, 0.5, 0.9)
+        for seed in range(3)
+    }
+    assert len(found) == 1
+    assert ("modalities=['T1', 'T2', 'FLAIR']" in found.pop()) == begins
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"secret": "zz"}', '{"secret": 5, "least": 1e400}', '{"least": -5}']
+)
+def test_a_damaged_record_of_who_was_held_out_is_an_error_of_ours(
+    text: str, tmp_path: Path
+) -> None:
+    (tmp_path / CHOOSER_FILE).write_text(text)
+    with pytest.raises(RunError, match="not as the site wrote it"):
+        chooser_at(tmp_path)

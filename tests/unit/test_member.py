@@ -86,6 +86,7 @@ Change = Callable[[Member, Member, Member], dict[str, object]]
         (lambda ours, south, east: {"certificate": ours.key}, "not one of its authority"),
         (lambda ours, south, east: {"key": south.key}, "not that of its certificate"),
         (lambda ours, south, east: {"key": ours.key[:-300]}, "cannot be read"),
+        (lambda ours, south, east: {"key": ours.key + "\n" * 4096}, "more than 4096 characters"),
     ],
 )
 def test_a_kit_whose_data_do_not_fit_is_refused_and_no_key_is_shown(

@@ -278,6 +278,14 @@ class Cohort:
         """Number of patients."""
         return len(self._cases_of_patients)
 
+    @property
+    def fewest(self) -> int:
+        """Number of patients of the modality that the fewest have."""
+        if self.present is None:
+            return self.patients
+        own = torch.stack([self.present[cases].any(0) for cases in self._cases_of_patients])
+        return int(own.sum(0).min())
+
     def patients_by_chance(self, rate: float, uniform: Callable[[int], Tensor]) -> Batch:
         """Draws each patient independently with probability `rate`, and one case of each drawn.
 

@@ -5,7 +5,9 @@ import hmac
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import final
+from typing import Annotated, ClassVar, final
+
+from pydantic import ConfigDict, Field
 
 from asyndgan.data.case import Case
 from asyndgan.errors import DataError
@@ -22,11 +24,14 @@ class Chooser:
 
     Attributes:
         secret: hexadecimal key of the choice; empty: everybody can compute it.
-        least: patients that are always kept for training, if the site has so many.
+        least: patients that are always kept for training, if the site has so many; the same for
+            those who have a modality.
     """
 
-    secret: str = ""
-    least: int = 0
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid", strict=True)
+
+    secret: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")] = ""
+    least: Annotated[int, Field(ge=0)] = 0
 
     def draw(self, seed: int, patient: str) -> bytes:
         """32 pseudo-random bytes for a patient: SHA-256, or HMAC-SHA-256 with the secret."""
@@ -137,8 +142,8 @@ def hold_out_of(
 ) -> tuple[list[Case], list[Case]]:
     """Splits one site's cases into remaining and held-out ones, as `hold_out` does.
 
-    A `part` of 0 holds none out. At least `chooser.least` patients remain, so that whether enough
-    do depends on the site alone and not on `part`.
+    A `part` of 0 holds none out. At least `chooser.least` patients remain, also of those who have
+    one of the modalities, so that whether enough do depends on the site alone and not on `part`.
     """
     patients = [case.patient for case in cases]
     if alone:
@@ -149,9 +154,14 @@ def hold_out_of(
         parts = {"training": 1 - part, "validation": part}
         split = split_patients(patients, parts, seed, chooser)
         held = {patients[index] for index in split["validation"]}
-    spared = len(held) - max(0, len(set(patients)) - chooser.least)
-    if spared > 0:
-        held -= set(sorted(held, key=lambda name: chooser.draw(seed, name))[:spared])
+    groups = [set(patients)] + [
+        {case.patient for case in cases if case.present[place]}
+        for place in range(len(cases[0].present) if cases else 0)
+    ]
+    for group in groups:
+        spared = min(chooser.least, len(group)) - len(group - held)
+        in_order = sorted(group & held, key=lambda name: chooser.draw(seed, name))
+        held -= set(in_order[: max(0, spared)])
     return [case for case in cases if case.patient not in held], [
         case for case in cases if case.patient in held
     ]

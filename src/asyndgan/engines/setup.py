@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Self, final
 
+from pydantic import TypeAdapter
+
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
 from asyndgan.data.prepare import (
@@ -20,9 +22,11 @@ from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Openings, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
-from asyndgan.texts import bounded_text, parsed_json, replace_text
+from asyndgan.texts import bounded_text, replace_text
 from asyndgan.training import Site
 from asyndgan.training.site import check_strangers
+
+_CHOOSER: Final = TypeAdapter(Chooser)
 
 CHOOSER_FILE: Final = "hold_out.json"
 """File among a site's states of a run that says how it chose whom it holds out."""
@@ -152,8 +156,8 @@ def chooser_at(state: Path) -> Chooser | None:
     if not path.exists():
         return None
     try:
-        return Chooser(**parsed_json(bounded_text(path)))
-    except (OSError, TypeError, ValueError) as error:
+        return _CHOOSER.validate_json(bounded_text(path))
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path} is not as the site wrote it, so nobody can tell whom it held out. Put it back."
         ) from error

@@ -64,7 +64,7 @@ class AllowsSection(Section):
         5,
         ge=1,
         description="fewest patients, after holding out, of whom a recipe that is not private may "
-        "learn: whoever is alone in a run is all that its generator knows",
+        "learn, also of each modality: whoever is alone in a run is all that its generator knows",
     )
     stand_in_patients: int = Field(
         20,
@@ -101,7 +101,8 @@ class AllowsSection(Section):
         None,
         ge=1,
         description="different recipes with which the site may be opened in all: whether it begins "
-        "and how many cases it has is told before it answers anything; leave out: any number",
+        "and how many cases it has is told before it answers anything, and follows from what the "
+        "recipe says of images; leave out: any number",
     )
     most_answers: int | None = Field(
         None,
@@ -254,7 +255,7 @@ class Policy(Section):
         private = self.covers(recipe)
         if not private and patients is not None and patients < self.allows.fewest_patients:
             found.append(
-                f"it learns of {patients} patients here, after holding out and choosing cases; "
+                f"it learns of {patients} patients here, or has a modality of so few; "
                 f"allows.fewest_patients is {self.allows.fewest_patients}"
             )
         if not private and recipe.image.source == "masks" and self.leaves.masks == "never":

@@ -194,7 +194,7 @@ class Site(Handler):
         device: torch.device = CPU,
     ) -> None:
         check_cohort(name, cohort, recipe)
-        policy.check(recipe, name, patients=cohort.patients)
+        policy.check(recipe, name, patients=cohort.fewest)
         self.given = _checked_masks(name, given, cohort, recipe)
         self.name = name
         records = records or folder
