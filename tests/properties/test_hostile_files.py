@@ -389,3 +389,8 @@ def test_a_picture_of_nothing_but_notes_is_refused_before_they_are_read(tmp_path
     assert read_mask(path).values.shape == (4, 4)
     path.write_bytes(start + note * 400_000 + rest)
     refused_soon(lambda: read_mask(path), "far longer than its pixels take")
+    packed = io.BytesIO()  # a size that would have room for them
+    Image.fromarray(np.zeros((2048, 2048), np.uint8)).save(packed, "PNG")
+    start, rest = packed.getvalue()[:33], packed.getvalue()[33:]
+    path.write_bytes(start + note * 400_000 + rest)
+    refused_soon(lambda: read_mask(path), "65536 chunks or more")

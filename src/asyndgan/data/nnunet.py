@@ -54,6 +54,7 @@ MAX_NIFTI_START = 2**24  # bytes of header and extensions before the voxels
 MAX_NIFTI_EXTENSIONS = 64  # nibabel takes 20 us and an object for each
 MAX_NIFTI_BYTES = MAX_NIFTI_START + 16 * MAX_NIFTI_VOXELS
 MAX_PNG_EXTRA = 2**22  # bytes beyond 8 for each pixel: profiles, notes
+MAX_PNG_CHUNKS = 2**16  # PIL takes 2 us and more for each; of pixels a chunk has 8 kB or more
 MAX_LABEL = 255  # what an 8-bit mask can hold
 AFFINE_TOLERANCE = 1e-3  # for spacings (relative) and directions: tools round header values
 ORIGIN_TOLERANCE = 0.1  # voxels
@@ -590,13 +591,24 @@ def _picture(path: Path) -> Iterator[Picture.Image]:
             raise ValueError("it does not start like one")
         columns, rows = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
         _bounded_png(path, columns, rows)
-        # PIL takes its time for each chunk, and a file may hold nothing but small ones.
         if os.fstat(file.fileno()).st_size > 8 * columns * rows + MAX_PNG_EXTRA:
             raise ValueError("it is far longer than its pixels take")
+        _check_chunks(file)
         file.seek(0)
         with Picture.open(file, formats=["PNG"]) as picture:
             _bounded_png(path, *picture.size)  # a hostile file may hold a second header
             yield picture
+
+
+def _check_chunks(file: BufferedIOBase) -> None:
+    """Counts a PNG's chunks: PIL takes its time for each, and a file may hold nothing but those."""
+    place = 8
+    for _ in range(MAX_PNG_CHUNKS):
+        file.seek(place)
+        if len(head := file.read(8)) < 8:
+            return
+        place += 12 + int.from_bytes(head[:4], "big")
+    raise ValueError(f"it holds {MAX_PNG_CHUNKS} chunks or more")
 
 
 def _bounded_png(path: Path, columns: int, rows: int) -> None:
