@@ -85,9 +85,9 @@ class AllowsSection(Section):
     )
     known_start: bool = Field(
         False,
-        description="initial discriminators, the order of cases and how they are disturbed follow "
-        "from the recipe's seed, so that a run can be repeated to the bit; who knows them can tell "
-        "whose images a first step has seen",
+        description="initial discriminators, the order of cases, how they are disturbed and who is "
+        "held out follow from the recipe's seed, so that a run can be repeated to the bit; who "
+        "knows them can tell whose images a first step has seen, and find patients by their names",
     )
     recipes: tuple[Digest, ...] = Field(
         (), description="digests ('asyndgan recipe show'); empty: any that the rest allows"
