@@ -604,8 +604,8 @@ def test_a_run_whose_coordinator_is_killed_goes_on_by_itself_to_the_same_generat
         ends.callback(serving.join)
         ends.callback(done.set)
         until(lambda: order.waiting() == "north, south")
-        said = asyndgan("federation", "status", federation.path)
-        assert "waiting for north, south" in said and "connected: " in said
+        assert "waiting for north, south" in asyndgan("federation", "status", federation.path)
+        until(lambda: "connected: " in asyndgan("federation", "status", federation.path))
         for steps in (5, 25):  # before the first checkpoint, and after it
             until(lambda steps=steps: len(order.folder.metrics()) > steps)  # type: ignore[misc]
             (coordinator,) = processes("asyndgan.runs.federated", str(federation.path))

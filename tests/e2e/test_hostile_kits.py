@@ -139,7 +139,8 @@ def test_nothing_that_a_kit_or_its_renewal_holds_besides_its_data_runs_at_a_site
         return subprocess.Popen([COMMAND, *map(str, words)], cwd=tmp_path / "elsewhere")
 
     def trained(run: str) -> None:
-        asyndgan("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", run)
+        words = ("federation", "submit", federation.path, tmp_path / "recipe.toml", "--run", run)
+        asyndgan(*words, "--yes")
         order = Order.named(federation, run)
         until(lambda: order.state() in ("finished", "failed"), 180)
         assert order.state() == "finished", order.failure()
