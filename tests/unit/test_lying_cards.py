@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from asyndgan.data import Cohort
-from asyndgan.errors import CohortError, RecipeError
+from asyndgan.errors import CohortError, QuorumError, RecipeError
 from asyndgan.recipe import LARGEST_SHARE, Recipe
 from asyndgan.runs.proposal import proposal
 from asyndgan.training import Coordinator, Scope
@@ -221,12 +221,16 @@ def test_a_name_in_a_card_passes_for_nothing_else(
     tiny: MakeRecipe, three: Callable[[Recipe], Any]
 ) -> None:
     recipe, federation = tiny(), three(tiny())
-    name = "T2', 'T1'\u2028A site counts by\u202e"
+    name = "T2', 'T1'; A site counts by"
     lie(federation, north={"modalities": ["T1", name], "parts": [1.0, 1.0]})
     text, _ = shown(recipe, federation)
-    assert name not in text
     assert all(line.isprintable() for line in text.split("\n"))
     assert repr(name) in text
+    for hostile in ("T2\u2028A site counts by", "T2\u202e", "T2\x1b[2J"):
+        federation = three(recipe)
+        lie(federation, north={"modalities": ["T1", hostile], "parts": [1.0, 1.0]})
+        with pytest.raises(QuorumError, match="fields that its schema does not allow"):
+            shown(recipe, federation)
 
 
 # What a site counts for
