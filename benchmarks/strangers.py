@@ -47,7 +47,8 @@ def until(true: Callable[[], bool], seconds: float = GIVEN_UP_S) -> float:
 
 def begun_after(federation: Federation, name: str) -> tuple[float, float]:
     """Seconds from the order of a run until its sites have their jobs, and until its first step."""
-    order, sites = Order.submit(federation, name, Recipe.from_toml(RECIPE), ()), federation.sites
+    order = Order.submit(federation, name, Recipe.from_toml(RECIPE), (), yes=True)
+    sites = federation.sites
     connected = until(lambda: _text(order.log_file).count("is connected") == len(sites))
     return connected, connected + until(lambda: bool(order.folder.metrics()))
 
