@@ -47,11 +47,6 @@ class Outside:
     value: str
     row: Row
 
-    @property
-    def told(self) -> str:
-        """A sentence: the key, its value, what was measured, and what could be learned."""
-        return f"{self.key} is {self.value}; measured: {self.row.within}. {self.row.otherwise}"
-
 
 def _shown(value: Value) -> str:
     if isinstance(value, bool):

@@ -55,12 +55,11 @@ class Administrator:
 
     Args:
         kit: startup kit of the administrator.
-        answer_s: longest time in seconds that an answer is waited for.
     """
 
-    def __init__(self, kit: Path, *, answer_s: float = ANSWER_S) -> None:
+    def __init__(self, kit: Path) -> None:
         self.kit = kit
-        self.answer_s = answer_s
+        self.answer_s = ANSWER_S
         self._asker: tuple[subprocess.Popen[bytes], Requests] | None = None
         self._closed = False
         self._lock = threading.RLock()
