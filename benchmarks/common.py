@@ -10,14 +10,14 @@ from functools import cache
 from pathlib import Path
 
 from asyndgan.data.writing import digest_of_folder
-from asyndgan.evaluation.bench import write_whole
-from asyndgan.evaluation.segmentation import TRAINING_VERSION
-from asyndgan.evaluation.synthesise import PAINTING_VERSION
-from asyndgan.evaluation.trainings import Training
+from asyndgan.judging.bench import write_whole
+from asyndgan.judging.segmentation import TRAINING_VERSION
+from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import markdown_table, replace_block
 from asyndgan.runs import RunFolder
+from asyndgan.suites.trainings import Training
 from asyndgan.training import GENERATOR_VERSION
 
 DELTA = 1e-5

@@ -33,13 +33,13 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu, rankdata, wilcoxon
 
+from asyndgan.auditing.membership import area_under_curve, patient_scores
+from asyndgan.auditing.reconstruction import asked_again
 from asyndgan.data import Batch, Case
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup
-from asyndgan.evaluation.audit import area_under_curve, patient_scores
-from asyndgan.evaluation.of_run import load_real, masks_of, painting_of
-from asyndgan.evaluation.reconstruction import asked_again
+from asyndgan.judging.of_run import load_real, masks_of, painting_of
 from asyndgan.models.augment import disturbed
 from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe

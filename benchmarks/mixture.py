@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyndgan.evaluation.figures import plot_centroids, plot_ratios
-from asyndgan.evaluation.metrics import paired_ratio_interval
+from asyndgan.judging.figures import plot_centroids, plot_ratios
+from asyndgan.judging.metrics import paired_ratio_interval
 from common import arguments, markdown, publish, remembered
 
 PLACES = 64

@@ -23,17 +23,17 @@ from unittest.mock import patch
 import torch
 
 from asyndgan.engines import build_engine
-from asyndgan.evaluation.bench import Bench
-from asyndgan.evaluation.distance import distances
-from asyndgan.evaluation.metrics import bootstrap_interval
-from asyndgan.evaluation.of_run import (
+from asyndgan.judging.bench import Bench
+from asyndgan.judging.distance import distances
+from asyndgan.judging.metrics import bootstrap_interval
+from asyndgan.judging.of_run import (
     counterparts,
     load_real,
     masks_of,
     painting_of,
     patients_of_masks,
 )
-from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe

@@ -23,9 +23,9 @@ from statistics import fmean
 
 import torch
 
+from asyndgan.auditing.attacks import Rehearsal, inverted, psnr
+from asyndgan.auditing.reconstruction import asked_again, painted_for, read_pixels
 from asyndgan.engines import SiteSetup
-from asyndgan.evaluation.attacks import Rehearsal, inverted, psnr
-from asyndgan.evaluation.reconstruction import asked_again, painted_for, read_pixels
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.runs import RunFolder, load_recipe

@@ -20,8 +20,10 @@ import torch
 from asyndgan.arrays import Image
 from asyndgan.data.prepare import blanked, widened
 from asyndgan.data.splits import hold_out
-from asyndgan.evaluation.benchmark import Real
-from asyndgan.evaluation.completion import (
+from asyndgan.judging.completion_scores import HIDDEN, nearness
+from asyndgan.judging.of_run import masks_of
+from asyndgan.judging.segmentation import budget_for
+from asyndgan.painting.completion import (
     GEOMETRY,
     REGRESSED,
     TRANSLATION_VERSION,
@@ -32,13 +34,11 @@ from asyndgan.evaluation.completion import (
     translator_of,
     without_mask,
 )
-from asyndgan.evaluation.completion_scores import HIDDEN, nearness
-from asyndgan.evaluation.of_run import masks_of
-from asyndgan.evaluation.segmentation import budget_for
-from asyndgan.evaluation.suite import Suite
-from asyndgan.evaluation.trainings import run_folder
 from asyndgan.reports.words import decimal
 from asyndgan.runs import RunFolder
+from asyndgan.suites.benchmark import Real
+from asyndgan.suites.suite import Suite
+from asyndgan.suites.trainings import run_folder
 from common import arguments, digest_of, markdown, publish, remembered
 
 SUITE = Path(__file__).parent / "suites" / "misaligned.toml"

@@ -14,15 +14,7 @@ from click.testing import Result
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
-from asyndgan.cli import app
-from asyndgan.data import Case, Cohort, Preparation
-from asyndgan.data.nnunet import describe
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.engines.setup import CHOOSER_FILE
-from asyndgan.errors import DataError, RunError
-from asyndgan.evaluation import masks_digest, masks_in
-from asyndgan.evaluation.audit import (
+from asyndgan.auditing.membership import (
     NearCopies,
     _least,
     area_under_curve,
@@ -31,11 +23,19 @@ from asyndgan.evaluation.audit import (
     near_copies,
     relative_distances,
 )
-from asyndgan.evaluation.audit_record import read_audit
-from asyndgan.evaluation.audit_run import load_for_audit
-from asyndgan.evaluation.of_run import load_real, painted_once, synthetic_of_run
-from asyndgan.evaluation.reconstruction import PixelsRead
+from asyndgan.auditing.reconstruction import PixelsRead
+from asyndgan.auditing.record import read_audit
+from asyndgan.auditing.run import load_for_audit
+from asyndgan.cli import app
+from asyndgan.data import Case, Cohort, Preparation
+from asyndgan.data.nnunet import describe
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+from asyndgan.engines import SiteSetup, load_cohort
+from asyndgan.engines.setup import CHOOSER_FILE
+from asyndgan.errors import DataError, RunError
+from asyndgan.judging.of_run import load_real, painted_once, synthetic_of_run
 from asyndgan.models import site_noise
+from asyndgan.painting.synthesise import masks_digest, masks_in
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe, train
 from asyndgan.training import scope_maps

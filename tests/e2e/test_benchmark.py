@@ -28,14 +28,14 @@ from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import digest_of_folder, write_dataset
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
-from asyndgan.evaluation import completion_scores
-from asyndgan.evaluation.benchmark import Real, run_suite
-from asyndgan.evaluation.of_run import load_real, masks_of, painted_once
-from asyndgan.evaluation.suite import PaintingSection, Suite
-from asyndgan.evaluation.trainings import train_all, trainings_of
+from asyndgan.judging import completion_scores
+from asyndgan.judging.of_run import load_real, masks_of, painted_once
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import find_block, replace_block, write_evidence
 from asyndgan.runs import RunFolder
+from asyndgan.suites.benchmark import Real, run_suite
+from asyndgan.suites.suite import PaintingSection, Suite
+from asyndgan.suites.trainings import train_all, trainings_of
 
 ROOT = Path(__file__).parents[2]
 

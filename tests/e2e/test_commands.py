@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from asyndgan.auditing.record import read_audit
 from asyndgan.cli import COMMANDS, app
 from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import write_phantoms
-from asyndgan.evaluation.audit_record import read_audit
 from asyndgan.reports.words import counted
 
 TINY = [

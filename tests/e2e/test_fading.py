@@ -9,15 +9,14 @@ import torch
 from typer.testing import CliRunner
 
 from asyndgan.arrays import Mask
+from asyndgan.auditing.record import check_released
 from asyndgan.cli import app
 from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
-from asyndgan.evaluation import masks_in, synthesise
-from asyndgan.evaluation.audit_record import check_released
-from asyndgan.evaluation.of_run import painted_once
-from asyndgan.evaluation.recombine import without_labels
-from asyndgan.evaluation.synthesise import AS_PAINTED, Fading, fading_of
+from asyndgan.judging.of_run import painted_once
+from asyndgan.painting.recombine import without_labels
+from asyndgan.painting.synthesise import AS_PAINTED, Fading, fading_of, masks_in, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 

@@ -25,11 +25,11 @@ from asyndgan.data.prepare import blanked, invert, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError
-from asyndgan.evaluation import augmenting, completion
-from asyndgan.evaluation.completion import TranslationBudget
-from asyndgan.evaluation.completion_scores import completions
-from asyndgan.evaluation.of_run import load_real, masks_of
-from asyndgan.evaluation.synthesise import digests_of, masks_in, released_masks, synthesise
+from asyndgan.judging.completion_scores import completions
+from asyndgan.judging.of_run import load_real, masks_of
+from asyndgan.painting import augmenting, completion
+from asyndgan.painting.completion import TranslationBudget
+from asyndgan.painting.synthesise import digests_of, masks_in, released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
 from asyndgan.training import SHARED_LOOK, generator_inputs

@@ -29,7 +29,7 @@ from asyndgan.errors import (
     RunError,
     StorageError,
 )
-from asyndgan.evaluation.synthesise import looks_of, released_masks, synthesise
+from asyndgan.painting.synthesise import looks_of, released_masks, synthesise
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train

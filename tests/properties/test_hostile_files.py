@@ -19,18 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from asyndgan.auditing.membership import AUDIT_FILE
+from asyndgan.auditing.record import read_audit
 from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import DatasetInfo, describe, read_image, read_mask
 from asyndgan.errors import AsyndganError, DataError, RunError
-from asyndgan.evaluation.audit import AUDIT_FILE
-from asyndgan.evaluation.audit_record import read_audit
-from asyndgan.evaluation.suite import Suite
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account
 from asyndgan.recipe import Recipe, known_keys
 from asyndgan.reports.usefulness import read_usefulness
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.bank import MaskBank
+from asyndgan.suites.suite import Suite
 from asyndgan.training import checkpoint
 
 Read = Callable[[str], object]

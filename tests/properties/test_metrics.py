@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from asyndgan.evaluation.metrics import (
+from asyndgan.judging.metrics import (
     bootstrap_interval,
     dice,
     paired_ratio_interval,

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from asyndgan.auditing.attacks import Rehearsal, RolledBack, bisected, followed, inverted, psnr
 from asyndgan.data import Cohort
-from asyndgan.evaluation.attacks import Rehearsal, RolledBack, bisected, followed, inverted, psnr
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.protocol import Endpoint, message_limit

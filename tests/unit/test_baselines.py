@@ -11,13 +11,14 @@ from asyndgan.arrays import CPU
 from asyndgan.data import Cohort
 from asyndgan.data.case import Case, Preparation
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
-from asyndgan.evaluation import fedavg, synthesise
-from asyndgan.evaluation.fedavg import average_weights, train_fedavg
-from asyndgan.evaluation.fedgan import _common_scope, _FedGan, _Party, train_fedgan
-from asyndgan.evaluation.metrics import dice
-from asyndgan.evaluation.segmentation import SegmentationBudget, predict
+from asyndgan.judging import fedavg
+from asyndgan.judging.fedavg import average_weights, train_fedavg
+from asyndgan.judging.metrics import dice
+from asyndgan.judging.segmentation import SegmentationBudget, predict
+from asyndgan.painting import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.suites.fedgan import _common_scope, _FedGan, _Party, train_fedgan
 from asyndgan.training import Scope
 from asyndgan.training.checkpoint import read
 from asyndgan.training.objective import average_decay

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from asyndgan.auditing.lower_bounds import epsilon_of_guesses, epsilon_of_rates
 from asyndgan.data import Batch
-from asyndgan.evaluation.lower_bounds import epsilon_of_guesses, epsilon_of_rates
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe

@@ -21,7 +21,8 @@ from asyndgan.data.nnunet import (
 from asyndgan.data.prepare import blanked, load_cases, shared_modalities
 from asyndgan.data.writing import write_completed, write_extended, written_whole
 from asyndgan.errors import DataError
-from asyndgan.evaluation.completion import (
+from asyndgan.judging.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
+from asyndgan.painting.completion import (
     MOST_MASKS,
     Incomplete,
     TranslationBudget,
@@ -32,8 +33,7 @@ from asyndgan.evaluation.completion import (
     train_translator,
     translated,
 )
-from asyndgan.evaluation.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
-from asyndgan.evaluation.regression import Regression
+from asyndgan.painting.regression import Regression
 from asyndgan.recipe import ImageSection
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from asyndgan.data import Case
 from asyndgan.data.case import Preparation
-from asyndgan.evaluation.distance import Distances, distances
+from asyndgan.judging.distance import Distances, distances
 from asyndgan.models.features import Features, Moments, distance
 
 STORED = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))

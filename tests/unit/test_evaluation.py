@@ -11,9 +11,9 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.data.case import Case, Preparation
 from asyndgan.data.prepare import blanked
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.evaluation import bench, compare
-from asyndgan.evaluation.compare import evaluate, levelled_off
-from asyndgan.evaluation.segmentation import (
+from asyndgan.judging import bench, compare
+from asyndgan.judging.compare import evaluate, levelled_off
+from asyndgan.judging.segmentation import (
     SegmentationBudget,
     augment,
     predict,

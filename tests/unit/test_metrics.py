@@ -6,7 +6,7 @@ import torch
 
 from asyndgan.data.case import Case, Preparation
 from asyndgan.errors import DataError
-from asyndgan.evaluation.metrics import (
+from asyndgan.judging.metrics import (
     bootstrap_interval,
     dice,
     paired_ratio_interval,

@@ -9,9 +9,9 @@ import torch
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, Preparation
 from asyndgan.errors import DataError
-from asyndgan.evaluation.agreement import agreeing
-from asyndgan.evaluation.recombine import recombined
-from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.judging.agreement import agreeing
+from asyndgan.judging.segmentation import SegmentationBudget
+from asyndgan.painting.recombine import recombined
 
 LABELS = {"background": 0, "head": 1, "lesion": 2}
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from asyndgan.cli.report import report as report_command
 from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
-from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
+from asyndgan.painting.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.recipe import Recipe
 from asyndgan.reports.curves import loss_charts, presence, run_charts
 from asyndgan.reports.gallery import BUDGET, build_gallery

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from asyndgan.data import Case, Preparation
-from asyndgan.evaluation.benchmark import _a_step, _apart, _between_recipes, _differences
-from asyndgan.evaluation.metrics import PatientScore
-from asyndgan.evaluation.segmentation import SegmentationBudget
-from asyndgan.evaluation.suite import ModelSection, SetSection
-from asyndgan.evaluation.table import Evaluation
+from asyndgan.judging.metrics import PatientScore
+from asyndgan.judging.segmentation import SegmentationBudget
+from asyndgan.judging.table import Evaluation
+from asyndgan.suites.benchmark import _a_step, _apart, _between_recipes, _differences
+from asyndgan.suites.suite import ModelSection, SetSection
 
 PART = SetSection(
     name="heads", folder="heads", sites=("north",), label="lesion", apart={"strangers": "far.*"}

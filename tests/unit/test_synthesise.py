@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from asyndgan.errors import RunError
-from asyndgan.evaluation.synthesise import check_labels_of
+from asyndgan.painting.synthesise import check_labels_of
 
 
 @pytest.mark.parametrize("unknown", [2, 4])

@@ -7,14 +7,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from asyndgan.auditing.membership import AUDIT_FILE, NEAREST_FILE
+from asyndgan.auditing.reconstruction import not_asked
+from asyndgan.auditing.run import audit_run
 from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
 from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.evaluation.audit import AUDIT_FILE, NEAREST_FILE
-from asyndgan.evaluation.audit_run import audit_run
-from asyndgan.evaluation.reconstruction import not_asked
 from asyndgan.runs import RunFolder
 
 

@@ -10,8 +10,8 @@ from asyndgan.cli.generate import Fade
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
-from asyndgan.evaluation.augmenting import augment_folder, words_of
-from asyndgan.evaluation.synthesise import masks_in, released_masks, source_of_masks
+from asyndgan.painting.augmenting import augment_folder, words_of
+from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
 from asyndgan.runs import RunFolder
 
 

@@ -9,10 +9,10 @@ from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device
 from asyndgan.errors import RecipeError
-from asyndgan.evaluation.benchmark import run_suite
-from asyndgan.evaluation.suite import Suite
 from asyndgan.models import usable_device
 from asyndgan.reports.evidence import find_block, replace_block, to_markdown, write_evidence
+from asyndgan.suites.benchmark import run_suite
+from asyndgan.suites.suite import Suite
 from asyndgan.texts import bounded_text
 
 

@@ -12,9 +12,9 @@ from asyndgan.cli.train import Device
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.evaluation.completion import GALLERY, TranslationBudget, complete_folder
-from asyndgan.evaluation.synthesise import masks_in, released_masks, source_of_masks
 from asyndgan.models import usable_device
+from asyndgan.painting.completion import GALLERY, TranslationBudget, complete_folder
+from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
 from asyndgan.runs import RunFolder
 
 

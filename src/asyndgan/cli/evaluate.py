@@ -13,13 +13,9 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device, Sites, States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.errors import RunError
-from asyndgan.evaluation import (
-    Evaluation,
-    SegmentationBudget,
-    evaluate_run,
-    synthetic_of_run,
-)
-from asyndgan.evaluation.segmentation import NETWORKS
+from asyndgan.judging.of_run import evaluate_run, synthetic_of_run
+from asyndgan.judging.segmentation import NETWORKS, SegmentationBudget
+from asyndgan.judging.table import Evaluation
 from asyndgan.models import usable_device
 from asyndgan.reports.words import counted
 from asyndgan.runs import RunFolder

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from asyndgan.auditing.record import check_released
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.evaluation import (
+from asyndgan.judging.of_run import MOVED, painting_of
+from asyndgan.painting.synthesise import (
+    fading_of,
     masks_digest,
     masks_in,
     released_masks,
@@ -16,9 +19,6 @@ from asyndgan.evaluation import (
     synthesise,
     write_synthetic,
 )
-from asyndgan.evaluation.audit_record import check_released
-from asyndgan.evaluation.of_run import MOVED, painting_of
-from asyndgan.evaluation.synthesise import fading_of
 from asyndgan.runs import RunFolder
 
 Fade = Annotated[

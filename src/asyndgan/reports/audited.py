@@ -7,11 +7,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final, final
 
+from asyndgan.auditing.membership import NEAREST_FILE
+from asyndgan.auditing.reconstruction import not_asked
+from asyndgan.auditing.record import AuditRecord, read_audit
 from asyndgan.errors import RunError
-from asyndgan.evaluation.audit import NEAREST_FILE
-from asyndgan.evaluation.audit_record import AuditRecord, read_audit
-from asyndgan.evaluation.reconstruction import not_asked
-from asyndgan.evaluation.synthesise import PAINTING_VERSION
+from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.reports.usefulness import figure
 from asyndgan.reports.words import counted, decimal, sentence, together
 from asyndgan.runs import RunFolder

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from asyndgan.errors import RunError
-from asyndgan.evaluation.figures import plot_amounts, plot_differences
-from asyndgan.evaluation.table import site_of
+from asyndgan.judging.figures import plot_amounts, plot_differences
+from asyndgan.judging.table import site_of
 from asyndgan.reports.evidence_tables import Row, by_label, by_set, tables_of
 from asyndgan.reports.found import MOST_RESULTS
 from asyndgan.reports.gallery import data_uri

@@ -11,7 +11,7 @@ from typing import Any, Final, final
 from PIL import Image as Pillow
 
 from asyndgan.errors import RunError
-from asyndgan.evaluation.table import (
+from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
     FEDAVG,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from asyndgan.data import Case, derived_seed
-from asyndgan.evaluation.segmentation import SegmentationBudget, SegmentationTraining
+from asyndgan.judging.segmentation import SegmentationBudget, SegmentationTraining
 from asyndgan.training.quorum import normalised
 
 LOCAL_STEPS: Final = 20

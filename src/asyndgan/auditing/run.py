@@ -4,22 +4,22 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from asyndgan.auditing.membership import audit, of_canaries
+from asyndgan.auditing.reconstruction import not_asked, read_pixels
+from asyndgan.auditing.record import AuditRecord, read_audit
 from asyndgan.data import Case
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
-from asyndgan.evaluation.audit import audit, of_canaries
-from asyndgan.evaluation.audit_record import AuditRecord, read_audit
-from asyndgan.evaluation.of_run import (
+from asyndgan.judging.of_run import (
     choosers_of,
     had_in,
     load_real,
     shared_by_all,
     synthetic_of_run,
 )
-from asyndgan.evaluation.reconstruction import not_asked, read_pixels
-from asyndgan.evaluation.synthesise import fading_of
+from asyndgan.painting.synthesise import fading_of
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import place_holding
 

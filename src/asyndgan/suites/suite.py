@@ -8,13 +8,13 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
-from asyndgan.evaluation.completion import TranslationBudget
-from asyndgan.evaluation.fedgan import check_fedgan
-from asyndgan.evaluation.of_run import MOVED
-from asyndgan.evaluation.segmentation import SegmentationBudget
-from asyndgan.evaluation.synthesise import CONTRASTS, PAINTING_VERSION
+from asyndgan.judging.of_run import MOVED
+from asyndgan.judging.segmentation import SegmentationBudget
+from asyndgan.painting.completion import TranslationBudget
+from asyndgan.painting.synthesise import CONTRASTS, PAINTING_VERSION
 from asyndgan.recipe import Recipe, Section, explained, shown
 from asyndgan.runs import load_recipe
+from asyndgan.suites.fedgan import check_fedgan
 from asyndgan.texts import parsed_toml
 
 VALIDATION_PART = 0.2

@@ -23,7 +23,7 @@ from asyndgan.data import Batch, Cohort, derived_seed
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
-from asyndgan.evaluation.fedavg import LOCAL_STEPS, average_weights, weight
+from asyndgan.judging.fedavg import LOCAL_STEPS, average_weights, weight
 from asyndgan.models import build_discriminator, condition_channels, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder

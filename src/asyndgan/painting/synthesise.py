@@ -20,8 +20,8 @@ from asyndgan.data.nnunet import check_labels
 from asyndgan.data.prepare import load_masks
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
-from asyndgan.evaluation.recombine import without_labels
-from asyndgan.evaluation.segmentation import SegmentationBudget, augment, budget_for
+from asyndgan.judging.segmentation import SegmentationBudget, augment, budget_for
+from asyndgan.painting.recombine import without_labels
 from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import SHARED_LOOK, Scope, generator_inputs

@@ -23,12 +23,12 @@ import torch
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import digest_of_folder
 from asyndgan.errors import AsyndganError, RunError
-from asyndgan.evaluation.bench import OnProgress, write_whole
-from asyndgan.evaluation.fedavg import LOCAL_STEPS
-from asyndgan.evaluation.fedgan import train_fedgan
-from asyndgan.evaluation.suite import ModelSection, SetSection, Suite
+from asyndgan.judging.bench import OnProgress, write_whole
+from asyndgan.judging.fedavg import LOCAL_STEPS
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train
+from asyndgan.suites.fedgan import train_fedgan
+from asyndgan.suites.suite import ModelSection, SetSection, Suite
 from asyndgan.texts import bounded_text, parsed_json
 from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.checkpoint import stored_steps

@@ -25,21 +25,21 @@ from asyndgan.data.case import Case
 from asyndgan.data.cohort import digest_of
 from asyndgan.data.prepare import blanked, lacked_by_all
 from asyndgan.errors import DataError
-from asyndgan.evaluation.fedavg import LOCAL_STEPS, train_fedavg
-from asyndgan.evaluation.metrics import (
+from asyndgan.judging.fedavg import LOCAL_STEPS, train_fedavg
+from asyndgan.judging.metrics import (
     SCORES,
     PatientScore,
     bootstrap_interval,
     paired_ratio_interval,
     score_patients,
 )
-from asyndgan.evaluation.segmentation import (
+from asyndgan.judging.segmentation import (
     TRAINING_VERSION,
     SegmentationBudget,
     predict,
     train_segmenter,
 )
-from asyndgan.evaluation.table import Scores
+from asyndgan.judging.table import Scores
 from asyndgan.received import contents
 
 OnProgress = Callable[[str, int, int], None]

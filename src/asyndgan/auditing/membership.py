@@ -27,14 +27,14 @@ from scipy.stats import binomtest, mannwhitneyu
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images
+from asyndgan.auditing.lower_bounds import epsilon_of_guesses
+from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.data import Case, derived_seed
 from asyndgan.errors import DataError
-from asyndgan.evaluation.bench import write_whole
-from asyndgan.evaluation.lower_bounds import epsilon_of_guesses
-from asyndgan.evaluation.metrics import fraction_interval
-from asyndgan.evaluation.reconstruction import PixelsRead
-from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
-from asyndgan.evaluation.table import without_nan
+from asyndgan.judging.bench import write_whole
+from asyndgan.judging.metrics import fraction_interval
+from asyndgan.judging.table import without_nan
+from asyndgan.painting.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.runs import RunFolder
 from asyndgan.training import generator_inputs
 

@@ -32,16 +32,16 @@ from asyndgan.data.nnunet import (
 from asyndgan.data.prepare import check_contrast, check_uncut, invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.evaluation.figures import plot_paintings
-from asyndgan.evaluation.regression import Regression
-from asyndgan.evaluation.segmentation import (
+from asyndgan.judging.figures import plot_paintings
+from asyndgan.judging.segmentation import (
     SegmentationBudget,
     augment,
     budget_for,
     build_segmenter,
     check_size,
 )
-from asyndgan.evaluation.synthesise import check_labels_of, digests_of, looks_of, synthesise
+from asyndgan.painting.regression import Regression
+from asyndgan.painting.synthesise import check_labels_of, digests_of, looks_of, synthesise
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import seeded

@@ -18,10 +18,10 @@ from asyndgan.data.prepare import check_contrast, check_uncut, invert, invert_ma
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError, RunError
-from asyndgan.evaluation.completion import check_own_set
-from asyndgan.evaluation.of_run import choosers_of
-from asyndgan.evaluation.synthesise import digests_of, fading_of, mask_digest, synthesise
-from asyndgan.evaluation.table import counted
+from asyndgan.judging.of_run import choosers_of
+from asyndgan.judging.table import counted
+from asyndgan.painting.completion import check_own_set
+from asyndgan.painting.synthesise import digests_of, fading_of, mask_digest, synthesise
 from asyndgan.runs import RunFolder
 
 NAME = "synthetic-{:05d}"

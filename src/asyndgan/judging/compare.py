@@ -14,7 +14,7 @@ from pathlib import Path
 from asyndgan.data.case import Case
 from asyndgan.data.splits import hold_out
 from asyndgan.errors import DataError
-from asyndgan.evaluation.bench import (
+from asyndgan.judging.bench import (
     Bench,
     Contenders,
     Found,
@@ -24,10 +24,10 @@ from asyndgan.evaluation.bench import (
     pooled,
     write_whole,
 )
-from asyndgan.evaluation.figures import plot_dice, plot_examples
-from asyndgan.evaluation.metrics import bootstrap_interval, paired_ratio_interval
-from asyndgan.evaluation.segmentation import SegmentationBudget
-from asyndgan.evaluation.table import (
+from asyndgan.judging.figures import plot_dice, plot_examples
+from asyndgan.judging.metrics import bootstrap_interval, paired_ratio_interval
+from asyndgan.judging.segmentation import SegmentationBudget
+from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
     FEDAVG,

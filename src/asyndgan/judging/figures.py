@@ -18,8 +18,8 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask, Masks
 from asyndgan.data.case import Case
-from asyndgan.evaluation.metrics import PatientScore, prepared_spacing
-from asyndgan.evaluation.table import (
+from asyndgan.judging.metrics import PatientScore, prepared_spacing
+from asyndgan.judging.table import (
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,

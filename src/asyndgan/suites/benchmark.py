@@ -26,8 +26,8 @@ from asyndgan.data.prepare import blanked, load_cases, prepare, widened
 from asyndgan.data.splits import hold_out
 from asyndgan.data.writing import digest_of_folder
 from asyndgan.errors import RecipeError
-from asyndgan.evaluation.agreement import agreeing
-from asyndgan.evaluation.bench import (
+from asyndgan.judging.agreement import agreeing
+from asyndgan.judging.bench import (
     Bench,
     Contenders,
     OnProgress,
@@ -39,9 +39,8 @@ from asyndgan.evaluation.bench import (
     pooled,
     write_whole,
 )
-from asyndgan.evaluation.compare import HELD_OUT, compare, contenders, levelled_off
-from asyndgan.evaluation.completion import TRANSLATION_VERSION, TranslationBudget
-from asyndgan.evaluation.completion_scores import (
+from asyndgan.judging.compare import HELD_OUT, compare, contenders, levelled_off
+from asyndgan.judging.completion_scores import (
     ACQUIRED,
     HIDDEN,
     NOTHING,
@@ -51,13 +50,12 @@ from asyndgan.evaluation.completion_scores import (
     nearness,
     with_images,
 )
-from asyndgan.evaluation.consistency import consistency
-from asyndgan.evaluation.distance import distances, features_of
-from asyndgan.evaluation.fedavg import LOCAL_STEPS, weight
-from asyndgan.evaluation.fedgan import networks_weight
-from asyndgan.evaluation.figures import plot_completions, plot_paintings
-from asyndgan.evaluation.metrics import PatientScore, bootstrap_interval
-from asyndgan.evaluation.of_run import (
+from asyndgan.judging.consistency import consistency
+from asyndgan.judging.distance import distances, features_of
+from asyndgan.judging.fedavg import LOCAL_STEPS, weight
+from asyndgan.judging.figures import plot_completions, plot_paintings
+from asyndgan.judging.metrics import PatientScore, bootstrap_interval
+from asyndgan.judging.of_run import (
     OF_SITES,
     counterparts,
     load_real,
@@ -67,22 +65,13 @@ from asyndgan.evaluation.of_run import (
     patients_of_masks,
     shared_by_all,
 )
-from asyndgan.evaluation.result import Checkpoints, Difference, SuiteResult, Traffic
-from asyndgan.evaluation.segmentation import (
+from asyndgan.judging.segmentation import (
     TRAINING_VERSION,
     SegmentationBudget,
     budget_for,
     build_segmenter,
 )
-from asyndgan.evaluation.suite import (
-    CompletionSection,
-    ModelSection,
-    PaintingSection,
-    SetSection,
-    Suite,
-)
-from asyndgan.evaluation.synthesise import PAINTING_VERSION, Fading
-from asyndgan.evaluation.table import (
+from asyndgan.judging.table import (
     ADDED,
     FEDAVG,
     FEDAVG_WITHOUT,
@@ -93,10 +82,21 @@ from asyndgan.evaluation.table import (
     Evaluation,
     of_single_sites,
 )
-from asyndgan.evaluation.trainings import run_folder, train_all, trainings_of
 from asyndgan.models.features import Moments, distance
+from asyndgan.painting.completion import TRANSLATION_VERSION, TranslationBudget
+from asyndgan.painting.synthesise import PAINTING_VERSION, Fading
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
+from asyndgan.suites.fedgan import networks_weight
+from asyndgan.suites.result import Checkpoints, Difference, SuiteResult, Traffic
+from asyndgan.suites.suite import (
+    CompletionSection,
+    ModelSection,
+    PaintingSection,
+    SetSection,
+    Suite,
+)
+from asyndgan.suites.trainings import run_folder, train_all, trainings_of
 from asyndgan.training import checkpoint
 
 _SCORES = ("dice", "hd95", "assd")

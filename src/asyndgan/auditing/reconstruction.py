@@ -13,11 +13,11 @@ from typing import Final, final
 import torch
 
 from asyndgan.arrays import Images
+from asyndgan.auditing.attacks import RolledBack, bisected, followed, psnr
 from asyndgan.data import Batch
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
-from asyndgan.evaluation.attacks import RolledBack, bisected, followed, psnr
-from asyndgan.evaluation.metrics import bootstrap_interval
+from asyndgan.judging.metrics import bootstrap_interval
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe

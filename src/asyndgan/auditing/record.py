@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+from asyndgan.auditing.membership import AUDIT_FILE, Attack, Audit, NearCopies, SitesGuessed
+from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.errors import RunError
-from asyndgan.evaluation.audit import AUDIT_FILE, Attack, Audit, NearCopies, SitesGuessed
-from asyndgan.evaluation.reconstruction import PixelsRead
-from asyndgan.evaluation.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
+from asyndgan.painting.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
 

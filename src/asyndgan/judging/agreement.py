@@ -7,9 +7,9 @@ from pathlib import Path
 
 from asyndgan.data import Case, derived_seed
 from asyndgan.errors import DataError
-from asyndgan.evaluation.bench import Bench, OnProgress
-from asyndgan.evaluation.segmentation import SegmentationBudget
-from asyndgan.evaluation.synthesise import mask_of
+from asyndgan.judging.bench import Bench, OnProgress
+from asyndgan.judging.segmentation import SegmentationBudget
+from asyndgan.painting.synthesise import mask_of
 
 
 def agreeing(

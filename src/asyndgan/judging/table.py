@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
-from asyndgan.evaluation.metrics import SCORES, PatientScore
-from asyndgan.evaluation.segmentation import SegmentationBudget
+from asyndgan.judging.metrics import SCORES, PatientScore
+from asyndgan.judging.segmentation import SegmentationBudget
 
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"

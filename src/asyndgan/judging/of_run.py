@@ -17,10 +17,11 @@ from asyndgan.data.splits import OPEN, Chooser, held_out_by, hold_out
 from asyndgan.data.writing import written_whole
 from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
-from asyndgan.evaluation.compare import OnProgress, evaluate
-from asyndgan.evaluation.recombine import recombined
-from asyndgan.evaluation.segmentation import SegmentationBudget, budget_for
-from asyndgan.evaluation.synthesise import (
+from asyndgan.judging.compare import OnProgress, evaluate
+from asyndgan.judging.segmentation import SegmentationBudget, budget_for
+from asyndgan.judging.table import Evaluation, counted
+from asyndgan.painting.recombine import recombined
+from asyndgan.painting.synthesise import (
     AS_PAINTED,
     PAINTING_VERSION,
     Fading,
@@ -33,7 +34,6 @@ from asyndgan.evaluation.synthesise import (
     synthesise,
     write_synthetic,
 )
-from asyndgan.evaluation.table import Evaluation, counted
 from asyndgan.received import contents
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
@@ -204,7 +204,7 @@ def painted_once(
         out: folder of the set.
         moved: images per mask from the moved mask, in addition to the one from the mask itself.
         mixed: further images per mask, from the mask moved after its regions of `label` were
-            exchanged for another's; see `asyndgan.evaluation.recombine`.
+            exchanged for another's; see `asyndgan.painting.recombine`.
         label: value of the label whose regions are exchanged.
         fading: labels to paint more or less clearly.
         compared: whether a set that was painted before is compared with what the generator paints.

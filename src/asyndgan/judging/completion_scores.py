@@ -14,8 +14,9 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked, widened
 from asyndgan.errors import DataError
-from asyndgan.evaluation.bench import mean, paired
-from asyndgan.evaluation.completion import (
+from asyndgan.judging.bench import mean, paired
+from asyndgan.judging.metrics import bootstrap_interval
+from asyndgan.painting.completion import (
     Incomplete,
     TranslationBudget,
     filled,
@@ -24,8 +25,7 @@ from asyndgan.evaluation.completion import (
     translator_of,
     without_mask,
 )
-from asyndgan.evaluation.metrics import bootstrap_interval
-from asyndgan.evaluation.regression import Regression
+from asyndgan.painting.regression import Regression
 from asyndgan.runs import RunFolder
 
 RANGE: Final = IMAGE_HIGH - IMAGE_LOW

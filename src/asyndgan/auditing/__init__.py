@@ -1,0 +1,1 @@
+"""Auditing: what an attacker learns from a run, its images and its answers."""

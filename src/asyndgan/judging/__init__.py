@@ -1,0 +1,1 @@
+"""Judging: how useful a data set is (segmentation networks, scores, intervals, baselines)."""

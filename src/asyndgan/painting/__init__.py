@@ -1,0 +1,1 @@
+"""Painting: what comes out of a finished run's generator (sets, augmented and completed sites)."""

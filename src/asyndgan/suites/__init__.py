@@ -1,0 +1,1 @@
+"""Suites: many runs and their comparison, as one table."""
