@@ -39,8 +39,9 @@ from asyndgan.data import Batch, Case
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup
-from asyndgan.judging.of_run import load_real, masks_of, painting_of
+from asyndgan.judging.real import load_real
 from asyndgan.models.augment import disturbed
+from asyndgan.painting.sets import masks_of, painting_of
 from asyndgan.privacy.accounting import Account, epsilon_of
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe

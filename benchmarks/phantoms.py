@@ -26,14 +26,9 @@ from asyndgan.engines import build_engine
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.distance import distances
 from asyndgan.judging.metrics import bootstrap_interval
-from asyndgan.judging.of_run import (
-    counterparts,
-    load_real,
-    masks_of,
-    painting_of,
-    patients_of_masks,
-)
+from asyndgan.judging.real import load_real
 from asyndgan.judging.segmentation import SegmentationBudget
+from asyndgan.painting.sets import counterparts, masks_of, painting_of, patients_of_masks
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe

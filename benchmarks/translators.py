@@ -11,20 +11,19 @@ regression.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
 import torch
 
 from asyndgan.arrays import Image
+from asyndgan.data.moves import mirrored
 from asyndgan.data.prepare import blanked, widened
 from asyndgan.data.splits import hold_out
 from asyndgan.judging.completion_scores import HIDDEN, nearness
-from asyndgan.judging.of_run import masks_of
-from asyndgan.judging.segmentation import budget_for
 from asyndgan.painting.completion import (
-    GEOMETRY,
+    MOVES,
     REGRESSED,
     TRANSLATION_VERSION,
     Incomplete,
@@ -34,6 +33,7 @@ from asyndgan.painting.completion import (
     translator_of,
     without_mask,
 )
+from asyndgan.painting.sets import masks_of
 from asyndgan.reports.words import decimal
 from asyndgan.runs import RunFolder
 from asyndgan.suites.benchmark import Real
@@ -68,7 +68,7 @@ def judged(real: Real, run: RunFolder, *, of_real: bool) -> Scores:
             [masked[0].case.present],
             labels=1 + max(real.labels.values()),
             budget=TranslationBudget(),
-            geometry=budget_for(run.recipe(), GEOMETRY),
+            moves=replace(MOVES, flips=mirrored(run.recipe())),
         )
     else:
         translator = translator_of(run, masked, masks_of(others), budget=TranslationBudget())

@@ -1,6 +1,7 @@
 """Bounded reading of untrusted text files, and atomic writing of files."""
 
 import json
+import math
 import os
 import sys
 import tomllib
@@ -167,3 +168,17 @@ def _flat_enough(parsed: Any) -> Any:
         if not level:
             return parsed
     raise ValueError("nested too deeply")
+
+
+def without_nan(value: Any) -> Any:
+    """The same value with None in place of nan, which JSON lacks; tuples become lists."""
+    if isinstance(value, dict):
+        return {key: without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 patient, 21 patients."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

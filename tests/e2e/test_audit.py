@@ -14,18 +14,14 @@ from click.testing import Result
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
-from asyndgan.auditing.membership import (
-    NearCopies,
-    _least,
-    area_under_curve,
-    audit,
-    guess_sites,
-    near_copies,
-    relative_distances,
-)
+from asyndgan.auditing.audit import audit
+from asyndgan.auditing.copies import NearCopies, near_copies
+from asyndgan.auditing.distances import relative_distances
+from asyndgan.auditing.membership import area_under_curve
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.record import read_audit
 from asyndgan.auditing.run import load_for_audit
+from asyndgan.auditing.sites import guess_sites
 from asyndgan.cli import app
 from asyndgan.data import Case, Cohort, Preparation
 from asyndgan.data.nnunet import describe
@@ -33,8 +29,9 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.engines.setup import CHOOSER_FILE
 from asyndgan.errors import DataError, RunError
-from asyndgan.judging.of_run import load_real, painted_once, synthetic_of_run
+from asyndgan.judging.real import load_real
 from asyndgan.models import site_noise
+from asyndgan.painting.sets import painted_once, synthetic_of_run
 from asyndgan.painting.synthesise import masks_digest, masks_in
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe, train

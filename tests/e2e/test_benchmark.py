@@ -29,7 +29,8 @@ from asyndgan.data.writing import digest_of_folder, write_dataset
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
 from asyndgan.judging import completion_scores
-from asyndgan.judging.of_run import load_real, masks_of, painted_once
+from asyndgan.judging.real import load_real
+from asyndgan.painting.sets import masks_of, painted_once
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import find_block, replace_block, write_evidence
 from asyndgan.runs import RunFolder

@@ -20,7 +20,7 @@ from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.data.writing import write_dataset
 from asyndgan.engines import SiteSetup, load_cohort, set_up
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
-from asyndgan.judging.of_run import synthetic_of_run
+from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import read

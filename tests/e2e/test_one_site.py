@@ -26,9 +26,10 @@ from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError
 from asyndgan.judging.completion_scores import completions
-from asyndgan.judging.of_run import load_real, masks_of
+from asyndgan.judging.real import load_real
 from asyndgan.painting import augmenting, completion
 from asyndgan.painting.completion import TranslationBudget
+from asyndgan.painting.sets import masks_of
 from asyndgan.painting.synthesise import digests_of, masks_in, released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, train

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from asyndgan.auditing.membership import AUDIT_FILE
+from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.record import read_audit
 from asyndgan.data.check import check_folder
 from asyndgan.data.nnunet import DatasetInfo, describe, read_image, read_mask

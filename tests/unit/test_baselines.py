@@ -15,7 +15,7 @@ from asyndgan.judging import fedavg
 from asyndgan.judging.fedavg import average_weights, train_fedavg
 from asyndgan.judging.metrics import dice
 from asyndgan.judging.segmentation import SegmentationBudget, predict
-from asyndgan.painting import synthesise
+from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.suites.fedgan import _common_scope, _FedGan, _Party, train_fedgan

@@ -6,7 +6,7 @@ import torch
 from matplotlib.image import imread
 
 from asyndgan.data import Case, Preparation
-from asyndgan.judging.figures import plot_paintings
+from asyndgan.painting.pictures import plot_paintings
 
 STORED = Preparation((8, 8), (1.0, 1.0), (8, 8), (0, 0), (1.0,), (0.0,))
 

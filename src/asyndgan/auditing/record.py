@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
-from asyndgan.auditing.membership import AUDIT_FILE, Attack, Audit, NearCopies, SitesGuessed
+from asyndgan.auditing.audit import AUDIT_FILE, Audit
+from asyndgan.auditing.copies import NearCopies
+from asyndgan.auditing.membership import Attack
 from asyndgan.auditing.reconstruction import PixelsRead
+from asyndgan.auditing.sites import SitesGuessed
 from asyndgan.errors import RunError
 from asyndgan.painting.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
 from asyndgan.runs import RunFolder

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from asyndgan.auditing.membership import audit, of_canaries
+from asyndgan.auditing.audit import audit, of_canaries
 from asyndgan.auditing.reconstruction import not_asked, read_pixels
 from asyndgan.auditing.record import AuditRecord, read_audit
 from asyndgan.data import Case
@@ -12,15 +12,11 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
-from asyndgan.judging.of_run import (
-    choosers_of,
-    had_in,
-    load_real,
-    shared_by_all,
-    synthetic_of_run,
-)
+from asyndgan.judging.real import load_real, shared_by_all
+from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.painting.synthesise import fading_of
 from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import choosers_of, had_in
 from asyndgan.training.checkpoint import place_holding
 
 

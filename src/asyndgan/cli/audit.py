@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from asyndgan.auditing.membership import AUDIT_FILE, NEAREST_FILE
+from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
 from asyndgan.auditing.reconstruction import not_asked
 from asyndgan.auditing.run import audit_run
 from asyndgan.cli.check import PatientPattern

@@ -9,7 +9,7 @@ from typing import Annotated, Final, final
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from asyndgan.auditing.membership import AUDIT_FILE
+from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.run import audit_run
 from asyndgan.cli.evaluate import tell_evaluation
 from asyndgan.cli.recipe import Overrides
@@ -19,9 +19,10 @@ from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import written_whole
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RunError
-from asyndgan.judging.of_run import evaluate_run, synthetic_of_run
+from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.models import native_bfloat16
+from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.protocol import Transport
 from asyndgan.reports.audited import read_audited
 from asyndgan.reports.found import is_of_generator

@@ -13,10 +13,12 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device, Sites, States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
 from asyndgan.errors import RunError
-from asyndgan.judging.of_run import evaluate_run, synthetic_of_run
-from asyndgan.judging.segmentation import NETWORKS, SegmentationBudget
+from asyndgan.judging.of_run import evaluate_run
+from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import usable_device
+from asyndgan.models.segmenters import NETWORKS
+from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.reports.words import counted
 from asyndgan.runs import RunFolder
 

@@ -9,7 +9,7 @@ from asyndgan.auditing.record import check_released
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.judging.of_run import MOVED, painting_of
+from asyndgan.painting.sets import MOVED, painting_of
 from asyndgan.painting.synthesise import (
     fading_of,
     masks_digest,

@@ -5,13 +5,13 @@ from typing import Annotated
 
 import typer
 
-from asyndgan.auditing.membership import AUDIT_FILE
+from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import parsed_sites
 from asyndgan.data import Case
 from asyndgan.data.prepare import load_cases
 from asyndgan.errors import RunError
-from asyndgan.judging.of_run import check_provenance
+from asyndgan.painting.sets import check_provenance
 from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.reports.found import is_of_generator
 from asyndgan.reports.report import write_report

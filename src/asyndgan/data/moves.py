@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Images, Masks
+from asyndgan.recipe import Recipe
 
 
 @final
@@ -39,6 +40,11 @@ LIKE_PATIENTS: Final = Moves(rim="reflection")
 
 Edges are reflected, since a generator would learn black wedges that the mask does not show.
 """
+
+
+def mirrored(recipe: Recipe) -> tuple[int, ...]:
+    """The axes along which a recipe's images are mirrored, as `Moves.flips` takes them."""
+    return (-1,) if recipe.training.flip else ()
 
 
 def moved(images: Images, masks: Masks, how: Moves, random: Generator) -> tuple[Images, Masks]:

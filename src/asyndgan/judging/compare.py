@@ -39,10 +39,10 @@ from asyndgan.judging.table import (
     Levelling,
     Row,
     Scores,
-    counted,
     of_single_sites,
     site_of,
 )
+from asyndgan.texts import counted
 
 HELD_OUT = 0.2
 """Fraction of each site's patients that `levelled_off` judges on."""

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
-from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -16,34 +15,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor
 
-from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask, Masks
+from asyndgan.arrays import IMAGE_LOW, Mask, Masks
 from asyndgan.data.case import Case
 from asyndgan.judging.metrics import PatientScore, prepared_spacing
-from asyndgan.judging.table import (
-    REAL_ALL,
-    SITE_PREFIX,
-    SYNTHETIC,
-    Evaluation,
-    counted,
-    of_single_sites,
-)
+from asyndgan.judging.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, of_single_sites
+from asyndgan.painting.pictures import FAINT, INK, STYLE, SYNTHETIC_COLOUR, slices
+from asyndgan.texts import counted
 
-_INK = "#22303c"
-_FAINT = "#b8c1c9"
-_COLOURS = {REAL_ALL: _INK, SYNTHETIC: "#d1495b"}
+_COLOURS = {REAL_ALL: INK, SYNTHETIC: SYNTHETIC_COLOUR}
 _SITE_COLOUR = "#4a7fa5"
 _DASHES = (0, (3, 2))
 _LINE_COLOURS = ("#d1495b", "#4a7fa5", "#3b8c6e", "#a67c00")
 _LABEL_COLOURS = ("#ffb000", "#4cc9f0", "#ff5d8f", "#8ac926")
-_STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "axes.edgecolor": _FAINT,
-    "svg.hashsalt": "asyndgan",
-}
 
 
 def plot_dice(evaluation: Evaluation, out: Path) -> None:
@@ -55,7 +38,7 @@ def plot_dice(evaluation: Evaluation, out: Path) -> None:
     """
     labels = list(dict.fromkeys(row.label for row in evaluation.rows))
     models = list(dict.fromkeys(row.model for row in evaluation.rows))
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         size = (1.6 + 4.2 * len(labels), 1.3 + 0.36 * len(models))
         figure = Figure(figsize=size, layout="constrained")
         panels = figure.subplots(1, len(labels), squeeze=False, sharey=True)[0]
@@ -70,7 +53,7 @@ def plot_dice(evaluation: Evaluation, out: Path) -> None:
 
 def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequence[str]) -> None:
     rows = [evaluation.row(model, label) for model in models]
-    panel.axvline(rows[0].dice_mean, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
+    panel.axvline(rows[0].dice_mean, color=FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
     shown = [[score.dice for score in evaluation.per_patient[name][label]] for name in models]
     beside = panel.get_yaxis_transform()  # x in fractions of the panel, y in data coordinates
     for height, (row, values) in enumerate(zip(rows, shown, strict=True)):
@@ -99,7 +82,7 @@ def plot_amounts(rows: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         rows: rows with `recipe`, `cases`, `dice_mean`, `dice_low` and `dice_high`.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(5.2, 3.2), layout="constrained")
         panel = figure.subplots()
         recipes = list(dict.fromkeys(row["recipe"] for row in rows))
@@ -129,10 +112,10 @@ def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
     Args:
         rows: rows with `recipe`, `model`, `over`, `difference`, `low` and `high`.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(6.4, 0.9 + 0.26 * len(rows)), layout="constrained")
         panel = figure.subplots()
-        panel.axvline(0, color=_FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
+        panel.axvline(0, color=FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
         for height, row in enumerate(rows):
             apart = row["low"] is not None and row["low"] * row["high"] > 0
             colour = _COLOURS[SYNTHETIC] if apart else _SITE_COLOUR
@@ -147,83 +130,6 @@ def plot_differences(rows: Sequence[Mapping[str, Any]]) -> bytes:
         return _svg(figure)
 
 
-def plot_paintings(cases: Sequence[Case], label: int | None, *, title: str) -> bytes:
-    """Masks and the images of their cases, one column per case, as PNG.
-
-    Args:
-        cases: synthetic or completed cases; up to six are shown, evenly spaced among those with a
-            large region of the label. Channels that a case itself lacks are framed.
-        label: value of the label; None: any.
-        title: title of the figure.
-    """
-    shown = [cases[place] for place in _well_shown(cases, label)]
-    count = len(shown)
-    highest = max(1, *(int(case.mask.max()) for case in shown))
-    modalities = shown[0].modalities
-    with rc_context(_STYLE):
-        size = (1.3 * count + 0.4, 1.3 * (1 + len(modalities)) + 0.4)
-        figure = Figure(figsize=size, layout="constrained")
-        figure.suptitle(title, fontsize=10)
-        grid = figure.subplots(1 + len(modalities), count, squeeze=False)
-        _bare(grid)
-        for column, case in zip(grid.T, shown, strict=True):
-            place = _fullest(case.mask, label)
-            column[0].imshow(_slices(case.mask)[place].numpy(), cmap="magma", vmin=0, vmax=highest)
-            for panel, channel, present in zip(column[1:], case.image, case.present, strict=True):
-                picture = _slices(channel)[place].numpy()
-                panel.imshow(picture, cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
-                if not present:
-                    panel.spines[:].set(visible=True, color=_COLOURS[SYNTHETIC], linewidth=2.5)
-        for line, name in zip(grid, ["mask", *modalities], strict=True):
-            line[0].set_ylabel(name)
-        file = BytesIO()
-        figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
-
-
-def plot_completions(
-    completed: Mapping[str, Sequence[Image]],
-    judged: Sequence[Case],
-    modality: str,
-    label: int,
-    path: Path,
-) -> None:
-    """Plots the present modalities, the acquired one, and what each way completed it with.
-
-    All pictures of a case have one scale of brightness, that of its acquired images. The figure
-    shows real patients.
-
-    Args:
-        completed: images with all modalities, one for each case, by way of completion.
-        judged: the cases with the acquired modality.
-        modality: modality that was completed.
-        label: value of the label; cases are evenly spaced among those with a large region of it.
-        path: PNG file to write.
-    """
-    places = _well_shown(judged, label)
-    count = len(places)
-    names = judged[0].modalities
-    own = names.index(modality)
-    lines = {name: [judged[place].image[n] for place in places] for n, name in enumerate(names)}
-    lines[f"{modality}, acquired"] = lines.pop(modality)
-    lines |= {
-        f"{modality}, {way}": [images[p][own] for p in places] for way, images in completed.items()
-    }
-    with rc_context(_STYLE):
-        size = (1.3 * count + 1.4, 1.3 * len(lines) + 0.2)
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(len(lines), count, squeeze=False)
-        brightest = [float(judged[place].image.quantile(0.995)) for place in places]
-        for panels, (name, pictures) in zip(grid, lines.items(), strict=True):
-            for panel, picture, high in zip(panels, pictures, brightest, strict=True):
-                panel.imshow(picture.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=high)
-            about = fill(name, width=16, break_long_words=False)
-            panels[0].set_ylabel(about, rotation=0, ha="right", va="center")
-        _bare(grid)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
-
-
 def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
     """Distributions over positions on a line, one below the other, as SVG.
 
@@ -231,14 +137,14 @@ def plot_centroids(found: Mapping[str, Tensor]) -> bytes:
         found: distributions by name, each summing to 1. The first is drawn behind all others.
     """
     (_, first), *_ = found.items()
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.9 * len(found)), layout="constrained")
         panels = figure.subplots(len(found), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
         for panel, (name, q), colour in zip(
-            panels, found.items(), cycle([_INK, *_LINE_COLOURS]), strict=False
+            panels, found.items(), cycle([INK, *_LINE_COLOURS]), strict=False
         ):
             panel.fill_between(
-                range(len(first)), first.numpy(), color=_FAINT, alpha=0.5, linewidth=0
+                range(len(first)), first.numpy(), color=FAINT, alpha=0.5, linewidth=0
             )
             panel.plot(q.numpy(), color=colour, linewidth=1.5)
             panel.set_yticks([])
@@ -262,11 +168,11 @@ def plot_ratios(
         sites: the numbers of sites.
         most: the largest ratio that was wanted; a broken line.
     """
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         figure = Figure(figsize=(5.6, 2.6), layout="constrained")
         panel = figure.subplots()
-        panel.axhline(1, color=_FAINT, linewidth=1)
-        panel.axhline(most, color=_INK, linewidth=1, linestyle=_DASHES)
+        panel.axhline(1, color=FAINT, linewidth=1)
+        panel.axhline(most, color=INK, linewidth=1, linestyle=_DASHES)
         for number, (name, rows) in enumerate(found.items()):
             ratios, low, high = np.array(rows).T
             panel.errorbar(
@@ -287,33 +193,6 @@ def _svg(figure: Figure) -> bytes:
     file = BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})
     return file.getvalue()
-
-
-def _well_shown(cases: Sequence[Case], label: int | None) -> list[int]:
-    """Indices of up to six cases, evenly spaced among the two thirds with most of a label."""
-    areas = [int(_region(case.mask, label).sum()) for case in cases]
-    well = sorted(areas)[len(areas) // 3]
-    places = [place for place, area in enumerate(areas) if area >= well]
-    count = min(6, len(places))
-    return [places[(2 * n + 1) * len(places) // (2 * count)] for n in range(count)]
-
-
-def _bare(grid: np.ndarray) -> None:
-    """Removes ticks and frames from all panels."""
-    for panel in grid.flat:
-        panel.set_xticks([])
-        panel.set_yticks([])
-        panel.spines[:].set_visible(False)
-
-
-def _region(mask: Tensor, label: int | None) -> Tensor:
-    """Where a mask has a label, or any label if None."""
-    return mask > 0 if label is None else mask == label
-
-
-def _fullest(mask: Mask, label: int | None) -> int:
-    """Index of the slice with most of a label."""
-    return int(_region(_slices(mask), label).flatten(1).sum(1).argmax())
 
 
 def plot_examples(
@@ -343,7 +222,7 @@ def plot_examples(
     models = _shown(evaluation, name)
     channel = _telling_channel(test, labels[name])
     patients = list(dict.fromkeys(case.patient for case in test))
-    with rc_context(_STYLE):
+    with rc_context(STYLE):
         size = (2.1 * (len(models) + 1) + 0.3, 2.3 * len(chosen) + 0.5)
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(len(chosen), len(models) + 1, squeeze=False)
@@ -359,7 +238,7 @@ def plot_examples(
             panel.set_title(title, fontsize=10)
         lines = [Line2D([], [], color=colour) for _, colour in _coloured(labels)]
         figure.legend(
-            [*lines, Line2D([], [], color=_FAINT, linestyle=_DASHES)],
+            [*lines, Line2D([], [], color=FAINT, linestyle=_DASHES)],
             [*labels, "truth"],
             loc="outside lower center",
             ncols=len(labels) + 1,
@@ -409,7 +288,7 @@ def _largest(test: Sequence[Case], patient: str, label: int) -> tuple[int, int]:
         (index, place): int((mask == label).sum())
         for index, case in enumerate(test)
         if case.patient == patient
-        for place, mask in enumerate(_slices(case.mask))
+        for place, mask in enumerate(slices(case.mask))
     }
     return max(areas, key=lambda where: areas[where])
 
@@ -424,7 +303,7 @@ def _example(
 ) -> None:
     """Draws a slice with the truth outlined or, if given, `found` outlined over a dashed truth."""
     rows, columns = prepared_spacing(case.preparation)
-    picture = _slices(case.image[channel])[place].numpy()
+    picture = slices(case.image[channel])[place].numpy()
     panel.imshow(
         picture,
         cmap="gray",
@@ -432,13 +311,13 @@ def _example(
         vmax=max(float(np.quantile(picture, 0.995)), IMAGE_LOW + 0.1),
         aspect=rows / columns,
     )
-    truth = _slices(case.mask)[place]
+    truth = slices(case.mask)[place]
     for value, colour in _coloured(labels):
         if found is None:
             _outline(panel, truth == value, colour, "solid")
         else:
             _outline(panel, truth == value, "white", _DASHES)
-            _outline(panel, _slices(found)[place] == value, colour, "solid")
+            _outline(panel, slices(found)[place] == value, colour, "solid")
     if found is None:
         panel.set_xlabel(case.modalities[channel], labelpad=3)
     panel.set_xticks([])
@@ -455,8 +334,3 @@ def _outline(panel: Axes, mask: Tensor, colour: str, style: Any) -> None:
         panel.contour(
             mask.numpy(), levels=[0.5], colors=[colour], linewidths=1.1, linestyles=[style]
         )
-
-
-def _slices(array: Tensor) -> Tensor:
-    """An image or a volume (..., rows, columns) as slices (n, rows, columns)."""
-    return array.reshape(-1, *array.shape[-2:])

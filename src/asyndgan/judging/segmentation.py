@@ -11,23 +11,20 @@ from typing import final
 
 import torch
 from monai.losses import DiceCELoss
-from monai.networks.nets import UNETR, BasicUNet, SegResNet
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Images, Masks
+from asyndgan.arrays import Images, Masks
 from asyndgan.data.case import Case
+from asyndgan.data.colours import Colours, recoloured
 from asyndgan.data.moves import Moves, moved
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.models.layout import channels_last
+from asyndgan.models.segmenters import NETWORKS, build_segmenter, check_size
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import seeded
 
 TRAINING_VERSION = 2
 """Part of every cache key; to be raised when a change here, in `fedavg` or in `moves` changes what
 is trained."""
-
-HALVINGS = 4
-"""How often the U-Net halves its resolution; sides of images must be multiples of 2**HALVINGS."""
 
 
 @final
@@ -81,66 +78,6 @@ def budget_for(recipe: Recipe, budget: SegmentationBudget) -> SegmentationBudget
     return budget if recipe.training.flip else replace(budget, flips=())
 
 
-def build_segmenter(
-    channels: int, classes: int, budget: SegmentationBudget, *, space: tuple[int, ...]
-) -> nn.Module:
-    """Builds one of MONAI's networks, with weights drawn from torch's global generator.
-
-    The U-Net upsamples linearly. With transposed convolutions (MONAI's UNet), predicted lesions
-    showed checkerboard patterns after short trainings, depending on the seed, and more so when
-    trained on synthetic images.
-
-    Args:
-        channels: number of modalities.
-        classes: number of labels, background included.
-        budget: determines network and width.
-        space: spatial shape of an image: rows and columns, after the depth of a volume.
-    """
-    return channels_last(NETWORKS[budget.network](channels, classes, budget.width, space))
-
-
-def _unet(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
-    return BasicUNet(
-        spatial_dims=len(space),
-        in_channels=channels,
-        out_channels=classes,
-        features=(width, width, 2 * width, 4 * width, 8 * width, width),
-        act=("LeakyReLU", {"negative_slope": 0.1}),
-        norm=("instance", {"affine": True}),
-        bias=False,  # an instance norm follows every convolution (docs/architecture.md, traps)
-        upsample="nontrainable",
-    )
-
-
-def _segresnet(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
-    return SegResNet(
-        spatial_dims=len(space),
-        init_filters=width,
-        in_channels=channels,
-        out_channels=classes,
-        norm="INSTANCE",
-    )
-
-
-def _unetr(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
-    return UNETR(
-        in_channels=channels,
-        out_channels=classes,
-        img_size=space,
-        feature_size=max(4, 2 * width // 3),
-        hidden_size=8 * width,
-        mlp_dim=16 * width,
-        num_heads=4,
-        spatial_dims=len(space),
-        norm_name="instance",
-    )
-
-
-Build = Callable[[int, int, int, tuple[int, ...]], nn.Module]
-NETWORKS: dict[str, Build] = {"unet": _unet, "segresnet": _segresnet, "unetr": _unetr}
-"""Segmentation networks by name: two convolutional ones and one with a transformer."""
-
-
 @final
 class SegmentationTraining:
     """A segmentation network with its training state.
@@ -175,7 +112,9 @@ class SegmentationTraining:
         _check(cases, classes)
         channels, *space = cases[0].image.shape
         with seeded(seed):
-            self.model = build_segmenter(channels, classes, budget, space=tuple(space))
+            self.model = build_segmenter(
+                channels, classes, network=budget.network, width=budget.width, space=tuple(space)
+            )
         self.model.to(device)
         self.cases = cases
         self.budget = budget
@@ -286,24 +225,8 @@ def augment(
     """
     how = Moves(budget.flips, budget.rotation, budget.zoom, budget.translation)
     images, masks = moved(images, masks, how, generator)
-    return _recolour(images, budget, generator), masks
-
-
-def check_size(
-    space: Sequence[int], what: str, remedy: str = "Change image.size in the recipe."
-) -> None:
-    """Checks that `build_segmenter`'s networks can be trained on images of this size.
-
-    Raises:
-        DataError: they cannot; `what` names the images, and `remedy` says what to do.
-    """
-    side = 2**HALVINGS
-    # At least twice that, since an instance norm of a single value is undefined.
-    if any(length % side or length < 2 * side for length in space):
-        raise DataError(
-            f"{what} measure {tuple(space)}; the network needs multiples of {side} from "
-            f"{2 * side}. {remedy}"
-        )
+    colours = Colours(budget.intensity, budget.gamma, budget.noise)
+    return recoloured(images, colours, generator), masks
 
 
 def _check(cases: Sequence[Case], classes: int) -> None:
@@ -341,20 +264,3 @@ def _draws(cases: int, budget: SegmentationBudget, generator: Generator) -> Iter
             waiting += torch.randperm(cases, generator=generator).tolist()
         yield waiting[: budget.batch]
         del waiting[: budget.batch]
-
-
-def _recolour(images: Images, budget: SegmentationBudget, generator: Generator) -> Images:
-    """Applies random gamma, gain and shift to each channel, then noise; [-1, 1] in and out."""
-    shape = (*images.shape[:2], *[1] * (images.ndim - 2))
-
-    def draw(largest: float) -> Tensor:
-        drawn = torch.rand(shape, generator=generator) * 2 - 1
-        return (drawn * largest).to(images.device)
-
-    scale = IMAGE_HIGH - IMAGE_LOW
-    unit = ((images - IMAGE_LOW) / scale).clamp(0, 1)
-    unit = unit ** torch.exp(draw(math.log1p(budget.gamma)))
-    unit = unit * torch.exp(draw(math.log1p(budget.intensity))) + draw(budget.intensity / 2)
-    strength = torch.rand((shape[0], 1, *shape[2:]), generator=generator) * budget.noise
-    noise = torch.randn(images.shape, generator=generator) * strength
-    return (unit * scale + IMAGE_LOW + noise.to(images.device)).clamp(IMAGE_LOW, IMAGE_HIGH)

@@ -1,12 +1,12 @@
 """The result table of an evaluation, and its form as JSON."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 from asyndgan.judging.metrics import SCORES, PatientScore
 from asyndgan.judging.segmentation import SegmentationBudget
+from asyndgan.texts import without_nan
 
 REAL_ALL = "real-all"
 SYNTHETIC = "synthetic"
@@ -165,20 +165,6 @@ class Evaluation:
 
 def _columns(scores: Sequence[PatientScore]) -> dict[str, list[float]]:
     return {name: [getattr(score, name) for score in scores] for name in SCORES}
-
-
-def without_nan(value: Any) -> Any:
-    """The same value with None in place of nan, which JSON lacks; tuples become lists."""
-    if isinstance(value, dict):
-        return {key: without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def counted(number: int, noun: str) -> str:
-    """A number with its noun: 1 patient, 21 patients."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def site_of(model: str) -> str:

@@ -18,11 +18,11 @@ from asyndgan.data.prepare import check_contrast, check_uncut, invert, invert_ma
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError, RunError
-from asyndgan.judging.of_run import choosers_of
-from asyndgan.judging.table import counted
 from asyndgan.painting.completion import check_own_set
 from asyndgan.painting.synthesise import digests_of, fading_of, mask_digest, synthesise
 from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import choosers_of
+from asyndgan.texts import counted
 
 NAME = "synthetic-{:05d}"
 HELD_OUT = "of held-out patients"

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from asyndgan import __version__
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Images, Mask
 from asyndgan.data import Case, derived_seed
+from asyndgan.data.colours import Colours, recoloured
+from asyndgan.data.moves import Moves, mirrored, moved
 from asyndgan.data.nnunet import (
     CaseFiles,
     DatasetInfo,
@@ -32,14 +34,8 @@ from asyndgan.data.nnunet import (
 from asyndgan.data.prepare import check_contrast, check_uncut, invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.judging.figures import plot_paintings
-from asyndgan.judging.segmentation import (
-    SegmentationBudget,
-    augment,
-    budget_for,
-    build_segmenter,
-    check_size,
-)
+from asyndgan.models.segmenters import build_segmenter, check_size
+from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.regression import Regression
 from asyndgan.painting.synthesise import check_labels_of, digests_of, looks_of, synthesise
 from asyndgan.recipe import ImageSection
@@ -49,7 +45,7 @@ from asyndgan.training.checkpoint import seeded
 Way = Literal["translated", "painted"]
 BATCH: Final = 32
 
-TRANSLATION_VERSION: Final = 2
+TRANSLATION_VERSION: Final = 3
 """Part of the name of kept completions; to be raised when the same inputs give other images."""
 
 REGRESSED: Final = 0.5
@@ -107,12 +103,10 @@ class Incomplete:
 GALLERY: Final = "gallery.png"
 """A few completed cases, beside the completed set."""
 
-GEOMETRY: Final = SegmentationBudget(intensity=0.0, gamma=0.0, noise=0.0)
-"""Geometric augmentation of images with their masks in training."""
+MOVES: Final = Moves(flips=(-1,), rotation=20.0, zoom=0.2, translation=0.08)
+"""Moves of images with their masks in training."""
 
-COLOUR: Final = SegmentationBudget(
-    flips=(), rotation=0.0, zoom=0.0, translation=0.0, intensity=0.1, gamma=0.2, noise=0.03
-)
+COLOURS: Final = Colours(intensity=0.1, gamma=0.2, noise=0.03)
 """Intensity augmentation of the input images only, since real images differ from painted ones."""
 
 
@@ -141,9 +135,7 @@ class Translator(nn.Module):
         self.regression = regression
         self.labels = labels
         inputs = 2 * channels + labels
-        self.network = build_segmenter(
-            inputs, channels, SegmentationBudget(width=width), space=space
-        )
+        self.network = build_segmenter(inputs, channels, width=width, space=space)
         # The network's norms remove an image's brightness; this bypass keeps it.
         self.direct = nn.Conv2d(inputs, channels, 1)
 
@@ -172,7 +164,7 @@ def train_translator(
     *,
     labels: int,
     budget: TranslationBudget,
-    geometry: SegmentationBudget = GEOMETRY,
+    moves: Moves = MOVES,
     seed: int = 0,
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
@@ -184,7 +176,7 @@ def train_translator(
         patterns: patterns of present modalities to train for, one boolean per modality.
         labels: number of labels of the masks, background included.
         budget: steps, rates and width.
-        geometry: how images are moved with their masks.
+        moves: how images are moved with their masks.
         seed: seed of weights and draws.
         device: device to train on.
         on_progress: called after every step with the steps done.
@@ -214,11 +206,11 @@ def train_translator(
         places = torch.randint(len(complete), (budget.batch,), generator=random).tolist()
         images = torch.stack([complete[place].image for place in places]).to(device)
         masks = torch.stack([complete[place].mask for place in places]).to(device)
-        target, moved = augment(images, masks, geometry, random)
-        shown, _ = augment(target, moved, COLOUR, random)
+        target, masks = moved(images, masks, moves, random)
+        shown = recoloured(target, COLOURS, random)
         present = there[torch.randint(len(there), (budget.batch,), generator=random)].to(device)
         masked = (torch.rand(budget.batch, generator=random) >= budget.unmasked).to(device)
-        painted = translator(shown, present, moved, masked)
+        painted = translator(shown, present, masks, masked)
         gap = (painted - target).abs().mean((2, 3))
         loss = gap[~present].mean()
         if not torch.isfinite(loss):
@@ -336,7 +328,7 @@ def translator_of(
         patterns,
         labels=max(facts.scope.labels) + 1,
         budget=budget,
-        geometry=budget_for(run.recipe(), GEOMETRY),
+        moves=replace(MOVES, flips=mirrored(run.recipe())),
         seed=seed,
         device=device,
         on_progress=on_progress,

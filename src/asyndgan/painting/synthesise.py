@@ -15,27 +15,19 @@ from torch import nn
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, Preparation, RawCase, derived_seed
 from asyndgan.data.cohort import digest_of
-from asyndgan.data.moves import LIKE_PATIENTS
+from asyndgan.data.moves import Moves, mirrored, moved
 from asyndgan.data.nnunet import check_labels
 from asyndgan.data.prepare import load_masks
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
-from asyndgan.judging.segmentation import SegmentationBudget, augment, budget_for
 from asyndgan.painting.recombine import without_labels
 from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import SHARED_LOOK, Scope, generator_inputs
 
 BATCH: Final = 32
-PAINTING_VERSION: Final = 4
+PAINTING_VERSION: Final = 5
 """To be raised when a change alters what is painted from the same masks and seeds."""
-MASKS_MOVE: Final = SegmentationBudget(
-    rotation=LIKE_PATIENTS.rotation,
-    zoom=LIKE_PATIENTS.zoom,
-    translation=LIKE_PATIENTS.translation,
-)
-"""Geometric augmentation of masks; they are mirrored only if the recipe's sites mirror theirs."""
-
 CONTRASTS: Final = (0.5, 1.1)
 """Least and highest contrast of faded labels. Chosen on validation patients: see
 docs/experiments.md."""
@@ -181,7 +173,7 @@ def synthesise(
     moves = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "masks"))
     contrasts = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "contrasts"))
     holders = torch.Generator().manual_seed(derived_seed(seed, "synthesise", "holders"))
-    how = budget_for(recipe, MASKS_MOVE)
+    how = Moves(flips=mirrored(recipe))
     for draw in range(draws):
         suffix = f"_d{draw}" if draws > 1 or move else ""
         for start in range(0, len(masks), BATCH):
@@ -190,7 +182,7 @@ def synthesise(
             check_labels_of(conditions, scope.labels)
             if move:
                 nothing = torch.zeros(len(part), 1, *scope.space)
-                conditions = augment(nothing, conditions, how, moves)[1]
+                conditions = moved(nothing, conditions, how, moves)[1]
             own = [facts.look_of(site) for site in looks[start : start + BATCH]]
             if not own:
                 styled = recipe.generator.style

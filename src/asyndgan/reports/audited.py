@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Final, final
 
-from asyndgan.auditing.membership import NEAREST_FILE
+from asyndgan.auditing.audit import NEAREST_FILE
 from asyndgan.auditing.reconstruction import not_asked
 from asyndgan.auditing.record import AuditRecord, read_audit
 from asyndgan.errors import RunError

@@ -53,24 +53,9 @@ from asyndgan.judging.completion_scores import (
 from asyndgan.judging.consistency import consistency
 from asyndgan.judging.distance import distances, features_of
 from asyndgan.judging.fedavg import LOCAL_STEPS, weight
-from asyndgan.judging.figures import plot_completions, plot_paintings
 from asyndgan.judging.metrics import PatientScore, bootstrap_interval
-from asyndgan.judging.of_run import (
-    OF_SITES,
-    counterparts,
-    load_real,
-    masks_of,
-    painted_once,
-    painting_of,
-    patients_of_masks,
-    shared_by_all,
-)
-from asyndgan.judging.segmentation import (
-    TRAINING_VERSION,
-    SegmentationBudget,
-    budget_for,
-    build_segmenter,
-)
+from asyndgan.judging.real import load_real, shared_by_all
+from asyndgan.judging.segmentation import TRAINING_VERSION, SegmentationBudget, budget_for
 from asyndgan.judging.table import (
     ADDED,
     FEDAVG,
@@ -83,7 +68,17 @@ from asyndgan.judging.table import (
     of_single_sites,
 )
 from asyndgan.models.features import Moments, distance
+from asyndgan.models.segmenters import build_segmenter
 from asyndgan.painting.completion import TRANSLATION_VERSION, TranslationBudget
+from asyndgan.painting.pictures import plot_completions, plot_paintings
+from asyndgan.painting.sets import (
+    OF_SITES,
+    counterparts,
+    masks_of,
+    painted_once,
+    painting_of,
+    patients_of_masks,
+)
 from asyndgan.painting.synthesise import PAINTING_VERSION, Fading
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
@@ -401,11 +396,12 @@ class _Judging:
         if model in (FEDAVG, FEDAVG_WITHOUT):
             image = self.real.judged[0].image
             with torch.device("meta"):
+                budget = self._budget()
                 network = build_segmenter(
-                    len(image), max(self.real.labels.values()) + 1, self._budget(),
-                    space=tuple(image.shape[1:]),
+                    len(image), max(self.real.labels.values()) + 1, network=budget.network,
+                    width=budget.width, space=tuple(image.shape[1:]),
                 )  # fmt: skip
-            rounds = math.ceil(self._budget().steps / LOCAL_STEPS)
+            rounds = math.ceil(budget.steps / LOCAL_STEPS)
             return {"seconds": None, "bytes": float(2 * rounds * weight(network))}
         return {"seconds": None, "bytes": None}
 

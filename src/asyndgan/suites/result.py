@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
-from asyndgan.judging.table import without_nan
+from asyndgan.texts import without_nan
 
 
 @final

@@ -8,9 +8,9 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
-from asyndgan.judging.of_run import MOVED
 from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.painting.completion import TranslationBudget
+from asyndgan.painting.sets import MOVED
 from asyndgan.painting.synthesise import CONTRASTS, PAINTING_VERSION
 from asyndgan.recipe import Recipe, Section, explained, shown
 from asyndgan.runs import load_recipe

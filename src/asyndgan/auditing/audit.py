@@ -1,0 +1,168 @@
+"""Audit of what a run's generator and synthetic images reveal about its training patients.
+
+What a coordinator reads of real images during training is the matter of `reconstruction`.
+"""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from textwrap import fill
+from typing import Final, final
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
+from asyndgan.auditing.copies import NearCopies, check_once, near_copies
+from asyndgan.auditing.distances import least, relative_distances
+from asyndgan.auditing.membership import Attack, attack, patient_scores
+from asyndgan.auditing.reconstruction import PixelsRead
+from asyndgan.auditing.sites import SitesGuessed, guess_sites
+from asyndgan.data import Case
+from asyndgan.errors import DataError
+from asyndgan.judging.bench import write_whole
+from asyndgan.painting.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
+from asyndgan.runs import RunFolder
+from asyndgan.texts import without_nan
+
+AUDIT_FILE: Final = "audit.json"
+"""Name of the file in an audit's folder that holds its numbers, and no image."""
+
+
+NEAREST_FILE: Final = "nearest.png"
+"""Name of the picture of members beside the synthetic images nearest to them."""
+
+
+@final
+@dataclass(frozen=True)
+class Audit:
+    """Result of an audit.
+
+    Attributes:
+        attacks: membership attacks, on which a release depends.
+        copies: search for near copies of members, on which it depends as well.
+        sites: guesses of patients' sites; None if the generator has no looks
+            (`generator.style = 0`) or there are patients of fewer than two sites.
+        uncompared: the run's sites with whose members nobody has compared the others.
+    """
+
+    attacks: list[Attack]
+    copies: NearCopies
+    sites: SitesGuessed | None
+    uncompared: list[str]
+
+
+def audit(
+    run: RunFolder,
+    members: Sequence[Case],
+    others: Sequence[Case],
+    synthetic: Sequence[Case],
+    out: Path,
+    *,
+    masks: str = "",
+    fading: Fading = AS_PAINTED,
+    confirmed: Collection[str] = (),
+    pixels: Sequence[PixelsRead] = (),
+    canaries: str = "",
+) -> Audit:
+    """Attacks a finished run with real images of members and of others.
+
+    Args:
+        run: the run under audit.
+        members: cases of patients named `site/patient` that the run was trained on.
+        others: cases of patients of the same hospitals that it was not trained on; any other
+            difference between the two groups would be mistaken for membership.
+        synthetic: the synthetic set to be released.
+        out: folder for `audit.json` and `nearest.png`; the latter shows real images, so keep it at
+            the site.
+        masks: digest of the masks that the set was painted from.
+        fading: labels that the set shows more or less clearly.
+        confirmed: sites whose own state says that the run was trained on these members.
+        pixels: what a coordinator reads of their images, to be written down with the rest.
+        canaries: start of the names of both groups, if they are only patients put in on purpose.
+
+    Raises:
+        DataError: a group has fewer than two patients, or two patients have the same image.
+    """
+    for name, cases in (("members", members), ("others", others)):
+        if len({case.patient for case in cases}) < 2:
+            raise DataError(f"an audit needs two patients at least among the {name}.")
+    check_once([*members, *others])
+    scores = patient_scores(run, [*members, *others], synthetic)
+    inside = {case.patient for case in members}
+    attacks = [
+        attack(
+            name,
+            np.array([score for patient, score in own.items() if patient in inside]),
+            np.array([score for patient, score in own.items() if patient not in inside]),
+        )
+        for name, own in scores.items()
+    ]
+    apart = relative_distances([*members, *others], synthetic)
+    of_members, of_others = apart[: len(members)], apart[len(members) :]
+    copies = near_copies(least(members, of_members), least(others, of_others))
+    guessed = guess_sites(run, [*members, *others])
+    # Patients whom a site itself held out have its name.
+    given = any("/" not in case.patient for case in others)
+    uncompared = sorted(set(run.facts().sites) - set(audited_sites(members))) if given else []
+    out.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "generator_sha256": run.generator_digest(),
+        "masks_sha256": masks,
+        "fading": fading.told(),
+        "painting_version": PAINTING_VERSION,
+        "modalities": list(members[0].modalities),
+        "canaries": canaries,
+        "confirmed": {site: site in confirmed for site in audited_sites(members)},
+        "uncompared": uncompared,
+        "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
+        "copies": {**asdict(copies), "verdict": copies.verdict},
+        "sites": guessed and {**asdict(guessed), "verdict": guessed.verdict},
+        "pixels": [{**asdict(one), "verdict": one.verdict} for one in pixels],
+    }
+    near = of_members.min(dim=1)
+    closest = near.values.argsort()[:6].tolist()
+    pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
+    write_whole(out / NEAREST_FILE, _picture(pairs, copies.verdict))
+    write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
+    return Audit(attacks, copies, guessed, uncompared)
+
+
+def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:
+    """Cases of patients whose names, without their site's, start so.
+
+    Raises:
+        DataError: there are fewer than two such patients.
+    """
+    found = [case for case in cases if case.patient.rpartition("/")[2].startswith(start)]
+    if len({case.patient for case in found}) < 2:
+        raise DataError(
+            "an audit needs two patients at least of each group, and among the "
+            f"{len({case.patient for case in cases})} of one the names of fewer start with "
+            f"'{start}'. Put more in on purpose, or correct --canaries."
+        )
+    return found
+
+
+def audited_sites(members: Sequence[Case]) -> list[str]:
+    """Sites of members, whose patients are named `site/patient`."""
+    return sorted({case.patient.partition("/")[0] for case in members})
+
+
+def _picture(pairs: Sequence[tuple[Case, Case]], caption: str) -> bytes:
+    """Members' images above the synthetic images nearest to them, the nearest pair first."""
+    figure = Figure(figsize=(1.5 * len(pairs) + 0.4, 3.2), layout="constrained")
+    grid = figure.subplots(2, len(pairs), squeeze=False)
+    for column, pair in zip(grid.T, pairs, strict=True):
+        for panel, case in zip(column, pair, strict=True):
+            panel.imshow(case.image[0].numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
+            panel.set_xticks([])
+            panel.set_yticks([])
+    for line, name in zip(grid, ("real", "nearest synthetic"), strict=True):
+        line[0].set_ylabel(name)
+    figure.suptitle(fill(caption, 14 * len(pairs)), fontsize=8)
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()

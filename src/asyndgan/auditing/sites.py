@@ -1,0 +1,77 @@
+"""Attribute inference of the site: an attacker infers at which site a patient was imaged."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import final
+
+from scipy.stats import binomtest
+
+from asyndgan.auditing.distances import by_patient, painting_gaps
+from asyndgan.auditing.membership import LEVEL
+from asyndgan.data import Case
+from asyndgan.judging.metrics import fraction_interval
+from asyndgan.runs import RunFolder
+
+
+@final
+@dataclass(frozen=True)
+class SitesGuessed:
+    """How often a patient's site is guessed from the look whose paintings are most similar.
+
+    The scanner's general appearance suffices for that: a good guess shows that the generator
+    distinguishes the sites' looks, and nothing about who took part.
+
+    Attributes:
+        right: number of patients whose site was guessed correctly.
+        patients: number of patients whose site is known.
+        low: lower end of the 95 % interval (Clopper and Pearson) of the fraction guessed correctly.
+        high: upper end.
+        always: fraction that is correct if the site with most patients is always guessed.
+        p_value: p-value of the one-sided test that guesses are better than that.
+    """
+
+    right: int
+    patients: int
+    low: float
+    high: float
+    always: float
+    p_value: float
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for readers without statistical training."""
+        found = (
+            f"{self.right} of {self.patients} patients ({self.low:.2f} to {self.high:.2f}; the "
+            f"largest site alone is {self.always:.2f})"
+        )
+        if self.p_value < LEVEL:
+            return f"A PATIENT'S SITE CAN BE GUESSED from the image: {found}"
+        return f"no sign that a patient's site can be guessed: {found}"
+
+
+def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
+    """Guesses each patient's site from the look whose paintings are most similar to the images.
+
+    Args:
+        run: the run under audit.
+        cases: cases of patients named `site/patient`; others are skipped.
+
+    Returns:
+        The result; None if the generator has no looks, sites share one, or there are patients of
+        fewer than two sites.
+    """
+    facts = run.facts()
+    sites, looks = facts.teachers, facts.looks()
+    known = [case for case in cases if case.patient.rpartition("/")[0] in sites]
+    truth = {case.patient: case.patient.rpartition("/")[0] for case in known}
+    if not run.recipe().generator.style or len(looks) < 2 or len(set(truth.values())) < 2:
+        return None
+    nearest = by_patient(known, painting_gaps(run, known).min(dim=1).values)
+    # Of the sites that share a look the largest is the best guess.
+    likely = [max(alike, key=lambda site: float(sites[site]["share"])) for alike in looks.values()]
+    right = sum(likely[int(gaps.argmin())] == truth[name] for name, gaps in nearest.items())
+    always = max(Counter(truth.values()).values()) / len(truth)
+    test = binomtest(right, len(truth), always, alternative="greater")
+    low, high = fraction_interval(right, len(truth))
+    return SitesGuessed(right, len(truth), low, high, always, float(test.pvalue))

@@ -1,0 +1,137 @@
+"""Pictures of painted and of completed cases."""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
+from asyndgan.data.case import Case
+
+INK = "#22303c"
+FAINT = "#b8c1c9"
+SYNTHETIC_COLOUR = "#d1495b"
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.edgecolor": FAINT,
+    "svg.hashsalt": "asyndgan",
+}
+
+
+def plot_paintings(cases: Sequence[Case], label: int | None, *, title: str) -> bytes:
+    """Masks and the images of their cases, one column per case, as PNG.
+
+    Args:
+        cases: synthetic or completed cases; up to six are shown, evenly spaced among those with a
+            large region of the label. Channels that a case itself lacks are framed.
+        label: value of the label; None: any.
+        title: title of the figure.
+    """
+    shown = [cases[place] for place in well_shown(cases, label)]
+    count = len(shown)
+    highest = max(1, *(int(case.mask.max()) for case in shown))
+    modalities = shown[0].modalities
+    with rc_context(STYLE):
+        size = (1.3 * count + 0.4, 1.3 * (1 + len(modalities)) + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        grid = figure.subplots(1 + len(modalities), count, squeeze=False)
+        bare(grid)
+        for column, case in zip(grid.T, shown, strict=True):
+            place = fullest(case.mask, label)
+            column[0].imshow(slices(case.mask)[place].numpy(), cmap="magma", vmin=0, vmax=highest)
+            for panel, channel, present in zip(column[1:], case.image, case.present, strict=True):
+                picture = slices(channel)[place].numpy()
+                panel.imshow(picture, cmap="gray", vmin=IMAGE_LOW, vmax=IMAGE_HIGH)
+                if not present:
+                    panel.spines[:].set(visible=True, color=SYNTHETIC_COLOUR, linewidth=2.5)
+        for line, name in zip(grid, ["mask", *modalities], strict=True):
+            line[0].set_ylabel(name)
+        file = BytesIO()
+        figure.savefig(file, format="png", dpi=110)
+    return file.getvalue()
+
+
+def plot_completions(
+    completed: Mapping[str, Sequence[Image]],
+    judged: Sequence[Case],
+    modality: str,
+    label: int,
+    path: Path,
+) -> None:
+    """Plots the present modalities, the acquired one, and what each way completed it with.
+
+    All pictures of a case have one scale of brightness, that of its acquired images. The figure
+    shows real patients.
+
+    Args:
+        completed: images with all modalities, one for each case, by way of completion.
+        judged: the cases with the acquired modality.
+        modality: modality that was completed.
+        label: value of the label; cases are evenly spaced among those with a large region of it.
+        path: PNG file to write.
+    """
+    places = well_shown(judged, label)
+    count = len(places)
+    names = judged[0].modalities
+    own = names.index(modality)
+    lines = {name: [judged[place].image[n] for place in places] for n, name in enumerate(names)}
+    lines[f"{modality}, acquired"] = lines.pop(modality)
+    lines |= {
+        f"{modality}, {way}": [images[p][own] for p in places] for way, images in completed.items()
+    }
+    with rc_context(STYLE):
+        size = (1.3 * count + 1.4, 1.3 * len(lines) + 0.2)
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(len(lines), count, squeeze=False)
+        brightest = [float(judged[place].image.quantile(0.995)) for place in places]
+        for panels, (name, pictures) in zip(grid, lines.items(), strict=True):
+            for panel, picture, high in zip(panels, pictures, brightest, strict=True):
+                panel.imshow(picture.numpy(), cmap="gray", vmin=IMAGE_LOW, vmax=high)
+            about = fill(name, width=16, break_long_words=False)
+            panels[0].set_ylabel(about, rotation=0, ha="right", va="center")
+        bare(grid)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=110)
+
+
+def well_shown(cases: Sequence[Case], label: int | None) -> list[int]:
+    """Indices of up to six cases, evenly spaced among the two thirds with most of a label."""
+    areas = [int(region(case.mask, label).sum()) for case in cases]
+    well = sorted(areas)[len(areas) // 3]
+    places = [place for place, area in enumerate(areas) if area >= well]
+    count = min(6, len(places))
+    return [places[(2 * n + 1) * len(places) // (2 * count)] for n in range(count)]
+
+
+def bare(grid: np.ndarray) -> None:
+    """Removes ticks and frames from all panels."""
+    for panel in grid.flat:
+        panel.set_xticks([])
+        panel.set_yticks([])
+        panel.spines[:].set_visible(False)
+
+
+def region(mask: Tensor, label: int | None) -> Tensor:
+    """Where a mask has a label, or any label if None."""
+    return mask > 0 if label is None else mask == label
+
+
+def fullest(mask: Mask, label: int | None) -> int:
+    """Index of the slice with most of a label."""
+    return int(region(slices(mask), label).flatten(1).sum(1).argmax())
+
+
+def slices(array: Tensor) -> Tensor:
+    """An image or a volume (..., rows, columns) as slices (n, rows, columns)."""
+    return array.reshape(-1, *array.shape[-2:])

@@ -1,0 +1,241 @@
+"""Synthetic sets of a run: painted once from chosen masks, and recognised again."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from asyndgan.arrays import Mask
+from asyndgan.data import Case
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
+from asyndgan.data.writing import written_whole
+from asyndgan.errors import RunError
+from asyndgan.painting.recombine import recombined
+from asyndgan.painting.synthesise import (
+    AS_PAINTED,
+    PAINTING_VERSION,
+    Fading,
+    fading_of,
+    masks_digest,
+    masks_in,
+    released_masks,
+    source_of_masks,
+    synthesise,
+    write_synthetic,
+)
+from asyndgan.received import contents
+from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import as_trained, choosers_of, kept
+
+MOVED = 2
+"""Images per mask painted from the mask after random mirroring, rotation, scaling and shift, in
+addition to the one from the mask itself. Chosen on validation patients: see docs/experiments.md."""
+
+
+def synthetic_of_run(
+    run: RunFolder,
+    sites: Mapping[str, Path],
+    out: Path,
+    *,
+    masks: Path | None = None,
+    faded: Sequence[str] = (),
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    compared: bool = False,
+    states: Mapping[str, Path] | None = None,
+) -> Path:
+    """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
+
+    Args:
+        run: a finished run.
+        sites: folder of each site's data, by the site's name.
+        out: as for `painted_once`.
+        masks: folder of masks to paint from instead.
+        faded: names of labels to paint more or less clearly; see `Fading`.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        compared: as for `painted_once`.
+        states: as for `choosers_of`.
+
+    Returns:
+        The folder of the set.
+
+    Raises:
+        RunError: as `painted_once`, there is no such label, or the run paints masks instead of
+            images.
+    """
+    recipe = run.recipe()
+    if recipe.image.source == "masks":
+        raise RunError(
+            f"the run in {run.path} paints masks, which have nothing to be segmented. Train a "
+            "generator of images on what it paints, and judge that one."
+        )
+    fading = fading_of(run, faded)
+    if masks:
+        given = masks_in(masks, run)
+        return painted_once(run, given, "a folder of masks", out, fading=fading, compared=compared)
+    if recipe.masks.release and run.has_masks:
+        released = released_masks(run)
+        source = source_of_masks(run)
+        return painted_once(run, released, source, out, fading=fading, compared=compared)
+    cases = as_trained(run, sites, patient_pattern)
+    trained_on = kept(run, cases, choosers_of(run, sites, states))
+    return painted_once(run, masks_of(trained_on), OF_SITES, out, fading=fading, compared=compared)
+
+
+OF_SITES = "of the sites' own cases, given to the evaluation only"
+
+
+def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
+    """The masks of each site's cases, numbered because case names may be patients' names."""
+    return [
+        (f"{site}-c{number:05d}", case.mask)
+        for site, cases in sites.items()
+        for number, case in enumerate(cases, 1)
+    ]
+
+
+def patients_of_masks(sites: Mapping[str, Sequence[Case]]) -> dict[str, str]:
+    """Patient (`site/patient`) of each mask of `masks_of`, by name; must stay on this machine."""
+    owners = (f"{site}/{case.patient}" for site, cases in sites.items() for case in cases)
+    return dict(zip((name for name, _ in masks_of(sites)), owners, strict=True))
+
+
+def counterparts(
+    run: RunFolder, sites: Mapping[str, Sequence[Case]], fading: Fading = AS_PAINTED
+) -> list[Case]:
+    """Paints a counterpart of each real case, from its mask and in the look of its site."""
+    looks = [site for site, cases in sites.items() for _ in cases]
+    return list(synthesise(run, masks_of(sites), looks=looks, fading=fading))
+
+
+def painted_once(
+    run: RunFolder,
+    masks: Sequence[tuple[str, Mask]],
+    source: str,
+    out: Path,
+    *,
+    moved: int = MOVED,
+    mixed: int = 0,
+    label: int = 1,
+    fading: Fading = AS_PAINTED,
+    compared: bool = False,
+) -> Path:
+    """Paints a synthetic set from masks, or reuses the one that was painted in `out` before.
+
+    Args:
+        run: a finished run.
+        masks: names and label maps [H, W].
+        source: description of where the masks came from.
+        out: folder of the set.
+        moved: images per mask from the moved mask, in addition to the one from the mask itself.
+        mixed: further images per mask, from the mask moved after its regions of `label` were
+            exchanged for another's; see `asyndgan.painting.recombine`.
+        label: value of the label whose regions are exchanged.
+        fading: labels to paint more or less clearly.
+        compared: whether a set that was painted before is compared with what the generator paints.
+
+    Returns:
+        `out`.
+
+    Raises:
+        RunError: `out` holds a set of another run, one painted from other masks or in another way,
+            or, if compared, one whose files were changed.
+    """
+    painting = {"moved": moved, "mixed": mixed, "label": label if mixed else 0, **fading.told()}
+    if (out / "dataset.json").exists():
+        check_provenance(run, out, masks, painting)
+        if not compared:
+            return out
+    if mixed:
+        source += ", some with regions exchanged"
+
+    def paint(folder: Path) -> None:
+        cases = painting_of(run, masks, moved=moved, mixed=mixed, label=label, fading=fading)
+        write_synthetic(folder, run, cases, masks=masks, source=source, painting=painting)
+
+    if (out / "dataset.json").exists():
+        with tempfile.TemporaryDirectory(dir=out.parent) as place:
+            paint(again := Path(place) / "again")
+            if any(_files(out / each) != _files(again / each) for each in ("imagesTr", "labelsTr")):
+                raise RunError(
+                    f"{out} is not what the generator of {run.path} paints: files were changed, or "
+                    "painted on another machine or by another version of torch. Remove it, or name "
+                    "another folder."
+                )
+        return out
+    with written_whole(out) as half:  # on entry it looks whether it can be written
+        paint(half)
+    return out
+
+
+def _files(folder: Path) -> dict[str, bytes]:
+    return {path.name: contents(path, MOST_PAINTED) for path in folder.iterdir()}
+
+
+def painting_of(
+    run: RunFolder,
+    masks: Sequence[tuple[str, Mask]],
+    *,
+    moved: int = MOVED,
+    mixed: int = 0,
+    label: int = 1,
+    fading: Fading = AS_PAINTED,
+    step: int | None = None,
+) -> list[Case]:
+    """The cases of a synthetic set; see `painted_once`.
+
+    Args:
+        run: a finished run.
+        masks: names and label maps [H, W].
+        moved: images per mask from the moved mask.
+        mixed: images per mask from the mask with regions exchanged.
+        label: value of the label whose regions are exchanged.
+        fading: labels to paint more or less clearly.
+        step: step of a stored intermediate generator; None: the final one.
+    """
+    # Different seeds, since a mask's moved image would otherwise share the unmoved one's noise.
+    cases = list(synthesise(run, masks, step=step, fading=fading))
+    if moved:
+        cases += synthesise(run, masks, draws=moved, move=True, seed=1, step=step, fading=fading)
+    for number in range(mixed):
+        exchanged = [
+            (f"{name}_r{number}", mask) for name, mask in recombined(masks, label, seed=number)
+        ]
+        cases += synthesise(run, exchanged, move=True, seed=2 + number, step=step, fading=fading)
+    return cases
+
+
+MOST_PAINTED = 2**30
+"""Largest file of a painted set in bytes."""
+
+
+def check_provenance(
+    run: RunFolder,
+    synthetic: Path,
+    masks: Sequence[tuple[str, Mask]] | None = None,
+    painting: Mapping[str, Any] | None = None,
+) -> None:
+    """Checks that a set was painted by a run, and from these masks and in this way if given.
+
+    Raises:
+        DataError: the folder is no data set.
+        RunError: it was painted by another generator, from other masks or in another way.
+    """
+    found = describe(synthetic).extra.get("provenance")
+    # Sets of before labels could be faded do not say that none was.
+    provenance = AS_PAINTED.told() | (found if isinstance(found, dict) else {})
+    if provenance.get("generator_sha256") != run.facts().generator_sha256:
+        raise RunError(
+            f"{synthetic} was not painted by the generator of {run.path}; "
+            "generate it anew or name another folder."
+        )
+    if masks is not None and provenance.get("masks_sha256") != masks_digest(masks):
+        raise RunError(
+            f"{synthetic} was painted from other masks than those of these sites; remove it, or "
+            "evaluate into another folder."
+        )
+    wanted = {**(painting or {}), "painting_version": PAINTING_VERSION}
+    if painting is not None and any(provenance.get(key) != wanted[key] for key in wanted):
+        raise RunError(
+            f"{synthetic} was painted in another way than is asked for now; remove it, or "
+            "evaluate into another folder."
+        )
