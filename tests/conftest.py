@@ -6,6 +6,7 @@ that beartype cannot decorate one by one: methods that return `Self`, and
 Processes that tests start run without the checks.
 """
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ def _checked(function: F) -> F:
 _checks = ModuleType("asyndgan_type_checks")
 _checks.checked = _checked  # type: ignore[attr-defined]
 sys.modules[_checks.__name__] = _checks
-install_import_hook("asyndgan", "asyndgan_type_checks.checked")
+if not os.environ.get("ASYNDGAN_UNCHECKED"):
+    install_import_hook("asyndgan", "asyndgan_type_checks.checked")
 
 import torch  # noqa: E402
 

@@ -538,9 +538,9 @@ def test_no_network_sees_mirrored_images_if_sides_are_no_mirror_images(
     recipe = tiny("image.size=32", "training.steps=1", f"training.flip={str(flip).lower()}")
     run = train(recipe, phantoms, tmp_path / "run")
     seen = []
-    moved = completion.augment
+    moved = completion.moved
     monkeypatch.setattr(
-        completion, "augment", lambda *args: seen.append(args[2].flips) or moved(*args)
+        completion, "moved", lambda *args: seen.append(args[2].flips) or moved(*args)
     )
     complete(run.path, "--site", without_t2, "--out", tmp_path / "completed", "--steps", 2)
     evaluated(run, phantoms, tmp_path / "judged")
