@@ -1,6 +1,7 @@
 """Accuracy of a model trained on digits that were painted under differential privacy.
 
-    python benchmarks/digits.py --out OUT [--seeds 3] [--of-four 3] [--document docs/evidence.md]
+    python benchmarks/digits.py --out OUT [--seeds 3] [--of-four 3]
+        [--document docs/results/digits.md]
 
 The data are the 1,797 digits of 8x8 pixels that scikit-learn ships, each treated as a patient. Four
 fifths of them are held by one site or by four; a support vector machine is trained on 2,000 painted

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Computes the tables of docs/evidence.md, or the ones named, and writes them there:
+# Computes the tables behind docs/evidence.md, or the ones named, and writes each into docs/results/TABLE.md:
 #   benchmarks/evidence.sh DATA OUT [TABLE ...]
-# A table is a suite of benchmarks/suites (those named search-* belong to docs/experiments.md) or one of the
+# A table is a suite of benchmarks/suites (those named search-* are experiments, and run only if named) or one of the
 # scripts wire, reconstruction, membership, worst_recipe, digits and phantoms. DATA contains lgg_mri, dsb2018_fluo and
 # msd_hippocampus; phantoms are generated there. Results that exist are reused, and an interrupted suite
-# resumes. Everything takes about fifty hours of one core.
+# resumes. A suite's results also go to benchmarks/results/TABLE.json. Everything takes about fifty hours of one core.
 set -euo pipefail
 data="$1" out="$2"
 shift 2
@@ -14,7 +14,7 @@ asyndgan=.venv/bin/asyndgan
 [ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 misaligned temporary hippocampus \
   selection lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms
 for table; do
-  document=docs/evidence.md
+  document="docs/results/$table.md"
   case "$table" in
     wire | reconstruction | membership | worst_recipe | phantoms)
       .venv/bin/python "benchmarks/$table.py" --data "$data" --out "$out/$table" --document "$document"
@@ -24,8 +24,8 @@ for table; do
       .venv/bin/python benchmarks/digits.py --out "$out/digits" --document "$document"
       continue
       ;;
-    search-*) document=docs/experiments.md ;;
   esac
   $asyndgan benchmark "benchmarks/suites/$table.toml" --data "$data" --out "$out/$table" \
     --workers "${WORKERS:-2}" --document "$document"
+  cp "$out/$table/suite.json" "benchmarks/results/$table.json"
 done

@@ -1,6 +1,6 @@
 """Membership inference on real data: can patients who took part be told from others?
 
-    python benchmarks/membership.py --data DATA --out OUT [--document docs/evidence.md]
+    python benchmarks/membership.py --data DATA --out OUT [--document docs/results/membership.md]
 
 For each set, recipe and split, a random half of every site's patients (or pictures, if cases have
 no patient) trains a generator at 64 pixels; then three attacks score all patients. The synthetic

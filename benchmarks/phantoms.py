@@ -1,6 +1,6 @@
 """What privacy and a lying site cost in Dice, on phantoms (first: asyndgan phantoms DATA/phantoms).
 
-    python benchmarks/phantoms.py --data DATA --out OUT [--document docs/evidence.md]
+    python benchmarks/phantoms.py --data DATA --out OUT [--document docs/results/phantoms.md]
 
 Tables of short trainings that differ in one setting each, judged by segmentation networks that
 were trained on synthetic images only. `integrity`: one of four sites sends its feedback with the

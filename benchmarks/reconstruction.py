@@ -1,6 +1,7 @@
 """What a malicious coordinator can reconstruct of real images, compared with what it sees anyway.
 
-    python benchmarks/reconstruction.py --data DATA --out OUT [--document docs/evidence.md]
+    python benchmarks/reconstruction.py --data DATA --out OUT
+        [--document docs/results/reconstruction.md]
 
 First, bisection of `paper` (with its paired term) and of `default` with and without stand-ins, each
 trained briefly on lgg_mri at 64 pixels. The coordinator has one batch of a site judged repeatedly

@@ -1,6 +1,6 @@
 """How much of a completed modality should be a linear regression's, and how much a network's.
 
-    python benchmarks/translators.py --data DATA --out OUT [--document docs/experiments.md]
+    python benchmarks/translators.py --data DATA --out OUT [--document docs/results/translators.md]
 
 OUT is that of the suite `misaligned`, whose first generators paint what network and regression
 learn from: of one all sites have complete cases, of the other none. T1 with contrast is completed

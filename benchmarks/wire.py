@@ -1,6 +1,6 @@
 """Bytes of a step: `default`'s coding of feedback and images against `float32`, after zstd.
 
-    python benchmarks/wire.py --data DATA --out OUT [--document docs/evidence.md]
+    python benchmarks/wire.py --data DATA --out OUT [--document docs/results/wire.md]
 
 The first steps of `default`, with gradients computed in float32, as it is, and in bfloat16, of
 which half of the bits are zero, so that zstd removes them. Bytes are those of an average site, both

@@ -1,6 +1,7 @@
 """The worst recipe that the default policy admits: who took part, by asking with patients' images.
 
-    python benchmarks/worst_recipe.py --data DATA --out OUT [--document docs/evidence.md]
+    python benchmarks/worst_recipe.py --data DATA --out OUT
+        [--document docs/results/worst_recipe.md]
 
 A malicious coordinator writes the recipe and has images of every candidate. Half of them are the
 patients of a site, half are not. It goes through the site's `Endpoint`, under the policy that

@@ -321,8 +321,7 @@ def test_every_suite_that_comes_with_the_project_can_be_read_and_has_its_place()
     assert {name for name in suites if not name.startswith("search")} == listed - scripts
     for name, path in suites.items():
         assert Suite.from_toml(path.read_text()).name == name
-        document = "experiments" if name.startswith("search") else "evidence"
-        find_block((ROOT / f"docs/{document}.md").read_text(), name)
+        find_block((ROOT / f"docs/results/{name}.md").read_text(), name)
 
 
 def test_sites_are_judged_by_the_modalities_that_all_of_them_hold(

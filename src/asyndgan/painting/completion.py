@@ -52,7 +52,7 @@ REGRESSED: Final = 0.5
 """Part of the linear regression in what a translator says, chosen on validation patients.
 
 A network learns how painted images differ from real ones as well; a regression has hardly any
-parameters for that (docs/experiments.md, "What completes a modality").
+parameters for that (docs/experiments-data.md, "Completing a modality").
 """
 
 MOST_MASKS: Final = 1000

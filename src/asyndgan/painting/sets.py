@@ -29,7 +29,8 @@ from asyndgan.runs.sites import as_trained, choosers_of, kept
 
 MOVED = 2
 """Images per mask painted from the mask after random mirroring, rotation, scaling and shift, in
-addition to the one from the mask itself. Chosen on validation patients: see docs/experiments.md."""
+addition to the one from the mask itself. Chosen on validation patients: see
+docs/experiments-labels.md."""
 
 
 def synthetic_of_run(

@@ -30,7 +30,7 @@ PAINTING_VERSION: Final = 5
 """To be raised when a change alters what is painted from the same masks and seeds."""
 CONTRASTS: Final = (0.5, 1.1)
 """Least and highest contrast of faded labels. Chosen on validation patients: see
-docs/experiments.md."""
+docs/experiments-labels.md."""
 
 Looks = dict[int, list[str]]
 """Looks that some channels of images are painted in, by channel; one for each image."""

@@ -2,7 +2,7 @@
 
 The table below says what a recipe of the family has, and what a coordinator could learn through one
 that has something else. Its bounds are those of `benchmarks/worst_recipe.py`, which attacked
-recipes at its edges; docs/evidence.md ("Who took part") has the figures.
+recipes at its edges; docs/evidence.md ("Membership inference") has the figures.
 """
 
 from collections.abc import Callable, Iterator
