@@ -161,7 +161,7 @@ def test_copies_are_found_among_slices_that_are_empty_in_every_patient() -> None
         shown = [*synthetic, *(replace(case, image=0.98 * case.image) for case in chosen)]
         apart = relative_distances(real, shown)
         groups = [
-            _least([c for c, m in zip(real, member, strict=True) if m == wanted],
+            least([c for c, m in zip(real, member, strict=True) if m == wanted],
                    apart[torch.tensor(member) == wanted])
             for wanted in (True, False)
         ]  # fmt: skip
