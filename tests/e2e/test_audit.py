@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from asyndgan.auditing.audit import audit
 from asyndgan.auditing.copies import NearCopies, near_copies
-from asyndgan.auditing.distances import relative_distances
+from asyndgan.auditing.distances import least, relative_distances
 from asyndgan.auditing.membership import area_under_curve
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.record import read_audit
