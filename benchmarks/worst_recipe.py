@@ -43,8 +43,8 @@ from torch import Tensor
 from asyndgan.auditing.membership import area_under_curve
 from asyndgan.cli.site import first_policy
 from asyndgan.data import Case, Cohort
+from asyndgan.data.description import describe
 from asyndgan.data.moves import LIKE_PATIENTS, moved
-from asyndgan.data.nnunet import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, LABELS, MODALITIES, phantom_cases
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import write_dataset

@@ -24,7 +24,7 @@ from asyndgan.auditing.run import load_for_audit
 from asyndgan.auditing.sites import guess_sites
 from asyndgan.cli import app
 from asyndgan.data import Case, Cohort, Preparation
-from asyndgan.data.nnunet import describe
+from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.engines.setup import CHOOSER_FILE

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data import Cohort, RawCase
-from asyndgan.data.nnunet import describe
+from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import digest_of_folder, write_dataset

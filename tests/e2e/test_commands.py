@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from asyndgan.auditing.record import read_audit
 from asyndgan.cli import COMMANDS, app
 from asyndgan.data.check import check_folder
-from asyndgan.data.nnunet import describe
+from asyndgan.data.description import describe
 from asyndgan.data.phantoms import write_phantoms
 from asyndgan.reports.words import counted
 

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from asyndgan.arrays import Mask
 from asyndgan.auditing.record import check_released
 from asyndgan.cli import app
-from asyndgan.data.nnunet import describe
+from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
 from asyndgan.painting.recombine import without_labels

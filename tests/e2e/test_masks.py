@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data import Batch, Cohort, RawCase
-from asyndgan.data.nnunet import describe
+from asyndgan.data.description import describe
 from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
 from asyndgan.data.writing import write_dataset
 from asyndgan.engines import SiteSetup, load_cohort, set_up

@@ -20,7 +20,8 @@ from asyndgan.cli import app
 from asyndgan.data import derived_seed
 from asyndgan.data.check import check_folder
 from asyndgan.data.cohort import rarity
-from asyndgan.data.nnunet import describe, patient_of, read_cases
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import patient_of, read_cases
 from asyndgan.data.prepare import blanked, invert, load_cases
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort

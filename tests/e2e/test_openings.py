@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from asyndgan.data.nnunet import describe, list_cases, patient_of
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import list_cases, patient_of
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, build_engine, set_up
 from asyndgan.engines.setup import CHOOSER_FILE, chooser_at

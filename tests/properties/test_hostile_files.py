@@ -22,7 +22,8 @@ from PIL import Image
 from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.record import read_audit
 from asyndgan.data.check import check_folder
-from asyndgan.data.nnunet import DatasetInfo, describe, read_image, read_mask
+from asyndgan.data.description import DatasetInfo, describe
+from asyndgan.data.nnunet import read_image, read_mask
 from asyndgan.errors import AsyndganError, DataError, RunError
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account

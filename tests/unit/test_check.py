@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from asyndgan.cli.check import check
 from asyndgan.data.case import RawCase
 from asyndgan.data.check import Fault, check_folder, compare_folders
-from asyndgan.data.nnunet import named_alike
+from asyndgan.data.description import named_alike
 from asyndgan.data.writing import write_dataset
 
 LABELS = {"background": 0, "lesion": 1}

@@ -12,12 +12,8 @@ from PIL import Image
 
 from asyndgan.data import Case, Preparation
 from asyndgan.data.check import check_folder
-from asyndgan.data.nnunet import (
-    describe,
-    list_cases,
-    read_case,
-    read_cases,
-)
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import list_cases, read_case, read_cases
 from asyndgan.data.prepare import blanked, load_cases, shared_modalities
 from asyndgan.data.writing import write_completed, write_extended, written_whole
 from asyndgan.errors import DataError

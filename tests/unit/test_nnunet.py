@@ -13,13 +13,8 @@ import pytest
 from PIL import Image as Picture
 
 from asyndgan.data.case import RawCase
-from asyndgan.data.nnunet import (
-    describe,
-    patient_of,
-    read_cases,
-    read_mask,
-    read_masks,
-)
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import patient_of, read_cases, read_mask, read_masks
 from asyndgan.data.writing import write_dataset, written_whole
 from asyndgan.errors import DataError
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from asyndgan.cli.train import parsed_sites
-from asyndgan.data.nnunet import check_labels
+from asyndgan.data.description import check_labels
 from asyndgan.errors import DataError, RecipeError, RunError, StorageError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size

@@ -8,7 +8,8 @@ from asyndgan.auditing.audit import audit, of_canaries
 from asyndgan.auditing.reconstruction import not_asked, read_pixels
 from asyndgan.auditing.record import AuditRecord, read_audit
 from asyndgan.data import Case
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError

@@ -11,7 +11,8 @@ from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
 from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device, Sites, States, parsed_sites
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.segmentation import SegmentationBudget

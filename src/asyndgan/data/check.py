@@ -13,25 +13,21 @@ from typing import final
 import numpy as np
 
 from asyndgan.data.case import MODALITIES_LIMIT
+from asyndgan.data.description import DatasetInfo, describe, named_alike
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
-    FILE_ENDINGS,
     CaseFiles,
-    DataFileError,
-    DatasetInfo,
     Part,
-    Stored,
     check_acquired,
-    describe,
     image_name_pattern,
     list_cases,
-    named_alike,
     patient_of,
     read_image,
     read_mask,
     same_grid,
     twice_there,
 )
+from asyndgan.data.readers import READERS, DataFileError, Stored
 
 SPACING_APART = 0.05
 """Relative difference of spacings above which a report says something."""
@@ -216,8 +212,8 @@ def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
     except DataFileError as error:
         tally.error(error)
     names = [path.name for path in _files(folder / "imagesTr")]
-    found = [ending for ending in FILE_ENDINGS if any(name.endswith(ending) for name in names)]
-    ending = found[0] if found else FILE_ENDINGS[0]
+    found = [ending for ending in READERS if any(name.endswith(ending) for name in names)]
+    ending = found[0] if found else next(iter(READERS))
     matches = [image_name_pattern(ending).fullmatch(name) for name in names]
     count = 1 + max((int(match[2]) for match in matches if match), default=0)
     modalities = tuple(f"number {number}" for number in range(min(count, MODALITIES_LIMIT)))
@@ -385,7 +381,7 @@ def _rows(
     for modality, count in tally.lacking.items() if info.incomplete else ():
         yield f"lack {modality}", f"{count} cases; they are judged by what they have"
     yield "size", _range(tally.sizes)
-    if info.file_ending != ".png":
+    if READERS[info.file_ending].spaced:
         yield "spacing (mm)", _range(tally.spacings)
     names = {number: name for name, number in info.labels.items()}
     total = tally.pixels.total()

@@ -12,14 +12,9 @@ from torch.nn import functional as F
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
 from asyndgan.data.case import MODALITIES_LIMIT, Case, Preparation, RawCase
-from asyndgan.data.nnunet import (
-    DEFAULT_PATIENT_PATTERN,
-    DataFileError,
-    DatasetInfo,
-    describe,
-    read_cases,
-    read_masks,
-)
+from asyndgan.data.description import DatasetInfo, describe
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, read_cases, read_masks
+from asyndgan.data.readers import DataFileError
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
 

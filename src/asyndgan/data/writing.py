@@ -10,44 +10,26 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import nibabel as nib
 import numpy as np
-from PIL import Image as Picture
-from PIL.PngImagePlugin import PngInfo
 
 from asyndgan.data.case import RawCase
-from asyndgan.data.nnunet import (
-    AXES,
+from asyndgan.data.description import (
     FILE_ENDINGS,
-    NOT_ACQUIRED,
     OWN_KEYS,
-    Axis,
-    CaseFiles,
-    DataFileError,
     DatasetInfo,
-    check_mask,
     checked_labels,
     checked_modalities,
     describe,
     json_table,
-    list_cases,
-    opened_nifti,
-    shown_shape,
 )
+from asyndgan.data.nnunet import AXES, Axis, CaseFiles, check_mask, list_cases, shown_shape
+from asyndgan.data.readers import NOT_ACQUIRED, READERS, DataFileError, reader_of
 from asyndgan.received import opened
 
 PAINTED: Final = "synthetic "
 """Prefix to the name of a modality that was painted, not acquired."""
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
-
-_PLACE = (
-    *("pixdim", "xyzt_units", "qform_code", "sform_code"),
-    *(f"quatern_{axis}" for axis in "bcd"),
-    *(f"qoffset_{axis}" for axis in "xyz"),
-    *(f"srow_{axis}" for axis in "xyz"),
-)
-"""Fields of a NIfTI header that say where its voxels lie, by either of its two transforms."""
 
 
 def write_dataset(
@@ -139,7 +121,7 @@ def write_completed(
             for modality, slices in planes.get(case.name, {}).items():
                 like = next(iter(case.images.values()))
                 name = f"imagesTr/{case.name}_{added[modality]:04d}{info.file_ending}"
-                _write_painted(folder / name, slices, like, AXES[axis])
+                reader_of(like).write_painted(folder / name, slices, like=like, axis=AXES[axis])
                 written[name] = {
                     "modality": modality,
                     "acquired": False,
@@ -196,7 +178,9 @@ def write_extended(
             added.append(case.name)
             for name, plane, acquired in _files_like(files[like], case, info):
                 (folder / name).parent.mkdir(exist_ok=True)
-                _write_painted(folder / name, [plane], acquired, AXES[axis])
+                reader_of(acquired).write_painted(
+                    folder / name, [plane], like=acquired, axis=AXES[axis]
+                )
         table = json_table(source / "dataset.json")
         about = {**table, "numTraining": len(names), "synthetic_cases": added}
         _describe_copy(folder, about, provenance)
@@ -263,28 +247,6 @@ def _files_like(
     if case.mask is not None:
         mask = case.mask.astype(np.uint8)
         yield f"labelsTr/{case.name}{info.file_ending}", mask, like.mask or like.images[0]
-
-
-def _write_painted(path: Path, slices: Sequence[np.ndarray], like: Path, axis: int) -> None:
-    """Writes one file of painted slices, on the grid of an acquired file: uint8, else float32."""
-    if path.name.endswith(".png"):
-        (plane,) = slices
-        return _write_png(path, plane, NOT_ACQUIRED)
-    # Undo `_plane`, then the reorientation to the closest canonical orientation: software that
-    # ignores the affine must find the voxels where the acquired ones are.
-    volume = np.stack([np.flip(plane.T) for plane in slices], axis=axis)
-    volume = volume.astype(np.uint8 if volume.dtype == np.uint8 else np.float32)
-    with opened_nifti(like) as acquired:
-        header, shape, affine = acquired.header, acquired.shape, acquired.affine
-    canonical = nib.orientations.axcodes2ornt(("R", "A", "S"))
-    stored = nib.orientations.io_orientation(affine)
-    turn = nib.orientations.ornt_transform(canonical, stored)
-    volume = nib.orientations.apply_orientation(volume, turn).reshape(shape)
-    image = nib.Nifti1Image(volume, affine)
-    for field in _PLACE:
-        image.header[field] = header[field]
-    image.header["descrip"] = NOT_ACQUIRED.encode()
-    nib.save(image, path)
 
 
 def _header(
@@ -373,44 +335,17 @@ def _write_case(
     note: str,
 ) -> None:
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
-    images = [case.channels[modality] for modality in modalities]
-    stem = str(folder / "imagesTr" / case.name)
-    if file_ending == ".png" and tuple(map(str.lower, modalities)) in _RGB:
-        _write_png(Path(f"{stem}_0000.png"), np.stack(images, axis=-1), note)
-    else:
-        for number, image in enumerate(images):
-            _write(Path(f"{stem}_{number:04d}{file_ending}"), image, case.spacing, note)
+    reader = READERS[file_ending]
+    planes = [case.channels[modality] for modality in modalities]
+    if reader.colour and tuple(map(str.lower, modalities)) in _RGB:
+        planes = [np.stack(planes, axis=-1)]
+    for number, plane in enumerate(planes):
+        path = folder / "imagesTr" / f"{case.name}_{number:04d}{file_ending}"
+        reader.write(path, plane, spacing=case.spacing, note=note)
     if case.mask is not None:
         (folder / "labelsTr").mkdir(exist_ok=True)
         path = folder / "labelsTr" / f"{case.name}{file_ending}"
-        _write(path, case.mask.astype(np.uint8), case.spacing, note)
-
-
-def _write(path: Path, values: np.ndarray, spacing: tuple[float, float], note: str) -> None:
-    if path.name.endswith(".png"):
-        return _write_png(path, values, note)
-    # The inverse of `_plane` along the axial direction.
-    kind = values.dtype if values.dtype == np.uint8 else np.float32
-    voxels = np.ascontiguousarray(np.flip(values.T))[..., np.newaxis].astype(kind)
-    rows, columns = spacing
-    image = nib.Nifti1Image(voxels, np.diag([columns, rows, 1.0, 1.0]))
-    image.header["descrip"] = note.encode()
-    nib.save(image, path)
-
-
-def _write_png(path: Path, values: np.ndarray, note: str = "") -> None:
-    """Writes an 8-bit PNG, or a 16-bit one for a synthetic grey picture with values above 255."""
-    if not np.isfinite(values).all():
-        raise DataFileError(
-            path, "would hold intensities that are not finite", "Replace them by numbers."
-        )
-    deep = bool(note) and values.ndim == 2 and float(values.max()) > 255
-    pixels = np.clip(np.round(values), 0, 65535 if deep else 255)
-    about = PngInfo()
-    if note:
-        about.add_text("synthetic", note)
-    picture = Picture.fromarray(pixels.astype(np.uint16 if deep else np.uint8))
-    picture.save(path, format="PNG", compress_level=6, pnginfo=about)
+        reader.write(path, case.mask.astype(np.uint8), spacing=case.spacing, note=note)
 
 
 def digest_of_folder(folder: Path) -> str:

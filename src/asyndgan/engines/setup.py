@@ -8,7 +8,8 @@ from typing import Any, Final, Self, final
 from pydantic import TypeAdapter
 
 from asyndgan.data import Cohort, derived_seed
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
+from asyndgan.data.description import check_labels, describe
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.prepare import (
     check_contrast,
     load_cases,

@@ -7,7 +7,7 @@ from shlex import quote
 import torch
 
 from asyndgan.data import Case
-from asyndgan.data.nnunet import describe
+from asyndgan.data.description import describe
 from asyndgan.errors import RunError
 from asyndgan.judging.real import loaded
 from asyndgan.painting.synthesise import (

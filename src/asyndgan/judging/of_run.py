@@ -4,7 +4,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from asyndgan.data import Case
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.prepare import lacked_by_all, load_cases
 from asyndgan.errors import RunError
 from asyndgan.judging.augmented import augmented_cases

@@ -5,7 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from asyndgan.data import Case
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, check_labels, describe
+from asyndgan.data.description import check_labels, describe
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.prepare import load_cases, widened
 from asyndgan.data.splits import Chooser, hold_out
 from asyndgan.errors import RunError

@@ -21,16 +21,9 @@ from asyndgan import __version__
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Images, Mask
 from asyndgan.data import Case, derived_seed
 from asyndgan.data.colours import Colours, recoloured
+from asyndgan.data.description import DatasetInfo, check_labels, describe
 from asyndgan.data.moves import Moves, mirrored, moved
-from asyndgan.data.nnunet import (
-    CaseFiles,
-    DatasetInfo,
-    check_labels,
-    describe,
-    list_cases,
-    read_case,
-    read_image,
-)
+from asyndgan.data.nnunet import CaseFiles, list_cases, read_case, read_image
 from asyndgan.data.prepare import check_contrast, check_uncut, invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
@@ -498,7 +491,7 @@ def _described(run: RunFolder, folder: Path) -> DatasetInfo:
     info = describe(folder)
     check_own_set(run, folder, info)
     first = list_cases(folder, info)[0].images
-    if info.file_ending == ".png" and len(read_image(first[min(first)], min(first), info)) > 1:
+    if len(read_image(first[min(first)], min(first), info)) > 1:
         raise DataError(
             f"{folder} holds RGB pictures, beside which no further channel can be stored. Store "
             "each channel as a grey picture first."

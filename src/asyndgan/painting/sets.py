@@ -7,7 +7,8 @@ from typing import Any
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
 from asyndgan.painting.recombine import recombined

@@ -15,8 +15,8 @@ from torch import nn
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, Preparation, RawCase, derived_seed
 from asyndgan.data.cohort import digest_of
+from asyndgan.data.description import check_labels
 from asyndgan.data.moves import Moves, mirrored, moved
-from asyndgan.data.nnunet import check_labels
 from asyndgan.data.prepare import load_masks
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError

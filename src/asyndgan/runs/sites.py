@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from asyndgan.data import Case
-from asyndgan.data.nnunet import describe
+from asyndgan.data.description import describe
 from asyndgan.data.prepare import load_cases
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.engines.setup import chooser_at

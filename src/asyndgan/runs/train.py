@@ -14,7 +14,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from asyndgan import __version__
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, describe
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.prepare import shared_modalities
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.errors import (

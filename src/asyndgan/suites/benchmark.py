@@ -21,7 +21,8 @@ from scipy.stats import spearmanr
 from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
-from asyndgan.data.nnunet import describe, list_cases, patient_of, read_case
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import list_cases, patient_of, read_case
 from asyndgan.data.prepare import blanked, load_cases, prepare, widened
 from asyndgan.data.splits import hold_out
 from asyndgan.data.writing import digest_of_folder

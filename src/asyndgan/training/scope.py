@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.data.case import MODALITIES_LIMIT
-from asyndgan.data.nnunet import named_alike
+from asyndgan.data.description import named_alike
 from asyndgan.errors import CohortError
 from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe

@@ -1,0 +1,242 @@
+"""A data set's dataset.json: its modalities and labels, by nnU-Net's raw convention (version 2)."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+from pydantic import TypeAdapter, ValidationError
+
+from asyndgan.data.case import MODALITIES_LIMIT
+from asyndgan.data.readers import READERS, DataFileError
+from asyndgan.recipe import shown
+from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
+
+FILE_ENDINGS = tuple(READERS)
+NAMED_FOLDERS = 5
+"""Most folders that an error names where a folder of data sets was given in place of one."""
+
+MAX_JSON_BYTES = 2**24
+MAX_LABEL = 255  # what an 8-bit mask can hold
+OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "name")
+_NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+
+@final
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The content of dataset.json.
+
+    Attributes:
+        name: name of the data set; the folder's name if dataset.json gives none.
+        modalities: names of the channels, in the order of the numbers in the file names.
+        labels: name to number, 0 to 255. An "ignore" label gets no special treatment.
+        file_ending: one of `FILE_ENDINGS`.
+        extra: all other keys, such as "synthetic" or "provenance".
+        training: numTraining; None if absent.
+    """
+
+    name: str
+    modalities: tuple[str, ...]
+    labels: dict[str, int]
+    file_ending: str
+    extra: dict[str, object] = field(default_factory=dict)
+    training: int | None = None
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether dataset.json declares all images as painted by a generator."""
+        return self.extra.get("synthetic") is True
+
+    @cached_property  # asked for each file
+    def synthetic_cases(self) -> frozenset[str]:
+        """Names of the synthetic cases in a set of acquired ones (see `write_extended`)."""
+        named = self.extra.get("synthetic_cases")
+        return frozenset(map(str, named)) if isinstance(named, list) else frozenset()
+
+    @cached_property
+    def painted(self) -> frozenset[str]:
+        """Names of the painted channels in a set of acquired ones (see `write_completed`)."""
+        named = self.extra.get("synthetic_modalities")
+        return frozenset(map(str, named)) if isinstance(named, list) else frozenset()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether cases may lack modalities; otherwise a missing one is an error."""
+        return self.extra.get("incomplete") is True
+
+
+def describe(folder: Path) -> DatasetInfo:
+    """Reads a data set's dataset.json.
+
+    Raises:
+        DataError: it is missing, is not JSON, or holds something this package does not support
+            (regions as labels, file endings other than `FILE_ENDINGS`).
+    """
+    path = folder / "dataset.json"
+    table = json_table(path)
+    ending = table.get("file_ending")
+    if ending is None:
+        first = "; with 'modality' it is of nnU-Net's version 1" if "modality" in table else ""
+        raise DataFileError(
+            path,
+            f"does not say what files end in{first}",
+            'Write version 2: "file_ending" (such as ".nii.gz"), "channel_names" ({"0": "T1"}), '
+            '"labels" (name to number) and "numTraining"; images are named CASE_0000.nii.gz.',
+        )
+    if ending not in FILE_ENDINGS:
+        raise DataFileError(
+            path,
+            f"file_ending is {shown(ending)}",
+            f"Store the images as {' or '.join(FILE_ENDINGS)}.",
+        )
+    training = table.get("numTraining")
+    if training is not None and (not isinstance(training, int) or isinstance(training, bool)):
+        raise DataFileError(path, f"numTraining is {shown(training)}", "Write the number of cases.")
+    return DatasetInfo(
+        name=str(table.get("name") or folder.resolve().name),
+        modalities=checked_modalities(path, table.get("channel_names")),
+        labels=checked_labels(path, table.get("labels")),
+        file_ending=ending,
+        extra={key: value for key, value in table.items() if key not in OWN_KEYS},
+        training=training,
+    )
+
+
+def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of different names that only capitals, spaces, dots or dashes tell apart: T1 and t1.
+
+    Names are matched to the letter, so whoever meant one thing by both gets two. Other signs count:
+    T2 and T2* are two sequences.
+    """
+    first: dict[str, str] = {}
+    pairs = []
+    for name in dict.fromkeys(names):
+        plain = re.sub(r"[\s_.-]", "", name).casefold()
+        known = first.setdefault(plain, name) if plain else name
+        if known != name:
+            pairs.append((known, name))
+    return pairs
+
+
+def check_labels(folder: Path, labels: Mapping[str, str]) -> None:
+    """Checks that a data set's labels agree with those of a run.
+
+    Args:
+        folder: holds dataset.json.
+        labels: the run's labels: number, as text, to name.
+
+    Raises:
+        DataError: a number has a different name, or a name a different number.
+    """
+    numbers = {name: int(number) for number, name in labels.items()}
+    for name, number in describe(folder).labels.items():
+        if labels.get(str(number), name) != name or numbers.get(name, number) != number:
+            known = ", ".join(f"{number} {name}" for number, name in labels.items())
+            raise DataFileError(
+                folder / "dataset.json",
+                f"label {number} is '{name}' here; the run has {known}",
+                "Give both the same numbers and names, and remap the masks.",
+            )
+
+
+def json_table(path: Path) -> dict[str, object]:
+    """Reads a dataset.json without checking its keys.
+
+    Raises:
+        DataFileError: the file is missing or does not hold a JSON object.
+    """
+    remedy = "Write it as nnU-Net wants it: channel_names, labels, numTraining, file_ending."
+    if not path.parent.is_dir():
+        what = "is no folder" if path.parent.exists() else "this folder does not exist"
+        remedy = "Name the folder of a data set; dataset.json lies in it."
+        raise DataFileError(path.parent, what, remedy)
+    if not path.is_file():
+        if inside := sorted(found.parent.name for found in path.parent.glob("*/dataset.json")):
+            remedy = f"Name the folder of one data set: {', '.join(inside[:NAMED_FOLDERS])}."
+        raise DataFileError(path, "this file does not exist", remedy)
+    try:
+        table = parsed_json(bounded_text(path, MAX_JSON_BYTES))
+    except (OSError, ValueError) as error:
+        raise DataFileError(path, f"cannot be read as JSON ({error})", remedy) from error
+    if not isinstance(table, dict):
+        raise DataFileError(path, "is not a JSON object", remedy)
+    return table
+
+
+def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
+    """Checks `channel_names` and returns the names in the order of their numbers.
+
+    Raises:
+        DataFileError: `names` is not valid; the error names `path`.
+    """
+    remedy = 'Number them from 0 and name each once: "channel_names": {"0": "T1", "1": "FLAIR"}.'
+    if not isinstance(names, dict) or not names:
+        raise DataFileError(path, "channel_names is missing", remedy)
+    if len(names) > MODALITIES_LIMIT:
+        raise DataFileError(
+            path,
+            f"channel_names holds {len(names)} names, and {MODALITIES_LIMIT} are the most",
+            "Leave out channels that no model is trained on.",
+        )
+    numbers = [str(number) for number in range(len(names))]
+    if sorted(names, key=str) != sorted(numbers):
+        keys = ", ".join(key[:NAME_LENGTH] for key in sorted(names))
+        raise DataFileError(path, f"channel_names has the keys {keys}", remedy)
+    ordered = [names[number] for number in numbers]
+    if not all(isinstance(name, str) and name for name in ordered):
+        raise DataFileError(path, "channel_names holds something that is not a name", remedy)
+    if len(set(ordered)) < len(ordered):
+        raise DataFileError(path, "channel_names holds one name twice", remedy)
+    _check_names(path, "modality", ordered)
+    return tuple(ordered)
+
+
+def checked_labels(path: Path, labels: object) -> dict[str, int]:
+    """Checks `labels` and returns name to number.
+
+    Raises:
+        DataFileError: `labels` is not valid; the error names `path`.
+    """
+    remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
+    if not isinstance(labels, dict) or not labels:
+        raise DataFileError(path, "labels is missing", remedy)
+    if len(labels) > MAX_LABEL + 1:
+        raise DataFileError(
+            path,
+            f"labels holds {len(labels)} names, and {MAX_LABEL + 1} are the most",
+            "Merge some of them, and remap the masks.",
+        )
+    _check_names(path, "label", labels)
+    for name, number in labels.items():
+        if isinstance(number, list):
+            raise DataFileError(
+                path,
+                f"label '{name}' is a region, a list of labels",
+                f"Regions overlap, and a mask has one label a pixel. {remedy}",
+            )
+        if not isinstance(number, int) or isinstance(number, bool):
+            raise DataFileError(path, f"label '{name}' has the number {shown(number)}", remedy)
+        if not 0 <= number <= MAX_LABEL:
+            raise DataFileError(
+                path,
+                f"label '{name}' has the number {shown(number)}, outside 0 to {MAX_LABEL}",
+                remedy,
+            )
+    if len(set(labels.values())) < len(labels):
+        raise DataFileError(path, "two labels have the same number", remedy)
+    return dict(labels)
+
+
+def _check_names(path: Path, kind: str, names: Iterable[str]) -> None:
+    for name in names:
+        try:
+            _NAME.validate_python(name)
+        except ValidationError as error:
+            raise DataFileError(
+                path,
+                f"the name of {kind} {name[:NAME_LENGTH]!r} is empty, too long or cannot be shown",
+                f"Take 1 to {NAME_LENGTH} characters, none of them a control character.",
+            ) from error

@@ -1,0 +1,155 @@
+"""The seam that each file format implements, and what all formats share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, final
+
+import nibabel as nib
+import numpy as np
+
+from asyndgan.errors import DataError
+
+NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
+"""Note in the header of a painted file; NIfTI allows 80 bytes."""
+
+
+class DataFileError(DataError):
+    """A `DataError` about one file or folder.
+
+    Attributes:
+        file: the file or folder at fault.
+        reason: what is wrong, without a full stop.
+        remedy: what to do, as a full sentence.
+    """
+
+    def __init__(self, file: Path, reason: str, remedy: str) -> None:
+        super().__init__(f"{file}: {reason}. {remedy}")
+        self.file = file
+        self.reason = reason
+        self.remedy = remedy
+
+
+@final
+@dataclass(frozen=True)
+class Stored:
+    """The array of one file.
+
+    Attributes:
+        values: intensities or labels, (rows, columns) of a picture, or (right, anterior, superior)
+            of a volume.
+        affine: (4, 4), from voxel indices to millimetres; None for pictures.
+    """
+
+    values: np.ndarray = field(repr=False)
+    affine: np.ndarray | None = field(default=None, repr=False)
+
+    @property
+    def spacing(self) -> tuple[float, ...]:
+        """Millimetres per pixel along each axis; 1.0 for pictures."""
+        if self.affine is None:
+            return (1.0, 1.0)
+        # Taken from the affine, not the header's zooms: 2-D files have no third zoom.
+        return tuple(float(mm) for mm in nib.affines.voxel_sizes(self.affine))
+
+
+class Reader(ABC):
+    """Reads and writes the files of one format.
+
+    A file may be hostile. Its size is bounded before anything is decoded, and whatever a decoder
+    raises becomes a `DataFileError` (see `decoding`).
+    """
+
+    spaced: bool
+    """Whether a file says how many millimetres apart its pixels lie."""
+
+    colour: bool
+    """Whether one file may hold three modalities, as red, green and blue."""
+
+    @abstractmethod
+    def image(self, path: Path, *, most: int) -> list[Stored]:
+        """Reads the intensities of one file, one array a modality, of any number type.
+
+        Args:
+            path: the file.
+            most: 3 if the file may hold three modalities, else 1.
+
+        Raises:
+            DataFileError: the file cannot be read, is too large, or holds more modalities.
+        """
+
+    @abstractmethod
+    def mask(self, path: Path) -> Stored:
+        """Reads the labels of one file, of any number type.
+
+        Raises:
+            DataFileError: the file cannot be read, is too large, or is no mask.
+        """
+
+    @abstractmethod
+    def painted(self, path: Path) -> bool:
+        """Whether a file's header says that the file was painted by a generator.
+
+        Raises:
+            DataFileError: the file cannot be read or is too large.
+        """
+
+    @abstractmethod
+    def write(
+        self, path: Path, plane: np.ndarray, *, spacing: tuple[float, float], note: str
+    ) -> None:
+        """Writes one slice; equal slices give equal bytes.
+
+        Args:
+            path: the new file.
+            plane: (rows, columns), and (rows, columns, 3) if `colour`; uint8 labels or intensities.
+            spacing: millimetres between rows and between columns.
+            note: for the header, empty for none; `painted` has to find `NOT_ACQUIRED`.
+
+        Raises:
+            DataFileError: the format cannot store these values.
+            OSError: the file cannot be written.
+        """
+
+    @abstractmethod
+    def write_painted(
+        self, path: Path, planes: Sequence[np.ndarray], *, like: Path, axis: int
+    ) -> None:
+        """Writes painted slices on the grid of an acquired file, with the note `NOT_ACQUIRED`.
+
+        Args:
+            path: the new file.
+            planes: all slices of the file, each as in `write`.
+            like: the acquired file, of this format.
+            axis: axis of the volume along which it was cut (see `plane_of`).
+
+        Raises:
+            DataFileError, OSError: as `write`.
+        """
+
+
+@contextmanager
+def decoding(path: Path, kind: str) -> Iterator[None]:
+    """Turns whatever a decoder raises into a `DataFileError`."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        reason = str(error).replace(str(path), path.name).rstrip(".") or type(error).__name__
+        remedy = "It may be truncated or damaged: copy it again from where it came."
+        if isinstance(error, PermissionError):
+            remedy = "Give yourself the right to read it."
+        raise DataFileError(path, f"cannot be read as {kind} ({reason})", remedy) from error
+
+
+def plane_of(volume: np.ndarray, axis: int, index: int) -> np.ndarray:
+    """One slice as a radiologist views it: both in-plane axes reversed, then transposed."""
+    return np.ascontiguousarray(np.flip(volume.take(index, axis)).T)
+
+
+def volume_of(planes: Sequence[np.ndarray], axis: int) -> np.ndarray:
+    """The volume whose slices along `axis` these are: the inverse of `plane_of`."""
+    return np.stack([np.flip(plane.T) for plane in planes], axis=axis)
