@@ -24,7 +24,7 @@ from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
 from asyndgan.privacy.policy import AllowsSection, Policy
 from asyndgan.recipe import Recipe
-from asyndgan.runs.federated import Order
+from asyndgan.runs.order import Order
 from common import MADE_ANEW, arguments, emptied, markdown, publish
 
 RECIPE = """

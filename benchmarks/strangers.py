@@ -20,7 +20,7 @@ from asyndgan.engines.flare.localhost import free_port
 from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.privacy.policy import Policy
 from asyndgan.recipe import Recipe
-from asyndgan.runs.federated import Order
+from asyndgan.runs.order import Order
 from common import MADE_ANEW, arguments, emptied, markdown, publish
 from faults import ALLOWED, RECIPE
 

@@ -22,7 +22,8 @@ from asyndgan.engines.flare.service import SiteService
 from asyndgan.errors import Interrupted, RunError
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
-from asyndgan.runs.federated import Order, serve
+from asyndgan.runs.federated import serve
+from asyndgan.runs.order import Order
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="FLARE's engine needs it")
 

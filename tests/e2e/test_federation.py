@@ -61,8 +61,9 @@ from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, RunFacts, load_recipe, train
-from asyndgan.runs.federated import Order, serve
+from asyndgan.runs.federated import serve
 from asyndgan.runs.folder import socket_sums
+from asyndgan.runs.order import Order
 from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read, step_file
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, pack, unpack

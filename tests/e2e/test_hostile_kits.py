@@ -17,7 +17,7 @@ from asyndgan.engines.flare.localhost import free_port
 from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.privacy import SIMULATION
 from asyndgan.recipe import Recipe
-from asyndgan.runs.federated import Order
+from asyndgan.runs.order import Order
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
 

@@ -20,7 +20,7 @@ from asyndgan.engines.flare.localhost import free_port
 from asyndgan.privacy import SIMULATION
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
-from asyndgan.runs.federated import Order
+from asyndgan.runs.order import Order
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
 ALONE = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}

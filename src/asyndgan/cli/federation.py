@@ -149,7 +149,7 @@ def submit(
 ) -> None:
     """Orders a run, and has you confirm what it paints; or resumes one that was stopped."""
     kits = flare_part("kits")
-    from asyndgan.runs.federated import Order
+    from asyndgan.runs.order import Order
 
     resolved = load_recipe(recipe, overrides or [])
     name = run or resolved.name.lower().replace(" ", "-")
@@ -220,7 +220,7 @@ def status(
 ) -> None:
     """Shows who is connected; a run's step, each site's share, last contact, bytes and losses."""
     kits = flare_part("kits")
-    from asyndgan.runs.federated import Order
+    from asyndgan.runs.order import Order
 
     made, console = kits.Federation.of(folder), Terminal(file=sys.stdout)
     if run is None and not Order.all(made):
@@ -275,7 +275,7 @@ def fetch(
 
 def _order(folder: Path, run: str | None) -> Any:
     kits = flare_part("kits")
-    from asyndgan.runs.federated import Order
+    from asyndgan.runs.order import Order
 
     return Order.named(kits.Federation.of(folder), run)
 

@@ -1,9 +1,9 @@
 """Engines: the transports that carry messages between the coordinator and its sites."""
 
 from collections.abc import Sequence
-from importlib import import_module
-from typing import Any, Final
+from typing import Final
 
+from asyndgan.engines.federation import flare_part
 from asyndgan.engines.inprocess import InProcess
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
@@ -30,20 +30,6 @@ def build_engine(name: str, setups: Sequence[SiteSetup], recipe: Recipe) -> Tran
         localhost: Transport = flare_part("localhost").Localhost(setups, recipe)
         return localhost
     raise RunError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
-
-
-def flare_part(name: str) -> Any:
-    """Imports a module of `asyndgan.engines.flare`, which needs the optional extra `flare`.
-
-    Raises:
-        RunError: FLARE is not installed.
-    """
-    try:
-        return import_module(f"asyndgan.engines.flare.{name}")
-    except ImportError as error:
-        raise RunError(
-            "between machines NVIDIA FLARE is needed: pip install 'asyndgan[flare]'."
-        ) from error
 
 
 __all__ = [

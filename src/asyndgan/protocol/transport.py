@@ -37,5 +37,9 @@ class Transport(ABC):
         """
         return {}
 
+    def pace(self) -> float:
+        """Longest time in seconds that a site took for one of its latest answers; 0 if unknown."""
+        return 0.0
+
     def close(self) -> None:  # noqa: B027  (most transports hold nothing that needs closing)
         """Frees connections and processes; `send` raises `SiteUnreachableError` from then on."""

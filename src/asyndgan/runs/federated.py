@@ -1,11 +1,9 @@
-"""Runs of a federation, ordered by its administrator and trained one after the other.
+"""Trains the runs that were ordered in a federation, one after the other.
 
-`serve` keeps FLARE's server running and trains the next run in a process of its own. A run that
-crashes or lacks sites is restarted from its checkpoint without anyone's help.
+`serve` keeps the federation's server running and trains the next run in a process of its own. A run
+that crashes or lacks sites is restarted from its checkpoint without anyone's help.
 """
 
-import hashlib
-import json
 import logging
 import os
 import signal
@@ -13,18 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from shlex import quote
-from typing import Any, Final, final
+from typing import Final, final
 
-from asyndgan.engines.flare.attendance import Register
-from asyndgan.engines.flare.jobs import Office
-from asyndgan.engines.flare.keeper import keep_server
-from asyndgan.engines.flare.kits import RUN_NAME, Federation
-from asyndgan.engines.flare.transport import Flare
+from asyndgan.engines.federation import Federation, federation_in, served
 from asyndgan.errors import (
     AsyndganError,
     BusyError,
@@ -35,20 +28,8 @@ from asyndgan.errors import (
     StorageError,
 )
 from asyndgan.locks import held
-from asyndgan.protocol import Transport
-from asyndgan.recipe import Recipe
-from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.train import (
-    Progress,
-    Watch,
-    check_all_come,
-    check_attended,
-    check_odds,
-    train_over,
-)
-from asyndgan.texts import bounded_text, parsed_json, replace_text
-from asyndgan.training.checkpoint import stored_steps
-from asyndgan.training.quorum import Quorum
+from asyndgan.runs.order import Order
+from asyndgan.runs.train import Progress
 
 log = logging.getLogger(__name__)
 
@@ -68,346 +49,9 @@ STOP_S: Final = 30.0
 STOP_TIMES: Final = 10
 """A run is asked to stop `STOP_TIMES` times, `STOP_S` seconds apart, before it is killed."""
 
-GRACE_S: Final = 10.0
-MOST_GRACE_S: Final = 240.0
-"""A run that a signal tells to end may take `GRACE_S`, and twice as long as its sites took for
-their latest answers, for its step and a checkpoint, but never longer than `MOST_GRACE_S`."""
-
-RETURN_S: Final = 60.0
-"""Seconds that a resumed run waits for all of its sites before a quorum is enough."""
-
-
-ANYTHING: Final = "whatever the sites' cards say"
-"""What was confirmed of a run that was submitted with `--yes`."""
-
-NOBODY: Final = "sites to be named: those it was ordered for were removed (submit it again, --site)"
-
-
-@final
-class Order:
-    """A run that was ordered in a federation.
-
-    Args:
-        federation: federation of the run.
-        name: small letters, digits and hyphens; sites keep their state under it.
-    """
-
-    def __init__(self, federation: Federation, name: str) -> None:
-        self.federation = federation
-        self.name = name
-        self.folder = RunFolder(federation.path / "runs" / name)
-        self._order_file = self.folder.path / "order.json"
-        self._stop_file = self.folder.path / "stop"
-        self._failed_file = self.folder.path / "failed"
-        self._waiting_file = self.folder.path / "waiting"
-        self._trouble_file = self.folder.path / "trouble"
-        self._proposal_file = self.folder.path / "proposal"
-        self._confirmed_file = self.folder.path / "confirmed"
-        self.log_file = self.folder.path / "coordinator.log"
-        self._transport: Flare | None = None
-
-    @classmethod
-    def submit(
-        cls,
-        federation: Federation,
-        name: str,
-        recipe: Recipe,
-        sites: tuple[str, ...],
-        *,
-        yes: bool = False,
-    ) -> "Order":
-        """Orders a new run, or resumes one that was stopped or has failed.
-
-        Args:
-            federation: federation of the run.
-            name: name of the run.
-            recipe: what to train.
-            sites: sites that must be connected before it begins; empty: all that have kits.
-            yes: confirm in advance whatever the sites' cards say, within what the recipe allows.
-
-        Raises:
-            RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
-                nobody takes part in a step that is to come, or a run of that name has finished or
-                has another recipe.
-        """
-        if not RUN_NAME.fullmatch(name):
-            raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
-        order = cls(federation, name)
-        # A run that was begun goes on although sites of its timeline were removed since.
-        begun = order._order_file.exists()
-        timeline = () if begun else (part.site for part in recipe.timeline)
-        if unknown := {*sites, *timeline} - set(federation.sites):
-            raise RunError(
-                f"there is no kit for {', '.join(sorted(unknown))}; 'asyndgan federation add' "
-                "makes one."
-            )
-        if begun:
-            if order.state() == "finished":
-                raise RunError(f"run {name} has finished; choose another name.")
-            if order.folder.recipe().digest() != recipe.digest():
-                raise RunError(f"run {name} has another recipe; choose another name.")
-            order._check_due()
-            if sites:
-                order._write_wanted(sites, order.wanted()["ordered"])
-            for file in (order._stop_file, order._failed_file, order._trouble_file):
-                file.unlink(missing_ok=True)
-            if yes:
-                order.confirm(ANYTHING)
-            return order
-        check_attended(recipe, federation.sites)
-        check_all_come(recipe, federation.sites)
-        check_odds(recipe, sites or federation.sites)
-        RunFolder.create(order.folder.path, recipe)
-        if yes:
-            order.confirm(ANYTHING)
-        order._write_wanted(sites or federation.sites, time.time())
-        return order
-
-    def _write_wanted(self, sites: Collection[str], ordered: float) -> None:
-        """Writes the order file atomically, since other processes read it at any time."""
-        replace_text(self._order_file, json.dumps({"sites": sorted(sites), "ordered": ordered}))
-
-    @classmethod
-    def all(cls, federation: Federation) -> list["Order"]:
-        """All runs, in the order of their submission; unreadable orders are skipped."""
-        found: list[tuple[float, str]] = []
-        for path in (federation.path / "runs").glob("*/order.json"):
-            name = path.parent.name
-            try:
-                found.append((float(cls(federation, name).wanted()["ordered"]), name))
-            except (RunError, KeyError, TypeError, ValueError) as error:
-                log.warning("%s is passed over: %s", path, error)
-        return [cls(federation, name) for _, name in sorted(found)]
-
-    @classmethod
-    def named(cls, federation: Federation, name: str | None) -> "Order":
-        """Returns a run by its name; without a name, the newest.
-
-        Raises:
-            RunError: there is no such run.
-        """
-        found = [each for each in cls.all(federation) if name in (None, each.name)]
-        if not found:
-            raise RunError(
-                f"there is no run {f'{name} ' if name else ''}in {federation.path}; order one with "
-                "'asyndgan federation submit'."
-            )
-        return found[-1]
-
-    def wanted(self) -> dict[str, Any]:
-        """Returns `sites` and `ordered` (Unix time); raises `RunError` if they are unreadable."""
-        try:
-            return dict(parsed_json(bounded_text(self._order_file)))
-        except (OSError, ValueError, TypeError) as error:
-            raise RunError(f"{self._order_file} is no order of ours.") from error
-
-    def state(self) -> str:
-        """`ordered`, `running`, `stopped`, `failed` or `finished`."""
-        begun = self.folder.facts_file.exists()
-        if begun and self.folder.facts().state == "finished":
-            return "finished"
-        if self.stopped():
-            return "stopped"
-        if self._failed_file.exists():
-            return "failed"
-        return "running" if begun else "ordered"
-
-    def ahead(self) -> str:
-        """Name of the other run that is being trained; empty if there is none."""
-        others = (each for each in Order.all(self.federation) if each.name != self.name)
-        return next((each.name for each in others if each.folder.busy()), "")
-
-    def waiting(self) -> str:
-        """Names of the sites that it waits for before it starts or resumes; may be empty."""
-        return _said(self._waiting_file)
-
-    def stop(self) -> None:
-        """Requests that the run stops after its current step, with a checkpoint."""
-        self._stop_file.touch()
-
-    def stopped(self) -> bool:
-        """Whether `stop` was called."""
-        return self._stop_file.exists()
-
-    def begun(self) -> bool:
-        """Whether a checkpoint is there, so that what it paints is fixed."""
-        return bool(stored_steps(self.folder.checkpoints))
-
-    def proposal(self) -> str:
-        """What waits to be confirmed (`runs.proposal`); empty if nothing does."""
-        try:
-            return bounded_text(self._proposal_file)
-        except (OSError, ValueError):
-            return ""
-
-    def confirm(self, text: str) -> None:
-        """Lets the run begin with what this text says, and with nothing else; or `ANYTHING`."""
-        replace_text(self._confirmed_file, _digest(text))
-
-    def _await_confirmation(self, text: str) -> None:
-        """Waits until a person has confirmed what the sites' cards say.
-
-        Raises:
-            Interrupted: the run was stopped instead.
-        """
-        for line in text.splitlines():
-            log.info("%s", line)
-        if self._is_confirmed(text):
-            return
-        replace_text(self._proposal_file, text)
-        self._waiting_file.write_text(
-            "you to confirm what it paints: 'asyndgan federation confirm "
-            f"{quote(str(self.federation.path))} --run {self.name}'",
-            "utf-8",
-        )
-        try:
-            while not self._is_confirmed(text):
-                if self.stopped():
-                    raise Interrupted(f"run {self.name} was stopped before it was confirmed.")
-                time.sleep(PAUSE_S / 5)
-        finally:
-            self._proposal_file.unlink(missing_ok=True)
-            self._waiting_file.unlink(missing_ok=True)
-
-    def _is_confirmed(self, text: str) -> bool:
-        return _said(self._confirmed_file) in (_digest(ANYTHING), _digest(text))
-
-    def fail(self, reason: str) -> None:
-        """Records why the run cannot go on by itself."""
-        self._failed_file.write_text(reason, "utf-8")
-
-    def failure(self) -> str:
-        """Returns the reason recorded by `fail`, or an empty text."""
-        return _said(self._failed_file)
-
-    def trouble(self, reason: str) -> None:
-        """Records why an attempt ended that will be repeated; an empty reason clears it."""
-        if reason:
-            self._trouble_file.write_text(reason, "utf-8")
-        else:
-            self._trouble_file.unlink(missing_ok=True)
-
-    def troubled(self) -> str:
-        """Returns the reason recorded by `trouble`, or an empty text."""
-        return _said(self._trouble_file)
-
-    def train(self, watch: Watch | None = None, *, device: str = "cpu") -> None:
-        """Trains in this process until the run is finished or stopped.
-
-        A new run waits for `confirm` before its first step.
-
-        Args:
-            watch: called after every step.
-            device: device on which the generator computes.
-
-        Raises:
-            Interrupted: the run was stopped, at any time or in place of being confirmed.
-            QuorumError: there were too few sites for longer than the recipe's patience.
-            BusyError: another process trains this run.
-            RunError, CohortError, NotFiniteError: the run cannot go on by itself.
-        """
-        recipe = self.folder.recipe()
-        with self.folder.held():  # before any call to FLARE, as another process may train this run
-            self._proposal_file.unlink(missing_ok=True)  # of a process that was killed
-            transport = Flare(Office(self.federation, recipe, self.name))
-            self._transport = transport
-            try:
-                try:
-                    self._gather(transport, recipe)
-                finally:
-                    self._waiting_file.unlink(missing_ok=True)
-                self._check_due()
-                begun = self.begun()
-                train_over(
-                    self.folder,
-                    transport,
-                    engine="flare",
-                    # A resumed run has had its quorum; a new one needs all of its sites.
-                    sites=() if begun else self._due(recipe, transport),
-                    device=device,
-                    stop=self.stopped,
-                    confirm=self._await_confirmation,
-                    watch=watch,
-                )
-            finally:
-                transport.close()
-        self.trouble("")
-
-    def grace(self) -> float:
-        """Seconds that this process may take to end once a signal tells it to."""
-        pace = self._transport.pace() if self._transport else 0.0
-        return min(GRACE_S + 2 * pace, MOST_GRACE_S)
-
-    def _next_step(self) -> int:
-        return max(stored_steps(self.folder.checkpoints), default=0)
-
-    def _check_due(self) -> None:
-        """Checks that some site that was not removed is to take part in the next step.
-
-        Raises:
-            RunError: none is, and waiting would help nobody.
-        """
-        recipe, step = self.folder.recipe(), self._next_step()
-        named = {part.site for part in recipe.timeline if recipe.takes_part(part.site, step)}
-        if named and not any(recipe.takes_part(site, step) for site in self.federation.sites):
-            raise RunError(
-                f"by its timeline run {self.name} goes on in step {step} with "
-                f"{', '.join(sorted(named))} alone, which was removed. Add it again with 'asyndgan "
-                "federation add' and submit the run again, or submit another run."
-            )
-
-    def _due(self, recipe: Recipe, transport: Transport) -> list[str]:
-        """Sites that take part in the next step and were not removed."""
-        step = self._next_step()
-        return [
-            site
-            for site in self.wanted()["sites"]
-            if transport.belongs(site) and recipe.takes_part(site, step)
-        ]
-
-    def _gather(self, transport: Transport, recipe: Recipe) -> None:
-        """Waits for all sites; a resumed run accepts a quorum after `RETURN_S` seconds.
-
-        Raises:
-            Interrupted: the run was stopped in the meantime.
-        """
-        begun = self.begun()
-        since, told = time.monotonic(), set[str]()
-        while True:
-            wanted = self._due(recipe, transport)
-            missing = set(wanted) - set(transport.sites())
-            if not begun and not any(map(transport.belongs, self.wanted()["sites"])):
-                missing = {NOBODY}
-            if not missing:
-                return
-            late = time.monotonic() - since > RETURN_S
-            least = Quorum(recipe.quorum, wanted).least
-            if begun and late and len(wanted) - len(missing) >= least:
-                return
-            if self.stopped():
-                raise Interrupted(f"run {self.name} was stopped before it began.")
-            if missing != told:
-                names = ", ".join(sorted(missing))
-                log.info("waiting for %s", names)
-                self._waiting_file.write_text(names, "utf-8")
-                told = missing
-            time.sleep(PAUSE_S / 5)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _said(file: Path) -> str:
-    """Reads a text file; empty if it cannot be read."""
-    try:
-        return bounded_text(file)
-    except (OSError, ValueError):
-        return ""
-
 
 def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cpu") -> None:
-    """Keeps FLARE's server running and trains ordered runs until `stop` returns True.
+    """Keeps a federation's server running and trains ordered runs until `stop` returns True.
 
     Args:
         federation: federation to serve.
@@ -417,9 +61,8 @@ def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cp
     Raises:
         BusyError: another process serves this federation, or has its port.
     """
-    with held(federation.path, f"{federation.path} is served by another process already."):
-        server = keep_server(federation)
-        register = Register(federation)
+    busy = f"{federation.path} is served by another process already."
+    with held(federation.path, busy), served(federation):
         work = _Work(federation, device)
         try:
             while not stop():
@@ -430,8 +73,6 @@ def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cp
                 time.sleep(PAUSE_S)
         finally:
             work.close()
-            register.close()
-            server.close()
 
 
 @final
@@ -513,7 +154,7 @@ def _stop_with(parent: int) -> None:
 def main(path: Path, name: str, device: str) -> int:
     """Runs the process of one run; returns its exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    order = Order(Federation.of(path), name)
+    order = Order(federation_in(path), name)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _interrupt)  # until training handles it with a checkpoint
     told, tell = os.pipe()
@@ -567,7 +208,7 @@ if __name__ == "__main__":
         ended = asked.code
     except Exception:  # such as a full disk, of which `main` could not write
         log.exception("the process of the run ends")
-    finally:  # threads of FLARE may wait for ever for a server that is gone
+    finally:  # threads of the engine may wait for ever for a server that is gone
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         logging.shutdown()
         os._exit(ended if isinstance(ended, int) else AGAIN)

@@ -37,8 +37,6 @@ from asyndgan.texts import replace_text
 
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365
-RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
-"""Valid names of a run in a federation; sites name a folder after it."""
 
 STORE: Final = "store"
 """Folder in the server's kit in which FLARE keeps its jobs."""

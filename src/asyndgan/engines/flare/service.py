@@ -16,7 +16,7 @@ from typing import Final, final
 from pydantic import Field, ValidationError
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.engines.flare.kits import RUN_NAME
+from asyndgan.engines.federation import RUN_NAME
 from asyndgan.engines.flare.member import read_kit
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, policy_of

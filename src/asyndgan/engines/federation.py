@@ -1,0 +1,79 @@
+"""Sites at machines of their own: what a run needs of the federation that connects them."""
+
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from asyndgan.errors import RunError
+from asyndgan.protocol import Transport
+from asyndgan.recipe import Recipe
+
+RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
+"""Valid names of a run in a federation; sites name a folder after it."""
+
+
+class Federation(Protocol):
+    """A federation, kept in a folder on the coordinator's machine."""
+
+    @property
+    def path(self) -> Path:
+        """Folder that holds everything."""
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        """Names of the sites that may connect."""
+
+
+def federation_in(path: Path) -> Federation:
+    """Opens a federation.
+
+    Raises:
+        RunError: the folder holds none, or FLARE is not installed.
+    """
+    found: Federation = flare_part("kits").Federation.of(path)
+    return found
+
+
+def transport_to(federation: Federation, recipe: Recipe, run: str) -> Transport:
+    """Connects to the sites of a federation for one run; the caller closes the transport.
+
+    Args:
+        federation: the federation, whose server is kept by `served`.
+        recipe: recipe of the run.
+        run: name under which sites keep their state; must match `RUN_NAME`.
+    """
+    office = flare_part("jobs").Office(federation, recipe, run)
+    transport: Transport = flare_part("transport").Flare(office)
+    return transport
+
+
+@contextmanager
+def served(federation: Federation) -> Iterator[None]:
+    """Keeps a federation's server running, and notes who is connected.
+
+    Raises:
+        BusyError: another program of this machine has its port.
+        RunError: the server cannot run here.
+    """
+    with (
+        closing(flare_part("keeper").keep_server(federation)),
+        closing(flare_part("attendance").Register(federation)),
+    ):
+        yield
+
+
+def flare_part(name: str) -> Any:
+    """Imports a module of `asyndgan.engines.flare`, which needs the optional extra `flare`.
+
+    Raises:
+        RunError: FLARE is not installed.
+    """
+    try:
+        return import_module(f"asyndgan.engines.flare.{name}")
+    except ImportError as error:
+        raise RunError(
+            "between machines NVIDIA FLARE is needed: pip install 'asyndgan[flare]'."
+        ) from error
