@@ -61,8 +61,8 @@ from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, RunFacts, load_recipe, train
+from asyndgan.runs.facts import socket_sums
 from asyndgan.runs.federated import serve
-from asyndgan.runs.folder import socket_sums
 from asyndgan.runs.order import Order
 from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read, step_file

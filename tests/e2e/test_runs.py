@@ -33,7 +33,8 @@ from asyndgan.painting.synthesise import looks_of, released_masks, synthesise
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train
-from asyndgan.runs.train import _check_late_sites, train_over
+from asyndgan.runs.checks import check_late_sites
+from asyndgan.runs.train import train_over
 from asyndgan.training import SHARED_LOOK, Coordinator, Site
 from asyndgan.training.checkpoint import read, step_file, stored_steps
 from asyndgan.wire import REQUESTS, Judge, Judgement, unpack
@@ -809,7 +810,7 @@ def test_a_site_whose_time_comes_when_all_is_over_is_refused(
 
 def test_modalities_that_take_no_part_do_not_keep_a_late_site_out(phantoms: Sites) -> None:
     late = load_recipe("masks", ["timeline=[{site='south', first=2}]"])
-    _check_late_sites(late, phantoms, {"north": ["T2"]})
+    check_late_sites(late, phantoms, {"north": ["T2"]})
 
 
 def test_who_comes_later_with_a_label_that_nobody_named_is_refused_before_anything_begins(

@@ -12,7 +12,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names, train
 from asyndgan.runs.bank import MaskBank
-from asyndgan.runs.folder import counted_on, socket_sums
+from asyndgan.runs.facts import counted_on, socket_sums
 
 
 def lines(*steps: int, seconds: float = 1.0) -> str:

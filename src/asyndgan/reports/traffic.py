@@ -10,7 +10,7 @@ from typing import Any, Final, final
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import size
 from asyndgan.runs import RunFacts
-from asyndgan.runs.folder import socket_sums
+from asyndgan.runs.facts import socket_sums
 
 _OF_CONDITION: Final = {
     "mask": ("the masks (label maps of real cases)", "masks"),

@@ -29,7 +29,7 @@ from asyndgan.errors import (
 )
 from asyndgan.locks import held
 from asyndgan.runs.order import Order
-from asyndgan.runs.train import Progress
+from asyndgan.runs.recorder import Progress
 
 log = logging.getLogger(__name__)
 

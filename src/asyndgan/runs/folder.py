@@ -17,35 +17,22 @@ import hashlib
 import json
 import os
 import secrets
-import shlex
-from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, Literal, Self, final
+from typing import Any, Final, Self, final
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import BusyError, RunError
 from asyndgan.locks import held
 from asyndgan.received import link_in, opened
 from asyndgan.recipe import Recipe, explained
-from asyndgan.runs.schema import (
-    Connections,
-    Count,
-    Hex,
-    Labels,
-    Moved,
-    Names,
-    Record,
-    Seconds,
-    Sites,
-    Steps,
-)
-from asyndgan.texts import MOST_BYTES, Title, bounded_text, parsed_json, replace_text
-from asyndgan.training import SHARED_LOOK, Scope, new_generator
+from asyndgan.runs.facts import RunFacts
+from asyndgan.runs.schema import Record
+from asyndgan.texts import MOST_BYTES, bounded_text, parsed_json, replace_text
+from asyndgan.training import new_generator
 from asyndgan.training.checkpoint import (
     MOST_STATE,
     load_network,
@@ -55,143 +42,11 @@ from asyndgan.training.checkpoint import (
     write,
 )
 
-State = Literal["running", "interrupted", "failed", "finished"]
-
-
 Place = tuple[int, int]
 """Position of a reader in a file: the file's inode, and the offset in bytes."""
 
-EARLIER = "earlier"
-"""Key, in place of a connection's name, of the sum over connections that ended long ago."""
-
-KEPT_CONNECTIONS = 8
-
 MOST_METRICS: Final = 2**30
 """Largest `metrics.jsonl` in bytes; reading it takes some ten times as much memory."""
-
-FIRST_VERSION: Final = 5
-"""`GENERATOR_VERSION` of runs whose files do not say which."""
-
-SHARED_SINCE: Final = 6
-"""`GENERATOR_VERSION` since which sites that lack a modality share one look."""
-
-
-@final
-@dataclass
-class RunFacts:
-    """Facts about a run, stored for later commands.
-
-    Attributes:
-        run: identity, hexadecimal.
-        version: version of asyndgan.
-        recipe_digest: SHA-256 of the resolved recipe.
-        engine: name of the engine.
-        state: `running`, `interrupted`, `failed` or `finished`.
-        steps: number of steps done.
-        seconds: seconds spent in training, over all attempts.
-        modalities: modalities that the generator paints.
-        labels: name of each label by number.
-        space: rows and columns.
-        sites: cases, share (normalised) and modalities of each site, by its name.
-        taught: in how many steps the generator learned from each site; empty in files that do not
-            say, of runs in which all did.
-        left_sites: bytes that left each site, by kind.
-        came_to_sites: bytes that went to each site, by kind.
-        socket_bytes: bytes that left and came to each site over each of its network connections,
-            as counted by its operating system; empty for sites without such counts.
-        generator_sha256: SHA-256 of `generator.safetensors`.
-        generator_step: step of that generator if the best one was selected; 0 means the last step.
-        patient_pattern: pattern that found the patients in the names of cases; empty if each site
-            has its own, as in a federation.
-        torch: version of PyTorch that began the training.
-        generator_version: `GENERATOR_VERSION` that began the training; 5 in files that do not say.
-    """
-
-    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
-
-    run: Hex
-    version: Title
-    recipe_digest: Hex
-    engine: Title
-    state: State = "running"
-    steps: Count = 0
-    seconds: Seconds = 0.0
-    modalities: Names = field(default_factory=list)
-    labels: Labels = field(default_factory=dict)
-    space: Annotated[list[Count], Field(max_length=3)] = field(default_factory=list)
-    sites: Sites = field(default_factory=dict)
-    taught: Steps = field(default_factory=dict)
-    left_sites: Moved = field(default_factory=dict)
-    came_to_sites: Moved = field(default_factory=dict)
-    socket_bytes: Connections = field(default_factory=dict)
-    generator_sha256: Hex = ""
-    generator_step: Count = 0
-    patient_pattern: Annotated[str, Field(max_length=1000)] = DEFAULT_PATIENT_PATTERN
-    torch: Title = ""
-    generator_version: Count = FIRST_VERSION
-
-    @property
-    def scope(self) -> Scope:
-        """Scope of the run: its modalities, labels and image size.
-
-        Raises:
-            RunError: if the facts do not hold a valid scope.
-        """
-        try:
-            return Scope.from_plain(vars(self))
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
-            raise RunError("run.json does not say what the run paints.") from error
-
-    @property
-    def teachers(self) -> dict[str, dict[str, Any]]:
-        """Those of `sites` that the generator learned from: one may come and never judge."""
-        taught = self.taught or self.sites
-        return {site: about for site, about in self.sites.items() if site in taught}
-
-    def look_of(self, site: str) -> str:
-        """The look that a site's images are painted in: its own, if it holds every modality."""
-        held = self.sites.get(site, {}).get("modalities", self.modalities)
-        own = set(self.modalities) <= set(held) or not self.shares_looks
-        return site if own else SHARED_LOOK
-
-    def looks(self) -> dict[str, list[str]]:
-        """The looks that the generator learned, with the sites that are painted in each."""
-        looks: dict[str, list[str]] = {}
-        for site in self.teachers:
-            looks.setdefault(self.look_of(site), []).append(site)
-        return looks
-
-    def judged_in(self) -> dict[str, set[str]]:
-        """The modalities that some site judged in each look."""
-        return {
-            look: {name for site in alike for name in self.sites[site]["modalities"]}
-            for look, alike in self.looks().items()
-        }
-
-    @property
-    def whole(self) -> list[str]:
-        """Sites in whose look every modality was judged, by them or by others that share it."""
-        judged = self.judged_in()
-        return [s for s in self.teachers if set(self.modalities) <= judged[self.look_of(s)]]
-
-    @property
-    def shares_looks(self) -> bool:
-        """Whether sites that lack a modality were trained in one look, not each in its own."""
-        return self.generator_version >= SHARED_SINCE
-
-    def check_pattern(self, patient_pattern: str) -> None:
-        """Checks that patients are identified by the same pattern as in the run, if it is known.
-
-        Raises:
-            RunError: if the pattern differs.
-        """
-        # Compared, never compiled: it may be from a stranger, and matching could take forever.
-        if self.patient_pattern not in ("", patient_pattern):
-            raise RunError(
-                "this run told patients by another pattern of their names, and the same has to "
-                f"tell them now: --patient-pattern {shlex.quote(self.patient_pattern)}"
-            )
-
 
 _FACTS: TypeAdapter[RunFacts] = TypeAdapter(RunFacts)
 _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
@@ -413,36 +268,6 @@ class RunFolder:
         """Removes the records from `step` on, as those steps will be repeated."""
         kept = [record for record in self.metrics() if record["step"] < step]
         replace_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
-
-
-def by_site(counts: Mapping[tuple[str, str], int]) -> dict[str, dict[str, int]]:
-    """Nests byte counts by (site, kind) as site to kind to bytes."""
-    nested: dict[str, dict[str, int]] = {}
-    for (site, kind), size in sorted(counts.items()):
-        nested.setdefault(site, {})[kind] = size
-    return nested
-
-
-def socket_sums(connections: Mapping[str, Sequence[int]]) -> list[int]:
-    """Bytes that left and came, summed over all of a site's connections."""
-    return [sum(counts) for counts in zip(*connections.values(), strict=True)]
-
-
-def counted_on(
-    known: Mapping[str, list[int]], connections: Mapping[str, Sequence[int]]
-) -> dict[str, list[int]]:
-    """Updates a site's byte counts by connection with the current ones.
-
-    Up to `KEPT_CONNECTIONS` ended connections stay separate, since another attempt may continue
-    them. If there are more, all ended ones are merged into the sum `EARLIER`, as their number is
-    unbounded.
-    """
-    counts = {**known, **{name: list(both) for name, both in connections.items()}}
-    ended = [name for name in counts if name not in connections and name != EARLIER]
-    if len(ended) > KEPT_CONNECTIONS:
-        gone = {name: counts.pop(name) for name in (EARLIER, *ended) if name in counts}
-        counts[EARLIER] = socket_sums(gone)
-    return counts
 
 
 def _record(line: bytes, before: int) -> Record:

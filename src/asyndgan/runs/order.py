@@ -13,8 +13,9 @@ from asyndgan.engines.federation import RUN_NAME, Federation, transport_to
 from asyndgan.errors import Interrupted, RunError
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
+from asyndgan.runs.checks import check_all_come, check_attended, check_odds
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.train import Watch, check_all_come, check_attended, check_odds, train_over
+from asyndgan.runs.train import Watch, train_over
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum

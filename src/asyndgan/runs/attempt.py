@@ -1,0 +1,288 @@
+"""One attempt at a run: the training loop, its checkpoints, and however it ends."""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import final
+
+import torch
+
+from asyndgan import __version__
+from asyndgan.errors import (
+    AsyndganError,
+    Interrupted,
+    NotFiniteError,
+    QuorumError,
+    StorageError,
+)
+from asyndgan.models import usable_device
+from asyndgan.protocol import Exchange, Transport
+from asyndgan.recipe import Recipe
+from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.checks import (
+    check_looks,
+)
+from asyndgan.runs.facts import RunFacts, State
+from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.proposal import proposal
+from asyndgan.runs.recorder import Progress, Recorder
+from asyndgan.runs.samples import SampleGrid
+from asyndgan.runs.signals import stop_requests
+from asyndgan.training import GENERATOR_VERSION, Coordinator
+from asyndgan.training.checkpoint import (
+    count_in,
+    forget_old,
+    network_state,
+    step_file,
+    stored_steps,
+    taking_up,
+    to_resume,
+    write,
+)
+from asyndgan.training.scope import Scope
+from asyndgan.wire import Card
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[Progress], None]
+Confirm = Callable[[str], None]
+"""Called before the first step of a new run with what its sites' cards have it paint
+(`runs.proposal`); returns if the run is to begin, or raises."""
+
+
+@final
+@dataclass
+class _Pace:
+    """Estimates the remaining seconds from the last 50 steps."""
+
+    times: list[float] = field(default_factory=lambda: [time.monotonic()])
+
+    def left(self, steps: int) -> float:
+        self.times = [*self.times[-50:], time.monotonic()]
+        return steps * (self.times[-1] - self.times[0]) / (len(self.times) - 1)
+
+
+@final
+class Attempt:
+    """One attempt at a run, from a fresh start or a checkpoint until it ends for any reason."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        transport: Transport,
+        engine: str,
+        sites: Collection[str],
+        *,
+        device: str,
+        go_on: str,
+        patients: str,
+        keep_generators: bool = False,
+        confirm: Confirm | None = None,
+    ) -> None:
+        self.folder = folder
+        self.keep_generators = keep_generators
+        self.recipe = recipe
+        self.go_on = go_on
+        self.exchange = Exchange(transport, recipe)
+        self.saved: int | None = None  # step of the last checkpoint of this attempt
+        self.absent: dict[str, str] = {}  # why a site was last missed or turned away
+        state = to_resume(folder.checkpoints)
+        if state:
+            self.facts = folder.facts()
+            check_looks(folder, self.facts)
+        else:
+            self.facts = RunFacts(
+                folder.identity(), __version__, recipe.digest(), engine, torch=torch.__version__,
+                generator_version=GENERATOR_VERSION,
+            )  # fmt: skip
+        self.facts.patient_pattern = patients
+        self.recorder = Recorder(folder, self.facts, self.exchange)
+        bank = MaskBank(folder.masks) if recipe.keeps_masks else None
+        if bank:
+            kept = state[1].get("masks", bank.counts()) if state else {}
+            with taking_up():
+                bank.back_to({site: count_in(kept, site) for site in kept})
+        begun_at = count_in(state[1], "step") if state else 0
+        self.coordinator = Coordinator.begin(
+            recipe,
+            self.exchange,
+            run=self.facts.run,
+            keep=bank.keep if bank else None,
+            recall=bank.of if bank else None,
+            checkpoint=state,
+            needed={site for site in sites if recipe.takes_part(site, begun_at)},
+            confirm=self._ask(confirm) if confirm else None,
+            device=usable_device(device),
+        )
+        self.bank = bank
+        if bank:
+            bank.describe(self.coordinator.scope)
+        folder.forget_metrics_from(self.coordinator.step_number)
+        self.grid = SampleGrid(folder.samples, self.coordinator, bank) if bank else None
+        self.facts.state = "running"
+        self.recorder.write_facts(self.coordinator)
+
+    def _ask(self, confirm: Confirm) -> Callable[[Scope, Mapping[str, Card]], None]:
+        def ask(scope: Scope, cards: Mapping[str, Card]) -> None:
+            confirm(proposal(self.recipe, scope, cards))
+            self.recorder.restart_clock()  # what a person takes to answer is no time of the run
+
+        return ask
+
+    def to_the_end(self, watch: Watch, also: Callable[[], bool] = lambda: False) -> None:
+        """Takes steps until all are done; records the state of the run however it ends.
+
+        A checkpoint is written at the end, on an interruption and on errors of this package except
+        `NotFiniteError` and `StorageError`.
+
+        Args:
+            watch: called after every step.
+            also: returns True to stop for a reason other than a signal.
+        """
+        step, every = self.coordinator.step_number, self.recipe.training.sample_every
+        try:
+            with (
+                self.recorder.recording(step, self.grid, every=every) as record,
+                stop_requests() as asked,
+            ):
+                for progress in self._steps(lambda: asked() or also()):
+                    record(progress)
+                    watch(progress)
+            self._finish()
+        except NotFiniteError as error:
+            self._leave("failed", checkpoint=False)
+            kept = stored_steps(self.folder.checkpoints)
+            good = f"step {kept[-1]}" if kept else "none yet"
+            raise NotFiniteError(
+                f"{error} Last good checkpoint: {good}. Lower the learning rates or the weight of "
+                "the term that grew, and train anew."
+            ) from error
+        except Interrupted:
+            self._leave("interrupted", checkpoint=True)
+            raise
+        except StorageError:
+            self._leave("failed", checkpoint=False)  # the masks of a step may be half there
+            raise
+        except AsyndganError:
+            self._leave("failed", checkpoint=True)
+            raise
+        except BaseException:
+            self._leave("failed", checkpoint=False)  # the state may be inconsistent
+            raise
+        finally:
+            self.exchange.close()
+
+    def _steps(self, stop: Callable[[], bool]) -> Iterator[Progress]:
+        training = self.recipe.training
+        pace = _Pace()
+        idle: float | None = None  # since when no step has taught the generator
+        while self.coordinator.step_number < training.steps:
+            news = self._gather(stop)
+            report = self.coordinator.step()
+            done = self.coordinator.step_number
+            self.absent |= report.missed
+            idle = None if report.updated else idle or time.monotonic()
+            news += [
+                f"missed {site}: {reason.removeprefix(f'site {site}: ')}"
+                for site, reason in report.missed.items()
+            ]
+            yield Progress(
+                step=done,
+                steps=training.steps,
+                seconds_left=pace.left(training.steps - done),
+                report=report,
+                sent=self.exchange.to_sites.total(),
+                received=self.exchange.from_sites.total(),
+                news=tuple(news),
+            )
+            if done % training.checkpoint_every == 0 and done < training.steps:
+                self._checkpoint()
+            waited = time.monotonic() - idle if idle else 0.0
+            if waited > self.recipe.quorum.patience_s and done < training.steps:
+                raise self._too_few("too few sites answered")
+            self._heed(stop)
+
+    def _gather(self, stop: Callable[[], bool]) -> list[str]:
+        """Readmits sites that have returned; waits, within the patience, for a quorum."""
+        step = self.coordinator.step_number
+        if self.coordinator.roster.leaving(step) and self.saved != step:
+            self._checkpoint()  # a leaving site continues from here if it comes back
+        news: list[str] = []
+        since = time.monotonic()
+        while True:
+            for site, reason in self.coordinator.invite().items():
+                if reason:
+                    self.absent[site] = reason
+                    news.append(f"{site} is not back: {reason}")
+                elif since_step := self.coordinator.members[site].since:
+                    news.append(f"{site} is back, with its discriminator of step {since_step}")
+                else:
+                    news.append(f"{site} is there, with a new discriminator")
+            news, self.coordinator.notes = self.coordinator.notes + news, []
+            if self.coordinator.has_quorum():
+                return news
+            if time.monotonic() - since > self.recipe.quorum.patience_s:
+                raise self._too_few("too few sites")
+            self._heed(stop)
+            time.sleep(0.2)
+
+    def _checkpoint(self) -> None:
+        """Writes the sites' checkpoints first, then the coordinator's, which relies on theirs.
+
+        A site that kept none is only noted.
+        """
+        self.coordinator.notes += [
+            f"{site} kept no checkpoint: {reason}"
+            for site, reason in self.coordinator.roster.save(self.coordinator.step_number).items()
+        ]
+        tensors, about = self.coordinator.state()
+        if self.bank:
+            about["masks"] = self.bank.counts()
+        write(step_file(self.folder.checkpoints, about["step"]), tensors, about)
+        if self.keep_generators:
+            average = network_state("average", self.coordinator.average)
+            write(step_file(self.folder.generators, about["step"]), average, {})
+        forget_old(self.folder.checkpoints)
+        self.recorder.write_facts(self.coordinator)
+        self.saved = self.coordinator.step_number
+
+    def _too_few(self, what: str) -> QuorumError:
+        there = ", ".join(self.coordinator.members) or "none"
+        step = self.coordinator.step_number
+        awaited = self.coordinator.roster.awaited(step)
+        absent = dict.fromkeys(awaited, "due by the timeline, and not connected.") | self.absent
+        reasons = "".join(
+            f" {site}: {reason.removeprefix(f'site {site}: ')}"
+            for site, reason in sorted(absent.items())
+            if site not in self.coordinator.members and self.recipe.takes_part(site, step)
+        )
+        return QuorumError(
+            f"{what} for {self.recipe.quorum.patience_s:g} s (there: {there}); the run stopped "
+            f"with a checkpoint. Resume it when they are back.{reasons}"
+        )
+
+    def _heed(self, stop: Callable[[], bool]) -> None:
+        if stop():
+            raise Interrupted(f"stopped after step {self.coordinator.step_number}; {self.go_on}.")
+
+    def _finish(self) -> None:
+        self._checkpoint()
+        if self.coordinator.selection:
+            self.facts.generator_step = self.coordinator.selection.best_step
+        self.facts.generator_sha256 = self.folder.write_generator(
+            self.coordinator.chosen(), self.facts
+        )
+        self.coordinator.roster.close()
+        for note in self.coordinator.notes:  # no step follows that could tell them
+            log.warning("%s", note)
+        self._leave("finished", checkpoint=False)
+
+    def _leave(self, state: State, *, checkpoint: bool) -> None:
+        self.facts.state = state
+        try:
+            if checkpoint:
+                self._checkpoint()
+        finally:
+            self.recorder.write_facts(self.coordinator)

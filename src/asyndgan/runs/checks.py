@@ -1,0 +1,208 @@
+"""Checks of a run before anything is trained: its sites, their policies, and what it resumes."""
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from asyndgan.data.description import describe
+from asyndgan.data.prepare import shared_modalities
+from asyndgan.errors import PolicyError, RunError
+from asyndgan.privacy import Policy
+from asyndgan.recipe import Recipe
+from asyndgan.runs.facts import RunFacts
+from asyndgan.runs.folder import RunFolder
+
+
+def check_sites(
+    recipe: Recipe,
+    sites: Mapping[str, Path],
+    masks: Path | None,
+    without: Mapping[str, Collection[str]],
+) -> None:
+    """Checks a run's sites against its recipe, without opening their data.
+
+    Args:
+        recipe: recipe of the run.
+        sites: folder of each site's data, by the site's name.
+        masks: folder of masks to paint from, if one was given.
+        without: modalities of a site that are not used, by the site's name.
+
+    Raises:
+        RunError: sites, masks or timeline do not fit together.
+    """
+    if (masks is not None) != (recipe.masks.source == "given"):
+        raise RunError(
+            f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and "
+            f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
+            "recipe asks for it with 'given'."
+        )
+    owners: dict[Path, str] = {}
+    for site, data in sites.items():
+        owner = owners.setdefault(data.resolve(), site)
+        if owner != site:
+            raise RunError(
+                f"{owner} and {site} have one folder, {data}, so its patients would count twice. "
+                "Give each site data of its own."
+            )
+    if stray := set(without) - set(sites):
+        raise RunError(
+            f"{', '.join(sorted(stray))} is to go without a modality, and is no site of this run; "
+            f"the sites are {', '.join(sites)}."
+        )
+    if unknown := {part.site for part in recipe.timeline} - set(sites):
+        raise RunError(
+            f"the timeline of recipe '{recipe.name}' names {', '.join(sorted(unknown))}, which is "
+            f"no site of this run; the sites are {', '.join(sites)}."
+        )
+    check_attended(recipe, sites)
+    check_odds(recipe, sites)
+
+
+def check_odds(recipe: Recipe, sites: Collection[str]) -> None:
+    """Checks that no more sites take part at once than may judge each other's images.
+
+    Raises:
+        RunError: more do.
+    """
+    most = recipe.shares.sites
+    if recipe.shares.by == "odds" and (there := recipe.most_at_once(sites)) > most:
+        raise RunError(
+            f"{there} sites take part at once, and shares.sites lets {most} judge each other's "
+            "images. Raise it at all ends."
+        )
+
+
+def check_attended(recipe: Recipe, sites: Collection[str]) -> None:
+    """Checks that some site takes part in every step, or the run could never finish.
+
+    Raises:
+        RunError: nobody takes part in a step.
+    """
+    empty = recipe.first_empty_step(sites)
+    if empty is not None:
+        raise RunError(
+            f"by the timeline of recipe '{recipe.name}' no site takes part in step {empty}, where "
+            "the run would stop for good. Let the parts of the timeline meet or overlap."
+        )
+
+
+def check_all_come(recipe: Recipe, sites: Collection[str]) -> None:
+    """Checks of a run that is to begin that no site comes when it is over.
+
+    Raises:
+        RunError: a site does.
+    """
+    if never := [site for site in sorted(sites) if not recipe.presence_of(site)]:
+        raise RunError(
+            f"by the timeline of recipe '{recipe.name}' {', '.join(never)} would come after the "
+            f"last of {recipe.training.steps} steps. Correct the timeline, or take them out of it "
+            "and of the sites."
+        )
+
+
+def check_policies(
+    recipe: Recipe, sites: Collection[str], policies: Mapping[str, Path], records: Path | None
+) -> None:
+    """Checks all policies against the recipe before anything starts; each site checks again.
+
+    Raises:
+        PolicyError: a policy is of no site or does not allow the recipe, or its limit over all runs
+            needs `records`.
+    """
+    unknown = set(policies) - set(sites)
+    if unknown:
+        raise PolicyError(f"there is a policy for {', '.join(sorted(unknown))}, which is no site.")
+    for name, file in policies.items():
+        policy = Policy.from_file(file)
+        policy.check(recipe, name)
+        limits = (policy.privacy.epsilon, policy.most_answers(1), policy.allows.most_recipes)
+        if records is None and any(limits):
+            raise PolicyError(
+                f"the policy of {name} limits what leaves it in all runs, but its books would be "
+                "of this run alone. Name a folder for them that stays, with --records FOLDER."
+            )
+
+
+def check_late_sites(
+    recipe: Recipe, sites: Mapping[str, Path], without: Mapping[str, Collection[str]]
+) -> None:
+    """Checks that sites joining later hold no modalities or labels that the first sites lack.
+
+    What a run paints is fixed when it begins, and all of it must be some site's.
+
+    Raises:
+        RunError: a site does, or no site holds a modality of the recipe.
+    """
+    if not recipe.timeline:
+        return
+    about = {site: describe(data) for site, data in sites.items()}
+    labels = {
+        site: {f"label {number} '{name}'" for name, number in info.labels.items()}
+        for site, info in about.items()
+    }
+    remedy = "Give all sites the same labels in dataset.json, or name all in image.labels."
+    checks = [] if recipe.image.labels else [(labels, remedy)]
+    if recipe.image.source == "images":
+        held = {
+            site: set(shared_modalities(info, recipe.image)) - set(without.get(site, ()))
+            for site, info in about.items()
+        }
+        if not recipe.image.modalities:
+            checks.append((held, "Name all modalities in image.modalities of the recipe."))
+        elif nobodys := sorted({*recipe.image.modalities}.difference(*held.values())):
+            raise RunError(
+                f"recipe '{recipe.name}' paints {', '.join(nobodys)}, which no site holds, early "
+                "or late. Correct image.modalities."
+            )
+    for found, remedy in checks:
+        first = {name for site in found if recipe.takes_part(site, 0) for name in found[site]}
+        for site, own in sorted(found.items()):
+            if own - first:
+                raise RunError(
+                    f"{site} comes later and holds {', '.join(sorted(own - first))}, which none of "
+                    f"the sites of the beginning has, so the run would not paint it. {remedy}"
+                )
+
+
+def resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) -> RunFolder:
+    """Opens the folder of a run to resume.
+
+    Raises:
+        RunError: there is none, it has finished, or its recipe, sites or pattern were others.
+    """
+    folder = RunFolder(out)
+    begun = folder.recipe()
+    if folder.facts_file.exists() and folder.facts().state == "finished":
+        raise RunError(
+            f"the run in {out} has finished, and a finished run cannot be lengthened; choose "
+            "another folder for a new one."
+        )
+    if begun.digest() != recipe.digest():
+        raise RunError(
+            f"the run in {out} was started with another recipe: "
+            f"{'; '.join(begun.changes(recipe))}. Resume it with {folder.recipe_file}."
+        )
+    if folder.facts_file.exists():
+        facts = folder.facts()
+        facts.check_pattern(patients)
+        later = {part.site for part in folder.recipe().timeline} & set(sites)
+        if set(facts.sites) | later != set(sites):
+            raise RunError(
+                f"the run in {out} was started with {', '.join(facts.sites)}; resume it with the "
+                f"same sites, not with {', '.join(sorted(sites))}, or start a new run."
+            )
+    return folder
+
+
+def check_looks(folder: RunFolder, facts: RunFacts) -> None:
+    """Checks that a run goes on in the looks that its generator was trained in so far.
+
+    Raises:
+        RunError: it would not.
+    """
+    held = [about["modalities"] for about in facts.sites.values()]
+    lacking = any(len(own) < len(facts.modalities) for own in held)
+    if lacking and folder.recipe().generator.style and not facts.shares_looks:
+        raise RunError(
+            f"the run in {folder.path} was begun by an earlier version, in which sites that lack a "
+            "modality had looks of their own; it cannot go on. Start a new run."
+        )

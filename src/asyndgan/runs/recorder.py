@@ -1,0 +1,187 @@
+"""What a run writes down while it trains: metrics, TensorBoard, and the facts in `run.json`."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, final
+
+from torch.utils.tensorboard import SummaryWriter
+
+from asyndgan.protocol import Exchange
+from asyndgan.runs.facts import RunFacts, by_site, counted_on, socket_sums
+from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.samples import SampleGrid
+from asyndgan.training import Coordinator, StepReport
+
+
+@final
+@dataclass(frozen=True)
+class Progress:
+    """Progress after a step, for display.
+
+    Attributes:
+        step: number of steps done.
+        steps: number of steps in all.
+        seconds_left: estimate of the remaining seconds from the last steps.
+        report: report of the step.
+        sent: bytes sent to all sites so far.
+        received: bytes received from all sites so far.
+        news: one line for each event that a person should read.
+    """
+
+    step: int
+    steps: int
+    seconds_left: float
+    report: StepReport
+    sent: int
+    received: int
+    news: tuple[str, ...] = ()
+
+
+@final
+class Recorder:
+    """Writes down what happens in one attempt at a run; counts go on where the last one ended.
+
+    Args:
+        folder: folder of the run.
+        facts: of the run, from earlier attempts if there were any; kept up to date here.
+        exchange: the coordinator's, whose byte counts are set to those of earlier attempts.
+    """
+
+    def __init__(self, folder: RunFolder, facts: RunFacts, exchange: Exchange) -> None:
+        self.folder = folder
+        self.facts = facts
+        self.exchange = exchange
+        self._seconds_before = facts.seconds
+        self._since = time.monotonic()
+        for counter, counts in (
+            (exchange.from_sites, facts.left_sites),
+            (exchange.to_sites, facts.came_to_sites),
+        ):
+            for site, kinds in counts.items():
+                counter.update({(site, kind): size for kind, size in kinds.items()})
+
+    def restart_clock(self) -> None:
+        """Forgets the time since this attempt began, such as a person took to answer."""
+        self._since = time.monotonic()
+
+    @contextmanager
+    def recording(
+        self, step: int, grid: SampleGrid | None, *, every: int
+    ) -> Iterator[Callable[[Progress], None]]:
+        """Opens metrics and TensorBoard; what it yields records a step.
+
+        Args:
+            step: the next step; what TensorBoard has of it and later ones is forgotten.
+            grid: paints the grid of samples, if there are masks to paint from.
+            every: number of steps from one grid to the next; the last step has one too.
+        """
+        with (
+            SummaryWriter(self.folder.tensorboard, purge_step=step) as board,
+            self.folder.metrics_file.open("a", encoding="utf-8") as metrics,
+        ):
+
+            def record(progress: Progress) -> None:
+                self._count_sockets()
+                metrics.write(json.dumps(self._metrics(progress)) + "\n")
+                metrics.flush()
+                self._plot(progress, board)
+                if grid and (progress.step == progress.steps or progress.step % every == 0):
+                    painted = grid.write(progress.step)
+                    if painted is not None:
+                        board.add_image("samples", painted, progress.report.step)
+
+            yield record
+
+    def write_facts(self, coordinator: Coordinator) -> None:
+        """Replaces `run.json` by what holds now."""
+        facts, scope = self.facts, coordinator.scope
+        vars(facts).update(scope.to_plain())
+        facts.steps = coordinator.step_number
+        facts.seconds = round(self._seconds(), 1)
+        shares = coordinator.roster.normalised_shares
+        told = facts.sites | {
+            site: {
+                "cases": member.cases,
+                "modalities": [scope.modalities[channel] for channel in member.channels],
+            }
+            for site, member in coordinator.roster.known.items()
+        }
+        # Sites that left before this attempt keep their facts from earlier attempts.
+        facts.sites = {
+            site: {**told[site], "share": share}
+            for site, share in sorted(shares.items())
+            if site in told
+        }
+        facts.taught = dict(coordinator.roster.taught)
+        facts.left_sites = by_site(self.exchange.from_sites)
+        facts.came_to_sites = by_site(self.exchange.to_sites)
+        self._count_sockets()
+        self.folder.write_facts(facts)
+
+    def _metrics(self, progress: Progress) -> dict[str, Any]:
+        """The step's line in `metrics.jsonl` (`runs.schema.Record`)."""
+        report = progress.report
+        moved: dict[str, list[int]] = {}
+        for way, counts in enumerate((self.exchange.from_sites, self.exchange.to_sites)):
+            for (site, _), size in sorted(counts.items()):
+                moved.setdefault(site, [0, 0])[way] += size
+        record: dict[str, Any] = {
+            "step": report.step,
+            "seconds": round(self._seconds(), 3),
+            "updated": report.updated,
+            "shares": report.shares,
+            "losses": report.losses,
+            "round_trip": {
+                site: round(self.exchange.round_trip[site], 4)
+                for site in report.shares
+                if site in self.exchange.round_trip
+            },
+            "sent": progress.sent,
+            "received": progress.received,
+            "bytes": moved,
+            "news": list(progress.news),
+        }
+        if carried := self._carried():
+            record["socket"] = carried
+        if report.distance is not None:
+            record |= {"distance": report.distance, "distances": report.distances}
+        if report.reminding is not None:
+            record["reminding"] = report.reminding
+        return record
+
+    def _plot(self, progress: Progress, board: SummaryWriter) -> None:
+        report = progress.report
+        scalars: dict[str, float] = {
+            "bytes/to_sites": progress.sent,
+            "bytes/from_sites": progress.received,
+        }
+        for name, counts in (("left", self.exchange.from_sites), ("came", self.exchange.to_sites)):
+            for (site, kind), size in counts.items():
+                scalars[f"bytes_{name}/{site}/{kind}"] = size
+        for site, (left, came) in self._carried().items():
+            scalars |= {f"socket/left/{site}": left, f"socket/came/{site}": came}
+        for site, losses in report.losses.items():
+            scalars |= {f"{name}/{site}": value for name, value in losses.items()}
+        if report.distance is not None:
+            scalars["distance"] = report.distance
+            scalars |= {f"distance/{site}": own for site, own in report.distances.items()}
+        if report.reminding is not None:
+            scalars["reminding"] = report.reminding
+        for name, value in scalars.items():
+            board.add_scalar(name, value, report.step)
+
+    def _seconds(self) -> float:
+        return self._seconds_before + time.monotonic() - self._since
+
+    def _carried(self) -> dict[str, list[int]]:
+        """Bytes that left and came to each site over its network connections."""
+        return {site: socket_sums(each) for site, each in self.facts.socket_bytes.items()}
+
+    def _count_sockets(self) -> None:
+        """Counts bytes over all attempts, each connection once even if it outlives an attempt."""
+        for site, connections in self.exchange.transport.socket_bytes().items():
+            known = self.facts.socket_bytes.get(site, {})
+            self.facts.socket_bytes[site] = counted_on(known, connections)
