@@ -9,16 +9,15 @@ import torch
 
 from asyndgan.data.case import Case, RawCase
 from asyndgan.data.check import check_folder
+from asyndgan.data.fit import check_contrast, check_uncut
 from asyndgan.data.prepare import (
-    _resample_labels,
-    check_contrast,
-    check_uncut,
     invert,
     invert_mask,
     load_cases,
     load_masks,
     prepare,
 )
+from asyndgan.data.resampling import resample_labels
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
@@ -238,7 +237,7 @@ def test_a_mask_of_many_labels_is_shrunk_label_by_label() -> None:
     found = labels.unique()
     covers = (labels == found[:, None, None]).float()[None]
     at_once = torch.nn.functional.interpolate(covers, (16, 16), mode="bilinear", antialias=True)
-    assert torch.equal(_resample_labels(labels, (16, 16)), found[at_once[0].argmax(0)])
+    assert torch.equal(resample_labels(labels, (16, 16)), found[at_once[0].argmax(0)])
 
 
 def test_a_halved_mask_lies_where_its_halved_image_does() -> None:

@@ -3,18 +3,17 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
 from asyndgan.data.case import MODALITIES_LIMIT, Case, Preparation, RawCase
 from asyndgan.data.description import DatasetInfo, describe
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, read_cases, read_masks
 from asyndgan.data.readers import DataFileError
+from asyndgan.data.resampling import moved_into, nearest, resample, resample_labels, resized_to
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
 
@@ -23,18 +22,6 @@ SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
 
 ABSENT = (1 / 127.5, IMAGE_LOW)
 """Scale and shift for a modality that a case lacks: those of `SYNTHETIC_INTENSITY`."""
-
-MOST_ENLARGED = 2**24
-"""Most pixels of a plane that a recipe enlarges: only what is stored says what a machine bears."""
-
-MOST_CLIPPED = 0.5
-"""Largest fraction of a modality's non-black pixels that may lie above a fixed range."""
-
-MOST_CUT = 0.05
-"""Largest fraction of a patient's images, by brightness, that a generator may not paint."""
-
-LEAST_USED = 0.02
-"""Smallest fraction of the intensity range that a modality's images must span."""
 
 ROUNDED = 1e-4
 """Tolerance at the ends of the intensity range, for rounding errors."""
@@ -78,12 +65,12 @@ def prepare(
         nothing if name in missing else _normalised(raw.channels[name], scale, shift)
         for name, (scale, shift) in zip(modalities, scales, strict=True)
     ]
-    resized = _resized((height, width), raw, image)
+    resized = resized_to((height, width), raw, image)
     offset = ((image.size[0] - resized[0]) // 2, (image.size[1] - resized[1]) // 2)
     planes = np.stack([plane for plane, _ in brought])
-    picture = _resample(torch.from_numpy(planes), resized, image.resampling)
+    picture = resample(torch.from_numpy(planes), resized, image.resampling)
     picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # antialiasing weights sum to 1 only roughly
-    placed = _moved(picture, image.size, offset, IMAGE_LOW)
+    placed = moved_into(picture, image.size, offset, IMAGE_LOW)
     preparation = Preparation(
         shape=(height, width),
         spacing=raw.spacing,
@@ -95,12 +82,12 @@ def prepare(
         cut=_cut(picture, placed) if min(offset) < 0 else (0.0, 0.0),
     )
     labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
-    mask = _resample_labels(torch.from_numpy(np.array(labels)), resized)
+    mask = resample_labels(torch.from_numpy(np.array(labels)), resized)
     return Case(
         name=raw.name,
         patient=raw.patient,
         image=placed,
-        mask=_moved(mask[None], image.size, offset, 0)[0],
+        mask=moved_into(mask[None], image.size, offset, 0)[0],
         modalities=tuple(modalities),
         preparation=preparation,
         absent=tuple(missing),
@@ -126,8 +113,8 @@ def invert(image: Image, preparation: Preparation) -> np.ndarray:
         )
     picture = image.detach().cpu().to(torch.float64)
     back = tuple(-start for start in preparation.offset)
-    picture = _moved(picture, preparation.resized, back, IMAGE_LOW)
-    picture = _resample(picture, preparation.shape, "linear")
+    picture = moved_into(picture, preparation.resized, back, IMAGE_LOW)
+    picture = resample(picture, preparation.shape, "linear")
     scale, shift = (
         np.array(values)[:, None, None] for values in (preparation.scale, preparation.shift)
     )
@@ -137,8 +124,8 @@ def invert(image: Image, preparation: Preparation) -> np.ndarray:
 def invert_mask(mask: Mask, preparation: Preparation) -> np.ndarray:
     """Restores the stored grid of a mask [H, W]; returns int64 (rows, columns)."""
     back = tuple(-start for start in preparation.offset)
-    labels = _moved(mask.detach().cpu()[None], preparation.resized, back, 0)
-    return _nearest(labels[0], preparation.shape).numpy()
+    labels = moved_into(mask.detach().cpu()[None], preparation.resized, back, 0)
+    return nearest(labels[0], preparation.shape).numpy()
 
 
 def load_cases(
@@ -217,68 +204,6 @@ def load_cases(
             "Set image.slices to 'all', give the labels numbers above 0, or name what cases have.",
         )
     return cases
-
-
-def check_contrast(cases: Sequence[Case], image: ImageSection, where: str | Path) -> None:
-    """Refuses images that the recipe's intensity range reduces to almost one grey value.
-
-    The default range, 0 to 255, fits PNGs; a scanner's volumes may hold any intensities.
-
-    Args:
-        cases: prepared cases.
-        image: how they were prepared.
-        where: the site or folder that they are of, for the message.
-
-    Raises:
-        DataError: for some modality, more than half of the non-black pixels lie above a fixed range
-            (averaged over cases), or all pixels lie within a fiftieth of the range.
-    """
-    for place, name in enumerate(cases[0].modalities):
-        having = [case for case in cases if name not in case.absent]
-        if not having:
-            continue
-        found = image.intensity_of(name)
-        beyond = 0.0
-        if found.kind == "range":  # other kinds adapt to each case's own intensities
-            beyond = sum(case.preparation.clipped[place] for case in having) / len(having)
-        lowest = min(float(case.image[place].min()) for case in having)
-        highest = max(float(case.image[place].max()) for case in having)
-        used = (highest - lowest) / (IMAGE_HIGH - IMAGE_LOW)
-        if beyond <= MOST_CLIPPED and used >= LEAST_USED:
-            continue
-        what = (
-            f"{beyond:.0%} of its pixels that are not black lie beyond and would be white"
-            if beyond > MOST_CLIPPED
-            else "all of its pixels lie within a fiftieth of that range"
-        )
-        raise DataError(
-            f"{where}: modality {name} does not fit image.intensity ({found.kind}, "
-            f"{found.low:g} to {found.high:g}): {what}. Set the range that is stored, "
-            "or take percentiles, which suit any: --set image.intensity.default.kind=percentiles "
-            "--set image.intensity.default.low=0.5 --set image.intensity.default.high=99.5"
-        )
-
-
-def check_uncut(cases: Sequence[Case], image: ImageSection, where: Path) -> None:
-    """Refuses images of which a generator paints a part only: stored, the rest would be black.
-
-    Raises:
-        DataError: cropping cut off more than `MOST_CUT` of a patient's images, by brightness.
-    """
-    of_patients: dict[str, tuple[float, float]] = {}
-    for case in cases:  # an end slice of a volume, all air, says nothing
-        lost, whole = of_patients.get(case.patient, (0.0, 0.0))
-        more, bright = case.preparation.cut
-        of_patients[case.patient] = lost + more, whole + bright
-    cut = sum(lost > MOST_CUT * whole for lost, whole in of_patients.values())
-    if cut:
-        height, width = image.size
-        raise DataError(
-            f"{where}: of {cut} of {len(of_patients)} patients more than {MOST_CUT:.0%} of what is "
-            f"not dark lies beyond the {height} x {width} pixels that this run paints; painted "
-            "images would be black there. Take a run with image.fit 'pad' or, if it has "
-            "image.spacing, a larger image.size."
-        )
 
 
 def stored_as(image: ImageSection, modality: str) -> tuple[float, float]:
@@ -437,72 +362,3 @@ def _cut(picture: Tensor, placed: Tensor) -> tuple[float, float]:
     darkest = picture.amin((1, 2), keepdim=True)
     whole, kept = (float((one - darkest).clamp(0).double().sum()) for one in (picture, placed))
     return max(0.0, whole - kept), whole
-
-
-def _resized(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple[int, int]:
-    """Rows and columns after resampling, before cropping and padding."""
-    if image.spacing:
-        factors = [stored / to for stored, to in zip(raw.spacing, image.spacing, strict=True)]
-    elif image.fit == "stretch":
-        return image.size
-    else:
-        # Proportions are those in millimetres: pixels of thick slices are not square.
-        sides = [
-            to / (stored * mm)
-            for stored, mm, to in zip(shape, raw.spacing, image.size, strict=True)
-        ]
-        scale = min(sides) if image.fit == "pad" else max(sides)
-        factors = [scale * mm for mm in raw.spacing]
-    height, width = (
-        max(1, round(side * factor)) for side, factor in zip(shape, factors, strict=True)
-    )
-    if height * width > max(MOST_ENLARGED, shape[0] * shape[1]):
-        raise DataError(
-            f"case {raw.name} would become {height} x {width} pixels. "
-            f"Take a larger image.spacing, or check the file's ({raw.spacing} mm)."
-        )
-    return height, width
-
-
-def _resample(
-    image: Tensor, size: tuple[int, int], resampling: Literal["linear", "nearest"]
-) -> Tensor:
-    if tuple(image.shape[-2:]) == size:
-        return image
-    if resampling == "nearest":
-        return F.interpolate(image[None], size, mode="nearest-exact")[0]
-    return F.interpolate(image[None], size, mode="bilinear", antialias=True)[0]
-
-
-def _resample_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resamples labels: when shrinking, each new pixel takes the label that covers most of it.
-
-    The nearest label would not do then: halving averages four pixels, and the nearest of them lies
-    half a pixel off their middle, so masks would be shifted against images.
-    """
-    height, width = labels.shape
-    if size[0] >= height and size[1] >= width:
-        return _nearest(labels, size)
-    # Label by label: masks may hold hundreds, and a stack of them all would not fit in memory.
-    most = torch.full(size, -1.0)
-    taken = torch.zeros(size, dtype=labels.dtype)
-    for label in labels.unique():
-        covers = _resample((labels == label)[None].float(), size, "linear")[0]
-        taken = torch.where(covers > most, label, taken)
-        most = torch.maximum(covers, most)
-    return taken
-
-
-def _nearest(labels: Tensor, size: tuple[int, int]) -> Tensor:
-    return _resample(labels[None].double(), size, "nearest")[0].long()
-
-
-def _moved(image: Tensor, size: Sequence[int], offset: Sequence[int], fill: float) -> Tensor:
-    """Places `image` [C, h, w] at `offset` in a new one of `size`, cropping what lies outside."""
-    moved = image.new_full((len(image), *size), fill)
-    (top, left), (height, width) = offset, image.shape[-2:]
-    into = moved[:, max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)]
-    rows, columns = into.shape[-2:]
-    from_top, from_left = max(-top, 0), max(-left, 0)
-    into.copy_(image[:, from_top : from_top + rows, from_left : from_left + columns])
-    return moved

@@ -9,14 +9,9 @@ from pydantic import TypeAdapter
 
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.description import check_labels, describe
+from asyndgan.data.fit import check_contrast
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.prepare import (
-    check_contrast,
-    load_cases,
-    load_masks,
-    masks_as_images,
-    shared_modalities,
-)
+from asyndgan.data.prepare import load_cases, load_masks, masks_as_images, shared_modalities
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.errors import CohortError, RunError, StorageError
 from asyndgan.models import usable_device

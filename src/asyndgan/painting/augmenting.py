@@ -14,8 +14,9 @@ from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
 from asyndgan.data.cohort import rarity
 from asyndgan.data.description import check_labels, describe
+from asyndgan.data.fit import check_contrast, check_uncut
 from asyndgan.data.nnunet import list_cases
-from asyndgan.data.prepare import check_contrast, check_uncut, invert, invert_mask, load_cases
+from asyndgan.data.prepare import invert, invert_mask, load_cases
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError, RunError

@@ -22,9 +22,10 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Images, Mask
 from asyndgan.data import Case, derived_seed
 from asyndgan.data.colours import Colours, recoloured
 from asyndgan.data.description import DatasetInfo, check_labels, describe
+from asyndgan.data.fit import check_contrast, check_uncut
 from asyndgan.data.moves import Moves, mirrored, moved
 from asyndgan.data.nnunet import CaseFiles, list_cases, read_case, read_image
-from asyndgan.data.prepare import check_contrast, check_uncut, invert, prepare, stored_as
+from asyndgan.data.prepare import invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.models.segmenters import build_segmenter, check_size
