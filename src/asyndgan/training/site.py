@@ -16,10 +16,10 @@ from asyndgan.arrays import CPU, IMAGE_HIGH, IMAGE_LOW, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
 from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
-from asyndgan.privacy import SIMULATION, Ledger, Openings, Policy, Release, Released
-from asyndgan.privacy.accounting import Account, mechanism_of, uses_a_step
+from asyndgan.privacy import SIMULATION, Openings, Policy, Released
+from asyndgan.privacy.accounting import uses_a_step
+from asyndgan.privacy.books import open_release
 from asyndgan.privacy.chance import secret, uniform
-from asyndgan.privacy.ledger import check_not_removed
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
@@ -197,7 +197,6 @@ class Site(Handler):
         policy.check(recipe, name, patients=cohort.fewest)
         self.given = _checked_masks(name, given, cohort, recipe)
         self.name = name
-        records = records or folder
         self.cases = cohort
         self.recipe = recipe
         self.folder = folder
@@ -218,21 +217,7 @@ class Site(Handler):
             raise CohortError(
                 f"site {name}: a share of {self.share:g}; it must be {LEAST_SHARE:g} at least."
             )
-        ledger = None
-        if records:
-            books = records / "ledger.jsonl"
-            check_not_removed(books, [records / "policies", records / "privacy.json"])
-            ledger = Ledger(books, policy.digest())
-        account = Account(
-            records / "privacy.json" if records else None,
-            mechanism_of(recipe, cohort.patients),
-            epsilon=policy.privacy.epsilon,
-            delta=policy.privacy.delta,
-        )
-        if records and ledger:
-            policy.keep(records / "policies")
-            account.check_against(ledger.tally, unprotected_masks=policy.privacy.unprotected_masks)
-        self.release = Release(recipe, policy, ledger, account, name, cohort.patients)
+        self.release = open_release(recipe, policy, records or folder, name, cohort.patients)
         self.run: str | None = None
         self._heard = 0.0
         self.openings = openings or Openings(None)

@@ -1,0 +1,43 @@
+"""Opens a site's books: the ledger of what left it, and the account of its privacy."""
+
+from pathlib import Path
+
+from asyndgan.privacy.accounting import Account, mechanism_of
+from asyndgan.privacy.ledger import Ledger, check_not_removed
+from asyndgan.privacy.policy import Policy
+from asyndgan.privacy.release import Release
+from asyndgan.recipe import Recipe
+
+
+def open_release(
+    recipe: Recipe, policy: Policy, records: Path | None, site: str, patients: int
+) -> Release:
+    """Opens the door out of a site, which writes in its books.
+
+    Args:
+        recipe: the agreed one.
+        policy: of the site's steward; a copy is kept beside the books.
+        records: folder of the books; None: nothing is written, as in tests.
+        site: name of the site.
+        patients: how many the run learns of.
+
+    Raises:
+        LedgerError: the ledger was changed or taken away, or belongs to another process.
+        PolicyError: the ledger or the account contradicts the policy, or the policy does not allow
+            the recipe.
+    """
+    ledger = None
+    if records:
+        file = records / "ledger.jsonl"
+        check_not_removed(file, [records / "policies", records / "privacy.json"])
+        ledger = Ledger(file, policy.digest())
+    account = Account(
+        records / "privacy.json" if records else None,
+        mechanism_of(recipe, patients),
+        epsilon=policy.privacy.epsilon,
+        delta=policy.privacy.delta,
+    )
+    if records and ledger:
+        policy.keep(records / "policies")
+        account.check_against(ledger.tally, unprotected_masks=policy.privacy.unprotected_masks)
+    return Release(recipe, policy, ledger, account, site, patients)
