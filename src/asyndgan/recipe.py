@@ -452,11 +452,6 @@ class IntegritySection(Section):
         description="how many times the median length of all sites' feedback one may be; longer is "
         "shortened; 0: any",
     )
-    aggregation: Literal["sum", "median", "trimmed"] = Field(
-        "sum",
-        description="sum: by shares; median, or mean without the extremes: of each weight's "
-        "gradients, sites alike, at the price of a backward pass for each site",
-    )
     alarm: float = Field(
         10.0, ge=1, description="times the median length from which on a site is reported"
     )
@@ -826,11 +821,6 @@ class Recipe(Section):
                 "found back in all of them together; take discriminator.kind 'patch' or 'dcgan', "
                 "and set loss.segmentation to 0"
             )
-        if self.shares.by == "modality" and self.integrity.aggregation != "sum":
-            raise ValueError(
-                "shares.by is 'modality', but integrity.aggregation counts all sites alike; set "
-                "one of them to its default"
-            )
         return self
 
     @model_validator(mode="after")
@@ -854,7 +844,6 @@ class Recipe(Section):
                 own.cross_fitted for own in self.discriminators.values()
             ),
             "privacy.kind is set": self.privacy.kind != "none",
-            "integrity.aggregation is not 'sum'": self.integrity.aggregation != "sum",
             "integrity.bound is above 0": self.integrity.bound,
         }
         reasons = [reason for reason, found in unfit.items() if found]

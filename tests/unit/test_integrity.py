@@ -65,31 +65,15 @@ def gradient(
     return taken[0], coordinator.notes
 
 
-@pytest.mark.parametrize(
-    "defence",
-    ["integrity.bound=1", "integrity.aggregation=median", "integrity.aggregation=trimmed"],
-)
-def test_with_a_defence_one_liar_of_four_does_not_turn_the_generators_gradient_round(
-    tiny: MakeRecipe, make_sites: Any, make_cohort: MakeCohort, defence: str
+def test_with_a_bound_one_liar_of_four_does_not_turn_the_generators_gradient_round(
+    tiny: MakeRecipe, make_sites: Any, make_cohort: MakeCohort
 ) -> None:
     parts = tiny, make_sites, make_cohort
     honest, quiet = gradient(*parts, liar=False)
     undefended, notes = gradient(*parts, liar=True)
-    defended, _ = gradient(*parts, defence, liar=True)
+    defended, _ = gradient(*parts, "integrity.bound=1", liar=True)
     assert quiet == []
     assert "west: feedback of step 0" in notes[0]
     assert torch.cosine_similarity(honest, undefended, dim=0) < 0
     assert torch.cosine_similarity(honest, defended, dim=0) > 0.3
     assert defended.norm() < 2 * honest.norm()
-
-
-@pytest.mark.parametrize("chunk", [1, 3, 64])
-def test_robust_aggregates_do_not_depend_on_how_much_is_painted_at_once(
-    tiny: MakeRecipe, make_sites: Any, make_cohort: MakeCohort, chunk: int
-) -> None:
-    robust = "integrity.aggregation=trimmed"
-    whole, _ = gradient(tiny, make_sites, make_cohort, robust, liar=False)
-    parts, _ = gradient(
-        tiny, make_sites, make_cohort, robust, f"training.chunk={chunk}", liar=False
-    )
-    torch.testing.assert_close(whole, parts, rtol=1e-3, atol=1e-4)

@@ -138,23 +138,6 @@ def test_a_site_that_leaves_takes_its_part_of_a_modality_along(
     assert alone["north"].flatten().tolist() == pytest.approx([1.0, 1.0])
 
 
-@pytest.mark.parametrize("kind", ["median", "trimmed"])
-def test_no_modality_is_voted_down_by_those_who_lack_it(
-    tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites, kind: str
-) -> None:
-    """The median of the one holder's gradient and the others' zeros would be zero."""
-    recipe = tiny(f"integrity.aggregation={kind}")
-    both = make_cohort(recipe, cases=4, modalities=["T1", "T2"])
-    others = {"north": both, "south": both}
-    make_sites(recipe, {"east": both, **others}).begin()
-    for east in (
-        make_cohort(recipe, modalities=["T1"]),
-        incomplete(both, [[True, True]] * 3 + [[True, False]]),
-    ):
-        with pytest.raises(CohortError, match=f"not every case of site east has T2, and .*'{kind}"):
-            make_sites(recipe, {"east": east, **others}).begin()
-
-
 def test_a_site_that_lacks_a_modality_is_shown_the_look_that_such_sites_share(
     tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
 ) -> None:
@@ -201,11 +184,6 @@ def test_a_mask_is_not_found_back_in_single_modalities(tiny: MakeRecipe) -> None
     kind = "discriminator.kind=patch_segmentation"
     with pytest.raises(RecipeError, match="a mask is found back in all of them together"):
         tiny("discriminator.joint=false", kind, "loss.segmentation=1")
-
-
-def test_shares_by_modality_and_votes_of_sites_exclude_each_other(tiny: MakeRecipe) -> None:
-    with pytest.raises(RecipeError, match="counts all sites alike"):
-        tiny("shares.by=modality", "integrity.aggregation=median")
 
 
 def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(

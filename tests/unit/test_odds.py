@@ -190,9 +190,9 @@ def test_the_masks_of_a_site_that_did_not_answer_teach_nothing(
     seen: list[Tensor] = []
 
     class Watched(Painting):
-        def backward(self, feedback: Tensor, *, again: bool = False) -> None:
+        def backward(self, feedback: Tensor) -> None:
             seen.append(feedback.flatten(1).norm(dim=1))
-            super().backward(feedback, again=again)
+            super().backward(feedback)
 
     paint = coordinator._paint
 
@@ -319,7 +319,7 @@ def test_a_site_without_all_modalities_has_no_odds(
     [
         "loss.adversarial=hinge", "loss.paired_l1=1", "loss.features=1",
         "loss.adversarial_weight=2", "discriminator.joint=false",
-        "integrity.aggregation=median", "privacy.kind=feedback",
+        "integrity.bound=2", "privacy.kind=feedback",
     ],
 )  # fmt: skip
 def test_odds_are_all_that_sites_send(tiny: MakeRecipe, other: str) -> None:

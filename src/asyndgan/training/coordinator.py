@@ -32,7 +32,7 @@ from asyndgan.training.checkpoint import (
     taking_up,
 )
 from asyndgan.training.feedback import by_odds, pull_of, weights_of
-from asyndgan.training.integrity import aggregate, bounded
+from asyndgan.training.integrity import bounded
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.painting import Painting
 from asyndgan.training.reminding import Memory, Recall
@@ -273,13 +273,9 @@ class Coordinator:
         if self.recipe.shares.by == "odds":
             said = {s: one for s, one in judgements.items() if isinstance(one, Appraisal)}
             painting.backward(by_odds(images, members, said, shares))
-        elif section.aggregation == "sum":
+        else:
             weights = weights_of(members, shares, self.scope, by=self.recipe.shares.by)
             painting.backward(pull_of(images, members, feedback, weights))
-        else:
-            alike = dict.fromkeys(feedback, torch.ones(()))
-            parts = {s: pull_of(images, members, {s: own}, alike) for s, own in feedback.items()}
-            aggregate(self.generator, painting, parts, section.aggregation)
 
     def _remind(self) -> Tensor | None:
         """Adds the gradient of the reminding term; returns its value."""

@@ -49,15 +49,14 @@ class Painting:
             with torch.no_grad():
                 self.images = torch.cat([self._paint(maps, z) for maps, z in self._chunks])
 
-    def backward(self, feedback: Tensor, *, again: bool = False) -> None:
+    def backward(self, feedback: Tensor) -> None:
         """Adds the gradient of `sum(images * feedback)` to the generator's parameters.
 
         Args:
             feedback: of the images' shape.
-            again: keep the graph, so that `backward` can be called again.
         """
         if self._graph is not None:
-            torch.autograd.backward(self._graph, feedback, retain_graph=again)
+            torch.autograd.backward(self._graph, feedback)
             return
         size = len(self._chunks[0][0])
         for (maps, z), part in zip(self._chunks, feedback.split(size), strict=True):

@@ -210,8 +210,7 @@ class Roster:
 
         Raises:
             CohortError: if it has a modality, a label or an image size that the run does not paint,
-                contradicts the other sites, lacks a modality where the recipe cannot do without,
-                or cannot judge the others' images where odds need it.
+                contradicts the other sites, or cannot judge the others' images where odds need it.
             WireError: if its card is inconsistent, or its conditions do not fit the run.
         """
         self.check_conditions(site, card.conditions)
@@ -230,7 +229,6 @@ class Roster:
                 "What a run paints is fixed when it begins: start a new one with this site, or "
                 "with its modalities in image.modalities and the site in the timeline."
             )
-        self._check_whole(site, card)
         member = Member(
             share=card.share,
             cases=card.cases,
@@ -263,19 +261,6 @@ class Roster:
             )
         if int(conditions.max()) > max(self.scope.labels):
             raise WireError(f"site {site}: a label above {max(self.scope.labels)}.")
-
-    def _check_whole(self, site: str, card: Card) -> None:
-        """Checks that all cases of a site have every modality, where the recipe wants that."""
-        kind = self.recipe.integrity.aggregation
-        held = dict(zip(card.modalities, card.parts, strict=True))
-        lacking = [name for name in self.scope.modalities if held.get(name, 0) < 1]
-        if kind == "sum" or not lacking:
-            return
-        raise CohortError(
-            f"not every case of site {site} has {' and '.join(lacking)}, and integrity.aggregation "
-            f"'{kind}' takes the middle of what the sites want: where most can want nothing, "
-            "nothing is learned. Set it to 'sum', or leave the site out."
-        )
 
     def _check_odds(self, site: str, card: Card) -> None:
         """Checks that a site can judge every site's images, and that it is not one too many."""
