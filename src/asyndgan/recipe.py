@@ -503,6 +503,11 @@ class SharesSection(Section):
         f"(integrity.bound does not see shares); leave out: {LARGEST_SHARE} of three sites or more",
     )
 
+    @property
+    def sends_odds(self) -> bool:
+        """Whether every site judges every site's images, and sends odds."""
+        return self.by == "odds"
+
     def most_of(self, sites: int) -> float:
         """What one of this many sites counts for at most; of two neither is the odd one out."""
         if self.most is not None:
@@ -641,7 +646,7 @@ class Recipe(Section):
     def pixels(self) -> int:
         """Pixels of the images of one message, in each modality."""
         rows, columns = self.image.size
-        sites = self.shares.sites if self.shares.by == "odds" else 1
+        sites = self.shares.sites if self.shares.sends_odds else 1
         return self.training.batch * sites * rows * columns
 
     @model_validator(mode="after")
@@ -825,7 +830,7 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _odds_are_all_there_is(self) -> Self:
-        if self.shares.by != "odds":
+        if not self.shares.sends_odds:
             return self
         unfit = {
             "loss.adversarial is not 'bce', and its scores are no odds": (

@@ -14,6 +14,8 @@ from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
+from asyndgan.training.aggregation.odds import log_odds
+from asyndgan.training.objective import Objective
 from asyndgan.wire import Close, Judge, Open, Save, through
 
 MakeRecipe = Callable[..., Recipe]
@@ -239,14 +241,14 @@ def test_a_start_at_which_nothing_was_judged_shows_no_further_masks(
     assert ledger.tally.answers == 3
 
 
-@pytest.mark.parametrize("question", ["ask", "log_odds"])
+@pytest.mark.parametrize("question", [Objective.ask, log_odds])
 def test_what_is_asked_shows_nothing_of_how_others_were_shifted(
-    tiny: MakeRecipe, make_cohort: MakeCohort, question: str
+    tiny: MakeRecipe, make_cohort: MakeCohort, question: Callable[..., object]
 ) -> None:
     recipe = tiny('discriminator.augment=["shift"]')
     site = Site("north", make_cohort(recipe), recipe)
     objective, batch = site.objective, site.cohort.batch(0, recipe.training.batch)
     hidden, shown = objective.random.get_state(), objective.shown.get_state()
-    getattr(objective, question)(batch)
+    question(objective, batch)
     assert torch.equal(objective.random.get_state(), hidden)
     assert not torch.equal(objective.shown.get_state(), shown)

@@ -8,6 +8,7 @@ import torch
 
 from asyndgan.data import Cohort
 from asyndgan.recipe import IntegritySection, Recipe
+from asyndgan.runs.news import line_of
 from asyndgan.training.integrity import bounded
 from asyndgan.wire import ANSWERS, Judgement, pack, unpack
 
@@ -61,8 +62,8 @@ def gradient(
         taken.append(torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]))
 
     coordinator.optimiser.register_step_pre_hook(watch)
-    coordinator.step()
-    return taken[0], coordinator.notes
+    report = coordinator.step()
+    return taken[0], [line_of(event) for event in report.events]
 
 
 def test_with_a_bound_one_liar_of_four_does_not_turn_the_generators_gradient_round(

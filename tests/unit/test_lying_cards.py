@@ -8,6 +8,7 @@ import pytest
 from asyndgan.data import Cohort
 from asyndgan.errors import CohortError, QuorumError, RecipeError
 from asyndgan.recipe import LARGEST_SHARE, Recipe
+from asyndgan.runs.news import line_of
 from asyndgan.runs.proposal import proposal
 from asyndgan.training import Coordinator, Scope
 from asyndgan.training.quorum import normalised
@@ -73,7 +74,7 @@ def test_what_the_recipe_names_no_card_adds_to(
     assert set(coordinator.members) == {"east", "south"}
     assert coordinator.scope == Scope(("T1",), {0: "background", 1: "organ", 2: "lesion"}, (16, 16))
     assert [coordinator.roster.look_of(site) for site in ("east", "south")] == ["east", "south"]
-    (note,) = coordinator.notes
+    (note,) = map(line_of, coordinator.events)
     assert note.startswith("north is not there: site north has")
     assert coordinator.step().updated
 
@@ -284,14 +285,16 @@ def test_a_site_that_comes_or_comes_back_with_a_share_above_all_others_is_told_o
     coordinator.step()
     federation.line.cut = set()
     until_there(coordinator, "south")
-    assert not coordinator.notes  # it is honest
+    there = "south is there, with a new discriminator"
+    assert [*map(line_of, coordinator.events)] == [there]  # it is honest
     federation.line.deaf = {"south"}
     coordinator.step()
     federation.line.deaf = set()
     lie(federation, south={"share": 2.0**52})
     until_there(coordinator, "south")
     note = "south declares a share of 4.5036e+15, and counts for 75% from now on"
-    assert coordinator.notes == [note]
+    back = "south is back, with its discriminator of step 2"
+    assert [*map(line_of, coordinator.events)] == [note, back]
 
 
 def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_others(
@@ -302,5 +305,5 @@ def test_a_site_that_nobody_was_asked_about_is_told_of_if_it_outweighs_the_other
     coordinator = Coordinator.begin(
         federation.recipe, federation.exchange, run=RUN, needed={"east", "north"}
     )
-    (note,) = coordinator.notes
+    (note,) = map(line_of, coordinator.events)
     assert note.startswith("south declares a share of 4.5036e+15, and counts for 75%")

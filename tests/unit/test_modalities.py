@@ -23,7 +23,7 @@ from asyndgan.privacy import Policy, Release
 from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
-from asyndgan.training.feedback import LEAST_PART, weights_of
+from asyndgan.training.aggregation.shares import LEAST_PART, weights_of
 from asyndgan.wire import Card, Judge, through
 
 MakeRecipe = Callable[..., Recipe]
@@ -112,7 +112,7 @@ def test_who_says_that_next_to_no_case_has_a_modality_has_no_weight_without_limi
 
     def weight(part: float) -> float:
         members["west"].parts = [part]
-        return float(weights_of(members, shares, coordinator.scope, by="modality")["west"])
+        return float(weights_of(members, shares, 2, by="modality")["west"])
 
     assert weight(0.5) == pytest.approx(2 * weight(1.0))
     assert weight(1e-6) == weight(LEAST_PART) == pytest.approx(weight(1.0) / LEAST_PART)
@@ -131,10 +131,10 @@ def test_a_site_that_leaves_takes_its_part_of_a_modality_along(
     )
     coordinator = federation.begin()
     members = dict(coordinator.members)
-    both = weights_of(members, {"east": 0.25, "north": 0.75}, coordinator.scope, by="modality")
+    both = weights_of(members, {"east": 0.25, "north": 0.75}, 2, by="modality")
     assert both["north"].flatten().tolist() == pytest.approx([1.0, 0.75])
     assert both["east"].flatten().tolist() == pytest.approx([0.25 / 2])
-    alone = weights_of(members, {"north": 1.0}, coordinator.scope, by="modality")
+    alone = weights_of(members, {"north": 1.0}, 2, by="modality")
     assert alone["north"].flatten().tolist() == pytest.approx([1.0, 1.0])
 
 
@@ -203,7 +203,7 @@ def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(
     coordinator = federation.begin()
     members = dict(coordinator.members)
     shares = {"north": 6 / 9, "south": 3 / 9}
-    weights = weights_of(members, shares, coordinator.scope, by="modality")
+    weights = weights_of(members, shares, 2, by="modality")
     # Half of north's images carry feedback of T2 at all.
     on_average = {"north": 0.5 * weights["north"][1], "south": weights["south"][1]}
     assert float(on_average["north"]) == pytest.approx(float(on_average["south"]))

@@ -15,7 +15,7 @@ from asyndgan.privacy import Policy, Release
 from asyndgan.privacy.policy import SIMULATION, AllowsSection, LeavesSection
 from asyndgan.recipe import Recipe
 from asyndgan.training import Site
-from asyndgan.training.odds import feedback_of_mixture
+from asyndgan.training.aggregation.odds import feedback_of_mixture, log_odds
 from asyndgan.training.painting import Painting
 from asyndgan.wire import ANSWERS, Appraisal, Appraise, unpack
 
@@ -74,7 +74,7 @@ def test_a_step_is_the_gradient_of_the_mixtures_loss(
     report = coordinator.step()
     assert report.updated
     shares = [6 / 9, 3 / 9]  # north, south
-    log_odds = []
+    told = []
     for site in twins.values():
         real = site.cohort.batch(0, recipe.training.batch)
         judge = site.objective.discriminator
@@ -88,8 +88,8 @@ def test_a_step_is_the_gradient_of_the_mixtures_loss(
         optimiser.zero_grad()
         lesson.backward()
         optimiser.step()
-        log_odds.append(site.objective.log_odds(Batch(images, conditions)))
-    together = sum(share * odds.exp() for share, odds in zip(shares, log_odds, strict=True))
+        told.append(log_odds(site.objective, Batch(images, conditions)))
+    together = sum(share * odds.exp() for share, odds in zip(shares, told, strict=True))
     assert isinstance(together, Tensor)
     loss = (1 + 1 / together).log().reshape(2, -1).mean(1)
     central = torch.autograd.grad(

@@ -2,7 +2,7 @@ import copy
 import gc
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,8 @@ from asyndgan.privacy.policy import AllowsSection
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
-from asyndgan.training import Coordinator, Site, checkpoint, scope_maps
+from asyndgan.runs.news import line_of
+from asyndgan.training import Coordinator, Site, StepReport, checkpoint, scope_maps
 from asyndgan.training.objective import Objective, rate_factor
 from asyndgan.training.painting import Painting
 from asyndgan.training.roster import _TurnedAway
@@ -76,6 +77,12 @@ def opened(federation: Any, site: str = "north", step: int = 0) -> Card:
     card = ask(federation, site, Open(run=RUN, recipe=digest, step=step))
     assert isinstance(card, Card)
     return card
+
+
+def told(coordinator: Coordinator, reports: Iterable[StepReport] = ()) -> list[str]:
+    """What a person reads of these steps, and of what has happened since."""
+    events = [event for report in reports for event in report.events]
+    return [line_of(event) for event in [*events, *coordinator.events]]
 
 
 def judge(recipe: Recipe, *, step: int = 0, batch: int = 0, run: str = RUN) -> Judge:
@@ -333,7 +340,7 @@ def test_a_site_that_is_not_needed_keeps_nobody_from_beginning(
         federation.recipe, federation.exchange, run=RUN, needed={"north"}
     )
     assert set(coordinator.members) == {"north"}
-    assert coordinator.notes == ["south is not there: site south: there was no answer in time."]
+    assert told(coordinator) == ["south is not there: site south: there was no answer in time."]
     with pytest.raises(QuorumError, match="west cannot be reached"):
         Coordinator.begin(federation.recipe, federation.exchange, run=RUN, needed={"west"})
     federation.line.deaf = set()
@@ -398,7 +405,7 @@ def test_the_timeline_says_who_takes_part_in_which_step(
     assert not coordinator.invite()
     assert federation.sites["south"].next_batch == 4  # it went on where it had stopped
     comes, leaves = (f"south {what}, as the timeline says" for what in ("comes", "leaves"))
-    assert coordinator.notes == [comes, leaves, comes]
+    assert told(coordinator, steps) == [comes, leaves, comes]
 
 
 def test_a_site_that_does_not_come_when_it_is_due_keeps_no_step_waiting_after_that(
@@ -419,9 +426,9 @@ def test_who_is_due_and_not_connected_is_named_once(
     federation = make_sites(tiny("timeline=[{site='south', first=1}]"))
     coordinator = federation.begin()
     federation.line.cut = {"south"}
-    for _ in range(3):
-        coordinator.step()
-    assert coordinator.notes == ["south is due, as the timeline says, and is not connected"]
+    steps = [coordinator.step() for _ in range(3)]
+    due = "south is due, as the timeline says, and is not connected"
+    assert told(coordinator, steps) == [due]
     assert coordinator.roster.awaited(0) == []
     assert coordinator.roster.awaited(2) == ["south"]
 
@@ -664,12 +671,12 @@ def test_a_site_that_comes_late_and_lets_no_masks_be_kept_is_told_of_as_one_of_t
     release.policy = release.policy.model_copy(update={"leaves": leaves})
     federation.line.cut = {"west"}
     coordinator = federation.begin(keep=lambda site, conditions, most: None)
-    coordinator.step()
-    assert not coordinator.notes
+    assert not told(coordinator, [coordinator.step()])
     federation.line.cut = set()
     invite_until_back(coordinator, "west")
-    (note,) = coordinator.notes
+    note, there = told(coordinator)
     assert note.startswith("west lets no masks be kept")
+    assert there == "west is there, with a new discriminator"
 
 
 # The average, rates, masks
@@ -1555,7 +1562,8 @@ def test_a_site_whose_moments_cannot_be_had_takes_part_all_the_same_and_is_told_
     reports = [coordinator.step() for _ in range(4)]
     assert [set(report.distances) for report in reports] == [set(), {"whole"}, set(), {"whole"}]
     assert all(set(report.losses) == set(cohorts) for report in reports)
-    few, half = sorted(note for note in coordinator.notes if note.startswith("no distance"))
+    notes = told(coordinator, reports)
+    few, half = sorted(note for note in notes if note.startswith("no distance"))
     assert "fewer than 8 images" in few
     assert "site half lacks a modality" in half
 

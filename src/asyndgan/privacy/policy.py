@@ -279,7 +279,7 @@ class Policy(Section):
                 f"masks.release is true, so the coordinator keeps masks; leaves.masks is "
                 f"{self.leaves.masks}"
             )
-        if recipe.shares.by == "odds" and not self.leaves.odds:
+        if recipe.shares.sends_odds and not self.leaves.odds:
             found.append(
                 "shares.by is odds, so odds leave, and masks go to the other sites; leaves.odds is "
                 "false"

@@ -26,6 +26,7 @@ from asyndgan.wire import (
     Measured,
     Message,
     Refusal,
+    StepAnswer,
     label_coding,
     pack,
 )
@@ -34,7 +35,7 @@ from asyndgan.wire.codec import Coding
 LEAST_IMAGES = 8
 """Fewest images of which a site sends moments."""
 
-WITH_CONDITIONS = Card | Judgement | Appraisal
+WITH_CONDITIONS = Card | StepAnswer
 """Answers that hold what a generator paints from next."""
 
 LOSSES = (
@@ -129,7 +130,7 @@ class Release:
         if ANSWERS.get(answer.kind) is not type(answer):
             raise ProtocolError(f"'{answer.kind}' is no answer of a site; it stays inside.")
         if (
-            isinstance(answer, Judgement | Appraisal)
+            isinstance(answer, StepAnswer)
             and self.recipe.privacy.kind != "feedback"  # such feedback is charged and hidden
             and not torch.isfinite(answer.feedback).all()
         ):
@@ -139,7 +140,7 @@ class Release:
         answer = self._allowed(answer)
         payload = pack(answer, self._codings(answer), level=self.recipe.wire.zstd)
         norm = None
-        if isinstance(answer, Judgement | Appraisal):
+        if isinstance(answer, StepAnswer):
             norm = float(answer.feedback.norm())
         masks = len(answer.conditions) if isinstance(answer, WITH_CONDITIONS) else 0
         bare = self._bare(answer)
@@ -154,7 +155,7 @@ class Release:
         if isinstance(answer, Measured):
             return "moments"
         found = []
-        if isinstance(answer, Judgement | Appraisal) and self.recipe.privacy.kind == "none":
+        if isinstance(answer, StepAnswer) and self.recipe.privacy.kind == "none":
             found.append("feedback")
         if isinstance(answer, WITH_CONDITIONS) and self.recipe.sends_own_conditions:
             found.append(MASKS)
@@ -184,9 +185,9 @@ class Release:
             answer = answer.model_copy(update={"keep": False})
         if isinstance(answer, Appraisal) and not leaves.odds:
             raise PolicyError("this site's policy lets no odds out.")
-        if isinstance(answer, Judgement | Appraisal) or MASKS in self._bare(answer):
+        if isinstance(answer, StepAnswer) or MASKS in self._bare(answer):
             self._check_count()
-        if isinstance(answer, Judgement | Appraisal):
+        if isinstance(answer, StepAnswer):
             if self.recipe.wire.feedback not in leaves.feedback:
                 raise PolicyError("this site's policy lets no feedback out in this coding.")
             if not leaves.losses or self.recipe.privacy.kind == "feedback":

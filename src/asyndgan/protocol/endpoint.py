@@ -17,7 +17,7 @@ from asyndgan.errors import (
     WireError,
 )
 from asyndgan.privacy import Release, Released
-from asyndgan.wire import REQUESTS, Appraise, Judge, Message, unpack
+from asyndgan.wire import REQUESTS, Message, StepRequest, unpack
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class Endpoint:
                 answer = self.handler.handle(request)
             except Exception as error:  # whatever it is, it becomes a refusal in our own words
                 return self._refuse(request, error)
-            trained = isinstance(request, Judge | Appraise)
+            trained = isinstance(request, StepRequest)
             self._digest, self._last = digest, answer if trained else None
             return answer.payload
 

@@ -23,9 +23,9 @@ from asyndgan.wire import (
     ANSWERS,
     Appraise,
     Coding,
-    Judge,
     Message,
     Refusal,
+    StepRequest,
     label_coding,
     pack,
     unpack,
@@ -117,7 +117,7 @@ class Exchange:
             raise WireError(f"site {site}: {error}") from error
         self.from_sites[site, answer.kind] += len(reply)
         if isinstance(answer, Refusal):
-            if answer.code == "not_finite" and isinstance(request, Judge | Appraise):
+            if answer.code == "not_finite" and isinstance(request, StepRequest):
                 raise NotFiniteError(f"site {site}, step {request.step}: {answer.reason}")
             raise RefusedError(f"site {site} refused '{request.kind}': {answer.reason}")
         if answer.run != request.run:

@@ -11,6 +11,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.reports.words import size
 from asyndgan.runs import RunFacts
 from asyndgan.runs.facts import socket_sums
+from asyndgan.training.aggregation import aggregation_of
 
 _OF_CONDITION: Final = {
     "mask": ("the masks (label maps of real cases)", "masks"),
@@ -125,8 +126,8 @@ def read_traffic(
     """
     answered = {site: sum(site in record["losses"] for record in records) for site in numbers}
     left, came = facts.left_sites, facts.came_to_sites
-    odds = recipe.shares.by == "odds"
-    request, answer = ("appraise", "appraisal") if odds else ("judge", "judgement")
+    aggregation = aggregation_of(recipe)
+    request, answer = aggregation.request.kind, aggregation.answer.kind
     return Traffic(
         left=tuple(_kinds(left, _left_meanings(recipe), numbers)),
         came=tuple(_kinds(came, _came_meanings(recipe), numbers)),

@@ -25,6 +25,7 @@ from asyndgan.runs.checks import (
 )
 from asyndgan.runs.facts import RunFacts, State
 from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.news import line_of
 from asyndgan.runs.proposal import proposal
 from asyndgan.runs.recorder import Progress, Recorder
 from asyndgan.runs.samples import SampleGrid
@@ -40,6 +41,7 @@ from asyndgan.training.checkpoint import (
     to_resume,
     write,
 )
+from asyndgan.training.events import NoCheckpoint
 from asyndgan.training.scope import Scope
 from asyndgan.wire import Card
 
@@ -179,15 +181,11 @@ class Attempt:
         pace = _Pace()
         idle: float | None = None  # since when no step has taught the generator
         while self.coordinator.step_number < training.steps:
-            news = self._gather(stop)
+            self._gather(stop)
             report = self.coordinator.step()
             done = self.coordinator.step_number
             self.absent |= report.missed
             idle = None if report.updated else idle or time.monotonic()
-            news += [
-                f"missed {site}: {reason.removeprefix(f'site {site}: ')}"
-                for site, reason in report.missed.items()
-            ]
             yield Progress(
                 step=done,
                 steps=training.steps,
@@ -195,7 +193,6 @@ class Attempt:
                 report=report,
                 sent=self.exchange.to_sites.total(),
                 received=self.exchange.from_sites.total(),
-                news=tuple(news),
             )
             if done % training.checkpoint_every == 0 and done < training.steps:
                 self._checkpoint()
@@ -204,25 +201,17 @@ class Attempt:
                 raise self._too_few("too few sites answered")
             self._heed(stop)
 
-    def _gather(self, stop: Callable[[], bool]) -> list[str]:
+    def _gather(self, stop: Callable[[], bool]) -> None:
         """Readmits sites that have returned; waits, within the patience, for a quorum."""
         step = self.coordinator.step_number
         if self.coordinator.roster.leaving(step) and self.saved != step:
             self._checkpoint()  # a leaving site continues from here if it comes back
-        news: list[str] = []
         since = time.monotonic()
         while True:
-            for site, reason in self.coordinator.invite().items():
-                if reason:
-                    self.absent[site] = reason
-                    news.append(f"{site} is not back: {reason}")
-                elif since_step := self.coordinator.members[site].since:
-                    news.append(f"{site} is back, with its discriminator of step {since_step}")
-                else:
-                    news.append(f"{site} is there, with a new discriminator")
-            news, self.coordinator.notes = self.coordinator.notes + news, []
+            news = self.coordinator.invite()
+            self.absent |= {site: reason for site, reason in news.items() if reason}
             if self.coordinator.has_quorum():
-                return news
+                return
             if time.monotonic() - since > self.recipe.quorum.patience_s:
                 raise self._too_few("too few sites")
             self._heed(stop)
@@ -233,8 +222,8 @@ class Attempt:
 
         A site that kept none is only noted.
         """
-        self.coordinator.notes += [
-            f"{site} kept no checkpoint: {reason}"
+        self.coordinator.events += [
+            NoCheckpoint(site, reason)
             for site, reason in self.coordinator.roster.save(self.coordinator.step_number).items()
         ]
         tensors, about = self.coordinator.state()
@@ -275,8 +264,8 @@ class Attempt:
             self.coordinator.chosen(), self.facts
         )
         self.coordinator.roster.close()
-        for note in self.coordinator.notes:  # no step follows that could tell them
-            log.warning("%s", note)
+        for event in self.coordinator.events:  # no step follows that could tell them
+            log.warning("%s", line_of(event))
         self._leave("finished", checkpoint=False)
 
     def _leave(self, state: State, *, checkpoint: bool) -> None:

@@ -10,6 +10,7 @@ from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.folder import RunFolder
+from asyndgan.training.aggregation import aggregation_of
 
 
 def check_sites(
@@ -54,21 +55,7 @@ def check_sites(
             f"no site of this run; the sites are {', '.join(sites)}."
         )
     check_attended(recipe, sites)
-    check_odds(recipe, sites)
-
-
-def check_odds(recipe: Recipe, sites: Collection[str]) -> None:
-    """Checks that no more sites take part at once than may judge each other's images.
-
-    Raises:
-        RunError: more do.
-    """
-    most = recipe.shares.sites
-    if recipe.shares.by == "odds" and (there := recipe.most_at_once(sites)) > most:
-        raise RunError(
-            f"{there} sites take part at once, and shares.sites lets {most} judge each other's "
-            "images. Raise it at all ends."
-        )
+    aggregation_of(recipe).check_sites(recipe.most_at_once(sites))
 
 
 def check_attended(recipe: Recipe, sites: Collection[str]) -> None:

@@ -13,10 +13,11 @@ from asyndgan.engines.federation import RUN_NAME, Federation, transport_to
 from asyndgan.errors import Interrupted, RunError
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs.checks import check_all_come, check_attended, check_odds
+from asyndgan.runs.checks import check_all_come, check_attended
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.train import Watch, train_over
 from asyndgan.texts import bounded_text, parsed_json, replace_text
+from asyndgan.training.aggregation import aggregation_of
 from asyndgan.training.checkpoint import stored_steps
 from asyndgan.training.quorum import Quorum
 
@@ -112,7 +113,7 @@ class Order:
             return order
         check_attended(recipe, federation.sites)
         check_all_come(recipe, federation.sites)
-        check_odds(recipe, sites or federation.sites)
+        aggregation_of(recipe).check_sites(recipe.most_at_once(sites or federation.sites))
         RunFolder.create(order.folder.path, recipe)
         if yes:
             order.confirm(ANYTHING)

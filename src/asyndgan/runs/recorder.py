@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from asyndgan.protocol import Exchange
 from asyndgan.runs.facts import RunFacts, by_site, counted_on, socket_sums
 from asyndgan.runs.folder import RunFolder
+from asyndgan.runs.news import line_of
 from asyndgan.runs.samples import SampleGrid
 from asyndgan.training import Coordinator, StepReport
 
@@ -28,7 +29,6 @@ class Progress:
         report: report of the step.
         sent: bytes sent to all sites so far.
         received: bytes received from all sites so far.
-        news: one line for each event that a person should read.
     """
 
     step: int
@@ -37,7 +37,11 @@ class Progress:
     report: StepReport
     sent: int
     received: int
-    news: tuple[str, ...] = ()
+
+    @property
+    def news(self) -> tuple[str, ...]:
+        """One line for each event that a person should read."""
+        return tuple(line_of(event) for event in self.report.events)
 
 
 @final

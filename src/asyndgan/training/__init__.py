@@ -1,6 +1,7 @@
 """The coordinator's step, the site's step, and the state that both keep."""
 
-from asyndgan.training.coordinator import Coordinator, StepReport
+from asyndgan.training.coordinator import Coordinator
+from asyndgan.training.events import StepReport
 from asyndgan.training.scope import (
     SHARED_LOOK,
     Scope,

@@ -1,13 +1,12 @@
 """The coordinator: it owns the generator and updates it with the sites' feedback.
 
-Source: Chang et al. 2020 (AsynDGAN), algorithm 1; its equation 4 is `feedback.pull_of`.
+Source: Chang et al. 2020 (AsynDGAN), algorithm 1; its equation 4 is `aggregation.shares`.
 """
 
 import copy
 import secrets
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Self, final
 
 import torch
@@ -19,6 +18,7 @@ from asyndgan.errors import AsyndganError, CohortError, NotFiniteError, QuorumEr
 from asyndgan.models import arithmetic
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
+from asyndgan.training.aggregation import aggregation_of
 from asyndgan.training.checkpoint import (
     State,
     channels_in,
@@ -31,51 +31,31 @@ from asyndgan.training.checkpoint import (
     shares_in,
     taking_up,
 )
-from asyndgan.training.feedback import by_odds, pull_of, weights_of
+from asyndgan.training.events import (
+    Absent,
+    Event,
+    Joined,
+    Loud,
+    Missed,
+    NoDistance,
+    StepReport,
+    TurnedAway,
+)
 from asyndgan.training.integrity import bounded
+from asyndgan.training.member import Member
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
+from asyndgan.training.opening import open_all
 from asyndgan.training.painting import Painting
 from asyndgan.training.reminding import Memory, Recall
-from asyndgan.training.roster import Keep, Member, Roster, open_all
+from asyndgan.training.roster import Keep, Roster
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
 from asyndgan.training.selection import Selection
-from asyndgan.wire import Appraisal, Appraise, Card, Judge, Judgement, Message, Open
+from asyndgan.wire import Card, Message, Open, StepAnswer
 
 MOST_FEEDBACK = 1e9
 """Largest L2 norm of a site's feedback; a longer one would bring the generator to its limits."""
 
-MOST_LOG_ODDS = 1e4
-"""Largest absolute log odds accepted from a site; larger ones are meaningless as floats."""
-
-Judged = Judgement | Appraisal
 Confirm = Callable[[Scope, Mapping[str, Card]], None]
-
-
-@final
-@dataclass(frozen=True)
-class StepReport:
-    """What happened in a step.
-
-    Attributes:
-        step: its number, from 0.
-        updated: whether the quorum was met and the generator was updated.
-        shares: normalised share of each site that answered.
-        losses: value of each loss term, by site.
-        reminding: how far the images of absent sites' masks are from those painted when the sites
-            left; None if there was nothing to compare.
-        missed: why a site's answer is missing, by site.
-        distance: from the averaged generator's images to the real ones; None if not measured.
-        distances: the same for the images of single sites, present and absent ones.
-    """
-
-    step: int
-    updated: bool
-    shares: dict[str, float]
-    losses: dict[str, dict[str, float]]
-    missed: dict[str, str] = field(default_factory=dict)
-    distance: float | None = None
-    distances: dict[str, float] = field(default_factory=dict)
-    reminding: float | None = None
 
 
 @final
@@ -91,7 +71,7 @@ class Coordinator:
         step_number: number of steps done.
         generator: the network in training.
         average: exponential moving average of the generator; it paints the final images.
-        notes: messages for a person to read.
+        events: what a person should read, and no report has told yet.
         selection: compares images with the real ones, if the recipe asks for it.
         memory: remembers the sites that are away, if the recipe asks for it.
     """
@@ -104,7 +84,8 @@ class Coordinator:
         self.scope = roster.scope
         self.device = device
         self.step_number = 0
-        self.notes: list[str] = []
+        self.events: list[Event] = []
+        self.aggregation = aggregation_of(self.recipe)
         self.recall = recall or self._no_conditions
         self.selection = Selection(self.recipe) if self.recipe.selection.compares else None
         self.memory = Memory(self.recipe, self.recall) if self.recipe.reminding.weight else None
@@ -158,23 +139,16 @@ class Coordinator:
         scope = kept or agree(recipe, asked or cards, {*cards, *missed})
         roster = Roster(recipe, exchange, request, scope, keep)
         coordinator = cls(roster, recall=recall, device=device)
-        coordinator.notes += [f"{site} is not there: {reason}" for site, reason in missed.items()]
+        coordinator.events += [Absent(site, reason) for site, reason in missed.items()]
         if checkpoint:
             with taking_up():
                 coordinator.load(*checkpoint)
-        coordinator.notes += roster.welcome_all(cards, needed)
+        coordinator.events += roster.welcome_all(cards, needed)
         if confirm and not checkpoint:
             confirm(scope, asked or cards)
         if coordinator.selection and recipe.selection.kind == "nearest" and not checkpoint:
             members = roster.members if needed is None else roster.members.keys() & needed
-            if silent := coordinator.selection.ask(roster, members):
-                reasons = "; ".join(str(error) for error in silent.values())
-                lacking = any(isinstance(error, CohortError) for error in silent.values())
-                if lacking:
-                    raise CohortError(
-                        f"the run cannot begin: {reasons} Set selection.kind to 'last'."
-                    )
-                raise QuorumError(f"the run cannot begin: {reasons}")
+            _ask_all(coordinator.selection, roster, members)
         return coordinator
 
     @property
@@ -191,14 +165,21 @@ class Coordinator:
                 sites that the others would be no quorum. Otherwise such feedback only counts as
                 missed, so that one site cannot end everybody's run.
         """
-        self.notes += self.roster.follow_timeline(self.step_number)
+        self.events += self.roster.follow_timeline(self.step_number)
         members = dict(self.members)
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
         painting = self._paint(self.generator, {s: own.conditions for s, own in members.items()})
         if self.selection:
             self._look_at_average(self.selection, members)
-        answers = self.roster.exchange.ask(self._requests(members, painting.images))
+        requests = self.aggregation.requests(
+            self.roster.run,
+            self.step_number,
+            members,
+            self.roster.shares_of(members),
+            painting.images,
+        )
+        answers = self.roster.exchange.ask(requests)
         judgements, missed = self._take(answers.answers, answers.missed)
         shares = self.roster.shares_of(members, judgements)
         quorum = self.roster.quorum(self.step_number)
@@ -209,13 +190,16 @@ class Coordinator:
         gap: Tensor | None = None
         if updated:
             self.roster.taught.update(list(judgements))  # a mapping would be added up
-            self._learn(painting, members, judgements, shares)
+            judgements = self._bounded(judgements)
+            painting.backward(self.aggregation.pull(painting.images, members, judgements, shares))
             gap = self._remind()
             self._update()
         self.step_number += 1
         found = self.selection and self.selection.decide(
             self.step_number, self.average, self.roster.normalised_shares
         )
+        self.events += [Missed(site, str(error)) for site, error in missed.items()]
+        events, self.events = tuple(self.events), []
         return StepReport(
             step=self.step_number - 1,
             updated=updated,
@@ -225,57 +209,16 @@ class Coordinator:
             distance=found.together if found else None,
             distances=found.by_site if found else {},
             reminding=None if gap is None else float(gap),
+            events=events,
         )
 
-    def _requests(self, members: Mapping[str, Member], images: Tensor) -> dict[str, Message]:
-        """The request to each site: to judge its own images or, with odds, those of all sites."""
-        if self.recipe.shares.by != "odds":
-            batches = images.split(self.recipe.training.batch)
-            return {
-                site: Judge(
-                    run=self.roster.run,
-                    step=self.step_number,
-                    batch=member.batch,
-                    images=own[:, member.channels],
-                )
-                for (site, member), own in zip(members.items(), batches, strict=True)
-            }
-        shares = self.roster.shares_of(members)
-        conditions = torch.cat([member.conditions for member in members.values()])
-        return {
-            site: Appraise(
-                run=self.roster.run,
-                step=self.step_number,
-                batch=member.batch,
-                place=place,
-                shares=list(shares.values()),
-                images=images[:, member.channels],
-                conditions=conditions,
-            )
-            for place, (site, member) in enumerate(members.items())
-        }
-
-    def _learn(
-        self,
-        painting: Painting,
-        members: Mapping[str, Member],
-        judgements: Mapping[str, Judged],
-        shares: Mapping[str, float],
-    ) -> None:
-        """Carries the sites' feedback into the generator's gradients, by the chain rule."""
-        images, section = painting.images, self.recipe.integrity
-        feedback, loud = bounded({s: j.feedback for s, j in judgements.items()}, section)
-        self.notes += [
-            f"{site}: feedback of step {self.step_number} is {times:.0f} times as long as the "
-            "median of all sites'"
-            for site, times in loud.items()
-        ]
-        if self.recipe.shares.by == "odds":
-            said = {s: one for s, one in judgements.items() if isinstance(one, Appraisal)}
-            painting.backward(by_odds(images, members, said, shares))
-        else:
-            weights = weights_of(members, shares, self.scope, by=self.recipe.shares.by)
-            painting.backward(pull_of(images, members, feedback, weights))
+    def _bounded(self, answers: Mapping[str, StepAnswer]) -> dict[str, StepAnswer]:
+        """The answers with feedback no longer than the recipe lets it be."""
+        feedback, loud = bounded(
+            {s: answer.feedback for s, answer in answers.items()}, self.recipe.integrity
+        )
+        self.events += [Loud(site, self.step_number, times) for site, times in loud.items()]
+        return {s: a.model_copy(update={"feedback": feedback[s]}) for s, a in answers.items()}
 
     def _remind(self) -> Tensor | None:
         """Adds the gradient of the reminding term; returns its value."""
@@ -309,7 +252,7 @@ class Coordinator:
         """
         if self.recipe.selection.kind == "measured":
             missed = selection.ask(self.roster, members)
-            self.notes += [f"no distance from {site}'s images: {e}" for site, e in missed.items()]
+            self.events += [NoDistance(site, str(error)) for site, error in missed.items()]
         if not selection.wants(self.step_number):
             return
         conditions = {s: one.conditions for s, one in members.items() if s in selection.real}
@@ -346,9 +289,9 @@ class Coordinator:
 
     def _take(
         self, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
-    ) -> tuple[dict[str, Judged], dict[str, AsyndganError]]:
+    ) -> tuple[dict[str, StepAnswer], dict[str, AsyndganError]]:
         """Checks judgements and records the next conditions; drops sites without a valid one."""
-        judgements: dict[str, Judged] = {}
+        judgements: dict[str, StepAnswer] = {}
         reasons = dict(missed)
         for site, answer in answers.items():
             try:
@@ -361,21 +304,16 @@ class Coordinator:
             self.roster.heard(site, judgement.batch, judgement.conditions)
         return judgements, reasons
 
-    def _checked(self, site: str, answer: Message) -> Judged:
-        by_odds = self.recipe.shares.by == "odds"
-        kind = Appraisal if by_odds else Judgement
-        if not isinstance(answer, kind) or answer.step != self.step_number:
+    def _checked(self, site: str, answer: Message) -> StepAnswer:
+        if not isinstance(answer, self.aggregation.answer) or answer.step != self.step_number:
             raise WireError(f"site {site} did not answer step {self.step_number}.")
-        count = self.recipe.training.batch * (len(self.members) if by_odds else 1)
+        count = self.recipe.training.batch * self.aggregation.batches(len(self.members))
         wanted = (count, len(self.members[site].channels), *self.scope.space)
-        if isinstance(answer, Appraisal) and (
-            len(answer.odds) != count or not (answer.odds.abs() <= MOST_LOG_ODDS).all()
-        ):
-            raise WireError(f"site {site}: odds of {len(answer.odds)} images, or beyond all sense.")
         if tuple(answer.feedback.shape) != wanted:
             raise WireError(
                 f"site {site}: feedback of shape {tuple(answer.feedback.shape)}, wanted {wanted}."
             )
+        self.aggregation.check(site, answer)
         if not answer.feedback.norm() <= MOST_FEEDBACK:
             raise NotFiniteError(
                 f"site {site}, step {self.step_number}: feedback is not finite, or beyond all "
@@ -392,13 +330,17 @@ class Coordinator:
 
     def invite(self) -> dict[str, str]:
         """Calls `Roster.invite` for the sites that take part in the next step."""
-        self.notes += self.roster.follow_timeline(self.step_number)
+        self.events += self.roster.follow_timeline(self.step_number)
         before = self.roster.shares
         news = self.roster.invite(self.step_number)
-        for site in (site for site, reason in news.items() if not reason):
-            self.notes += self.roster.outweighs(site, before)
+        for site, reason in news.items():
+            if reason:
+                self.events.append(TurnedAway(site, reason))
+                continue
+            self.events += self.roster.outweighs(site, before)
             if site not in self.roster.taught:
-                self.notes += self.roster.kept_back(site)
+                self.events += self.roster.kept_back(site)
+            self.events.append(Joined(site, self.members[site].since))
         return news
 
     def has_quorum(self) -> bool:
@@ -441,3 +383,12 @@ class Coordinator:
             self.selection = Selection.load(self.recipe, tensors, about["selection"], modalities)
         if self.memory and "memory" in about:
             self.memory.load(tensors, about["memory"], self.average)
+
+
+def _ask_all(selection: Selection, roster: Roster, sites: Collection[str]) -> None:
+    """Asks all of these sites for their moments, without which a run cannot begin."""
+    if silent := selection.ask(roster, sites):
+        reasons = "; ".join(str(error) for error in silent.values())
+        if any(isinstance(error, CohortError) for error in silent.values()):
+            raise CohortError(f"the run cannot begin: {reasons} Set selection.kind to 'last'.")
+        raise QuorumError(f"the run cannot begin: {reasons}")

@@ -1,6 +1,6 @@
 """How a site trains its discriminator, and the loss that it asks synthetic images to lower."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import final
@@ -154,33 +154,6 @@ class Objective:
             losses["stand_in"] = self._learn_stand_ins(real, seen)
             self.target = self._painted_by_stand_ins(synthetic, painted)
         return losses
-
-    def learn_of_all(self, real: Batch, synthetic: Batch, shares: Sequence[float]) -> Losses:
-        """One update of the discriminator against the images of all sites, weighted by shares.
-
-        Args:
-            real: cases of the site.
-            synthetic: images of all sites with their conditions, the same number for each site.
-            shares: of these sites, in the order of their images.
-        """
-        judged = self.judged(synthetic.images, self.maps(synthetic.conditions))[0].score
-        own = self.judged(real.images, self.maps(real.conditions))[0].score
-        if judged is None or own is None:
-            raise TypeError("odds need a discriminator with realness logits.")
-        chunks = judged.chunk(len(shares))
-        painted = [self.adversarial.synthetic(chunk) for chunk in chunks]
-        weights = torch.tensor(shares, device=judged.device)
-        loss = 0.5 * (self.adversarial.real(own) + (weights * torch.stack(painted)).sum())
-        update(self.discriminator_optimiser, loss)
-        return {"discriminator": loss.detach()}
-
-    def log_odds(self, synthetic: Batch) -> Tensor:
-        """Log odds that each image is real, (b,): the mean over the discriminator's patches."""
-        maps = self.maps(synthetic.conditions)
-        score = self.judged(synthetic.images, maps, self.shown)[0].score
-        if score is None:
-            raise TypeError("odds need a discriminator with realness logits.")
-        return score.flatten(1).mean(1)
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
         """One differentially private update of the discriminator; see `training.private`.

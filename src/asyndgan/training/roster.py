@@ -12,17 +12,29 @@ from torch import Tensor
 from asyndgan.errors import (
     AsyndganError,
     CohortError,
-    QuorumError,
-    SiteSilentError,
     SiteUnreachableError,
     StorageError,
     WireError,
 )
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
+from asyndgan.training.aggregation import aggregation_of
+from asyndgan.training.events import (
+    Absent,
+    Comes,
+    Event,
+    FellBack,
+    KeepsNoMasks,
+    Leaves,
+    NotConnected,
+    Outweighs,
+    StaysAway,
+)
+from asyndgan.training.member import Member
+from asyndgan.training.opening import card_of, told_alone
 from asyndgan.training.quorum import Quorum, normalised
-from asyndgan.training.scope import SHARED_LOOK, Scope, brought_alone, merge_labels
-from asyndgan.wire import Card, Close, Message, Open, Save, Saved
+from asyndgan.training.scope import SHARED_LOOK, Scope, merge_labels
+from asyndgan.wire import Card, Close, Open, Save, Saved
 
 MOVED_MASKS = 500
 """Randomly moved masks to keep of a site if the number of unmoved ones is unknown."""
@@ -31,32 +43,6 @@ RARELY_S = 60.0
 """Longest wait, in seconds, before a site that was turned away is invited again."""
 
 Keep = Callable[[str, Tensor, int | None], None]
-
-
-@final
-@dataclass
-class Member:
-    """A site that takes part, as the coordinator knows it.
-
-    Attributes:
-        share: its declared weight.
-        cases: its number of cases.
-        channels: which of the generator's channels it judges.
-        parts: fraction of its cases that have each of these modalities.
-        batch: number of its next batch.
-        conditions: of that batch.
-        keep: whether its conditions may be kept.
-        since: step that its discriminator was at when it was taken in.
-    """
-
-    share: float
-    cases: int
-    channels: list[int]
-    parts: list[float]
-    batch: int
-    conditions: Tensor
-    keep: bool
-    since: int
 
 
 @final
@@ -167,7 +153,7 @@ class Roster:
 
     def welcome_all(
         self, cards: Mapping[str, Card], needed: Collection[str] | None = None
-    ) -> list[str]:
+    ) -> list[Event]:
         """Takes in the sites that opened the run.
 
         Args:
@@ -175,13 +161,13 @@ class Roster:
             needed: sites without which the run does not begin; None: all.
 
         Returns:
-            Messages for a person to read.
+            What a person should read.
 
         Raises:
             CohortError: as `welcome`, for a needed site.
             WireError: likewise.
         """
-        notes = []
+        news: list[Event] = []
         step, before = self.opening.step, self.shares
         for site, card in cards.items():
             try:
@@ -191,32 +177,28 @@ class Roster:
             except AsyndganError as error:
                 if needed is None or site in needed:
                     if isinstance(error, CohortError):  # it may be for another's lie
-                        raise CohortError(f"{error}{_told_alone(cards)}") from error
+                        raise CohortError(f"{error}{told_alone(cards)}") from error
                     raise
-                notes.append(f"{site} is not there: {error}")
+                news.append(Absent(site, str(error)))
                 continue
-            notes += self.kept_back(site)
+            news += self.kept_back(site)
             if needed is not None and site not in needed:  # of those nobody is asked
-                notes += self.outweighs(site, before)
+                news += self.outweighs(site, before)
             if card.step < step and site in self.expected:
-                notes.append(
-                    f"{site} resumes from its step {card.step}, not from {step}: "
-                    "its checkpoint of that step is gone"
-                )
-        return notes
+                news.append(FellBack(site, card.step, step))
+        return news
 
     def welcome(self, site: str, card: Card) -> None:
         """Takes a site in, for the first time or again.
 
         Raises:
             CohortError: if it has a modality, a label or an image size that the run does not paint,
-                contradicts the other sites, or cannot judge the others' images where odds need it.
+                contradicts the other sites, or cannot be asked what the recipe asks sites.
             WireError: if its card is inconsistent, or its conditions do not fit the run.
         """
         self.check_conditions(site, card.conditions)
         merge_labels(self.scope.labels, {site: card}, known_only=True)
-        if self.recipe.shares.by == "odds":
-            self._check_odds(site, card)
+        aggregation_of(self.recipe).check_card(site, card, self.scope, self.members)
         if len(set(card.modalities)) != len(card.modalities):
             raise CohortError(f"site {site} names a modality twice: {', '.join(card.modalities)}.")
         if len(card.parts) != len(card.modalities):
@@ -261,25 +243,6 @@ class Roster:
             )
         if int(conditions.max()) > max(self.scope.labels):
             raise WireError(f"site {site}: a label above {max(self.scope.labels)}.")
-
-    def _check_odds(self, site: str, card: Card) -> None:
-        """Checks that a site can judge every site's images, and that it is not one too many."""
-        if len(card.modalities) < len(self.scope.modalities):
-            raise CohortError(
-                f"site {site} holds {', '.join(card.modalities)} alone, so it has no odds of whole "
-                "images. Set shares.by to 'site' or 'modality', or leave it out."
-            )
-        if {int(number) for number in card.labels} != set(self.scope.labels):
-            raise CohortError(
-                f"site {site} knows the labels {', '.join(card.labels.values())}, and cannot judge "
-                f"masks with {', '.join(self.scope.labels.values())}. Name all of them in its "
-                "dataset.json, or set shares.by to 'site'."
-            )
-        if site not in self.members and len(self.members) >= self.recipe.shares.sites:
-            raise CohortError(
-                f"site {site} would be one more than shares.sites ({self.recipe.shares.sites}) "
-                "lets judge each other's images. Raise it at all ends."
-            )
 
     def expect(self, site: str, batch: int, conditions: Tensor) -> None:
         """Records the batch that a member wants painted next, and keeps its masks if need be."""
@@ -343,19 +306,15 @@ class Roster:
                         news[site] = str(error)
         return news
 
-    def follow_timeline(self, step: int) -> list[str]:
-        """Makes sites leave and join at exactly the step that the recipe's timeline gives.
-
-        Returns:
-            Messages for a person to read.
-        """
+    def follow_timeline(self, step: int) -> list[Event]:
+        """Makes sites leave and join at exactly the step that the recipe's timeline gives."""
         if not self.recipe.timeline or self._followed == step:
             return []
         self._followed = step
-        notes, before = [], self.shares
+        news, before = list[Event](), self.shares
         for site in self.leaving(step):
             self.drop(site)
-            notes.append(f"{site} leaves, as the timeline says")
+            news.append(Leaves(site))
         for site in self._due(self.exchange.transport.sites(), step):
             if self.recipe.takes_part(site, step - 1) or site in self.members:
                 continue
@@ -364,12 +323,11 @@ class Roster:
             except StorageError:
                 raise
             except AsyndganError as error:  # from now on it is invited like any absent site
-                notes.append(f"{site} does not come, as the timeline says: {error}")
+                news.append(StaysAway(site, str(error)))
             else:
-                notes += [f"{site} comes, as the timeline says", *self.kept_back(site)]
-                notes += self.outweighs(site, before)
-        return notes + [
-            f"{site} is due, as the timeline says, and is not connected"
+                news += [Comes(site), *self.kept_back(site), *self.outweighs(site, before)]
+        return news + [
+            NotConnected(site)
             for site in self.awaited(step)
             if not self.recipe.takes_part(site, step - 1)
         ]
@@ -379,16 +337,11 @@ class Roster:
         named = {part.site for part in self.recipe.timeline}
         return sorted(set(self._due(named, step)) - set(self.exchange.transport.sites()))
 
-    def kept_back(self, site: str) -> list[str]:
+    def kept_back(self, site: str) -> list[Event]:
         """What a person should know if a site lets none of its masks be kept."""
-        if not self.keep or self.known[site].keep:
-            return []
-        return [
-            f"{site} lets no masks be kept: none of its masks is painted from after the run, and "
-            "nothing reminds the generator of it once it has left"
-        ]
+        return [KeepsNoMasks(site)] if self.keep and not self.known[site].keep else []
 
-    def outweighs(self, site: str, before: Mapping[str, float]) -> list[str]:
+    def outweighs(self, site: str, before: Mapping[str, float]) -> list[Event]:
         """What a person should know if a site that was taken in outweighs all others together.
 
         Args:
@@ -398,7 +351,7 @@ class Roster:
         part, declared = self.normalised_shares[site], self.shares[site]
         if declared == before.get(site) or len(self.shares) < 2 or part <= 0.5:
             return []
-        return [f"{site} declares a share of {declared:g}, and counts for {part:.0%} from now on"]
+        return [Outweighs(site, declared, part)]
 
     def open(self, site: str, step: int) -> Card:
         """Opens the run at a site that joins or returns.
@@ -408,7 +361,7 @@ class Roster:
         """
         request = self.opening.model_copy(update={"step": step})
         answers = self.exchange.ask({site: request})
-        return _card_of(site, answers.answers, answers.missed)
+        return card_of(site, answers.answers, answers.missed)
 
     def save(self, step: int) -> dict[str, str]:
         """Asks every member to keep its state of this step; returns why some did not, by site."""
@@ -425,65 +378,3 @@ class Roster:
         """Tells the members that the run is over."""
         self.exchange.ask(dict.fromkeys(self.members, Close(run=self.run)))
         self._openers.shutdown(wait=False, cancel_futures=True)
-
-
-def open_all(
-    recipe: Recipe, exchange: Exchange, request: Open, needed: Collection[str] | None
-) -> tuple[dict[str, Card], dict[str, str]]:
-    """Opens a run at every reachable site that takes part; the cards are sorted by site name.
-
-    A needed site that is silent may still be loading its cases, so it is asked again until
-    `quorum.patience_s` has passed.
-
-    Returns:
-        Cards by site, and why sites that are not needed sent none.
-
-    Raises:
-        QuorumError: if a needed site does not answer, or no site can be reached.
-    """
-    there = exchange.transport.sites()
-    sites = sorted(site for site in there if recipe.takes_part(site, request.step))
-    needed = set(sites) if needed is None else needed
-    if away := sorted(set(needed) - set(sites)):
-        raise QuorumError(
-            f"the run cannot begin: {', '.join(away)} cannot be reached; where a site did not "
-            "start, the reason is in its site.log."
-        )
-    cards, missed = dict[str, Card](), dict[str, str]()
-    waiting, deadline = list(sites), time.monotonic() + recipe.quorum.patience_s
-    while waiting:
-        answers = exchange.ask(dict.fromkeys(waiting, request))
-        failed: dict[str, AsyndganError] = {}
-        for site in waiting:
-            try:
-                cards[site] = _card_of(site, answers.answers, answers.missed)
-            except AsyndganError as error:
-                failed[site] = error
-        missed |= {site: str(failed.pop(site)) for site in set(failed) - set(needed)}
-        waiting = list(failed)
-        lost = [e for e in failed.values() if not isinstance(e, SiteSilentError)]
-        if lost or (waiting and time.monotonic() > deadline):
-            reasons = "; ".join(str(error) for error in lost or failed.values())
-            raise QuorumError(f"the run cannot begin: {reasons}")
-    if not sites:
-        raise QuorumError("the run cannot begin: no site is there.")
-    return {site: cards[site] for site in sites if site in cards}, missed
-
-
-def _told_alone(cards: Mapping[str, Card]) -> str:
-    """Who alone brings what the others then lack."""
-    lines = []
-    for site, (modalities, labels) in brought_alone(cards).items():
-        found = [*sorted(modalities), *(f"label {key}" for key in sorted(labels, key=int))]
-        lines.append(f" {site} alone brings {', '.join(found)}.")
-    return "".join(lines)
-
-
-def _card_of(
-    site: str, answers: Mapping[str, Message], missed: Mapping[str, AsyndganError]
-) -> Card:
-    """The card that a site sent; if there is none, raises the reason."""
-    answer = answers.get(site)
-    if isinstance(answer, Card):
-        return answer
-    raise missed.get(site) or SiteUnreachableError(f"site {site} did not send its card.")

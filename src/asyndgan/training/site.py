@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 
@@ -23,22 +23,23 @@ from asyndgan.privacy.chance import secret, uniform
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
+from asyndgan.training.aggregation import aggregation_of
 from asyndgan.training.objective import Objective
 from asyndgan.wire import (
     LEAST_SHARE,
-    Appraisal,
     Appraise,
     Card,
     Close,
     Closed,
     Judge,
-    Judgement,
     Measure,
     Measured,
     Message,
     Open,
     Save,
     Saved,
+    StepAnswer,
+    StepRequest,
     through,
 )
 
@@ -97,7 +98,7 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
         "loss.moments": recipe.loss.moments,
         "loss.features": recipe.loss.features,
         f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
-        "shares.by 'odds'": recipe.shares.by == "odds",
+        f"shares.by '{recipe.shares.by}'": aggregation_of(recipe).whole_cases,
         f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
     }
     for key, value in compared.items():
@@ -199,6 +200,7 @@ class Site(Handler):
         self.name = name
         self.cases = cohort
         self.recipe = recipe
+        self.aggregation = aggregation_of(recipe)
         self.folder = folder
         self.device = device
         if share is None and not policy.leaves.cases:
@@ -232,11 +234,8 @@ class Site(Handler):
         match request:
             case Open():
                 answer: Message = self._open(request)
-            case Judge():
+            case Judge() | Appraise():
                 answer = self._judge(request)
-                repeated = self._repeated(request)
-            case Appraise():
-                answer = self._appraise(request)
                 repeated = self._repeated(request)
             case Measure():
                 answer = self._measure(request)
@@ -252,24 +251,19 @@ class Site(Handler):
         self._heard = time.monotonic()
         return self.release.let_out(answer, repeated=repeated)
 
-    def _judge(self, request: Judge) -> Judgement:
+    def _judge(self, request: StepRequest) -> StepAnswer:
         """One step: the discriminator learns, then says how the images should change.
 
         The images were painted from the conditions of batch `request.batch`, which this site chose.
         """
         self._expect(request.run, request.step, request.batch)
-        wanted = (self.recipe.training.batch, *self.cohort.images.shape[1:])
-        if tuple(request.images.shape) != wanted:
-            raise ProtocolError(
-                f"synthetic images of shape {tuple(request.images.shape)} came; "
-                f"this site judges {wanted}."
-            )
-        self._begin_step(request)
         own = self.cohort.batch(self.next_batch, self.recipe.training.batch)
-        synthetic = replace(own, images=request.images)
+        offered = own
         if self.recipe.draws_conditions:
-            synthetic = Batch(request.images, self._conditions(), present=own.present)
-        synthetic = synthetic.to(self.device)
+            offered = Batch(own.images, self._conditions(), present=own.present)
+        shown = self.aggregation.shown(request, offered, labels=max(self.cohort.labels) + 1)
+        self._begin_step(request)
+        synthetic = shown.to(self.device)
         real = other = None
         if self.recipe.privacy.kind == "discriminator":
             losses = self._learn_privately(synthetic)
@@ -277,22 +271,21 @@ class Site(Handler):
             real = self._real(own)
             if self.recipe.loss.unpaired:
                 other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
-            losses = self.objective.learn(real, synthetic)
-        synthetic.images.requires_grad_()
-        loss, terms = self.objective.ask(synthetic, real, other)
-        (feedback,) = torch.autograd.grad(loss, synthetic.images)
+            losses = self.aggregation.learn(self.objective, real, synthetic, request)
+        terms, arrays = self.aggregation.ask(self.objective, synthetic, real, other)
         self.step = request.step + 1
         self.next_batch += 1
-        return Judgement(
-            run=request.run,
-            step=request.step,
-            losses=self._finite(losses | terms, request.step),
-            feedback=feedback.cpu(),
-            batch=self.next_batch,
-            conditions=self._conditions(),
-        )
+        said: dict[str, Any] = {
+            **arrays,
+            "run": request.run,
+            "step": request.step,
+            "losses": self._finite(losses | terms, request.step),
+            "batch": self.next_batch,
+            "conditions": self._conditions(),
+        }
+        return self.aggregation.answer(**said)
 
-    def _begin_step(self, request: Judge | Appraise) -> None:
+    def _begin_step(self, request: StepRequest) -> None:
         """Begins a step whose request fits; what was stored of steps beyond it is abandoned."""
         self._check_range(request)
         self._fresh = False
@@ -303,7 +296,7 @@ class Site(Handler):
         self._opened = False
         self.objective.begin_step(request.step)
 
-    def _repeated(self, request: Judge | Appraise) -> int:
+    def _repeated(self, request: StepRequest) -> int:
         """How many of the images came before in another step, also of another run.
 
         A run that was resumed may ask again about the images of a step that it lost.
@@ -319,7 +312,7 @@ class Site(Handler):
             known.pop(next(iter(known)))
         return count
 
-    def _check_range(self, request: Judge | Appraise) -> None:
+    def _check_range(self, request: StepRequest) -> None:
         """Refuses images that no generator paints, before anything is learned from them.
 
         The discriminator would not recover from some, and others could be made to bring it to its
@@ -333,50 +326,6 @@ class Site(Handler):
                 f"the synthetic images of step {request.step} lie outside {IMAGE_LOW:g} to "
                 f"{IMAGE_HIGH:g}, which no generator paints."
             )
-
-    def _appraise(self, request: Appraise) -> Appraisal:
-        """One step in which every site judges every site's images; see `training.odds`."""
-        self._expect(request.run, request.step, request.batch)
-        if self.recipe.shares.by != "odds":
-            raise ProtocolError("this recipe asks no site for odds.")
-        size, sites = self.recipe.training.batch, len(request.shares)
-        offered = self._conditions()
-        wanted = (sites * size, *self.cohort.images.shape[1:])
-        whose = (sites * size, *offered.shape[1:])
-        if sites > self.recipe.shares.sites or abs(sum(request.shares) - 1) > 1e-6:
-            raise ProtocolError(
-                f"images of {sites} sites came, with shares that sum to {sum(request.shares):g}; "
-                f"the recipe lets {self.recipe.shares.sites} sites judge each other, and shares "
-                "sum to one."
-            )
-        if tuple(request.images.shape) != wanted or tuple(request.conditions.shape) != whose:
-            raise ProtocolError(
-                f"synthetic images of shape {tuple(request.images.shape)} and conditions of shape "
-                f"{tuple(request.conditions.shape)} came; this site judges {wanted} and {whose}."
-            )
-        own = request.conditions[request.place * size : (request.place + 1) * size]
-        if not torch.equal(own.long(), offered.long()):
-            raise ProtocolError("the images at this site's place are not of the batch it offered.")
-        if int(request.conditions.max()) > max(self.cohort.labels):
-            raise ProtocolError("a condition with a label that this site does not know.")
-        self._begin_step(request)
-        real = self._real(self.cohort.batch(self.next_batch, size))
-        synthetic = Batch(request.images, request.conditions.long()).to(self.device)
-        losses = self.objective.learn_of_all(real, synthetic, request.shares)
-        synthetic.images.requires_grad_()
-        odds = self.objective.log_odds(synthetic)
-        (gradients,) = torch.autograd.grad(odds.sum(), synthetic.images)
-        self.step = request.step + 1
-        self.next_batch += 1
-        return Appraisal(
-            run=request.run,
-            step=request.step,
-            losses=self._finite(losses, request.step),
-            odds=odds.detach().cpu().double(),
-            feedback=gradients.cpu(),
-            batch=self.next_batch,
-            conditions=self._conditions(),
-        )
 
     def _learn_privately(self, synthetic: Batch) -> dict[str, torch.Tensor]:
         """Charges and makes updates on randomly drawn patients and on stored synthetic images."""

@@ -19,6 +19,8 @@ from asyndgan.wire.messages import (
     Refusal,
     Save,
     Saved,
+    StepAnswer,
+    StepRequest,
     pack,
     unpack,
 )
@@ -42,6 +44,8 @@ __all__ = [
     "Refusal",
     "Save",
     "Saved",
+    "StepAnswer",
+    "StepRequest",
     "label_coding",
     "pack",
     "through",

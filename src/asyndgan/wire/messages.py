@@ -209,6 +209,12 @@ class Refusal(Message):
     reason: Annotated[str, Field(max_length=500, pattern=r"^[^\x00-\x1f\x7f-\x9f]*$")]
 
 
+StepRequest = Judge | Appraise
+"""What a coordinator asks a site in a step."""
+
+StepAnswer = Judgement | Appraisal
+"""What a site answers in a step."""
+
 REQUESTS: Final[dict[str, type[Message]]] = {
     m.kind: m for m in (Open, Judge, Appraise, Measure, Save, Close)
 }
