@@ -1,5 +1,6 @@
 import copy
 import gc
+import json
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
@@ -26,15 +27,16 @@ from asyndgan.errors import (
     StorageError,
     WireError,
 )
-from asyndgan.models import Verdict, draw_noise
+from asyndgan.models import Verdict, draw_noise, site_noise
 from asyndgan.models.features import Features, Moments, distance, features_in_parts
 from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
+from asyndgan.runs import load_recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.news import line_of
-from asyndgan.training import Coordinator, Site, StepReport, checkpoint, scope_maps
+from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkpoint, scope_maps
 from asyndgan.training.objective import Objective, rate_factor
 from asyndgan.training.painting import Painting
 from asyndgan.training.roster import _TurnedAway
@@ -113,6 +115,18 @@ def watch_gradients(coordinator: Coordinator) -> list[list[Tensor]]:
 # The step: Chang et al. 2020, equation 3
 
 
+def shipped(name: str) -> list[str]:
+    """What a recipe that ships sets, as overrides, at small size."""
+    recipe, plain = load_recipe(name).to_tables(), Recipe().to_tables()
+    return [
+        f"{section}.{key}={json.dumps(value)}"
+        for section, own in recipe.items()
+        if isinstance(own, dict)
+        for key, value in own.items()
+        if key not in ("width", "blocks", "steps") and value != plain[section].get(key)
+    ]
+
+
 OBJECTIVES = [
     [],
     ["loss.adversarial=least_squares", "generator.kind=spade", "generator.noise=2"],
@@ -131,6 +145,7 @@ OBJECTIVES = [
     ["training.chunk=3"],
     ['discriminator.augment=["intensity", "shift", "cutout"]', "training.rare_first=true"],
     ["training.steps=2", "optimiser.decay_from=0", "optimiser.discriminator_rate=0.05"],
+    pytest.param(shipped("default"), id="default"),
 ]
 
 
@@ -175,7 +190,13 @@ def centrally_painted(
     )
     seed = derived_seed(recipe.training.seed, "noise", step)
     random = torch.Generator().manual_seed(seed)
-    noise = draw_noise(len(conditions), recipe.generator.noise, recipe.image.size, random)
+    whole = len(coordinator.scope.modalities)
+    looks = [
+        name if len(site.cohort.modalities) == whole else SHARED_LOOK
+        for name, site in sites.items()
+    ]
+    looks = [look for look in looks for _ in range(recipe.training.batch)]
+    noise = site_noise(recipe, looks, recipe.image.size, random)
     images: Tensor = generator(scope_maps(recipe, coordinator.scope, conditions), noise)
     return images
 
