@@ -20,7 +20,7 @@ from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, replace_text
 from asyndgan.training import Site
-from asyndgan.training.site import check_strangers
+from asyndgan.training.admission import check_strangers
 
 _CHOOSER: Final = TypeAdapter(Chooser)
 

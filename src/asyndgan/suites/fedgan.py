@@ -28,6 +28,7 @@ from asyndgan.models import build_discriminator, condition_channels, usable_devi
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import GENERATOR_VERSION, Scope, generator_inputs, new_generator
+from asyndgan.training.admission import check_cohort
 from asyndgan.training.checkpoint import (
     count_in,
     forget_old,
@@ -51,7 +52,6 @@ from asyndgan.training.objective import (
 )
 from asyndgan.training.painting import Painting
 from asyndgan.training.quorum import normalised
-from asyndgan.training.site import check_cohort
 
 
 def check_fedgan(recipe: Recipe) -> None:

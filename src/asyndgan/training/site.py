@@ -1,10 +1,9 @@
 """A site: its cohort, its discriminator, and its answers to the coordinator's requests."""
 
-import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +11,9 @@ from typing import Any, Final, final
 
 import torch
 
-from asyndgan.arrays import CPU, IMAGE_HIGH, IMAGE_LOW, Mask
+from asyndgan.arrays import CPU, Mask
 from asyndgan.data import Batch, Cohort, derived_seed, digest_of, drawn_from
-from asyndgan.errors import CohortError, NotFiniteError, PolicyError, ProtocolError, RunError
+from asyndgan.errors import NotFiniteError, ProtocolError, RunError
 from asyndgan.models.features import Moments, features_in_parts
 from asyndgan.privacy import SIMULATION, Openings, Policy, Released
 from asyndgan.privacy.accounting import uses_a_step
@@ -23,10 +22,11 @@ from asyndgan.privacy.chance import secret, uniform
 from asyndgan.protocol import Handler
 from asyndgan.recipe import Recipe
 from asyndgan.training import checkpoint
+from asyndgan.training.admission import check_cohort, check_same, checked_masks, share_of
 from asyndgan.training.aggregation import aggregation_of
+from asyndgan.training.arrivals import Arrivals, check_range
 from asyndgan.training.objective import Objective
 from asyndgan.wire import (
-    LEAST_SHARE,
     Appraise,
     Card,
     Close,
@@ -45,110 +45,8 @@ from asyndgan.wire import (
 
 log = logging.getLogger(__name__)
 
-CODING_ERROR: Final = 1e-3
-"""How far rounding on the wire may take an image beyond its range."""
-
-KEPT_DIGESTS: Final = 2**18
-"""Images of which a site remembers the digest until it ends, to note what is asked again."""
-
 KEPT_BATCHES: Final = 32
 """Synthetic batches that private updates draw from; they are kept in memory only."""
-
-
-def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
-    """Checks that a recipe can be trained on a site's cases.
-
-    Raises:
-        CohortError: if it cannot.
-    """
-    if cohort.space != recipe.image.size:
-        raise CohortError(
-            f"site {name}: images have size {cohort.space}, the recipe wants "
-            f"{recipe.image.size}. Prepare them with this recipe."
-        )
-    own = name in recipe.site_discriminators
-    section = f"site_discriminators.{name}" if own else "discriminator"
-    crossed = {
-        "loss.stand_in_l1 to 0": recipe.loss.stand_in_l1 > 0,
-        f"{section}.cross_fitted to false": recipe.at_site(name).discriminator.cross_fitted,
-    }
-    remedy = " and ".join(key for key, value in crossed.items() if value)
-    if remedy and (untaught := cohort.untaught):
-        raise CohortError(
-            f"site {name}: of its patients one half alone has cases with {untaught[0]}, and a "
-            "network that learns from the other half would judge what it never saw. Leave "
-            f"{' and '.join(untaught)} out at this site, or set {remedy}."
-        )
-    if recipe.loss.stand_in_l1 and cohort.patients < 2:
-        raise CohortError(
-            f"site {name} has one patient, so there is no stand-in that has not seen him. Add "
-            "patients, or set loss.stand_in_l1 to 0."
-        )
-    if recipe.at_site(name).discriminator.cross_fitted and cohort.patients < 2:
-        raise CohortError(
-            f"site {name} has one patient, so one of its two networks would learn from nobody. Add "
-            f"patients, or train with --set {section}.cross_fitted=false."
-        )
-    if cohort.move != recipe.training.move:
-        raise CohortError(
-            f"site {name}: its cohort has move={cohort.move}, and training.move is "
-            f"{recipe.training.move}. Build the cohort as the recipe says."
-        )
-    compared = {
-        "loss.moments": recipe.loss.moments,
-        "loss.features": recipe.loss.features,
-        f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
-        f"shares.by '{recipe.shares.by}'": aggregation_of(recipe).whole_cases,
-        f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
-    }
-    for key, value in compared.items():
-        if value and cohort.present is not None:
-            raise CohortError(
-                f"site {name}: some cases lack a modality, and {key} cannot tell what is absent "
-                "from what is black. Switch it off, or leave these cases out."
-            )
-
-
-def check_strangers(name: str, given: Iterable[Mask], own: Iterable[Mask]) -> None:
-    """Checks that no patient's own mask is given, mirrored or not.
-
-    Args:
-        name: of the site.
-        given: masks to have painted.
-        own: masks of the site's patients.
-
-    Raises:
-        CohortError: one is.
-    """
-    known = {mask.long().numpy().tobytes() for mask in own if mask.unique().numel() > 1}
-    both = (each.long() for mask in given for each in (mask, mask.flip(-1)))
-    if any(mask.numpy().tobytes() in known for mask in both):
-        raise CohortError(
-            f"site {name}: a mask of one of its own patients is among those that are given, and "
-            "would leave with them. Give it masks that are public, or that a generator painted."
-        )
-
-
-def _checked_masks(
-    name: str, given: Sequence[Mask] | None, cohort: Cohort, recipe: Recipe
-) -> torch.Tensor | None:
-    if (recipe.masks.source == "given") != bool(given):
-        raise CohortError(
-            f"site {name}: masks.source is '{recipe.masks.source}', and {len(given or ())} masks "
-            "were given. Give every site a folder of masks exactly if the recipe asks for it."
-        )
-    if not given:
-        return None
-    masks = torch.stack(list(given)).long()
-    check_strangers(name, masks, cohort.conditions)
-    unknown = set(masks.unique().tolist()) - set(cohort.labels)
-    if tuple(masks.shape[1:]) != cohort.space or unknown:
-        raise CohortError(
-            f"site {name}: the given masks have size {tuple(masks.shape[1:])} and the unknown "
-            f"labels {sorted(unknown)}; its cases have size {cohort.space} and the labels "
-            f"{sorted(cohort.labels)}. Prepare both alike."
-        )
-    return masks
 
 
 @final
@@ -196,34 +94,19 @@ class Site(Handler):
     ) -> None:
         check_cohort(name, cohort, recipe)
         policy.check(recipe, name, patients=cohort.fewest)
-        self.given = _checked_masks(name, given, cohort, recipe)
+        self.given = checked_masks(name, given, cohort, recipe)
         self.name = name
         self.cases = cohort
         self.recipe = recipe
         self.aggregation = aggregation_of(recipe)
         self.folder = folder
         self.device = device
-        if share is None and not policy.leaves.cases:
-            raise PolicyError(
-                f"site {name}: policy '{policy.name}' keeps the number of cases back, which would "
-                "be the share. Declare a share."
-            )
-        if cohort.present is not None and not policy.leaves.cases:
-            raise PolicyError(
-                f"site {name}: policy '{policy.name}' keeps the number of cases back, but some "
-                "lack a modality, and zeros in the feedback would tell which. Leave these cases "
-                "out, or let leaves.cases be true."
-            )
-        self.share = float(cohort.told) if share is None else share
-        if not self.share >= LEAST_SHARE:
-            raise CohortError(
-                f"site {name}: a share of {self.share:g}; it must be {LEAST_SHARE:g} at least."
-            )
+        self.share = share_of(name, cohort, policy, share)
         self.release = open_release(recipe, policy, records or folder, name, cohort.patients)
         self.run: str | None = None
         self._heard = 0.0
         self.openings = openings or Openings(None)
-        self._came: dict[bytes, int] = {}
+        self._arrived = Arrivals()
         self._fresh = False
         self._opened = False
         self._start_afresh()
@@ -236,7 +119,7 @@ class Site(Handler):
                 answer: Message = self._open(request)
             case Judge() | Appraise():
                 answer = self._judge(request)
-                repeated = self._repeated(request)
+                repeated = self._arrived.count(request.images, request.step)
             case Measure():
                 answer = self._measure(request)
             case Save():
@@ -287,7 +170,7 @@ class Site(Handler):
 
     def _begin_step(self, request: StepRequest) -> None:
         """Begins a step whose request fits; what was stored of steps beyond it is abandoned."""
-        self._check_range(request)
+        check_range(request.images, request.step)
         self._fresh = False
         # Else states of steps that are now done anew would count as the newest. Being opened alone
         # removes nothing: a late `Open` may ask for a step that is long over.
@@ -295,37 +178,6 @@ class Site(Handler):
             checkpoint.forget_after(checkpoint.place_of(self.folder, self.run), self.step)
         self._opened = False
         self.objective.begin_step(request.step)
-
-    def _repeated(self, request: StepRequest) -> int:
-        """How many of the images came before in another step, also of another run.
-
-        A run that was resumed may ask again about the images of a step that it lost.
-        """
-        known = self._came
-        digests = [
-            hashlib.sha256(each.detach().numpy().tobytes()).digest() for each in request.images
-        ]
-        count = sum(known.get(digest, request.step) != request.step for digest in digests)
-        for digest in digests:
-            known.setdefault(digest, request.step)
-        while len(known) > KEPT_DIGESTS:
-            known.pop(next(iter(known)))
-        return count
-
-    def _check_range(self, request: StepRequest) -> None:
-        """Refuses images that no generator paints, before anything is learned from them.
-
-        The discriminator would not recover from some, and others could be made to bring it to its
-        limits in a way that tells of the patients.
-        """
-        if not torch.isfinite(request.images).all():
-            raise NotFiniteError(f"the synthetic images of step {request.step} are not finite.")
-        beyond = float(request.images.abs().max()) - IMAGE_HIGH
-        if beyond > CODING_ERROR:
-            raise ProtocolError(
-                f"the synthetic images of step {request.step} lie outside {IMAGE_LOW:g} to "
-                f"{IMAGE_HIGH:g}, which no generator paints."
-            )
 
     def _learn_privately(self, synthetic: Batch) -> dict[str, torch.Tensor]:
         """Charges and makes updates on randomly drawn patients and on stored synthetic images."""
@@ -492,22 +344,9 @@ class Site(Handler):
         if own and reached <= self.step <= step:
             return
         stored = checkpoint.newest(place, step) if place else None
-        if stored and "data" not in stored[1]:
-            raise ProtocolError(
-                "this site's states of the run are of another version of asyndgan; start a new run."
-            )
-        names = list(self.cases.modalities)  # one image may come under another name
-        if stored and (
-            stored[1]["data"] != self._data_digest or stored[1].get("modalities", names) != names
-        ):
-            raise ProtocolError(
-                "this site's cases are not those that it began the run with, or belong to other "
-                "patients, or have other modalities, or the masks that it is given are others; "
-                "give it back its data, its pattern of patients and what it leaves out "
-                "('without'), or start a new run."
-            )
         if not stored:
             return self._start_afresh()
+        check_same(stored[1], data=self._data_digest, modalities=self.cases.modalities)
         tensors, about = stored
         try:
             step, batch = (checkpoint.count_in(about, key) for key in ("step", "batch"))

@@ -1,0 +1,167 @@
+"""What a site's cases and masks must be for a recipe, and for a run that goes on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from asyndgan.arrays import Mask
+from asyndgan.data import Cohort
+from asyndgan.errors import CohortError, PolicyError, ProtocolError
+from asyndgan.privacy import Policy
+from asyndgan.recipe import Recipe
+from asyndgan.training.aggregation import aggregation_of
+from asyndgan.wire import LEAST_SHARE
+
+
+def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
+    """Checks that a recipe can be trained on a site's cases.
+
+    Raises:
+        CohortError: if it cannot.
+    """
+    if cohort.space != recipe.image.size:
+        raise CohortError(
+            f"site {name}: images have size {cohort.space}, the recipe wants "
+            f"{recipe.image.size}. Prepare them with this recipe."
+        )
+    own = name in recipe.site_discriminators
+    section = f"site_discriminators.{name}" if own else "discriminator"
+    crossed = {
+        "loss.stand_in_l1 to 0": recipe.loss.stand_in_l1 > 0,
+        f"{section}.cross_fitted to false": recipe.at_site(name).discriminator.cross_fitted,
+    }
+    remedy = " and ".join(key for key, value in crossed.items() if value)
+    if remedy and (untaught := cohort.untaught):
+        raise CohortError(
+            f"site {name}: of its patients one half alone has cases with {untaught[0]}, and a "
+            "network that learns from the other half would judge what it never saw. Leave "
+            f"{' and '.join(untaught)} out at this site, or set {remedy}."
+        )
+    if recipe.loss.stand_in_l1 and cohort.patients < 2:
+        raise CohortError(
+            f"site {name} has one patient, so there is no stand-in that has not seen him. Add "
+            "patients, or set loss.stand_in_l1 to 0."
+        )
+    if recipe.at_site(name).discriminator.cross_fitted and cohort.patients < 2:
+        raise CohortError(
+            f"site {name} has one patient, so one of its two networks would learn from nobody. Add "
+            f"patients, or train with --set {section}.cross_fitted=false."
+        )
+    if cohort.move != recipe.training.move:
+        raise CohortError(
+            f"site {name}: its cohort has move={cohort.move}, and training.move is "
+            f"{recipe.training.move}. Build the cohort as the recipe says."
+        )
+    compared = {
+        "loss.moments": recipe.loss.moments,
+        "loss.features": recipe.loss.features,
+        f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
+        f"shares.by '{recipe.shares.by}'": aggregation_of(recipe).whole_cases,
+        f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
+    }
+    for key, value in compared.items():
+        if value and cohort.present is not None:
+            raise CohortError(
+                f"site {name}: some cases lack a modality, and {key} cannot tell what is absent "
+                "from what is black. Switch it off, or leave these cases out."
+            )
+
+
+def check_strangers(name: str, given: Iterable[Mask], own: Iterable[Mask]) -> None:
+    """Checks that no patient's own mask is given, mirrored or not.
+
+    Args:
+        name: of the site.
+        given: masks to have painted.
+        own: masks of the site's patients.
+
+    Raises:
+        CohortError: one is.
+    """
+    known = {mask.long().numpy().tobytes() for mask in own if mask.unique().numel() > 1}
+    both = (each.long() for mask in given for each in (mask, mask.flip(-1)))
+    if any(mask.numpy().tobytes() in known for mask in both):
+        raise CohortError(
+            f"site {name}: a mask of one of its own patients is among those that are given, and "
+            "would leave with them. Give it masks that are public, or that a generator painted."
+        )
+
+
+def checked_masks(
+    name: str, given: Sequence[Mask] | None, cohort: Cohort, recipe: Recipe
+) -> torch.Tensor | None:
+    """The masks that a site is given to have painted, (n, H, W), if the recipe asks for them.
+
+    Raises:
+        CohortError: there are some and should not be, or the other way round; or they do not fit
+            the site's cases, or are some of them.
+    """
+    if (recipe.masks.source == "given") != bool(given):
+        raise CohortError(
+            f"site {name}: masks.source is '{recipe.masks.source}', and {len(given or ())} masks "
+            "were given. Give every site a folder of masks exactly if the recipe asks for it."
+        )
+    if not given:
+        return None
+    masks = torch.stack(list(given)).long()
+    check_strangers(name, masks, cohort.conditions)
+    unknown = set(masks.unique().tolist()) - set(cohort.labels)
+    if tuple(masks.shape[1:]) != cohort.space or unknown:
+        raise CohortError(
+            f"site {name}: the given masks have size {tuple(masks.shape[1:])} and the unknown "
+            f"labels {sorted(unknown)}; its cases have size {cohort.space} and the labels "
+            f"{sorted(cohort.labels)}. Prepare both alike."
+        )
+    return masks
+
+
+def share_of(name: str, cohort: Cohort, policy: Policy, declared: float | None) -> float:
+    """A site's weight: the declared one, or its number of cases if the policy lets that out.
+
+    Raises:
+        CohortError: the share is too small.
+        PolicyError: the share, or zeros in the feedback, would tell what the policy keeps back.
+    """
+    if declared is None and not policy.leaves.cases:
+        raise PolicyError(
+            f"site {name}: policy '{policy.name}' keeps the number of cases back, which would "
+            "be the share. Declare a share."
+        )
+    if cohort.present is not None and not policy.leaves.cases:
+        raise PolicyError(
+            f"site {name}: policy '{policy.name}' keeps the number of cases back, but some "
+            "lack a modality, and zeros in the feedback would tell which. Leave these cases "
+            "out, or let leaves.cases be true."
+        )
+    share = float(cohort.told) if declared is None else declared
+    if not share >= LEAST_SHARE:
+        raise CohortError(
+            f"site {name}: a share of {share:g}; it must be {LEAST_SHARE:g} at least."
+        )
+    return share
+
+
+def check_same(about: Mapping[str, Any], *, data: str, modalities: Sequence[str]) -> None:
+    """Checks that a stored state of a site is of the data that it has now.
+
+    Args:
+        about: facts of the state.
+        data: digest of the cases, of whose they are, and of the given masks.
+        modalities: of the cases.
+
+    Raises:
+        ProtocolError: it is of other data.
+    """
+    if "data" not in about:
+        raise ProtocolError(
+            "this site's states of the run are of another version of asyndgan; start a new run."
+        )
+    names = list(modalities)  # one image may come under another name
+    if about["data"] != data or about.get("modalities", names) != names:
+        raise ProtocolError(
+            "this site's cases are not those that it began the run with, or belong to other "
+            "patients, or have other modalities, or the masks that it is given are others; "
+            "give it back its data, its pattern of patients and what it leaves out "
+            "('without'), or start a new run."
+        )
