@@ -11,7 +11,7 @@ an image the chain rule gives
     d / d image = -1 / (1 + Phi) * sum_j (pi_j odds_j / Phi) * d log odds_j / d image.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from typing import final
 
 import torch
@@ -114,7 +114,16 @@ class Odds(Aggregation[Appraise, Appraisal]):
         self, objective: Objective, real: Batch, synthetic: Batch, request: Appraise
     ) -> Losses:
         """One update against the images of all sites, weighted by shares."""
-        return learn_of_all(objective, real, synthetic, request.shares)
+        judged = objective.judged(synthetic.images, objective.maps(synthetic.conditions))[0].score
+        own = objective.judged(real.images, objective.maps(real.conditions))[0].score
+        if judged is None or own is None:
+            raise TypeError("odds need a discriminator with realness logits.")
+        chunks = judged.chunk(len(request.shares))
+        painted = [objective.adversarial.synthetic(chunk) for chunk in chunks]
+        weights = torch.tensor(request.shares, device=judged.device)
+        loss = 0.5 * (objective.adversarial.real(own) + (weights * torch.stack(painted)).sum())
+        update(objective.discriminator_optimiser, loss)
+        return {"discriminator": loss.detach()}
 
     def ask(
         self, objective: Objective, synthetic: Batch, real: Batch | None, other: Batch | None
@@ -184,29 +193,6 @@ def feedback_of_mixture(
     return torch.stack(
         [(pull * part).reshape(shape) * gradients[s] for part, s in zip(parts, sites, strict=True)]
     ).sum(0)
-
-
-def learn_of_all(
-    objective: Objective, real: Batch, synthetic: Batch, shares: Sequence[float]
-) -> Losses:
-    """One update of the discriminator against the images of all sites, weighted by shares.
-
-    Args:
-        objective: the site's networks.
-        real: cases of the site.
-        synthetic: images of all sites with their conditions, the same number for each site.
-        shares: of these sites, in the order of their images.
-    """
-    judged = objective.judged(synthetic.images, objective.maps(synthetic.conditions))[0].score
-    own = objective.judged(real.images, objective.maps(real.conditions))[0].score
-    if judged is None or own is None:
-        raise TypeError("odds need a discriminator with realness logits.")
-    chunks = judged.chunk(len(shares))
-    painted = [objective.adversarial.synthetic(chunk) for chunk in chunks]
-    weights = torch.tensor(shares, device=judged.device)
-    loss = 0.5 * (objective.adversarial.real(own) + (weights * torch.stack(painted)).sum())
-    update(objective.discriminator_optimiser, loss)
-    return {"discriminator": loss.detach()}
 
 
 def log_odds(objective: Objective, synthetic: Batch) -> Tensor:
