@@ -1,6 +1,6 @@
 """Overhead of the network per step: milliseconds and bytes, at 128 pixels and four sites.
 
-    python benchmarks/overhead.py --out OUT [--document docs/federation.md]
+    python benchmarks/overhead.py --out OUT [--document docs/results/federation.md]
 
 The engines take turns, step by step, within one run of this script: `inprocess`, where the sites
 compute in threads, and `processes` and `flare`, where they compute in separate processes on the

@@ -35,40 +35,40 @@ _RUN = Exposure(
 _JUDGED_STEP = Exposure(
     "number of the step",
     "one number",
-    "steps that are over, beyond the recipe, or in which its timeline has the site away",
+    "steps that are over, beyond the recipe, or from which its timeline excludes the site",
     "refused",
 )
 _ANSWERED = Exposure("the step that is answered", "one number", "nothing", "schema")
 _CONDITIONS = Exposure(
-    "label maps (or classes) that the next synthetic images are painted from",
-    "b masks of h x w, 1 or 2 bytes a pixel before zstd",
-    "the masks themselves: shape and place of organs and lesions of b cases, in the clear. A "
-    "coordinator can keep them whatever it promised",
-    "`leaves.masks`; `never` stops patients' own at the door. With `masks.source = given` those "
-    "that leave are nobody's. Nothing hides patients' own where they may leave; "
-    "`allows.most_answers` bounds how often they do, starts included",
+    "label maps (or classes) from which the next synthetic images are painted",
+    "b masks of h x w, 1 or 2 bytes per pixel before zstd",
+    "the masks of b cases in the clear: shape and place of organs and lesions. A coordinator can "
+    "keep them even if it promised not to",
+    "`leaves.masks`: with `never` no patient's mask leaves. With `masks.source = given` the masks "
+    "are no patient's. Otherwise nothing hides them; `allows.most_answers` bounds how often they "
+    "leave, starts included",
 )
 _BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
 
 _LOSSES = Exposure(
     "the terms of the site's loss, as numbers", "at most 32 numbers with names of 64 characters",
-    "how well the images that were sent please the site: of images that somebody made up to ask, "
-    "as `feedback`. With `leaves.discriminator_losses` also how well each discriminator tells real "
-    "from synthetic and finds masks: asked twice, each network's word on a single image by itself, "
-    "of patients whom it has learned and of others",
-    "without `leaves.discriminator_losses` those of discriminators stay; `leaves.losses = false` "
-    "sends none; under differential privacy none of real images",
+    "how real the site's networks find the images that were sent. With images that were made to "
+    "ask: as `feedback`. With `leaves.discriminator_losses` also how well each discriminator tells "
+    "real from synthetic images and finds masks. Asking twice then reveals what each network says "
+    "of a single image, of a member or of another patient",
+    "the losses of discriminators stay unless `leaves.discriminator_losses`. `leaves.losses = "
+    "false` sends none. Under differential privacy no loss on real images is sent",
 )  # fmt: skip
 
 LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "run"): _RUN,
     ("card", "step"): Exposure("steps that the site has done", "one number", "nothing", "schema"),
     ("card", "cases"): Exposure(
-        "how many cases the site has, those that it holds out included", "one number",
-        "the size of the cohort, exactly; two runs show whether it changed. Recipes that select "
-        "cases (`image.slices`, `image.modalities`) show how many are selected",
-        "`leaves.cases = false` sends 1; a share is declared instead. No hold-out changes the "
-        "number; `allows.most_recipes` bounds how often a recipe may select",
+        "number of the site's cases, held-out cases included", "one number",
+        "the exact size of the cohort. Two runs show whether it changed. A recipe that selects "
+        "cases (`image.slices`, `image.modalities`) shows how many it selects",
+        "`leaves.cases = false` sends 1, and the site declares a share. No hold-out changes the "
+        "number. `allows.most_recipes` bounds how many recipes may select",
     ),
     ("card", "share"): Exposure(
         "the site's weight", "one number", "as `cases`, unless the steward declares it",
@@ -76,13 +76,14 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("card", "modalities"): Exposure(
         "names of what the site holds", "at most 64 names of 64 characters",
-        "which scanners or sequences a site has; a name that is a secret", "schema; names are the "
-        "data set's own, so keep patients out of `dataset.json`",
+        "which scanners or sequences a site has; a secret that is in a name", "schema. The names "
+        "come from `dataset.json`, so keep patients' names out of it",
     ),
     ("card", "parts"): Exposure(
-        "part of all its cases that has each modality", "at most 64 numbers, one for each modality",
+        "fraction of all its cases that has each modality",
+        "at most 64 numbers, one for each modality",
         "how many cases lack a sequence",
-        "where `leaves.cases = false` a site with such cases takes no part",
+        "with `leaves.cases = false` a site with such cases takes no part",
     ),
     ("card", "labels"): Exposure(
         "names of the labels", "at most 1,024 names of 64 characters",
@@ -93,30 +94,27 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("card", "conditions"): _CONDITIONS,
     ("card", "keep"): Exposure(
         "whether the coordinator may keep the site's masks", "one bit",
-        "a coordinator can keep them whatever this says",
-        "of patients' masks `leaves.masks`: below `released` it is no. Given ones are nobody's",
+        "a coordinator can keep them even if this is no",
+        "`leaves.masks`: for patients' masks it is no unless `released`. Given masks are no "
+        "patient's",
     ),
     ("judgement", "run"): _RUN,
     ("judgement", "step"): _ANSWERED,
     ("judgement", "losses"): _LOSSES,
     ("judgement", "feedback"): Exposure(
-        "gradient of the site's loss by the synthetic images that it was sent",
+        "gradient of the site's loss with respect to the synthetic images that it received",
         "b images of c x h x w in the recipe's coding",
-        "with `loss.paired_l1`: real pixels, exactly, by bisection. With `loss.moments` or "
-        "`loss.features`: statistics of a batch's real images, of a batch of one the image. With "
-        "the stand-in: a painting of the mask by a network that has not seen the patient, and that "
-        "may know others of few patients by heart. In a first step, where the initial "
-        "discriminator is known: whether images that somebody has at hand were in the batch. Else: "
-        "what the discriminator has learned, single patients included: who shows a site a "
-        "patient's image as if it were synthetic sees by the answer whether that patient took "
-        "part and, of a discriminator that segments, what mask it knows for that image. "
-        "Where cases lack modalities, zeros tell which case lacks what; where masks are given, "
-        "they may tell which labels no case of the site has",
-        "`allows.paired_l1`, `allows.matching`, `allows.stand_in_patients`, `allows.known_start`, "
-        "`leaves.feedback`. The measured family (`allows.unmeasured`, `allows.approved`), "
-        "`allows.most_answers` and `allows.most_answers_per_patient` lower what asking tells, and "
-        "do not prevent it; with `privacy.epsilon` a "
-        "recipe must be differentially private",
+        "With `loss.paired_l1`: real pixels, exactly, by bisection. In a first step with a known "
+        "initial discriminator: whether images that the coordinator has were in the batch. "
+        "Otherwise: what the discriminator has learned, also about single patients. A coordinator "
+        "that sends a patient's image as if it were synthetic learns whether the patient took "
+        "part. A discriminator that segments also reveals the mask that it knows for the image. "
+        "If cases lack modalities, zeros show which case lacks which modality. If masks are given, "
+        "feedback may show which labels no case of the site has",
+        "`allows.paired_l1`, `allows.known_start`, `leaves.feedback`. The measured family "
+        "(`allows.unmeasured`, `allows.approved`), `allows.most_answers` and "
+        "`allows.most_answers_per_patient` reduce what asking reveals, but do not prevent it. With "
+        "`privacy.epsilon` a recipe must be differentially private",
     ),
     ("judgement", "batch"): _BATCH,
     ("judgement", "conditions"): _CONDITIONS,
@@ -124,17 +122,19 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("appraisal", "step"): _ANSWERED,
     ("appraisal", "losses"): _LOSSES,
     ("appraisal", "odds"): Exposure(
-        "log odds that each site's synthetic images are of this site, by its discriminator",
-        "a number an image, of all sites' b images",
-        "how typical a mask of another site, or an image that the coordinator made up, is of this "
-        "site's patients: membership can be asked directly, of as many images at once as there "
+        "log odds, by this site's discriminator, that each site's synthetic images are of this "
+        "site",
+        "one number per image, for all sites' b images",
+        "how typical a mask of another site, or an image of the coordinator's choice, is for this "
+        "site's patients. Membership can be asked directly, for as many images at once as there "
         "are sites",
-        "`leaves.odds` (off by default); `shares.sites` of the recipe bounds the images; "
+        "`leaves.odds` (off by default). `shares.sites` of the recipe bounds the images. "
         "`allows.most_answers` counts the message, not its images",
     ),
     ("appraisal", "feedback"): Exposure(
-        "gradient of these odds by the images", "as `judgement`, for all sites' images",
-        "what the discriminator has learned, about masks of other sites too", "as `odds`",
+        "gradient of these odds with respect to the images",
+        "as `judgement`, for all sites' images",
+        "what the discriminator has learned, also about masks of other sites", "as `odds`",
     ),
     ("appraisal", "batch"): _BATCH,
     ("appraisal", "conditions"): _CONDITIONS,
@@ -143,12 +143,13 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "how many images", "one number", "as `cases`", "`leaves.moments`; at least 8 images",
     ),
     ("measured", "total"): Exposure(
-        "sum over all images of their features", "some 350 numbers",
+        "sum of features over all images", "some 350 numbers",
         "one patient's features, by the difference of two runs with and without the patient",
-        "`leaves.moments` (off by default); `selection.clip` bounds an image's part (0: no bound)",
+        "`leaves.moments` (off by default). `selection.clip` bounds the part of one image (0: no "
+        "bound)",
     ),
     ("measured", "squares"): Exposure(
-        "sum of the features' squares", "as many", "as `total`", "as `total`",
+        "sum of squared features", "as many", "as `total`", "as `total`",
     ),
     ("saved", "run"): _RUN,
     ("saved", "step"): _ANSWERED,
@@ -158,70 +159,72 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "kind of the refusal", "at most 32 letters", "nothing", "a fixed list"
     ),
     ("refusal", "reason"): Exposure(
-        "why", "at most 500 characters", "whatever stands in an exception",
-        "sentences of ours alone; data and foreign errors become one fixed sentence",
+        "reason of the refusal", "at most 500 characters", "the text of an exception",
+        "only this project's own sentences leave. Errors of data or of other packages become one "
+        "fixed sentence",
     ),
 }  # fmt: skip
 
 COMING: Final[dict[tuple[str, str], Exposure]] = {
     ("open", "run"): _RUN,
     ("open", "recipe"): Exposure(
-        "digest of the recipe", "64 hexadecimal digits", "another recipe than the site was set up "
-        "for", "refused unless equal; `allows.recipes`",
+        "digest of the recipe", "64 hexadecimal digits", "a recipe for which the site was not "
+        "set up", "refused unless equal; `allows.recipes`",
     ),
     ("open", "step"): Exposure(
-        "where the run stands", "one number", "rolls the site back, to have a step answered twice",
-        "schema; the ledger and `allows.most_answers` count rolled-back steps too",
+        "the run's step", "one number", "rolls the site back, so that it answers a step twice",
+        "schema. The ledger and `allows.most_answers` also count rolled-back steps",
     ),
     ("open", "attempt"): Exposure(
-        "which coordinator's attempt at the run", "at most 64 hexadecimal digits",
-        "a new one each time, to have a site roll back", "as `step`; one that is over is refused",
+        "identity of the coordinator's attempt at the run", "at most 64 hexadecimal digits",
+        "a new identity each time, to roll the site back", "as `step`; an attempt that is over is "
+        "refused",
     ),
     ("judge", "run"): _RUN,
     ("judge", "step"): _JUDGED_STEP,
     ("judge", "batch"): Exposure(
-        "the batch that the images were painted from", "one number",
-        "a batch that suits the coordinator", "refused unless it is the one that the site offered",
+        "the batch from which the images were painted", "one number",
+        "a batch of the coordinator's choice", "refused unless the site offered this batch",
     ),
     ("judge", "images"): Exposure(
         "synthetic images", "b images of c x h x w in any coding of the wire",
-        "images made to ask the discriminator what the coordinator wants to know; not-a-number to "
-        "spoil it; a bomb", "shape, coding, limit and finiteness are checked before use; what an "
-        "answer gives away is the line of `feedback`. The ledger notes images that come again, "
-        "equal to the bit, in another step; other pictures that nobody's generator painted pass",
+        "images made to ask the discriminator; not-a-number to spoil it; a decompression bomb",
+        "shape, coding, limit and finiteness are checked before use. What an answer reveals is in "
+        "the row of `feedback`. The ledger counts images that come again, equal to the bit, in "
+        "another step. Other pictures that no generator painted are not detected",
     ),
     ("appraise", "run"): _RUN,
     ("appraise", "step"): _JUDGED_STEP,
     ("appraise", "batch"): Exposure(
-        "the batch that the site's own images were painted from", "one number",
-        "a batch that suits the coordinator", "refused unless it is the one that the site offered",
+        "the batch from which the site's own images were painted", "one number",
+        "a batch of the coordinator's choice", "refused unless the site offered this batch",
     ),
     ("appraise", "place"): Exposure(
-        "which of the images are the site's own", "one number", "a place that is not its own",
-        "refused unless the conditions there are those that the site offered",
+        "position of the site's own images", "one number", "a position of another site",
+        "refused unless the conditions at this position are those that the site offered",
     ),
     ("appraise", "shares"): Exposure(
-        "shares of all sites", "a number a site, at most 1,024",
-        "this site learns how large the others are; shares that have the discriminator learn "
+        "shares of all sites", "one number per site, at most 1,024",
+        "this site learns how large the others are; chosen shares make the discriminator learn "
         "against chosen images",
-        "they sum to one; else nothing: whoever takes part in such a recipe is told",
+        "they must sum to one. Nothing else: every site of such a recipe receives the shares",
     ),
     ("appraise", "images"): Exposure(
-        "synthetic images of all sites", "b images a site, of c x h x w in the recipe's coding",
-        "as `judge`; and this site sees how patients of other sites are painted",
-        "as `judge`; the other sites' policies must say `leaves.odds`",
+        "synthetic images of all sites", "b images per site, of c x h x w in the recipe's coding",
+        "as `judge`; this site also sees how patients of other sites are painted",
+        "as `judge`; the other sites' policies must have `leaves.odds`",
     ),
     ("appraise", "conditions"): Exposure(
-        "label maps that they were painted from", "b masks a site, as in `judgement`",
-        "this site sees the other sites' masks, and they this one's",
-        "every site's policy must say `leaves.odds`",
+        "label maps from which they were painted", "b masks per site, as in `judgement`",
+        "every site sees the masks of all other sites",
+        "every site's policy must have `leaves.odds`",
     ),
     ("measure", "run"): _RUN,
     ("save", "run"): _RUN,
     ("save", "step"): Exposure(
         "a state to keep", "one number", "fills the disk",
-        "two are kept, of nine runs under one name, and of as many names as `runs` of the "
-        "site's `site.toml` allows (20)",
+        "two states are kept of each run, nine runs under one name, and as many names as `runs` "
+        "in `site.toml` allows (20)",
     ),
     ("close", "run"): _RUN,
 }  # fmt: skip

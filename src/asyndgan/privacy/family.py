@@ -1,8 +1,8 @@
-"""The family of recipes of which it was measured how much asking tells of who took part.
+"""The family of recipes for which membership inference by asking a site was measured.
 
-The table below says what a recipe of the family has, and what a coordinator could learn through one
-that has something else. Its bounds are those of `benchmarks/worst_recipe.py`, which attacked
-recipes at its edges; docs/evidence.md ("Membership inference") has the figures.
+The table below says which values a recipe of the family has, and what a coordinator could learn
+through a recipe with another value. Its bounds are those of `benchmarks/worst_recipe.py`, which
+attacked recipes at its edges; docs/evidence.md ("Membership inference") has the figures.
 """
 
 from collections.abc import Callable, Iterator
@@ -74,36 +74,36 @@ def _sides(low: int, high: int) -> tuple[str, Callable[[Value], bool]]:
     return f"sides of {low} to {high} pixels", holds
 
 
-_BY_HEART = "so a network can learn patients by heart, and its answers tell who took part"
+_MEMORISED = "A network can memorise patients, and its answers reveal who took part."
 
 FAMILY: Final = (
     Row(
         "condition.kind", *_one_of("mask"),
-        "Without masks nothing but the patients themselves tells real images from pictures of "
-        "others that a coordinator shows as synthetic: the networks learn patients by heart.",
+        "Without masks, only the patients distinguish real images from pictures of others that a "
+        "coordinator shows as synthetic. The networks memorise patients.",
     ),
     Row(
         "image.source", *_one_of("images"),
-        "Masks are neither turned nor scaled before they are judged: the networks learn by heart "
-        "whose masks they are.",
+        "Masks are neither turned nor scaled before they are judged. The networks memorise which "
+        "patients have them.",
     ),
     Row(
         "image.size", *_sides(32, 64),
-        "Nobody has measured how well networks learn patients by heart at other sizes.",
+        "How well networks memorise patients at other sizes was not measured.",
     ),
     Row(
         "discriminator.kind", *_one_of("patch", "patch_segmentation"),
-        "Other networks see an image as a whole, or are another package's: what they learn of "
-        "single patients was not measured.",
+        "Other networks see an image as a whole, or come from another package. What they learn "
+        "about single patients was not measured.",
     ),
     Row(
         "discriminator.cross_fitted", *_one_of(True),
-        "The one network has learned from every patient, and its answer on a patient's image says "
-        "that it knows it.",
+        "The single network has learned from every patient. Its answer on a patient's image shows "
+        "that it knows the image.",
     ),
     Row(
         "discriminator.augment", *_one_of(("shift",)),
-        "Images are not disturbed as they were in what was measured, " + _BY_HEART + ".",
+        "Images are not augmented as in the measurements. " + _MEMORISED,
     ),
     Row(
         "discriminator.joint", *_one_of(True),
@@ -111,16 +111,16 @@ FAMILY: Final = (
     ),
     Row(
         "discriminator.width", *_between(16, 48),
-        "Wider networks can hold more patients by heart; narrower ones were not measured.",
+        "Wider networks can memorise more patients. Narrower networks were not measured.",
     ),
     Row(
         "discriminator.layers", *_one_of(3),
-        "What networks of another depth learn of single patients was not measured.",
+        "What networks of another depth learn about single patients was not measured.",
     ),
     Row(
         "loss.adversarial", *_one_of("least_squares"),
-        "What other losses say of single images was not measured; one of another package can say "
-        "more than how real an image looks.",
+        "What other losses reveal about single images was not measured. A loss of another package "
+        "can reveal more than how real an image looks.",
     ),
     Row(
         "loss.adversarial_weight", *_one_of(1.0),
@@ -128,8 +128,8 @@ FAMILY: Final = (
     ),
     Row(
         "loss.segmentation", *_between(0, 1),
-        "A network that is taught more of masks can know patients' masks by heart, and shows it "
-        "where it finds them in an image.",
+        "A network that learns more from masks can memorise patients' masks. Its answer reveals a "
+        "mask that it finds in an image.",
     ),
     Row(
         "loss.stand_in_l1", *_one_of(0.0),
@@ -138,27 +138,27 @@ FAMILY: Final = (
     ),
     Row(
         "optimiser.discriminator_rate", *_between(0, 2e-4),
-        "Networks that learn faster know patients by heart after fewer answers.",
+        "Networks that learn faster memorise patients after fewer answers.",
     ),
     Row(
         "optimiser.beta1", *_one_of(0.5),
-        "Another optimiser learns otherwise; that was not measured.",
+        "Other optimiser settings were not measured.",
     ),
     Row(
         "optimiser.beta2", *_one_of(0.999),
-        "Another optimiser learns otherwise; that was not measured.",
+        "Other optimiser settings were not measured.",
     ),
     Row(
         "training.batch", *_between(1, 2),
-        "A larger batch shows the networks each patient more often in the same number of answers.",
+        "With a larger batch the networks see each patient more often in as many answers.",
     ),
     Row(
         "training.move", *_one_of(True),
-        "Networks see a patient's image again and again as it is, " + _BY_HEART + ".",
+        "Networks see a patient's image unchanged, again and again. " + _MEMORISED,
     ),
     Row(
         "training.rare_first", *_one_of(False),
-        "Patients with rare labels are drawn more often than others, so they are learned sooner.",
+        "Patients with rare labels are drawn more often, so the networks learn them sooner.",
     ),
 )  # fmt: skip
 """What recipes of the family have. Statistics terms, the paired term and odds have keys of their

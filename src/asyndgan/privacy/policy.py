@@ -24,26 +24,26 @@ class LeavesSection(Section):
         ("float16", "int8", "int4"), description="codings of feedback; none: no feedback at all"
     )
     losses: bool = Field(
-        True, description="what the generator's loss is at the site in each step, as numbers"
+        True, description="the generator's loss at the site in each step, as numbers"
     )
     discriminator_losses: bool = Field(
         False,
-        description="also the losses of the discriminators themselves: they tell what each has "
-        "learned of the patients whom it knows, and so who takes part",
+        description="also the losses of the discriminators: they reveal which patients each has "
+        "learned from, and so who takes part",
     )
-    cases: bool = Field(True, description="how many cases the site has")
+    cases: bool = Field(True, description="the site's number of cases")
     masks: Literal["never", "transient", "released"] = Field(
         "transient",
-        description="patients' label maps, or classes: never; for the step that paints from them; "
-        "or for the coordinator to keep",
+        description="patients' label maps, or classes: 'never'; 'transient', for the step that "
+        "paints from them; or 'released', for the coordinator to keep",
     )
     odds: bool = Field(
         False,
-        description="odds that the discriminator gives to the images of all sites; the site's "
-        "masks, the images painted from them and its share go to the other sites as well",
+        description="the discriminator's odds for the images of all sites; the site's masks, the "
+        "images painted from them and its share then go to the other sites",
     )
     moments: bool = Field(
-        False, description="sums of features over all images, once a run, clipped by the recipe"
+        False, description="sums of features over all images, once a run; the recipe sets a clip"
     )
 
 
@@ -53,7 +53,7 @@ class AllowsSection(Section):
 
     paired_l1: bool = Field(
         False,
-        description="a term that compares with real images: its gradient gives real pixels away",
+        description="a term that compares with real images; its gradient reveals real pixels",
     )
     matching: bool = Field(
         False,
@@ -63,8 +63,8 @@ class AllowsSection(Section):
     fewest_patients: int = Field(
         5,
         ge=1,
-        description="fewest patients, after holding out, of whom a recipe that is not private may "
-        "learn, also of each modality: whoever is alone in a run is all that its generator knows",
+        description="fewest patients, after holding out, from whom a recipe without differential "
+        "privacy may learn, also for each modality; of one patient, a generator knows nothing else",
     )
     stand_in_patients: int = Field(
         20,
@@ -74,48 +74,46 @@ class AllowsSection(Section):
     )
     unmeasured: bool = Field(
         False,
-        description="recipes of any kind, without differential privacy; false: those of the family "
-        "of which it was measured how much asking tells of who takes part ('asyndgan policy check' "
-        "says what could be learned through others), and those of 'approved'",
+        description="any recipe without differential privacy; false: only recipes of the measured "
+        "family, and those of 'approved' ('asyndgan policy check' says what others could reveal)",
     )
     approved: tuple[Digest, ...] = Field(
         (),
-        description="digests of recipes outside that family that may run as well, as far as the "
-        "rest allows",
+        description="digests of recipes outside that family that may run; the rest of the policy "
+        "still applies",
     )
     known_start: bool = Field(
         False,
-        description="initial discriminators, the order of cases, how they are disturbed and who is "
-        "held out follow from the recipe's seed, so that a run can be repeated to the bit; who "
-        "knows them can tell whose images a first step has seen, and find patients by their names",
+        description="initial discriminators, order of cases, augmentation and held-out patients "
+        "follow from the recipe's seed, so that a run can be repeated to the bit; a coordinator "
+        "can then recognise the images of a first step, and find patients by their names",
     )
     recipes: tuple[Digest, ...] = Field(
         (), description="digests ('asyndgan recipe show'); empty: any that the rest allows"
     )
     submitters: tuple[str, ...] = Field(
         (),
-        description="who may begin runs in a federation, by the name in their certificate, as the "
-        "coordinator's machine reports it; empty: whoever the federation allows",
+        description="people who may begin runs in a federation, by the name in their certificate, "
+        "as the coordinator's machine reports it; empty: all that the federation allows",
     )
     most_recipes: int | None = Field(
         None,
         ge=1,
-        description="different recipes with which the site may be opened in all: whether it begins "
-        "and how many cases it has is told before it answers anything, and follows from what the "
-        "recipe says of images; leave out: any number",
+        description="different recipes with which the site may be opened in total; each reveals, "
+        "before any answer, whether the site begins and how many cases the recipe selects; leave "
+        "out: any number",
     )
     most_answers: int | None = Field(
         None,
         ge=1,
-        description="steps that the site answers in all, in every run and repeated ones counted; "
-        "a start counts as one if patients' masks leave with it; leave out: any number",
+        description="steps that the site answers in total, over all runs; repeated steps count, "
+        "and so does a start that sends patients' masks; leave out: any number",
     )
     most_answers_per_patient: int | None = Field(
         None,
         ge=1,
-        description="the same, as a multiple of the number of patients of whom the run at work "
-        "learns: the fewer they are, the fewer answers teach networks one by heart; leave out: any "
-        "number",
+        description="the same limit, as a multiple of the patients from whom the current run "
+        "learns: networks memorise few patients after fewer answers; leave out: any number",
     )
 
 
@@ -124,11 +122,11 @@ class PrivacyFloorSection(Section):
     """The least differential privacy that a recipe must give each patient."""
 
     epsilon: float | None = Field(
-        None, gt=0, le=1000, description="spent at most, in all runs; leave out: none is asked for"
+        None, gt=0, le=1000, description="most that all runs may spend; leave out: none required"
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="of that epsilon; well below 1 / patients")
     unprotected_masks: bool = Field(
-        False, description="masks may leave in the clear all the same; epsilon does not cover them"
+        False, description="masks may leave in the clear, although epsilon does not cover them"
     )
 
 
