@@ -1,6 +1,7 @@
 """What a steward writes, what it refuses, and that the door holds to it."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from asyndgan.privacy import SIMULATION, Policy, Release
 from asyndgan.privacy.family import FAMILY, Row
 from asyndgan.privacy.ledger import read
 from asyndgan.protocol import Endpoint
-from asyndgan.recipe import Recipe
+from asyndgan.recipe import Recipe, Section
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import (
@@ -584,21 +585,39 @@ def test_images_that_come_again_in_another_step_are_noted_in_the_ledger(
 
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "policy.md"
-BEGIN, END = "<!-- family -->", "<!-- end of family -->"
 
 
-def with_family(text: str) -> str:
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    rows = [f"| `{row.key}` | {row.within} | {row.otherwise} |" for row in FAMILY]
-    heading = ["| key | measured | what could be learned otherwise |", "|---|---|---|"]
-    return f"{before}{BEGIN}\n\n" + "\n".join([*heading, *rows]) + f"\n\n{END}{after}"
+def with_table(text: str, name: str, columns: str, rows: Iterable[tuple[str, ...]]) -> str:
+    before, begin, rest = text.partition(f"<!-- {name} -->")
+    _, end, after = rest.partition(f"<!-- end of {name} -->")
+    assert begin and end
+    lines = [columns, "|---" * len(columns.strip("|").split("|")) + "|"]
+    lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return f"{before}{begin}\n\n" + "\n".join(lines) + f"\n\n{end}{after}"
 
 
-def test_the_document_has_the_family_as_it_is() -> None:
+def keys() -> Iterator[tuple[str, str, str]]:
+    """Key, default and meaning of everything that a policy decides."""
+    for name, section in policy():
+        if isinstance(section, Section):
+            for key, field in type(section).model_fields.items():
+                value = getattr(section, key)
+                shown = ", ".join(value) if isinstance(value, tuple) else json.dumps(value)
+                default = "none" if value in (None, ()) else shown.strip('"')
+                yield f"`{name}.{key}`", default, str(field.description)
+
+
+def with_tables(text: str) -> str:
+    text = with_table(text, "keys", "| key | default | what it decides |", keys())
+    family = ((f"`{row.key}`", row.within, row.otherwise) for row in FAMILY)
+    columns = "| key | measured | what could be learned otherwise |"
+    return with_table(text, "family", columns, family)
+
+
+def test_the_document_has_the_keys_and_the_family_as_they_are() -> None:
     text = DOCUMENT.read_text("utf-8")
-    assert text == with_family(text)
+    assert text == with_tables(text)
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(with_family(DOCUMENT.read_text("utf-8")), "utf-8")
+    DOCUMENT.write_text(with_tables(DOCUMENT.read_text("utf-8")), "utf-8")

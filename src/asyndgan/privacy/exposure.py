@@ -236,7 +236,7 @@ def fields(kinds: dict[str, type]) -> list[tuple[str, str]]:
 
 
 def table() -> Iterator[str]:
-    """Lines of both tables, in Markdown."""
+    """Lines of both tables, in Markdown; fields with the same exposure share a row."""
     for title, kinds, known in (
         ("What leaves a site", ANSWERS, LEAVING),
         ("What comes to a site", REQUESTS, COMING),
@@ -245,8 +245,10 @@ def table() -> Iterator[str]:
         yield ""
         yield "| message | field | what it is | size | at worst | held by |"
         yield "|---|---|---|---|---|---|"
+        rows: dict[tuple[str, Exposure], list[str]] = {}
         for kind, name in fields(dict(kinds)):
-            one = known[kind, name]
-            cells = (kind, name, one.meaning, one.size, one.worst, one.held_by)
+            rows.setdefault((name, known[kind, name]), []).append(kind)
+        for (name, one), messages in rows.items():
+            cells = (", ".join(messages), name, one.meaning, one.size, one.worst, one.held_by)
             yield "| " + " | ".join(cells) + " |"
         yield ""

@@ -64,7 +64,7 @@ class AllowsSection(Section):
         5,
         ge=1,
         description="fewest patients, after holding out, from whom a recipe without differential "
-        "privacy may learn, also for each modality; of one patient, a generator knows nothing else",
+        "privacy may learn, also for each modality; a generator of one patient knows only them",
     )
     stand_in_patients: int = Field(
         20,
@@ -122,7 +122,11 @@ class PrivacyFloorSection(Section):
     """The least differential privacy that a recipe must give each patient."""
 
     epsilon: float | None = Field(
-        None, gt=0, le=1000, description="most that all runs may spend; leave out: none required"
+        None,
+        gt=0,
+        le=1000,
+        description="most that all runs together may spend on each patient; only recipes with "
+        "differential privacy then run; leave out: none required",
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="of that epsilon; well below 1 / patients")
     unprotected_masks: bool = Field(
