@@ -2,8 +2,29 @@
 
 The protocol is that of Chang et al., "Synthetic Learning: Learn From Distributed Asynchronized
 Discriminator GAN Without Sharing Medical Image Data", CVPR 2020.
+
+For notebooks and scripts there are `train`, `generate`, `evaluate`, `audit`, `Recipe` and `Run`
+(see docs/python.md). They are imported when they are first used, since torch takes seconds.
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
 __version__ = version("asyndgan")
+
+__all__ = ["Recipe", "Run", "audit", "evaluate", "generate", "train"]
+
+if TYPE_CHECKING:
+    from asyndgan.api import Run, audit, evaluate, generate, train
+    from asyndgan.recipe import Recipe
+else:  # where a type checker sees it, it finds every name there
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module 'asyndgan' has no attribute '{name}'")
+        return getattr(import_module(f"asyndgan.{'recipe' if name == 'Recipe' else 'api'}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -601,6 +601,15 @@ class Recipe(Section):
             return tables  # nothing to pass on, or a fault that later validation reports
         return {**tables, "site_discriminators": own}
 
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        """What a notebook shows of a recipe; `to_toml` tells all."""
+        return [
+            ("name", self.name),
+            ("image.size", self.image.size),
+            ("generator.kind", self.generator.kind),
+            ("training.steps", self.training.steps),
+        ]
+
     def takes_part(self, site: str, step: int) -> bool:
         """Whether a site takes part in a step, according to the timeline."""
         named = [part for part in self.timeline if part.site == site]

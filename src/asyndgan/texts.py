@@ -3,9 +3,10 @@
 import json
 import math
 import os
+import re
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -13,7 +14,7 @@ from unicodedata import category
 
 from pydantic import Field
 
-from asyndgan.errors import StorageError
+from asyndgan.errors import RecipeError, StorageError
 from asyndgan.received import contents
 
 _SHOWN: Final = r"^[^\p{C}\p{Zl}\p{Zp}]"
@@ -25,6 +26,8 @@ Name = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH, pattern=f"{_SH
 
 SiteName = Annotated[str, Field(max_length=NAME_LENGTH, pattern=r"^[^\W_][\w.-]*$")]
 """Name of a site in a file: one word, since folders and commands bear it too."""
+
+_OWN_SITE: Final = re.compile(rf"[^\W_][\w-]{{0,{NAME_LENGTH - 1}}}")
 
 LONGEST_LINE: Final = 8192
 """Longest TOML line, in characters."""
@@ -55,6 +58,24 @@ def bounded_text(path: Path, most: int = MOST_BYTES, *, links: bool = True) -> s
         ValueError: it is no regular file, longer than `most` bytes or not valid UTF-8.
     """
     return contents(path, most, links=links).decode("utf-8-sig")
+
+
+def check_site_names(names: Iterable[str]) -> None:
+    """Refuses names that sites of a run may not have; folders bear them too.
+
+    Raises:
+        RecipeError: a name is not valid, or is there twice.
+    """
+    seen: set[str] = set()
+    for name in names:
+        if not _OWN_SITE.fullmatch(name):
+            raise RecipeError(
+                f"site {name}: a name has letters, digits, '-' and '_' only, at most "
+                f"{NAME_LENGTH}, and begins with a letter or digit."
+            )
+        if name.casefold() in seen:
+            raise RecipeError(f"site {name}: each name once (capitals do not tell two apart).")
+        seen.add(name.casefold())
 
 
 def printable(text: str) -> str:

@@ -53,6 +53,13 @@ class AuditRecord:
     canaries: str
     confirmed: dict[str, bool]
 
+    def __repr__(self) -> str:
+        found = [(one.name, one.verdict) for one in self.audit.attacks]
+        found += [("copies", self.audit.copies.verdict)]
+        found += [("pixels", one.verdict) for one in self.pixels]
+        found += [("site", self.audit.sites.verdict)] if self.audit.sites else []
+        return "\n".join(["Audit:", *(f"{name}: {verdict}" for name, verdict in found)])
+
 
 def read_audit(folder: Path) -> AuditRecord:
     """Reads what an audit wrote into its folder.

@@ -11,15 +11,11 @@ from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.generate import Fade
 from asyndgan.cli.terminal import Terminal
 from asyndgan.cli.train import Device, Sites, States, parsed_sites
-from asyndgan.data.description import describe
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.errors import RunError
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.judging.table import Evaluation
-from asyndgan.models import usable_device
 from asyndgan.models.segmenters import NETWORKS
-from asyndgan.painting.sets import synthetic_of_run
 from asyndgan.reports.words import counted
 from asyndgan.runs import RunFolder
 
@@ -75,40 +71,24 @@ def evaluate(
     Each is judged on the same real test patients. What is trained once is kept in OUT/cache.
     """
     console = Terminal()
-    folder = RunFolder(run)
-    folders = parsed_sites(site)
-    if synthetic and fade:
-        raise RunError(
-            f"{synthetic} is painted already, so nothing in it is faded; leave out --fade."
-        )
-    # Before anything is painted, for that may take long.
-    budget = SegmentationBudget(network=network, steps=steps)
-    device = str(usable_device(device))
-    with_synthetic = parsed_sites(augmented or [], "--augmented")
-    for data in (*folders.values(), *([test] if test else []), *with_synthetic.values()):
-        describe(data)
-    states = parsed_sites(state or [], "--state")
-    painted = synthetic or synthetic_of_run(
-        folder, folders, out / "synthetic", faded=fade or (), patient_pattern=patient_pattern,
-        states=states,
-    )  # fmt: skip
     with EvaluationDisplay(console) as display:
         evaluation = evaluate_run(
-            folder,
-            folders,
+            RunFolder(run),
+            parsed_sites(site),
             test,
-            painted,
+            synthetic,
             out,
+            faded=fade or (),
             seeds=seeds,
-            budget=budget,
+            budget=SegmentationBudget(network=network, steps=steps),
             targets=label,
             workers=workers,
             device=device,
             baselines=baselines,
-            augmented=with_synthetic,
+            augmented=parsed_sites(augmented or [], "--augmented"),
             check_budget=check_budget,
             patient_pattern=patient_pattern,
-            states=states,
+            states=parsed_sites(state or [], "--state"),
             on_progress=display.show,
         )
     tell_evaluation(console, evaluation)

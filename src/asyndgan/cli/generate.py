@@ -5,21 +5,8 @@ from typing import Annotated
 
 import typer
 
-from asyndgan.auditing.record import check_released
+import asyndgan
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.writing import written_whole
-from asyndgan.errors import RunError
-from asyndgan.painting.sets import MOVED, painting_of
-from asyndgan.painting.synthesise import (
-    fading_of,
-    masks_digest,
-    masks_in,
-    released_masks,
-    source_of_masks,
-    synthesise,
-    write_synthetic,
-)
-from asyndgan.runs import RunFolder
 
 Fade = Annotated[
     list[str] | None,
@@ -54,37 +41,10 @@ def generate(
     ] = None,
 ) -> None:
     """Paints an nnU-Net data set, with its provenance and a model card."""
-    if release and (draws, augment, seed) != (1, False, 0):
-        raise RunError(
-            "with --release the set that was audited is painted again, so --draws, --augment and "
-            "--seed say nothing; leave them out."
-        )
-    folder = RunFolder(run)
-    if masks is None:
-        named, source = released_masks(folder), source_of_masks(folder)
-    else:
-        named, source = masks_in(masks, folder), "a folder of masks"
-    audited, fading = None, fading_of(folder, fade or ())
-    with written_whole(out) as half:  # on entry it looks whether it can be written
-        if release:
-            audited = check_released(folder, masks_digest(named), release, fading=fading)
-            cases, painting = painting_of(folder, named, fading=fading), {"moved": MOVED}
-            source += ", some of them moved at random"
-        else:
-            cases = list(
-                synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
-            )
-            painting = {"draws": draws, "seed": seed}
-            source += ", moved at random" if augment else ""
-        count = write_synthetic(
-            half,
-            folder,
-            cases,
-            masks=named,
-            source=source,
-            painting={**painting, **fading.told()},
-            audited=audited,
-        )
+    count = asyndgan.generate(
+        run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
+        release=release or (),
+    )  # fmt: skip
     Terminal().print(
         f"{count} synthetic cases in {out}, with MODEL_CARD.md.",
         soft_wrap=True,

@@ -13,7 +13,8 @@ from asyndgan.judging.compare import OnProgress, evaluate
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.judging.segmentation import SegmentationBudget, budget_for
 from asyndgan.judging.table import Evaluation
-from asyndgan.painting.sets import check_provenance
+from asyndgan.models import usable_device
+from asyndgan.painting.sets import check_provenance, synthetic_of_run
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.sites import as_trained, choosers_of, had_in
 
@@ -22,9 +23,10 @@ def evaluate_run(
     run: RunFolder,
     sites: Mapping[str, Path],
     test: Path | None,
-    synthetic: Path,
+    synthetic: Path | None,
     out: Path,
     *,
+    faded: Sequence[str] = (),
     seeds: int,
     budget: SegmentationBudget,
     targets: Sequence[str] | None,
@@ -33,21 +35,34 @@ def evaluate_run(
     baselines: bool,
     augmented: Mapping[str, Path] | None = None,
     check_budget: bool,
-    on_progress: OnProgress,
+    on_progress: OnProgress | None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     states: Mapping[str, Path] | None = None,
 ) -> Evaluation:
-    """Loads all data on the run's grid and compares the models.
+    """Loads all data on the run's grid, paints what is to be judged, and compares the models.
 
     Without `test`, the models are judged on the patients that the run held out. Held-out patients
-    never train a model, even if `test` is given. `states` is as for `choosers_of`. The other
-    arguments are those of `evaluate`.
+    never train a model, even if `test` is given. Without `synthetic`, a set is painted into
+    `out/synthetic`, with the labels named in `faded` more or less clear. `states` is as for
+    `choosers_of`. The other arguments are those of `evaluate`.
 
     Raises:
         RunError: there is neither a test set nor a held-out patient, a patient is both in a site
-            and in the test set, or the synthetic set was not painted by this run.
+            and in the test set, the synthetic set was not painted by this run, or one that is given
+            is to be faded.
     """
-    check_provenance(run, synthetic)
+    if synthetic and faded:
+        raise RunError(
+            f"{synthetic} is painted already, so nothing in it is faded; leave out --fade."
+        )
+    # Before anything is painted, for that may take long.
+    device = str(usable_device(device))
+    for data in (*sites.values(), *([test] if test else []), *(augmented or {}).values()):
+        describe(data)
+    painted = synthetic or synthetic_of_run(
+        run, sites, out / "synthetic", faded=faded, patient_pattern=patient_pattern, states=states
+    )
+    check_provenance(run, painted)
     facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
     if test is None and not part:
         raise RunError(
@@ -72,12 +87,11 @@ def evaluate_run(
         patient_pattern=patient_pattern, incomplete=True, trained=trained,
         choosers=choosers_of(run, sites, states), had=had_in(facts),
     )  # fmt: skip
-    painted = load_cases(synthetic, image, modalities, unmasked=False, synthetic=True)
     return evaluate(
         sites=real,
         test=judged,
         judged_on="test" if test else "validation",
-        synthetic=painted,
+        synthetic=load_cases(painted, image, modalities, unmasked=False, synthetic=True),
         labels={name: int(number) for number, name in facts.labels.items()},
         out=out,
         targets=targets,

@@ -137,13 +137,16 @@ class Evaluation:
 
     headline: str
     rows: tuple[Row, ...]
-    per_patient: Scores = field(repr=False)
+    per_patient: Scores
     levelling: tuple[Levelling, ...]
     judged_on: str
     budget: SegmentationBudget
     seeds: tuple[int, ...]
     about: Mapping[str, str] = field(default_factory=dict)
     gains: tuple[Gain, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Evaluation on real {self.judged_on} patients:\n{self.headline}"
 
     def row(self, model: str, label: str) -> Row:
         """The row of one model and label; raises `KeyError` if there is none."""

@@ -31,7 +31,13 @@ from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.models.segmenters import build_segmenter, check_size
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.regression import Regression
-from asyndgan.painting.synthesise import check_labels_of, digests_of, looks_of, synthesise
+from asyndgan.painting.synthesise import (
+    check_labels_of,
+    check_look,
+    digests_of,
+    looks_of,
+    synthesise,
+)
 from asyndgan.recipe import ImageSection
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import seeded
@@ -390,21 +396,14 @@ def complete_folder(
 
     Raises:
         DataError: no case lacks a modality, a case has none of them or cannot be read, there are no
-            masks to paint from, `look` is no site of the run, or the run cannot complete this set,
-            or paints only a part of its images.
-        RunError: a mask holds a label that the run does not know.
+            masks to paint from, or the run cannot complete this set, or paints only a part of its
+            images.
+        RunError: a mask holds a label that the run does not know, or as `check_look`.
         NotFiniteError: the translator's loss became infinite or NaN.
     """
     facts, image = run.facts(), run.recipe().image
-    if look is not None and look not in facts.teachers:
-        raise DataError(
-            f"{look} is no site that this run learned from; those are {', '.join(facts.teachers)}."
-        )
-    if look is not None and not run.recipe().generator.style:
-        raise DataError(
-            "this run's generator has no looks to choose from (generator.style is 0); leave --look "
-            "out."
-        )
+    if look is not None:
+        check_look(run, look)
     if way == "translated":
         if look and facts.whole and look not in facts.whole:
             raise DataError(

@@ -398,6 +398,24 @@ def looks_of(
     return [look or of[patient] for patient in patients]
 
 
+def check_look(run: RunFolder, look: str) -> None:
+    """Refuses a look that a generator was not taught, which it would paint all the same.
+
+    Raises:
+        RunError: the run did not learn from a site of this name, or its generator has no looks.
+    """
+    teachers = run.facts().teachers
+    if look not in teachers:
+        raise RunError(
+            f"{look} is no site that this run learned from; those are {', '.join(teachers)}."
+        )
+    if not run.recipe().generator.style:
+        raise RunError(
+            "this run's generator has no looks to choose from (generator.style is 0); leave the "
+            "look out."
+        )
+
+
 def _looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
     """Draws the look that each image gets, by the sites' shares."""
     return [facts.look_of(site) for site in _sites(facts, count, random)]

@@ -1,0 +1,371 @@
+"""The public Python API, which `asyndgan` itself exports: commands as functions, for notebooks.
+
+Arguments are named like the options of the commands, so that error messages fit both. Whatever
+happens, torch's number of threads and its global random state are left as they were found.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from asyndgan.arrays import Masks
+from asyndgan.auditing.record import AuditRecord, check_released
+from asyndgan.auditing.run import audit_run
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.data.writing import written_whole
+from asyndgan.errors import RunError
+from asyndgan.judging.compare import OnProgress
+from asyndgan.judging.of_run import evaluate_run
+from asyndgan.judging.segmentation import SegmentationBudget
+from asyndgan.judging.table import Evaluation
+from asyndgan.models import check_parts
+from asyndgan.painting.sets import MOVED, painting_of
+from asyndgan.painting.synthesise import (
+    check_look,
+    fading_of,
+    masks_digest,
+    masks_in,
+    released_masks,
+    source_of_masks,
+    synthesise,
+    write_synthetic,
+)
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.train import Watch
+from asyndgan.runs.train import train as train_run
+from asyndgan.texts import check_site_names
+
+Folder = str | Path
+BUDGET: Final = SegmentationBudget()
+
+
+@contextmanager
+def _torch_as_found() -> Iterator[None]:
+    """Restores torch's number of threads and its global random state, also after an error."""
+    threads = torch.get_num_threads()
+    cards = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
+    try:
+        with torch.random.fork_rng(cards):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@final
+class Run:
+    """A run folder as it was when this object was made, and what its generator paints.
+
+    Args:
+        path: folder that `train` or `asyndgan train` wrote.
+
+    Attributes:
+        path: the folder.
+        folder: the folder's files, such as `folder.metrics()`.
+        recipe: what was trained and how.
+        facts: everything that `run.json` says.
+        state: `running`, `interrupted`, `failed` or `finished`.
+        modalities: names of the channels that the generator paints.
+        labels: name of each label of a mask, by number.
+        size: rows and columns of masks and images.
+        looks: sites in whose look images can be painted; empty if the generator has no looks
+            (`generator.style` is 0).
+
+    Raises:
+        RunError: the folder holds no run.
+    """
+
+    def __init__(self, path: Folder) -> None:
+        self.path = Path(path)
+        self.folder = RunFolder(self.path)
+        self.recipe, self.facts = self.folder.recipe(), self.folder.facts()
+        self.state = self.facts.state
+        self.modalities = self.facts.scope.modalities
+        self.labels = self.facts.scope.labels
+        self.size = self.facts.scope.space
+        self.looks = tuple(self.facts.teachers) if self.recipe.generator.style else ()
+
+    def __repr__(self) -> str:
+        return (
+            f"Run({str(self.path)!r}, {self.state} at step {self.facts.steps} of "
+            f"{self.recipe.training.steps}, sites {', '.join(self.facts.sites) or 'none'}, paints "
+            f"{', '.join(self.modalities)} in {' x '.join(map(str, self.size))} pixels)"
+        )
+
+    @_torch_as_found()
+    def paint(
+        self, mask: npt.ArrayLike | Tensor, *, look: str | None = None, seed: int = 0
+    ) -> npt.NDArray[np.float32]:
+        """Paints an image from a mask, or one from each mask of a stack.
+
+        Args:
+            mask: label map (rows, columns) or (n, rows, columns) of whole numbers, of the run's
+                `size`, with labels out of `labels`. The same mask twice gives two images.
+            look: one of `looks`, to paint all images in it; None: drawn for each image by the
+                sites' shares. A modality that the site does not hold is painted in another look.
+            seed: seed of the noise and the looks.
+
+        Returns:
+            Intensities from -1 to 1, (modalities, rows, columns), or (n, ...) for a stack.
+
+        Raises:
+            RunError: the run has not finished or paints without masks, the mask has another size,
+                is not of whole numbers or holds an unknown label, or there is no such look.
+        """
+        if self.recipe.condition.kind != "mask":
+            raise RunError(
+                f"the run in {self.path} paints without masks; have asyndgan.generate paint a set."
+            )
+        if look is not None:
+            check_look(self.folder, look)
+        masks = _label_maps(mask, self.size)
+        named = [(f"mask-{number}", each) for number, each in enumerate(masks)]
+        looks = [look] * len(named) if look is not None else []
+        cases = synthesise(self.folder, named, looks=looks, seed=seed)
+        images = torch.stack([case.image for case in cases]).numpy()
+        return images if np.ndim(mask) == 3 else images[0]
+
+
+@_torch_as_found()
+def train(
+    recipe: Recipe | Folder,
+    sites: Mapping[str, Folder],
+    out: Folder,
+    *,
+    overrides: Mapping[str, Any] | None = None,
+    masks: Folder | None = None,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    resume: bool = False,
+    threads: int = 1,
+    device: str = "cpu",
+    watch: Watch | None = None,
+) -> Run:
+    """Trains one generator with several sites in this process; as `asyndgan train` does.
+
+    Args:
+        recipe: a recipe, the name of one that comes with the package, or a TOML file.
+        sites: folder of each site's data, by the site's name.
+        out: run folder to write.
+        overrides: values of keys of the recipe, such as `{"training.steps": 100}`.
+        masks: folder of masks to paint from instead of the patients' own; required exactly if the
+            recipe has `masks.source` "given".
+        patient_pattern: regular expression whose first group finds the patient in a case's name.
+        resume: continue from the newest checkpoint in `out`.
+        threads: cores for the generator's arithmetic.
+        device: torch device for all networks: `cpu`, `cuda`, `cuda:1`, `mps`.
+        watch: called after every step; `print` will do.
+
+    Raises:
+        Interrupted: after Ctrl-C, when a checkpoint is written.
+        NotFiniteError: a loss became infinite or NaN.
+        RecipeError: the recipe, an override or a site's name is not valid.
+        RunError, DataError, CohortError: the run cannot begin, or not be resumed.
+    """
+    changes = [
+        f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"
+        for key, value in (overrides or {}).items()
+    ]
+    if isinstance(recipe, Recipe):
+        resolved = Recipe.from_toml(recipe.to_toml(), changes)
+        check_parts(resolved)
+    else:
+        resolved = load_recipe(str(recipe), changes)
+    run = train_run(
+        resolved, _sites(sites), Path(out), masks=_path(masks), patients=patient_pattern,
+        resume=resume, threads=threads, device=device, watch=watch,
+    )  # fmt: skip
+    return Run(run.path)
+
+
+@_torch_as_found()
+def generate(
+    run: Run | Folder,
+    out: Folder,
+    *,
+    masks: Folder | None = None,
+    draws: int = 1,
+    augment: bool = False,
+    seed: int = 0,
+    fade: Sequence[str] = (),
+    release: Sequence[Folder] = (),
+) -> int:
+    """Paints an nnU-Net data set with its provenance and a model card.
+
+    Args:
+        run: a finished run.
+        out: folder to write; must be new.
+        masks: data set whose masks to paint from; None: the masks that the sites released.
+        draws: images per mask.
+        augment: mirror, rotate, scale and shift the masks, differently for every draw.
+        seed: seed of noise and augmentation.
+        fade: names of labels to show more or less clearly from image to image.
+        release: folders of audits, together of all sites. The set that they audited is painted,
+            and only if they found neither members nor copies of them.
+
+    Returns:
+        The number of cases.
+
+    Raises:
+        RunError: the run has not finished, there are no masks to paint from or they hold an
+            unknown label, several draws would be equal, the audits do not permit the release, or
+            `release` is combined with `draws`, `augment` or `seed`.
+        DataError: the folder of masks cannot be used, or `out` cannot be written.
+    """
+    if release and (draws, augment, seed) != (1, False, 0):
+        raise RunError(
+            "with --release the set that was audited is painted again, so --draws, --augment and "
+            "--seed say nothing; leave them out."
+        )
+    folder = _folder(run)
+    if masks is None:
+        named, source = released_masks(folder), source_of_masks(folder)
+    else:
+        named, source = masks_in(Path(masks), folder), "a folder of masks"
+    audited, fading = None, fading_of(folder, fade)
+    painting: dict[str, Any] = {"draws": draws, "seed": seed}
+    with written_whole(Path(out)) as half:  # on entry it looks whether it can be written
+        if release:
+            audits = [Path(one) for one in release]
+            audited = check_released(folder, masks_digest(named), audits, fading=fading)
+            cases, painting = painting_of(folder, named, fading=fading), {"moved": MOVED}
+            source += ", some of them moved at random"
+        else:
+            cases = list(
+                synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
+            )
+            source += ", moved at random" if augment else ""
+        return write_synthetic(
+            half, folder, cases, masks=named, source=source,
+            painting={**painting, **fading.told()}, audited=audited,
+        )  # fmt: skip
+
+
+@_torch_as_found()
+def evaluate(
+    run: Run | Folder,
+    sites: Mapping[str, Folder],
+    out: Folder,
+    *,
+    test: Folder | None = None,
+    synthetic: Folder | None = None,
+    seeds: int = 1,
+    steps: int = BUDGET.steps,
+    labels: Sequence[str] | None = None,
+    workers: int = 1,
+    device: str = "cpu",
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    watch: OnProgress | None = None,
+) -> Evaluation:
+    """Compares segmentation networks trained on all real, each site's and synthetic data.
+
+    Args:
+        run: a finished run.
+        sites: folder of each site's data, by the site's name.
+        out: folder for the table, the plots and the cache of what is trained.
+        test: real cases to judge on, of patients that no site holds; None: those that the run held
+            out (`training.hold_out`).
+        synthetic: a synthetic data set of this run; None: one is painted into `out/synthetic`.
+        seeds: trainings of each network.
+        steps: updates of each network.
+        labels: names of the labels to judge by; None: all.
+        workers: networks to train at a time, on one core each.
+        device: torch device to train on.
+        patient_pattern: the pattern that the run was trained with.
+        watch: called with a text, the steps done and all steps; `print` will do.
+
+    Returns:
+        The table; its `headline` says the outcome in a line a label.
+
+    Raises:
+        RunError: the run has not finished, there is nobody to judge on, or a patient of the test
+            set is at a site as well.
+        DataError: a data set cannot be used, or a label is unknown.
+        NotFiniteError: a loss became infinite or NaN.
+    """
+    return evaluate_run(
+        _folder(run), _sites(sites), _path(test), _path(synthetic), Path(out), seeds=seeds,
+        budget=SegmentationBudget(steps=steps), targets=labels, workers=workers, device=device,
+        baselines=False, check_budget=False, patient_pattern=patient_pattern,
+        on_progress=watch,
+    )  # fmt: skip
+
+
+@_torch_as_found()
+def audit(
+    run: Run | Folder,
+    sites: Mapping[str, Folder],
+    out: Folder,
+    *,
+    holdout: Folder | None = None,
+    masks: Folder | None = None,
+    fade: Sequence[str] = (),
+    states: Mapping[str, Folder] | None = None,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> AuditRecord:
+    """Attacks a finished run to measure what it reveals about the patients it was trained on.
+
+    Args:
+        run: a finished run.
+        sites: folder of the data of some of its sites, by the site's name.
+        out: folder for the audit. It will hold real images: keep it at the site.
+        holdout: patients of the same hospitals that the run has not seen; None: those that it held
+            out (`training.hold_out`).
+        masks: data set of masks to paint the audited set from; None: those that sites released, or
+            their own.
+        fade: labels that the audited set shows more or less clearly.
+        states: folder in which a site keeps its states of the run, by the site's name (KIT/runs/RUN
+            in a federation); None: in the run's folder.
+        patient_pattern: the pattern that the run was trained with.
+
+    Raises:
+        RunError: the run has not finished, there are no patients to compare with, or sites or cases
+            are not those of the run.
+        DataError: a data set cannot be used.
+    """
+    return audit_run(
+        _folder(run), _sites(sites), Path(out), holdout=_path(holdout), masks=_path(masks),
+        faded=fade, states=_sites(states or {}), patient_pattern=patient_pattern,
+    )  # fmt: skip
+
+
+def _path(folder: Folder | None) -> Path | None:
+    return None if folder is None else Path(folder)
+
+
+def _folder(run: Run | Folder) -> RunFolder:
+    return RunFolder(run.path if isinstance(run, Run) else Path(run))
+
+
+def _sites(sites: Mapping[str, Folder]) -> dict[str, Path]:
+    check_site_names(sites)
+    return {site: Path(data) for site, data in sites.items()}
+
+
+def _label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
+    """The masks of a stack, or a single one, as int64; `synthesise` checks their labels."""
+    given = mask if isinstance(mask, Tensor) else np.asarray(mask)
+    if isinstance(given, Tensor):
+        whole = not (given.is_floating_point() or given.is_complex())
+    else:
+        whole = given.dtype.kind in "biu"
+    if not whole:
+        raise RunError(
+            f"the mask holds {given.dtype}, and a mask is a label map of whole numbers. Convert it "
+            "to an integer type, such as numpy.int64."
+        )
+    if given.ndim not in (2, 3) or tuple(given.shape[-2:]) != size or not len(given):
+        raise RunError(
+            f"the mask has shape {tuple(given.shape)}; this run paints from {size}, or (n, "
+            f"{size[0]}, {size[1]}) for n masks. Bring it to that size, or have asyndgan.generate "
+            "do it for a data set."
+        )
+    if not isinstance(given, Tensor):
+        given = torch.from_numpy(given.astype(np.int64))
+    return given.to(torch.device("cpu"), torch.int64).reshape(-1, *size)
