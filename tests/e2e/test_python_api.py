@@ -1,0 +1,321 @@
+"""The public Python API as a notebook uses it."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import asyndgan
+from asyndgan.data.nnunet import describe, read_mask
+from asyndgan.errors import AsyndganError, RecipeError, RunError
+from asyndgan.recipe import Recipe
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal.py"
+MakeRecipe = Callable[..., Recipe]
+
+
+@pytest.fixture(scope="module")
+def sites(phantoms: dict[str, Path]) -> dict[str, str | Path]:
+    return {"north": str(phantoms["north"]), "south": phantoms["south"]}
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny: MakeRecipe) -> Recipe:
+    return tiny("image.size=32", "training.steps=2", "generator.style=4")
+
+
+@pytest.fixture(scope="module")
+def run(
+    recipe: Recipe, sites: dict[str, str | Path], tmp_path_factory: pytest.TempPathFactory
+) -> asyndgan.Run:
+    out = str(tmp_path_factory.mktemp("api") / "run")
+    return asyndgan.train(recipe, sites, out, overrides={"generator.noise": 2})
+
+
+@pytest.fixture(scope="module")
+def unfinished(
+    recipe: Recipe, sites: dict[str, str | Path], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    out = tmp_path_factory.mktemp("api") / "unfinished"
+    with pytest.raises(StoppedError):
+        asyndgan.train(recipe, sites, out, watch=stop)
+    return out
+
+
+@pytest.fixture(scope="module")
+def mask(phantoms: dict[str, Path]) -> np.ndarray:
+    return read_mask(min((phantoms["north"] / "labelsTr").iterdir())).values
+
+
+class StoppedError(Exception):
+    pass
+
+
+def stop(*told: object) -> None:
+    disturb()
+    raise StoppedError
+
+
+def disturb(*told: object) -> None:
+    """What a library, or a notebook's own function, may do meanwhile."""
+    torch.rand(1)
+    torch.set_num_threads(1)
+
+
+def test_importing_the_package_imports_no_torch_and_names_what_it_exports() -> None:
+    code = (
+        "import sys, asyndgan; names = dir(asyndgan); asyndgan.Recipe; "
+        "assert {*asyndgan.__all__, '__version__'} <= {*names}, names; "
+        "assert not {'torch', 'numpy', 'monai'} & {*sys.modules}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    exec("from asyndgan import *", names := {})
+    assert all(names[name] is getattr(asyndgan, name) for name in asyndgan.__all__)
+    with pytest.raises(AttributeError, match="'asyndgan' has no attribute 'trian'"):
+        asyndgan.trian  # noqa: B018
+
+
+@pytest.mark.parametrize("name", asyndgan.__all__)
+def test_every_exported_name_is_documented(name: str) -> None:
+    assert getattr(asyndgan, name).__doc__
+
+
+def test_overrides_change_a_recipe_by_name_file_or_object(
+    run: asyndgan.Run, recipe: Recipe, sites: dict[str, str | Path], tmp_path: Path
+) -> None:
+    assert recipe.generator.noise == 1
+    assert (run.recipe.generator.noise, run.recipe.training.steps) == (2, 2)
+    for known in ("default", run.path / "recipe.toml", recipe):
+        wrong = {"training.step": 2}
+        with pytest.raises(RecipeError, match=r"Did you mean training\.steps\?"):
+            asyndgan.train(known, sites, tmp_path / "run", overrides=wrong)
+
+
+def test_representations_say_what_there_is_in_a_line(run: asyndgan.Run, recipe: Recipe) -> None:
+    assert repr(run) == (
+        f"Run('{run.path}', finished at step 2 of 2, sites north, south, paints T1, T2, FLAIR in "
+        "32 x 32 pixels)"
+    )
+    assert repr(recipe) == (
+        "Recipe(name='tiny', image.size=(32, 32), generator.kind='resnet', training.steps=2)"
+    )
+    assert (run.looks, run.size, run.labels[3]) == (("north", "south"), (32, 32), "lesion")
+
+
+@pytest.mark.parametrize(
+    "as_given",
+    [
+        *(lambda mask, kind=kind: mask.astype(kind) for kind in ("u1", "i1", ">u2", "u8", "i4")),
+        lambda mask: mask[::-1].copy()[::-1],
+        lambda mask: mask.tolist(),
+        *(
+            lambda mask, kind=kind: torch.from_numpy(mask.astype(np.int64)).to(kind)
+            for kind in (torch.uint8, torch.int16, torch.int64)
+        ),
+    ],
+)
+def test_a_mask_is_painted_whatever_whole_numbers_it_is_given_in(
+    as_given: Callable[[np.ndarray], Any], run: asyndgan.Run, mask: np.ndarray
+) -> None:
+    image = run.paint(as_given(mask), look="north")
+    assert (image.shape, image.dtype) == ((3, 32, 32), np.float32)
+    assert abs(image).max() <= 1
+    assert np.array_equal(image, run.paint(mask.astype(np.int64), look="north"))
+
+
+def test_yes_and_no_are_labels_one_and_zero(run: asyndgan.Run, mask: np.ndarray) -> None:
+    binary = mask > 0
+    assert np.array_equal(run.paint(binary), run.paint(binary.astype(int)))
+
+
+def test_a_stack_of_one_mask_gives_images_that_differ_and_are_the_same_again(
+    run: asyndgan.Run, mask: np.ndarray
+) -> None:
+    stack = np.stack([mask, mask])
+    images = run.paint(stack)
+    assert images.shape == (2, 3, 32, 32)
+    assert not np.array_equal(images[0], images[1])
+    assert np.array_equal(images, run.paint(torch.from_numpy(stack)))
+    assert not np.array_equal(images, run.paint(stack, seed=1))
+
+
+def test_a_look_is_one_of_the_sites_and_changes_the_image(
+    run: asyndgan.Run, mask: np.ndarray
+) -> None:
+    north, south = (run.paint(mask, look=look) for look in run.looks)
+    assert not np.allclose(north, south)
+    with pytest.raises(RunError, match="east is no site that this run learned from; those are nor"):
+        run.paint(mask, look="east")
+
+
+def test_a_look_of_a_generator_without_looks_is_refused(
+    recipe: Recipe, sites: dict[str, str | Path], mask: np.ndarray, tmp_path: Path
+) -> None:
+    plain = asyndgan.train(recipe, sites, tmp_path / "run", overrides={"generator.style": 0})
+    assert plain.looks == ()
+    assert plain.paint(mask).shape == (3, 32, 32)
+    with pytest.raises(RunError, match="no looks to choose from"):
+        plain.paint(mask, look="north")
+
+
+SIZE = r"has shape .*; this run paints from \(32, 32\), or \(n, 32, 32\) for n masks"
+WHOLE = "holds {}, and a mask is a label map of whole numbers"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (np.zeros((16, 16), int), SIZE),
+        (np.zeros((32, 32, 3), int), SIZE),
+        (np.zeros((2, 1, 32, 32), int), SIZE),
+        (np.zeros((0, 32, 32), int), SIZE),
+        (np.zeros(32, int), SIZE),
+        (7, SIZE),
+        (torch.zeros(32, 16, dtype=torch.int64), SIZE),
+        (np.full((32, 32), 9), "hold label 9; this generator knows 0, 1, 2, 3"),
+        (np.full((32, 32), -1), "hold label -1"),
+        (np.full((32, 32), 2**64 - 1, np.uint64), "hold label -1"),
+        (torch.full((32, 32), 255, dtype=torch.uint8), "hold label 255"),
+        (np.zeros((32, 32)), WHOLE.format("float64")),
+        (np.full((32, 32), "a"), WHOLE.format("<U1")),
+        (np.full((32, 32), None), WHOLE.format("object")),
+        (torch.zeros(32, 32, dtype=torch.bfloat16), WHOLE.format("torch.bfloat16")),
+        (torch.zeros(32, 32, dtype=torch.complex64), WHOLE.format("torch.complex64")),
+    ],
+)
+def test_a_mask_of_another_size_or_type_or_with_unknown_labels_is_refused(
+    wrong: Any, said: str, run: asyndgan.Run
+) -> None:
+    with pytest.raises(RunError, match=said):
+        run.paint(wrong)
+
+
+def test_what_paints_without_masks_is_not_given_one(
+    recipe: Recipe, sites: dict[str, str | Path], mask: np.ndarray, tmp_path: Path
+) -> None:
+    without = {"condition.kind": "none", "masks.release": False, "generator.noise": 4}
+    run = asyndgan.train(recipe, sites, tmp_path / "run", overrides=without)
+    with pytest.raises(RunError, match="paints without masks"):
+        run.paint(mask)
+    assert asyndgan.generate(run, tmp_path / "set", draws=3) == 3
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="is no run folder"):
+        asyndgan.Run(str(tmp_path))
+
+
+def test_an_unfinished_run_can_be_looked_at_and_says_that_it_has_to_be_finished(
+    unfinished: Path, sites: dict[str, str | Path], mask: np.ndarray, tmp_path: Path
+) -> None:
+    run = asyndgan.Run(unfinished)
+    assert "failed at step" in repr(run)
+    test = sites["north"]
+    for use in (
+        lambda: run.paint(mask),
+        lambda: asyndgan.generate(unfinished, tmp_path / "set", masks=test),
+        lambda: asyndgan.evaluate(run, {"south": sites["south"]}, tmp_path / "table", test=test),
+        lambda: asyndgan.audit(run, {"south": sites["south"]}, tmp_path / "audit", holdout=test),
+    ):
+        with pytest.raises(RunError, match=r"finish it with 'asyndgan train \.\.\. --resume'"):
+            use()
+    assert not [*tmp_path.glob("*/*")]
+
+
+@pytest.mark.parametrize("name", ["../north", "a b", "", "x" * 65])
+def test_a_sites_name_that_could_be_no_folder_is_refused(
+    name: str, recipe: Recipe, sites: dict[str, str | Path], tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match="a name has letters, digits, '-' and '_' only"):
+        asyndgan.train(recipe, {name: sites["north"]}, tmp_path / "run")
+    with pytest.raises(RecipeError, match="capitals do not tell two apart"):
+        asyndgan.train(recipe, {"north": sites["north"], "North": sites["south"]}, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_is_generated_from_a_folder_of_masks_and_judged(
+    run: asyndgan.Run, sites: dict[str, str | Path], tmp_path: Path
+) -> None:
+    out = str(tmp_path / "set")
+    with pytest.raises(RunError, match="there is no label 'tumour' to fade"):
+        asyndgan.generate(run, out, masks=sites["south"], fade=["tumour"])
+    count = asyndgan.generate(str(run.path), out, masks=sites["south"], draws=2, fade=["lesion"])
+    assert len([*(tmp_path / "set" / "labelsTr").iterdir()]) == count
+    assert describe(tmp_path / "set").extra["synthetic"] is True
+    told: list[tuple[object, ...]] = []
+    table = asyndgan.evaluate(
+        run, {"south": sites["south"]}, tmp_path / "table", test=sites["north"], synthetic=out,
+        steps=2, labels=["head"], watch=lambda *words: told.append(words),
+    )  # fmt: skip
+    assert table.row("synthetic", "head").cases == count
+    assert told[-1][1:] == (6, 6)
+    assert repr(table) == f"Evaluation on real test patients:\n{table.headline}"
+
+
+@pytest.fixture
+def disturbed() -> Iterator[Callable[[], bool]]:
+    """Whether threads or random state of torch are other ones than at the beginning."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    yield lambda: torch.get_num_threads() != 2 or not torch.get_rng_state().equal(state)
+    torch.set_num_threads(before)
+
+
+def test_torchs_threads_and_random_state_are_left_as_they_were(
+    disturbed: Callable[[], bool],
+    run: asyndgan.Run,
+    recipe: Recipe,
+    sites: dict[str, str | Path],
+    mask: np.ndarray,
+    tmp_path: Path,
+) -> None:
+    asyndgan.train(recipe, sites, tmp_path / "run", watch=disturb)
+    assert not disturbed()
+    south = {"south": sites["south"]}
+    asyndgan.evaluate(
+        run, south, tmp_path / "table", test=sites["north"], steps=1, labels=["head"], watch=disturb
+    )
+    assert not disturbed()
+    run.paint(mask)
+    asyndgan.generate(run, tmp_path / "set")
+    assert not disturbed()
+
+
+def test_torchs_threads_and_random_state_are_left_as_they_were_after_an_error(
+    disturbed: Callable[[], bool],
+    run: asyndgan.Run,
+    recipe: Recipe,
+    sites: dict[str, str | Path],
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(StoppedError):
+        asyndgan.train(recipe, sites, tmp_path / "run", watch=stop)
+    assert not disturbed()
+    with pytest.raises(StoppedError):
+        asyndgan.evaluate(
+            run, {"south": sites["south"]}, tmp_path / "table", test=sites["north"], watch=stop
+        )
+    assert not disturbed()
+    with pytest.raises(AsyndganError, match="device 'abacus' cannot be used"):
+        asyndgan.train(recipe, sites, tmp_path / "run", device="abacus", threads=1)
+    assert not disturbed()
+
+
+def test_the_example_fits_a_screen_and_saves_a_picture(tmp_path: Path) -> None:
+    assert len(EXAMPLE.read_text("utf-8").splitlines()) < 40
+    command = [sys.executable, str(EXAMPLE), str(tmp_path / "minimal")]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert said.returncode == 0, said.stderr
+    assert "finished at step 60 of 60" in said.stdout
+    picture = np.asarray(Image.open(tmp_path / "minimal" / "painted.png"))
+    assert picture.shape == (512, 1024)
+    mask, t1 = picture[:256, :256], picture[:256, 256:512]
+    assert t1[mask > 0].mean() > t1[mask == 0].mean() + 50  # the head is brighter than the air
