@@ -1,8 +1,8 @@
 """Shape and type checks of the whole package, and small federations.
 
-Every function of `asyndgan` runs under jaxtyping and beartype here, unless ASYNDGAN_UNCHECKED is set,
-as `scripts/test` does for all but unit and property tests. Left unchecked are otherwise only those
-that beartype cannot decorate one by one: methods that return `Self`, and
+Every function of `asyndgan` runs under jaxtyping and beartype here, unless ASYNDGAN_UNCHECKED is
+set, as `scripts/test` does for all but unit and property tests. Left unchecked are otherwise only
+those that beartype cannot decorate one by one: methods that return `Self`, and
 `build_adversarial_loss`, whose `AdversarialLoss` is a protocol that is not `runtime_checkable`.
 Processes that tests start run without the checks.
 """
