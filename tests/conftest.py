@@ -45,7 +45,7 @@ from asyndgan.data import Cohort, derived_seed  # noqa: E402
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms  # noqa: E402
 from asyndgan.engines import InProcess, SiteSetup, build_engine  # noqa: E402
 from asyndgan.errors import SiteUnreachableError  # noqa: E402
-from asyndgan.models.parts import part  # noqa: E402
+from asyndgan.models.installed import part  # noqa: E402
 from asyndgan.protocol import Endpoint, Exchange, Transport, message_limit  # noqa: E402
 from asyndgan.recipe import Recipe  # noqa: E402
 from asyndgan.training import Coordinator, Site  # noqa: E402

@@ -34,7 +34,8 @@ from asyndgan.models import site_noise
 from asyndgan.painting.sets import painted_once, synthetic_of_run
 from asyndgan.painting.synthesise import masks_digest, masks_in
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, load_recipe, train
+from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.train import train
 from asyndgan.training import scope_maps
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]

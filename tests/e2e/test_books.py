@@ -9,7 +9,7 @@ import pytest
 from asyndgan.errors import PolicyError
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
-from asyndgan.runs import train
+from asyndgan.runs.train import train
 
 MakeRecipe = Callable[..., Recipe]
 

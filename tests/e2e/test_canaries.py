@@ -18,8 +18,8 @@ from asyndgan.data.writing import write_dataset
 from asyndgan.engines import SiteSetup
 from asyndgan.engines.flare.localhost import Localhost
 from asyndgan.recipe import Recipe
-from asyndgan.runs import Interrupted, RunFolder, train
-from asyndgan.runs.train import train_over
+from asyndgan.runs import Interrupted, RunFolder
+from asyndgan.runs.train import train, train_over
 
 CANARY = "Kanarienvogel"
 PERCENTILES = (

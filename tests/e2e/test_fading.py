@@ -18,7 +18,8 @@ from asyndgan.painting.recombine import without_labels
 from asyndgan.painting.sets import painted_once
 from asyndgan.painting.synthesise import AS_PAINTED, Fading, fading_of, masks_in, synthesise
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, train
+from asyndgan.runs import RunFolder
+from asyndgan.runs.train import train
 
 LESION = 3
 Painted = tuple[RunFolder, list[tuple[str, Mask]]]

@@ -60,10 +60,11 @@ from asyndgan.locks import held
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
-from asyndgan.runs import Interrupted, RunFacts, load_recipe, train
+from asyndgan.runs import Interrupted, RunFacts, load_recipe
 from asyndgan.runs.facts import socket_sums
 from asyndgan.runs.federated import serve
 from asyndgan.runs.order import Order
+from asyndgan.runs.train import train
 from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read, step_file
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, pack, unpack

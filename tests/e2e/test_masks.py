@@ -25,7 +25,8 @@ from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, load_recipe, train
+from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.train import train
 from asyndgan.training import Site
 from asyndgan.wire import ANSWERS, Card, Judgement, Open, Save, unpack
 

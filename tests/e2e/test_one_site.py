@@ -33,7 +33,8 @@ from asyndgan.painting.completion import TranslationBudget
 from asyndgan.painting.sets import masks_of
 from asyndgan.painting.synthesise import digests_of, masks_in, released_masks, synthesise
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, train
+from asyndgan.runs import RunFolder
+from asyndgan.runs.train import train
 from asyndgan.training import SHARED_LOOK, generator_inputs
 
 MakeRecipe = Callable[..., Recipe]

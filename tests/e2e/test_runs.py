@@ -32,9 +32,9 @@ from asyndgan.errors import (
 from asyndgan.painting.synthesise import looks_of, released_masks, synthesise
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
-from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe, train
+from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe
 from asyndgan.runs.checks import check_late_sites
-from asyndgan.runs.train import train_over
+from asyndgan.runs.train import train, train_over
 from asyndgan.training import SHARED_LOOK, Coordinator, Site
 from asyndgan.training.checkpoint import read, step_file, stored_steps
 from asyndgan.wire import REQUESTS, Judge, Judgement, unpack

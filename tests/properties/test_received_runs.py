@@ -23,7 +23,8 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, train
+from asyndgan.runs import RunFolder
+from asyndgan.runs.train import train
 
 fuzz = settings(
     deadline=None,

@@ -9,7 +9,8 @@ from torch import nn
 
 from asyndgan.arrays import CPU
 from asyndgan.data import Cohort
-from asyndgan.data.case import Case, Preparation
+from asyndgan.data.case import Preparation
+from asyndgan.data.prepared import Case
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
 from asyndgan.judging import fedavg
 from asyndgan.judging.fedavg import average_weights, train_fedavg

@@ -8,8 +8,9 @@ import torch
 
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.case import Case, Preparation
+from asyndgan.data.case import Preparation
 from asyndgan.data.prepare import blanked
+from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.judging import bench, compare
 from asyndgan.judging.compare import evaluate, levelled_off

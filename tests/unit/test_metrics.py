@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from asyndgan.data.case import Case, Preparation
+from asyndgan.data.case import Preparation
+from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import (
     bootstrap_interval,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from asyndgan.data.case import Case, RawCase
+from asyndgan.data.case import RawCase
 from asyndgan.data.check import check_folder
 from asyndgan.data.fit import check_contrast, check_uncut
 from asyndgan.data.prepare import (

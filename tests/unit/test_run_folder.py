@@ -10,7 +10,7 @@ from asyndgan.data.description import check_labels
 from asyndgan.errors import DataError, RecipeError, RunError, StorageError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
-from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names, train
+from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.facts import counted_on, socket_sums
 

@@ -30,8 +30,8 @@ from asyndgan.reports.report import write_report
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.runs import train as train_run
 from asyndgan.runs.train import Watch
+from asyndgan.runs.train import train as train_run
 
 RECIPE: Final = "demo"
 """Smaller networks and fewer steps than `default`; its sites release their masks."""

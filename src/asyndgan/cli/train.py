@@ -22,7 +22,7 @@ from asyndgan.errors import RecipeError
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import Progress as RunProgress
 from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.runs import train as train_run
+from asyndgan.runs.train import train as train_run
 
 Sites = Annotated[
     list[str],

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Images
-from asyndgan.data.case import Case
 from asyndgan.data.moves import LIKE_PATIENTS, moved
+from asyndgan.data.prepared import Case
 from asyndgan.data.splits import OPEN, Chooser, split_patients
 from asyndgan.errors import CohortError
 

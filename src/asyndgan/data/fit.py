@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
-from asyndgan.data.case import Case
+from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection
 

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
-from asyndgan.data.case import MODALITIES_LIMIT, Case, Preparation, RawCase
+from asyndgan.data.case import MODALITIES_LIMIT, Preparation, RawCase
 from asyndgan.data.description import DatasetInfo, describe
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, read_cases, read_masks
+from asyndgan.data.prepared import Case
 from asyndgan.data.readers import DataFileError
 from asyndgan.data.resampling import moved_into, nearest, resample, resample_labels, resized_to
 from asyndgan.errors import DataError

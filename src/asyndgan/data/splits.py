@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, final
 
 from pydantic import ConfigDict, Field
 
-from asyndgan.data.case import Case
+from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.recipe import Recipe
 

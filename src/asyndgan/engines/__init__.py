@@ -1,36 +1,27 @@
 """Engines: the transports that carry messages between the coordinator and its sites."""
 
-from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from asyndgan.engines.federation import flare_part
-from asyndgan.engines.inprocess import InProcess
-from asyndgan.engines.processes import Processes
-from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
-from asyndgan.errors import RunError
-from asyndgan.protocol import Transport
-from asyndgan.recipe import Recipe
+from asyndgan.lazy import lazily
+
+if TYPE_CHECKING:
+    from asyndgan.engines.building import build_engine
+    from asyndgan.engines.inprocess import InProcess
+    from asyndgan.engines.processes import Processes
+    from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
+else:
+    __getattr__ = lazily(
+        __name__,
+        {
+            "building": "build_engine",
+            "inprocess": "InProcess",
+            "processes": "Processes",
+            "setup": "SiteSetup load_cohort set_up",
+        },
+    )
 
 ENGINES: Final = ("inprocess", "processes", "flare")
-
-
-def build_engine(name: str, setups: Sequence[SiteSetup], recipe: Recipe) -> Transport:
-    """Builds an engine by its name and sets up its sites.
-
-    Raises:
-        RunError: if the name is unknown (the error lists the engines), or it is not installed.
-        SiteUnreachableError: `flare` did not connect all sites in time.
-        PolicyError, DataError, CohortError: `inprocess` cannot set up a site; see `set_up`.
-    """
-    if name == "inprocess":
-        return InProcess({setup.name: set_up(setup, recipe) for setup in setups})
-    if name == "processes":
-        return Processes(setups, recipe)
-    if name == "flare":
-        localhost: Transport = flare_part("localhost").Localhost(setups, recipe)
-        return localhost
-    raise RunError(f"there is no engine '{name}'; choose one of {', '.join(ENGINES)}.")
-
 
 __all__ = [
     "ENGINES",

@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asyndgan.errors import RunError
-from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
+
+if TYPE_CHECKING:  # it imports torch, which `asyndgan federation --help` needs not
+    from asyndgan.protocol import Transport
 
 RUN_NAME: Final = re.compile(r"[a-z0-9-]{1,64}")
 """Valid names of a run in a federation; sites name a folder after it."""
@@ -37,7 +39,7 @@ def federation_in(path: Path) -> Federation:
     return found
 
 
-def transport_to(federation: Federation, recipe: Recipe, run: str) -> Transport:
+def transport_to(federation: Federation, recipe: Recipe, run: str) -> "Transport":
     """Connects to the sites of a federation for one run; the caller closes the transport.
 
     Args:

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from asyndgan.arrays import Masks
-from asyndgan.data.case import Case
 from asyndgan.data.cohort import digest_of
 from asyndgan.data.prepare import blanked, lacked_by_all
+from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.fedavg import LOCAL_STEPS, train_fedavg
 from asyndgan.judging.metrics import (

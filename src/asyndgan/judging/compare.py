@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from asyndgan.data.case import Case
+from asyndgan.data.prepared import Case
 from asyndgan.data.splits import hold_out
 from asyndgan.errors import DataError
 from asyndgan.judging.bench import (

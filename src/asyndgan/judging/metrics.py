@@ -26,7 +26,8 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from asyndgan.arrays import Masks
-from asyndgan.data.case import Case, Preparation
+from asyndgan.data.case import Preparation
+from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 
 

@@ -14,9 +14,9 @@ from monai.losses import DiceCELoss
 from torch import Generator, nn
 
 from asyndgan.arrays import Images, Masks
-from asyndgan.data.case import Case
 from asyndgan.data.colours import Colours, recoloured
 from asyndgan.data.moves import Moves, moved
+from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.models.segmenters import NETWORKS, build_segmenter, check_size
 from asyndgan.recipe import Recipe

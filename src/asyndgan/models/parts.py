@@ -1,9 +1,7 @@
 """Builds networks and losses by their name in a recipe; other packages add entry points."""
 
-import difflib
 from collections.abc import Callable, Sequence
-from functools import cache, partial
-from importlib.metadata import entry_points
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -14,6 +12,7 @@ from asyndgan.arrays import Condition, Noise
 from asyndgan.data import derived_seed
 from asyndgan.errors import RecipeError, RunError
 from asyndgan.models.discriminators import CrossFitted, EachModality
+from asyndgan.models.installed import part
 from asyndgan.models.layout import channels_last
 from asyndgan.models.losses import AdversarialLoss
 from asyndgan.recipe import GeneratorSection, Recipe
@@ -24,54 +23,6 @@ MOST_WEIGHTS: Final = 500_000_000
 MOST_PRIVATE_WEIGHTS: Final = MOST_WEIGHTS // 32
 """Most weights of a discriminator trained privately: the gradients of 32 images are held at once,
 or of 64 with a `privacy.multiplicity` of as many."""
-
-
-@cache
-def part(group: str, kind: str) -> Any:
-    """Loads the network or loss that an entry point of group `asyndgan.<group>` names.
-
-    Kept, since to look through all installed packages takes longer than to build a small network.
-
-    Raises:
-        RecipeError: if no installed package offers it (lists those that exist), or it cannot be
-            loaded.
-    """
-    found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
-    if kind not in found:
-        nearest = difflib.get_close_matches(kind, found, n=1)
-        hint = f" Did you mean {nearest[0]}?" if nearest else ""
-        raise RecipeError(
-            f"no installed package offers '{kind}' among asyndgan.{group}; "
-            f"there are: {', '.join(sorted(found))}.{hint}"
-        )
-    try:
-        return found[kind].load()
-    except (ImportError, AttributeError) as error:
-        raise RecipeError(
-            f"'{kind}' of asyndgan.{group} cannot be loaded ({type(error).__name__}); mend or "
-            "reinstall the package that offers it."
-        ) from error
-
-
-def check_parts(recipe: Recipe) -> None:
-    """Checks that every part that a recipe names can be loaded.
-
-    Raises:
-        RecipeError: as `part`; it names the recipe's key as well.
-    """
-    named = {
-        "generator.kind": ("generators", recipe.generator.kind),
-        "discriminator.kind": ("discriminators", recipe.discriminator.kind),
-        "loss.adversarial": ("adversarial_losses", recipe.loss.adversarial),
-        "stand_in.kind": ("generators", recipe.stand_in.kind),
-    }
-    for site, section in recipe.site_discriminators.items():
-        named[f"site_discriminators.{site}.kind"] = ("discriminators", section.kind)
-    for key, (group, kind) in named.items():
-        try:
-            part(group, kind)
-        except RecipeError as error:
-            raise RecipeError(f"recipe '{recipe.name}': {key}: {error}") from error
 
 
 def build_generator(

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
-from asyndgan.data.case import Case
+from asyndgan.data.prepared import Case
 
 INK = "#22303c"
 FAINT = "#b8c1c9"

@@ -1,8 +1,15 @@
 """What may leave a site (policy), the only way out (release), and its books (ledger, openings)."""
 
+from typing import TYPE_CHECKING
+
+from asyndgan.lazy import lazily
 from asyndgan.privacy.ledger import Ledger
-from asyndgan.privacy.openings import Openings
 from asyndgan.privacy.policy import SIMULATION, Policy
-from asyndgan.privacy.release import Release, Released
+
+if TYPE_CHECKING:
+    from asyndgan.privacy.openings import Openings
+    from asyndgan.privacy.release import Release, Released
+else:
+    __getattr__ = lazily(__name__, {"openings": "Openings", "release": "Release Released"})
 
 __all__ = ["SIMULATION", "Ledger", "Openings", "Policy", "Release", "Released"]

@@ -11,7 +11,7 @@ import torch
 from PIL import Image as Pillow
 
 from asyndgan.arrays import Mask
-from asyndgan.data.case import Case
+from asyndgan.data.prepared import Case
 
 CASES: Final = 6
 """Synthetic cases shown per site; half as many if each has a real one beside it."""

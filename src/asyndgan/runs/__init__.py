@@ -1,11 +1,19 @@
 """Creates, trains, resumes and reads runs, each of which is a folder."""
 
+from typing import TYPE_CHECKING
+
 from asyndgan.errors import Interrupted
-from asyndgan.runs.facts import RunFacts
-from asyndgan.runs.folder import RunFolder
+from asyndgan.lazy import lazily
 from asyndgan.runs.recipes import load_recipe, recipe_names
-from asyndgan.runs.recorder import Progress
-from asyndgan.runs.train import train
+
+if TYPE_CHECKING:
+    from asyndgan.runs.facts import RunFacts
+    from asyndgan.runs.folder import RunFolder
+    from asyndgan.runs.recorder import Progress
+else:
+    __getattr__ = lazily(
+        __name__, {"facts": "RunFacts", "folder": "RunFolder", "recorder": "Progress"}
+    )
 
 __all__ = [
     "Interrupted",
@@ -14,5 +22,4 @@ __all__ = [
     "RunFolder",
     "load_recipe",
     "recipe_names",
-    "train",
 ]

@@ -26,7 +26,8 @@ from asyndgan.errors import AsyndganError, RunError
 from asyndgan.judging.bench import OnProgress, write_whole
 from asyndgan.judging.fedavg import LOCAL_STEPS
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, train
+from asyndgan.runs import RunFolder
+from asyndgan.runs.train import train
 from asyndgan.suites.fedgan import train_fedgan
 from asyndgan.suites.suite import ModelSection, SetSection, Suite
 from asyndgan.texts import bounded_text, parsed_json

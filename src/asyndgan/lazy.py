@@ -1,0 +1,22 @@
+"""Names that a package imports when they are first asked for: light commands import no torch."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+
+def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package whose names are imported when they are first asked for.
+
+    Args:
+        package: its `__name__`.
+        modules: each module of it, and the names that it holds, with spaces between.
+    """
+    places = {name: module for module, names in modules.items() for name in names.split()}
+
+    def found(name: str) -> Any:
+        if name not in places:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(import_module(f"{package}.{places[name]}"), name)
+
+    return found

@@ -1,0 +1,76 @@
+"""The networks and losses of installed packages, found by entry points without importing them."""
+
+import difflib
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+from typing import Any
+
+from asyndgan.errors import RecipeError
+from asyndgan.recipe import Recipe
+
+
+@cache
+def part(group: str, kind: str) -> Any:
+    """Loads the network or loss that an entry point of group `asyndgan.<group>` names.
+
+    Kept, since to look through all installed packages takes longer than to build a small network.
+
+    Raises:
+        RecipeError: if no installed package offers it (lists those that exist), or it cannot be
+            loaded.
+    """
+    try:
+        return _offered(group, kind).load()
+    except (ImportError, AttributeError) as error:
+        raise _broken(group, kind, error) from error
+
+
+def check_parts(recipe: Recipe) -> None:
+    """Checks that every part that a recipe names is installed; imports none, and so no torch.
+
+    Raises:
+        RecipeError: if no installed package offers it, or its module is missing; names the
+            recipe's key.
+    """
+    named = {
+        "generator.kind": ("generators", recipe.generator.kind),
+        "discriminator.kind": ("discriminators", recipe.discriminator.kind),
+        "loss.adversarial": ("adversarial_losses", recipe.loss.adversarial),
+        "stand_in.kind": ("generators", recipe.stand_in.kind),
+    }
+    for site, section in recipe.site_discriminators.items():
+        named[f"site_discriminators.{site}.kind"] = ("discriminators", section.kind)
+    for key, (group, kind) in named.items():
+        try:
+            entry = _offered(group, kind)
+            if not _exists(entry.module):
+                raise _broken(group, kind, ModuleNotFoundError())
+        except RecipeError as error:
+            raise RecipeError(f"recipe '{recipe.name}': {key}: {error}") from error
+
+
+def _offered(group: str, kind: str) -> EntryPoint:
+    found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
+    if kind not in found:
+        nearest = difflib.get_close_matches(kind, found, n=1)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        raise RecipeError(
+            f"no installed package offers '{kind}' among asyndgan.{group}; "
+            f"there are: {', '.join(sorted(found))}.{hint}"
+        )
+    return found[kind]
+
+
+def _exists(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ImportError:  # of a package that it lies in
+        return False
+
+
+def _broken(group: str, kind: str, error: Exception) -> RecipeError:
+    return RecipeError(
+        f"'{kind}' of asyndgan.{group} cannot be loaded ({type(error).__name__}); mend or "
+        "reinstall the package that offers it."
+    )
