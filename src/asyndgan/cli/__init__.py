@@ -3,37 +3,45 @@
 import logging
 import sys
 from importlib import import_module
-from typing import Any, Final, final
+from typing import Annotated, Any, Final, final
 
 import typer
-from typer.core import TyperGroup
 
 from asyndgan import __version__
+from asyndgan.cli.help import Commands, Group
 from asyndgan.errors import AsyndganError, Interrupted
 
 COMMANDS: Final = {
-    "check": "Looks data sets over and names every fault.",
-    "phantoms": "Draws heads of four sites and a test set: T1, T2, FLAIR and label maps.",
-    "train": "Trains one generator with several sites; their images stay where they are.",
-    "generate": "Paints an nnU-Net data set, with its provenance and a model card.",
-    "augment": "Copies a data set and adds synthetic cases, stored like real ones.",
-    "complete": "Copies a site's data set and adds what its cases lack.",
-    "evaluate": "Trains one segmentation network on all real data, each site's and synthetic data.",
-    "report": "Writes one page about a run: images, usefulness, training, what left the sites.",
-    "benchmark": "Trains and judges what a suite names and OUT does not hold yet.",
-    "audit": "Infers who took part, and where; finds near copies; reads pixels as a coordinator.",
-    "demo": "Four phantom hospitals teach one generator: train, evaluate, attack, report.",
-    "recipe": "Recipes: what is trained and how.",
-    "policy": "Policies: what a site lets out, written by its steward.",
-    "ledger": "Ledgers: what left a site.",
-    "federation": "Runs between real machines: kits for sites, orders, and how they stand.",
-    "site": "A hospital's end of a federation: kit, data and policy.",
+    "demo": "Runs every stage on four phantom hospitals.",
+    "phantoms": "Draws phantom data sets: four sites and a test set.",
+    "check": "Checks data sets and names every fault.",
+    "train": "Trains one generator with several sites.",
+    "generate": "Paints a synthetic data set with a trained generator.",
+    "augment": "Copies a data set and adds synthetic cases.",
+    "complete": "Copies a data set and adds the modalities that its cases lack.",
+    "evaluate": "Compares models trained on synthetic and on real data.",
+    "audit": "Attacks a run to measure what it reveals about patients.",
+    "report": "Writes one HTML page about a run.",
+    "benchmark": "Runs a suite of trainings and writes one table.",
+    "recipe": "Lists and shows recipes: what is trained and how.",
+    "policy": "Shows and checks policies: what may leave a site.",
+    "ledger": "Shows and verifies ledgers: what left a site.",
+    "federation": "Runs a federation between real machines, as its coordinator.",
+    "site": "Takes part in a federation, as one of its sites.",
 }
 """Commands and their help, with which each one's own help begins; each has a module of its name."""
 
+EXIT_CODES: Final = {
+    0: "The command succeeded.",
+    1: "An error occurred, a check found a fault, or a policy refuses the recipe.",
+    2: "The command line is wrong: an unknown command, a missing or an invalid option.",
+    130: "Interrupted by Ctrl-C. Training writes a checkpoint first.",
+}
+"""What the exit code of every command means."""
+
 
 @final
-class _Commands(TyperGroup):
+class _Commands(Group):
     """Imports a command only when it is called, so that `--help` need not wait for torch."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -42,6 +50,12 @@ class _Commands(TyperGroup):
             self.commands[args[0]] = _imported(args[0])
         return super().resolve_command(ctx, args)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the page, and what exit codes mean."""
+        super().format_help(ctx, formatter)
+        with formatter.section("Exit codes"):
+            formatter.write_dl([(str(code), meaning) for code, meaning in EXIT_CODES.items()])
+
 
 def _imported(name: str) -> Any:
     from asyndgan.cli.terminal import LogToTerminal  # only now, so that `--help` need not wait
@@ -49,36 +63,50 @@ def _imported(name: str) -> Any:
     logging.lastResort = LogToTerminal(logging.WARNING)
     found = getattr(import_module(f"asyndgan.cli.{name}"), name)
     if not isinstance(found, typer.Typer):
-        alone = typer.Typer(add_completion=False)
+        alone = Commands("", no_args_is_help=False)
         alone.command(name)(found)
         found = alone
     return typer.main.get_command(found)
 
 
-app = typer.Typer(
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+app = Commands(
+    """Trains one image generator across sites whose images never leave them.
+
+    Example:
+        asyndgan phantoms data
+        asyndgan train demo --site a=data/north --site b=data/west --out run
+        asyndgan generate run --out synthetic
+    """,
     cls=_Commands,
-    help="Train one image generator across sites whose images never leave them.",
-    no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
 )
 for _name, _help in COMMANDS.items():
     app.command(_name, help=_help)(lambda: None)
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def _root(
-    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
 ) -> None:
-    if version:
-        typer.echo(f"asyndgan {__version__}")
-        raise typer.Exit
+    pass
 
 
 def main() -> None:
     """Runs a command; an expected error prints its text and exits with 1, an interruption 130."""
     try:
-        app()
+        app(prog_name="asyndgan")
     except Interrupted as stop:
         _say(str(stop), "yellow")
         sys.exit(130)

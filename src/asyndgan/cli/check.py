@@ -8,6 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from asyndgan.cli.options import DATA, OUTPUT, AsJson, PatientPattern, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.check import CheckReport, Fault, check_folder, compare_folders
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
@@ -20,24 +21,37 @@ MOST_KINDS = 50
 """Most kinds of fault shown of a data set, unless `--all` is given; the others are counted."""
 
 
-PatientPattern = Annotated[
-    str, typer.Option(help="Regular expression; its first group is the patient.")
-]
-
-
 def check(
     folders: Annotated[
-        list[Path], typer.Argument(help="Data sets: each a folder that holds dataset.json.")
+        list[Path],
+        typer.Argument(metavar="FOLDER", help="Data sets. Each holds a dataset.json."),
     ],
     test: Annotated[
-        Path | None, typer.Option(help="A data set whose patients may be in none of them.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Test data set. None of its patients may be in the other data sets.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     every: Annotated[
-        bool, typer.Option("--all", help=f"Name every file, not only {SHOWN} a fault.")
+        bool,
+        typer.Option(
+            "--all", help=f"Name every file, not only {SHOWN} per fault.", rich_help_panel=OUTPUT
+        ),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Looks data sets over and names every fault. Changes nothing; exits with 1 on a fault."""
+    """Checks data sets and names every fault.
+
+    Changes nothing. The exit code is 1 if there is a fault.
+
+    Example:
+        asyndgan check data/north data/south --test data/test
+    """
+    if as_json:
+        return _print_json(folders, test, patient_pattern)
     console = Terminal()
     reports: list[CheckReport] = []
     try:
@@ -59,6 +73,31 @@ def check(
         console.print(_plain(f"{count} {'fault' if count == 1 else 'faults'}.", "bold red"))
         raise typer.Exit(1)
     console.print(_plain("No faults.", "bold green"))
+
+
+def _print_json(folders: list[Path], test: Path | None, patient_pattern: str) -> None:
+    """Prints what is known of each data set and all faults; exits with 1 on a fault."""
+    reports = [check_folder(each, test=test, patient_pattern=patient_pattern) for each in folders]
+    between = compare_folders(reports)
+    if test:
+        reports.append(check_folder(test, patient_pattern=patient_pattern))
+    faults = [*(fault for report in reports for fault in report.faults), *between]
+    print_json(
+        {
+            "folders": [
+                {
+                    "folder": report.folder,
+                    "facts": dict(report.rows),
+                    "faults": [vars(fault) for fault in report.faults],
+                    "notes": report.notes,
+                }
+                for report in reports
+            ],
+            "between": [vars(fault) for fault in between],
+        }
+    )
+    if faults:
+        raise typer.Exit(1)
 
 
 def _show(console: Terminal, report: CheckReport, every: bool) -> None:

@@ -1,34 +1,49 @@
 """`asyndgan recipe`: lists and shows recipes."""
 
-from typing import Annotated
-
 import typer
+from rich.table import Table
 
-from asyndgan.runs import load_recipe, recipe_names
+from asyndgan.cli.help import Commands
+from asyndgan.cli.options import AsJson, Overrides, RecipeName, print_json
+from asyndgan.cli.terminal import Terminal
+from asyndgan.runs import load_recipe
+from asyndgan.runs.recipes import recipe_summaries
 
-recipe = typer.Typer(
-    help="Recipes: what is trained and how.", no_args_is_help=True, add_completion=False
+recipe = Commands(
+    """Lists and shows recipes: what is trained and how.
+
+    Example:
+        asyndgan recipe list
+        asyndgan recipe show default --set image.size=128 > my-recipe.toml
+    """
 )
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, e.g. image.size=128."),
-]
 
 
 @recipe.command("list")
-def list_() -> None:
-    """Names the recipes that come with the package."""
-    for name in recipe_names():
-        typer.echo(name)
+def list_(as_json: AsJson = False) -> None:
+    """Lists the recipes of the package, with a line about each.
+
+    Example:
+        asyndgan recipe list
+    """
+    summaries = recipe_summaries()
+    if as_json:
+        return print_json([{"name": name, "summary": says} for name, says in summaries.items()])
+    table = Table.grid(padding=(0, 2))
+    for row in summaries.items():
+        table.add_row(*row)
+    Terminal().print(table)
 
 
 @recipe.command()
-def show(
-    name: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
-    overrides: Overrides = None,
-) -> None:
-    """Prints a recipe with all its keys and a comment on each; the output is a valid recipe."""
+def show(name: RecipeName, overrides: Overrides = None) -> None:
+    """Prints a recipe with all its keys and a comment on each.
+
+    The output is a valid recipe.
+
+    Example:
+        asyndgan recipe show default --set image.size=128 > my-recipe.toml
+    """
     found = load_recipe(name, overrides or [])
     typer.echo(found.to_toml(), nl=False)
     typer.echo(f"\n# digest {found.digest()}")

@@ -1,73 +1,75 @@
 """`asyndgan train`: trains one generator with several sites."""
 
-import re
 from itertools import count
 from pathlib import Path
 from shlex import quote
 from statistics import fmean
 from types import TracebackType
-from typing import Annotated, Self, final
+from typing import TYPE_CHECKING, Annotated, Self, final
 
 import typer
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from asyndgan.cli.check import PatientPattern
-from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.options import (
+    COMPUTE,
+    DATA,
+    MASKS,
+    OUTPUT,
+    PRIVACY,
+    Device,
+    Overrides,
+    PatientPattern,
+    RecipeName,
+    Sites,
+    parsed_sites,
+)
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RecipeError
 from asyndgan.reports.words import duration, size
-from asyndgan.runs import Progress as RunProgress
-from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.runs.train import train as train_run
+from asyndgan.runs import load_recipe
 
-Sites = Annotated[
-    list[str],
-    typer.Option("--site", metavar="NAME=FOLDER", help="A site and the folder of its data."),
-]
-
-States = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--state",
-        metavar="NAME=FOLDER",
-        help="Where a site keeps its states of the run, which say whom it was trained on: "
-        "KIT/runs/RUN in a federation, else in the run's folder.",
-    ),
-]
-
-Device = Annotated[str, typer.Option(help="Where networks compute: cpu, cuda, cuda:1, mps.")]
+if TYPE_CHECKING:
+    from asyndgan.runs import Progress as RunProgress
+    from asyndgan.runs import RunFolder
 
 
 def train(
-    recipe: Annotated[
-        str, typer.Argument(help="Name of a recipe ('asyndgan recipe list'), or a TOML file.")
+    recipe: RecipeName,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Run folder to write.", rich_help_panel=OUTPUT),
     ],
-    out: Annotated[Path, typer.Option(help="Run folder to write.")],
     site: Sites,
     overrides: Overrides = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FILE",
-            help="A site's policy; without one everything that the recipe asks for may leave it.",
+            help="The policy of a site. Without one, everything that the recipe asks for may "
+            "leave the site.",
+            rich_help_panel=PRIVACY,
         ),
     ] = None,
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="Data set of masks, public or generated, to paint from in place of patients' own "
-            "(masks.source = given)."
+            metavar="FOLDER",
+            help="Data set of public or generated masks to paint from instead of the patients' "
+            "masks. Needs masks.source=given.",
+            rich_help_panel=MASKS,
         ),
     ] = None,
     records: Annotated[
         Path | None,
         typer.Option(
-            help="Folder in which each site's ledger and account outlive this run; else they lie "
-            "in the run."
+            metavar="FOLDER",
+            help="Keep the sites' ledgers and privacy accounts here, across runs. By default they "
+            "are in the run folder.",
+            rich_help_panel=PRIVACY,
         ),
     ] = None,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
@@ -75,19 +77,41 @@ def train(
         list[str] | None,
         typer.Option(
             metavar="NAME=MODALITY",
-            help="A modality that a site has and that takes no part; may be repeated.",
+            help="Leave out a modality of a site.",
+            rich_help_panel=DATA,
         ),
     ] = None,
-    engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
-        "inprocess"
-    ),
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint.")] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="ENGINE",
+            help=f"How messages travel: {', '.join(ENGINES)}.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = "inprocess",
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Resume from the newest checkpoint.", rich_help_panel=OUTPUT
+        ),
+    ] = False,
     threads: Annotated[
-        int, typer.Option(min=1, help="Cores for the coordinator's arithmetic.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="CPU threads of the coordinator.", rich_help_panel=COMPUTE
+        ),
     ] = 1,
     device: Device = "cpu",
 ) -> None:
-    """Trains one generator with several sites; their images stay where they are."""
+    """Trains one generator with several sites.
+
+    Images stay at their site. Each site answers synthetic images with a gradient.
+
+    Example:
+        asyndgan train default --site a=data/north --site b=data/west --out run
+    """
+    from asyndgan.runs.train import train as train_run
+
     console = Terminal()
     resolved = load_recipe(recipe, overrides or [])
     with TrainingDisplay(console) as display:
@@ -120,31 +144,7 @@ def _withheld(pairs: list[str]) -> dict[str, list[str]]:
     return withheld
 
 
-def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
-    """Parses `NAME=PATH` pairs.
-
-    Raises:
-        RecipeError: if a pair is not of that form, or a name is not valid or comes twice.
-    """
-    sites: dict[str, Path] = {}
-    for pair in pairs:
-        name, equals, folder = pair.partition("=")
-        same = [known for known in sites if known.casefold() == name.casefold()]
-        if not equals or not name or not folder or same:
-            raise RecipeError(
-                f"{option} {pair}: write NAME=PATH, e.g. {option} north=data/north, each name once "
-                "(capitals do not tell two apart)."
-            )
-        if not re.fullmatch(r"[^\W_][\w-]{0,63}", name):
-            raise RecipeError(
-                f"{option} {pair}: a name has letters, digits, '-' and '_' only, at most 64, and "
-                "begins with a letter or digit."
-            )
-        sites[name] = Path(folder)
-    return sites
-
-
-def tell_finished(console: Terminal, run: RunFolder) -> None:
+def tell_finished(console: Terminal, run: "RunFolder") -> None:
     """Prints a summary after training."""
     facts = run.facts()
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
@@ -201,7 +201,7 @@ class TrainingDisplay:
         """Prints what the run paints; nobody is asked, since all sites are folders here."""
         self.console.print(proposal, highlight=False, markup=False, soft_wrap=True)
 
-    def show(self, progress: RunProgress) -> None:
+    def show(self, progress: "RunProgress") -> None:
         """Shows the state after a step."""
         for line in progress.news:
             self.console.print(f"step {progress.step}: {line}", style="yellow")
@@ -222,7 +222,7 @@ class TrainingDisplay:
             )
 
 
-def _losses(progress: RunProgress) -> Table:
+def _losses(progress: "RunProgress") -> Table:
     names = sorted({name for losses in progress.report.losses.values() for name in losses})
     table = Table(
         caption=f"sent to sites {size(progress.sent)}, received {size(progress.received)}",
@@ -240,7 +240,7 @@ def _losses(progress: RunProgress) -> Table:
     return table
 
 
-def _mean_losses(progress: RunProgress) -> str:
+def _mean_losses(progress: "RunProgress") -> str:
     """Means over the sites that sent each: a policy may keep one back."""
     found: dict[str, list[float]] = {}
     for own in progress.report.losses.values():

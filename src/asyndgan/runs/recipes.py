@@ -1,5 +1,6 @@
 """Loads recipes by name or by path."""
 
+import difflib
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,11 @@ def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
     folder = files("asyndgan") / "recipes"
     return sorted(file.name.removesuffix(".toml") for file in folder.iterdir())
+
+
+def recipe_summaries() -> dict[str, str]:
+    """Names of those recipes and a line about each, which is the first line of its file."""
+    return {name: _text(name).partition("\n")[0].lstrip("# ") for name in recipe_names()}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -37,7 +43,9 @@ def _text(name: str) -> str:
     try:
         return bounded_text(Path(name))
     except (OSError, ValueError) as error:
+        nearest = difflib.get_close_matches(name, recipe_names(), n=1)
+        hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
         raise RecipeError(
             f"'{name}' is neither a recipe of this package ({', '.join(recipe_names())}) "
-            "nor a TOML file that can be read, of at most a megabyte."
+            f"nor a TOML file that can be read, of at most a megabyte.{hint}"
         ) from error

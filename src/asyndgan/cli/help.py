@@ -1,0 +1,116 @@
+"""Help pages: an example, what the command does, its usage, and its options by topic."""
+
+import inspect
+from collections.abc import Iterable
+from typing import Any, Final, final
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+OTHER: Final = "Other"
+"""Heading of the options without a topic (`rich_help_panel`)."""
+
+
+@final
+class Command(TyperCommand):
+    """A command whose help fits 80 columns and begins with an example, from its docstring."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the page."""
+        _write_page(self, ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A command with commands below it, whose help is written as theirs is."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the page."""
+        _write_page(self, ctx, formatter)
+
+
+@final
+class Commands(typer.Typer):
+    """Commands whose help is written here.
+
+    Args:
+        help: what they are for, with an example as in a docstring.
+        cls: class of the group.
+        options: those of `typer.Typer`.
+    """
+
+    def __init__(self, help: str, cls: type[Group] = Group, **options: Any) -> None:
+        settings = {"help_option_names": ["-h", "--help"]}
+        options = {"no_args_is_help": True, "add_completion": False, **options}
+        super().__init__(
+            cls=cls, help=help, context_settings=settings, rich_markup_mode=None, **options
+        )
+
+    def command(self, name: str | None = None, **options: Any) -> Any:
+        """Registers a function as a command, as `typer.Typer` does."""
+        return super().command(name, cls=Command, **options)
+
+
+def _write_page(command: Any, ctx: Any, formatter: Any) -> None:
+    examples, text = parts_of(command.help or "")
+    if examples:
+        with formatter.section("Example"):
+            for line in examples:
+                formatter.write(f"  {line}\n")
+        formatter.write("\n")
+    formatter.write_text(text)
+    formatter.write_paragraph()
+    parameters = command.get_params(ctx)
+    formatter.write_usage(ctx.command_path, _usage(command, parameters))
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for parameter in parameters:
+        panel = "Arguments" if _is_argument(parameter) else getattr(parameter, "rich_help_panel", None) or OTHER
+        if not parameter.hidden:
+            panels.setdefault(panel, []).append((_name(parameter), _explained(parameter, ctx)))
+    if isinstance(command, TyperGroup):
+        rows = ((name, command.get_command(ctx, name)) for name in command.list_commands(ctx))
+        panels["Commands"] = [(name, _first_sentence(each)) for name, each in rows]
+    for panel in sorted(panels, key=lambda name: name == OTHER):
+        with formatter.section(panel):
+            formatter.write_dl(panels[panel])
+
+
+def parts_of(help: str) -> tuple[list[str], str]:
+    """The lines of a help's example, and its other paragraphs."""
+    before, _, after = inspect.cleandoc(help).partition("Example:\n")
+    example, _, rest = after.partition("\n\n")
+    return [line.strip() for line in example.splitlines()], f"{before}\n{rest}".strip()
+
+
+def _first_sentence(command: Any) -> str:
+    return parts_of(command.help or "")[1].partition("\n\n")[0].replace("\n", " ")
+
+
+def _usage(command: Any, parameters: Iterable[Any]) -> str:
+    words = []
+    for each in sorted(parameters, key=_is_argument, reverse=True):
+        if each.required or _is_argument(each):
+            words.append(_name(each) if each.required else f"[{_name(each)}]")
+    return " ".join([*words, "[OPTIONS]", *["COMMAND"] * isinstance(command, TyperGroup)])
+
+
+def _is_argument(parameter: Any) -> bool:
+    return bool(parameter.param_type_name == "argument")
+
+
+def _name(parameter: Any) -> str:
+    word = parameter.metavar or parameter.name.upper()
+    if _is_argument(parameter):
+        return word + ("..." if parameter.nargs != 1 else "")
+    names = ", ".join(sorted([*parameter.opts, *parameter.secondary_opts], key=len))
+    return names if parameter.is_flag else f"{names} {word}"
+
+
+def _explained(parameter: Any, ctx: Any) -> str:
+    """The text of a parameter, with whether it is needed, may come again, and its default."""
+    default = parameter.get_default(ctx, call=False)
+    notes = ["required"] * parameter.required + ["repeatable"] * parameter.multiple
+    if parameter.secondary_opts:
+        notes.append(f"default: {(parameter.opts if default else parameter.secondary_opts)[0]}")
+    elif parameter.show_default and not isinstance(default, bool) and default not in (None, ""):
+        notes.append(f"default: {default}")
+    return f"{parameter.help or ''} [{', '.join(notes)}]" if notes else parameter.help or ""
