@@ -7,42 +7,48 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
-from asyndgan.auditing.reconstruction import not_asked
-from asyndgan.auditing.run import audit_run
-from asyndgan.cli.check import PatientPattern
-from asyndgan.cli.generate import Fade
+from asyndgan.cli.options import (
+    DATA,
+    MASKS,
+    OUTPUT,
+    Fade,
+    FinishedRun,
+    PatientPattern,
+    Sites,
+    States,
+    parsed_sites,
+)
 from asyndgan.cli.terminal import Terminal
-from asyndgan.cli.train import States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.runs import RunFolder
 
 
 def audit(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    site: Annotated[
-        list[str],
-        typer.Option(
-            "--site",
-            metavar="NAME=FOLDER",
-            help="A site and the folder of its data; a hospital names itself alone.",
-        ),
-    ],
+    run: FinishedRun,
+    site: Sites,
     out: Annotated[
-        Path, typer.Option(help="Folder for the audit; holds real images: keep it at the site.")
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for the audit. It will contain real images: keep it at the site.",
+            rich_help_panel=OUTPUT,
+        ),
     ],
     holdout: Annotated[
         Path | None,
         typer.Option(
-            help="Data set of patients of the same hospitals that the run has not seen; else those "
-            "that it held out."
+            metavar="FOLDER",
+            help="Data set of patients of the same hospitals that the run did not train on. By "
+            "default the patients that the run held out.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     masks: Annotated[
         Path | None,
         typer.Option(
-            help="Data set of masks that the set to be released is painted from; else those that "
-            "sites released, or their own."
+            metavar="FOLDER",
+            help="Data set of the masks from which the set for release is painted. By default "
+            "the masks that the sites released, else the sites' own masks.",
+            rich_help_panel=MASKS,
         ),
     ] = None,
     fade: Fade = None,
@@ -50,14 +56,28 @@ def audit(
     canaries: Annotated[
         str,
         typer.Option(
-            metavar="START",
-            help="Compare only patients whose names start so: those put in on purpose. Such an "
-            "audit releases nothing.",
+            metavar="PREFIX",
+            help="Attack only patients whose names begin with PREFIX: canaries, which were added "
+            "for this purpose. Such an audit permits no release.",
+            rich_help_panel=DATA,
         ),
     ] = "",
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
-    """Infers who took part, and where; finds near copies; reads pixels as a coordinator."""
+    """Attacks a run to measure what it reveals about patients.
+
+    Infers which patients the run trained on and at which site, searches for near copies of real
+    images, and reconstructs pixels as a coordinator could. A hospital names only itself with
+    --site. Prints a table and writes it to OUT/audit.json.
+
+    Example:
+        asyndgan audit run --site a=data/north --holdout data/test --out audit
+    """
+    from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
+    from asyndgan.auditing.reconstruction import not_asked
+    from asyndgan.auditing.run import audit_run
+    from asyndgan.runs import RunFolder
+
     folder, sites = RunFolder(run), parsed_sites(site)
     record = audit_run(
         folder, sites, out, holdout=holdout, masks=masks, faded=fade or (),

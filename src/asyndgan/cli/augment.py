@@ -5,54 +5,102 @@ from typing import Annotated
 
 import typer
 
-from asyndgan.cli.check import PatientPattern
-from asyndgan.cli.generate import Fade
+from asyndgan.cli.options import (
+    DATA,
+    MASKS,
+    PAINTING,
+    Fade,
+    FinishedRun,
+    NewFolder,
+    PatientPattern,
+    Seed,
+)
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.writing import written_whole
-from asyndgan.painting.augmenting import augment_folder, words_of
-from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
-from asyndgan.runs import RunFolder
 
 
 def augment(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    site: Annotated[Path, typer.Option(metavar="FOLDER", help="Data set of real cases.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; new.")],
+    run: FinishedRun,
+    site: Annotated[
+        Path,
+        typer.Option(metavar="FOLDER", help="Data set of real cases.", rich_help_panel=DATA),
+    ],
+    out: NewFolder,
     ratio: Annotated[
-        float, typer.Option(min=0.01, max=100, help="Synthetic cases for each real one.")
+        float,
+        typer.Option(
+            metavar="X",
+            min=0.01,
+            max=100,
+            help="Synthetic cases per real case.",
+            rich_help_panel=PAINTING,
+        ),
     ] = 1.0,
     masks: Annotated[
-        Path | None, typer.Option(help="Data set whose masks to paint from, beside its own.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Also paint from the masks of this data set.",
+            rich_help_panel=MASKS,
+        ),
     ] = None,
     released: Annotated[
-        bool, typer.Option(help="Also from the masks that sites released to the run.")
+        bool,
+        typer.Option(
+            "--released",
+            help="Also paint from the masks that sites released to the run.",
+            rich_help_panel=MASKS,
+        ),
     ] = False,
-    own: Annotated[bool, typer.Option(help="From the masks of the data set itself.")] = True,
+    own: Annotated[
+        bool,
+        typer.Option(
+            "--own/--no-own",
+            help="Paint from the masks of the data set itself.",
+            rich_help_panel=MASKS,
+        ),
+    ] = True,
     label: Annotated[
-        str | None, typer.Option(help="Paint only masks that hold this label.")
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help="Paint only from masks that contain this label.",
+            rich_help_panel=MASKS,
+        ),
     ] = None,
     rare_first: Annotated[
         bool,
         typer.Option(
-            "--rare-first", help="Masks whose labels, or sizes of a label, few have, more often."
+            "--rare-first",
+            help="Sample masks with rare labels or sizes more often.",
+            rich_help_panel=MASKS,
         ),
     ] = False,
     fade: Fade = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: Seed = 0,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     state: Annotated[
         Path | None,
         typer.Option(
-            help="Where the site keeps its states of the run (KIT/runs/RUN in a federation), which "
-            "say whom it held out."
+            metavar="FOLDER",
+            help="The folder in which the site kept its state of the run, which records the "
+            "patients that it held out. In a federation: KIT/runs/RUN.",
+            rich_help_panel=DATA,
         ),
     ] = None,
 ) -> None:
-    """Copies a data set and adds synthetic cases, stored like real ones and named as synthetic.
+    """Copies a data set and adds synthetic cases.
 
-    Nothing leaves the machine.
+    Synthetic cases are stored like real ones and named as synthetic. Nothing leaves the machine.
+
+    Example:
+        asyndgan augment run --site data/north --out north-augmented --ratio 2
     """
+    from asyndgan.data.writing import written_whole
+    from asyndgan.painting.augmenting import augment_folder, words_of
+    from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
+    from asyndgan.runs import RunFolder
+
     folder = RunFolder(run)
     others = [mask for _, mask in masks_in(masks, folder)] if masks else []
     sources = ["of a folder"] if masks else []

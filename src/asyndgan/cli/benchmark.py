@@ -6,31 +6,71 @@ from typing import Annotated
 import typer
 
 from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.options import COMPUTE, DATA, OUTPUT, Device
 from asyndgan.cli.terminal import Terminal
-from asyndgan.cli.train import Device
 from asyndgan.errors import RecipeError
-from asyndgan.models import usable_device
-from asyndgan.reports.evidence import find_block, replace_block, to_markdown, write_evidence
-from asyndgan.suites.benchmark import run_suite
-from asyndgan.suites.suite import Suite
 from asyndgan.texts import bounded_text
 
 
 def benchmark(
-    suite: Annotated[Path, typer.Argument(help="TOML file that says what to compare.")],
-    data: Annotated[Path, typer.Option(help="Folder that holds the suite's data sets.")],
-    out: Annotated[Path, typer.Option(help="Folder for runs, evaluations, tables and cache.")],
-    workers: Annotated[int, typer.Option(min=1, help="Trainings at a time, on one core each.")] = 1,
+    suite: Annotated[
+        Path, typer.Argument(metavar="SUITE", help="TOML file that describes the comparison.")
+    ],
+    data: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder that contains the data sets of the suite.",
+            rich_help_panel=DATA,
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for runs, evaluations, tables and a cache. The same command resumes.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    workers: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Trainings in parallel, each on one core.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = 1,
     device: Device = "cpu",
     document: Annotated[
         Path | None,
-        typer.Option(help="Markdown file whose block '<!-- suite: NAME -->' to write anew."),
+        typer.Option(
+            metavar="FILE",
+            help="Markdown file whose block '<!-- suite: NAME -->' is replaced by the table.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = None,
     examples: Annotated[
-        bool, typer.Option(help="Show predictions on real patients in the page.")
+        bool,
+        typer.Option(
+            "--examples",
+            help="Show predictions on real patients in the page.",
+            rich_help_panel=OUTPUT,
+        ),
     ] = False,
 ) -> None:
-    """Trains and judges what a suite names and OUT does not hold yet, and writes one table."""
+    """Runs a suite of trainings and writes one table.
+
+    Trains and evaluates only what OUT does not contain yet.
+
+    Example:
+        asyndgan benchmark suite.toml --data data --out benchmark --workers 2
+    """
+    from asyndgan.models import usable_device
+    from asyndgan.reports.evidence import find_block, replace_block, to_markdown, write_evidence
+    from asyndgan.suites.benchmark import run_suite
+    from asyndgan.suites.suite import Suite
+
     console = Terminal()
     try:
         text = bounded_text(suite)

@@ -51,7 +51,8 @@ def check(
         asyndgan check data/north data/south --test data/test
     """
     if as_json:
-        return _print_json(folders, test, patient_pattern)
+        _print_json(folders, test, patient_pattern)
+        return
     console = Terminal()
     reports: list[CheckReport] = []
     try:

@@ -5,58 +5,93 @@ from typing import Annotated, Literal
 
 import typer
 
-from asyndgan.cli.check import PatientPattern
 from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.options import (
+    DATA,
+    MASKS,
+    PAINTING,
+    Device,
+    FinishedRun,
+    NewFolder,
+    PatientPattern,
+    Seed,
+)
 from asyndgan.cli.terminal import Terminal
-from asyndgan.cli.train import Device
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.models import usable_device
-from asyndgan.painting.completion import GALLERY, TranslationBudget, complete_folder
-from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
-from asyndgan.runs import RunFolder
+from asyndgan.painting.budget import TranslationBudget
 
 
 def complete(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    site: Annotated[Path, typer.Option(metavar="FOLDER", help="Data set whose cases lack some.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; new.")],
+    run: FinishedRun,
+    site: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Data set with cases that lack modalities.",
+            rich_help_panel=DATA,
+        ),
+    ],
+    out: NewFolder,
     way: Annotated[
         Literal["translated", "painted"],
         typer.Option(
-            help="translated: from the patient's acquired images, by a network trained here on "
-            "what the generator paints; painted: by the generator, from the mask alone."
+            metavar="WAY",
+            help="'translated': a network, trained here on synthetic images, translates the "
+            "patient's acquired images. 'painted': the generator paints from the mask alone.",
+            rich_help_panel=PAINTING,
         ),
     ] = "translated",
     masks: Annotated[
         Path | None,
-        typer.Option(help="Further masks to paint training cases from; else the run's own."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Data set of more masks, to paint training cases of the translator from. By "
+            "default the masks of the run.",
+            rich_help_panel=MASKS,
+        ),
     ] = None,
     steps: Annotated[
-        int, typer.Option(min=1, help="Updates of the translator.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Training steps of the translator.", rich_help_panel=PAINTING
+        ),
     ] = TranslationBudget().steps,
     look: Annotated[
         str | None,
         typer.Option(
             metavar="SITE",
-            help="Site of the run in whose look to paint; to translate, one with every modality.",
+            help="Paint in the look of this site of the run. To translate, it must have every "
+            "modality.",
+            rich_help_panel=PAINTING,
         ),
     ] = None,
     hide_masks: Annotated[
         bool,
         typer.Option(
-            "--hide-masks", help="Complete as if there were no masks, to look for them afterwards."
+            "--hide-masks",
+            help="Ignore the masks of the cases. Use it if a model is to find them afterwards.",
+            rich_help_panel=MASKS,
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything random.")] = 0,
+    seed: Seed = 0,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     device: Device = "cpu",
 ) -> None:
-    """Copies a site's data set and adds what its cases lack, under names that say it is synthetic.
+    """Copies a data set and adds the modalities that its cases lack.
 
-    Nothing leaves the machine. Not for diagnosis: what is added was never acquired.
+    Added images are named as synthetic. Nothing leaves the machine. Not for diagnosis: an added
+    image was never acquired.
+
+    Example:
+        asyndgan complete run --site data/west --out west-complete
     """
+    from asyndgan.data.writing import written_whole
+    from asyndgan.models import usable_device
+    from asyndgan.painting.completion import GALLERY, complete_folder
+    from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
+    from asyndgan.runs import RunFolder
+
     if way == "painted" and hide_masks:
         raise RunError(
             "--way painted paints from the masks that --hide-masks hides; leave out one of them."

@@ -4,34 +4,25 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final, final
+from typing import TYPE_CHECKING, Annotated, Final, final
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from asyndgan.auditing.audit import AUDIT_FILE
-from asyndgan.auditing.run import audit_run
 from asyndgan.cli.evaluate import tell_evaluation
-from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.options import COMPUTE, DATA, OUTPUT, TRAINING, Overrides
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.data.prepare import load_cases
-from asyndgan.data.writing import written_whole
 from asyndgan.engines import ENGINES
 from asyndgan.errors import RunError
-from asyndgan.judging.of_run import evaluate_run
-from asyndgan.judging.segmentation import SegmentationBudget
-from asyndgan.models import native_bfloat16
-from asyndgan.painting.sets import synthetic_of_run
-from asyndgan.protocol import Transport
-from asyndgan.reports.audited import read_audited
-from asyndgan.reports.found import is_of_generator
-from asyndgan.reports.report import write_report
+from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.reports.words import duration, size
-from asyndgan.runs import Progress as RunProgress
-from asyndgan.runs import RunFolder, load_recipe
-from asyndgan.runs.train import Watch
-from asyndgan.runs.train import train as train_run
+from asyndgan.runs import load_recipe
+
+if TYPE_CHECKING:
+    from asyndgan.protocol import Transport
+    from asyndgan.runs import Progress as RunProgress
+    from asyndgan.runs import RunFolder
+    from asyndgan.runs.train import Watch
 
 RECIPE: Final = "demo"
 """Smaller networks and fewer steps than `default`; its sites release their masks."""
@@ -42,21 +33,61 @@ THREADS: Final = 2
 
 
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder to write; a demo cut short goes on.")],
-    engine: Annotated[str, typer.Option(help=f"How messages travel: {', '.join(ENGINES)}.")] = (
-        "inprocess"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder to write. After an interruption the same command resumes.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="ENGINE",
+            help=f"How messages travel: {', '.join(ENGINES)}.",
+            rich_help_panel=COMPUTE,
+        ),
+    ] = "inprocess",
     overrides: Overrides = None,
-    patients: Annotated[float, typer.Option(help="Factor of the number of patients.")] = 1.0,
+    patients: Annotated[
+        float,
+        typer.Option(metavar="X", help="Factor for the number of patients.", rich_help_panel=DATA),
+    ] = 1.0,
     segmentation_steps: Annotated[
-        int, typer.Option(min=1, help="Updates of each segmentation network.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Training steps per segmentation model.",
+            rich_help_panel=TRAINING,
+        ),
     ] = 400,
 ) -> None:
-    """Four phantom hospitals teach one generator: train, evaluate, attack, report.
+    """Runs every stage on four phantom hospitals.
 
-    Takes 7 to 13 minutes on two cores. With `--engine flare` a federation of real startup kits is
-    started on this machine, over mutual TLS, and one hospital's connection is killed on the way.
+    Draws patients, trains one generator, paints a synthetic data set, evaluates it, attacks it
+    and writes a report. Takes 7 to 13 minutes on two cores. With '--engine flare' a federation
+    with real startup kits runs on this machine over mutual TLS, and the connection of one
+    hospital is cut during training.
+
+    Example:
+        asyndgan demo --out demo
     """
+    from asyndgan.auditing.audit import AUDIT_FILE
+    from asyndgan.auditing.run import audit_run
+    from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+    from asyndgan.data.prepare import load_cases
+    from asyndgan.data.writing import written_whole
+    from asyndgan.judging.of_run import evaluate_run
+    from asyndgan.models import native_bfloat16
+    from asyndgan.painting.sets import synthetic_of_run
+    from asyndgan.reports.audited import read_audited
+    from asyndgan.reports.found import is_of_generator
+    from asyndgan.reports.report import write_report
+    from asyndgan.runs import RunFolder
+    from asyndgan.runs.train import train as train_run
+
     console = Terminal()
     begun = time.monotonic()
     sites = {site.name: out / "sites" / site.name for site in DEFAULT_SITES}
@@ -157,14 +188,14 @@ class Mishap:
         self.step = step
         self._kill: Callable[[str], None] | None = None
 
-    def started(self, engine: Transport) -> None:
+    def started(self, engine: "Transport") -> None:
         """Remembers how to kill a site of this engine, if it can."""
         self._kill = getattr(engine, "kill", None)
 
-    def watched(self, watch: Watch) -> Watch:
+    def watched(self, watch: "Watch") -> "Watch":
         """Wraps `watch` so that the connection is also killed at the given step."""
 
-        def both(progress: RunProgress) -> None:
+        def both(progress: "RunProgress") -> None:
             if self._kill and progress.step == self.step:
                 self._kill(self.site)
             watch(progress)
@@ -172,7 +203,7 @@ class Mishap:
         return both
 
 
-def _moved(run: RunFolder) -> str:
+def _moved(run: "RunFolder") -> str:
     facts = run.facts()
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
     return f"{facts.steps} steps; {size(left)} of gradients and masks left the sites, no image"
@@ -242,7 +273,7 @@ class DemoPart:
         if self.display.disable:
             self.display.console.print(f"  {self.told}", soft_wrap=True)
 
-    def watch_training(self, progress: RunProgress) -> None:
+    def watch_training(self, progress: "RunProgress") -> None:
         """Shows the progress of training; to be passed to `train`."""
         every = progress.report.losses.values()
         losses = [own["discriminator"] for own in every if "discriminator" in own]

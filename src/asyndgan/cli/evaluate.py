@@ -1,75 +1,137 @@
 """`asyndgan evaluate`: compares the usefulness of the synthetic set with that of real ones."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from asyndgan.cli.check import PatientPattern
-from asyndgan.cli.generate import Fade
+from asyndgan.cli.options import (
+    COMPUTE,
+    DATA,
+    OUTPUT,
+    TRAINING,
+    Device,
+    Fade,
+    FinishedRun,
+    PatientPattern,
+    Sites,
+    States,
+    parsed_sites,
+)
 from asyndgan.cli.terminal import Terminal
-from asyndgan.cli.train import Device, Sites, States, parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.judging.of_run import evaluate_run
-from asyndgan.judging.segmentation import SegmentationBudget
-from asyndgan.judging.table import Evaluation
-from asyndgan.models.segmenters import NETWORKS
+from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.reports.words import counted
-from asyndgan.runs import RunFolder
+
+if TYPE_CHECKING:
+    from asyndgan.judging.table import Evaluation
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: FinishedRun,
     site: Sites,
-    out: Annotated[Path, typer.Option(help="Folder for the table, the plots and the cache.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder for the tables, the plots and a cache of trained models.",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
     test: Annotated[
         Path | None,
         typer.Option(
-            help="Real cases of patients that no site holds; else those that the run held out "
-            "(training.hold_out)."
+            metavar="FOLDER",
+            help="Test data set: real cases of patients of no site. By default the patients that "
+            "the run held out (training.hold_out).",
+            rich_help_panel=DATA,
         ),
     ] = None,
     synthetic: Annotated[
         Path | None,
-        typer.Option(help="A synthetic data set of this run; else painted into OUT/synthetic."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Synthetic data set of this run. By default one is painted in OUT/synthetic.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     fade: Fade = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each model.")] = 1,
+    seeds: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Trainings per model, one per seed.", rich_help_panel=TRAINING
+        ),
+    ] = 1,
     steps: Annotated[
-        int, typer.Option(min=1, help="Updates of each segmentation network.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Training steps per model.", rich_help_panel=TRAINING
+        ),
     ] = SegmentationBudget().steps,
     network: Annotated[
-        str, typer.Option(help=f"Segmentation network: {', '.join(NETWORKS)}.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Segmentation network: unet, segresnet or unetr.",
+            rich_help_panel=TRAINING,
+        ),
     ] = SegmentationBudget().network,
     label: Annotated[
-        list[str] | None, typer.Option(help="Judge by this label only; may be repeated.")
+        list[str] | None,
+        typer.Option(metavar="LABEL", help="Score only this label.", rich_help_panel=OUTPUT),
     ] = None,
     workers: Annotated[
-        int, typer.Option(min=1, help="Networks to train at a time, on one core each.")
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Models to train in parallel, each on one core.",
+            rich_help_panel=COMPUTE,
+        ),
     ] = 1,
     device: Device = "cpu",
     baselines: Annotated[
-        bool, typer.Option(help="Also FedAvg, and each site's real cases with synthetic ones.")
+        bool,
+        typer.Option(
+            "--baselines",
+            help="Also train FedAvg, and each site's real cases with synthetic cases.",
+            rich_help_panel=TRAINING,
+        ),
     ] = False,
     augmented: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER",
-            help="What 'asyndgan augment' made of a site's set; may be repeated.",
+            help="Data set that 'asyndgan augment' made of a site's data set.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     check_budget: Annotated[
-        bool, typer.Option(help="Also train half as long again: has all-real levelled off?")
+        bool,
+        typer.Option(
+            "--check-budget",
+            help="Also train the baseline for 1.5 times the steps, to check that it has converged.",
+            rich_help_panel=TRAINING,
+        ),
     ] = False,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     state: States = None,
 ) -> None:
-    """Trains one segmentation network on all real data, each site's and synthetic data.
+    """Compares models trained on synthetic and on real data.
 
-    Each is judged on the same real test patients. What is trained once is kept in OUT/cache.
+    Trains one segmentation network on all real data, on the data of each site and on synthetic
+    data. Scores each on the same real test patients. Prints a table and writes it to
+    OUT/evaluation.json. Trained models are kept in OUT/cache.
+
+    Example:
+        asyndgan evaluate run --site a=data/north --site b=data/west \\
+          --test data/test --out evaluation
     """
+    from asyndgan.judging.of_run import evaluate_run
+    from asyndgan.runs import RunFolder
+
     console = Terminal()
     with EvaluationDisplay(console) as display:
         evaluation = evaluate_run(
@@ -94,7 +156,7 @@ def evaluate(
     tell_evaluation(console, evaluation)
 
 
-def tell_evaluation(console: Terminal, evaluation: Evaluation) -> None:
+def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     """Prints an evaluation's table, headline and gains."""
     table = Table(caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients")
     seen = evaluation.about.get("modalities")

@@ -6,41 +6,53 @@ from typing import Annotated
 import typer
 
 import asyndgan
+from asyndgan.cli.options import MASKS, PAINTING, PRIVACY, Fade, FinishedRun, NewFolder, Seed
 from asyndgan.cli.terminal import Terminal
-
-Fade = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Label, such as a lesion, to show more or less clearly from image to image; may be "
-        "repeated. The generator must know images without it.",
-    ),
-]
 
 
 def generate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    out: Annotated[Path, typer.Option(help="Folder to write; new.")],
+    run: FinishedRun,
+    out: NewFolder,
     masks: Annotated[
         Path | None,
-        typer.Option(help="Data set whose masks to paint from; else those that sites released."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Data set of masks to paint from. By default the masks that the sites released.",
+            rich_help_panel=MASKS,
+        ),
     ] = None,
-    draws: Annotated[int, typer.Option(min=1, help="Images a mask.")] = 1,
+    draws: Annotated[
+        int,
+        typer.Option(metavar="N", min=1, help="Images per mask.", rich_help_panel=PAINTING),
+    ] = 1,
     augment: Annotated[
-        bool, typer.Option(help="Mirror, turn, scale and shift the masks, every draw anew.")
+        bool,
+        typer.Option(
+            "--augment",
+            help="Mirror, rotate, scale and shift the masks at random.",
+            rich_help_panel=MASKS,
+        ),
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of noise and augmentation.")] = 0,
+    seed: Seed = 0,
     fade: Fade = None,
     release: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="AUDIT",
-            help="To be passed on: the set that was audited, and only if the audits in these "
-            "folders, together of all sites, find neither members nor copies of them; the model "
-            "card says what they found.",
+            help="Paint the set that these audits examined, to pass it on. Refused if the audits "
+            "do not cover all sites, or found members or copies. The model card reports the "
+            "audits.",
+            rich_help_panel=PRIVACY,
         ),
     ] = None,
 ) -> None:
-    """Paints an nnU-Net data set, with its provenance and a model card."""
+    """Paints a synthetic data set with a trained generator.
+
+    Writes an nnU-Net data set with provenance.json and MODEL_CARD.md.
+
+    Example:
+        asyndgan generate run --out synthetic --draws 3
+    """
     count = asyndgan.generate(
         run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
         release=release or (),

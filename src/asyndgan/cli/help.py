@@ -63,7 +63,11 @@ def _write_page(command: Any, ctx: Any, formatter: Any) -> None:
     formatter.write_usage(ctx.command_path, _usage(command, parameters))
     panels: dict[str, list[tuple[str, str]]] = {}
     for parameter in parameters:
-        panel = "Arguments" if _is_argument(parameter) else getattr(parameter, "rich_help_panel", None) or OTHER
+        panel = (
+            "Arguments"
+            if _is_argument(parameter)
+            else getattr(parameter, "rich_help_panel", None) or OTHER
+        )
         if not parameter.hidden:
             panels.setdefault(panel, []).append((_name(parameter), _explained(parameter, ctx)))
     if isinstance(command, TyperGroup):

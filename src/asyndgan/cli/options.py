@@ -50,7 +50,8 @@ Sites = Annotated[
 ]
 
 NewFolder = Annotated[
-    Path, typer.Option("--out", metavar="FOLDER", help="New folder to write.", rich_help_panel=OUTPUT)
+    Path,
+    typer.Option("--out", metavar="FOLDER", help="New folder to write.", rich_help_panel=OUTPUT),
 ]
 
 States = Annotated[

@@ -7,25 +7,50 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from asyndgan.cli.options import DATA
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 
 
 def phantoms(
     out: Annotated[
-        Path, typer.Argument(help="Folder to write to; made if need be.", file_okay=False)
+        Path,
+        typer.Argument(metavar="FOLDER", help="Folder to write.", file_okay=False),
     ],
-    size: Annotated[int, typer.Option(min=32, help="Rows and columns of an image.")] = 64,
-    seed: Annotated[int, typer.Option(min=0, help="Other seeds give other patients.")] = 0,
+    size: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=32, help="Rows and columns of an image.", rich_help_panel=DATA
+        ),
+    ] = 64,
+    seed: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="Random seed. Another seed draws other patients.",
+            rich_help_panel=DATA,
+        ),
+    ] = 0,
     patients: Annotated[
-        float, typer.Option(help="Factor of every number of patients: 0.2 for a quick try.")
+        float,
+        typer.Option(
+            metavar="X",
+            help="Factor for the number of patients. Use 0.2 for a quick try.",
+            rich_help_panel=DATA,
+        ),
     ] = 1.0,
 ) -> None:
-    """Draws heads of four sites and a test set: T1, T2, FLAIR and label maps.
+    """Draws phantom data sets: four sites and a test set.
 
-    The sites differ in their scanner's look, their lesions and their number of patients. The
-    images are of no real person, so they may be shown and shared freely.
+    Each case is a head in T1, T2 and FLAIR with a label map. The sites differ in the look of
+    their scanner, in lesions and in the number of patients. The images show no real person and
+    may be shared freely.
+
+    Example:
+        asyndgan phantoms data --patients 0.2
     """
+    from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+
     written = write_phantoms(out, size=size, seed=seed, patients_scale=patients)
     table = Table("data set", "folder")
     table.add_column("cases", justify="right")

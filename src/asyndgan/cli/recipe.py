@@ -28,7 +28,8 @@ def list_(as_json: AsJson = False) -> None:
     """
     summaries = recipe_summaries()
     if as_json:
-        return print_json([{"name": name, "summary": says} for name, says in summaries.items()])
+        print_json([{"name": name, "summary": says} for name, says in summaries.items()])
+        return
     table = Table.grid(padding=(0, 2))
     for row in summaries.items():
         table.add_row(*row)

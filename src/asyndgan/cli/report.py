@@ -1,54 +1,83 @@
 """`asyndgan report`: one page about a run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asyndgan.auditing.audit import AUDIT_FILE
+from asyndgan.cli.options import DATA, OUTPUT, FinishedRun, parsed_sites
 from asyndgan.cli.terminal import Terminal
-from asyndgan.cli.train import parsed_sites
-from asyndgan.data import Case
-from asyndgan.data.prepare import load_cases
 from asyndgan.errors import RunError
-from asyndgan.painting.sets import check_provenance
-from asyndgan.painting.synthesise import released_masks, synthesise
-from asyndgan.reports.found import is_of_generator
-from asyndgan.reports.report import write_report
 from asyndgan.reports.words import size
-from asyndgan.runs import RunFolder
+
+if TYPE_CHECKING:
+    from asyndgan.data import Case
+    from asyndgan.runs import RunFolder
 
 
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder.")],
-    out: Annotated[Path | None, typer.Option(help="File to write; else RUN/report.html.")] = None,
+    run: FinishedRun,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="File to write. By default RUN/report.html.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None,
     site: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME=FOLDER",
-            help="Show real images: of these sites beside the synthetic ones, and the "
-            "evaluation's and the audit's examples. They become part of the page: for phantoms, "
-            "or if you may.",
+            help="Show real images of this site, and the examples of the evaluation and the "
+            "audit. They become part of the page: use it for phantoms, or if you may share the "
+            "images.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     evaluation: Annotated[
         Path | None,
-        typer.Option(help="What 'asyndgan evaluate' wrote; else RUN/evaluation or beside RUN."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Result of 'asyndgan evaluate'. By default RUN/evaluation, or the folder "
+            "'evaluation' beside RUN.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     audit: Annotated[
         list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="What 'asyndgan audit' wrote; once for each audit. Else RUN/audit or beside RUN.",
+            help="Result of 'asyndgan audit'. By default RUN/audit, or the folder 'audit' beside "
+            "RUN.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     synthetic: Annotated[
         Path | None,
-        typer.Option(help="Synthetic data set to show; else painted anew from released masks."),
+        typer.Option(
+            metavar="FOLDER",
+            help="Synthetic data set to show. By default images are painted from the released "
+            "masks.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
-    title: Annotated[str | None, typer.Option(help="Title of the page.")] = None,
+    title: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Title of the page.", rich_help_panel=OUTPUT),
+    ] = None,
 ) -> None:
-    """Writes one page about a run: images, usefulness, training, what left the sites, attacks."""
+    """Writes one HTML page about a run.
+
+    It shows images, usefulness, training, what left the sites, and attacks.
+
+    Example:
+        asyndgan report run --evaluation evaluation --audit audit
+    """
+    from asyndgan.auditing.audit import AUDIT_FILE
+    from asyndgan.reports.report import write_report
+    from asyndgan.runs import RunFolder
+
     console = Terminal(stderr=True)
     folder = RunFolder(run)
     judged = evaluation or _of_this_run(folder, "evaluation", "evaluation.json", "about")
@@ -70,8 +99,10 @@ def report(
     console.print(f"{page} ({size(page.stat().st_size)}), {about}")
 
 
-def _of_this_run(run: RunFolder, name: str, file: str, *within: str) -> Path | None:
+def _of_this_run(run: "RunFolder", name: str, file: str, *within: str) -> Path | None:
     """The folder with this name, in the run folder or beside it, whose file is of its generator."""
+    from asyndgan.reports.found import is_of_generator
+
     generator = run.facts().generator_sha256
     for folder in (run.path / name, run.path.resolve().parent / name):
         if (folder / file).exists() and is_of_generator(folder / file, generator, *within):
@@ -79,8 +110,12 @@ def _of_this_run(run: RunFolder, name: str, file: str, *within: str) -> Path | N
     return None
 
 
-def _synthetic(console: Terminal, run: RunFolder, folder: Path | None) -> list[Case]:
+def _synthetic(console: Terminal, run: "RunFolder", folder: Path | None) -> list["Case"]:
     """Synthetic cases to show; if none can be painted, prints why and returns none."""
+    from asyndgan.data.prepare import load_cases
+    from asyndgan.painting.sets import check_provenance
+    from asyndgan.painting.synthesise import released_masks, synthesise
+
     facts = run.facts()
     if folder:
         check_provenance(run, folder)
@@ -98,7 +133,9 @@ def _synthetic(console: Terminal, run: RunFolder, folder: Path | None) -> list[C
         return []
 
 
-def _real(run: RunFolder, pairs: list[str]) -> dict[str, list[Case]]:
+def _real(run: "RunFolder", pairs: list[str]) -> dict[str, list["Case"]]:
+    from asyndgan.data.prepare import load_cases
+
     folders = parsed_sites(pairs)
     known = run.facts().sites
     for name in folders:

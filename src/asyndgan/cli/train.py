@@ -91,9 +91,7 @@ def train(
     ] = "inprocess",
     resume: Annotated[
         bool,
-        typer.Option(
-            "--resume", help="Resume from the newest checkpoint.", rich_help_panel=OUTPUT
-        ),
+        typer.Option("--resume", help="Resume from the newest checkpoint.", rich_help_panel=OUTPUT),
     ] = False,
     threads: Annotated[
         int,

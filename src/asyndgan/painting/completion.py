@@ -29,6 +29,7 @@ from asyndgan.data.prepare import invert, prepare, stored_as
 from asyndgan.data.writing import write_completed
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.models.segmenters import build_segmenter, check_size
+from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.pictures import plot_paintings
 from asyndgan.painting.regression import Regression
 from asyndgan.painting.synthesise import (
@@ -62,28 +63,6 @@ they measure at most 64 x 64 pixels; of larger ones as many fewer.
 By default they give 6,000 images, of which training draws 32,000, each moved anew: 0.6 GB for four
 modalities.
 """
-
-
-@final
-@dataclass(frozen=True)
-class TranslationBudget:
-    """Training settings of a translator; the defaults suit images of 64 to 128 pixels.
-
-    Attributes:
-        steps: number of updates; the rate falls linearly to zero over the last half of them.
-        batch: images per step.
-        rate: learning rate of Adam.
-        width: filters of the U-Net's first level.
-        images: training images painted per mask, each from the mask moved at random.
-        unmasked: fraction of the images whose mask is hidden, to prepare for cases without one.
-    """
-
-    steps: int = 2000
-    batch: int = 16
-    rate: float = 3e-3
-    width: int = 16
-    images: int = 6
-    unmasked: float = 0.2
 
 
 @final
