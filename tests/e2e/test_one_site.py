@@ -604,7 +604,7 @@ def test_a_set_that_cannot_be_written_is_refused_before_anything_is_painted(
     def painted(*_: object, **__: object) -> None:
         raise AssertionError("painted already")
 
-    monkeypatch.setattr("asyndgan.painting.synthesise.synthesise", painted)
+    monkeypatch.setattr("asyndgan.api.synthesise", painted)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     for out in ("full", "full/file/out"):

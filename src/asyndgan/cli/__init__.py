@@ -69,10 +69,11 @@ def _imported(name: str) -> Any:
     return typer.main.get_command(found)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(__version__)
         raise typer.Exit
+    return wanted
 
 
 app = Commands(

@@ -56,7 +56,7 @@ def complete(
         typer.Option(
             metavar="N", min=1, help="Training steps of the translator.", rich_help_panel=PAINTING
         ),
-    ] = TranslationBudget().steps,
+    ] = TranslationBudget.steps,
     look: Annotated[
         str | None,
         typer.Option(
@@ -96,7 +96,7 @@ def complete(
         raise RunError(
             "--way painted paints from the masks that --hide-masks hides; leave out one of them."
         )
-    if way == "painted" and (masks or steps != TranslationBudget().steps):
+    if way == "painted" and (masks or steps != TranslationBudget.steps):
         raise RunError("--masks and --steps are of the translator, and --way painted trains none.")
     folder, console = RunFolder(run), Terminal()
     if masks:

@@ -69,7 +69,7 @@ def evaluate(
         typer.Option(
             metavar="N", min=1, help="Training steps per model.", rich_help_panel=TRAINING
         ),
-    ] = SegmentationBudget().steps,
+    ] = SegmentationBudget.steps,
     network: Annotated[
         str,
         typer.Option(
@@ -77,7 +77,7 @@ def evaluate(
             help="Segmentation network: unet, segresnet or unetr.",
             rich_help_panel=TRAINING,
         ),
-    ] = SegmentationBudget().network,
+    ] = SegmentationBudget.network,
     label: Annotated[
         list[str] | None,
         typer.Option(metavar="LABEL", help="Score only this label.", rich_help_panel=OUTPUT),
@@ -119,14 +119,14 @@ def evaluate(
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     state: States = None,
 ) -> None:
-    """Compares models trained on synthetic and on real data.
+    r"""Compares models trained on synthetic and on real data.
 
     Trains one segmentation network on all real data, on the data of each site and on synthetic
     data. Scores each on the same real test patients. Prints a table and writes it to
     OUT/evaluation.json. Trained models are kept in OUT/cache.
 
     Example:
-        asyndgan evaluate run --site a=data/north --site b=data/west \\
+        asyndgan evaluate run --site a=data/north --site b=data/west \
           --test data/test --out evaluation
     """
     from asyndgan.judging.of_run import evaluate_run

@@ -8,49 +8,96 @@ import time
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, final
+from typing import Annotated, Any, Final
 
 import typer
 from rich.live import Live
-from rich.table import Table
 
-from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.help import Commands
+from asyndgan.cli.options import (
+    OUTPUT,
+    AsJson,
+    Device,
+    NewFolder,
+    Overrides,
+    RecipeName,
+    print_json,
+)
+from asyndgan.cli.standing import Standing
 from asyndgan.cli.terminal import Terminal
-from asyndgan.cli.train import Device
-from asyndgan.data.writing import written_whole
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
-from asyndgan.models import usable_device
-from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
 
-federation = typer.Typer(
-    help="Runs between real machines: kits for sites, orders, and how they stand.",
-    no_args_is_help=True,
-    add_completion=False,
+federation = Commands(
+    """Runs a federation between real machines, as its coordinator.
+
+    Example:
+        asyndgan federation init fed --host example.org --site north --site west
+        asyndgan federation start fed
+        asyndgan federation submit fed default
+        asyndgan federation status fed
+    """
 )
 LOOK_S = 0.5
 """Seconds between two looks whether a run's sites have sent their cards."""
 
-PAUSE_S = 30.0
-"""Seconds without a step after which `status` reports it."""
+RUN: Final = "Run"
+NETWORK: Final = "Network"
 
-TOLD = 4
-"""Number of the latest events at sites that `status` repeats."""
-
-Folder = Annotated[Path, typer.Argument(help="Folder of the federation, on this machine.")]
-RunName = Annotated[str | None, typer.Option("--run", help="Its name; else the newest.")]
-NewName = Annotated[str | None, typer.Option("--run", help="Its name; else the recipe's.")]
+Folder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="Folder of the federation on this machine.")
+]
+SiteName = Annotated[str, typer.Argument(metavar="SITE", help="Name of the site.")]
+RunName = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="NAME",
+        help="Name of the run. By default the newest run.",
+        rich_help_panel=RUN,
+    ),
+]
+NewName = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        metavar="NAME",
+        help="Name of the run. By default the name of the recipe.",
+        rich_help_panel=RUN,
+    ),
+]
 
 
 @federation.command()
 def init(
     folder: Folder,
-    host: Annotated[str, typer.Option(help="Name by which sites reach this machine.")],
-    site: Annotated[list[str], typer.Option(help="Name of a site; once for each.")],
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The one port they use.")] = 8002,
+    host: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST", help="Host name of this machine for the sites.", rich_help_panel=NETWORK
+        ),
+    ],
+    site: Annotated[
+        list[str],
+        typer.Option(metavar="NAME", help="Name of a site.", rich_help_panel=NETWORK),
+    ],
+    port: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=65535,
+            help="The only TCP port that the sites use.",
+            rich_help_panel=NETWORK,
+        ),
+    ] = 8002,
 ) -> None:
-    """Makes identities and a startup kit for each site."""
+    """Makes a federation: identities, and a startup kit for each site.
+
+    Example:
+        asyndgan federation init fed --host example.org --site north --site west
+    """
     kits = flare_part("kits")
     made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
     console = Terminal()
@@ -61,16 +108,28 @@ def init(
 
 
 @federation.command()
-def add(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) -> None:
-    """Makes a kit for a site that joins later; a run in progress takes it in."""
+def add(folder: Folder, site: SiteName) -> None:
+    """Makes a kit for a site that joins later.
+
+    The site may join a run in progress.
+
+    Example:
+        asyndgan federation add fed south
+    """
     kits = flare_part("kits")
     made = kits.add_site(kits.Federation.of(folder), site)
     _tell_kits(Terminal(), made, (site,))
 
 
 @federation.command()
-def remove(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")]) -> None:
-    """Excludes a site from all runs within a minute; what it has taught the generator stays."""
+def remove(folder: Folder, site: SiteName) -> None:
+    """Excludes a site from all runs within a minute.
+
+    What the generator has learned from the site stays.
+
+    Example:
+        asyndgan federation remove fed south
+    """
     kits = flare_part("kits")
     kits.remove_site(kits.Federation.of(folder), site)
     _say(
@@ -82,7 +141,11 @@ def remove(folder: Folder, site: Annotated[str, typer.Argument(help="Its name.")
 
 @federation.command()
 def renew(folder: Folder) -> None:
-    """Renews certificates and kits, to be done before the old ones expire."""
+    """Renews certificates and kits. Do this before the old ones expire.
+
+    Example:
+        asyndgan federation renew fed
+    """
     kits = flare_part("kits")
     made = kits.Federation.of(folder)
     kits.renew(made)
@@ -99,8 +162,13 @@ def start(
     folder: Folder,
     device: Device = "cpu",
 ) -> None:
-    """Serves the sites and trains ordered runs until Ctrl-C; run it as a service."""
+    """Serves the sites and trains submitted runs until Ctrl-C. Run it as a service.
+
+    Example:
+        asyndgan federation start fed
+    """
     kits = flare_part("kits")
+    from asyndgan.models import usable_device
     from asyndgan.runs.federated import serve
 
     asked: list[int] = []
@@ -136,18 +204,31 @@ def start(
 @federation.command()
 def submit(
     folder: Folder,
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     run: NewName = None,
     site: Annotated[
         list[str] | None,
-        typer.Option(help="A site without whom the run does not begin; else all with a kit."),
+        typer.Option(
+            metavar="NAME",
+            help="The run begins only when this site is there. By default all sites with a kit.",
+            rich_help_panel=RUN,
+        ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Confirm in advance whatever the sites' cards say.")
+        bool,
+        typer.Option(
+            "--yes",
+            help="Confirm in advance, whatever the sites declare in their cards.",
+            rich_help_panel=RUN,
+        ),
     ] = False,
 ) -> None:
-    """Orders a run, and has you confirm what it paints; or resumes one that was stopped."""
+    """Submits a run and asks you to confirm what it paints. Resumes a stopped run.
+
+    Example:
+        asyndgan federation submit fed default --run first
+    """
     kits = flare_part("kits")
     from asyndgan.runs.order import Order
 
@@ -164,7 +245,13 @@ def submit(
 
 @federation.command()
 def confirm(folder: Folder, run: RunName = None) -> None:
-    """Shows what a run paints and learns from, by its sites' cards; it begins if you agree."""
+    """Shows what a run would paint, and begins it if you agree.
+
+    What it paints and learns from follows from the cards of its sites.
+
+    Example:
+        asyndgan federation confirm fed
+    """
     _have_confirmed(_order(folder, run), ask=True)
 
 
@@ -216,18 +303,34 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
 def status(
     folder: Folder,
     run: RunName = None,
-    watch: Annotated[bool, typer.Option(help="Draw it anew every second, until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option("--watch", help="Refresh every second, until Ctrl-C.", rich_help_panel=OUTPUT),
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Shows who is connected; a run's step, each site's share, last contact, bytes and losses."""
+    """Shows which sites are connected, and how a run stands.
+
+    For a run: its step, and the share, last contact, bytes and losses of each site.
+
+    Example:
+        asyndgan federation status fed --watch
+    """
     kits = flare_part("kits")
     from asyndgan.runs.order import Order
 
     made, console = kits.Federation.of(folder), Terminal(file=sys.stdout)
     if run is None and not Order.all(made):
         line = flare_part("attendance").connected(made)
-        _say(console, f"{line}\nNo run is ordered: asyndgan federation submit.")
+        if as_json:
+            print_json({"run": None, "connected": line})
+        else:
+            _say(console, f"{line}\nNo run is ordered: asyndgan federation submit.")
         return
     standing = Standing(Order.named(made, run))
+    if as_json:
+        print_json(standing.facts())
+        return
     if not watch:
         console.print(standing.table())
         return
@@ -239,7 +342,11 @@ def status(
 
 @federation.command()
 def stop(folder: Folder, run: RunName = None) -> None:
-    """Stops a run with a checkpoint; 'submit' resumes it."""
+    """Stops a run after a checkpoint. 'submit' resumes it.
+
+    Example:
+        asyndgan federation stop fed
+    """
     order = _order(folder, run)
     state = order.state()
     if state == "finished":
@@ -252,22 +359,19 @@ def stop(folder: Folder, run: RunName = None) -> None:
 
 
 @federation.command()
-def fetch(
-    folder: Folder, out: Annotated[Path, typer.Option(help="New folder.")], run: RunName = None
-) -> None:
-    """Copies a run: generator, metrics, samples and released masks."""
+def fetch(folder: Folder, out: NewFolder, run: RunName = None) -> None:
+    """Copies a run: generator, metrics, samples and released masks.
+
+    Example:
+        asyndgan federation fetch fed --out run
+    """
+    from asyndgan.data.writing import written_whole
+
     order = _order(folder, run)
     kept = shutil.ignore_patterns(
-        "checkpoints",
-        ".held",
-        ".*.half",
-        "order.json",
-        "stop",
-        "waiting",
-        "trouble",
-        "proposal",
+        "checkpoints", ".held", ".*.half", "order.json", "stop", "waiting", "trouble", "proposal",
         "confirmed",
-    )
+    )  # fmt: skip
     with written_whole(out) as half:
         shutil.copytree(order.folder.path, half, ignore=kept)
     _say(Terminal(), f"Run {order.name} ({order.state()}) in {out}")
@@ -288,105 +392,6 @@ def _tell_kits(console: Terminal, made: Any, sites: tuple[str, ...]) -> None:
     _say(console, "     asyndgan site init FOLDER    asks for the data and writes site.toml")
     _say(console, "     asyndgan site check FOLDER")
     _say(console, "     asyndgan site start FOLDER")
-
-
-@final
-class Standing:
-    """The current state of a run, read from its metrics as they are written.
-
-    Args:
-        order: order of the run.
-    """
-
-    def __init__(self, order: Any) -> None:
-        self.order = order
-        self._place = (0, 0)
-        self._last: dict[str, Any] = {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
-        self._seen: dict[str, dict[str, Any]] = {}
-        self._told: list[str] = []
-
-    def table(self) -> Table:
-        """Returns the table of the run's current state."""
-        before = self._place[0]
-        records, self._place = self.order.folder.metrics_from(self._place)
-        if self._place[0] != before:  # the run went back to a checkpoint: all are read again
-            self._told.clear()
-        for record in records:
-            self._seen |= dict.fromkeys(record["shares"], record)
-            self._last = record
-            self._told += [f"step {record['step']}: {line}" for line in record.get("news", ())]
-            del self._told[:-TOLD]
-        last, steps = self._last, self.order.folder.recipe().training.steps
-        table = Table(
-            title=f"run {self.order.name}: {self.order.state()}, "
-            f"step {last['step'] + 1} of {steps}",
-            caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}"
-            + f"\n{self._connected()}{self._pause()}",
-            title_justify="left",
-        )
-        for heading in (
-            "site",
-            "share",
-            "last seen",
-            "round trip",
-            "bytes",
-            "on sockets",
-            "losses",
-        ):
-            table.add_column(heading)
-        for site in sorted({*self.order.wanted()["sites"], *self._seen}):
-            table.add_row(site, *self._of_site(site))
-        return table
-
-    def _connected(self) -> str:
-        made = flare_part("kits").Federation.of(self.order.federation.path)  # some may join
-        return str(flare_part("attendance").connected(made))
-
-    def _pause(self) -> str:
-        """Latest events and why the run ended, which sites it waits for, or how long it pauses."""
-        order = self.order
-        said = [f"\n{line}" for line in self._told]
-        at_work = order.state() in ("ordered", "running")
-        waiting = order.waiting() if at_work else ""
-        ahead = order.ahead() if at_work else ""
-        if reason := order.failure() or (order.troubled() if at_work else ""):
-            said.append(f"\n{reason} More is in {order.log_file}.")
-        if waiting:
-            said.append(f"\nwaiting for {waiting}")
-        if ahead:
-            said.append(
-                f"\nbehind run {ahead}, since runs are trained one after the other; "
-                f"'asyndgan federation stop --run {quote(ahead)}' lets this one go first"
-            )
-        elif not reason and not waiting and self._ago() > PAUSE_S:
-            said.append(f"\nlast step {duration(self._ago())} ago")
-        return "".join(said)
-
-    def _ago(self) -> float:
-        """Seconds since a step was recorded; 0 if none was."""
-        file = self.order.folder.metrics_file
-        return max(0.0, time.time() - file.stat().st_mtime) if file.exists() else 0.0
-
-    def _of_site(self, site: str) -> tuple[str, ...]:
-        if site not in self._seen:
-            return "", "not yet"
-        last, record = self._last, self._seen[site]
-        ago = self._ago() + last["seconds"] - record["seconds"]
-        trip = record.get("round_trip", {}).get(site)
-        moved, carried = record.get("bytes", {}).get(site), record.get("socket", {}).get(site)
-        losses = (f"{name} {value:.3f}" for name, value in record["losses"].get(site, {}).items())
-        return (
-            f"{record['shares'][site]:.2f}" if record is last else "away",
-            "now"
-            if record is last and ago <= PAUSE_S
-            else f"{duration(ago)} ago, step {record['step']}",
-            f"{1000 * trip:.0f} ms" if trip is not None else "",
-            *(
-                f"{size(both[0])} out, {size(both[1])} in" if both else ""
-                for both in (moved, carried)
-            ),
-            " ".join(losses),
-        )
 
 
 def _say(console: Terminal, text: str) -> None:

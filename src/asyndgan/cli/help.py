@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable
+from textwrap import dedent
 from typing import Any, Final, final
 
 import typer
@@ -82,7 +83,7 @@ def parts_of(help: str) -> tuple[list[str], str]:
     """The lines of a help's example, and its other paragraphs."""
     before, _, after = inspect.cleandoc(help).partition("Example:\n")
     example, _, rest = after.partition("\n\n")
-    return [line.strip() for line in example.splitlines()], f"{before}\n{rest}".strip()
+    return dedent(example).splitlines(), f"{before}\n{rest}".strip()
 
 
 def _first_sentence(command: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -9,24 +10,51 @@ import typer
 from rich import box
 from rich.table import Table
 
+from asyndgan.cli.help import Commands
+from asyndgan.cli.options import DATA, OUTPUT, AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import FIRST, Entry, Tally, read
 from asyndgan.reports.words import counted, size
 
-ledger = typer.Typer(help="Ledgers: what left a site.", no_args_is_help=True, add_completion=False)
+ledger = Commands(
+    """Shows and verifies ledgers: what left a site.
+
+    Example:
+        asyndgan ledger show run/sites/north/ledger.jsonl
+        asyndgan ledger verify run/sites/north/ledger.jsonl
+    """
+)
 
 File = Annotated[
-    Path, typer.Argument(help="A site's ledger.jsonl; in a simulation in RUN/sites/NAME.")
+    Path,
+    typer.Argument(
+        metavar="LEDGER",
+        help="The ledger.jsonl of a site: in a simulation in RUN/sites/NAME, in a federation in "
+        "KIT/records.",
+    ),
 ]
 
 
 @ledger.command()
 def show(
-    file: File, last: Annotated[int, typer.Option(min=1, help="How many lines to show.")] = 20
+    file: File,
+    last: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=1, help="How many of the last lines to show.", rich_help_panel=OUTPUT
+        ),
+    ] = 20,
+    as_json: AsJson = False,
 ) -> None:
-    """Shows the last messages that left and the totals by kind, and checks every line."""
+    """Shows the last messages that left, and totals per kind of message.
+
+    Reads and verifies every line.
+
+    Example:
+        asyndgan ledger show run/sites/north/ledger.jsonl --last 5
+    """
     entries: deque[Entry] = deque(maxlen=last)
     kinds: dict[str, tuple[int, int]] = {}
     policies: dict[str, tuple[int, int, int]] = {}
@@ -40,6 +68,24 @@ def show(
         policies[entry.policy] = before + 1, first, entry.number
         count, total = kinds.get(entry.kind, (0, 0))
         kinds[entry.kind] = count + 1, total + entry.size
+    if as_json:
+        print_json(
+            {
+                "lines": [asdict(entry) for entry in entries],
+                "kinds": {
+                    kind: {"messages": count, "bytes": total}
+                    for kind, (count, total) in sorted(kinds.items())
+                },
+                "masks": masks,
+                "bare": dict(tally.bare),
+                "repeated": tally.repeated,
+                "policies": [
+                    {"digest": digest, "lines": count, "first": first, "last": newest}
+                    for digest, (count, first, newest) in policies.items()
+                ],
+            }
+        )
+        return
     console = Terminal()
     console.print(_table(entries))
     for kind, (count, total) in sorted(kinds.items()):
@@ -93,10 +139,21 @@ def _table(entries: Iterable[Entry]) -> Table:
 def verify(
     file: File,
     expect: Annotated[
-        str | None, typer.Option(help="NUMBER:HASH noted earlier: that line must be there.")
+        str | None,
+        typer.Option(
+            metavar="NUMBER:HASH",
+            help="A line that you noted earlier. The ledger must still contain it.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
 ) -> None:
-    """Checks lines, chain and kept policies; prints NUMBER:HASH of the last line, to be noted."""
+    """Verifies lines, hash chain and kept policies.
+
+    Prints NUMBER:HASH of the last line. Note it, and give it to --expect next time.
+
+    Example:
+        asyndgan ledger verify run/sites/north/ledger.jsonl
+    """
     noted, last = expect is None, f"0:{FIRST}"
     policies: dict[str, int] = {}
     for entry in read(file):

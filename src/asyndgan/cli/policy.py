@@ -7,7 +7,15 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from asyndgan.cli.recipe import Overrides
+from asyndgan.cli.help import Commands
+from asyndgan.cli.options import (
+    DATA,
+    PRIVACY,
+    AsJson,
+    Overrides,
+    RecipeName,
+    print_json,
+)
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import Policy
@@ -23,20 +31,30 @@ from asyndgan.privacy.ledger import Tally, read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 
-policy = typer.Typer(
-    help="Policies: what a site lets out, written by its steward.",
-    no_args_is_help=True,
-    add_completion=False,
+policy = Commands(
+    """Shows and checks policies: what may leave a site.
+
+    Example:
+        asyndgan policy show > policy.toml
+        asyndgan policy check policy.toml default --patients 40
+    """
 )
 
 
 @policy.command()
 def show(
     file: Annotated[
-        Path | None, typer.Argument(help="A policy file; else the defaults, to begin with.")
+        Path | None,
+        typer.Argument(metavar="POLICY", help="A policy file. By default the default policy."),
     ] = None,
 ) -> None:
-    """Prints a policy with all its keys and a comment on each; the output is a valid policy."""
+    """Prints a policy with all its keys and a comment on each.
+
+    The output is a valid policy.
+
+    Example:
+        asyndgan policy show > policy.toml
+    """
     found = Policy.from_file(file) if file else Policy()
     typer.echo(found.to_toml(), nl=False)
     typer.echo(f"\n# digest {found.digest()}")
@@ -44,29 +62,62 @@ def show(
 
 @policy.command()
 def check(
-    file: Annotated[Path, typer.Argument(help="The site's policy file.")],
-    recipe: Annotated[str, typer.Argument(help="Name of a recipe, or a TOML file.")],
+    file: Annotated[Path, typer.Argument(metavar="POLICY", help="The policy file of the site.")],
+    recipe: RecipeName,
     overrides: Overrides = None,
     patients: Annotated[
         int | None,
         typer.Option(
+            metavar="N",
             min=1,
-            help="Of the site: are they enough, and what epsilon would the recipe spend on each?",
+            help="Number of patients of the site. Checks whether they are enough, and computes "
+            "the epsilon that the recipe would spend.",
+            rich_help_panel=DATA,
         ),
     ] = None,
     site: Annotated[
         str | None,
-        typer.Option(help="Its name, if the recipe's timeline says when it takes part."),
+        typer.Option(
+            metavar="NAME",
+            help="Name of the site. Needed if the recipe has a timeline.",
+            rich_help_panel=DATA,
+        ),
     ] = None,
     records: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of its ledger.jsonl and privacy.json; what earlier runs spent counts."
+            metavar="FOLDER",
+            help="Folder of the site's ledger.jsonl and privacy.json, to count what earlier runs "
+            "spent.",
+            rich_help_panel=PRIVACY,
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Says before training what a site would refuse, and why; exits with 1 if it would refuse."""
+    """Says before training whether a site would refuse a recipe, and why.
+
+    The exit code is 1 if the site would refuse.
+
+    Example:
+        asyndgan policy check policy.toml default --patients 40
+    """
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
+    reasons, told = _verdict(found, wanted, patients, site, records)
+    if as_json:
+        beyond = {each.key: each.value for each in found.unmeasured(wanted)}
+        print_json(
+            {"recipe": wanted.digest(), "refused": reasons, "unmeasured": beyond, "notes": told}
+        )
+    else:
+        _print_verdict(found, wanted, reasons, told)
+    if reasons:
+        raise typer.Exit(1)
+
+
+def _verdict(
+    found: Policy, wanted: Recipe, patients: int | None, site: str | None, records: Path | None
+) -> tuple[list[str], list[str]]:
+    """Why a site would refuse a recipe, and what else its steward should know."""
     reasons = found.refusals(wanted, site, patients=patients)
     spent, answered = _spent(records, found, reasons) if records else ({}, 0)
     steps, told = sum(map(len, wanted.presence_of(site))), []
@@ -96,20 +147,23 @@ def check(
                 reasons.append(f"its first step spends more than is left of epsilon {limit:g}")
     elif wanted.privacy.kind != "none":
         told.append("What it spends depends on how many patients take part: give --patients.")
+    if not found.leaves.cases:
+        told.append("The site declares a share, as leaves.cases is false.")
+    return reasons, told
+
+
+def _print_verdict(found: Policy, wanted: Recipe, reasons: list[str], told: list[str]) -> None:
     console = Terminal()
     for reason in reasons:
         console.print(f"refused: {reason}", soft_wrap=True)
     _print_beyond(console, found, wanted)
     for line in told:
         console.print(line)
-    if not found.leaves.cases:
-        console.print("The site declares a share, as leaves.cases is false.")
-    if reasons:
-        raise typer.Exit(1)
-    console.print(
-        f"A site with policy '{found.name}' takes part in '{wanted.name}' ({wanted.digest()}).",
-        soft_wrap=True,
-    )
+    if not reasons:
+        console.print(
+            f"A site with policy '{found.name}' takes part in '{wanted.name}' ({wanted.digest()}).",
+            soft_wrap=True,
+        )
 
 
 def _print_beyond(console: Terminal, policy: Policy, recipe: Recipe) -> None:

@@ -12,6 +12,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from asyndgan.cli.help import Commands
+from asyndgan.cli.options import DATA, AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
@@ -19,10 +21,14 @@ from asyndgan.locks import held
 from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection
 
-site = typer.Typer(
-    help="A hospital's end of a federation: kit, data and policy.",
-    no_args_is_help=True,
-    add_completion=False,
+site = Commands(
+    """Takes part in a federation, as one of its sites.
+
+    Example:
+        asyndgan site init kit --data data/north
+        asyndgan site check kit
+        asyndgan site start kit
+    """
 )
 MOST_ANSWERS = 20_000
 """Default limit on answers, six runs of `default`: unlimited answers would reveal more."""
@@ -32,7 +38,10 @@ MOST_ANSWERS_PER_PATIENT = 700
 MOST_RECIPES = 50
 """Default limit on different recipes: each tells whether a site begins, and its number of cases."""
 
-Kit = Annotated[Path, typer.Argument(help="The unpacked startup kit: the folder with 'kit.json'.")]
+Kit = Annotated[
+    Path,
+    typer.Argument(metavar="KIT", help="The unpacked startup kit: the folder with 'kit.json'."),
+]
 
 
 def first_policy(name: str) -> Policy:
@@ -51,14 +60,22 @@ def init(
     data: Annotated[
         Path,
         typer.Option(
+            metavar="FOLDER",
             prompt="Folder of the images and masks",
-            help="As nnU-Net has them.",
+            help="Data set of the site. You are asked for it if you leave it out.",
+            rich_help_panel=DATA,
             exists=True,
             file_okay=False,
         ),
     ],
 ) -> None:
-    """Writes site.toml and a policy to review: the defaults, with limits on answers."""
+    """Writes site.toml, and a policy to review.
+
+    The policy is the default one with limits on the number of answers.
+
+    Example:
+        asyndgan site init kit --data data/north
+    """
     service, member = flare_part("service"), flare_part("member")
     name = member.read_kit(kit).name
     flare_part("kits").plain(kit)
@@ -90,9 +107,19 @@ def init(
 
 
 @site.command()
-def check(kit: Kit) -> None:
-    """Checks data, policy, certificate, connection, clock, versions, disk; exits 1 on a fault."""
+def check(kit: Kit, as_json: AsJson = False) -> None:
+    """Checks data, policy, certificate, connection, clock, versions and disk.
+
+    The exit code is 1 if there is a fault.
+
+    Example:
+        asyndgan site check kit
+    """
     checks = flare_part("checks").checks
+    if as_json:
+        found = [vars(each) for each in checks(kit)]
+        print_json(found)
+        raise typer.Exit(not all(each["fine"] for each in found))
     table = Table("", "", show_header=False, box=None)
     faults = 0
     for found in checks(kit):
@@ -106,7 +133,13 @@ def check(kit: Kit) -> None:
 
 @site.command()
 def start(kit: Kit) -> None:
-    """Takes part in runs until Ctrl-C, by outgoing connections only; run it as a service."""
+    """Takes part in runs until Ctrl-C. Run it as a service.
+
+    Opens outgoing connections only.
+
+    Example:
+        asyndgan site start kit
+    """
     service = flare_part("service")
     member = flare_part("member")
     name = member.read_kit(kit).name  # nothing is written to a folder that is no kit

@@ -1,0 +1,232 @@
+"""Help, start-up and exit codes of every command; `docs/commands.md` is generated from them.
+
+After a change of a command or its help: `python tests/unit/test_command_line.py`.
+"""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from asyndgan import __version__
+from asyndgan.cli import COMMANDS, EXIT_CODES, app
+from asyndgan.cli.help import parts_of
+from asyndgan.data.phantoms import write_phantoms
+from asyndgan.runs import recipe_names
+
+PAGE = Path(__file__).parents[2] / "docs" / "commands.md"
+MAIN = "import sys; from asyndgan.cli import main"
+
+
+def commands() -> Iterator[tuple[str, Any]]:
+    """Every command and group of commands with its name, the top command first."""
+
+    def walk(name: str, found: Any, context: Any) -> Iterator[tuple[str, Any]]:
+        yield name, found
+        for word in getattr(found, "commands", {}):
+            _, below, _ = found.resolve_command(context, [word])
+            yield from walk(f"{name} {word}", below, context)
+
+    top = typer.main.get_command(app)
+    yield from walk("asyndgan", top, top.make_context("asyndgan", ["check"]))
+
+
+def help_of(name: str, option: str = "--help") -> str:
+    words = [*name.split()[1:], option]
+    shown = CliRunner().invoke(app, words, prog_name="asyndgan", env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    return shown.output
+
+
+def page() -> str:
+    """The command reference."""
+    codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items())
+    text = f"""# Commands
+
+This page is generated from the commands. `asyndgan COMMAND -h` prints the same text.
+`asyndgan --install-completion` installs completion for your shell.
+
+## Exit codes
+
+| code | meaning |
+|---|---|
+{codes}
+
+## JSON for scripts
+
+`recipe list`, `check`, `policy check`, `ledger show`, `site check` and `federation status` print
+JSON with `--json`. `evaluate` and `audit` write `evaluation.json` and `audit.json` to their folder.
+"""
+    for name, _ in commands():
+        text += f"\n## {name}\n\n```text\n{help_of(name).rstrip()}\n```\n"
+    return text
+
+
+def run(*words: str) -> subprocess.CompletedProcess[str]:
+    """Runs a command in a process of its own, which prints last whether it imported torch."""
+    code = f"{MAIN}\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules, file=sys.stderr)"
+    return subprocess.run(
+        [sys.executable, "-c", code, *words],
+        capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "COLUMNS": "80"},
+    )  # fmt: skip
+
+
+def test_the_command_reference_is_generated_from_the_commands() -> None:
+    assert PAGE.read_text("utf-8") == page()
+
+
+def test_every_help_begins_with_an_example_and_fits_80_columns() -> None:
+    for name, _ in commands():
+        shown = help_of(name)
+        assert shown.startswith(f"Example:\n  {'asyndgan' if name == 'asyndgan' else name}"), shown
+        assert max(map(len, shown.splitlines())) <= 80, shown
+        assert shown == help_of(name, "-h")
+
+
+def test_every_example_gives_what_the_command_requires_and_no_unknown_option() -> None:
+    top = typer.main.get_command(app)
+    seen = 0
+    for _, command in commands():
+        lines = "\n".join(parts_of(command.help)[0]).replace("\\\n", " ").splitlines()
+        for line in lines:
+            words = shlex.split(line.partition(" > ")[0])
+            assert words.pop(0) == "asyndgan"
+            found, context = top, top.make_context("asyndgan", ["check"])
+            while hasattr(found, "commands"):
+                _, found, words = found.resolve_command(context, words)
+            context = typer.Context(found, info_name=found.name)
+            given, rest, _ = found.make_parser(context).parse_args(list(words))
+            assert not rest, line
+            for parameter in found.params:
+                assert given.get(parameter.name) or not parameter.required, (line, parameter.name)
+            seen += 1
+    assert seen > 30
+
+
+def test_every_option_has_a_topic_and_a_text_that_ends_a_sentence() -> None:
+    for name, command in commands():
+        for parameter in command.params:
+            assert parameter.help and parameter.help.endswith("."), (name, parameter.name)
+            if name != "asyndgan" and parameter.param_type_name == "option":
+                assert parameter.rich_help_panel and (parameter.metavar or parameter.is_flag)
+
+
+def test_help_of_no_command_imports_torch() -> None:
+    code = f"""{MAIN}, COMMANDS, app
+from typer.testing import CliRunner
+for name in COMMANDS:
+    assert CliRunner().invoke(app, [name, "-h"]).exit_code == 0
+    assert "torch" not in sys.modules, name
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("folder")
+    write_phantoms(made, size=32, patients_scale=0.1)
+    (made / "policy.toml").write_text(run("policy", "show").stdout)
+    (made / "ledger.jsonl").write_text("")
+    return made
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--version",
+        "recipe list",
+        "recipe show default",
+        "recipe show paper --set image.size=128",
+        "policy show {}/policy.toml",
+        "policy check {}/policy.toml default --patients 40",
+        "ledger show {}/ledger.jsonl",
+        "ledger verify {}/ledger.jsonl",
+        "check {}/north {}/south --test {}/test",
+    ],
+)
+def test_a_command_that_does_not_compute_imports_no_torch(words: str, folder: Path) -> None:
+    done = run(*words.replace("{}", str(folder)).split())
+    assert (done.returncode, done.stderr) == (0, "False\n")
+
+
+def test_the_version_is_said_alone() -> None:
+    assert CliRunner().invoke(app, ["--version"]).output == f"{__version__}\n"
+
+
+def test_recipe_list_says_a_line_about_each_recipe() -> None:
+    told = json.loads(CliRunner().invoke(app, ["recipe", "list", "--json"]).output)
+    assert [each["name"] for each in told] == recipe_names()
+    shown = CliRunner().invoke(app, ["recipe", "list"], env={"COLUMNS": "80"}).output.splitlines()
+    assert len(shown) == len(told)
+    for each, line in zip(told, shown, strict=True):
+        assert (
+            line.rstrip() == f"{each['name']:7}  {each['summary']}" and each["summary"][-1] == "."
+        )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (["trian"], 2, "Did you mean 'train'?"),
+        (["recipe", "shwo"], 2, "Did you mean 'show'?"),
+        (["train", "default", "--sit", "a=b"], 2, "--site"),
+        (["train", "default"], 2, "Missing option '--out'"),
+        (["recipe", "show", "defualt"], 1, "Did you mean 'default'?"),
+    ],
+)
+def test_what_is_mistyped_is_answered_with_the_nearest_name(
+    words: list[str], code: int, says: str
+) -> None:
+    done = run(*words)
+    assert done.returncode == code and code in EXIT_CODES and says in done.stderr
+
+
+def test_faults_are_told_as_json_and_by_the_exit_code(folder: Path) -> None:
+    done = run("check", str(folder / "north"), str(folder / "nowhere"), "--json")
+    good, bad = json.loads(done.stdout)["folders"]
+    assert done.returncode == 1 and not good["faults"] and good["facts"]["modalities"]
+    assert bad["faults"][0].keys() == {"file", "reason", "remedy"}
+
+
+def test_a_policys_verdict_is_told_as_json_and_by_the_exit_code(folder: Path) -> None:
+    words = ("policy", "check", str(folder / "policy.toml"), "default", "--json", "--patients")
+    assert json.loads(run(*words, "1000").stdout)["refused"] == []
+    done = run(*words, "1")
+    assert done.returncode == 1 and json.loads(done.stdout)["refused"]
+
+
+def test_the_shell_completes_commands_options_and_recipes() -> None:
+    for line, wanted in (
+        ("asyndgan tr", "train"),
+        ("asyndgan train --eng", "--engine"),
+        ("asyndgan train de", "demo"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", f"{MAIN}; main()"],
+            capture_output=True, text=True, check=False,
+            env={
+                **os.environ, "_ASYNDGAN_COMPLETE": "complete_bash", "COMP_WORDS": line,
+                "COMP_CWORD": str(len(line.split()) - 1),
+            },
+        )  # fmt: skip
+        assert wanted in re.split(r"\s+", done.stdout), (line, done.stdout, done.stderr)
+
+
+def test_the_list_of_commands_is_that_of_the_top_commands_help() -> None:
+    for name, says in COMMANDS.items():
+        assert says in " ".join(help_of("asyndgan").split()), name
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), "utf-8")
