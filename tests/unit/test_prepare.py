@@ -17,6 +17,7 @@ from asyndgan.data.prepare import (
     load_masks,
     prepare,
 )
+from asyndgan.data.prepared import Case
 from asyndgan.data.resampling import resample_labels
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import DataError

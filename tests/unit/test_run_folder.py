@@ -13,6 +13,7 @@ from asyndgan.reports.words import duration, size
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.facts import counted_on, socket_sums
+from asyndgan.runs.train import train
 
 
 def lines(*steps: int, seconds: float = 1.0) -> str:
