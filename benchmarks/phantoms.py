@@ -116,7 +116,8 @@ def variants() -> list[Variant]:
 def private(patients: int) -> list[tuple[str, str, tuple[str, ...]]]:
     """Kind, epsilon and overrides; `patients` is the number of patients of the smallest site."""
     plain = (
-        "loss.stand_in_l1=0", "loss.balance=0", "training.precision=float32",
+        "discriminator.kind=patch", "loss.segmentation=0", "discriminator.cross_fitted=false",
+        "training.precision=float32",
         "masks.release=false", f"training.steps={STEPS}",
     )  # fmt: skip
     found = [("no privacy", "", plain)]

@@ -35,7 +35,6 @@ VARIANTS = {
     "default, chunks of 4": (["training.chunk=4"], "inprocess"),
     "default, one network": (["discriminator.cross_fitted=false"], "inprocess"),
     "default, paired": (["loss.paired_l1=10"], "inprocess"),
-    "default, stand-ins": (["loss.stand_in_l1=10"], "inprocess"),
 }
 
 

@@ -27,7 +27,7 @@ LABELS_LIMIT: Final = 1024
 LARGEST_SHARE: Final = 0.75
 """What one of three or more sites counts for at most, if the recipe does not say: three times what
 all others do together. No site of the data sets that results are reported on has that much."""
-SEGMENTING: Final = frozenset({"patch_segmentation", "unet_segmentation"})
+SEGMENTING: Final = frozenset({"patch_segmentation"})
 UNSEGMENTING: Final = frozenset({"patch", "dcgan"})
 """Kinds of this package's discriminators; of another package's nobody knows."""
 TAKEN_OVER: Final = ("kind", "augment", "cross_fitted")
@@ -180,7 +180,7 @@ class GeneratorSection(Section):
 
     kind: str = Field(
         "resnet",
-        description="resnet, unet, spade; dcgan, for classes or without a condition; masks, for "
+        description="resnet, spade; dcgan, for classes or without a condition; masks, for "
         "image.source 'masks'; or an entry point 'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
@@ -206,13 +206,8 @@ class GeneratorSection(Section):
     )
     position: bool = Field(
         False,
-        description="resnet, and its stand-ins: told where in the image each pixel lies; for masks "
-        "that leave most of an image open",
-    )
-    heads: bool = Field(
-        False,
-        description="resnet: each modality has last layers of its own; for sites that hold "
-        "different ones",
+        description="resnet: told where in the image each pixel lies; for masks that leave most "
+        "of an image open",
     )
     options: dict[str, str | int | float | bool] = Field(
         {}, description="handed to a generator of another package"
@@ -230,8 +225,8 @@ class DiscriminatorSection(Section):
 
     kind: str = Field(
         "patch",
-        description="patch, patch_segmentation, unet_segmentation; dcgan, which judges an image as "
-        "a whole; or an entry point 'asyndgan.discriminators'",
+        description="patch, patch_segmentation; dcgan, which judges an image as a whole; or an "
+        "entry point 'asyndgan.discriminators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     layers: int = Field(3, ge=1, le=6, description="halvings; 3 judges patches of 70x70 pixels")
@@ -239,11 +234,6 @@ class DiscriminatorSection(Section):
         (),
         description="how images are disturbed before they are judged, real and synthetic ones "
         "alike; for sites with few cases",
-    )
-    joint: bool = Field(
-        True,
-        description="one network judges all modalities of a site together; false: one for each, "
-        "which knows nothing of the others",
     )
     cross_fitted: bool = Field(
         False,
@@ -262,7 +252,7 @@ class LossSection(Section):
 
     adversarial: str = Field(
         "bce",
-        description="bce, least_squares, hinge, or an entry point 'asyndgan.adversarial_losses'",
+        description="bce, least_squares, or an entry point 'asyndgan.adversarial_losses'",
     )
     adversarial_weight: Weight = Field(1.0, description="of the adversarial term")
     paired_l1: Weight = Field(
@@ -270,51 +260,15 @@ class LossSection(Section):
         description="L1 to the real image of the same mask. Its gradient gives real pixels away to "
         "a coordinator that paints what it likes; a site's policy may forbid it",
     )
-    stand_in_l1: Weight = Field(
-        0.0,
-        description="L1 to a painting of the same mask by a generator that stays at the site and "
-        "has not seen the patient",
-    )
-    balance: float = Field(
-        0.0,
-        ge=0,
-        le=1,
-        description="part of the L1 terms in which every label counts alike, however few its "
-        "pixels; also in the stand-in's own training",
-    )
-    moments: Weight = Field(
-        0.0, description="class-wise mean and deviation of intensities, against unpaired images"
-    )
-    features: Weight = Field(
-        0.0, description="batch means of the discriminator's features, against unpaired images"
-    )
     segmentation: Weight = Field(
         0.0, description="cross-entropy of the segmentation output of discriminators that have one"
     )
 
-    @property
-    def unpaired(self) -> bool:
-        """Whether a term compares with real images other than those of the painted masks."""
-        return bool(self.moments or self.features)
-
     @model_validator(mode="after")
     def _asks_something(self) -> Self:
-        if not any(value for name, value in self if name not in ("adversarial", "balance")):
+        if not any(value for name, value in self if name != "adversarial"):
             raise ValueError("every weight is 0, so sites would ask for nothing; set one above 0")
         return self
-
-
-@final
-class StandInSection(Section):
-    """The site's own generator, used by `loss.stand_in_l1`. It never leaves the site."""
-
-    kind: str = Field("resnet", description="as generator.kind")
-    width: int = Field(16, ge=4, le=256, description="filters of the first layer")
-    blocks: int = Field(4, ge=1, le=16, description="residual blocks (resnet) at the lowest size")
-    skip: bool = Field(True, description="as generator.skip")
-    rate: Rate = Field(2e-4, description="learning rate")
-    paired_l1: Weight = Field(10.0, description="L1 to the real image, at the site only")
-    adversarial_weight: Weight = Field(0.0, description="of the site's discriminator on it")
 
 
 @final
@@ -571,7 +525,6 @@ class Recipe(Section):
         {}, max_length=64, description="a discriminator of its own for one site, by the site's name"
     )
     loss: LossSection = LossSection()
-    stand_in: StandInSection = StandInSection()
     optimiser: OptimiserSection = OptimiserSection()
     training: TrainingSection = TrainingSection()
     wire: WireSection = WireSection()
@@ -674,21 +627,12 @@ class Recipe(Section):
             self.discriminator.layers,
             min(self.image.size),
         )
-        least = {"patch": 3, "patch_segmentation": 3, "unet_segmentation": 2, "dcgan": 1}.get(
-            kind, 0
-        )
+        least = {"patch": 3, "patch_segmentation": 3, "dcgan": 1}.get(kind, 0)
         if side < least * 2**layers:
             raise ValueError(
                 f"images of {side} pixels are too small for discriminator.layers = {layers} of "
                 f"'{kind}': it takes {least * 2**layers} pixels; lower discriminator.layers"
             )
-        if kind == "unet_segmentation" and any(side % 2**layers for side in self.image.size):
-            raise ValueError(
-                f"'{kind}' of discriminator.layers = {layers} wants sides of a multiple of "
-                f"{2**layers} pixels; lower discriminator.layers"
-            )
-        if kind == "unet_segmentation" and self.loss.features:
-            raise ValueError(f"loss.features is above 0, but '{kind}' has no features to match")
         return self
 
     @model_validator(mode="after")
@@ -696,8 +640,7 @@ class Recipe(Section):
         if self.loss.segmentation and self.discriminator.kind in UNSEGMENTING:
             raise ValueError(
                 f"loss.segmentation is above 0, but discriminator.kind '{self.discriminator.kind}' "
-                "has no segmentation output; take patch_segmentation or unet_segmentation, or set "
-                "the weight to 0"
+                "has no segmentation output; take patch_segmentation, or set the weight to 0"
             )
         if self.discriminator.kind in SEGMENTING and not self.loss.segmentation:
             raise ValueError(
@@ -709,10 +652,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _label_maps_are_there(self) -> Self:
         needs_masks = {
-            "loss.balance": self.loss.balance,
-            "loss.moments": self.loss.moments,
             "loss.segmentation": self.loss.segmentation,
-            "loss.stand_in_l1": self.loss.stand_in_l1,
             "masks.release": self.masks.release,
         }
         for key, value in needs_masks.items():
@@ -728,23 +668,17 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _generator_can_paint_it(self) -> Self:
-        painters = {self.generator.kind, *([self.stand_in.kind] if self.loss.stand_in_l1 else [])}
-        if "unet" in painters and min(self.image.size) < 32:
-            raise ValueError(
-                "a generator of kind 'unet' halves images four times, so it takes 32 pixels; "
-                "raise image.size or take resnet or spade"
-            )
         if self.generator.kind in ("dcgan", "masks") and self.condition.kind == "mask":
             raise ValueError(
-                f"generator.kind '{self.generator.kind}' has no place for a mask; take resnet, "
-                "unet or spade"
+                f"generator.kind '{self.generator.kind}' has no place for a mask; take resnet "
+                "or spade"
             )
         if self.image.source == "images" and self.generator.kind == "masks":
             raise ValueError(
                 "generator.kind 'masks' paints one label a place; for image.source 'images' take "
                 "'dcgan' or, with a mask, 'resnet'"
             )
-        between = ("dcgan", "resnet", "spade", "unet")
+        between = ("dcgan", "resnet", "spade")
         of_masks = self.image.source == "masks" and self.condition.kind != "mask"
         if of_masks and self.generator.kind in between:
             raise ValueError(
@@ -765,10 +699,9 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _generator_has_use_for_it(self) -> Self:
         useless = {
-            "unet": ("style", "latent", "position", "heads"),
-            "spade": ("position", "heads"),
-            "dcgan": ("noise", "skip", "position", "heads"),
-            "masks": ("noise", "skip", "position", "heads"),
+            "spade": ("position",),
+            "dcgan": ("noise", "skip", "position"),
+            "masks": ("noise", "skip", "position"),
         }
         for key in useless.get(self.generator.kind, ()):
             if getattr(self.generator, key):
@@ -821,19 +754,12 @@ class Recipe(Section):
         return self
 
     @model_validator(mode="after")
-    def _modalities_are_judged_apart(self) -> Self:
+    def _no_halves_under_privacy(self) -> Self:
         fitted = [key for key, own in self.discriminators.items() if own.cross_fitted]
         if fitted and self.privacy.kind == "discriminator":
             raise ValueError(
                 f"{fitted[0]}.cross_fitted is true, but privacy.kind 'discriminator' bounds what "
                 "each patient changes in one network; set it to false"
-            )
-        judges = {own.kind for own in self.discriminators.values()}
-        if not self.discriminator.joint and any("segmentation" in kind for kind in judges):
-            raise ValueError(
-                "discriminator.joint is false, so each modality is judged alone, but a mask is "
-                "found back in all of them together; take discriminator.kind 'patch' or 'dcgan', "
-                "and set loss.segmentation to 0"
             )
         return self
 
@@ -846,14 +772,8 @@ class Recipe(Section):
                 self.loss.adversarial != "bce"
             ),
             "loss.paired_l1 is above 0": self.loss.paired_l1,
-            "loss.stand_in_l1 is above 0": self.loss.stand_in_l1,
-            "loss.moments is above 0": self.loss.moments,
-            "loss.features is above 0": self.loss.features,
             "loss.segmentation is above 0": self.loss.segmentation,
             "loss.adversarial_weight is not 1": self.loss.adversarial_weight != 1,
-            "discriminator.joint is false, and no network judges an image as a whole": (
-                not self.discriminator.joint
-            ),
             "discriminator.cross_fitted is true": any(
                 own.cross_fitted for own in self.discriminators.values()
             ),
@@ -939,9 +859,6 @@ class Recipe(Section):
             )
         touched = {
             "loss.paired_l1": self.loss.paired_l1,
-            "loss.stand_in_l1": self.loss.stand_in_l1,
-            "loss.moments": self.loss.moments,
-            "loss.features": self.loss.features,
             "loss.segmentation": self.loss.segmentation,
             f"selection.kind '{self.selection.kind}'": self.selection.compares,
             "masks.release": self.masks.release,
@@ -955,7 +872,7 @@ class Recipe(Section):
         # What one patient changes is bounded only if each image's gradient is its own.
         foreign = {
             "discriminator.kind": judges - UNSEGMENTING,
-            "loss.adversarial": {self.loss.adversarial} - {"bce", "least_squares", "hinge"},
+            "loss.adversarial": {self.loss.adversarial} - {"bce", "least_squares"},
         }
         for key, names in foreign.items():
             if names and self.privacy.kind == "discriminator":

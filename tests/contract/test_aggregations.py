@@ -97,7 +97,7 @@ def test_learning_changes_the_discriminator_and_asking_does_not(started: Started
     learned = weights(site)
     assert losses["discriminator"].isfinite()
     assert not all(map(torch.equal, before, learned))
-    started.aggregation.ask(site.objective, shown, own, None)
+    started.aggregation.ask(site.objective, shown, own)
     assert all(map(torch.equal, learned, weights(site)))
 
 

@@ -23,8 +23,6 @@ TINY = [
     "generator.blocks=1",
     "discriminator.width=4",
     "discriminator.layers=1",
-    "stand_in.width=4",
-    "stand_in.blocks=1",
     "training.steps=4",
     "training.batch=2",
 ]

@@ -145,7 +145,7 @@ def state_of_north(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> State:
     folder = tmp_path_factory.mktemp("sites")
-    coordinator = make_sites(tiny("loss.stand_in_l1=1"), folder=folder).begin()
+    coordinator = make_sites(tiny(), folder=folder).begin()
     coordinator.step()
     coordinator.roster.save(coordinator.step_number)
     return checkpoint.read(checkpoint.step_file(folder / "north", 1))
@@ -161,7 +161,7 @@ def test_a_sites_checkpoint_is_taken_up_or_refused_by_our_error(
     mutate: Callable[[State], State],
 ) -> None:
     folder = tmp_path_factory.mktemp("site") / "north"
-    recipe = tiny("loss.stand_in_l1=1")
+    recipe = tiny()
     checkpoint.write(checkpoint.step_file(folder, 1), *mutate(state_of_north))
     north = Site("north", make_cohort(recipe, cases=6, seed=1), recipe, folder=folder)
     try:

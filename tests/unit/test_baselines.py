@@ -75,7 +75,7 @@ def test_fedavg_averages_by_the_sites_numbers_of_cases(monkeypatch: pytest.Monke
 
 @pytest.fixture
 def recipe(tiny: MakeRecipe) -> Recipe:
-    return tiny("image.size=32", "training.steps=7", "loss.stand_in_l1=1", "stand_in.width=4")
+    return tiny("image.size=32", "training.steps=7")
 
 
 def test_fedgan_leaves_a_run_that_paints(recipe: Recipe, phantoms: Sites, tmp_path: Path) -> None:

@@ -16,9 +16,7 @@ from asyndgan.data import Cohort
 from asyndgan.data.check import check_folder
 from asyndgan.data.prepare import load_cases
 from asyndgan.engines import SiteSetup, load_cohort
-from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, WireError
-from asyndgan.models import build_discriminator
-from asyndgan.models.discriminators import EachModality
+from asyndgan.errors import CohortError, DataError, PolicyError, WireError
 from asyndgan.privacy import Policy, Release
 from asyndgan.privacy.policy import AllowsSection, LeavesSection
 from asyndgan.recipe import Recipe
@@ -30,7 +28,6 @@ MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
 MakeSites = Callable[..., Any]  # of conftest's Federation
 EXACT = ("wire.images=float32", "wire.feedback=float32")
-ALONE = ("shares.by=modality", "discriminator.joint=false")
 
 
 def incomplete(cohort: Cohort, present: list[list[bool]]) -> Cohort:
@@ -46,15 +43,15 @@ def incomplete(cohort: Cohort, present: list[list[bool]]) -> Cohort:
 def test_shares_by_modality_are_those_among_the_sites_that_hold_it(
     tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
 ) -> None:
-    """The gradient of mean_c sum_j pi_jc loss_jc, with a discriminator for each modality."""
-    recipe = tiny(*EXACT, *ALONE)
+    """The gradient of mean_c sum_j pi_jc loss_jc, where each site holds one modality."""
+    recipe = tiny(*EXACT, "shares.by=modality")
     cohorts = {
         "east": make_cohort(recipe, cases=2, seed=5, modalities=["T2"]),
-        "north": make_cohort(recipe, cases=6, seed=1, modalities=["T1", "T2"]),
+        "north": make_cohort(recipe, cases=6, seed=1, modalities=["T1"]),
         "south": make_cohort(recipe, cases=4, seed=2, modalities=["T1"]),
+        "west": make_cohort(recipe, cases=6, seed=3, modalities=["T2"]),
     }
-    shares = {("east", "T2"): 2 / 8, ("north", "T2"): 6 / 8, ("north", "T1"): 0.6}
-    shares |= {("south", "T1"): 0.4}
+    shares = {"east": 2 / 8, "north": 0.6, "south": 0.4, "west": 6 / 8}
     coordinator = make_sites(recipe, cohorts).begin()
     twins: dict[str, Site] = make_sites(recipe, cohorts).sites
     generator = copy.deepcopy(coordinator.generator)
@@ -74,13 +71,9 @@ def test_shares_by_modality_are_those_among_the_sites_that_hold_it(
         held = [scope.index(modality) for modality in site.cohort.modalities]
         site.objective.begin_step(0)
         site.objective.learn(real, replace(real, images=own[:, held].detach()))
-        networks = site.objective.discriminator.networks
-        assert isinstance(networks, torch.nn.ModuleList)
-        for place, modality in enumerate(site.cohort.modalities):
-            channel = own[:, [scope.index(modality)]]
-            said = networks[place](channel, site.objective.maps(real.conditions))
-            judged = site.objective.adversarial.generator(said.score)
-            loss = loss + shares[name, modality] * judged / len(scope)
+        said = site.objective.discriminator(own[:, held], site.objective.maps(real.conditions))
+        judged = site.objective.adversarial.generator(said.score)
+        loss = loss + shares[name] * judged / len(scope)
     central = torch.autograd.grad(loss, list(generator.parameters()))
     for ours, theirs in zip(gradients, central, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-7)
@@ -101,7 +94,7 @@ def test_shares_by_modality_change_nothing_where_everybody_holds_the_same(
 def test_who_says_that_next_to_no_case_has_a_modality_has_no_weight_without_limit(
     tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
 ) -> None:
-    recipe = tiny(*ALONE)
+    recipe = tiny("shares.by=modality")
     cohorts = {
         "north": make_cohort(recipe, seed=1, modalities=["T1"]),
         "west": make_cohort(recipe, seed=2, modalities=["T2"]),  # the only one
@@ -121,7 +114,7 @@ def test_who_says_that_next_to_no_case_has_a_modality_has_no_weight_without_limi
 def test_a_site_that_leaves_takes_its_part_of_a_modality_along(
     tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
 ) -> None:
-    recipe = tiny(*ALONE, "quorum.least=0.1")
+    recipe = tiny("shares.by=modality", "quorum.least=0.1")
     federation = make_sites(
         recipe,
         {
@@ -168,24 +161,6 @@ def test_a_site_that_lacks_a_modality_is_shown_the_look_that_such_sites_share(
     assert not reminded["east"].allclose(reminded["north"])
 
 
-def test_discriminators_of_single_modalities_know_nothing_of_each_other(tiny: MakeRecipe) -> None:
-    recipe = tiny("discriminator.joint=false")
-    network = build_discriminator(recipe, condition_channels=3, image_channels=2)
-    assert isinstance(network, EachModality)
-    images = torch.rand(2, 2, 16, 16, requires_grad=True)
-    verdict = network(images, torch.zeros(2, 3, 16, 16))
-    assert verdict.score.shape[:2] == (2, 2)
-    (gradient,) = torch.autograd.grad(verdict.score[:, 0].sum(), images)
-    assert gradient[:, 0].any()
-    assert not gradient[:, 1].any()
-
-
-def test_a_mask_is_not_found_back_in_single_modalities(tiny: MakeRecipe) -> None:
-    kind = "discriminator.kind=patch_segmentation"
-    with pytest.raises(RecipeError, match="a mask is found back in all of them together"):
-        tiny("discriminator.joint=false", kind, "loss.segmentation=1")
-
-
 def test_a_case_that_lacks_a_modality_is_not_counted_as_absent_twice(
     tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
 ) -> None:
@@ -229,16 +204,14 @@ def test_a_policy_that_keeps_cases_back_takes_none_whose_zeros_would_tell(
 # Cases that lack a modality
 
 
-@pytest.mark.parametrize("joint", ["true", "false"])
-@pytest.mark.parametrize("terms", [[], ["loss.stand_in_l1=5", "stand_in.width=4"]])
+@pytest.mark.parametrize("terms", [[], ["loss.paired_l1=5"]])
 def test_where_a_case_lacks_a_modality_nobody_judges_it(
     tiny: MakeRecipe,
     make_cohort: MakeCohort,
     make_sites: MakeSites,
-    joint: str,
     terms: list[str],
 ) -> None:
-    recipe = tiny(*EXACT, f"discriminator.joint={joint}", "training.flip=false", *terms)
+    recipe = tiny(*EXACT, "training.flip=false", *terms)
     whole = make_cohort(recipe, cases=4, modalities=["T1", "T2"])
     cohort = incomplete(whole, [[True, True], [True, False], [False, True], [True, True]])
     federation = make_sites(recipe, {"north": cohort})
@@ -291,7 +264,6 @@ def test_a_discriminator_sees_what_is_absent_alike_in_real_and_synthetic_images(
     ("crossed", "remedy"),
     [
         ("discriminator.cross_fitted=true", "discriminator.cross_fitted to false"),
-        ("loss.stand_in_l1=5", "loss.stand_in_l1 to 0"),
         (
             "site_discriminators={north={layers=1, cross_fitted=true}}",
             "site_discriminators.north.cross_fitted to false",
@@ -315,7 +287,7 @@ def test_a_network_of_one_half_of_the_patients_judges_no_modality_that_it_never_
 
 @pytest.mark.parametrize(
     "asked",
-    ["loss.moments=1", "loss.features=1", "selection.kind=nearest", "selection.kind=measured"],
+    ["selection.kind=nearest", "selection.kind=measured"],
 )
 def test_what_cannot_tell_absent_from_black_is_refused(
     tiny: MakeRecipe, make_cohort: MakeCohort, asked: str

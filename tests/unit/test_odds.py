@@ -317,8 +317,7 @@ def test_a_site_without_all_modalities_has_no_odds(
 @pytest.mark.parametrize(
     "other",
     [
-        "loss.adversarial=hinge", "loss.paired_l1=1", "loss.features=1",
-        "loss.adversarial_weight=2", "discriminator.joint=false",
+        "loss.adversarial=least_squares", "loss.paired_l1=1", "loss.adversarial_weight=2",
         "integrity.bound=2", "privacy.kind=feedback",
     ],
 )  # fmt: skip

@@ -161,16 +161,14 @@ OUTSIDE = {
     "condition.kind": "condition.kind=none",
     "image.source": "image.source=masks",
     "image.size": "image.size=80",
-    "discriminator.kind": "discriminator.kind=unet_segmentation",
+    "discriminator.kind": "discriminator.kind=dcgan",
     "discriminator.cross_fitted": "discriminator.cross_fitted=false",
     "discriminator.augment": "discriminator.augment=[]",
-    "discriminator.joint": "discriminator.joint=false",
     "discriminator.width": "discriminator.width=128",
     "discriminator.layers": "discriminator.layers=1",
     "loss.adversarial": "loss.adversarial=bce",
     "loss.adversarial_weight": "loss.adversarial_weight=0.5",
     "loss.segmentation": "loss.segmentation=2",
-    "loss.stand_in_l1": "loss.stand_in_l1=1",
     "optimiser.discriminator_rate": "optimiser.discriminator_rate=0.01",
     "optimiser.beta1": "optimiser.beta1=0.9",
     "optimiser.beta2": "optimiser.beta2=0.9",
@@ -184,7 +182,6 @@ ALONG = {
         "condition.kind=none", "generator.kind=masks", "generator.latent=4", "generator.noise=0",
         "training.move=false",
     ),
-    "discriminator.kind": ("loss.segmentation=1",),
     "loss.segmentation": ("discriminator.kind=patch_segmentation",),
 }  # fmt: skip
 """What a recipe needs beside, to be a recipe at all."""
@@ -343,7 +340,6 @@ def test_no_mask_passes_the_door_of_a_site_that_sends_none(tiny: MakeRecipe, mes
         "generator.noise=0",
         "masks.release=false",
         "wire.feedback=float16",
-        "loss.balance=0",
     )
     nothing = tiny("condition.kind=none", *whole)
     for recipe in (tiny(), nothing):
@@ -360,31 +356,6 @@ def test_no_mask_passes_the_door_of_a_site_that_sends_none(tiny: MakeRecipe, mes
         else:
             through_the_door(classes, never, none)
             assert not policy(f"{never}\n[allows]\nunmeasured = true").refusals(classes)
-
-
-@pytest.mark.parametrize("term", ["moments", "features"])
-def test_terms_that_show_statistics_of_real_images_are_refused_by_default(
-    tiny: MakeRecipe, term: str
-) -> None:
-    recipe = tiny(*PRIVATE, f"loss.{term}=1")
-    (reason,) = policy().refusals(recipe)
-    assert f"loss.{term} is 1" in reason
-    assert "allows.matching is false" in reason
-    assert not policy("[allows]\nmatching = true").refusals(recipe)
-    assert not SIMULATION.refusals(recipe)
-
-
-def test_stand_ins_learn_from_as_many_patients_as_the_steward_wants(
-    tiny: MakeRecipe, make_cohort: Callable[..., Cohort]
-) -> None:
-    recipe = tiny(*PRIVATE, "loss.stand_in_l1=1", "stand_in.width=4")
-    cohort, any_kind = make_cohort(recipe), "[allows]\nunmeasured = true"
-    (reason,) = policy(any_kind).refusals(recipe, patients=19)
-    assert "stand-ins of 19 patients" in reason
-    assert not policy(any_kind).refusals(recipe, patients=20) + policy(any_kind).refusals(recipe)
-    with pytest.raises(PolicyError, match=f"of {cohort.patients} patients learn them by heart"):
-        Site("north", cohort, recipe, policy=policy(any_kind))
-    Site("north", cohort, recipe, policy=policy(f"{any_kind}\nstand_in_patients = 2"))
 
 
 def test_nobody_is_alone_in_what_a_generator_learns(
@@ -411,10 +382,10 @@ def test_a_generator_of_masks_learns_nothing_where_masks_never_leave() -> None:
 
 
 def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny: MakeRecipe) -> None:
-    told = {"adversarial": 0.5, "discriminator": 0.1, "stand_in": 0.2, "stand_in_l1": 0.3}
+    told = {"adversarial": 0.5, "discriminator": 0.1, "segmentation": 0.3}
     message = judgement(losses=told)
     answer = through_the_door(tiny(*PRIVATE), "", message)
-    assert set(answer.losses) == {"adversarial", "stand_in_l1"}
+    assert set(answer.losses) == {"adversarial", "segmentation"}
     # Noise hides it where a steward says how much there must be.
     noisy = tiny("masks.release=false", "condition.kind=class", "privacy.kind=discriminator",
                  "privacy.noise=1e-9", "privacy.patients=2", "generator.skip=true")  # fmt: skip
@@ -427,7 +398,7 @@ def test_what_discriminators_say_of_themselves_stays_unless_it_may_leave(tiny: M
     assert set(through_the_door(tiny(*PRIVATE), text, message).losses) == set(told)
     new = judgement(losses=told | {"nearest_patient": 0.7})  # of a part nobody has thought of yet
     assert set(through_the_door(tiny(*PRIVATE), text, new).losses) == set(told)
-    assert set(through_the_door(tiny(*PRIVATE), "", new).losses) == {"adversarial", "stand_in_l1"}
+    assert set(through_the_door(tiny(*PRIVATE), "", new).losses) == {"adversarial", "segmentation"}
 
 
 def test_feedback_and_moments_pass_only_where_they_may(tiny: MakeRecipe) -> None:

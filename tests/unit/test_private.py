@@ -461,7 +461,7 @@ def test_under_noised_feedback_what_is_not_finite_is_charged_and_hidden_like_any
     ("overrides", "said"),
     [
         (("privacy.kind=discriminator",), "sends patients' masks"),
-        ((*PRIVATE, "loss.features=1"), "past privacy.kind"),
+        ((*PRIVATE, "loss.paired_l1=1"), "past privacy.kind"),
         ((*PRIVATE, "selection.kind=nearest"), "past privacy.kind"),
         ((*PRIVATE, "training.precision=bfloat16"), "float32"),
         ((*PRIVATE, "discriminator.kind=mine"), "discriminator.kind 'mine' is of another package"),

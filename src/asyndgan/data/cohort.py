@@ -242,15 +242,6 @@ class Cohort:
         other.seed = derived_seed(self.seed, secret)
         return other
 
-    def other(self, number: int, size: int) -> Batch:
-        """Draws a batch independently of `batch(number, size)`, for unpaired comparisons."""
-        random = self._random("other", number)
-        if self.weights is None:
-            index = torch.randint(len(self), (size,), generator=random)
-        else:
-            index = torch.multinomial(self.weights, size, replacement=True, generator=random)
-        return self._batch(index, _mirrors(size, random, self.flip), random)
-
     @cached_property
     def taught(self) -> Tensor:
         """Labels (or classes) that each half of the patients has, (2, labels) booleans."""

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         condition_channels,
         condition_maps,
         draw_noise,
-        generator_from,
         native_bfloat16,
         site_noise,
         usable_device,
@@ -28,8 +27,7 @@ else:
             "discriminators": "Verdict",
             "losses": "AdversarialLoss",
             "parts": "arithmetic build_adversarial_loss build_discriminator build_generator "
-            "condition_channels condition_maps draw_noise generator_from native_bfloat16 "
-            "site_noise usable_device",
+            "condition_channels condition_maps draw_noise native_bfloat16 site_noise usable_device",
         },
     )
 
@@ -44,7 +42,6 @@ __all__ = [
     "condition_channels",
     "condition_maps",
     "draw_noise",
-    "generator_from",
     "native_bfloat16",
     "site_noise",
     "usable_device",

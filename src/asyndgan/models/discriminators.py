@@ -4,7 +4,7 @@ Every discriminator returns a `Verdict`; outputs that it does not have are None.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import final
 
 import torch
@@ -21,16 +21,12 @@ class Verdict:
     """A discriminator's output for a batch of images.
 
     Attributes:
-        score: realness logits, (b, 1, *patches), or with one channel per modality; None if the
-            network has no such output.
-        segmentation: label logits, (b, labels, *space), or with one more channel for the class
-            "synthetic"; None if the network does not segment.
-        features: inner activations, for feature matching.
+        score: realness logits, (b, 1, *patches); None if the network has no such output.
+        segmentation: label logits, (b, labels, *space); None if the network does not segment.
     """
 
     score: Tensor | None = None
     segmentation: Tensor | None = None
-    features: list[Tensor] = field(default_factory=list)
 
     def float(self) -> "Verdict":
         """The verdict in float32, in which losses are computed."""
@@ -45,43 +41,14 @@ class Verdict:
         """The verdicts of one network, or of equal ones, on one batch after the other."""
         scores = [said.score for said in verdicts if said.score is not None]
         segmented = [said.segmentation for said in verdicts if said.segmentation is not None]
-        levels = zip(*(said.features for said in verdicts), strict=True)
         return cls(
-            torch.cat(scores) if scores else None,
-            torch.cat(segmented) if segmented else None,
-            [torch.cat(level) for level in levels],
+            torch.cat(scores) if scores else None, torch.cat(segmented) if segmented else None
         )
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Verdict":
         return Verdict(
             None if self.score is None else change(self.score),
             None if self.segmentation is None else change(self.segmentation),
-            [change(feature) for feature in self.features],
-        )
-
-
-@final
-class EachModality(nn.Module):
-    """One network per modality, which judges it alone; losses are means over all modalities.
-
-    Args:
-        networks: of one channel each, in the order of the site's modalities.
-    """
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, images: Images, condition: Condition) -> Verdict:
-        """Judges each channel; the scores are concatenated along the channel axis."""
-        said: list[Verdict] = [
-            network(channel, condition)
-            for network, channel in zip(self.networks, images.split(1, dim=1), strict=True)
-        ]
-        scores = [verdict.score for verdict in said if verdict.score is not None]
-        return Verdict(
-            score=torch.cat(scores, dim=1) if scores else None,
-            features=[feature for verdict in said for feature in verdict.features],
         )
 
 
@@ -155,7 +122,7 @@ def _harsher(one: Verdict, other: Verdict, masks: Masks, taught: Tensor | None) 
             first, second = taught.to(masks.device)[:, masks]
             worse = second & (worse | ~first)
         segmentation = torch.where(worse[:, None], other.segmentation, segmentation)
-    return Verdict(score, segmentation, [*one.features, *other.features])
+    return Verdict(score, segmentation)
 
 
 def _patch_network(spatial_dims: int, channels: int, section: DiscriminatorSection) -> nn.Module:
@@ -194,8 +161,7 @@ class PatchDiscriminator(nn.Module):
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
-        *features, score = self.network(torch.cat([images, condition], dim=1))
-        return Verdict(score=score, features=features)
+        return Verdict(score=self.network(torch.cat([images, condition], dim=1))[-1])
 
 
 @final
@@ -246,50 +212,7 @@ class PatchSegmentationDiscriminator(nn.Module):
             if merged is not None:
                 here = here + F.interpolate(merged, size=here.shape[2:], mode="nearest")
             merged = F.leaky_relu(merge(here), 0.2)
-        return Verdict(score=score, segmentation=self.classify(merged), features=features)
-
-
-@final
-class UNetSegmentationDiscriminator(nn.Module):
-    """A U-Net with one class more than there are labels (Schoenfeld et al. 2021, section 3.1).
-
-    Real pixels belong to their label's class, synthetic ones to the last class; the generator aims
-    to have its pixels classified as their label.
-
-    Args:
-        condition_channels: labels of the masks.
-        image_channels: modalities that the site holds.
-        spatial_dims: 2 or 3.
-        section: `width` and `layers` (halvings).
-    """
-
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: DiscriminatorSection,
-    ) -> None:
-        from monai.networks.nets import UNet
-
-        super().__init__()
-        widths = [section.width * 2 ** min(level, 3) for level in range(section.layers + 1)]
-        self.network = UNet(
-            spatial_dims=spatial_dims,
-            in_channels=image_channels,
-            out_channels=condition_channels + 1,
-            channels=widths,
-            strides=[2] * section.layers,
-            norm=("INSTANCE", {"affine": True}),
-            act=("LEAKYRELU", {"negative_slope": 0.2}),
-            num_res_units=0,
-            bias=False,
-        )
-
-    def forward(self, images: Images, condition: Condition) -> Verdict:
-        """Segments images; `condition` is not used."""
-        return Verdict(segmentation=self.network(images))
+        return Verdict(score=score, segmentation=self.classify(merged))
 
 
 @final
@@ -332,8 +255,8 @@ class DCGANDiscriminator(nn.Module):
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
-        features = [torch.cat([images, condition], dim=1)]
+        features = torch.cat([images, condition], dim=1)
         for layer in self.layers:
-            features.append(F.leaky_relu(layer(features[-1]), 0.2))
-        score = self.judge(self.pool(features[-1]).flatten(1))
-        return Verdict(score=score.reshape(-1, 1, *[1] * (images.ndim - 2)), features=features[1:])
+            features = F.leaky_relu(layer(features), 0.2)
+        score = self.judge(self.pool(features).flatten(1))
+        return Verdict(score=score.reshape(-1, 1, *[1] * (images.ndim - 2)))

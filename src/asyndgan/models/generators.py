@@ -88,29 +88,6 @@ class Style(nn.Module):
 
 
 @final
-class Heads(nn.Module):
-    """Separate last layers for each modality, after a trunk that all share.
-
-    They have no norm, which would cancel the shift that the code of a look has just applied.
-    """
-
-    def __init__(self, spatial_dims: int, source: int, width: int, modalities: int) -> None:
-        super().__init__()
-        self.heads = nn.ModuleList(
-            nn.Sequential(
-                _conv(spatial_dims, source, width, bias=True),
-                nn.ReLU(),
-                _conv(spatial_dims, width, 1, 7, bias=True),
-            )
-            for _ in range(modalities)
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features [b, source, *space] to [b, modalities, *space]."""
-        return torch.cat([head(features) for head in self.heads], dim=1)
-
-
-@final
 class ResNetGenerator(nn.Module):
     """The generator of AsynDGAN (section 3.4): c7s1-k, d2k, d4k, n residual blocks, u2k, uk, c7s1.
 
@@ -126,8 +103,7 @@ class ResNetGenerator(nn.Module):
             and `latent` numbers, which follow the noise as constant maps, scale and shift features
             at the lowest size and before the last layer; `position` feeds each pixel's coordinates
             to the first layer (Liu et al. 2018, "CoordConv"), since norms and reflection padding
-            hide them; `heads` gives each modality its own last layers, which feedback on other
-            modalities does not change.
+            hide them.
     """
 
     def __init__(
@@ -170,11 +146,7 @@ class ResNetGenerator(nn.Module):
             self.styles = nn.ModuleList(Style(section.code, wide) for wide in (4 * k, k))
         self.skip = section.skip
         self.position = section.position
-        last = k + maps * section.skip
-        if section.heads:
-            self.paint: nn.Module = Heads(spatial_dims, last, k, image_channels)
-        else:
-            self.paint = _conv(spatial_dims, last, image_channels, 7, bias=True)
+        self.paint = _conv(spatial_dims, k + maps * section.skip, image_channels, 7, bias=True)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
@@ -190,48 +162,6 @@ class ResNetGenerator(nn.Module):
         if self.skip:
             features = torch.cat([features, maps], dim=1)
         return torch.tanh(self.paint(features))
-
-
-@final
-class UNetGenerator(nn.Module):
-    """MONAI's basic U-Net: the mask reaches the last layers at full resolution.
-
-    This keeps edges of small labels sharp and lets noise become texture, at a third of the ResNet's
-    compute. Upsampling is linear; see `ResNetGenerator`.
-
-    Args:
-        condition_channels: channels of the condition's maps.
-        image_channels: modalities to paint.
-        spatial_dims: 2 or 3.
-        section: `width` of the first level, `noise` channels; `blocks` is not used.
-    """
-
-    def __init__(
-        self,
-        *,
-        condition_channels: int,
-        image_channels: int,
-        spatial_dims: int,
-        section: GeneratorSection,
-    ) -> None:
-        from monai.networks.nets import BasicUNet
-
-        super().__init__()
-        k = section.width
-        self.body = BasicUNet(
-            spatial_dims=spatial_dims,
-            in_channels=condition_channels + section.noise,
-            out_channels=image_channels,
-            features=(k, k, 2 * k, 4 * k, 8 * k, k),
-            act=("LeakyReLU", {"negative_slope": SLOPE}),
-            norm=("instance", {"affine": True}),
-            bias=False,
-            upsample="nontrainable",
-        )
-
-    def forward(self, condition: Condition, noise: Noise) -> Images:
-        """Paints images in [-1, 1] of the condition's height and width (multiples of 16)."""
-        return torch.tanh(self.body(torch.cat([condition, noise], dim=1)))
 
 
 @final

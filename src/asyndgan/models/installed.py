@@ -37,7 +37,6 @@ def check_parts(recipe: Recipe) -> None:
         "generator.kind": ("generators", recipe.generator.kind),
         "discriminator.kind": ("discriminators", recipe.discriminator.kind),
         "loss.adversarial": ("adversarial_losses", recipe.loss.adversarial),
-        "stand_in.kind": ("generators", recipe.stand_in.kind),
     }
     for site, section in recipe.site_discriminators.items():
         named[f"site_discriminators.{site}.kind"] = ("discriminators", section.kind)

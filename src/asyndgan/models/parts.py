@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from asyndgan.arrays import Condition, Noise
 from asyndgan.data import derived_seed
 from asyndgan.errors import RecipeError, RunError
-from asyndgan.models.discriminators import CrossFitted, EachModality
+from asyndgan.models.discriminators import CrossFitted
 from asyndgan.models.installed import part
 from asyndgan.models.layout import channels_last
 from asyndgan.models.losses import AdversarialLoss
-from asyndgan.recipe import GeneratorSection, Recipe
+from asyndgan.recipe import Recipe
 
 MOST_WEIGHTS: Final = 500_000_000
 """Most weights of a network: 2 GB, and four times as much with gradients and Adam's moments."""
@@ -28,19 +28,8 @@ or of 64 with a `privacy.multiplicity` of as many."""
 def build_generator(
     recipe: Recipe, *, condition_channels: int, image_channels: int, spatial_dims: int = 2
 ) -> nn.Module:
-    """The central generator of a recipe."""
-    return generator_from(
-        recipe.generator,
-        condition_channels=condition_channels,
-        image_channels=image_channels,
-        spatial_dims=spatial_dims,
-    )
-
-
-def generator_from(
-    section: GeneratorSection, *, condition_channels: int, image_channels: int, spatial_dims: int
-) -> nn.Module:
-    """A generator from its section: the central one or a site's stand-in."""
+    """The generator of a recipe."""
+    section = recipe.generator
     build = partial(
         part("generators", section.kind),
         condition_channels=condition_channels,
@@ -59,19 +48,15 @@ def build_discriminator(
     one = partial(
         part("discriminators", recipe.discriminator.kind),
         condition_channels=condition_channels,
+        image_channels=image_channels,
         spatial_dims=spatial_dims,
         section=recipe.discriminator,
     )
 
-    def joint() -> nn.Module:
-        if recipe.discriminator.joint:
-            network: nn.Module = one(image_channels=image_channels)
-            return network
-        return EachModality([one(image_channels=1) for _ in range(image_channels)])
-
     def build() -> nn.Module:
         fitted = recipe.discriminator.cross_fitted
-        return CrossFitted([joint() for _ in range(2)]) if fitted else joint()
+        network: nn.Module = CrossFitted([one() for _ in range(2)]) if fitted else one()
+        return network
 
     network = _bearable(
         build,

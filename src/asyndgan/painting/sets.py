@@ -11,7 +11,6 @@ from asyndgan.data.description import describe
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.painting.recombine import recombined
 from asyndgan.painting.synthesise import (
     AS_PAINTED,
     PAINTING_VERSION,
@@ -116,8 +115,6 @@ def painted_once(
     out: Path,
     *,
     moved: int = MOVED,
-    mixed: int = 0,
-    label: int = 1,
     fading: Fading = AS_PAINTED,
     compared: bool = False,
 ) -> Path:
@@ -129,9 +126,6 @@ def painted_once(
         source: description of where the masks came from.
         out: folder of the set.
         moved: images per mask from the moved mask, in addition to the one from the mask itself.
-        mixed: further images per mask, from the mask moved after its regions of `label` were
-            exchanged for another's; see `asyndgan.painting.recombine`.
-        label: value of the label whose regions are exchanged.
         fading: labels to paint more or less clearly.
         compared: whether a set that was painted before is compared with what the generator paints.
 
@@ -142,16 +136,14 @@ def painted_once(
         RunError: `out` holds a set of another run, one painted from other masks or in another way,
             or, if compared, one whose files were changed.
     """
-    painting = {"moved": moved, "mixed": mixed, "label": label if mixed else 0, **fading.told()}
+    painting = {"moved": moved, **fading.told()}
     if (out / "dataset.json").exists():
         check_provenance(run, out, masks, painting)
         if not compared:
             return out
-    if mixed:
-        source += ", some with regions exchanged"
 
     def paint(folder: Path) -> None:
-        cases = painting_of(run, masks, moved=moved, mixed=mixed, label=label, fading=fading)
+        cases = painting_of(run, masks, moved=moved, fading=fading)
         write_synthetic(folder, run, cases, masks=masks, source=source, painting=painting)
 
     if (out / "dataset.json").exists():
@@ -178,8 +170,6 @@ def painting_of(
     masks: Sequence[tuple[str, Mask]],
     *,
     moved: int = MOVED,
-    mixed: int = 0,
-    label: int = 1,
     fading: Fading = AS_PAINTED,
     step: int | None = None,
 ) -> list[Case]:
@@ -189,8 +179,6 @@ def painting_of(
         run: a finished run.
         masks: names and label maps [H, W].
         moved: images per mask from the moved mask.
-        mixed: images per mask from the mask with regions exchanged.
-        label: value of the label whose regions are exchanged.
         fading: labels to paint more or less clearly.
         step: step of a stored intermediate generator; None: the final one.
     """
@@ -198,11 +186,6 @@ def painting_of(
     cases = list(synthesise(run, masks, step=step, fading=fading))
     if moved:
         cases += synthesise(run, masks, draws=moved, move=True, seed=1, step=step, fading=fading)
-    for number in range(mixed):
-        exchanged = [
-            (f"{name}_r{number}", mask) for name, mask in recombined(masks, label, seed=number)
-        ]
-        cases += synthesise(run, exchanged, move=True, seed=2 + number, step=step, fading=fading)
     return cases
 
 

@@ -10,6 +10,7 @@ from typing import Any, Final, final
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import nn
 
 from asyndgan.arrays import Mask
@@ -20,7 +21,6 @@ from asyndgan.data.moves import Moves, mirrored, moved
 from asyndgan.data.prepare import load_masks
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
-from asyndgan.painting.recombine import without_labels
 from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training import SHARED_LOOK, Scope, generator_inputs
@@ -206,6 +206,21 @@ def synthesise(
                 conditions = _painted_masks(images, scope)
             for (name, _), image, mask in zip(part, images, conditions, strict=True):
                 yield _case(name + suffix, image, mask, scope.modalities)
+
+
+def without_labels(masks: Mask, labels: Collection[int]) -> Mask:
+    """Label maps [N, H, W] with regions of these labels replaced by the nearest other label.
+
+    A mask of nothing else is 0 everywhere.
+    """
+    found = []
+    for mask in masks.numpy():
+        where = np.isin(mask, list(labels))
+        nearest: Any = ndimage.distance_transform_edt(
+            where, return_distances=False, return_indices=True
+        )
+        found.append(np.zeros_like(mask) if where.all() else mask[tuple(nearest)])
+    return torch.from_numpy(np.stack(found))
 
 
 @torch.no_grad()

@@ -106,10 +106,6 @@ FAMILY: Final = (
         "Images are not augmented as in the measurements. " + _MEMORISED,
     ),
     Row(
-        "discriminator.joint", *_one_of(True),
-        "A network for each modality is asked about each by itself, which was not measured.",
-    ),
-    Row(
         "discriminator.width", *_between(16, 48),
         "Wider networks can memorise more patients. Narrower networks were not measured.",
     ),
@@ -130,11 +126,6 @@ FAMILY: Final = (
         "loss.segmentation", *_between(0, 1),
         "A network that learns more from masks can memorise patients' masks. Its answer reveals a "
         "mask that it finds in an image.",
-    ),
-    Row(
-        "loss.stand_in_l1", *_one_of(0.0),
-        "Stand-ins are generators that have learned the site's patients; what asking them tells "
-        "was not measured.",
     ),
     Row(
         "optimiser.discriminator_rate", *_between(0, 2e-4),
@@ -161,8 +152,7 @@ FAMILY: Final = (
         "Patients with rare labels are drawn more often, so the networks learn them sooner.",
     ),
 )  # fmt: skip
-"""What recipes of the family have. Statistics terms, the paired term and odds have keys of their
-own in a policy."""
+"""What recipes of the family have. The paired term and odds have keys of their own in a policy."""
 
 
 def outside(recipe: Recipe) -> list[Outside]:

@@ -55,22 +55,11 @@ class AllowsSection(Section):
         False,
         description="a term that compares with real images; its gradient reveals real pixels",
     )
-    matching: bool = Field(
-        False,
-        description="loss.moments and loss.features, which compare with statistics of real images: "
-        "of a batch of one patient their gradient gives his image away",
-    )
     fewest_patients: int = Field(
         5,
         ge=1,
         description="fewest patients, after holding out, from whom a recipe without differential "
         "privacy may learn, also for each modality; a generator of one patient knows only them",
-    )
-    stand_in_patients: int = Field(
-        20,
-        ge=2,
-        description="fewest patients, after holding out, with whom a recipe may have stand-ins: "
-        "one of few patients learns them by heart, and feedback points at what it paints",
     )
     unmeasured: bool = Field(
         False,
@@ -201,8 +190,7 @@ class Policy(Section):
         """Fewest patients of whom a recipe may learn here; 0 if differential privacy covers it."""
         if self.covers(recipe):
             return 0
-        stand_ins = self.allows.stand_in_patients if recipe.loss.stand_in_l1 else 0
-        return max(self.allows.fewest_patients, stand_ins)
+        return self.allows.fewest_patients
 
     def unmeasured(self, recipe: Recipe) -> list[Outside]:
         """Where a recipe is outside the family, unless it need not be inside."""
@@ -240,19 +228,6 @@ class Policy(Section):
             found.append(
                 f"loss.paired_l1 is {recipe.loss.paired_l1:g}, so feedback gives real pixels away; "
                 "allows.paired_l1 is false"
-            )
-        matching = {"loss.moments": recipe.loss.moments, "loss.features": recipe.loss.features}
-        found += [
-            f"{key} is {weight:g}, so feedback gives statistics of real images away, of a batch of "
-            "one an image; allows.matching is false"
-            for key, weight in matching.items()
-            if weight and not self.allows.matching
-        ]
-        fewest = self.allows.stand_in_patients
-        if recipe.loss.stand_in_l1 and patients is not None and patients < fewest:
-            found.append(
-                f"loss.stand_in_l1 is {recipe.loss.stand_in_l1:g}, and stand-ins of {patients} "
-                f"patients learn them by heart; allows.stand_in_patients is {fewest}"
             )
         private = self.covers(recipe)
         if not private and patients is not None and patients < self.allows.fewest_patients:
@@ -353,9 +328,7 @@ SIMULATION = Policy(
     ),
     allows=AllowsSection(
         paired_l1=True,
-        matching=True,
         fewest_patients=1,
-        stand_in_patients=2,
         unmeasured=True,
         known_start=True,
     ),

@@ -38,12 +38,10 @@ LEAST_IMAGES = 8
 WITH_CONDITIONS = Card | StepAnswer
 """Answers that hold what a generator paints from next."""
 
-LOSSES = (
-    "adversarial", "segmentation", "paired_l1", "stand_in_l1", "moments", "features",
-)  # fmt: skip
+LOSSES = ("adversarial", "segmentation", "paired_l1")
 """Terms of the generator's loss, by the names under which they may leave."""
 
-OWN_LOSSES = ("discriminator", "discriminator_synthetic", "stand_in")
+OWN_LOSSES = ("discriminator", "discriminator_synthetic")
 """Losses of a site's own networks; a number of any other name never leaves."""
 
 _KEY = object()

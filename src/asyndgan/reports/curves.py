@@ -105,9 +105,6 @@ _NOTES: Final = {
     "often.",
     "segmentation": "How badly the discriminator finds the mask back in the synthetic images.",
     "paired_l1": "Distance to the real image of the same mask, on a scale of 2.",
-    "stand_in": "What the site's own small generator still gets wrong. It stays at the site.",
-    "stand_in_l1": "Distance to the painting of the same mask by the site's own small generator.",
-    "moments": "How far each label's mean and spread of intensity lie from the site's.",
     "reminding": "How differently the masks of sites that are away are painted by now, on a scale "
     "of 2. Nothing while all are there.",
     "distance": "Of the averaged generator's images from all real ones, by moments of features, at "
@@ -243,7 +240,7 @@ def _series(records: Sequence[Mapping[str, Any]], site: str, name: str) -> Line:
 
 
 def _title(name: str) -> str:
-    words = name.replace("_", " ").replace(" l1", " L1").replace("stand in", "stand-in")
+    words = name.replace("_", " ").replace(" l1", " L1")
     return words[:1].upper() + words[1:]
 
 

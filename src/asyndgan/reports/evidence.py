@@ -111,7 +111,7 @@ def _by_number_only(rows: Sequence[Row]) -> list[Row]:
     defaults: dict[tuple[str, str], list[Any]] = {}
     chosen = []
     for row in rows:
-        how = [row.get(key) for key in ("mixed", "dropped", "faded", "contrasts")]
+        how = [row.get(key) for key in ("faded", "contrasts")]
         if defaults.setdefault((row["set"], row["recipe"]), how) == how:
             chosen.append(row)
     return chosen

@@ -98,13 +98,9 @@ def _paintings(rows: list[Row]) -> Table:
 
 def _painting(row: Row) -> str:
     words = [f"{row['images']} {'image' if row['images'] == 1 else 'images'} a mask"]
-    if row["mixed"]:
-        words.append(f"{row['mixed']} more with regions exchanged")
     if row.get("faded"):
         low, high = row["contrasts"]
         words.append(f"{' and '.join(row['faded'])} at {low:g} to {high:g} of its contrast")
-    if row["dropped"]:
-        words.append(f"less the {row['dropped']:.0%} that contradict it most")
     return ", ".join(words)
 
 

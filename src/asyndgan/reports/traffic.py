@@ -253,8 +253,6 @@ def _stayed(recipe: Recipe) -> Iterator[Stayed]:
     yield Stayed(
         "Discriminators", "Each site's own network: neither weights nor gradients of them."
     )
-    if recipe.loss.stand_in_l1:
-        yield Stayed("Stand-in generators", "Trained on the site's images, and used only there.")
     yield Stayed("Names", "No file name, no path, no name or number of a patient.")
     if recipe.condition.kind == "mask":
         yield Stayed("Whose mask is whose", "Masks travel in batches, without a patient.")

@@ -27,7 +27,6 @@ from asyndgan.data.prepare import blanked, load_cases, prepare, widened
 from asyndgan.data.splits import hold_out
 from asyndgan.data.writing import digest_of_folder
 from asyndgan.errors import RecipeError
-from asyndgan.judging.agreement import agreeing
 from asyndgan.judging.bench import (
     Bench,
     Contenders,
@@ -637,16 +636,9 @@ class _Judging:
         """Paints from the sites' own masks, since a baseline has no released ones."""
         folder = painted_once(
             run, masks_of(self.real.sites), OF_SITES, run.path / painting.folder(self.part),
-            moved=painting.images - 1, mixed=painting.mixed,
-            label=self.real.labels[self.part.label], fading=self._fading(painting),
+            moved=painting.images - 1, fading=self._fading(painting),
         )  # fmt: skip
-        return agreeing(
-            load_cases(folder, run.recipe().image, self.real.modalities, synthetic=True),
-            painting.dropped,
-            label=self.part.label, labels=self.real.labels, budget=self._budget(),
-            cache=self.out / "cache", workers=self.workers, device=self.device,
-            on_progress=self.on_progress,
-        )  # fmt: skip
+        return load_cases(folder, run.recipe().image, self.real.modalities, synthetic=True)
 
     def _fading(self, painting: PaintingSection) -> Fading:
         fading = Fading.of(painting.faded(self.part), self.real.labels)

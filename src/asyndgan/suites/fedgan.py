@@ -179,9 +179,6 @@ class _Party:
         """One update of the local discriminator, then one of the local generator."""
         training = self.recipe.training
         real = self._in_order(self.cohort.batch(number, training.batch))
-        other = None
-        if self.recipe.loss.unpaired:
-            other = self._in_order(self.cohort.other(number, training.batch))
         seed = derived_seed(training.seed, "fedgan noise", self.name, number)
         random = torch.Generator().manual_seed(seed)
         looks = [self.name] * training.batch
@@ -195,7 +192,7 @@ class _Party:
         self.objective.begin_step(number)
         losses = self.objective.learn(real, synthetic)
         synthetic.images.requires_grad_()
-        loss, terms = self.objective.ask(synthetic, real, other)
+        loss, terms = self.objective.ask(synthetic, real)
         (feedback,) = torch.autograd.grad(loss, synthetic.images)
         painting.backward(feedback)
         set_rate(

@@ -76,21 +76,6 @@ class PaintingSection(Section):
     images: int = Field(
         1 + MOVED, ge=1, le=1000, description="of each mask: one of itself, the others of it moved"
     )
-    mixed: int = Field(
-        0,
-        ge=0,
-        le=1000,
-        description="further images of each mask, with regions of the set's label exchanged for "
-        "those of another mask",
-    )
-    dropped: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="part of the images left out: those that a network trained on the others "
-        "contradicts most",
-    )
-
     contrasts: tuple[float, float] = Field(
         CONTRASTS, description="least and highest contrast of the set's faded labels; 1: as painted"
     )
@@ -107,16 +92,14 @@ class PaintingSection(Section):
         return part.faded if self.contrasts != (1, 1) else ()
 
     def folder(self, part: SetSection) -> str:
-        """Name of the set's folder in a run's folder; the set includes the cases to be dropped."""
-        mixed = f"-mixed{self.mixed}-{part.label}" if self.mixed else ""
+        """Name of the set's folder in a run's folder."""
         low, high = self.contrasts
         faded = f"-faded-{'-'.join(self.faded(part))}-{low:g}-{high:g}" if self.faded(part) else ""
-        return f"synthetic-x{self.images}{mixed}{faded}-v{PAINTING_VERSION}"
+        return f"synthetic-x{self.images}{faded}-v{PAINTING_VERSION}"
 
     def ending(self, part: SetSection) -> str:
         """Name of the folder of the set's evaluation."""
-        dropped = f"-without{self.dropped:g}" if self.dropped else ""
-        return self.folder(part).removeprefix("synthetic-") + dropped
+        return self.folder(part).removeprefix("synthetic-")
 
 
 @final

@@ -27,23 +27,15 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
         )
     own = name in recipe.site_discriminators
     section = f"site_discriminators.{name}" if own else "discriminator"
-    crossed = {
-        "loss.stand_in_l1 to 0": recipe.loss.stand_in_l1 > 0,
-        f"{section}.cross_fitted to false": recipe.at_site(name).discriminator.cross_fitted,
-    }
-    remedy = " and ".join(key for key, value in crossed.items() if value)
-    if remedy and (untaught := cohort.untaught):
+    cross_fitted = recipe.at_site(name).discriminator.cross_fitted
+    if cross_fitted and (untaught := cohort.untaught):
         raise CohortError(
             f"site {name}: of its patients one half alone has cases with {untaught[0]}, and a "
             "network that learns from the other half would judge what it never saw. Leave "
-            f"{' and '.join(untaught)} out at this site, or set {remedy}."
+            f"{' and '.join(untaught)} out at this site, or set {section}.cross_fitted to "
+            "false."
         )
-    if recipe.loss.stand_in_l1 and cohort.patients < 2:
-        raise CohortError(
-            f"site {name} has one patient, so there is no stand-in that has not seen him. Add "
-            "patients, or set loss.stand_in_l1 to 0."
-        )
-    if recipe.at_site(name).discriminator.cross_fitted and cohort.patients < 2:
+    if cross_fitted and cohort.patients < 2:
         raise CohortError(
             f"site {name} has one patient, so one of its two networks would learn from nobody. Add "
             f"patients, or train with --set {section}.cross_fitted=false."
@@ -54,8 +46,6 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
             f"{recipe.training.move}. Build the cohort as the recipe says."
         )
     compared = {
-        "loss.moments": recipe.loss.moments,
-        "loss.features": recipe.loss.features,
         f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
         f"shares.by '{recipe.shares.by}'": aggregation_of(recipe).whole_cases,
         f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",

@@ -18,18 +18,12 @@ from asyndgan.models import (
     build_discriminator,
     condition_channels,
     condition_maps,
-    generator_from,
 )
 from asyndgan.models.augment import disturbed
 from asyndgan.models.discriminators import CrossFitted, labels_in
-from asyndgan.models.losses import (
-    balanced_cross_entropy,
-    balanced_l1,
-    features_distance,
-    moments_distance,
-)
+from asyndgan.models.losses import balanced_cross_entropy
 from asyndgan.privacy.chance import shuffled
-from asyndgan.recipe import GeneratorSection, OptimiserSection, Recipe
+from asyndgan.recipe import OptimiserSection, Recipe
 from asyndgan.training.checkpoint import (
     load_network,
     load_optimiser,
@@ -40,16 +34,11 @@ from asyndgan.training.checkpoint import (
 from asyndgan.training.private import PrivateDiscriminator
 
 Losses = dict[str, Tensor]
-StandIn = tuple[torch.nn.Module, torch.optim.Adam]
 
 
 @final
 class Objective:
-    """A site's networks: its discriminator and, if the recipe asks, its stand-in generators.
-
-    There are two stand-ins, each trained on one half of the site's patients. A patient's mask is
-    painted by the one that has never seen the patient (cross-fitting). A painting recovered from
-    feedback therefore says no more of the patient than the mask does.
+    """A site's discriminator, how it learns, and what it asks of synthetic images.
 
     Args:
         recipe: names networks, losses and rates.
@@ -106,37 +95,19 @@ class Objective:
         self.discriminator_optimiser = adam(
             self.discriminator, recipe.optimiser, recipe.optimiser.discriminator_rate
         )
-        self.stand_ins: list[StandIn] = []
-        self.target: Images | None = None
-        if recipe.loss.stand_in_l1:
-            stand_in = recipe.stand_in
-            section = GeneratorSection(
-                kind=stand_in.kind,
-                width=stand_in.width,
-                blocks=stand_in.blocks,
-                skip=stand_in.skip,
-                position=recipe.generator.position and stand_in.kind == "resnet",
-            )
-            for half in range(2):
-                with seeded(derived_seed(seed, "stand-in", half)):
-                    network = generator_from(section, **sizes).to(device)
-                optimiser = adam(network, recipe.optimiser, recipe.stand_in.rate)
-                self.stand_ins.append((network, optimiser))
         if secret is not None:
             with torch.no_grad():
-                for network in (self.discriminator, *(one for one, _ in self.stand_ins)):
-                    for weights in network.parameters():
-                        weights.copy_(shuffled(weights))
+                for weights in self.discriminator.parameters():
+                    weights.copy_(shuffled(weights))
         self.private = PrivateDiscriminator(self.discriminator, self.adversarial, recipe, self.maps)
         self.begin_step(0)
 
     def learn(self, real: Batch, synthetic: Batch) -> Losses:
-        """One update of the discriminator, and of the stand-ins if there are any.
+        """One update of the discriminator.
 
         Args:
             real: cases of the site.
-            synthetic: images with the conditions that they were painted from, and the halves that
-                the patients of these conditions are in.
+            synthetic: as many images, with the conditions that they were painted from.
         """
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
@@ -149,11 +120,7 @@ class Objective:
         )
         loss = self.lesson(said, maps, len(seen))
         update(self.discriminator_optimiser, loss)
-        losses = {"discriminator": loss.detach()}
-        if self.stand_ins:
-            losses["stand_in"] = self._learn_stand_ins(real, seen)
-            self.target = self._painted_by_stand_ins(synthetic, painted)
-        return losses
+        return {"discriminator": loss.detach()}
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
         """One differentially private update of the discriminator; see `training.private`.
@@ -165,41 +132,24 @@ class Objective:
         loss = self.private.learn(self.discriminator_optimiser, real, synthetic)
         return {"discriminator_synthetic": loss}
 
-    def ask(
-        self, synthetic: Batch, real: Batch | None = None, other: Batch | None = None
-    ) -> tuple[Scalar, Losses]:
+    def ask(self, synthetic: Batch, real: Batch | None = None) -> tuple[Scalar, Losses]:
         """The loss whose gradient with respect to the synthetic images is the site's feedback.
-
-        Call it after `learn` with the same batches: `learn` stores the stand-ins' paintings.
 
         Args:
             synthetic: images with the conditions that they were painted from.
             real: the site's images, of the same conditions if these are its own; None under
                 differential privacy, where no term uses them.
-            other: images of the site that are unrelated to these; None if no term uses them.
 
         Returns:
             The loss, and its terms before weighting, by name.
         """
-        weights, conditions = self.recipe.loss, synthetic.conditions
+        weight = self.recipe.loss.paired_l1
         # A modality that a case lacks is not judged, so its feedback is zero.
         images = synthetic.blanked(synthetic.images)
-        verdict, maps = self.judged(images, self.maps(conditions), self.shown)
+        verdict, maps = self.judged(images, self.maps(synthetic.conditions), self.shown)
         terms = self.wanted(verdict, maps)
-        if weights.paired_l1 and real:
-            gap = self._l1(images, real.images, conditions)
-            terms.append(("paired_l1", weights.paired_l1, gap))
-        if self.target is not None:
-            gap = self._l1(images, self.target, conditions)
-            terms.append(("stand_in_l1", weights.stand_in_l1, gap))
-        if weights.moments and other:
-            gap = moments_distance(images, conditions, other.images, other.conditions)
-            terms.append(("moments", weights.moments, gap))
-        if weights.features and other:
-            with torch.no_grad():
-                theirs = self.judged(other.images, self.maps(other.conditions))[0].features
-            gap = features_distance(verdict.features, theirs)
-            terms.append(("features", weights.features, gap))
+        if weight and real:
+            terms.append(("paired_l1", weight, (images - real.images).abs().mean()))
         loss = torch.stack([weight * value for _, weight, value in terms]).sum()
         return loss, {name: value.detach() for name, _, value in terms}
 
@@ -245,11 +195,7 @@ class Objective:
             both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
             terms.append(0.5 * both)
         if self.recipe.loss.segmentation and real.segmentation is not None:
-            masks, painted_masks = labels_in(maps[:count]), labels_in(maps[count:])
-            fits = balanced_cross_entropy(real.segmentation, masks, masks)
-            if real.segmentation.shape[1] > self.labels and synthetic.segmentation is not None:
-                last = torch.full_like(painted_masks, self.labels)
-                fits = fits + balanced_cross_entropy(synthetic.segmentation, last, painted_masks)
+            fits = balanced_cross_entropy(real.segmentation, labels_in(maps[:count]))
             terms.append(self.recipe.loss.segmentation * fits)
         return torch.stack(terms).sum()
 
@@ -261,8 +207,7 @@ class Objective:
             score = self.adversarial.generator(verdict.score)
             terms.append(("adversarial", weights.adversarial_weight, score))
         if weights.segmentation and verdict.segmentation is not None:
-            masks = labels_in(maps)
-            fits = balanced_cross_entropy(verdict.segmentation, masks, masks, self.known)
+            fits = balanced_cross_entropy(verdict.segmentation, labels_in(maps), self.known)
             terms.append(("segmentation", weights.segmentation, fits))
         return terms
 
@@ -278,71 +223,16 @@ class Objective:
         )
         factor = rate_factor(self.recipe, step)
         set_rate(self.discriminator_optimiser, self.recipe.optimiser.discriminator_rate * factor)
-        for _, optimiser in self.stand_ins:
-            set_rate(optimiser, self.recipe.stand_in.rate * factor)
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a checkpoint needs."""
         tensors = network_state("discriminator", self.discriminator)
-        tensors |= optimiser_state("discriminator_optimiser", self.discriminator_optimiser)
-        for half, (network, optimiser) in enumerate(self.stand_ins):
-            tensors |= network_state(f"stand_in_{half}", network)
-            tensors |= optimiser_state(f"stand_in_optimiser_{half}", optimiser)
-        return tensors
+        return tensors | optimiser_state("discriminator_optimiser", self.discriminator_optimiser)
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Restores what `state` returned."""
         load_network("discriminator", self.discriminator, tensors)
         load_optimiser("discriminator_optimiser", self.discriminator_optimiser, tensors)
-        for half, (network, optimiser) in enumerate(self.stand_ins):
-            load_network(f"stand_in_{half}", network, tensors)
-            load_optimiser(f"stand_in_optimiser_{half}", optimiser, tensors)
-
-    def _l1(self, images: Images, target: Images, conditions: Tensor) -> Scalar:
-        return balanced_l1(images, target, conditions, self.recipe.loss.balance)
-
-    def _stand_in_paints(self, stand_in: torch.nn.Module, maps: Condition) -> Images:
-        with arithmetic(self.recipe.training.precision, maps.device):
-            images: Images = stand_in(maps, maps[:, :0])  # it takes no noise
-        return images.float()
-
-    def _learn_stand_ins(self, real: Batch, maps: Condition) -> Scalar:
-        """Updates each stand-in on its half of the patients; returns their mean loss."""
-        nobodys = torch.zeros(len(maps), dtype=torch.int64, device=maps.device)
-        halves = nobodys if real.halves is None else real.halves
-        gaps: list[Scalar] = []
-        for half, (network, optimiser) in enumerate(self.stand_ins):
-            own = halves == half
-            if own.any():
-                present = None if real.present is None else real.present[own]
-                cases = Batch(real.images[own], real.conditions[own], present=present)
-                gaps.append(self._learn_stand_in(network, optimiser, cases, maps[own]))
-        return torch.stack(gaps).mean()
-
-    def _painted_by_stand_ins(self, synthetic: Batch, maps: Condition) -> Images:
-        """Each mask painted by the stand-in that has not seen its patient; others by both."""
-        halves = synthetic.halves
-        painted = torch.zeros_like(synthetic.images)
-        with torch.no_grad():
-            for half, (network, _) in enumerate(self.stand_ins):
-                if halves is None:
-                    painted += self._stand_in_paints(network, maps) / len(self.stand_ins)
-                elif (halves != half).any():
-                    painted[halves != half] = self._stand_in_paints(network, maps[halves != half])
-        return synthetic.blanked(painted)
-
-    def _learn_stand_in(
-        self, network: torch.nn.Module, optimiser: torch.optim.Adam, real: Batch, maps: Condition
-    ) -> Scalar:
-        section = self.recipe.stand_in
-        painted = real.blanked(self._stand_in_paints(network, maps))
-        loss = section.paired_l1 * self._l1(painted, real.images, real.conditions)
-        if section.adversarial_weight:
-            score = self.judged(painted, maps)[0].score
-            if score is not None:
-                loss = loss + section.adversarial_weight * self.adversarial.generator(score)
-        update(optimiser, loss)
-        return loss.detach()
 
 
 def _as_complete_as(batch: Batch) -> Batch:

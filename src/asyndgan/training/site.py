@@ -147,15 +147,13 @@ class Site(Handler):
         shown = self.aggregation.shown(request, offered, labels=max(self.cohort.labels) + 1)
         self._begin_step(request)
         synthetic = shown.to(self.device)
-        real = other = None
+        real = None
         if self.recipe.privacy.kind == "discriminator":
             losses = self._learn_privately(synthetic)
         else:
             real = self._real(own)
-            if self.recipe.loss.unpaired:
-                other = self._real(self.cohort.other(self.next_batch, self.recipe.training.batch))
             losses = self.aggregation.learn(self.objective, real, synthetic, request)
-        terms, arrays = self.aggregation.ask(self.objective, synthetic, real, other)
+        terms, arrays = self.aggregation.ask(self.objective, synthetic, real)
         self.step = request.step + 1
         self.next_batch += 1
         said: dict[str, Any] = {

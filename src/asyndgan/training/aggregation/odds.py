@@ -126,7 +126,7 @@ class Odds(Aggregation[Appraise, Appraisal]):
         return {"discriminator": loss.detach()}
 
     def ask(
-        self, objective: Objective, synthetic: Batch, real: Batch | None, other: Batch | None
+        self, objective: Objective, synthetic: Batch, real: Batch | None
     ) -> tuple[Losses, dict[str, Tensor]]:
         """The log odds, and their gradient with respect to the images."""
         synthetic.images.requires_grad_()

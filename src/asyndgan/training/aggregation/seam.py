@@ -146,7 +146,7 @@ class Aggregation(ABC, Generic[Request, Answer]):
 
     @abstractmethod
     def ask(
-        self, objective: Objective, synthetic: Batch, real: Batch | None, other: Batch | None
+        self, objective: Objective, synthetic: Batch, real: Batch | None
     ) -> tuple[Losses, dict[str, Tensor]]:
         """What the site's discriminator wants of the synthetic images.
 
@@ -154,7 +154,6 @@ class Aggregation(ABC, Generic[Request, Answer]):
             objective: the site's networks.
             synthetic: what `shown` returned.
             real: as for `Objective.ask`.
-            other: likewise.
 
         Returns:
             Terms of the loss, by name; and the arrays of the answer, by field, on the CPU. One is

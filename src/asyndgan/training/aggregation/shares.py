@@ -81,11 +81,11 @@ class Shares(Aggregation[Judge, Judgement]):
         return objective.learn(real, synthetic)
 
     def ask(
-        self, objective: Objective, synthetic: Batch, real: Batch | None, other: Batch | None
+        self, objective: Objective, synthetic: Batch, real: Batch | None
     ) -> tuple[Losses, dict[str, Tensor]]:
         """The site's loss, and its gradient with respect to the images."""
         synthetic.images.requires_grad_()
-        loss, terms = objective.ask(synthetic, real, other)
+        loss, terms = objective.ask(synthetic, real)
         (feedback,) = torch.autograd.grad(loss, synthetic.images)
         return terms, {"feedback": feedback.cpu()}
 
@@ -109,9 +109,9 @@ def weights_of(
     """Weight of each site's feedback, (channels,): pi_j, or its counterpart per modality.
 
     A site's loss is a mean over the modalities that it judges, whereas the total is a mean over all
-    painted modalities: hence the ratio of the two counts. With one discriminator per modality
-    (`discriminator.joint = false`) the weighted feedback is the gradient of
-    mean_c sum_j pi_jc loss_jc; with a joint discriminator it is not the gradient of any loss.
+    painted modalities: hence the ratio of the two counts. Where each site holds one modality, the
+    weighted feedback is the gradient of mean_c sum_j pi_jc loss_jc; else, by modality, it is not
+    the gradient of any loss, since a discriminator judges all modalities together.
 
     Args:
         members: all that take part.
