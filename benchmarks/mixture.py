@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from asyndgan.judging.figures import plot_centroids, plot_ratios
 from asyndgan.judging.metrics import paired_ratio_interval
 from common import arguments, markdown, publish, remembered
+from toy_figures import plot_centroids, plot_ratios
 
 PLACES = 64
 GAME = 4000

@@ -23,7 +23,7 @@ from statistics import fmean
 
 import torch
 
-from asyndgan.auditing.attacks import Rehearsal, inverted, psnr
+from asyndgan.auditing.attacks import psnr
 from asyndgan.auditing.reconstruction import asked_again, painted_for, read_pixels
 from asyndgan.engines import SiteSetup
 from asyndgan.privacy import SIMULATION, Policy
@@ -31,6 +31,7 @@ from asyndgan.privacy.policy import AllowsSection
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.wire import through
 from common import arguments, digest_of, markdown, publish, remembered, sites_of, trained
+from rehearsal import Rehearsal, inverted
 
 SET = "lgg_mri"
 MODELS = {

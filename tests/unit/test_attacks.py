@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from asyndgan.auditing.attacks import Rehearsal, RolledBack, bisected, followed, inverted, psnr
+from asyndgan.auditing.attacks import RolledBack, bisected, followed, psnr
 from asyndgan.data import Cohort
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.privacy.policy import AllowsSection
@@ -17,6 +17,7 @@ from asyndgan.training import Site
 from asyndgan.training.aggregation.odds import log_odds
 from asyndgan.training.objective import Objective
 from asyndgan.wire import Close, Judge, Open, Save, through
+from rehearsal import Rehearsal, inverted
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]

@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from scipy.stats import beta
 from torch import Tensor
 
-from asyndgan.auditing.lower_bounds import epsilon_of_guesses, epsilon_of_rates
+from asyndgan.auditing.lower_bounds import ERROR, epsilon_of_guesses
 from asyndgan.data import Batch
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
@@ -24,6 +25,32 @@ CLAIM = 1.0
 TRIALS = 150
 NOISE = 3.74
 """Of which one look at all patients costs an epsilon of 1."""
+
+
+def epsilon_of_rates(
+    hits: int, members: int, false_alarms: int, others: int, *, delta: float
+) -> float:
+    """Lower bound of epsilon from many trainings with a patient and many without.
+
+    (epsilon, delta)-differential privacy implies: hit rate <= exp(epsilon) * false alarm rate +
+    delta (Kairouz et al. 2015). Each rate is taken from the less favourable end of its
+    Clopper-Pearson interval.
+
+    Args:
+        hits: number of trainings with the patient that were recognised as such.
+        members: number of trainings with the patient.
+        false_alarms: number of trainings without the patient that were taken for ones with.
+        others: number of trainings without the patient.
+        delta: delta of the guarantee.
+
+    Returns:
+        A lower bound of epsilon that holds with 95 % confidence; 0 if nothing can be shown.
+    """
+    least = float(beta.ppf(ERROR / 2, hits, members - hits + 1)) if hits else 0.0
+    most = 1.0
+    if false_alarms < others:
+        most = float(beta.ppf(1 - ERROR / 2, false_alarms + 1, others - false_alarms))
+    return max(0.0, math.log((least - delta) / most)) if least > delta else 0.0
 
 
 class NoNoise(PrivateDiscriminator):

@@ -200,10 +200,3 @@ def test_whatever_else_a_kit_holds_is_named(kit: Path, phantoms: dict[str, Path]
     for text in (said, found.text):
         assert "'evil\\x1b[2J.py', local, z0" in text and "and 14 more" in text
         assert text.replace("\n", "").isprintable()
-
-
-def test_a_kit_of_an_older_version_says_what_to_ask_for(kit: Path) -> None:
-    (kit / KIT_FILE).unlink()
-    (kit / "startup").mkdir()
-    with pytest.raises(RunError, match="ask for a renewed kit"):
-        read_kit(kit)

@@ -1,5 +1,6 @@
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,15 @@ def test_sites_are_name_and_folder_each_name_once() -> None:
 def test_sizes_and_durations_read_as_people_say_them() -> None:
     assert [size(n) for n in (0, 999, 1500, 2_400_000)] == ["0 B", "999 B", "1.5 kB", "2.4 MB"]
     assert [duration(s) for s in (5, 65, 3700)] == ["5 s", "1 min 05 s", "1 h 01 min"]
+
+
+def test_a_run_whose_recipe_has_keys_of_another_version_is_refused_in_one_sentence(
+    tmp_path: Path, tiny: Callable[..., Recipe]
+) -> None:
+    run = RunFolder.create(tmp_path, tiny())
+    run.recipe_file.write_text(tiny().to_toml().replace("[loss]", "[loss]\nstand_in_l1 = 0.0"))
+    with pytest.raises(RunError, match="that another version of asyndgan began"):
+        run.recipe()
 
 
 def test_every_recipe_of_the_package_is_valid_and_only_paper_has_a_paired_term() -> None:

@@ -1022,7 +1022,7 @@ def test_a_site_that_has_closed_its_books_learns_nothing_more(
     assert federation.sites["north"].step == 0
 
 
-def test_states_of_another_version_are_called_so(
+def test_states_that_do_not_say_of_which_cases_are_refused(
     tiny: MakeRecipe, make_sites: MakeSites, tmp_path: Path
 ) -> None:
     recipe = tiny()
@@ -1036,7 +1036,7 @@ def test_states_of_another_version_are_called_so(
     again = make_sites(recipe, folder=tmp_path)
     answer = ask(again, "north", Open(run=RUN, recipe=recipe.digest(), step=1))
     assert isinstance(answer, Refusal)
-    assert "of another version" in answer.reason
+    assert "not those that it began the run with" in answer.reason
 
 
 @pytest.mark.parametrize("pattern", ["of each case", "other names for the same patients"])

@@ -3,36 +3,10 @@
 import math
 from typing import Final
 
-from scipy.stats import beta, binom
+from scipy.stats import binom
 
 ERROR: Final = 0.05
 """Probability that a bound is too high."""
-
-
-def epsilon_of_rates(
-    hits: int, members: int, false_alarms: int, others: int, *, delta: float
-) -> float:
-    """Lower bound of epsilon from many trainings with a patient and many without.
-
-    (epsilon, delta)-differential privacy implies: hit rate <= exp(epsilon) * false alarm rate +
-    delta (Kairouz et al. 2015). Each rate is taken from the less favourable end of its
-    Clopper-Pearson interval.
-
-    Args:
-        hits: number of trainings with the patient that were recognised as such.
-        members: number of trainings with the patient.
-        false_alarms: number of trainings without the patient that were taken for ones with.
-        others: number of trainings without the patient.
-        delta: delta of the guarantee.
-
-    Returns:
-        A lower bound of epsilon that holds with 95 % confidence; 0 if nothing can be shown.
-    """
-    least = float(beta.ppf(ERROR / 2, hits, members - hits + 1)) if hits else 0.0
-    most = 1.0
-    if false_alarms < others:
-        most = float(beta.ppf(1 - ERROR / 2, false_alarms + 1, others - false_alarms))
-    return max(0.0, math.log((least - delta) / most)) if least > delta else 0.0
 
 
 def epsilon_of_guesses(correct: int, guesses: int, candidates: int, *, delta: float) -> float:

@@ -206,8 +206,7 @@ def check_provenance(
         RunError: it was painted by another generator, from other masks or in another way.
     """
     found = describe(synthetic).extra.get("provenance")
-    # Sets of before labels could be faded do not say that none was.
-    provenance = AS_PAINTED.told() | (found if isinstance(found, dict) else {})
+    provenance = found if isinstance(found, dict) else {}
     if provenance.get("generator_sha256") != run.facts().generator_sha256:
         raise RunError(
             f"{synthetic} was not painted by the generator of {run.path}; "

@@ -57,10 +57,10 @@ class Entry:
         bare: its contents that no differential privacy covers, separated by spaces: `feedback`,
             `masks` (or classes) of patients, `moments`; empty: none.
         policy: SHA-256 of the policy in force.
-        previous: hash of the line before.
-        digest: hash of this line without this field.
         repeated: number of images of the request that had come before, equal to the bit and in
             another step, since the site started; a generator in training hardly paints one twice.
+        previous: hash of the line before.
+        digest: hash of this line without this field.
     """
 
     number: int
@@ -78,23 +78,19 @@ class Entry:
     masks: int
     bare: str
     policy: str
+    repeated: int
     previous: str
     digest: str = ""
-    repeated: int = 0
 
     def line(self) -> bytes:
         """The entry as a line of the file."""
-        return json.dumps(self._fields(), separators=(",", ":")).encode() + b"\n"
+        return json.dumps(asdict(self), separators=(",", ":")).encode() + b"\n"
 
     def sealed(self) -> "Entry":
         """The same entry with its hash."""
-        plain = {key: value for key, value in self._fields().items() if key != "digest"}
+        plain = {key: value for key, value in asdict(self).items() if key != "digest"}
         text = json.dumps(plain, separators=(",", ":"))
         return replace(self, digest=hashlib.sha256(text.encode()).hexdigest())
-
-    def _fields(self) -> dict[str, object]:
-        """What a line holds; nothing of repetitions where there are none, as in older ledgers."""
-        return {key: value for key, value in asdict(self).items() if key != "repeated" or value}
 
 
 @final
@@ -203,7 +199,7 @@ class Ledger:
         digest = hashlib.sha256(payload).hexdigest()
         entry = Entry(
             self.number + 1, now, run, kind, step, len(payload), digest, norm, noise, epsilon,
-            delta, uses, masks, bare, self.policy, self.last, repeated=repeated,
+            delta, uses, masks, bare, self.policy, repeated, self.last,
         ).sealed()  # fmt: skip
         line, before = entry.line(), os.fstat(self._file).st_size
         try:

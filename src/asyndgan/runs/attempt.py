@@ -21,7 +21,7 @@ from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.checks import (
-    check_looks,
+    check_version,
 )
 from asyndgan.runs.facts import RunFacts, State
 from asyndgan.runs.folder import RunFolder
@@ -93,7 +93,7 @@ class Attempt:
         state = to_resume(folder.checkpoints)
         if state:
             self.facts = folder.facts()
-            check_looks(folder, self.facts)
+            check_version(folder, self.facts)
         else:
             self.facts = RunFacts(
                 folder.identity(), __version__, recipe.digest(), engine, torch=torch.__version__,

@@ -10,6 +10,7 @@ from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.folder import RunFolder
+from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.aggregation import aggregation_of
 
 
@@ -180,16 +181,14 @@ def resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) ->
     return folder
 
 
-def check_looks(folder: RunFolder, facts: RunFacts) -> None:
-    """Checks that a run goes on in the looks that its generator was trained in so far.
+def check_version(folder: RunFolder, facts: RunFacts) -> None:
+    """Checks that a run goes on as its generator was trained so far.
 
     Raises:
-        RunError: it would not.
+        RunError: another version of asyndgan began it.
     """
-    held = [about["modalities"] for about in facts.sites.values()]
-    lacking = any(len(own) < len(facts.modalities) for own in held)
-    if lacking and folder.recipe().generator.style and not facts.shares_looks:
+    if facts.generator_version != GENERATOR_VERSION:
         raise RunError(
-            f"the run in {folder.path} was begun by an earlier version, in which sites that lack a "
-            "modality had looks of their own; it cannot go on. Start a new run."
+            f"the run in {folder.path} was begun by another version of asyndgan, which trained "
+            "otherwise; it cannot go on. Start a new run."
         )

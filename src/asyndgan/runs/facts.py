@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Final, Literal, final
+from typing import Annotated, Any, ClassVar, Literal, final
 
 from pydantic import ConfigDict, Field
 
@@ -30,12 +30,6 @@ EARLIER = "earlier"
 
 KEPT_CONNECTIONS = 8
 
-FIRST_VERSION: Final = 5
-"""`GENERATOR_VERSION` of runs whose files do not say which."""
-
-SHARED_SINCE: Final = 6
-"""`GENERATOR_VERSION` since which sites that lack a modality share one look."""
-
 
 @final
 @dataclass
@@ -54,8 +48,7 @@ class RunFacts:
         labels: name of each label by number.
         space: rows and columns.
         sites: cases, share (normalised) and modalities of each site, by its name.
-        taught: in how many steps the generator learned from each site; empty in files that do not
-            say, of runs in which all did.
+        taught: in how many steps the generator learned from each site; empty if all did in all.
         left_sites: bytes that left each site, by kind.
         came_to_sites: bytes that went to each site, by kind.
         socket_bytes: bytes that left and came to each site over each of its network connections,
@@ -65,7 +58,7 @@ class RunFacts:
         patient_pattern: pattern that found the patients in the names of cases; empty if each site
             has its own, as in a federation.
         torch: version of PyTorch that began the training.
-        generator_version: `GENERATOR_VERSION` that began the training; 5 in files that do not say.
+        generator_version: `GENERATOR_VERSION` that began the training; 0 in files that do not say.
     """
 
     __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
@@ -89,7 +82,7 @@ class RunFacts:
     generator_step: Count = 0
     patient_pattern: Annotated[str, Field(max_length=1000)] = DEFAULT_PATIENT_PATTERN
     torch: Title = ""
-    generator_version: Count = FIRST_VERSION
+    generator_version: Count = 0
 
     @property
     def scope(self) -> Scope:
@@ -112,8 +105,7 @@ class RunFacts:
     def look_of(self, site: str) -> str:
         """The look that a site's images are painted in: its own, if it holds every modality."""
         held = self.sites.get(site, {}).get("modalities", self.modalities)
-        own = set(self.modalities) <= set(held) or not self.shares_looks
-        return site if own else SHARED_LOOK
+        return site if set(self.modalities) <= set(held) else SHARED_LOOK
 
     def looks(self) -> dict[str, list[str]]:
         """The looks that the generator learned, with the sites that are painted in each."""
@@ -134,11 +126,6 @@ class RunFacts:
         """Sites in whose look every modality was judged, by them or by others that share it."""
         judged = self.judged_in()
         return [s for s in self.teachers if set(self.modalities) <= judged[self.look_of(s)]]
-
-    @property
-    def shares_looks(self) -> bool:
-        """Whether sites that lack a modality were trained in one look, not each in its own."""
-        return self.generator_version >= SHARED_SINCE
 
     def check_pattern(self, patient_pattern: str) -> None:
         """Checks that patients are identified by the same pattern as in the run, if it is known.

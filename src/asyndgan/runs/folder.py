@@ -25,7 +25,7 @@ from typing import Any, Final, Self, final
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from asyndgan.errors import BusyError, RunError
+from asyndgan.errors import BusyError, RecipeError, RunError
 from asyndgan.locks import held
 from asyndgan.received import link_in, opened
 from asyndgan.recipe import Recipe, explained
@@ -135,9 +135,16 @@ class RunFolder:
         """Reads the resolved recipe.
 
         Raises:
-            RunError: if the folder holds none.
+            RunError: if the folder holds none, or one that this version does not read.
         """
-        return Recipe.from_toml(self._text(self.recipe_file))
+        try:
+            return Recipe.from_toml(self._text(self.recipe_file))
+        except RecipeError as error:
+            raise RunError(
+                f"{self.recipe_file} is damaged, or of a run that another version of asyndgan "
+                f"began ('asyndgan recipe show {self.recipe_file}' says what is amiss): go on with "
+                "that version, or start a new run."
+            ) from error
 
     def facts(self) -> RunFacts:
         """Reads the run's facts.

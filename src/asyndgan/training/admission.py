@@ -143,12 +143,8 @@ def check_same(about: Mapping[str, Any], *, data: str, modalities: Sequence[str]
     Raises:
         ProtocolError: it is of other data.
     """
-    if "data" not in about:
-        raise ProtocolError(
-            "this site's states of the run are of another version of asyndgan; start a new run."
-        )
     names = list(modalities)  # one image may come under another name
-    if about["data"] != data or about.get("modalities", names) != names:
+    if about.get("data") != data or about.get("modalities") != names:
         raise ProtocolError(
             "this site's cases are not those that it began the run with, or belong to other "
             "patients, or have other modalities, or the masks that it is given are others; "

@@ -377,11 +377,10 @@ class Coordinator:
         modalities = len(self.scope.modalities)
         self.roster.expected = shares_in(about["sites"])
         self.roster.held = channels_in(about["held"], modalities)
-        before = dict.fromkeys(self.roster.expected, self.step_number)  # of earlier versions
-        self.roster.taught = Counter({s: int(n) for s, n in about.get("taught", before).items()})
+        self.roster.taught = Counter({s: int(n) for s, n in about["taught"].items()})
         if self.selection:
             self.selection = Selection.load(self.recipe, tensors, about["selection"], modalities)
-        if self.memory and "memory" in about:
+        if self.memory:
             self.memory.load(tensors, about["memory"], self.average)
 
 

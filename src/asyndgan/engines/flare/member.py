@@ -117,11 +117,9 @@ def read_kit(kit: Path) -> Member:
     try:
         return _parsed(parsed_json(bounded_text(path, MOST_BYTES, links=False)))
     except (FileNotFoundError, NotADirectoryError) as error:
-        older = (kit / "startup").is_dir()
         raise RunError(
             f"{kit} is no site's startup kit: unpack the one that the coordinator sent, and name "
             f"the folder that holds {KIT_FILE}."
-            + (" For this one, of an older version, ask for a renewed kit." if older else "")
         ) from error
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be used: {error}. Ask for another kit.") from error
