@@ -103,8 +103,7 @@ def train_fedgan(
     """Trains one generator by averaging local generators and discriminators.
 
     Networks, losses, rates, moving average and number of images seen are those of `train` with this
-    recipe. Stand-ins, if the recipe has them, stay at their sites, as with `train`. An interrupted
-    training resumes from its newest checkpoint.
+    recipe. An interrupted training resumes from its newest checkpoint.
 
     Args:
         recipe: recipe of the run.
