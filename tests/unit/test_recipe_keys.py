@@ -28,7 +28,7 @@ def default_of(field: FieldInfo) -> str:
         return "required"
     if field.default in (None, (), {}):
         return "none"
-    return "8-bit" if isinstance(field.default, dict) else f"`{json.dumps(field.default)}`"
+    return "0 to 255" if isinstance(field.default, dict) else f"`{json.dumps(field.default)}`"
 
 
 def meaning_of(field: FieldInfo) -> str:
