@@ -48,7 +48,7 @@ def generate(
 ) -> None:
     """Paints a synthetic data set with a trained generator.
 
-    Writes an nnU-Net data set with provenance.json and MODEL_CARD.md.
+    Writes an nnU-Net data set, its provenance in dataset.json, and MODEL_CARD.md.
 
     Example:
         asyndgan generate run --out synthetic --draws 3
