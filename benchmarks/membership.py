@@ -36,7 +36,7 @@ from scipy.stats import mannwhitneyu, rankdata, wilcoxon
 from asyndgan.auditing.membership import area_under_curve, patient_scores
 from asyndgan.auditing.reconstruction import asked_again
 from asyndgan.data import Batch, Case
-from asyndgan.data.prepare import load_cases
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup
 from asyndgan.judging.real import load_real
@@ -120,12 +120,12 @@ def recipe_of(name: str, split: int, sites: dict[str, Path]) -> Recipe:
     if found.privacy.kind == "none":
         return found
     members = [
-        len({case.patient for case in held_out_by(found, load_cases(data, found.image))[0]})
+        len({case.patient for case in held_out_by(found, DataSet(data).cases(found.image))[0]})
         for data in sites.values()
     ]
     rate = min(1.0, found.privacy.patients / min(members))
     # Every question makes the site learn once more and is charged.
-    most = max(len(load_cases(data, found.image)) for data in sites.values())
+    most = max(len(DataSet(data).cases(found.image)) for data in sites.values())
     noise = noise_for(EPSILON, rate, (found.training.steps + most) * found.privacy.updates)
     return load_recipe(recipe, [*own, f"privacy.noise={noise:.3f}"])
 
@@ -140,8 +140,9 @@ def attacked(
             books = Account(out / "sites" / site / "privacy.json", None, epsilon=None, delta=DELTA)
             assert 0 < epsilon_of(books.spent, DELTA) <= EPSILON * 1.01, site
     facts = run.facts()
+    opened = {name: DataSet(folder) for name, folder in sites.items()}
     real, others = load_real(
-        sites, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
+        opened, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
     )
     members = [
         replace(case, patient=f"{site}/{case.patient}")  # named like the held-out patients
@@ -167,7 +168,7 @@ def averaged(recipe: Recipe, sites: dict[str, Path]) -> dict[str, object]:
     of_sites: dict[str, torch.Tensor] = {}
     seen: list[torch.Tensor] = []
     for site, data in sites.items():
-        groups = held_out_by(recipe, load_cases(data, recipe.image))
+        groups = held_out_by(recipe, DataSet(data).cases(recipe.image))
         for case in (case for group in groups for case in group):
             images.setdefault(f"{site}/{case.patient}", []).append(case.image)
         members |= {f"{site}/{case.patient}" for case in groups[0]}

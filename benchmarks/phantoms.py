@@ -22,12 +22,13 @@ from unittest.mock import patch
 
 import torch
 
+from asyndgan.data.dataset import DataSet
 from asyndgan.engines import build_engine
-from asyndgan.judging.bench import Bench
+from asyndgan.judging.bench import Bench, Judged
+from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.distance import distances
 from asyndgan.judging.metrics import bootstrap_interval
 from asyndgan.judging.real import load_real
-from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.painting.sets import counterparts, masks_of, painting_of, patients_of_masks
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
@@ -152,14 +153,15 @@ def judged(variant: Variant, data: Path, out: Path) -> dict[str, list[float]]:
     with lying if variant.lie != 1 else nullcontext():
         run = trained(recipe, taking_part, out / variant.name)
     facts = run.facts()
+    opened = {name: DataSet(folder) for name, folder in taking_part.items()}
     real, test = load_real(
-        taking_part, data / "phantoms" / "test", recipe, modalities=facts.scope.modalities,
+        opened, DataSet(data / "phantoms" / "test"), recipe, modalities=facts.scope.modalities,
         labels=facts.labels,
     )  # fmt: skip
     labels = {name: int(number) for number, name in facts.labels.items()}
     painted = painting_of(run, masks_of(real))
-    bench = Bench(test, labels, ["lesion", "ventricle"], [0], out / "cache", BUDGET.steps)
-    scores = bench.scores({"synthetic": [painted]}, BUDGET).scores
+    unseen = Judged(test, labels, ["lesion", "ventricle"])
+    scores = Bench(out, BUDGET).scores({"synthetic": [painted]}, unseen).scores
     return {
         label: [score.dice for score in own if not math.isnan(score.dice)]
         for label, own in scores["synthetic"].items()
@@ -171,8 +173,9 @@ def apart(variant: Variant, data: Path, out: Path) -> dict[str, Any]:
     recipe, sites = load_recipe("demo", list(variant.overrides)), sites_of(data, "phantoms")
     run = trained(recipe, sites, out / variant.name)
     facts = run.facts()
+    opened = {name: DataSet(folder) for name, folder in sites.items()}
     real, _ = load_real(
-        sites, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
+        opened, None, recipe, modalities=facts.scope.modalities, labels=facts.labels
     )  # fmt: skip
     painted = counterparts(run, real)
     return asdict(distances(painted, list(patients_of_masks(real).values()), real))

@@ -22,21 +22,21 @@ from asyndgan.data.moves import mirrored
 from asyndgan.data.prepare import blanked, widened
 from asyndgan.data.splits import hold_out
 from asyndgan.judging.completion_scores import HIDDEN, nearness
-from asyndgan.painting.completion import (
+from asyndgan.painting.budget import TranslationBudget
+from asyndgan.painting.sets import masks_of
+from asyndgan.painting.translation import (
     MOVES,
     REGRESSED,
     TRANSLATION_VERSION,
     Incomplete,
-    TranslationBudget,
     train_translator,
     translated,
     translator_of,
     without_mask,
 )
-from asyndgan.painting.sets import masks_of
 from asyndgan.reports.words import decimal
 from asyndgan.runs import RunFolder
-from asyndgan.suites.benchmark import Real
+from asyndgan.suites.real import Real
 from asyndgan.suites.suite import Suite
 from asyndgan.suites.trainings import run_folder
 from common import arguments, digest_of, markdown, publish, remembered

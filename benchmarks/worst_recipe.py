@@ -43,10 +43,10 @@ from torch import Tensor
 from asyndgan.auditing.membership import area_under_curve
 from asyndgan.cli.site import first_policy
 from asyndgan.data import Case, Cohort
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.phantoms import DEFAULT_SITES, LABELS, MODALITIES, phantom_cases
-from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import write_dataset
 from asyndgan.judging.bench import write_whole
 from asyndgan.protocol import Endpoint, message_limit
@@ -297,7 +297,7 @@ def patients(data: Path, name: str, out: Path, size: int) -> tuple[list[Case], d
                 folder, phantom_cases(site, size=size, seed=0), modalities=MODALITIES,
                 labels=LABELS, name=name,
             )  # fmt: skip
-    cases = load_cases(folder, load_recipe("default", [f"image.size={size}"]).image)
+    cases = DataSet(folder).cases(load_recipe("default", [f"image.size={size}"]).image)
     return list({case.patient: case for case in cases}.values()), describe(folder).labels
 
 

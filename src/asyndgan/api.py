@@ -18,18 +18,19 @@ from torch import Tensor
 from asyndgan.arrays import Masks
 from asyndgan.auditing.record import AuditRecord, check_released
 from asyndgan.auditing.run import audit_run
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.judging.compare import OnProgress
+from asyndgan.judging.bench import Bench, OnProgress
+from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.of_run import evaluate_run
-from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import check_parts
+from asyndgan.painting.fading import fading_of
+from asyndgan.painting.looks import check_look
 from asyndgan.painting.sets import MOVED, painting_of
 from asyndgan.painting.synthesise import (
-    check_look,
-    fading_of,
     masks_digest,
     masks_in,
     released_masks,
@@ -39,6 +40,7 @@ from asyndgan.painting.synthesise import (
 )
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
 from asyndgan.texts import check_site_names
@@ -289,12 +291,14 @@ def evaluate(
         DataError: a data set cannot be used, or a label is unknown.
         NotFiniteError: a loss became infinite or NaN.
     """
+    budget = SegmentationBudget(steps=steps)
     return evaluate_run(
-        _folder(run), _sites(sites), _path(test), _path(synthetic), Path(out), seeds=seeds,
-        budget=SegmentationBudget(steps=steps), targets=labels, workers=workers, device=device,
-        baselines=False, check_budget=False, patient_pattern=patient_pattern,
-        on_progress=watch,
-    )  # fmt: skip
+        RunSites.opened(_folder(run), _sites(sites), patient_pattern=patient_pattern),
+        _opened(test, patient_pattern),
+        _opened(synthetic, patient_pattern),
+        Bench(Path(out), budget, range(seeds), workers, device, watch),
+        targets=labels,
+    )
 
 
 @_torch_as_found()
@@ -329,14 +333,20 @@ def audit(
             are not those of the run.
         DataError: a data set cannot be used.
     """
+    opened = RunSites.opened(
+        _folder(run), _sites(sites), states=_sites(states or {}), patient_pattern=patient_pattern
+    )
     return audit_run(
-        _folder(run), _sites(sites), Path(out), holdout=_path(holdout), masks=_path(masks),
-        faded=fade, states=_sites(states or {}), patient_pattern=patient_pattern,
-    )  # fmt: skip
+        opened, Path(out), holdout=_opened(holdout, patient_pattern), masks=_path(masks), faded=fade
+    )
 
 
 def _path(folder: Folder | None) -> Path | None:
     return None if folder is None else Path(folder)
+
+
+def _opened(folder: Folder | None, patient_pattern: str) -> DataSet | None:
+    return None if folder is None else DataSet(Path(folder), patient_pattern)
 
 
 def _folder(run: Run | Folder) -> RunFolder:

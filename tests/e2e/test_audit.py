@@ -14,7 +14,7 @@ from click.testing import Result
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
-from asyndgan.auditing.audit import audit
+from asyndgan.auditing.audit import Audited, audit
 from asyndgan.auditing.copies import NearCopies, near_copies
 from asyndgan.auditing.distances import least, relative_distances
 from asyndgan.auditing.membership import area_under_curve
@@ -24,6 +24,7 @@ from asyndgan.auditing.run import load_for_audit
 from asyndgan.auditing.sites import guess_sites
 from asyndgan.cli import app
 from asyndgan.data import Case, Cohort, Preparation
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
@@ -35,6 +36,7 @@ from asyndgan.painting.sets import painted_once, synthetic_of_run
 from asyndgan.painting.synthesise import masks_digest, masks_in
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.training import scope_maps
 
@@ -56,8 +58,9 @@ def parts(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory)
         "generator.noise=0",
     )
     run = train(recipe, sites, folder / "run")
-    synthetic = synthetic_of_run(run, sites, folder / "synthetic")
-    return run, *load_for_audit(run, sites, None, synthetic)[:3]
+    opened = RunSites.opened(run, sites)
+    synthetic = synthetic_of_run(opened, folder / "synthetic")
+    return run, *load_for_audit(opened, None, synthetic)[:3]
 
 
 def test_members_and_others_are_different_patients_of_the_same_sites(parts: Parts) -> None:
@@ -203,7 +206,7 @@ def test_a_set_with_one_copy_of_a_member_is_not_released(
     run, members, others, painted = parts
     copied = [replace(painted[0], image=members[0].image), *painted[1:]]
     digest = masks_digest(masks_in(given, run))
-    found = audit(run, members, others, copied, tmp_path, masks=digest, confirmed=SITES)
+    found = audit(run, members, others, copied, tmp_path, Audited(masks=digest, confirmed=SITES))
     assert all(not attack.tells for attack in found.attacks)
     assert "NEAR COPIES of 1 of 9 members: at most 0.48 of such" in found.copies.verdict
     of_many_patients(tmp_path)
@@ -255,7 +258,7 @@ def audited_of_many(parts: Parts, given: Path, out: Path) -> RunFolder:
     """The run, after an audit that permits its release."""
     run, members, others, painted = parts
     digest = masks_digest(masks_in(given, run))
-    audit(run, members, others, painted, out, masks=digest, confirmed=SITES)
+    audit(run, members, others, painted, out, Audited(masks=digest, confirmed=SITES))
     of_many_patients(out)
     return run
 
@@ -290,9 +293,9 @@ def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
 ) -> None:
     run, members, others, painted = parts
     digest = masks_digest(masks_in(given, run))
-    audit(run, members, others, painted, tmp_path / "good", masks=digest, confirmed=SITES)
+    audit(run, members, others, painted, tmp_path / "good", Audited(masks=digest, confirmed=SITES))
     copies = [replace(case, image=0.98 * case.image) for case in members]
-    audit(run, members, others, copies, tmp_path / "bad", masks=digest, confirmed=SITES)
+    audit(run, members, others, copies, tmp_path / "bad", Audited(masks=digest, confirmed=SITES))
     refused = generate(run, tmp_path / "kept", given, tmp_path / "good")
     assert "TOO FEW PATIENTS to be sure" in str(refused.exception)
     of_many_patients(tmp_path / "good")
@@ -302,10 +305,10 @@ def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
     assert said.exit_code == 0, said.output
     card = (tmp_path / "released" / "MODEL_CARD.md").read_text()
     audited = painted_once(run, masks_in(given, run), "a folder of masks", tmp_path / "audited")
-    names = sorted(path.name for path in (audited / "imagesTr").iterdir())
+    names = sorted(path.name for path in (audited.folder / "imagesTr").iterdir())
     assert names == sorted(p.name for p in (tmp_path / "released" / "imagesTr").iterdir())
     assert all(
-        (audited / "imagesTr" / name).read_bytes()
+        (audited.folder / "imagesTr" / name).read_bytes()
         == (tmp_path / "released" / "imagesTr" / name).read_bytes()
         for name in names
     )
@@ -324,7 +327,7 @@ def test_an_audit_is_of_the_file_that_paints_not_of_what_is_said_of_it(
 ) -> None:
     run, members, others, painted = parts
     digest = masks_digest(masks_in(given, run))
-    audit(run, members, others, painted, tmp_path, masks=digest, confirmed=SITES)
+    audit(run, members, others, painted, tmp_path, Audited(masks=digest, confirmed=SITES))
     whole = run.generator_file.read_bytes()
     try:
         run.generator_file.write_bytes(whole[:-4] + b"\0\0\0\1")
@@ -342,15 +345,15 @@ def test_an_audit_looks_at_what_the_generator_paints_not_at_what_lies_in_its_fol
     run, sites = parts[0], {site: parts[0].path.parent / site for site in SITES}
     masks, out = masks_in(given, run), tmp_path / "audit" / "synthetic"
     for _ in range(2):  # a set that is there already is taken if it is the same
-        synthetic_of_run(run, sites, out, masks=given, compared=True)
+        synthetic_of_run(RunSites.opened(run, sites), out, masks=given, compared=True)
     image = next((out / "imagesTr").iterdir())
     kept = image.read_bytes()
     Picture.new("L", (32, 32), 128).save(image)
-    assert painted_once(run, masks, "a folder of masks", out) == out
+    assert painted_once(run, masks, "a folder of masks", out).folder == out
     with pytest.raises(RunError, match=r"is not what the generator of .* paints"):
-        synthetic_of_run(run, sites, out, masks=given, compared=True)
+        synthetic_of_run(RunSites.opened(run, sites), out, masks=given, compared=True)
     image.write_bytes(kept)
-    synthetic_of_run(run, sites, out, masks=given, compared=True)
+    synthetic_of_run(RunSites.opened(run, sites), out, masks=given, compared=True)
 
 
 @pytest.mark.parametrize(
@@ -417,7 +420,7 @@ def test_an_audit_releases_no_modality_that_it_did_not_compare(
         kept[place] = [
             replace(case, image=case.image[:-1], modalities=names[:-1]) for case in group
         ]
-    audit(run, *kept, tmp_path, masks=digest, confirmed=SITES)
+    audit(run, *kept, tmp_path, Audited(masks=digest, confirmed=SITES))
     of_many_patients(tmp_path)
     refused = generate(run, tmp_path / "kept", given, tmp_path)
     assert re.search(rf"no audit covers \w+ \({names[-1]}\)", str(refused.exception))
@@ -448,12 +451,16 @@ def test_members_are_those_whom_the_run_was_trained_on(parts: Parts) -> None:
     sites = {site: folder / site for site in SITES}
     (first, second) = sites
     with pytest.raises(RunError, match="members are those whom the run was trained on"):
-        load_for_audit(run, {"elsewhere": sites[first]}, None, folder / "synthetic")
+        load_for_audit(
+            RunSites.opened(run, {"elsewhere": sites[first]}), None, DataSet(folder / "synthetic")
+        )
     with pytest.raises(RunError, match=f"site {second} trained with"):
         wrong = {first: sites[first], second: sites[first]}
-        load_for_audit(run, wrong, None, folder / "synthetic")
+        load_for_audit(RunSites.opened(run, wrong), None, DataSet(folder / "synthetic"))
     with pytest.raises(RunError, match="another pattern"):
-        load_for_audit(run, sites, None, folder / "synthetic", patient_pattern="(.)")
+        load_for_audit(
+            RunSites.opened(run, sites, patient_pattern="(.)"), None, DataSet(folder / "synthetic")
+        )
 
 
 def test_a_folder_with_as_many_cases_of_other_patients_is_not_taken_for_members(
@@ -463,10 +470,10 @@ def test_a_folder_with_as_many_cases_of_other_patients_is_not_taken_for_members(
     write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3, seed=9)
     right = {site: folder / site for site in SITES}
     wrong = right | {SITES[0]: tmp_path / SITES[0]}
-    *_, confirmed = load_for_audit(run, right, None, folder / "synthetic")
+    *_, confirmed = load_for_audit(RunSites.opened(run, right), None, DataSet(folder / "synthetic"))
     assert set(confirmed) == set(SITES)
     with pytest.raises(RunError, match=f"cases that {SITES[0]} was trained on"):
-        load_for_audit(run, wrong, None, folder / "synthetic")
+        load_for_audit(RunSites.opened(run, wrong), None, DataSet(folder / "synthetic"))
 
 
 def test_a_hospital_says_itself_whom_it_was_trained_on_and_by_what_pattern(
@@ -475,19 +482,25 @@ def test_a_hospital_says_itself_whom_it_was_trained_on_and_by_what_pattern(
     run, folder = parts[0], parts[0].path.parent
     away, right = fetched(run, tmp_path / "run"), {site: folder / site for site in SITES}
     with pytest.raises(RunError, match="nobody can tell whom it held out"):
-        load_for_audit(away, right, None, folder / "synthetic")
+        load_for_audit(RunSites.opened(away, right), None, DataSet(folder / "synthetic"))
     for site in SITES:
         kept = away.site_state(site) / CHOOSER_FILE
         kept.parent.mkdir(parents=True)
         shutil.copy(run.site_state(site) / CHOOSER_FILE, kept)
-    *_, confirmed = load_for_audit(away, right, None, folder / "synthetic")
+    *_, confirmed = load_for_audit(
+        RunSites.opened(away, right), None, DataSet(folder / "synthetic")
+    )
     assert not confirmed
     states = {site: run.site_state(site) for site in SITES}
-    *_, confirmed = load_for_audit(away, right, None, folder / "synthetic", states=states)
+    *_, confirmed = load_for_audit(
+        RunSites.opened(away, right, states=states), None, DataSet(folder / "synthetic")
+    )
     assert set(confirmed) == set(SITES)
     with pytest.raises(RunError, match="trained on"):
         load_for_audit(
-            away, right, None, folder / "synthetic", states=states, patient_pattern="(.*)"
+            RunSites.opened(away, right, states=states, patient_pattern="(.*)"),
+            None,
+            DataSet(folder / "synthetic"),
         )
 
 
@@ -526,9 +539,9 @@ def test_an_audit_says_with_whose_members_its_others_were_not_compared(
         # As of a folder, in which patients have no site's name.
         strangers = [replace(case, patient=f"from {case.patient[-4:]}") for case in others]
         out = tmp_path / site
-        found = audit(run, own, strangers, painted, out, masks=digest, confirmed=[site])
+        found = audit(run, own, strangers, painted, out, Audited(masks=digest, confirmed=[site]))
         assert found.uncompared == [other for other in SITES if other != site]
-        assert not audit(run, own, others, painted, tmp_path, confirmed=[site]).uncompared
+        assert not audit(run, own, others, painted, tmp_path, Audited(confirmed=[site])).uncompared
         of_many_patients(out)
         texts.append(f"others not compared with the members of {found.uncompared[0]}")
     north, south = (tmp_path / site for site in SITES)
@@ -543,7 +556,7 @@ def test_members_whom_no_state_confirms_release_nothing(
 ) -> None:
     run, members, others, painted = parts
     digest = masks_digest(masks_in(given, run))
-    audit(run, members, others, painted, tmp_path, masks=digest, confirmed=SITES[:1])
+    audit(run, members, others, painted, tmp_path, Audited(masks=digest, confirmed=SITES[:1]))
     of_many_patients(tmp_path)
     refused = generate(run, tmp_path / "kept", given, tmp_path)
     assert f"compares members of {SITES[1]} without knowing" in str(refused.exception)
@@ -558,8 +571,9 @@ def test_others_are_compared_by_slices_with_a_label_where_members_are(
     first = min((holdout / "labelsTr").glob("*.png"))
     Picture.new("L", (32, 32)).save(first)
     run = train(tiny("image.size=32", "image.slices=labelled"), sites, tmp_path / "run")
-    synthetic = synthetic_of_run(run, sites, tmp_path / "synthetic")
-    _, others, _, _ = load_for_audit(run, sites, holdout, synthetic)
+    opened = RunSites.opened(run, sites)
+    synthetic = synthetic_of_run(opened, tmp_path / "synthetic")
+    _, others, _, _ = load_for_audit(opened, DataSet(holdout), synthetic)
     assert {case.name for case in others} == {
         path.stem for path in (holdout / "labelsTr").glob("*.png") if path != first
     }
@@ -622,7 +636,7 @@ def test_a_recipe_that_was_changed_after_the_training_hides_nothing(
     changed.recipe_file.write_text(text.replace("paired_l1 = 0.0", "paired_l1 = 1.0"))
     sites = {site: folder / site for site in SITES}
     with pytest.raises(RunError, match=f"not the recipe by which {SITES[0]} was trained"):
-        load_for_audit(changed, sites, None, folder / "synthetic")
+        load_for_audit(RunSites.opened(changed, sites), None, DataSet(folder / "synthetic"))
 
 
 def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: Path) -> None:
@@ -636,7 +650,7 @@ def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: 
     folder.recipe_file.write_text(whole.to_toml())
     folder.write_facts(run.facts())
     with pytest.raises(RunError, match="nobody to compare members with"):
-        load_for_audit(folder, {}, None, tmp_path)
+        load_for_audit(RunSites(folder, {}), None, DataSet(tmp_path))
 
 
 def test_the_area_under_the_curve_of_known_scores() -> None:
@@ -658,7 +672,7 @@ def test_another_seed_holds_other_patients_out_at_the_site_and_in_the_evaluation
         info = describe(folder)
         labels = {str(value): label for label, value in info.labels.items()}
         real, others = load_real(
-            {name: folder}, None, recipe, modalities=info.modalities, labels=labels
+            {name: DataSet(folder)}, None, recipe, modalities=info.modalities, labels=labels
         )
         trained = load_cohort(SiteSetup(name, folder, tmp_path), recipe)
         assert trained.digest == Cohort.from_cases(real[name], labels=info.labels).digest

@@ -22,9 +22,9 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data import Cohort, RawCase
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.data.prepare import load_cases
 from asyndgan.data.writing import digest_of_folder, write_dataset
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
@@ -34,7 +34,8 @@ from asyndgan.painting.sets import masks_of, painted_once
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import find_block, replace_block, write_evidence
 from asyndgan.runs import RunFolder
-from asyndgan.suites.benchmark import Real, run_suite
+from asyndgan.suites.benchmark import run_suite
+from asyndgan.suites.real import Real
 from asyndgan.suites.suite import PaintingSection, Suite
 from asyndgan.suites.trainings import train_all, trainings_of
 
@@ -226,12 +227,12 @@ def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(
     (other,) = trainings_of(fewer, data, out, "cpu")
     with pytest.raises(RunError, match="other sites or images"):
         other.finished()
-    masks = masks_of({"north": load_cases(data / "heads/north", training.recipe.image)})
+    masks = masks_of({"north": DataSet(data / "heads/north").cases(training.recipe.image)})
     synthetic = training.out / PaintingSection().folder(suite.sets[0])
     with pytest.raises(RunError, match="other masks"):
         painted_once(training.folder, masks, "", synthetic)
     both = {
-        name: load_cases(data / "heads" / name, training.recipe.image)
+        name: DataSet(data / "heads" / name).cases(training.recipe.image)
         for name in ("north", "south")
     }
     with pytest.raises(RunError, match="in another way"):
@@ -273,7 +274,7 @@ def test_on_validation_no_training_sees_a_patient_that_judges(
     assert sum(of_sites.values()) == rows["synthetic"]["patients"]
     for name in ("north", "south"):
         folder = tmp_path / "heads" / name
-        every = load_cases(folder, training.recipe.image)
+        every = DataSet(folder).cases(training.recipe.image)
         kept = [case for case in every if f"{name}/{case.patient}" not in judged]
         assert len(kept) == rows[f"real:{name}"]["cases"] < len(every)
         wanted = Cohort.from_cases(kept, labels=describe(folder).labels)
@@ -297,8 +298,9 @@ def test_slices_that_train_nobody_are_judged_all_the_same(
     for changes, wanted in ((["training.hold_out=0.25"], 2), ([], 8)):
         recipe = tiny("image.slices=labelled", "image.size=16", *changes)
         real, judged = load_real(
-            {"north": tmp_path / "north"}, None if changes else tmp_path / "test", recipe,
-            modalities=["T1"], labels={"0": "background", "1": "x"}, patient_pattern=pattern,
+            {"north": DataSet(tmp_path / "north", pattern)},
+            None if changes else DataSet(tmp_path / "test", pattern), recipe,
+            modalities=["T1"], labels={"0": "background", "1": "x"},
         )  # fmt: skip
         assert len(judged) == wanted
         assert sum(bool(case.mask.any()) for case in judged) == wanted // 2

@@ -14,15 +14,9 @@ from asyndgan.cli import app
 from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
+from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of, without_labels
 from asyndgan.painting.sets import painted_once
-from asyndgan.painting.synthesise import (
-    AS_PAINTED,
-    Fading,
-    fading_of,
-    masks_in,
-    synthesise,
-    without_labels,
-)
+from asyndgan.painting.synthesise import masks_in, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train

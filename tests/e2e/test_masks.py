@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data import Batch, Cohort, RawCase
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
-from asyndgan.data.prepare import load_cases, load_masks, masks_as_images
+from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.writing import write_dataset
 from asyndgan.engines import SiteSetup, load_cohort, set_up
 from asyndgan.errors import CohortError, DataError, ProtocolError, RecipeError, RunError
@@ -26,6 +27,7 @@ from asyndgan.privacy import Policy
 from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 from asyndgan.training import Site
 from asyndgan.wire import ANSWERS, Card, Judgement, Open, Save, unpack
@@ -85,7 +87,7 @@ def test_with_given_masks_no_mask_of_a_patient_leaves(
     train(recipe, phantoms, tmp_path / "run", masks=given)
     left = conditions_in(left_sites)
     assert len(left) >= recipe.training.steps * recipe.training.batch
-    known = [mask for _, mask in load_masks(given, recipe.image)]
+    known = [mask for _, mask in DataSet(given).masks(recipe.image)]
     known += [mask.flip(-1) for mask in known]
     assert all(any(torch.equal(mask, one) for one in known) for mask in left)
     assert len({mask.numpy().tobytes() for mask in left}) > 3  # not one and the same
@@ -100,7 +102,7 @@ def test_the_mask_of_a_patient_who_is_held_out_is_not_given_either(
     trained = {mask.numpy().tobytes() for mask in load_cohort(setup, recipe).conditions}
     masks = tmp_path / "masks"
     shutil.copytree(phantoms["north"], masks)
-    for name, mask in load_masks(masks, recipe.image):
+    for name, mask in DataSet(masks).masks(recipe.image):
         if mask.numpy().tobytes() in trained:
             (masks / "labelsTr" / f"{name}.png").unlink()
     with pytest.raises(CohortError, match="of one of its own patients is among those"):
@@ -140,7 +142,7 @@ def test_patients_masks_leave_where_none_are_given(
     recipe = tiny("image.size=32")
     train(recipe, phantoms, tmp_path / "run")
     left = conditions_in(left_sites)
-    own = [case.mask for data in phantoms.values() for case in load_cases(data, recipe.image)]
+    own = [case.mask for data in phantoms.values() for case in DataSet(data).cases(recipe.image)]
     own += [mask.flip(-1) for mask in own]
     assert all(any(torch.equal(mask, one) for one in own) for mask in left)
 
@@ -160,7 +162,7 @@ def test_transient_masks_are_written_nowhere(
 ) -> None:
     recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
     train(recipe, phantoms, tmp_path / "run")
-    own = [case.mask for data in phantoms.values() for case in load_cases(data, recipe.image)]
+    own = [case.mask for data in phantoms.values() for case in DataSet(data).cases(recipe.image)]
     moved = conditions_in(left_sites)
     assert not any(torch.equal(mask, one) for one in own for mask in moved)
     patterns = written_as([*own, *(mask.flip(-1) for mask in own), *moved])
@@ -208,7 +210,7 @@ def test_masks_are_kept_of_sites_whose_policies_allow_it(
 
 def test_a_mask_that_is_written_would_be_found(tmp_path: Path, phantoms: dict[str, Path]) -> None:
     """Or the test above could not fail."""
-    (case, *_) = load_cases(next(iter(phantoms.values())), Recipe().image)
+    (case, *_) = DataSet(next(iter(phantoms.values()))).cases(Recipe().image)
     for kind in (torch.uint8, torch.int32, torch.float32):
         save_file({"mask": case.mask.to(kind)}, tmp_path / "a.safetensors")
         content = (tmp_path / "a.safetensors").read_bytes()
@@ -227,9 +229,9 @@ def test_a_generator_of_masks_paints_a_data_set_that_images_are_painted_from(
         said = CliRunner().invoke(app, [str(word) for word in words])
         assert said.exit_code == 0, said.output
     recipe = run.recipe()
-    painted = load_masks(tmp_path / "masks", recipe.image)
+    painted = DataSet(tmp_path / "masks").masks(recipe.image)
     assert len(painted) == 7
-    cases = load_cases(tmp_path / "synthetic", recipe.image, synthetic=True)
+    cases = DataSet(tmp_path / "synthetic").cases(recipe.image, synthetic=True)
     assert [case.mask.tolist() for case in cases] == [mask.tolist() for _, mask in painted]
     # And they can be given to sites, so that no patient's mask is ever sent.
     train(tiny(*GIVEN), phantoms, tmp_path / "third", masks=tmp_path / "masks")
@@ -253,7 +255,7 @@ def painted_by(run: RunFolder, count: int) -> list[torch.Tensor]:
 def test_masks_as_images_come_back_as_they_were(
     phantoms: dict[str, Path], tiny: MakeRecipe
 ) -> None:
-    cases = load_cases(next(iter(phantoms.values())), tiny("image.size=32").image)
+    cases = DataSet(next(iter(phantoms.values()))).cases(tiny("image.size=32").image)
     labels = {"lesion": 2, "background": 0, "brain": 1, "ventricle": 3}
     shown = masks_as_images(cases, labels)
     for case, own in zip(shown, cases, strict=True):
@@ -267,7 +269,7 @@ def test_a_run_of_masks_is_not_judged_by_segmentation(
 ) -> None:
     run = train(tiny(*OF_MASKS), phantoms, tmp_path / "run")
     with pytest.raises(RunError, match="paints masks"):
-        synthetic_of_run(run, phantoms, tmp_path / "out")
+        synthetic_of_run(RunSites.opened(run, phantoms), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -374,6 +376,6 @@ def test_a_patients_own_mask_cannot_leave_as_a_given_one(
 def test_more_labels_than_a_message_may_name_are_refused_before_training(
     phantoms: dict[str, Path], tiny: MakeRecipe
 ) -> None:
-    cases = load_cases(next(iter(phantoms.values())), tiny("image.size=32").image)
+    cases = DataSet(next(iter(phantoms.values()))).cases(tiny("image.size=32").image)
     with pytest.raises(DataError, match="Merge some"):
         masks_as_images(cases, {f"l{number}": number for number in range(65)})

@@ -20,20 +20,21 @@ from asyndgan.cli import app
 from asyndgan.data import derived_seed
 from asyndgan.data.check import check_folder
 from asyndgan.data.cohort import rarity
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.nnunet import patient_of, read_cases
-from asyndgan.data.prepare import blanked, invert, load_cases
+from asyndgan.data.prepare import blanked, invert
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import AsyndganError, DataError
 from asyndgan.judging.completion_scores import completions
 from asyndgan.judging.real import load_real
-from asyndgan.painting import augmenting, completion
-from asyndgan.painting.completion import TranslationBudget
-from asyndgan.painting.sets import masks_of
+from asyndgan.painting import augmenting, completion, translation
+from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.synthesise import digests_of, masks_in, released_masks, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import Participation, RunSites
 from asyndgan.runs.train import train
 from asyndgan.training import SHARED_LOOK, generator_inputs
 
@@ -114,7 +115,7 @@ def test_a_case_gets_the_modality_that_it_lacks(
 def test_a_completed_set_says_what_its_translator_learned_from(
     run: RunFolder, without_t2: Path, phantoms: dict[str, Path], tmp_path: Path, given: bool
 ) -> None:
-    own = [case.mask for case in load_cases(without_t2, run.recipe().image)]
+    own = [case.mask for case in DataSet(without_t2).cases(run.recipe().image)]
     others = masks_in(phantoms["south"], run) if given else released_masks(run)
     more = ["--masks", phantoms["south"], "--hide-masks"] if given else []
     complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 2, *more)
@@ -134,19 +135,19 @@ def test_a_translator_learns_from_masks_that_were_moved(
     run: RunFolder, phantoms: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     taught: list[Any] = []
-    trained = completion.train_translator
+    trained = translation.train_translator
 
     def noting(cases: Any, *others: Any, **keys: Any) -> Any:
         taught.extend(cases)
         return trained(cases, *others, **keys)
 
-    monkeypatch.setattr(completion, "train_translator", noting)
+    monkeypatch.setattr(translation, "train_translator", noting)
     masks = [(name, mask) for name, mask in released_masks(run) if bool(mask.any())][:4]
     own = [mask for _, mask in masks]
-    whole, *_ = load_cases(phantoms["north"], run.recipe().image)
-    lacking = completion.Incomplete(blanked(whole, ["T2"]), True)
+    whole, *_ = DataSet(phantoms["north"]).cases(run.recipe().image)
+    lacking = translation.Incomplete(blanked(whole, ["T2"]), True)
     budget = TranslationBudget(steps=1, images=3)
-    completion.translator_of(run, [lacking], masks, budget=budget)
+    translation.translator_of(run, [lacking], masks, budget=budget)
     assert len(taught) == 12
     assert sum(any(torch.equal(case.mask, mask) for mask in own) for case in taught) < 6
 
@@ -186,14 +187,14 @@ def test_a_painted_file_on_its_own_is_not_taken_for_an_acquired_one(
     for path in (out / "imagesTr").glob("*_0002.png"):
         shutil.copyfile(path, mixed / "imagesTr" / path.name)
     with pytest.raises(AsyndganError, match="was painted, not acquired"):
-        load_cases(mixed, run.recipe().image)
+        DataSet(mixed).cases(run.recipe().image)
     assert any("painted, not acquired" in fault for fault in map(str, check_folder(mixed).faults))
     painted = tmp_path / "painted"
     command("generate", run.path, "--masks", without_t2, "--out", painted)
     table = json.loads((painted / "dataset.json").read_text())
     (painted / "dataset.json").write_text(json.dumps({**table, "synthetic": False}))
     with pytest.raises(AsyndganError, match="was painted, not acquired"):
-        load_cases(painted, run.recipe().image)
+        DataSet(painted).cases(run.recipe().image)
 
 
 def test_masks_can_be_hidden_from_what_is_completed(
@@ -251,7 +252,7 @@ def test_a_translator_learns_from_images_all_of_whose_modalities_are_of_one_look
         used.extend(looks)
         return synthesise(*arguments, looks=looks, **options)
 
-    monkeypatch.setattr(completion, "synthesise", painted)
+    monkeypatch.setattr(translation, "synthesise", painted)
     out = tmp_path / "out"
     complete(styled.path, "--site", without_t2, "--out", out, "--steps", 2)
     assert set(used) == {"south"}
@@ -477,8 +478,10 @@ def test_sites_that_lack_a_modality_are_judged_in_all_that_test_patients_have(
     sites = phantoms | {"north": without_t2}
     test = phantoms["north"].parent / "test"
     facts, recipe = run.facts(), run.recipe()
-    real, judged = load_real(sites, test, recipe, modalities=["T2", "T1"], labels=facts.labels)
-    whole, _ = load_real(phantoms, test, recipe, modalities=["T2", "T1"], labels=facts.labels)
+    opened, every = RunSites.opened(run, sites).data, RunSites.opened(run, phantoms).data
+    both, seen = ["T2", "T1"], DataSet(test)
+    real, judged = load_real(opened, seen, recipe, modalities=both, labels=facts.labels)
+    whole, _ = load_real(every, seen, recipe, modalities=both, labels=facts.labels)
     for black, case in zip(real["north"], whole["north"], strict=True):
         assert black.modalities == ("T2", "T1") and black.absent == ("T2",)
         assert black.image[0].unique().tolist() == [-1]
@@ -540,9 +543,9 @@ def test_no_network_sees_mirrored_images_if_sides_are_no_mirror_images(
     recipe = tiny("image.size=32", "training.steps=1", f"training.flip={str(flip).lower()}")
     run = train(recipe, phantoms, tmp_path / "run")
     seen = []
-    moved = completion.moved
+    moved = translation.moved
     monkeypatch.setattr(
-        completion, "moved", lambda *args: seen.append(args[2].flips) or moved(*args)
+        translation, "moved", lambda *args: seen.append(args[2].flips) or moved(*args)
     )
     complete(run.path, "--site", without_t2, "--out", tmp_path / "completed", "--steps", 2)
     evaluated(run, phantoms, tmp_path / "judged")
@@ -634,11 +637,11 @@ def test_patients_whom_a_run_held_out_are_those_that_it_is_judged_on(
     recipe = tiny("image.size=32", "training.hold_out=0.4", "masks.release=false")
     trained = load_cohort(SiteSetup("north", folder, tmp_path), recipe)
     first = describe(folder).modalities[0]
+    data = DataSet(folder)
+    every = data.cases(recipe.image, data.info.modalities, unmasked=False, incomplete=True)
     _, judged = load_real(
-        {"north": folder}, None, recipe, modalities=[first], labels={}, incomplete=True,
-        trained={"north": load_cases(
-            folder, recipe.image, describe(folder).modalities, unmasked=False, incomplete=True
-        )},
+        {"north": data}, None, recipe, modalities=[first], labels={}, incomplete=True,
+        participation=Participation(trained={"north": every}),
     )  # fmt: skip
     assert judged
     for case in judged:
@@ -801,7 +804,7 @@ def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
         r"\d+ of the site's own and \d+ released by the sites during training, moved at random",
         told["masks"],
     )
-    own = load_cases(phantoms["north"], run.recipe().image)
+    own = DataSet(phantoms["north"]).cases(run.recipe().image)
     having = {case.name for case in own if bool((case.mask == 3).any())}
     assert having < {case.name for case in own}
     command(
@@ -866,7 +869,7 @@ def test_who_is_held_out_does_not_come_back_by_his_mask(
         command(
             "augment", held.path, "--site", phantoms["north"], "--out", tmp_path / "o", "--ratio", 3
         )
-    cases = load_cases(phantoms["north"], recipe.image)
+    cases = DataSet(phantoms["north"]).cases(recipe.image)
     free, kept_back = held_out_by(recipe, cases)
     assert kept_back
     assert seen == [len({case.mask.numpy().tobytes() for case in free})]
@@ -921,11 +924,10 @@ def test_completions_are_the_same_whatever_the_order_of_the_sets_modalities(
 ) -> None:
     image, found = run.recipe().image, []
     for order in (("T1", "T2", "FLAIR"), ("FLAIR", "T1", "T2")):
-        sites = {name: load_cases(folder, image, order)[:3] for name, folder in phantoms.items()}
+        sites = {name: DataSet(folder).cases(image, order)[:3] for name, folder in phantoms.items()}
         completed = completions(
-            run, sites, sites["north"], ["T2"], budget=TranslationBudget(steps=1, images=1),
-            masks=masks_of(sites),
-        )  # fmt: skip
+            run, sites, sites["north"], ["T2"], budget=TranslationBudget(steps=1, images=1)
+        )
         t2 = order.index("T2")
         found.append({way: [image[t2] for image in own] for way, own in completed.items()})
     for way, images in found[0].items():
@@ -935,9 +937,7 @@ def test_completions_are_the_same_whatever_the_order_of_the_sets_modalities(
         replace(case, image=case.image[:2], modalities=("T1", "T2")) for case in sites["south"]
     ]
     with pytest.raises(AsyndganError, match="they have to be the same"):
-        completions(
-            run, sites, short, ["T2"], budget=TranslationBudget(steps=1), masks=masks_of(sites)
-        )
+        completions(run, sites, short, ["T2"], budget=TranslationBudget(steps=1))
 
 
 def test_what_a_site_does_not_hold_is_painted_in_the_look_of_one_that_does(

@@ -29,7 +29,8 @@ from asyndgan.errors import (
     RunError,
     StorageError,
 )
-from asyndgan.painting.synthesise import looks_of, released_masks, synthesise
+from asyndgan.painting.looks import looks_of
+from asyndgan.painting.synthesise import released_masks, synthesise
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.runs import Interrupted, Progress, RunFolder, load_recipe

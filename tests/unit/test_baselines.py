@@ -13,9 +13,10 @@ from asyndgan.data.case import Preparation
 from asyndgan.data.prepared import Case
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
 from asyndgan.judging import fedavg
+from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.fedavg import average_weights, train_fedavg
 from asyndgan.judging.metrics import dice
-from asyndgan.judging.segmentation import SegmentationBudget, predict
+from asyndgan.judging.segmentation import predict
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder

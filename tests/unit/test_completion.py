@@ -12,24 +12,24 @@ from PIL import Image
 
 from asyndgan.data import Case, Preparation
 from asyndgan.data.check import check_folder
+from asyndgan.data.copying import write_completed, write_extended
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.nnunet import list_cases, read_case, read_cases
-from asyndgan.data.prepare import blanked, load_cases, shared_modalities
-from asyndgan.data.writing import write_completed, write_extended, written_whole
+from asyndgan.data.prepare import blanked, shared_modalities
+from asyndgan.data.writing import written_whole
 from asyndgan.errors import DataError
 from asyndgan.judging.completion_scores import _copied, _label_means, _regressed, _ssim, nearness
-from asyndgan.painting.completion import (
-    MOST_MASKS,
+from asyndgan.painting.budget import TranslationBudget
+from asyndgan.painting.completion import MOST_MASKS, drawn_masks, own_masks
+from asyndgan.painting.regression import Regression
+from asyndgan.painting.translation import (
     Incomplete,
-    TranslationBudget,
     Translator,
-    drawn_masks,
-    own_masks,
     present_in,
     train_translator,
     translated,
 )
-from asyndgan.painting.regression import Regression
 from asyndgan.recipe import ImageSection
 
 GRID = Preparation((32, 32), (1.0, 1.0), (32, 32), (0, 0), (1.0, 1.0), (0.0, 0.0))
@@ -294,7 +294,7 @@ def test_no_painted_modality_can_be_taken_for_an_acquired_one(
     planes = {name: {"T1c": [plane]} for name in ("ann_s01", "bob_s02")}
     assert (
         write_completed(
-            pictures,
+            DataSet(pictures),
             out,
             planes,
             axis="axial",
@@ -321,16 +321,18 @@ def test_no_painted_modality_can_be_taken_for_an_acquired_one(
     }
     # A training takes what was acquired, and whoever asks for T1c finds none.
     assert shared_modalities(info, ImageSection()) == ("T1",)
-    assert load_cases(out, ImageSection(size=(32, 32)))[0].modalities == ("T1",)
+    assert DataSet(out).cases(ImageSection(size=(32, 32)))[0].modalities == ("T1",)
     with pytest.raises(DataError, match=r"none of which is in the recipe's"):
-        load_cases(out, ImageSection(size=(32, 32), modalities=("T1c",)))
+        DataSet(out).cases(ImageSection(size=(32, 32), modalities=("T1c",)))
     with pytest.raises(DataError, match="is there already"):
-        write_completed(pictures, out, planes, axis="axial", made_from={}, provenance={})
+        write_completed(DataSet(pictures), out, planes, axis="axial", made_from={}, provenance={})
 
 
 def test_bright_painted_pictures_are_stored_in_sixteen_bits(pictures: Path, tmp_path: Path) -> None:
     planes = {name: {"CT": [np.full((20, 24), 1000.0)]} for name in ("ann_s01", "bob_s02")}
-    write_completed(pictures, tmp_path / "out", planes, axis="axial", made_from={}, provenance={})
+    write_completed(
+        DataSet(pictures), tmp_path / "out", planes, axis="axial", made_from={}, provenance={}
+    )
     (first, *_) = read_cases(tmp_path / "out")
     assert (first.channels["synthetic CT"] == 1000).all()
 
@@ -339,7 +341,9 @@ def test_a_case_that_nothing_was_painted_for_leaves_the_set_incomplete(
     pictures: Path, tmp_path: Path
 ) -> None:
     planes = {"ann_s01": {"T1c": [np.eye(20, 24)]}}
-    write_completed(pictures, tmp_path / "out", planes, axis="axial", made_from={}, provenance={})
+    write_completed(
+        DataSet(pictures), tmp_path / "out", planes, axis="axial", made_from={}, provenance={}
+    )
     assert describe(tmp_path / "out").incomplete
     assert not check_folder(tmp_path / "out").faults
 
@@ -361,7 +365,9 @@ def test_a_painted_volume_lies_where_the_acquired_ones_do(tmp_path: Path, axis: 
     (files,) = list_cases(folder, info)
     slices = list(read_case(files, info, axis=axis))
     planes = {"ann": {"T2": [raw.channels["T1"] for raw in slices]}}
-    write_completed(folder, tmp_path / "out", planes, axis=axis, made_from={}, provenance={})
+    write_completed(
+        DataSet(folder), tmp_path / "out", planes, axis=axis, made_from={}, provenance={}
+    )
     for raw in read_cases(tmp_path / "out", axis=axis):
         np.testing.assert_array_equal(raw.channels["T1"], raw.channels["synthetic T2"])
     acquired, painted = (
@@ -392,7 +398,9 @@ def test_a_painted_volume_lies_there_by_the_qform_as_well_as_by_the_sform(tmp_pa
     }  # fmt: skip
     (folder / "dataset.json").write_text(json.dumps(about))
     planes = {"ann": {"T2": [raw.channels["T1"] for raw in read_cases(folder)]}}
-    write_completed(folder, tmp_path / "out", planes, axis="axial", made_from={}, provenance={})
+    write_completed(
+        DataSet(folder), tmp_path / "out", planes, axis="axial", made_from={}, provenance={}
+    )
     acquired, painted = (nib.load(tmp_path / f"out/imagesTr/ann_000{n}.nii") for n in (0, 1))
     np.testing.assert_allclose(acquired.get_qform(), scanner, atol=1e-5)
     np.testing.assert_array_equal(painted.get_fdata(), voxels)
@@ -442,7 +450,7 @@ def test_a_synthetic_case_lies_on_the_grid_of_the_real_one_that_it_is_like(
     (folder / "dataset.json").write_text(json.dumps(about))
     (real,) = read_cases(folder, axis=axis)
     like = (replace(real, name="synthetic-1"), "ann")
-    write_extended(folder, tmp_path / "out", [like], axis=axis, provenance={})
+    write_extended(DataSet(folder), tmp_path / "out", [like], axis=axis, provenance={})
     one, other = read_cases(tmp_path / "out", axis=axis)
     assert other.name == "synthetic-1"
     assert other.spacing == one.spacing

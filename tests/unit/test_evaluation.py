@@ -13,13 +13,10 @@ from asyndgan.data.prepare import blanked
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.judging import bench, compare
-from asyndgan.judging.compare import evaluate, levelled_off
-from asyndgan.judging.segmentation import (
-    SegmentationBudget,
-    augment,
-    predict,
-    train_segmenter,
-)
+from asyndgan.judging.bench import Bench, Judged
+from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.judging.compare import levelled_off
+from asyndgan.judging.segmentation import augment, predict, train_segmenter
 
 BUDGET = SegmentationBudget(steps=3, batch=2, width=4)
 LABELS = {"background": 0, "head": 1, "lesion": 2}
@@ -51,6 +48,12 @@ def data():
         "labels": LABELS,
         "budget": BUDGET,
     }
+
+
+def evaluate(*, sites, synthetic, test, labels, out, targets=None, budget, seeds=(0,), **more):
+    how = {name: more.pop(name) for name in ("workers", "on_progress") if name in more}
+    judged = Judged(test, labels, targets)
+    return compare.evaluate(sites, synthetic, judged, Bench(out, budget, seeds, **how), **more)
 
 
 @pytest.fixture
@@ -281,13 +284,7 @@ def test_the_budget_is_compared_with_half_as_many_steps_again(data, tmp_path, tr
     assert result.difference == pytest.approx(result.longer_dice - result.dice)
     stored = json.loads((tmp_path / "evaluation.json").read_text())
     assert stored["levelling"][0]["label"] == "lesion"
-    repeated = levelled_off(
-        sites=data["sites"],
-        labels=LABELS,
-        budget=BUDGET,
-        targets=["lesion"],
-        cache=tmp_path / "cache",
-    )
+    repeated = levelled_off(data["sites"], Judged([], LABELS, ["lesion"]), Bench(tmp_path, BUDGET))
     assert repeated == evaluation.levelling
     assert len(trainings) == 6
 
@@ -307,9 +304,7 @@ def test_a_budget_is_judged_on_patients_that_train_none_of_its_networks(
 
     monkeypatch.setattr(bench, "train_segmenter", learning)
     monkeypatch.setattr(bench, "predict", finding)
-    levelled_off(
-        sites=data["sites"], labels=LABELS, budget=BUDGET, targets=["lesion"], cache=tmp_path
-    )
+    levelled_off(data["sites"], Judged([], LABELS, ["lesion"]), Bench(tmp_path, BUDGET))
     assert len(trained) == len(judged) == 2
     for patients, images in zip(trained, judged, strict=True):
         for own in data["sites"].values():

@@ -14,7 +14,7 @@ from PIL import Image
 
 from asyndgan.data import Cohort
 from asyndgan.data.check import check_folder
-from asyndgan.data.prepare import load_cases
+from asyndgan.data.dataset import DataSet
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import CohortError, DataError, PolicyError, WireError
 from asyndgan.privacy import Policy, Release
@@ -380,7 +380,7 @@ def test_a_missing_file_is_a_fault_until_the_data_set_says_that_cases_are_incomp
     assert cohort.parts == pytest.approx([1, 2 / 3])
     assert (cohort.images[1, 1] == -1).all()
     with pytest.raises(DataError, match="case p1 has no modality T2"):  # a segmentation wants all
-        load_cases(patchy, recipe.image)
+        DataSet(patchy).cases(recipe.image)
 
 
 def test_a_case_with_nothing_of_what_is_asked_for_is_left_out(

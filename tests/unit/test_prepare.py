@@ -9,12 +9,11 @@ import torch
 
 from asyndgan.data.case import RawCase
 from asyndgan.data.check import check_folder
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.fit import check_contrast, check_uncut
 from asyndgan.data.prepare import (
     invert,
     invert_mask,
-    load_cases,
-    load_masks,
     prepare,
 )
 from asyndgan.data.prepared import Case
@@ -288,16 +287,16 @@ def test_a_data_set_is_read_with_the_recipes_modalities_in_the_recipes_order(
     tmp_path: Path,
 ) -> None:
     folder = data_set(tmp_path / "a", 100)
-    listed = load_cases(folder, section(modalities=("FLAIR", "T1c", "T1")))
+    listed = DataSet(folder).cases(section(modalities=("FLAIR", "T1c", "T1")))
     assert [case.modalities for case in listed] == [("FLAIR", "T1")] * 2
     assert [case.patient for case in listed] == ["ann", "ann"]
-    assert load_cases(folder, section())[0].modalities == ("T1", "T2", "FLAIR")
-    assert load_cases(folder, section(), ["T2"])[0].modalities == ("T2",)
+    assert DataSet(folder).cases(section())[0].modalities == ("T1", "T2", "FLAIR")
+    assert DataSet(folder).cases(section(), ["T2"])[0].modalities == ("T2",)
 
 
 def test_a_data_set_that_shares_no_modality_with_the_recipe_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="none of which is in the recipe"):
-        load_cases(data_set(tmp_path / "a", 100), section(modalities=("PD",)))
+        DataSet(data_set(tmp_path / "a", 100)).cases(section(modalities=("PD",)))
 
 
 def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_path: Path) -> None:
@@ -307,13 +306,13 @@ def test_a_synthetic_data_set_is_read_as_stored_whatever_the_recipe_says(tmp_pat
             "T2": {"kind": "zscore", "low": -3, "high": 3},
         }
     )
-    real = load_cases(data_set(tmp_path / "real", 51), settings)[0]
+    real = DataSet(data_set(tmp_path / "real", 51)).cases(settings)[0]
     painted = data_set(tmp_path / "synthetic", 51, synthetic=True)
-    synthetic = load_cases(painted, settings, synthetic=True)[0]
+    synthetic = DataSet(painted).cases(settings, synthetic=True)[0]
     assert real.image[0].unique().tolist() == [1]
     assert synthetic.image.unique().tolist() == pytest.approx([-0.6])
     with pytest.raises(DataError, match="is a synthetic data set, and patients are wanted"):
-        load_cases(painted, settings)
+        DataSet(painted).cases(settings)
 
 
 @pytest.mark.parametrize("fit", ["pad", "crop", "stretch"])
@@ -327,11 +326,11 @@ def test_a_spacing_does_not_shrink_sets_that_lie_on_the_recipes_grid_already(
     for name, extra in (("ours", {ours: True}), ("real", {})):
         about = {"modalities": ["T1"], "labels": {"background": 0, "lesion": 1}, "name": "x"}
         write_dataset(tmp_path / name, [case], **about, extra=extra)
-    ((_, released),) = load_masks(tmp_path / "ours", settings)
-    (painted,) = load_cases(tmp_path / "ours", settings, synthetic=True)
+    ((_, released),) = DataSet(tmp_path / "ours").masks(settings)
+    (painted,) = DataSet(tmp_path / "ours").cases(settings, synthetic=True)
     assert released.tolist() == painted.mask.tolist() == mask.tolist()
     assert torch.equal(painted.image[0] > 0, painted.mask == 1)
-    (resampled,) = load_cases(tmp_path / "real", settings)
+    (resampled,) = DataSet(tmp_path / "real").cases(settings)
     assert resampled.preparation.resized == (8, 8)
 
 
@@ -344,15 +343,15 @@ def test_slices_are_normalised_by_their_volume(tmp_path: Path) -> None:
     settings = ImageSection(
         size=(16, 16), intensity={"default": Intensity(kind="percentiles", low=0, high=100)}
     )
-    means = [case.image.mean().item() for case in load_cases(tmp_path, settings)]
+    means = [case.image.mean().item() for case in DataSet(tmp_path).cases(settings)]
     assert means == pytest.approx([-1, -1 / 3, 1 / 3, 1], abs=1e-6)
 
 
 def test_a_case_without_a_mask_is_refused_where_masks_are_wanted(tmp_path: Path) -> None:
     write_dataset(tmp_path, [raw(ramp())], modalities=["T1"], labels={"background": 0}, name="d")
-    assert load_cases(tmp_path, section())
+    assert DataSet(tmp_path).cases(section())
     with pytest.raises(DataError, match=r"ann has no mask .* 'asyndgan check' counts the cases"):
-        load_cases(tmp_path, section(), unmasked=False)
+        DataSet(tmp_path).cases(section(), unmasked=False)
     assert dict(check_folder(tmp_path).rows)["cases"] == "1 (0 with a mask)"
 
 
@@ -364,9 +363,9 @@ def test_slices_without_a_label_are_left_out_where_the_recipe_says_so(tmp_path: 
         tmp_path / "a", cases, modalities=["T1"], labels={"background": 0, "x": 1}, name="a"
     )
     image = section(slices="labelled")
-    assert [case.name for case in load_cases(tmp_path / "a", image)] == ["c1"]
-    assert [name for name, _ in load_masks(tmp_path / "a", image)] == ["c1"]
-    assert len(load_cases(tmp_path / "a", section())) == 3
+    assert [case.name for case in DataSet(tmp_path / "a").cases(image)] == ["c1"]
+    assert [name for name, _ in DataSet(tmp_path / "a").masks(image)] == ["c1"]
+    assert len(DataSet(tmp_path / "a").cases(section())) == 3
     write_dataset(tmp_path / "b", cases[:1], modalities=["T1"], labels={"background": 0}, name="b")
     with pytest.raises(DataError, match="no case with a label"):
-        load_cases(tmp_path / "b", image)
+        DataSet(tmp_path / "b").cases(image)

@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from asyndgan.cli.report import report as report_command
 from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
-from asyndgan.painting.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
+from asyndgan.painting.fading import AS_PAINTED, Fading
+from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
 from asyndgan.reports.curves import loss_charts, presence, run_charts
 from asyndgan.reports.gallery import BUDGET, build_gallery

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from asyndgan.cli.train import parsed_sites
-from asyndgan.data.description import check_labels
+from asyndgan.data.dataset import DataSet
 from asyndgan.errors import DataError, RecipeError, RunError, StorageError
 from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
@@ -66,10 +66,10 @@ def test_a_run_is_not_written_into_a_folder_of_something_else(tmp_path: Path) ->
 def test_masks_with_other_labels_than_the_runs_are_refused(tmp_path: Path) -> None:
     table = {"channel_names": {"0": "T1"}, "labels": {"lesion": 1}, "file_ending": ".png"}
     (tmp_path / "dataset.json").write_text(json.dumps(table))
-    check_labels(tmp_path, {"0": "background", "1": "lesion"})
+    DataSet(tmp_path).check_labels({"0": "background", "1": "lesion"})
     for other in ({"1": "head"}, {"2": "lesion"}):
         with pytest.raises(DataError, match="label 1 is 'lesion' here; the run has"):
-            check_labels(tmp_path, other)
+            DataSet(tmp_path).check_labels(other)
 
 
 def test_a_folder_without_a_run_says_how_to_make_one(tmp_path: Path) -> None:

@@ -5,10 +5,11 @@ import pytest
 import torch
 
 from asyndgan.data import Case, Preparation
+from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.metrics import PatientScore
-from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.judging.table import Evaluation
-from asyndgan.suites.benchmark import _a_step, _apart, _between_recipes, _differences
+from asyndgan.suites.costs import a_step
+from asyndgan.suites.differences import apart, between_recipes, differences
 from asyndgan.suites.suite import ModelSection, SetSection
 
 PART = SetSection(
@@ -38,7 +39,7 @@ def test_patients_apart_are_those_whom_the_pattern_names_and_no_others() -> None
     # Two slices of the first one: a patient counts once.
     cases = [judged(name) for name in ("near1", "near1", "far1", "near2", "far2", "afar")]
     found = evaluation(synthetic=[0.1, 0.5, 0.2, 0.7, 0.9])
-    (row,) = _apart(PART, found, cases)
+    (row,) = apart(PART, found, cases)
     assert (row["apart"], row["model"], row["patients"]) == ("strangers", "synthetic", 2)
     assert row["dice"] == pytest.approx(0.6)
     assert row["hd95"] == pytest.approx(6.0)
@@ -51,7 +52,7 @@ def test_differences_are_paired_patient_by_patient() -> None:
         realnorth_synthetic=[0.6, 0.6, NAN], realsouth_synthetic=[0.4, 0.6, NAN],
     )  # fmt: skip
     found.per_patient["real-all"] = {"lesion": [PatientScore(d, 1, 1, NAN) for d in (1, 0.9, NAN)]}
-    rows = {(row.model, row.over): row for row in _differences(PART, MODEL, found)}
+    rows = {(row.model, row.over): row for row in differences(PART, MODEL, found)}
     assert rows["synthetic", "real-all"].difference == pytest.approx((-0.5 - 0.1) / 2)
     assert rows["synthetic", "real-all"].patients == 2
     assert rows["synthetic", "real:north"].difference == pytest.approx(0.15)
@@ -65,7 +66,7 @@ def test_differences_are_paired_patient_by_patient() -> None:
 def test_recipes_are_compared_with_the_suites_first() -> None:
     both = {"first": evaluation(synthetic=[0.5, 0.7]), "second": evaluation(synthetic=[0.6, 0.9])}
     judges = [judged("near"), judged("far")]
-    row, strangers = _between_recipes(PART, both, judges, {})
+    row, strangers = between_recipes(PART, both, judges, {})
     assert (strangers.apart, strangers.patients) == ("strangers", 1)
     assert strangers.difference == pytest.approx(0.2)
     assert (row.apart, row.recipe, row.over) == ("", "second", "synthetic of first")
@@ -76,7 +77,7 @@ def test_recipes_are_compared_with_the_suites_first() -> None:
 
 def test_a_recipe_is_also_compared_with_the_one_that_it_is_against() -> None:
     three = {name: evaluation(synthetic=[0.5 + n / 10, NAN]) for n, name in enumerate("abc")}
-    rows = list(_between_recipes(PART, three, [judged("near"), judged("far")], {"c": "b"}))
+    rows = list(between_recipes(PART, three, [judged("near"), judged("far")], {"c": "b"}))
     # The one stranger lacks the label, so there is nothing to say of strangers.
     assert [(row.recipe, row.over, row.apart) for row in rows] == [
         ("b", "synthetic of a", ""), ("c", "synthetic of a", ""), ("c", "synthetic of b", ""),
@@ -87,4 +88,4 @@ def test_a_recipe_is_also_compared_with_the_one_that_it_is_against() -> None:
 def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:
     taken = {"north": 4, "south": 2}
     moved = {"north": {"card": 20, "judgement": 380}, "south": {"judgement": 300}, "never": {}}
-    assert _a_step(moved, taken) == pytest.approx(np.mean([400 / 4, 300 / 2]))
+    assert a_step(moved, taken) == pytest.approx(np.mean([400 / 4, 300 / 2]))

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from textwrap import fill
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -23,7 +23,8 @@ from asyndgan.auditing.sites import SitesGuessed, guess_sites
 from asyndgan.data import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.bench import write_whole
-from asyndgan.painting.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
+from asyndgan.painting.fading import AS_PAINTED, Fading
+from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.runs import RunFolder
 from asyndgan.texts import without_nan
 
@@ -54,18 +55,33 @@ class Audit:
     uncompared: list[str]
 
 
+@final
+@dataclass(frozen=True)
+class Audited:
+    """What an audit is of; it is written down with the findings.
+
+    Attributes:
+        masks: digest of the masks that the set was painted from.
+        fading: labels that the set shows more or less clearly.
+        confirmed: sites whose own state says that the run was trained on the members.
+        pixels: what a coordinator reads of their images.
+        canaries: start of the names of both groups, if they are only patients put in on purpose.
+    """
+
+    masks: str = ""
+    fading: Fading = AS_PAINTED
+    confirmed: Collection[str] = ()
+    pixels: Sequence[PixelsRead] = ()
+    canaries: str = ""
+
+
 def audit(
     run: RunFolder,
     members: Sequence[Case],
     others: Sequence[Case],
     synthetic: Sequence[Case],
     out: Path,
-    *,
-    masks: str = "",
-    fading: Fading = AS_PAINTED,
-    confirmed: Collection[str] = (),
-    pixels: Sequence[PixelsRead] = (),
-    canaries: str = "",
+    audited: Audited | None = None,
 ) -> Audit:
     """Attacks a finished run with real images of members and of others.
 
@@ -77,11 +93,7 @@ def audit(
         synthetic: the synthetic set to be released.
         out: folder for `audit.json` and `nearest.png`; the latter shows real images, so keep it at
             the site.
-        masks: digest of the masks that the set was painted from.
-        fading: labels that the set shows more or less clearly.
-        confirmed: sites whose own state says that the run was trained on these members.
-        pixels: what a coordinator reads of their images, to be written down with the rest.
-        canaries: start of the names of both groups, if they are only patients put in on purpose.
+        audited: what is known of the set and the members.
 
     Raises:
         DataError: a group has fewer than two patients, or two patients have the same image.
@@ -90,9 +102,32 @@ def audit(
         if len({case.patient for case in cases}) < 2:
             raise DataError(f"an audit needs two patients at least among the {name}.")
     check_once([*members, *others])
+    apart = relative_distances([*members, *others], synthetic)
+    of_members, of_others = apart[: len(members)], apart[len(members) :]
+    # Patients whom a site itself held out have its name.
+    given = any("/" not in case.patient for case in others)
+    found = Audit(
+        _attacks(run, members, others, synthetic),
+        near_copies(least(members, of_members), least(others, of_others)),
+        guess_sites(run, [*members, *others]),
+        sorted(set(run.facts().sites) - set(audited_sites(members))) if given else [],
+    )
+    tables = _tables(run, members, found, audited or Audited())
+    near = of_members.min(dim=1)
+    closest = near.values.argsort()[:6].tolist()
+    pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
+    out.mkdir(parents=True, exist_ok=True)
+    write_whole(out / NEAREST_FILE, _picture(pairs, found.copies.verdict))
+    write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
+    return found
+
+
+def _attacks(
+    run: RunFolder, members: Sequence[Case], others: Sequence[Case], synthetic: Sequence[Case]
+) -> list[Attack]:
     scores = patient_scores(run, [*members, *others], synthetic)
     inside = {case.patient for case in members}
-    attacks = [
+    return [
         attack(
             name,
             np.array([score for patient, score in own.items() if patient in inside]),
@@ -100,34 +135,26 @@ def audit(
         )
         for name, own in scores.items()
     ]
-    apart = relative_distances([*members, *others], synthetic)
-    of_members, of_others = apart[: len(members)], apart[len(members) :]
-    copies = near_copies(least(members, of_members), least(others, of_others))
-    guessed = guess_sites(run, [*members, *others])
-    # Patients whom a site itself held out have its name.
-    given = any("/" not in case.patient for case in others)
-    uncompared = sorted(set(run.facts().sites) - set(audited_sites(members))) if given else []
-    out.mkdir(parents=True, exist_ok=True)
-    tables = {
+
+
+def _tables(
+    run: RunFolder, members: Sequence[Case], found: Audit, audited: Audited
+) -> dict[str, Any]:
+    """The content of `audit.json`; `read_audit` reads it."""
+    return {
         "generator_sha256": run.generator_digest(),
-        "masks_sha256": masks,
-        "fading": fading.told(),
+        "masks_sha256": audited.masks,
+        "fading": audited.fading.told(),
         "painting_version": PAINTING_VERSION,
         "modalities": list(members[0].modalities),
-        "canaries": canaries,
-        "confirmed": {site: site in confirmed for site in audited_sites(members)},
-        "uncompared": uncompared,
-        "attacks": [{**asdict(one), "verdict": one.verdict} for one in attacks],
-        "copies": {**asdict(copies), "verdict": copies.verdict},
-        "sites": guessed and {**asdict(guessed), "verdict": guessed.verdict},
-        "pixels": [{**asdict(one), "verdict": one.verdict} for one in pixels],
+        "canaries": audited.canaries,
+        "confirmed": {site: site in audited.confirmed for site in audited_sites(members)},
+        "uncompared": found.uncompared,
+        "attacks": [{**asdict(one), "verdict": one.verdict} for one in found.attacks],
+        "copies": {**asdict(found.copies), "verdict": found.copies.verdict},
+        "sites": found.sites and {**asdict(found.sites), "verdict": found.sites.verdict},
+        "pixels": [{**asdict(one), "verdict": one.verdict} for one in audited.pixels],
     }
-    near = of_members.min(dim=1)
-    closest = near.values.argsort()[:6].tolist()
-    pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
-    write_whole(out / NEAREST_FILE, _picture(pairs, copies.verdict))
-    write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
-    return Audit(attacks, copies, guessed, uncompared)
 
 
 def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:

@@ -15,6 +15,7 @@ import torch
 from asyndgan.arrays import Images
 from asyndgan.auditing.attacks import RolledBack, bisected, followed, psnr
 from asyndgan.data import Batch
+from asyndgan.data.dataset import DataSet
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
 from asyndgan.judging.metrics import bootstrap_interval
@@ -41,9 +42,9 @@ class PixelsRead:
     Attributes:
         site: name of the site.
         step: number of steps that its discriminator had learned when it was asked.
-        read: of what bisection found (`evaluation.attacks.bisected`).
+        read: of what bisection found (`attacks.bisected`).
         followed: of what it draws by the feedback, from its own painting of the batch's masks
-            (`evaluation.attacks.followed`).
+            (`attacks.followed`).
         painted: of what the coordinator paints from the batch's masks without asking.
         flat: of an image that is evenly grey, as bright as the real one is on average.
     """
@@ -88,7 +89,9 @@ class PixelsRead:
         return f"a coordinator that asks again and again reads no real pixels, {found}"
 
 
-def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> PixelsRead:
+def read_pixels(
+    run: RunFolder, setup: SiteSetup, *, late: bool = True, data: DataSet | None = None
+) -> PixelsRead:
     """Attacks one site as a coordinator could that has one of its batches judged again and again.
 
     Nothing is written to the site's folders, and its policy is not asked: this is what follows from
@@ -99,13 +102,14 @@ def read_pixels(run: RunFolder, setup: SiteSetup, *, late: bool = True) -> Pixel
         setup: the site; `state` is where its states of the run are.
         late: ask about the batch after its oldest state in which the run was not over yet, if there
             is one; otherwise about its first.
+        data: the site's data set, if it was opened before.
 
     Raises:
         RunError: the site does not answer, such as with states that do not fit its data.
     """
     recipe = run.recipe()
     try:
-        with asked_again(run, recipe, setup, late=late) as (site, ask):
+        with asked_again(run, recipe, setup, late=late, data=data) as (site, ask):
             real = site.cohort.batch(ask.card.batch, recipe.training.batch)
             read = bisected(ask, tuple(real.images.shape))
             painted = painted_for(run, setup.name, ask.card, real)
@@ -152,7 +156,13 @@ def painted_for(run: RunFolder, site: str, card: Card, batch: Batch) -> Images:
 
 @contextmanager
 def asked_again(
-    run: RunFolder, recipe: Recipe, setup: SiteSetup, *, late: bool, policy: Policy = SIMULATION
+    run: RunFolder,
+    recipe: Recipe,
+    setup: SiteSetup,
+    *,
+    late: bool,
+    policy: Policy = SIMULATION,
+    data: DataSet | None = None,
 ) -> Iterator[tuple[Site, RolledBack]]:
     """A copy of a site that a coordinator can ask any number of times about one batch.
 
@@ -162,6 +172,7 @@ def asked_again(
         setup: the site; `state` is where its states of the run are, which are copied.
         late: as for `read_pixels`.
         policy: policy of the site.
+        data: as for `read_pixels`.
 
     Yields:
         The site, and the function that asks it.
@@ -174,7 +185,7 @@ def asked_again(
                 shutil.copy(path, state)
             step = stored_steps(state)[0]
             step = step if step < recipe.training.steps else 0
-        cohort = load_cohort(setup, recipe)
+        cohort = load_cohort(setup, recipe, data=data)
         site = Site(setup.name, cohort, recipe, folder=state, policy=policy)
         limit = message_limit(recipe)
         try:

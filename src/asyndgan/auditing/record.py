@@ -12,7 +12,8 @@ from asyndgan.auditing.membership import Attack
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.sites import SitesGuessed
 from asyndgan.errors import RunError
-from asyndgan.painting.synthesise import AS_PAINTED, PAINTING_VERSION, Fading
+from asyndgan.painting.fading import AS_PAINTED, Fading
+from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
 

@@ -76,14 +76,17 @@ def audit(
     from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
     from asyndgan.auditing.reconstruction import not_asked
     from asyndgan.auditing.run import audit_run
+    from asyndgan.data.dataset import DataSet
     from asyndgan.runs import RunFolder
+    from asyndgan.runs.sites import RunSites
 
-    folder, sites = RunFolder(run), parsed_sites(site)
-    record = audit_run(
-        folder, sites, out, holdout=holdout, masks=masks, faded=fade or (),
-        states=parsed_sites(state or [], "--state"), canaries=canaries,
+    folder = RunFolder(run)
+    sites = RunSites.opened(
+        folder, parsed_sites(site), states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,
     )  # fmt: skip
+    others = DataSet(holdout, patient_pattern) if holdout else None
+    record = audit_run(sites, out, holdout=others, masks=masks, faded=fade or (), canaries=canaries)
     found = record.audit
     console = Terminal()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")

@@ -96,8 +96,9 @@ def augment(
     Example:
         asyndgan augment run --site data/north --out north-augmented --ratio 2
     """
+    from asyndgan.data.dataset import DataSet
     from asyndgan.data.writing import written_whole
-    from asyndgan.painting.augmenting import augment_folder, words_of
+    from asyndgan.painting.augmenting import Augmentation, augment_folder, words_of
     from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
     from asyndgan.runs import RunFolder
 
@@ -107,22 +108,12 @@ def augment(
     if released:
         others += [mask for _, mask in released_masks(folder)]
         sources += [source_of_masks(folder)]
+    what = Augmentation(
+        ratio, others, " or ".join(sources), own, label, rare_first, fade or (), seed
+    )
+    data = DataSet(site, patient_pattern)
     with written_whole(out) as half:
-        real, painted, left_out = augment_folder(
-            folder,
-            site,
-            half,
-            ratio=ratio,
-            masks=others,
-            source=" or ".join(sources),
-            own_masks=own,
-            label=label,
-            rare_first=rare_first,
-            faded=fade or (),
-            seed=seed,
-            patient_pattern=patient_pattern,
-            state=state,
-        )
+        real, painted, left_out = augment_folder(folder, data, half, what, state=state)
     without = f" Further masks {words_of(left_out)}." if left_out else ""
     Terminal().print(
         f"{real} real and {painted} synthetic cases in {out}; dataset.json names the synthetic "

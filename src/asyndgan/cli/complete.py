@@ -86,9 +86,10 @@ def complete(
     Example:
         asyndgan complete run --site data/west --out west-complete
     """
+    from asyndgan.data.dataset import DataSet
     from asyndgan.data.writing import written_whole
     from asyndgan.models import usable_device
-    from asyndgan.painting.completion import GALLERY, complete_folder
+    from asyndgan.painting.completion import GALLERY, Completion, complete_folder
     from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
     from asyndgan.runs import RunFolder
 
@@ -105,20 +106,16 @@ def complete(
         kept, source = released_masks(folder), source_of_masks(folder)
     else:
         kept, source = [], "the run kept none"
+    how = Completion(
+        way, kept, source, TranslationBudget(steps=steps), seed, look, hide_masks,
+        str(usable_device(device)),
+    )  # fmt: skip
     with EvaluationDisplay(console) as display, written_whole(out) as half:
         count, modalities = complete_folder(
             folder,
-            site,
+            DataSet(site, patient_pattern),
             half,
-            way=way,
-            masks=kept,
-            source=source,
-            budget=TranslationBudget(steps=steps),
-            patient_pattern=patient_pattern,
-            seed=seed,
-            look=look,
-            hide_masks=hide_masks,
-            device=str(usable_device(device)),
+            how,
             on_progress=lambda done: display.show("translator", done, steps),
         )
     names = ", ".join(f"synthetic {name}" for name in modalities)

@@ -76,9 +76,10 @@ def demo(
     """
     from asyndgan.auditing.audit import AUDIT_FILE
     from asyndgan.auditing.run import audit_run
+    from asyndgan.data.dataset import DataSet
     from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-    from asyndgan.data.prepare import load_cases
     from asyndgan.data.writing import written_whole
+    from asyndgan.judging.bench import Bench
     from asyndgan.judging.of_run import evaluate_run
     from asyndgan.models import native_bfloat16
     from asyndgan.painting.sets import synthetic_of_run
@@ -86,13 +87,15 @@ def demo(
     from asyndgan.reports.found import is_of_generator
     from asyndgan.reports.report import write_report
     from asyndgan.runs import RunFolder
+    from asyndgan.runs.sites import RunSites
     from asyndgan.runs.train import train as train_run
 
     console = Terminal()
     begun = time.monotonic()
-    sites = {site.name: out / "sites" / site.name for site in DEFAULT_SITES}
-    test, synthetic, audited = out / "sites" / "test", out / "synthetic", out / "audit"
+    folders = {site.name: out / "sites" / site.name for site in DEFAULT_SITES}
+    audited = out / "audit"
     run = RunFolder(out / "run")
+    sites, test = RunSites.opened(run, folders), DataSet(out / "sites" / "test")
     precision = [] if native_bfloat16() else ["training.precision=float32"]
     # A step takes longer where four more processes share the cores with FLARE's.
     steps = [f"training.steps={FLARE_STEPS}"] if engine == "flare" else []
@@ -101,7 +104,7 @@ def demo(
         raise RunError(
             f"{out} holds a demo of other settings or of another version; choose another folder."
         )
-    mishap = Mishap(next(iter(sites)), recipe.training.steps // 3)
+    mishap = Mishap(next(iter(folders)), recipe.training.steps // 3)
     if not (out / "report.html").exists():
         console.print("7 to 13 minutes on two cores. After Ctrl-C the same command goes on.")
     with DemoDisplay(console) as display:
@@ -109,12 +112,12 @@ def demo(
             if not (out / "sites").exists():
                 with written_whole(out / "sites") as half:
                     write_phantoms(half, size=recipe.image.size[0], patients_scale=patients)
-            part.tell(f"{len(sites)} sites and a test set in {out / 'sites'}")
+            part.tell(f"{len(folders)} sites and a test set in {out / 'sites'}")
         with display.part("Train one generator with four discriminators") as part:
             if not run.generator_file.exists():
                 train_run(
                     recipe,
-                    sites,
+                    folders,
                     run.path,
                     engine=engine,
                     resume=run.facts_file.exists(),
@@ -124,23 +127,19 @@ def demo(
                 )
             part.tell(_moved(run))
         with display.part("Paint a synthetic data set") as part:
-            synthetic_of_run(run, sites, synthetic)
-            part.tell(str(synthetic))
+            synthetic = synthetic_of_run(sites, out / "synthetic")
+            part.tell(str(synthetic.folder))
         with display.part("Train segmentation models, real and synthetic") as part:
             evaluation = evaluate_run(
-                run,
                 sites,
                 test,
                 synthetic,
-                out / "evaluation",
-                seeds=1,
-                budget=SegmentationBudget(steps=segmentation_steps),
-                targets=None,
-                workers=THREADS,
-                device="cpu",
-                baselines=False,
-                check_budget=False,
-                on_progress=part.watch_evaluation,
+                Bench(
+                    out / "evaluation",
+                    SegmentationBudget(steps=segmentation_steps),
+                    workers=THREADS,
+                    on_progress=part.watch_evaluation,
+                ),
             )
             part.tell(f"{len(evaluation.rows)} rows in {out / 'evaluation' / 'evaluation.json'}")
         if engine != "flare":  # whose demo is about who is there, and has ten minutes
@@ -149,9 +148,8 @@ def demo(
                 file = audited / AUDIT_FILE
                 if not file.exists() or not is_of_generator(file, generator):
                     audit_run(
-                        run, sites, audited, holdout=test, asked=list(sites)[:1],
-                        synthetic=synthetic,
-                    )  # fmt: skip
+                        sites, audited, holdout=test, asked=list(folders)[:1], synthetic=synthetic
+                    )
                 tried = read_audited(run, audited, shown=())
                 unsaid = f"; {tried.undecided} cannot say, of these few" if tried.undecided else ""
                 part.tell(
@@ -163,8 +161,8 @@ def demo(
             report = write_report(
                 run,
                 out / "report.html",
-                synthetic=load_cases(synthetic, image, modalities, synthetic=True),
-                real={name: load_cases(data, image, modalities) for name, data in sites.items()},
+                synthetic=synthetic.cases(image, modalities, synthetic=True),
+                real={name: data.cases(image, modalities) for name, data in sites.data.items()},
                 evaluation=out / "evaluation",
                 audits=[audited] if (audited / AUDIT_FILE).exists() else [],
             )

@@ -129,29 +129,32 @@ def evaluate(
         asyndgan evaluate run --site a=data/north --site b=data/west \
           --test data/test --out evaluation
     """
+    from asyndgan.data.dataset import DataSet
+    from asyndgan.judging.bench import Bench
     from asyndgan.judging.of_run import evaluate_run
     from asyndgan.runs import RunFolder
+    from asyndgan.runs.sites import RunSites
 
     console = Terminal()
+    sites = RunSites.opened(
+        RunFolder(run), parsed_sites(site), states=parsed_sites(state or [], "--state"),
+        patient_pattern=patient_pattern,
+    )  # fmt: skip
+    budget = SegmentationBudget(network=network, steps=steps)
     with EvaluationDisplay(console) as display:
         evaluation = evaluate_run(
-            RunFolder(run),
-            parsed_sites(site),
-            test,
-            synthetic,
-            out,
+            sites,
+            DataSet(test, patient_pattern) if test else None,
+            DataSet(synthetic) if synthetic else None,
+            Bench(out, budget, range(seeds), workers, device, display.show),
             faded=fade or (),
-            seeds=seeds,
-            budget=SegmentationBudget(network=network, steps=steps),
             targets=label,
-            workers=workers,
-            device=device,
+            augmented={
+                name: DataSet(folder, patient_pattern)
+                for name, folder in parsed_sites(augmented or [], "--augmented").items()
+            },
             baselines=baselines,
-            augmented=parsed_sites(augmented or [], "--augmented"),
             check_budget=check_budget,
-            patient_pattern=patient_pattern,
-            states=parsed_sites(state or [], "--state"),
-            on_progress=display.show,
         )
     tell_evaluation(console, evaluation)
 

@@ -112,14 +112,15 @@ def _of_this_run(run: "RunFolder", name: str, file: str, *within: str) -> Path |
 
 def _synthetic(console: Terminal, run: "RunFolder", folder: Path | None) -> list["Case"]:
     """Synthetic cases to show; if none can be painted, prints why and returns none."""
-    from asyndgan.data.prepare import load_cases
+    from asyndgan.data.dataset import DataSet
     from asyndgan.painting.sets import check_provenance
     from asyndgan.painting.synthesise import released_masks, synthesise
 
     facts = run.facts()
     if folder:
-        check_provenance(run, folder)
-        return load_cases(folder, run.recipe().image, facts.modalities, synthetic=True)
+        data = DataSet(folder)
+        check_provenance(run, data)
+        return data.cases(run.recipe().image, facts.modalities, synthetic=True)
     try:
         return list(synthesise(run, released_masks(run)))
     except RunError as error:
@@ -134,7 +135,7 @@ def _synthetic(console: Terminal, run: "RunFolder", folder: Path | None) -> list
 
 
 def _real(run: "RunFolder", pairs: list[str]) -> dict[str, list["Case"]]:
-    from asyndgan.data.prepare import load_cases
+    from asyndgan.data.dataset import DataSet
 
     folders = parsed_sites(pairs)
     known = run.facts().sites
@@ -142,6 +143,6 @@ def _real(run: "RunFolder", pairs: list[str]) -> dict[str, list["Case"]]:
         if name not in known:
             raise RunError(f"--site {name}: this run has {', '.join(known)}. Name one of them.")
     return {
-        name: load_cases(path, run.recipe().image, incomplete=True)
+        name: DataSet(path).cases(run.recipe().image, incomplete=True)
         for name, path in folders.items()
     }

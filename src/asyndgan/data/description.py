@@ -68,15 +68,19 @@ class DatasetInfo:
         return self.extra.get("incomplete") is True
 
 
-def describe(folder: Path) -> DatasetInfo:
+def describe(folder: Path, table: Mapping[str, object] | None = None) -> DatasetInfo:
     """Reads a data set's dataset.json.
+
+    Args:
+        folder: holds it.
+        table: its content, if it was read before.
 
     Raises:
         DataError: it is missing, is not JSON, or holds something this package does not support
             (regions as labels, file endings other than `FILE_ENDINGS`).
     """
     path = folder / "dataset.json"
-    table = json_table(path)
+    table = json_table(path) if table is None else table
     ending = table.get("file_ending")
     if ending is None:
         first = "; with 'modality' it is of nnU-Net's version 1" if "modality" in table else ""
@@ -119,27 +123,6 @@ def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
         if known != name:
             pairs.append((known, name))
     return pairs
-
-
-def check_labels(folder: Path, labels: Mapping[str, str]) -> None:
-    """Checks that a data set's labels agree with those of a run.
-
-    Args:
-        folder: holds dataset.json.
-        labels: the run's labels: number, as text, to name.
-
-    Raises:
-        DataError: a number has a different name, or a name a different number.
-    """
-    numbers = {name: int(number) for number, name in labels.items()}
-    for name, number in describe(folder).labels.items():
-        if labels.get(str(number), name) != name or numbers.get(name, number) != number:
-            known = ", ".join(f"{number} {name}" for number, name in labels.items())
-            raise DataFileError(
-                folder / "dataset.json",
-                f"label {number} is '{name}' here; the run has {known}",
-                "Give both the same numbers and names, and remap the masks.",
-            )
 
 
 def json_table(path: Path) -> dict[str, object]:

@@ -164,7 +164,11 @@ def read_mask(path: Path) -> Stored:
 
 
 def read_cases(
-    folder: Path, *, axis: Axis = "axial", patient_pattern: str = DEFAULT_PATIENT_PATTERN
+    folder: Path,
+    *,
+    axis: Axis = "axial",
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    info: DatasetInfo | None = None,
 ) -> Iterator[RawCase]:
     """Reads a data set, one case at a time, sorted by name.
 
@@ -176,12 +180,13 @@ def read_cases(
         folder: holds dataset.json.
         axis: the direction along which volumes are cut.
         patient_pattern: see `patient_of`.
+        info: the data set's description, if it was read before.
 
     Raises:
         DataError: anything is missing, unreadable, too large or contradictory; the error names the
             file.
     """
-    info = describe(folder)
+    info = info or describe(folder)
     for files in list_cases(folder, info):
         yield from read_case(files, info, axis=axis, patient_pattern=patient_pattern)
 
@@ -221,12 +226,15 @@ def read_case(
     yield from _slices(files.name, patient, channels, mask, AXES[axis])
 
 
-def read_masks(folder: Path, *, axis: Axis = "axial") -> Iterator[RawCase]:
+def read_masks(
+    folder: Path, *, axis: Axis = "axial", info: DatasetInfo | None = None
+) -> Iterator[RawCase]:
     """Reads the masks of a data set; images are not needed.
 
     Args:
         folder: holds dataset.json and labelsTr.
         axis: the direction along which volumes are cut.
+        info: the data set's description, if it was read before.
 
     Returns:
         Cases whose only channel, "mask", is the mask itself, and whose patient is the file's name;
@@ -235,7 +243,7 @@ def read_masks(folder: Path, *, axis: Axis = "axial") -> Iterator[RawCase]:
     Raises:
         DataError: there is no mask, or one cannot be read or holds a label that is not named.
     """
-    info = describe(folder)
+    info = info or describe(folder)
     paths = sorted((folder / "labelsTr").glob(f"[!.]*{info.file_ending}"))
     if not paths:
         raise DataFileError(

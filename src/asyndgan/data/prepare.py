@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,10 +9,8 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
 from asyndgan.data.case import MODALITIES_LIMIT, Preparation, RawCase
-from asyndgan.data.description import DatasetInfo, describe
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, read_cases, read_masks
+from asyndgan.data.description import DatasetInfo
 from asyndgan.data.prepared import Case
-from asyndgan.data.readers import DataFileError
 from asyndgan.data.resampling import moved_into, nearest, resample, resample_labels, resized_to
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Intensity
@@ -129,84 +126,6 @@ def invert_mask(mask: Mask, preparation: Preparation) -> np.ndarray:
     return nearest(labels[0], preparation.shape).numpy()
 
 
-def load_cases(
-    folder: Path,
-    image: ImageSection,
-    modalities: Sequence[str] | None = None,
-    *,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
-    unmasked: bool = True,
-    incomplete: bool = False,
-    augmented: bool = False,
-    synthetic: bool = False,
-) -> list[Case]:
-    """Reads and prepares a whole data set.
-
-    A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
-    recipe's grid, so it is read with `SYNTHETIC_INTENSITY` and not resampled to `image.spacing`.
-
-    Args:
-        folder: holds dataset.json.
-        image: the recipe's grid and normalisation.
-        modalities: channels to read. None means those of the recipe that the data set has, in the
-            recipe's order, or all acquired ones of the data set if the recipe lists none.
-        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
-        unmasked: accept cases without a mask as all background; otherwise they are refused.
-        incomplete: accept cases that lack a modality, if dataset.json says `"incomplete": true`;
-            cases that lack all are left out.
-        augmented: accept a set with synthetic cases beside real ones; otherwise it is refused.
-        synthetic: accept a synthetic data set; otherwise it is refused, lest what a generator
-            painted counts as patients.
-
-    Raises:
-        DataError: the data set cannot be read or prepared; the error names the file or the case.
-    """
-    info = describe(folder)
-    wanted = tuple(modalities) if modalities is not None else shared_modalities(info, image)
-    if not wanted:
-        raise DataFileError(
-            folder / "dataset.json",
-            f"has the modalities {', '.join(info.modalities)}, none of which is in the recipe's "
-            f"image.modalities ({', '.join(image.modalities)})",
-            "Name them alike; modalities match by name.",
-        )
-    if info.synthetic_cases and not augmented:
-        raise DataFileError(
-            folder,
-            f"holds {len(info.synthetic_cases)} synthetic cases beside real ones",
-            "Name the data set that it was made from.",
-        )
-    if info.synthetic and not synthetic:
-        raise DataFileError(
-            folder, "is a synthetic data set, and patients are wanted", "Name a folder of theirs."
-        )
-    if info.synthetic:
-        image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})
-    image = _grid_for(info, image)
-    incomplete = incomplete and info.incomplete
-    cases: list[Case] = []
-    for raw in read_cases(folder, axis=image.axis, patient_pattern=patient_pattern):
-        if raw.mask is None and not unmasked:
-            raise DataFileError(
-                folder / "labelsTr",
-                f"case {raw.name} has no mask here",
-                "Add it, or move the image away; 'asyndgan check' counts the cases that have one.",
-            )
-        if incomplete and not any(name in raw.channels for name in wanted):
-            continue  # the case has only modalities that are not asked for
-        case = prepare(raw, image, wanted, incomplete=incomplete)
-        if image.slices == "all" or case.mask.any():
-            cases.append(case)
-    if not cases:
-        raise DataFileError(
-            folder,
-            f"holds no case with a label ('image.slices' is '{image.slices}') and with any of "
-            f"{', '.join(wanted)}",
-            "Set image.slices to 'all', give the labels numbers above 0, or name what cases have.",
-        )
-    return cases
-
-
 def stored_as(image: ImageSection, modality: str) -> tuple[float, float]:
     """Scale and shift for storing a painted channel: of the recipe's fixed range, else 0 to 255.
 
@@ -218,29 +137,6 @@ def stored_as(image: ImageSection, modality: str) -> tuple[float, float]:
         return ABSENT
     scale = (IMAGE_HIGH - IMAGE_LOW) / (intensity.high - intensity.low)
     return scale, IMAGE_LOW - intensity.low * scale
-
-
-def load_masks(folder: Path, image: ImageSection) -> list[tuple[str, Mask]]:
-    """Reads the masks of a data set, whether or not it has images, on the recipe's grid.
-
-    Masks released by sites (dataset.json says `"masks_only": true`) and masks of a synthetic data
-    set are already on that grid and are not resampled to `image.spacing`.
-
-    Args:
-        folder: holds dataset.json and labelsTr.
-        image: the recipe's grid.
-
-    Returns:
-        Name and mask [H, W] of each case or slice; all-background masks only if `image.slices` is
-        "all".
-
-    Raises:
-        DataError: there is no mask, or one cannot be read.
-    """
-    image = _grid_for(describe(folder), image)
-    prepared = (prepare(raw, image, ["mask"]) for raw in read_masks(folder, axis=image.axis))
-    found = [(case.name, case.mask) for case in prepared]
-    return [(name, mask) for name, mask in found if image.slices == "all" or mask.any()]
 
 
 def blanked(case: Case, modalities: Collection[str]) -> Case:
@@ -316,7 +212,7 @@ def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]
     return tuple(name for name in image.modalities if name in acquired)
 
 
-def _grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
+def grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
     """The recipe's grid, without spacing for data sets this package wrote on that grid.
 
     Those are PNGs, which have no spacing, so resampling would shrink or enlarge them.

@@ -8,10 +8,11 @@ from typing import Any, Final, Self, final
 from pydantic import TypeAdapter
 
 from asyndgan.data import Cohort, derived_seed
-from asyndgan.data.description import check_labels, describe
+from asyndgan.data.dataset import DataSet
+from asyndgan.data.description import DatasetInfo
 from asyndgan.data.fit import check_contrast
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.prepare import load_cases, load_masks, masks_as_images, shared_modalities
+from asyndgan.data.prepare import masks_as_images, shared_modalities
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.errors import CohortError, RunError, StorageError
 from asyndgan.models import usable_device
@@ -75,28 +76,34 @@ class SiteSetup:
         return cls(**{**plain, **paths, "without": tuple(plain["without"])})
 
 
-def load_cohort(setup: SiteSetup, recipe: Recipe, chooser: Chooser | None = None) -> Cohort:
+def load_cohort(
+    setup: SiteSetup,
+    recipe: Recipe,
+    chooser: Chooser | None = None,
+    *,
+    data: DataSet | None = None,
+) -> Cohort:
     """Loads a site's cases, prepared as the recipe says, without the patients it holds out.
 
     Args:
         setup: of the site.
         recipe: of the run.
         chooser: how the site chooses whom it holds out; None: as its states of the run say.
+        data: the set in the site's folder, if it was opened before.
 
     Raises:
         DataError: if the folder cannot be read or its images do not fit the recipe's intensities.
         CohortError: if its cases do not fit the recipe.
     """
-    cases = load_cases(
-        setup.data,
+    data = data or DataSet(setup.data, setup.patients)
+    cases = data.cases(
         recipe.image,
-        _modalities(setup, recipe),
-        patient_pattern=setup.patients,
+        _modalities(setup, recipe, data.info),
         unmasked=recipe.condition.kind != "mask" and recipe.image.source != "masks",
         incomplete=True,
     )
     if recipe.image.source == "masks":
-        cases = masks_as_images(cases, describe(setup.data).labels)
+        cases = masks_as_images(cases, data.info.labels)
     elif recipe.privacy.kind == "none":
         # Under differential privacy nothing that the coordinator sees may depend on intensities,
         # and it would see that the site cannot begin.
@@ -108,7 +115,7 @@ def load_cohort(setup: SiteSetup, recipe: Recipe, chooser: Chooser | None = None
         kept,
         told=cases,
         chooser=chooser,
-        labels=describe(setup.data).labels,
+        labels=data.info.labels,
         condition=recipe.condition.kind,
         seed=derived_seed(recipe.training.seed, "cohort", setup.name),
         flip=recipe.training.flip,
@@ -117,11 +124,10 @@ def load_cohort(setup: SiteSetup, recipe: Recipe, chooser: Chooser | None = None
     )
 
 
-def _modalities(setup: SiteSetup, recipe: Recipe) -> tuple[str, ...] | None:
+def _modalities(setup: SiteSetup, recipe: Recipe, info: DatasetInfo) -> tuple[str, ...] | None:
     """Modalities of the site that are used; None if the recipe alone decides."""
     if not setup.without:
         return None
-    info = describe(setup.data)
     if unknown := set(setup.without) - set(info.modalities):
         raise CohortError(
             f"site {setup.name} is to go without {', '.join(sorted(unknown))}, which its folder "
@@ -173,9 +179,11 @@ def _keep_chooser(setup: SiteSetup, recipe: Recipe, policy: Policy, secret: str)
     return chooser
 
 
-def _check_painted_privately(setup: SiteSetup, recipe: Recipe, policy: Policy) -> None:
+def _check_painted_privately(
+    setup: SiteSetup, masks: DataSet, recipe: Recipe, policy: Policy
+) -> None:
     """Refuses masks whose generator was taught without privacy, where privacy is promised."""
-    provenance = describe(setup.masks).extra.get("provenance") if setup.masks else None
+    provenance = masks.info.extra.get("provenance")
     taught = provenance.get("privacy") if isinstance(provenance, dict) else None
     if policy.covers(recipe) and taught == "none" and not policy.privacy.unprotected_masks:
         raise CohortError(
@@ -199,15 +207,17 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     openings = Openings(setup.records or setup.state)
     openings.admit(recipe.digest(), policy.allows.most_recipes)
     chooser = _keep_chooser(setup, recipe, policy, openings.secret)
-    cohort = load_cohort(setup, recipe, chooser)
+    data = DataSet(setup.data, setup.patients)
+    cohort = load_cohort(setup, recipe, chooser, data=data)
     given = None
     if setup.masks:
-        check_labels(setup.masks, {str(number): name for number, name in cohort.labels.items()})
-        _check_painted_privately(setup, recipe, policy)
-        given = [mask for _, mask in load_masks(setup.masks, recipe.image)]
+        masks = DataSet(setup.masks)
+        masks.check_labels({str(number): name for number, name in cohort.labels.items()})
+        _check_painted_privately(setup, masks, recipe, policy)
+        given = [mask for _, mask in masks.masks(recipe.image)]
         # Those who are held out, or left out for what they lack, are patients as well.
         whole = recipe.image.model_copy(update={"slices": "all"})
-        check_strangers(setup.name, given, (mask for _, mask in load_masks(setup.data, whole)))
+        check_strangers(setup.name, given, (mask for _, mask in data.masks(whole)))
     site = Site(
         setup.name,
         cohort,

@@ -7,24 +7,21 @@ from shlex import quote
 import torch
 
 from asyndgan.data import Case
-from asyndgan.data.description import describe
+from asyndgan.data.dataset import DataSet
 from asyndgan.errors import RunError
 from asyndgan.judging.real import loaded
-from asyndgan.painting.synthesise import (
-    digests_of,
-)
+from asyndgan.painting.synthesise import digests_of
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, counted, parsed_json
 
 
 def augmented_cases(
     site: str,
-    data: Path,
+    data: DataSet,
     real: Mapping[str, Sequence[Case]],
     judged: Sequence[Case],
     run: RunFolder,
     modalities: Sequence[str],
-    patient_pattern: str,
 ) -> list[Case]:
     """Cases of a set written by `asyndgan augment`, without held-out patients.
 
@@ -39,43 +36,40 @@ def augmented_cases(
             f"--augmented {site}: that is no site of this evaluation; the sites are "
             f"{', '.join(real)}."
         )
-    info = describe(data)
-    if not info.synthetic_cases:
-        raise RunError(f"{data} holds no synthetic cases; 'asyndgan augment' writes such a set.")
-    painted_by, masks, mask_of = _provenance(data)
+    folder, synthetic = data.folder, data.info.synthetic_cases
+    if not synthetic:
+        raise RunError(f"{folder} holds no synthetic cases; 'asyndgan augment' writes such a set.")
+    painted_by, masks, mask_of = _provenance(folder)
     if painted_by != run.facts().generator_sha256:
         raise RunError(
-            f"{data} was painted by another generator than that of {run.path}, which may have been "
-            "taught by those who are judged on. Make it anew with 'asyndgan augment'."
+            f"{folder} was painted by another generator than that of {run.path}, which may have "
+            "been taught by those who are judged on. Make it anew with 'asyndgan augment'."
         )
     both = (mask for case in judged for mask in (case.mask, case.mask.flip(-1)))
     seen = masks.intersection(digests_of(both))
     if seen:
         raise RunError(
-            f"{data} was painted from {len(seen)} masks of cases that are judged on. Make it anew "
-            "from other masks."
+            f"{folder} was painted from {len(seen)} masks of cases that are judged on. Make it "
+            "anew from other masks."
         )
-    cases = loaded(
-        data, run.recipe().image, modalities, patient_pattern=patient_pattern, incomplete=True,
-        augmented=True,
-    )  # fmt: skip
-    own, training = set(info.synthetic_cases), {case.name for case in real[site]}
+    cases = loaded(data, run.recipe().image, modalities, incomplete=True, augmented=True)
+    own, training = set(synthetic), {case.name for case in real[site]}
     copies = {case.name: case for case in cases}
     if missing := training - copies.keys():
         raise RunError(
-            f"{data} lacks {len(missing)} real cases that site {site} has; it was made from "
+            f"{folder} lacks {len(missing)} real cases that site {site} has; it was made from "
             "another set."
         )
     if other := [case.name for case in real[site] if not _same(case, copies[case.name])]:
         raise RunError(
-            f"{data} holds other images or masks of {counted(len(other), 'real case')} than site "
+            f"{folder} holds other images or masks of {counted(len(other), 'real case')} than site "
             f"{site}, which would count as an effect of the synthetic ones. Name the folder that "
             f"it was made from (--site {quote(site)}=FOLDER), or make it anew with 'asyndgan "
             "augment'."
         )
     if strange := {mask_of.get(name, name) for name in own} - training - {""}:
         raise RunError(
-            f"{data} was painted from masks of {counted(len(strange), 'case')} that site {site} "
+            f"{folder} was painted from masks of {counted(len(strange), 'case')} that site {site} "
             "does not train on here, whose patients may be judged on. Make it anew from "
             f"{site}'s own folder."
         )

@@ -25,6 +25,7 @@ from asyndgan.data.cohort import digest_of
 from asyndgan.data.prepare import blanked, lacked_by_all
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
+from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.fedavg import LOCAL_STEPS, train_fedavg
 from asyndgan.judging.metrics import (
     SCORES,
@@ -33,12 +34,7 @@ from asyndgan.judging.metrics import (
     paired_ratio_interval,
     score_patients,
 )
-from asyndgan.judging.segmentation import (
-    TRAINING_VERSION,
-    SegmentationBudget,
-    predict,
-    train_segmenter,
-)
+from asyndgan.judging.segmentation import TRAINING_VERSION, predict, train_segmenter
 from asyndgan.judging.table import Scores
 from asyndgan.received import contents
 
@@ -72,35 +68,86 @@ class Found:
 
 
 @final
-@dataclass
-class Bench:
-    """Trains networks on one machine, or reads their predictions from the cache.
+@dataclass(frozen=True)
+class Judged:
+    """Whom networks are judged on, and by which labels.
 
     Attributes:
-        test: cases that the networks are judged on.
-        labels: value of each label, by name.
-        targets: names of the labels that are judged.
-        seeds: seeds of the trainings of each model.
-        cache: folder of cached predictions.
-        total: steps of the whole evaluation.
+        cases: real cases of patients that train no network.
+        labels: value of each label by name, background included.
+        targets: names of the labels to judge by; None: all whose value is not 0.
+        kind: "test", or "validation" if the cases were held out of the sites' patients.
+    """
+
+    cases: Sequence[Case]
+    labels: Mapping[str, int]
+    targets: Sequence[str] | None = None
+    kind: str = "test"
+
+    def names(self) -> list[str]:
+        """Names of the labels that are judged.
+
+        Raises:
+            DataError: one is no label of the data set, or there is none.
+        """
+        known = [name for name, value in self.labels.items() if value]
+        names = known if self.targets is None else list(self.targets)
+        unknown = [name for name in names if name not in self.labels]
+        if unknown or not names:
+            raise DataError(
+                f"cannot judge by label {unknown[0] if unknown else '(none)'}; "
+                f"the data set has {', '.join(self.labels)}."
+            )
+        return names
+
+
+@final
+@dataclass(frozen=True)
+class Bench:
+    """How segmentation networks are trained, and where what comes of it is kept.
+
+    Attributes:
+        out: folder of what is found.
+        budget: budget of every training.
+        seeds: each model is trained once per seed.
+        workers: number of networks to train in parallel, on one thread each.
         device: device to train on.
-        on_progress: called after every step.
-        workers: number of networks to train in parallel.
+        on_progress: called with a text, the steps done and all steps.
+        cache: folder of cached predictions, which several comparisons may share; None: in `out`.
+    """
+
+    out: Path
+    budget: SegmentationBudget = field(default_factory=SegmentationBudget)
+    seeds: Sequence[int] = (0,)
+    workers: int = 1
+    device: str = "cpu"
+    on_progress: OnProgress | None = None
+    cache: Path | None = None
+
+    def scores(self, models: Contenders, judged: Judged) -> Found:
+        """Trains and judges the models; see `Trainings.scores`."""
+        total = sum(map(len, models.values())) * self.budget.steps
+        return Trainings(self, judged, total).scores(models, self.budget)
+
+
+@final
+@dataclass
+class Trainings:
+    """Trainings in progress on one bench, whose steps are counted together.
+
+    Attributes:
+        bench: how to train.
+        judged: whom to judge on.
+        total: steps of all trainings.
         done: steps of trainings that have finished or were found in the cache.
         running: steps done by each running training, by its progress text.
         lock: guards `done` and `running`.
         stop: set when a training fails, so that the others stop too.
     """
 
-    test: Sequence[Case]
-    labels: Mapping[str, int]
-    targets: Sequence[str]
-    seeds: Sequence[int]
-    cache: Path
+    bench: Bench
+    judged: Judged
     total: int
-    device: str = "cpu"
-    on_progress: OnProgress | None = None
-    workers: int = 1
     done: int = 0
     running: dict[str, int] = field(default_factory=dict)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -110,22 +157,25 @@ class Bench:
         """Trains and judges the models, `workers` networks in parallel on one thread each.
 
         Raises:
-            DataError: a model or the test set has no cases, or they do not fit together.
+            DataError: a model or the test set has no cases, or they or the labels do not fit
+                together.
             NotFiniteError: a loss became infinite or NaN.
             ValueError: a model has no training set, or more than there are seeds.
         """
         for model, training_sets in models.items():
-            if not 0 < len(training_sets) <= len(self.seeds):
-                raise ValueError(f"{model}: {len(training_sets)} sets for {len(self.seeds)} seeds.")
+            if not 0 < len(training_sets) <= len(self.bench.seeds):
+                raise ValueError(
+                    f"{model}: {len(training_sets)} sets for {len(self.bench.seeds)} seeds."
+                )
             for cases in training_sets:
                 self._check_fit(cases)
         with ThreadPoolExecutor(
-            self.workers, initializer=torch.set_num_threads, initargs=(1,)
+            self.bench.workers, initializer=torch.set_num_threads, initargs=(1,)
         ) as pool:
             trainings = {
                 model: [
                     pool.submit(self._attempt, model, cases, budget, seed)
-                    for seed, cases in zip(self.seeds, training_sets, strict=False)
+                    for seed, cases in zip(self.bench.seeds, training_sets, strict=False)
                 ]
                 for model, training_sets in models.items()
             }
@@ -138,17 +188,20 @@ class Bench:
         scores: Scores = {model: {} for model in masks}
         of_seeds: dict[str, dict[str, list[float]]] = {model: {} for model in masks}
         for model, found in masks.items():
-            for target in self.targets:
-                own = [score_patients(self.test, one, self.labels[target]) for one in found]
+            for target in self.judged.names():
+                own = [
+                    score_patients(self.judged.cases, one, self.judged.labels[target])
+                    for one in found
+                ]
                 scores[model][target] = _average(own)
                 of_seeds[model][target] = [mean([s.dice for s in one.values()]) for one in own]
         return Found(scores, of_seeds, {model: found[0] for model, found in masks.items()})
 
     def _check_fit(self, cases: TrainingSet) -> None:
         flat = pooled(cases)
-        if not flat or not self.test:
+        if not flat or not self.judged.cases:
             raise DataError("a comparison needs training cases of every model and test cases.")
-        first, judged = flat[0], self.test[0]
+        first, judged = flat[0], self.judged.cases[0]
         if first.modalities != judged.modalities or first.image.shape != judged.image.shape:
             raise DataError(
                 f"training cases have {', '.join(first.modalities)} in size "
@@ -173,7 +226,7 @@ class Bench:
         test = self._as_trained(cases)
         inputs = self._inputs(cases, test, budget, seed)
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-        path = self.cache / f"{key[:32]}.json"
+        path = (self.bench.cache or self.bench.out / "cache") / f"{key[:32]}.json"
         if not path.exists():
             started = time.monotonic()
             network = self._train(model, cases, budget, seed)
@@ -190,7 +243,7 @@ class Bench:
     def _train(
         self, model: str, cases: TrainingSet, budget: SegmentationBudget, seed: int
     ) -> nn.Module:
-        classes = max(self.labels.values()) + 1
+        classes = max(self.judged.labels.values()) + 1
 
         def tell(step: int, loss: float) -> None:
             self._tell(f"{model}, seed {seed}", step)
@@ -198,10 +251,15 @@ class Bench:
         if isinstance(cases, Mapping):
             return train_fedavg(
                 cases, classes=classes, budget=budget, seed=seed, on_progress=tell,
-                device=self.device,
+                device=self.bench.device,
             )  # fmt: skip
         return train_segmenter(
-            cases, classes=classes, budget=budget, seed=seed, on_progress=tell, device=self.device
+            cases,
+            classes=classes,
+            budget=budget,
+            seed=seed,
+            on_progress=tell,
+            device=self.bench.device,
         )
 
     def _as_trained(self, cases: TrainingSet) -> list[Case]:
@@ -211,7 +269,11 @@ class Bench:
         predictions.
         """
         lacking = lacked_by_all(pooled(cases))
-        return [blanked(case, lacking) for case in self.test] if lacking else list(self.test)
+        return (
+            [blanked(case, lacking) for case in self.judged.cases]
+            if lacking
+            else list(self.judged.cases)
+        )
 
     def _inputs(
         self, cases: TrainingSet, test: Sequence[Case], budget: SegmentationBudget, seed: int
@@ -225,10 +287,10 @@ class Bench:
             if isinstance(cases, Mapping)
             else digest_of_cases(cases, with_masks=True),
             "test": digest_of_cases(test, with_masks=False),
-            "classes": max(self.labels.values()) + 1,
+            "classes": max(self.judged.labels.values()) + 1,
             "budget": asdict(budget),
             "seed": seed,
-            "device": torch.device(self.device).type,
+            "device": torch.device(self.bench.device).type,
             "version": TRAINING_VERSION,
             "torch": torch.__version__,
             "monai": monai.__version__,
@@ -243,8 +305,8 @@ class Bench:
             if step is not None:
                 self.running[text] = step
             done = self.done + sum(self.running.values())
-            if self.on_progress:  # inside the lock, so that progress never decreases
-                self.on_progress(text, done, self.total)
+            if self.bench.on_progress:  # inside the lock, so that progress never decreases
+                self.bench.on_progress(text, done, self.total)
 
 
 def _cause(trainings: Sequence[Future[Masks]], error: BaseException) -> BaseException:

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from asyndgan.data.prepared import Case
 from asyndgan.data.splits import hold_out
-from asyndgan.errors import DataError
 from asyndgan.judging.bench import (
     Bench,
     Contenders,
     Found,
-    OnProgress,
+    Judged,
+    Trainings,
     mean,
     paired,
     pooled,
@@ -26,7 +26,6 @@ from asyndgan.judging.bench import (
 )
 from asyndgan.judging.figures import plot_dice, plot_examples
 from asyndgan.judging.metrics import bootstrap_interval, paired_ratio_interval
-from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
@@ -52,70 +51,47 @@ LONGER = 1.5
 
 
 def evaluate(
-    *,
     sites: Mapping[str, Sequence[Case]],
-    test: Sequence[Case],
     synthetic: Sequence[Case] | None,
-    labels: Mapping[str, int],
-    out: Path,
-    targets: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0,),
-    budget: SegmentationBudget | None = None,
-    baselines: bool = False,
+    judged: Judged,
+    bench: Bench,
+    *,
     augmented: Mapping[str, Sequence[Case]] | None = None,
+    baselines: bool = False,
     check_budget: bool = False,
-    judged_on: str = "test",
     about: Mapping[str, str] | None = None,
-    workers: int = 1,
-    device: str = "cpu",
-    on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Compares training on all real cases, on each site's and on the synthetic ones.
 
-    Predictions are cached in `out/cache`, so an evaluation that was interrupted, or is repeated
-    with other labels, trains only the missing networks.
+    Predictions are cached, so an evaluation that was interrupted, or is repeated with other labels,
+    trains only the missing networks.
 
     Args:
         sites: real training cases of each site, by the site's name.
-        test: real cases to judge on, of patients that train no model.
         synthetic: synthetic training cases; None compares the real ones only.
-        labels: value of each label by name, background included.
-        out: folder for `evaluation.json`, `dice.png`, `dice.svg`, `examples.png` and `cache/`.
-        targets: names of the labels to judge by; by default all whose value is not 0.
-        seeds: each model is trained once per seed.
-        budget: budget of every training; by default `SegmentationBudget()`.
-        baselines: also compare FedAvg, and each site's real cases with the synthetic ones added.
+        judged: real cases to judge on, of patients that train no model.
+        bench: how to train; its folder gets `evaluation.json`, `dice.png`, `dice.svg` and
+            `examples.png`.
         augmented: sets of a site's real and synthetic cases together, by the site's name.
+        baselines: also compare FedAvg, and each site's real cases with the synthetic ones added.
         check_budget: also run `levelled_off`.
-        judged_on: "test", or "validation" if `test` was held out of the sites' patients.
         about: metadata to store in the table, such as the run that painted the synthetic cases.
-        workers: number of networks to train in parallel, on one thread each.
-        device: device to train on.
-        on_progress: called with a text, the steps done and all steps.
 
     Raises:
         DataError: there are no cases, or cases, labels or targets do not fit together.
         NotFiniteError: a loss became infinite or NaN.
     """
-    budget = budget or SegmentationBudget()
-    painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * len(seeds)}
+    seeds = len(bench.seeds)
+    painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
     models = contenders(
-        sites, painted, seeds=len(seeds), fedavg=len(seeds) if baselines else 0, augmented=baselines
+        sites, painted, seeds=seeds, fedavg=seeds if baselines else 0, augmented=baselines
     )
     for name, cases in (augmented or {}).items():
-        models = {**models, SITE_PREFIX + name + AUGMENTED: [cases] * len(seeds)}
-    evaluation = compare(
-        models, test=test, labels=labels, out=out, cache=out / "cache", targets=targets,
-        seeds=seeds, budget=budget, judged_on=judged_on, about=about or {}, workers=workers,
-        device=device, on_progress=on_progress,
-    )  # fmt: skip
+        models = {**models, SITE_PREFIX + name + AUGMENTED: [cases] * seeds}
+    evaluation = compare(models, judged, bench, about=about or {})
     if check_budget:
-        levelling = levelled_off(
-            sites=sites, labels=labels, targets=targets, seeds=seeds, budget=budget,
-            cache=out / "cache", workers=workers, device=device, on_progress=on_progress,
-        )  # fmt: skip
-        evaluation = replace(evaluation, levelling=levelling)
-        _keep(evaluation, out)
+        evaluation = replace(evaluation, levelling=levelled_off(sites, judged, bench))
+        _keep(evaluation, bench.out)
     return evaluation
 
 
@@ -156,75 +132,47 @@ def contenders(
 
 
 def compare(
-    models: Contenders,
-    *,
-    test: Sequence[Case],
-    labels: Mapping[str, int],
-    out: Path,
-    cache: Path,
-    targets: Sequence[str] | None,
-    seeds: Sequence[int],
-    budget: SegmentationBudget,
-    judged_on: str,
-    about: Mapping[str, str],
-    workers: int,
-    device: str,
-    on_progress: OnProgress | None,
+    models: Contenders, judged: Judged, bench: Bench, *, about: Mapping[str, str]
 ) -> Evaluation:
     """Trains and judges any models.
 
     Args:
         models: training sets of each model, one per seed, or of the first seeds only.
-        test: as in `evaluate`.
-        labels: as in `evaluate`.
-        out: as in `evaluate`, without the cache.
-        cache: folder of cached predictions; several comparisons may share one.
-        targets: as in `evaluate`.
-        seeds: as in `evaluate`.
-        budget: as in `evaluate`.
-        judged_on: as in `evaluate`.
+        judged: as in `evaluate`.
+        bench: as in `evaluate`.
         about: as in `evaluate`.
-        workers: as in `evaluate`.
-        device: as in `evaluate`.
-        on_progress: as in `evaluate`.
 
     Raises:
         DataError: as in `evaluate`.
         NotFiniteError: as in `evaluate`.
     """
-    names = _targets(labels, targets)
-    total = sum(map(len, models.values())) * budget.steps
-    bench = Bench(test, labels, names, seeds, cache, total, device, on_progress, workers)
-    found = bench.scores(models, budget)
-    scores = found.scores
+    names, out = judged.names(), bench.out
+    found = bench.scores(models, judged)
     rows = tuple(
         _row(model, name, found, _different(pooled(training_sets[0])))
         for name in names
         for model, training_sets in models.items()
     )
-    headline = "\n".join(_headline(name, rows) for name in names)
-    gains = tuple(gain for name in names for gain in _gains(name, scores))
     evaluation = Evaluation(
-        headline, rows, scores, (), judged_on, budget, tuple(seeds), about, gains
+        headline="\n".join(_headline(name, rows) for name in names),
+        rows=rows,
+        per_patient=found.scores,
+        levelling=(),
+        judged_on=judged.kind,
+        budget=bench.budget,
+        seeds=tuple(bench.seeds),
+        about=about,
+        gains=tuple(gain for name in names for gain in _gains(name, found.scores)),
     )
     _keep(evaluation, out)
     plot_dice(evaluation, out)
-    plot_examples(evaluation, test, found.masks, {name: labels[name] for name in names}, out)
+    shown = {name: judged.labels[name] for name in names}
+    plot_examples(evaluation, judged.cases, found.masks, shown, out)
     return evaluation
 
 
 def levelled_off(
-    *,
-    sites: Mapping[str, Sequence[Case]],
-    labels: Mapping[str, int],
-    cache: Path,
-    targets: Sequence[str] | None = None,
-    seeds: Sequence[int] = (0,),
-    budget: SegmentationBudget | None = None,
-    split_seed: int = 0,
-    workers: int = 1,
-    device: str = "cpu",
-    on_progress: OnProgress | None = None,
+    sites: Mapping[str, Sequence[Case]], judged: Judged, bench: Bench, *, split_seed: int = 0
 ) -> tuple[Levelling, ...]:
     """Trains on all real cases for the budget and for 50 % more steps.
 
@@ -233,15 +181,9 @@ def levelled_off(
 
     Args:
         sites: as in `evaluate`.
-        labels: as in `evaluate`.
-        cache: folder of cached predictions.
-        targets: as in `evaluate`.
-        seeds: as in `evaluate`.
-        budget: as in `evaluate`.
+        judged: the labels; its cases take no part.
+        bench: as in `evaluate`.
         split_seed: seed of the choice of patients.
-        workers: as in `evaluate`.
-        device: as in `evaluate`.
-        on_progress: as in `evaluate`.
 
     Returns:
         One result per target.
@@ -250,22 +192,21 @@ def levelled_off(
         DataError: as in `evaluate`, or no site has a second patient to hold out.
         NotFiniteError: as in `evaluate`.
     """
-    budget = budget or SegmentationBudget()
+    budget, seeds = bench.budget, len(bench.seeds)
     longer = replace(budget, steps=math.ceil(LONGER * budget.steps))
     training, validation = hold_out(sites, part=HELD_OUT, seed=split_seed)
-    total = len(seeds) * (budget.steps + longer.steps)
-    names = _targets(labels, targets)
-    bench = Bench(validation, labels, names, seeds, cache, total, device, on_progress, workers)
-    together = [pooled(training)] * len(seeds)
-    (short,) = bench.scores({"budget check": together}, budget).scores.values()
-    (long,) = bench.scores({"budget check, longer": together}, longer).scores.values()
+    total = seeds * (budget.steps + longer.steps)
+    trainings = Trainings(bench, replace(judged, cases=validation), total)
+    together = [pooled(training)] * seeds
+    (short,) = trainings.scores({"budget check": together}, budget).scores.values()
+    (long,) = trainings.scores({"budget check, longer": together}, longer).scores.values()
     results = []
-    for name in names:
+    for name in judged.names():
         before, after = (mean([s.dice for s in scores[name]]) for scores in (short, long))
         counted = sum(not math.isnan(score.dice) for score in short[name])
         results.append(
             Levelling(
-                name, budget.steps, longer.steps, before, after, after - before, counted, len(seeds)
+                name, budget.steps, longer.steps, before, after, after - before, counted, seeds
             )
         )
     return tuple(results)
@@ -287,17 +228,6 @@ def _keep(evaluation: Evaluation, out: Path) -> None:
 def _different(cases: Sequence[Case]) -> int:
     """Number of distinct cases; a repeated case counts once."""
     return len({id(case) for case in cases})
-
-
-def _targets(labels: Mapping[str, int], targets: Sequence[str] | None) -> list[str]:
-    names = [name for name, value in labels.items() if value] if targets is None else list(targets)
-    unknown = [name for name in names if name not in labels]
-    if unknown or not names:
-        raise DataError(
-            f"cannot judge by label {unknown[0] if unknown else '(none)'}; "
-            f"the data set has {', '.join(labels)}."
-        )
-    return names
 
 
 def _row(model: str, label: str, found: Found, cases: int) -> Row:

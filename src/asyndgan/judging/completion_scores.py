@@ -16,16 +16,17 @@ from asyndgan.data.prepare import blanked, widened
 from asyndgan.errors import DataError
 from asyndgan.judging.bench import mean, paired
 from asyndgan.judging.metrics import bootstrap_interval
-from asyndgan.painting.completion import (
+from asyndgan.painting.budget import TranslationBudget
+from asyndgan.painting.completion import painted_from_masks
+from asyndgan.painting.regression import Regression
+from asyndgan.painting.sets import masks_of
+from asyndgan.painting.translation import (
     Incomplete,
-    TranslationBudget,
     filled,
-    painted_from_masks,
     translated,
     translator_of,
     without_mask,
 )
-from asyndgan.painting.regression import Regression
 from asyndgan.runs import RunFolder
 
 RANGE: Final = IMAGE_HIGH - IMAGE_LOW
@@ -89,7 +90,6 @@ def completions(
     lacking: Sequence[str],
     *,
     budget: TranslationBudget,
-    masks: Sequence[tuple[str, Tensor]],
     seed: int = 0,
     device: str = "cpu",
     on_progress: Callable[[int], None] | None = None,
@@ -99,11 +99,11 @@ def completions(
     Args:
         run: a finished run.
         sites: real complete cases of each site, to which the label means and the regressions are
-            fitted. A site that lacks the modality would not have them.
+            fitted; a site that lacks the modality would not have them. The translator's training
+            cases are painted from their masks.
         judged: complete cases of other patients, whose `lacking` modalities are hidden.
         lacking: modalities to complete.
         budget: budget of the translator.
-        masks: masks that the translator's training cases are painted from.
         seed: seed of everything random.
         device: device to train on.
         on_progress: called after every step of the translator.
@@ -127,7 +127,13 @@ def completions(
     unmasked = [without_mask(each) for each in masked]
     real = [case for own in sites.values() for case in own]
     translator = translator_of(
-        run, masked, masks, budget=budget, seed=seed, device=device, on_progress=on_progress
+        run,
+        masked,
+        masks_of(sites),
+        budget=budget,
+        seed=seed,
+        device=device,
+        on_progress=on_progress,
     )
     found = {
         "mean of each label": _label_means(real, masked),

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from asyndgan.data import Case, derived_seed
-from asyndgan.judging.segmentation import SegmentationBudget, SegmentationTraining
+from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.judging.segmentation import SegmentationTraining
 from asyndgan.training.quorum import normalised
 
 LOCAL_STEPS: Final = 20

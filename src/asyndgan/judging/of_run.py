@@ -1,109 +1,87 @@
 """Comparison of a run's synthetic set with real data, all loaded on the run's grid."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from asyndgan.data import Case
-from asyndgan.data.description import describe
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.prepare import lacked_by_all, load_cases
+from asyndgan.data.dataset import DataSet
+from asyndgan.data.prepare import lacked_by_all
 from asyndgan.errors import RunError
 from asyndgan.judging.augmented import augmented_cases
-from asyndgan.judging.compare import OnProgress, evaluate
+from asyndgan.judging.bench import Bench, Judged
+from asyndgan.judging.compare import evaluate
 from asyndgan.judging.real import load_real, shared_by_all
-from asyndgan.judging.segmentation import SegmentationBudget, budget_for
+from asyndgan.judging.segmentation import budget_for
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
-from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.runs.sites import as_trained, choosers_of, had_in
+from asyndgan.runs import RunFacts
+from asyndgan.runs.sites import RunSites
 
 
 def evaluate_run(
-    run: RunFolder,
-    sites: Mapping[str, Path],
-    test: Path | None,
-    synthetic: Path | None,
-    out: Path,
+    sites: RunSites,
+    test: DataSet | None,
+    synthetic: DataSet | None,
+    bench: Bench,
     *,
     faded: Sequence[str] = (),
-    seeds: int,
-    budget: SegmentationBudget,
-    targets: Sequence[str] | None,
-    workers: int,
-    device: str,
-    baselines: bool,
-    augmented: Mapping[str, Path] | None = None,
-    check_budget: bool,
-    on_progress: OnProgress | None,
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
-    states: Mapping[str, Path] | None = None,
+    targets: Sequence[str] | None = None,
+    augmented: Mapping[str, DataSet] | None = None,
+    baselines: bool = False,
+    check_budget: bool = False,
 ) -> Evaluation:
     """Loads all data on the run's grid, paints what is to be judged, and compares the models.
 
-    Without `test`, the models are judged on the patients that the run held out. Held-out patients
-    never train a model, even if `test` is given. Without `synthetic`, a set is painted into
-    `out/synthetic`, with the labels named in `faded` more or less clear. `states` is as for
-    `choosers_of`. The other arguments are those of `evaluate`.
+    Held-out patients never train a model, even if `test` is given.
+
+    Args:
+        sites: the run and some of its sites, or others.
+        test: cases of patients that no site holds; None: judge on those that the run held out.
+        synthetic: what the run painted; None: a set is painted into `synthetic` in the bench's
+            folder.
+        bench: how to train; no network sees mirrored images if the run's sites saw none.
+        faded: names of labels that the set to be painted shows more or less clearly.
+        targets: names of the labels to judge by; None: all.
+        augmented: what `augment_folder` made of a site's set, by the site's name.
+        baselines: as in `evaluate`.
+        check_budget: as in `evaluate`.
 
     Raises:
         RunError: there is neither a test set nor a held-out patient, a patient is both in a site
             and in the test set, the synthetic set was not painted by this run, or one that is given
             is to be faded.
+        DataError, NotFiniteError: as in `evaluate`.
     """
-    if synthetic and faded:
-        raise RunError(
-            f"{synthetic} is painted already, so nothing in it is faded; leave out --fade."
-        )
+    run = sites.run
     # Before anything is painted, for that may take long.
-    device = str(usable_device(device))
-    for data in (*sites.values(), *([test] if test else []), *(augmented or {}).values()):
-        describe(data)
-    painted = synthetic or synthetic_of_run(
-        run, sites, out / "synthetic", faded=faded, patient_pattern=patient_pattern, states=states
-    )
-    check_provenance(run, painted)
-    facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
-    if test is None and not part:
-        raise RunError(
-            "there is nobody to judge on: give real cases of unseen patients with --test FOLDER, "
-            "or train with --set training.hold_out=0.2."
-        )
-    if run.recipe().condition.kind != "mask":
-        raise RunError(
-            f"the run in {run.path} paints without masks, so there is nothing to be segmented in "
-            "its images."
-        )
-    if part:
-        facts.check_pattern(patient_pattern)
+    device = str(usable_device(bench.device))
+    for data in (*sites.data.values(), *([test] if test else []), *(augmented or {}).values()):
+        _ = data.info
+    synthetic = _painted(sites, synthetic, bench.out, faded)
+    _check_judged(sites, test)
+    facts, recipe = run.facts(), run.recipe()
     # Held-out patients are of the sites, any of which may lack a modality.
-    modalities = shared_by_all(facts.modalities, [test] if test else list(sites.values()))
+    modalities = shared_by_all(facts.modalities, [test] if test else list(sites.data.values()))
     # Which cases of an incomplete set are loaded depends on the modalities that are judged, but who
     # is held out depends on all that trained.
-    partial = {site: data for site, data in sites.items() if describe(data).incomplete}
-    trained = as_trained(run, partial, patient_pattern)
-    real, judged = load_real(
-        sites, test, run.recipe(), modalities=modalities, labels=facts.labels,
-        patient_pattern=patient_pattern, incomplete=True, trained=trained,
-        choosers=choosers_of(run, sites, states), had=had_in(facts),
+    partial = [site for site, data in sites.data.items() if data.info.incomplete]
+    real, unseen = load_real(
+        sites.data, test, recipe, modalities=modalities, labels=facts.labels, incomplete=True,
+        participation=sites.participation(trained=partial),
     )  # fmt: skip
+    labels = {name: int(number) for number, name in facts.labels.items()}
     return evaluate(
-        sites=real,
-        test=judged,
-        judged_on="test" if test else "validation",
-        synthetic=load_cases(painted, image, modalities, unmasked=False, synthetic=True),
-        labels={name: int(number) for number, name in facts.labels.items()},
-        out=out,
-        targets=targets,
-        seeds=range(seeds),
-        budget=budget_for(run.recipe(), budget),
-        workers=workers,
-        device=device,
-        baselines=baselines,
+        real,
+        synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True),
+        Judged(unseen, labels, targets, "test" if test else "validation"),
+        replace(bench, budget=budget_for(recipe, bench.budget), device=device),
         augmented={
-            name: augmented_cases(name, data, real, judged, run, modalities, patient_pattern)
+            name: augmented_cases(name, data, real, unseen, run, modalities)
             for name, data in (augmented or {}).items()
         },
+        baselines=baselines,
         check_budget=check_budget,
         about={
             "run": facts.run,
@@ -111,8 +89,37 @@ def evaluate_run(
             "modalities": ", ".join(modalities) + _lacking(real),
             "sites": _others(facts, real),
         },
-        on_progress=on_progress,
     )
+
+
+def _painted(
+    sites: RunSites, synthetic: DataSet | None, out: Path, faded: Sequence[str]
+) -> DataSet:
+    """The run's synthetic set; painted if none is given."""
+    if synthetic and faded:
+        raise RunError(
+            f"{synthetic.folder} is painted already, so nothing in it is faded; leave out --fade."
+        )
+    synthetic = synthetic or synthetic_of_run(sites, out / "synthetic", faded=faded)
+    check_provenance(sites.run, synthetic)
+    return synthetic
+
+
+def _check_judged(sites: RunSites, test: DataSet | None) -> None:
+    """Raises `RunError` if there is nobody, or nothing, to judge on."""
+    recipe = sites.run.recipe()
+    if test is None and not recipe.training.hold_out:
+        raise RunError(
+            "there is nobody to judge on: give real cases of unseen patients with --test FOLDER, "
+            "or train with --set training.hold_out=0.2."
+        )
+    if recipe.condition.kind != "mask":
+        raise RunError(
+            f"the run in {sites.run.path} paints without masks, so there is nothing to be "
+            "segmented in its images."
+        )
+    if recipe.training.hold_out:
+        sites.check_pattern()
 
 
 def _others(facts: RunFacts, sites: Collection[str]) -> str:

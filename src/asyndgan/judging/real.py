@@ -2,47 +2,40 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from asyndgan.data import Case
-from asyndgan.data.description import check_labels, describe
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.prepare import load_cases, widened
-from asyndgan.data.splits import Chooser, hold_out
+from asyndgan.data.dataset import DataSet
+from asyndgan.data.prepare import widened
+from asyndgan.data.splits import hold_out
 from asyndgan.errors import RunError
 from asyndgan.recipe import ImageSection, Recipe
+from asyndgan.runs.sites import Participation
 from asyndgan.texts import counted
 
 
 def load_real(
-    sites: Mapping[str, Path],
-    test: Path | None,
+    sites: Mapping[str, DataSet],
+    test: DataSet | None,
     recipe: Recipe,
     *,
     modalities: Sequence[str],
     labels: Mapping[str, str],
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     incomplete: bool = False,
-    trained: Mapping[str, Sequence[Case]] | None = None,
-    choosers: Mapping[str, Chooser] | None = None,
-    had: Mapping[str, int] | None = None,
+    participation: Participation | None = None,
 ) -> tuple[dict[str, list[Case]], list[Case]]:
     """Loads the sites' training cases and the cases to judge on.
 
     Args:
-        sites: folder of each site's data, by the site's name.
-        test: folder of the cases to judge on; None: the patients that the sites hold out. All
+        sites: data set of each site, by the site's name.
+        test: data set of the cases to judge on; None: the patients that the sites hold out. All
             slices of volumes are judged, whichever slices the recipe trains on.
         recipe: defines the grid and the held-out patients, who are excluded from the training cases
             even if `test` is given.
         modalities: modalities to load; those that a site lacks are blank in its cases.
         labels: the run's labels: number, as text, to name.
-        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         incomplete: also accept single cases that lack modalities, if their dataset.json permits it.
-        trained: all cases with which a site was trained, held-out ones among them, where they are
-            not those that are loaded here: who is held out depends on all of them.
-        choosers: how each site chose whom it holds out; see `choosers_of`.
-        had: number of cases that sites trained with, held-out ones among them; see `had_in`.
+        participation: how the sites took part in a run; None: in none, and everybody can compute
+            whom they hold out.
 
     Returns:
         The training cases, by the site's name, and the cases to judge on.
@@ -53,36 +46,28 @@ def load_real(
             modalities, or a site has another number of cases than it had.
     """
 
-    def cases(data: Path, image: ImageSection) -> list[Case]:
-        check_labels(data, labels)
-        return loaded(
-            data, image, modalities, patient_pattern=patient_pattern, incomplete=incomplete
-        )
+    def cases(data: DataSet, image: ImageSection) -> list[Case]:
+        data.check_labels(labels)
+        return loaded(data, image, modalities, incomplete=incomplete)
 
+    took_part = participation or Participation()
     # All slices are judged: selecting those with a label would use the truth to be predicted.
     whole = recipe.image.model_copy(update={"slices": "all"})
+    # First, so that what is trained on is taken from what was read.
+    judged_in = sites if test is None else {}
+    all_slices = {name: cases(data, whole) for name, data in judged_in.items()}
     every = {name: cases(data, recipe.image) for name, data in sites.items()}
-    _check_cases(had or {}, {**every, **(trained or {})})
-    unseen: set[str] = set()
-    if recipe.training.hold_out:
-        _, held_out = hold_out(
-            {**every, **(trained or {})},
-            part=recipe.training.hold_out,
-            seed=recipe.training.hold_out_seed,
-            alone=recipe.privacy.kind != "none",
-            choosers=choosers,
-        )
-        unseen = {case.patient for case in held_out}
+    trained = {**every, **took_part.trained}
+    _check_cases(took_part.had, trained)
+    unseen = _unseen(recipe, trained, took_part)
     real = {
         name: [case for case in own if f"{name}/{case.patient}" not in unseen]
         for name, own in every.items()
     }
     if test is None:
-        if whole != recipe.image:
-            every = {name: cases(data, whole) for name, data in sites.items()}
         return real, [
             replace(case, patient=f"{name}/{case.patient}")
-            for name, own in every.items()
+            for name, own in all_slices.items()
             for case in own
             if f"{name}/{case.patient}" in unseen
         ]
@@ -91,27 +76,38 @@ def load_real(
     return real, judged
 
 
+def _unseen(
+    recipe: Recipe, trained: Mapping[str, Sequence[Case]], took_part: Participation
+) -> set[str]:
+    """The patients whom sites held out, as `site/patient`."""
+    if not recipe.training.hold_out:
+        return set()
+    _, held_out = hold_out(
+        trained,
+        part=recipe.training.hold_out,
+        seed=recipe.training.hold_out_seed,
+        alone=recipe.privacy.kind != "none",
+        choosers=took_part.choosers,
+    )
+    return {case.patient for case in held_out}
+
+
 def loaded(
-    data: Path,
+    data: DataSet,
     image: ImageSection,
     modalities: Sequence[str],
     *,
-    patient_pattern: str,
     incomplete: bool = False,
     augmented: bool = False,
 ) -> list[Case]:
-    """Cases of a folder, which must have masks; modalities that the folder lacks are blank."""
-    info = describe(data)
-    held = [name for name in modalities if name in info.modalities]
+    """Cases of a set, which must have masks; modalities that the set lacks are blank."""
+    held = [name for name in modalities if name in data.info.modalities]
     if not held:
         raise RunError(
-            f"{data} has {', '.join(info.modalities)}, and nothing of what is judged on: "
-            f"{', '.join(modalities)}. Leave it out."
+            f"{data.folder} has {', '.join(data.info.modalities)}, and nothing of what is "
+            f"judged on: {', '.join(modalities)}. Leave it out."
         )
-    cases = load_cases(
-        data, image, held, patient_pattern=patient_pattern, unmasked=False, augmented=augmented,
-        incomplete=incomplete,
-    )  # fmt: skip
+    cases = data.cases(image, held, unmasked=False, augmented=augmented, incomplete=incomplete)
     return [widened(case, modalities) for case in cases]
 
 
@@ -126,19 +122,19 @@ def _check_cases(had: Mapping[str, int], sites: Mapping[str, Sequence[Case]]) ->
             )
 
 
-def shared_by_all(modalities: Sequence[str], folders: Sequence[Path]) -> list[str]:
-    """The modalities that all of these folders have, in the order of `modalities`.
+def shared_by_all(modalities: Sequence[str], sets: Sequence[DataSet]) -> list[str]:
+    """The modalities that all of these sets have, in the order of `modalities`.
 
     Raises:
         RunError: there is none.
     """
-    held = [describe(folder).modalities for folder in folders]
+    held = [data.info.modalities for data in sets]
     shared = [name for name in modalities if all(name in own for own in held)]
     if not shared:
-        names = ", ".join(str(folder) for folder in folders)
+        names = ", ".join(str(data.folder) for data in sets)
         raise RunError(
             f"no modality of the run ({', '.join(modalities)}) is in "
-            f"{f'all of {names}' if len(folders) > 1 else names}. Leave out who has others, or "
+            f"{f'all of {names}' if len(sets) > 1 else names}. Leave out who has others, or "
             "name another folder."
         )
     return shared

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
+from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.metrics import SCORES, PatientScore
-from asyndgan.judging.segmentation import SegmentationBudget
 from asyndgan.texts import without_nan
 
 REAL_ALL = "real-all"

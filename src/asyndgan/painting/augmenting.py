@@ -13,15 +13,15 @@ from asyndgan import __version__
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase, derived_seed
 from asyndgan.data.cohort import rarity
-from asyndgan.data.description import check_labels, describe
+from asyndgan.data.copying import write_extended
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.fit import check_contrast, check_uncut
-from asyndgan.data.nnunet import list_cases
-from asyndgan.data.prepare import invert, invert_mask, load_cases
+from asyndgan.data.prepare import invert, invert_mask
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
-from asyndgan.data.writing import write_extended
 from asyndgan.errors import DataError, RunError
 from asyndgan.painting.completion import check_own_set
-from asyndgan.painting.synthesise import digests_of, fading_of, mask_digest, synthesise
+from asyndgan.painting.fading import fading_of
+from asyndgan.painting.synthesise import digests_of, mask_digest, synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import choosers_of
 from asyndgan.texts import counted
@@ -59,42 +59,47 @@ def _chooser(run: RunFolder, state: Path | None) -> Chooser:
     return choosers.pop() if choosers else OPEN
 
 
-def augment_folder(
-    run: RunFolder,
-    folder: Path,
-    out: Path,
-    *,
-    ratio: float,
-    masks: Sequence[Mask] = (),
-    source: str = "",
-    own_masks: bool = True,
-    label: str | None = None,
-    rare_first: bool = False,
-    faded: Sequence[str] = (),
-    seed: int = 0,
-    patient_pattern: str,
-    state: Path | None = None,
-) -> tuple[int, int, dict[str, int]]:
-    """Copies a site's data set and adds synthetic cases, on this machine only.
+@final
+@dataclass(frozen=True)
+class Augmentation:
+    """What synthetic cases are added to a data set.
 
-    Every mask is moved at random before it is painted from. A further mask that is one of the
-    site's own, mirrored or not, counts as its own. One of a patient of this folder who is held out
-    is left out, and so is one that no real case has room for, since it would be stored in part
-    only. Held-out patients of other sites are not known here.
-
-    Args:
-        run: a finished run, whose generator is used.
-        folder: data set of the site.
-        out: folder to create.
+    Attributes:
         ratio: number of synthetic cases per real one of the folder.
-        masks: further masks to paint from, on the recipe's grid.
+        masks: further masks to paint from, on the run's grid.
         source: description of where they come from, for the provenance.
         own_masks: also paint from the site's own masks, except those of held-out patients.
         label: use only masks that hold this label.
         rare_first: use masks with rare labels, or rare sizes of a label, more often.
         faded: names of labels to paint more or less clearly; see `Fading`.
         seed: seed of everything random.
-        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+    """
+
+    ratio: float
+    masks: Sequence[Mask] = ()
+    source: str = ""
+    own_masks: bool = True
+    label: str | None = None
+    rare_first: bool = False
+    faded: Sequence[str] = ()
+    seed: int = 0
+
+
+def augment_folder(
+    run: RunFolder, data: DataSet, out: Path, what: Augmentation, *, state: Path | None = None
+) -> tuple[int, int, dict[str, int]]:
+    """Copies a site's data set and adds synthetic cases, on this machine only.
+
+    Every mask is moved at random before it is painted from. A further mask that is one of the
+    site's own, mirrored or not, counts as its own. One of a patient of this set who is held out
+    is left out, and so is one that no real case has room for, since it would be stored in part
+    only. Held-out patients of other sites are not known here.
+
+    Args:
+        run: a finished run, whose generator is used.
+        data: data set of the site.
+        out: folder to create.
+        what: the cases to add.
         state: folder in which the site keeps its states of the run; None: in the run's folder.
 
     Returns:
@@ -109,19 +114,62 @@ def augment_folder(
         RunError: the run holds out patients and was trained with another `patient_pattern` or
             nobody can tell whom, or there is no such label to fade.
     """
-    fading = fading_of(run, faded)
+    fading = fading_of(run, what.faded)
+    facts, info = run.facts(), data.info
+    free, judged = _own_cases(run, data, state)
+    sources, left_out = _sources(free, judged, what)
+    count = round(what.ratio * len(data.files))
+    drawn = _drawn(_chosen(data, sources, left_out, count, what.label), count, what)
+    used = {id(one): one for one in drawn}.values()  # each once, however often it is painted
+    named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
+    if taken := {files.name for files in data.files} & {name for name, _ in named}:
+        raise DataError(
+            f"{data.folder} has a real case '{min(taken)}', which is the name of a synthetic one. "
+            "Rename it."
+        )
+    painted = synthesise(run, named, seed=what.seed, move=True, fading=fading)
+    cases = (
+        (_stored(case, source.like, info.modalities, name), source.like.name)
+        for case, source, (name, _) in zip(painted, drawn, named, strict=True)
+    )
+    provenance = {
+        "run": facts.run,
+        "generator_sha256": facts.generator_sha256,
+        "ratio": what.ratio,
+        "masks": _words(used, what.source),
+        "masks_sha256": digests_of(one.mask for one in used if not one.of),
+        "masks_left_out": left_out,
+        "recipe_sha256": facts.recipe_digest,
+        "asyndgan": __version__,
+        "label": what.label,
+        "rare_first": what.rare_first,
+        "seed": what.seed,
+        **fading.told(),
+        # Lets splits of the set keep a synthetic case together with the patient of its mask.
+        "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
+    }
+    axis = run.recipe().image.axis
+    added = write_extended(data, out, cases, axis=axis, provenance=provenance)
+    return len(data.files), added, left_out
+
+
+def _own_cases(run: RunFolder, data: DataSet, state: Path | None) -> tuple[list[Case], list[Case]]:
+    """A site's cases whose masks may be painted, and those of patients whom it held out.
+
+    Raises:
+        DataError, RunError: as `augment_folder`.
+    """
     facts, image = run.facts(), run.recipe().image
-    info = describe(folder)
-    check_labels(folder, facts.labels)
-    check_own_set(run, folder, info)
-    held = tuple(name for name in facts.modalities if name in info.modalities)
-    if missing := [name for name in info.modalities if name not in held]:
+    info, folder = data.info, data.folder
+    data.check_labels(facts.labels)
+    check_own_set(run, data)
+    if missing := [name for name in info.modalities if name not in facts.modalities]:
         raise DataError(
             f"{folder} holds {', '.join(missing)}, which this run does not paint, so synthetic "
             f"cases would lack it; it paints {', '.join(facts.modalities)}."
         )
-    real = load_cases(folder, image, info.modalities, patient_pattern=patient_pattern)
-    files = {case.name: case for case in list_cases(folder, info)}
+    real = data.cases(image, info.modalities)
+    files = {case.name: case for case in data.files}
     if any(case.name not in files for case in real):
         raise DataError(
             f"{folder} holds volumes, and a run paints slices: one beside the other they would "
@@ -129,7 +177,7 @@ def augment_folder(
         )
     check_contrast(real, image, folder)
     if run.recipe().training.hold_out:
-        facts.check_pattern(patient_pattern)
+        facts.check_pattern(data.patient_pattern)
     # Masks of held-out patients must not be used, since evaluations judge on these patients.
     free, judged = held_out_by(run.recipe(), real, _chooser(run, state))
     free = [case for case in free if files[case.name].mask]
@@ -139,56 +187,35 @@ def augment_folder(
             "synthetic cases like. Add masks of some cases."
         )
     check_uncut(free, image, folder)
-    sources, left_out = _sources(free, judged, masks, own_masks, seed)
+    return free, judged
+
+
+def _chosen(
+    data: DataSet,
+    sources: Sequence[Source],
+    left_out: Mapping[str, int],
+    count: int,
+    label: str | None,
+) -> list[Source]:
+    """The sources whose mask holds a label; of which, for `count` cases, there must be one."""
+    chosen, having, labels = list(sources), "", data.info.labels
     if label is not None:
-        if not info.labels.get(label):
-            names = (name for name, number in info.labels.items() if number)
+        if not labels.get(label):
+            names = (name for name, number in labels.items() if number)
             raise DataError(
-                f"{folder} has no label '{label}' that masks can be chosen by; it has "
+                f"{data.folder} has no label '{label}' that masks can be chosen by; it has "
                 f"{', '.join(names)}."
             )
-        value = info.labels[label]
-        sources = [source for source in sources if bool((source.mask == value).any())]
-    count = round(ratio * len(files))
-    if not sources or count < 1:
-        having = f" with label '{label}'" if label is not None else ""
+        having = f" with label '{label}'"
+        chosen = [one for one in sources if bool((one.mask == labels[label]).any())]
+    if not chosen or count < 1:
         without = f" ({words_of(left_out)})" if left_out else ""
         raise DataError(
-            f"there is nothing to paint: {len(sources)} masks{having} can be used{without}, and "
-            f"{count} cases are wanted of {len(files)} real ones. Take another label, other masks "
-            "or a larger ratio."
+            f"there is nothing to paint: {len(chosen)} masks{having} can be used{without}, and "
+            f"{count} cases are wanted of {len(data.files)} real ones. Take another label, other "
+            "masks or a larger ratio."
         )
-    drawn = _drawn(sources, count, rare_first, seed)
-    used = {id(one): one for one in drawn}.values()  # each once, however often it is painted
-    named = [(NAME.format(number), source.mask) for number, source in enumerate(drawn, 1)]
-    if taken := files.keys() & {name for name, _ in named}:
-        raise DataError(
-            f"{folder} has a real case '{min(taken)}', which is the name of a synthetic one. "
-            "Rename it."
-        )
-    painted = synthesise(run, named, seed=seed, move=True, fading=fading)
-    cases = (
-        (_stored(case, source.like, info.modalities, name), source.like.name)
-        for case, source, (name, _) in zip(painted, drawn, named, strict=True)
-    )
-    provenance = {
-        "run": facts.run,
-        "generator_sha256": facts.generator_sha256,
-        "ratio": ratio,
-        "masks": _words(used, source),
-        "masks_sha256": digests_of(one.mask for one in used if not one.of),
-        "masks_left_out": left_out,
-        "recipe_sha256": facts.recipe_digest,
-        "asyndgan": __version__,
-        "label": label,
-        "rare_first": rare_first,
-        "seed": seed,
-        **fading.told(),
-        # Lets splits of the set keep a synthetic case together with the patient of its mask.
-        "mask_of": {name: source.of for (name, _), source in zip(named, drawn, strict=True)},
-    }
-    added = write_extended(folder, out, cases, axis=image.axis, provenance=provenance)
-    return len(files), added, left_out
+    return chosen
 
 
 def words_of(left_out: Mapping[str, int]) -> str:
@@ -207,9 +234,7 @@ def _words(sources: Collection[Source], whence: str) -> str:
 def _sources(
     free: Sequence[Case],
     judged: Sequence[Case],
-    masks: Sequence[Mask],
-    own_masks: bool,
-    seed: int,
+    what: Augmentation,
 ) -> tuple[list[Source], dict[str, int]]:
     """The sources to draw from; a mask that is no case's is stored like a random one that fits.
 
@@ -218,19 +243,18 @@ def _sources(
     Args:
         free: cases whose masks may be painted.
         judged: cases of held-out patients, whose masks must not be.
-        masks: further masks; those of `judged`, and those that fit no case, are left out.
-        own_masks: paint the masks of `free` even if they are not among `masks`.
-        seed: seed of the draws.
+        what: the cases to add. Of its masks those of `judged`, and those that fit no case, are left
+            out.
     """
-    random = torch.Generator().manual_seed(derived_seed(seed, "augment", "like"))
-    sources = [Source(case.mask, case, case.name) for case in free] if own_masks else []
+    random = torch.Generator().manual_seed(derived_seed(what.seed, "augment", "like"))
+    sources = [Source(case.mask, case, case.name) for case in free] if what.own_masks else []
     known = {
         mask_digest(mask): case
         for case in (*free, *judged)
         for mask in (case.mask, case.mask.flip(-1))
     }
     apart, left_out = {case.name for case in judged}, Counter[str]()
-    for mask in masks:
+    for mask in what.masks:
         owner = known.get(mask_digest(mask)) if bool(mask.any()) else None
         if owner is None:
             order = torch.randperm(len(free), generator=random).tolist()
@@ -241,7 +265,7 @@ def _sources(
                 sources.append(Source(mask, like, ""))
         elif owner.name in apart:
             left_out[HELD_OUT] += 1
-        elif not own_masks:  # else it is there already
+        elif not what.own_masks:  # else it is there already
             sources.append(Source(mask, owner, owner.name))
     return sources, dict(left_out)
 
@@ -253,10 +277,10 @@ def _has_room(case: Case, mask: Mask) -> bool:
     return bool((inside != 0).sum() == (mask != 0).sum())
 
 
-def _drawn(sources: Sequence[Source], count: int, rare_first: bool, seed: int) -> list[Source]:
+def _drawn(sources: Sequence[Source], count: int, what: Augmentation) -> list[Source]:
     """Draws `count` sources: each once before any repeats, or by rarity if `rare_first`."""
-    random = torch.Generator().manual_seed(derived_seed(seed, "augment", "masks"))
-    if rare_first:
+    random = torch.Generator().manual_seed(derived_seed(what.seed, "augment", "masks"))
+    if what.rare_first:
         weights = rarity(torch.stack([source.mask for source in sources]))
         places = torch.multinomial(weights, count, replacement=True, generator=random).tolist()
     else:

@@ -7,15 +7,12 @@ from typing import Any
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Case
-from asyndgan.data.description import describe
-from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
+from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of
 from asyndgan.painting.synthesise import (
-    AS_PAINTED,
     PAINTING_VERSION,
-    Fading,
-    fading_of,
     masks_digest,
     masks_in,
     released_masks,
@@ -25,7 +22,7 @@ from asyndgan.painting.synthesise import (
 )
 from asyndgan.received import contents
 from asyndgan.runs import RunFolder
-from asyndgan.runs.sites import as_trained, choosers_of, kept
+from asyndgan.runs.sites import RunSites
 
 MOVED = 2
 """Images per mask painted from the mask after random mirroring, rotation, scaling and shift, in
@@ -34,35 +31,30 @@ docs/experiments-labels.md."""
 
 
 def synthetic_of_run(
-    run: RunFolder,
-    sites: Mapping[str, Path],
+    sites: RunSites,
     out: Path,
     *,
     masks: Path | None = None,
     faded: Sequence[str] = (),
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     compared: bool = False,
-    states: Mapping[str, Path] | None = None,
-) -> Path:
+) -> DataSet:
     """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
 
     Args:
-        run: a finished run.
-        sites: folder of each site's data, by the site's name.
+        sites: sites, and the finished run.
         out: as for `painted_once`.
         masks: folder of masks to paint from instead.
         faded: names of labels to paint more or less clearly; see `Fading`.
-        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         compared: as for `painted_once`.
-        states: as for `choosers_of`.
 
     Returns:
-        The folder of the set.
+        The set.
 
     Raises:
         RunError: as `painted_once`, there is no such label, or the run paints masks instead of
             images.
     """
+    run = sites.run
     recipe = run.recipe()
     if recipe.image.source == "masks":
         raise RunError(
@@ -77,9 +69,8 @@ def synthetic_of_run(
         released = released_masks(run)
         source = source_of_masks(run)
         return painted_once(run, released, source, out, fading=fading, compared=compared)
-    cases = as_trained(run, sites, patient_pattern)
-    trained_on = kept(run, cases, choosers_of(run, sites, states))
-    return painted_once(run, masks_of(trained_on), OF_SITES, out, fading=fading, compared=compared)
+    own = masks_of(sites.kept())
+    return painted_once(run, own, OF_SITES, out, fading=fading, compared=compared)
 
 
 OF_SITES = "of the sites' own cases, given to the evaluation only"
@@ -117,7 +108,7 @@ def painted_once(
     moved: int = MOVED,
     fading: Fading = AS_PAINTED,
     compared: bool = False,
-) -> Path:
+) -> DataSet:
     """Paints a synthetic set from masks, or reuses the one that was painted in `out` before.
 
     Args:
@@ -130,17 +121,18 @@ def painted_once(
         compared: whether a set that was painted before is compared with what the generator paints.
 
     Returns:
-        `out`.
+        The set in `out`.
 
     Raises:
         RunError: `out` holds a set of another run, one painted from other masks or in another way,
             or, if compared, one whose files were changed.
     """
     painting = {"moved": moved, **fading.told()}
+    painted = DataSet(out)
     if (out / "dataset.json").exists():
-        check_provenance(run, out, masks, painting)
+        check_provenance(run, painted, masks, painting)
         if not compared:
-            return out
+            return painted
 
     def paint(folder: Path) -> None:
         cases = painting_of(run, masks, moved=moved, fading=fading)
@@ -155,10 +147,10 @@ def painted_once(
                     "painted on another machine or by another version of torch. Remove it, or name "
                     "another folder."
                 )
-        return out
+        return painted
     with written_whole(out) as half:  # on entry it looks whether it can be written
         paint(half)
-    return out
+    return painted
 
 
 def _files(folder: Path) -> dict[str, bytes]:
@@ -195,7 +187,7 @@ MOST_PAINTED = 2**30
 
 def check_provenance(
     run: RunFolder,
-    synthetic: Path,
+    synthetic: DataSet,
     masks: Sequence[tuple[str, Mask]] | None = None,
     painting: Mapping[str, Any] | None = None,
 ) -> None:
@@ -205,21 +197,21 @@ def check_provenance(
         DataError: the folder is no data set.
         RunError: it was painted by another generator, from other masks or in another way.
     """
-    found = describe(synthetic).extra.get("provenance")
+    found, folder = synthetic.info.extra.get("provenance"), synthetic.folder
     provenance = found if isinstance(found, dict) else {}
     if provenance.get("generator_sha256") != run.facts().generator_sha256:
         raise RunError(
-            f"{synthetic} was not painted by the generator of {run.path}; "
+            f"{folder} was not painted by the generator of {run.path}; "
             "generate it anew or name another folder."
         )
     if masks is not None and provenance.get("masks_sha256") != masks_digest(masks):
         raise RunError(
-            f"{synthetic} was painted from other masks than those of these sites; remove it, or "
+            f"{folder} was painted from other masks than those of these sites; remove it, or "
             "evaluate into another folder."
         )
     wanted = {**(painting or {}), "painting_version": PAINTING_VERSION}
     if painting is not None and any(provenance.get(key) != wanted[key] for key in wanted):
         raise RunError(
-            f"{synthetic} was painted in another way than is asked for now; remove it, or "
+            f"{folder} was painted in another way than is asked for now; remove it, or "
             "evaluate into another folder."
         )

@@ -1,15 +1,104 @@
 """A run's sites: the cases that they trained with, and the patients whom they held out."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self, final
 
 from asyndgan.data import Case
-from asyndgan.data.description import describe
-from asyndgan.data.prepare import load_cases
+from asyndgan.data.dataset import DataSet
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
-from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs import RunFolder
+
+
+@final
+@dataclass(frozen=True)
+class Participation:
+    """How sites took part in a run; whom they held out depends on it.
+
+    Attributes:
+        trained: all cases with which a site was trained, held-out ones among them, by the site's
+            name; only of sites whose training cases are not those that are loaded.
+        choosers: how each site chose whom it holds out; see `choosers_of`.
+        had: number of cases that each site trained with, held-out ones among them; without a site
+            whose policy hides that and says 1.
+    """
+
+    trained: Mapping[str, Sequence[Case]] = field(default_factory=dict)
+    choosers: Mapping[str, Chooser] = field(default_factory=dict)
+    had: Mapping[str, int] = field(default_factory=dict)
+
+
+@final
+@dataclass(frozen=True)
+class RunSites:
+    """Sites whose data are at hand, and a run that they took part in, or could have.
+
+    Attributes:
+        run: the run.
+        data: data set of each site, by the site's name.
+        states: folder in which a site keeps its states of the run, by the site's name; a site that
+            is not named is taken for a simulated one, which keeps them in the run's folder.
+    """
+
+    run: RunFolder
+    data: Mapping[str, DataSet]
+    states: Mapping[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def opened(
+        cls,
+        run: RunFolder,
+        folders: Mapping[str, Path],
+        *,
+        states: Mapping[str, Path] | None = None,
+        patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    ) -> Self:
+        """Opens the sites' folders; see `DataSet`."""
+        data = {site: DataSet(folder, patient_pattern) for site, folder in folders.items()}
+        return cls(run, data, states or {})
+
+    def check_pattern(self) -> None:
+        """Raises `RunError` if patients are found by another pattern than in the run."""
+        for data in self.data.values():
+            self.run.facts().check_pattern(data.patient_pattern)
+
+    def as_trained(self, sites: Collection[str] | None = None) -> dict[str, list[Case]]:
+        """All cases with which these sites took part, or would have, held-out ones too.
+
+        Args:
+            sites: names of the sites; None: all.
+        """
+        facts, image = self.run.facts(), self.run.recipe().image
+        found = {}
+        for site, data in self.data.items():
+            if sites is not None and site not in sites:
+                continue
+            held = tuple(name for name in facts.modalities if name in data.info.modalities)
+            if site in facts.sites:
+                held = tuple(facts.sites[site]["modalities"])
+            found[site] = data.cases(image, held, unmasked=False, incomplete=True)
+        return found
+
+    def kept(self) -> dict[str, list[Case]]:
+        """The cases that each site trained on, of all that it has."""
+        recipe, choosers = self.run.recipe(), choosers_of(self.run, self.data, self.states)
+        return {
+            site: held_out_by(recipe, own, choosers.get(site, OPEN))[0]
+            for site, own in self.as_trained().items()
+        }
+
+    def participation(self, *, trained: Collection[str] = ()) -> Participation:
+        """How these sites took part, with the cases of those that are named in `trained`."""
+        sites = self.run.facts().sites
+        return Participation(
+            self.as_trained(trained),
+            choosers_of(self.run, self.data, self.states),
+            {site: own["cases"] for site, own in sites.items() if own["cases"] != 1},
+        )
 
 
 def choosers_of(
@@ -39,43 +128,3 @@ def choosers_of(
             )
         found[site] = chooser
     return found
-
-
-def kept(
-    run: RunFolder, cases: Mapping[str, Sequence[Case]], choosers: Mapping[str, Chooser]
-) -> dict[str, list[Case]]:
-    """The cases that each site trained on, of all that it has."""
-    recipe = run.recipe()
-    return {
-        site: held_out_by(recipe, own, choosers.get(site, OPEN))[0] for site, own in cases.items()
-    }
-
-
-def held_in(run: RunFolder, sites: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
-    """The modalities with which each of these sites took part in a run, or would have."""
-    facts = run.facts()
-    return {
-        site: tuple(facts.sites[site]["modalities"])
-        if site in facts.sites
-        else tuple(name for name in facts.modalities if name in describe(data).modalities)
-        for site, data in sites.items()
-    }
-
-
-def as_trained(
-    run: RunFolder, sites: Mapping[str, Path], patient_pattern: str
-) -> dict[str, list[Case]]:
-    """All cases with which these sites took part in a run, or would have, held-out ones too."""
-    held = held_in(run, sites)
-    return {
-        site: load_cases(
-            data, run.recipe().image, held[site], patient_pattern=patient_pattern, unmasked=False,
-            incomplete=True,
-        )
-        for site, data in sites.items()
-    }  # fmt: skip
-
-
-def had_in(facts: RunFacts) -> dict[str, int]:
-    """How many cases each site of a run had; without a site whose policy hides that and says 1."""
-    return {site: about["cases"] for site, about in facts.sites.items() if about["cases"] != 1}

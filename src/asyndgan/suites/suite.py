@@ -8,10 +8,11 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
-from asyndgan.judging.segmentation import SegmentationBudget
-from asyndgan.painting.completion import TranslationBudget
+from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.painting.budget import TranslationBudget
+from asyndgan.painting.fading import CONTRASTS
 from asyndgan.painting.sets import MOVED
-from asyndgan.painting.synthesise import CONTRASTS, PAINTING_VERSION
+from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe, Section, explained, shown
 from asyndgan.runs import load_recipe
 from asyndgan.suites.fedgan import check_fedgan
@@ -235,48 +236,56 @@ class Suite(Section):
         for network in suite.networks:
             SegmentationBudget(network=network)
         for part in suite.sets:
-            recipes = {model.name: suite.recipe(part, model, 0) for model in suite.models}
-            grids = {
-                name: (
-                    recipe.image,
-                    recipe.training.hold_out_seed,
-                    recipe.training.flip,  # whether segmentation networks see mirrored images
-                    recipe.privacy.kind == "none",  # privacy changes how patients are held out
-                )
-                for name, recipe in recipes.items()
-            }
-            first, *others = grids
-            for other in others:
-                if grids[other] != grids[first]:
-                    raise RecipeError(
-                        f"suite '{suite.name}', set {part.name}: models {first} and {other} "
-                        "prepare or mirror images or hold patients out in different ways, so "
-                        "their tables cannot be one. Give them the same image section, "
-                        "training.flip and hold_out_seed, and privacy to all or none, or make two "
-                        "suites."
-                    )
+            suite._check_grids(part)
             for model in suite.models:
-                recipe = suite.recipe(part, model, 0)
-                if recipe.condition.kind != "mask":
-                    raise RecipeError(
-                        f"suite '{suite.name}', set {part.name}: model {model.name} paints without "
-                        "masks, so there is nothing to be segmented in its images. Leave it out."
-                    )
-                unknown = [name for name in recipe.site_discriminators if name not in part.sites]
-                if unknown:
-                    raise RecipeError(
-                        f"suite '{suite.name}', model {model.name}: site_discriminators names "
-                        f"'{unknown[0]}', which is no site of {part.name}."
-                    )
-                stray = [name for name in model.without if name not in part.sites]
-                if stray:
-                    raise RecipeError(
-                        f"suite '{suite.name}', model {model.name}: without names '{stray[0]}', "
-                        f"which is no site of {part.name}."
-                    )
-                if model.fedgan:
-                    check_fedgan(recipe)
+                suite._check_model(part, model)
         return suite
+
+    def _check_grids(self, part: SetSection) -> None:
+        """Raises `RecipeError` if models of a set cannot be compared in one table."""
+        recipes = {model.name: self.recipe(part, model, 0) for model in self.models}
+        grids = {
+            name: (
+                recipe.image,
+                recipe.training.hold_out_seed,
+                recipe.training.flip,  # whether segmentation networks see mirrored images
+                recipe.privacy.kind == "none",  # privacy changes how patients are held out
+            )
+            for name, recipe in recipes.items()
+        }
+        first, *others = grids
+        for other in others:
+            if grids[other] != grids[first]:
+                raise RecipeError(
+                    f"suite '{self.name}', set {part.name}: models {first} and {other} "
+                    "prepare or mirror images or hold patients out in different ways, so "
+                    "their tables cannot be one. Give them the same image section, "
+                    "training.flip and hold_out_seed, and privacy to all or none, or make two "
+                    "suites."
+                )
+
+    def _check_model(self, part: SetSection, model: ModelSection) -> None:
+        """Raises `RecipeError` if a model cannot be trained and judged on a set."""
+        recipe = self.recipe(part, model, 0)
+        if recipe.condition.kind != "mask":
+            raise RecipeError(
+                f"suite '{self.name}', set {part.name}: model {model.name} paints without "
+                "masks, so there is nothing to be segmented in its images. Leave it out."
+            )
+        unknown = [name for name in recipe.site_discriminators if name not in part.sites]
+        if unknown:
+            raise RecipeError(
+                f"suite '{self.name}', model {model.name}: site_discriminators names "
+                f"'{unknown[0]}', which is no site of {part.name}."
+            )
+        stray = [name for name in model.without if name not in part.sites]
+        if stray:
+            raise RecipeError(
+                f"suite '{self.name}', model {model.name}: without names '{stray[0]}', "
+                f"which is no site of {part.name}."
+            )
+        if model.fedgan:
+            check_fedgan(recipe)
 
     def recipe(self, part: SetSection, model: ModelSection, seed: int) -> Recipe:
         """The resolved recipe of one training."""

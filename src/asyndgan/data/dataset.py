@@ -1,0 +1,263 @@
+"""A data set's folder, opened once however often a command asks for what is in it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import final
+
+from asyndgan.arrays import Mask
+from asyndgan.data.case import RawCase
+from asyndgan.data.description import DatasetInfo, describe, json_table
+from asyndgan.data.nnunet import (
+    DEFAULT_PATIENT_PATTERN,
+    CaseFiles,
+    list_cases,
+    read_case,
+    read_cases,
+    read_masks,
+)
+from asyndgan.data.prepare import SYNTHETIC_INTENSITY, grid_for, prepare, shared_modalities
+from asyndgan.data.prepared import Case
+from asyndgan.data.readers import DataFileError
+from asyndgan.recipe import ImageSection
+
+
+@final
+class DataSet:
+    """A folder in nnU-Net's raw convention.
+
+    `dataset.json` is read once, when it is first asked for. Cases are kept in memory, and a later
+    request for some of their modalities or slices on the same grid is answered from them.
+
+    Args:
+        folder: holds dataset.json.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+    """
+
+    def __init__(self, folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> None:
+        self.folder = folder
+        self.patient_pattern = patient_pattern
+        self._kept: dict[str, _Kept] = {}
+
+    @cached_property
+    def table(self) -> dict[str, object]:
+        """The content of dataset.json, unchecked.
+
+        Raises:
+            DataError: it is missing or is no JSON object.
+        """
+        return json_table(self.folder / "dataset.json")
+
+    @cached_property
+    def info(self) -> DatasetInfo:
+        """The description in dataset.json.
+
+        Raises:
+            DataError: as `describe`.
+        """
+        return describe(self.folder, self.table)
+
+    @cached_property
+    def files(self) -> list[CaseFiles]:
+        """The files of each case, sorted by name.
+
+        Raises:
+            DataError: as `list_cases`.
+        """
+        return list_cases(self.folder, self.info)
+
+    def check_labels(self, labels: Mapping[str, str]) -> None:
+        """Checks that the labels agree with those of a run.
+
+        Args:
+            labels: the run's labels: number, as text, to name.
+
+        Raises:
+            DataError: a number has a different name, or a name a different number.
+        """
+        numbers = {name: int(number) for number, name in labels.items()}
+        for name, number in self.info.labels.items():
+            if labels.get(str(number), name) != name or numbers.get(name, number) != number:
+                known = ", ".join(f"{number} {name}" for number, name in labels.items())
+                raise DataFileError(
+                    self.folder / "dataset.json",
+                    f"label {number} is '{name}' here; the run has {known}",
+                    "Give both the same numbers and names, and remap the masks.",
+                )
+
+    def cases(
+        self,
+        image: ImageSection,
+        modalities: Sequence[str] | None = None,
+        *,
+        unmasked: bool = True,
+        incomplete: bool = False,
+        augmented: bool = False,
+        synthetic: bool = False,
+    ) -> list[Case]:
+        """Reads and prepares all cases.
+
+        A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
+        recipe's grid, so it is read with `SYNTHETIC_INTENSITY` and not resampled to
+        `image.spacing`.
+
+        Args:
+            image: the recipe's grid and normalisation.
+            modalities: channels to read. None means those of the recipe that the data set has, in
+                the recipe's order, or all acquired ones of the data set if the recipe lists none.
+            unmasked: accept cases without a mask as all background; otherwise they are refused.
+            incomplete: accept cases that lack a modality, if dataset.json says
+                `"incomplete": true`; cases that lack all are left out.
+            augmented: accept a set with synthetic cases beside real ones; otherwise it is refused.
+            synthetic: accept a synthetic data set; otherwise it is refused, lest what a generator
+                painted counts as patients.
+
+        Returns:
+            The cases, sorted by name. Where more modalities were read before, `preparation.cut` is
+            still of all of them.
+
+        Raises:
+            DataError: the data set cannot be read or prepared; the error names the file or the
+                case.
+        """
+        info = self.info
+        wanted = tuple(modalities) if modalities is not None else shared_modalities(info, image)
+        self._check(image, wanted, augmented=augmented, synthetic=synthetic)
+        if info.synthetic:
+            image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})
+        image = grid_for(info, image)
+        incomplete = incomplete and info.incomplete
+        key = f"{unmasked} {incomplete} {image.model_dump_json(exclude={'slices', 'modalities'})}"
+        kept = self._kept.get(key)
+        if kept is None or not kept.covers(image, wanted):
+            read = self._read(image, wanted, unmasked=unmasked, incomplete=incomplete)
+            kept = self._kept[key] = _Kept(image.slices == "all", wanted, list(read))
+        cases = list(kept.of(image, wanted))
+        if not cases:
+            raise DataFileError(
+                self.folder,
+                f"holds no case with a label ('image.slices' is '{image.slices}') and with any of "
+                f"{', '.join(wanted)}",
+                "Set image.slices to 'all', give the labels numbers above 0, or name what cases "
+                "have.",
+            )
+        return cases
+
+    def masks(self, image: ImageSection) -> list[tuple[str, Mask]]:
+        """Reads the masks, whether or not there are images, on the recipe's grid.
+
+        Masks released by sites (dataset.json says `"masks_only": true`) and masks of a synthetic
+        data set are already on that grid and are not resampled to `image.spacing`.
+
+        Args:
+            image: the recipe's grid.
+
+        Returns:
+            Name and mask [H, W] of each case or slice; all-background masks only if `image.slices`
+            is "all".
+
+        Raises:
+            DataError: there is no mask, or one cannot be read.
+        """
+        image = grid_for(self.info, image)
+        raw = read_masks(self.folder, axis=image.axis, info=self.info)
+        prepared = (prepare(one, image, ["mask"]) for one in raw)
+        found = [(case.name, case.mask) for case in prepared]
+        return [(name, mask) for name, mask in found if image.slices == "all" or mask.any()]
+
+    def raw(self, files: CaseFiles, image: ImageSection) -> Iterator[RawCase]:
+        """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""
+        return read_case(files, self.info, axis=image.axis, patient_pattern=self.patient_pattern)
+
+    def _check(
+        self, image: ImageSection, wanted: Sequence[str], *, augmented: bool, synthetic: bool
+    ) -> None:
+        info = self.info
+        if not wanted:
+            raise DataFileError(
+                self.folder / "dataset.json",
+                f"has the modalities {', '.join(info.modalities)}, none of which is in the "
+                f"recipe's image.modalities ({', '.join(image.modalities)})",
+                "Name them alike; modalities match by name.",
+            )
+        if info.synthetic_cases and not augmented:
+            raise DataFileError(
+                self.folder,
+                f"holds {len(info.synthetic_cases)} synthetic cases beside real ones",
+                "Name the data set that it was made from.",
+            )
+        if info.synthetic and not synthetic:
+            raise DataFileError(
+                self.folder,
+                "is a synthetic data set, and patients are wanted",
+                "Name a folder of theirs.",
+            )
+
+    def _read(
+        self, image: ImageSection, wanted: tuple[str, ...], *, unmasked: bool, incomplete: bool
+    ) -> Iterator[Case]:
+        raw_cases = read_cases(
+            self.folder, axis=image.axis, patient_pattern=self.patient_pattern, info=self.info
+        )
+        for raw in raw_cases:
+            if raw.mask is None and not unmasked:
+                raise DataFileError(
+                    self.folder / "labelsTr",
+                    f"case {raw.name} has no mask here",
+                    "Add it, or move the image away; 'asyndgan check' counts the cases that have "
+                    "one.",
+                )
+            if incomplete and not any(name in raw.channels for name in wanted):
+                continue  # the case has only modalities that are not asked for
+            case = prepare(raw, image, wanted, incomplete=incomplete)
+            if image.slices == "all" or case.mask.any():
+                yield case
+
+
+@final
+@dataclass(frozen=True)
+class _Kept:
+    """Cases of one grid that were read.
+
+    Attributes:
+        whole: whether slices without a label are among them.
+        modalities: their channels.
+        cases: the cases.
+    """
+
+    whole: bool
+    modalities: tuple[str, ...]
+    cases: Sequence[Case]
+
+    def covers(self, image: ImageSection, modalities: Sequence[str]) -> bool:
+        """Whether these slices and channels are among those that were read."""
+        slices = self.whole or image.slices == "labelled"
+        return slices and set(modalities) <= set(self.modalities)
+
+    def of(self, image: ImageSection, modalities: tuple[str, ...]) -> Iterator[Case]:
+        """The cases that a request with these slices and channels asks for."""
+        for case in self.cases:
+            if self.whole and image.slices == "labelled" and not case.mask.any():
+                continue
+            if modalities == self.modalities:
+                yield case
+            elif not set(modalities) <= set(case.absent):
+                yield _narrowed(case, modalities)
+
+
+def _narrowed(case: Case, modalities: tuple[str, ...]) -> Case:
+    """The case with these of its channels, in this order."""
+    places = [case.modalities.index(name) for name in modalities]
+    made = case.preparation
+    scale, shift, clipped = (
+        tuple(values[place] for place in places)
+        for values in (made.scale, made.shift, made.clipped)
+    )
+    return replace(
+        case,
+        image=case.image[places],
+        modalities=modalities,
+        preparation=replace(made, scale=scale, shift=shift, clipped=clipped),
+        absent=tuple(name for name in modalities if name in case.absent),
+    )

@@ -1,0 +1,93 @@
+"""The model card of a synthetic data set."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from asyndgan.recipe import PrivacySection, Recipe
+from asyndgan.runs import RunFacts
+
+
+def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
+    """A synthetic set's model card, in Markdown.
+
+    Args:
+        facts: of the run that painted it.
+        provenance: what is told of the painting.
+        count: number of cases.
+        recipe: recipe of the run.
+    """
+    sites = "\n".join(
+        f"| {site} | {about['cases']} | {about['share']:.3f} | {', '.join(about['modalities'])} |"
+        for site, about in facts.teachers.items()
+    )
+    how = (
+        "Its weights were trained on the real images at the sites and averaged (FedGAN)."
+        if facts.engine == "fedgan"
+        else "It saw no real image: each site's discriminator sent it gradients only."
+    )
+    if recipe.selection.kind == "nearest":
+        how += " Of its checkpoints it is the one nearest to the sites' moments of features."
+    return f"""# Model card: synthetic data set
+
+**Every image in this folder is synthetic.** None was acquired from a patient.
+
+- Cases: {count}; modalities: {", ".join(facts.modalities)};
+  labels: {", ".join(f"{number} {name}" for number, name in facts.labels.items())}.
+- Painted by a generator that was trained for {facts.generator_step or facts.steps} steps with
+  asyndgan {facts.version} (recipe `{provenance["recipe"]}`). {how}
+- Masks: {provenance["masks"]}.{_faded_line(facts, provenance)}
+
+| site | real cases behind it | share | modalities |
+|---|---|---|---|
+{sites}
+
+## Intended use
+
+Training segmentation models, and research. Not for diagnosis, and not a stand-in for a clinical
+validation on real patients.
+
+## Limits
+
+- What the sites' patients have in common, the images have too: rare findings may be missing.
+- {_privacy_line(recipe.privacy)}
+- {_audit_line(provenance)}
+- Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
+  trained on real data.
+
+## Provenance
+
+```json
+{json.dumps(provenance, indent=2)}
+```
+
+Method: Q. Chang et al., "Synthetic Learning: Learn From Distributed Asynchronized Discriminator GAN
+Without Sharing Medical Image Data", CVPR 2020.
+"""
+
+
+def _privacy_line(privacy: PrivacySection) -> str:
+    if privacy.kind == "none":
+        return "No differential privacy was applied: an image may resemble one of a site's."
+    return (
+        f"The recipe asked for differential privacy (`{privacy.kind}`) with a noise multiplier of "
+        f"{privacy.noise:g} and a clip of {privacy.clip:g}. That alone is no guarantee: the "
+        "epsilon that a site spent stands in its own ledger (`asyndgan ledger show`), and nobody "
+        "has verified it for this card."
+    )
+
+
+def _audit_line(provenance: Mapping[str, Any]) -> str:
+    found = provenance.get("audited")
+    return f"Audited before its release: {found}." if found else "Not audited for membership."
+
+
+def _faded_line(facts: RunFacts, provenance: Mapping[str, Any]) -> str:
+    if not provenance.get("faded"):
+        return ""
+    names = " and ".join(facts.scope.labels[number] for number in provenance["faded"])
+    low, high = provenance["contrasts"]
+    return (
+        f"\n- Faded, {names}: at {low:g} to {high:g} of the contrast that the generator paints, "
+        "drawn for each image."
+    )

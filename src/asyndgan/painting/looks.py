@@ -1,0 +1,96 @@
+"""The sites' looks, of which each image is painted in one."""
+
+from collections.abc import Collection, Sequence
+
+import torch
+
+from asyndgan.data import derived_seed
+from asyndgan.errors import RunError
+from asyndgan.runs import RunFacts, RunFolder
+
+Looks = dict[int, list[str]]
+"""Looks that some channels of images are painted in, by channel; one for each image."""
+
+
+def looks_of(
+    patients: Sequence[str],
+    run: RunFolder,
+    *,
+    look: str | None = None,
+    seed: int = 0,
+    among: Collection[str] | None = None,
+) -> list[str]:
+    """The site whose look each image is painted in, the same for all images of a patient.
+
+    Args:
+        patients: patient of each image.
+        run: run whose sites' looks are available.
+        look: site whose look all images get; None: one is drawn for each patient.
+        seed: seed of the draws.
+        among: sites whose looks are drawn; None: all that the run learned from.
+    """
+    random = torch.Generator().manual_seed(derived_seed(seed, "looks"))
+    different = list(dict.fromkeys(patients))
+    drawn = _sites(run.facts(), len(different), random, among)
+    of = dict(zip(different, drawn, strict=True))
+    return [look or of[patient] for patient in patients]
+
+
+def check_look(run: RunFolder, look: str) -> None:
+    """Refuses a look that a generator was not taught, which it would paint all the same.
+
+    Raises:
+        RunError: the run did not learn from a site of this name, or its generator has no looks.
+    """
+    teachers = run.facts().teachers
+    if look not in teachers:
+        raise RunError(
+            f"{look} is no site that this run learned from; those are {', '.join(teachers)}."
+        )
+    if not run.recipe().generator.style:
+        raise RunError(
+            "this run's generator has no looks to choose from (generator.style is 0); leave the "
+            "look out."
+        )
+
+
+def drawn_looks(facts: RunFacts, count: int, random: torch.Generator) -> list[str]:
+    """Draws the look that each image gets, by the sites' shares."""
+    return [facts.look_of(site) for site in _sites(facts, count, random)]
+
+
+def _sites(
+    facts: RunFacts, count: int, random: torch.Generator, among: Collection[str] | None = None
+) -> list[str]:
+    teachers = {s: own for s, own in facts.teachers.items() if among is None or s in among}
+    shares = torch.tensor([float(about["share"]) for about in teachers.values()])
+    drawn = torch.multinomial(shares, count, replacement=True, generator=random)
+    return [list(teachers)[index] for index in drawn.tolist()]
+
+
+def looks_of_holders(
+    facts: RunFacts, looks: Sequence[str], draws: Sequence[torch.Generator]
+) -> Looks:
+    """Looks to paint channels in that no site of an image's own look holds, by channel.
+
+    All that one look lacks comes from another one, if any has it all.
+
+    Args:
+        facts: of the run.
+        looks: look of each image.
+        draws: for each image, what draws the order in which other looks are taken.
+    """
+    held = facts.judged_in()
+    others: Looks = {}
+    for place, (look, random) in enumerate(zip(looks, draws, strict=True)):
+        own = held.get(look, set(facts.scope.modalities))  # of a site that never came
+        lacking = [name for name in facts.scope.modalities if name not in own]
+        if not lacking:
+            continue
+        drawn = dict.fromkeys(drawn_looks(facts, 8 * len(facts.sites), random) + sorted(held))
+        by_use = sorted(drawn, key=lambda other: -len(held[other] & set(lacking)))
+        for name in lacking:
+            holder = next((other for other in by_use if name in held[other]), look)
+            channel = facts.scope.modalities.index(name)
+            others.setdefault(channel, list(looks))[place] = holder
+    return others

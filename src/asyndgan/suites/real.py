@@ -1,0 +1,133 @@
+"""The real cases of a suite's set, by which its models are trained and judged."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import final
+
+import torch
+
+from asyndgan.arrays import Mask
+from asyndgan.data import Case
+from asyndgan.data.dataset import DataSet
+from asyndgan.data.nnunet import patient_of, read_case
+from asyndgan.data.prepare import prepare
+from asyndgan.data.splits import hold_out
+from asyndgan.errors import RecipeError
+from asyndgan.judging.compare import HELD_OUT
+from asyndgan.judging.real import load_real, shared_by_all
+from asyndgan.painting.fading import Fading
+from asyndgan.recipe import ImageSection
+from asyndgan.suites.suite import SetSection, Suite
+
+
+@final
+class Real:
+    """The real cases of one set, with the labels and modalities that they share.
+
+    Attributes:
+        part: the set's section of the suite.
+        labels: value of each label by name, over all sites.
+        modalities: modalities that all sites and the test set hold.
+        sites: training cases of each site.
+        judged: cases of the test or validation patients.
+        incomplete: cases for completion, with the acquired modality included.
+    """
+
+    def __init__(self, suite: Suite, part: SetSection, data: Path) -> None:
+        self.part = part
+        recipe = suite.recipe(part, suite.models[0], 0)
+        opened = {
+            name: DataSet(data / part.folder / name, part.patient_pattern)
+            for name in (*part.sites, *([part.test] if suite.judged_on == "test" else []))
+        }
+        sites = {name: opened[name] for name in part.sites}
+        test = None if suite.judged_on == "validation" else opened[part.test]
+        every = list(opened.values())
+        self.labels = {name: value for one in every for name, value in one.info.labels.items()}
+        fading = Fading.of(part.faded, self.labels)
+        for name in (part.label, *part.further_labels):
+            if not self.labels.get(name):
+                judged = (known for known, value in self.labels.items() if value)
+                raise RecipeError(
+                    f"set {part.name}: there is no label '{name}' to be judged by; there are "
+                    f"{', '.join(judged)}."
+                )
+        if test:
+            _check_apart(part, test)
+        held = recipe.image.modalities or every[0].info.modalities
+        self.modalities = shared_by_all(held, every)
+        self.sites, self.judged = load_real(
+            sites,
+            test,
+            recipe,
+            modalities=self.modalities,
+            labels={str(value): name for name, value in self.labels.items()},
+        )
+        _check_rest(part, fading, [case.mask for own in self.sites.values() for case in own])
+        if suite.check_budget:
+            hold_out(self.sites, part=HELD_OUT, seed=0)  # raises now if no site has two patients
+        self.incomplete: list[Case] = []
+        if part.completion:
+            self.incomplete = _with_truth(part, data, recipe.image, self.modalities)
+            unseen = {case.patient for case in self.incomplete}
+            if unseen & {case.patient for own in self.sites.values() for case in own}:
+                raise RecipeError(
+                    f"set {part.name}: a patient of {part.completion.folder} is at a site as well."
+                )
+
+
+def _check_rest(part: SetSection, fading: Fading, masks: Sequence[Mask]) -> None:
+    """Refuses fading where no generator learns what an image without the labels looks like."""
+    if not fading.labels:
+        return
+    keep = torch.tensor([0, *fading.labels])
+    alone = sum(bool(torch.isin(mask, keep).all()) for mask in masks)
+    if 2 * alone > len(masks) and all(mask.any() for mask in masks):
+        raise RecipeError(
+            f"set {part.name}: most masks hold nothing but {' and '.join(part.faded)}, and none is "
+            "empty, so no generator learns what an image without them looks like. Leave out faded."
+        )
+
+
+def _with_truth(
+    part: SetSection, data: Path, image: ImageSection, modalities: Sequence[str]
+) -> list[Case]:
+    """Cases whose data set lacks a modality, with the acquired images of it added."""
+    section = part.completion
+    if section is None:
+        return []
+    lacking = DataSet(data / part.folder / section.folder, part.patient_pattern)
+    info, truth = lacking.info, lacking.folder / section.truth
+    if not truth.is_dir():
+        raise RecipeError(
+            f"set {part.name}: there is no folder {truth} with the real {section.modality} of the "
+            "cases to complete. Name the one that there is in completion.truth."
+        )
+    cases = []
+    for files in lacking.files:
+        wanted = re.compile(re.escape(files.name) + r"_\d{4}" + re.escape(info.file_ending))
+        found = [p for p in truth.iterdir() if wanted.fullmatch(p.name)]
+        if len(found) != 1:
+            raise RecipeError(
+                f"set {part.name}: there is no truth of case {files.name}, or more than one file."
+            )
+        both = replace(info, modalities=(*info.modalities, section.modality))
+        whole = replace(files, images={**files.images, len(info.modalities): found[0]})
+        read = read_case(whole, both, axis=image.axis, patient_pattern=part.patient_pattern)
+        cases += [prepare(raw, image, modalities) for raw in read]
+    return cases
+
+
+def _check_apart(part: SetSection, test: DataSet) -> None:
+    names = [patient_of(files.name, part.patient_pattern) for files in test.files]
+    for pattern in part.apart.values():
+        try:
+            found = any(re.fullmatch(pattern, name) for name in names)
+        except re.error as error:
+            raise RecipeError(
+                f"set {part.name}: '{pattern}' is not a regular expression ({error})."
+            ) from error
+        if not found:
+            raise RecipeError(f"set {part.name}: no test patient's name matches '{pattern}'.")
