@@ -1,0 +1,43 @@
+"""A recipe: everything that shapes a run, as one frozen and validated value.
+
+A recipe reads no file and no environment variable; `asyndgan.runs` finds recipes by name. Two
+parties that hold the same `Recipe.digest()` train the same thing.
+"""
+
+from asyndgan.recipe.sections import (
+    LABELS_LIMIT,
+    LARGEST_SHARE,
+    DiscriminatorSection,
+    GeneratorSection,
+    ImageSection,
+    IntegritySection,
+    Intensity,
+    OptimiserSection,
+    PrivacySection,
+    QuorumSection,
+    Recipe,
+    Section,
+    SharesSection,
+    explained,
+    known_keys,
+    shown,
+)
+
+__all__ = [
+    "LABELS_LIMIT",
+    "LARGEST_SHARE",
+    "DiscriminatorSection",
+    "GeneratorSection",
+    "ImageSection",
+    "IntegritySection",
+    "Intensity",
+    "OptimiserSection",
+    "PrivacySection",
+    "QuorumSection",
+    "Recipe",
+    "Section",
+    "SharesSection",
+    "explained",
+    "known_keys",
+    "shown",
+]
