@@ -4,23 +4,20 @@ A recipe reads no file and no environment variable; `asyndgan.runs` finds recipe
 parties that hold the same `Recipe.digest()` train the same thing.
 """
 
+from asyndgan.recipe.faults import explained, shown
+from asyndgan.recipe.image import ImageSection, Intensity
+from asyndgan.recipe.recipe import Recipe, known_keys
 from asyndgan.recipe.sections import (
     LABELS_LIMIT,
     LARGEST_SHARE,
     DiscriminatorSection,
     GeneratorSection,
-    ImageSection,
     IntegritySection,
-    Intensity,
     OptimiserSection,
     PrivacySection,
     QuorumSection,
-    Recipe,
     Section,
     SharesSection,
-    explained,
-    known_keys,
-    shown,
 )
 
 __all__ = [

@@ -1,0 +1,45 @@
+"""Words for what is wrong with a recipe, or with another value that pydantic validates."""
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+SHOWN_FAULTS = 20
+
+
+def explained(error: ValidationError, known: Sequence[str]) -> str:
+    """One line per fault: the key, its value, what is allowed, and the nearest known key.
+
+    At most `SHOWN_FAULTS` faults are listed; a last line counts the others.
+
+    Args:
+        error: the faults that pydantic found.
+        known: existing keys, as dotted paths.
+    """
+    faults = error.errors()
+    lines = [f"  {_explain(fault, known)}" for fault in faults[:SHOWN_FAULTS]]
+    more = len(faults) - len(lines)
+    return "\n".join([*lines, f"  and {more} more."] if more else lines)
+
+
+def shown(value: object) -> str:
+    """An untrusted value for an error message: its repr, cut to 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _explain(fault: Any, known: Sequence[str]) -> str:
+    key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
+    if fault["type"] == "extra_forbidden":
+        nearest = [other for other in known if other.endswith(f".{key}")]
+        nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.3)
+        hint = f" Did you mean {nearest[0]}?" if nearest else ""
+        return f"{key} is no key here.{hint}"
+    if fault["type"] == "missing":
+        return f"{key} is missing."
+    allowed = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error" and not isinstance(fault["input"], (str, int, float)):
+        return f"{key}: {allowed}." if fault["loc"] else f"{allowed}."
+    return f"{key} = {shown(fault['input'])}: {allowed}."

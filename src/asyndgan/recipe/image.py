@@ -1,0 +1,124 @@
+"""The images of a recipe: their grid, and how intensities are normalised."""
+
+from typing import Annotated, Literal, Self, final
+
+from pydantic import Field, field_validator, model_validator
+
+from asyndgan.recipe.sections import LABELS_LIMIT, Section
+from asyndgan.texts import Name
+
+Spacing = Annotated[float, Field(gt=0)]
+
+
+@final
+class Intensity(Section):
+    """How stored intensities are mapped to [-1, 1]; values outside are clipped."""
+
+    kind: Literal["range", "percentiles", "zscore"] = Field(
+        "range",
+        description="range: low and high are stored values; percentiles: of each case (volume); "
+        "zscore: low and high are standard deviations around each case's mean",
+    )
+    low: float = Field(0.0, description="maps to -1")
+    high: float = Field(255.0, description="maps to 1")
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> Self:
+        if self.low >= self.high:
+            raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
+        if self.kind == "percentiles" and not (self.low >= 0 and self.high <= 100):
+            raise ValueError("percentiles lie between 0 and 100")
+        if self.kind == "zscore" and not (self.low >= -50 and self.high <= 50):
+            raise ValueError(
+                f"zscore counts standard deviations, from -50 to 50; low {self.low:g} and high "
+                f"{self.high:g} are none. Take for example low = -3 and high = 5"
+            )
+        return self
+
+
+@final
+class ImageSection(Section):
+    """The pixel grid and the intensity normalisation that every site applies to its images."""
+
+    source: Literal["images", "masks"] = Field(
+        "images",
+        description="what sites hold as images: theirs, or their masks, one channel a label, for a "
+        "generator that paints masks",
+    )
+    size: tuple[int, int] = Field((64, 64), description="rows and columns; one number for both")
+    modalities: tuple[str, ...] = Field(
+        (), description="what the generator paints, by name; empty: all that any site holds"
+    )
+    labels: dict[Name, Annotated[int, Field(ge=0, lt=LABELS_LIMIT)]] = Field(
+        {},
+        max_length=LABELS_LIMIT,
+        description="number of each label by name, as in dataset.json; a site with another label "
+        "takes no part; empty: all that any site has",
+    )
+    spacing: tuple[Spacing, Spacing] | None = Field(
+        None,
+        description="millimetres a pixel to resample to (NIfTI), rows and columns or one number; "
+        "leave out: fit to the size",
+    )
+    axis: Literal["sagittal", "coronal", "axial"] = Field(
+        "axial", description="direction along which volumes are cut into slices"
+    )
+    slices: Literal["all", "labelled"] = Field(
+        "all",
+        description="which slices (or pictures) are cases: all, or those that hold a label other "
+        "than 0; where there is none of it, a mask says nothing of what to paint",
+    )
+    resampling: Literal["linear", "nearest"] = Field(
+        "linear",
+        description="of images (linear is antialiased); a mask's pixel takes the label that covers "
+        "most of it",
+    )
+    fit: Literal["pad", "crop", "stretch"] = Field(
+        "pad",
+        description="without spacing: keep proportions and pad, keep them and crop, or stretch",
+    )
+    intensity: dict[Name, Intensity] = Field(
+        {"default": Intensity()}, description="by modality; 'default' serves the others"
+    )
+
+    @field_validator("size", "spacing", mode="before")
+    @classmethod
+    def _square(cls, value: object) -> object:
+        return (value, value) if isinstance(value, (int, float)) else value
+
+    @field_validator("size")
+    @classmethod
+    def _fits_the_networks(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if any(side < 16 or side > 1024 or side % 16 for side in value):
+            raise ValueError("each side must be a multiple of 16 from 16 to 1024")
+        return value
+
+    @field_validator("intensity")
+    @classmethod
+    def _has_a_default(cls, value: dict[str, Intensity]) -> dict[str, Intensity]:
+        return {"default": Intensity(), **value}
+
+    @field_validator("modalities")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value) or "" in value:
+            raise ValueError("name each modality, and each once")
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _each_number_once(cls, value: dict[str, int]) -> dict[str, int]:
+        if len(set(value.values())) < len(value):
+            raise ValueError("two labels have one number")
+        return value
+
+    @property
+    def painted(self) -> tuple[str, ...]:
+        """What the generator paints, as far as this section names it; of masks: their labels."""
+        if self.source == "masks":
+            return tuple(sorted(self.labels, key=lambda name: self.labels[name]))
+        return self.modalities
+
+    def intensity_of(self, modality: str) -> Intensity:
+        """The normalisation of one modality; 'default' where it has none of its own."""
+        return self.intensity.get(modality, self.intensity["default"])

@@ -1,0 +1,228 @@
+"""The recipe as a whole, made of its sections."""
+
+import hashlib
+import json
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Final, Self, final
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from asyndgan.errors import RecipeError
+from asyndgan.recipe.faults import SHOWN_FAULTS, explained, shown
+from asyndgan.recipe.image import ImageSection
+from asyndgan.recipe.rules import violations
+from asyndgan.recipe.sections import (
+    UNSEGMENTING,
+    ConditionSection,
+    DiscriminatorSection,
+    GeneratorSection,
+    IntegritySection,
+    LossSection,
+    MasksSection,
+    OptimiserSection,
+    PrivacySection,
+    QuorumSection,
+    RemindingSection,
+    Section,
+    SelectionSection,
+    SharesSection,
+    TrainingSection,
+    WireSection,
+)
+from asyndgan.recipe.timeline import PresenceSection, attendance, presence, takes_part
+from asyndgan.recipe.toml import tables_of
+from asyndgan.texts import Name, Title
+
+TAKEN_OVER: Final = ("kind", "augment", "cross_fitted")
+"""Keys that a site's own discriminator takes over from the recipe's, unless it names them."""
+
+
+@final
+class Recipe(Section):
+    """What is trained and how."""
+
+    name: Title = Field("unnamed", description="shown in logs and reports")
+    image: ImageSection = ImageSection()
+    condition: ConditionSection = ConditionSection()
+    generator: GeneratorSection = GeneratorSection()
+    discriminator: DiscriminatorSection = DiscriminatorSection()
+    site_discriminators: dict[Name, DiscriminatorSection] = Field(
+        {}, max_length=64, description="a discriminator of its own for one site, by the site's name"
+    )
+    loss: LossSection = LossSection()
+    optimiser: OptimiserSection = OptimiserSection()
+    training: TrainingSection = TrainingSection()
+    wire: WireSection = WireSection()
+    masks: MasksSection = MasksSection()
+    selection: SelectionSection = SelectionSection()
+    privacy: PrivacySection = PrivacySection()
+    integrity: IntegritySection = IntegritySection()
+    shares: SharesSection = SharesSection()
+    reminding: RemindingSection = RemindingSection()
+    quorum: QuorumSection = QuorumSection()
+    timeline: tuple[PresenceSection, ...] = Field(
+        (),
+        max_length=1024,
+        description="who takes part when; a site may be named several times, and one that is not "
+        "named always does",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _own_discriminators_are_like_the_others(cls, tables: Any) -> Any:
+        """Passes the kind, and what hides patients, on to the sites' own discriminators."""
+        try:
+            judge = tables["discriminator"]
+            kept = {key: judge[key] for key in TAKEN_OVER if key in judge}
+            own = {site: kept | table for site, table in tables["site_discriminators"].items()}
+        except (AttributeError, KeyError, TypeError):
+            return tables  # nothing to pass on, or a fault that later validation reports
+        return {**tables, "site_discriminators": own}
+
+    def __repr_args__(self) -> list[tuple[str, Any]]:
+        """What a notebook shows of a recipe; `to_toml` tells all."""
+        return [
+            ("name", self.name),
+            ("image.size", self.image.size),
+            ("generator.kind", self.generator.kind),
+            ("training.steps", self.training.steps),
+        ]
+
+    @model_validator(mode="after")
+    def _rules_hold(self) -> Self:
+        faults = [
+            PydanticCustomError("value_error", text, {"remedy": remedy})
+            for text, remedy in violations(self)
+        ]
+        if faults:
+            raise ValidationError.from_exception_data(
+                "Recipe", [InitErrorDetails(type=fault, input=None) for fault in faults]
+            )
+        return self
+
+    def takes_part(self, site: str, step: int) -> bool:
+        """Whether a site takes part in a step, according to the timeline."""
+        return takes_part(self.timeline, site, step)
+
+    def presence_of(self, site: str | None) -> list[range]:
+        """Ranges of steps in which a site takes part, in order; None: a site without a timeline."""
+        return presence(self.timeline, site, self.training.steps)
+
+    def first_empty_step(self, sites: Collection[str]) -> int | None:
+        """First step in which none of these sites takes part; None if there is no such step."""
+        numbers = attendance(self.timeline, sites, self.training.steps)
+        return next((step for step, number in numbers.items() if not number), None)
+
+    def most_at_once(self, sites: Collection[str]) -> int:
+        """Most of these sites that take part in one step."""
+        return max(attendance(self.timeline, sites, self.training.steps).values())
+
+    @property
+    def pixels(self) -> int:
+        """Pixels of the images of one message, in each modality."""
+        sites = self.shares.sites if self.shares.sends_odds else 1
+        return self.training.batch * sites * math.prod(self.image.size)
+
+    @property
+    def keeps_masks(self) -> bool:
+        """Whether the coordinator keeps label maps: released ones, or given ones for reminding."""
+        nobodys = self.masks.source == "given" and self.reminding.weight > 0
+        return self.condition.kind == "mask" and (bool(self.masks.release) or nobodys)
+
+    @property
+    def sends_own_masks(self) -> bool:
+        """Whether patients' label maps leave the sites."""
+        return self.condition.kind == "mask" and self.masks.source == "own"
+
+    @property
+    def sends_own_conditions(self) -> bool:
+        """Whether patients' label maps or classes leave the sites."""
+        return self.condition.kind != "none" and not self.draws_conditions
+
+    @property
+    def draws_conditions(self) -> bool:
+        """Whether label maps or classes are drawn without looking at the patients."""
+        public = self.privacy.kind != "none" and self.privacy.conditions == "public"
+        return self.masks.source == "given" or public
+
+    @property
+    def discriminators(self) -> dict[str, DiscriminatorSection]:
+        """The sections of all sites' discriminators, by key."""
+        own = {f"site_discriminators.{site}": own for site, own in self.site_discriminators.items()}
+        return {"discriminator": self.discriminator, **own}
+
+    def at_site(self, site: str) -> Self:
+        """The recipe as one site trains it: with the site's own discriminator, if it has one.
+
+        A site whose own discriminator does not segment asks for no segmentation.
+        """
+        own = self.site_discriminators.get(site)
+        if own is None:
+            return self
+        loss = self.loss
+        if own.kind in UNSEGMENTING:
+            loss = loss.model_copy(update={"segmentation": 0.0})
+        return self.model_copy(update={"discriminator": own, "loss": loss})
+
+    @classmethod
+    def from_toml(cls, text: str, overrides: Sequence[str] = ()) -> Self:
+        """Reads a recipe.
+
+        Args:
+            text: a TOML document.
+            overrides: each `key.of.a.field=value`, with the value in TOML (bare words are strings).
+
+        Raises:
+            RecipeError: a key or value is unknown, out of range or contradictory. The message names
+                the key, the value, what is allowed and, for an unknown key, the nearest known one.
+        """
+        return cls.from_tables(tables_of(text, overrides))
+
+    @classmethod
+    def from_tables(cls, tables: Mapping[str, Any]) -> Self:
+        """Reads a recipe from nested dictionaries; raises `RecipeError` like `from_toml`."""
+        try:
+            return cls.model_validate(tables)
+        except ValidationError as error:
+            rows = known_keys(PresenceSection, "timeline.")
+            known = [*cls.model_fields, *known_keys(), *rows]
+            name = shown(tables.get("name", "unnamed"))
+            raise RecipeError(f"recipe {name}:\n{explained(error, known)}") from error
+
+    def to_tables(self) -> dict[str, Any]:
+        """The recipe as nested dictionaries of plain values, without keys that are not set."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+    def digest(self) -> str:
+        """SHA-256 of the resolved recipe, in hexadecimal; equal recipes have equal digests."""
+        text = json.dumps(self.to_tables(), sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def changes(self, other: "Recipe") -> list[str]:
+        """What another recipe says differently: "training.steps is 60 and was 40"."""
+        here, there = dict(_keys(self.to_tables())), dict(_keys(other.to_tables()))
+        found = [
+            f"{key} is {shown(there.get(key))} and was {shown(here.get(key))}"
+            for key in dict.fromkeys([*here, *there])
+            if here.get(key) != there.get(key)
+        ]
+        return found[:SHOWN_FAULTS]
+
+
+def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tables.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
+    """Every key of a recipe, as a dotted path."""
+    for name, field in section.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name

@@ -1,0 +1,198 @@
+"""What the keys of a recipe demand of each other: one table, each rule with a remedy."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, final
+
+from asyndgan.recipe.sections import SEGMENTING, UNSEGMENTING
+from asyndgan.recipe.toml import key_of
+
+if TYPE_CHECKING:
+    from asyndgan.recipe.recipe import Recipe
+
+MOST_PIXELS: Final = 2**23
+"""Most pixels of a message in each modality, such as 32 images of 512x512."""
+
+
+@final
+@dataclass(frozen=True)
+class Rule:
+    """What no recipe may ask for.
+
+    Attributes:
+        violated: whether a recipe asks for it.
+        fault: what is wrong, as a format string: `r` is the recipe, `set` tells the remedy.
+        remedy: overrides after which the rule holds.
+    """
+
+    violated: Callable[["Recipe"], object]
+    fault: str
+    remedy: tuple[str, ...]
+
+    def told(self, recipe: "Recipe") -> str:
+        """What is wrong with a recipe that violates the rule, and what to do about it."""
+        remedy = " and ".join(part.replace("=", " to ") for part in self.remedy)
+        return self.fault.format(r=recipe, set=f"set {remedy}")
+
+
+def violations(recipe: "Recipe") -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Faults and remedies by the rules that a recipe violates, as a whole or at single sites."""
+    told = {rule.told(recipe): rule.remedy for rule in RULES if rule.violated(recipe)}
+    yield from told.items()
+    for site in recipe.site_discriminators:
+        here, key = recipe.at_site(site), f"site_discriminators.{key_of(site)}"
+        for rule in (rule for rule in RULES if rule.violated(here)):
+            own = tuple(part.replace("discriminator.", f"{key}.") for part in rule.remedy)
+            if own != rule.remedy or rule.told(here) not in told:
+                yield f"{key}: {rule.told(here)}", own
+
+
+_USELESS = (
+    "is set, but generator.kind '{r.generator.kind}' has no use for it; take 'resnet', or {set}"
+)
+_ODDS = "shares.by is 'odds', which is all that sites send, but"
+_PAST = (
+    "looks at real patients past privacy.kind '{r.privacy.kind}', which would not cover it; {set}, "
+    "or privacy.kind to 'none'"
+)
+_FOREIGN = (
+    "is of another package, and nobody has checked that it mixes no patients of a batch, as "
+    "privacy.kind 'discriminator' wants; {set} or another of this package, or "
+    "privacy.kind to 'feedback'"
+)  # what one patient changes is bounded only if each image's gradient is its own
+
+# fmt: off
+RULES: Final = (
+    Rule(lambda r: not (r.loss.adversarial_weight or r.loss.paired_l1 or r.loss.segmentation),
+         "every weight is 0, so sites would ask for nothing; {set} or another above 0",
+         ("loss.adversarial_weight=1",)),
+    Rule(lambda r: r.pixels > MOST_PIXELS,
+         "a message would hold {r.pixels:,} pixels in each modality; it may hold "
+         f"{MOST_PIXELS:,}. Lower training.batch, image.size or, with odds, shares.sites",
+         ("training.batch=1", "shares.sites=8")),
+    Rule(lambda r: min(r.image.size) < r.discriminator.least_side,
+         "{r.image.size[0]}x{r.image.size[1]} pixels are too small for discriminator.layers = "
+         "{r.discriminator.layers} of '{r.discriminator.kind}': each side takes "
+         "{r.discriminator.least_side} pixels; lower discriminator.layers",
+         ("discriminator.layers=1",)),
+    Rule(lambda r: r.loss.segmentation and r.discriminator.kind in UNSEGMENTING,
+         "loss.segmentation is above 0, but discriminator.kind '{r.discriminator.kind}' has no "
+         "segmentation output; take 'patch_segmentation', or {set}", ("loss.segmentation=0",)),
+    Rule(lambda r: r.discriminator.kind in SEGMENTING and not r.loss.segmentation,
+         "discriminator.kind '{r.discriminator.kind}' segments, which nothing would teach it; set "
+         "loss.segmentation above 0, or discriminator.kind to 'patch' or 'dcgan'",
+         ("discriminator.kind='patch'",)),
+    Rule(lambda r: r.loss.segmentation and r.condition.kind != "mask",
+         "loss.segmentation needs label maps, but condition.kind is '{r.condition.kind}'; {set} "
+         "or 'dcgan'", ("loss.segmentation=0", "discriminator.kind='patch'")),
+    Rule(lambda r: r.masks.release and r.condition.kind != "mask",
+         "masks.release needs label maps, but condition.kind is '{r.condition.kind}'; {set}",
+         ("masks.release=false",)),
+    Rule(lambda r: r.image.source == "images" and r.condition.kind == "mask"
+         and r.generator.kind in ("dcgan", "masks"),
+         "generator.kind '{r.generator.kind}' has no place for a mask; {set} or 'spade'",
+         ("generator.kind='resnet'",)),
+    Rule(lambda r: r.image.source == "images" and r.condition.kind != "mask"
+         and r.generator.kind == "masks",
+         "generator.kind 'masks' paints one label a place; for image.source 'images' take 'dcgan' "
+         "or, with a mask, 'resnet'", ("generator.kind='dcgan'",)),
+    Rule(lambda r: r.image.source == "masks" and r.condition.kind != "mask"
+         and r.generator.kind in ("dcgan", "resnet", "spade"),
+         "generator.kind '{r.generator.kind}' paints what lies between labels, by which "
+         "discriminators tell it at once; for image.source 'masks' take 'masks'",
+         ("generator.kind='masks'",)),
+    Rule(lambda r: r.image.axis == "sagittal" and r.training.flip,
+         "training.flip mirrors columns, which run from front to back where image.axis is "
+         "'sagittal'; {set}", ("training.flip=false",)),
+    Rule(lambda r: r.generator.kind in ("dcgan", "masks") and r.generator.noise,
+         f"generator.noise {_USELESS}", ("generator.noise=0",)),
+    Rule(lambda r: r.generator.kind in ("dcgan", "masks") and r.generator.skip,
+         f"generator.skip {_USELESS}", ("generator.skip=false",)),
+    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "spade") and r.generator.position,
+         f"generator.position {_USELESS}", ("generator.position=false",)),
+    Rule(lambda r: r.condition.kind == "class" and r.generator.kind == "resnet"
+         and not r.generator.skip,
+         "generator.kind 'resnet' cannot see condition.kind 'class': its norms remove what is the "
+         "same everywhere in an image; {set}, or generator.kind to 'spade'",
+         ("generator.skip=true",)),
+    Rule(lambda r: r.condition.kind == "none" and not r.generator.noise + r.generator.latent,
+         "condition.kind 'none' leaves the generator nothing to paint from; set generator.noise or "
+         "generator.latent above 0", ("generator.latent=16",)),
+    Rule(lambda r: r.image.source == "masks" and r.condition.kind != "none",
+         "image.source is 'masks', so the generator paints masks; condition.kind "
+         "'{r.condition.kind}' would give them away; {set}", ("condition.kind='none'",)),
+    Rule(lambda r: r.image.source == "masks" and r.training.move,
+         "training.move turns and scales images smoothly, which masks (image.source 'masks') do "
+         "not survive; {set}", ("training.move=false",)),
+    Rule(lambda r: r.image.source == "masks" and r.image.modalities,
+         "image.modalities names what to paint, but image.source 'masks' paints every label of the "
+         "sites' data; leave it empty", ("image.modalities=[]",)),
+    Rule(lambda r: r.masks.source == "given" and r.condition.kind != "mask",
+         "masks.source is 'given', but condition.kind is '{r.condition.kind}'; {set}, or "
+         "condition.kind to 'mask'", ("masks.source='own'",)),
+    Rule(lambda r: r.masks.source == "given" and r.loss.paired_l1,
+         "masks.source is 'given', but loss.paired_l1 compares with real images of the same mask; "
+         "{set}, or masks.source to 'own'", ("loss.paired_l1=0",)),
+    Rule(lambda r: r.masks.source == "given" and r.masks.release,
+         "masks.source is 'given', but masks.release collects masks from the sites; {set}, or "
+         "masks.source to 'own'", ("masks.release=false",)),
+    Rule(lambda r: r.shares.sends_odds and r.loss.adversarial != "bce",
+         f"{_ODDS} loss.adversarial is not 'bce', and its scores are no odds; {{set}}",
+         ("loss.adversarial='bce'",)),
+    Rule(lambda r: r.shares.sends_odds and r.loss.paired_l1,
+         f"{_ODDS} loss.paired_l1 is above 0; {{set}}", ("loss.paired_l1=0",)),
+    Rule(lambda r: r.shares.sends_odds and r.loss.segmentation,
+         f"{_ODDS} loss.segmentation is above 0; {{set}} or 'dcgan'",
+         ("loss.segmentation=0", "discriminator.kind='patch'")),
+    Rule(lambda r: r.shares.sends_odds and r.loss.adversarial_weight != 1,
+         f"{_ODDS} loss.adversarial_weight is not 1; {{set}}", ("loss.adversarial_weight=1",)),
+    Rule(lambda r: r.shares.sends_odds and r.discriminator.cross_fitted,
+         f"{_ODDS} discriminator.cross_fitted is true; {{set}}",
+         ("discriminator.cross_fitted=false",)),
+    Rule(lambda r: r.shares.sends_odds and r.privacy.kind != "none",
+         f"{_ODDS} privacy.kind is set; {{set}}", ("privacy.kind='none'",)),
+    Rule(lambda r: r.shares.sends_odds and r.integrity.bound,
+         f"{_ODDS} integrity.bound is above 0; {{set}}", ("integrity.bound=0",)),
+    Rule(lambda r: r.reminding.weight and r.condition.kind == "mask" and not r.keeps_masks,
+         "reminding.weight is above 0, but the coordinator keeps no masks to remind the generator "
+         "of; {set}, masks.release to true or 'where_allowed', or masks.source to 'given'",
+         ("reminding.weight=0",)),
+    Rule(lambda r: r.reminding.weight and r.condition.kind == "class",
+         "reminding.weight is above 0, but classes are not kept; {set}, or condition.kind to "
+         "'mask' or 'none'", ("reminding.weight=0",)),
+    Rule(lambda r: r.selection.kind == "nearest" and r.timeline,
+         "selection.kind is 'nearest', which compares with the sites of the beginning, but "
+         "timeline has sites come and go; {set} or 'measured'", ("selection.kind='last'",)),
+    Rule(lambda r: r.privacy.kind != "none" and r.sends_own_masks
+         and r.privacy.conditions == "public",
+         "privacy.conditions is 'public', but condition.kind 'mask' sends patients' masks; "
+         "set masks.source to 'given' and give every site a folder of masks, set "
+         "privacy.conditions to 'unprotected' to say so, or take another condition",
+         ("privacy.conditions='unprotected'",)),
+    Rule(lambda r: r.privacy.kind == "discriminator" and r.discriminator.kind in SEGMENTING,
+         "discriminator.kind '{r.discriminator.kind}' segments real patients, which privacy.kind "
+         "'discriminator' does not cover; {set} or 'dcgan'",
+         ("loss.segmentation=0", "discriminator.kind='patch'")),
+    Rule(lambda r: r.privacy.kind == "discriminator" and r.discriminator.cross_fitted,
+         "discriminator.cross_fitted is true, but privacy.kind 'discriminator' bounds what each "
+         "patient changes in one network; {set}", ("discriminator.cross_fitted=false",)),
+    Rule(lambda r: r.privacy.kind == "discriminator" and r.loss.paired_l1,
+         f"loss.paired_l1 {_PAST}", ("loss.paired_l1=0",)),
+    Rule(lambda r: r.privacy.kind == "discriminator" and r.loss.segmentation,
+         f"loss.segmentation {_PAST}", ("loss.segmentation=0",)),
+    Rule(lambda r: r.privacy.kind != "none" and r.selection.compares,
+         f"selection.kind '{{r.selection.kind}}' {_PAST}", ("selection.kind='last'",)),
+    Rule(lambda r: r.privacy.kind != "none" and r.masks.release,
+         f"masks.release {_PAST}", ("masks.release=false",)),
+    Rule(lambda r: r.privacy.kind == "discriminator"
+         and r.discriminator.kind not in SEGMENTING | UNSEGMENTING,
+         f"discriminator.kind '{{r.discriminator.kind}}' {_FOREIGN}",
+         ("discriminator.kind='patch'",)),
+    Rule(lambda r: r.privacy.kind == "discriminator"
+         and r.loss.adversarial not in ("bce", "least_squares"),
+         f"loss.adversarial '{{r.loss.adversarial}}' {_FOREIGN}", ("loss.adversarial='bce'",)),
+    Rule(lambda r: r.privacy.kind == "discriminator" and r.training.precision != "float32",
+         "privacy.kind 'discriminator' clips gradients in float32; {set}",
+         ("training.precision='float32'",)),
+)
+# fmt: on

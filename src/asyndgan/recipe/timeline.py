@@ -1,0 +1,54 @@
+"""Who takes part when."""
+
+from collections.abc import Collection, Sequence
+from typing import Self, final
+
+from pydantic import Field, model_validator
+
+from asyndgan.recipe.sections import Section
+from asyndgan.texts import Name
+
+
+@final
+class PresenceSection(Section):
+    """A range of steps in which a site takes part."""
+
+    site: Name
+    first: int = Field(0, ge=0, description="the first of them")
+    last: int | None = Field(None, ge=0, description="the last of them; leave out: to the end")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.last is not None and self.last < self.first:
+            raise ValueError(f"{self.site} leaves after step {self.last}, before its first one")
+        return self
+
+
+def takes_part(timeline: Sequence[PresenceSection], site: str, step: int) -> bool:
+    """Whether a site takes part in a step; one that is not named always does."""
+    named = [part for part in timeline if part.site == site]
+    return not named or any(
+        part.first <= step and (part.last is None or step <= part.last) for part in named
+    )
+
+
+def presence(timeline: Sequence[PresenceSection], site: str | None, end: int) -> list[range]:
+    """Ranges of steps before `end` in which a site takes part, in order."""
+    named = [part for part in timeline if part.site == site]
+    found: list[range] = [] if named else [range(end)]
+    for part in sorted(named, key=lambda part: part.first):
+        stop = end if part.last is None else min(part.last + 1, end)
+        if found and part.first <= found[-1].stop:
+            found[-1] = range(found[-1].start, max(found[-1].stop, stop))
+        elif part.first < stop:
+            found.append(range(part.first, stop))
+    return found
+
+
+def attendance(
+    timeline: Sequence[PresenceSection], sites: Collection[str], end: int
+) -> dict[int, int]:
+    """How many of these sites take part, by the step before `end` from which on it is so many."""
+    leaving = (part.last + 1 for part in timeline if part.last is not None)
+    turns = sorted({0, *(part.first for part in timeline), *leaving})
+    return {t: sum(takes_part(timeline, site, t) for site in sites) for t in turns if t < end}

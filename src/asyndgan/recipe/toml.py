@@ -1,0 +1,100 @@
+"""Recipes as TOML: written with a comment on each key, and read with overrides."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from asyndgan.errors import RecipeError
+from asyndgan.texts import parsed_toml
+
+
+def tables_of(text: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """Parses a recipe; arguments and errors are those of `Recipe.from_toml`."""
+    try:
+        tables = parsed_toml(text)
+    except ValueError as error:
+        raise RecipeError(f"the recipe is not valid TOML: {error}") from error
+    for override in overrides:
+        _override(tables, override)
+    return tables
+
+
+def _override(tables: dict[str, Any], override: str) -> None:
+    key, equals, value = (part.strip() for part in override.partition("="))
+    if not equals or not key:
+        raise RecipeError(f"'{override}' is not KEY=VALUE; write for example image.size=128.")
+    for text in (value, json.dumps(value)):  # a bare word is taken as a string
+        try:
+            _merge(tables, parsed_toml(f"{key} = {text}"), key)
+        except ValueError:
+            continue
+        return
+    raise RecipeError(f"'{key}' is not a key; write for example image.size=128.")
+
+
+def _merge(tables: dict[str, Any], extra: dict[str, Any], key: str) -> None:
+    for name, value in extra.items():
+        if isinstance(value, dict) and name in tables:
+            if not isinstance(tables[name], dict):
+                raise RecipeError(f"'{key}' goes below '{name}', which is a single value.")
+            _merge(tables[name], value, key)
+        else:
+            tables[name] = value
+
+
+def lines_of(section: BaseModel, comments: bool, prefix: str = "") -> Iterator[str]:
+    """Lines of a TOML document that parses back to an equal value; see `Section.to_toml`."""
+    tables: list[tuple[str, str, BaseModel]] = []
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            tables.append((name, f"[{prefix}{name}]", value))
+        elif isinstance(value, dict) and any(isinstance(v, BaseModel) for v in value.values()):
+            keys = {f"{name}.{key_of(key)}": item for key, item in value.items()}
+            tables.extend((key, f"[{prefix}{key}]", item) for key, item in keys.items())
+        elif isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
+            tables.extend((name, f"[[{prefix}{name}]]", item) for item in value)
+        else:
+            shown = "" if value is None else _value(value)
+            line = f"{name} = {shown}" if value is not None else f"# {name} ="
+            note = _comment(field) if comments else ""
+            yield f"{line}  # {note}" if note else line
+    for name, heading, table in tables:
+        yield ""
+        if comments and type(table).__doc__:
+            yield f"# {str(type(table).__doc__).splitlines()[0]}"
+        yield heading
+        yield from lines_of(table, comments, f"{prefix}{name}.")
+
+
+def _comment(field: FieldInfo) -> str:
+    choices = [repr(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+    note = field.description or ""
+    unsaid = [choice for choice in choices if choice.strip("'") not in note]
+    return note + (f" ({' | '.join(choices)})" if unsaid else "")
+
+
+def key_of(key: str) -> str:
+    """A part of a dotted key, in quotes if TOML wants them."""
+    plain = key.replace("_", "").replace("-", "")
+    return key if plain.isalnum() and plain.isascii() else _string(key)
+
+
+def _string(text: str) -> str:
+    # TOML does not allow surrogate pairs; what a terminal would act on is escaped, since people
+    # have recipes of others printed.
+    whole = json.dumps(text, ensure_ascii=False)
+    return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in whole)
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        return _string(value)
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key_of(k)} = {_value(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)

@@ -1,0 +1,165 @@
+"""The table of rules: each is told with a remedy, which leads to a recipe that is taken."""
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from asyndgan.errors import RecipeError
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.rules import RULES, Rule
+
+NOISE = ("condition.kind=none", "generator.latent=8")
+OF_MASKS = ("image.source=masks", "generator.kind=masks", *NOISE)
+SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
+CLASSES = ("condition.kind=class", "generator.kind=spade")
+DP_SGD = ("privacy.kind=discriminator", "privacy.conditions=unprotected")
+NOISED = ("privacy.kind=feedback", "privacy.conditions=unprotected")
+
+EXAMPLES: dict[str, Sequence[str]] = {
+    "every weight is 0": ["loss.adversarial_weight=0"],
+    "a message would hold": ["image.size=1024", "shares.by=odds", "shares.sites=1024"],
+    "are too small for": ["image.size=16"],
+    "has no segmentation output": ["loss.segmentation=1"],
+    "segments, which nothing": ["discriminator.kind=patch_segmentation"],
+    "loss.segmentation needs label maps": [*SEGMENTS, *CLASSES],
+    "masks.release needs label maps": [*CLASSES, "masks.release=true"],
+    "has no place for a mask": ["generator.kind=dcgan"],
+    "paints one label a place": [*NOISE, "generator.kind=masks"],
+    "paints what lies between": [*OF_MASKS, "generator.kind=resnet"],
+    "training.flip mirrors": ["image.axis=sagittal"],
+    "generator.noise is set": [*NOISE, "generator.kind=dcgan", "generator.noise=1"],
+    "generator.skip is set": [*OF_MASKS, "generator.skip=true"],
+    "generator.position is set": ["generator.kind=spade", "generator.position=true"],
+    "'resnet' cannot see": ["condition.kind=class"],
+    "nothing to paint from": ["condition.kind=none"],
+    "so the generator paints masks": [*OF_MASKS, "condition.kind=class"],
+    "training.move turns": [*OF_MASKS, "training.move=true"],
+    "image.modalities names": [*OF_MASKS, "image.modalities=['T1']"],
+    "'given', but condition.kind": [*NOISE, "masks.source=given"],
+    "'given', but loss.paired_l1": ["masks.source=given", "loss.paired_l1=1"],
+    "'given', but masks.release": ["masks.source=given", "masks.release=true"],
+    "but loss.adversarial is": ["shares.by=odds", "loss.adversarial=least_squares"],
+    "send, but loss.paired_l1": ["shares.by=odds", "loss.paired_l1=1"],
+    "send, but loss.segmentation": ["shares.by=odds", *SEGMENTS],
+    "send, but loss.adversarial_weight": ["shares.by=odds", "loss.adversarial_weight=2"],
+    "send, but discriminator.cross": ["shares.by=odds", "discriminator.cross_fitted=true"],
+    "send, but privacy.kind": ["shares.by=odds", *NOISED],
+    "send, but integrity.bound": ["shares.by=odds", "integrity.bound=2"],
+    "keeps no masks to remind": ["reminding.weight=1"],
+    "classes are not kept": [*CLASSES, "reminding.weight=1"],
+    "sites of the beginning": ["selection.kind=nearest", "timeline=[{site='south', last=1}]"],
+    "sends patients' masks": ["privacy.kind=feedback"],
+    "segments real patients": [*DP_SGD, *SEGMENTS],
+    "in one network": [*DP_SGD, "discriminator.cross_fitted=true"],
+    "loss.paired_l1 looks at": [*DP_SGD, "loss.paired_l1=1"],
+    "loss.segmentation looks at": [*DP_SGD, "discriminator.kind=mine", "loss.segmentation=1"],
+    "selection.kind '{r.selection.kind}' looks": [*NOISED, "selection.kind=measured"],
+    "masks.release looks at": [*NOISED, "masks.release=true"],
+    "discriminator.kind '{r.discriminator.kind}' is of": [*DP_SGD, "discriminator.kind=mine"],
+    "loss.adversarial '{r.loss.adversarial}' is of": [*DP_SGD, "loss.adversarial=mine"],
+    "clips gradients": [*DP_SGD, "training.precision=bfloat16"],
+}  # fmt: skip
+"""Overrides that violate a rule, by a part of the rule's words."""
+
+
+def rule_of(words: str) -> Rule:
+    (rule,) = (rule for rule in RULES if words in rule.fault)
+    return rule
+
+
+def is_told(rule: Rule, text: str) -> bool:
+    parts = [part for part, *_ in string.Formatter().parse(rule.fault)]
+    return all(part in text for part in parts)
+
+
+def remedies_of(error: RecipeError) -> list[str]:
+    assert isinstance(error.__cause__, ValidationError)
+    faults: list[Any] = error.__cause__.errors()
+    return [override for fault in faults for override in fault["ctx"]["remedy"]]
+
+
+def test_every_rule_has_an_example() -> None:
+    assert {rule_of(words) for words in EXAMPLES} == set(RULES)
+
+
+@pytest.mark.parametrize("words", EXAMPLES)
+def test_a_violated_rule_is_told_with_a_remedy_after_which_the_recipe_is_taken(words: str) -> None:
+    rule = rule_of(words)
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_toml("", EXAMPLES[words])
+    lines = [line for line in str(caught.value).splitlines() if is_told(rule, line)]
+    assert len(lines) == 1
+    assert all(override.partition("=")[0] in lines[0] for override in rule.remedy)
+    assert set(rule.remedy) <= set(remedies_of(caught.value))
+    Recipe.from_toml("", [*EXAMPLES[words], *remedies_of(caught.value)])
+
+
+@pytest.mark.parametrize("words", EXAMPLES)
+def test_one_remedy_leaves_no_fault_that_was_not_told_before(words: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_toml("", EXAMPLES[words])
+    before = str(caught.value).splitlines()
+    try:
+        Recipe.from_toml("", [*EXAMPLES[words], *rule_of(words).remedy])
+    except RecipeError as error:
+        assert {*str(error).splitlines()} < {*before}
+
+
+def test_two_violated_rules_are_both_told() -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_toml("", ["image.axis=sagittal", "reminding.weight=1"])
+    first, *faults = str(caught.value).splitlines()
+    assert first == "recipe 'unnamed':"
+    assert len(faults) == 2
+    assert all(any(is_told(rule_of(key), fault) for fault in faults) for key in (
+        "training.flip mirrors", "keeps no masks to remind"))  # fmt: skip
+
+
+def test_what_a_rule_says_of_a_sites_own_discriminator_names_the_site() -> None:
+    own = ['site_discriminators."s.1".layers=6', "site_discriminators.north.layers=5"]
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_toml("", own)
+    _, south, north = str(caught.value).splitlines()
+    assert south.startswith('  site_discriminators."s.1": 64x64 pixels are too small')
+    assert north.startswith("  site_discriminators.north: 64x64 pixels are too small")
+    taken = Recipe.from_toml("", [*own, *remedies_of(caught.value)])
+    assert taken.at_site("s.1").discriminator.layers == 1
+
+
+def test_what_is_wrong_with_the_recipe_is_not_repeated_for_each_site() -> None:
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_toml("", ["image.axis=sagittal", "site_discriminators.north.width=8"])
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(
+        st.sampled_from(
+            [
+                *sorted({override for example in EXAMPLES.values() for override in example}),
+                "site_discriminators.south.kind=patch_segmentation",
+                "site_discriminators.south.layers=6",
+                "site_discriminators.south.cross_fitted=true",
+                "discriminator.layers=6",
+                "privacy.conditions=public",
+            ]
+        ),
+        min_size=2,
+        max_size=16,
+    )
+)
+def test_whatever_is_asked_for_the_remedies_lead_to_a_recipe(overrides: list[str]) -> None:
+    for _ in range(5):
+        try:
+            Recipe.from_toml("", overrides)
+        except RecipeError as error:
+            overrides = [*overrides, *remedies_of(error)]
+        else:
+            return
+    pytest.fail(f"the remedies lead nowhere: {overrides}")
