@@ -15,7 +15,8 @@ from asyndgan.cli import app
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder, train
+from asyndgan.runs import RunFolder
+from asyndgan.runs.train import train
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]
 _COUNTING: list[Counter[Path]] = []
