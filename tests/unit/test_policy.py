@@ -572,7 +572,7 @@ def keys() -> Iterator[tuple[str, str, str]]:
             for key, field in type(section).model_fields.items():
                 value = getattr(section, key)
                 shown = ", ".join(value) if isinstance(value, tuple) else json.dumps(value)
-                default = "none" if value in (None, ()) else shown.strip('"')
+                default = "left out" if value is None else shown.strip('"') or "empty"
                 yield f"`{name}.{key}`", default, str(field.description)
 
 

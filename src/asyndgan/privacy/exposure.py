@@ -42,8 +42,8 @@ _ANSWERED = Exposure("the step that is answered", "one number", "nothing", "sche
 _CONDITIONS = Exposure(
     "label maps (or classes) from which the next synthetic images are painted",
     "b masks of h x w, 1 or 2 bytes per pixel before zstd",
-    "the masks of b cases in the clear: shape and place of organs and lesions. A coordinator can "
-    "keep them even if it promised not to",
+    "the masks of b cases, without added noise: shape and place of organs and lesions. A "
+    "coordinator can keep them even if it promised not to",
     "`leaves.masks`: with `never` no patient's mask leaves. With `masks.source = given` the masks "
     "are no patient's. Otherwise nothing hides them; `allows.most_answers` bounds how often they "
     "leave, starts included",
@@ -87,7 +87,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ),
     ("card", "labels"): Exposure(
         "names of the labels", "at most 1,024 names of 64 characters",
-        "which findings are labelled", "schema, as for modalities",
+        "which findings are labelled; a secret that is in a name",
+        "schema, as for modalities. Names are sent as written",
     ),
     ("card", "space"): Exposure("height and width", "1 to 3 numbers", "nothing", "schema"),
     ("card", "batch"): _BATCH,
@@ -104,17 +105,9 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("judgement", "feedback"): Exposure(
         "gradient of the site's loss with respect to the synthetic images that it received",
         "b images of c x h x w in the recipe's coding",
-        "With `loss.paired_l1`: real pixels, exactly, by bisection. In a first step with a known "
-        "initial discriminator: whether images that the coordinator has were in the batch. "
-        "Otherwise: what the discriminator has learned, also about single patients. A coordinator "
-        "that sends a patient's image as if it were synthetic learns whether the patient took "
-        "part. A discriminator that segments also reveals the mask that it knows for the image. "
-        "If cases lack modalities, zeros show which case lacks which modality. If masks are given, "
-        "feedback may show which labels no case of the site has",
-        "`allows.paired_l1`, `allows.known_start`, `leaves.feedback`. The measured family "
-        "(`allows.unmeasured`, `allows.approved`), `allows.most_answers` and "
-        "`allows.most_answers_per_patient` reduce what asking reveals, but do not prevent it. With "
-        "`privacy.epsilon` a recipe must be differentially private",
+        "what the discriminator has learned, also about single patients; with `loss.paired_l1` "
+        "real pixels, exactly. [What feedback reveals](#what-feedback-reveals) lists the cases",
+        "`leaves.feedback`, and the keys that this list names",
     ),
     ("judgement", "batch"): _BATCH,
     ("judgement", "conditions"): _CONDITIONS,

@@ -21,7 +21,8 @@ class LeavesSection(Section):
     """What may leave the site."""
 
     feedback: tuple[FeedbackCoding, ...] = Field(
-        ("float16", "int8", "int4"), description="codings of feedback; none: no feedback at all"
+        ("float16", "int8", "int4"),
+        description="codings of feedback; empty: no feedback leaves, so no recipe runs",
     )
     losses: bool = Field(
         True, description="the generator's loss at the site in each step, as numbers"
@@ -63,13 +64,14 @@ class AllowsSection(Section):
     )
     unmeasured: bool = Field(
         False,
-        description="any recipe without differential privacy; false: only recipes of the measured "
-        "family, and those of 'approved' ('asyndgan policy check' says what others could reveal)",
+        description="true: any recipe without differential privacy may run; false: of these only "
+        "recipes of the measured family, and those of 'approved' ('asyndgan policy check' says "
+        "what others could reveal)",
     )
     approved: tuple[Digest, ...] = Field(
         (),
         description="digests of recipes outside that family that may run; the rest of the policy "
-        "still applies",
+        "still applies; empty: none",
     )
     known_start: bool = Field(
         False,
@@ -78,31 +80,32 @@ class AllowsSection(Section):
         "can then recognise the images of a first step, and find patients by their names",
     )
     recipes: tuple[Digest, ...] = Field(
-        (), description="digests ('asyndgan recipe show'); empty: any that the rest allows"
+        (), description="digests ('asyndgan recipe show'); empty: all that the rest allows"
     )
     submitters: tuple[str, ...] = Field(
         (),
         description="people who may begin runs in a federation, by the name in their certificate, "
-        "as the coordinator's machine reports it; empty: all that the federation allows",
+        "as the coordinator's machine reports it; empty: all people",
     )
     most_recipes: int | None = Field(
         None,
         ge=1,
-        description="different recipes with which the site may be opened in total; each reveals, "
-        "before any answer, whether the site begins and how many cases the recipe selects; leave "
-        "out: any number",
+        description="different recipes with which a coordinator may begin runs here, in total; "
+        "each reveals, before any answer, whether the site begins and how many cases the recipe "
+        "selects; left out: no limit",
     )
     most_answers: int | None = Field(
         None,
         ge=1,
         description="steps that the site answers in total, over all runs; repeated steps count, "
-        "and so does a start that sends patients' masks; leave out: any number",
+        "and so does a start that sends other patients' masks than the start before; left out: no "
+        "limit",
     )
     most_answers_per_patient: int | None = Field(
         None,
         ge=1,
         description="the same limit, as a multiple of the patients from whom the current run "
-        "learns: networks memorise few patients after fewer answers; leave out: any number",
+        "learns: networks memorise few patients after fewer answers; left out: no limit",
     )
 
 
@@ -115,11 +118,13 @@ class PrivacyFloorSection(Section):
         gt=0,
         le=1000,
         description="most that all runs together may spend on each patient; only recipes with "
-        "differential privacy then run; leave out: none required",
+        "differential privacy then run; left out: no limit, and no differential privacy required",
     )
     delta: float = Field(1e-5, gt=0, lt=1, description="of that epsilon; well below 1 / patients")
     unprotected_masks: bool = Field(
-        False, description="masks may leave in the clear, although epsilon does not cover them"
+        False,
+        description="true: patients' masks may leave without added noise, although epsilon does "
+        "not cover them",
     )
 
 
