@@ -114,8 +114,7 @@ def test_each_row_of_the_readme_says_what_its_suite_found(start: str) -> None:
     assert figures == [real["Dice"], synthetic["Dice"], ratio]
     sites = [row["of all-real"] for name, row in found.items() if name.startswith("real images of")
              and "+" not in name]  # fmt: skip
-    beaten = "On nuclei and on lesions of phantoms, synthetic-only training beat every single site's real images"
-    assert beaten in text
+    assert "On nuclei and on lesions of phantoms, synthetic-only training beat every single" in text
     ahead = start.split(",")[0] in ("nuclei", "phantoms")
     assert (float(synthetic["of all-real"]) > max(map(float, sites))) == ahead
     longer = table(block, f"{heading.split(':')[0]}: was the budget long enough?")
