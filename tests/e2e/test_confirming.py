@@ -3,7 +3,6 @@
 import json
 import shutil
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -24,15 +23,9 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.federated import serve
 from asyndgan.runs.order import Order
+from waiting import until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="FLARE's engine needs it")
-
-
-def until(true: Callable[[], object], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.2)
 
 
 def asyndgan(*words: object, answer: str = "") -> str:

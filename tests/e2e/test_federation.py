@@ -68,6 +68,7 @@ from asyndgan.runs.train import train
 from asyndgan.training import Coordinator
 from asyndgan.training.checkpoint import read, step_file
 from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, pack, unpack
+from waiting import until
 
 WAIT = 120.0
 RUN = "abc123"
@@ -106,13 +107,6 @@ def processes(*words: str) -> list[int]:
         if all(word in command for word in words):
             found.append(int(place.name))
     return found
-
-
-def until(true: Callable[[], bool], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.2)
 
 
 def answered(local: Localhost, site: str, request: bytes) -> bytes:

@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.privacy import SIMULATION
 from asyndgan.recipe import Recipe
 from asyndgan.runs.order import Order
+from waiting import until
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
 
@@ -86,13 +86,6 @@ def poison(folder: Path, ran: Path, names: tuple[str, ...] | None = None) -> Non
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
-
-
-def until(true: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.2)
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from asyndgan.privacy import SIMULATION
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
+from waiting import until
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
 ALONE = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"}
@@ -79,13 +80,6 @@ def left_of(folder: Path) -> dict[int, str]:
 def of_module(name: str, folder: Path) -> list[int]:
     """Ids of the processes of a module that work in a folder."""
     return [pid for pid, command in left_of(folder).items() if f"-m {name} " in command]
-
-
-def until(true: Callable[[], bool], seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.2)
 
 
 def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_a_trace(

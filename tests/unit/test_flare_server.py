@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from asyndgan.engines.flare.member import read_kit, write_workspace
 from asyndgan.relay import client, server
 from asyndgan.relay.client import hurry
 from asyndgan.relay.server import Door, Held, put_up_door
+from waiting import until
 
 SOON_S = 3.0
 PROOF_S = 1.0
@@ -65,19 +66,12 @@ def seen(federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
     connector = ConnectorInfo("x", driver, params, Mode.PASSIVE, 0, 0, False, threading.Event())
     driver.register_conn_monitor(seen)
     threading.Thread(target=driver.listen, args=(connector,), daemon=True).start()
-    until(lambda: driver.server is not None)
+    until(lambda: driver.server is not None, SOON_S)
     yield seen
     ending = threading.Thread(target=driver.shutdown, daemon=True)  # FLARE's own waits for ever
     ending.start()
     ending.join(SOON_S)
     driver.server.socket.close()
-
-
-def until(true: Callable[[], bool], seconds: float = SOON_S) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "it took too long"
-        time.sleep(0.02)
 
 
 def kit_of(federation: Federation, site: str, folder: Path) -> Path:
@@ -130,7 +124,7 @@ def test_a_member_comes_in_beside_connections_that_say_nothing_or_half_of_it(
             if number % 2:
                 line.sendall(half_a_greeting())
         ends.enter_context(shaken(federation, kit))
-        until(lambda: len(seen.there) == 1)
+        until(lambda: len(seen.there) == 1, SOON_S)
         assert seen.there[0].get_conn_properties()[DriverParams.PEER_CN.value] == "north"
 
 
@@ -170,7 +164,7 @@ def test_a_flood_from_one_address_ends_its_own_connections_and_no_others(
         assert not closed(quiet, 0.05)
         assert threading.active_count() <= threads + MOST + 5
         ends.enter_context(shaken(federation, kit_of(federation, "north", tmp_path)))
-        until(lambda: len(seen.there) == 1)
+        until(lambda: len(seen.there) == 1, SOON_S)
 
 
 def test_a_member_that_opens_connection_after_connection_takes_no_other_members(
@@ -179,11 +173,11 @@ def test_a_member_that_opens_connection_after_connection_takes_no_other_members(
     kits = [kit_of(federation, site, tmp_path) for site in ("north", "south")]
     with ExitStack() as ends:
         other = ends.enter_context(shaken(federation, kits[1]))
-        until(lambda: len(seen.there) == 1)
+        until(lambda: len(seen.there) == 1, SOON_S)
         greedy = []
         for number in range(MOST + 5):
             greedy.append(ends.enter_context(shaken(federation, kits[0])))
-            until(lambda wanted=number + 2: len(seen.there) == wanted)  # type: ignore[misc]
+            until(lambda wanted=number + 2: len(seen.there) == wanted, SOON_S)  # type: ignore[misc]
         assert closed(greedy[0]) and not closed(greedy[-1], 0.05) and not closed(other, 0.05)
 
 

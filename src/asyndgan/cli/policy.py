@@ -35,8 +35,8 @@ policy = Commands(
     """Shows and checks policies: what may leave a site.
 
     Example:
-        asyndgan policy show > policy.toml
-        asyndgan policy check policy.toml default --patients 40
+        asyndgan policy show > simulated.toml
+        asyndgan policy check simulated.toml default --patients 40
     """
 )
 
@@ -50,10 +50,11 @@ def show(
 ) -> None:
     """Prints a policy with all its keys and a comment on each.
 
-    The output is a valid policy.
+    The output is a valid policy. At a site of a federation do not write it over policy.toml:
+    'asyndgan site init' has written a stricter one.
 
     Example:
-        asyndgan policy show > policy.toml
+        asyndgan policy show north/policy.toml
     """
     found = Policy.from_file(file) if file else Policy()
     typer.echo(found.to_toml(), nl=False)
