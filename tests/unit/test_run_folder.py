@@ -1,5 +1,7 @@
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -196,3 +198,19 @@ def test_facts_that_do_not_say_what_a_site_holds_are_refused(tmp_path: Path, key
             run.facts()
     run.write_facts(RunFacts("ab", "0", "", "inprocess", sites={"north": about}))
     assert run.facts().sites == {"north": about}
+
+
+def test_a_service_that_many_signals_interrupt_anywhere_still_learns_that_it_is_to_end() -> None:
+    code = """
+import os, signal, threading
+from asyndgan.runs.signals import told_to_end
+told = told_to_end()
+def send():
+    for _ in range(20000):
+        os.kill(os.getpid(), signal.SIGTERM)
+sender = threading.Thread(target=send)
+sender.start()
+while sender.is_alive() or not told():
+    pass
+"""
+    assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import signal
 import sys
 import time
 from logging.handlers import RotatingFileHandler
@@ -28,6 +27,7 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
 from asyndgan.runs import load_recipe
+from asyndgan.runs.signals import told_to_end
 
 federation = Commands(
     """Runs a federation between real machines, as its coordinator.
@@ -171,9 +171,7 @@ def start(
     from asyndgan.models import usable_device
     from asyndgan.runs.federated import serve
 
-    asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: asked.append(number))
+    told = told_to_end()
     made = kits.Federation.of(folder)
     startup, dates_of = made.server_kit / "startup", flare_part("checks").certificate
     if not (authority := dates_of(startup / "rootCA.pem")).fine:
@@ -198,7 +196,7 @@ def start(
         f"Serving {', '.join(made.sites)} at {made.host}:{made.port}; what "
         f"happens is in {folder / 'federation.log'}, of each run in its coordinator.log.",
     )
-    serve(made, stop=lambda: bool(asked), device=str(usable_device(device)))
+    serve(made, stop=told, device=str(usable_device(device)))
 
 
 @federation.command()

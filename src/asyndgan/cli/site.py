@@ -1,8 +1,7 @@
 """`asyndgan site`: commands for a site's administrator."""
 
 import logging
-import signal
-import threading
+import time
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
@@ -20,6 +19,7 @@ from asyndgan.errors import RunError
 from asyndgan.locks import held
 from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection
+from asyndgan.runs.signals import told_to_end
 
 site = Commands(
     """Takes part in a federation, as one of its sites.
@@ -145,9 +145,7 @@ def start(kit: Kit) -> None:
     name = member.read_kit(kit).name  # nothing is written to a folder that is no kit
     member.guard(kit)
 
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stopping.set())
+    told = told_to_end()
     logging.basicConfig(
         handlers=[RotatingFileHandler(kit / "site.log", maxBytes=2**22, backupCount=1)],
         level=logging.INFO,
@@ -166,8 +164,8 @@ def start(kit: Kit) -> None:
             soft_wrap=True,
         )
         try:
-            while not stopping.wait(1.0):  # a signal may come to another thread, and wake nobody
-                pass
+            while not told():  # a signal may come to another thread, and wake nobody
+                time.sleep(0.2)
         finally:
             client.close()
             running.close()

@@ -6,6 +6,18 @@ from contextlib import contextmanager
 from typing import Any
 
 
+def told_to_end() -> Callable[[], bool]:
+    """Notes Ctrl-C and SIGTERM from now on; returns a function that says whether one came.
+
+    A handler runs between two instructions of the main thread, whatever that holds, so it takes no
+    lock: `threading.Event.set` would wait for ever for the lock of a `wait` that it interrupts.
+    """
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: asked.append(number))
+    return lambda: bool(asked)
+
+
 @contextmanager
 def termination_unwinds() -> Iterator[None]:
     """Lets SIGTERM before the first step clean up what has been started, as Ctrl-C does."""
