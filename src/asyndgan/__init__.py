@@ -7,9 +7,10 @@ For notebooks and scripts there are `train`, `generate`, `evaluate`, `audit`, `R
 (see docs/python.md). They are imported when they are first used, since torch takes seconds.
 """
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from asyndgan.lazy import lazily
 
 __version__ = version("asyndgan")
 
@@ -18,12 +19,8 @@ __all__ = ["Recipe", "Run", "audit", "evaluate", "generate", "train"]
 if TYPE_CHECKING:
     from asyndgan.api import Run, audit, evaluate, generate, train
     from asyndgan.recipe import Recipe
-else:  # where a type checker sees it, it finds every name there
-
-    def __getattr__(name: str) -> Any:
-        if name not in __all__:
-            raise AttributeError(f"module 'asyndgan' has no attribute '{name}'")
-        return getattr(import_module(f"asyndgan.{'recipe' if name == 'Recipe' else 'api'}"), name)
+else:
+    __getattr__ = lazily(__name__, {"api": "Run audit evaluate generate train", "recipe": "Recipe"})
 
 
 def __dir__() -> list[str]:

@@ -60,19 +60,32 @@ def bounded_text(path: Path, most: int = MOST_BYTES, *, links: bool = True) -> s
     return contents(path, most, links=links).decode("utf-8-sig")
 
 
+def check_site_name(name: str, where: str) -> None:
+    """Refuses a name that a site of a run may not have; folders bear it too.
+
+    Args:
+        name: of a site.
+        where: what somebody wrote, for the message.
+
+    Raises:
+        RecipeError: the name is not valid.
+    """
+    if not _OWN_SITE.fullmatch(name):
+        raise RecipeError(
+            f"{where}: a name has letters, digits, '-' and '_' only, at most {NAME_LENGTH}, and "
+            "begins with a letter or digit."
+        )
+
+
 def check_site_names(names: Iterable[str]) -> None:
-    """Refuses names that sites of a run may not have; folders bear them too.
+    """Refuses names that the sites of a run may not have together.
 
     Raises:
         RecipeError: a name is not valid, or is there twice.
     """
     seen: set[str] = set()
     for name in names:
-        if not _OWN_SITE.fullmatch(name):
-            raise RecipeError(
-                f"site {name}: a name has letters, digits, '-' and '_' only, at most "
-                f"{NAME_LENGTH}, and begins with a letter or digit."
-            )
+        check_site_name(name, f"site {name}")
         if name.casefold() in seen:
             raise RecipeError(f"site {name}: each name once (capitals do not tell two apart).")
         seen.add(name.casefold())

@@ -10,9 +10,8 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from asyndgan.cli.evaluate import tell_evaluation
-from asyndgan.cli.options import COMPUTE, DATA, OUTPUT, TRAINING, Overrides
+from asyndgan.cli.options import DATA, OUTPUT, TRAINING, Engine, Overrides
 from asyndgan.cli.terminal import Terminal
-from asyndgan.engines import ENGINES
 from asyndgan.errors import RunError
 from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.reports.words import duration, size
@@ -41,14 +40,7 @@ def demo(
             rich_help_panel=OUTPUT,
         ),
     ],
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="ENGINE",
-            help=f"How messages travel: {', '.join(ENGINES)}.",
-            rich_help_panel=COMPUTE,
-        ),
-    ] = "inprocess",
+    engine: Engine = "inprocess",
     overrides: Overrides = None,
     patients: Annotated[
         float,

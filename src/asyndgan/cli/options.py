@@ -1,14 +1,15 @@
 """Options that several commands share, and the topics under which a help page lists options."""
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 
+from asyndgan.engines import ENGINES
 from asyndgan.errors import RecipeError
 from asyndgan.runs import recipe_names
+from asyndgan.texts import check_site_name
 
 DATA: Final = "Data"
 MASKS: Final = "Masks"
@@ -100,6 +101,16 @@ Device = Annotated[
     ),
 ]
 
+Engine = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="ENGINE",
+        help=f"How messages travel: {', '.join(ENGINES)}.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print JSON, for scripts.", rich_help_panel=OUTPUT)
 ]
@@ -125,10 +136,6 @@ def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
                 f"{option} {pair}: write NAME=PATH, e.g. {option} north=data/north, each name once "
                 "(capitals do not tell two apart)."
             )
-        if not re.fullmatch(r"[^\W_][\w-]{0,63}", name):
-            raise RecipeError(
-                f"{option} {pair}: a name has letters, digits, '-' and '_' only, at most 64, and "
-                "begins with a letter or digit."
-            )
+        check_site_name(name, f"{option} {pair}")
         sites[name] = Path(folder)
     return sites

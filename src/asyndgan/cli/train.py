@@ -19,6 +19,7 @@ from asyndgan.cli.options import (
     OUTPUT,
     PRIVACY,
     Device,
+    Engine,
     Overrides,
     PatientPattern,
     RecipeName,
@@ -27,7 +28,6 @@ from asyndgan.cli.options import (
 )
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.engines import ENGINES
 from asyndgan.errors import RecipeError
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
@@ -81,14 +81,7 @@ def train(
             rich_help_panel=DATA,
         ),
     ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            metavar="ENGINE",
-            help=f"How messages travel: {', '.join(ENGINES)}.",
-            rich_help_panel=COMPUTE,
-        ),
-    ] = "inprocess",
+    engine: Engine = "inprocess",
     resume: Annotated[
         bool,
         typer.Option("--resume", help="Resume from the newest checkpoint.", rich_help_panel=OUTPUT),
