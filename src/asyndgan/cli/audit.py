@@ -7,17 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from asyndgan.cli.options import (
-    DATA,
-    MASKS,
-    OUTPUT,
-    Fade,
-    FinishedRun,
-    PatientPattern,
-    Sites,
-    States,
-    parsed_sites,
-)
+from asyndgan.cli.options import Fade, FinishedRun, PatientPattern, Sites, States, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 
@@ -25,43 +15,12 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 def audit(
     run: FinishedRun,
     site: Sites,
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for the audit. It will contain real images: keep it at the site.",
-            rich_help_panel=OUTPUT,
-        ),
-    ],
-    holdout: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Data set of patients of the same hospitals that the run did not train on. By "
-            "default the patients that the run held out.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Data set of the masks from which the set for release is painted. By default "
-            "the masks that the sites released, else the sites' own masks.",
-            rich_help_panel=MASKS,
-        ),
-    ] = None,
+    out: Annotated[Path, typer.Option()],
+    holdout: Path | None = None,
+    masks: Path | None = None,
     fade: Fade = None,
     state: States = None,
-    canaries: Annotated[
-        str,
-        typer.Option(
-            metavar="PREFIX",
-            help="Attack only patients whose names begin with PREFIX: canaries, which were added "
-            "for this purpose. Such an audit permits no release.",
-            rich_help_panel=DATA,
-        ),
-    ] = "",
+    canaries: str = "",
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Attacks a run to measure what it reveals about patients.
@@ -72,6 +31,19 @@ def audit(
 
     Example:
         asyndgan audit run --site a=data/north --holdout data/test --out audit
+
+    Output:
+        --out FOLDER: Folder for the audit. It will contain real images: keep it at the site.
+
+    Data:
+        --holdout FOLDER: Data set of patients of the same hospitals that the run did not train on.
+            By default the patients that the run held out.
+        --canaries PREFIX: Attack only patients whose names begin with PREFIX: canaries, which were
+            added for this purpose. Such an audit permits no release.
+
+    Masks:
+        --masks FOLDER: Data set of the masks from which the set for release is painted. By default
+            the masks that the sites released, else the sites' own masks.
     """
     from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
     from asyndgan.auditing.reconstruction import not_asked

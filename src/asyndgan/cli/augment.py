@@ -5,89 +5,25 @@ from typing import Annotated
 
 import typer
 
-from asyndgan.cli.options import (
-    DATA,
-    MASKS,
-    PAINTING,
-    Fade,
-    FinishedRun,
-    NewFolder,
-    PatientPattern,
-    Seed,
-)
+from asyndgan.cli.options import Fade, FinishedRun, NewFolder, PatientPattern, Seed
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 
 
 def augment(
     run: FinishedRun,
-    site: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Data set of real cases.", rich_help_panel=DATA),
-    ],
+    site: Annotated[Path, typer.Option()],
     out: NewFolder,
-    ratio: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            min=0.01,
-            max=100,
-            help="Synthetic cases per real case.",
-            rich_help_panel=PAINTING,
-        ),
-    ] = 1.0,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Also paint from the masks of this data set.",
-            rich_help_panel=MASKS,
-        ),
-    ] = None,
-    released: Annotated[
-        bool,
-        typer.Option(
-            "--released",
-            help="Also paint from the masks that sites released to the run.",
-            rich_help_panel=MASKS,
-        ),
-    ] = False,
-    own: Annotated[
-        bool,
-        typer.Option(
-            "--own/--no-own",
-            help="Paint from the masks of the data set itself.",
-            rich_help_panel=MASKS,
-        ),
-    ] = True,
-    label: Annotated[
-        str | None,
-        typer.Option(
-            metavar="LABEL",
-            help="Paint only from masks that contain this label.",
-            rich_help_panel=MASKS,
-        ),
-    ] = None,
-    rare_first: Annotated[
-        bool,
-        typer.Option(
-            "--rare-first",
-            help="Sample masks with rare labels or sizes more often.",
-            rich_help_panel=MASKS,
-        ),
-    ] = False,
+    ratio: Annotated[float, typer.Option(min=0.01, max=100)] = 1.0,
+    masks: Path | None = None,
+    released: Annotated[bool, typer.Option("--released")] = False,
+    own: Annotated[bool, typer.Option("--own/--no-own")] = True,
+    label: str | None = None,
+    rare_first: Annotated[bool, typer.Option("--rare-first")] = False,
     fade: Fade = None,
     seed: Seed = 0,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="The folder in which the site kept its state of the run, which records the "
-            "patients that it held out. In a federation: KIT/runs/RUN.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    state: Path | None = None,
 ) -> None:
     """Copies a data set and adds synthetic cases.
 
@@ -95,6 +31,21 @@ def augment(
 
     Example:
         asyndgan augment run --site data/north --out north-augmented --ratio 2
+
+    Data:
+        --site FOLDER: Data set of real cases.
+        --state FOLDER: The folder in which the site kept its state of the run, which records the
+            patients that it held out. In a federation: KIT/runs/RUN.
+
+    Painting:
+        --ratio X: Synthetic cases per real case.
+
+    Masks:
+        --masks FOLDER: Also paint from the masks of this data set.
+        --released: Also paint from the masks that sites released to the run.
+        --own: Paint from the masks of the data set itself.
+        --label LABEL: Paint only from masks that contain this label.
+        --rare-first: Sample masks with rare labels or sizes more often.
     """
     from asyndgan.data.dataset import DataSet
     from asyndgan.data.writing import written_whole

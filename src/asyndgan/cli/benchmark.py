@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from asyndgan.cli.evaluate import EvaluationDisplay
-from asyndgan.cli.options import COMPUTE, DATA, OUTPUT, Device
+from asyndgan.cli.options import Count, Device
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RecipeError
 from asyndgan.texts import bounded_text
@@ -16,48 +16,12 @@ def benchmark(
     suite: Annotated[
         Path, typer.Argument(metavar="SUITE", help="TOML file that describes the comparison.")
     ],
-    data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder that contains the data sets of the suite.",
-            rich_help_panel=DATA,
-        ),
-    ],
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for runs, evaluations, tables and a cache. The same command resumes.",
-            rich_help_panel=OUTPUT,
-        ),
-    ],
-    workers: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Trainings in parallel, each on one core.",
-            rich_help_panel=COMPUTE,
-        ),
-    ] = 1,
+    data: Annotated[Path, typer.Option()],
+    out: Annotated[Path, typer.Option()],
+    workers: Count = 1,
     device: Device = "cpu",
-    document: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Markdown file whose block '<!-- suite: NAME -->' is replaced by the table.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    examples: Annotated[
-        bool,
-        typer.Option(
-            "--examples",
-            help="Show predictions on real patients in the page.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = False,
+    document: Path | None = None,
+    examples: Annotated[bool, typer.Option("--examples")] = False,
 ) -> None:
     """Runs a suite of trainings and writes one table.
 
@@ -65,6 +29,17 @@ def benchmark(
 
     Example:
         asyndgan benchmark suite.toml --data data --out benchmark --workers 2
+
+    Data:
+        --data FOLDER: Folder that contains the data sets of the suite.
+
+    Output:
+        --out FOLDER: Folder for runs, evaluations, tables and a cache. The same command resumes.
+        --document FILE: Markdown file whose block '<!-- suite: NAME -->' is replaced by the table.
+        --examples: Show predictions on real patients in the page.
+
+    Computation:
+        --workers N: Trainings in parallel, each on one core.
     """
     from asyndgan.models import usable_device
     from asyndgan.reports.evidence import find_block, replace_block, to_markdown, write_evidence

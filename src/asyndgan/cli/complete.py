@@ -6,16 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from asyndgan.cli.evaluate import EvaluationDisplay
-from asyndgan.cli.options import (
-    DATA,
-    MASKS,
-    PAINTING,
-    Device,
-    FinishedRun,
-    NewFolder,
-    PatientPattern,
-    Seed,
-)
+from asyndgan.cli.options import Count, Device, FinishedRun, NewFolder, PatientPattern, Seed
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
@@ -24,56 +15,13 @@ from asyndgan.painting.budget import TranslationBudget
 
 def complete(
     run: FinishedRun,
-    site: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Data set with cases that lack modalities.",
-            rich_help_panel=DATA,
-        ),
-    ],
+    site: Annotated[Path, typer.Option()],
     out: NewFolder,
-    way: Annotated[
-        Literal["translated", "painted"],
-        typer.Option(
-            metavar="WAY",
-            help="'translated': a network, trained here on synthetic images, translates the "
-            "patient's acquired images. 'painted': the generator paints from the mask alone.",
-            rich_help_panel=PAINTING,
-        ),
-    ] = "translated",
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Data set of more masks, to paint training cases of the translator from. By "
-            "default the masks of the run.",
-            rich_help_panel=MASKS,
-        ),
-    ] = None,
-    steps: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="Training steps of the translator.", rich_help_panel=PAINTING
-        ),
-    ] = TranslationBudget.steps,
-    look: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SITE",
-            help="Paint in the look of this site of the run. To translate, it must have every "
-            "modality.",
-            rich_help_panel=PAINTING,
-        ),
-    ] = None,
-    hide_masks: Annotated[
-        bool,
-        typer.Option(
-            "--hide-masks",
-            help="Ignore the masks of the cases. Use it if a model is to find them afterwards.",
-            rich_help_panel=MASKS,
-        ),
-    ] = False,
+    way: Literal["translated", "painted"] = "translated",
+    masks: Path | None = None,
+    steps: Count = TranslationBudget.steps,
+    look: str | None = None,
+    hide_masks: Annotated[bool, typer.Option("--hide-masks")] = False,
     seed: Seed = 0,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     device: Device = "cpu",
@@ -85,6 +33,21 @@ def complete(
 
     Example:
         asyndgan complete run --site data/west --out west-complete
+
+    Data:
+        --site FOLDER: Data set with cases that lack modalities.
+
+    Painting:
+        --way WAY: 'translated': a network, trained here on synthetic images, translates the
+            patient's acquired images. 'painted': the generator paints from the mask alone.
+        --steps N: Training steps of the translator.
+        --look SITE: Paint in the look of this site of the run. To translate, it must have every
+            modality.
+
+    Masks:
+        --masks FOLDER: Data set of more masks, to paint training cases of the translator from. By
+            default the masks of the run.
+        --hide-masks: Ignore the masks of the cases. Use it if a model is to find them afterwards.
     """
     from asyndgan.data.dataset import DataSet
     from asyndgan.data.writing import written_whole

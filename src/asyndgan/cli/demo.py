@@ -10,7 +10,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from asyndgan.cli.evaluate import tell_evaluation
-from asyndgan.cli.options import DATA, OUTPUT, TRAINING, Engine, Overrides
+from asyndgan.cli.options import Count, Engine, Overrides
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
 from asyndgan.judging.budget import SegmentationBudget
@@ -32,29 +32,11 @@ THREADS: Final = 2
 
 
 def demo(
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder to write. After an interruption the same command resumes.",
-            rich_help_panel=OUTPUT,
-        ),
-    ],
+    out: Annotated[Path, typer.Option()],
     engine: Engine = "inprocess",
     overrides: Overrides = None,
-    patients: Annotated[
-        float,
-        typer.Option(metavar="X", help="Factor for the number of patients.", rich_help_panel=DATA),
-    ] = 1.0,
-    segmentation_steps: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Training steps per segmentation model.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = 400,
+    patients: float = 1.0,
+    segmentation_steps: Count = 400,
 ) -> None:
     """Runs every stage on four phantom hospitals.
 
@@ -65,6 +47,15 @@ def demo(
 
     Example:
         asyndgan demo --out demo
+
+    Output:
+        --out FOLDER: Folder to write. After an interruption the same command resumes.
+
+    Data:
+        --patients X: Factor for the number of patients.
+
+    Training:
+        --segmentation-steps N: Training steps per segmentation model.
     """
     from asyndgan.auditing.audit import AUDIT_FILE
     from asyndgan.auditing.run import audit_run

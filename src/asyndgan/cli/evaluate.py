@@ -8,10 +8,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 
 from asyndgan.cli.options import (
-    COMPUTE,
-    DATA,
-    OUTPUT,
-    TRAINING,
+    Count,
     Device,
     Fade,
     FinishedRun,
@@ -32,90 +29,19 @@ if TYPE_CHECKING:
 def evaluate(
     run: FinishedRun,
     site: Sites,
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder for the tables, the plots and a cache of trained models.",
-            rich_help_panel=OUTPUT,
-        ),
-    ],
-    test: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Test data set: real cases of patients of no site. By default the patients that "
-            "the run held out (training.hold_out).",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    synthetic: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Synthetic data set of this run. By default one is painted in OUT/synthetic.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    out: Annotated[Path, typer.Option()],
+    test: Path | None = None,
+    synthetic: Path | None = None,
     fade: Fade = None,
-    seeds: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="Trainings per model, one per seed.", rich_help_panel=TRAINING
-        ),
-    ] = 1,
-    steps: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="Training steps per model.", rich_help_panel=TRAINING
-        ),
-    ] = SegmentationBudget.steps,
-    network: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="Segmentation network: unet, segresnet or unetr.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = SegmentationBudget.network,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(metavar="LABEL", help="Score only this label.", rich_help_panel=OUTPUT),
-    ] = None,
-    workers: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Models to train in parallel, each on one core.",
-            rich_help_panel=COMPUTE,
-        ),
-    ] = 1,
+    seeds: Count = 1,
+    steps: Count = SegmentationBudget.steps,
+    network: str = SegmentationBudget.network,
+    label: list[str] | None = None,
+    workers: Count = 1,
     device: Device = "cpu",
-    baselines: Annotated[
-        bool,
-        typer.Option(
-            "--baselines",
-            help="Also train FedAvg, and each site's real cases with synthetic cases.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = False,
-    augmented: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER",
-            help="Data set that 'asyndgan augment' made of a site's data set.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    check_budget: Annotated[
-        bool,
-        typer.Option(
-            "--check-budget",
-            help="Also train the baseline for 1.5 times the steps, to check that it has converged.",
-            rich_help_panel=TRAINING,
-        ),
-    ] = False,
+    baselines: Annotated[bool, typer.Option("--baselines")] = False,
+    augmented: list[str] | None = None,
+    check_budget: Annotated[bool, typer.Option("--check-budget")] = False,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
     state: States = None,
 ) -> None:
@@ -128,6 +54,28 @@ def evaluate(
     Example:
         asyndgan evaluate run --site a=data/north --site b=data/west \
           --test data/test --out evaluation
+
+    Output:
+        --out FOLDER: Folder for the tables, the plots and a cache of trained models.
+        --label LABEL: Score only this label.
+
+    Data:
+        --test FOLDER: Test data set: real cases of patients of no site. By default the patients
+            that the run held out (training.hold_out).
+        --synthetic FOLDER: Synthetic data set of this run. By default one is painted in
+            OUT/synthetic.
+        --augmented NAME=FOLDER: Data set that 'asyndgan augment' made of a site's data set.
+
+    Training:
+        --seeds N: Trainings per model, one per seed.
+        --steps N: Training steps per model.
+        --network NAME: Segmentation network: unet, segresnet or unetr.
+        --baselines: Also train FedAvg, and each site's real cases with synthetic cases.
+        --check-budget: Also train the baseline for 1.5 times the steps, to check that it has
+            converged.
+
+    Computation:
+        --workers N: Models to train in parallel, each on one core.
     """
     from asyndgan.data.dataset import DataSet
     from asyndgan.judging.bench import Bench

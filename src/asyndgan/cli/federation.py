@@ -13,15 +13,7 @@ import typer
 from rich.live import Live
 
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import (
-    OUTPUT,
-    AsJson,
-    Device,
-    NewFolder,
-    Overrides,
-    RecipeName,
-    print_json,
-)
+from asyndgan.cli.options import AsJson, Device, NewFolder, Overrides, RecipeName, print_json
 from asyndgan.cli.standing import Standing
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
@@ -72,31 +64,19 @@ NewName = Annotated[
 @federation.command()
 def init(
     folder: Folder,
-    host: Annotated[
-        str,
-        typer.Option(
-            metavar="HOST", help="Host name of this machine for the sites.", rich_help_panel=NETWORK
-        ),
-    ],
-    site: Annotated[
-        list[str],
-        typer.Option(metavar="NAME", help="Name of a site.", rich_help_panel=NETWORK),
-    ],
-    port: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=1,
-            max=65535,
-            help="The only TCP port that the sites use.",
-            rich_help_panel=NETWORK,
-        ),
-    ] = 8002,
+    host: Annotated[str, typer.Option()],
+    site: Annotated[list[str], typer.Option()],
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
 ) -> None:
     """Makes a federation: identities, and a startup kit for each site.
 
     Example:
         asyndgan federation init fed --host example.org --site north --site west
+
+    Network:
+        --host HOST: Host name of this machine for the sites.
+        --site NAME: Name of a site.
+        --port N: The only TCP port that the sites use.
     """
     kits = flare_part("kits")
     made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
@@ -205,27 +185,17 @@ def submit(
     recipe: RecipeName,
     overrides: Overrides = None,
     run: NewName = None,
-    site: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="The run begins only when this site is there. By default all sites with a kit.",
-            rich_help_panel=RUN,
-        ),
-    ] = None,
-    yes: Annotated[
-        bool,
-        typer.Option(
-            "--yes",
-            help="Confirm in advance, whatever the sites declare in their cards.",
-            rich_help_panel=RUN,
-        ),
-    ] = False,
+    site: list[str] | None = None,
+    yes: Annotated[bool, typer.Option("--yes")] = False,
 ) -> None:
     """Submits a run and asks you to confirm what it paints. Resumes a stopped run.
 
     Example:
         asyndgan federation submit fed default --run first
+
+    Run:
+        --site NAME: The run begins only when this site is there. By default all sites with a kit.
+        --yes: Confirm in advance, whatever the sites declare in their cards.
     """
     kits = flare_part("kits")
     from asyndgan.runs.order import Order
@@ -301,10 +271,7 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
 def status(
     folder: Folder,
     run: RunName = None,
-    watch: Annotated[
-        bool,
-        typer.Option("--watch", help="Refresh every second, until Ctrl-C.", rich_help_panel=OUTPUT),
-    ] = False,
+    watch: Annotated[bool, typer.Option("--watch")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Shows which sites are connected, and how a run stands.
@@ -313,6 +280,9 @@ def status(
 
     Example:
         asyndgan federation status fed --watch
+
+    Output:
+        --watch: Refresh every second, until Ctrl-C.
     """
     kits = flare_part("kits")
     from asyndgan.runs.order import Order

@@ -6,45 +6,19 @@ from typing import Annotated
 import typer
 
 import asyndgan
-from asyndgan.cli.options import MASKS, PAINTING, PRIVACY, Fade, FinishedRun, NewFolder, Seed
+from asyndgan.cli.options import Count, Fade, FinishedRun, NewFolder, Seed
 from asyndgan.cli.terminal import Terminal
 
 
 def generate(
     run: FinishedRun,
     out: NewFolder,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Data set of masks to paint from. By default the masks that the sites released.",
-            rich_help_panel=MASKS,
-        ),
-    ] = None,
-    draws: Annotated[
-        int,
-        typer.Option(metavar="N", min=1, help="Images per mask.", rich_help_panel=PAINTING),
-    ] = 1,
-    augment: Annotated[
-        bool,
-        typer.Option(
-            "--augment",
-            help="Mirror, rotate, scale and shift the masks at random.",
-            rich_help_panel=MASKS,
-        ),
-    ] = False,
+    masks: Path | None = None,
+    draws: Count = 1,
+    augment: Annotated[bool, typer.Option("--augment")] = False,
     seed: Seed = 0,
     fade: Fade = None,
-    release: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="AUDIT",
-            help="Paint the set that these audits examined, to pass it on. Refused if the audits "
-            "do not cover all sites, or found members or copies. The model card reports the "
-            "audits.",
-            rich_help_panel=PRIVACY,
-        ),
-    ] = None,
+    release: list[Path] | None = None,
 ) -> None:
     """Paints a synthetic data set with a trained generator.
 
@@ -52,6 +26,19 @@ def generate(
 
     Example:
         asyndgan generate run --out synthetic --draws 3
+
+    Masks:
+        --masks FOLDER: Data set of masks to paint from. By default the masks that the sites
+            released.
+        --augment: Mirror, rotate, scale and shift the masks at random.
+
+    Painting:
+        --draws N: Images per mask.
+
+    Privacy:
+        --release AUDIT: Paint the set that these audits examined, to pass it on. Refused if the
+            audits do not cover all sites, or found members or copies. The model card reports the
+            audits.
     """
     count = asyndgan.generate(
         run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),

@@ -1,6 +1,11 @@
-"""Help pages: an example, what the command does, its usage, and its options by topic."""
+"""Help pages: an example, what the command does, its usage, and its options by topic.
+
+A command's docstring holds the example below `Example:`, and below the name of a topic each option
+that is its own: `--name METAVAR: text`. Options that commands share are in `options.py`.
+"""
 
 import inspect
+import re
 from collections.abc import Iterable
 from textwrap import dedent
 from typing import Any, Final, final
@@ -11,10 +16,25 @@ from typer.core import TyperCommand, TyperGroup
 OTHER: Final = "Other"
 """Heading of the options without a topic (`rich_help_panel`)."""
 
+OPTION: Final = re.compile(r"^(--\S+) ?(\S*): (.+(?:\n .+)*)", re.MULTILINE)
+"""An option as a docstring describes it: its name, its metavar if it is no flag, and its text."""
+
 
 @final
 class Command(TyperCommand):
     """A command whose help fits 80 columns and begins with an example, from its docstring."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        told = {
+            name: (topic, metavar or None, " ".join(text.split()))
+            for topic, below in _parts(self.help or "")[1].items()
+            for name, metavar, text in OPTION.findall(below)
+        }
+        for parameter in self.params:
+            if parameter.opts[0] in told:
+                topic, parameter.metavar, parameter.help = told[parameter.opts[0]]
+                parameter.rich_help_panel = topic
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Writes the page."""
@@ -80,10 +100,21 @@ def _write_page(command: Any, ctx: Any, formatter: Any) -> None:
 
 
 def parts_of(help: str) -> tuple[list[str], str]:
-    """The lines of a help's example, and its other paragraphs."""
-    before, _, after = inspect.cleandoc(help).partition("Example:\n")
-    example, _, rest = after.partition("\n\n")
-    return dedent(example).splitlines(), f"{before}\n{rest}".strip()
+    """The lines of a help's example, and its paragraphs."""
+    text, sections = _parts(help)
+    return sections.get("Example", "").splitlines(), text
+
+
+def _parts(help: str) -> tuple[str, dict[str, str]]:
+    """The paragraphs of a docstring, and the indented lines below each heading."""
+    text, sections = [], {}
+    for block in inspect.cleandoc(help).split("\n\n"):
+        heading, indented, below = block.partition(":\n ")
+        if indented and "\n" not in heading:
+            sections[heading] = dedent(f" {below}")
+        else:
+            text.append(block)
+    return "\n\n".join(text), sections
 
 
 def _first_sentence(command: Any) -> str:

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import DATA, OUTPUT, AsJson, print_json
+from asyndgan.cli.options import AsJson, Count, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import Policy
@@ -40,12 +40,7 @@ File = Annotated[
 @ledger.command()
 def show(
     file: File,
-    last: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="How many of the last lines to show.", rich_help_panel=OUTPUT
-        ),
-    ] = 20,
+    last: Count = 20,
     as_json: AsJson = False,
 ) -> None:
     """Shows the last messages that left, and totals per kind of message.
@@ -54,6 +49,9 @@ def show(
 
     Example:
         asyndgan ledger show run/sites/north/ledger.jsonl --last 5
+
+    Output:
+        --last N: How many of the last lines to show.
     """
     entries: deque[Entry] = deque(maxlen=last)
     kinds: dict[str, tuple[int, int]] = {}
@@ -138,14 +136,7 @@ def _table(entries: Iterable[Entry]) -> Table:
 @ledger.command()
 def verify(
     file: File,
-    expect: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NUMBER:HASH",
-            help="A line that you noted earlier. The ledger must still contain it.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    expect: str | None = None,
 ) -> None:
     """Verifies lines, hash chain and kept policies.
 
@@ -153,6 +144,9 @@ def verify(
 
     Example:
         asyndgan ledger verify run/sites/north/ledger.jsonl
+
+    Data:
+        --expect NUMBER:HASH: A line that you noted earlier. The ledger must still contain it.
     """
     noted, last = expect is None, f"0:{FIRST}"
     policies: dict[str, int] = {}

@@ -19,6 +19,8 @@ PRIVACY: Final = "Privacy"
 OUTPUT: Final = "Output"
 COMPUTE: Final = "Computation"
 
+Count = Annotated[int, typer.Option(min=1)]
+
 RecipeName = Annotated[
     str,
     typer.Argument(

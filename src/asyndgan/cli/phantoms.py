@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from asyndgan.cli.options import DATA
 from asyndgan.cli.terminal import Terminal
 
 
@@ -16,29 +15,9 @@ def phantoms(
         Path,
         typer.Argument(metavar="FOLDER", help="Folder to write.", file_okay=False),
     ],
-    size: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=32, help="Rows and columns of an image.", rich_help_panel=DATA
-        ),
-    ] = 64,
-    seed: Annotated[
-        int,
-        typer.Option(
-            metavar="N",
-            min=0,
-            help="Random seed. Another seed draws other patients.",
-            rich_help_panel=DATA,
-        ),
-    ] = 0,
-    patients: Annotated[
-        float,
-        typer.Option(
-            metavar="X",
-            help="Factor for the number of patients. Use 0.2 for a quick try.",
-            rich_help_panel=DATA,
-        ),
-    ] = 1.0,
+    size: Annotated[int, typer.Option(min=32)] = 64,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    patients: float = 1.0,
 ) -> None:
     """Draws phantom data sets: four sites and a test set.
 
@@ -48,6 +27,11 @@ def phantoms(
 
     Example:
         asyndgan phantoms data --patients 0.2
+
+    Data:
+        --size N: Rows and columns of an image.
+        --seed N: Random seed. Another seed draws other patients.
+        --patients X: Factor for the number of patients. Use 0.2 for a quick try.
     """
     from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 

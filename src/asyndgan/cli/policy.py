@@ -8,14 +8,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import (
-    DATA,
-    PRIVACY,
-    AsJson,
-    Overrides,
-    RecipeName,
-    print_json,
-)
+from asyndgan.cli.options import AsJson, Overrides, RecipeName, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy import Policy
@@ -66,33 +59,9 @@ def check(
     file: Annotated[Path, typer.Argument(metavar="POLICY", help="The policy file of the site.")],
     recipe: RecipeName,
     overrides: Overrides = None,
-    patients: Annotated[
-        int | None,
-        typer.Option(
-            metavar="N",
-            min=1,
-            help="Number of patients of the site. Checks whether they are enough, and computes "
-            "the epsilon that the recipe would spend.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    site: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Name of the site. Needed if the recipe has a timeline.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    records: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of the site's ledger.jsonl and privacy.json, to count what earlier runs "
-            "spent.",
-            rich_help_panel=PRIVACY,
-        ),
-    ] = None,
+    patients: Annotated[int | None, typer.Option(min=1)] = None,
+    site: str | None = None,
+    records: Path | None = None,
     as_json: AsJson = False,
 ) -> None:
     """Says before training whether a site would refuse a recipe, and why.
@@ -101,6 +70,15 @@ def check(
 
     Example:
         asyndgan policy check policy.toml default --patients 40
+
+    Data:
+        --patients N: Number of patients of the site. Checks whether they are enough, and computes
+            the epsilon that the recipe would spend.
+        --site NAME: Name of the site. Needed if the recipe has a timeline.
+
+    Privacy:
+        --records FOLDER: Folder of the site's ledger.jsonl and privacy.json, to count what earlier
+            runs spent.
     """
     found, wanted = Policy.from_file(file), load_recipe(recipe, overrides or [])
     reasons, told = _verdict(found, wanted, patients, site, records)

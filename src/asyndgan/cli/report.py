@@ -1,11 +1,9 @@
 """`asyndgan report`: one page about a run."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from asyndgan.cli.options import DATA, OUTPUT, FinishedRun, parsed_sites
+from asyndgan.cli.options import FinishedRun, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
 from asyndgan.reports.words import size
@@ -17,55 +15,12 @@ if TYPE_CHECKING:
 
 def report(
     run: FinishedRun,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="File to write. By default RUN/report.html.",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    site: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FOLDER",
-            help="Show real images of this site, and the examples of the evaluation and the "
-            "audit. They become part of the page: use it for phantoms, or if you may share the "
-            "images.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    evaluation: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Result of 'asyndgan evaluate'. By default RUN/evaluation, or the folder "
-            "'evaluation' beside RUN.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    audit: Annotated[
-        list[Path] | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Result of 'asyndgan audit'. By default RUN/audit, or the folder 'audit' beside "
-            "RUN.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    synthetic: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Synthetic data set to show. By default images are painted from the released "
-            "masks.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    title: Annotated[
-        str | None,
-        typer.Option(metavar="TEXT", help="Title of the page.", rich_help_panel=OUTPUT),
-    ] = None,
+    out: Path | None = None,
+    site: list[str] | None = None,
+    evaluation: Path | None = None,
+    audit: list[Path] | None = None,
+    synthetic: Path | None = None,
+    title: str | None = None,
 ) -> None:
     """Writes one HTML page about a run.
 
@@ -73,6 +28,21 @@ def report(
 
     Example:
         asyndgan report run --evaluation evaluation --audit audit
+
+    Output:
+        --out FILE: File to write. By default RUN/report.html.
+        --title TEXT: Title of the page.
+
+    Data:
+        --site NAME=FOLDER: Show real images of this site, and the examples of the evaluation and
+            the audit. They become part of the page: use it for phantoms, or if you may share the
+            images.
+        --evaluation FOLDER: Result of 'asyndgan evaluate'. By default RUN/evaluation, or the folder
+            'evaluation' beside RUN.
+        --audit FOLDER: Result of 'asyndgan audit'. By default RUN/audit, or the folder 'audit'
+            beside RUN.
+        --synthetic FOLDER: Synthetic data set to show. By default images are painted from the
+            released masks.
     """
     from asyndgan.auditing.audit import AUDIT_FILE
     from asyndgan.reports.report import write_report

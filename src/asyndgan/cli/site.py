@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import DATA, AsJson, print_json
+from asyndgan.cli.options import AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
@@ -58,15 +58,7 @@ def first_policy(name: str) -> Policy:
 def init(
     kit: Kit,
     data: Annotated[
-        Path,
-        typer.Option(
-            metavar="FOLDER",
-            prompt="Folder of the images and masks",
-            help="Data set of the site. You are asked for it if you leave it out.",
-            rich_help_panel=DATA,
-            exists=True,
-            file_okay=False,
-        ),
+        Path, typer.Option(prompt="Folder of the images and masks", exists=True, file_okay=False)
     ],
 ) -> None:
     """Writes site.toml, and a policy to review.
@@ -75,6 +67,9 @@ def init(
 
     Example:
         asyndgan site init kit --data data/north
+
+    Data:
+        --data FOLDER: Data set of the site. You are asked for it if you leave it out.
     """
     service, member = flare_part("service"), flare_part("member")
     name = member.read_kit(kit).name

@@ -13,11 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from asyndgan.cli.options import (
-    COMPUTE,
-    DATA,
-    MASKS,
-    OUTPUT,
-    PRIVACY,
+    Count,
     Device,
     Engine,
     Overrides,
@@ -39,59 +35,17 @@ if TYPE_CHECKING:
 
 def train(
     recipe: RecipeName,
-    out: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Run folder to write.", rich_help_panel=OUTPUT),
-    ],
+    out: Annotated[Path, typer.Option()],
     site: Sites,
     overrides: Overrides = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=FILE",
-            help="The policy of a site. Without one, everything that the recipe asks for may "
-            "leave the site.",
-            rich_help_panel=PRIVACY,
-        ),
-    ] = None,
-    masks: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Data set of public or generated masks to paint from instead of the patients' "
-            "masks. Needs masks.source=given.",
-            rich_help_panel=MASKS,
-        ),
-    ] = None,
-    records: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Keep the sites' ledgers and privacy accounts here, across runs. By default they "
-            "are in the run folder.",
-            rich_help_panel=PRIVACY,
-        ),
-    ] = None,
+    policy: list[str] | None = None,
+    masks: Path | None = None,
+    records: Path | None = None,
     patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
-    without: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=MODALITY",
-            help="Leave out a modality of a site.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
+    without: list[str] | None = None,
     engine: Engine = "inprocess",
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Resume from the newest checkpoint.", rich_help_panel=OUTPUT),
-    ] = False,
-    threads: Annotated[
-        int,
-        typer.Option(
-            metavar="N", min=1, help="CPU threads of the coordinator.", rich_help_panel=COMPUTE
-        ),
-    ] = 1,
+    resume: Annotated[bool, typer.Option("--resume")] = False,
+    threads: Count = 1,
     device: Device = "cpu",
 ) -> None:
     """Trains one generator with several sites.
@@ -100,6 +54,26 @@ def train(
 
     Example:
         asyndgan train default --site a=data/north --site b=data/west --out run
+
+    Output:
+        --out FOLDER: Run folder to write.
+        --resume: Resume from the newest checkpoint.
+
+    Privacy:
+        --policy NAME=FILE: The policy of a site. Without one, everything that the recipe asks for
+            may leave the site.
+        --records FOLDER: Keep the sites' ledgers and privacy accounts here, across runs. By default
+            they are in the run folder.
+
+    Masks:
+        --masks FOLDER: Data set of public or generated masks to paint from instead of the patients'
+            masks. Needs masks.source=given.
+
+    Data:
+        --without NAME=MODALITY: Leave out a modality of a site.
+
+    Computation:
+        --threads N: CPU threads of the coordinator.
     """
     from asyndgan.runs.train import train as train_run
 
