@@ -111,15 +111,14 @@ def main() -> None:
     except Interrupted as stop:
         _say(str(stop), "yellow")
         sys.exit(130)
-    except AsyndganError as error:
+    except (AsyndganError, OSError) as error:
+        text = str(error)
+        if not isinstance(error, AsyndganError):
+            # A folder that cannot be written or a full disk: the system's message says enough.
+            place = f"{error.filename}: " if error.filename else ""
+            text = f"{place}{error.strerror or error}. Name another folder, or make it writable."
         _say("error:", "bold red", end=" ")
-        _say(str(error))
-        sys.exit(1)
-    except OSError as error:
-        # A folder that cannot be written or a full disk: the system's message says enough.
-        _say("error:", "bold red", end=" ")
-        place = f"{error.filename}: " if error.filename else ""
-        _say(f"{place}{error.strerror or error}. Name another folder, or make it writable.")
+        _say(text)
         sys.exit(1)
 
 
@@ -127,4 +126,4 @@ def _say(text: str, style: str = "", end: str = "\n") -> None:
     """Prints a text without wrapping: it may hold commands to copy."""
     from asyndgan.cli.terminal import Terminal  # here, so that `--help` need not wait for it
 
-    Terminal(stderr=True).print(text, style=style, end=end, soft_wrap=True)
+    Terminal(stderr=True).say(text, style=style, end=end)

@@ -69,22 +69,22 @@ def audit(
         )  # fmt: skip
     console.print(table)
     for attack in found.attacks:
-        console.print(f"{attack.name}: {attack.verdict}", soft_wrap=True)
+        console.say(f"{attack.name}: {attack.verdict}")
     for name in sorted(name for name, known in record.confirmed.items() if not known):
-        console.print(
+        console.say(
             f"members: NOT CONFIRMED that {name} was trained on them; say where its states of the "
-            f"run are with --state {quote(name)}=FOLDER", soft_wrap=True,
-        )  # fmt: skip
+            f"run are with --state {quote(name)}=FOLDER"
+        )
     if found.uncompared:
-        console.print(
+        console.say(
             f"others: NOT COMPARED with the members of {', '.join(found.uncompared)}, so that none "
-            "of them was learned from there rests on whoever named them", soft_wrap=True,
-        )  # fmt: skip
-    console.print(f"copies: {found.copies.verdict}", soft_wrap=True)
+            "of them was learned from there rests on whoever named them"
+        )
+    console.say(f"copies: {found.copies.verdict}")
     for one in record.pixels:
-        console.print(f"pixels: {one.verdict}", soft_wrap=True)
+        console.say(f"pixels: {one.verdict}")
     if beyond := not_asked(folder):
-        console.print(f"pixels: NOBODY WAS ASKED, for {beyond}", soft_wrap=True)
+        console.say(f"pixels: NOBODY WAS ASKED, for {beyond}")
     if found.sites:
-        console.print(f"site: {found.sites.verdict}", soft_wrap=True)
-    console.print(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}", soft_wrap=True)
+        console.say(f"site: {found.sites.verdict}")
+    console.say(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}")

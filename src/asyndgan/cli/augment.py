@@ -66,7 +66,7 @@ def augment(
     with written_whole(out) as half:
         real, painted, left_out = augment_folder(folder, data, half, what, state=state)
     without = f" Further masks {words_of(left_out)}." if left_out else ""
-    Terminal().print(
+    Terminal().say(
         f"{real} real and {painted} synthetic cases in {out}; dataset.json names the synthetic "
-        f"ones.{without}", soft_wrap=True,
-    )  # fmt: skip
+        f"ones.{without}"
+    )

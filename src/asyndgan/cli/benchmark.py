@@ -72,5 +72,5 @@ def benchmark(
         document.write_text(
             replace_block(document.read_text("utf-8"), result.suite, block), "utf-8"
         )
-    console.print(block, soft_wrap=True)
-    console.print(f"{markdown}\n{page}", soft_wrap=True)
+    console.say(block)
+    console.say(f"{markdown}\n{page}")

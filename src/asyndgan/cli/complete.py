@@ -82,7 +82,6 @@ def complete(
             on_progress=lambda done: display.show("translator", done, steps),
         )
     names = ", ".join(f"synthetic {name}" for name in modalities)
-    console.print(
-        f"{count} files of {names} in {out}; provenance.json names each, {GALLERY} shows a few.",
-        soft_wrap=True,
+    console.say(
+        f"{count} files of {names} in {out}; provenance.json names each, {GALLERY} shows a few."
     )

@@ -152,7 +152,7 @@ def demo(
             part.tell(str(report))
     tell_evaluation(console, evaluation)
     took = duration(time.monotonic() - begun)
-    console.print(f"Done in {took}. Open {report}", soft_wrap=True)
+    console.say(f"Done in {took}. Open {report}")
 
 
 @final
@@ -252,7 +252,7 @@ class DemoPart:
         """Fills the bar."""
         self.display.update(self.task, completed=1, total=1)
         if self.display.disable:
-            self.display.console.print(f"  {self.told}", soft_wrap=True)
+            self.display.console.say(f"  {self.told}")
 
     def watch_training(self, progress: "RunProgress") -> None:
         """Shows the progress of training; to be passed to `train`."""

@@ -114,7 +114,7 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     if seen:
         console.print(f"Judged in {seen}")
     if others := evaluation.about.get("sites"):
-        console.print(others, style="yellow", soft_wrap=True)
+        console.say(others, style="yellow")
     for heading in ("model", "label"):
         table.add_column(heading)
     for heading in ("cases", "Dice", "interval", "of all-real"):
@@ -133,10 +133,10 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     console.print(evaluation.headline, style="bold")
     for gain in (one for one in evaluation.gains if one.patients):
         interval = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.patients > 1 else ""
-        console.print(
+        console.say(
             f"{gain.label}: {gain.model} {gain.difference:+.3f}{interval} over {gain.over}, "
-            f"{counted(gain.patients, 'patient')}", soft_wrap=True,
-        )  # fmt: skip
+            f"{counted(gain.patients, 'patient')}"
+        )
 
 
 class EvaluationDisplay(Progress):

@@ -35,7 +35,6 @@ LOOK_S = 0.5
 """Seconds between two looks whether a run's sites have sent their cards."""
 
 RUN: Final = "Run"
-NETWORK: Final = "Network"
 
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Folder of the federation on this machine.")
@@ -47,15 +46,6 @@ RunName = Annotated[
         "--run",
         metavar="NAME",
         help="Name of the run. By default the newest run.",
-        rich_help_panel=RUN,
-    ),
-]
-NewName = Annotated[
-    str | None,
-    typer.Option(
-        "--run",
-        metavar="NAME",
-        help="Name of the run. By default the name of the recipe.",
         rich_help_panel=RUN,
     ),
 ]
@@ -81,10 +71,10 @@ def init(
     kits = flare_part("kits")
     made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
     console = Terminal()
-    _say(console, f"Federation in {folder}. Whoever holds its keys can make members: guard it.")
+    console.say(f"Federation in {folder}. Whoever holds its keys can make members: guard it.")
     _tell_kits(console, made, made.sites)
-    _say(console, f"3. Have IT let port {port} of {host} in from the sites (TCP, mutual TLS).")
-    _say(console, f"4. Here: asyndgan federation start {quote(str(folder))}")
+    console.say(f"3. Have IT let port {port} of {host} in from the sites (TCP, mutual TLS).")
+    console.say(f"4. Here: asyndgan federation start {quote(str(folder))}")
 
 
 @federation.command()
@@ -112,10 +102,9 @@ def remove(folder: Folder, site: SiteName) -> None:
     """
     kits = flare_part("kits")
     kits.remove_site(kits.Federation.of(folder), site)
-    _say(
-        Terminal(),
+    Terminal().say(
         f"{site} is left out. Its certificate is good until it expires: it can connect, "
-        "and is asked nothing.",
+        "and is asked nothing."
     )
 
 
@@ -130,10 +119,9 @@ def renew(folder: Folder) -> None:
     made = kits.Federation.of(folder)
     kits.renew(made)
     _tell_kits(Terminal(), made, made.sites)
-    _say(
-        Terminal(),
+    Terminal().say(
         "A site that takes part already takes kit.json alone out of its new kit, in place of its "
-        "old one, and starts again.",
+        "old one, and starts again."
     )
 
 
@@ -155,26 +143,23 @@ def start(
     made = kits.Federation.of(folder)
     startup, dates_of = made.server_kit / "startup", flare_part("checks").certificate
     if not (authority := dates_of(startup / "rootCA.pem")).fine:
-        _say(
-            Terminal(),
+        Terminal().say(
             f"The authority that signs all certificates: {authority.text}. Make a new federation "
-            "with 'asyndgan federation init' and send everybody its kits.",
+            "with 'asyndgan federation init' and send everybody its kits."
         )
     elif not (dates := dates_of(startup / "server.crt")).fine:
-        _say(
-            Terminal(),
+        Terminal().say(
             f"The coordinator's certificate: {dates.text}. 'asyndgan federation renew "
-            f"{quote(str(folder))}' makes new ones for everybody.",
+            f"{quote(str(folder))}' makes new ones for everybody."
         )
     logging.basicConfig(
         handlers=[RotatingFileHandler(folder / "federation.log", maxBytes=2**22, backupCount=1)],
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",
     )
-    _say(
-        Terminal(),
+    Terminal().say(
         f"Serving {', '.join(made.sites)} at {made.host}:{made.port}; what "
-        f"happens is in {folder / 'federation.log'}, of each run in its coordinator.log.",
+        f"happens is in {folder / 'federation.log'}, of each run in its coordinator.log."
     )
     serve(made, stop=told, device=str(usable_device(device)))
 
@@ -184,7 +169,7 @@ def submit(
     folder: Folder,
     recipe: RecipeName,
     overrides: Overrides = None,
-    run: NewName = None,
+    run: str | None = None,
     site: list[str] | None = None,
     yes: Annotated[bool, typer.Option("--yes")] = False,
 ) -> None:
@@ -194,6 +179,7 @@ def submit(
         asyndgan federation submit fed default --run first
 
     Run:
+        --run NAME: Name of the run. By default the name of the recipe.
         --site NAME: The run begins only when this site is there. By default all sites with a kit.
         --yes: Confirm in advance, whatever the sites declare in their cards.
     """
@@ -204,9 +190,7 @@ def submit(
     name = run or resolved.name.lower().replace(" ", "-")
     made = kits.Federation.of(folder)
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes)
-    _say(
-        Terminal(), f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}"
-    )
+    Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
     if not yes and not order.begun():
         _have_confirmed(order, ask=sys.stdin.isatty())
 
@@ -231,11 +215,10 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
         ask: whether somebody is there to be asked; else how to do it later is said.
     """
     console, later = Terminal(), f"asyndgan federation confirm {quote(str(order.federation.path))}"
-    _say(
-        console,
+    console.say(
         "It begins when you have confirmed what its sites' cards have it paint"
         + ("; Ctrl-C if you want to do so later" if ask else "")
-        + f": {later} --run {order.name}",
+        + f": {later} --run {order.name}"
     )
     if not ask:
         return
@@ -245,25 +228,24 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
         if state not in ("ordered", "running"):
             raise RunError(f"run {order.name} is {state}, so there is nothing to confirm. {reason}")
         if order.begun() or state == "running":
-            _say(console, f"Run {order.name} has begun; there is nothing to confirm.")
+            console.say(f"Run {order.name} has begun; there is nothing to confirm.")
             return
         ahead = order.ahead()
         waiting = order.waiting() or (f"run {ahead} to end" if ahead else "")
         news = f"waiting for {waiting}" if waiting else order.troubled()
         if news not in ("", told):
-            _say(console, news)
+            console.say(news)
             told = news
         time.sleep(LOOK_S)
-    _say(console, text)
+    console.say(text)
     if typer.confirm("Shall the run begin so?"):
         order.confirm(text)
-        _say(console, f"Run {order.name} begins.")
+        console.say(f"Run {order.name} begins.")
         return
     order.stop()
-    _say(
-        console,
+    console.say(
         f"Run {order.name} is stopped. Submit it again with the sites that are to take part "
-        "(--site), or submit another that names what it paints (image.modalities, image.labels).",
+        "(--site), or submit another that names what it paints (image.modalities, image.labels)."
     )
 
 
@@ -293,7 +275,7 @@ def status(
         if as_json:
             print_json({"run": None, "connected": line})
         else:
-            _say(console, f"{line}\nNo run is ordered: asyndgan federation submit.")
+            console.say(f"{line}\nNo run is ordered: asyndgan federation submit.")
         return
     standing = Standing(Order.named(made, run))
     if as_json:
@@ -323,7 +305,7 @@ def stop(folder: Folder, run: RunName = None) -> None:
         )
     order.stop()
     soon = "stops after its step" if state == "running" else "will not go on until it is submitted"
-    _say(Terminal(), f"Run {order.name} {soon}.")
+    Terminal().say(f"Run {order.name} {soon}.")
 
 
 @federation.command()
@@ -342,7 +324,7 @@ def fetch(folder: Folder, out: NewFolder, run: RunName = None) -> None:
     )  # fmt: skip
     with written_whole(out) as half:
         shutil.copytree(order.folder.path, half, ignore=kept)
-    _say(Terminal(), f"Run {order.name} ({order.state()}) in {out}")
+    Terminal().say(f"Run {order.name} ({order.state()}) in {out}")
 
 
 def _order(folder: Path, run: str | None) -> Any:
@@ -353,14 +335,12 @@ def _order(folder: Path, run: str | None) -> Any:
 
 
 def _tell_kits(console: Terminal, made: Any, sites: tuple[str, ...]) -> None:
-    _say(console, "1. Send each site its kit, by a way that nobody else reads:")
+    console.say("1. Send each site its kit, by a way that nobody else reads:")
     for site in sites:
-        _say(console, f"     {made.kits / site}.zip")
-    _say(console, "2. There: unpack it, then")
-    _say(console, "     asyndgan site init FOLDER    asks for the data and writes site.toml")
-    _say(console, "     asyndgan site check FOLDER")
-    _say(console, "     asyndgan site start FOLDER")
-
-
-def _say(console: Terminal, text: str) -> None:
-    console.print(text, soft_wrap=True)
+        console.say(f"     {made.kits / site}.zip")
+    console.say(
+        "2. There: unpack it, then\n"
+        "     asyndgan site init FOLDER    asks for the data and writes site.toml\n"
+        "     asyndgan site check FOLDER\n"
+        "     asyndgan site start FOLDER"
+    )

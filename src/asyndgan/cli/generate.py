@@ -44,7 +44,4 @@ def generate(
         run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
         release=release or (),
     )  # fmt: skip
-    Terminal().print(
-        f"{count} synthetic cases in {out}, with MODEL_CARD.md.",
-        soft_wrap=True,
-    )
+    Terminal().say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.")

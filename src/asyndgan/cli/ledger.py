@@ -98,8 +98,7 @@ def show(
     if tally.repeated:
         console.print(
             f"{counted(tally.repeated, 'image')} came again in another step ('again'), which a "
-            "generator in training hardly paints: ask the coordinator",
-            highlight=False,
+            "generator in training hardly paints: ask the coordinator"
         )
     for digest, (count, first, newest) in policies.items():
         console.print(
@@ -168,4 +167,4 @@ def verify(
                 "there, or is not what the site kept, or was kept by another version. The lines "
                 f"are whole, to line {last}; put the policy back from a copy of the books."
             )
-    Terminal().print(f"whole, to line {last}", soft_wrap=True)
+    Terminal().say(f"whole, to line {last}")

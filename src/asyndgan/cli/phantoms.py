@@ -43,4 +43,4 @@ def phantoms(
     console = Terminal()
     console.print(table)
     first = out / DEFAULT_SITES[0].name
-    console.print(f"\nNext: asyndgan check {quote(str(first))}", soft_wrap=True)
+    console.say(f"\nNext: asyndgan check {quote(str(first))}")

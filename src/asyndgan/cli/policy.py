@@ -134,14 +134,13 @@ def _verdict(
 def _print_verdict(found: Policy, wanted: Recipe, reasons: list[str], told: list[str]) -> None:
     console = Terminal()
     for reason in reasons:
-        console.print(f"refused: {reason}", soft_wrap=True)
+        console.say(f"refused: {reason}")
     _print_beyond(console, found, wanted)
     for line in told:
         console.print(line)
     if not reasons:
-        console.print(
-            f"A site with policy '{found.name}' takes part in '{wanted.name}' ({wanted.digest()}).",
-            soft_wrap=True,
+        console.say(
+            f"A site with policy '{found.name}' takes part in '{wanted.name}' ({wanted.digest()})."
         )
 
 
@@ -157,10 +156,9 @@ def _print_beyond(console: Terminal, policy: Policy, recipe: Recipe) -> None:
     if beyond:
         console.print(
             "\nTo let this recipe run all the same, and no other, add its digest to\n"
-            "allows.approved in the policy:\n",
-            highlight=False,
+            "allows.approved in the policy:\n"
         )
-        console.print(f"  {recipe.digest()}\n", highlight=False, soft_wrap=True)
+        console.say(f"  {recipe.digest()}\n")
 
 
 def _spent(records: Path, policy: Policy, reasons: list[str]) -> tuple[dict[Mechanism, int], int]:

@@ -98,7 +98,7 @@ def init(
         f"{policy}: what may leave {name}. Go through it with whoever answers for it.",
         f"Then: asyndgan site check {quote(str(kit))}",
     ):
-        console.print(line, soft_wrap=True)
+        console.say(line)
 
 
 @site.command()
@@ -154,10 +154,7 @@ def start(kit: Kit) -> None:
             wait_s=file.wait_s,
         )
         client = flare_part("keeper").keep_client(kit)
-        Terminal().print(
-            f"Site {running.name} takes part; what happens is in {kit / 'site.log'}.",
-            soft_wrap=True,
-        )
+        Terminal().say(f"Site {running.name} takes part; what happens is in {kit / 'site.log'}.")
         try:
             while not told():  # a signal may come to another thread, and wake nobody
                 time.sleep(0.2)

@@ -25,6 +25,10 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"markup": False, "highlight": False, "emoji": False, **options})
 
+    def say(self, text: str, style: str = "", end: str = "\n") -> None:
+        """Prints a text without wrapping it, since it may hold commands to copy."""
+        self.print(text, style=style, end=end, soft_wrap=True)
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
@@ -39,4 +43,4 @@ class LogToTerminal(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Prints a record's message on standard error."""
-        Terminal(file=sys.stderr).print(self.format(record), soft_wrap=True)
+        Terminal(file=sys.stderr).say(self.format(record))

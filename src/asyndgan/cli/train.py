@@ -113,19 +113,15 @@ def tell_finished(console: Terminal, run: "RunFolder") -> None:
     """Prints a summary after training."""
     facts = run.facts()
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
-    console.print(
+    console.say(
         f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
-        f"no image among them. Generator: {run.generator_file}",
-        soft_wrap=True,
+        f"no image among them. Generator: {run.generator_file}"
     )
     if run.has_masks:
         out = next(
             name for n in count(1) if not Path(name := f"synthetic{n if n > 1 else ''}").exists()
         )
-        console.print(
-            f"Next: asyndgan generate {quote(str(run.path))} --out {out}",
-            soft_wrap=True,
-        )
+        console.say(f"Next: asyndgan generate {quote(str(run.path))} --out {out}")
 
 
 @final
@@ -164,7 +160,7 @@ class TrainingDisplay:
 
     def tell(self, proposal: str) -> None:
         """Prints what the run paints; nobody is asked, since all sites are folders here."""
-        self.console.print(proposal, highlight=False, markup=False, soft_wrap=True)
+        self.console.say(proposal)
 
     def show(self, progress: "RunProgress") -> None:
         """Shows the state after a step."""
@@ -178,12 +174,11 @@ class TrainingDisplay:
             grid.add_row(_losses(progress))
             self.live.update(grid)
         elif progress.step % max(1, progress.steps // 20) == 0:
-            self.console.print(
+            self.console.say(
                 f"step {progress.step}/{progress.steps}  "
                 f"{duration(progress.seconds_left)} left  "
                 f"sent {size(progress.sent)}, received {size(progress.received)}  "
-                f"{_mean_losses(progress)}",
-                soft_wrap=True,
+                f"{_mean_losses(progress)}"
             )
 
 
