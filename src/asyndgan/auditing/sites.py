@@ -53,10 +53,6 @@ class SitesGuessed:
 def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
     """Guesses each patient's site from the look whose paintings are most similar to the images.
 
-    Args:
-        run: the run under audit.
-        cases: cases of patients named `site/patient`; others are skipped.
-
     Returns:
         The result; None if the generator has no looks, sites share one, or there are patients of
         fewer than two sites.

@@ -9,11 +9,7 @@ from asyndgan.protocol import Endpoint, Transport
 
 @final
 class InProcess(Transport):
-    """Calls endpoints directly. A call cannot be interrupted, so `timeout` is ignored.
-
-    Args:
-        endpoints: endpoint of each site by the site's name.
-    """
+    """Calls endpoints directly. A call cannot be interrupted, so `timeout` is ignored."""
 
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
         self.endpoints = dict(endpoints)

@@ -9,14 +9,7 @@ from asyndgan.runs import RunFacts
 
 
 def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
-    """A synthetic set's model card, in Markdown.
-
-    Args:
-        facts: of the run that painted it.
-        provenance: what is told of the painting.
-        count: number of cases.
-        recipe: recipe of the run.
-    """
+    """A synthetic set's model card, in Markdown."""
     sites = "\n".join(
         f"| {site} | {about['cases']} | {about['share']:.3f} | {', '.join(about['modalities'])} |"
         for site, about in facts.teachers.items()

@@ -39,10 +39,6 @@ class Fading:
     def of(cls, names: Sequence[str], labels: Mapping[str, int]) -> "Fading":
         """Fading of labels by their names.
 
-        Args:
-            names: labels to fade.
-            labels: value of each label by name.
-
         Raises:
             RunError: a name is not among the labels, or is that of 0.
         """

@@ -55,10 +55,6 @@ def message_limit(recipe: Recipe) -> int:
 class Exchange:
     """Asks sites and decodes what they answer.
 
-    Args:
-        transport: reaches the sites.
-        recipe: names codings, limits and how long to wait.
-
     Attributes:
         to_sites: bytes sent, by (site, kind).
         from_sites: bytes received, by (site, kind).

@@ -13,10 +13,6 @@ def explained(error: ValidationError, known: Sequence[str]) -> str:
     """One line per fault: the key, its value, what is allowed, and the nearest known key.
 
     At most `SHOWN_FAULTS` faults are listed; a last line counts the others.
-
-    Args:
-        error: the faults that pydantic found.
-        known: existing keys, as dotted paths.
     """
     faults = error.errors()
     lines = [f"  {_explain(fault, known)}" for fault in faults[:SHOWN_FAULTS]]

@@ -55,9 +55,6 @@ class Gate(RequestProcessor):
 
     FLARE unpacks a job before it looks whether the job brings code, and removes it afterwards;
     meanwhile another request could start it.
-
-    Args:
-        inner: the processor.
     """
 
     _one_at_a_time = threading.Lock()

@@ -109,11 +109,7 @@ class Frames:
 
 @final
 class Requests:
-    """Sends requests over a socket one at a time, from any thread.
-
-    Args:
-        frames: frames to and from the other end.
-    """
+    """Sends requests over a socket one at a time, from any thread."""
 
     def __init__(self, frames: Frames) -> None:
         self.frames = frames

@@ -35,9 +35,6 @@ class Held:
 
     It is the oldest of theirs, so a flood from one address keeps out no other address, and a
     connection that proves itself quickly is seldom closed before.
-
-    Args:
-        most: how many may be held.
     """
 
     def __init__(self, most: int) -> None:

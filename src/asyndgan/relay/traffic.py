@@ -20,9 +20,6 @@ class Carried:
 
     TCP and IP headers are not counted; TLS and everything inside it is. Closed connections keep
     their last count. Counts are zero where the system does not provide them.
-
-    Args:
-        port: port of the other end.
     """
 
     def __init__(self, port: int) -> None:

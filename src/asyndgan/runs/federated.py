@@ -53,11 +53,6 @@ STOP_TIMES: Final = 10
 def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cpu") -> None:
     """Keeps a federation's server running and trains ordered runs until `stop` returns True.
 
-    Args:
-        federation: federation to serve.
-        stop: called every second; True ends the service.
-        device: device on which the generators compute.
-
     Raises:
         BusyError: another process serves this federation, or has its port.
     """
@@ -77,12 +72,7 @@ def serve(federation: Federation, *, stop: Callable[[], bool], device: str = "cp
 
 @final
 class _Work:
-    """Trains one run at a time, each in a process of its own.
-
-    Args:
-        federation: federation whose orders are trained.
-        device: device on which the generators compute.
-    """
+    """Trains one run at a time, each in a process of its own."""
 
     def __init__(self, federation: Federation, device: str) -> None:
         self.federation = federation

@@ -57,9 +57,6 @@ class RunFolder:
     """Paths and files of one run.
 
     It may come from somebody else, so nothing is read of a folder that holds a link.
-
-    Args:
-        path: the folder; may be a link itself.
     """
 
     def __init__(self, path: Path) -> None:

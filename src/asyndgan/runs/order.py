@@ -253,10 +253,6 @@ class Order:
 
         A new run waits for `confirm` before its first step.
 
-        Args:
-            watch: called after every step.
-            device: device on which the generator computes.
-
         Raises:
             Interrupted: the run was stopped, at any time or in place of being confirmed.
             QuorumError: there were too few sites for longer than the recipe's patience.

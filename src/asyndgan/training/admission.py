@@ -61,11 +61,6 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
 def check_strangers(name: str, given: Iterable[Mask], own: Iterable[Mask]) -> None:
     """Checks that no patient's own mask is given, mirrored or not.
 
-    Args:
-        name: of the site.
-        given: masks to have painted.
-        own: masks of the site's patients.
-
     Raises:
         CohortError: one is.
     """

@@ -21,10 +21,6 @@ def check_range(images: Images, step: int) -> None:
     The discriminator would not recover from some, and others could be made to bring it to its
     limits in a way that tells of the patients.
 
-    Args:
-        images: of any shape.
-        step: that they came in.
-
     Raises:
         NotFiniteError: some are not finite.
         ProtocolError: some lie outside the range of images.

@@ -19,10 +19,6 @@ def bounded(
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     """Shortens feedback whose L2 norm exceeds the recipe's multiple of the median norm.
 
-    Args:
-        feedback: by site.
-        section: bound and alarm.
-
     Returns:
         The feedback by site; and, for each site to be reported, its feedback's original norm as a
         multiple of the median.

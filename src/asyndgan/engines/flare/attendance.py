@@ -40,11 +40,7 @@ class _Noted(BaseModel):
 
 @final
 class Register:
-    """Writes down who is connected, every few seconds until it is closed.
-
-    Args:
-        federation: the federation that this process serves.
-    """
+    """Writes down who is connected, every few seconds until it is closed."""
 
     def __init__(self, federation: Federation) -> None:
         self._path = federation.path / FILE

@@ -52,9 +52,6 @@ class Administrator:
 
     A process of its own asks (`asyndgan.relay.administrator`), and another one after it where there
     was no answer: nothing that FLARE waits for holds this process up.
-
-    Args:
-        kit: startup kit of the administrator.
     """
 
     def __init__(self, kit: Path) -> None:

@@ -51,10 +51,6 @@ class Kept:
 
     The processes of its jobs are in their own process groups and exit by themselves once it ends.
 
-    Args:
-        kit: folder that holds FLARE's `startup`.
-        command: what starts the process.
-
     Raises:
         RunError: FLARE cannot run at this path, or start jobs with this Python.
     """

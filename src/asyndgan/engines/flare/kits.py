@@ -97,12 +97,6 @@ class Federation:
 def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...]) -> Federation:
     """Makes identities and startup kits for a coordinator and its sites.
 
-    Args:
-        path: a new or empty folder.
-        host: name by which sites reach the coordinator.
-        port: port at which sites reach the coordinator.
-        sites: names of the sites.
-
     Raises:
         RunError: the folder is not empty, its path has spaces or quotes, a name is not valid, or
             FLARE cannot make the kits.
