@@ -67,7 +67,7 @@ class RunSites:
             self.run.facts().check_pattern(data.patient_pattern)
 
     def as_trained(self, sites: Collection[str] | None = None) -> dict[str, list[Case]]:
-        """All cases with which these (None: all) sites took part, or would have, held-out ones too."""
+        """All cases with which these sites (None: all) took part, or would have; also held-out."""
         facts, image = self.run.facts(), self.run.recipe().image
         found = {}
         for site, data in self.data.items():
