@@ -19,6 +19,7 @@ from asyndgan.auditing.copies import NearCopies, check_once, near_copies
 from asyndgan.auditing.distances import least, relative_distances
 from asyndgan.auditing.membership import Attack, attack, patient_scores
 from asyndgan.auditing.reconstruction import PixelsRead
+from asyndgan.auditing.schema import Text
 from asyndgan.auditing.sites import SitesGuessed, guess_sites
 from asyndgan.data import Case
 from asyndgan.errors import DataError
@@ -52,7 +53,7 @@ class Audit:
     attacks: list[Attack]
     copies: NearCopies
     sites: SitesGuessed | None
-    uncompared: list[str]
+    uncompared: list[Text]
 
 
 @final

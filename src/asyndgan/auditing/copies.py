@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from asyndgan.auditing.distances import thumbnails, to_next_patient
 from asyndgan.auditing.membership import LEVEL
+from asyndgan.auditing.schema import Number, Whole
 from asyndgan.data import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.metrics import fraction_interval
@@ -47,12 +48,16 @@ class NearCopies:
         others: number of other patients.
     """
 
-    found: int
-    nearest: float
-    nearest_other: float
-    p_value: float
-    members: int
-    others: int
+    found: Whole
+    nearest: Number
+    nearest_other: Number
+    p_value: Number
+    members: Whole
+    others: Whole
+
+    def __post_init__(self) -> None:
+        if not 0 < self.members >= self.found:
+            raise ValueError("more are found than there are members")
 
     @property
     def passes(self) -> bool:

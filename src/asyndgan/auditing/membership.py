@@ -15,6 +15,7 @@ from scipy.stats import mannwhitneyu
 
 from asyndgan.auditing.distances import by_patient, painting_gaps, pairwise, thumbnails
 from asyndgan.auditing.lower_bounds import epsilon_of_guesses
+from asyndgan.auditing.schema import Number, Text, Whole
 from asyndgan.data import Case
 from asyndgan.runs import RunFolder
 
@@ -50,14 +51,14 @@ class Attack:
         epsilon: lower bound of the generator's epsilon, valid if members were chosen by chance.
     """
 
-    name: str
-    auc: float
-    low: float
-    high: float
-    p_value: float
-    members: int
-    others: int
-    epsilon: float
+    name: Text
+    auc: Number
+    low: Number
+    high: Number
+    p_value: Number
+    members: Whole
+    others: Whole
+    epsilon: Number
 
     @property
     def tells(self) -> bool:

@@ -14,6 +14,7 @@ import torch
 
 from asyndgan.arrays import Images
 from asyndgan.auditing.attacks import RolledBack, bisected, followed, psnr
+from asyndgan.auditing.schema import Decibels, Text, Whole
 from asyndgan.data import Batch
 from asyndgan.data.dataset import DataSet
 from asyndgan.engines import SiteSetup, load_cohort
@@ -49,12 +50,17 @@ class PixelsRead:
         flat: of an image that is evenly grey, as bright as the real one is on average.
     """
 
-    site: str
-    step: int
-    read: list[float]
-    followed: list[float]
-    painted: list[float]
-    flat: list[float]
+    site: Text
+    step: Whole
+    read: Decibels
+    followed: Decibels
+    painted: Decibels
+    flat: Decibels
+
+    def __post_init__(self) -> None:
+        ways = (self.read, self.followed, self.painted, self.flat)
+        if not self.read or len({*map(len, ways)}) != 1:
+            raise ValueError("each way has a ratio for each image")
 
     @property
     def asked(self) -> list[float]:

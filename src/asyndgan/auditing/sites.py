@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from asyndgan.auditing.distances import by_patient, painting_gaps
 from asyndgan.auditing.membership import LEVEL
+from asyndgan.auditing.schema import Number, Whole
 from asyndgan.data import Case
 from asyndgan.judging.metrics import fraction_interval
 from asyndgan.runs import RunFolder
@@ -31,12 +32,12 @@ class SitesGuessed:
         p_value: p-value of the one-sided test that guesses are better than that.
     """
 
-    right: int
-    patients: int
-    low: float
-    high: float
-    always: float
-    p_value: float
+    right: Whole
+    patients: Whole
+    low: Number
+    high: Number
+    always: Number
+    p_value: Number
 
     @property
     def verdict(self) -> str:

@@ -252,7 +252,7 @@ class DemoPart:
         """Fills the bar."""
         self.display.update(self.task, completed=1, total=1)
         if self.display.disable:
-            self.display.console.say(f"  {self.told}")
+            self.display.console.print(f"  {self.told}", soft_wrap=True)
 
     def watch_training(self, progress: "RunProgress") -> None:
         """Shows the progress of training; to be passed to `train`."""

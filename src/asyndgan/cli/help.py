@@ -31,14 +31,10 @@ class Command(TyperCommand):
             for topic, below in _parts(self.help or "")[1].items()
             for name, metavar, text in OPTION.findall(below)
         }
-        for parameter in self.params:
-            if parameter.opts[0] in told:
-                topic, parameter.metavar, parameter.help = told[parameter.opts[0]]
-                parameter.rich_help_panel = topic
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes the page."""
-        _write_page(self, ctx, formatter)
+        parameters: list[Any] = self.params
+        for each in parameters:
+            if each.opts[0] in told:
+                each.rich_help_panel, each.metavar, each.help = told[each.opts[0]]
 
 
 class Group(TyperGroup):
