@@ -5,14 +5,250 @@ After a change of messages or of their exposure: `python tests/unit/test_threat_
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Final, get_args
 
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from asyndgan.privacy.exposure import COMING, LEAVING, fields, table
 from asyndgan.wire import ANSWERS, REQUESTS
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What one field of a message exposes.
+
+    Attributes:
+        meaning: what the field is.
+        size: how much data it holds.
+        worst: the worst that the other side could learn from it or do with it.
+        held_by: what prevents that; says so if nothing does.
+    """
+
+    meaning: str
+    size: str
+    worst: str
+    held_by: str
+
+
+_RUN = Exposure(
+    "identity of the run", "1 to 64 hexadecimal digits", "nothing", "schema; another run is refused"
+)
+_JUDGED_STEP = Exposure(
+    "number of the step",
+    "one number",
+    "steps that are over, beyond the recipe, or from which its timeline excludes the site",
+    "refused",
+)
+_ANSWERED = Exposure("the step that is answered", "one number", "nothing", "schema")
+_CONDITIONS = Exposure(
+    "label maps (or classes) from which the next synthetic images are painted",
+    "b masks of h x w, 1 or 2 bytes per pixel before zstd",
+    "the masks of b cases, without added noise: shape and place of organs and lesions. A "
+    "coordinator can keep them even if it promised not to",
+    "`leaves.masks`: with `never` no patient's mask leaves. With `masks.source = given` the masks "
+    "are no patient's. Otherwise nothing hides them; `allows.most_answers` bounds how often they "
+    "leave, starts included",
+)
+_BATCH = Exposure("number of the next batch", "one number", "how many batches were drawn", "schema")
+
+_LOSSES = Exposure(
+    "the terms of the site's loss, as numbers", "at most 32 numbers with names of 64 characters",
+    "how real the site's networks find the images that were sent. With images that were made to "
+    "ask: as `feedback`. With `leaves.discriminator_losses` also how well each discriminator tells "
+    "real from synthetic images and finds masks. Asking twice then reveals what each network says "
+    "of a single image, of a member or of another patient",
+    "the losses of discriminators stay unless `leaves.discriminator_losses`. `leaves.losses = "
+    "false` sends none. Under differential privacy no loss on real images is sent",
+)  # fmt: skip
+
+LEAVING: Final[dict[tuple[str, str], Exposure]] = {
+    ("card", "run"): _RUN,
+    ("card", "step"): Exposure("steps that the site has done", "one number", "nothing", "schema"),
+    ("card", "cases"): Exposure(
+        "number of the site's cases, held-out cases included", "one number",
+        "the exact size of the cohort. Two runs show whether it changed. A recipe that selects "
+        "cases (`image.slices`, `image.modalities`) shows how many it selects",
+        "`leaves.cases = false` sends 1, and the site declares a share. No hold-out changes the "
+        "number. `allows.most_recipes` bounds how many recipes may select",
+    ),
+    ("card", "share"): Exposure(
+        "the site's weight", "one number", "as `cases`, unless the steward declares it",
+        "a declared share",
+    ),
+    ("card", "modalities"): Exposure(
+        "names of what the site holds", "at most 64 names of 64 characters",
+        "which scanners or sequences a site has; a secret that is in a name", "schema. The names "
+        "come from `dataset.json`, so keep patients' names out of it",
+    ),
+    ("card", "parts"): Exposure(
+        "fraction of all its cases that has each modality",
+        "at most 64 numbers, one for each modality",
+        "how many cases lack a sequence",
+        "with `leaves.cases = false` a site with such cases takes no part",
+    ),
+    ("card", "labels"): Exposure(
+        "names of the labels", "at most 1,024 names of 64 characters",
+        "which findings are labelled; a secret that is in a name",
+        "schema, as for modalities. Names are sent as written",
+    ),
+    ("card", "space"): Exposure("height and width", "1 to 3 numbers", "nothing", "schema"),
+    ("card", "batch"): _BATCH,
+    ("card", "conditions"): _CONDITIONS,
+    ("card", "keep"): Exposure(
+        "whether the coordinator may keep the site's masks", "one bit",
+        "a coordinator can keep them even if this is no",
+        "`leaves.masks`: for patients' masks it is no unless `released`. Given masks are no "
+        "patient's",
+    ),
+    ("judgement", "run"): _RUN,
+    ("judgement", "step"): _ANSWERED,
+    ("judgement", "losses"): _LOSSES,
+    ("judgement", "feedback"): Exposure(
+        "gradient of the site's loss with respect to the synthetic images that it received",
+        "b images of c x h x w in the recipe's coding",
+        "what the discriminator has learned, also about single patients; with `loss.paired_l1` "
+        "real pixels, exactly. [What feedback reveals](#what-feedback-reveals) lists the cases",
+        "`leaves.feedback`, and the keys that this list names",
+    ),
+    ("judgement", "batch"): _BATCH,
+    ("judgement", "conditions"): _CONDITIONS,
+    ("appraisal", "run"): _RUN,
+    ("appraisal", "step"): _ANSWERED,
+    ("appraisal", "losses"): _LOSSES,
+    ("appraisal", "odds"): Exposure(
+        "log odds, by this site's discriminator, that each site's synthetic images are of this "
+        "site",
+        "one number per image, for all sites' b images",
+        "how typical a mask of another site, or an image of the coordinator's choice, is for this "
+        "site's patients. Membership can be asked directly, for as many images at once as there "
+        "are sites",
+        "`leaves.odds` (off by default). `shares.sites` of the recipe bounds the images. "
+        "`allows.most_answers` counts the message, not its images",
+    ),
+    ("appraisal", "feedback"): Exposure(
+        "gradient of these odds with respect to the images",
+        "as `judgement`, for all sites' images",
+        "what the discriminator has learned, also about masks of other sites", "as `odds`",
+    ),
+    ("appraisal", "batch"): _BATCH,
+    ("appraisal", "conditions"): _CONDITIONS,
+    ("measured", "run"): _RUN,
+    ("measured", "count"): Exposure(
+        "how many images", "one number", "as `cases`", "`leaves.moments`; at least 8 images",
+    ),
+    ("measured", "total"): Exposure(
+        "sum of features over all images", "some 350 numbers",
+        "one patient's features, by the difference of two runs with and without the patient",
+        "`leaves.moments` (off by default). `selection.clip` bounds the part of one image (0: no "
+        "bound)",
+    ),
+    ("measured", "squares"): Exposure(
+        "sum of squared features", "as many", "as `total`", "as `total`",
+    ),
+    ("saved", "run"): _RUN,
+    ("saved", "step"): _ANSWERED,
+    ("closed", "run"): _RUN,
+    ("refusal", "run"): _RUN,
+    ("refusal", "code"): Exposure(
+        "kind of the refusal", "at most 32 letters", "nothing", "a fixed list"
+    ),
+    ("refusal", "reason"): Exposure(
+        "reason of the refusal", "at most 500 characters", "the text of an exception",
+        "only this project's own sentences leave. Errors of data or of other packages become one "
+        "fixed sentence",
+    ),
+}  # fmt: skip
+
+COMING: Final[dict[tuple[str, str], Exposure]] = {
+    ("open", "run"): _RUN,
+    ("open", "recipe"): Exposure(
+        "digest of the recipe", "64 hexadecimal digits", "a recipe for which the site was not "
+        "set up", "refused unless equal; `allows.recipes`",
+    ),
+    ("open", "step"): Exposure(
+        "the run's step", "one number", "rolls the site back, so that it answers a step twice",
+        "schema. The ledger and `allows.most_answers` also count rolled-back steps",
+    ),
+    ("open", "attempt"): Exposure(
+        "identity of the coordinator's attempt at the run", "at most 64 hexadecimal digits",
+        "a new identity each time, to roll the site back", "as `step`; an attempt that is over is "
+        "refused",
+    ),
+    ("judge", "run"): _RUN,
+    ("judge", "step"): _JUDGED_STEP,
+    ("judge", "batch"): Exposure(
+        "the batch from which the images were painted", "one number",
+        "a batch of the coordinator's choice", "refused unless the site offered this batch",
+    ),
+    ("judge", "images"): Exposure(
+        "synthetic images", "b images of c x h x w in any coding of the wire",
+        "images made to ask the discriminator; not-a-number to spoil it; a decompression bomb",
+        "shape, coding, limit and finiteness are checked before use. What an answer reveals is in "
+        "the row of `feedback`. The ledger counts images that come again, equal to the bit, in "
+        "another step. Other pictures that no generator painted are not detected",
+    ),
+    ("appraise", "run"): _RUN,
+    ("appraise", "step"): _JUDGED_STEP,
+    ("appraise", "batch"): Exposure(
+        "the batch from which the site's own images were painted", "one number",
+        "a batch of the coordinator's choice", "refused unless the site offered this batch",
+    ),
+    ("appraise", "place"): Exposure(
+        "position of the site's own images", "one number", "a position of another site",
+        "refused unless the conditions at this position are those that the site offered",
+    ),
+    ("appraise", "shares"): Exposure(
+        "shares of all sites", "one number per site, at most 1,024",
+        "this site learns how large the others are; chosen shares make the discriminator learn "
+        "against chosen images",
+        "they must sum to one. Nothing else: every site of such a recipe receives the shares",
+    ),
+    ("appraise", "images"): Exposure(
+        "synthetic images of all sites", "b images per site, of c x h x w in the recipe's coding",
+        "as `judge`; this site also sees how patients of other sites are painted",
+        "as `judge`; the other sites' policies must have `leaves.odds`",
+    ),
+    ("appraise", "conditions"): Exposure(
+        "label maps from which they were painted", "b masks per site, as in `judgement`",
+        "every site sees the masks of all other sites",
+        "every site's policy must have `leaves.odds`",
+    ),
+    ("measure", "run"): _RUN,
+    ("save", "run"): _RUN,
+    ("save", "step"): Exposure(
+        "a state to keep", "one number", "fills the disk",
+        "two states are kept of each run, nine runs under one name, and as many names as `runs` "
+        "in `site.toml` allows (20)",
+    ),
+    ("close", "run"): _RUN,
+}  # fmt: skip
+
+
+def fields(kinds: dict[str, type]) -> list[tuple[str, str]]:
+    """Pairs of message kind and field name, for every field of these messages."""
+    return [(kind, name) for kind, message in kinds.items() for name in message.model_fields]  # type: ignore[attr-defined]  # all are messages
+
+
+def table() -> Iterator[str]:
+    """Lines of both tables, in Markdown; fields with the same exposure share a row."""
+    for title, kinds, known in (
+        ("What leaves a site", ANSWERS, LEAVING),
+        ("What comes to a site", REQUESTS, COMING),
+    ):
+        yield f"### {title}"
+        yield ""
+        yield "| message | field | what it is | size | at worst | held by |"
+        yield "|---|---|---|---|---|---|"
+        rows: dict[tuple[str, Exposure], list[str]] = {}
+        for kind, name in fields(dict(kinds)):
+            rows.setdefault((name, known[kind, name]), []).append(kind)
+        for (name, one), messages in rows.items():
+            cells = (", ".join(messages), name, one.meaning, one.size, one.worst, one.held_by)
+            yield "| " + " | ".join(cells) + " |"
+        yield ""
+
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "threat-model.md"
 BEGIN, END = "<!-- fields -->", "<!-- end of fields -->"
