@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, Self, final
+from typing import Any, Final, final
 
 from pydantic import TypeAdapter
 
@@ -63,17 +63,16 @@ class SiteSetup:
 
     def to_plain(self) -> dict[str, Any]:
         """Converts the setup to JSON-serialisable values, to be passed to another process."""
-        return {
-            key: str(value) if isinstance(value, Path) else value
-            for key, value in vars(self).items()
-        }
+        plain: dict[str, Any] = _SETUP.dump_python(self, mode="json")
+        return plain
 
     @classmethod
-    def from_plain(cls, plain: dict[str, Any]) -> Self:
+    def from_plain(cls, plain: dict[str, Any]) -> "SiteSetup":
         """Restores a setup from the result of `to_plain`."""
-        keys = ("data", "state", "policy", "masks", "records")
-        paths = {key: Path(str(plain[key])) for key in keys if plain[key]}
-        return cls(**{**plain, **paths, "without": tuple(plain["without"])})
+        return _SETUP.validate_python(plain)
+
+
+_SETUP: Final = TypeAdapter(SiteSetup)
 
 
 def load_cohort(

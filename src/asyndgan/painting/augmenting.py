@@ -161,13 +161,7 @@ def _own_cases(run: RunFolder, data: DataSet, state: Path | None) -> tuple[list[
     """
     facts, image = run.facts(), run.recipe().image
     info, folder = data.info, data.folder
-    data.check_labels(facts.labels)
     check_own_set(run, data)
-    if missing := [name for name in info.modalities if name not in facts.modalities]:
-        raise DataError(
-            f"{folder} holds {', '.join(missing)}, which this run does not paint, so synthetic "
-            f"cases would lack it; it paints {', '.join(facts.modalities)}."
-        )
     real = data.cases(image, info.modalities)
     files = {case.name: case for case in data.files}
     if any(case.name not in files for case in real):

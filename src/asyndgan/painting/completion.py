@@ -156,7 +156,7 @@ def complete_folder(
     """
     image = run.recipe().image
     _check_way(run, how)
-    _check_set(run, data)
+    check_own_set(run, data)
     read = _read(run, data, how)
     own = own_masks([each for _, slices in read for each in slices], image)
     if how.hide_masks:
@@ -211,18 +211,6 @@ def _check_way(run: RunFolder, how: Completion) -> None:
             )
         other = "Complete with --way painted, or by a run with another image.size."
         check_size(run.recipe().image.size, "the run's images", other)
-
-
-def _check_set(run: RunFolder, data: DataSet) -> None:
-    """Raises `DataError` if the run cannot complete a site's data set."""
-    facts, info = run.facts(), data.info
-    data.check_labels(facts.labels)
-    check_own_set(run, data)
-    if unknown := [name for name in info.modalities if name not in facts.modalities]:
-        raise DataError(
-            f"{data.folder} holds {', '.join(unknown)}, which this run does not paint; it paints "
-            f"{', '.join(facts.modalities)}. Modalities match by name."
-        )
 
 
 def _read(
@@ -305,8 +293,11 @@ def check_own_set(run: RunFolder, data: DataSet) -> None:
     """Checks that a run's generator can paint images for a site's own data set.
 
     Raises:
-        DataError: the run does not paint images from masks, or the set holds synthetic cases.
+        DataError: the run does not paint images from masks, or the set holds synthetic cases,
+            modalities that the run does not paint, or labels of another meaning.
     """
+    facts, info = run.facts(), data.info
+    data.check_labels(facts.labels)
     recipe = run.recipe()
     if recipe.condition.kind != "mask" or recipe.image.source != "images":
         raise DataError(
@@ -314,10 +305,15 @@ def check_own_set(run: RunFolder, data: DataSet) -> None:
             f"'{recipe.condition.kind}', image.source '{recipe.image.source}'), so what it paints "
             "would not fit a case's mask. Take another run."
         )
-    if data.info.synthetic or data.info.synthetic_cases:
+    if info.synthetic or info.synthetic_cases:
         raise DataError(
             f"{data.folder} holds synthetic cases, which nobody acquired. Name the set that it was "
             "made from."
+        )
+    if unknown := [name for name in info.modalities if name not in facts.modalities]:
+        raise DataError(
+            f"{data.folder} holds {', '.join(unknown)}, which this run does not paint; it paints "
+            f"{', '.join(facts.modalities)}. Modalities match by name."
         )
 
 

@@ -331,11 +331,6 @@ SIMULATION = Policy(
         moments=True,
         odds=True,
     ),
-    allows=AllowsSection(
-        paired_l1=True,
-        fewest_patients=1,
-        unmeasured=True,
-        known_start=True,
-    ),
+    allows=AllowsSection(paired_l1=True, fewest_patients=1, unmeasured=True, known_start=True),
 )
 """Lets out all that a recipe asks for; meant for runs in which nothing leaves the machine."""

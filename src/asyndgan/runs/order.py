@@ -192,10 +192,7 @@ class Order:
 
     def proposal(self) -> str:
         """What waits to be confirmed (`runs.proposal`); empty if nothing does."""
-        try:
-            return bounded_text(self._proposal_file)
-        except (OSError, ValueError):
-            return ""
+        return _said(self._proposal_file)
 
     def confirm(self, text: str) -> None:
         """Lets the run begin with what this text says, and with nothing else; or `ANYTHING`."""
@@ -260,9 +257,7 @@ class Order:
             RunError, CohortError, NotFiniteError: the run cannot go on by itself.
         """
         recipe = self.folder.recipe()
-        with (
-            self.folder.held()
-        ):  # before any call to the sites, as another process may train this run
+        with self.folder.held():  # first of all: another process may train this run
             self._proposal_file.unlink(missing_ok=True)  # of a process that was killed
             transport = transport_to(self.federation, recipe, self.name)
             self._transport = transport

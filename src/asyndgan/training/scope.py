@@ -2,9 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Self, final
+from typing import Annotated, Any, Final, final
 
 import torch
+from pydantic import Field, TypeAdapter
 from torch import Tensor, nn
 
 from asyndgan.arrays import CPU, Condition, Noise
@@ -35,17 +36,20 @@ class Scope:
         space: height and width (and depth).
     """
 
-    modalities: tuple[str, ...]
-    labels: dict[int, str]
-    space: tuple[int, ...]
+    modalities: Annotated[tuple[str, ...], Field(min_length=1, max_length=MODALITIES_LIMIT)]
+    labels: Annotated[dict[Annotated[int, Field(ge=0, lt=LABELS_LIMIT)], str], Field(min_length=1)]
+    space: Annotated[
+        tuple[Annotated[int, Field(strict=True, gt=0, le=SIDE_LIMIT)], ...],
+        Field(min_length=2, max_length=3),
+    ]
 
     def to_plain(self) -> dict[str, Any]:
         """The scope as a value for JSON."""
-        labels = {str(number): name for number, name in self.labels.items()}
-        return {"modalities": list(self.modalities), "labels": labels, "space": list(self.space)}
+        plain: dict[str, Any] = _SCOPE.dump_python(self, mode="json")
+        return plain
 
     @classmethod
-    def from_plain(cls, plain: Mapping[str, Any]) -> Self:
+    def from_plain(cls, plain: Mapping[str, Any]) -> "Scope":
         """Reads what `to_plain` returned.
 
         The file may come from a stranger, who could ask for networks of any size.
@@ -53,20 +57,10 @@ class Scope:
         Raises:
             ValueError: if labels, modalities or sides are not what a run can have.
         """
-        labels = {int(number): name for number, name in plain["labels"].items()}
-        modalities, space = tuple(plain["modalities"]), tuple(plain["space"])
-        sides = all(isinstance(side, int) and 0 < side <= SIDE_LIMIT for side in space)
-        names = (*modalities, *labels.values())
-        if (
-            not all(0 <= number < LABELS_LIMIT for number in labels)
-            or not all(isinstance(name, str) for name in names)
-            or not labels
-            or not 0 < len(modalities) <= MODALITIES_LIMIT
-            or len(space) not in (2, 3)
-            or not sides
-        ):
-            raise ValueError("labels, modalities or sizes beyond all limits")
-        return cls(modalities, labels, space)
+        return _SCOPE.validate_python(plain)
+
+
+_SCOPE: Final = TypeAdapter(Scope)
 
 
 def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | None = None) -> Scope:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import final
+from typing import Final, final
 
 from asyndgan.engines.flare.jobs import Office
 from asyndgan.engines.flare.keeper import Kept, keep_client, keep_server
@@ -22,6 +22,9 @@ from asyndgan.errors import SiteUnreachableError
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe
 
+CONNECTED_S: Final = 120.0
+"""Seconds within which all sites must be connected."""
+
 
 @final
 class Localhost(Transport):
@@ -31,11 +34,10 @@ class Localhost(Transport):
         setups: setup of each site.
         recipe: recipe of the run.
         folder: folder for kits and FLARE's own files; None means a temporary one.
-        wait_s: seconds to wait until all sites are connected.
 
     Raises:
         RunError: FLARE cannot be set up.
-        SiteUnreachableError: a site is not connected within `wait_s`.
+        SiteUnreachableError: a site is not connected within `CONNECTED_S`.
 
     Attributes:
         server: keeper of FLARE's server.
@@ -44,12 +46,7 @@ class Localhost(Transport):
     """
 
     def __init__(
-        self,
-        setups: Sequence[SiteSetup],
-        recipe: Recipe,
-        *,
-        folder: Path | None = None,
-        wait_s: float = 120.0,
+        self, setups: Sequence[SiteSetup], recipe: Recipe, *, folder: Path | None = None
     ) -> None:
         self._order = [setup.name for setup in setups]
         self.clients: dict[str, Kept] = {}
@@ -78,9 +75,9 @@ class Localhost(Transport):
                 ends.callback(self.clients[setup.name].close)
             self.flare = Flare(Office(self.federation, recipe, "run"))
             ends.callback(self.flare.close)
-            if not self.flare.wait_for(self._order, wait_s):
+            if not self.flare.wait_for(self._order, CONNECTED_S):
                 missing = ", ".join(set(self._order) - set(self.flare.sites()))
-                raise SiteUnreachableError(f"FLARE did not connect {missing} within {wait_s:g} s.")
+                raise SiteUnreachableError(f"FLARE did not connect {missing} in {CONNECTED_S:g} s.")
             self._ends = ends.pop_all()
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:

@@ -136,19 +136,8 @@ class SiteFile(Section):
                 f"{name} keeps the state of {self.runs} runs already (runs in {SITE_FILE})"
                 f". Delete the folders of those that are over from {state.parent}, or raise it."
             )
-        return SiteSetup(
-            name,
-            self.data,
-            state,
-            share=self.share,
-            patients=self.patients,
-            policy=self.policy,
-            masks=self.masks,
-            records=kit / "records",
-            device=self.device,
-            threads=self.threads,
-            without=self.without,
-        )
+        own = self.model_dump(exclude={"wait_s", "runs"})
+        return SiteSetup(name, state=state, records=kit / "records", **own)
 
 
 def example(data: Path) -> str:
