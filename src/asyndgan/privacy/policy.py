@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal, Self, final
+from typing import Annotated, Final, Literal, Self, final
 
 from pydantic import Field, ValidationError
 
@@ -46,6 +47,11 @@ class LeavesSection(Section):
     moments: bool = Field(
         False, description="sums of features over all images, once a run; the recipe sets a clip"
     )
+
+    @property
+    def codings(self) -> str:
+        """Codings of feedback in words."""
+        return ", ".join(self.feedback) or "none"
 
 
 @final
@@ -193,9 +199,7 @@ class Policy(Section):
 
     def fewest(self, recipe: Recipe) -> int:
         """Fewest patients of whom a recipe may learn here; 0 if differential privacy covers it."""
-        if self.covers(recipe):
-            return 0
-        return self.allows.fewest_patients
+        return 0 if self.covers(recipe) else self.allows.fewest_patients
 
     def unmeasured(self, recipe: Recipe) -> list[Outside]:
         """Where a recipe is outside the family, unless it need not be inside."""
@@ -225,25 +229,12 @@ class Policy(Section):
                 many steps it does; None: in all.
             patients: how many take part at the site; None: not known yet.
         """
-        found: list[str] = []
-        if recipe.wire.feedback not in self.leaves.feedback:
-            allowed = ", ".join(self.leaves.feedback) or "none"
-            found.append(f"wire.feedback is {recipe.wire.feedback}; leaves.feedback is {allowed}")
-        if recipe.loss.paired_l1 and not self.allows.paired_l1:
-            found.append(
-                f"loss.paired_l1 is {recipe.loss.paired_l1:g}, so feedback gives real pixels away; "
-                "allows.paired_l1 is false"
-            )
-        private = self.covers(recipe)
-        if not private and patients is not None and patients < self.allows.fewest_patients:
+        found = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
+        fewest = self.fewest(recipe)
+        if patients is not None and patients < fewest:
             found.append(
                 f"it learns of {patients} patients here, or has a modality of so few; "
-                f"allows.fewest_patients is {self.allows.fewest_patients}"
-            )
-        if not private and recipe.image.source == "masks" and self.leaves.masks == "never":
-            found.append(
-                "image.source is masks, so the generator learns what patients' masks look like, "
-                "without differential privacy; leaves.masks is never"
+                f"allows.fewest_patients is {fewest}"
             )
         if beyond := self.unmeasured(recipe):
             keys = ", ".join(each.key for each in beyond)
@@ -251,34 +242,9 @@ class Policy(Section):
                 f"it is outside what was measured ({keys}), so asking may tell who takes part; its "
                 f"digest {recipe.digest()} is not in allows.approved"
             )
-        if recipe.sends_own_conditions and self.leaves.masks == "never":
-            found.append(
-                f"condition.kind is {recipe.condition.kind} and they are the patients' own, so "
-                "patients' masks or classes leave; leaves.masks is never"
-            )
-        if recipe.masks.release is True and self.leaves.masks != "released":
-            found.append(
-                f"masks.release is true, so the coordinator keeps masks; leaves.masks is "
-                f"{self.leaves.masks}"
-            )
-        if recipe.shares.sends_odds and not self.leaves.odds:
-            found.append(
-                "shares.by is odds, so odds leave, and masks go to the other sites; leaves.odds is "
-                "false"
-            )
-        kind = recipe.selection.kind
-        if recipe.selection.compares and not self.leaves.moments:
-            found.append(f"selection.kind is {kind}, so moments leave; leaves.moments is false")
-        if recipe.selection.compares and not self.leaves.cases:
-            found.append(
-                f"selection.kind is {kind}, and moments say how many cases there are; leaves.cases "
-                "is false"
-            )
-        found += self._privacy_refusals(recipe)
         if self.allows.recipes and recipe.digest() not in self.allows.recipes:
             found.append(f"its digest {recipe.digest()} is not in allows.recipes")
-        found += self._answer_refusals(recipe, site)
-        return found
+        return found + self._answer_refusals(recipe, site)
 
     def _answer_refusals(self, recipe: Recipe, site: str | None) -> list[str]:
         """What is allowed for each patient is not asked here: the reply would tell their number."""
@@ -295,18 +261,6 @@ class Policy(Section):
             told += f" and its {starts} starts send masks as well"
         return [f"{told}; allows.most_answers is {most}"]
 
-    def _privacy_refusals(self, recipe: Recipe) -> list[str]:
-        if self.privacy.epsilon is None:
-            return []
-        if recipe.privacy.kind == "none":
-            return [f"privacy.kind is none; privacy.epsilon is {self.privacy.epsilon:g}"]
-        if recipe.privacy.conditions == "unprotected" and not self.privacy.unprotected_masks:
-            return [
-                "privacy.conditions is unprotected, so patients' masks leave in the clear; "
-                "privacy.unprotected_masks is false"
-            ]
-        return []
-
     def check(
         self, recipe: Recipe, site: str | None = None, *, patients: int | None = None
     ) -> None:
@@ -321,6 +275,38 @@ class Policy(Section):
                 f"policy '{self.name}' refuses recipe '{recipe.name}': {'; '.join(reasons)}."
             )
 
+
+# fmt: off
+REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
+    (lambda p, r: r.wire.feedback not in p.leaves.feedback,
+     "wire.feedback is {r.wire.feedback}; leaves.feedback is {p.leaves.codings}"),
+    (lambda p, r: r.loss.paired_l1 and not p.allows.paired_l1,
+     "loss.paired_l1 is {r.loss.paired_l1:g}, so feedback gives real pixels away; allows.paired_l1 "
+     "is false"),
+    (lambda p, r: r.image.source == "masks" and p.leaves.masks == "never" and not p.covers(r),
+     "image.source is masks, so the generator learns what patients' masks look like, without "
+     "differential privacy; leaves.masks is never"),
+    (lambda p, r: r.sends_own_conditions and p.leaves.masks == "never",
+     "condition.kind is {r.condition.kind} and they are the patients' own, so patients' masks or "
+     "classes leave; leaves.masks is never"),
+    (lambda p, r: r.masks.release is True and p.leaves.masks != "released",
+     "masks.release is true, so the coordinator keeps masks; leaves.masks is {p.leaves.masks}"),
+    (lambda p, r: r.shares.sends_odds and not p.leaves.odds,
+     "shares.by is odds, so odds leave, and masks go to the other sites; leaves.odds is false"),
+    (lambda p, r: r.selection.compares and not p.leaves.moments,
+     "selection.kind is {r.selection.kind}, so moments leave; leaves.moments is false"),
+    (lambda p, r: r.selection.compares and not p.leaves.cases,
+     "selection.kind is {r.selection.kind}, and moments say how many cases there are; leaves.cases "
+     "is false"),
+    (lambda p, r: r.privacy.kind == "none" and p.privacy.epsilon is not None,
+     "privacy.kind is none; privacy.epsilon is {p.privacy.epsilon:g}"),
+    (lambda p, r: p.covers(r) and r.privacy.conditions == "unprotected"
+     and not p.privacy.unprotected_masks,
+     "privacy.conditions is unprotected, so patients' masks leave in the clear; "
+     "privacy.unprotected_masks is false"),
+)
+# fmt: on
+"""What a policy `p` does not allow a recipe `r` to ask for, and the reason to give."""
 
 SIMULATION = Policy(
     name="simulation",
