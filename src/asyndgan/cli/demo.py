@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, final
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -87,7 +87,6 @@ def demo(
         raise RunError(
             f"{out} holds a demo of other settings or of another version; choose another folder."
         )
-    mishap = Mishap(next(iter(folders)), recipe.training.steps // 3)
     if not (out / "report.html").exists():
         console.print("7 to 13 minutes on two cores. After Ctrl-C the same command goes on.")
     with DemoDisplay(console) as display:
@@ -98,6 +97,8 @@ def demo(
             part.tell(f"{len(folders)} sites and a test set in {out / 'sites'}")
         with display.part("Train one generator with four discriminators") as part:
             if not run.generator_file.exists():
+                first, third = next(iter(folders)), recipe.training.steps // 3
+                started, watch = _mishap(first, third, part.watch_training)
                 train_run(
                     recipe,
                     folders,
@@ -105,8 +106,8 @@ def demo(
                     engine=engine,
                     resume=run.facts_file.exists(),
                     threads=THREADS,
-                    started=mishap.started,
-                    watch=mishap.watched(part.watch_training),
+                    started=started,
+                    watch=watch,
                 )
             part.tell(_moved(run))
         with display.part("Paint a synthetic data set") as part:
@@ -155,33 +156,16 @@ def demo(
     console.say(f"Done in {took}. Open {report}")
 
 
-@final
-class Mishap:
-    """Kills one site's connection during training, if the engine has connections to kill.
+def _mishap(site: str, step: int, watch: "Watch") -> tuple[Callable[["Transport"], None], "Watch"]:
+    """Kills a site's connection after a step, if the engine given to the first has any to kill."""
+    engines: list[Any] = []
 
-    Args:
-        site: site whose connection is killed.
-        step: step after which it is killed.
-    """
+    def watched(progress: "RunProgress") -> None:
+        for engine in engines if progress.step == step else ():
+            getattr(engine, "kill", bool)(site)
+        watch(progress)
 
-    def __init__(self, site: str, step: int) -> None:
-        self.site = site
-        self.step = step
-        self._kill: Callable[[str], None] | None = None
-
-    def started(self, engine: "Transport") -> None:
-        """Remembers how to kill a site of this engine, if it can."""
-        self._kill = getattr(engine, "kill", None)
-
-    def watched(self, watch: "Watch") -> "Watch":
-        """Wraps `watch` so that the connection is also killed at the given step."""
-
-        def both(progress: "RunProgress") -> None:
-            if self._kill and progress.step == self.step:
-                self._kill(self.site)
-            watch(progress)
-
-        return both
+    return engines.append, watched
 
 
 def _moved(run: "RunFolder") -> str:
