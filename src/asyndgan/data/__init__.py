@@ -12,14 +12,3 @@ else:
     __getattr__ = lazily(
         __name__, {"cohort": "Batch Cohort derived_seed digest_of drawn_from", "prepared": "Case"}
     )
-
-__all__ = [
-    "Batch",
-    "Case",
-    "Cohort",
-    "Preparation",
-    "RawCase",
-    "derived_seed",
-    "digest_of",
-    "drawn_from",
-]

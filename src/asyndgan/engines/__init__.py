@@ -22,14 +22,3 @@ else:
     )
 
 ENGINES: Final = ("inprocess", "processes", "flare")
-
-__all__ = [
-    "ENGINES",
-    "InProcess",
-    "Processes",
-    "SiteSetup",
-    "build_engine",
-    "flare_part",
-    "load_cohort",
-    "set_up",
-]

@@ -30,19 +30,3 @@ else:
             "condition_channels condition_maps draw_noise native_bfloat16 site_noise usable_device",
         },
     )
-
-__all__ = [
-    "AdversarialLoss",
-    "Verdict",
-    "arithmetic",
-    "build_adversarial_loss",
-    "build_discriminator",
-    "build_generator",
-    "check_parts",
-    "condition_channels",
-    "condition_maps",
-    "draw_noise",
-    "native_bfloat16",
-    "site_noise",
-    "usable_device",
-]

@@ -11,5 +11,3 @@ if TYPE_CHECKING:
     from asyndgan.privacy.release import Release, Released
 else:
     __getattr__ = lazily(__name__, {"openings": "Openings", "release": "Release Released"})
-
-__all__ = ["SIMULATION", "Ledger", "Openings", "Policy", "Release", "Released"]

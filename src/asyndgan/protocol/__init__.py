@@ -3,5 +3,3 @@
 from asyndgan.protocol.endpoint import Endpoint, Handler
 from asyndgan.protocol.exchange import Answers, Exchange, message_limit
 from asyndgan.protocol.transport import Transport
-
-__all__ = ["Answers", "Endpoint", "Exchange", "Handler", "Transport", "message_limit"]

@@ -19,22 +19,3 @@ from asyndgan.recipe.sections import (
     Section,
     SharesSection,
 )
-
-__all__ = [
-    "LABELS_LIMIT",
-    "LARGEST_SHARE",
-    "DiscriminatorSection",
-    "GeneratorSection",
-    "ImageSection",
-    "IntegritySection",
-    "Intensity",
-    "OptimiserSection",
-    "PrivacySection",
-    "QuorumSection",
-    "Recipe",
-    "Section",
-    "SharesSection",
-    "explained",
-    "known_keys",
-    "shown",
-]

@@ -14,12 +14,3 @@ else:
     __getattr__ = lazily(
         __name__, {"facts": "RunFacts", "folder": "RunFolder", "recorder": "Progress"}
     )
-
-__all__ = [
-    "Interrupted",
-    "Progress",
-    "RunFacts",
-    "RunFolder",
-    "load_recipe",
-    "recipe_names",
-]

@@ -13,15 +13,3 @@ from asyndgan.training.site import Site
 
 GENERATOR_VERSION = 6
 """Raise it when a change alters what a recipe trains: older runs are then no evidence for it."""
-
-__all__ = [
-    "GENERATOR_VERSION",
-    "SHARED_LOOK",
-    "Coordinator",
-    "Scope",
-    "Site",
-    "StepReport",
-    "generator_inputs",
-    "new_generator",
-    "scope_maps",
-]

@@ -22,6 +22,3 @@ AGGREGATIONS: Final[dict[str, type[Aggregation[Any, Any]]]] = {
 def aggregation_of(recipe: Recipe) -> Aggregation[Any, Any]:
     """The strategy that a recipe asks for."""
     return AGGREGATIONS[recipe.shares.by](recipe)
-
-
-__all__ = ["AGGREGATIONS", "Aggregation", "aggregation_of"]
