@@ -15,7 +15,6 @@ from asyndgan.wire.codec import Coding
 Ask = Callable[[Images], Tensor]
 """Returns the feedback on images, always for the same conditions."""
 
-
 TINY: Final = 1e-8
 """Adam's epsilon."""
 

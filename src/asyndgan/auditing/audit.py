@@ -32,7 +32,6 @@ from asyndgan.texts import without_nan
 AUDIT_FILE: Final = "audit.json"
 """Name of the file in an audit's folder that holds its numbers, and no image."""
 
-
 NEAREST_FILE: Final = "nearest.png"
 """Name of the picture of members beside the synthetic images nearest to them."""
 

@@ -17,15 +17,12 @@ from asyndgan.judging.metrics import fraction_interval
 SAME: Final = 1e-6
 """Mean squared difference below which two images are one."""
 
-
 FLAT: Final = 0.05
 """Standard deviation of an image in which there is nothing to recognise."""
-
 
 COPY: Final = 0.2
 """Relative distance below which an image is taken for a copy: a 25th of the squared difference to
 the next patient. `default` came no nearer than 0.32, generators overfitted on purpose to 0.07."""
-
 
 TAIL: Final = 10
 """Most patients whose distances say how fast ever smaller distances become rare."""

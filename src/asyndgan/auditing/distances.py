@@ -17,10 +17,8 @@ from asyndgan.training import generator_inputs
 PAINTINGS: Final = 4
 """Fewest paintings of each real mask, with different noise, for the attacks on the generator."""
 
-
 SIDE: Final = 32
 """Side in pixels at which images are compared; at full size, noise would hide resemblances."""
-
 
 TINY: Final = 1e-12
 """Added to squared distances, so that images which are all alike are at the usual distance."""

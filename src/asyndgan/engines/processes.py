@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 FRAME_SLACK: Final = 2**17
 """Bytes of a frame beyond its arrays: the header, and growth of incompressible data."""
 
-
 HEALTHY_S: Final = 3600.0
 """Lifetime in seconds after which a crash counts as a new problem, resetting the restart delay."""
 

@@ -1,6 +1,8 @@
 """Discriminators: each site owns one, and it never leaves the site.
 
-Every discriminator returns a `Verdict`; outputs that it does not have are None.
+Each is made from `condition_channels` (of the condition's maps), `image_channels` (modalities that
+the site holds), `spatial_dims` (2 or 3) and the recipe's `section`, of which it takes `width` of
+the first layer and `layers`. It returns a `Verdict`; outputs that it does not have are None.
 """
 
 from collections.abc import Callable, Sequence
@@ -141,11 +143,7 @@ def _patch_network(spatial_dims: int, channels: int, section: DiscriminatorSecti
 class PatchDiscriminator(nn.Module):
     """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2), MONAI's network.
 
-    Args:
-        condition_channels: channels of the condition's maps.
-        image_channels: modalities that the site holds.
-        spatial_dims: 2 or 3.
-        section: `width` and `layers`; 3 layers judge patches of 70x70 pixels.
+    3 layers judge patches of 70x70 pixels.
     """
 
     def __init__(
@@ -171,12 +169,6 @@ class PatchSegmentationDiscriminator(nn.Module):
     The features are of the image alone, or else the segmentation could copy the mask. The mask
     modulates the last of them before realness is judged, after the projection discriminator
     (Miyato and Koyama 2018, section 2), so that the verdict is on the image given its mask.
-
-    Args:
-        condition_channels: labels of the masks.
-        image_channels: modalities that the site holds.
-        spatial_dims: 2 or 3.
-        section: `width` and `layers`.
     """
 
     def __init__(
@@ -221,12 +213,6 @@ class DCGANDiscriminator(nn.Module):
 
     It has no norms: instance norms would remove how much of a label an image holds, and batch norms
     would let one patient's image influence another's verdict.
-
-    Args:
-        condition_channels: channels of the condition's maps.
-        image_channels: modalities that the site holds.
-        spatial_dims: 2 or 3.
-        section: `width` of the first layer, `layers` halvings.
     """
 
     GRID = 4

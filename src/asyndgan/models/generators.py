@@ -1,5 +1,8 @@
 """Generators: they turn a condition and noise into images in [-1, 1], all modalities at once.
 
+Each is made from `condition_channels` (of the condition's maps), `image_channels` (modalities to
+paint), `spatial_dims` (2 or 3) and the recipe's `section`.
+
 Norms act on one image at a time, so that an image does not depend on which others share its batch:
 sites come and go, and a chunked step must equal an unchunked one.
 """
@@ -94,16 +97,11 @@ class ResNetGenerator(nn.Module):
     The architecture is that of Johnson et al. 2016 as used by CycleGAN, with instance norms in
     place of batch norms.
 
-    Args:
-        condition_channels: channels of the condition's maps.
-        image_channels: modalities to paint.
-        spatial_dims: 2 or 3.
-        section: `width` k, `blocks` n, `noise` channels. Not in the paper: `skip` also feeds the
-            condition and noise to the last layer, so that edges of small labels stay sharp; `style`
-            and `latent` numbers, which follow the noise as constant maps, scale and shift features
-            at the lowest size and before the last layer; `position` feeds each pixel's coordinates
-            to the first layer (Liu et al. 2018, "CoordConv"), since norms and reflection padding
-            hide them.
+    Of the section it takes `width` k, `blocks` n, `noise` channels. Not in the paper: `skip` also
+    feeds the condition and noise to the last layer, so that edges of small labels stay sharp;
+    `style` and `latent` numbers, which follow the noise as constant maps, scale and shift features
+    at the lowest size and before the last layer; `position` feeds each pixel's coordinates to the
+    first layer (Liu et al. 2018, "CoordConv"), since norms and reflection padding hide them.
     """
 
     def __init__(
@@ -211,12 +209,8 @@ class SpadeGenerator(nn.Module):
     Noise maps are concatenated with the condition's (Schoenfeld et al. 2021, section 3.3), so that
     texture can vary from place to place. Starts at an eighth of the size and doubles three times.
 
-    Args:
-        condition_channels: channels of the condition's maps.
-        image_channels: modalities to paint.
-        spatial_dims: 2 or 3.
-        section: `width` of the last layer, `noise` channels; `blocks` is not used. `style` and
-            `latent` numbers, constant maps, modulate as the mask does.
+    Of the section it takes `width` of the last layer and `noise` channels; `style` and `latent`
+    numbers, constant maps, modulate as the mask does.
     """
 
     def __init__(
@@ -258,11 +252,8 @@ class DCGANGenerator(nn.Module):
     place separately and cannot agree on one shape across an image. Upsampling is linear; see
     `ResNetGenerator`.
 
-    Args:
-        condition_channels: channels of the condition's maps, which are the same everywhere.
-        image_channels: channels to paint.
-        spatial_dims: 2 or 3.
-        section: `width` of the last layer, `style` and `latent` numbers; `blocks` is not used.
+    Of the section it takes `width` of the last layer, `style` and `latent` numbers. The condition
+    is the same everywhere.
     """
 
     GRID = 4
@@ -316,13 +307,7 @@ class MaskGenerator(nn.Module):
     Values in between would show a discriminator at once what is synthetic, and it would teach
     nothing about shapes. The gradient is that of the softmax over labels (the straight-through
     estimator of Bengio, Leonard and Courville 2013); with a tanh per channel instead,
-    discriminators won at once.
-
-    Args:
-        condition_channels: channels of the condition's maps, which are the same everywhere.
-        image_channels: labels to paint.
-        spatial_dims: 2 or 3.
-        section: as for `DCGANGenerator`.
+    discriminators won at once. The modalities that it paints are labels.
     """
 
     def __init__(

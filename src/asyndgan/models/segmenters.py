@@ -70,7 +70,6 @@ def _unetr(channels: int, classes: int, width: int, space: tuple[int, ...]) -> n
 
 Build = Callable[[int, int, int, tuple[int, ...]], nn.Module]
 
-
 NETWORKS: dict[str, Build] = {"unet": _unet, "segresnet": _segresnet, "unetr": _unetr}
 """Segmentation networks by name: two convolutional ones and one with a transformer."""
 

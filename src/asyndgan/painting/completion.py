@@ -49,7 +49,6 @@ By default they give 6,000 images, of which training draws 32,000, each moved an
 modalities.
 """
 
-
 GALLERY: Final = "gallery.png"
 """A few completed cases, beside the completed set."""
 

@@ -38,7 +38,6 @@ SITE_FILE: Final = "site.toml"
 MESSAGE_LIMIT: Final = 2**28
 """Most bytes of a message; `Processes` enforces the recipe's own limit, which is mostly lower."""
 
-
 READING: Final = 6
 """Requests that a compute process may leave unanswered while it reads its data; doubled each time
 it is restarted after reaching that number."""
