@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self, final
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -176,11 +176,7 @@ def _moved(run: "RunFolder") -> str:
 
 @final
 class DemoDisplay(Progress):
-    """Shows one bar per part of the demo; without a terminal, prints a line now and then.
-
-    Args:
-        console: console to write to.
-    """
+    """Shows one bar per part of the demo; without a terminal, prints a line now and then."""
 
     def __init__(self, console: Terminal) -> None:
         super().__init__(
@@ -194,49 +190,29 @@ class DemoDisplay(Progress):
         )
 
     @contextmanager
-    def part(self, name: str) -> Iterator["DemoPart"]:
+    def part(self, name: str) -> Iterator[Self]:
         """Shows a part while the context lasts."""
-        part = DemoPart(self, name)
-        yield part
-        part.end()
-
-
-@final
-class DemoPart:
-    """One line of the display.
-
-    Args:
-        display: display that the line belongs to.
-        name: name of the part.
-    """
-
-    def __init__(self, display: DemoDisplay, name: str) -> None:
-        self.display = display
-        self.name = name
-        self.told = ""
-        self.tenths = -1
-        self.task = display.add_task(name, total=None, told="")
-        if display.disable:
-            display.console.print(f"{name} ...")
+        self.told, self.tenths = "", -1
+        self.current = self.add_task(name, total=None, told="")
+        if self.disable:
+            self.console.print(f"{name} ...")
+        yield self
+        self.update(self.current, completed=1, total=1)
+        if self.disable:
+            self.console.print(f"  {self.told}", soft_wrap=True)
 
     def tell(self, text: str) -> None:
         """Sets the status text."""
         self.told = text
-        self.display.update(self.task, told=text)
+        self.update(self.current, told=text)
 
     def show(self, done: int, total: int) -> None:
         """Moves the bar."""
-        self.display.update(self.task, completed=done, total=total)
+        self.update(self.current, completed=done, total=total)
         tenths = 10 * done // max(total, 1)
-        if self.display.disable and tenths > self.tenths:
+        if self.disable and tenths > self.tenths:
             self.tenths = tenths
-            self.display.console.print(f"  {10 * tenths:3d} %  {self.told}")
-
-    def end(self) -> None:
-        """Fills the bar."""
-        self.display.update(self.task, completed=1, total=1)
-        if self.display.disable:
-            self.display.console.print(f"  {self.told}", soft_wrap=True)
+            self.console.print(f"  {10 * tenths:3d} %  {self.told}")
 
     def watch_training(self, progress: "RunProgress") -> None:
         """Shows the progress of training; to be passed to `train`."""
@@ -248,7 +224,7 @@ class DemoPart:
         self.tell(f"step {progress.step}, {mean}{moved}")
         self.show(progress.step, progress.steps)
         for line in progress.news:
-            self.display.console.print(line, style="yellow")
+            self.console.print(line, style="yellow")
 
     def watch_evaluation(self, text: str, done: int, total: int) -> None:
         """Shows the progress of the evaluation; to be passed to `evaluate_run`."""
