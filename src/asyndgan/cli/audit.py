@@ -2,12 +2,10 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
 
-import typer
 from rich.table import Table
 
-from asyndgan.cli.options import Fade, FinishedRun, PatientPattern, Sites, States, parsed_sites
+from asyndgan.cli.options import FinishedRun, NewFolder, Sites, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 
@@ -15,13 +13,13 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 def audit(
     run: FinishedRun,
     site: Sites,
-    out: Annotated[Path, typer.Option()],
+    out: NewFolder,
     holdout: Path | None = None,
     masks: Path | None = None,
-    fade: Fade = None,
-    state: States = None,
+    fade: list[str] | None = None,
+    state: list[str] | None = None,
     canaries: str = "",
-    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Attacks a run to measure what it reveals about patients.
 

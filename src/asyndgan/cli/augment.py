@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asyndgan.cli.options import Fade, FinishedRun, NewFolder, PatientPattern, Seed
+from asyndgan.cli.options import FinishedRun, NewFolder, Seed
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 
@@ -20,9 +20,9 @@ def augment(
     own: Annotated[bool, typer.Option("--own/--no-own")] = True,
     label: str | None = None,
     rare_first: Annotated[bool, typer.Option("--rare-first")] = False,
-    fade: Fade = None,
+    fade: list[str] | None = None,
     seed: Seed = 0,
-    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: Path | None = None,
 ) -> None:
     """Copies a data set and adds synthetic cases.

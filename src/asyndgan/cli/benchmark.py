@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from asyndgan.cli.evaluate import EvaluationDisplay
-from asyndgan.cli.options import Count, Device
+from asyndgan.cli.options import Count, NewFolder
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RecipeError
 from asyndgan.texts import bounded_text
@@ -17,9 +17,9 @@ def benchmark(
         Path, typer.Argument(metavar="SUITE", help="TOML file that describes the comparison.")
     ],
     data: Annotated[Path, typer.Option()],
-    out: Annotated[Path, typer.Option()],
+    out: NewFolder,
     workers: Count = 1,
-    device: Device = "cpu",
+    device: str = "cpu",
     document: Path | None = None,
     examples: Annotated[bool, typer.Option("--examples")] = False,
 ) -> None:

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from asyndgan.cli.options import DATA, OUTPUT, AsJson, PatientPattern, print_json
+from asyndgan.cli.options import AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.check import CheckReport, Fault, check_folder, compare_folders
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
@@ -26,21 +26,9 @@ def check(
         list[Path],
         typer.Argument(metavar="FOLDER", help="Data sets. Each holds a dataset.json."),
     ],
-    test: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Test data set. None of its patients may be in the other data sets.",
-            rich_help_panel=DATA,
-        ),
-    ] = None,
-    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
-    every: Annotated[
-        bool,
-        typer.Option(
-            "--all", help=f"Name every file, not only {SHOWN} per fault.", rich_help_panel=OUTPUT
-        ),
-    ] = False,
+    test: Path | None = None,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    every: Annotated[bool, typer.Option("--all")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Checks data sets and names every fault.
@@ -49,6 +37,12 @@ def check(
 
     Example:
         asyndgan check data/north data/south --test data/test
+
+    Data:
+        --test FOLDER: Test data set. None of its patients may be in the other data sets.
+
+    Output:
+        --all: Name every file, not only 10 per fault.
     """
     if as_json:
         _print_json(folders, test, patient_pattern)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from asyndgan.cli.evaluate import EvaluationDisplay
-from asyndgan.cli.options import Count, Device, FinishedRun, NewFolder, PatientPattern, Seed
+from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
@@ -23,8 +23,8 @@ def complete(
     look: str | None = None,
     hide_masks: Annotated[bool, typer.Option("--hide-masks")] = False,
     seed: Seed = 0,
-    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
-    device: Device = "cpu",
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    device: str = "cpu",
 ) -> None:
     """Copies a data set and adds the modalities that its cases lack.
 

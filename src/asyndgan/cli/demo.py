@@ -3,14 +3,12 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self, final
+from typing import TYPE_CHECKING, Any, Final, Self, final
 
-import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from asyndgan.cli.evaluate import tell_evaluation
-from asyndgan.cli.options import Count, Engine, Overrides
+from asyndgan.cli.options import Count, Engine, NewFolder, Overrides
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
 from asyndgan.judging.budget import SegmentationBudget
@@ -32,7 +30,7 @@ THREADS: Final = 2
 
 
 def demo(
-    out: Annotated[Path, typer.Option()],
+    out: NewFolder,
     engine: Engine = "inprocess",
     overrides: Overrides = None,
     patients: float = 1.0,

@@ -7,16 +7,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from asyndgan.cli.options import (
-    Count,
-    Device,
-    Fade,
-    FinishedRun,
-    PatientPattern,
-    Sites,
-    States,
-    parsed_sites,
-)
+from asyndgan.cli.options import Count, FinishedRun, NewFolder, Sites, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.budget import SegmentationBudget
@@ -29,21 +20,21 @@ if TYPE_CHECKING:
 def evaluate(
     run: FinishedRun,
     site: Sites,
-    out: Annotated[Path, typer.Option()],
+    out: NewFolder,
     test: Path | None = None,
     synthetic: Path | None = None,
-    fade: Fade = None,
+    fade: list[str] | None = None,
     seeds: Count = 1,
     steps: Count = SegmentationBudget.steps,
     network: str = SegmentationBudget.network,
     label: list[str] | None = None,
     workers: Count = 1,
-    device: Device = "cpu",
+    device: str = "cpu",
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
     augmented: list[str] | None = None,
     check_budget: Annotated[bool, typer.Option("--check-budget")] = False,
-    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
-    state: States = None,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    state: list[str] | None = None,
 ) -> None:
     r"""Compares models trained on synthetic and on real data.
 

@@ -7,13 +7,13 @@ import time
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from shlex import quote
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 from rich.live import Live
 
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import AsJson, Device, NewFolder, Overrides, RecipeName, print_json
+from asyndgan.cli.options import AsJson, NewFolder, Overrides, RecipeName, Sites, print_json
 from asyndgan.cli.standing import Standing
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
@@ -34,28 +34,17 @@ federation = Commands(
 LOOK_S = 0.5
 """Seconds between two looks whether a run's sites have sent their cards."""
 
-RUN: Final = "Run"
-
 Folder = Annotated[
     Path, typer.Argument(metavar="FOLDER", help="Folder of the federation on this machine.")
 ]
 SiteName = Annotated[str, typer.Argument(metavar="SITE", help="Name of the site.")]
-RunName = Annotated[
-    str | None,
-    typer.Option(
-        "--run",
-        metavar="NAME",
-        help="Name of the run. By default the newest run.",
-        rich_help_panel=RUN,
-    ),
-]
 
 
 @federation.command()
 def init(
     folder: Folder,
     host: Annotated[str, typer.Option()],
-    site: Annotated[list[str], typer.Option()],
+    site: Sites,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8002,
 ) -> None:
     """Makes a federation: identities, and a startup kit for each site.
@@ -128,7 +117,7 @@ def renew(folder: Folder) -> None:
 @federation.command()
 def start(
     folder: Folder,
-    device: Device = "cpu",
+    device: str = "cpu",
 ) -> None:
     """Serves the sites and trains submitted runs until Ctrl-C. Run it as a service.
 
@@ -196,7 +185,7 @@ def submit(
 
 
 @federation.command()
-def confirm(folder: Folder, run: RunName = None) -> None:
+def confirm(folder: Folder, run: str | None = None) -> None:
     """Shows what a run would paint, and begins it if you agree.
 
     What it paints and learns from follows from the cards of its sites.
@@ -252,7 +241,7 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
 @federation.command()
 def status(
     folder: Folder,
-    run: RunName = None,
+    run: str | None = None,
     watch: Annotated[bool, typer.Option("--watch")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -291,7 +280,7 @@ def status(
 
 
 @federation.command()
-def stop(folder: Folder, run: RunName = None) -> None:
+def stop(folder: Folder, run: str | None = None) -> None:
     """Stops a run after a checkpoint. 'submit' resumes it.
 
     Example:
@@ -309,7 +298,7 @@ def stop(folder: Folder, run: RunName = None) -> None:
 
 
 @federation.command()
-def fetch(folder: Folder, out: NewFolder, run: RunName = None) -> None:
+def fetch(folder: Folder, out: NewFolder, run: str | None = None) -> None:
     """Copies a run: generator, metrics, samples and released masks.
 
     Example:

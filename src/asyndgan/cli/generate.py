@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import asyndgan
-from asyndgan.cli.options import Count, Fade, FinishedRun, NewFolder, Seed
+from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed
 from asyndgan.cli.terminal import Terminal
 
 
@@ -17,7 +17,7 @@ def generate(
     draws: Count = 1,
     augment: Annotated[bool, typer.Option("--augment")] = False,
     seed: Seed = 0,
-    fade: Fade = None,
+    fade: list[str] | None = None,
     release: list[Path] | None = None,
 ) -> None:
     """Paints a synthetic data set with a trained generator.

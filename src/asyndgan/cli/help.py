@@ -1,7 +1,7 @@
 """Help pages: an example, what the command does, its usage, and its options by topic.
 
 A command's docstring holds the example below `Example:`, and below the name of a topic each option
-that is its own: `--name METAVAR: text`. Options that commands share are in `options.py`.
+that is its own: `--name METAVAR: text`. `SHARED` describes options of several commands.
 """
 
 import inspect
@@ -19,6 +19,32 @@ OTHER: Final = "Other"
 OPTION: Final = re.compile(r"^(--\S+) ?(\S*): (.+(?:\n .+)*)", re.MULTILINE)
 """An option as a docstring describes it: its name, its metavar if it is no flag, and its text."""
 
+SHARED: Final = """
+Data:
+    --site NAME=FOLDER: A site and the folder of its data set.
+    --state NAME=FOLDER: The folder in which a site kept its state of the run, which records the
+        patients that it trained on. In a federation: KIT/runs/RUN. By default the run folder.
+    --patient-pattern REGEX: Regular expression for case names. Its first group is the patient.
+
+Training:
+    --set KEY=VALUE: Override a key of the recipe, such as image.size=128.
+
+Painting:
+    --fade LABEL: Vary from image to image how clearly this label, such as a lesion, is visible. The
+        run must have trained on images without the label.
+    --seed N: Random seed.
+
+Computation:
+    --device DEVICE: Device of the networks: cpu, cuda, cuda:1 or mps.
+
+Run:
+    --run NAME: Name of the run. By default the newest run.
+
+Output:
+    --out FOLDER: New folder to write.
+    --json: Print JSON, for scripts.
+"""
+
 
 @final
 class Command(TyperCommand):
@@ -28,13 +54,18 @@ class Command(TyperCommand):
         super().__init__(*args, **options)
         told = {
             name: (topic, metavar or None, " ".join(text.split()))
-            for topic, below in _parts(self.help or "")[1].items()
+            for described in (SHARED, self.help or "")
+            for topic, below in _parts(described)[1].items()
             for name, metavar, text in OPTION.findall(below)
         }
         parameters: list[Any] = self.params
         for each in parameters:
             if each.opts[0] in told:
                 each.rich_help_panel, each.metavar, each.help = told[each.opts[0]]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the page."""
+        _write_page(self, ctx, formatter)
 
 
 class Group(TyperGroup):

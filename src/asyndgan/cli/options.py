@@ -1,8 +1,8 @@
-"""Options that several commands share, and the topics under which a help page lists options."""
+"""Types of options that several commands share; `help.py` has their texts."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -10,16 +10,6 @@ from asyndgan.engines import ENGINES
 from asyndgan.errors import RecipeError
 from asyndgan.runs import recipe_names
 from asyndgan.texts import check_site_name
-
-DATA: Final = "Data"
-MASKS: Final = "Masks"
-TRAINING: Final = "Training"
-PAINTING: Final = "Painting"
-PRIVACY: Final = "Privacy"
-OUTPUT: Final = "Output"
-COMPUTE: Final = "Computation"
-
-Count = Annotated[int, typer.Option(min=1)]
 
 RecipeName = Annotated[
     str,
@@ -29,92 +19,20 @@ RecipeName = Annotated[
         autocompletion=recipe_names,
     ),
 ]
-
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
-
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key of the recipe, such as image.size=128.",
-        rich_help_panel=TRAINING,
-    ),
-]
-
-Sites = Annotated[
-    list[str],
-    typer.Option(
-        "--site",
-        metavar="NAME=FOLDER",
-        help="A site and the folder of its data set.",
-        rich_help_panel=DATA,
-    ),
-]
-
-NewFolder = Annotated[
-    Path,
-    typer.Option("--out", metavar="FOLDER", help="New folder to write.", rich_help_panel=OUTPUT),
-]
-
-States = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--state",
-        metavar="NAME=FOLDER",
-        help="The folder in which a site kept its state of the run, which records the patients "
-        "that it trained on. In a federation: KIT/runs/RUN. By default the run folder.",
-        rich_help_panel=DATA,
-    ),
-]
-
-PatientPattern = Annotated[
-    str,
-    typer.Option(
-        "--patient-pattern",
-        metavar="REGEX",
-        help="Regular expression for case names. Its first group is the patient.",
-        rich_help_panel=DATA,
-    ),
-]
-
-Fade = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--fade",
-        metavar="LABEL",
-        help="Vary from image to image how clearly this label, such as a lesion, is visible. "
-        "The run must have trained on images without the label.",
-        rich_help_panel=PAINTING,
-    ),
-]
-
-Seed = Annotated[
-    int, typer.Option("--seed", metavar="N", min=0, help="Random seed.", rich_help_panel=PAINTING)
-]
-
-Device = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="DEVICE",
-        help="Device of the networks: cpu, cuda, cuda:1 or mps.",
-        rich_help_panel=COMPUTE,
-    ),
-]
-
+Overrides = Annotated[list[str] | None, typer.Option("--set")]
+Sites = Annotated[list[str], typer.Option()]
+NewFolder = Annotated[Path, typer.Option()]
+Seed = Annotated[int, typer.Option(min=0)]
+Count = Annotated[int, typer.Option(min=1)]
+AsJson = Annotated[bool, typer.Option("--json")]
 Engine = Annotated[
     str,
     typer.Option(
-        "--engine",
         metavar="ENGINE",
         help=f"How messages travel: {', '.join(ENGINES)}.",
-        rich_help_panel=COMPUTE,
+        rich_help_panel="Computation",
     ),
-]
-
-AsJson = Annotated[
-    bool, typer.Option("--json", help="Print JSON, for scripts.", rich_help_panel=OUTPUT)
 ]
 
 

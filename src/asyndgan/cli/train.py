@@ -14,10 +14,9 @@ from rich.table import Table
 
 from asyndgan.cli.options import (
     Count,
-    Device,
     Engine,
+    NewFolder,
     Overrides,
-    PatientPattern,
     RecipeName,
     Sites,
     parsed_sites,
@@ -35,18 +34,18 @@ if TYPE_CHECKING:
 
 def train(
     recipe: RecipeName,
-    out: Annotated[Path, typer.Option()],
+    out: NewFolder,
     site: Sites,
     overrides: Overrides = None,
     policy: list[str] | None = None,
     masks: Path | None = None,
     records: Path | None = None,
-    patient_pattern: PatientPattern = DEFAULT_PATIENT_PATTERN,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     without: list[str] | None = None,
     engine: Engine = "inprocess",
     resume: Annotated[bool, typer.Option("--resume")] = False,
     threads: Count = 1,
-    device: Device = "cpu",
+    device: str = "cpu",
 ) -> None:
     """Trains one generator with several sites.
 
