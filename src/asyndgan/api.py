@@ -31,10 +31,8 @@ from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
 from asyndgan.painting.sets import MOVED, painting_of
 from asyndgan.painting.synthesise import (
+    chosen_masks,
     masks_digest,
-    masks_in,
-    released_masks,
-    source_of_masks,
     synthesise,
     write_synthetic,
 )
@@ -226,10 +224,7 @@ def generate(
             "--seed say nothing; leave them out."
         )
     folder = _folder(run)
-    if masks is None:
-        named, source = released_masks(folder), source_of_masks(folder)
-    else:
-        named, source = masks_in(Path(masks), folder), "a folder of masks"
+    named, source = chosen_masks(folder, _path(masks))
     audited, fading = None, fading_of(folder, fade)
     painting: dict[str, Any] = {"draws": draws, "seed": seed}
     with written_whole(Path(out)) as half:  # on entry it looks whether it can be written

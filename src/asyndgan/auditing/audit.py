@@ -6,7 +6,6 @@ What a coordinator reads of real images during training is the matter of `recons
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from io import BytesIO
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Final, final
@@ -25,6 +24,7 @@ from asyndgan.data import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.fading import AS_PAINTED, Fading
+from asyndgan.painting.pictures import as_png
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.runs import RunFolder
 from asyndgan.texts import without_nan
@@ -190,6 +190,4 @@ def _picture(pairs: Sequence[tuple[Case, Case]], caption: str) -> bytes:
     for line, name in zip(grid, ("real", "nearest synthetic"), strict=True):
         line[0].set_ylabel(name)
     figure.suptitle(fill(caption, 14 * len(pairs)), fontsize=8)
-    file = BytesIO()
-    figure.savefig(file, format="png", dpi=110)
-    return file.getvalue()
+    return as_png(figure)

@@ -1,7 +1,7 @@
 """`asyndgan complete`: paints, at the site, the modalities that its cases lack."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -53,7 +53,7 @@ def complete(
     from asyndgan.data.writing import written_whole
     from asyndgan.models import usable_device
     from asyndgan.painting.completion import GALLERY, Completion, complete_folder
-    from asyndgan.painting.synthesise import masks_in, released_masks, source_of_masks
+    from asyndgan.painting.synthesise import chosen_masks
     from asyndgan.runs import RunFolder
 
     if way == "painted" and hide_masks:
@@ -63,12 +63,10 @@ def complete(
     if way == "painted" and (masks or steps != TranslationBudget.steps):
         raise RunError("--masks and --steps are of the translator, and --way painted trains none.")
     folder, console = RunFolder(run), Terminal()
-    if masks:
-        kept, source = masks_in(masks, folder), "a folder of masks"
-    elif folder.has_masks:
-        kept, source = released_masks(folder), source_of_masks(folder)
-    else:
-        kept, source = [], "the run kept none"
+    kept: list[Any] = []
+    source = "the run kept none"
+    if masks or folder.has_masks:
+        kept, source = chosen_masks(folder, masks)
     how = Completion(
         way, kept, source, TranslationBudget(steps=steps), seed, look, hide_masks,
         str(usable_device(device)),

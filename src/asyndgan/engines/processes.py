@@ -6,6 +6,7 @@ restarted, and it returns with its last checkpoint.
 
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -84,7 +85,7 @@ class Processes(Transport):
         self._end(entry)
         ours, theirs = socket.socketpair()
         with theirs:
-            command = [sys.executable, "-m", "asyndgan.engines.site_process", str(theirs.fileno())]
+            command = [sys.executable, "-m", "asyndgan.engines.processes", str(theirs.fileno())]
             # In its own session, so that Ctrl-C in the terminal reaches only the coordinator,
             # which still needs the sites to write a checkpoint.
             entry.process = subprocess.Popen(  # noqa: S603  (our own interpreter and module)
@@ -198,3 +199,8 @@ def serve(connection: socket.socket) -> None:
     except Exception:
         log.exception("site %s ends", setup.name)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the coordinator decides when a run ends
+    serve(socket.socket(fileno=int(sys.argv[1])))

@@ -57,8 +57,13 @@ def plot_paintings(cases: Sequence[Case], label: int | None, *, title: str) -> b
                     panel.spines[:].set(visible=True, color=SYNTHETIC_COLOUR, linewidth=2.5)
         for line, name in zip(grid, ["mask", *modalities], strict=True):
             line[0].set_ylabel(name)
-        file = BytesIO()
-        figure.savefig(file, format="png", dpi=110)
+        return as_png(figure)
+
+
+def as_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    file = BytesIO()
+    figure.savefig(file, format="png", dpi=110)
     return file.getvalue()
 
 

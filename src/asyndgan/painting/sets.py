@@ -13,10 +13,8 @@ from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of
 from asyndgan.painting.synthesise import (
     PAINTING_VERSION,
+    chosen_masks,
     masks_digest,
-    masks_in,
-    released_masks,
-    source_of_masks,
     synthesise,
     write_synthetic,
 )
@@ -62,15 +60,11 @@ def synthetic_of_run(
             "generator of images on what it paints, and judge that one."
         )
     fading = fading_of(run, faded)
-    if masks:
-        given = masks_in(masks, run)
-        return painted_once(run, given, "a folder of masks", out, fading=fading, compared=compared)
-    if recipe.masks.release and run.has_masks:
-        released = released_masks(run)
-        source = source_of_masks(run)
-        return painted_once(run, released, source, out, fading=fading, compared=compared)
-    own = masks_of(sites.kept())
-    return painted_once(run, own, OF_SITES, out, fading=fading, compared=compared)
+    if masks or (recipe.masks.release and run.has_masks):
+        named, source = chosen_masks(run, masks)
+    else:
+        named, source = masks_of(sites.kept()), OF_SITES
+    return painted_once(run, named, source, out, fading=fading, compared=compared)
 
 
 OF_SITES = "of the sites' own cases, given to the evaluation only"

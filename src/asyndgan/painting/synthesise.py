@@ -182,6 +182,17 @@ def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
     return [(f"mask-{number:05d}", mask) for number, (_, mask) in enumerate(masks, 1)]
 
 
+def chosen_masks(run: RunFolder, folder: Path | None) -> tuple[list[tuple[str, Mask]], str]:
+    """The masks of a data set, or else those that the run kept, and where they come from.
+
+    Raises:
+        RunError, DataError: as `masks_in` and `released_masks`.
+    """
+    if folder:
+        return masks_in(folder, run), "a folder of masks"
+    return released_masks(run), source_of_masks(run)
+
+
 def source_of_masks(run: RunFolder) -> str:
     """Description of where a run's own masks come from."""
     recipe = run.recipe()

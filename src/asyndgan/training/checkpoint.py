@@ -74,10 +74,7 @@ def load_network(name: str, network: nn.Module, tensors: Mapping[str, Tensor]) -
     try:
         network.load_state_dict(own)
     except RuntimeError as error:
-        raise RunError(
-            f"the checkpoint's '{name}' does not fit the recipe's network; "
-            "resume with the recipe that the run was started with."
-        ) from error
+        raise _misfit(name) from error
 
 
 def optimiser_state(name: str, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -113,12 +110,16 @@ def load_optimiser(
             fits &= {f: value.shape for f, value in found.items()} == wanted
             fits &= all(value.is_floating_point() for value in found.values())
     if own or not fits:
-        raise RunError(
-            f"the checkpoint's '{name}' does not fit the recipe's network; "
-            "resume with the recipe that the run was started with."
-        )
+        raise _misfit(name)
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
+
+
+def _misfit(name: str) -> RunError:
+    return RunError(
+        f"the checkpoint's '{name}' does not fit the recipe's network; "
+        "resume with the recipe that the run was started with."
+    )
 
 
 @contextmanager
