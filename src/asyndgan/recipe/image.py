@@ -19,8 +19,8 @@ class Intensity(Section):
         description="range: low and high are stored values; percentiles: of each case (volume); "
         "zscore: low and high are standard deviations around each case's mean",
     )
-    low: float = Field(0.0, description="maps to -1")
-    high: float = Field(255.0, description="maps to 1")
+    low: float = Field(0.0, description="maps to -1; smaller values are clipped")
+    high: float = Field(255.0, description="maps to 1; larger values are clipped")
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> Self:
@@ -42,43 +42,50 @@ class ImageSection(Section):
 
     source: Literal["images", "masks"] = Field(
         "images",
-        description="what sites hold as images: theirs, or their masks, one channel a label, for a "
-        "generator that paints masks",
+        description="what networks see as images: images, those of the sites; masks, the sites' "
+        "masks with one channel for each label, to train a generator of masks",
     )
-    size: tuple[int, int] = Field((64, 64), description="rows and columns; one number for both")
+    size: tuple[int, int] = Field(
+        (64, 64),
+        description="rows and columns in pixels, multiples of 16 from 16 to 1024; one number "
+        "sets both",
+    )
     modalities: tuple[str, ...] = Field(
-        (), description="what the generator paints, by name; empty: all that any site holds"
+        (), description="names of the modalities to paint; empty: all that any site holds"
     )
     labels: dict[Name, Annotated[int, Field(ge=0, lt=LABELS_LIMIT)]] = Field(
         {},
         max_length=LABELS_LIMIT,
         description="number of each label by name, as in dataset.json; a site with another label "
-        "takes no part; empty: all that any site has",
+        "takes no part; empty: all labels of all sites",
     )
     spacing: tuple[Spacing, Spacing] | None = Field(
         None,
-        description="millimetres a pixel to resample to (NIfTI), rows and columns or one number; "
-        "leave out: fit to the size",
+        description="millimetres per pixel to resample NIfTI images to: rows and columns, or one "
+        "number. Left out: images are scaled to the size",
     )
     axis: Literal["sagittal", "coronal", "axial"] = Field(
         "axial", description="direction along which volumes are cut into slices"
     )
     slices: Literal["all", "labelled"] = Field(
         "all",
-        description="which slices (or pictures) are cases: all, or those that hold a label other "
-        "than 0; where there is none of it, a mask says nothing of what to paint",
+        description="slices (or pictures) that are trained on: all, or labelled, those with a "
+        "label other than 0. Use labelled for small organs: a mask without a label does not say "
+        "what to paint",
     )
     resampling: Literal["linear", "nearest"] = Field(
         "linear",
-        description="of images (linear is antialiased); a mask's pixel takes the label that covers "
-        "most of it",
+        description="interpolation of images: linear, with antialiasing, or nearest. A pixel of "
+        "a mask always takes the label that covers most of it",
     )
     fit: Literal["pad", "crop", "stretch"] = Field(
         "pad",
-        description="without spacing: keep proportions and pad, keep them and crop, or stretch",
+        description="how images get their size if spacing is left out: pad or crop, which keep "
+        "proportions, or stretch",
     )
     intensity: dict[Name, Intensity] = Field(
-        {"default": Intensity()}, description="by modality; 'default' serves the others"
+        {"default": Intensity()},
+        description="normalisation of each modality by name; 'default' is for all others",
     )
 
     @field_validator("size", "spacing", mode="before")

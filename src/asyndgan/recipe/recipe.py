@@ -49,7 +49,7 @@ class Recipe(Section):
     generator: GeneratorSection = GeneratorSection()
     discriminator: DiscriminatorSection = DiscriminatorSection()
     site_discriminators: dict[Name, DiscriminatorSection] = Field(
-        {}, max_length=64, description="a discriminator of its own for one site, by the site's name"
+        {}, max_length=64, description="another discriminator for one site, by the site's name"
     )
     loss: LossSection = LossSection()
     optimiser: OptimiserSection = OptimiserSection()
@@ -65,8 +65,8 @@ class Recipe(Section):
     timeline: tuple[PresenceSection, ...] = Field(
         (),
         max_length=1024,
-        description="who takes part when; a site may be named several times, and one that is not "
-        "named always does",
+        description="steps in which sites take part. A site can have several entries; a site "
+        "without an entry always takes part",
     )
 
     @model_validator(mode="before")

@@ -34,7 +34,9 @@ class ConditionSection(Section):
     """The condition that the generator paints from."""
 
     kind: Literal["mask", "class", "none"] = Field(
-        "mask", description="a label map, one class an image, or nothing but noise"
+        "mask",
+        description="what an image is painted from: mask, a label map; class, one number for "
+        "each image; none, noise alone",
     )
 
 
@@ -44,37 +46,44 @@ class GeneratorSection(Section):
 
     kind: str = Field(
         "resnet",
-        description="resnet, spade; dcgan, for classes or without a condition; masks, for "
-        "image.source 'masks'; or an entry point 'asyndgan.generators'",
+        description="network: resnet, the default, measured most; spade, an alternative for "
+        "small labels; dcgan, for classes or noise alone; masks, for image.source 'masks'; or an "
+        "entry point 'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
-    blocks: int = Field(9, ge=1, le=32, description="residual blocks (resnet) at the lowest size")
-    noise: int = Field(0, ge=0, le=256, description="channels of noise beside the condition")
+    blocks: int = Field(
+        9, ge=1, le=32, description="resnet: residual blocks at the lowest resolution"
+    )
+    noise: int = Field(
+        0, ge=0, le=256, description="channels of noise beside the condition; 0: none"
+    )
     skip: bool = Field(
-        False, description="resnet: the last layer sees condition and noise at full resolution"
+        False,
+        description="resnet: the last layer also gets condition and noise at full resolution. "
+        "Use it to keep small labels sharp",
     )
     style: int = Field(
         0,
         ge=0,
         le=64,
-        description="resnet, spade, dcgan, masks: numbers that tell the generator whose look to "
-        "paint, fixed at random for each site (sites that lack a modality share one); looks are "
-        "mixed when images are generated",
+        description="resnet, spade, dcgan, masks: length of the code of each site's look; 0: one "
+        "look for all. Sites that lack a modality share a code. Use it when sites have different "
+        "scanners",
     )
     latent: int = Field(
         0,
         ge=0,
         le=256,
-        description="resnet, spade, dcgan, masks: numbers drawn for each image, for what differs "
-        "between whole images",
+        description="resnet, spade, dcgan, masks: length of the random code of each image; 0: "
+        "none. Use it when whole images differ, for example in brightness",
     )
     position: bool = Field(
         False,
-        description="resnet: told where in the image each pixel lies; for masks that leave most "
-        "of an image open",
+        description="resnet: also gets each pixel's place in the image. Use it when masks leave "
+        "most of the image open, as with a small organ",
     )
     options: dict[str, str | int | float | bool] = Field(
-        {}, description="handed to a generator of another package"
+        {}, description="settings of a generator of another package"
     )
 
     @property
@@ -89,24 +98,30 @@ class DiscriminatorSection(Section):
 
     kind: str = Field(
         "patch",
-        description="patch, patch_segmentation; dcgan, which judges an image as a whole; or an "
-        "entry point 'asyndgan.discriminators'",
+        description="network: patch judges patches; patch_segmentation also segments, use it "
+        "when labels are small; dcgan judges the image as a whole, use it for classes or noise "
+        "alone; or an entry point 'asyndgan.discriminators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
-    layers: int = Field(3, ge=1, le=6, description="halvings; 3 judges patches of 70x70 pixels")
+    layers: int = Field(
+        3,
+        ge=1,
+        le=6,
+        description="how often the resolution is halved; with 3 a patch has 70 x 70 pixels",
+    )
     augment: tuple[Literal["intensity", "shift", "cutout"], ...] = Field(
         (),
-        description="how images are disturbed before they are judged, real and synthetic ones "
-        "alike; for sites with few cases",
+        description="random changes of real and synthetic images before they are judged "
+        "(intensity, shift, cutout). Use it when a site has few patients",
     )
     cross_fitted: bool = Field(
         False,
-        description="two networks, each of which learns from half of a site's patients; on "
-        "synthetic images the less convinced one has the say, so that what is asked for tells "
-        "less of who took part",
+        description="each site trains two networks, each on half of its patients. On synthetic "
+        "images the network that finds them less real decides. Use it with patients' data: "
+        "answers then reveal less of who took part. It doubles a site's work",
     )
     options: dict[str, str | int | float | bool] = Field(
-        {}, description="handed to a discriminator of another package"
+        {}, description="settings of a discriminator of another package"
     )
 
     @property
@@ -121,16 +136,19 @@ class LossSection(Section):
 
     adversarial: str = Field(
         "bce",
-        description="bce, least_squares, or an entry point 'asyndgan.adversarial_losses'",
+        description="loss by which discriminators tell real from synthetic images: bce, "
+        "least_squares, or an entry point 'asyndgan.adversarial_losses'",
     )
-    adversarial_weight: Weight = Field(1.0, description="of the adversarial term")
+    adversarial_weight: Weight = Field(1.0, description="weight of the adversarial term")
     paired_l1: Weight = Field(
         0.0,
-        description="L1 to the real image of the same mask. Its gradient gives real pixels away to "
-        "a coordinator that paints what it likes; a site's policy may forbid it",
+        description="weight of the L1 distance to the real image of the same mask. Never use it "
+        "with patients' data: its gradient reveals real pixels, and the default policy refuses it",
     )
     segmentation: Weight = Field(
-        0.0, description="cross-entropy of the segmentation output of discriminators that have one"
+        0.0,
+        description="weight of the cross-entropy between the mask and what the discriminator "
+        "segments; needs a kind that segments",
     )
 
 
@@ -143,7 +161,10 @@ class OptimiserSection(Section):
     beta1: float = Field(0.5, ge=0, lt=1, description="decay of the first moment")
     beta2: float = Field(0.999, gt=0, lt=1, description="decay of the second moment")
     decay_from: float = Field(
-        0.5, ge=0, le=1, description="part of the steps after which rates fall linearly to zero"
+        0.5,
+        ge=0,
+        le=1,
+        description="fraction of the steps after which learning rates fall linearly to zero",
     )
 
 
@@ -152,39 +173,65 @@ class TrainingSection(Section):
     """The training loop."""
 
     steps: int = Field(4000, ge=1, le=10_000_000, description="updates of the generator")
-    batch: int = Field(4, ge=1, le=1024, description="images a site and step")
-    flip: bool = Field(True, description="sites mirror images and masks left to right at random")
+    batch: int = Field(4, ge=1, le=1024, description="images for each site and step")
+    flip: bool = Field(
+        True,
+        description="sites mirror images and masks left to right at random. Set it to false when "
+        "labels tell left from right",
+    )
     move: bool = Field(
         False,
-        description="sites turn, scale and shift images with their masks at random, by up to 15 "
-        "degrees, 15 % and 5 %: neither network then sees a patient's image twice; labels of a "
-        "single pixel may get lost",
+        description="sites rotate (up to 15 degrees), scale (15 %) and shift (5 %) images and "
+        "masks at random. Use it with patients' data: no network sees the same image twice. "
+        "Labels of a single pixel may get lost",
     )
     rare_first: bool = Field(
         False,
-        description="sites draw cases whose labels, or sizes of a label, few others have more "
-        "often; else each case once in every pass",
+        description="sites draw cases with rare labels, or rare sizes of a label, up to four "
+        "times as often. Use it when small labels are missing in the images. False: each case "
+        "once per pass",
     )
     hold_out: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="part of each site's patients that it keeps out of the training, so that "
-        "'asyndgan evaluate' can judge on them and choose among recipes",
+        description="fraction of each site's patients kept out of training. Use it to choose "
+        "among recipes: 'asyndgan evaluate' scores on them",
     )
     hold_out_seed: int = Field(
-        0, ge=0, lt=2**31, description="of the choice of these patients; each makes another one"
+        0,
+        ge=0,
+        lt=2**31,
+        description="seed of the choice of held-out patients. A site under a policy uses a "
+        "secret of its own instead",
     )
     chunk: int = Field(
-        64, ge=1, le=65536, description="images painted at once; beyond it, painted twice"
+        64,
+        ge=1,
+        le=65536,
+        description="most images that the coordinator paints at once. More are painted twice, "
+        "which needs less memory and more time. Use a smaller number when memory runs out",
     )
     ema: float = Field(
-        0.995, ge=0, lt=1, description="decay of the averaged generator, which paints in the end"
+        0.995,
+        ge=0,
+        lt=1,
+        description="decay, per step, of the moving average of the generator's weights. The "
+        "averaged generator is the result",
     )
     precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the networks' arithmetic; weights and losses stay float32"
+        "float32",
+        description="number format of the networks' arithmetic; weights and losses stay "
+        "float32. Use bfloat16 on processors with native bfloat16: it is faster. With privacy.kind "
+        "'discriminator' only float32 works",
     )
-    seed: int = Field(0, ge=0, lt=2**31, description="of every random draw")
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=2**31,
+        description="seed of all random draws, except those that a site makes by its own secret. "
+        "Change it to train another generator of the same recipe",
+    )
     checkpoint_every: int = Field(500, ge=1, description="steps between checkpoints")
     sample_every: int = Field(250, ge=1, description="steps between sample grids")
 
@@ -194,12 +241,14 @@ class WireSection(Section):
     """How images and feedback are coded on the wire."""
 
     images: Literal["float32", "float16", "uint8"] = Field(
-        "uint8", description="coding of synthetic images; sites code real ones the same way"
+        "uint8", description="coding of synthetic images; sites code real images in the same way"
     )
     feedback: Literal["float32", "float16", "int8", "int4"] = Field(
-        "int4", description="coding of the gradients that sites send back"
+        "int4", description="coding of feedback, the gradients that sites send back"
     )
-    zstd: int = Field(1, ge=1, le=19, description="compression level of every array")
+    zstd: int = Field(
+        1, ge=1, le=19, description="compression level of all arrays; higher is smaller and slower"
+    )
 
 
 @final
@@ -208,13 +257,15 @@ class MasksSection(Section):
 
     source: Literal["own", "given"] = Field(
         "own",
-        description="own: those of a site's own cases; given: of a folder that every site has, "
-        "public or painted by a generator of masks, so that no patient's mask leaves",
+        description="masks to paint from: own, those of each site's patients; given, those of a "
+        "folder that every site has, public or learned. Use given when no patient's mask may "
+        "leave",
     )
     release: bool | Literal["where_allowed"] = Field(
         False,
-        description="the coordinator keeps them, so that images can be generated after the run; "
-        "where_allowed: those of sites whose policies allow it, and the others take part as well",
+        description="true: the coordinator keeps the patients' masks, so that 'asyndgan "
+        "generate' can paint from them; a site whose policy forbids it takes no part. "
+        "where_allowed: such a site takes part, and its masks are not kept",
     )
 
 
@@ -224,37 +275,48 @@ class PrivacySection(Section):
 
     kind: Literal["none", "discriminator", "feedback"] = Field(
         "none",
-        description="discriminator: trained by DP-SGD, so that feedback is made from what is "
-        "private already; feedback: each answer is clipped and noised",
+        description="none; discriminator, when a run has many steps: discriminators are trained "
+        "by DP-SGD; feedback, when it has few: each answer is clipped and gets noise",
     )
     noise: float = Field(
-        1.0, gt=0, le=1000, description="standard deviation, in units of what one patient changes"
+        1.0,
+        gt=0,
+        le=1000,
+        description="standard deviation of the noise, as a multiple of the most that one patient "
+        "can change",
     )
     clip: float = Field(
-        1.0, gt=0, le=1e6, description="longest that a patient's gradient, or an answer, may be"
+        1.0,
+        gt=0,
+        le=1e6,
+        description="greatest length (L2 norm) of a patient's gradient, or of an answer; longer "
+        "ones are shortened",
     )
     patients: int = Field(
         16,
         ge=1,
         le=65536,
-        description="discriminator: expected number of patients that an update looks at, each "
-        "drawn by itself",
+        description="discriminator: expected number of patients in an update, each drawn "
+        "independently",
     )
     updates: int = Field(
-        1, ge=1, le=1000, description="discriminator: its updates an answer, each of them charged"
+        1,
+        ge=1,
+        le=1000,
+        description="discriminator: updates before each answer; each one spends privacy",
     )
     multiplicity: int = Field(
         1,
         ge=1,
         le=64,
-        description="discriminator: disturbed copies of a patient's image that are averaged before "
-        "clipping; charged once",
+        description="discriminator: augmented copies of a patient's image, averaged before "
+        "clipping; they spend privacy once",
     )
     conditions: Literal["public", "unprotected"] = Field(
         "public",
-        description="what synthetic images are painted from: public, drawn without a look at the "
-        "patients (classes alike, or masks that are given); or unprotected, the patients' own "
-        "masks, in the clear",
+        description="what images are painted from: public, classes or given masks, drawn "
+        "without using the patients; unprotected, the patients' own masks, which leave without "
+        "noise and are not covered by epsilon",
     )
 
 
@@ -266,11 +328,15 @@ class IntegritySection(Section):
         0.0,
         ge=0,
         le=1000,
-        description="how many times the median length of all sites' feedback one may be; longer is "
-        "shortened; 0: any",
+        description="longest feedback, as a multiple of the median length of all sites; longer "
+        "feedback is shortened; 0: no bound. Use 2 when a site may be malicious. It needs three "
+        "sites",
     )
     alarm: float = Field(
-        10.0, ge=1, description="times the median length from which on a site is reported"
+        10.0,
+        ge=1,
+        description="feedback longer than this multiple of the median length is reported in the "
+        "log; it needs three sites",
     )
 
 
@@ -280,17 +346,20 @@ class SelectionSection(Section):
 
     kind: Literal["last", "measured", "nearest"] = Field(
         "last",
-        description="last: that of the last step; measured: that, too, and at each checkpoint the "
-        "distance of its images from the real ones is reported, by moments of their features that "
-        "each site sends once; nearest: that of the checkpoint with the least distance",
+        description="which generator is the result. last: that of the last step; measured: the "
+        "same, and the distance from real images is reported at each checkpoint; nearest: the "
+        "checkpoint with the smallest distance. For measured and nearest each site sends sums of "
+        "image features once",
     )
     clip: float = Field(
         12.0,
         ge=0,
-        description="longest that one image's features may be in these moments (they are 7 to 15 "
-        "long); 0: any",
+        description="greatest length (L2 norm) of one image's features in these sums; longer "
+        "ones are shortened; 0: no bound. Typical lengths are 7 to 15",
     )
-    window: int = Field(16, ge=1, description="steps before a checkpoint whose images are compared")
+    window: int = Field(
+        16, ge=1, description="number of steps before a checkpoint whose images are compared"
+    )
 
     @property
     def compares(self) -> bool:
@@ -304,20 +373,19 @@ class SharesSection(Section):
 
     by: Literal["site", "modality", "odds"] = Field(
         "site",
-        description="site: by its cases, in all that it judges; modality: by its cases among those "
-        "who hold the same, so that what few sites have is not drowned; odds: every site judges "
-        "every site's images, and the odds of all make the mixture's discriminator (UA-GAN), for "
-        "sites that hardly overlap; masks then go to the other sites",
+        description="weight of a site's feedback. site: its fraction of all cases; modality: its "
+        "fraction of the cases with that modality, use it when few sites hold a modality; odds: "
+        "sites judge the images of all sites, and their odds are combined (UA-GAN), use it when "
+        "sites hardly overlap. With odds, masks go to the other sites",
     )
-    sites: int = Field(
-        8, ge=1, le=1024, description="odds: most sites that judge each other's images"
-    )
+    sites: int = Field(8, ge=1, le=1024, description="odds: largest number of sites")
     most: float | None = Field(
         None,
         gt=0,
         le=1,
-        description="what one site counts for at most, whatever number of cases it declares "
-        f"(integrity.bound does not see shares); leave out: {LARGEST_SHARE} of three sites or more",
+        description="largest share of one site, from 0 to 1, whatever number of cases it "
+        f"declares. Left out: {LARGEST_SHARE} with three or more sites, otherwise no bound. Use 1 "
+        "when one site really holds more",
     )
 
     @property
@@ -338,8 +406,9 @@ class RemindingSection(Section):
 
     weight: Weight = Field(
         0.0,
-        description="L1 between what the generator paints of their masks and what it painted when "
-        "they were last there; 0: nothing. Needs masks that the coordinator may keep",
+        description="weight of the L1 distance between what the generator paints from the masks "
+        "of absent sites, and what it painted when they left; 0: none. Use 10 when looks of "
+        "absent sites must be kept. The coordinator must be allowed to keep their masks",
     )
 
 
@@ -348,13 +417,13 @@ class QuorumSection(Section):
     """How many sites must answer for a step to count, and how long to wait for them."""
 
     least: float = Field(
-        0.5, gt=0, le=1, description="part of the sites that must answer for a step to count"
+        0.5, gt=0, le=1, description="fraction of the sites that must answer for a step to count"
     )
-    wait_s: float = Field(60.0, gt=0, le=86400, description="seconds to wait for an answer")
+    wait_s: float = Field(60.0, gt=0, le=86400, description="seconds to wait for a site's answer")
     patience_s: float = Field(
         600.0,
         ge=0,
         le=604800,
-        description="seconds to wait for a quorum, or for a step that one answers, before the run "
-        "stops",
+        description="seconds without a quorum, or without any answer, after which the run stops "
+        "with a checkpoint",
     )

@@ -1,4 +1,4 @@
-"""Who takes part when."""
+"""The timeline of a recipe: in which steps each site takes part."""
 
 from collections.abc import Collection, Sequence
 from typing import Self, final
@@ -13,9 +13,15 @@ from asyndgan.texts import Name
 class PresenceSection(Section):
     """A range of steps in which a site takes part."""
 
-    site: Name
-    first: int = Field(0, ge=0, description="the first of them")
-    last: int | None = Field(None, ge=0, description="the last of them; leave out: to the end")
+    site: Name = Field(description="name of the site")
+    first: int = Field(
+        0, ge=0, description="first step in which the site takes part, counted from 0"
+    )
+    last: int | None = Field(
+        None,
+        ge=0,
+        description="last step in which the site takes part. Left out: to the end of the run",
+    )
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -25,7 +31,7 @@ class PresenceSection(Section):
 
 
 def takes_part(timeline: Sequence[PresenceSection], site: str, step: int) -> bool:
-    """Whether a site takes part in a step; one that is not named always does."""
+    """Whether a site takes part in a step; a site without an entry always does."""
     named = [part for part in timeline if part.site == site]
     return not named or any(
         part.first <= step and (part.last is None or step <= part.last) for part in named
@@ -48,7 +54,7 @@ def presence(timeline: Sequence[PresenceSection], site: str | None, end: int) ->
 def attendance(
     timeline: Sequence[PresenceSection], sites: Collection[str], end: int
 ) -> dict[int, int]:
-    """How many of these sites take part, by the step before `end` from which on it is so many."""
+    """Number of these sites that take part, by each step before `end` at which it may change."""
     leaving = (part.last + 1 for part in timeline if part.last is not None)
     turns = sorted({0, *(part.first for part in timeline), *leaving})
     return {t: sum(takes_part(timeline, site, t) for site in sites) for t in turns if t < end}
