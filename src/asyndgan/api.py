@@ -1,7 +1,7 @@
 """The public Python API, which `asyndgan` itself exports: commands as functions, for notebooks.
 
-Arguments are named like the options of the commands, so that error messages fit both. Whatever
-happens, torch's number of threads and its global random state are left as they were found.
+Arguments are named like the options of the commands, so that error messages fit both. Torch's
+number of threads and its global random state stay as they were found, also after errors.
 """
 
 import json
@@ -70,7 +70,7 @@ class Run:
         path: the folder.
         folder: the folder's files, such as `folder.metrics()`.
         recipe: what was trained and how.
-        facts: everything that `run.json` says.
+        facts: content of `run.json`.
         state: `running`, `interrupted`, `failed` or `finished`.
         modalities: names of the channels that the generator paints.
         labels: name of each label of a mask, by number.
@@ -207,7 +207,7 @@ def generate(
         seed: seed of noise and augmentation.
         fade: names of labels to show more or less clearly from image to image.
         release: folders of audits, together of all sites. The set that they audited is painted,
-            and only if they found neither members nor copies of them.
+            and only if they found no evidence of members and no near copies.
 
     Returns:
         The number of cases.
@@ -278,11 +278,11 @@ def evaluate(
         watch: called with a text, the steps done and all steps; `print` will do.
 
     Returns:
-        The table; its `headline` says the outcome in a line a label.
+        The table; its `headline` is a summary with one line for each label.
 
     Raises:
-        RunError: the run has not finished, there is nobody to judge on, or a patient of the test
-            set is at a site as well.
+        RunError: the run has not finished, there are no patients to judge on, or a patient of the
+            test set is at a site as well.
         DataError: a data set cannot be used, or a label is unknown.
         NotFiniteError: a loss became infinite or NaN.
     """

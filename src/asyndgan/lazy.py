@@ -6,7 +6,7 @@ from typing import Any
 
 
 def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package whose names are imported when they are first asked for.
+    """The `__getattr__` of a package that imports its names at first use.
 
     Args:
         package: its `__name__`.

@@ -33,5 +33,5 @@ def held(path: Path, busy: str) -> Iterator[None]:
 
 
 def _no_link(path: str, flags: int) -> int:
-    """Opens a file, which a folder from somebody else must not lead to another place."""
+    """Opens a file, but follows no link: the folder may come from another party."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)

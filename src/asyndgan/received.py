@@ -1,4 +1,4 @@
-"""The one way to open a file that somebody else may have made.
+"""The one way to open a file that may come from another party.
 
 Such a file may be a pipe or a device, which would be waited for or read without end, or larger than
 memory. In a folder that was handed over it may also be a link to what only its receiver can read.
@@ -61,7 +61,7 @@ def contents(path: Path, most: int, *, links: bool = True) -> bytes:
 def link_in(folder: Path) -> Path | None:
     """A link in a folder that was handed over, at any depth; None if it holds none.
 
-    Whoever made the folder chose where its links lead, and its receiver can read more than they.
+    Another party chose where its links lead, and the receiver can read more files than they can.
     The folder itself may be a link.
     """
     for place, folders, files in os.walk(folder):

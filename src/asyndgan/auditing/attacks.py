@@ -49,10 +49,10 @@ def bisected(ask: Ask, shape: tuple[int, ...], *, parts: int = 32, rounds: int =
 
 
 def followed(ask: Ask, start: Images, *, questions: int = 60) -> Images:
-    """Images that a site draws by its feedback, as a generator would that paints what it likes.
+    """Images that follow a site's feedback, as an unconstrained generator would.
 
-    Each question is what the answers to those before make of it. With a loss that says where a real
-    image is, they come nearer to that image; with any other, to what the discriminator prefers.
+    Each question is the result of the answers before it. With a paired loss the images come nearer
+    to the real image, otherwise to what the discriminator prefers.
 
     Args:
         ask: returns feedback on images.

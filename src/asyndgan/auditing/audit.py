@@ -46,7 +46,7 @@ class Audit:
         copies: search for near copies of members, on which it depends as well.
         sites: guesses of patients' sites; None if the generator has no looks
             (`generator.style = 0`) or there are patients of fewer than two sites.
-        uncompared: the run's sites with whose members nobody has compared the others.
+        uncompared: sites of the run whose members were not compared with the others.
     """
 
     attacks: list[Attack]
@@ -58,12 +58,12 @@ class Audit:
 @final
 @dataclass(frozen=True)
 class Audited:
-    """What an audit is of; it is written down with the findings.
+    """Subject of an audit, stored with the findings.
 
     Attributes:
         masks: digest of the masks that the set was painted from.
         fading: labels that the set shows more or less clearly.
-        confirmed: sites whose own state says that the run was trained on the members.
+        confirmed: sites whose own state confirms that the run was trained on the members.
         pixels: what a coordinator reads of their images.
         canaries: start of the names of both groups, if they are only patients put in on purpose.
     """

@@ -87,7 +87,7 @@ class NearCopies:
 def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> NearCopies:
     """Searches for near copies of members, with a rate of false alarms of at most `LEVEL`.
 
-    What is nearer than `COPY` counts as one whatever the others say.
+    An image nearer than `COPY` always counts as a copy.
 
     Without copies members and others are exchangeable, so a member is nearer than the k-th nearest
     of n others with probability k / (n + 1). Beyond that, small distances follow a power law

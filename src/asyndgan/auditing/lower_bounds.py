@@ -1,4 +1,4 @@
-"""Lower bounds of epsilon, from how well members were told from others."""
+"""Lower bounds of epsilon, from how well members were distinguished from others."""
 
 import math
 from typing import Final

@@ -62,7 +62,7 @@ class Attack:
 
     @property
     def tells(self) -> bool:
-        """Whether members could be told from others; a p-value of nan counts as yes."""
+        """Whether members were distinguished from others; a p-value of nan counts as yes."""
         return not self.p_value >= LEVEL
 
     @property

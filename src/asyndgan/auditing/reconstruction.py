@@ -35,7 +35,7 @@ CLEARLY: Final = 3.0
 @final
 @dataclass(frozen=True)
 class PixelsRead:
-    """How near a coordinator that asks again and again comes to the real images of one batch.
+    """How near a coordinator comes to the real images of one batch by repeated questions.
 
     All ratios are peak signal-to-noise ratios in decibels, one for each image; higher is nearer to
     the patient's real image.

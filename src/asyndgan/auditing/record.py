@@ -1,4 +1,4 @@
-"""What `audit.json` says, and the gate that releases a synthetic set by it."""
+"""The content of `audit.json`, and the gate that releases a synthetic set by it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from asyndgan.texts import bounded_text, parsed_json
 @final
 @dataclass(frozen=True)
 class AuditRecord:
-    """An audit, and what it is of.
+    """An audit and its subject.
 
     Attributes:
         audit: its findings.
@@ -33,7 +33,7 @@ class AuditRecord:
         painting_version: version of the painting.
         modalities: names of the modalities that were compared.
         canaries: start of the names of both groups; empty if they are not canaries.
-        confirmed: by site of members, whether its own state says that they took part.
+        confirmed: by site of members, whether its own state confirms that they took part.
     """
 
     audit: Audit
@@ -90,9 +90,9 @@ def check_released(
 
     Raises:
         RunError: a site, or a modality of one, was not audited; or an audit cannot be read, is of
-            another generator, other masks, other faded labels or another way of painting, nobody
-            knows whether its members took part, it has too few patients, or it found members or
-            near copies of them.
+            another generator, other masks, other faded labels or another way of painting, its
+            members are not confirmed, it has too few patients, or it found members or near copies
+            of them.
     """
     findings: list[str] = []
     lacking = {site: set(about["modalities"]) for site, about in run.facts().sites.items()}

@@ -30,7 +30,7 @@ def audit_run(
     asked: Collection[str] | None = None,
     synthetic: DataSet | None = None,
 ) -> AuditRecord:
-    """Attacks a finished run in every way that its recipe leaves, and writes down what came of it.
+    """Attacks a finished run in every way that its recipe allows, and writes down the results.
 
     Args:
         sites: a finished run and some of its sites; members are theirs.
@@ -136,7 +136,7 @@ def as_in_run(sites: RunSites, site: str) -> SiteSetup:
 
 
 def _confirms(run: RunFolder, setup: SiteSetup, data: DataSet) -> bool:
-    """Whether a site's state says that it was trained on these cases; False if there is none.
+    """Whether a site's state confirms training on these cases; False if there is no state.
 
     Raises:
         RunError: it says that they are others, or that the recipe was another one.

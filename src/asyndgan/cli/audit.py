@@ -1,4 +1,4 @@
-"""`asyndgan audit`: what a run reveals about whose images it was trained on."""
+"""`asyndgan audit`: what a run reveals about the patients it was trained on."""
 
 from pathlib import Path
 from shlex import quote

@@ -201,7 +201,7 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
 
     Args:
         order: order of a run that has not begun.
-        ask: whether somebody is there to be asked; else how to do it later is said.
+        ask: whether to ask; otherwise the command to confirm later is printed.
     """
     console, later = Terminal(), f"asyndgan federation confirm {quote(str(order.federation.path))}"
     console.say(

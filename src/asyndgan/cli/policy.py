@@ -162,7 +162,7 @@ def _print_beyond(console: Terminal, policy: Policy, recipe: Recipe) -> None:
 
 
 def _spent(records: Path, policy: Policy, reasons: list[str]) -> tuple[dict[Mechanism, int], int]:
-    """What books say was spent and how often the site has answered; adds what they forbid."""
+    """Privacy spent and answers given, by the site's books; adds the reasons to refuse."""
     ledger = records / "ledger.jsonl"
     if not ledger.exists():
         raise LedgerError(

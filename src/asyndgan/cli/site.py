@@ -36,7 +36,7 @@ MOST_ANSWERS_PER_PATIENT = 700
 """The same for each patient: a run of `default` with the fewest patients that a policy allows."""
 
 MOST_RECIPES = 50
-"""Default limit on different recipes: each tells whether a site begins, and its number of cases."""
+"""Default limit on different recipes: each reveals whether a site begins, and its case count."""
 
 Kit = Annotated[
     Path,

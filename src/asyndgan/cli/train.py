@@ -158,7 +158,7 @@ class TrainingDisplay:
             self.live.stop()
 
     def tell(self, proposal: str) -> None:
-        """Prints what the run paints; nobody is asked, since all sites are folders here."""
+        """Prints what the run paints. All sites are folders here, so none has to confirm."""
         self.console.say(proposal)
 
     def show(self, progress: "RunProgress") -> None:

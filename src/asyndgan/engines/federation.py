@@ -54,7 +54,7 @@ def transport_to(federation: Federation, recipe: Recipe, run: str) -> "Transport
 
 @contextmanager
 def served(federation: Federation) -> Iterator[None]:
-    """Keeps a federation's server running, and notes who is connected.
+    """Keeps a federation's server running, and records the connected sites.
 
     Raises:
         BusyError: another program of this machine has its port.

@@ -26,7 +26,7 @@ from asyndgan.training.admission import check_strangers
 _CHOOSER: Final = TypeAdapter(Chooser)
 
 CHOOSER_FILE: Final = "hold_out.json"
-"""File among a site's states of a run that says how it chose whom it holds out."""
+"""File among a site's states of a run that records how it chose its held-out patients."""
 
 
 @final
@@ -82,12 +82,12 @@ def load_cohort(
     *,
     data: DataSet | None = None,
 ) -> Cohort:
-    """Loads a site's cases, prepared as the recipe says, without the patients it holds out.
+    """Loads a site's cases, prepared by the recipe, without its held-out patients.
 
     Args:
         setup: of the site.
         recipe: of the run.
-        chooser: how the site chooses whom it holds out; None: as its states of the run say.
+        chooser: how the site chooses its held-out patients; None: as in its states of the run.
         data: the set in the site's folder, if it was opened before.
 
     Raises:
@@ -148,7 +148,7 @@ def policy_of(setup: SiteSetup) -> Policy:
 
 
 def chooser_at(state: Path) -> Chooser | None:
-    """How a site chose whom it holds out, by its states of a run; None: they do not say.
+    """How a site chose its held-out patients, by its states of a run; None: not recorded.
 
     Raises:
         RunError: the file is not as the site wrote it.
@@ -181,7 +181,7 @@ def _keep_chooser(setup: SiteSetup, recipe: Recipe, policy: Policy, secret: str)
 def _check_painted_privately(
     setup: SiteSetup, masks: DataSet, recipe: Recipe, policy: Policy
 ) -> None:
-    """Refuses masks whose generator was taught without privacy, where privacy is promised."""
+    """Refuses masks of a generator trained without privacy, in runs that promise privacy."""
     provenance = masks.info.extra.get("provenance")
     taught = provenance.get("privacy") if isinstance(provenance, dict) else None
     if policy.covers(recipe) and taught == "none" and not policy.privacy.unprotected_masks:

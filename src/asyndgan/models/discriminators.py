@@ -63,21 +63,21 @@ def labels_in(maps: Condition) -> Masks:
 
 @final
 class CrossFitted(nn.Module):
-    """Two networks, each of which learns from half of the patients; the less convinced one judges.
+    """Two networks, each trained on half of the patients; the less convinced one judges.
 
-    A network knows the images of patients that it has learned from, and its verdict would tell
-    whoever has such an image. The other network has not seen them. Not in the papers: several
-    discriminators of which the generator follows the harshest (Durugkar et al. 2017, section 3.1),
-    and parts of the data that are kept apart so that one of them can be asked about the other
-    (Chernozhukov et al. 2018, "cross-fitting").
+    A network recognises images of patients that it was trained on, so its verdict would reveal them
+    as members. The other network has not seen them. Not in the papers: several discriminators of
+    which the generator follows the harshest (Durugkar et al. 2017, section 3.1), and parts of the
+    data that are kept apart so that one of them can be asked about the other (Chernozhukov et al.
+    2018, "cross-fitting").
 
     Args:
         networks: two, of one kind, with weights of their own.
 
     Attributes:
         taught: labels that each half's patients have, (2, labels) booleans; None: all. A network
-            that was never taught a label would find it unlikely everywhere. So where only one was,
-            that one has the say, and nothing is hidden.
+            that never saw a label finds it unlikely everywhere. So if only one half's patients have
+            a label, that half's network decides, and hides nothing.
     """
 
     def __init__(self, networks: Sequence[nn.Module]) -> None:

@@ -167,7 +167,7 @@ class SpatiallyAdaptiveNorm(nn.Module):
     """SPADE (Park et al. 2019, section 3): normalise, then scale and shift by the condition's maps.
 
     Written here because MONAI's block normalises the scale and the shift as well, which removes
-    what they say about the mean of an image.
+    their information about the mean of an image.
     """
 
     def __init__(self, spatial_dims: int, channels: int, maps: int, hidden: int) -> None:
@@ -304,10 +304,10 @@ class DCGANGenerator(nn.Module):
 class MaskGenerator(nn.Module):
     """Paints masks with a `DCGANGenerator`: in each pixel 1 in one label's channel, else -1.
 
-    Values in between would show a discriminator at once what is synthetic, and it would teach
-    nothing about shapes. The gradient is that of the softmax over labels (the straight-through
-    estimator of Bengio, Leonard and Courville 2013); with a tanh per channel instead,
-    discriminators won at once. The modalities that it paints are labels.
+    Values in between would reveal synthetic masks at once, and discriminators would not learn
+    shapes. The gradient is that of the softmax over labels (the straight-through estimator of
+    Bengio, Leonard and Courville 2013); with a tanh per channel instead, discriminators won at
+    once. The modalities that it paints are labels.
     """
 
     def __init__(

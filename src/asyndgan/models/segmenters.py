@@ -80,7 +80,7 @@ def check_size(
     """Checks that `build_segmenter`'s networks can be trained on images of this size.
 
     Raises:
-        DataError: they cannot; `what` names the images, and `remedy` says what to do.
+        DataError: they cannot. `what` names the images in the message, `remedy` is its advice.
     """
     side = 2**HALVINGS
     # At least twice that, since an instance norm of a single value is undefined.

@@ -48,7 +48,7 @@ class Source:
 
 
 def _chooser(run: RunFolder, state: Path | None) -> Chooser:
-    """How the site of a data set, whose name is not known, chose the patients whom it held out."""
+    """How the site of a data set, whose name is not known, chose its held-out patients."""
     sites = run.facts().sites
     choosers = set(choosers_of(run, sites, dict.fromkeys(sites, state) if state else None).values())
     if len(choosers) > 1:
@@ -91,9 +91,8 @@ def augment_folder(
     """Copies a site's data set and adds synthetic cases, on this machine only.
 
     Every mask is moved at random before it is painted from. A further mask that is one of the
-    site's own, mirrored or not, counts as its own. One of a patient of this set who is held out
-    is left out, and so is one that no real case has room for, since it would be stored in part
-    only. Held-out patients of other sites are not known here.
+    site's own, mirrored or not, counts as its own. Masks of this set's held-out patients are left
+    out, and masks that fit into no real case. Held-out patients of other sites are not known here.
 
     Args:
         run: a finished run, whose generator is used.
@@ -111,8 +110,8 @@ def augment_folder(
             run does not paint, or differs from the run in the meaning of its labels; the run paints
             only a part of its images; a real case has the name of a synthetic one; or there is no
             mask to paint from.
-        RunError: the run holds out patients and was trained with another `patient_pattern` or
-            nobody can tell whom, or there is no such label to fade.
+        RunError: the run holds out patients and was trained with another `patient_pattern`, or its
+            held-out patients are unknown, or there is no such label to fade.
     """
     fading = fading_of(run, what.faded)
     facts, info = run.facts(), data.info
@@ -154,7 +153,7 @@ def augment_folder(
 
 
 def _own_cases(run: RunFolder, data: DataSet, state: Path | None) -> tuple[list[Case], list[Case]]:
-    """A site's cases whose masks may be painted, and those of patients whom it held out.
+    """A site's cases whose masks may be painted, and those of held-out patients.
 
     Raises:
         DataError, RunError: as `augment_folder`.
@@ -191,7 +190,7 @@ def _chosen(
     count: int,
     label: str | None,
 ) -> list[Source]:
-    """The sources whose mask holds a label; of which, for `count` cases, there must be one."""
+    """The sources with a label in their mask; for `count` > 0 at least one is required."""
     chosen, having, labels = list(sources), "", data.info.labels
     if label is not None:
         if not labels.get(label):
@@ -213,7 +212,7 @@ def _chosen(
 
 
 def words_of(left_out: Mapping[str, int]) -> str:
-    """Says how many masks were left out, and why."""
+    """A sentence on how many masks were left out, and why."""
     return "left out: " + ", ".join(
         f"{counted(number, 'mask')} {reason}" for reason, number in left_out.items()
     )

@@ -20,7 +20,7 @@ def looks_of(
     seed: int = 0,
     among: Collection[str] | None = None,
 ) -> list[str]:
-    """The site whose look each image is painted in, the same for all images of a patient.
+    """Site of each image's look, the same for all images of a patient.
 
     Args:
         patients: patient of each image.

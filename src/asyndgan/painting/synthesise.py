@@ -72,16 +72,16 @@ def synthesise(
         step: step of a stored intermediate generator; None: the final one.
         looks: for each mask, the site whose look to paint in; empty: drawn by the sites' shares,
             independently of the mask's origin. A modality that no site of this look holds is
-            painted in another one, since nobody has judged it in this one.
-        patients: for each mask, whose it is: sites that hold what that of the look lacks are drawn
-            once for each patient; empty: for each image.
+            painted in another one, since no site has judged it in this one.
+        patients: patient of each mask. Sites for modalities that the look's site lacks are drawn
+            once per patient; empty: once per image.
         fading: labels to paint more or less clearly.
 
     Yields:
         One case per mask and draw; none if there are no masks.
 
     Raises:
-        RunError: once a case is asked for: the run has no such generator, nobody judged a modality
+        RunError: once a case is asked for: the run has no such generator, no site judged a modality
             that it paints, several draws of a mask would be equal, a mask holds a label that the
             generator does not know, or labels are to be faded by a generator that paints without
             masks.

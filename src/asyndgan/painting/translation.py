@@ -31,7 +31,7 @@ TRANSLATION_VERSION: Final = 3
 """Part of the name of kept completions; to be raised when the same inputs give other images."""
 
 REGRESSED: Final = 0.5
-"""Part of the linear regression in what a translator says, chosen on validation patients.
+"""Weight of the linear regression in a translator's result, chosen on validation patients.
 
 A network learns how painted images differ from real ones as well; a regression has hardly any
 parameters for that (docs/experiments-data.md, "Completing a modality").

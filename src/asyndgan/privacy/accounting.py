@@ -82,7 +82,7 @@ def epsilon_of(spent: dict[Mechanism, int], delta: float) -> float:
 
 @lru_cache(4096)
 def _composed(used: tuple[tuple[Mechanism, int], ...], delta: float) -> float:
-    """What `epsilon_of` says of uses with noise, kept: a second each, and searches ask often."""
+    """Cached result of `epsilon_of`: it takes a second, and searches ask often."""
     # Slow to import; only private runs need it.
     from opacus.accountants import PRVAccountant, RDPAccountant
 
@@ -183,7 +183,7 @@ class Account:
 
         Raises:
             PolicyError: if something left without privacy although the policy now asks for it, or
-                if more was spent than the account says.
+                if the ledger shows more spent than the account.
         """
         if self.limit is None:
             return
@@ -218,7 +218,7 @@ class Account:
         self._left -= uses
 
     def uses(self) -> int:
-        """Number of uses charged in all, of whatever mechanism."""
+        """Number of uses charged in all, of all mechanisms."""
         return sum(self.spent.values())
 
     def epsilon(self) -> float:

@@ -1,8 +1,8 @@
-"""Randomness that nobody can repeat, for noise and for drawing patients.
+"""Random numbers that cannot be repeated, for noise and for drawing patients.
 
 Every number is made from bytes of the operating system's generator. A generator seeded by it would
-not do: torch's uses only 32 bits of a seed, which can be found by trying them all. Nor would the
-recipe's seed, which everybody knows. Noise that can be computed hides nothing.
+not do: torch's uses only 32 bits of a seed, which can be found by trying them all. The recipe's
+seed is public, and noise that can be computed hides nothing.
 """
 
 import os
@@ -24,7 +24,7 @@ def uniform(count: int) -> Tensor:
 
 
 def shuffled(values: Tensor) -> Tensor:
-    """The same values, in an order that nobody can repeat."""
+    """The same values, in an order that cannot be repeated."""
     order = uniform(values.numel()).argsort()
     return values.flatten()[order.to(values.device)].reshape(values.shape)
 
@@ -38,5 +38,5 @@ def normal_noise(shape: tuple[int, ...]) -> Tensor:
 
 
 def secret() -> str:
-    """64 hexadecimal digits that nobody can guess."""
+    """64 random hexadecimal digits."""
     return os.urandom(32).hex()

@@ -1,9 +1,9 @@
-"""What a site keeps of all runs that were opened: its secret, their recipes, their attempts.
+"""A site's record of all opened runs: its secret, their recipes, their attempts.
 
 Before a site has answered anything, a coordinator already learns whether it begins and how many
-cases it has. Both follow from the data and the recipe, so whoever may try any number of recipes
-could measure the data with them. A site therefore counts the recipes, and draws the patients whom
-it holds out by a secret of its own.
+cases it has. Both follow from the data and the recipe, so a coordinator with any number of recipes
+could measure the data. A site therefore counts the recipes, and draws its held-out patients by a
+secret of its own.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ KEPT_ATTEMPTS: Final = 256
 """Attempts at runs that a site remembers, to recognise late requests of earlier ones."""
 
 MOST_RECIPES: Final = 4096
-"""Recipes that a site remembers; beyond, it begins no further one, whatever its policy says."""
+"""Most recipes that a site remembers; then it begins no further one, under any policy."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Attempt = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]

@@ -225,8 +225,8 @@ class Policy(Section):
 
         Args:
             recipe: of a run.
-            site: name under which the site takes part, by which the recipe's timeline tells in how
-                many steps it does; None: in all.
+            site: name of the site in the recipe's timeline, which sets its number of steps; None:
+                all.
             patients: how many take part at the site; None: not known yet.
         """
         found = [text.format(p=self, r=recipe) for asks, text in REFUSED if asks(self, recipe)]
@@ -247,7 +247,7 @@ class Policy(Section):
         return found + self._answer_refusals(recipe, site)
 
     def _answer_refusals(self, recipe: Recipe, site: str | None) -> list[str]:
-        """What is allowed for each patient is not asked here: the reply would tell their number."""
+        """The limit per patient is not checked here: the reply would reveal their number."""
         presence = recipe.presence_of(site)
         steps = sum(map(len, presence))
         starts = len(presence) if recipe.sends_own_conditions else 0

@@ -1,8 +1,8 @@
 """The only door out of a site.
 
 `Endpoint` puts nothing on a connection but the bytes of a `Released`, and only `Release` makes one.
-Whatever must not leave is stopped here, so there is one place to review and sign off. What the
-policy does not allow never becomes bytes, and what is let out is written to the ledger first.
+Everything that must not leave is stopped here, so there is one place to review. What the policy
+does not allow never becomes bytes. What leaves is written to the ledger first.
 """
 
 import math
@@ -33,7 +33,7 @@ from asyndgan.wire import (
 from asyndgan.wire.codec import Coding
 
 LEAST_IMAGES = 8
-"""Fewest images of which a site sends moments."""
+"""A site with fewer images sends no moments."""
 
 WITH_CONDITIONS = Card | StepAnswer
 """Answers that hold what a generator paints from next."""
@@ -88,7 +88,7 @@ class Release:
         policy: of the site's steward.
         ledger: where everything that leaves is written first; None: nowhere, as in tests.
         account: of the privacy that is spent; None: one without a mechanism or a limit.
-        site: name of the site, which tells in how many of the recipe's steps it takes part.
+        site: name of the site, which sets its number of steps by the recipe's timeline.
         patients: how many the run learns of; None: not known, so that answers are counted in all
             and not for each.
 
@@ -212,7 +212,7 @@ class Release:
         With and without a patient, the clipped feedback lies in a ball with the clip as its radius.
         The two are therefore at most two clips apart, whatever the discriminator has learned. Each
         answer is charged in full. Feedback that is not finite counts for nothing: a refusal would
-        tell of the patients, and no noise would cover it.
+        reveal something of the patients, and no noise would cover it.
         """
         self.account.charge(1)
         section = self.recipe.privacy

@@ -1,4 +1,4 @@
-"""Words for what is wrong with a recipe, or with another value that pydantic validates."""
+"""Error messages for a recipe, or for another value that pydantic validates."""
 
 import difflib
 from collections.abc import Sequence

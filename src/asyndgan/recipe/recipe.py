@@ -41,7 +41,7 @@ TAKEN_OVER: Final = ("kind", "augment", "cross_fitted")
 
 @final
 class Recipe(Section):
-    """What is trained and how."""
+    """Everything that shapes a run, as a validated TOML document."""
 
     name: Title = Field("unnamed", description="shown in logs and reports")
     image: ImageSection = ImageSection()
@@ -82,7 +82,7 @@ class Recipe(Section):
         return {**tables, "site_discriminators": own}
 
     def __repr_args__(self) -> list[tuple[str, Any]]:
-        """What a notebook shows of a recipe; `to_toml` tells all."""
+        """What a notebook shows of a recipe; `to_toml` has everything."""
         return [
             ("name", self.name),
             ("image.size", self.image.size),
@@ -201,7 +201,7 @@ class Recipe(Section):
         return hashlib.sha256(text.encode()).hexdigest()
 
     def changes(self, other: "Recipe") -> list[str]:
-        """What another recipe says differently: "training.steps is 60 and was 40"."""
+        """Differences to another recipe: "training.steps is 60 and was 40"."""
         here, there = dict(_keys(self.to_tables())), dict(_keys(other.to_tables()))
         found = [
             f"{key} is {shown(there.get(key))} and was {shown(here.get(key))}"

@@ -17,11 +17,11 @@ MOST_PIXELS: Final = 2**23
 @final
 @dataclass(frozen=True)
 class Rule:
-    """What no recipe may ask for.
+    """A combination of keys that no recipe may have.
 
     Attributes:
-        violated: whether a recipe asks for it.
-        fault: what is wrong, as a format string: `r` is the recipe, `set` tells the remedy.
+        violated: whether a recipe has it.
+        fault: message, as a format string: `r` is the recipe, `set` the remedy.
         remedy: overrides after which the rule holds.
     """
 
@@ -30,7 +30,7 @@ class Rule:
     remedy: tuple[str, ...]
 
     def told(self, recipe: "Recipe") -> str:
-        """What is wrong with a recipe that violates the rule, and what to do about it."""
+        """The message for a recipe that violates the rule, with the remedy."""
         remedy = " and ".join(part.replace("=", " to ") for part in self.remedy)
         return self.fault.format(r=recipe, set=f"set {remedy}")
 

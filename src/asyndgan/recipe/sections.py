@@ -10,13 +10,13 @@ Weight = Annotated[float, Field(ge=0, le=1000)]
 Rate = Annotated[float, Field(gt=0, le=0.1)]
 
 LABELS_LIMIT: Final = 1024
-"""Labels are channels of the generator's input, so nobody may ask for any number of them."""
+"""Labels are channels of the generator's input, so their number is bounded."""
 LARGEST_SHARE: Final = 0.75
-"""What one of three or more sites counts for at most, if the recipe does not say: three times what
-all others do together. No site of the data sets that results are reported on has that much."""
+"""Default bound on the share of one of three or more sites: three times all others together. No
+site of the measured data sets has that much."""
 SEGMENTING: Final = frozenset({"patch_segmentation"})
 UNSEGMENTING: Final = frozenset({"patch", "dcgan"})
-"""Kinds of this package's discriminators; of another package's nobody knows."""
+"""Kinds of this package's discriminators that do not segment; others are unknown."""
 
 
 class Section(BaseModel):
@@ -126,7 +126,7 @@ class DiscriminatorSection(Section):
 
     @property
     def least_side(self) -> int:
-        """Fewest rows and columns that an image may have; of another package's nobody knows."""
+        """Fewest rows and columns of an image; 0 for discriminators of other packages."""
         return {"patch": 3, "patch_segmentation": 3, "dcgan": 1}.get(self.kind, 0) * 2**self.layers
 
 
@@ -394,7 +394,7 @@ class SharesSection(Section):
         return self.by == "odds"
 
     def most_of(self, sites: int) -> float:
-        """What one of this many sites counts for at most; of two neither is the odd one out."""
+        """Largest share of one of this many sites; two sites have no bound by default."""
         if self.most is not None:
             return self.most
         return LARGEST_SHARE if sites > 2 else 1.0

@@ -3,7 +3,7 @@
     python -m asyndgan.relay.administrator KIT USER     (a socket is its standard input)
 
 FLARE may wait for ever for a server that does not answer, and threads of it outlive every call.
-Whoever asks can kill this process; it also ends by itself, whatever FLARE waits for.
+The caller can kill this process. It also ends by itself, even while FLARE waits.
 
 A request is a list, the name of a session's method and its arguments; the reply is a table with
 `answer`, or with `refused` or `failed` and a text. Both are JSON.
@@ -28,7 +28,7 @@ from asyndgan.errors import AsyndganError
 from asyndgan.relay.framing import Frames
 
 LONGEST_S: Final = 60
-"""Seconds after which this process ends if FLARE does not answer, should nobody have killed it."""
+"""Seconds after which this process ends by itself if FLARE does not answer."""
 
 FAREWELL_S: Final = 5
 """Seconds that the end of a session may take."""

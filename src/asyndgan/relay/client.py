@@ -1,9 +1,8 @@
-"""FLARE's process at a site, started with this module, without what no run needs of it.
+"""FLARE's process at a site, started with this module, reduced to what a run needs.
 
-FLARE's client offers whoever runs the server a shell that reads files, the removal of any folder
-beside its own, restarts and logs. It asks whether a command is authorised only if the server's
-request says that this is to be asked: an honest server says so, and one that was taken over need
-not. What is not there needs no permission.
+FLARE's client offers the server a shell that reads files, the removal of any folder beside its own,
+restarts and logs. It checks whether a command is authorised only if the server's request demands
+the check, and an attacker's server need not. So these commands are removed.
 """
 
 import io
@@ -70,7 +69,7 @@ class Gate(RequestProcessor):
     def process(self, req: Message, app_ctx: Any) -> Message:
         """Refuses a job that is more than configuration, or whose folder would be another's.
 
-        What goes wrong is told in our own words: FLARE would send the text of any exception.
+        Errors are reported as fixed sentences: FLARE would send the text of any exception.
         """
         job = req.get_header(RequestHeader.JOB_ID)
         if job is not None and not JOB.fullmatch(str(job)):
@@ -123,7 +122,7 @@ def close_doors() -> None:
 
 @final
 class Hurried(ssl.SSLSocket):
-    """A socket that waits `PROOF_S` for whoever it connects to, not for ever as FLARE does."""
+    """A socket that waits at most `PROOF_S` for the handshake, where FLARE waits for ever."""
 
     def connect(self, addr: Any) -> None:
         """Connects and shakes hands; raises `OSError` if that takes too long."""
@@ -133,7 +132,7 @@ class Hurried(ssl.SSLSocket):
 
 
 def hurry() -> None:
-    """Has FLARE's client in this process try again where a server does not say whose it is."""
+    """Makes FLARE's client in this process try again if a server does not identify itself."""
     context_of = tcp_driver.get_ssl_context
 
     def hurried(params: dict[str, Any], ssl_server: bool) -> ssl.SSLContext | None:

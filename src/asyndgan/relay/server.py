@@ -1,8 +1,8 @@
-"""FLARE's process at the coordinator, started with this module, so that no stranger holds it up.
+"""FLARE's process at the coordinator, started with this module: strangers cannot block it.
 
-FLARE's server shakes hands in the thread that accepts connections and waits there for ever: one
-that says nothing keeps everybody else out. Here each connection shakes hands in a thread of its
-own, within a deadline, and there are only so many of them.
+FLARE's server shakes hands in the thread that accepts connections, without a deadline: one silent
+connection blocks all others. Here each connection has its own thread and a deadline, and their
+number is bounded.
 """
 
 import logging
@@ -20,10 +20,10 @@ from nvflare.fuel.f3.drivers import tcp_driver
 log = logging.getLogger(__name__)
 
 PROOF_S: Final = 10.0
-"""Seconds in which a connection has to prove whose it is, however slowly its bytes come."""
+"""Seconds for the whole handshake of a connection, however slowly its bytes come."""
 
 MOST_UNPROVEN: Final = 256
-"""Connections that may be about to prove whose they are, each of which takes a thread."""
+"""Most connections in the handshake at once; each has a thread."""
 
 MOST_PROVEN: Final = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
 """Connections that members may hold; jobs and their files need the rest of the file descriptors."""
@@ -31,7 +31,7 @@ MOST_PROVEN: Final = min(4096, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 
 
 @final
 class Held:
-    """Connections that are held at once; for another one, one of whoever holds the most is closed.
+    """Connections held at once; for one more, the holder of most connections loses one.
 
     It is the oldest of theirs, so a flood from one address keeps out no other address, and a
     connection that proves itself quickly is seldom closed before.
@@ -69,7 +69,7 @@ def _cut(connection: socket.socket) -> None:
 
 @final
 class Door(tcp_driver.TcpStreamServer):
-    """FLARE's socket server; who connects by TLS is FLARE's business once they are proven."""
+    """FLARE's socket server; a connection is passed to FLARE after its TLS handshake."""
 
     request_queue_size = 128
 

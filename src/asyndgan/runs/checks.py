@@ -63,7 +63,7 @@ def check_attended(recipe: Recipe, sites: Collection[str]) -> None:
     """Checks that some site takes part in every step, or the run could never finish.
 
     Raises:
-        RunError: nobody takes part in a step.
+        RunError: no site takes part in a step.
     """
     empty = recipe.first_empty_step(sites)
     if empty is not None:

@@ -1,4 +1,4 @@
-"""A run folder: everything that later commands need; of the sites, only what they sent.
+"""A run folder: everything that later commands need; of the sites only what they sent.
 
 recipe.toml              the resolved recipe
 identity                 the run's identity, used until run.json exists
@@ -56,7 +56,7 @@ _RECORD: TypeAdapter[Record] = TypeAdapter(Record)
 class RunFolder:
     """Paths and files of one run.
 
-    It may come from somebody else, so nothing is read of a folder that holds a link.
+    It may come from another party, so a folder that holds a link is refused.
     """
 
     def __init__(self, path: Path) -> None:
@@ -174,7 +174,7 @@ class RunFolder:
         """Looks once, before anything is read, whether the folder holds a link.
 
         Raises:
-            RunError: it does; whoever made it might have the reader's own patients read.
+            RunError: it does. A link could lead to the reader's own patients.
         """
         if not self._without_links and (link := link_in(self.path)):
             raise RunError(

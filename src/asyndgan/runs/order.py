@@ -80,12 +80,12 @@ class Order:
             name: name of the run.
             recipe: what to train.
             sites: sites that must be connected before it begins; empty: all that have kits.
-            yes: confirm in advance whatever the sites' cards say, within what the recipe allows.
+            yes: confirm any cards in advance, within what the recipe allows.
 
         Raises:
             RunError: the name is not valid, a site or one of the recipe's timeline has no kit,
-                nobody takes part in a step that is to come, or a run of that name has finished or
-                has another recipe.
+                no site takes part in a coming step, or a run of that name has finished or has
+                another recipe.
         """
         if not RUN_NAME.fullmatch(name):
             raise RunError(f"'{name}': name a run in small letters, digits and hyphens.")
@@ -195,7 +195,7 @@ class Order:
         return _said(self._proposal_file)
 
     def confirm(self, text: str) -> None:
-        """Lets the run begin with what this text says, and with nothing else; or `ANYTHING`."""
+        """Lets the run begin if its proposal equals this text; `ANYTHING` permits all."""
         replace_text(self._confirmed_file, _digest(text))
 
     def _await_confirmation(self, text: str) -> None:
@@ -284,7 +284,7 @@ class Order:
         self.trouble("")
 
     def grace(self) -> float:
-        """Seconds that this process may take to end once a signal tells it to."""
+        """Seconds that this process may take to end after a signal."""
         pace = self._transport.pace() if self._transport else 0.0
         return min(GRACE_S + 2 * pace, MOST_GRACE_S)
 
@@ -295,7 +295,7 @@ class Order:
         """Checks that some site that was not removed is to take part in the next step.
 
         Raises:
-            RunError: none is, and waiting would help nobody.
+            RunError: none is, so waiting would be useless.
         """
         recipe, step = self.folder.recipe(), self._next_step()
         named = {part.site for part in recipe.timeline if recipe.takes_part(part.site, step)}

@@ -79,7 +79,7 @@ def _lacks(scope: Scope, card: Card) -> str:
 
 
 def _looks(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]:
-    """Who has no look of its own."""
+    """A sentence on the sites without a look of their own."""
     shared = [s for s, card in cards.items() if set(scope.modalities) - set(card.modalities)]
     if not shared or not recipe.generator.style:
         return []
@@ -87,7 +87,7 @@ def _looks(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]
 
 
 def _alone(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]:
-    """Who brings what no other site does, and how large the generator would be without it."""
+    """Modalities and labels of one site alone, and the generator's size without them."""
     lines = []
     for site, (modalities, labels) in brought_alone(cards).items():
         known = cards[site].labels

@@ -1,4 +1,4 @@
-"""What `run.json` and `metrics.jsonl` may hold; both may come from somebody else."""
+"""The schema of `run.json` and `metrics.jsonl`, which may come from another party."""
 
 import math
 from typing import Annotated, Any, Final, NotRequired

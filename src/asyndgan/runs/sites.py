@@ -17,12 +17,12 @@ from asyndgan.runs import RunFolder
 @final
 @dataclass(frozen=True)
 class Participation:
-    """How sites took part in a run; whom they held out depends on it.
+    """How sites took part in a run, which determines their held-out patients.
 
     Attributes:
         trained: all cases with which a site was trained, held-out ones among them, by the site's
             name; only of sites whose training cases are not those that are loaded.
-        choosers: how each site chose whom it holds out; see `choosers_of`.
+        choosers: how each site chose its held-out patients; see `choosers_of`.
         had: number of cases that each site trained with, held-out ones among them; without a site
             whose policy hides that and says 1.
     """

@@ -106,7 +106,7 @@ def share_of(name: str, cohort: Cohort, policy: Policy, declared: float | None) 
 
     Raises:
         CohortError: the share is too small.
-        PolicyError: the share, or zeros in the feedback, would tell what the policy keeps back.
+        PolicyError: the share, or zeros in the feedback, would reveal what the policy keeps back.
     """
     if declared is None and not policy.leaves.cases:
         raise PolicyError(

@@ -18,8 +18,8 @@ KEPT_DIGESTS: Final = 2**18
 def check_range(images: Images, step: int) -> None:
     """Refuses images that no generator paints, before anything is learned from them.
 
-    The discriminator would not recover from some, and others could be made to bring it to its
-    limits in a way that tells of the patients.
+    The discriminator would not recover from some, and others could be made to reveal something of
+    the patients.
 
     Raises:
         NotFiniteError: some are not finite.

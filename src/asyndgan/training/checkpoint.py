@@ -124,7 +124,7 @@ def _misfit(name: str) -> RunError:
 
 @contextmanager
 def taking_up() -> Iterator[None]:
-    """Has whatever fails while a checkpoint is taken up fail as a `RunError`.
+    """Turns every error while a checkpoint is restored into a `RunError`.
 
     A checkpoint may come from a stranger, so any fact in it may be missing, or of any kind.
     """
@@ -279,7 +279,7 @@ def place_of(folder: Path, run: str) -> Path:
 
 
 def place_holding(folder: Path, run: str) -> tuple[Path, dict[str, Any]] | None:
-    """Where a party's states of a run are, and what the newest whole one says; None if nowhere.
+    """Folder of a party's states of a run, and the facts of the newest whole one; None if none.
 
     Unlike `place_of` it moves nothing.
     """

@@ -71,7 +71,7 @@ class Coordinator:
         step_number: number of steps done.
         generator: the network in training.
         average: exponential moving average of the generator; it paints the final images.
-        events: what a person should read, and no report has told yet.
+        events: messages for a person that no report contains yet.
         selection: compares images with the real ones, if the recipe asks for it.
         memory: remembers the sites that are away, if the recipe asks for it.
     """
@@ -122,7 +122,7 @@ class Coordinator:
             needed: sites without which the run does not begin; None: all that can be reached. The
                 other sites cannot prevent it from beginning.
             confirm: called before the first step of a new run with what it paints and the cards of
-                the needed sites, which all fit; it returns once somebody agrees, or raises.
+                the needed sites, which all fit; it returns after a confirmation, or raises.
             device: as for the constructor.
 
         Raises:
@@ -163,7 +163,7 @@ class Coordinator:
             QuorumError: if no site takes part now.
             NotFiniteError: if the generator's gradient is not finite, or the feedback of so many
                 sites that the others would be no quorum. Otherwise such feedback only counts as
-                missed, so that one site cannot end everybody's run.
+                missed, so that one site cannot end the run.
         """
         self.events += self.roster.follow_timeline(self.step_number)
         members = dict(self.members)

@@ -48,11 +48,11 @@ class Objective:
         seed: of the initial weights, which are drawn on the CPU so that devices agree.
         device: of the networks and of the batches that they are given.
         secret: of this start. The augmentation (`discriminator.augment`) then depends on it, and
-            the initial weights are shuffled unpredictably: anyone who can compute a first step
-            could tell from its feedback whose images were in it. None: both follow from the seed,
+            the initial weights are shuffled unpredictably: a party that can compute a first step
+            could recognise the images in it by the feedback. None: both follow from the seed,
             which coordinators know, so that a run can be repeated.
-        known: labels that the site's own cases have. A segmentation that was never taught a label
-            asks nothing about it, where given masks have it. None: all labels.
+        known: labels that the site's own cases have. Other labels of given masks are ignored in the
+            segmentation term. None: all labels.
         taught: labels that each half of its patients has, (2, labels) booleans; for cross-fitted
             discriminators. None: all.
 
@@ -214,8 +214,8 @@ class Objective:
     def begin_step(self, step: int) -> None:
         """Sets the learning rates of a step and the random generators of its augmentation.
 
-        Feedback shows how its images were shifted, and this may give away the 32 bits that torch
-        takes of a seed. Images for learning are therefore augmented from a seed of their own.
+        Feedback shows how its images were shifted, which may reveal the 32 bits that torch takes of
+        a seed. Images for learning are therefore augmented from a seed of their own.
         """
         self.random, self.shown = (
             torch.Generator().manual_seed(derived_seed(self.seed, purpose, step))

@@ -1,4 +1,4 @@
-"""How a run is opened at its sites, before anybody takes part."""
+"""Opens a run at its sites, before the first step."""
 
 import time
 from collections.abc import Collection, Mapping
@@ -59,7 +59,7 @@ def open_all(
 
 
 def told_alone(cards: Mapping[str, Card]) -> str:
-    """Who alone brings what the others then lack."""
+    """Sentences on modalities and labels that one site alone brings."""
     lines = []
     for site, (modalities, labels) in brought_alone(cards).items():
         found = [*sorted(modalities), *(f"label {key}" for key in sorted(labels, key=int))]

@@ -101,8 +101,8 @@ class PrivateDiscriminator:
                 parameter.grad = None
         lengths = torch.stack([own.flatten(1).norm(dim=1) for own in each]).norm(dim=0)
         factor = (self.recipe.privacy.clip / lengths.clamp(min=1e-12)).clamp(max=1)
-        # A patient whose gradient is not finite counts for nothing, which is within the clip.
-        # A refusal instead would tell of the patient, and no noise would cover it.
+        # A gradient that is not finite counts as zero, which is within the clip.
+        # A refusal would reveal something of the patient, and no noise would cover it.
         finite = lengths.isfinite()
         return [torch.einsum("n,n...->...", factor[finite], own[finite]) for own in each]
 

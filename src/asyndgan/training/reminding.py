@@ -64,8 +64,8 @@ class Memory:
     ) -> Tensor | None:
         """Adds the gradient of the reminding term to the generator's gradients, site by site.
 
-        What one site counts for is limited as it is in feedback (`shares.most`), so that none can
-        declare so much and leave that the others are forgotten.
+        The share of one site is bounded as in feedback (`shares.most`), so that a site that
+        declares too much and leaves cannot outweigh the others.
 
         Args:
             generator: the one in training.

@@ -1,4 +1,4 @@
-"""Who takes part in a run: sites are welcomed, turned away, leave, and come back."""
+"""The sites that take part in a run: they are admitted, refused, leave and return."""
 
 import time
 from collections import Counter
@@ -118,7 +118,7 @@ class Roster:
 
     @property
     def most(self) -> float:
-        """What one site counts for at most."""
+        """Largest share of one site."""
         return self.recipe.shares.most_of(len(self.shares))
 
     @property
@@ -266,8 +266,8 @@ class Roster:
 
         Args:
             site: the member.
-            error: why its answer is missing. Whoever is there and refuses is invited again after
-                a while, ever longer: steps in which nobody teaches count as well.
+            error: why its answer is missing. A site that refuses is invited again at growing
+                intervals.
         """
         del self.members[site]
         if error and not isinstance(error, SiteUnreachableError):

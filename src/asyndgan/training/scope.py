@@ -206,7 +206,7 @@ def merge_labels(
 def _contradiction(
     numbers: Collection[int], name: str, labels: Mapping[int, str], cards: Mapping[str, Card]
 ) -> str:
-    """Who calls these labels what; the fewest come first, since they are the likeliest to err."""
+    """Sites by the names that they give these labels; the fewest first, as the likeliest to err."""
     said: dict[tuple[int, str], list[str]] = {}
     for number, known in labels.items():
         if number in numbers or known == name:
@@ -246,8 +246,8 @@ def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
 SHARED_LOOK: Final = ""
 """The look of all sites that lack a modality.
 
-In a look of its own nobody would judge what a site lacks, and what is painted there from another
-site's look would not go with the rest of the image. Such sites judge one look together.
+In a look of its own no site would judge the modalities that it lacks, and they would not fit the
+rest of the image. Such sites judge one look together.
 """
 
 

@@ -61,7 +61,7 @@ class Site(Handler):
         folder: where it keeps its own checkpoints; None: nowhere, so it cannot roll back.
         records: where it keeps its ledger and its account; None: in `folder`.
         share: its weight among the sites, `LEAST_SHARE` at least; None: its number of cases.
-        policy: of its steward; it has the last word.
+        policy: of its steward; it overrules the recipe.
         openings: what it was opened with before; None: it remembers that in memory only.
         given: label maps [H, W] to have painted, exactly if `masks.source` is `given`.
         device: where its networks compute; the cohort stays in main memory.
@@ -135,7 +135,7 @@ class Site(Handler):
         return self.release.let_out(answer, repeated=repeated)
 
     def _judge(self, request: StepRequest) -> StepAnswer:
-        """One step: the discriminator learns, then says how the images should change.
+        """One step: the discriminator learns, then returns its feedback on the images.
 
         The images were painted from the conditions of batch `request.batch`, which this site chose.
         """
@@ -288,7 +288,7 @@ class Site(Handler):
 
     @cached_property
     def _moments(self) -> Moments:
-        """Of all its images; kept, since who did not wait for them asks again."""
+        """Moments of all its images; cached, since a coordinator that timed out asks again."""
         return Moments.of(
             features_in_parts(self.cohort.images), clip=self.recipe.selection.clip or None
         )
@@ -359,7 +359,7 @@ class Site(Handler):
 
     @cached_property
     def _data_digest(self) -> str:
-        """Digest of the cases, of whose they are, and of the given masks if there are any.
+        """Digest of the cases, of their patients, and of the given masks if there are any.
 
         Which half of the patients a case belongs to follows from the patients' names, and what has
         learned from one half must never learn from the other.

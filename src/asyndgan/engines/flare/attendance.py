@@ -1,6 +1,7 @@
-"""Who is connected with a federation's server: its service asks FLARE and writes it down.
+"""Records which sites are connected with a federation's server.
 
-A question to FLARE takes seconds, and as long as FLARE likes; a file is read at once.
+The service asks FLARE and writes a file: a question to FLARE takes seconds or longer, a file is
+read at once.
 """
 
 import json
@@ -30,7 +31,7 @@ STALE_S: Final = 20.0
 
 
 class _Noted(BaseModel):
-    """The file's content: when it was asked (seconds since 1970), and who was connected."""
+    """The file's content: time of the question (seconds since 1970), and the connected sites."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,7 +41,7 @@ class _Noted(BaseModel):
 
 @final
 class Register:
-    """Writes down who is connected, every few seconds until it is closed."""
+    """Writes down the connected sites, every few seconds until it is closed."""
 
     def __init__(self, federation: Federation) -> None:
         self._path = federation.path / FILE
@@ -68,7 +69,7 @@ class Register:
 
 
 def connected(federation: Federation) -> str:
-    """A sentence on who is connected and who is not, or that nobody serves the federation."""
+    """A sentence on which sites are connected, or that the federation is not served."""
     try:
         noted = _Noted.model_validate_json(bounded_text(federation.path / FILE))
     except (OSError, ValueError):

@@ -86,7 +86,7 @@ class Administrator:
         return reply["answer"]
 
     def close(self) -> None:
-        """Ends the session for good; who waits for an answer gets an error at once."""
+        """Ends the session for good; callers that wait for an answer get an error at once."""
         self._closed = True
         idle = self._lock.acquire(blocking=False)
         try:
@@ -203,7 +203,7 @@ class Office:
             log.info("job %s: %s", job, error)
 
     def close(self) -> None:
-        """Ends the session; what is asked of it now fails at once."""
+        """Ends the session; further requests fail at once."""
         self.administrator.close()
 
 

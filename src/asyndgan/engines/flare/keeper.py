@@ -1,4 +1,4 @@
-"""Keeps one FLARE process, server or client, running whatever ends it."""
+"""Keeps one FLARE process, server or client, running: starts it again whenever it ends."""
 
 import errno
 import logging

@@ -153,8 +153,8 @@ def remove_site(federation: Federation, site: str) -> Federation:
 def renew(federation: Federation) -> None:
     """Renews all certificates and kits under the same authority; those sent earlier stay valid.
 
-    Everybody gets a new key but the server, which signs what it knows connected sites by: with
-    another key it would not know them until each was started again.
+    All sites get new keys. The server keeps its key, because it signs what identifies connected
+    sites: with another key, each site would have to be started again.
 
     Raises:
         RunError: FLARE cannot make the kits, or the authority's file cannot be used.

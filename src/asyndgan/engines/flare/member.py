@@ -203,7 +203,7 @@ def refuse_links(kit: Path) -> None:
 
 
 def not_read(kit: Path) -> str:
-    """Names what lies in a kit's folder and is no part of a kit; empty if there is nothing."""
+    """Names of files in a kit's folder that are no part of a kit; empty if there are none."""
     names = sorted(
         printable(path.name) for path in kit.iterdir() if path.name not in (KIT_FILE, *OWN)
     )
@@ -212,7 +212,7 @@ def not_read(kit: Path) -> str:
 
 
 def printable(name: str) -> str:
-    """A name that somebody else chose, for a terminal."""
+    """A name from another party, safe to print on a terminal."""
     return name if name.isprintable() else ascii(name)
 
 
@@ -225,8 +225,8 @@ def guard(kit: Path) -> None:
 def write_workspace(kit: Path, member: Member) -> Path:
     """Writes the folder on which FLARE's client is started, in place of the one before.
 
-    FLARE's files hold what stands here and the member's data; of the kit's folder FLARE sees no
-    other file. Nothing that FLARE or anybody else left in the old folder remains.
+    The files come from this function and the member's data; FLARE sees no other file of the kit's
+    folder. The old folder's content is removed.
 
     Returns:
         The folder.

@@ -22,8 +22,8 @@ from asyndgan.training.scope import Scope
 from asyndgan.wire import Card, Judge, Judgement, StepRequest
 
 LEAST_PART = 0.01
-"""A modality that fewer of a site's cases have is not made up for further: who declares next to
-none would have a weight without limit."""
+"""Smallest fraction of cases with a modality that a weight makes up for. Without it, a site that
+declares next to none would have an unbounded weight."""
 
 
 @final
@@ -100,7 +100,7 @@ class Shares(Aggregation[Judge, Judgement]):
         """There may be any number of sites."""
 
     def check_card(self, site: str, card: Card, scope: Scope, members: Collection[str]) -> None:
-        """A site judges what it holds, whatever that is."""
+        """Accepts every card: a site judges the modalities that it holds."""
 
 
 def weights_of(
