@@ -1,7 +1,9 @@
 """What every file format promises."""
 
 import gzip
+import io
 import struct
+import subprocess
 import tracemalloc
 import zlib
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image as Picture
 
 from asyndgan.data.readers import NOT_ACQUIRED, READERS, DataFileError, Reader, reader_of
 from asyndgan.data.readers.reader import plane_of
@@ -153,6 +156,162 @@ def test_a_file_that_claims_to_be_vast_is_refused_before_anything_is_allocated(
         read_by(reader, read, path)
     assert tracemalloc.get_traced_memory()[1] < 2**22
     tracemalloc.stop()
+
+
+def encoded(kind: str) -> bytes:
+    """A picture of nothing in a format that is not read."""
+    content = io.BytesIO()
+    Picture.fromarray(mask()).save(content, kind)
+    return content.getvalue()
+
+
+FOREIGN = {
+    "a JPEG picture": encoded("JPEG"),
+    "a TIFF picture": encoded("TIFF"),
+    "a BMP picture": encoded("BMP"),
+    "a GIF picture": encoded("GIF"),
+    "a WebP picture": encoded("WEBP"),
+    "a DICOM file": bytes(128) + b"DICM\2\0\0\0UL\4\0",
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n",
+    "a git-annex pointer": b"/annex/objects/MD5E-s123--abc.png\n",
+    "a web page": b"\n<!DOCTYPE HTML>\n<html><head><title>Sign in</title></head></html>",
+    "an XML text": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+    "an NRRD volume": b"NRRD0004\ntype: short\n",
+    "a NumPy array": b"\x93NUMPY\1\0v\0",
+    "a ZIP archive": b"PK\3\4" + bytes(40),
+    "an empty file": b"",
+    "a file of zero bytes only": bytes(4096),
+}
+
+
+@pytest.mark.parametrize("read", ["image", "mask", "painted"])
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_that_holds_something_else_is_named_by_what_it_holds(
+    name: str, read: str, path: Path, reader: Reader
+) -> None:
+    path.write_bytes(FOREIGN[name])
+    with pytest.raises(DataFileError) as found:
+        read_by(reader, read, path)
+    assert found.value.file == path
+    assert found.value.reason.startswith(f"is {name}")
+    # Another name would not change the format, and a copy would be the same file.
+    assert "ename" not in found.value.remedy and "truncated" not in found.value.remedy
+    if name == "a JPEG picture" and read == "mask":
+        assert "Export the mask again" in found.value.remedy  # its labels are lost
+
+
+@pytest.mark.parametrize(("wanted", "found"), [(".nii.gz", ".nii"), (".nii", ".nii.gz")])
+def test_nifti_that_is_packed_otherwise_than_its_name_says_has_a_remedy_that_works(
+    wanted: str, found: str, tmp_path: Path
+) -> None:
+    whole = tmp_path / f"whole{found}"
+    reader_of(whole).write(whole, mask(), spacing=SPACING, note="")
+    path = whole.rename(tmp_path / f"ann{wanted}")
+    with pytest.raises(DataFileError, match=r"is (plain|gzipped) NIfTI, where") as error:
+        reader_of(path).mask(path)
+    command = error.value.remedy.partition(": ")[2].removesuffix(".")
+    subprocess.run(command.replace("FILE", path.name), shell=True, cwd=tmp_path, check=True)
+    np.testing.assert_array_equal(slice_in(reader_of(path).mask(path).values), mask())
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [(".png", ".nii.gz"), (".png", ".nii"), (".nii", ".png")]
+)
+def test_a_file_of_another_format_that_is_read_is_named(
+    name: str, other: str, tmp_path: Path
+) -> None:
+    whole = tmp_path / f"whole{other}"
+    reader_of(whole).write(whole, image(), spacing=SPACING, note="")
+    path = whole.rename(tmp_path / f"ann{name}")
+    with pytest.raises(DataFileError, match="or store the whole set in one format") as found:
+        reader_of(path).image(path, most=1)
+    assert ("NIfTI" if name == ".png" else "PNG") in found.value.reason
+
+
+def png_of(samples: np.ndarray, depth: int, colour: int) -> bytes:
+    """A PNG (rows, columns, samples a pixel) of any depth and colour type, by its specification."""
+    rows, columns, _ = samples.shape
+    raw = b""
+    for row in samples.reshape(rows, -1):
+        bits = "".join(f"{int(value):0{depth}b}" for value in row)
+        bits += "0" * (-len(bits) % 8)
+        raw += b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + body))
+        return struct.pack(">I", len(body)) + kind + body + crc
+
+    head = struct.pack(">IIBBBBB", columns, rows, depth, colour, 0, 0, 0)
+    colours = chunk(b"PLTE", bytes(range(256)) * 3) if colour == 3 else b""
+    data = chunk(b"IDAT", zlib.compress(raw)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + colours + data
+
+
+def samples(depth: int, bands: int = 1) -> np.ndarray:
+    return np.random.default_rng(depth).integers(0, 2**depth, (6, 8, bands))
+
+
+@pytest.mark.parametrize(("colour", "bands"), [(2, 3), (4, 2), (6, 4)], ids=["rgb", "la", "rgba"])
+@pytest.mark.parametrize("read", ["image", "mask"])
+def test_a_png_of_16_bits_a_colour_is_refused_since_half_of_them_would_be_lost(
+    colour: int, bands: int, read: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ann.png"
+    path.write_bytes(png_of(samples(16, bands), 16, colour))
+    with pytest.raises(DataFileError, match="only the upper 8 would be read"):
+        read_by(reader_of(path), read, path)
+
+
+@pytest.mark.parametrize(
+    ("depth", "colour", "read"),
+    [(16, 0, "image"), (16, 0, "mask"), (8, 0, "mask"), (1, 0, "mask")]
+    + [(depth, 3, "mask") for depth in (1, 2, 4, 8)],
+)
+def test_what_a_png_stores_is_read_exactly(
+    depth: int, colour: int, read: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "ann.png"
+    path.write_bytes(png_of(samples(depth), depth, colour))
+    found = read_by(reader_of(path), read, path)
+    (stored,) = found if isinstance(found, list) else [found]
+    np.testing.assert_array_equal(stored.values, samples(depth)[..., 0])
+
+
+@pytest.mark.parametrize("depth", [2, 4])
+def test_a_mask_whose_few_bits_would_be_stretched_is_refused(depth: int, tmp_path: Path) -> None:
+    path = tmp_path / "ann.png"
+    path.write_bytes(png_of(samples(depth), depth, 0))
+    with pytest.raises(DataFileError, match=f"is a mask of {depth} bits a pixel"):
+        reader_of(path).mask(path)
+
+
+def unplaced(path: Path, shape: tuple[int, ...], spacing: tuple[float, ...], **codes: int) -> None:
+    """Writes a NIfTI whose spacing is in `pixdim` alone."""
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.uint8)
+    header.set_data_shape(shape)
+    header["pixdim"][1:4] = spacing
+    header["vox_offset"], header["magic"] = 360, b"n+1"  # not a multiple of 16: nibabel says so
+    for code, value in codes.items():
+        header[code] = value
+    content = header.binaryblock + bytes(12) + bytes(range(int(np.prod(shape))))
+    path.write_bytes(gzip.compress(content) if path.name.endswith(".gz") else content)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("codes", [{}, {"qform_code": 1}], ids=["no code", "qform"])
+def test_voxels_that_are_0_mm_apart_are_refused_and_nibabel_is_silent(
+    ending: str, codes: dict[str, int], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / f"ann{ending}"
+    unplaced(path, (4, 3, 2), (1, 1, 0), **codes)
+    with pytest.raises(
+        DataFileError, match=r"ann.*its voxels are 1 x 1 x 0 mm apart .*fslchpixdim"
+    ):
+        reader_of(path).mask(path)
+    unplaced(path, (4, 3, 1), (1, 2, 0), **codes)  # of one slice the thickness is not used
+    assert reader_of(path).mask(path).spacing[:2] == (1, 2)
+    assert not caplog.records
 
 
 def test_a_file_of_no_format_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from asyndgan.received import opened
 MAX_VOXELS = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
 MAX_START = 2**24  # bytes of header and extensions before the voxels
 MAX_EXTENSIONS = 64  # nibabel takes 20 us and an object for each
+HEADER = 544  # bytes: of version 2, and the first four of its extensions
 MAX_BYTES = MAX_START + 16 * MAX_VOXELS
 
 _PLACE = (
@@ -47,15 +48,15 @@ class Nifti(Reader):
 
     def image(self, path: Path, *, most: int) -> list[Stored]:
         """See `Reader.image`."""
-        return [_volume(path)]
+        return [_volume(path, labels=False)]
 
     def mask(self, path: Path) -> Stored:
         """See `Reader.mask`."""
-        return _volume(path)
+        return _volume(path, labels=True)
 
     def painted(self, path: Path) -> bool:
         """See `Reader.painted`."""
-        with decoding(path, "an image"), _opened(path) as stored:
+        with decoding(path, "NIfTI"), _opened(path) as stored:
             return bytes(stored.header["descrip"]).startswith(NOT_ACQUIRED.encode())
 
     def write(
@@ -107,7 +108,41 @@ def _opened(path: Path) -> Iterator[Any]:
             file = unpacked.enter_context(gzip.GzipFile(fileobj=stored))
         kind = _bounded(path, file)
         file.seek(0)
-        yield kind.from_file_map({"image": nib.FileHolder(path.name, file)})
+        _check_spacing(path, file.read(HEADER), kind)
+        file.seek(0)
+        with _silent():
+            yield kind.from_file_map({"image": nib.FileHolder(path.name, file)})
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Keeps back what nibabel logs of a header: its lines do not name the file."""
+    logger = nib.imageglobals.logger
+    disabled, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = disabled
+
+
+def _check_spacing(path: Path, head: bytes, kind: Any) -> None:
+    """Refuses a header whose voxels are 0 mm apart, where its affine is made from those numbers.
+
+    Raises:
+        DataFileError: along an axis of more than one voxel the spacing is 0; nibabel takes 1.
+    """
+    header = kind.header_class(head[: kind.header_class.template_dtype.itemsize], check=False)
+    if header["sform_code"] > 0:
+        return
+    spacing = header["pixdim"][1:4]
+    if any(
+        size > 1 and mm == 0 for size, mm in zip(header.get_data_shape(), spacing, strict=False)
+    ):
+        raise DataFileError(
+            path,
+            f"says that its voxels are {' x '.join(f'{mm:g}' for mm in spacing)} mm apart (pixdim)",
+            "Write the true spacing into its header (FSL: fslchpixdim FILE X Y Z).",
+        )
 
 
 def _bounded(path: Path, file: BufferedIOBase) -> Any:
@@ -116,7 +151,7 @@ def _bounded(path: Path, file: BufferedIOBase) -> Any:
     Version and byte order must be the same wherever the header tells them, since nibabel may go by
     another place than this function.
     """
-    head = file.read(544)
+    head = file.read(HEADER)
     for order in "<>":
         (size,) = struct.unpack_from(f"{order}i", head)
         kind: Any = nib.Nifti1Image
@@ -153,9 +188,9 @@ def _bounded(path: Path, file: BufferedIOBase) -> Any:
     raise ValueError("it does not start like one")
 
 
-def _volume(path: Path) -> Stored:
+def _volume(path: Path, *, labels: bool) -> Stored:
     """Reads voxels (right, anterior, superior), scaled as the header says, and their affine."""
-    with decoding(path, "NIfTI"), _opened(path) as stored:
+    with decoding(path, "NIfTI", labels=labels), _opened(path) as stored:
         if not np.isfinite(stored.affine).all():
             raise ValueError("its affine is not finite")
         shape = tuple(int(side) for side in stored.shape)
@@ -183,4 +218,5 @@ def _volume(path: Path) -> Stored:
         turned = nib.as_closest_canonical(volume)
         if not nib.affines.voxel_sizes(turned.affine).min() > 0:
             raise ValueError("its affine is singular")
-        return Stored(np.array(turned.dataobj), turned.affine)
+        turn = nib.orientations.io_orientation(stored.affine)
+        return Stored(np.array(turned.dataobj), turned.affine, turn)

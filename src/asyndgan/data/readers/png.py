@@ -18,6 +18,7 @@ MAX_PIXELS = 2**26  # below PIL's own limit, which only warns
 MAX_EXTRA = 2**22  # bytes beyond 8 for each pixel: profiles, notes
 MAX_CHUNKS = 2**16  # PIL takes 2 us and more for each; of pixels a chunk has 8 kB or more
 NOTE = "synthetic"
+GREY = 0  # a PNG's number for grey without transparency
 
 
 @final
@@ -33,9 +34,14 @@ class Png(Reader):
         if mode == "RGB" and most == 3:
             return [Stored(plane) for plane in np.moveaxis(pixels, -1, 0)]
         if mode not in ("L", "I;16", "I"):
+            wanted = "an RGB or grey one" if most == 3 else "a grey one"
+            reason = f"is a picture of kind {mode}, where {wanted} was expected"
+            if mode in ("RGBA", "LA"):
+                remedy = "Remove its transparency (ImageMagick: mogrify -alpha off FILE)."
+                raise DataFileError(path, reason, remedy)
             raise DataFileError(
                 path,
-                f"is a picture of kind {mode}, where a grey one was expected",
+                reason,
                 "Save it as 8-bit grey; or, if it is RGB, as the only file of the case, _0000.png, "
                 "with three channel_names in dataset.json.",
             )
@@ -43,7 +49,7 @@ class Png(Reader):
 
     def mask(self, path: Path) -> Stored:
         """See `Reader.mask`."""
-        values, mode = _pixels(path)
+        values, mode = _pixels(path, labels=True)
         if mode not in ("L", "P", "1", "I;16", "I"):
             raise DataFileError(
                 path,
@@ -54,7 +60,7 @@ class Png(Reader):
 
     def painted(self, path: Path) -> bool:
         """See `Reader.painted`."""
-        with decoding(path, "an image"), _picture(path) as picture:
+        with decoding(path, "PNG"), _picture(path) as picture:
             return NOTE in picture.info
 
     def write(
@@ -84,22 +90,23 @@ class Png(Reader):
         self.write(path, plane, spacing=(1.0, 1.0), note=NOT_ACQUIRED)
 
 
-def _pixels(path: Path) -> tuple[np.ndarray, str]:
+def _pixels(path: Path, *, labels: bool = False) -> tuple[np.ndarray, str]:
     """Reads pixels (rows, columns) or (rows, columns, bands), and PIL's name for their mode."""
-    with decoding(path, "PNG"), _picture(path) as picture:
+    with decoding(path, "PNG", labels=labels), _picture(path, labels=labels) as picture:
         return np.array(picture), picture.mode
 
 
 @contextmanager
-def _picture(path: Path) -> Iterator[Picture.Image]:
-    """Opens a PNG of bounded size."""
+def _picture(path: Path, *, labels: bool = False) -> Iterator[Picture.Image]:
+    """Opens a PNG of bounded size, whose samples PIL reads as they are stored."""
     with opened(path, 8 * MAX_PIXELS + MAX_EXTRA) as file:
         # The size is at a fixed offset; PIL itself would only warn, and only at a larger size.
-        head = file.read(24)
-        if not head.startswith(b"\x89PNG\r\n\x1a\n") or len(head) < 24:
+        head = file.read(26)
+        if not head.startswith(b"\x89PNG\r\n\x1a\n") or len(head) < 26:
             raise ValueError("it does not start like one")
         columns, rows = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
         _bounded(path, columns, rows)
+        _check_depth(path, depth=head[24], colour=head[25], labels=labels)
         if os.fstat(file.fileno()).st_size > 8 * columns * rows + MAX_EXTRA:
             raise ValueError("it is far longer than its pixels take")
         _check_chunks(file)
@@ -107,6 +114,23 @@ def _picture(path: Path) -> Iterator[Picture.Image]:
         with Picture.open(file, formats=["PNG"]) as picture:
             _bounded(path, *picture.size)  # a hostile file may hold a second header
             yield picture
+
+
+def _check_depth(path: Path, *, depth: int, colour: int, labels: bool) -> None:
+    """Refuses a picture of which PIL drops bits, or changes the numbers of labels."""
+    if depth == 16 and colour != GREY:
+        raise DataFileError(
+            path,
+            "stores 16 bits a colour, of which only the upper 8 would be read",
+            "Save it with 8 bits a colour; or each colour as a grey PNG of 16 bits, _0000.png to "
+            "_0002.png (ImageMagick: convert FILE -alpha off -separate CASE_%04d.png).",
+        )
+    if labels and colour == GREY and depth in (2, 4):
+        raise DataFileError(
+            path,
+            f"is a mask of {depth} bits a pixel, whose numbers programs stretch to 0..255",
+            "Save it as 8-bit grey, each pixel the number of its label.",
+        )
 
 
 def _check_chunks(file: BufferedIOBase) -> None:

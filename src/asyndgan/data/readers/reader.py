@@ -10,7 +10,9 @@ from typing import Final, final
 import nibabel as nib
 import numpy as np
 
+from asyndgan.data.sniffing import mistaken
 from asyndgan.errors import DataError
+from asyndgan.texts import printable
 
 NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
 """Note in the header of a painted file; NIfTI allows 80 bytes."""
@@ -26,7 +28,8 @@ class DataFileError(DataError):
     """
 
     def __init__(self, file: Path, reason: str, remedy: str) -> None:
-        super().__init__(f"{file}: {reason}. {remedy}")
+        # A name may hold bytes that are no text, which nothing could print or record.
+        super().__init__(printable(f"{file}: {reason}. {remedy}"))
         self.file = file
         self.reason = reason
         self.remedy = remedy
@@ -41,10 +44,12 @@ class Stored:
         values: intensities or labels, (rows, columns) of a picture, or (right, anterior, superior)
             of a volume.
         affine: (4, 4), from voxel indices to millimetres; None for pictures.
+        turn: nibabel's orientation (3, 2) by which the file's axes were turned; None for pictures.
     """
 
     values: np.ndarray = field(repr=False)
     affine: np.ndarray | None = field(default=None, repr=False)
+    turn: np.ndarray | None = field(default=None, repr=False)
 
     @property
     def spacing(self) -> tuple[float, ...]:
@@ -131,13 +136,24 @@ class Reader(ABC):
 
 
 @contextmanager
-def decoding(path: Path, kind: str) -> Iterator[None]:
-    """Turns whatever a decoder raises into a `DataFileError`."""
+def decoding(path: Path, kind: str, *, labels: bool = False) -> Iterator[None]:
+    """Turns whatever a decoder raises into a `DataFileError`.
+
+    Args:
+        path: the file, or the folder.
+        kind: what it was expected to be: `PNG`, `NIfTI` or a folder.
+        labels: whether it was to be a mask.
+
+    Raises:
+        DataFileError: something was raised. If the file holds something else, the error names it.
+    """
     try:
         yield
     except DataError:
         raise
     except Exception as error:
+        if found := mistaken(path, kind, labels=labels):
+            raise DataFileError(path, *found) from error
         reason = str(error).replace(str(path), path.name).rstrip(".") or type(error).__name__
         remedy = "It may be truncated or damaged: copy it again from where it came."
         if isinstance(error, PermissionError):

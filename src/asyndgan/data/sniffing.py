@@ -1,0 +1,127 @@
+"""What a file holds by its first bytes, whatever its name says."""
+
+import gzip
+from pathlib import Path
+from typing import Final, NamedTuple, final
+
+from asyndgan.received import opened
+
+_HEAD = 544  # bytes: a NIfTI's header
+_MOST = 2**63
+
+COPY_AGAIN: Final = "Copy it again from where it came."
+TO_PNG: Final = "Convert it to PNG (ImageMagick: mogrify -format png FILE)."
+TO_NIFTI: Final = "Convert it to NIfTI (SimpleITK: WriteImage(ReadImage(FILE), 'NEW.nii.gz'))."
+FROM_DICOM: Final = "Convert each series to NIfTI (dcm2niix -z y -o OUT FOLDER)."
+
+CONVERTED: Final = {
+    **dict.fromkeys((".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"), TO_PNG),
+    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mnc", ".img", ".hdr"), TO_NIFTI),
+    **dict.fromkeys((".dcm", ".ima"), FROM_DICOM),
+    **dict.fromkeys((".npy", ".npz", ".mat", ".h5"), "Store its array as NIfTI, with its spacing."),
+}
+"""Ending of a file in a format that is not read, in small letters, to what to do with the file."""
+
+
+@final
+class Content(NamedTuple):
+    """A kind of file: `name` with its article, and the sentence of what to do about it."""
+
+    name: str
+    remedy: str
+
+
+_NIFTI, _PACKED, _PNG = (Content(name, "") for name in ("plain NIfTI", "gzipped NIfTI", "PNG"))
+_EMPTY = Content("an empty file (0 bytes)", COPY_AGAIN)
+_JPEG = Content("a JPEG picture", TO_PNG)
+_ARCHIVE = "Unpack it, and name the files as dataset.json says."
+_FETCH = "Fetch the file itself ({}); a clone holds only a pointer to it."
+_PAGE = Content("a web page", "The download failed, or wants a login: download the file again.")
+_BEGINS: Final = (
+    (0, b"\x89PNG", _PNG),
+    (0, b"\xff\xd8\xff", _JPEG),
+    (0, b"GIF8", Content("a GIF picture", TO_PNG)),
+    (0, b"BM", Content("a BMP picture", TO_PNG)),
+    (0, b"II*\0", Content("a TIFF picture", TO_PNG)),
+    (0, b"MM\0*", Content("a TIFF picture", TO_PNG)),
+    (8, b"WEBP", Content("a WebP picture", TO_PNG)),
+    (4, b"jP  ", Content("a JPEG 2000 picture", TO_PNG)),
+    (128, b"DICM", Content("a DICOM file", FROM_DICOM)),
+    (344, b"n+1\0", _NIFTI),
+    (4, b"n+2\0", _NIFTI),
+    (344, b"ni1\0", Content("the header of a NIfTI pair (.hdr, .img)", TO_NIFTI)),
+    (0, b"NRRD000", Content("an NRRD volume", TO_NIFTI)),
+    (0, b"ObjectType", Content("a MetaImage volume", TO_NIFTI)),
+    (0, b"\x89HDF", Content("an HDF5 file", CONVERTED[".h5"])),
+    (0, b"\x93NUMPY", Content("a NumPy array", CONVERTED[".npy"])),
+    (0, b"MATLAB", Content("a MATLAB file", CONVERTED[".mat"])),
+    (0, b"PK\x03\x04", Content("a ZIP archive", _ARCHIVE)),
+    (0, b"7z\xbc\xaf", Content("a 7z archive", _ARCHIVE)),
+    (0, b"%PDF", Content("a PDF", "Export the image itself.")),
+    (0, b"version https://git-lfs", Content("a Git LFS pointer", _FETCH.format("git lfs pull"))),
+    (0, b"/annex/objects", Content("a git-annex pointer", _FETCH.format("datalad get FILE"))),
+    (0, b"<!doctype html", _PAGE),
+    (0, b"<html", _PAGE),
+    (0, b"<?xml", Content("an XML text", _PAGE.remedy)),
+)
+"""Offset, bytes (letters in either case if they are `<`-tags), and the kind of file."""
+
+
+def content_of(path: Path) -> Content | None:
+    """The kind of a file by its first bytes; None if they are of no known kind or not readable."""
+    try:
+        with opened(path, _MOST) as file:
+            head = file.read(_HEAD)
+            if head.startswith(b"\x1f\x8b"):
+                file.seek(0)
+                with gzip.GzipFile(fileobj=file) as packed:
+                    inner = _known(packed.read(_HEAD))
+                if inner == _NIFTI:
+                    return _PACKED
+                damaged = path.name.endswith(".gz") and inner is None
+                return None if damaged else Content("a gzip archive", _ARCHIVE)
+    except (OSError, ValueError, EOFError):
+        return None
+    if not head:
+        return _EMPTY
+    if not any(head):
+        return Content("a file of zero bytes only", COPY_AGAIN)
+    return _known(head)
+
+
+def _known(head: bytes) -> Content | None:
+    text = head.lstrip().lower()
+    for offset, magic, content in _BEGINS:
+        if (text if magic.startswith(b"<") else head[offset:]).startswith(magic):
+            return content
+    return None
+
+
+def mistaken(path: Path, kind: str, *, labels: bool) -> tuple[str, str] | None:
+    """Why a file cannot be read as what its name says, if it holds something else.
+
+    Args:
+        path: the file.
+        kind: what was wanted, `PNG` or `NIfTI`.
+        labels: whether it was to be a mask.
+
+    Returns:
+        Reason and remedy; None if nothing else was recognised.
+    """
+    found = content_of(path)
+    wanted = {"PNG": _PNG, "NIfTI": _PACKED if path.name.endswith(".gz") else _NIFTI}.get(kind)
+    if found in (None, wanted) or wanted is None:
+        return None
+    remedy = found.remedy
+    if wanted == _PACKED and found == _NIFTI:
+        remedy = "Compress it: gzip -c FILE > NEW && mv NEW FILE."
+    elif wanted == _NIFTI and found == _PACKED:
+        remedy = "Unpack it: gzip -dc FILE > NEW && mv NEW FILE."
+    elif labels and found == _JPEG:
+        remedy = f"Export the mask again, as {kind}: JPEG has changed its labels."
+    elif (
+        not remedy or (kind == "PNG" and remedy == TO_NIFTI) or (kind != "PNG" and remedy == TO_PNG)
+    ):
+        remedy = f"Export it as {kind}, or store the whole set in one format."
+    expected = "" if found == _EMPTY else f", where {wanted.name} was expected"
+    return f"is {found.name}{expected}", remedy
