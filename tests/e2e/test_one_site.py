@@ -72,6 +72,13 @@ def command(*arguments: object) -> str:
     return " ".join(result.output.split())
 
 
+def count_cases(folder: Path) -> None:
+    """Writes the number of cases that are left."""
+    about = json.loads((folder / "dataset.json").read_text())
+    about["numTraining"] = len(list((folder / "labelsTr").iterdir()))
+    (folder / "dataset.json").write_text(json.dumps(about))
+
+
 def complete(*arguments: object) -> str:
     return command("complete", *arguments)
 
@@ -562,9 +569,7 @@ def test_a_set_from_the_masks_of_those_who_are_judged_is_refused_even_if_they_we
     test = phantoms["north"].parent / "test"
     for file in (*(test / "imagesTr").iterdir(), *(test / "labelsTr").iterdir()):
         shutil.copy(file, more / file.parent.name)
-    about = json.loads((more / "dataset.json").read_text())
-    about["numTraining"] = len(list((more / "labelsTr").iterdir()))
-    (more / "dataset.json").write_text(json.dumps(about))
+    count_cases(more)
     command("augment", run.path, "--site", more, "--out", out)
     with pytest.raises(AsyndganError, match="site north does not train on here"):
         evaluated(run, phantoms, tmp_path / "judged", "--augmented", f"north={out}")
@@ -664,6 +669,7 @@ def test_a_set_that_lost_cases_since_it_trained_judges_nobody_also_if_it_is_inco
     for file in [*(fewer / "imagesTr").iterdir(), *(fewer / "labelsTr").iterdir()]:
         if patient_of(file.stem).startswith(patient):
             file.unlink()
+    count_cases(fewer)
 
     def judge(north: Path, out: Path) -> str:
         return command(
@@ -907,6 +913,7 @@ def test_a_mask_from_elsewhere_is_stored_like_a_case_that_has_room_for_it(
     assert sizes == {Image.open(folder / "labelsTr" / f"{names[0]}.png").size}
     for path in folder.rglob(f"{names[0]}*"):
         path.unlink()
+    count_cases(folder)
     said = command(
         "augment", run.path, "--site", folder, "--out", tmp_path / "own", "--masks", words[1]
     )

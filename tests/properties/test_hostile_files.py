@@ -23,7 +23,8 @@ from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.record import read_audit
 from asyndgan.data.check import check_folder
 from asyndgan.data.description import DatasetInfo, describe
-from asyndgan.data.nnunet import read_image, read_mask
+from asyndgan.data.labelling import read_mask
+from asyndgan.data.nnunet import read_image
 from asyndgan.errors import AsyndganError, DataError, RunError
 from asyndgan.privacy import Policy, ledger
 from asyndgan.privacy.accounting import Account

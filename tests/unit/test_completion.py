@@ -15,7 +15,8 @@ from asyndgan.data.check import check_folder
 from asyndgan.data.copying import write_completed, write_extended
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
-from asyndgan.data.nnunet import list_cases, read_case, read_cases
+from asyndgan.data.listing import list_cases
+from asyndgan.data.nnunet import read_case, read_cases
 from asyndgan.data.prepare import blanked, shared_modalities
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import DataError

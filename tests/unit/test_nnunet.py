@@ -14,7 +14,8 @@ from PIL import Image as Picture
 
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import describe
-from asyndgan.data.nnunet import patient_of, read_cases, read_mask, read_masks
+from asyndgan.data.labelling import read_mask
+from asyndgan.data.nnunet import patient_of, read_cases, read_masks
 from asyndgan.data.writing import write_dataset, written_whole
 from asyndgan.errors import DataError
 
@@ -202,7 +203,7 @@ def test_a_folder_that_holds_a_data_set_is_not_written_over(tmp_path: Path) -> N
     [
         ({"cases": []}, "no case to write"),
         ({"modalities": ("T1", "FLAIR")}, "has no modality FLAIR"),
-        ({"labels": {"background": 0}}, r"has the labels \[1\]"),
+        ({"labels": {"background": 0}}, "has the labels 1, which"),
         ({"cases": [*raw_cases(1), *raw_cases(1)]}, "two cases are named 'ann_s0'"),
         (
             {"cases": [RawCase("../x", "x", {"T1": picture(0), "T2": picture(1)}, None)]},
@@ -221,7 +222,26 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: s
     ("change", "text"),
     [
         (lambda table: table.update(labels={"a": 0, "whole": [1, 2]}), "'whole' is a region"),
-        (lambda table: table.update(labels={"0": "background"}), "has the number 'background'"),
+        (
+            lambda table: table.update(labels={"0": "background", "1": "core"}),
+            r'number to name. Write a map: "labels": \{"background": 0, "core": 1\}\.',
+        ),
+        (
+            lambda table: table.update(labels=["background", "core"]),
+            r'labels is a list. Write a map: "labels": \{"background": 0, "core": 1\}\.',
+        ),
+        (lambda table: table.update(labels={"a": 0, "b": "1"}), "'b' has the number '1'"),
+        (
+            lambda table: table.update(channel_names=["T1", "T2"]),
+            r'is a list. Write a map: "channel_names": \{"0": "T1", "1": "T2"\}\.',
+        ),
+        (
+            lambda table: table.update(channel_names={"T1": 0, "T2": 1}),
+            r'name to number. Write a map: "channel_names": \{"0": "T1", "1": "T2"\}\.',
+        ),
+        (lambda table: table.update(file_ending="PNG"), r"is 'PNG'\. Write \"\.png\", and"),
+        (lambda table: table.update(file_ending=".jpeg"), r"'\.jpeg'.* mogrify .* masks again"),
+        (lambda table: table.update(file_ending=".mha"), r"'\.mha'.* Convert it to NIfTI"),
         (lambda table: table.update(labels={"a": 0, "b": 0}), "same number"),
         (lambda table: table.update(labels={"a": 0, "b": 10**9}), "outside 0 to 255"),
         (lambda table: table.pop("labels"), "labels is missing"),
@@ -260,6 +280,15 @@ def test_a_dataset_json_that_is_no_json_object_says_so(tmp_path: Path, text: str
         describe(tmp_path)
 
 
+@pytest.mark.parametrize(("encoding", "name"), [("latin-1", "latin1"), ("utf-16", "utf-16")])
+def test_a_dataset_json_in_another_encoding_is_told_from_one_that_is_no_json(
+    tmp_path: Path, encoding: str, name: str
+) -> None:
+    (tmp_path / "dataset.json").write_bytes('{"labels": {"L\u00e4sion": 1}}'.encode(encoding))
+    with pytest.raises(DataError, match=rf"is not UTF-8 at byte \d+.* UTF-8 .* -f {name} -t"):
+        describe(tmp_path)
+
+
 @pytest.mark.parametrize("kind", [np.int64, np.uint64, np.uint8])
 def test_masks_of_any_whole_number_are_read_from_nifti(tmp_path: Path, kind: type) -> None:
     """numpy makes masks of 64 bits, which nibabel does not store unless it is told to."""
@@ -292,9 +321,12 @@ def test_a_missing_dataset_json_says_so(tmp_path: Path) -> None:
         describe(tmp_path)
 
 
-def test_an_ignore_label_is_a_label(tmp_path: Path) -> None:
-    folder = write(tmp_path / "a", labels={**LABELS, "ignore": 2})
-    assert describe(folder).labels["ignore"] == 2
+@pytest.mark.parametrize("name", ["ignore", "Ignore"])
+def test_an_ignore_label_is_refused_with_what_to_do(tmp_path: Path, name: str) -> None:
+    folder = write(tmp_path / "a")
+    rewrite_json(folder, lambda table: table["labels"].update({name: 2}))
+    with pytest.raises(DataError, match=f"label '{name}' marks pixels .* remove it from labels"):
+        describe(folder)
 
 
 def one_bad_image(folder: Path, content: bytes, ending: str = ".png") -> Path:
@@ -357,7 +389,7 @@ def nifti_bytes(shape: tuple[int, ...], kind: type = np.uint8) -> bytes:
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        (b"", "cannot be read as NIfTI"),
+        (b"", "is an empty file"),
         (b"no gzip at all", "cannot be read as NIfTI"),
         (gzip.compress(b"no header"), "cannot be read as NIfTI"),
         (gzip.compress(nifti_bytes((30_000, 30_000, 30_000))), "voxels"),
@@ -419,7 +451,7 @@ def test_hidden_files_are_no_cases_and_no_masks(tmp_path: Path) -> None:
 def test_labels_outside_dataset_json_are_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "a")
     Picture.new("L", (8, 6), 7).save(folder / "labelsTr/ann_s0.png")
-    with pytest.raises(DataError, match=r"ann_s0\.png: has the labels \[7\]"):
+    with pytest.raises(DataError, match=r"ann_s0\.png: has the labels 7"):
         list(read_cases(folder))
 
 

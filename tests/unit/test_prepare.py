@@ -350,7 +350,7 @@ def test_slices_are_normalised_by_their_volume(tmp_path: Path) -> None:
 def test_a_case_without_a_mask_is_refused_where_masks_are_wanted(tmp_path: Path) -> None:
     write_dataset(tmp_path, [raw(ramp())], modalities=["T1"], labels={"background": 0}, name="d")
     assert DataSet(tmp_path).cases(section())
-    with pytest.raises(DataError, match=r"ann has no mask .* 'asyndgan check' counts the cases"):
+    with pytest.raises(DataError, match=r"labelsTr: this folder does not exist\. Put masks there"):
         DataSet(tmp_path).cases(section(), unmasked=False)
     assert dict(check_folder(tmp_path).rows)["cases"] == "1 (0 with a mask)"
 

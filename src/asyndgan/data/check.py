@@ -14,17 +14,16 @@ import numpy as np
 
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.description import DatasetInfo, describe, named_alike
+from asyndgan.data.grids import on_grid_of
+from asyndgan.data.labelling import check_mask, read_mask
+from asyndgan.data.listing import CaseFiles, Part, image_name_pattern, listed
+from asyndgan.data.near import is_litter
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
-    CaseFiles,
-    Part,
     check_acquired,
-    image_name_pattern,
-    list_cases,
+    check_coloured,
     patient_of,
     read_image,
-    read_mask,
-    same_grid,
     twice_there,
 )
 from asyndgan.data.readers import READERS, DataFileError, Stored
@@ -33,7 +32,7 @@ SPACING_APART = 0.05
 """Relative difference of spacings above which a report says something."""
 
 SHOWN_NAMELESS = 8
-"""Most unnamed labels a report lists; a picture mistaken for a mask may hold hundreds."""
+"""Most unnamed labels in the table; a picture mistaken for a mask may hold hundreds."""
 
 
 @final
@@ -89,6 +88,7 @@ class _Tally:
     lacking: Counter[str] = field(default_factory=Counter)
     masks: int = 0
     extremes: dict[str, tuple[float, float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     def fault(self, file: Path, reason: str, remedy: str) -> None:
         """Records a fault; checking continues."""
@@ -128,7 +128,7 @@ def check_folder(
         patients=own,
         labels=info.labels if described else {},
         modalities=info.modalities if described else (),
-        notes=tuple(_notes(info, tally)),
+        notes=(*tally.notes, *_notes(info, tally)),
     )
 
 
@@ -185,21 +185,25 @@ def _check_files(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool, list[C
     if not described and not (folder / "imagesTr").is_dir():
         return info, described, []  # it is no data set, and that is all there is to say
     try:
-        cases = list_cases(folder, info)
+        found = listed(folder, info)
     except DataFileError as error:
-        tally.error(error)
         # All else would follow from this, and its remedies would do harm.
+        if described or any(_files(folder / "imagesTr", info.file_ending)):
+            tally.error(error)
         return info, described, []
-    if described and info.training not in (None, len(cases)):
-        tally.fault(
-            folder / "dataset.json",
-            f"numTraining is {info.training}, but imagesTr holds {len(cases)} cases",
-            f"Write {len(cases)}, or add what is missing.",
-        )
-    for files in cases:
+    for files in found.cases:
         _check_case(folder, files, info, described, tally)
-    _stray_files(folder, info, cases, tally)
-    return info, described, cases
+    for fault in found.faults:
+        tally.error(fault)
+    if (folder / "labelsTr").is_dir():
+        for fault in found.unmasked:
+            tally.error(fault)
+    elif not found.faults:
+        tally.notes.append(
+            "holds no masks: 'train', 'evaluate' and 'audit' need them in labelsTr; 'complete' "
+            "does not"
+        )
+    return info, described, found.cases
 
 
 def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
@@ -211,7 +215,7 @@ def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
         return describe(folder), True
     except DataFileError as error:
         tally.error(error)
-    names = [path.name for path in _files(folder / "imagesTr")]
+    names = [path.name for path in _files(folder / "imagesTr", "")]
     found = [ending for ending in READERS if any(name.endswith(ending) for name in names)]
     ending = found[0] if found else next(iter(READERS))
     matches = [image_name_pattern(ending).fullmatch(name) for name in names]
@@ -227,6 +231,8 @@ def _check_case(
     for number, path in sorted(files.images.items()):
         try:
             planes = read_image(path, number, info)
+            if described and number == 0:
+                check_coloured(files, planes, info)
             if described:
                 check_acquired(path, files.name, next(iter(planes)), info)
         except DataFileError as error:
@@ -236,10 +242,10 @@ def _check_case(
             if modality in images:
                 tally.error(twice_there(path, modality))
                 continue
-            _check_image(path, modality, stored, images, tally)
-            images[modality] = stored
+            images[modality] = _on_grid(path, stored, images, tally)
+            _check_image(path, modality, stored, tally)
     # A single unreadable file where three modalities are wanted may be an RGB picture that holds
-    # them all, so none is reported missing.
+    # them all, as a grey one may have to be, so none is reported missing.
     unknown = not images and len(info.modalities) == 3 and set(files.images) == {0}
     for number, modality in enumerate(() if unknown else info.modalities):
         if number not in files.images and modality not in images:
@@ -258,18 +264,9 @@ def _check_case(
         tally.spacings[first.spacing] += 1
     if files.mask:
         _check_mask(files.mask, images, info.labels if described else None, tally)
-    elif (folder / "labelsTr").is_dir():
-        tally.fault(
-            folder / "labelsTr" / f"{files.name}{info.file_ending}",
-            "this image has no mask, though others have",
-            "Add the mask, or move the image away.",
-        )
 
 
-def _check_image(
-    path: Path, modality: str, stored: Stored, others: dict[str, Stored], tally: _Tally
-) -> None:
-    _check_grid(path, stored, others, tally)
+def _check_image(path: Path, modality: str, stored: Stored, tally: _Tally) -> None:
     low, high = float(stored.values.min()), float(stored.values.max())
     if not np.isfinite((low, high)).all():
         finite = stored.values[np.isfinite(stored.values)]
@@ -300,45 +297,26 @@ def _check_mask(
     except DataFileError as error:
         tally.error(error)
         return
-    _check_grid(path, mask, images, tally)
+    mask = _on_grid(path, mask, images, tally)
     found, counts = np.unique(mask.values, return_counts=True)
     tally.masks += 1
     tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
     tally.cases_with.update(found.tolist())
-    unknown = [] if labels is None else sorted(set(found.tolist()) - set(labels.values()))
-    if unknown:
-        tally.fault(
-            path,
-            f"has the labels {', '.join(map(str, unknown[:SHOWN_NAMELESS]))}"
-            f"{' and more' if unknown[SHOWN_NAMELESS:] else ''}, which dataset.json does not name",
-            "Name them under labels there, or remap the mask.",
-        )
-
-
-def _check_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: _Tally) -> None:
+    if labels is None:
+        return
     try:
-        same_grid(path, stored, others)
+        check_mask(path, mask.values, labels)
     except DataFileError as error:
         tally.error(error)
 
 
-def _stray_files(
-    folder: Path, info: DatasetInfo, cases: Sequence[CaseFiles], tally: _Tally
-) -> None:
-    """Reports files that belong to no case."""
-    if cases:
-        wanted = image_name_pattern(info.file_ending)
-        for path in _files(folder / "imagesTr"):
-            if not wanted.fullmatch(path.name):
-                tally.fault(
-                    path,
-                    f"is not named like CASE_0000{info.file_ending}, so it is not read",
-                    "Rename it, or move it away.",
-                )
-    names = {f"{files.name}{info.file_ending}" for files in cases}
-    for path in _files(folder / "labelsTr"):
-        if path.name.endswith(info.file_ending) and path.name not in names:
-            tally.fault(path, "this mask has no image", "Add the image, or move the mask away.")
+def _on_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: _Tally) -> Stored:
+    """The array in the orientation of the case; as it is, with a fault, where grids differ."""
+    try:
+        return on_grid_of(path, stored, others)
+    except DataFileError as error:
+        tally.error(error)
+        return stored
 
 
 def _test_images(folder: Path, test: Path | None) -> Iterator[tuple[Path, Part]]:
@@ -355,7 +333,7 @@ def _compare_with_test(
 ) -> None:
     try:
         info = describe(test)
-        others = list_cases(test, info, part)
+        others = listed(test, info, part).cases
     except DataFileError as error:
         # Any other error is a fault of the test set, which has its own report.
         if error.file == test / "imagesTs" and test != folder:
@@ -421,8 +399,7 @@ def _range(found: Iterable[Sequence[int | float]]) -> str:
     return " x ".join(low if low == high else f"{low} to {high}" for low, high in axes) or "none"
 
 
-def _files(folder: Path) -> list[Path]:
-    """Lists the entries of a folder that are not hidden, sorted; none if the folder is missing."""
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+def _files(folder: Path, ending: str) -> list[Path]:
+    """Lists a folder's entries of this ending, without litter; none if the folder is missing."""
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in paths if path.name.endswith(ending) and not is_litter(path.name)]

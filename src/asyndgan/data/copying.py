@@ -11,7 +11,8 @@ import numpy as np
 from asyndgan.data.case import RawCase
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import DatasetInfo
-from asyndgan.data.nnunet import AXES, Axis, CaseFiles
+from asyndgan.data.listing import CaseFiles
+from asyndgan.data.nnunet import AXES, Axis
 from asyndgan.data.readers import DataFileError, reader_of
 from asyndgan.data.writing import check_case, writing_to
 

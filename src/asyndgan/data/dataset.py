@@ -9,12 +9,10 @@ from typing import final
 from asyndgan.arrays import Mask
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import DatasetInfo, describe, json_table
+from asyndgan.data.listing import CaseFiles, Listing, listed, raise_first
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
-    CaseFiles,
-    list_cases,
     read_case,
-    read_cases,
     read_masks,
 )
 from asyndgan.data.prepare import SYNTHETIC_INTENSITY, grid_for, prepare, shared_modalities
@@ -59,13 +57,19 @@ class DataSet:
         return describe(self.folder, self.table)
 
     @cached_property
+    def _listing(self) -> Listing:
+        found = listed(self.folder, self.info)
+        raise_first(found.faults)
+        return found
+
+    @property
     def files(self) -> list[CaseFiles]:
         """The files of each case, sorted by name.
 
         Raises:
             DataError: as `list_cases`.
         """
-        return list_cases(self.folder, self.info)
+        return self._listing.cases
 
     def check_labels(self, labels: Mapping[str, str]) -> None:
         """Checks that the labels agree with those of a run.
@@ -197,17 +201,9 @@ class DataSet:
     def _read(
         self, image: ImageSection, wanted: tuple[str, ...], *, unmasked: bool, incomplete: bool
     ) -> Iterator[Case]:
-        raw_cases = read_cases(
-            self.folder, axis=image.axis, patient_pattern=self.patient_pattern, info=self.info
-        )
-        for raw in raw_cases:
-            if raw.mask is None and not unmasked:
-                raise DataFileError(
-                    self.folder / "labelsTr",
-                    f"case {raw.name} has no mask here",
-                    "Add it, or move the image away; 'asyndgan check' counts the cases that have "
-                    "one.",
-                )
+        if not unmasked:
+            raise_first(self._listing.unmasked)
+        for raw in (raw for files in self.files for raw in self.raw(files, image)):
             if incomplete and not any(name in raw.channels for name in wanted):
                 continue  # the case has only modalities that are not asked for
             case = prepare(raw, image, wanted, incomplete=incomplete)

@@ -1,5 +1,6 @@
 """A data set's dataset.json: its modalities and labels, by nnU-Net's raw convention (version 2)."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,13 +11,18 @@ from typing import final
 from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.data.case import MODALITIES_LIMIT
+from asyndgan.data.layouts import WRITE_IT, without_description
 from asyndgan.data.readers import READERS, DataFileError
+from asyndgan.data.sniffing import CONVERTED, content_of
 from asyndgan.recipe import shown
 from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
 
 FILE_ENDINGS = tuple(READERS)
-NAMED_FOLDERS = 5
-"""Most folders that an error names where a folder of data sets was given in place of one."""
+IGNORED = "ignore"
+"""nnU-Net's name for pixels without an annotation."""
+
+SHOWN_ENTRIES = 4
+"""Most entries of a map that a remedy writes out."""
 
 MAX_JSON_BYTES = 2**24
 MAX_LABEL = 255  # what an 8-bit mask can hold
@@ -32,7 +38,7 @@ class DatasetInfo:
     Attributes:
         name: name of the data set; the folder's name if dataset.json gives none.
         modalities: names of the channels, in the order of the numbers in the file names.
-        labels: name to number, 0 to 255. An "ignore" label gets no special treatment.
+        labels: name to number, 0 to 255; none is nnU-Net's `ignore`.
         file_ending: one of `FILE_ENDINGS`.
         extra: all other keys, such as "synthetic" or "provenance".
         training: numTraining; None if absent.
@@ -77,7 +83,7 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
 
     Raises:
         DataError: it is missing, is not JSON, or holds something this package does not support
-            (regions as labels, file endings other than `FILE_ENDINGS`).
+            (regions or `ignore` as labels, file endings other than `FILE_ENDINGS`).
     """
     path = folder / "dataset.json"
     table = json_table(path) if table is None else table
@@ -91,11 +97,7 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
             '"labels" (name to number) and "numTraining"; images are named CASE_0000.nii.gz.',
         )
     if ending not in FILE_ENDINGS:
-        raise DataFileError(
-            path,
-            f"file_ending is {shown(ending)}",
-            f"Store the images as {' or '.join(FILE_ENDINGS)}.",
-        )
+        raise DataFileError(path, f"file_ending is {shown(ending)}", _ending_remedy(ending))
     training = table.get("numTraining")
     if training is not None and (not isinstance(training, int) or isinstance(training, bool)):
         raise DataFileError(path, f"numTraining is {shown(training)}", "Write the number of cases.")
@@ -107,6 +109,17 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
         extra={key: value for key, value in table.items() if key not in OWN_KEYS},
         training=training,
     )
+
+
+def _ending_remedy(ending: object) -> str:
+    """What to do about an ending that is not read."""
+    plain = f".{ending.lower().lstrip('.')}" if isinstance(ending, str) else ""
+    if plain in FILE_ENDINGS:
+        return f'Write "{plain}", and let all files end so.'
+    if plain not in CONVERTED:
+        return f"Store the images as {' or '.join(FILE_ENDINGS)}."
+    lossy = " Export masks again: JPEG has changed labels." if plain in (".jpg", ".jpeg") else ""
+    return f"That format is not read. {CONVERTED[plain]}{lossy} Then write the new file_ending."
 
 
 def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -131,21 +144,27 @@ def json_table(path: Path) -> dict[str, object]:
     Raises:
         DataFileError: the file is missing or does not hold a JSON object.
     """
-    remedy = "Write it as nnU-Net wants it: channel_names, labels, numTraining, file_ending."
     if not path.parent.is_dir():
         what = "is no folder" if path.parent.exists() else "this folder does not exist"
         remedy = "Name the folder of a data set; dataset.json lies in it."
         raise DataFileError(path.parent, what, remedy)
     if not path.is_file():
-        if inside := sorted(found.parent.name for found in path.parent.glob("*/dataset.json")):
-            remedy = f"Name the folder of one data set: {', '.join(inside[:NAMED_FOLDERS])}."
-        raise DataFileError(path, "this file does not exist", remedy)
+        raise DataFileError(path, *without_description(path.parent))
     try:
         table = parsed_json(bounded_text(path, MAX_JSON_BYTES))
+    except UnicodeDecodeError as error:
+        encoding = "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"
+        raise DataFileError(
+            path,
+            f"is not UTF-8 at byte {error.start}, as JSON has to be",
+            f"Save it as UTF-8 (in an editor, or with iconv -f {encoding} -t utf-8 FILE).",
+        ) from error
     except (OSError, ValueError) as error:
-        raise DataFileError(path, f"cannot be read as JSON ({error})", remedy) from error
+        if found := content_of(path):
+            raise DataFileError(path, f"is {found.name}, not JSON", found.remedy) from error
+        raise DataFileError(path, f"cannot be read as JSON ({error})", WRITE_IT) from error
     if not isinstance(table, dict):
-        raise DataFileError(path, "is not a JSON object", remedy)
+        raise DataFileError(path, "is not a JSON object", WRITE_IT)
     return table
 
 
@@ -156,6 +175,12 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
         DataFileError: `names` is not valid; the error names `path`.
     """
     remedy = 'Number them from 0 and name each once: "channel_names": {"0": "T1", "1": "FLAIR"}.'
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        numbered = {str(number): name for number, name in enumerate(names)}
+        raise DataFileError(path, *_no_map("channel_names", "a list", numbered))
+    if isinstance(names, dict) and names and all(map(_is_number, names.values())):
+        numbered = {str(number): name for name, number in names.items()}
+        raise DataFileError(path, *_no_map("channel_names", "a map of name to number", numbered))
     if not isinstance(names, dict) or not names:
         raise DataFileError(path, "channel_names is missing", remedy)
     if len(names) > MODALITIES_LIMIT:
@@ -184,6 +209,12 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
         DataFileError: `labels` is not valid; the error names `path`.
     """
     remedy = 'Give each label one number: "labels": {"background": 0, "lesion": 1}.'
+    if isinstance(labels, list) and all(isinstance(name, str) for name in labels):
+        numbers = {name: number for number, name in enumerate(labels)}
+        raise DataFileError(path, *_no_map("labels", "a list", numbers))
+    if isinstance(labels, dict) and labels and _is_reversed(labels):
+        numbers = {name: int(number) for number, name in labels.items()}
+        raise DataFileError(path, *_no_map("labels", "a map of number to name", numbers))
     if not isinstance(labels, dict) or not labels:
         raise DataFileError(path, "labels is missing", remedy)
     if len(labels) > MAX_LABEL + 1:
@@ -194,13 +225,21 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
         )
     _check_names(path, "label", labels)
     for name, number in labels.items():
+        if name.casefold() == IGNORED:
+            raise DataFileError(
+                path,
+                f"label '{name}' marks pixels that nobody annotated, and a generator would paint "
+                "them as tissue",
+                "Leave out the cases or slices that hold it, or annotate these pixels; then remove "
+                "it from labels.",
+            )
         if isinstance(number, list):
             raise DataFileError(
                 path,
                 f"label '{name}' is a region, a list of labels",
                 f"Regions overlap, and a mask has one label a pixel. {remedy}",
             )
-        if not isinstance(number, int) or isinstance(number, bool):
+        if not _is_number(number):
             raise DataFileError(path, f"label '{name}' has the number {shown(number)}", remedy)
         if not 0 <= number <= MAX_LABEL:
             raise DataFileError(
@@ -211,6 +250,25 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
     if len(set(labels.values())) < len(labels):
         raise DataFileError(path, "two labels have the same number", remedy)
     return dict(labels)
+
+
+def _no_map(key: str, found: str, table: Mapping[str, object]) -> tuple[str, str]:
+    """Reason and remedy for a key that holds something else than the map `table`."""
+    wanted = json.dumps(dict(list(table.items())[:SHOWN_ENTRIES]), ensure_ascii=False)
+    more = ", and so on" if len(table) > SHOWN_ENTRIES else ""
+    return f"{key} is {found}", f'Write a map: "{key}": {wanted}{more}.'
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_reversed(labels: Mapping[str, object]) -> bool:
+    """Whether labels map numbers to names, as in nnU-Net's version 1."""
+    return all(
+        number.isdecimal() and isinstance(name, str) and not name.isdecimal()
+        for number, name in labels.items()
+    )
 
 
 def _check_names(path: Path, kind: str, names: Iterable[str]) -> None:

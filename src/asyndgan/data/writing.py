@@ -18,7 +18,8 @@ from asyndgan.data.description import (
     checked_labels,
     checked_modalities,
 )
-from asyndgan.data.nnunet import check_mask, shown_shape
+from asyndgan.data.grids import shown_shape
+from asyndgan.data.labelling import check_mask
 from asyndgan.data.readers import NOT_ACQUIRED, READERS, DataFileError
 from asyndgan.received import opened
 

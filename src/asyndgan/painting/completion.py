@@ -21,7 +21,7 @@ from asyndgan.data import Case, derived_seed
 from asyndgan.data.copying import write_completed
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.fit import check_contrast, check_uncut
-from asyndgan.data.nnunet import CaseFiles
+from asyndgan.data.listing import CaseFiles
 from asyndgan.data.prepare import invert, prepare, stored_as
 from asyndgan.errors import DataError
 from asyndgan.models.segmenters import check_size

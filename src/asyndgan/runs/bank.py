@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from asyndgan.data.nnunet import read_mask
+from asyndgan.data.labelling import read_mask
 from asyndgan.texts import stored_whole
 from asyndgan.training import Scope
 

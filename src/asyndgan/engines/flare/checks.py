@@ -17,7 +17,8 @@ from cryptography import x509
 
 from asyndgan.data.check import check_folder
 from asyndgan.data.description import describe
-from asyndgan.data.nnunet import list_cases, patient_of
+from asyndgan.data.listing import list_cases
+from asyndgan.data.nnunet import patient_of
 from asyndgan.engines.flare.kits import versions
 from asyndgan.engines.flare.member import KIT_FILE, Member, not_read, read_kit
 from asyndgan.engines.flare.service import SITE_FILE, SiteFile

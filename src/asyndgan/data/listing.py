@@ -1,0 +1,340 @@
+"""The files of a data set by their names, and those that would drop out of it; opens none."""
+
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, final
+
+from asyndgan.data.description import DatasetInfo
+from asyndgan.data.near import (
+    composed,
+    dangling,
+    ending_of,
+    in_folder,
+    is_decodable,
+    is_litter,
+    is_sidecar,
+    plain,
+    undecodable,
+    wrong_ending,
+)
+from asyndgan.data.readers import DataFileError
+from asyndgan.data.readers.reader import decoding
+from asyndgan.texts import counted
+
+Part = Literal["Tr", "Ts"]
+
+_NOT_NAMED = "is not named like"
+_NAMED_ALIKE = {
+    "images": ("imagestr", "imagetr", "images", "image", "imgs"),
+    "labels": ("labelstr", "labeltr", "labels", "label", "masks", "masktr", "maskstr", "mask"),
+}
+"""Names of folders, in small letters, that people give to `imagesTr` and `labelsTr`."""
+
+
+@final
+@dataclass(frozen=True)
+class CaseFiles:
+    """The files of one case.
+
+    Attributes:
+        name: case name, without modality number and file ending, in composed letters (NFC).
+        images: number in the file name (the modality's index) to file.
+        mask: mask file, or None.
+    """
+
+    name: str
+    images: dict[int, Path]
+    mask: Path | None
+
+
+@final
+@dataclass(frozen=True)
+class Listing:
+    """What the names of a data set's files say.
+
+    Attributes:
+        cases: sorted by name.
+        faults: files that would drop out of the cases; no command goes on with them.
+        unmasked: missing masks; `train`, `evaluate` and `audit` do not go on without.
+    """
+
+    cases: list[CaseFiles]
+    faults: list[DataFileError] = field(default_factory=list)
+    unmasked: list[DataFileError] = field(default_factory=list)
+
+
+def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseFiles]:
+    """Lists the cases of `folder`/imagesTr (or imagesTs), sorted by name; opens no file.
+
+    Raises:
+        DataError: there is no such folder, no file in it is named like an image, or a file would
+            drop out (see `Listing.faults`).
+    """
+    found = listed(folder, info, part)
+    raise_first(found.faults)
+    return found.cases
+
+
+def raise_first(faults: Sequence[DataFileError]) -> None:
+    """Raises the first of these faults, if there is one, and says how many others there are."""
+    if not faults:
+        return
+    first, others = faults[0], len(faults) - 1
+    more = f" 'asyndgan check' names {counted(others, 'other fault')}." if others else ""
+    raise DataFileError(first.file, first.reason, first.remedy + more)
+
+
+def listed(folder: Path, info: DatasetInfo, part: Part = "Tr") -> Listing:
+    """Lists the cases of a data set, and the faults that names of files show; opens no file.
+
+    Raises:
+        DataFileError: there is no folder of images, or no file in it is named like one.
+    """
+    images, masks = folder / f"images{part}", folder / f"labels{part}"
+    if not images.is_dir():
+        raise _no_folder(images, info)
+    cases, faults = _images(images, info.file_ending)
+    if not cases:
+        raise _no_image(images, info, faults)
+    dropped = len(faults)
+    if not masks.is_dir():
+        if near := _near_folder(masks):
+            faults.append(_misnamed_folder(near, masks))
+        named: dict[str, Path] = {}
+        unmasked = [_no_masks(masks, "this folder does not exist", info)]
+    else:
+        lost = {plain(path.name) for f in faults for path in (f.file, *f.file.rglob("*"))}
+        named, wrong, unmasked = _matched(masks, cases, info, lost)
+        faults += wrong
+    if part == "Tr" and not dropped and info.training not in (None, len(cases)):
+        faults.append(
+            DataFileError(
+                folder / "dataset.json",
+                f"numTraining is {info.training}, but imagesTr holds {len(cases)} cases",
+                f"Add what is missing; if nothing is, write {len(cases)}.",
+            )
+        )
+    files = [CaseFiles(name, cases[name], named.get(name)) for name in sorted(cases)]
+    return Listing(files, faults, unmasked)
+
+
+def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
+    """Name to mask of `folder`/labelsTr, sorted by name, whether or not there are images.
+
+    Raises:
+        DataError: there is no mask, or one would drop out.
+    """
+    masks = folder / "labelsTr"
+    found, others, faults = _masks(masks, info.file_ending)
+    ends = [wrong_ending(path, info.file_ending, labels=True) for path in others]
+    raise_first([*faults, *(fault for fault in ends if fault)])
+    if not found:
+        raise _no_masks(masks, "holds no mask", info)
+    return found
+
+
+def image_name_pattern(file_ending: str) -> re.Pattern[str]:
+    """Returns a pattern for names of image files; its groups are the case and modality number.
+
+    Hidden files do not match: macOS leaves a `._CASE_0000.png` beside each file on foreign disks.
+    """
+    return re.compile(r"(?!\.)(.+)_(\d{4})" + re.escape(file_ending))
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """A folder's entries, sorted, without litter and texts."""
+    with decoding(folder, "a folder"):
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if not is_litter(path.name) and not is_sidecar(path.name):
+                yield path
+
+
+def _images(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], list[DataFileError]]:
+    """Case to number to image, and the faults of other entries."""
+    wanted = image_name_pattern(ending)
+    cases: dict[str, dict[int, Path]] = {}
+    faults = []
+    for path in _entries(folder):
+        match = wanted.fullmatch(composed(path.name))
+        fault = None
+        if not is_decodable(path.name):
+            fault = undecodable(path)
+        elif not match:
+            fault = _stray(path, ending)
+        elif not (fault := dangling(path)):
+            numbered = cases.setdefault(match[1], {})
+            if int(match[2]) in numbered:
+                fault = _twice(path)
+            numbered.setdefault(int(match[2]), path)
+        if fault:
+            faults.append(fault)
+    return cases, faults
+
+
+def _stray(path: Path, ending: str) -> DataFileError | None:
+    """The fault of an entry of imagesTr that is not named like an image."""
+    if path.is_dir():
+        return in_folder(path, ending)
+    return wrong_ending(path, ending, labels=False) or DataFileError(
+        path,
+        f"{_NOT_NAMED} CASE_0000{ending}, so it is not read",
+        f"Give it its modality's number (0000 for the first): CASE_0000{ending}; or move it away.",
+    )
+
+
+def _twice(path: Path) -> DataFileError:
+    return DataFileError(
+        path,
+        "has the name of another file here, written with other letters (NFC and NFD of Unicode)",
+        "Keep one of the two.",
+    )
+
+
+def _masks(folder: Path, ending: str) -> tuple[dict[str, Path], list[Path], list[DataFileError]]:
+    """Name to mask, images with other endings, and the faults of all other entries."""
+    found: dict[str, Path] = {}
+    others, faults = [], []
+    for path in _entries(folder):
+        name = composed(path.name)
+        if not is_decodable(name):
+            faults.append(undecodable(path))
+        elif path.is_dir() and not name.endswith(ending):
+            faults += filter(None, [in_folder(path, ending)])
+        elif not name.endswith(ending):
+            others += [path] if ending_of(name) else []
+        elif fault := dangling(path) or (found.get(name.removesuffix(ending)) and _twice(path)):
+            faults.append(fault)
+        else:
+            found[name.removesuffix(ending)] = path
+    return found, others, faults
+
+
+def _matched(
+    folder: Path,
+    cases: Mapping[str, Mapping[int, Path]],
+    info: DatasetInfo,
+    dropped: Container[str],
+) -> tuple[dict[str, Path], list[DataFileError], list[DataFileError]]:
+    """Case to mask, the faults of masks without an image, and of images without a mask.
+
+    Images that have a fault of their own are in `dropped`, by their `plain` names.
+    """
+    ending = info.file_ending
+    masks, others, faults = _masks(folder, ending)
+    broken = {composed(fault.file.name).removesuffix(ending) for fault in faults}
+    named = {name: path for name, path in masks.items() if name in cases}
+    lacking = [name for name in sorted(cases) if name not in named and name not in broken]
+    alone = [*(path for name, path in masks.items() if name not in cases), *others]
+    unmatched = []
+    near = _near(alone, lacking, ending)
+    lacking = [name for name in lacking if name not in near.values()]
+    examples: dict[str, str] = {}
+    for path in alone:
+        if fault := wrong_ending(path, ending, labels=True):
+            faults.append(fault)
+        elif path in near:
+            number = re.search(r"_\d{4}$", path.name.removesuffix(ending))
+            what = "has the number of a modality" if number else "is not named like its image"
+            example = f"{path.name} as {near[path]}{ending}"
+            faults.append(
+                DataFileError(
+                    path,
+                    f"{what}, so its image has no mask",
+                    "Name each mask as its image without the number of the modality: "
+                    f"{examples.setdefault(what, example)}.",
+                )
+            )
+        elif plain(path.name) not in dropped:
+            unmatched.append(path)
+    if not named and not near and unmatched and lacking:
+        image = next(iter(cases[lacking[0]].values())).name
+        faults.append(
+            DataFileError(
+                folder,
+                f"no mask here is named like an image, as {unmatched[0].name} and {image}",
+                "Name each mask as its image without the number of the modality: "
+                f"{lacking[0]}{ending}.",
+            )
+        )
+        return named, faults, []
+    faults += [_alone(path) for path in unmatched]
+    if not (named or near or alone or faults):
+        return named, faults, [_no_masks(folder, "holds no mask", info)]
+    return named, faults, [_unmasked(folder / f"{name}{ending}") for name in lacking]
+
+
+def _near(masks: Iterable[Path], cases: Sequence[str], ending: str) -> dict[Path, str]:
+    """Masks, and to each the only case of nearly its name."""
+    alike: dict[str, list[str]] = {}
+    for name in cases:
+        alike.setdefault(plain(f"{name}{ending}"), []).append(name)
+    found = {}
+    for path in masks:
+        if len(names := alike.get(plain(path.name), [])) == 1:
+            found[path] = names.pop()
+    return found
+
+
+def _alone(path: Path) -> DataFileError:
+    return DataFileError(path, "this mask has no image", "Add the image, or move the mask away.")
+
+
+def _unmasked(path: Path) -> DataFileError:
+    return DataFileError(
+        path,
+        "this image has no mask, though others have",
+        "Add the mask, or move the image away.",
+    )
+
+
+def _no_masks(masks: Path, reason: str, info: DatasetInfo) -> DataFileError:
+    return DataFileError(
+        masks,
+        reason,
+        f"Put masks there, as CASE{info.file_ending}; 'complete' alone needs none.",
+    )
+
+
+def _no_folder(images: Path, info: DatasetInfo) -> DataFileError:
+    if near := _near_folder(images):
+        return _misnamed_folder(near, images)
+    link = images.is_symlink()
+    return DataFileError(
+        images,
+        "is a link to a folder that does not exist" if link else "this folder does not exist",
+        f"Put the images there, one file a modality: CASE_0000{info.file_ending}.",
+    )
+
+
+def _no_image(images: Path, info: DatasetInfo, faults: Sequence[DataFileError]) -> DataFileError:
+    """One fault for a folder in which no entry is an image of a case: its first entry's."""
+    wanted = f"CASE_0000{info.file_ending}"
+    if not faults:
+        remedy = "Put the images there, one file a modality."
+        return DataFileError(images, f"no file here is named like {wanted}", remedy)
+    first = faults[0]
+    if first.reason.startswith(_NOT_NAMED):
+        reason = f"no file here is named like {wanted} ('{first.file.name}' is not)"
+    else:
+        reason = f"no file here can be read as {wanted}: {first.file.name} {first.reason}"
+    return DataFileError(images, reason, first.remedy)
+
+
+def _near_folder(wanted: Path) -> Path | None:
+    """A folder that somebody may have meant by `imagesTr` or `labelsTr`, if it holds images."""
+    if not wanted.name.endswith("Tr") or not wanted.parent.is_dir():
+        return None
+    names = _NAMED_ALIKE[wanted.name.removesuffix("Tr")]
+    for path in sorted(wanted.parent.iterdir()):
+        alike = path.name.lower() in names and path.is_dir()
+        if alike and any(ending_of(inside.name) for inside in path.iterdir()):
+            return path
+    return None
+
+
+def _misnamed_folder(found: Path, wanted: Path) -> DataFileError:
+    return DataFileError(
+        found, f"is not read: {wanted.name} is", f"Rename the folder {found.name} to {wanted.name}."
+    )
