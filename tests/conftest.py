@@ -70,6 +70,7 @@ batch = 2
 checkpoint_every = 2
 sample_every = 3
 ema = 0.5
+precision = "float32"
 seed = 7
 [masks]
 release = true

@@ -42,6 +42,7 @@ from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
 from asyndgan.texts import check_site_names
+from asyndgan.training.compute import torch_threads
 
 Folder = str | Path
 BUDGET: Final = SegmentationBudget()
@@ -50,13 +51,9 @@ BUDGET: Final = SegmentationBudget()
 @contextmanager
 def _torch_as_found() -> Iterator[None]:
     """Restores torch's number of threads and its global random state, also after an error."""
-    threads = torch.get_num_threads()
     cards = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
-    try:
-        with torch.random.fork_rng(cards):
-            yield
-    finally:
-        torch.set_num_threads(threads)
+    with torch_threads(torch.get_num_threads()), torch.random.fork_rng(cards):
+        yield
 
 
 @final
@@ -143,7 +140,7 @@ def train(
     masks: Folder | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     resume: bool = False,
-    threads: int = 1,
+    threads: int | None = None,
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> Run:
@@ -158,7 +155,7 @@ def train(
             recipe has `masks.source` "given".
         patient_pattern: regular expression whose first group finds the patient in a case's name.
         resume: continue from the newest checkpoint in `out`.
-        threads: cores for the generator's arithmetic.
+        threads: for the generator's arithmetic; None: as many as are fastest.
         device: torch device for all networks: `cpu`, `cuda`, `cuda:1`, `mps`.
         watch: called after every step; `print` will do.
 
@@ -255,7 +252,7 @@ def evaluate(
     seeds: int = 1,
     steps: int = BUDGET.steps,
     labels: Sequence[str] | None = None,
-    workers: int = 1,
+    workers: int | None = None,
     device: str = "cpu",
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     watch: OnProgress | None = None,
@@ -272,7 +269,7 @@ def evaluate(
         seeds: trainings of each network.
         steps: updates of each network.
         labels: names of the labels to judge by; None: all.
-        workers: networks to train at a time, on one core each.
+        workers: networks to train at a time, on one core each; None: one for each core.
         device: torch device to train on.
         patient_pattern: the pattern that the run was trained with.
         watch: called with a text, the steps done and all steps; `print` will do.

@@ -26,8 +26,6 @@ RECIPE: Final = "demo"
 
 FLARE_STEPS: Final = 800
 
-THREADS: Final = 2
-
 
 def demo(
     out: NewFolder,
@@ -62,7 +60,6 @@ def demo(
     from asyndgan.data.writing import written_whole
     from asyndgan.judging.bench import Bench
     from asyndgan.judging.of_run import evaluate_run
-    from asyndgan.models import native_bfloat16
     from asyndgan.painting.sets import synthetic_of_run
     from asyndgan.reports.audited import read_audited
     from asyndgan.reports.found import is_of_generator
@@ -77,10 +74,9 @@ def demo(
     audited = out / "audit"
     run = RunFolder(out / "run")
     sites, test = RunSites.opened(run, folders), DataSet(out / "sites" / "test")
-    precision = [] if native_bfloat16() else ["training.precision=float32"]
     # A step takes longer where four more processes share the cores with FLARE's.
     steps = [f"training.steps={FLARE_STEPS}"] if engine == "flare" else []
-    recipe = load_recipe(RECIPE, [*precision, *steps, *(overrides or [])])
+    recipe = load_recipe(RECIPE, [*steps, *(overrides or [])])
     if run.facts_file.exists() and run.recipe().digest() != recipe.digest():
         raise RunError(
             f"{out} holds a demo of other settings or of another version; choose another folder."
@@ -103,7 +99,6 @@ def demo(
                     run.path,
                     engine=engine,
                     resume=run.facts_file.exists(),
-                    threads=THREADS,
                     started=started,
                     watch=watch,
                 )
@@ -119,7 +114,6 @@ def demo(
                 Bench(
                     out / "evaluation",
                     SegmentationBudget(steps=segmentation_steps),
-                    workers=THREADS,
                     on_progress=part.watch_evaluation,
                 ),
             )

@@ -28,7 +28,7 @@ def evaluate(
     steps: Count = SegmentationBudget.steps,
     network: str = SegmentationBudget.network,
     label: list[str] | None = None,
-    workers: Count = 1,
+    workers: Count | None = None,
     device: str = "cpu",
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
     augmented: list[str] | None = None,
@@ -66,7 +66,7 @@ def evaluate(
             converged.
 
     Computation:
-        --workers N: Models to train in parallel, each on one core.
+        --workers N: Models to train in parallel, each on one core. By default one per core.
     """
     from asyndgan.data.dataset import DataSet
     from asyndgan.judging.bench import Bench

@@ -44,7 +44,7 @@ def train(
     without: list[str] | None = None,
     engine: Engine = "inprocess",
     resume: Annotated[bool, typer.Option("--resume")] = False,
-    threads: Count = 1,
+    threads: Count | None = None,
     device: str = "cpu",
 ) -> None:
     """Trains one generator with several sites.
@@ -72,7 +72,7 @@ def train(
         --without NAME=MODALITY: Leave out a modality of a site.
 
     Computation:
-        --threads N: CPU threads of the coordinator.
+        --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
     from asyndgan.runs.train import train as train_run
 

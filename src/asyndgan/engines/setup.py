@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, final
 
+import torch
 from pydantic import TypeAdapter
 
 from asyndgan.data import Cohort, derived_seed
@@ -22,8 +23,12 @@ from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, replace_text
 from asyndgan.training import Site
 from asyndgan.training.admission import check_strangers
+from asyndgan.training.compute import measured_precision
 
 _CHOOSER: Final = TypeAdapter(Chooser)
+
+PRECISION_FILE: Final = "precision.txt"
+"""File among a site's states of a run that says in which precision it computes."""
 
 CHOOSER_FILE: Final = "hold_out.json"
 """File among a site's states of a run that records how it chose its held-out patients."""
@@ -47,6 +52,8 @@ class SiteSetup:
         device: torch device on which its networks compute.
         threads: of its process, where it has one of its own (engines `processes` and `flare`).
         without: modalities in the folder that are not used.
+        precision: of its networks' arithmetic. Empty: what the recipe names or, for `auto`, what is
+            faster here; a run keeps what it began with.
     """
 
     name: str
@@ -60,6 +67,7 @@ class SiteSetup:
     device: str = "cpu"
     threads: int = 1
     without: tuple[str, ...] = ()
+    precision: str = ""
 
     def to_plain(self) -> dict[str, Any]:
         """Converts the setup to JSON-serialisable values, to be passed to another process."""
@@ -167,15 +175,30 @@ def chooser_at(state: Path) -> Chooser | None:
 def _keep_chooser(setup: SiteSetup, recipe: Recipe, policy: Policy, secret: str) -> Chooser:
     """The chooser that a policy asks for, written beside the site's states for evaluations."""
     chooser = OPEN if policy.allows.known_start else Chooser(secret, policy.fewest(recipe))
+    _keep(setup, CHOOSER_FILE, json.dumps(asdict(chooser)))
+    return chooser
+
+
+def _keep(setup: SiteSetup, name: str, text: str) -> None:
+    """Writes a file among the site's states of the run."""
     try:
         setup.state.mkdir(parents=True, exist_ok=True)
-        replace_text(setup.state / CHOOSER_FILE, json.dumps(asdict(chooser)), mode=0o600)
+        replace_text(setup.state / name, text, mode=0o600)
     except OSError as error:
         raise StorageError(
-            f"{CHOOSER_FILE} of site {setup.name} cannot be written: {error.strerror or error}. "
+            f"{name} of site {setup.name} cannot be written: {error.strerror or error}. "
             "Make room, then start again."
         ) from error
-    return chooser
+
+
+def _precision(setup: SiteSetup, recipe: Recipe, device: torch.device) -> str:
+    """The precision in which a site computes a run, kept among its states of the run."""
+    path = setup.state / PRECISION_FILE
+    if recipe.training.precision == "auto" and path.exists():
+        return "bfloat16" if "bfloat16" in bounded_text(path) else "float32"
+    precision = measured_precision(recipe, device)
+    _keep(setup, PRECISION_FILE, precision)
+    return precision
 
 
 def _check_painted_privately(
@@ -217,16 +240,17 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         # Those who are held out, or left out for what they lack, are patients as well.
         whole = recipe.image.model_copy(update={"slices": "all"})
         check_strangers(setup.name, given, (mask for _, mask in data.masks(whole)))
+    device = usable_device(setup.device)
     site = Site(
         setup.name,
         cohort,
-        recipe,
+        recipe.computed_in(setup.precision or _precision(setup, recipe, device)),
         folder=setup.state,
         records=setup.records,
         share=setup.share,
         policy=policy,
         openings=openings,
         given=given,
-        device=usable_device(setup.device),
+        device=device,
     )
     return Endpoint(site, limit=message_limit(recipe))

@@ -110,7 +110,8 @@ class Bench:
         out: folder of what is found.
         budget: budget of every training.
         seeds: each model is trained once per seed.
-        workers: number of networks to train in parallel, on one thread each.
+        workers: number of networks to train in parallel, on one thread each; None: as many as
+            torch has threads.
         device: device to train on.
         on_progress: called with a text, the steps done and all steps.
         cache: folder of cached predictions, which several comparisons may share; None: in `out`.
@@ -119,7 +120,7 @@ class Bench:
     out: Path
     budget: SegmentationBudget = field(default_factory=SegmentationBudget)
     seeds: Sequence[int] = (0,)
-    workers: int = 1
+    workers: int | None = None
     device: str = "cpu"
     on_progress: OnProgress | None = None
     cache: Path | None = None
@@ -170,7 +171,9 @@ class Trainings:
             for cases in training_sets:
                 self._check_fit(cases)
         with ThreadPoolExecutor(
-            self.bench.workers, initializer=torch.set_num_threads, initargs=(1,)
+            self.bench.workers or torch.get_num_threads(),
+            initializer=torch.set_num_threads,
+            initargs=(1,),
         ) as pool:
             trainings = {
                 model: [

@@ -6,7 +6,7 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Self, final
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from asyndgan.errors import RecipeError
@@ -62,6 +62,7 @@ class Recipe(Section):
     shares: SharesSection = SharesSection()
     reminding: RemindingSection = RemindingSection()
     quorum: QuorumSection = QuorumSection()
+    _agreed: str = PrivateAttr("")
     timeline: tuple[PresenceSection, ...] = Field(
         (),
         max_length=1024,
@@ -195,8 +196,17 @@ class Recipe(Section):
         """The recipe as nested dictionaries of plain values, without keys that are not set."""
         return self.model_dump(mode="json", exclude_none=True)
 
+    def computed_in(self, precision: str) -> Self:
+        """The recipe as one party computes it; its digest is that of what all parties agreed on."""
+        training = self.training.model_copy(update={"precision": precision})
+        own = self.model_copy(update={"training": training})
+        own._agreed = self.digest()
+        return own
+
     def digest(self) -> str:
         """SHA-256 of the resolved recipe, in hexadecimal; equal recipes have equal digests."""
+        if self._agreed:
+            return self._agreed
         text = json.dumps(self.to_tables(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 

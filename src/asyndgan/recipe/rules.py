@@ -191,7 +191,7 @@ RULES: Final = (
     Rule(lambda r: r.privacy.kind == "discriminator"
          and r.loss.adversarial not in ("bce", "least_squares"),
          f"loss.adversarial '{{r.loss.adversarial}}' {_FOREIGN}", ("loss.adversarial='bce'",)),
-    Rule(lambda r: r.privacy.kind == "discriminator" and r.training.precision != "float32",
+    Rule(lambda r: r.privacy.kind == "discriminator" and r.training.precision == "bfloat16",
          "privacy.kind 'discriminator' clips gradients in float32; {set}",
          ("training.precision='float32'",)),
 )

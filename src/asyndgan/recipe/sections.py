@@ -219,11 +219,11 @@ class TrainingSection(Section):
         description="decay, per step, of the moving average of the generator's weights. The "
         "averaged generator is the result",
     )
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32",
-        description="number format of the networks' arithmetic; weights and losses stay "
-        "float32. Use bfloat16 on processors with native bfloat16: it is faster. With privacy.kind "
-        "'discriminator' only float32 works",
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="number format of the networks' arithmetic; weights and losses stay float32. "
+        "auto: each party times its own networks before the first step and takes the faster "
+        "format. With privacy.kind 'discriminator' it is float32",
     )
     seed: int = Field(
         0,

@@ -80,6 +80,7 @@ class Attempt:
         device: str,
         go_on: str,
         patients: str,
+        precision: str,
         keep_generators: bool = False,
         confirm: Confirm | None = None,
     ) -> None:
@@ -97,7 +98,8 @@ class Attempt:
         else:
             self.facts = RunFacts(
                 folder.identity(), __version__, recipe.digest(), engine, torch=torch.__version__,
-                generator_version=GENERATOR_VERSION,
+                generator_version=GENERATOR_VERSION, precision=precision,
+                threads=torch.get_num_threads(),
             )  # fmt: skip
         self.facts.patient_pattern = patients
         self.recorder = Recorder(folder, self.facts, self.exchange)
@@ -108,7 +110,7 @@ class Attempt:
                 bank.back_to({site: count_in(kept, site) for site in kept})
         begun_at = count_in(state[1], "step") if state else 0
         self.coordinator = Coordinator.begin(
-            recipe,
+            recipe.computed_in(self.facts.precision),
             self.exchange,
             run=self.facts.run,
             keep=bank.keep if bank else None,

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import torch
+
 from asyndgan.data.description import describe
 from asyndgan.data.prepare import shared_modalities
 from asyndgan.errors import PolicyError, RunError
@@ -12,6 +14,7 @@ from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.folder import RunFolder
 from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.aggregation import aggregation_of
+from asyndgan.training.compute import measured_precision
 
 
 def check_sites(
@@ -179,6 +182,13 @@ def resumed(out: Path, recipe: Recipe, sites: Collection[str], patients: str) ->
                 f"same sites, not with {', '.join(sorted(sites))}, or start a new run."
             )
     return folder
+
+
+def precision_of(folder: RunFolder, recipe: Recipe, device: torch.device) -> str:
+    """The precision that a run began with, or one that a new run begins with."""
+    if folder.facts_file.exists():
+        return folder.facts().precision
+    return measured_precision(recipe, device)
 
 
 def check_version(folder: RunFolder, facts: RunFacts) -> None:

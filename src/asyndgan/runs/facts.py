@@ -58,6 +58,8 @@ class RunFacts:
         patient_pattern: pattern that found the patients in the names of cases; empty if each site
             has its own, as in a federation.
         torch: version of PyTorch that began the training.
+        precision: of the coordinator's arithmetic; a simulated site's too.
+        threads: of the coordinator's arithmetic; 0 if it was not chosen, as in a federation.
         generator_version: `GENERATOR_VERSION` that began the training; 0 in files that do not say.
     """
 
@@ -82,6 +84,8 @@ class RunFacts:
     generator_step: Count = 0
     patient_pattern: Annotated[str, Field(max_length=1000)] = DEFAULT_PATIENT_PATTERN
     torch: Title = ""
+    precision: Title = ""
+    threads: Count = 0
     generator_version: Count = 0
 
     @property

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-import torch
-
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.engines import SiteSetup, build_engine
 from asyndgan.models import usable_device
@@ -16,11 +14,13 @@ from asyndgan.runs.checks import (
     check_late_sites,
     check_policies,
     check_sites,
+    precision_of,
     resumed,
 )
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.recorder import Progress
 from asyndgan.runs.signals import termination_unwinds
+from asyndgan.training.compute import measured_threads, torch_threads
 
 
 def train(
@@ -35,7 +35,7 @@ def train(
     without: Mapping[str, Collection[str]] | None = None,
     engine: str = "inprocess",
     resume: bool = False,
-    threads: int = 1,
+    threads: int | None = None,
     device: str = "cpu",
     keep_generators: bool = False,
     started: Callable[[Transport], None] | None = None,
@@ -58,8 +58,9 @@ def train(
         without: modalities of a site that are not used, by the site's name.
         engine: name of the engine, which determines how messages travel.
         resume: continue from the newest checkpoint.
-        threads: cores for the coordinator's arithmetic. Results are bit-equal only for equal
-            numbers.
+        threads: for the coordinator's arithmetic. None: as the run began or, of a new run, as many
+            as compute fastest, but no more than torch has now. Results are bit-equal only for
+            equal numbers.
         device: torch device for all networks: `cpu`, `cuda`, `cuda:1`, `mps`.
         keep_generators: keep the averaged generator of every checkpoint, in `generators/`.
         started: called with the engine once it is set up.
@@ -75,14 +76,18 @@ def train(
         QuorumError: too few sites for longer than the recipe's patience; a checkpoint is written.
         RunError, DataError, CohortError, RecipeError, PolicyError: the run cannot begin.
     """
-    torch.set_num_threads(threads)
-    usable_device(device)
+    on = usable_device(device)
     check_policies(recipe, sites, policies or {}, records)
     check_sites(recipe, sites, masks, without or {})
     check_late_sites(recipe, sites, without or {})
     if not resume:
         check_all_come(recipe, sites)
     folder = resumed(out, recipe, sites, patients) if resume else RunFolder.create(out, recipe)
+    precision = precision_of(folder, recipe, on)
+    if not threads and folder.facts_file.exists():
+        threads = folder.facts().threads
+    if not threads:
+        threads = measured_threads(recipe, len(sites) * recipe.training.batch, precision, on)
     setups = [
         SiteSetup(
             name,
@@ -94,10 +99,11 @@ def train(
             records=records / name if records else None,
             device=device,
             without=tuple((without or {}).get(name, ())),
+            precision=precision,
         )
         for name, data in sorted(sites.items())
     ]
-    with folder.held(), termination_unwinds():
+    with folder.held(), termination_unwinds(), torch_threads(threads):
         transport = build_engine(engine, setups, recipe)
         try:
             if started:
@@ -109,6 +115,7 @@ def train(
                 engine,
                 sites,
                 device=device,
+                precision=precision,
                 go_on="go on with 'asyndgan train ... --resume'",
                 patients=patients,
                 keep_generators=keep_generators,
@@ -156,6 +163,7 @@ def train_over(
         engine,
         sites,
         device=device,
+        precision=precision_of(folder, folder.recipe(), usable_device(device)),
         go_on=go_on,
         patients="",
         confirm=confirm,

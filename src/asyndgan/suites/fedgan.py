@@ -27,6 +27,7 @@ from asyndgan.judging.fedavg import LOCAL_STEPS, average_weights, weight
 from asyndgan.models import build_discriminator, condition_channels, usable_device
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs.checks import precision_of
 from asyndgan.training import GENERATOR_VERSION, Scope, generator_inputs, new_generator
 from asyndgan.training.admission import check_cohort
 from asyndgan.training.checkpoint import (
@@ -240,7 +241,9 @@ class _FedGan:
     ) -> None:
         self.folder = folder
         self.local_steps = local_steps
-        self.recipe = recipe = folder.recipe()
+        recipe = folder.recipe()
+        precision = precision_of(folder, recipe, device)
+        self.recipe = recipe = recipe.computed_in(precision)
         cohorts = {
             name: load_cohort(
                 SiteSetup(name, data, folder.site_state(name), patients=patients), recipe
@@ -256,7 +259,7 @@ class _FedGan:
         self.round_weight = sum(networks_weight(recipe, scope))
         self.facts = RunFacts(
             secrets.token_hex(16), __version__, recipe.digest(), "fedgan", torch=torch.__version__,
-            generator_version=GENERATOR_VERSION,
+            generator_version=GENERATOR_VERSION, precision=precision,
         )  # fmt: skip
         if stored := to_resume(folder.checkpoints):
             with taking_up():

@@ -1,0 +1,130 @@
+"""The precision and the number of threads in which a party's own networks compute fastest."""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import torch
+
+from asyndgan.models import (
+    arithmetic,
+    build_discriminator,
+    condition_channels,
+    native_bfloat16,
+)
+from asyndgan.recipe import Recipe
+from asyndgan.training.scope import Scope, generator_inputs, new_generator
+
+Choice = TypeVar("Choice")
+
+GAIN: Final = 0.9
+"""A faster choice is taken if it needs at most this fraction of the plainer one's time."""
+
+_ROUNDS, _PATIENCE_S = 3, 5.0
+
+
+def measured_precision(recipe: Recipe, device: torch.device) -> str:
+    """`float32` or `bfloat16`: what the recipe names or, for `auto`, the faster of the two here.
+
+    Paints a site's batch with networks of the recipe's sizes and has it judged, forwards and
+    backwards, in either precision. A processor may have instructions for bfloat16 and yet compute
+    its convolutions slower than in float32.
+    """
+    asked = recipe.training.precision
+    if asked != "auto":
+        return asked
+    private = recipe.privacy.kind == "discriminator"  # which clips gradients in float32
+    if private or (device.type == "cpu" and not native_bfloat16()):
+        return "float32"
+    with torch_threads(1):  # more are slow wherever another process computes
+        step = _step(recipe, recipe.training.batch, device, judged=True)
+        return fastest(("float32", "bfloat16"), step)
+
+
+def measured_threads(recipe: Recipe, images: int, precision: str, device: torch.device) -> int:
+    """Threads on which the generator paints and learns fastest, at most as many as torch has now.
+
+    Args:
+        recipe: of the run.
+        images: number of images of a step, those of all sites together.
+        precision: of the generator's arithmetic.
+        device: where the generator is.
+    """
+    most = torch.get_num_threads() if device.type == "cpu" else 1
+    step = _step(recipe, min(images, recipe.training.chunk), device, judged=False)
+
+    def on(threads: int) -> None:
+        torch.set_num_threads(threads)
+        step(precision)
+
+    with torch_threads(most):
+        return fastest([n for n in (1, 2, 4, 8, 16, 32) if n <= most], on)
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Has torch compute on this many threads, and afterwards on as many as before."""
+    found = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(found)
+
+
+def fastest(choices: Iterable[Choice], use: Callable[[Choice], None]) -> Choice:
+    """The choice whose use takes least time: of rounds in which all take turns, the best counts.
+
+    An earlier choice stays unless a later one is faster by more than noise; see `GAIN`. If there is
+    only one, it is not used.
+    """
+    best = dict.fromkeys(choices, math.inf)
+    begun = time.monotonic()
+    for done in range(_ROUNDS if len(best) > 1 else 0):
+        if done and time.monotonic() - begun > _PATIENCE_S:
+            break
+        for choice in best:
+            start = time.perf_counter()
+            use(choice)
+            best[choice] = min(best[choice], time.perf_counter() - start)
+    chosen, *others = best
+    for choice in others:
+        if best[choice] < GAIN * best[chosen]:
+            chosen = choice
+    return chosen
+
+
+def _step(
+    recipe: Recipe, count: int, device: torch.device, *, judged: bool
+) -> Callable[[str], None]:
+    """Paints and backpropagates once, in the precision that it is given.
+
+    The run's labels and modalities are not known yet; they shape the first and last layers alone.
+    """
+    labels = {number: name for name, number in recipe.image.labels.items()} or {0: "", 1: ""}
+    scope = Scope(recipe.image.painted or ("",), labels, recipe.image.size)
+    random = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng([]):
+        generator = new_generator(recipe, scope).to(device)
+        judge = build_discriminator(
+            recipe,
+            condition_channels=condition_channels(recipe.condition.kind, max(labels) + 1),
+            image_channels=len(scope.modalities),
+            spatial_dims=len(scope.space),
+        ).to(device)
+    shape = (count,) if recipe.condition.kind == "class" else (count, *scope.space)
+    conditions = torch.randint(max(labels) + 1, shape, generator=random)
+    inputs = generator_inputs(recipe, scope, conditions, [""] * count, random, device)
+
+    def step(precision: str) -> None:
+        with arithmetic(precision, device):
+            images = generator(*inputs)
+            said = judge(images, inputs[0]) if judged else None
+        outputs = [images] if said is None else [said.score, said.segmentation]
+        torch.stack([part.float().mean() for part in outputs if part is not None]).sum().backward()
+        if device.type != "cpu":
+            torch.accelerator.synchronize(device)
+
+    return step
