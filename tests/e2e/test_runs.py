@@ -79,7 +79,7 @@ def same_run(ours: RunFolder, theirs: RunFolder) -> None:
         [(r["step"], r["shares"], r["losses"], r["updated"]) for r in run.metrics()]
         for run in (ours, theirs)
     ]
-    assert [record[0] for record in records[0]] == list(range(STEPS))
+    assert [record[0] for record in records[0]] == list(range(1, STEPS + 1))
     assert records[0] == records[1]
     lines = ours.metrics_file.read_text().splitlines()
     assert len(lines) == STEPS
@@ -154,7 +154,7 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
         *range(2, 10),
         *range(20, STEPS),
     ]
-    (news,) = [r["news"] for r in undisturbed.metrics() if r["step"] == 20]
+    (news,) = [r["news"] for r in undisturbed.metrics() if r["step"] == 21]
     assert news == ["south comes, as the timeline says"]
     out = tmp_path / "run"
     for number, stop in enumerate([1, 15]):
@@ -168,7 +168,7 @@ def test_a_run_that_was_stopped_while_the_timeline_had_a_site_away_equals_one_th
     for file in (first, *others):
         assert (resumed.samples / file.name).read_bytes() == file.read_bytes()
     reminded = [record["step"] for record in undisturbed.metrics() if "reminding" in record]
-    assert reminded == (list(range(10, 20)) if reminding else [])
+    assert reminded == (list(range(11, 21)) if reminding else [])
     taught = {"north": STEPS, "south": 8 + STEPS - 20}
     assert resumed.facts().taught == undisturbed.facts().taught == taught
 
@@ -425,7 +425,7 @@ def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
         train(recipe, phantoms, out, engine=engine, watch=watch)
     records = RunFolder(out).metrics()
     judged = [record["step"] for record in records if "south" in record["losses"]]
-    assert judged[:killed_after] == list(range(killed_after))
+    assert judged[:killed_after] == list(range(1, killed_after + 1))
     missed = records[killed_after]
     assert missed["updated"]
     assert missed["shares"] == {"north": 1.0}
@@ -439,7 +439,7 @@ def test_a_site_that_is_killed_is_missed_and_comes_back_with_its_discriminator(
     updates = {int(v) for name, v in tensors.items() if name.endswith("/step")}
     assert updates == {8 + back_for}
     assert about["batch"] == 8 + back_for
-    assert about["step"] == judged[-1] + 1
+    assert about["step"] == judged[-1]
 
 
 @pytest.mark.parametrize("name", ["processes", "flare"])

@@ -140,14 +140,14 @@ def test_a_run_folder_that_is_none_is_refused(content: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     "line",
-    [b"{nonsense", b"[" * 100_000, b"[]", b'{"step": "x"}', b"\xff", b"{" * 2**21, RECORD % 0],
+    [b"{nonsense", b"[" * 100_000, b"[]", b'{"step": "x"}', b"\xff", b"{" * 2**21, RECORD % 1],
     ids=lambda line: line[:12].decode("ascii", "replace"),
 )
 def test_records_that_no_run_wrote_are_refused(line: bytes, tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
-    run.metrics_file.write_bytes(RECORD % 0 + b"\n")
+    run.metrics_file.write_bytes(RECORD % 1 + b"\n")
     assert len(run.metrics()) == 1
-    run.metrics_file.write_bytes(RECORD % 0 + b"\n" + line + b"\n")
+    run.metrics_file.write_bytes(RECORD % 1 + b"\n" + line + b"\n")
     with pytest.raises(RunError, match=r"metrics.jsonl is not what a run writes"):
         run.metrics()
 

@@ -33,8 +33,8 @@ def record(step: int, sites: list[str], **more: Any) -> dict[str, Any]:
     losses = {site: {"discriminator": 0.6 - 0.01 * step, "adversarial": 1.5} for site in sites}
     shares = {site: 1 / len(sites) for site in sites}
     return {
-        "step": step, "seconds": float(step), "updated": True, "shares": shares, "losses": losses,
-        "sent": 2000 * (step + 1), "received": 1000 * (step + 1), "news": [], **more,
+        "step": step + 1, "seconds": float(step), "updated": True, "shares": shares,
+        "losses": losses, "sent": 2000 * (step + 1), "received": 1000 * (step + 1), "news": [], **more,
     }  # fmt: skip
 
 

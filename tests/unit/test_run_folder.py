@@ -88,23 +88,23 @@ def test_the_stored_recipe_is_the_resolved_one(tmp_path: Path) -> None:
 
 def test_metrics_of_steps_that_will_be_done_again_are_dropped(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.metrics_file.write_text(lines(0, 1, 2) + '{"st')
-    assert [record["step"] for record in folder.metrics()] == [0, 1, 2]
-    folder.forget_metrics_from(2)
-    assert folder.metrics_file.read_text() == lines(0, 1)
+    folder.metrics_file.write_text(lines(1, 2, 3) + '{"st')
+    assert [record["step"] for record in folder.metrics()] == [1, 2, 3]
+    folder.forget_metrics_after(2)
+    assert folder.metrics_file.read_text() == lines(1, 2)
 
 
 def test_who_watches_a_run_that_goes_back_reads_it_from_the_beginning(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    folder.metrics_file.write_text(lines(0, 1, 2))
+    folder.metrics_file.write_text(lines(1, 2, 3))
     records, place = folder.metrics_from((0, 0))
     assert len(records) == 3
     assert folder.metrics_from(place) == ([], place)
-    folder.forget_metrics_from(1)
+    folder.forget_metrics_after(1)
     with folder.metrics_file.open("a") as file:  # and is soon longer than it was
-        file.write(lines(1, 2, 3, seconds=12345.0))
+        file.write(lines(2, 3, 4, seconds=12345.0))
     records, place = folder.metrics_from(place)
-    assert [record["step"] for record in records] == [0, 1, 2, 3]
+    assert [record["step"] for record in records] == [1, 2, 3, 4]
 
 
 def test_a_mask_that_cannot_be_written_is_not_counted_and_comes_again(

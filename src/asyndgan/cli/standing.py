@@ -27,7 +27,7 @@ class Standing:
     def __init__(self, order: Any) -> None:
         self.order = order
         self._place = (0, 0)
-        self._last: dict[str, Any] = {"step": -1, "seconds": 0.0, "sent": 0, "received": 0}
+        self._last: dict[str, Any] = {"step": 0, "seconds": 0.0, "sent": 0, "received": 0}
         self._seen: dict[str, dict[str, Any]] = {}
         self._told: list[str] = []
 
@@ -38,7 +38,7 @@ class Standing:
         return {
             "run": self.order.name,
             "state": self.order.state(),
-            "step": last["step"] + 1,
+            "step": last["step"],
             "steps": steps,
             "sent": last["sent"],
             "received": last["received"],
@@ -76,8 +76,7 @@ class Standing:
         """Returns the table of the run's current state."""
         steps, last = self._read(), self._last
         table = Table(
-            title=f"run {self.order.name}: {self.order.state()}, "
-            f"step {last['step'] + 1} of {steps}",
+            title=f"run {self.order.name}: {self.order.state()}, step {last['step']} of {steps}",
             caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}"
             + f"\n{self._connected()}{self._pause()}",
             title_justify="left",

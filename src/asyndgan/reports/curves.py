@@ -231,7 +231,7 @@ def _spans(answered: Sequence[bool]) -> tuple[tuple[float, float], ...]:
 
 def _steps(records: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """Number of steps done before the first record and after the last."""
-    return int(records[0]["step"]), int(records[-1]["step"]) + 1
+    return int(records[0]["step"]) - 1, int(records[-1]["step"])
 
 
 def _series(records: Sequence[Mapping[str, Any]], site: str, name: str) -> Line:

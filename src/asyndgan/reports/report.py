@@ -142,11 +142,9 @@ def _page(
         ),
         "presence": presence(records, numbers) if records else (),
         "waited": sum(not record.get("updated", True) for record in records),
-        "news": [
-            (record["step"] + 1, line) for record in records for line in record.get("news", ())
-        ],
+        "news": [(record["step"], line) for record in records for line in record.get("news", ())],
         "length": counted(len(records), "step"),
-        "last_step": amount(records[-1]["step"] + 1) if records else "",
+        "last_step": amount(records[-1]["step"]) if records else "",
         "traffic": traffic,
         "bytes_chart": traffic_chart(records) if records else None,
         "audited": audited,

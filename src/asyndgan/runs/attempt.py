@@ -123,7 +123,7 @@ class Attempt:
         self.bank = bank
         if bank:
             bank.describe(self.coordinator.scope)
-        folder.forget_metrics_from(self.coordinator.step_number)
+        folder.forget_metrics_after(self.coordinator.step_number)
         self.grid = SampleGrid(folder.samples, self.coordinator, bank) if bank else None
         self.facts.state = "running"
         self.recorder.write_facts(self.coordinator)

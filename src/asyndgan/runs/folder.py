@@ -259,7 +259,7 @@ class RunFolder:
                 while line := file.readline(MOST_BYTES):
                     if not line.endswith(b"\n") and len(line) < MOST_BYTES:
                         break  # still being written, or cut off
-                    records.append(_record(line, records[-1]["step"] if records else -1))
+                    records.append(_record(line, records[-1]["step"] if records else 0))
                     start += len(line)
         except ValidationError as error:
             faults = explained(error, [*Record.__annotations__])
@@ -268,9 +268,9 @@ class RunFolder:
             raise _damaged(self.metrics_file, f"  {error}.") from error
         return records, (own, start)
 
-    def forget_metrics_from(self, step: int) -> None:
-        """Removes the records from `step` on, as those steps will be repeated."""
-        kept = [record for record in self.metrics() if record["step"] < step]
+    def forget_metrics_after(self, step: int) -> None:
+        """Removes the records of steps after `step`, since they will be repeated."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
         replace_text(self.metrics_file, "".join(json.dumps(record) + "\n" for record in kept))
 
 

@@ -95,7 +95,7 @@ class Recorder:
                 if grid and (progress.step == progress.steps or progress.step % every == 0):
                     painted = grid.write(progress.step)
                     if painted is not None:
-                        board.add_image("samples", painted, progress.report.step)
+                        board.add_image("samples", painted, progress.step)
 
             yield record
 
@@ -133,7 +133,7 @@ class Recorder:
             for (site, _), size in sorted(counts.items()):
                 moved.setdefault(site, [0, 0])[way] += size
         record: dict[str, Any] = {
-            "step": report.step,
+            "step": progress.step,
             "seconds": round(self._seconds(), 3),
             "updated": report.updated,
             "shares": report.shares,
@@ -175,7 +175,7 @@ class Recorder:
         if report.reminding is not None:
             scalars["reminding"] = report.reminding
         for name, value in scalars.items():
-            board.add_scalar(name, value, report.step)
+            board.add_scalar(name, value, progress.step)
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._since

@@ -46,7 +46,7 @@ def judge_checkpoints(
     together = torch.cat(list(features.values()))
     clip = run.recipe().selection.clip or float(together.double().norm(dim=1).median())
     reference = reduce(operator.add, [Moments.of(own, clip=clip) for own in features.values()])
-    told = {record["step"] + 1: record.get("distance") for record in run.metrics()}
+    told = {record["step"]: record.get("distance") for record in run.metrics()}
     exact, clipped = [], []
     models: dict[str, list[Sequence[Case]]] = {REAL_ALL: [pooled(real.sites)] * seeds}
     for step in steps:

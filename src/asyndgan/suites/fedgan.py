@@ -279,7 +279,7 @@ class _FedGan:
     def to_the_end(self, watch: Callable[[int, int], None]) -> None:
         """Runs rounds until all steps are done."""
         training, facts = self.recipe.training, self.facts
-        self.folder.forget_metrics_from(facts.steps)
+        self.folder.forget_metrics_after(facts.steps)
         while facts.steps < training.steps:
             self._record(self._round(min(facts.steps + self.local_steps, training.steps)))
             if facts.steps % training.checkpoint_every < self.local_steps:
@@ -311,7 +311,7 @@ class _FedGan:
         facts.left_sites = {name: {"weights": moved} for name in self.shares}
         facts.came_to_sites = facts.left_sites
         record = {
-            "step": facts.steps - 1, "seconds": facts.seconds, "updated": True,
+            "step": facts.steps, "seconds": facts.seconds, "updated": True,
             "shares": self.shares, "losses": losses, "sent": moved * len(self.shares),
             "received": moved * len(self.shares), "news": [],
         }  # fmt: skip

@@ -161,7 +161,7 @@ class Training:
     def steps_done(self) -> int:
         """Number of steps done, according to the run's metrics."""
         records = self.folder.metrics()
-        return records[-1]["step"] + 1 if records else 0
+        return records[-1]["step"] if records else 0
 
     def run(self) -> None:
         """Trains on one thread; resumes from the newest checkpoint if there is one."""
