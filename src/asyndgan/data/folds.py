@@ -1,0 +1,44 @@
+"""Folds for nnU-Net's cross-validation that keep together what shares a mask or a patient.
+
+nnU-Net draws folds by case (`generate_crossval_split`), so that one of several images of a mask
+would be trained on and another one validated on.
+"""
+
+import json
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+SPLITS_FILE: Final = "splits_final.json"
+"""nnU-Net reads it from its folder of preprocessed data, so it is copied there after planning."""
+
+FOLDS: Final = 5
+
+
+def folds(groups: Mapping[str, str]) -> list[dict[str, list[str]]]:
+    """Cases for training and for validation in each of five folds, as nnU-Net wants them.
+
+    Args:
+        groups: the group of each case, by the case's name. Cases of a group share a fold.
+
+    Returns:
+        As many folds as there are groups, but at most five; none if there is only one group.
+    """
+    names = sorted(set(groups.values()))
+    random.Random(0).shuffle(names)  # noqa: S311  (no secret; neighbours often share a patient)
+    count = min(FOLDS, len(names))
+    place = {name: number % count for number, name in enumerate(names)}
+    return [
+        {
+            part: sorted(name for name in groups if (place[groups[name]] == fold) == (part == "val"))
+            for part in ("train", "val")
+        }
+        for fold in range(count if count > 1 else 0)
+    ]
+
+
+def write_folds(folder: Path, groups: Mapping[str, str]) -> None:
+    """Writes `splits_final.json` into a data set, unless all of its cases are one group."""
+    if found := folds(groups):
+        (folder / SPLITS_FILE).write_text(json.dumps(found, indent=1) + "\n", "utf-8")
