@@ -150,7 +150,7 @@ def attacked(
         for case in cases
     ]
     everybody = [*members, *others]
-    painted = painting_of(run, masks_of({"both": everybody}), moved=1)
+    painted = list(painting_of(run, masks_of({"both": everybody}), moved=1))
     scores = patient_scores(run, everybody, painted)
     for site, data in sites.items():
         own = [case for case in everybody if case.patient.startswith(f"{site}/")]

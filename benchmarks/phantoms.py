@@ -159,7 +159,7 @@ def judged(variant: Variant, data: Path, out: Path) -> dict[str, list[float]]:
         labels=facts.labels,
     )  # fmt: skip
     labels = {name: int(number) for number, name in facts.labels.items()}
-    painted = painting_of(run, masks_of(real))
+    painted = list(painting_of(run, masks_of(real)))
     unseen = Judged(test, labels, ["lesion", "ventricle"])
     scores = Bench(out, BUDGET).scores({"synthetic": [painted]}, unseen).scores
     return {

@@ -30,12 +30,8 @@ from asyndgan.models import check_parts
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
 from asyndgan.painting.sets import MOVED, painting_of
-from asyndgan.painting.synthesise import (
-    chosen_masks,
-    masks_digest,
-    synthesise,
-    write_synthetic,
-)
+from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
+from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
@@ -187,24 +183,30 @@ def generate(
     out: Folder,
     *,
     masks: Folder | None = None,
-    draws: int = 1,
+    draws: int | None = None,
     augment: bool = False,
     seed: int = 0,
     fade: Sequence[str] = (),
     release: Sequence[Folder] = (),
+    like: Folder | None = None,
 ) -> int:
-    """Paints an nnU-Net data set with its provenance and a model card.
+    """Paints an nnU-Net data set with its folds, its provenance and a model card.
+
+    Without `draws`, `augment` and `seed` it is the set that `evaluate` and `audit` judge by
+    default: three images a mask, two of them of the mask moved at random.
 
     Args:
         run: a finished run.
         out: folder to write; must be new.
         masks: data set whose masks to paint from; None: the masks that the sites released.
-        draws: images per mask.
+        draws: images per mask, each with other noise; None: see above.
         augment: mirror, rotate, scale and shift the masks, differently for every draw.
         seed: seed of noise and augmentation.
         fade: names of labels to show more or less clearly from image to image.
         release: folders of audits, together of all sites. The set that they audited is painted,
             and only if they found no evidence of members and no near copies.
+        like: data set of a site whose file format to take and, of NIfTI, the spacing and, where
+            the recipe normalises by a range, the intensities; None: PNG with 8 bits.
 
     Returns:
         The number of cases.
@@ -215,29 +217,31 @@ def generate(
             `release` is combined with `draws`, `augment` or `seed`.
         DataError: the folder of masks cannot be used, or `out` cannot be written.
     """
-    if release and (draws, augment, seed) != (1, False, 0):
+    own = (draws, augment, seed) != (None, False, 0)
+    if release and own:
         raise RunError(
             "with --release the set that was audited is painted again, so --draws, --augment and "
             "--seed say nothing; leave them out."
         )
     folder = _folder(run)
     named, source = chosen_masks(folder, _path(masks))
-    audited, fading = None, fading_of(folder, fade)
-    painting: dict[str, Any] = {"draws": draws, "seed": seed}
+    fading = fading_of(folder, fade)
+    storage = Storage.like(DataSet(Path(like)), folder) if like else PICTURES
+    audits, audited = [Path(one) for one in release], None
     with written_whole(Path(out)) as half:  # on entry it looks whether it can be written
-        if release:
-            audits = [Path(one) for one in release]
+        if audits:
             audited = check_released(folder, masks_digest(named), audits, fading=fading)
-            cases, painting = painting_of(folder, named, fading=fading), {"moved": MOVED}
-            source += ", some of them moved at random"
-        else:
-            cases = list(
-                synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
-            )
+        if own:
+            draws = draws or 1
+            painting: dict[str, Any] = {"draws": draws, "seed": seed}
+            cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
             source += ", moved at random" if augment else ""
+        else:
+            painting, cases = {"moved": MOVED}, painting_of(folder, named, fading=fading)
+            source += ", some of them moved at random"
         return write_synthetic(
             half, folder, cases, masks=named, source=source,
-            painting={**painting, **fading.told()}, audited=audited,
+            painting={**painting, **fading.told()}, audited=audited, storage=storage,
         )  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from asyndgan.data import Batch, Case, Cohort, Preparation
 from asyndgan.data.splits import hold_out_of
 from asyndgan.errors import LedgerError, PolicyError, RecipeError
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
-from asyndgan.painting.synthesise import write_synthetic
+from asyndgan.painting.writing import write_synthetic
 from asyndgan.privacy import SIMULATION, Policy, Release, accounting, chance
 from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
 from asyndgan.privacy.ledger import read

@@ -34,7 +34,8 @@ def record(step: int, sites: list[str], **more: Any) -> dict[str, Any]:
     shares = {site: 1 / len(sites) for site in sites}
     return {
         "step": step + 1, "seconds": float(step), "updated": True, "shares": shares,
-        "losses": losses, "sent": 2000 * (step + 1), "received": 1000 * (step + 1), "news": [], **more,
+        "losses": losses, "sent": 2000 * (step + 1), "received": 1000 * (step + 1), "news": [],
+        **more,
     }  # fmt: skip
 
 

@@ -14,18 +14,22 @@ def generate(
     run: FinishedRun,
     out: NewFolder,
     masks: Path | None = None,
-    draws: Count = 1,
+    draws: Count | None = None,
     augment: Annotated[bool, typer.Option("--augment")] = False,
     seed: Seed = 0,
     fade: list[str] | None = None,
     release: list[Path] | None = None,
+    like: Path | None = None,
 ) -> None:
     """Paints a synthetic data set with a trained generator.
 
-    Writes an nnU-Net data set, its provenance in dataset.json, and MODEL_CARD.md.
+    Writes an nnU-Net data set, its provenance in dataset.json, MODEL_CARD.md, and
+    splits_final.json, whose folds keep the images of a mask together. By default it paints
+    three images per mask, two of them of the mask moved at random. 'asyndgan evaluate' judges
+    the same set.
 
     Example:
-        asyndgan generate run --out synthetic --draws 3
+        asyndgan generate run --out synthetic
 
     Masks:
         --masks FOLDER: Data set of masks to paint from. By default the masks that the sites
@@ -33,7 +37,11 @@ def generate(
         --augment: Mirror, rotate, scale and shift the masks at random.
 
     Painting:
-        --draws N: Images per mask.
+        --draws N: Images per mask, all of the mask itself, or with --augment of moved masks.
+
+    Output:
+        --like FOLDER: Store files as this data set of a site does: in its format and, of NIfTI,
+            with its spacing.
 
     Privacy:
         --release AUDIT: Paint the set that these audits examined, to pass it on. Refused if the
@@ -42,6 +50,6 @@ def generate(
     """
     count = asyndgan.generate(
         run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
-        release=release or (),
+        release=release or (), like=like,
     )  # fmt: skip
     Terminal().say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.")

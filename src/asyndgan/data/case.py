@@ -96,3 +96,14 @@ class RawCase:
     def intensities(self, modality: str) -> Intensities:
         """Statistics of `modality` over the case, or over the whole volume if this is a slice."""
         return self.volume.get(modality) or Intensities(self.channels[modality])
+
+
+def prepared_spacing(preparation: Preparation) -> tuple[float, float]:
+    """Millimetres per row and per column of the prepared image, after any resampling."""
+    rows, columns = (
+        spacing * stored / resized
+        for spacing, stored, resized in zip(
+            preparation.spacing, preparation.shape, preparation.resized, strict=True
+        )
+    )
+    return rows, columns

@@ -1,6 +1,6 @@
 """A data set's folder, opened once however often a command asks for what is in it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,8 +17,9 @@ from asyndgan.data.nnunet import (
 )
 from asyndgan.data.prepare import SYNTHETIC_INTENSITY, grid_for, prepare, shared_modalities
 from asyndgan.data.prepared import Case
-from asyndgan.data.readers import DataFileError
+from asyndgan.data.readers import READERS, DataFileError
 from asyndgan.recipe import ImageSection
+from asyndgan.recipe.image import Intensity
 
 
 @final
@@ -103,8 +104,8 @@ class DataSet:
         """Reads and prepares all cases.
 
         A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
-        recipe's grid, so it is read with `SYNTHETIC_INTENSITY` and not resampled to
-        `image.spacing`.
+        recipe's grid, so it is read with `SYNTHETIC_INTENSITY` (of NIfTI, see `in_stored_units`)
+        and not resampled to `image.spacing`.
 
         Args:
             image: the recipe's grid and normalisation.
@@ -129,7 +130,10 @@ class DataSet:
         wanted = tuple(modalities) if modalities is not None else shared_modalities(info, image)
         self._check(image, wanted, augmented=augmented, synthetic=synthetic)
         if info.synthetic:
-            image = image.model_copy(update={"intensity": {"default": SYNTHETIC_INTENSITY}})
+            volumes = READERS[info.file_ending].spaced
+            units = in_stored_units(image, info.modalities) if volumes else {}
+            own = {"default": SYNTHETIC_INTENSITY, **units}
+            image = image.model_copy(update={"intensity": own})
         image = grid_for(info, image)
         incomplete = incomplete and info.incomplete
         key = f"{unmasked} {incomplete} {image.model_dump_json(exclude={'slices', 'modalities'})}"
@@ -257,3 +261,13 @@ def _narrowed(case: Case, modalities: tuple[str, ...]) -> Case:
         preparation=replace(made, scale=scale, shift=shift, clipped=clipped),
         absent=tuple(name for name in modalities if name in case.absent),
     )
+
+
+def in_stored_units(image: ImageSection, modalities: Iterable[str]) -> dict[str, Intensity]:
+    """The modalities of which a synthetic NIfTI set holds intensities as sites store them.
+
+    Those are the ones that the recipe normalises by a range of stored values. Percentiles and
+    standard deviations are of each patient, so no synthetic image has any.
+    """
+    known = {name: image.intensity_of(name) for name in modalities}
+    return {name: units for name, units in known.items() if units.kind == "range"}

@@ -27,15 +27,18 @@ def folds(groups: Mapping[str, str]) -> list[dict[str, list[str]]]:
     """
     names = sorted(set(groups.values()))
     random.Random(0).shuffle(names)  # noqa: S311  (no secret; neighbours often share a patient)
-    count = min(FOLDS, len(names))
-    place = {name: number % count for number, name in enumerate(names)}
-    return [
-        {
-            part: sorted(name for name in groups if (place[groups[name]] == fold) == (part == "val"))
-            for part in ("train", "val")
-        }
-        for fold in range(count if count > 1 else 0)
-    ]
+    if len(names) < 2:
+        return []
+    found = []
+    for fold in range(min(FOLDS, len(names))):
+        own = set(names[fold::FOLDS])
+        found.append(
+            {
+                "train": sorted(case for case, group in groups.items() if group not in own),
+                "val": sorted(case for case, group in groups.items() if group in own),
+            }
+        )
+    return found
 
 
 def write_folds(folder: Path, groups: Mapping[str, str]) -> None:

@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Mask, Masks
+from asyndgan.data.case import prepared_spacing
 from asyndgan.data.prepared import Case
-from asyndgan.judging.metrics import PatientScore, prepared_spacing
+from asyndgan.judging.metrics import PatientScore
 from asyndgan.judging.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, of_single_sites
 from asyndgan.painting.pictures import FAINT, INK, STYLE, SYNTHETIC_COLOUR, slices
 from asyndgan.texts import counted

@@ -26,7 +26,7 @@ from scipy.stats import binomtest
 from torch import Tensor
 
 from asyndgan.arrays import Masks
-from asyndgan.data.case import Preparation
+from asyndgan.data.case import prepared_spacing
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 
@@ -126,17 +126,6 @@ def surface_distances(
     back = torch.as_tensor(get_surface_distance(true, found, spacing=spacing))
     hd95 = max(torch.quantile(distances, 0.95).item() for distances in (ahead, back))
     return hd95, torch.cat((ahead, back)).mean().item()
-
-
-def prepared_spacing(preparation: Preparation) -> tuple[float, float]:
-    """Millimetres per row and per column of the prepared image, after any resampling."""
-    rows, columns = (
-        spacing * stored / resized
-        for spacing, stored, resized in zip(
-            preparation.spacing, preparation.shape, preparation.resized, strict=True
-        )
-    )
-    return rows, columns
 
 
 def bootstrap_interval(

@@ -1,7 +1,7 @@
 """Synthetic sets of a run: painted once from chosen masks, and recognised again."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from asyndgan.painting.synthesise import (
     chosen_masks,
     masks_digest,
     synthesise,
-    write_synthetic,
 )
+from asyndgan.painting.writing import write_synthetic
 from asyndgan.received import contents
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites
@@ -158,8 +158,8 @@ def painting_of(
     moved: int = MOVED,
     fading: Fading = AS_PAINTED,
     step: int | None = None,
-) -> list[Case]:
-    """The cases of a synthetic set; see `painted_once`.
+) -> Iterator[Case]:
+    """Paints the cases of a synthetic set, some at a time; see `painted_once`.
 
     Args:
         run: a finished run.
@@ -169,10 +169,9 @@ def painting_of(
         step: step of a stored intermediate generator; None: the final one.
     """
     # Different seeds, since a mask's moved image would otherwise share the unmoved one's noise.
-    cases = list(synthesise(run, masks, step=step, fading=fading))
+    yield from synthesise(run, masks, step=step, fading=fading)
     if moved:
-        cases += synthesise(run, masks, draws=moved, move=True, seed=1, step=step, fading=fading)
-    return cases
+        yield from synthesise(run, masks, draws=moved, move=True, seed=1, step=step, fading=fading)
 
 
 MOST_PAINTED = 2**30

@@ -1,22 +1,19 @@
 """Painting a synthetic data set with a finished run's generator."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
 import torch
 from torch import nn
 
 from asyndgan.arrays import Mask
-from asyndgan.data import Case, Preparation, RawCase, derived_seed
+from asyndgan.data import Case, Preparation, derived_seed
 from asyndgan.data.cohort import digest_of
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.moves import Moves, mirrored, moved
-from asyndgan.data.writing import write_dataset
 from asyndgan.errors import RunError
-from asyndgan.painting.card import model_card
 from asyndgan.painting.fading import AS_PAINTED, Fading, faded, without_labels
 from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
 from asyndgan.recipe import Recipe
@@ -218,65 +215,6 @@ def mask_digest(mask: Mask) -> str:
     return digest_of([mask.to(torch.uint8)])
 
 
-def write_synthetic(
-    folder: Path,
-    run: RunFolder,
-    cases: Sequence[Case],
-    *,
-    masks: Sequence[tuple[str, Mask]],
-    source: str,
-    painting: Mapping[str, Any],
-    audited: str | None = None,
-) -> int:
-    """Writes synthetic cases as an nnU-Net data set with provenance and a model card.
-
-    Images are 8-bit PNGs: 0 is the lowest and 255 the highest intensity of the recipe's
-    normalisation.
-
-    Args:
-        folder: folder to create.
-        run: run that painted the cases.
-        cases: result of `synthesise`.
-        masks: masks that the cases were painted from, before any of them was moved.
-        source: description of where the masks came from.
-        painting: parameters of the painting, such as images per mask, for the provenance.
-        audited: findings of the audit that permits the release of the set, if there was one.
-
-    Returns:
-        The number of cases.
-    """
-    facts, recipe = run.facts(), run.recipe()
-    provenance: dict[str, Any] = {
-        "generator_sha256": facts.generator_sha256,
-        "run": facts.run,
-        "recipe": recipe.name,
-        "recipe_sha256": facts.recipe_digest,
-        "asyndgan": facts.version,
-        "shares": {site: about["share"] for site, about in facts.teachers.items()},
-        "masks": source,
-        "masks_sha256": masks_digest(masks),
-        "privacy": recipe.privacy.kind,
-        **painting,
-        "painting_version": PAINTING_VERSION,
-        "intensity": {
-            name: recipe.image.intensity_of(name).model_dump() for name in facts.modalities
-        },
-    }
-    count = write_dataset(
-        folder,
-        (_raw(case) for case in cases),
-        modalities=facts.modalities,
-        labels={name: int(number) for number, name in facts.labels.items()},
-        name=f"synthetic ({recipe.name}, {', '.join(facts.teachers)})",
-        extra={"synthetic": True, "provenance": provenance},
-    )
-    if audited:
-        provenance["audited"] = audited
-    card = model_card(facts, provenance, count, recipe)
-    (folder / "MODEL_CARD.md").write_text(card, "utf-8")
-    return count
-
-
 def _painted_masks(images: torch.Tensor, scope: Scope) -> torch.Tensor:
     """Label maps (b, *space): each pixel gets the label whose channel is brightest."""
     numbers = {name: number for number, name in scope.labels.items()}
@@ -299,16 +237,6 @@ def _case(name: str, image: torch.Tensor, mask: Mask, modalities: tuple[str, ...
             scale=(1 / 127.5,) * len(modalities),
             shift=(-1.0,) * len(modalities),
         ),
-    )
-
-
-def _raw(case: Case) -> RawCase:
-    grey = (case.image.numpy() + 1) * np.float32(127.5)
-    return RawCase(
-        name=case.name,
-        patient=case.patient,
-        channels=dict(zip(case.modalities, grey, strict=True)),
-        mask=case.mask.numpy(),
     )
 
 

@@ -51,7 +51,7 @@ def judge_checkpoints(
     models: dict[str, list[Sequence[Case]]] = {REAL_ALL: [pooled(real.sites)] * seeds}
     for step in steps:
         fading = paintings.fading(PaintingSection())
-        cases = paintings.shared(painting_of(run, masks, step=step, fading=fading))
+        cases = paintings.shared(list(painting_of(run, masks, step=step, fading=fading)))
         models[f"step {step}"] = [cases] * seeds
         found = features_of(cases)
         exact.append(distance(Moments.of(found), Moments.of(together)))
