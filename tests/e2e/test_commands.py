@@ -121,7 +121,7 @@ def test_without_released_masks_the_error_names_the_remedies_and_a_folder_serves
     assert "--masks" in without.stderr and "masks.release=true" in without.stderr
     given = asyndgan("generate", out, "--out", tmp_path / "b", "--masks", data / "test")
     assert given.returncode == 0, given.stderr
-    assert describe(tmp_path / "b").training == describe(data / "test").training
+    assert describe(tmp_path / "b").training == 3 * describe(data / "test").training
     # The set will be passed on; names of cases may be names of patients.
     names = {path.name for path in (tmp_path / "b" / "labelsTr").iterdir()}
     assert all(name.startswith("mask-0") for name in names)

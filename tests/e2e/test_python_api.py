@@ -1,8 +1,10 @@
 """The public Python API as a notebook uses it."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,11 @@ import torch
 from PIL import Image
 
 import asyndgan
-from asyndgan.data.nnunet import describe, read_mask
+from asyndgan.data import RawCase
+from asyndgan.data.dataset import DataSet
+from asyndgan.data.folds import SPLITS_FILE
+from asyndgan.data.nnunet import describe, read_cases, read_mask
+from asyndgan.data.writing import write_dataset
 from asyndgan.errors import AsyndganError, RecipeError, RunError
 from asyndgan.recipe import Recipe
 
@@ -256,6 +262,68 @@ def test_a_set_is_generated_from_a_folder_of_masks_and_judged(
     assert table.row("synthetic", "head").cases == count
     assert told[-1][1:] == (6, 6)
     assert repr(table) == f"Evaluation on real test patients:\n{table.headline}"
+
+
+def test_the_generated_set_is_the_one_that_is_judged_and_its_folds_share_no_mask(
+    run: asyndgan.Run, sites: dict[str, str | Path], tmp_path: Path
+) -> None:
+    count = asyndgan.generate(run, tmp_path / "set")
+    asyndgan.evaluate(
+        run, {"south": sites["south"]}, tmp_path / "table", test=sites["north"], steps=1,
+        labels=["head"],
+    )  # fmt: skip
+    ours, judged = (
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+        for folder in (tmp_path / "set", tmp_path / "table" / "synthetic")
+    )
+    assert ours == judged
+    assert len({name.name[:12] for name in ours}) * 3 == count
+    for fold in json.loads((tmp_path / "set" / SPLITS_FILE).read_text()):
+        train, val = ({name.partition("_d")[0] for name in fold[part]} for part in fold)
+        assert train and val and not train & val
+
+
+@pytest.mark.parametrize("spacing", [None, (1.5, 2.0)])
+def test_a_set_for_sites_of_nifti_is_stored_as_they_store_theirs(
+    spacing: tuple[float, float] | None,
+    recipe: Recipe,
+    phantoms: dict[str, Path],
+    tmp_path: Path,
+) -> None:
+    for name, folder in phantoms.items():
+        raw = read_cases(folder)
+        write_dataset(
+            tmp_path / name,
+            (stored_in_hounsfield_units(case) for case in raw),
+            modalities=describe(folder).modalities, labels=describe(folder).labels,
+            file_ending=".nii.gz", name=name,
+        )  # fmt: skip
+    sites = {name: tmp_path / name for name in phantoms}
+    overrides = {"image.intensity.default.low": -1000, "image.intensity.default.high": 1000}
+    if spacing:
+        overrides["image.spacing"] = list(spacing)
+    run = asyndgan.train(recipe, sites, tmp_path / "run", overrides=overrides)
+    like = tmp_path / "south"
+    asyndgan.generate(run, tmp_path / "set", like=like)
+    asyndgan.generate(run, tmp_path / "pictures")
+    found, pictures = (DataSet(tmp_path / name) for name in ("set", "pictures"))
+    assert found.info.file_ending == ".nii.gz"
+    case = next(read_cases(tmp_path / "set"))
+    assert case.spacing == pytest.approx(spacing or (0.75, 0.75))
+    values = np.stack(list(case.channels.values()))
+    assert values.min() < -300
+    assert values.min() >= -1000
+    assert values.max() <= 1000
+    image = run.recipe.image
+    both = (data.cases(image, synthetic=True) for data in (found, pictures))
+    for one, other in zip(*both, strict=True):
+        assert torch.equal(one.mask, other.mask)
+        assert torch.allclose(one.image, other.image, atol=1.1 / 127.5)
+
+
+def stored_in_hounsfield_units(case: RawCase) -> RawCase:
+    channels = {name: values * (2000 / 255) - 1000 for name, values in case.channels.items()}
+    return replace(case, channels=channels, spacing=(0.75, 0.75))
 
 
 @pytest.fixture

@@ -96,6 +96,9 @@ def evaluate(
             check_budget=check_budget,
         )
     tell_evaluation(console, evaluation)
+    if not synthetic:
+        painted = out / "synthetic"
+        console.say(f"The synthetic set is {painted}; 'asyndgan generate' paints the same.")
 
 
 def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:

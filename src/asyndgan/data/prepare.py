@@ -213,13 +213,10 @@ def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]
 
 
 def grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
-    """The recipe's grid, without spacing for data sets this package wrote on that grid.
-
-    Those are PNGs, which have no spacing, so resampling would shrink or enlarge them.
-    """
+    """The recipe's grid; for data sets that this package wrote on it, whatever their spacing."""
     if not (info.synthetic or info.extra.get("masks_only") is True):
         return image
-    return image.model_copy(update={"spacing": None, "fit": "pad"})
+    return image.model_copy(update={"spacing": None, "fit": "stretch"})
 
 
 def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, float]:
