@@ -22,6 +22,7 @@ from asyndgan.data.check import check_folder
 from asyndgan.data.cohort import rarity
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
+from asyndgan.data.folds import SPLITS_FILE
 from asyndgan.data.nnunet import patient_of, read_cases
 from asyndgan.data.prepare import blanked, invert
 from asyndgan.data.splits import held_out_by
@@ -436,6 +437,12 @@ def test_a_set_is_augmented_judged_and_never_taken_for_patients(
     names = {path.stem for path in (folder / "labelsTr").iterdir()}
     assert list(provenance["mask_of"]) == table["synthetic_cases"]
     assert set(provenance["mask_of"].values()) == names
+    for fold in json.loads((out / SPLITS_FILE).read_text()):
+        train, val = (
+            {patient_of(provenance["mask_of"].get(name, name)) for name in fold[part]}
+            for part in ("train", "val")
+        )
+        assert train and val and not train & val
     refused = "synthetic cases beside real ones"
     with pytest.raises(AsyndganError, match=refused):
         load_cohort(SiteSetup("north", out, tmp_path), run.recipe())
