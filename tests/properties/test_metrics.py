@@ -1,6 +1,8 @@
 import math
+import warnings
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -48,7 +50,47 @@ def test_an_interval_contains_the_mean_and_stays_in_the_range_of_the_values(valu
 def test_a_wider_level_gives_a_wider_interval(values, level):
     low, high = bootstrap_interval(values, draws=200, level=level * 0.9)
     wider_low, wider_high = bootstrap_interval(values, draws=200, level=level * 0.99)
-    assert wider_low <= low <= high <= wider_high
+    rounding = 1e-12  # of the interpolation between two resamples
+    assert wider_low <= low + rounding
+    assert low <= high + rounding
+    assert high <= wider_high + rounding
+
+
+def coverage(interval, expected, samples):
+    """Fraction of the samples whose interval holds the expected value."""
+    return np.mean([low <= expected <= high for low, high in map(interval, samples)])
+
+
+def percentile(values):
+    drawn = np.random.default_rng(0).integers(len(values), size=(500, len(values)))
+    return np.quantile(np.asarray(values)[drawn].mean(1), [0.025, 0.975])
+
+
+def test_intervals_of_few_skewed_scores_cover_nearly_as_often_as_they_say():
+    scores = np.random.default_rng(7).beta(4, 1, size=(1000, 20))  # as Dice: many high, few low
+    found = coverage(lambda values: bootstrap_interval(values, draws=500), 0.8, scores)
+    assert 0.91 <= found <= 0.97
+    assert found >= coverage(percentile, 0.8, scores)
+    parts = np.random.default_rng(8).beta(4, 1, size=(1000, 20))
+    pairs = np.stack([scores * parts, scores], axis=1)
+    ratio = coverage(lambda pair: paired_ratio_interval(*pair, draws=500), 0.8, pairs)
+    assert 0.91 <= ratio <= 0.97
+
+
+@given(st.lists(st.sampled_from([0.0, 0.5, 1.0, math.nan]), max_size=8), st.data())
+def test_an_interval_is_known_wherever_two_patients_count(values, data):
+    below = data.draw(st.permutations(values))
+    both = [(a, b) for a, b in zip(values, below, strict=True) if not math.isnan(a + b)]
+    with warnings.catch_warnings(action="error"):
+        low, high = bootstrap_interval(values, draws=50)
+        ratio_low, ratio_high = paired_ratio_interval(values, below, draws=50)
+    assert math.isnan(low + high) == (sum(not math.isnan(value) for value in values) < 2)
+    assert math.isnan(ratio_low + ratio_high) == (len(both) < 2 or not any(b for _, b in both))
+
+
+@given(st.floats(0, 1), st.integers(2, 9))
+def test_an_interval_of_equal_values_is_their_value(value, count):
+    assert bootstrap_interval([value] * count, draws=50) == pytest.approx((value, value))
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), min_size=2, max_size=20))

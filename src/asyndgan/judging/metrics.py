@@ -14,15 +14,17 @@ How empty masks count:
 """
 
 import math
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from typing import final
+from typing import Any, final
 
 import numpy as np
 import torch
 from jaxtyping import Bool
 from monai.metrics import get_mask_edges, get_surface_distance
-from scipy.stats import binomtest
+from numpy.typing import ArrayLike
+from scipy.stats import binomtest, bootstrap
 from torch import Tensor
 
 from asyndgan.arrays import Masks
@@ -129,9 +131,11 @@ def surface_distances(
 
 
 def bootstrap_interval(
-    values: Sequence[float], *, draws: int = 2000, seed: int = 0, level: float = 0.95
+    values: ArrayLike, *, draws: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """A percentile bootstrap interval of the mean over patients.
+    """A bias-corrected and accelerated (BCa) bootstrap interval of the mean over patients.
+
+    Where the correction is undefined, as for equal values, it is the percentile interval.
 
     Args:
         values: one value per patient; nan means not counted.
@@ -142,11 +146,7 @@ def bootstrap_interval(
     Returns:
         Low and high; both nan with fewer than two counted patients.
     """
-    counted = np.asarray(values, dtype=np.float64)
-    counted = counted[~np.isnan(counted)]
-    if len(counted) < 2:
-        return math.nan, math.nan
-    return _percentiles(counted[_resamples(len(counted), draws, seed)].mean(1), level)
+    return _interval([values], np.mean, draws, seed, level)
 
 
 def fraction_interval(count: int, of: int) -> tuple[float, float]:
@@ -156,14 +156,14 @@ def fraction_interval(count: int, of: int) -> tuple[float, float]:
 
 
 def paired_ratio_interval(
-    numerator: Sequence[float],
-    denominator: Sequence[float],
+    numerator: ArrayLike,
+    denominator: ArrayLike,
     *,
     draws: int = 2000,
     seed: int = 0,
     level: float = 0.95,
 ) -> tuple[float, float]:
-    """A percentile bootstrap interval of mean(numerator) / mean(denominator).
+    """A BCa bootstrap interval of mean(numerator) / mean(denominator).
 
     Args:
         numerator: one value per patient; nan means not counted.
@@ -173,17 +173,40 @@ def paired_ratio_interval(
         level: the interval's nominal coverage, above 0 and below 1.
 
     Returns:
-        Low and high, over patients counted in both and resamples whose denominator is not 0; both
-        nan if fewer than two patients or no resample remain.
+        Low and high over patients counted in both; both nan with fewer than two of them, or if no
+        resample has a denominator that is not 0. If some have none, it is the percentile interval
+        of the others.
     """
-    pairs = np.asarray([numerator, denominator], dtype=np.float64)
-    pairs = pairs[:, ~np.isnan(pairs).any(0)]
-    if pairs.shape[1] < 2:
+    return _interval([numerator, denominator], _ratio_of_means, draws, seed, level)
+
+
+def _ratio_of_means(above: np.ndarray, below: np.ndarray, axis: int = -1) -> Any:
+    means = np.asarray(below.mean(axis))
+    return above.mean(axis) / np.where(means, means, math.nan)
+
+
+def _interval(
+    samples: Sequence[ArrayLike],
+    statistic: Callable[..., Any],
+    draws: int,
+    seed: int,
+    level: float,
+) -> tuple[float, float]:
+    """BCa interval of a statistic of paired samples, or the percentile one where that is nan."""
+    values = np.asarray(samples, dtype=np.float64)
+    values = values[:, ~np.isnan(values).any(0)]
+    if values.shape[1] < 2:
         return math.nan, math.nan
-    above, below = pairs[:, _resamples(pairs.shape[1], draws, seed)].mean(2)
-    if not below.any():
-        return math.nan, math.nan
-    return _percentiles(above[below != 0] / below[below != 0], level)
+    with warnings.catch_warnings(action="ignore"):  # of what the percentile interval is for
+        found = bootstrap(
+            tuple(values), statistic, n_resamples=draws, paired=True, vectorized=True,
+            confidence_level=level, rng=np.random.default_rng(seed),
+        )  # fmt: skip
+        low, high = found.confidence_interval
+        if math.isnan(low + high):
+            ends = [(1 - level) / 2, (1 + level) / 2]
+            low, high = np.nanquantile(found.bootstrap_distribution, ends)
+    return float(low), float(high)
 
 
 def _score(cases: Sequence[Case], predicted: Masks, label: int) -> PatientScore:
@@ -205,12 +228,3 @@ def _score(cases: Sequence[Case], predicted: Masks, label: int) -> PatientScore:
 
 def _slices(mask: Bool[Tensor, "*space"]) -> Bool[Tensor, "n rows columns"]:
     return mask.reshape(-1, *mask.shape[-2:])
-
-
-def _resamples(patients: int, draws: int, seed: int) -> np.ndarray:
-    return np.random.default_rng(seed).integers(patients, size=(draws, patients))
-
-
-def _percentiles(means: np.ndarray, level: float) -> tuple[float, float]:
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -98,7 +98,7 @@ def to_markdown(result: Row) -> str:
     lines = [
         f"Judged on {result['judged_on']} patients; {counted(result['seeds'], 'seed')} of every "
         f"generator, {counted(result['segmentation_seeds'], 'segmentation network')} of each "
-        "training set; intervals of 95 % from a bootstrap over patients. Suite "
+        "training set; intervals of 95 % from a BCa bootstrap over patients. Suite "
         f"`{result['suite']}` ({result['digest'][:12]}); {versions}.",
     ]
     for title, table in tables_of(result).items():
