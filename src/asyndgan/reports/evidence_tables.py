@@ -9,6 +9,8 @@ Row = Mapping[str, Any]
 Table = list[list[str]]
 Titled = Iterator[tuple[str, Table]]
 Part = Callable[[Iterable[Row]], Titled]
+Columns = dict[str, Callable[[Row], list[str]]]
+"""Cells of a row, by the headings of their columns."""
 
 _NAMES = {"real-all": "all real images", "fedavg": "FedAvg", "synthetic": "synthetic images alone"}
 
@@ -20,297 +22,68 @@ def tables_of(result: Row) -> dict[str, Table]:
 
 def by_set(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by set and, for patients reported apart, by their group."""
-    sets: dict[str, list[Row]] = {}
-    for row in rows:
+
+    def heading(row: Row) -> str:
         name = row["set_name"] if "set_name" in row else row["set"]
-        heading = f"{name}, {row['apart']}" if row.get("apart") else str(name)
-        sets.setdefault(heading, []).append(row)
-    return sets
+        return f"{name}, {row['apart']}" if row.get("apart") else str(name)
+
+    return _grouped(rows, heading)
 
 
 def by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by set and label."""
+    return _grouped(rows, lambda row: f"{row['set']}: {row['label']}")
+
+
+def _grouped(rows: Iterable[Row], heading: Callable[[Row], str]) -> dict[str, list[Row]]:
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(f"{row['set']}: {row['label']}", []).append(row)
+        groups.setdefault(heading(row), []).append(row)
     return groups
 
 
-def _results(rows: list[Row]) -> Table:
-    several = any(row["seeds"] > 1 for row in rows)
-    heading = ["trained on", "cases", "Dice", "interval", *(["of seeds"] if several else [])]
-    heading += ["of all-real", "interval", "HD95", "ASSD"]
-    heading += ["generator trained in", "bytes of a site"]
-    return [heading, *(_result(row, several) for row in rows)]
+# Cells of a row
 
 
-def _result(row: Row, several: bool) -> list[str]:
-    return [
-        _name(row),
-        str(row["cases"]),
-        *_estimate(row, "dice_mean", "dice"),
-        *([_of_seeds(row)] if several else []),
-        *_estimate(row, "ratio"),
-        decimal(row["hd95_mean"], 1),
-        decimal(row["assd_mean"], 1),
-        duration(row["seconds"]) if row["seconds"] else "",
-        size(row["bytes"]) if row["bytes"] else "",
-    ]
+def _text(*keys: str) -> Callable[[Row], list[str]]:
+    return lambda row: [str(row[key]) for key in keys]
 
 
-def _of_seeds(row: Row) -> str:
-    return _between(row["dice_least"], row["dice_most"], 3) if row["seeds"] > 1 else "one seed"
+def _number(*keys: str, digits: int) -> Callable[[Row], list[str]]:
+    return lambda row: [decimal(row.get(key), digits) for key in keys]
 
 
-def _apart(rows: list[Row]) -> Table:
-    heading = ["trained on", "patients", "Dice", "interval", "HD95", "ASSD"]
-    return [
-        heading,
-        *(
-            [
-                _name(row),
-                str(row["patients"]),
-                *_estimate(row, "dice"),
-                decimal(row["hd95"], 1),
-                decimal(row["assd"], 1),
-            ]
-            for row in rows
-        ),
-    ]
+def _size(*keys: str) -> Callable[[Row], list[str]]:
+    return lambda row: [size(row[key]) if row[key] else "" for key in keys]
 
 
-def _paintings(rows: list[Row]) -> Table:
-    heading = ["recipe", "painted", "cases", "Dice", "interval", "of all-real", "interval"]
-    return [
-        heading,
-        *(
-            [
-                row["recipe"],
-                _painting(row),
-                str(row["cases"]),
-                *_estimate(row, "dice_mean", "dice"),
-                *_estimate(row, "ratio"),
-            ]
-            for row in rows
-        ),
-    ]
-
-
-def _painting(row: Row) -> str:
-    words = [f"{row['images']} {'image' if row['images'] == 1 else 'images'} a mask"]
-    if row.get("faded"):
-        low, high = row["contrasts"]
-        words.append(f"{' and '.join(row['faded'])} at {low:g} to {high:g} of its contrast")
-    return ", ".join(words)
-
-
-def _networks(rows: list[Row]) -> Table:
-    heading = ["network", "trained on", "Dice", "interval", "of its all-real", "interval"]
-    lines = {
-        (
-            row["network"],
-            # The row of all real images is the same for every recipe.
-            _name(row if row["model"] != "real-all" else {**row, "recipe": ""}),
-            *_estimate(row, "dice_mean", "dice"),
-            *_estimate(row, "ratio"),
-        ): None
-        for row in rows
-    }
-    return [heading, *map(list, lines)]
-
-
-def _levelling(rows: list[Row]) -> Table:
-    heading = ["label", "steps", "Dice", "steps", "Dice", "difference", "patients", "seeds"]
-    return [
-        heading,
-        *(
-            [
-                row["label"],
-                str(row["steps"]),
-                decimal(row["dice"], 3),
-                str(row["longer_steps"]),
-                decimal(row["longer_dice"], 3),
-                decimal(row["difference"], 3),
-                str(row["patients"]),
-                str(row["seeds"]),
-            ]
-            for row in rows
-        ),
-    ]
-
-
-def _traffic(rows: list[Row]) -> Table:
-    sizes = ("sent", "received", "generator", "discriminator", "fedgan_round")
-    heading = ["recipe", "steps", "sent a step", "received a step", "generator", "discriminator"]
-    return [
-        [*heading, "a FedGAN round", "K*"],
-        *(
-            [
-                row["recipe"],
-                str(row["steps"]),
-                *(size(row[key]) for key in sizes),
-                f"{row['break_even']:.0f}",
-            ]
-            for row in rows
-        ),
-    ]
-
-
-def _checkpoints(row: Row) -> Table:
-    heading = ["step", "distance", f"clipped at {row['clip']:.1f}", "the coordinator's", "Dice"]
-    columns = (row[key] for key in ("steps", "pooled", "clipped", "coordinator", "dice"))
-    return [
-        heading,
-        *(
-            [str(step), *(decimal(number, 3) for number in numbers)]
-            for step, *numbers in zip(*columns, strict=True)
-        ),
-    ]
-
-
-def _correlations(row: Row) -> Table:
-    found = ([pair, decimal(value, 2)] for pair, value in row["correlations"].items())
-    return [["between", "Spearman's"], *found]
-
-
-def _distances(rows: list[Row]) -> Table:
-    sites = list(rows[0]["of_sites"])
-    return [
-        ["painted by", "all sites", *sites],
-        *(
-            [_name(row), _with_floor(row["mixture"], row["floor"])]
-            + [_with_floor(row["of_sites"][site], row["floors"][site]) for site in sites]
-            for row in rows
-        ),
-    ]
-
-
-def _consistency(rows: list[Row]) -> Table:
-    heading = ["recipe", "label", "modalities", "correlation, real", "synthetic"]
-    return [
-        [*heading, "joint histograms apart (real halves)"],
-        *(
-            [
-                row["recipe"],
-                row["label"],
-                row["pair"],
-                decimal(row["real"], 2),
-                decimal(row["synthetic"], 2),
-                _with_floor(row["joint"], row["floor"]),
-            ]
-            for row in rows
-        ),
-    ]
-
-
-def _completions(rows: list[Row]) -> Table:
-    heading = [
-        "recipe",
-        "completed by",
-        "SSIM",
-        "interval",
-        "behind 'translated' (mask hidden likewise)",
-        "interval",
-    ]
-    heading += ["PSNR (dB)", "behind", "interval", "Dice when segmented", "interval"]
-    heading += ["more than left as it is", "interval", "more than without it", "interval"]
-    return [
-        heading,
-        *(
-            [
-                row["recipe"],
-                row["way"],
-                *_estimate(row, "ssim"),
-                *_estimate(row, "ahead"),
-                decimal(row.get("psnr"), 1),
-                *_estimate(row, "psnr_ahead", digits=1),
-                *_estimate(row, "dice"),
-                *_estimate(row, "filled"),
-                *_estimate(row, "gain"),
-            ]
-            for row in rows
-        ),
-    ]
-
-
-def _differences(rows: list[Row]) -> Table:
-    heading = [
-        "recipe", "trained on", "less trained on", "difference", "interval", "ratio", "interval",
-        "patients",
+def _estimate(key: str, bounds: str = "", *, digits: int = 3) -> Callable[[Row], list[str]]:
+    """A number and its interval; `bounds`: key of the interval's ends, if it differs from `key`."""
+    low, high = f"{bounds or key}_low", f"{bounds or key}_high"
+    return lambda row: [
+        decimal(row.get(key), digits), _between(row.get(low), row.get(high), digits)
     ]  # fmt: skip
-    return [
-        heading,
-        *(
-            [
-                row["recipe"],
-                row["model"],
-                row["over"],
-                f"{row['difference']:+.3f}",
-                _between(row["low"], row["high"], 3),
-                *_estimate(row, "ratio"),
-                str(row["patients"]),
-            ]
-            for row in rows
-        ),
-    ]
 
 
-def _each_label(rows: Iterable[Row]) -> Titled:
-    for name, own in by_label(rows).items():
-        yield f"{name}, {own[0]['patients']} patients", _results(own)
-
-
-def _each_set(title: str, table: Callable[[list[Row]], Table]) -> Part:
-    return lambda rows: ((f"{name}{title}", table(own)) for name, own in by_set(rows).items())
-
-
-def _each_training(rows: Iterable[Row]) -> Titled:
-    for row in rows:
-        name = f"{row['set_name']}, {row['recipe']}"
-        yield f"{name}: distances as judges of checkpoints", _checkpoints(row)
-        yield f"{name}: rank correlation of {len(row['steps'])}", _correlations(row)
-
-
-def _each_completion(rows: Iterable[Row]) -> Titled:
-    for name, own in by_set(rows).items():
-        patients = counted(max(row.get("patients", 0) for row in own), "patient")
-        about = f"{own[0]['modality']} completed, {patients} of no site"
-        yield f"{name}: {about}, within the labels", _completions(own)
-
-
-_PARTS: Final[dict[str, Part]] = {
-    "rows": _each_label,
-    "apart": _each_set(", apart", _apart),
-    "paintings": _each_set(": other synthetic sets", _paintings),
-    "networks": _each_set(": other segmentation networks", _networks),
-    "levelling": _each_set(
-        ": was the budget long enough? (validation patients, all real images)", _levelling
-    ),
-    "traffic": _each_set(": feedback against weights, bytes of a site", _traffic),
-    "checkpoints": _each_training,
-    "distances": _each_set(": distance from real images (between real halves)", _distances),
-    "consistency": _each_set(
-        ": how modalities go together, against the judged patients", _consistency
-    ),
-    "completions": _each_completion,
-    "differences": _each_set(": paired differences of Dice", _differences),
-}
-"""The parts of a result in the order of their tables, and how each becomes titled tables."""
-
-
-def _name(row: Row) -> str:
+def _name(row: Row) -> list[str]:
     model = row["model"]
     name = _NAMES.get(model, model.replace("real:", "real images of ").replace("+", " + "))
     name = name.replace("fedgan-synthetic", "synthetic images of FedGAN")
     name = name.replace("fedavg-without", "FedAvg, sites with what they hold")
-    return f"**{name} ({row['recipe']})**" if row["recipe"] else name
+    return [f"**{name} ({row['recipe']})**" if row["recipe"] else name]
 
 
-def _estimate(row: Row, key: str, bounds: str = "", *, digits: int = 3) -> list[str]:
-    """A number and its interval; `bounds`: key of the interval's ends, if it differs from `key`."""
-    bounds = bounds or key
-    low, high = row.get(f"{bounds}_low"), row.get(f"{bounds}_high")
-    return [decimal(row.get(key), digits), _between(low, high, digits)]
+def _of_seeds(row: Row) -> list[str]:
+    several = row["seeds"] > 1
+    return [_between(row["dice_least"], row["dice_most"], 3) if several else "one seed"]
+
+
+def _painting(row: Row) -> list[str]:
+    words = [f"{row['images']} {'image' if row['images'] == 1 else 'images'} a mask"]
+    if row.get("faded"):
+        low, high = row["contrasts"]
+        words.append(f"{' and '.join(row['faded'])} at {low:g} to {high:g} of its contrast")
+    return [", ".join(words)]
 
 
 def _with_floor(value: float | None, floor: float | None) -> str:
@@ -321,3 +94,150 @@ def _between(low: float | None, high: float | None, digits: int) -> str:
     if low is None and high is None:
         return decimal(None, digits)
     return f"{decimal(low, digits)} to {decimal(high, digits)}"
+
+
+# Tables: headings, and the cells below them
+
+_RESULTS: Final[Columns] = {
+    "trained on": _name,
+    "cases": _text("cases"),
+    "Dice | interval": _estimate("dice_mean", "dice"),
+    "of seeds": _of_seeds,
+    "of all-real | interval": _estimate("ratio"),
+    "HD95 | ASSD": _number("hd95_mean", "assd_mean", digits=1),
+    "generator trained in": lambda row: [duration(row["seconds"]) if row["seconds"] else ""],
+    "bytes of a site": _size("bytes"),
+}
+_APART: Final[Columns] = {
+    "trained on": _name,
+    "patients": _text("patients"),
+    "Dice | interval": _estimate("dice"),
+    "HD95 | ASSD": _number("hd95", "assd", digits=1),
+}
+_PAINTINGS: Final[Columns] = {
+    "recipe": _text("recipe"),
+    "painted": _painting,
+    "cases": _text("cases"),
+    "Dice | interval": _estimate("dice_mean", "dice"),
+    "of all-real | interval": _estimate("ratio"),
+}
+_NETWORKS: Final[Columns] = {
+    "network": _text("network"),
+    # The row of all real images is the same for every recipe.
+    "trained on": lambda row: _name(row if row["model"] != "real-all" else {**row, "recipe": ""}),
+    "Dice | interval": _estimate("dice_mean", "dice"),
+    "of its all-real | interval": _estimate("ratio"),
+}
+_LEVELLING: Final[Columns] = {
+    "label | steps": _text("label", "steps"),
+    "Dice": _number("dice", digits=3),
+    "steps": _text("longer_steps"),
+    "Dice | difference": _number("longer_dice", "difference", digits=3),
+    "patients | seeds": _text("patients", "seeds"),
+}
+_TRAFFIC: Final[Columns] = {
+    "recipe | steps": _text("recipe", "steps"),
+    "sent a step | received a step | generator | discriminator | a FedGAN round": _size(
+        "sent", "received", "generator", "discriminator", "fedgan_round"
+    ),
+    "K*": _number("break_even", digits=0),
+}
+_CONSISTENCY: Final[Columns] = {
+    "recipe | label | modalities": _text("recipe", "label", "pair"),
+    "correlation, real | synthetic": _number("real", "synthetic", digits=2),
+    "joint histograms apart (real halves)": lambda row: [_with_floor(row["joint"], row["floor"])],
+}
+_COMPLETIONS: Final[Columns] = {
+    "recipe | completed by": _text("recipe", "way"),
+    "SSIM | interval": _estimate("ssim"),
+    "behind 'translated' (mask hidden likewise) | interval": _estimate("ahead"),
+    "PSNR (dB)": _number("psnr", digits=1),
+    "behind | interval": _estimate("psnr_ahead", digits=1),
+    "Dice when segmented | interval": _estimate("dice"),
+    "more than left as it is | interval": _estimate("filled"),
+    "more than without it | interval": _estimate("gain"),
+}
+_DIFFERENCES: Final[Columns] = {
+    "recipe | trained on | less trained on": _text("recipe", "model", "over"),
+    "difference": lambda row: [f"{row['difference']:+.3f}"],
+    "interval": lambda row: [_between(row["low"], row["high"], 3)],
+    "ratio | interval": _estimate("ratio"),
+    "patients": _text("patients"),
+}
+
+
+def _table(columns: Columns, rows: Iterable[Row]) -> Table:
+    """Equal lines stand once."""
+    heading = [name for names in columns for name in names.split(" | ")]
+    lines = dict.fromkeys(
+        tuple(cell for cells in columns.values() for cell in cells(row)) for row in rows
+    )
+    return [heading, *map(list, lines)]
+
+
+def _each_label(rows: Iterable[Row]) -> Titled:
+    for name, own in by_label(rows).items():
+        several = any(row["seeds"] > 1 for row in own)
+        columns = {key: cells for key, cells in _RESULTS.items() if several or key != "of seeds"}
+        yield f"{name}, {own[0]['patients']} patients", _table(columns, own)
+
+
+def _each_set(title: str, columns: Columns) -> Part:
+    return lambda rows: (
+        (f"{name}{title}", _table(columns, own)) for name, own in by_set(rows).items()
+    )
+
+
+def _each_training(rows: Iterable[Row]) -> Titled:
+    for row in rows:
+        name = f"{row['set_name']}, {row['recipe']}"
+        heading = ["step", "distance", f"clipped at {row['clip']:.1f}", "the coordinator's", "Dice"]
+        columns = (row[key] for key in ("steps", "pooled", "clipped", "coordinator", "dice"))
+        lines = (
+            [str(step), *(decimal(number, 3) for number in numbers)]
+            for step, *numbers in zip(*columns, strict=True)
+        )
+        yield f"{name}: distances as judges of checkpoints", [heading, *lines]
+        found = ([pair, decimal(value, 2)] for pair, value in row["correlations"].items())
+        title = f"{name}: rank correlation of {len(row['steps'])}"
+        yield title, [["between", "Spearman's"], *found]
+
+
+def _each_completion(rows: Iterable[Row]) -> Titled:
+    for name, own in by_set(rows).items():
+        patients = counted(max(row.get("patients", 0) for row in own), "patient")
+        about = f"{own[0]['modality']} completed, {patients} of no site"
+        yield f"{name}: {about}, within the labels", _table(_COMPLETIONS, own)
+
+
+def _each_distance(rows: Iterable[Row]) -> Titled:
+    for name, own in by_set(rows).items():
+        columns: Columns = {
+            "painted by": _name,
+            "all sites": lambda row: [_with_floor(row["mixture"], row["floor"])],
+            " | ".join(own[0]["of_sites"]): lambda row: [
+                _with_floor(distance, row["floors"][site])
+                for site, distance in row["of_sites"].items()
+            ],
+        }
+        yield f"{name}: distance from real images (between real halves)", _table(columns, own)
+
+
+_PARTS: Final[dict[str, Part]] = {
+    "rows": _each_label,
+    "apart": _each_set(", apart", _APART),
+    "paintings": _each_set(": other synthetic sets", _PAINTINGS),
+    "networks": _each_set(": other segmentation networks", _NETWORKS),
+    "levelling": _each_set(
+        ": was the budget long enough? (validation patients, all real images)", _LEVELLING
+    ),
+    "traffic": _each_set(": feedback against weights, bytes of a site", _TRAFFIC),
+    "checkpoints": _each_training,
+    "distances": _each_distance,
+    "consistency": _each_set(
+        ": how modalities go together, against the judged patients", _CONSISTENCY
+    ),
+    "completions": _each_completion,
+    "differences": _each_set(": paired differences of Dice", _DIFFERENCES),
+}
+"""The parts of a result in the order of their tables, and how each becomes titled tables."""
