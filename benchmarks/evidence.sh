@@ -28,4 +28,5 @@ for table; do
   $asyndgan benchmark "benchmarks/suites/$table.toml" --data "$data" --out "$out/$table" \
     --workers "${WORKERS:-2}" --document "$document"
   cp "$out/$table/suite.json" "benchmarks/results/$table.json"
+  cp "$out/$table/scores.csv.gz" "benchmarks/results/$table.scores.csv.gz"
 done

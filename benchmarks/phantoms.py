@@ -27,7 +27,7 @@ from asyndgan.engines import build_engine
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.distance import distances
-from asyndgan.judging.metrics import bootstrap_interval
+from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
 from asyndgan.painting.sets import counterparts, masks_of, painting_of, patients_of_masks
 from asyndgan.protocol import Transport
@@ -163,7 +163,7 @@ def judged(variant: Variant, data: Path, out: Path) -> dict[str, list[float]]:
     unseen = Judged(test, labels, ["lesion", "ventricle"])
     scores = Bench(out, BUDGET).scores({"synthetic": [painted]}, unseen).scores
     return {
-        label: [score.dice for score in own if not math.isnan(score.dice)]
+        label: [dice for dice in average(own)[:, 0].tolist() if not math.isnan(dice)]
         for label, own in scores["synthetic"].items()
     }
 

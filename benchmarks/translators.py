@@ -83,12 +83,11 @@ def judged(real: Real, run: RunFolder, *, of_real: bool) -> Scores:
         ]
     rows = nearness(ways, held_out, [MODALITY], best=f"{REGRESSED:.0%} regression")
     return {
-        row.way: [
-            row.ssim, row.ssim_low, row.ssim_high, row.psnr, row.psnr_low, row.psnr_high,
-            row.ahead, row.ahead_low, row.ahead_high,
+        row["way"]: [
+            row[name + end] for name in ("ssim", "psnr", "ahead") for end in ("", "_low", "_high")
         ]
         for row in rows
-    }  # fmt: skip
+    }
 
 
 def main() -> None:

@@ -36,8 +36,11 @@ from asyndgan.reports.evidence import find_block, replace_block, write_evidence
 from asyndgan.runs import RunFolder
 from asyndgan.suites.benchmark import run_suite
 from asyndgan.suites.real import Real
+from asyndgan.suites.scores import by_key, read_scores
 from asyndgan.suites.suite import PaintingSection, Suite
 from asyndgan.suites.trainings import train_all, trainings_of
+from asyndgan.suites.views import views
+from asyndgan.texts import without_nan
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,6 +133,9 @@ def test_a_suite_trains_everything_once_and_writes_its_tables(
     out = tmp_path / "out"
     first = run(suite, "--data", data, "--out", out, "--document", document, "--workers", 2)
     result = json.loads((out / "suite.json").read_text())
+    scores = by_key(read_scores(out / "scores.csv.gz"))
+    computed = views(Suite.from_toml(suite.read_text()), scores, result["groups"], result["costs"])
+    assert without_nan(computed) == {name: result[name] for name in computed}
     lesions = [row for row in result["rows"] if row["label"] == "lesion"]
     assert len(result["rows"]) == 2 * len(lesions)
     assert [(row["recipe"], row["model"]) for row in lesions] == [
@@ -335,7 +341,7 @@ def test_sites_are_judged_by_the_modalities_that_all_of_them_hold(
     text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
     text = text.replace('"training.steps=2"', '"training.steps=2", "training.checkpoint_every=1"')
     result = run_suite(text + "checkpoints = true\n", tmp_path, tmp_path / "out")
-    assert result.checkpoints[0].steps == [1, 2]
+    assert result.checkpoints[0]["steps"] == [1, 2]
     facts = json.loads((tmp_path / "out/runs/heads/small-0/run.json").read_text())
     assert facts["modalities"] == ["T1", "T2", "FLAIR"]  # the generator paints all of them
     assert facts["sites"]["south"]["modalities"] == ["T1", "T2"]

@@ -186,20 +186,20 @@ def test_a_perfect_completion_scores_as_one() -> None:
     ways = {"off": worse, "same": [case.image for case in judged]}
     rows = nearness(ways, judged, ["T2"], best="same")
     off, same = rows
-    assert same.patients == 3
-    assert same.ssim == pytest.approx(1)
-    assert same.psnr > 100
-    assert off.psnr == pytest.approx(20.0, abs=1e-3)  # 10 log10(2^2 / 0.2^2)
-    assert off.ahead == pytest.approx(1 - off.ssim)
-    assert off.ahead_low > 0
-    assert same.ahead == 0
+    assert same["patients"] == 3
+    assert same["ssim"] == pytest.approx(1)
+    assert same["psnr"] > 100
+    assert off["psnr"] == pytest.approx(20.0, abs=1e-3)  # 10 log10(2^2 / 0.2^2)
+    assert off["ahead"] == pytest.approx(1 - off["ssim"])
+    assert off["ahead_low"] > 0
+    assert same["ahead"] == 0
 
 
 def test_only_what_lies_within_a_label_is_scored() -> None:
     judged = cases(3)
     outside = [torch.where(case.mask == 0, 0.9, case.image) for case in judged]
     (row,) = nearness({"outside": outside}, judged, ["T2"], best="outside")
-    assert row.psnr > 100
+    assert row["psnr"] > 100
 
 
 def test_regression_finds_a_linear_relation_and_means_find_a_label() -> None:
@@ -254,7 +254,7 @@ def test_a_label_at_the_rim_counts_like_any_other() -> None:
     rim = torch.zeros(32, 32, dtype=torch.int64)
     rim[0, :2] = 1
     (row,) = nearness({"same": [case.image]}, [replace(case, mask=rim)], ["T2"], best="same")
-    assert row.ssim == pytest.approx(1)
+    assert row["ssim"] == pytest.approx(1)
 
 
 def test_a_regression_that_is_not_shown_the_mask_knows_nothing_of_it() -> None:

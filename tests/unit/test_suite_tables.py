@@ -1,45 +1,85 @@
-"""What a suite's tables say, against numbers made by hand."""
+"""Views of a suite's scores, against numbers made by hand."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from typer.testing import CliRunner
 
-from asyndgan.data import Case, Preparation
+from asyndgan.cli import app
+from asyndgan.errors import RunError
 from asyndgan.judging.budget import SegmentationBudget
-from asyndgan.judging.metrics import PatientScore
-from asyndgan.judging.table import Evaluation
+from asyndgan.judging.compare import row_of
+from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
 from asyndgan.suites.costs import a_step
-from asyndgan.suites.differences import apart, between_recipes, differences
-from asyndgan.suites.suite import ModelSection, SetSection
+from asyndgan.suites.scores import FILE, Key, by_key, joined, read_scores, tidy, write_scores
+from asyndgan.suites.suite import Suite
+from asyndgan.suites.views import views
+from asyndgan.texts import without_nan
 
-PART = SetSection(
-    name="heads", folder="heads", sites=("north",), label="lesion", apart={"strangers": "far.*"}
-)
-MODEL = ModelSection(name="default", recipe="default")
+ROOT = Path(__file__).parents[2]
 NAN = float("nan")
+SUITE = """
+name = "heads"
+networks = ["segresnet"]
+[[sets]]
+name = "heads"
+folder = "heads"
+sites = ["north", "south"]
+label = "lesion"
+apart = { strangers = "far.*" }
+"""
+NORTH, SOUTH = (SITE_PREFIX + name for name in ("north", "south"))
 
 
-def judged(name: str) -> Case:
-    stored = Preparation((2, 2), (1.0, 1.0), (2, 2), (0, 0), (1.0,), (0.0,))
-    mask = torch.zeros(2, 2, dtype=torch.int64)
-    return Case(name, name, torch.zeros(1, 2, 2), mask, ("T1",), stored)
+def suite(*models: str, more: str = "") -> Suite:
+    """A suite of models of one recipe; `more` is said of the last one."""
+    sections = [f'[[models]]\nname = "{name}"\nrecipe = "default"\n' for name in models]
+    return Suite.from_toml(SUITE + "".join(sections) + more)
 
 
-def evaluation(**dice: list[float]) -> Evaluation:
-    scores = {
-        name.replace("_", "+").replace("real", "real:"): {
-            "lesion": [PatientScore(value, 10 * value, 1.0, NAN) for value in values]
-        }
-        for name, values in dice.items()
-    }
-    return Evaluation("", (), scores, (), "test", SegmentationBudget(), (0,))
+def evaluation(*labels: str, **dice: Any) -> Evaluation:
+    """Of one seed, or of several, with an HD95 of ten times the Dice."""
+    dice = {"real_all": np.ones(np.shape(dice["synthetic"])[-1]), **dice}
+    models = {
+        "real_all": "real-all", "north": NORTH, "south": SOUTH,
+        "north_added": NORTH + ADDED, "south_added": SOUTH + ADDED,
+    }  # fmt: skip
+    scores: Scores = {}
+    for name, values in dice.items():
+        own = np.atleast_2d(np.array(values, dtype=np.float64))
+        alarm = np.where(np.isnan(own), 1, NAN)
+        both = np.stack([own, 10 * own, np.ones_like(own), alarm], axis=-1)
+        scores[models.get(name, name)] = dict.fromkeys(labels or ("lesion",), both)
+    rows = tuple(
+        row_of(model, label, 7, own[label], scores["real-all"][label])
+        for label in labels or ("lesion",)
+        for model, own in scores.items()
+    )
+    return Evaluation("", rows, scores, (), "test", SegmentationBudget(), (0,))
 
 
-def test_patients_apart_are_those_whom_the_pattern_names_and_no_others() -> None:
-    # Two slices of the first one: a patient counts once.
-    cases = [judged(name) for name in ("near1", "near1", "far1", "near2", "far2", "afar")]
-    found = evaluation(synthetic=[0.1, 0.5, 0.2, 0.7, 0.9])
-    (row,) = apart(PART, found, cases)
+def shown(
+    of: Suite, found: dict[Key, Evaluation], strangers: tuple[int, ...] = ()
+) -> dict[str, list[dict[str, Any]]]:
+    """The views of evaluations, and of those by another network that come out the same."""
+    own = [tidy(one, key) for key, one in found.items()]
+    others = [tidy(one, key._replace(network="segresnet")) for key, one in found.items()]
+    groups = {"heads": {"strangers": list(strangers)}}
+    return views(of, by_key(joined([*own, *others])), groups, [])
+
+
+def main(recipe: str) -> Key:
+    return Key("heads", recipe, "unet", "")
+
+
+def test_patients_apart_are_those_of_the_group_and_no_others() -> None:
+    found = shown(suite("a"), {main("a"): evaluation(synthetic=[0.1, 0.5, 0.2, 0.7, 0.9])}, (1, 3))
+    real, row = found["apart"]
+    assert (real["model"], real["recipe"], real["dice"]) == ("real-all", "", 1)
     assert (row["apart"], row["model"], row["patients"]) == ("strangers", "synthetic", 2)
     assert row["dice"] == pytest.approx(0.6)
     assert row["hd95"] == pytest.approx(6.0)
@@ -48,41 +88,107 @@ def test_patients_apart_are_those_whom_the_pattern_names_and_no_others() -> None
 
 def test_differences_are_paired_patient_by_patient() -> None:
     found = evaluation(
-        synthetic=[0.5, 0.8, NAN], realnorth=[0.4, 0.6, NAN], realsouth=[0.2, 0.2, NAN],
-        realnorth_synthetic=[0.6, 0.6, NAN], realsouth_synthetic=[0.4, 0.6, NAN],
+        real_all=[1, 0.9, NAN], synthetic=[0.5, 0.8, NAN], north=[0.4, 0.6, NAN],
+        south=[0.2, 0.2, NAN], north_added=[0.6, 0.6, NAN], south_added=[0.4, 0.6, NAN],
     )  # fmt: skip
-    found.per_patient["real-all"] = {"lesion": [PatientScore(d, 1, 1, NAN) for d in (1, 0.9, NAN)]}
-    rows = {(row.model, row.over): row for row in differences(PART, MODEL, found)}
-    assert rows["synthetic", "real-all"].difference == pytest.approx((-0.5 - 0.1) / 2)
-    assert rows["synthetic", "real-all"].patients == 2
-    assert rows["synthetic", "real:north"].difference == pytest.approx(0.15)
-    assert rows["real:south+synthetic", "real:south"].difference == pytest.approx(0.3)
+    of = suite("a", more="augmented = true")
+    rows = {(r["model"], r["over"]): r for r in shown(of, {main("a"): found})["differences"]}
+    assert rows["synthetic", "real-all"]["difference"] == pytest.approx((-0.5 - 0.1) / 2)
+    assert rows["synthetic", "real-all"]["patients"] == 2
+    assert rows["synthetic", "real:north"]["difference"] == pytest.approx(0.15)
+    assert rows["real:south+synthetic", "real:south"]["difference"] == pytest.approx(0.3)
     pooled = rows["every real:NAME+synthetic", "real:NAME"]
     # of each patient's mean over sites: 0.5 - 0.3 and 0.6 - 0.4
-    assert (pooled.difference, pooled.low, pooled.high) == pytest.approx((0.2, 0.2, 0.2))
+    ends = pooled["difference"], pooled["low"], pooled["high"]
+    assert ends == pytest.approx((0.2, 0.2, 0.2))
     assert ("real:north+synthetic", "synthetic") not in rows
 
 
 def test_recipes_are_compared_with_the_suites_first() -> None:
-    both = {"first": evaluation(synthetic=[0.5, 0.7]), "second": evaluation(synthetic=[0.6, 0.9])}
-    judges = [judged("near"), judged("far")]
-    row, strangers = between_recipes(PART, both, judges, {})
-    assert (strangers.apart, strangers.patients) == ("strangers", 1)
-    assert strangers.difference == pytest.approx(0.2)
-    assert (row.apart, row.recipe, row.over) == ("", "second", "synthetic of first")
-    assert row.difference == pytest.approx(0.15)
-    assert row.ratio == pytest.approx(1.5 / 1.2)
-    assert row.ratio_low == pytest.approx(0.6 / 0.5) and row.ratio_high == pytest.approx(0.9 / 0.7)
+    both = {
+        main("first"): evaluation(synthetic=[0.5, 0.7]),
+        main("second"): evaluation(synthetic=[0.6, 0.9]),
+    }
+    *_, row, strangers = shown(suite("first", "second"), both, (1,))["differences"]
+    assert (strangers["apart"], strangers["patients"]) == ("strangers", 1)
+    assert strangers["difference"] == pytest.approx(0.2)
+    assert (row["apart"], row["recipe"], row["over"]) == ("", "second", "synthetic of first")
+    assert row["difference"] == pytest.approx(0.15)
+    assert row["ratio"] == pytest.approx(1.5 / 1.2)
+    assert row["ratio_low"] == pytest.approx(0.6 / 0.5)
+    assert row["ratio_high"] == pytest.approx(0.9 / 0.7)
 
 
 def test_a_recipe_is_also_compared_with_the_one_that_it_is_against() -> None:
-    three = {name: evaluation(synthetic=[0.5 + n / 10, NAN]) for n, name in enumerate("abc")}
-    rows = list(between_recipes(PART, three, [judged("near"), judged("far")], {"c": "b"}))
+    three = {main(name): evaluation(synthetic=[0.5 + n / 10, NAN]) for n, name in enumerate("abc")}
+    found = shown(suite(*"abc", more='against = "b"'), three, (1,))["differences"]
+    rows = [row for row in found if " of " in row["over"]]
     # The one stranger lacks the label, so there is nothing to say of strangers.
-    assert [(row.recipe, row.over, row.apart) for row in rows] == [
+    assert [(row["recipe"], row["over"], row["apart"]) for row in rows] == [
         ("b", "synthetic of a", ""), ("c", "synthetic of a", ""), ("c", "synthetic of b", ""),
     ]  # fmt: skip
-    assert rows[2].difference == pytest.approx(0.1)
+    assert rows[2]["difference"] == pytest.approx(0.1)
+
+
+def test_a_row_is_of_means_over_seeds_and_real_models_stand_once() -> None:
+    both = {
+        main("a"): evaluation("lesion", "ventricle", synthetic=[[0.2, 0.4, NAN], [0.4, 0.6, NAN]]),
+        main("b"): evaluation("lesion", "ventricle", synthetic=[[0.8, 0.8, NAN], [0.8, 0.8, NAN]]),
+    }
+    of = suite("a", "b", more="paintings = [{ images = 1 }]")
+    further = Key("heads", "b", "unet", of.models[1].paintings[0].name(of.sets[0]))
+    found = shown(of, {**both, further: evaluation(synthetic=[0.1, 0.3, NAN])})
+    assert [(row["recipe"], row["model"], row["label"]) for row in found["rows"]] == [
+        ("", "real-all", "lesion"), ("a", "synthetic", "lesion"),
+        ("", "real-all", "ventricle"), ("a", "synthetic", "ventricle"),
+        ("b", "synthetic", "lesion"), ("b", "synthetic", "ventricle"),
+    ]  # fmt: skip
+    row = found["rows"][1]
+    assert (row["seeds"], row["patients"], row["healthy"], row["cases"]) == (2, 2, 1, 7)
+    assert row["dice_mean"] == pytest.approx((0.3 + 0.5) / 2)
+    assert (row["dice_least"], row["dice_most"]) == pytest.approx((0.3, 0.5))
+    assert (row["hd95_mean"], row["ratio"]) == pytest.approx((4, 0.4))
+    assert row["false_alarms"] == 1
+    assert [(row["recipe"], row["network"], row["model"]) for row in found["networks"]] == [
+        (recipe, "segresnet", model) for recipe in "ab" for model in ("real-all", "synthetic")
+    ]
+    assert found["networks"][1]["dice_mean"] == row["dice_mean"]
+    assert [(row["recipe"], row["images"]) for row in found["paintings"]] == [("b", 3), ("b", 1)]
+    assert [row["ratio"] for row in found["paintings"]] == pytest.approx([0.8, 0.2])
+
+
+def test_scores_are_read_as_they_were_written_and_equal_ones_give_equal_files(
+    tmp_path: Path,
+) -> None:
+    found = joined([tidy(evaluation(synthetic=[[1 / 3, NAN], [0.1, NAN]]), main("007"))])
+    for folder in (tmp_path / "one", tmp_path / "two"):
+        write_scores(found, folder)
+    assert (tmp_path / "one" / FILE).read_bytes() == (tmp_path / "two" / FILE).read_bytes()
+    read = read_scores(tmp_path / "one" / FILE)
+    assert list(read.columns) == list(found.columns)
+    assert read.equals(found)
+
+
+def test_the_results_of_a_suite_are_views_of_the_scores_beside_them() -> None:
+    results = ROOT / "benchmarks/results"
+    stored = json.loads((results / "demo.json").read_text("utf-8"))
+    of = Suite.from_toml((ROOT / "benchmarks/suites/demo.toml").read_text("utf-8"))
+    found = by_key(read_scores(results / f"demo.{FILE}"))
+    computed = without_nan(views(of, found, stored["groups"], stored["costs"]))
+    assert computed["rows"] and computed["differences"]
+    assert computed == {name: stored[name] for name in computed}
+
+
+def test_a_benchmark_without_pandas_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("scores", "views", "judging", "benchmark"):
+        monkeypatch.delitem(sys.modules, f"asyndgan.suites.{name}", raising=False)
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    arguments = ["benchmark", str(tmp_path / "suite.toml"), "--data", ".", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, RunError)
+    assert "pip install 'asyndgan[benchmark]'" in str(result.exception)
 
 
 def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:

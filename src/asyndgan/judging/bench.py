@@ -3,14 +3,13 @@
 import base64
 import hashlib
 import json
-import math
 import os
 import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, final
@@ -27,13 +26,7 @@ from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.fedavg import LOCAL_STEPS, train_fedavg
-from asyndgan.judging.metrics import (
-    SCORES,
-    PatientScore,
-    bootstrap_interval,
-    paired_ratio_interval,
-    score_patients,
-)
+from asyndgan.judging.metrics import ScoreArray, score_patients
 from asyndgan.judging.segmentation import TRAINING_VERSION, predict, train_segmenter
 from asyndgan.judging.table import Scores
 from asyndgan.received import contents
@@ -57,13 +50,11 @@ class Found:
     """Results of a bench.
 
     Attributes:
-        scores: scores of each patient, averaged over seeds.
-        dice_of_seeds: for each seed, the mean Dice over patients, by model and label.
+        scores: scores of each seed and patient.
         masks: predictions of each model's first seed.
     """
 
     scores: Scores
-    dice_of_seeds: dict[str, dict[str, list[float]]]
     masks: dict[str, Masks]
 
 
@@ -188,17 +179,16 @@ class Trainings:
                 self.stop.set()
                 every = [one for own in trainings.values() for one in own]
                 raise _cause(every, error) from error
-        scores: Scores = {model: {} for model in masks}
-        of_seeds: dict[str, dict[str, list[float]]] = {model: {} for model in masks}
-        for model, found in masks.items():
-            for target in self.judged.names():
-                own = [
-                    score_patients(self.judged.cases, one, self.judged.labels[target])
-                    for one in found
-                ]
-                scores[model][target] = _average(own)
-                of_seeds[model][target] = [mean([s.dice for s in one.values()]) for one in own]
-        return Found(scores, of_seeds, {model: found[0] for model, found in masks.items()})
+        scores = {
+            model: {name: self._scored(own, name) for name in self.judged.names()}
+            for model, own in masks.items()
+        }
+        return Found(scores, {model: own[0] for model, own in masks.items()})
+
+    def _scored(self, of_seeds: Sequence[Masks], target: str) -> ScoreArray:
+        cases, label = self.judged.cases, self.judged.labels[target]
+        scored = (score_patients(cases, masks, label).values() for masks in of_seeds)
+        return np.array([[astuple(score) for score in own] for own in scored])
 
     def _check_fit(self, cases: TrainingSet) -> None:
         flat = pooled(cases)
@@ -326,38 +316,6 @@ def pooled(cases: TrainingSet) -> list[Case]:
     if isinstance(cases, Mapping):
         return [case for own in cases.values() for case in own]
     return list(cases)
-
-
-def _average(by_seed: Sequence[Mapping[str, PatientScore]]) -> list[PatientScore]:
-    """Scores of each patient, averaged over the seeds in which they are not nan."""
-    return [
-        PatientScore(
-            *(mean([getattr(scores[patient], name) for scores in by_seed]) for name in SCORES)
-        )
-        for patient in by_seed[0]
-    ]
-
-
-def paired(scores: Sequence[float], others: Sequence[float]) -> tuple[int, float, float, float]:
-    """Paired differences `scores - others`: patients counted, mean, low and high of its interval.
-
-    Patients whose score is nan because they lack the label do not count.
-    """
-    found = [a - b for a, b in zip(scores, others, strict=True) if not math.isnan(a - b)]
-    return len(found), mean(found), *bootstrap_interval(found)
-
-
-def paired_ratio(scores: Sequence[float], others: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of `scores` over that of `others`, low and high of its interval, counted as `paired`."""
-    both = [(a, b) for a, b in zip(scores, others, strict=True) if not math.isnan(a - b)]
-    above, below = (math.fsum(column) for column in zip(*both, strict=True)) if both else (0, 0)
-    return above / below if below else math.nan, *paired_ratio_interval(scores, others)
-
-
-def mean(values: Sequence[float]) -> float:
-    """Mean of the values that are not nan; nan if there is none."""
-    counted = [value for value in values if not math.isnan(value)]
-    return math.fsum(counted) / len(counted) if counted else math.nan
 
 
 def digest_of_cases(cases: Sequence[Case], *, with_masks: bool) -> str:

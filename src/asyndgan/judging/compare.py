@@ -16,16 +16,21 @@ from asyndgan.data.splits import hold_out
 from asyndgan.judging.bench import (
     Bench,
     Contenders,
-    Found,
     Judged,
     Trainings,
-    mean,
-    paired,
     pooled,
     write_whole,
 )
 from asyndgan.judging.figures import plot_dice, plot_examples
-from asyndgan.judging.metrics import bootstrap_interval, paired_ratio_interval
+from asyndgan.judging.metrics import (
+    ScoreArray,
+    average,
+    bootstrap_interval,
+    known,
+    mean,
+    paired,
+    paired_ratio,
+)
 from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
@@ -149,7 +154,13 @@ def compare(
     names, out = judged.names(), bench.out
     found = bench.scores(models, judged)
     rows = tuple(
-        _row(model, name, found, _different(pooled(training_sets[0])))
+        row_of(
+            model,
+            name,
+            _different(pooled(training_sets[0])),
+            found.scores[model][name],
+            found.scores[REAL_ALL][name],
+        )
         for name in names
         for model, training_sets in models.items()
     )
@@ -202,13 +213,14 @@ def levelled_off(
     (long,) = trainings.scores({"budget check, longer": together}, longer).scores.values()
     results = []
     for name in judged.names():
-        before, after = (mean([s.dice for s in scores[name]]) for scores in (short, long))
-        counted = sum(not math.isnan(score.dice) for score in short[name])
+        dice = [average(scores[name])[:, 0] for scores in (short, long)]
+        before, after = map(mean, dice)
         results.append(
             Levelling(
-                name, budget.steps, longer.steps, before, after, after - before, counted, seeds
+                name, budget.steps, longer.steps, before, after, after - before, known(dice[0]),
+                seeds,
             )
-        )
+        )  # fmt: skip
     return tuple(results)
 
 
@@ -217,7 +229,7 @@ def _gains(label: str, scores: Scores) -> Iterator[Gain]:
         over = SITE_PREFIX + site_of(model)
         if not site_of(model) or of_single_sites(model) or over not in scores:
             continue
-        dice, others = ([one.dice for one in both[label]] for both in (own, scores[over]))
+        dice, others = (average(both[label])[:, 0] for both in (own, scores[over]))
         yield Gain(model, over, label, *paired(dice, others))
 
 
@@ -230,31 +242,37 @@ def _different(cases: Sequence[Case]) -> int:
     return len({id(case) for case in cases})
 
 
-def _row(model: str, label: str, found: Found, cases: int) -> Row:
-    mine, of_seeds = found.scores[model][label], found.dice_of_seeds[model][label]
-    dice = [score.dice for score in mine]
-    reference = [score.dice for score in found.scores[REAL_ALL][label]]
-    below = mean(reference)
-    alarms = [score.false_alarm for score in mine]
+def row_of(model: str, label: str, cases: int, scores: ScoreArray, real_all: ScoreArray) -> Row:
+    """The row of one model and label.
+
+    Args:
+        model: name of the model.
+        label: name of the label.
+        cases: number of distinct training cases.
+        scores: scores of the model.
+        real_all: scores of the model `real-all`, for the ratio.
+    """
+    dice, hd95, assd, alarms = average(scores).T
+    of_seeds = [mean(own) for own in scores[..., 0]]
     low, high = bootstrap_interval(dice)
-    ratio_low, ratio_high = paired_ratio_interval(dice, reference)
+    ratio, ratio_low, ratio_high = paired_ratio(dice, average(real_all)[:, 0])
     return Row(
         model=model,
         label=label,
         seeds=len(of_seeds),
-        patients=sum(not math.isnan(value) for value in dice),
+        patients=known(dice),
         cases=cases,
         dice_mean=mean(dice),
         dice_low=low,
         dice_high=high,
         dice_least=min(of_seeds),
         dice_most=max(of_seeds),
-        hd95_mean=mean([score.hd95 for score in mine]),
-        assd_mean=mean([score.assd for score in mine]),
-        ratio=mean(dice) / below if below else math.nan,
+        hd95_mean=mean(hd95),
+        assd_mean=mean(assd),
+        ratio=ratio,
         ratio_low=ratio_low,
         ratio_high=ratio_high,
-        healthy=sum(not math.isnan(alarm) for alarm in alarms),
+        healthy=known(alarms),
         false_alarms=mean(alarms),
     )
 

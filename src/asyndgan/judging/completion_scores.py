@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final, final
+from dataclasses import replace
+from typing import Any, Final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from monai.metrics.regression import compute_ssim_and_cs
@@ -14,8 +15,7 @@ from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked, widened
 from asyndgan.errors import DataError
-from asyndgan.judging.bench import mean, paired
-from asyndgan.judging.metrics import bootstrap_interval
+from asyndgan.judging.metrics import interval, mean
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.completion import painted_from_masks
 from asyndgan.painting.regression import Regression
@@ -43,44 +43,6 @@ ACQUIRED: Final = "acquired"
 
 Completed = Mapping[str, Sequence[Image]]
 """Images with all modalities, one for each judged case, by the way of completion."""
-
-
-@final
-@dataclass(frozen=True)
-class Nearness:
-    """Similarity of one way's images to the acquired ones, over pixels whose label is not 0.
-
-    Attributes:
-        way: name of the way of completion.
-        patients: number of patients judged.
-        ssim: mean structural similarity over patients, up to 1.
-        ssim_low: lower end of the 95 % bootstrap interval over patients.
-        ssim_high: upper end.
-        psnr: mean peak signal-to-noise ratio over patients, in decibels.
-        psnr_low: lower end of the interval.
-        psnr_high: upper end.
-        ahead: lead of the best way in structural similarity: mean paired difference.
-        ahead_low: lower end of the interval.
-        ahead_high: upper end.
-        psnr_ahead: lead of the best way in peak signal-to-noise ratio, in decibels.
-        psnr_ahead_low: lower end of the interval.
-        psnr_ahead_high: upper end.
-    """
-
-    way: str
-    patients: int
-    ssim: float
-    ssim_low: float
-    ssim_high: float
-    psnr: float
-    psnr_low: float
-    psnr_high: float
-    ahead: float
-    ahead_low: float
-    ahead_high: float
-    psnr_ahead: float
-    psnr_ahead_low: float
-    psnr_ahead_high: float
 
 
 def completions(
@@ -154,8 +116,8 @@ def completions(
 
 def nearness(
     completed: Completed, judged: Sequence[Case], lacking: Sequence[str], best: str
-) -> list[Nearness]:
-    """Scores every way against the acquired images; see `Nearness`.
+) -> list[dict[str, Any]]:
+    """Scores every way against the acquired images, over pixels whose label is not 0.
 
     Args:
         completed: result of `completions`.
@@ -163,29 +125,30 @@ def nearness(
         lacking: modalities to compare.
         best: way that the others are compared with; ways that do not use the mask are compared
             with its variant that does not use it either, if there is one.
+
+    Returns:
+        For each way: `way`; `patients`; `ssim`, mean structural similarity over patients, up to 1;
+        `psnr`, mean peak signal-to-noise ratio in decibels; `ahead` and `psnr_ahead`, the lead of
+        the best way in both, mean paired difference; each with the ends of its 95 % bootstrap
+        interval over patients, `_low` and `_high`.
     """
-    similar = {
-        way: _by_patient(_ssim, images, judged, lacking) for way, images in completed.items()
-    }
-    noise = {way: _by_patient(_psnr, images, judged, lacking) for way, images in completed.items()}
+    similar, noise = (
+        {way: _by_patient(score, images, judged, lacking) for way, images in completed.items()}
+        for score in (_ssim, _psnr)
+    )
     rows = []
     for way, scores in similar.items():
         hidden = best + HIDDEN  # ways without the mask are compared with each other
         other = hidden if way.endswith(HIDDEN) and hidden in similar else best
-        _, *ahead = paired(similar[other], scores)
-        _, *psnr_ahead = paired(noise[other], noise[way])
         rows.append(
-            Nearness(
-                way,
-                len(scores),
-                mean(scores),
-                *bootstrap_interval(scores),
-                mean(noise[way]),
-                *bootstrap_interval(noise[way]),
-                *ahead,
-                *psnr_ahead,
-            )
-        )
+            {
+                "way": way, "patients": len(scores),
+                **interval("ssim", scores),
+                **interval("psnr", noise[way]),
+                **interval("ahead", np.subtract(similar[other], scores)),
+                **interval("psnr_ahead", np.subtract(noise[other], noise[way])),
+            }
+        )  # fmt: skip
     return rows
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.data import Case
 from asyndgan.data.splits import split_patients
-from asyndgan.judging.bench import mean
+from asyndgan.judging.metrics import mean
 
 BINS: Final = 12
 """Bins of a joint histogram along each of its two intensities."""

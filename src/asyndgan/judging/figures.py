@@ -18,7 +18,6 @@ from torch import Tensor
 from asyndgan.arrays import IMAGE_LOW, Mask, Masks
 from asyndgan.data.case import prepared_spacing
 from asyndgan.data.prepared import Case
-from asyndgan.judging.metrics import PatientScore
 from asyndgan.judging.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, of_single_sites
 from asyndgan.painting.pictures import FAINT, INK, STYLE, SYNTHETIC_COLOUR, slices
 from asyndgan.texts import counted
@@ -55,7 +54,7 @@ def plot_dice(evaluation: Evaluation, out: Path) -> None:
 def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequence[str]) -> None:
     rows = [evaluation.row(model, label) for model in models]
     panel.axvline(rows[0].dice_mean, color=FAINT, linestyle=(0, (4, 3)), linewidth=1, zorder=0)
-    shown = [[score.dice for score in evaluation.per_patient[name][label]] for name in models]
+    shown = [evaluation.dice(name, label) for name in models]
     beside = panel.get_yaxis_transform()  # x in fractions of the panel, y in data coordinates
     for height, (row, values) in enumerate(zip(rows, shown, strict=True)):
         colour = _COLOURS.get(row.model, _SITE_COLOUR)
@@ -159,7 +158,7 @@ def plot_examples(
     """
     judge = SYNTHETIC if SYNTHETIC in masks else REAL_ALL
     name = list(labels)[-1]
-    chosen = _chosen(evaluation.per_patient[judge][name])
+    chosen = _chosen(evaluation.dice(judge, name))
     if not chosen:
         return
     models = _shown(evaluation, name)
@@ -175,7 +174,7 @@ def plot_examples(
             line[0].set_ylabel(word)
             for panel, model in zip(line[1:], models, strict=True):
                 _example(panel, test[index], masks[model][index], place, channel, labels)
-                dice = evaluation.per_patient[model][name][patient].dice
+                dice = evaluation.dice(model, name)[patient]
                 panel.set_xlabel(f"{name}: Dice {dice:.2f}", labelpad=3)
         for panel, title in zip(grid[0], ["truth", *models], strict=True):
             panel.set_title(title, fontsize=10)
@@ -190,11 +189,11 @@ def plot_examples(
         figure.savefig(out / "examples.png", dpi=160)
 
 
-def _chosen(scores: Sequence[PatientScore]) -> dict[str, int]:
+def _chosen(dice: Sequence[float]) -> dict[str, int]:
     """Positions of the best, the median and the worst patient, without repetition."""
     order = sorted(
-        (index for index, score in enumerate(scores) if not math.isnan(score.dice)),
-        key=lambda index: -scores[index].dice,
+        (index for index, value in enumerate(dice) if not math.isnan(value)),
+        key=lambda index: -dice[index],
     )
     if not order:
         return {}

@@ -15,7 +15,7 @@ How empty masks count:
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, final
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from monai.metrics import get_mask_edges, get_surface_distance
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, bootstrap
 from torch import Tensor
 
@@ -54,6 +54,9 @@ class PatientScore:
 
 SCORES = tuple(field.name for field in fields(PatientScore))
 """Names of a patient's scores."""
+
+ScoreArray = NDArray[np.float64]
+"""Scores of patients, [seeds, patients, scores], in the order of `SCORES`."""
 
 
 def score_patients(truth: Sequence[Case], predicted: Masks, label: int) -> dict[str, PatientScore]:
@@ -128,6 +131,46 @@ def surface_distances(
     back = torch.as_tensor(get_surface_distance(true, found, spacing=spacing))
     hd95 = max(torch.quantile(distances, 0.95).item() for distances in (ahead, back))
     return hd95, torch.cat((ahead, back)).mean().item()
+
+
+def average(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Mean over the first axis, such as seeds, of the values that are not nan."""
+    counted = ~np.isnan(values)
+    with np.errstate(invalid="ignore"):  # nan where there is none
+        return np.where(counted, values, 0).sum(0) / counted.sum(0)
+
+
+def mean(values: Iterable[float]) -> float:
+    """Mean of the values that are not nan; nan if there is none."""
+    counted = [value for value in values if not math.isnan(value)]
+    return math.fsum(counted) / len(counted) if counted else math.nan
+
+
+def known(values: Iterable[float]) -> int:
+    """Number of the values that are not nan."""
+    return sum(not math.isnan(value) for value in values)
+
+
+def paired(scores: ArrayLike, others: ArrayLike) -> tuple[int, float, float, float]:
+    """Paired differences `scores - others`: patients counted, mean, low and high of its interval.
+
+    Patients whose score is nan because they lack the label do not count.
+    """
+    found = np.subtract(scores, others)
+    return known(found), mean(found), *bootstrap_interval(found)
+
+
+def paired_ratio(scores: ArrayLike, others: ArrayLike) -> tuple[float, float, float]:
+    """Mean of `scores` over that of `others`, low and high of its interval, counted as `paired`."""
+    both = np.array([scores, others], dtype=np.float64)
+    above, below = map(mean, both[:, ~np.isnan(both).any(0)])
+    return above / below if below else math.nan, *paired_ratio_interval(scores, others)
+
+
+def interval(name: str, values: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
+    """Mean of the values that are not nan, and its 95 % interval, as keys of a row."""
+    low, high = bootstrap_interval(values)
+    return {name: mean(values), f"{name}_low": low, f"{name}_high": high}
 
 
 def bootstrap_interval(

@@ -1,11 +1,11 @@
 """The result table of an evaluation, and its form as JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
 from asyndgan.judging.budget import SegmentationBudget
-from asyndgan.judging.metrics import SCORES, PatientScore
+from asyndgan.judging.metrics import SCORES, ScoreArray, average
 from asyndgan.texts import without_nan
 
 REAL_ALL = "real-all"
@@ -18,8 +18,8 @@ ADDED = "+synthetic"
 AUGMENTED = "+augmented"
 """Suffix of a site's model that is trained on a set of its real cases and synthetic ones."""
 
-Scores = dict[str, dict[str, list[PatientScore]]]
-"""Model to label to one score per patient, averaged over seeds."""
+Scores = dict[str, dict[str, ScoreArray]]
+"""Model to label to the scores of each seed and patient."""
 
 
 @final
@@ -126,7 +126,8 @@ class Evaluation:
     Attributes:
         headline: one line per label.
         rows: one per model and label; by label, then in the order of the comparison's models.
-        per_patient: the values behind the rows; patients are list positions, not names.
+        per_patient: the scores behind the rows, of each seed and patient; patients are positions,
+            not names. In `evaluation.json`, averaged over seeds.
         levelling: one per label if the budget was checked; else empty.
         judged_on: "test", or "validation" for patients held out of the sites.
         budget: budget of every training.
@@ -155,19 +156,23 @@ class Evaluation:
                 return row
         raise KeyError(f"{model}, {label}")
 
+    def dice(self, model: str, label: str) -> list[float]:
+        """Dice of each patient, averaged over seeds; nan where the patient lacks the label."""
+        found: list[float] = average(self.per_patient[model][label])[:, 0].tolist()
+        return found
+
     def to_tables(self) -> dict[str, Any]:
         """Nested dictionaries and lists for JSON, with None in place of nan."""
         tables = asdict(self)
         tables["per_patient"] = {
-            model: {label: _columns(scores) for label, scores in labels.items()}
+            model: {
+                label: dict(zip(SCORES, average(scores).T.tolist(), strict=True))
+                for label, scores in labels.items()
+            }
             for model, labels in self.per_patient.items()
         }
         plain: dict[str, Any] = without_nan(tables)
         return plain
-
-
-def _columns(scores: Sequence[PatientScore]) -> dict[str, list[float]]:
-    return {name: [getattr(score, name) for score in scores] for name in SCORES}
 
 
 def site_of(model: str) -> str:

@@ -22,12 +22,9 @@ def tables_of(result: Row) -> dict[str, Table]:
 
 def by_set(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by set and, for patients reported apart, by their group."""
-
-    def heading(row: Row) -> str:
-        name = row["set_name"] if "set_name" in row else row["set"]
-        return f"{name}, {row['apart']}" if row.get("apart") else str(name)
-
-    return _grouped(rows, heading)
+    return _grouped(
+        rows, lambda row: f"{row['set']}, {row['apart']}" if row.get("apart") else str(row["set"])
+    )
 
 
 def by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -190,7 +187,7 @@ def _each_set(title: str, columns: Columns) -> Part:
 
 def _each_training(rows: Iterable[Row]) -> Titled:
     for row in rows:
-        name = f"{row['set_name']}, {row['recipe']}"
+        name = f"{row['set']}, {row['recipe']}"
         heading = ["step", "distance", f"clipped at {row['clip']:.1f}", "the coordinator's", "Dice"]
         columns = (row[key] for key in ("steps", "pooled", "clipped", "coordinator", "dice"))
         lines = (

@@ -14,15 +14,15 @@ from asyndgan import __version__
 from asyndgan.data.writing import digest_of_folder
 from asyndgan.judging.bench import Bench, OnProgress, write_whole
 from asyndgan.judging.segmentation import TRAINING_VERSION
-from asyndgan.judging.table import Evaluation
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
-from asyndgan.suites.differences import between_recipes
 from asyndgan.suites.judging import Judging
 from asyndgan.suites.real import Real
 from asyndgan.suites.result import SuiteResult
+from asyndgan.suites.scores import by_key, joined, pd, write_scores
 from asyndgan.suites.suite import Suite
 from asyndgan.suites.trainings import Training, train_all, trainings_of
+from asyndgan.suites.views import views
 
 
 def run_suite(
@@ -40,7 +40,7 @@ def run_suite(
     Args:
         text: the suite, as TOML.
         data: folder that contains the data sets.
-        out: folder for runs, evaluations, the cache and `suite.json`.
+        out: folder for runs, evaluations, the cache, `suite.json` and `scores.csv.gz`.
         workers: number of trainings in parallel, one core each.
         device: device of the networks.
         on_training: progress of the generators: called with a text, the steps done and all steps.
@@ -59,14 +59,15 @@ def run_suite(
     bench = Bench(
         out, workers=workers, device=device, on_progress=on_evaluation, cache=out / "cache"
     )
+    scores: list[pd.DataFrame] = []
     for part in suite.sets:
-        evaluations: dict[str, Evaluation] = {}
+        result.groups[part.name] = real[part.name].groups()
         for model in suite.models:
-            judging = Judging(suite, real[part.name], model, bench)
-            evaluations[model.name] = judging.add_to(result)
-        against = {model.name: model.against for model in suite.models if model.against}
-        judged = real[part.name].judged
-        result.differences.extend(between_recipes(part, evaluations, judged, against))
+            scores += Judging(suite, real[part.name], model, bench).add_to(result)
+    table = joined(scores)
+    write_scores(table, out)
+    for name, rows in views(suite, by_key(table), result.groups, result.costs).items():
+        getattr(result, name).extend(rows)
     write_whole(out / "suite.json", json.dumps(result.to_tables(), indent=1).encode())
     return result
 

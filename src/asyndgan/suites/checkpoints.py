@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Callable, Sequence
 from functools import reduce
+from typing import Any
 
 import torch
 from scipy.stats import spearmanr
@@ -15,7 +16,6 @@ from asyndgan.models.features import Moments, distance
 from asyndgan.painting.sets import masks_of, painting_of
 from asyndgan.runs import RunFolder
 from asyndgan.suites.paintings import Paintings
-from asyndgan.suites.result import Checkpoints
 from asyndgan.suites.suite import PaintingSection
 from asyndgan.training import checkpoint
 
@@ -24,17 +24,15 @@ def judge_checkpoints(
     paintings: Paintings,
     run: RunFolder,
     judge: Callable[[Contenders], Evaluation],
-    model: str,
     *,
     seeds: int,
-) -> Checkpoints:
-    """Judges the generator of each checkpoint of a run.
+) -> dict[str, Any]:
+    """Judges the generator of each checkpoint of a run; see `SuiteResult.checkpoints`.
 
     Args:
         paintings: of the run's model and set.
         run: run that kept the generators of its checkpoints.
         judge: trains and judges models.
-        model: name of the suite's model.
         seeds: number of training sets that it takes of each model.
     """
     real = paintings.real
@@ -59,21 +57,21 @@ def judge_checkpoints(
     evaluation = judge(models)
     dice = [evaluation.row(f"step {step}", real.part.label).dice_mean for step in steps]
     late = len(steps) // 3  # early checkpoints differ so much that any measure ranks them
-    pairs = {
-        "pooled and Dice": (exact, [-one for one in dice]),
-        "clipped and Dice": (clipped, [-one for one in dice]),
+    worse = [-one for one in dice]
+    pairs: dict[str, tuple[list[Any], list[float]]] = {
+        "pooled and Dice": (exact, worse),
+        "clipped and Dice": (clipped, worse),
         "clipped and pooled": (clipped, exact),
     }
     chosen_by = [told.get(step) for step in steps]
-    known = [one for one in chosen_by if one is not None]
-    if len(known) == len(steps):
-        pairs["the coordinator's and Dice"] = (known, [-one for one in dice])
+    if None not in chosen_by:
+        pairs["the coordinator's and Dice"] = (chosen_by, worse)
     correlations = {
         f"{name}{words}": float(spearmanr(first[start:], second[start:]).statistic)
         for words, start in (("", 0), (f", from step {steps[late]} on", late))
         for name, (first, second) in pairs.items()
     }
-    return Checkpoints(
-        real.part.name, model, clip, steps, exact, clipped, chosen_by, dice,
-        correlations,
-    )  # fmt: skip
+    return {
+        "clip": clip, "steps": steps, "pooled": exact, "clipped": clipped,
+        "coordinator": chosen_by, "dice": dice, "correlations": correlations,
+    }  # fmt: skip

@@ -11,10 +11,11 @@ from typing import Any, final
 import monai
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked
-from asyndgan.judging.bench import Bench, Judged, TrainingSet, digest_of_cases, mean, pooled
+from asyndgan.judging.bench import Bench, Judged, TrainingSet, digest_of_cases, pooled
 from asyndgan.judging.completion_scores import (
     ACQUIRED,
     HIDDEN,
@@ -25,6 +26,7 @@ from asyndgan.judging.completion_scores import (
     nearness,
     with_images,
 )
+from asyndgan.judging.metrics import average, interval
 from asyndgan.judging.segmentation import TRAINING_VERSION
 from asyndgan.judging.table import REAL_ALL
 from asyndgan.painting.budget import TranslationBudget
@@ -32,7 +34,6 @@ from asyndgan.painting.pictures import plot_completions
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
 from asyndgan.runs import RunFolder
-from asyndgan.suites.differences import dice_of, interval
 from asyndgan.suites.real import Real
 from asyndgan.suites.suite import CompletionSection
 from asyndgan.training import checkpoint
@@ -67,13 +68,10 @@ class Completing:
         of_seeds = [self._completed(run, seed) for seed, run in enumerate(runs)]
         together = {way: [image for own in of_seeds for image in own[way]] for way in of_seeds[0]}
         near = nearness(together, judged * len(runs), lacking, best="translated")
-        dice = self._segmented(of_seeds, lacking, real_all)
-        scored = {row.way: asdict(row) for row in near}
-        for way in dict.fromkeys([*scored, *dice]):
-            yield {
-                "modality": self.section.modality, "way": way,
-                **scored.get(way, {}), **dice.get(way, {}),
-            }  # fmt: skip
+        rows = {row["way"]: row for row in near}
+        for way, dice in self._segmented(of_seeds, lacking, real_all).items():
+            rows[way] = rows.get(way, {"way": way}) | dice
+        yield from ({"modality": self.section.modality, **row} for row in rows.values())
         label = self.real.labels[self.real.part.label]
         plot_completions(of_seeds[0], judged, self.section.modality, label, picture)
 
@@ -134,27 +132,25 @@ class Completing:
             for case in cases
         ]
         dice = self._dice_of(every, real_all)
-        count, by_way = len(dice) // len(shown), defaultdict(list)
-        for place, (way, _) in enumerate(shown):
-            by_way[way].append(dice[place * count : (place + 1) * count])
-        parts = {
-            way: [mean(own) for own in zip(*each, strict=True)] for way, each in by_way.items()
-        }
+        by_way = defaultdict(list)
+        for (way, _), own in zip(shown, np.split(dice, len(shown)), strict=True):
+            by_way[way].append(own)
+        parts = {way: average(np.array(each)) for way, each in by_way.items()}
         without = [blanked(case, lacking) for case in pooled(real_all)]
         parts[WITHOUT] = self._dice_of(judged, without)
         return {
             way: interval("dice", own)
-            | interval("gain", [a - b for a, b in zip(own, parts[WITHOUT], strict=True)])
-            | interval("filled", [a - b for a, b in zip(own, parts[NOTHING], strict=True)])
+            | interval("gain", own - parts[WITHOUT])
+            | interval("filled", own - parts[NOTHING])
             for way, own in parts.items()
         }
 
-    def _dice_of(self, judged: Sequence[Case], cases: TrainingSet) -> list[float]:
+    def _dice_of(self, judged: Sequence[Case], cases: TrainingSet) -> NDArray[np.float64]:
         label = self.real.part.label
         found = self.bench.scores(
             {REAL_ALL: [cases] * len(self.bench.seeds)}, Judged(judged, self.real.labels, [label])
         )
-        return dice_of(found.scores[REAL_ALL][label])
+        return average(found.scores[REAL_ALL][label])[:, 0]
 
     def _tell(self, done: int, total: int) -> None:
         if self.bench.on_progress:

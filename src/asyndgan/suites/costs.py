@@ -3,15 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from asyndgan.judging.bench import mean
+from asyndgan.judging.metrics import mean
 from asyndgan.runs import RunFolder
 from asyndgan.suites.fedgan import networks_weight
-from asyndgan.suites.result import Traffic
-from asyndgan.suites.suite import ModelSection, SetSection
 
 
-def traffic(part: SetSection, model: ModelSection, runs: Sequence[RunFolder]) -> Traffic:
-    """Size of feedback compared with weights, of a model's runs on a set."""
+def traffic(runs: Sequence[RunFolder]) -> dict[str, float]:
+    """Size of feedback compared with weights, of a model's runs on a set; see `SuiteResult`."""
     recipe, facts = runs[0].recipe(), [run.facts() for run in runs]
     generator, discriminator = networks_weight(recipe, facts[0].scope)
     taken = [Counter(site for one in run.metrics() for site in one["losses"]) for run in runs]
@@ -20,10 +18,11 @@ def traffic(part: SetSection, model: ModelSection, runs: Sequence[RunFolder]) ->
         for of_runs in ([one.left_sites for one in facts], [one.came_to_sites for one in facts])
     )
     fedgan_round = 2 * (generator + discriminator)
-    return Traffic(
-        part.name, model.name, facts[0].steps, sent, received, generator, discriminator,
-        fedgan_round, fedgan_round / (sent + received),
-    )  # fmt: skip
+    return {
+        "steps": facts[0].steps, "sent": sent, "received": received, "generator": generator,
+        "discriminator": discriminator, "fedgan_round": fedgan_round,
+        "break_even": fedgan_round / (sent + received),
+    }  # fmt: skip
 
 
 def of_a_site(moved: Mapping[str, Mapping[str, int]]) -> float:

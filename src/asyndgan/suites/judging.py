@@ -1,7 +1,7 @@
 """Evaluates one recipe of a suite on one set."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -11,16 +11,15 @@ import torch
 
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked
-from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, mean
+from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet
 from asyndgan.judging.compare import compare, contenders, levelled_off
 from asyndgan.judging.consistency import consistency
 from asyndgan.judging.distance import distances
 from asyndgan.judging.fedavg import LOCAL_STEPS, weight
+from asyndgan.judging.metrics import mean
 from asyndgan.judging.table import (
-    ADDED,
     FEDAVG,
     FEDAVG_WITHOUT,
-    FEDGAN,
     REAL_ALL,
     SYNTHETIC,
     Evaluation,
@@ -32,16 +31,16 @@ from asyndgan.painting.sets import patients_of_masks
 from asyndgan.suites.checkpoints import judge_checkpoints
 from asyndgan.suites.completing import Completing
 from asyndgan.suites.costs import of_a_site, traffic
-from asyndgan.suites.differences import apart, differences
 from asyndgan.suites.paintings import Paintings
 from asyndgan.suites.real import Real
 from asyndgan.suites.result import SuiteResult
+from asyndgan.suites.scores import Key, of_recipe, pd, tidy
 from asyndgan.suites.suite import ModelSection, PaintingSection, Suite
 
 
 @final
 class Judging:
-    """Evaluates one recipe on one set and adds the results to the suite's tables.
+    """Evaluates one recipe on one set.
 
     Args:
         suite: the suite.
@@ -62,34 +61,31 @@ class Judging:
         self.judged = Judged(real.judged, real.labels, targets, suite.judged_on)
         self.about = {"set": real.part.name, "recipe": model.name}
 
-    def add_to(self, result: SuiteResult) -> Evaluation:
-        """Trains the missing segmentation networks and adds rows to every table.
+    def add_to(self, result: SuiteResult) -> Iterator[pd.DataFrame]:
+        """Trains the missing segmentation networks and adds what is no score to the result.
 
-        Returns:
-            The comparison of the recipe's synthetic cases with the other training sets.
+        Yields:
+            Tables of scores.
         """
         painted = {
             name: [self.paintings.painted(run, PaintingSection()) for run in runs]
             for name, runs in self.paintings.runs.items()
         }
         models = contenders(
-            self.real.sites,
-            painted,
-            seeds=self.suite.seeds,
-            fedavg=int(self.suite.fedavg),
+            self.real.sites, painted, seeds=self.suite.seeds, fedavg=int(self.suite.fedavg),
             augmented=self.model.augmented,
-        )
+        )  # fmt: skip
         if self.suite.fedavg and self.model.without:
             models = {**models, FEDAVG_WITHOUT: [self._without()]}
         if not self.suite.single_sites:
             models = {name: sets for name, sets in models.items() if not of_single_sites(name)}
-        evaluation = self._compare(models)
-        self._add_rows(result, evaluation)
+        yield self._scores(models)
+        result.evaluations[f"{self.part.name}, {self.model.name}"] = self._place()
+        self._add_costs(result, models)
         self._add_distances(result)
         if self.suite.consistency:
             self._add_consistency(result, painted[SYNTHETIC])
-        result.differences.extend(differences(self.part, self.model, evaluation))
-        result.traffic.append(traffic(self.part, self.model, self.paintings.runs[SYNTHETIC]))
+        result.traffic.append({**self.about, **traffic(self.paintings.runs[SYNTHETIC])})
         self._add_pictures(result, painted)
         if self.model.completion:
             self._add_completions(result, models[REAL_ALL][0])
@@ -98,41 +94,26 @@ class Judging:
         if self.model.checkpoints:
             run = self.paintings.runs[SYNTHETIC][0]
             judge = partial(self._compare, ending="checkpoints")
-            found = judge_checkpoints(
-                self.paintings, run, judge, self.model.name, seeds=self.suite.seeds
-            )
-            result.checkpoints.append(found)
-        self._add_networks(result, {name: models[name] for name in (REAL_ALL, SYNTHETIC)})
-        if self.model.paintings:
-            self._add_paintings(result, models[REAL_ALL], evaluation)
-        return evaluation
+            found = judge_checkpoints(self.paintings, run, judge, seeds=self.suite.seeds)
+            result.checkpoints.append({**self.about, **found})
+        pair = {name: models[name] for name in (REAL_ALL, SYNTHETIC)}
+        for network in self.suite.networks:
+            yield self._scores(pair, network=network)
+        for painting in self.model.paintings:
+            runs = self.paintings.runs[SYNTHETIC]
+            pair[SYNTHETIC] = [self.paintings.painted(run, painting) for run in runs]
+            yield self._scores(pair, painting=painting.name(self.part))
 
-    def _add_rows(self, result: SuiteResult, evaluation: Evaluation) -> None:
-        """Adds rows; those of real models only if no earlier recipe added them."""
-        known = {(row["set"], row["model"]) for row in result.rows if not row["recipe"]}
-        about = {
-            name: self.about | {"recipe": self._recipe_of(name)}
-            for name in evaluation.per_patient
-            if self._recipe_of(name) or (self.part.name, name) not in known
-        }
-        result.evaluations[f"{self.part.name}, {self.model.name}"] = self._place()
-        result.rows.extend(
-            {**about[row.model], **asdict(row), **self._cost(row.model)}
-            for row in evaluation.rows
-            if row.model in about
-        )
-        result.apart.extend(
-            {**about[row["model"]], **row}
-            for row in apart(self.part, evaluation, self.real.judged)
-            if row["model"] in about
-        )
-
-    def _recipe_of(self, model: str) -> str:
-        painted = model in (SYNTHETIC, FEDGAN, FEDAVG_WITHOUT) or model.endswith(ADDED)
-        return self.model.name if painted else ""
+    def _add_costs(self, result: SuiteResult, models: Contenders) -> None:
+        for model in models:
+            recipe = self.model.name if of_recipe(model) else ""
+            about = {"set": self.part.name, "recipe": recipe, "model": model}
+            cost = about | self._cost(model)
+            if cost not in (about, *result.costs):  # FedAvg's is the same for every recipe
+                result.costs.append(cost)
 
     def _cost(self, model: str) -> dict[str, float | None]:
-        """Seconds and bytes of generators, or bytes of FedAvg's rounds; None for other models."""
+        """Seconds and bytes of generators, or bytes of FedAvg's rounds; of other models nothing."""
         facts = [run.facts() for run in self.paintings.runs.get(model, [])]
         if facts:
             moved = [of_a_site(run.left_sites) + of_a_site(run.came_to_sites) for run in facts]
@@ -147,15 +128,13 @@ class Judging:
                 )  # fmt: skip
             rounds = math.ceil(budget.steps / LOCAL_STEPS)
             return {"seconds": None, "bytes": float(2 * rounds * weight(network))}
-        return {"seconds": None, "bytes": None}
+        return {}
 
     def _add_distances(self, result: SuiteResult) -> None:
         owners = list(patients_of_masks(self.real.sites).values())
         for name, runs in self.paintings.runs.items():
-            measured = [
-                asdict(distances(self.paintings.alike(run), owners, self.real.sites))
-                for run in runs
-            ]
+            alike = (self.paintings.alike(run) for run in runs)
+            measured = [asdict(distances(cases, owners, self.real.sites)) for cases in alike]
             result.distances.append({**self.about, "model": name, **_mean_of(measured)})
 
     def _add_consistency(self, result: SuiteResult, painted: Sequence[Sequence[Case]]) -> None:
@@ -181,10 +160,9 @@ class Judging:
                 continue
             path = Path(self._place()) / f"{name}.png"
             shown = [case for case in of_seeds[0] if case.name.endswith("_d0")]
-            title = f"{self.model.name} on {self.part.name}"
-            (self.bench.out / path).write_bytes(
-                plot_paintings(shown, self.real.labels[self.part.label], title=title)
-            )
+            title, label = f"{self.model.name} on {self.part.name}", self.part.label
+            picture = plot_paintings(shown, self.real.labels[label], title=title)
+            (self.bench.out / path).write_bytes(picture)
             result.pictures[f"{self.part.name}, {self.model.name}: {name}"] = str(path)
 
     def _add_completions(self, result: SuiteResult, real_all: TrainingSet) -> None:
@@ -202,37 +180,12 @@ class Judging:
         levelling = levelled_off(self.real.sites, self.judged, self.bench)
         result.levelling.extend({"set": self.part.name, **asdict(one)} for one in levelling)
 
-    def _add_networks(self, result: SuiteResult, pair: Contenders) -> None:
-        for network in self.suite.networks:
-            rows = self._compare(pair, network=network, ending=network).rows
-            result.networks.extend(
-                {**self.about, "network": network, **asdict(row)}
-                for row in rows
-                if row.label == self.part.label
-            )
-
-    def _add_paintings(
-        self, result: SuiteResult, real_all: Sequence[Any], evaluation: Evaluation
-    ) -> None:
-        """Adds a row for the default synthetic set, then one for each further synthetic set."""
-        own = asdict(evaluation.row(SYNTHETIC, self.part.label))
-        result.paintings.append({**self._about_painting(PaintingSection()), **own})
-        for painting in self.model.paintings:
-            cases = [
-                self.paintings.painted(run, painting) for run in self.paintings.runs[SYNTHETIC]
-            ]
-            other = self._compare(
-                {REAL_ALL: real_all, SYNTHETIC: cases}, ending=painting.ending(self.part)
-            )
-            row = other.row(SYNTHETIC, self.part.label)
-            result.paintings.append({**self._about_painting(painting), **asdict(row)})
-
-    def _about_painting(self, painting: PaintingSection) -> dict[str, Any]:
-        fading = self.paintings.fading(painting)
-        return {
-            **self.about, **painting.model_dump(), "faded": painting.faded(self.part),
-            "contrasts": fading.contrasts if fading.labels else (),
-        }  # fmt: skip
+    def _scores(
+        self, models: Contenders, *, network: str = "unet", painting: str = ""
+    ) -> pd.DataFrame:
+        ending = painting or {"unet": "main"}.get(network, network)
+        evaluation = self._compare(models, network=network, ending=ending)
+        return tidy(evaluation, Key(self.part.name, self.model.name, network, painting))
 
     def _place(self, ending: str = "main") -> str:
         return f"evaluations/{self.part.name}/{self.model.name}/{ending}"

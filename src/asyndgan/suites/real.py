@@ -77,6 +77,17 @@ class Real:
                     f"set {part.name}: a patient of {part.completion.folder} is at a site as well."
                 )
 
+    def groups(self) -> dict[str, list[int]]:
+        """Positions, among the judged patients, of each group that is reported apart."""
+        patients = list(dict.fromkeys(case.patient for case in self.judged))
+        patterns = self.part.apart
+        if self.part.by_site:  # held-out patients are named `site/patient`
+            patterns = {f"of {site}": re.escape(site) + "/.*" for site in self.part.sites}
+        return {
+            heading: [place for place, name in enumerate(patients) if re.fullmatch(pattern, name)]
+            for heading, pattern in patterns.items()
+        }
+
 
 def _check_rest(part: SetSection, fading: Fading, masks: Sequence[Mask]) -> None:
     """Refuses fading where no generator learns what an image without the labels looks like."""

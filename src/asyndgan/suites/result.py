@@ -8,105 +8,8 @@ from asyndgan.texts import without_nan
 
 @final
 @dataclass(frozen=True)
-class Difference:
-    """A paired comparison of Dice; the difference is positive if `model` is better than `over`.
-
-    Attributes:
-        set_name: name of the data set.
-        recipe: name of the suite's model.
-        model: row of the table.
-        over: row that `model` is compared with. `every real:NAME+synthetic` over `real:NAME`
-            compares each patient's mean over the sites' models; `synthetic of NAME` is the
-            synthetic row of the suite's first recipe, or of the one that the model is against.
-        label: label that the Dice is of.
-        patients: number of patients that count in both rows.
-        difference: mean difference over patients.
-        low: lower end of the 95 % bootstrap interval over patients.
-        high: upper end.
-        ratio: mean Dice of `model` divided by that of `over`, over the same patients.
-        ratio_low: lower end of its interval.
-        ratio_high: upper end.
-        apart: the group of patients that are compared, such as those of one site; empty: all.
-    """
-
-    set_name: str
-    recipe: str
-    model: str
-    over: str
-    label: str
-    patients: int
-    difference: float
-    low: float
-    high: float
-    ratio: float
-    ratio_low: float
-    ratio_high: float
-    apart: str = ""
-
-
-@final
-@dataclass(frozen=True)
-class Traffic:
-    """Size of feedback compared with weights: bytes of one site, mean over sites and seeds.
-
-    Attributes:
-        set_name: name of the data set.
-        recipe: name of the suite's model.
-        steps: number of steps of the run.
-        sent: bytes that the site sends per step.
-        received: bytes that the site receives per step.
-        generator: bytes of the generator's weights in float32.
-        discriminator: likewise of the discriminator's, for all modalities.
-        fedgan_round: bytes of both networks, to the site and back.
-        break_even: K*, the number of steps that move as many bytes as one round of FedGAN.
-    """
-
-    set_name: str
-    recipe: str
-    steps: int
-    sent: float
-    received: float
-    generator: int
-    discriminator: int
-    fedgan_round: int
-    break_even: float
-
-
-@final
-@dataclass(frozen=True)
-class Checkpoints:
-    """Whether the distance that a coordinator can compute predicts the Dice, which it cannot.
-
-    Attributes:
-        set_name: name of the data set.
-        recipe: name of the suite's model.
-        clip: largest length of a feature vector in `clipped`: the recipe's `selection.clip`, or the
-            median length in real images if that is 0.
-        steps: steps of the checkpoints.
-        pooled: distance of each checkpoint's images from all real ones.
-        clipped: the same, computed from each site's clipped moments.
-        coordinator: distance that the coordinator measured in training from the sites' moments and
-            the images of a few steps; None if the recipe does not have it measured.
-        dice: Dice of networks trained on each checkpoint's images.
-        correlations: Spearman's rank correlation by pair of measures; signs are chosen such that 1
-            is perfect agreement.
-    """
-
-    set_name: str
-    recipe: str
-    clip: float
-    steps: list[int]
-    pooled: list[float]
-    clipped: list[float]
-    coordinator: list[float | None]
-    dice: list[float]
-    correlations: dict[str, float]
-
-
-@final
-@dataclass(frozen=True)
 class SuiteResult:
-    """The result of a suite; `suite.json` holds the same.
+    """The result of a suite; `suite.json` holds the same, beside the scores in `scores.csv.gz`.
 
     Attributes:
         suite: name of the suite.
@@ -118,23 +21,42 @@ class SuiteResult:
             and how images are painted and networks trained.
         device: device of the networks.
         test_sets: SHA-256 of the files of each folder of patients of no site, if it was judged on.
-        rows: one for each set, recipe and model: the keys of `table.Row`, and `set`, `recipe`,
-            `seconds` that the generators took and `bytes` that a site sent and received in the
-            whole training, mean over seeds.
-        apart: rows for patients that a set reports apart: `set`, `recipe`, `apart`, `model`,
-            `label`, `patients`, the mean scores, `dice_low` and `dice_high`.
-        differences: paired differences of Dice.
+        groups: positions of the patients that a set reports apart, by set and heading.
+        costs: by `set`, `recipe` and `model`, of generators: `seconds` that they took and `bytes`
+            that a site sent and received in the whole training, mean over seeds; of FedAvg `bytes`.
+        rows: view of the scores, one for each set, recipe, model and label: the keys of `table.Row`
+            and those of `costs`, None if not known.
+        apart: view of the scores of groups: `set`, `recipe`, `apart` (the group's heading),
+            `model`, `label`, `patients`, the mean scores, `dice_low` and `dice_high`.
+        differences: view of the scores, of paired differences of mean Dice and their 95 % bootstrap
+            intervals: `set`, `recipe`, `model`, `over`, `label`, `patients` that count in both,
+            `difference` (positive if `model` is better than `over`), `low`, `high`, `ratio`,
+            `ratio_low`, `ratio_high` and `apart` (empty: all patients).
+            `every real:NAME+synthetic` over `real:NAME` compares each patient's mean over the
+            sites' models; `synthetic of NAME` is the synthetic row of the suite's first recipe, or
+            of the one that the model is against.
+        networks: view of the scores by further segmentation networks: the keys of `table.Row`,
+            `set`, `recipe` and `network`.
+        paintings: view of the scores of further synthetic sets: the keys of `table.Row`, `set`,
+            `recipe` and how they are painted.
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
         consistency: for each set, recipe, label and pair of modalities: `Consistency`, mean over
             seeds.
         completions: for each set, recipe and way of completion, of all seeds' generators:
-            `Nearness`; for ways that do not use the mask also `dice` of a network trained on all
-            real cases, `gain` over a network trained without the modality and `filled`, the gain
-            over cases left as they are, each with `_low` and `_high`.
-        traffic: one for each set and recipe: `Traffic`.
-        checkpoints: one for each set and recipe that asks for it: `Checkpoints`.
-        networks: rows of further segmentation networks: the keys of `table.Row`, and `network`.
-        paintings: rows of further synthetic sets: the keys of `table.Row` and `PaintingSection`.
+            those of `nearness`; for ways that do not use the mask also `dice` of a network trained
+            on all real cases, `gain` over a network trained without the modality and `filled`, the
+            gain over cases left as they are, each with `_low` and `_high`.
+        traffic: for each set and recipe, bytes of one site, mean over sites and seeds: of the run's
+            `steps`, those `sent` and `received` per step; `generator` and `discriminator`, of their
+            weights in float32, for all modalities; `fedgan_round`, of both networks to the site and
+            back; `break_even` (K*), the number of steps that move as many bytes as such a round.
+        checkpoints: for each set and recipe that asks for it, whether a distance predicts the Dice:
+            `steps` of the checkpoints; distances of each one's images from all real ones, `pooled`,
+            `clipped` (from each site's moments of features no longer than `clip`: the recipe's
+            `selection.clip`, or the median length in real images if that is 0) and `coordinator`
+            (measured in training; None if the recipe does not have it measured); `dice` of networks
+            trained on these images; and `correlations`, Spearman's by pair of measures, signed such
+            that 1 is perfect agreement.
         levelling: for each set and label, whether its budget was long enough: `table.Levelling`.
         trainings: for each run, by its folder: digests of its resolved recipe and its sites' files,
             the versions that trained it (asyndgan, torch), and SHA-256 of its generator.
@@ -151,16 +73,18 @@ class SuiteResult:
     digest: str
     device: str = "cpu"
     test_sets: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, dict[str, list[int]]] = field(default_factory=dict)
+    costs: list[dict[str, Any]] = field(default_factory=list)
     rows: list[dict[str, Any]] = field(default_factory=list)
     apart: list[dict[str, Any]] = field(default_factory=list)
-    differences: list[Difference] = field(default_factory=list)
+    differences: list[dict[str, Any]] = field(default_factory=list)
+    networks: list[dict[str, Any]] = field(default_factory=list)
+    paintings: list[dict[str, Any]] = field(default_factory=list)
     distances: list[dict[str, Any]] = field(default_factory=list)
     consistency: list[dict[str, Any]] = field(default_factory=list)
     completions: list[dict[str, Any]] = field(default_factory=list)
-    traffic: list[Traffic] = field(default_factory=list)
-    checkpoints: list[Checkpoints] = field(default_factory=list)
-    networks: list[dict[str, Any]] = field(default_factory=list)
-    paintings: list[dict[str, Any]] = field(default_factory=list)
+    traffic: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
     levelling: list[dict[str, Any]] = field(default_factory=list)
     trainings: dict[str, dict[str, Any]] = field(default_factory=dict)
     evaluations: dict[str, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from typing import Annotated, Literal, Self, final
+from typing import Annotated, Any, Literal, Self, final
 
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
@@ -98,9 +98,17 @@ class PaintingSection(Section):
         faded = f"-faded-{'-'.join(self.faded(part))}-{low:g}-{high:g}" if self.faded(part) else ""
         return f"synthetic-x{self.images}{faded}-v{PAINTING_VERSION}"
 
-    def ending(self, part: SetSection) -> str:
-        """Name of the folder of the set's evaluation."""
+    def name(self, part: SetSection) -> str:
+        """Name of the set among those of a recipe; empty for the default one."""
+        if self == PaintingSection():
+            return ""
         return self.folder(part).removeprefix("synthetic-")
+
+    def about(self, part: SetSection) -> dict[str, Any]:
+        """How the set is painted, as keys of a row."""
+        faded = self.faded(part)
+        contrasts = self.contrasts if faded else ()
+        return {"images": self.images, "faded": faded, "contrasts": contrasts}
 
 
 @final
