@@ -20,9 +20,7 @@ from asyndgan.models import usable_device
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.runs.bank import MaskBank
-from asyndgan.runs.checks import (
-    check_version,
-)
+from asyndgan.runs.checks import check_version
 from asyndgan.runs.facts import RunFacts, State
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.news import line_of
@@ -135,7 +133,9 @@ class Attempt:
 
         return ask
 
-    def to_the_end(self, watch: Watch, also: Callable[[], bool] = lambda: False) -> None:
+    def to_the_end(
+        self, watch: Watch | None = None, also: Callable[[], bool] = lambda: False
+    ) -> None:
         """Takes steps until all are done; records the state of the run however it ends.
 
         A checkpoint is written at the end, on an interruption and on errors of this package except
@@ -153,7 +153,8 @@ class Attempt:
             ):
                 for progress in self._steps(lambda: asked() or also()):
                     record(progress)
-                    watch(progress)
+                    if watch:
+                        watch(progress)
             self._finish()
         except NotFiniteError as error:
             self._leave("failed", checkpoint=False)

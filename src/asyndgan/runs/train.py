@@ -18,7 +18,6 @@ from asyndgan.runs.checks import (
     resumed,
 )
 from asyndgan.runs.folder import RunFolder
-from asyndgan.runs.recorder import Progress
 from asyndgan.runs.signals import termination_unwinds
 from asyndgan.training.compute import measured_threads, torch_threads
 
@@ -42,30 +41,15 @@ def train(
     confirm: Confirm | None = None,
     watch: Watch | None = None,
 ) -> RunFolder:
-    """Trains one generator with these sites.
+    """Trains one generator with these sites; what is not said here is as in `asyndgan.train`.
 
-    Args:
-        recipe: what to train and how; a resumed run must have the recipe it was started with.
-        sites: folder of each site's data, by the site's name.
-        out: run folder.
-        policies: policy file of each site, by the site's name; a site without one lets out
-            everything that the recipe asks for.
-        masks: folder of masks for every site to paint from; required exactly if the recipe has
-            `masks.source` "given".
-        records: folder that keeps each site's ledger and account beyond this run, in NAME/;
-            required if a policy limits what is spent or answered over all runs.
-        patients: pattern that finds the patient in a case's name.
-        without: modalities of a site that are not used, by the site's name.
-        engine: name of the engine, which determines how messages travel.
-        resume: continue from the newest checkpoint.
-        threads: for the coordinator's arithmetic. None: as the run began or, of a new run, as many
-            as compute fastest, but no more than torch has now. Results are bit-equal only for
-            equal numbers.
-        device: torch device for all networks: `cpu`, `cuda`, `cuda:1`, `mps`.
-        keep_generators: keep the averaged generator of every checkpoint, in `generators/`.
-        started: called with the engine once it is set up.
-        confirm: called before the first step of a new run.
-        watch: called after every step.
+    A site without one of the `policies` lets out everything that the recipe asks for. `records` is
+    a folder that keeps each site's ledger and account beyond this run, in NAME/; it is required if
+    a policy limits what is spent or answered over all runs. `without` names modalities of a site
+    that are not used. `keep_generators` keeps the averaged generator of every checkpoint, in
+    `generators/`. `started` is called with the engine once it is set up. `threads` are the cores for
+    the coordinator's arithmetic; None: as the run began or, of a new run, as many as compute
+    fastest, but no more than torch has now. Results are bit-equal only for equal numbers.
 
     Returns:
         The finished run.
@@ -109,19 +93,12 @@ def train(
             if started:
                 started(transport)
             run = Attempt(
-                folder,
-                recipe,
-                transport,
-                engine,
-                sites,
-                device=device,
-                precision=precision,
-                go_on="go on with 'asyndgan train ... --resume'",
+                folder, recipe, transport, engine, sites, device=device, precision=precision,
                 patients=patients,
-                keep_generators=keep_generators,
-                confirm=confirm,
-            )
-            run.to_the_end(watch or _unwatched)
+                go_on="go on with 'asyndgan train ... --resume'",
+                keep_generators=keep_generators, confirm=confirm,
+            )  # fmt: skip
+            run.to_the_end(watch)
         finally:
             transport.close()
     return folder
@@ -154,22 +131,10 @@ def train_over(
         Interrupted: `stop` returned True, or a signal came; the checkpoint is written.
         QuorumError, NotFiniteError, RunError, CohortError: as `train`.
     """
-    go_on = "'asyndgan federation submit' has it go on"
     # Each site tells its patients by a pattern of its own, which it does not send.
     run = Attempt(
-        folder,
-        folder.recipe(),
-        transport,
-        engine,
-        sites,
-        device=device,
+        folder, folder.recipe(), transport, engine, sites, device=device, patients="",
         precision=precision_of(folder, folder.recipe(), usable_device(device)),
-        go_on=go_on,
-        patients="",
-        confirm=confirm,
-    )
-    run.to_the_end(watch or _unwatched, stop)
-
-
-def _unwatched(progress: Progress) -> None:
-    """Ignores the progress."""
+        go_on="'asyndgan federation submit' has it go on", confirm=confirm,
+    )  # fmt: skip
+    run.to_the_end(watch, stop)
