@@ -23,8 +23,7 @@ MOST_KINDS = 50
 
 def check(
     folders: Annotated[
-        list[Path],
-        typer.Argument(metavar="FOLDER", help="Data sets. Each holds a dataset.json."),
+        list[Path], typer.Argument(metavar="FOLDER", help="Data sets. Each holds a dataset.json.")
     ],
     test: Path | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,

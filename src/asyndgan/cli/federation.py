@@ -115,10 +115,7 @@ def renew(folder: Folder) -> None:
 
 
 @federation.command()
-def start(
-    folder: Folder,
-    device: str = "cpu",
-) -> None:
+def start(folder: Folder, device: str = "cpu") -> None:
     """Serves the sites and trains submitted runs until Ctrl-C. Run it as a service.
 
     Example:

@@ -38,11 +38,7 @@ File = Annotated[
 
 
 @ledger.command()
-def show(
-    file: File,
-    last: Count = 20,
-    as_json: AsJson = False,
-) -> None:
+def show(file: File, last: Count = 20, as_json: AsJson = False) -> None:
     """Shows the last messages that left, and totals per kind of message.
 
     Reads and verifies every line.
@@ -89,11 +85,11 @@ def show(
     for kind, (count, total) in sorted(kinds.items()):
         console.print(f"{kind}: {counted(count, 'message')}, {size(total)}")
     console.print(
-        f"in them {counted(masks, 'mask')} (or classes) of patients, each time that it left",
+        f"in them {counted(masks, 'mask')} (or classes) of patients, each time that it left"
     )
     for content, count in sorted(tally.bare.items()):
         console.print(
-            f"{content} in {counted(count, 'message')}, not covered by differential privacy",
+            f"{content} in {counted(count, 'message')}, not covered by differential privacy"
         )
     if tally.repeated:
         console.print(
@@ -102,7 +98,7 @@ def show(
         )
     for digest, (count, first, newest) in policies.items():
         console.print(
-            f"policy {digest[:16]} in force in {counted(count, 'line')}, from {first} to {newest}",
+            f"policy {digest[:16]} in force in {counted(count, 'line')}, from {first} to {newest}"
         )
 
 
@@ -133,10 +129,7 @@ def _table(entries: Iterable[Entry]) -> Table:
 
 
 @ledger.command()
-def verify(
-    file: File,
-    expect: str | None = None,
-) -> None:
+def verify(file: File, expect: str | None = None) -> None:
     """Verifies lines, hash chain and kept policies.
 
     Prints NUMBER:HASH of the last line. Note it, and give it to --expect next time.

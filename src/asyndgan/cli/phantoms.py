@@ -12,8 +12,7 @@ from asyndgan.cli.terminal import Terminal
 
 def phantoms(
     out: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER", help="Folder to write.", file_okay=False),
+        Path, typer.Argument(metavar="FOLDER", help="Folder to write.", file_okay=False)
     ],
     size: Annotated[int, typer.Option(min=32)] = 64,
     seed: Annotated[int, typer.Option(min=0)] = 0,

@@ -148,11 +148,7 @@ def start(kit: Kit) -> None:
     )
     with held(kit, f"site {name} is started already on this machine."):
         file = service.SiteFile.of(kit)
-        running = service.SiteService(
-            kit,
-            lambda run: file.setup(kit, run),
-            wait_s=file.wait_s,
-        )
+        running = service.SiteService(kit, lambda run: file.setup(kit, run), wait_s=file.wait_s)
         client = flare_part("keeper").keep_client(kit)
         Terminal().say(f"Site {running.name} takes part; what happens is in {kit / 'site.log'}.")
         try:

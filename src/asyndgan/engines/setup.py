@@ -84,11 +84,7 @@ _SETUP: Final = TypeAdapter(SiteSetup)
 
 
 def load_cohort(
-    setup: SiteSetup,
-    recipe: Recipe,
-    chooser: Chooser | None = None,
-    *,
-    data: DataSet | None = None,
+    setup: SiteSetup, recipe: Recipe, chooser: Chooser | None = None, *, data: DataSet | None = None
 ) -> Cohort:
     """Loads a site's cases, prepared by the recipe, without its held-out patients.
 

@@ -232,9 +232,7 @@ def _words(sources: Collection[Source], whence: str) -> str:
 
 
 def _sources(
-    free: Sequence[Case],
-    judged: Sequence[Case],
-    what: Augmentation,
+    free: Sequence[Case], judged: Sequence[Case], what: Augmentation
 ) -> tuple[list[Source], dict[str, int]]:
     """The sources to draw from; a mask that is no case's is stored like a random one that fits.
 

@@ -153,12 +153,7 @@ class Account:
     """
 
     def __init__(
-        self,
-        path: Path | None,
-        mechanism: Mechanism | None,
-        *,
-        epsilon: float | None,
-        delta: float,
+        self, path: Path | None, mechanism: Mechanism | None, *, epsilon: float | None, delta: float
     ) -> None:
         self.path = path
         self.mechanism = mechanism

@@ -59,8 +59,7 @@ class AllowsSection(Section):
     """What a recipe may ask for."""
 
     paired_l1: bool = Field(
-        False,
-        description="a term that compares with real images; its gradient reveals real pixels",
+        False, description="a term that compares with real images; its gradient reveals real pixels"
     )
     fewest_patients: int = Field(
         5,

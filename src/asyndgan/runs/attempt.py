@@ -9,13 +9,7 @@ from typing import final
 import torch
 
 from asyndgan import __version__
-from asyndgan.errors import (
-    AsyndganError,
-    Interrupted,
-    NotFiniteError,
-    QuorumError,
-    StorageError,
-)
+from asyndgan.errors import AsyndganError, Interrupted, NotFiniteError, QuorumError, StorageError
 from asyndgan.models import usable_device
 from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe

@@ -2,13 +2,7 @@
 
 from asyndgan.training.coordinator import Coordinator
 from asyndgan.training.events import StepReport
-from asyndgan.training.scope import (
-    SHARED_LOOK,
-    Scope,
-    generator_inputs,
-    new_generator,
-    scope_maps,
-)
+from asyndgan.training.scope import SHARED_LOOK, Scope, generator_inputs, new_generator, scope_maps
 from asyndgan.training.site import Site
 
 GENERATOR_VERSION = 6

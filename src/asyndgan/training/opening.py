@@ -3,12 +3,7 @@
 import time
 from collections.abc import Collection, Mapping
 
-from asyndgan.errors import (
-    AsyndganError,
-    QuorumError,
-    SiteSilentError,
-    SiteUnreachableError,
-)
+from asyndgan.errors import AsyndganError, QuorumError, SiteSilentError, SiteUnreachableError
 from asyndgan.protocol import Exchange
 from asyndgan.recipe import Recipe
 from asyndgan.training.scope import brought_alone

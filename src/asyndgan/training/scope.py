@@ -236,10 +236,7 @@ def new_generator(recipe: Recipe, scope: Scope) -> nn.Module:
 def scope_maps(recipe: Recipe, scope: Scope, conditions: Tensor) -> Tensor:
     """Turns conditions into the maps that the generator of a scope reads."""
     return condition_maps(
-        conditions,
-        kind=recipe.condition.kind,
-        labels=max(scope.labels) + 1,
-        space=scope.space,
+        conditions, kind=recipe.condition.kind, labels=max(scope.labels) + 1, space=scope.space
     )
 
 

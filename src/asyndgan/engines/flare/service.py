@@ -20,12 +20,7 @@ from asyndgan.engines.federation import RUN_NAME
 from asyndgan.engines.flare.member import read_kit
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, policy_of
-from asyndgan.errors import (
-    AsyndganError,
-    RunError,
-    SiteSilentError,
-    SiteUnreachableError,
-)
+from asyndgan.errors import AsyndganError, RunError, SiteSilentError, SiteUnreachableError
 from asyndgan.recipe import Recipe, Section, explained
 from asyndgan.relay.framing import Frames
 from asyndgan.relay.local import Listener, Reply, reply_of
@@ -163,11 +158,7 @@ class SiteService:
     """
 
     def __init__(
-        self,
-        kit: Path,
-        setup_of: Callable[[str], SiteSetup],
-        *,
-        wait_s: float = 600.0,
+        self, kit: Path, setup_of: Callable[[str], SiteSetup], *, wait_s: float = 600.0
     ) -> None:
         self.name = read_kit(kit).name
         self.setup_of = setup_of
