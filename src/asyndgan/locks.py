@@ -16,10 +16,6 @@ if sys.platform != "win32":
 def held(path: Path, busy: str) -> Iterator[None]:
     """Locks a folder against other processes (not on Windows); the lock ends with its process.
 
-    Args:
-        path: the folder.
-        busy: error message for a process that finds the folder locked.
-
     Raises:
         BusyError: another process holds the lock.
     """

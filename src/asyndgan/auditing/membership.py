@@ -104,13 +104,7 @@ class Attack:
 def patient_scores(
     run: RunFolder, real: Sequence[Case], synthetic: Sequence[Case]
 ) -> dict[str, dict[str, float]]:
-    """Membership score of each patient by attack, mean over the patient's cases; higher: member.
-
-    Args:
-        run: the run under audit.
-        real: cases of members and of others; no patient is both.
-        synthetic: the synthetic set to be released.
-    """
+    """Membership score of each patient by attack, mean over the patient's cases; higher: member."""
     apart = pairwise(thumbnails(real), thumbnails(synthetic))
     scale = float(apart.min(dim=1).values.median())
     by_case = {

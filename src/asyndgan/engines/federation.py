@@ -40,13 +40,7 @@ def federation_in(path: Path) -> Federation:
 
 
 def transport_to(federation: Federation, recipe: Recipe, run: str) -> "Transport":
-    """Connects to the sites of a federation for one run; the caller closes the transport.
-
-    Args:
-        federation: the federation, whose server is kept by `served`.
-        recipe: recipe of the run.
-        run: name under which sites keep their state; must match `RUN_NAME`.
-    """
+    """Connects to the sites of a federation for one run; the caller closes the transport."""
     office = flare_part("jobs").Office(federation, recipe, run)
     transport: Transport = flare_part("transport").Flare(office)
     return transport

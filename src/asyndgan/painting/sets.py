@@ -38,13 +38,6 @@ def synthetic_of_run(
 ) -> DataSet:
     """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
 
-    Args:
-        sites: sites, and the finished run.
-        out: as for `painted_once`.
-        masks: folder of masks to paint from instead.
-        faded: names of labels to paint more or less clearly; see `Fading`.
-        compared: as for `painted_once`.
-
     Returns:
         The set.
 
@@ -159,15 +152,7 @@ def painting_of(
     fading: Fading = AS_PAINTED,
     step: int | None = None,
 ) -> Iterator[Case]:
-    """Paints the cases of a synthetic set, some at a time; see `painted_once`.
-
-    Args:
-        run: a finished run.
-        masks: names and label maps [H, W].
-        moved: images per mask from the moved mask.
-        fading: labels to paint more or less clearly.
-        step: step of a stored intermediate generator; None: the final one.
-    """
+    """Paints the cases of a synthetic set, some at a time; see `painted_once`."""
     # Different seeds, since a mask's moved image would otherwise share the unmoved one's noise.
     yield from synthesise(run, masks, step=step, fading=fading)
     if moved:

@@ -172,10 +172,6 @@ class Account:
 
         Without a limit on epsilon nothing is checked.
 
-        Args:
-            left: the tally of the same site's ledger.
-            unprotected_masks: whether the policy lets masks leave in the clear regardless.
-
         Raises:
             PolicyError: if something left without privacy although the policy now asks for it, or
                 if the ledger shows more spent than the account.

@@ -14,13 +14,6 @@ def open_release(
 ) -> Release:
     """Opens the door out of a site, which writes in its books.
 
-    Args:
-        recipe: the agreed one.
-        policy: of the site's steward; a copy is kept beside the books.
-        records: folder of the books; None: nothing is written, as in tests.
-        site: name of the site.
-        patients: how many the run learns of.
-
     Raises:
         LedgerError: the ledger was changed or taken away, or belongs to another process.
         PolicyError: the ledger or the account contradicts the policy, or the policy does not allow

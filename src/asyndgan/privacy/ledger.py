@@ -239,11 +239,7 @@ class Ledger:
 
 
 def check_not_removed(path: Path, beside: Iterable[Path]) -> None:
-    """Checks that a site which has other books has not lost its ledger.
-
-    Args:
-        path: of the ledger.
-        beside: what a site writes only after it has opened its ledger.
+    """Checks that a site which has books of those `beside` has not lost its ledger.
 
     Raises:
         LedgerError: if the ledger's head is not there and one of these is.

@@ -188,15 +188,7 @@ class CoordinatorRelay(Controller):
 
 @final
 class SiteRelay(Executor):
-    """Passes requests to the site's service on this machine; runs in a site's job process.
-
-    Args:
-        recipe: TOML text of the run's recipe.
-        run: name of the run, under which the site keeps its state.
-        secret: secret of this job.
-        limit: most bytes of a message.
-        wait_s: seconds to wait for the site's answer.
-    """
+    """Passes requests to the site's service on this machine; runs in a site's job process."""
 
     def __init__(self, recipe: str, run: str, secret: str, limit: int, wait_s: float) -> None:
         super().__init__()

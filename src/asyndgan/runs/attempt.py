@@ -134,10 +134,6 @@ class Attempt:
 
         A checkpoint is written at the end, on an interruption and on errors of this package except
         `NotFiniteError` and `StorageError`.
-
-        Args:
-            watch: called after every step.
-            also: returns True to stop for a reason other than a signal.
         """
         step, every = self.coordinator.step_number, self.recipe.training.sample_every
         try:

@@ -17,11 +17,6 @@ def proposal(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> str:
 
     Two runs that paint something else, or in which a site counts for more, have different texts.
     Names are quoted, as sites choose them.
-
-    Args:
-        recipe: of the run.
-        scope: what the cards, or the recipe, have the run paint.
-        cards: of these sites, which fit the scope.
     """
     labels = [f"{number} {_quoted([name])}" for number, name in scope.labels.items()]
     size = " x ".join(map(str, scope.space))

@@ -47,7 +47,7 @@ def train(
     a folder that keeps each site's ledger and account beyond this run, in NAME/; it is required if
     a policy limits what is spent or answered over all runs. `without` names modalities of a site
     that are not used. `keep_generators` keeps the averaged generator of every checkpoint, in
-    `generators/`. `started` is called with the engine once it is set up. `threads` are the cores for
+    `generators/`. `started` is called with the engine once it is set up. `threads` are cores for
     the coordinator's arithmetic; None: as the run began or, of a new run, as many as compute
     fastest, but no more than torch has now. Results are bit-equal only for equal numbers.
 

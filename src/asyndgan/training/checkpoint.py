@@ -155,10 +155,6 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
 def read(path: Path, *, with_tensors: bool = True) -> State:
     """Reads a file that `write` wrote.
 
-    Args:
-        path: the file.
-        with_tensors: whether to read the tensors too; otherwise they are left out.
-
     Raises:
         RunError: if the file is not a complete checkpoint.
     """

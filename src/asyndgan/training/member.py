@@ -1,5 +1,6 @@
 """A site that takes part in a run, as the coordinator knows it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import final
 
@@ -30,3 +31,8 @@ class Member:
     conditions: Tensor
     keep: bool
     since: int
+
+
+Members = Mapping[str, Member]
+Weights = Mapping[str, float]
+"""Normalised shares by site; they sum to one."""

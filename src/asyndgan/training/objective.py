@@ -103,12 +103,7 @@ class Objective:
         self.begin_step(0)
 
     def learn(self, real: Batch, synthetic: Batch) -> Losses:
-        """One update of the discriminator.
-
-        Args:
-            real: cases of the site.
-            synthetic: as many images, with the conditions that they were painted from.
-        """
+        """One update of the discriminator, from real cases and as many synthetic ones."""
         real, synthetic = _as_complete_as(real), _as_complete_as(synthetic)
         seen, painted = self.maps(real.conditions), self.maps(synthetic.conditions)
         # One pass over both is faster, and no network here mixes the images of a batch.
@@ -123,12 +118,7 @@ class Objective:
         return {"discriminator": loss.detach()}
 
     def learn_privately(self, real: Batch, synthetic: Batch) -> Losses:
-        """One differentially private update of the discriminator; see `training.private`.
-
-        Args:
-            real: one case of each randomly drawn patient; may be empty.
-            synthetic: images with the conditions that they were painted from.
-        """
+        """One differentially private update; see `PrivateDiscriminator.learn`."""
         loss = self.private.learn(self.discriminator_optimiser, real, synthetic)
         return {"discriminator_synthetic": loss}
 

@@ -18,13 +18,6 @@ class Painting:
     1.3 times the compute, but memory does not grow with the number of sites. Both give the same
     gradients, since the generator's norms act on one image at a time.
 
-    Args:
-        generator: the central network.
-        condition: maps of all sites' conditions.
-        noise: one set of maps for each image.
-        chunk: images painted at once.
-        precision: of the generator's arithmetic.
-
     Attributes:
         images: (b, modalities, *space), detached.
     """

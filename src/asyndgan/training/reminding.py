@@ -121,13 +121,7 @@ class Memory:
     def load(
         self, tensors: Mapping[str, Tensor], about: Mapping[str, Any], like: nn.Module
     ) -> None:
-        """Restores what `state` returned.
-
-        Args:
-            tensors: of the checkpoint.
-            about: facts of the checkpoint.
-            like: a generator of the same recipe, of which copies are made.
-        """
+        """Restores what `state` returned."""
         self.away = shares_in(about["away"])
         self._conditions = {site: self.recall(site) for site in self.away}
         networks: dict[int, nn.Module] = {}

@@ -128,14 +128,7 @@ class Administrator:
 
 @final
 class Office:
-    """Submits and manages the FLARE jobs of one run.
-
-    Args:
-        federation: federation whose server runs the jobs.
-        recipe: recipe of the run; sites get it with their job.
-        run: name under which sites keep their state.
-        submitter: kit with which jobs are submitted; None means the federation's own.
-    """
+    """Submits and manages the FLARE jobs of one run."""
 
     def __init__(
         self, federation: Federation, recipe: Recipe, run: str, *, submitter: Path | None = None

@@ -148,11 +148,6 @@ def example(data: Path) -> str:
 class SiteService:
     """Answers the relays of FLARE's jobs at a site.
 
-    Args:
-        kit: folder of the site's startup kit.
-        setup_of: returns the site's setup for a run of the given name.
-        wait_s: seconds the compute process may take to answer.
-
     Raises:
         RunError: the kit cannot be used.
     """

@@ -22,7 +22,7 @@ from asyndgan.arrays import Images
 from asyndgan.data import Batch
 from asyndgan.errors import CohortError, ProtocolError, RunError, WireError
 from asyndgan.training.aggregation.seam import Aggregation
-from asyndgan.training.member import Member
+from asyndgan.training.member import Members, Weights
 from asyndgan.training.objective import Losses, Objective, update
 from asyndgan.training.scope import Scope
 from asyndgan.wire import Appraisal, Appraise, Card, StepRequest
@@ -40,11 +40,7 @@ class Odds(Aggregation[Appraise, Appraisal]):
     whole_cases = True
 
     def pull(
-        self,
-        images: Images,
-        members: Mapping[str, Member],
-        answers: Mapping[str, Appraisal],
-        shares: Mapping[str, float],
+        self, images: Images, members: Members, answers: Mapping[str, Appraisal], shares: Weights
     ) -> Images:
         """Gradient of the mixture's loss with respect to the images of all members.
 
@@ -63,12 +59,7 @@ class Odds(Aggregation[Appraise, Appraisal]):
         return counts.to(pull) * pull
 
     def requests(
-        self,
-        run: str,
-        step: int,
-        members: Mapping[str, Member],
-        shares: Mapping[str, float],
-        images: Images,
+        self, run: str, step: int, members: Members, shares: Weights, images: Images
     ) -> Mapping[str, Appraise]:
         """Asks each member about the images of all of them, in its own modalities."""
         conditions = torch.cat([member.conditions for member in members.values()])
@@ -175,7 +166,7 @@ class Odds(Aggregation[Appraise, Appraisal]):
 def feedback_of_mixture(
     log_odds: Mapping[str, Float[Tensor, " b"]],
     gradients: Mapping[str, Images],
-    shares: Mapping[str, float],
+    shares: Weights,
 ) -> Images:
     """Gradient of each image's loss with respect to that image.
 

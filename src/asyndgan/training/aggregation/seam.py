@@ -9,7 +9,7 @@ from torch import Tensor
 from asyndgan.arrays import Images
 from asyndgan.data import Batch
 from asyndgan.recipe import Recipe
-from asyndgan.training.member import Member
+from asyndgan.training.member import Members, Weights
 from asyndgan.training.objective import Losses, Objective
 from asyndgan.training.scope import Scope
 from asyndgan.wire import Card, StepAnswer, StepRequest
@@ -66,12 +66,7 @@ class Aggregation(ABC, Generic[Request, Answer]):
 
     @abstractmethod
     def requests(
-        self,
-        run: str,
-        step: int,
-        members: Mapping[str, Member],
-        shares: Mapping[str, float],
-        images: Images,
+        self, run: str, step: int, members: Members, shares: Weights, images: Images
     ) -> Mapping[str, Request]:
         """The request of a step to each member.
 
@@ -101,11 +96,7 @@ class Aggregation(ABC, Generic[Request, Answer]):
 
     @abstractmethod
     def pull(
-        self,
-        images: Images,
-        members: Mapping[str, Member],
-        answers: Mapping[str, Answer],
-        shares: Mapping[str, float],
+        self, images: Images, members: Members, answers: Mapping[str, Answer], shares: Weights
     ) -> Images:
         """Gradient of the generator's loss with respect to the images of all members.
 

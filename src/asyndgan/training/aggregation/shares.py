@@ -16,7 +16,7 @@ from asyndgan.arrays import Images
 from asyndgan.data import Batch
 from asyndgan.errors import ProtocolError
 from asyndgan.training.aggregation.seam import Aggregation
-from asyndgan.training.member import Member
+from asyndgan.training.member import Members, Weights
 from asyndgan.training.objective import Losses, Objective
 from asyndgan.training.scope import Scope
 from asyndgan.wire import Card, Judge, Judgement, StepRequest
@@ -35,11 +35,7 @@ class Shares(Aggregation[Judge, Judgement]):
     whole_cases = False
 
     def pull(
-        self,
-        images: Images,
-        members: Mapping[str, Member],
-        answers: Mapping[str, Judgement],
-        shares: Mapping[str, float],
+        self, images: Images, members: Members, answers: Mapping[str, Judgement], shares: Weights
     ) -> Images:
         """Gradient of sum_j pi_j loss_j with respect to G(x, z), the images of all members."""
         weights = weights_of(members, shares, images.shape[1], by=self.recipe.shares.by)
@@ -51,12 +47,7 @@ class Shares(Aggregation[Judge, Judgement]):
         return pull
 
     def requests(
-        self,
-        run: str,
-        step: int,
-        members: Mapping[str, Member],
-        shares: Mapping[str, float],
-        images: Images,
+        self, run: str, step: int, members: Members, shares: Weights, images: Images
     ) -> Mapping[str, Judge]:
         """Asks each member about the images of its own conditions, in its own modalities."""
         batches = images.split(self.recipe.training.batch)
@@ -103,9 +94,7 @@ class Shares(Aggregation[Judge, Judgement]):
         """Accepts every card: a site judges the modalities that it holds."""
 
 
-def weights_of(
-    members: Mapping[str, Member], shares: Mapping[str, float], modalities: int, *, by: str
-) -> dict[str, Tensor]:
+def weights_of(members: Members, shares: Weights, modalities: int, *, by: str) -> dict[str, Tensor]:
     """Weight of each site's feedback, (channels,): pi_j, or its counterpart per modality.
 
     A site's loss is a mean over the modalities that it judges, whereas the total is a mean over all
