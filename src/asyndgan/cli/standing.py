@@ -76,21 +76,12 @@ class Standing:
         """Returns the table of the run's current state."""
         steps, last = self._read(), self._last
         table = Table(
+            "site", "share", "last seen", "round trip", "bytes", "on sockets", "losses",
             title=f"run {self.order.name}: {self.order.state()}, step {last['step']} of {steps}",
             caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}"
             + f"\n{self._connected()}{self._pause()}",
             title_justify="left",
-        )
-        for heading in (
-            "site",
-            "share",
-            "last seen",
-            "round trip",
-            "bytes",
-            "on sockets",
-            "losses",
-        ):
-            table.add_column(heading)
+        )  # fmt: skip
         for site in sorted({*self.order.wanted()["sites"], *self._seen}):
             table.add_row(site, *self._of_site(site))
         return table

@@ -161,19 +161,12 @@ def _connection(member: Member) -> Check:
                     raise OSError("the server closes the connection")
             return Check("connection", True, f"{target}, {line.version()}, both ends certified")
     except ssl.SSLError as error:
-        return Check(
-            "connection",
-            False,
-            f"{target}: the kit's key and certificates do not work with it ({error}). Ask the "
-            "coordinator for a new kit.",
-        )
+        fault = f"the kit's key and certificates do not work with it ({error}). Ask the coordinator"
+        fault += " for a new kit."
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        return Check(
-            "connection",
-            False,
-            f"{target}: {reason}. Is the coordinator started, and does the firewall let out to it?",
-        )
+        fault = f"{reason}. Is the coordinator started, and does the firewall let out to it?"
+    return Check("connection", False, f"{target}: {fault}")
 
 
 def _versions(member: Member) -> Check:
