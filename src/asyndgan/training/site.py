@@ -279,12 +279,8 @@ class Site(Handler):
         self._expect(request.run)
         if not self.recipe.selection.compares:
             raise ProtocolError("this recipe asks no site for moments.")
-        return Measured(
-            run=request.run,
-            count=len(self.cohort),
-            total=self._moments.total,
-            squares=self._moments.squares,
-        )
+        own, count = self._moments, len(self.cohort)
+        return Measured(run=request.run, count=count, total=own.total, squares=own.squares)
 
     @cached_property
     def _moments(self) -> Moments:
