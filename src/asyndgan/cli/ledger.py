@@ -1,10 +1,10 @@
 """`asyndgan ledger`: what left a site."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -50,55 +50,50 @@ def show(file: File, last: Count = 20, as_json: AsJson = False) -> None:
         --last N: How many of the last lines to show.
     """
     entries: deque[Entry] = deque(maxlen=last)
-    kinds: dict[str, tuple[int, int]] = {}
-    policies: dict[str, tuple[int, int, int]] = {}
-    tally = Tally(file.name)
-    masks = 0
+    kinds: dict[str, Counter[str]] = {}
+    policies: dict[str, dict[str, Any]] = {}
+    tally, masks = Tally(file.name), 0
     for entry in read(file):
         masks += entry.masks
         entries.append(entry)
         tally.add(entry)
-        before, first, _ = policies.get(entry.policy, (0, entry.number, 0))
-        policies[entry.policy] = before + 1, first, entry.number
-        count, total = kinds.get(entry.kind, (0, 0))
-        kinds[entry.kind] = count + 1, total + entry.size
+        first = {"digest": entry.policy, "lines": 0, "first": entry.number}
+        row = policies.setdefault(entry.policy, first)
+        row |= {"lines": row["lines"] + 1, "last": entry.number}
+        kinds.setdefault(entry.kind, Counter()).update(messages=1, bytes=entry.size)
+    found = {
+        "lines": [asdict(entry) for entry in entries],
+        "kinds": dict(sorted(kinds.items())),
+        "masks": masks,
+        "bare": dict(tally.bare),
+        "repeated": tally.repeated,
+        "policies": list(policies.values()),
+    }
     if as_json:
-        print_json(
-            {
-                "lines": [asdict(entry) for entry in entries],
-                "kinds": {
-                    kind: {"messages": count, "bytes": total}
-                    for kind, (count, total) in sorted(kinds.items())
-                },
-                "masks": masks,
-                "bare": dict(tally.bare),
-                "repeated": tally.repeated,
-                "policies": [
-                    {"digest": digest, "lines": count, "first": first, "last": newest}
-                    for digest, (count, first, newest) in policies.items()
-                ],
-            }
-        )
-        return
+        print_json(found)
+    else:
+        _print(entries, found)
+
+
+def _print(entries: Iterable[Entry], found: dict[str, Any]) -> None:
     console = Terminal()
     console.print(_table(entries))
-    for kind, (count, total) in sorted(kinds.items()):
-        console.print(f"{kind}: {counted(count, 'message')}, {size(total)}")
-    console.print(
-        f"in them {counted(masks, 'mask')} (or classes) of patients, each time that it left"
-    )
-    for content, count in sorted(tally.bare.items()):
+    for kind, row in found["kinds"].items():
+        console.print(f"{kind}: {counted(row['messages'], 'message')}, {size(row['bytes'])}")
+    masks = counted(found["masks"], "mask")
+    console.print(f"in them {masks} (or classes) of patients, each time that it left")
+    for content, count in sorted(found["bare"].items()):
+        messages = counted(count, "message")
+        console.print(f"{content} in {messages}, not covered by differential privacy")
+    if found["repeated"]:
         console.print(
-            f"{content} in {counted(count, 'message')}, not covered by differential privacy"
-        )
-    if tally.repeated:
-        console.print(
-            f"{counted(tally.repeated, 'image')} came again in another step ('again'), which a "
+            f"{counted(found['repeated'], 'image')} came again in another step ('again'), which a "
             "generator in training hardly paints: ask the coordinator"
         )
-    for digest, (count, first, newest) in policies.items():
+    for row in found["policies"]:
         console.print(
-            f"policy {digest[:16]} in force in {counted(count, 'line')}, from {first} to {newest}"
+            f"policy {row['digest'][:16]} in force in {counted(row['lines'], 'line')}, from "
+            f"{row['first']} to {row['last']}"
         )
 
 
