@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 SPLITS_FILE: Final = "splits_final.json"
-"""nnU-Net reads it from its folder of preprocessed data, so it is copied there after planning."""
+"""nnU-Net's planner takes it from the folder of the data set."""
 
 FOLDS: Final = 5
 
