@@ -1,6 +1,8 @@
 """Channels last: quicker, and the same numbers."""
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -141,3 +143,20 @@ def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory(
         own.step()
         torchs.step()
     torch.testing.assert_close(networks[0].weight, networks[1].weight)
+
+
+def test_a_site_trains_without_importing_what_takes_longer_than_torch_itself() -> None:
+    code = (
+        "import sys, torch, asyndgan.engines.site_process; "
+        "from asyndgan.models import build_discriminator; "
+        "from asyndgan.recipe import OptimiserSection, Recipe; "
+        "from asyndgan.training.objective import adam, update; "
+        "network = build_discriminator(Recipe(name='x'), condition_channels=3, image_channels=1); "
+        "optimiser = adam(network, OptimiserSection(), 0.1); "
+        "verdict = network(torch.rand(1, 1, 32, 32), torch.rand(1, 3, 32, 32)); "
+        "update(optimiser, verdict.score.sum()); "
+        "optimiser.load_state_dict(optimiser.state_dict()); "
+        "sys.exit(str({'monai', 'opacus', 'torch._dynamo'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.strip() == "set()"

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from monai.networks import nets as monai
 from torch import nn
 
 from asyndgan.data import Cohort
@@ -18,8 +19,9 @@ from asyndgan.models import (
     site_noise,
 )
 from asyndgan.models.augment import Disturbance, disturbed
+from asyndgan.models.discriminators import PatchNetwork
 from asyndgan.models.generators import MaskGenerator
-from asyndgan.recipe import Recipe
+from asyndgan.recipe import DiscriminatorSection, Recipe
 from asyndgan.training import Site
 
 MakeRecipe = Callable[..., Recipe]
@@ -222,6 +224,26 @@ def test_a_verdict_does_not_depend_on_its_batch_mates(tiny: MakeRecipe, kind: st
     ]:
         if ours is not None:
             torch.testing.assert_close(ours[:1], theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("space", [(32, 32), (32, 32, 32)])
+def test_the_patch_network_is_monais_down_to_the_last_bit(
+    space: tuple[int, ...], layers: int
+) -> None:
+    torch.manual_seed(0)
+    theirs = monai.PatchDiscriminator(
+        spatial_dims=len(space), channels=4, in_channels=3, num_layers_d=layers,
+        norm=("INSTANCE", {"affine": True}),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    ours = PatchNetwork(len(space), 3, DiscriminatorSection(width=4, layers=layers))
+    images = torch.rand(2, 3, *space)
+    first, second = (network.state_dict() for network in (ours, theirs))
+    assert list(first) == list(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert all(map(torch.equal, ours(images), theirs(images)))
+    assert len(ours(images)) == layers + 2
 
 
 def test_a_patch_discriminator_of_three_layers_sees_seventy_pixels() -> None:

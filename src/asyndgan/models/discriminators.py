@@ -5,8 +5,10 @@ the site holds), `spatial_dims` (2 or 3) and the recipe's `section`, of which it
 the first layer and `layers`. It returns a `Verdict`; outputs that it does not have are None.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import final
 
 import torch
@@ -127,21 +129,54 @@ def _harsher(one: Verdict, other: Verdict, masks: Masks, taught: Tensor | None) 
     return Verdict(score, segmentation)
 
 
-def _patch_network(spatial_dims: int, channels: int, section: DiscriminatorSection) -> nn.Module:
-    from monai.networks.nets import PatchDiscriminator  # slow to import; only training needs it
+@final
+class PatchNetwork(nn.Sequential):
+    """The network of a PatchGAN, with weights drawn and named as in MONAI's `PatchDiscriminator`.
 
-    return PatchDiscriminator(
-        spatial_dims=spatial_dims,
-        channels=section.width,
-        in_channels=channels,
-        num_layers_d=section.layers,
-        norm=("INSTANCE", {"affine": True}),
-    )
+    MONAI is not used, since to import it takes longer than all else that a site imports.
+
+    Args:
+        spatial_dims: 2 or 3.
+        channels: channels of its input.
+        section: `width` and `layers`.
+    """
+
+    def __init__(self, spatial_dims: int, channels: int, section: DiscriminatorSection) -> None:
+        flat = spatial_dims == 2
+        conv, norm = (nn.Conv2d, nn.InstanceNorm2d) if flat else (nn.Conv3d, nn.InstanceNorm3d)
+
+        def layer(source: int, target: int, stride: int, *, normed: bool) -> nn.Module:
+            rest: dict[str, nn.Module] = {"N": norm(target, affine=True)} if normed else {}
+            rest["A"] = nn.LeakyReLU(0.2)
+            convolution = conv(source, target, 4, stride=stride, padding=1, bias=not normed)
+            return _named(conv=convolution, adn=_named(**rest))
+
+        widths = [section.width * 2**level for level in range(section.layers + 1)]
+        layers = {"initial_conv": layer(channels, widths[0], 2, normed=False)}
+        for level, (source, target) in enumerate(pairwise(widths)):
+            stride = 1 if level == section.layers - 1 else 2
+            layers[str(level)] = layer(source, target, stride, normed=True)
+        layers["final_conv"] = _named(conv=conv(widths[-1], 1, 4, padding=1))
+        super().__init__(OrderedDict(layers))
+        for module in self.modules():
+            # To draw on the meta device, where weights are counted, torch imports its compiler.
+            if isinstance(module, conv) and not module.weight.is_meta:
+                nn.init.normal_(module.weight, 0.0, 0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """Features (b, channels, *space) to the output of every layer, realness logits last."""
+        return list(accumulate(self, lambda found, layer: layer(found), initial=features))[1:]
+
+
+def _named(**modules: nn.Module) -> nn.Sequential:
+    return nn.Sequential(OrderedDict(modules))
 
 
 @final
 class PatchDiscriminator(nn.Module):
-    """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2), MONAI's network.
+    """PatchGAN on image and condition together (Isola et al. 2017, section 3.2.2).
 
     3 layers judge patches of 70x70 pixels.
     """
@@ -155,7 +190,7 @@ class PatchDiscriminator(nn.Module):
         section: DiscriminatorSection,
     ) -> None:
         super().__init__()
-        self.network = _patch_network(spatial_dims, condition_channels + image_channels, section)
+        self.network = PatchNetwork(spatial_dims, condition_channels + image_channels, section)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
         """Judges images, given what they were painted from."""
@@ -180,7 +215,7 @@ class PatchSegmentationDiscriminator(nn.Module):
         section: DiscriminatorSection,
     ) -> None:
         super().__init__()
-        self.network = _patch_network(spatial_dims, image_channels, section)
+        self.network = PatchNetwork(spatial_dims, image_channels, section)
         width = section.width
         sources = [width * 2**level for level in range(section.layers + 1)]
         conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d

@@ -22,10 +22,9 @@ SLOPE = 0.2
 def _conv(
     spatial_dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
 ) -> nn.Module:
-    from monai.networks.layers.factories import Conv  # slow to import; only training needs it
-
+    conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
     # No bias before an instance norm: the norm cancels it, and its gradient is only noise.
-    return Conv[Conv.CONV, spatial_dims](
+    return conv(
         source,
         target,
         kernel,
@@ -49,9 +48,8 @@ def smooth(spatial_dims: int) -> str:
 
 
 def _norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module:
-    from monai.networks.layers.factories import Norm
-
-    return Norm[Norm.INSTANCE, spatial_dims](channels, affine=affine)
+    norm = nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d
+    return norm(channels, affine=affine)
 
 
 @final

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
+from inspect import unwrap
 from typing import final
 
 import torch
@@ -230,15 +231,26 @@ def _as_complete_as(batch: Batch) -> Batch:
     return replace(batch, images=batch.blanked(batch.images))
 
 
+@final
+class _Adam(torch.optim.Adam):
+    """Adam whose methods do not import torch's compiler: a second of each process's start."""
+
+    add_param_group = unwrap(torch.optim.Adam.add_param_group)
+    load_state_dict = unwrap(torch.optim.Adam.load_state_dict)
+    state_dict = unwrap(torch.optim.Adam.state_dict)
+    zero_grad = unwrap(torch.optim.Adam.zero_grad)
+    step = torch.no_grad()(unwrap(torch.optim.Adam.step))
+
+
 def adam(network: torch.nn.Module, section: OptimiserSection, rate: float) -> torch.optim.Adam:
     """The Adam optimiser that coordinator and sites use."""
     parameters = list(network.parameters())
     betas = (section.beta1, section.beta2)
     if any(parameter.device.type != "cpu" for parameter in parameters):
-        return torch.optim.Adam(parameters, lr=rate, betas=betas)
+        return _Adam(parameters, lr=rate, betas=betas)
     if not all(parameter.is_contiguous() for parameter in parameters):
-        return torch.optim.Adam(parameters, lr=rate, betas=betas)  # a network of another package
-    optimiser = torch.optim.Adam(parameters, lr=rate, betas=betas, fused=True)
+        return _Adam(parameters, lr=rate, betas=betas)  # a network of another package
+    optimiser = _Adam(parameters, lr=rate, betas=betas, fused=True)
     optimiser.register_step_pre_hook(_in_order)
     return optimiser
 

@@ -48,12 +48,13 @@ class Painting:
         Args:
             feedback: of the images' shape.
         """
+        # Not by `autograd.backward`: its check of the shape imports sympy, a second of each start.
         if self._graph is not None:
-            torch.autograd.backward(self._graph, feedback)
+            (self._graph * feedback).sum().backward()
             return
         size = len(self._chunks[0][0])
         for (maps, z), part in zip(self._chunks, feedback.split(size), strict=True):
-            torch.autograd.backward(self._paint(maps, z), part)
+            (self._paint(maps, z) * part).sum().backward()
 
     def _paint(self, condition: Condition, noise: Noise) -> Images:
         with arithmetic(self.precision, condition.device):
