@@ -193,7 +193,8 @@ def asked_again(
             step = step if step < recipe.training.steps else 0
         cohort = load_cohort(setup, recipe, data=data)
         site = Site(setup.name, cohort, recipe, folder=state, policy=policy)
-        limit = message_limit(recipe)
+        limit, threads = message_limit(recipe), torch.get_num_threads()
+        torch.set_num_threads(1)  # as every site computes; see traps in docs/architecture.md
         try:
             yield (
                 site,
@@ -208,3 +209,4 @@ def asked_again(
             )
         finally:
             site.release.close()
+            torch.set_num_threads(threads)

@@ -10,11 +10,11 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, astuple, dataclass, field
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Any, final
 
-import monai
 import numpy as np
 import torch
 from torch import nn
@@ -286,7 +286,7 @@ class Trainings:
             "device": torch.device(self.bench.device).type,
             "version": TRAINING_VERSION,
             "torch": torch.__version__,
-            "monai": monai.__version__,
+            "monai": version("monai"),
             "numpy": np.__version__,
         }
 

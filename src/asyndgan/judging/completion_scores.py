@@ -8,7 +8,6 @@ from typing import Any, Final
 import numpy as np
 import torch
 import torch.nn.functional as F
-from monai.metrics.regression import compute_ssim_and_cs
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image
@@ -183,6 +182,8 @@ def _ssim(image: Tensor, truth: Tensor, inside: Tensor) -> float:
         F.pad((planes[:, None] - IMAGE_LOW) / RANGE, rim, mode="reflect")
         for planes in (image, truth)
     )
+    from monai.metrics.regression import compute_ssim_and_cs  # slow to import
+
     maps, _ = compute_ssim_and_cs(
         one, other, spatial_dims=2, kernel_size=[WINDOW] * 2, kernel_sigma=[1.5] * 2,
         data_range=1.0,

@@ -22,7 +22,6 @@ from typing import Any, final
 import numpy as np
 import torch
 from jaxtyping import Bool
-from monai.metrics import get_mask_edges, get_surface_distance
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binomtest, bootstrap
 from torch import Tensor
@@ -125,6 +124,8 @@ def surface_distances(
         rows, columns = first.shape
         diagonal = math.hypot(rows * spacing[0], columns * spacing[1])
         return diagonal, diagonal
+    from monai.metrics import get_mask_edges, get_surface_distance  # slow to import
+
     # MONAI's functions for each of the two would crop, and find contours and distances, twice.
     found, true = get_mask_edges(first, second, crop=False)
     ahead = torch.as_tensor(get_surface_distance(found, true, spacing=spacing))

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import final
 
 import torch
-from monai.losses import DiceCELoss
 from torch import Generator, nn
 
 from asyndgan.arrays import Images, Masks
@@ -64,6 +63,8 @@ class SegmentationTraining:
         draws_seed: int | None = None,
         device: str = "cpu",
     ) -> None:
+        from monai.losses import DiceCELoss  # slow to import
+
         _check(cases, classes)
         channels, *space = cases[0].image.shape
         with seeded(seed):

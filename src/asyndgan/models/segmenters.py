@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-from monai.networks.nets import UNETR, BasicUNet, SegResNet
 from torch import nn
 
 from asyndgan.errors import DataError
@@ -32,6 +31,8 @@ def build_segmenter(
 
 
 def _unet(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
+    from monai.networks.nets import BasicUNet  # slow to import
+
     return BasicUNet(
         spatial_dims=len(space),
         in_channels=channels,
@@ -45,6 +46,8 @@ def _unet(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn
 
 
 def _segresnet(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
+    from monai.networks.nets import SegResNet
+
     return SegResNet(
         spatial_dims=len(space),
         init_filters=width,
@@ -55,6 +58,8 @@ def _segresnet(channels: int, classes: int, width: int, space: tuple[int, ...]) 
 
 
 def _unetr(channels: int, classes: int, width: int, space: tuple[int, ...]) -> nn.Module:
+    from monai.networks.nets import UNETR
+
     return UNETR(
         in_channels=channels,
         out_channels=classes,

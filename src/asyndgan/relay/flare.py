@@ -8,6 +8,7 @@ stays flat, whereas tasks are polled for and streamed replies are kept for a min
 import hmac
 import json
 import logging
+import sys
 import threading
 import time
 from contextlib import suppress
@@ -100,7 +101,8 @@ class CoordinatorRelay(Controller):
         self._last_reached = 0.0
 
     def start_controller(self, fl_ctx: FLContext) -> None:
-        """Nothing to do."""
+        """Keeps FLARE from importing torch at the end of the job, to look for its own downloads."""
+        sys.modules.setdefault("nvflare.app_opt.pt", None)  # type: ignore[arg-type]
 
     def stop_controller(self, fl_ctx: FLContext) -> None:
         """Nothing to do."""

@@ -4,9 +4,9 @@ import hashlib
 import json
 import platform
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
-import monai
 import numpy as np
 import torch
 
@@ -81,7 +81,7 @@ def _begun(suite: Suite, trainings: Sequence[Training], data: Path, device: str)
         for name in part.unseen(suite.judged_on)
     }
     versions = {
-        "asyndgan": __version__, "torch": torch.__version__, "monai": monai.__version__,
+        "asyndgan": __version__, "torch": torch.__version__, "monai": version("monai"),
         "numpy": np.__version__, "python": platform.python_version(),
     }  # fmt: skip
     hashed = [

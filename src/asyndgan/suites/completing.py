@@ -5,10 +5,10 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, final
 
-import monai
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ class Completing:
             "seed": seed,
             "device": torch.device(self.bench.device).type,
             "versions": [TRANSLATION_VERSION, PAINTING_VERSION, TRAINING_VERSION],
-            "libraries": [torch.__version__, monai.__version__, np.__version__],
+            "libraries": [torch.__version__, version("monai"), np.__version__],
         }
         key = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
         path = self.bench.out / "cache" / f"completed-{key[:32]}.safetensors"

@@ -75,6 +75,7 @@ class Localhost(Transport):
                 ends.callback(self.clients[setup.name].close)
             self.flare = Flare(Office(self.federation, recipe, "run"))
             ends.callback(self.flare.close)
+            ends.callback(self.flare.office.close)  # jobs end with the server, and sooner
             if not self.flare.wait_for(self._order, CONNECTED_S):
                 missing = ", ".join(set(self._order) - set(self.flare.sites()))
                 raise SiteUnreachableError(f"FLARE did not connect {missing} in {CONNECTED_S:g} s.")
