@@ -170,7 +170,7 @@ def test_feedback_of_another_shape_is_no_answer(started: Started) -> None:
     for site, answer in started.answers().items():
         short = answer.model_copy(update={"feedback": answer.feedback[:1]})
         with pytest.raises(WireError, match=f"site {site}: "):
-            started.coordinator._checked(site, short)
+            started.coordinator.checked(site, short)
 
 
 def test_a_whole_step_moves_the_generator(started: Started) -> None:

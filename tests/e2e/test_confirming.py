@@ -121,9 +121,9 @@ def test_somebody_is_asked_again_only_if_what_the_cards_say_has_changed(
     )
     order = Order.submit(federation, "one", tiny(), ())
     order.confirm("paints T1")
-    order._await_confirmation("paints T1")  # as after a crash before the first checkpoint
+    order.await_confirmation("paints T1")  # as after a crash before the first checkpoint
     with ThreadPoolExecutor(1) as pool:
-        waits = pool.submit(order._await_confirmation, "paints T1, T2")
+        waits = pool.submit(order.await_confirmation, "paints T1, T2")
         until(lambda: order.proposal() == "paints T1, T2")
         order.confirm("paints T2")  # what somebody saw who was too late
         assert not waits.done() and order.waiting()
@@ -132,4 +132,4 @@ def test_somebody_is_asked_again_only_if_what_the_cards_say_has_changed(
             waits.result(60)
     assert not order.proposal() and not order.waiting()
     Order.submit(federation, "one", tiny(), (), yes=True)
-    order._await_confirmation("paints whatever")
+    order.await_confirmation("paints whatever")

@@ -177,18 +177,18 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         assert sum(after.values()) == pytest.approx(1)
         assert {site: local.flare.job(site) for site in jobs} == jobs
         job = local.flare.job("west")
-        local.flare._sweep()
-        time.sleep(3.0)
+        local.flare.sweep()  # which waits for the end of every job that it ends
+        assert "west" in local.flare.sites()
         assert local.flare.job("west") == job  # nobody takes it for another run's
         assert set(coordinator.step().shares) == set(after)
         order = Order.submit(federation, "with-west", recipe, ("north", "south", "west"))
-        assert order._due(recipe, local.flare) == ["north", "south", "west"]
+        assert order.due(recipe, local.flare) == ["north", "south", "west"]
         comes = ["training.steps=400", "timeline=[{site='west', first=300}]"]
         later = Recipe.from_toml(recipe.to_toml(), comes)
         late = Order.submit(federation, "west-later", later, ("north", "south", "west"))
         facts = RunFacts("ab", "0", later.digest(), "flare", state="failed", steps=301)
         late.folder.write_facts(facts)  # it ended there, and had no checkpoint: it begins anew
-        assert late._due(later, local.flare) == ["north", "south"]
+        assert late.due(later, local.flare) == ["north", "south"]
         beyond = Recipe.from_toml(recipe.to_toml(), ["timeline=[{site='west', first=1000000}]"])
         with pytest.raises(RunError, match="west would come after the last"):
             Order.submit(federation, "west-never", beyond, ())
@@ -203,12 +203,12 @@ def test_a_site_that_has_its_kit_later_joins_the_run_that_is_at_work_with_its_sh
         with pytest.raises(RunError, match="in step 2 with west alone, which was removed"):
             Order.submit(less, "to-west", handed, ("north",))
         assert to_west.wanted() == wanted  # what is refused changes nothing
-        local.flare._sweep()
+        local.flare.sweep()
         until(lambda: "west" not in local.flare.sites())
         assert {site: local.flare.job(site) for site in jobs} == jobs
         time.sleep(3.0)
         assert "west" not in local.flare.sites()
-        assert order._due(recipe, local.flare) == ["north", "south"]  # nobody waits for it
+        assert order.due(recipe, local.flare) == ["north", "south"]  # nobody waits for it
     finally:
         client.close()
         service.close()
@@ -809,10 +809,10 @@ def test_a_run_of_which_all_sites_were_removed_does_not_begin_with_whoever_is_th
 
     threading.Thread(target=lambda: (until(lambda: bool(order.waiting())), order.stop())).start()
     with pytest.raises(Interrupted):
-        order._gather(Line(), tiny())
+        order.gather(Line(), tiny())
     assert "were removed" in order.waiting()
     Order.submit(Federation.of(federation.path), "first", tiny(), ("south",))
-    order._gather(Line(), tiny())
+    order.gather(Line(), tiny())
 
 
 def test_what_flare_cannot_work_with_is_refused_before_anything_is_made(tmp_path: Path) -> None:

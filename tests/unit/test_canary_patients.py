@@ -56,19 +56,19 @@ def epsilon_of_rates(
 class NoNoise(PrivateDiscriminator):
     """A bug: somebody switched it off to debug, and forgot."""
 
-    def _noised(self, sums: list[Tensor]) -> list[Tensor]:
+    def noised(self, sums: list[Tensor]) -> list[Tensor]:
         return sums
 
 
 class WeighsClasses(PrivateDiscriminator):
     """A bug: rare classes count for more, by how often they are in the batch."""
 
-    def _clipped_sum(self, real: Batch) -> list[Tensor]:
+    def clipped_sum(self, real: Batch) -> list[Tensor]:
         parts = []
         for own in real.conditions.unique():
             chosen = real.conditions == own
             weight = len(chosen) / (len(real.conditions.unique()) * int(chosen.sum()))
-            one = super()._clipped_sum(Batch(real.images[chosen], real.conditions[chosen]))
+            one = super().clipped_sum(Batch(real.images[chosen], real.conditions[chosen]))
             parts.append([weight * part for part in one])
         return [torch.stack(each).sum(0) for each in zip(*parts, strict=True)]
 
@@ -107,7 +107,7 @@ def shown_epsilon(tiny: MakeRecipe, kind: type[PrivateDiscriminator]) -> float:
     private = learner(tiny, kind)
     without, with_canary = patients(tiny)
     sums = [
-        torch.cat([part.flatten() for part in private._clipped_sum(real)])
+        torch.cat([part.flatten() for part in private.clipped_sum(real)])
         for real in (without, with_canary)
     ]
     line = sums[1] - sums[0]
@@ -163,7 +163,7 @@ def test_one_training_with_many_canaries_shows_noise_that_is_missing(
     images = torch.rand(60, 1, 16, 16, generator=random).round() * 2 - 1
     classes = torch.zeros(60, dtype=torch.int64)
     takes_part = torch.rand(60, generator=random) < 0.5
-    alone = [private._clipped_sum(Batch(images[[i]], classes[[i]])) for i in range(60)]
+    alone = [private.clipped_sum(Batch(images[[i]], classes[[i]])) for i in range(60)]
     each = torch.stack([torch.cat([part.flatten() for part in parts]) for parts in alone])
     before = torch.cat([p.detach().flatten() for p in private.parameters])
     chosen = Batch(images[takes_part], classes[takes_part])

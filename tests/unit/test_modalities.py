@@ -56,7 +56,7 @@ def test_shares_by_modality_are_those_among_the_sites_that_hold_it(
     twins: dict[str, Site] = make_sites(recipe, cohorts).sites
     generator = copy.deepcopy(coordinator.generator)
     wanted = {site: member.conditions for site, member in coordinator.members.items()}
-    images = coordinator._paint(generator, wanted)._graph
+    images = coordinator.paint(generator, wanted)._graph
     gradients: list[torch.Tensor] = []
     coordinator.optimiser.register_step_pre_hook(
         lambda optimiser, args, keys: gradients.extend(
@@ -141,7 +141,7 @@ def test_a_site_that_lacks_a_modality_is_shown_the_look_that_such_sites_share(
         "south": make_cohort(recipe, seed=1, modalities=["T2"]),
     }
     coordinator = make_sites(recipe, cohorts).begin()
-    shown = coordinator._paint(
+    shown = coordinator.paint(
         coordinator.generator, {site: one.conditions for site, one in coordinator.members.items()}
     )
     ((_, noise),) = shown._chunks
@@ -152,7 +152,7 @@ def test_a_site_that_lacks_a_modality_is_shown_the_look_that_such_sites_share(
         torch.nn.init.normal_(weights)  # at the beginning all looks are alike
     conditions, random = coordinator.members["east"].conditions, torch.Generator()
     reminded = {
-        site: coordinator._paint_looks(
+        site: coordinator.paint_looks(
             coordinator.generator, conditions, [site] * len(conditions), random.manual_seed(0)
         )
         for site in cohorts

@@ -63,7 +63,7 @@ def test_a_step_is_the_gradient_of_the_mixtures_loss(
     twins: dict[str, Site] = make_sites(recipe).sites
     generator = copy.deepcopy(coordinator.generator)
     wanted = {site: member.conditions for site, member in coordinator.members.items()}
-    images = coordinator._paint(generator, wanted)._graph
+    images = coordinator.paint(generator, wanted)._graph
     conditions = torch.cat([m.conditions for m in coordinator.members.values()]).long()
     gradients: list[Tensor] = []
     coordinator.optimiser.register_step_pre_hook(
@@ -194,14 +194,14 @@ def test_the_masks_of_a_site_that_did_not_answer_teach_nothing(
             seen.append(feedback.flatten(1).norm(dim=1))
             super().backward(feedback)
 
-    paint = coordinator._paint
+    paint = coordinator.paint
 
     def watched(generator: Any, members: Any) -> Painting:
         painting = paint(generator, members)
         painting.__class__ = Watched
         return painting
 
-    coordinator._paint = watched
+    coordinator.paint = watched
     coordinator.step()
     federation.line.deaf = {"south"}
     coordinator.step()
@@ -251,7 +251,7 @@ def test_odds_that_are_none_are_refused(tiny: MakeRecipe, make_sites: MakeSites)
         torch.full((4,), 1e39, dtype=torch.float64),
     ):
         with pytest.raises(WireError, match="odds of"):
-            coordinator._checked("north", Appraisal(**fields, odds=odds, feedback=feedback))
+            coordinator.checked("north", Appraisal(**fields, odds=odds, feedback=feedback))
 
 
 # What more leaves a site is its policy's word

@@ -133,20 +133,20 @@ def test_each_patients_gradient_is_clipped_by_itself(tiny: MakeRecipe) -> None:
         own = flat(list(torch.autograd.grad(loss, learner.parameters)))
         assert own.norm() > 0.5
         wanted += own * (0.5 / own.norm())
-    torch.testing.assert_close(flat(learner._clipped_sum(real)), wanted, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(flat(learner.clipped_sum(real)), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_a_patient_whose_gradient_is_not_finite_counts_for_nothing(tiny: MakeRecipe) -> None:
     """A refusal would tell of the patient, and no noise would cover it."""
     learner, real = private(tiny), batch(5)
     others = Batch(real.images[1:], real.conditions[1:])
-    wanted = flat(learner._clipped_sum(others))
+    wanted = flat(learner.clipped_sum(others))
     for value in (float("nan"), float("inf")):
         real.images[0] = value
-        found = flat(learner._clipped_sum(real))
+        found = flat(learner.clipped_sum(real))
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
     alone = Batch(real.images[:1], real.conditions[:1])
-    assert not flat(learner._clipped_sum(alone)).any()
+    assert not flat(learner.clipped_sum(alone)).any()
     learner.learn(torch.optim.SGD(learner.parameters, lr=0.1), real, batch(2))
     assert flat(learner.parameters).isfinite().all()
 
@@ -164,11 +164,11 @@ def test_synthetic_images_are_disturbed_as_the_patients_are(tiny: MakeRecipe) ->
 @pytest.mark.parametrize("copies", [1, 3])
 def test_a_patient_changes_the_sum_by_no_more_than_the_clip(tiny: MakeRecipe, copies: int) -> None:
     learner, real = private(tiny, f"privacy.multiplicity={copies}"), batch(5)
-    whole = flat(learner._clipped_sum(real))
+    whole = flat(learner.clipped_sum(real))
     for left_out in range(5):
         kept = [index for index in range(5) if index != left_out]
         others = Batch(real.images[kept], real.conditions[kept])
-        gap = (whole - flat(learner._clipped_sum(others))).norm()
+        gap = (whole - flat(learner.clipped_sum(others))).norm()
         assert 0.01 < gap <= 0.5 * (1 + 1e-4)
 
 
@@ -177,15 +177,15 @@ def test_copies_of_a_patient_are_averaged_before_they_are_clipped(tiny: MakeReci
     one, three = (private(tiny, f"privacy.multiplicity={copies}") for copies in (1, 3))
     real = batch(4)
     torch.testing.assert_close(
-        flat(one._clipped_sum(real)), flat(three._clipped_sum(real)), rtol=1e-4, atol=1e-6
+        flat(one.clipped_sum(real)), flat(three.clipped_sum(real)), rtol=1e-4, atol=1e-6
     )
 
 
 def test_the_noise_has_the_promised_deviation_and_is_new_every_time(tiny: MakeRecipe) -> None:
     learner = private(tiny, "privacy.noise=3", "discriminator.width=32")
-    nothing = learner._clipped_sum(batch(0))
+    nothing = learner.clipped_sum(batch(0))
     assert not flat(nothing).any()
-    first, second = flat(learner._noised(nothing)), flat(learner._noised(nothing))
+    first, second = flat(learner.noised(nothing)), flat(learner.noised(nothing))
     assert len(first) > 5000
     assert float(first.std()) == pytest.approx(3 * 0.5, rel=0.05)
     assert abs(float(torch.corrcoef(torch.stack([first, second]))[0, 1])) < 0.05
@@ -205,7 +205,7 @@ def test_the_sum_is_divided_by_the_expected_number_of_patients_not_by_that_of_th
 ) -> None:
     """How many were drawn is private; divided by it, one patient would change all of the sum."""
     learner, real, synthetic = private(tiny, "privacy.noise=1e-9"), batch(drawn), batch(2, seed=2)
-    own = flat(learner._clipped_sum(real))
+    own = flat(learner.clipped_sum(real))
     score = learner.discriminator(synthetic.images, learner.maps(synthetic.conditions)).score
     loss = 0.5 * learner.adversarial.synthetic(score)
     public = flat(list(torch.autograd.grad(loss, learner.parameters)))
@@ -598,9 +598,9 @@ def test_gradients_are_clipped_alike_however_many_are_in_memory(
     tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learner, real = private(tiny), batch(7)
-    whole = flat(learner._clipped_sum(real))
+    whole = flat(learner.clipped_sum(real))
     monkeypatch.setattr(training_private, "AT_ONCE", 2)
-    torch.testing.assert_close(flat(learner._clipped_sum(real)), whole, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(flat(learner.clipped_sum(real)), whole, rtol=1e-4, atol=1e-6)
 
 
 def test_books_that_contradict_each_other_stop_the_site(tiny: MakeRecipe, tmp_path: Path) -> None:

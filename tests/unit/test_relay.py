@@ -53,36 +53,36 @@ class Cell:
 
 def relay(cell: Cell, wait_s: float = 30.0) -> CoordinatorRelay:
     made = CoordinatorRelay("north", "run", "digest", "of this job", 1024, wait_s)
-    made.cell, made._last_reached = cell, float("inf")
+    made.cell, made.last_reached = cell, float("inf")
     return made
 
 
 def test_a_request_whose_answer_was_lost_is_asked_again_in_the_same_words() -> None:
     cell = Cell(lost=2)
-    assert relay(cell)._answered(b"request", Signal()) == b"answer to request"
+    assert relay(cell).answered(b"request", Signal()) == b"answer to request"
     assert cell.asked == [b"request"] * 3
 
 
 def test_a_site_that_stays_silent_is_given_up_within_the_coordinators_patience() -> None:
     cell = Cell(lost=10**6)
-    assert read_reply(relay(cell, wait_s=0.3)._answered(b"request", Signal()))[0] is Reply.SILENT
+    assert read_reply(relay(cell, wait_s=0.3).answered(b"request", Signal()))[0] is Reply.SILENT
 
 
 def test_an_answer_of_somebody_who_does_not_know_the_jobs_secret_is_none() -> None:
     stranger = relay(Cell(lost=0, mark="of another job"), wait_s=0.3)
-    assert read_reply(stranger._answered(b"request", Signal()))[0] is Reply.SILENT
+    assert read_reply(stranger.answered(b"request", Signal()))[0] is Reply.SILENT
 
 
 def test_an_answer_that_is_too_long_is_dropped() -> None:
-    reply = relay(Cell(lost=0))._answered(bytes(1024), Signal())
+    reply = relay(Cell(lost=0)).answered(bytes(1024), Signal())
     assert read_reply(reply)[0] is Reply.UNREACHABLE
 
 
 def test_a_site_whose_end_of_the_job_is_gone_ends_the_job() -> None:
     gone = relay(Cell(lost=10**6, code=ReturnCode.TARGET_UNREACHABLE))
-    gone._last_reached = 0.0
+    gone.last_reached = 0.0
     with pytest.raises(SiteUnreachableError, match="gone"):
-        gone._answered(b"request", Signal())
+        gone.answered(b"request", Signal())
 
 
 @contextmanager
@@ -117,25 +117,25 @@ def test_only_the_servers_process_of_the_same_job_is_answered(tmp_path: Path) ->
     site.kit = tmp_path
     with listening(tmp_path, echo):
         for stranger in ("south.job", "server.another", "server", "north.job"):
-            refused = site._answer(asking("request", stranger, b"x"), "job")
+            refused = site.answer(asking("request", stranger, b"x"), "job")
             assert refused.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.UNAUTHENTICATED
             assert refused.payload is None
         for mark in ("", "of another job"):
-            refused = site._answer(asking("request", "server.job", b"x", mark), "job")
+            refused = site.answer(asking("request", "server.job", b"x", mark), "job")
             assert refused.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.UNAUTHENTICATED
-        long = site._answer(asking("request", "server.job", bytes(1025)), "job")
+        long = site.answer(asking("request", "server.job", bytes(1025)), "job")
         assert long.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.INVALID_REQUEST
-        answered = site._answer(asking("request", "server.job", b"x"), "job")
+        answered = site.answer(asking("request", "server.job", b"x"), "job")
         assert of_this_job(answered, "of this job")
         assert answered.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.OK
         assert read_reply(answered.payload) == (Reply.ANSWER, b"x")
-        site._disconnect()
+        site.disconnect()
 
 
 def test_a_site_whose_own_process_is_not_running_says_so(tmp_path: Path) -> None:
     site = SiteRelay("recipe", "run", "of this job", 1024, 5.0)
     site.kit = tmp_path
-    answered = site._answer(asking("greet", "server.job"), "job")
+    answered = site.answer(asking("greet", "server.job"), "job")
     assert answered.get_header(MessageHeaderKey.RETURN_CODE) == ReturnCode.SERVICE_UNAVAILABLE
 
 
@@ -185,13 +185,14 @@ def test_a_request_whose_time_is_over_is_not_sent() -> None:
     ours, theirs = socket.socketpair()
     with theirs:
         requests = Requests(Frames(ours, limit=1024))
-        with requests._lock, ThreadPoolExecutor() as pool:
-            late = pool.submit(requests.ask, b"late", 0.05)
-            time.sleep(0.2)
-            requests._lock.release()
+        theirs.settimeout(5.0)
+        with ThreadPoolExecutor() as pool:
+            first = pool.submit(requests.ask, b"first", 0.3)
+            assert theirs.recv(64).endswith(b"first")  # it waits for its answer
             with pytest.raises(SiteSilentError):
-                late.result()
-            requests._lock.acquire()
+                requests.ask(b"late", 0.05)
+            with pytest.raises(SiteSilentError):
+                first.result()
         theirs.settimeout(0.1)
         with pytest.raises(TimeoutError):
             theirs.recv(1)
@@ -205,7 +206,18 @@ def test_nothing_piles_up_behind_a_request_that_is_not_accepted() -> None:
         for _ in range(5):
             with pytest.raises(SiteSilentError):
                 requests.ask(bytes(2**20), 0.05)
-        assert len(requests.frames._unsent) <= 2**20 + 64
+        with ThreadPoolExecutor() as pool:
+            last = pool.submit(requests.ask, b"last", 5.0)
+            came = 0
+            while came <= 2**20 + 64:  # one frame was kept, and this one
+                part = theirs.recv(2**21)
+                came += len(part)
+                if part.endswith(b"last"):
+                    break
+            assert came <= 2**20 + 64
+            requests.frames.close()
+            with pytest.raises(SiteUnreachableError):
+                last.result()
         requests.frames.close()
 
 

@@ -90,9 +90,9 @@ def test_the_generator_is_pulled_to_what_it_painted_when_the_site_left(
     memory = coordinator.memory
     assert memory is not None
     assert list(memory.away) == ["south"]
-    frozen = memory._frozen["south"].state_dict()
+    frozen = memory.frozen["south"].state_dict()
     assert all(torch.equal(value, frozen[name]) for name, value in then.state_dict().items())
-    gap = memory.remind(now, coordinator.roster.held, 2, coordinator._paint_looks)
+    gap = memory.remind(now, coordinator.roster.held, 2, coordinator.paint_looks)
     assert float(gap) == pytest.approx(report.reminding)
     for without, together, own in zip(*gradients, now.parameters(), strict=True):
         torch.testing.assert_close(together - without, own.grad, rtol=1e-2, atol=1e-5)
@@ -220,15 +220,15 @@ def test_each_site_is_remembered_by_the_generator_of_its_own_last_step(
         coordinator.step()
     memory = coordinator.memory
     assert memory is not None
-    south = memory._frozen["south"]
+    south = memory.frozen["south"]
     federation.line.deaf = {"west"}
     coordinator.step()
-    assert memory._frozen["south"] is south
-    assert memory._frozen["west"] is not south
+    assert memory.frozen["south"] is south
+    assert memory.frozen["west"] is not south
     federation.line.deaf = set()
     coordinator.roster.welcome("west", coordinator.roster.open("west", coordinator.step_number))
     coordinator.step()
-    assert list(memory._frozen) == ["south"]
+    assert list(memory.frozen) == ["south"]
     tensors, about = memory.state()
     assert about["away"] == {"south": 5.0} and about["generators"] == {"south": 0}
     assert {name.partition("/")[0] for name in tensors} == {"remembered-0"}

@@ -466,7 +466,7 @@ def test_a_site_that_is_there_and_refuses_is_asked_ever_more_rarely(
         return refusal if site == "south" and isinstance(said, Judgement) else answer
 
     def pause() -> float:
-        return coordinator.roster._turned_away["south"].until - time.monotonic()
+        return coordinator.roster.turned_away["south"].until - time.monotonic()
 
     federation.line.tap = spent
     coordinator.step()
@@ -477,10 +477,10 @@ def test_a_site_that_is_there_and_refuses_is_asked_ever_more_rarely(
     federation.line.tap = lambda site, answer: answer
     invite_until_back(coordinator, "south")
     assert not coordinator.step().missed
-    assert not coordinator.roster._turned_away
+    assert not coordinator.roster.turned_away
     federation.line.deaf = {"south"}  # whoever is silent was waited for already
     coordinator.step()
-    assert not coordinator.roster._turned_away
+    assert not coordinator.roster.turned_away
 
 
 def test_what_cannot_be_kept_of_a_site_that_comes_back_ends_the_run(
@@ -1599,14 +1599,14 @@ def test_of_a_site_that_is_away_the_masks_are_painted_that_were_kept_by_then_and
 
     coordinator = Coordinator.begin(recipe, federation.exchange, run=RUN, keep=keep, recall=recall)
     painted: dict[int, Tensor] = {}
-    paint = Coordinator._paint
+    paint = Coordinator.paint
 
     def watched(self: Coordinator, generator: Any, of_sites: Mapping[str, Tensor]) -> Any:
         if generator is self.average and "north" in of_sites and "north" not in self.members:
             painted[self.step_number] = of_sites["north"]
         return paint(self, generator, of_sites)
 
-    monkeypatch.setattr(Coordinator, "_paint", watched)
+    monkeypatch.setattr(Coordinator, "paint", watched)
     for _ in range(6):
         coordinator.step()
     assert sorted(painted) == [2, 5]

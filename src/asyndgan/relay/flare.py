@@ -83,6 +83,9 @@ class CoordinatorRelay(Controller):
         limit: most bytes of a message.
         wait_s: seconds the coordinator waits for an answer. A request is repeated within that
             time, since sites answer a repeated one with the same bytes.
+
+    Attributes:
+        last_reached: when the site's end answered last (monotonic time).
     """
 
     def __init__(
@@ -98,7 +101,7 @@ class CoordinatorRelay(Controller):
         self.target = ""
         self._frames: Frames | None = None
         self._traffic = COUNTS.pack(0, 0)
-        self._last_reached = 0.0
+        self.last_reached = 0.0
 
     def start_controller(self, fl_ctx: FLContext) -> None:
         """Keeps FLARE from importing torch at the end of the job, to look for its own downloads."""
@@ -135,12 +138,17 @@ class CoordinatorRelay(Controller):
                     number, payload = frames.receive(timeout=0.5)
                 except SiteSilentError:
                     continue
-                reply = self._answered(payload, abort_signal)
+                reply = self.answered(payload, abort_signal)
                 frames.send(number, self._traffic + reply, timeout=self.wait_s)
         finally:
             frames.close()
 
-    def _answered(self, payload: bytes, abort_signal: Signal) -> bytes:
+    def answered(self, payload: bytes, abort_signal: Signal) -> bytes:
+        """The site's reply to a request, which is asked again while there is time.
+
+        Raises:
+            SiteUnreachableError: the site's end of the job is gone.
+        """
         deadline = time.monotonic() + self.wait_s
         while (left := deadline - time.monotonic()) > 0 and not abort_signal.triggered:
             # Wait a third of the time, so that a lost answer can be requested again.
@@ -164,7 +172,7 @@ class CoordinatorRelay(Controller):
             self._frames.close()  # the coordinator notices and submits another job
 
     def _gone(self) -> bool:
-        return time.monotonic() - self._last_reached > GONE_S
+        return time.monotonic() - self.last_reached > GONE_S
 
     def _reached(self) -> bool:
         """Whether the site's end answers; also updates the byte counts that it reports."""
@@ -183,7 +191,7 @@ class CoordinatorRelay(Controller):
             log.warning("an answer without the job's secret is dropped")
             return None
         if answered:
-            self._last_reached = time.monotonic()
+            self.last_reached = time.monotonic()
         # FLARE turns an empty payload into None.
         return bytes(reply.payload or b"") if answered else None
 
@@ -220,9 +228,10 @@ class SiteRelay(Executor):
         meta = fl_ctx.get_prop(FLContextKey.JOB_META) or {}
         self.greeting |= {"job": job, "submitter": str(meta.get("submitter_name", ""))}
         cell: Any = fl_ctx.get_engine().get_cell().core_cell
-        cell.register_request_cb(channel=CHANNEL, topic="*", cb=self._answer, job=job)
+        cell.register_request_cb(channel=CHANNEL, topic="*", cb=self.answer, job=job)
 
-    def _answer(self, request: Message, job: str) -> Message:
+    def answer(self, request: Message, job: str) -> Message:
+        """Answers a request of the server's process of this job, and refuses any other."""
         origin = request.get_header(MessageHeaderKey.ORIGIN)
         # Other sites can reach this job through the server, and others on this machine via FLARE.
         if origin != f"server.{job}" or not of_this_job(request, self.secret):
@@ -245,7 +254,7 @@ class SiteRelay(Executor):
         except SiteSilentError:
             return make_reply(ReturnCode.TIMEOUT, "", None)
         except (SiteUnreachableError, WireError):
-            self._disconnect()
+            self.disconnect()
             return make_reply(ReturnCode.SERVICE_UNAVAILABLE, "", None)
         except Exception:
             log.exception("a request is not answered")  # FLARE would not log it
@@ -257,7 +266,8 @@ class SiteRelay(Executor):
                 self._requests = Requests(connect(self.kit, self.greeting, limit=self.limit))
             return self._requests
 
-    def _disconnect(self) -> None:
+    def disconnect(self) -> None:
+        """Ends the connection to the site's service; the next request opens another."""
         with self._lock:
             if self._requests:
                 self._requests.frames.close()

@@ -198,7 +198,7 @@ class Order:
         """Lets the run begin if its proposal equals this text; `ANYTHING` permits all."""
         replace_text(self._confirmed_file, _digest(text))
 
-    def _await_confirmation(self, text: str) -> None:
+    def await_confirmation(self, text: str) -> None:
         """Waits until a person has confirmed what the sites' cards say.
 
         Raises:
@@ -263,7 +263,7 @@ class Order:
             self._transport = transport
             try:
                 try:
-                    self._gather(transport, recipe)
+                    self.gather(transport, recipe)
                 finally:
                     self._waiting_file.unlink(missing_ok=True)
                 self._check_due()
@@ -273,10 +273,10 @@ class Order:
                     transport,
                     engine="flare",
                     # A resumed run has had its quorum; a new one needs all of its sites.
-                    sites=() if begun else self._due(recipe, transport),
+                    sites=() if begun else self.due(recipe, transport),
                     device=device,
                     stop=self.stopped,
-                    confirm=self._await_confirmation,
+                    confirm=self.await_confirmation,
                     watch=watch,
                 )
             finally:
@@ -306,7 +306,7 @@ class Order:
                 "federation add' and submit the run again, or submit another run."
             )
 
-    def _due(self, recipe: Recipe, transport: Transport) -> list[str]:
+    def due(self, recipe: Recipe, transport: Transport) -> list[str]:
         """Sites that take part in the next step and were not removed."""
         step = self._next_step()
         return [
@@ -315,7 +315,7 @@ class Order:
             if transport.belongs(site) and recipe.takes_part(site, step)
         ]
 
-    def _gather(self, transport: Transport, recipe: Recipe) -> None:
+    def gather(self, transport: Transport, recipe: Recipe) -> None:
         """Waits for all sites; a resumed run accepts a quorum after `RETURN_S` seconds.
 
         Raises:
@@ -324,7 +324,7 @@ class Order:
         begun = self.begun()
         since, told = time.monotonic(), set[str]()
         while True:
-            wanted = self._due(recipe, transport)
+            wanted = self.due(recipe, transport)
             missing = set(wanted) - set(transport.sites())
             if not begun and not any(map(transport.belongs, self.wanted()["sites"])):
                 missing = {NOBODY}

@@ -169,7 +169,7 @@ class Coordinator:
         members = dict(self.members)
         if not members:
             raise QuorumError("no site takes part now; wait for one to come back.")
-        painting = self._paint(self.generator, {s: own.conditions for s, own in members.items()})
+        painting = self.paint(self.generator, {s: own.conditions for s, own in members.items()})
         if self.selection:
             self._look_at_average(self.selection, members)
         requests = self.aggregation.requests(
@@ -228,9 +228,9 @@ class Coordinator:
         away = {s: shares[s] for s in shares if s in taught and s not in self.members}
         self.memory.follow(away, self.average)
         held, step = self.roster.held, self.step_number
-        return self.memory.remind(self.generator, held, step, self._paint_looks)
+        return self.memory.remind(self.generator, held, step, self.paint_looks)
 
-    def _paint_looks(
+    def paint_looks(
         self, generator: nn.Module, conditions: Tensor, sites: Sequence[str], random: Any
     ) -> Tensor:
         """Paints images of conditions in the looks of the given sites."""
@@ -263,10 +263,11 @@ class Coordinator:
             if len(kept):  # moved already when they were kept, if the recipe moves masks
                 conditions[site] = drawn_from(kept, training.batch, random, flip=training.flip)
         if conditions:
-            images = self._paint(self.average, conditions).images.cpu().split(training.batch)
+            images = self.paint(self.average, conditions).images.cpu().split(training.batch)
             selection.see(dict(zip(conditions, images, strict=True)))
 
-    def _paint(self, generator: nn.Module, of_sites: Mapping[str, Tensor]) -> Painting:
+    def paint(self, generator: nn.Module, of_sites: Mapping[str, Tensor]) -> Painting:
+        """Paints the conditions of each site, (n, *space) or (n,), with this step's noise."""
         conditions = torch.cat(list(of_sites.values()))
         seed = derived_seed(self.recipe.training.seed, "noise", self.step_number)
         looks = [self.roster.look_of(site) for site, own in of_sites.items() for _ in own]
@@ -295,7 +296,7 @@ class Coordinator:
         reasons = dict(missed)
         for site, answer in answers.items():
             try:
-                judgements[site] = self._checked(site, answer)
+                judgements[site] = self.checked(site, answer)
             except (WireError, NotFiniteError) as error:
                 reasons[site] = error
         for site, reason in reasons.items():
@@ -304,7 +305,8 @@ class Coordinator:
             self.roster.heard(site, judgement.batch, judgement.conditions)
         return judgements, reasons
 
-    def _checked(self, site: str, answer: Message) -> StepAnswer:
+    def checked(self, site: str, answer: Message) -> StepAnswer:
+        """The answer of a member to this step; raises `WireError` or `NotFiniteError`."""
         if not isinstance(answer, self.aggregation.answer) or answer.step != self.step_number:
             raise WireError(f"site {site} did not answer step {self.step_number}.")
         count = self.recipe.training.batch * self.aggregation.batches(len(self.members))

@@ -59,7 +59,7 @@ class PrivateDiscriminator:
         Returns:
             The loss on the synthetic images only: the loss on the real ones would not be private.
         """
-        private = self._noised(self._clipped_sum(real))
+        private = self.noised(self.clipped_sum(real))
         images, maps = self._disturbed(synthetic.images, self.maps(synthetic.conditions))
         judged = self._score(self.discriminator, images, maps)
         loss = 0.5 * self.adversarial.synthetic(judged)
@@ -71,7 +71,7 @@ class PrivateDiscriminator:
         optimiser.zero_grad(set_to_none=True)
         return loss.detach()
 
-    def _clipped_sum(self, real: Batch) -> list[Tensor]:
+    def clipped_sum(self, real: Batch) -> list[Tensor]:
         """Sum of the patients' loss gradients, each clipped in L2 norm, or 0 if not finite."""
         count = len(real.images)
         copies = self.recipe.privacy.multiplicity
@@ -111,7 +111,8 @@ class PrivateDiscriminator:
         random.seed()  # augmentation hides no patient, so any seed will do
         return disturbed(images, maps, self.recipe.discriminator.augment, random)
 
-    def _noised(self, sums: list[Tensor]) -> list[Tensor]:
+    def noised(self, sums: list[Tensor]) -> list[Tensor]:
+        """Sums of clipped gradients with the noise that the recipe asks for."""
         deviation = self.recipe.privacy.noise * self.recipe.privacy.clip
         return [own + deviation * normal_noise(tuple(own.shape)).to(own.device) for own in sums]
 

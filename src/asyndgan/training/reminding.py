@@ -34,13 +34,14 @@ class Memory:
 
     Attributes:
         away: share of each site that is remembered.
+        frozen: the generator as it was when each of them left.
     """
 
     def __init__(self, recipe: Recipe, recall: Recall) -> None:
         self.recipe = recipe
         self.recall = recall
         self.away: dict[str, float] = {}
-        self._frozen: dict[str, nn.Module] = {}
+        self.frozen: dict[str, nn.Module] = {}
         self._conditions: dict[str, Tensor] = {}
 
     def follow(self, away: Mapping[str, float], average: nn.Module) -> None:
@@ -53,11 +54,11 @@ class Memory:
         left = [site for site in away if site not in self.away]
         if left:
             frozen = copy.deepcopy(average).requires_grad_(False).eval()
-            self._frozen |= dict.fromkeys(left, frozen)  # one copy for all that left together
+            self.frozen |= dict.fromkeys(left, frozen)  # one copy for all that left together
             self._conditions |= {site: self.recall(site) for site in left}
         self.away = dict(away)
-        for site in set(self._frozen) - set(away):
-            del self._frozen[site], self._conditions[site]
+        for site in set(self.frozen) - set(away):
+            del self.frozen[site], self._conditions[site]
 
     def remind(
         self, generator: nn.Module, held: Mapping[str, Sequence[int]], step: int, paint: Paint
@@ -104,18 +105,18 @@ class Memory:
         )
         sites = [site] * training.batch
         with torch.no_grad():
-            before = paint(self._frozen[site], conditions, sites, noise)
+            before = paint(self.frozen[site], conditions, sites, noise)
         now = paint(generator, conditions, sites, again)
         own = list(held)
         return (now[:, own] - before[:, own]).abs().mean()
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Tensors and facts for a checkpoint; it holds no conditions."""
-        different = list({id(one): one for one in self._frozen.values()}.values())
+        different = list({id(one): one for one in self.frozen.values()}.values())
         tensors: dict[str, Tensor] = {}
         for number, network in enumerate(different):
             tensors |= network_state(f"remembered-{number}", network)
-        by = {site: different.index(one) for site, one in self._frozen.items()}
+        by = {site: different.index(one) for site, one in self.frozen.items()}
         return tensors, {"away": self.away, "generators": by}
 
     def load(
@@ -130,4 +131,4 @@ class Memory:
             if number not in networks:
                 networks[number] = copy.deepcopy(like).requires_grad_(False).eval()
                 load_network(f"remembered-{number}", networks[number], tensors)
-            self._frozen[site] = networks[number]
+            self.frozen[site] = networks[number]

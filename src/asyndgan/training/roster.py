@@ -103,7 +103,7 @@ class Roster:
         self.taught: Counter[str] = Counter()
         self._followed = -1
         self._coming: dict[str, Future[Card]] = {}
-        self._turned_away: dict[str, _TurnedAway] = {}
+        self.turned_away: dict[str, _TurnedAway] = {}
         self._openers = ThreadPoolExecutor(thread_name_prefix="opener")
 
     @property
@@ -271,12 +271,12 @@ class Roster:
         """
         del self.members[site]
         if error and not isinstance(error, SiteUnreachableError):
-            before = self._turned_away.get(site, _TurnedAway())
-            self._turned_away[site] = before.again(str(error))
+            before = self.turned_away.get(site, _TurnedAway())
+            self.turned_away[site] = before.again(str(error))
 
     def heard(self, site: str, batch: int, conditions: Tensor) -> None:
         """Records a member's valid answer: the batch that it wants painted next."""
-        self._turned_away.pop(site, None)
+        self.turned_away.pop(site, None)
         self.expect(site, batch, conditions)
 
     def invite(self, step: int) -> dict[str, str]:
@@ -288,7 +288,7 @@ class Roster:
         """
         news: dict[str, str] = {}
         for site in self._due(self.exchange.transport.sites(), step):
-            turned_away = self._turned_away.get(site, _TurnedAway())
+            turned_away = self.turned_away.get(site, _TurnedAway())
             if site in self.members or time.monotonic() < turned_away.until:
                 continue
             if site not in self._coming:
@@ -301,7 +301,7 @@ class Roster:
                 except StorageError:
                     raise
                 except AsyndganError as error:
-                    self._turned_away[site] = turned_away.again(str(error))
+                    self.turned_away[site] = turned_away.again(str(error))
                     if str(error) != turned_away.reason:
                         news[site] = str(error)
         return news

@@ -216,7 +216,7 @@ class Flare(Transport):
             try:
                 before, self._members = self._members, frozenset(self.office.members())
                 if self._members != before or time.monotonic() - swept > SWEEP_S:
-                    self._sweep()
+                    self.sweep()
                     swept = time.monotonic()
                 lacking = self._members.difference(self._live())
                 # FLARE writes a line into its audit log for each question, so it is seldom asked.
@@ -231,7 +231,7 @@ class Flare(Transport):
             except Exception:
                 log.exception("jobs cannot be kept now")  # tried again in the next round
 
-    def _sweep(self) -> None:
+    def sweep(self) -> None:
         """Takes over jobs that outlived an earlier coordinator; ends jobs not needed any more."""
         for site, jobs in self.office.sweep(self._members).items():
             with self._lock:
