@@ -147,7 +147,7 @@ def test_the_optimiser_pairs_gradients_with_weights_however_they_lie_in_memory(
 
 def test_a_site_trains_without_importing_what_takes_longer_than_torch_itself() -> None:
     code = (
-        "import sys, torch, asyndgan.engines.site_process; "
+        "import sys, torch, asyndgan.engines.processes; "
         "from asyndgan.models import build_discriminator; "
         "from asyndgan.recipe import OptimiserSection, Recipe; "
         "from asyndgan.training.objective import adam, update; "
