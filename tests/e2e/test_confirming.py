@@ -124,10 +124,12 @@ def test_somebody_is_asked_again_only_if_what_the_cards_say_has_changed(
     order.await_confirmation("paints T1")  # as after a crash before the first checkpoint
     with ThreadPoolExecutor(1) as pool:
         waits = pool.submit(order.await_confirmation, "paints T1, T2")
-        until(lambda: order.proposal() == "paints T1, T2")
-        order.confirm("paints T2")  # what somebody saw who was too late
-        assert not waits.done() and order.waiting()
-        order.stop()
+        try:
+            until(lambda: order.proposal() == "paints T1, T2" and order.waiting())
+            order.confirm("paints T2")  # what somebody saw who was too late
+            assert not waits.done() and order.waiting()
+        finally:
+            order.stop()
         with pytest.raises(Interrupted, match="was stopped before it was confirmed"):
             waits.result(60)
     assert not order.proposal() and not order.waiting()
