@@ -8,11 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-IMAGE_LOW = -1.0
-"""Intensity that means "nothing" (air, background) in every prepared image."""
-
-IMAGE_HIGH = 1.0
-"""Brightest intensity of a prepared image; generators end in tanh to stay below it."""
+from asyndgan.intensities import IMAGE_HIGH as IMAGE_HIGH
+from asyndgan.intensities import IMAGE_LOW as IMAGE_LOW
 
 CPU = torch.device("cpu")
 

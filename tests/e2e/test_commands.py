@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,7 @@ def run(data: Path, sites: list[str], tmp_path_factory: pytest.TempPathFactory) 
     assert done.returncode == 0, done.stderr
     assert "step 4/4" in done.stdout
     assert "site   cases  share  declares  lacks" in done.stdout  # nobody is asked
+    assert "\nwest: " in done.stdout and " patients, " in done.stdout
     return out
 
 
@@ -169,6 +171,31 @@ def test_a_run_without_conditions_paints_from_noise_alone(sites: list[str], tmp_
     painted = asyndgan("generate", tmp_path / "run", "--out", tmp_path / "s", "--draws", 5)
     assert painted.returncode == 0, painted.stderr
     assert describe(tmp_path / "s").training == 5
+
+
+@pytest.mark.parametrize("name", ["site_1", "North"])
+def test_a_site_that_the_run_does_not_know_is_not_judged(
+    name: str, run: Path, data: Path, tmp_path: Path
+) -> None:
+    words = ["--test", data / "test", "--out", tmp_path / "e"]
+    done = asyndgan("evaluate", run, "--site", f"{name}={data / 'north'}", *words)
+    assert done.returncode == 1
+    assert f"the run has no site {name}; its sites are north, west" in done.stderr
+
+
+@pytest.mark.parametrize("renamed", [lambda name: f"other-{name}", str.upper])
+def test_a_test_set_with_a_sites_images_under_other_names_is_refused(
+    renamed: Callable[[str], str], run: Path, data: Path, sites: list[str], tmp_path: Path
+) -> None:
+    for path in (data / "north").rglob("*.*"):
+        part = tmp_path / "t" / path.parent.relative_to(data / "north")
+        part.mkdir(parents=True, exist_ok=True)
+        stem = renamed(path.stem) if path.suffix == ".png" else path.stem
+        shutil.copy(path, part / f"{stem}{path.suffix}")
+    done = asyndgan("evaluate", run, *sites, "--test", tmp_path / "t", "--out", tmp_path / "e")
+    assert done.returncode == 1 and "in the test set as well" in done.stderr
+    checked = asyndgan("check", data / "north", "--test", tmp_path / "t")
+    assert checked.returncode == 1 and "results will look better" in checked.stdout
 
 
 def test_a_test_set_that_shares_patients_with_a_site_is_refused(

@@ -10,16 +10,18 @@ from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from asyndgan.cli.check import check
+from asyndgan.data.between import compare_folders
 from asyndgan.data.case import RawCase
-from asyndgan.data.check import Fault, check_folder, compare_folders
+from asyndgan.data.check import Fault, check_folder
 from asyndgan.data.description import named_alike
 from asyndgan.data.writing import write_dataset
+from asyndgan.recipe import ImageSection
 
 LABELS = {"background": 0, "lesion": 1}
 
 
 def data_set(folder: Path, patient: str = "ann", **changes: object) -> Path:
-    chance = np.random.default_rng(0)
+    chance = np.random.default_rng(sum(map(ord, patient)))
     cases = [
         RawCase(
             f"{patient}_s{place}",
@@ -349,21 +351,28 @@ def test_modalities_that_only_capitals_tell_apart_are_named(folder: Path, tmp_pa
     assert named_alike(["T2", "T2*", "T1 c", "T1", "t1-C"]) == [("T1 c", "t1-C")]
 
 
-def test_spacings_that_differ_and_intensities_beyond_a_pngs_are_noted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["Lesion", "le_sion"])
+def test_labels_that_only_capitals_tell_apart_are_named(
+    name: str, folder: Path, tmp_path: Path
+) -> None:
+    south = data_set(tmp_path / "south", "bob")
+    set_json(south, labels={"background": 0, name: 2, "organ": 1})
+    reasons = [fault.reason for fault in compare_folders(list(map(check_folder, (folder, south))))]
+    assert f"label '{name}' here is 'lesion' in {folder}" in reasons
+
+
+def test_spacings_that_differ_are_noted(tmp_path: Path) -> None:
     folder = data_set(tmp_path / "a", file_ending=".nii.gz")
-    assert check_folder(folder).notes == ()
+    assert check_folder(folder, image=ImageSection()).notes == ()
     for path in folder.glob("*/ann_s0*.nii.gz"):
-        stored = nib.load(path)
-        values = np.asarray(stored.dataobj)
-        if "imagesTr" in path.parts:
-            values = values * 9.0
+        values = np.asarray(nib.load(path).dataobj)
         nib.save(nib.Nifti1Image(values, np.diag([2.0, 2.0, 1.0, 1.0])), path)
-    report = check_folder(folder)
+    report = check_folder(folder, image=ImageSection())
     assert report.faults == ()
-    spacing, first, second = report.notes
-    assert "image.spacing=[1, 1]" in spacing
-    assert first.startswith("T1 is stored from 0 to 2") and "percentiles" in second
-    assert "T1 is stored" in run(folder, columns=300)[1]
+    (spacing,) = report.notes
+    assert spacing.endswith("--set image.spacing=0.5")
+    brought = ImageSection(spacing=(0.5, 0.5))
+    assert check_folder(folder, image=brought).notes == ()
 
 
 def test_an_odd_file_beside_the_masks_is_no_fault(folder: Path) -> None:

@@ -17,7 +17,8 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.listing import list_cases
 from asyndgan.data.nnunet import read_case, read_cases
-from asyndgan.data.prepare import blanked, shared_modalities
+from asyndgan.data.plan import shared_modalities
+from asyndgan.data.prepare import blanked
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import DataError
 from asyndgan.judging.completion_scores import _copied, _label_means, _regressed, _ssim, nearness

@@ -597,6 +597,17 @@ def test_contradictory_labels_are_refused(
         make_sites(recipe, {"north": make_cohort(recipe), "south": south}).begin()
 
 
+@pytest.mark.parametrize("name", ["Lesion", "le-sion"])
+def test_labels_that_only_capitals_or_dashes_tell_apart_are_refused(
+    name: str, tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
+) -> None:
+    recipe = tiny()
+    labels = {0: "background", 1: "organ", 2: "lesion", 3: name}
+    south = make_cohort(recipe, labels=labels)
+    with pytest.raises(CohortError, match=f"the sites have the labels 'lesion' and '{name}'"):
+        make_sites(recipe, {"north": make_cohort(recipe), "south": south}).begin()
+
+
 def test_a_site_may_lack_labels_that_others_have(
     tiny: MakeRecipe, make_cohort: MakeCohort, make_sites: MakeSites
 ) -> None:

@@ -46,7 +46,7 @@ def audit(
     from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
     from asyndgan.auditing.reconstruction import not_asked
     from asyndgan.auditing.run import audit_run
-    from asyndgan.data.dataset import DataSet
+    from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
 
@@ -55,10 +55,11 @@ def audit(
         folder, parsed_sites(site), states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,
     )  # fmt: skip
+    console = Terminal()
+    console.say(told(sites.data))
     others = DataSet(holdout, patient_pattern) if holdout else None
     record = audit_run(sites, out, holdout=others, masks=masks, faded=fade or (), canaries=canaries)
     found = record.audit
-    console = Terminal()
     table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
     for attack in found.attacks:
         table.add_row(

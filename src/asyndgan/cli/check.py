@@ -1,21 +1,27 @@
 """`asyndgan check`: checks whether data sets are fit to train on."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from asyndgan.cli.options import AsJson, print_json
+from asyndgan.cli.options import AsJson, Overrides, print_json
 from asyndgan.cli.terminal import Terminal
-from asyndgan.data.check import CheckReport, Fault, check_folder, compare_folders
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
+from asyndgan.runs import load_recipe
+
+if TYPE_CHECKING:
+    from asyndgan.data.check import CheckReport, Fault
 
 SHOWN = 10
 """Most files listed for one fault, unless `--all` is given."""
+
+_OPTIONS = re.compile(r"(.*?)(?: (--(?:set|patient-pattern) .*?)\.?)?", re.DOTALL)
 
 MOST_KINDS = 50
 """Most kinds of fault shown of a data set, unless `--all` is given; the others are counted."""
@@ -27,6 +33,8 @@ def check(
     ],
     test: Path | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    recipe: str = "default",
+    overrides: Overrides = None,
     every: Annotated[bool, typer.Option("--all")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -40,42 +48,64 @@ def check(
     Data:
         --test FOLDER: Test data set. None of its patients may be in the other data sets.
 
+    Training:
+        --recipe RECIPE: Recipe that the data sets are for.
+
     Output:
         --all: Name every file, not only 10 per fault.
     """
-    if as_json:
-        _print_json(folders, test, patient_pattern)
-        return
+    from asyndgan.data.between import compare_folders, notes_between, same_pictures
+    from asyndgan.data.check import check_folder
+
+    image = load_recipe(recipe, overrides or []).image
     console = Terminal()
     reports: list[CheckReport] = []
     try:
-        for folder in folders:
-            reports.append(check_folder(folder, test=test, patient_pattern=patient_pattern))
-            _show(console, reports[-1], every)
-        between = compare_folders(reports)
-        if test:
-            reports.append(check_folder(test, patient_pattern=patient_pattern))
-            _show(console, reports[-1], every)
+        for folder in [*folders, *([test] if test else [])]:
+            beside = test if len(reports) < len(folders) else None
+            reports.append(
+                check_folder(folder, test=beside, patient_pattern=patient_pattern, image=image)
+            )
+            if not as_json:
+                _show(console, reports[-1], every)
     except DataError as error:
         console.print(_plain(str(error), "red"))
         raise typer.Exit(1) from error
-    if between:
-        console.print(_plain("Between the folders", "bold"))
+    between = (*compare_folders(reports[: len(folders)]), *same_pictures(reports))
+    notes = notes_between(reports)
+    if as_json:
+        _print_json(reports, between, notes)
+    else:
+        _show_result(console, reports, between, notes, every)
+    if between or any(report.faults for report in reports):
+        raise typer.Exit(1)
+
+
+def _show_result(
+    console: Terminal,
+    reports: list["CheckReport"],
+    between: tuple["Fault", ...],
+    notes: tuple[str, ...],
+    every: bool,
+) -> None:
+    """Prints what the folders show together, and the number of all faults."""
+    if between or notes:
+        if len(reports) > 1:
+            console.print(_plain("Between the folders", "bold"))
         _show_faults(console, between, None, every)
+        _show_notes(console, notes)
+        console.print()
     count = sum(len(report.faults) for report in reports) + len(between)
     if count:
         console.print(_plain(f"{count} {'fault' if count == 1 else 'faults'}.", "bold red"))
-        raise typer.Exit(1)
-    console.print(_plain("No faults.", "bold green"))
+    else:
+        console.print(_plain("No faults.", "bold green"))
 
 
-def _print_json(folders: list[Path], test: Path | None, patient_pattern: str) -> None:
-    """Prints what is known of each data set and all faults; exits with 1 on a fault."""
-    reports = [check_folder(each, test=test, patient_pattern=patient_pattern) for each in folders]
-    between = compare_folders(reports)
-    if test:
-        reports.append(check_folder(test, patient_pattern=patient_pattern))
-    faults = [*(fault for report in reports for fault in report.faults), *between]
+def _print_json(
+    reports: list["CheckReport"], between: tuple["Fault", ...], notes: tuple[str, ...]
+) -> None:
+    """Prints what is known of each data set, and all faults and notes."""
     print_json(
         {
             "folders": [
@@ -88,13 +118,17 @@ def _print_json(folders: list[Path], test: Path | None, patient_pattern: str) ->
                 for report in reports
             ],
             "between": [vars(fault) for fault in between],
+            "notes": notes,
         }
     )
-    if faults:
-        raise typer.Exit(1)
 
 
-def _show(console: Terminal, report: CheckReport, every: bool) -> None:
+def _show_notes(console: Terminal, notes: Iterable[str]) -> None:
+    for note in notes:
+        _show_text(console, "!", f"{note[:1].upper()}{note[1:]}.", "yellow")
+
+
+def _show(console: Terminal, report: "CheckReport", every: bool) -> None:
     table = Table(show_header=False, title=_plain(str(report.folder), "bold"), title_justify="left")
     table.add_column(style="cyan", overflow="fold", ratio=1)
     table.add_column(overflow="fold", ratio=2)
@@ -102,13 +136,12 @@ def _show(console: Terminal, report: CheckReport, every: bool) -> None:
         table.add_row(_plain(heading), _plain(text))
     console.print(table)
     _show_faults(console, report.faults, report.folder, every)
-    for note in report.notes:
-        console.print(_line("!", f"{note[:1].upper()}{note[1:]}.", "yellow"))
+    _show_notes(console, report.notes)
     console.print()
 
 
 def _show_faults(
-    console: Terminal, faults: Iterable[Fault], folder: Path | None, every: bool
+    console: Terminal, faults: Iterable["Fault"], folder: Path | None, every: bool
 ) -> None:
     """Prints the faults, grouped by reason and remedy, with the files of each group."""
     groups: dict[tuple[str, str], list[Path]] = {}
@@ -123,10 +156,18 @@ def _show_faults(
         console.print(_line("✗", f"{reason[:1].upper()}{reason[1:]}.", "red"))
         for name in names:
             console.print(_line("", name))
-        console.print(_line("→", remedy, "dim"))
+        _show_text(console, "→", remedy, "dim")
     if not every and len(kinds) > MOST_KINDS:
         more = sum(len(files) for _, files in kinds[MOST_KINDS:])
         console.print(_line("", f"and {more} other faults (--all names them)"))
+
+
+def _show_text(console: Terminal, mark: str, text: str, style: str) -> None:
+    """Prints a text; the options at its end stand on a line of their own, to be copied whole."""
+    said, options = _OPTIONS.fullmatch(text).groups()  # type: ignore[union-attr]  # any text fits
+    console.print(_line(mark, said, style))
+    if options:
+        console.print(_plain(f"  {options}", style), soft_wrap=True)
 
 
 def _line(mark: str, text: str, style: str = "") -> Table:

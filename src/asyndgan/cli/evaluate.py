@@ -68,7 +68,7 @@ def evaluate(
     Computation:
         --workers N: Models to train in parallel, each on one core. By default one per core.
     """
-    from asyndgan.data.dataset import DataSet
+    from asyndgan.data.dataset import DataSet, told
     from asyndgan.judging.bench import Bench
     from asyndgan.judging.of_run import evaluate_run
     from asyndgan.runs import RunFolder
@@ -79,6 +79,7 @@ def evaluate(
         RunFolder(run), parsed_sites(site), states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,
     )  # fmt: skip
+    console.say(told(sites.data))
     budget = SegmentationBudget(network=network, steps=steps)
     with EvaluationDisplay(console) as display:
         evaluation = evaluate_run(

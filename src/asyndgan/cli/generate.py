@@ -52,4 +52,5 @@ def generate(
         run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
         release=release or (), like=like,
     )  # fmt: skip
-    Terminal().say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.")
+    kept = "" if masks else " The run kept each different mask once, of those that sites sent."
+    Terminal().say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.{kept}")

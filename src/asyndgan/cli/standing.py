@@ -78,7 +78,7 @@ class Standing:
         table = Table(
             "site", "share", "last seen", "round trip", "bytes", "on sockets", "losses",
             title=f"run {self.order.name}: {self.order.state()}, step {last['step']} of {steps}",
-            caption=f"sent to sites {size(last['sent'])}, received {size(last['received'])}"
+            caption=f"to sites {size(last['sent'])}, from sites {size(last['received'])}"
             + f"\n{self._connected()}{self._pause()}",
             title_justify="left",
         )  # fmt: skip

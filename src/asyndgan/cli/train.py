@@ -74,14 +74,21 @@ def train(
     Computation:
         --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
+    from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs.train import train as train_run
 
     console = Terminal()
     resolved = load_recipe(recipe, overrides or [])
+    folders = parsed_sites(site)
+
+    def tell(proposal: str) -> None:
+        data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
+        display.tell(f"{proposal}\n{told(data)}")
+
     with TrainingDisplay(console) as display:
         run = train_run(
             resolved,
-            parsed_sites(site),
+            folders,
             out,
             policies=parsed_sites(policy or [], "--policy"),
             masks=masks,
@@ -92,7 +99,7 @@ def train(
             resume=resume,
             threads=threads,
             device=device,
-            confirm=display.tell,
+            confirm=tell,
             watch=display.show,
         )
     tell_finished(console, run)
@@ -176,7 +183,7 @@ class TrainingDisplay:
             self.console.say(
                 f"step {progress.step}/{progress.steps}  "
                 f"{duration(progress.seconds_left)} left  "
-                f"sent {size(progress.sent)}, received {size(progress.received)}  "
+                f"to sites {size(progress.sent)}, from sites {size(progress.received)}  "
                 f"{_mean_losses(progress)}"
             )
 
@@ -184,7 +191,7 @@ class TrainingDisplay:
 def _losses(progress: "RunProgress") -> Table:
     names = sorted({name for losses in progress.report.losses.values() for name in losses})
     table = Table(
-        caption=f"sent to sites {size(progress.sent)}, received {size(progress.received)}",
+        caption=f"to sites {size(progress.sent)}, from sites {size(progress.received)}",
         box=None,
         pad_edge=False,
         padding=(0, 2, 0, 0),

@@ -12,6 +12,55 @@ MODALITIES_LIMIT: Final = 64
 
 @final
 @dataclass(frozen=True)
+class Source:
+    """The files that a case, or a slice, was read from.
+
+    Attributes:
+        name: the case's name in the file names; all slices of a volume share it.
+        shape: pixels or voxels along each stored axis: two for a picture, three for a volume.
+        spacing: millimetres along each of them; 1.0 where the format has no spacing.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+
+
+@final
+@dataclass(frozen=True)
+class Levels:
+    """What a recipe's intensities keep of one modality of a case.
+
+    Attributes:
+        low: lowest stored intensity.
+        high: highest stored intensity.
+        black: lowest prepared intensity, from -1; of no use where all lie above 1.
+        white: highest prepared intensity, up to 1.
+        digest: SHA-256 of the stored pixels; empty if all are equal.
+        pixels: number of pixels.
+        below: pixels below black by more than `asyndgan.data.measuring.MARGIN` of the range.
+        bright: pixels that are not black.
+        above: pixels above white.
+        labels: of each label other than 0, its pixels and how many of them lie outside the range,
+            on either side, by more than that margin.
+        is_mask: whether the image is the mask, or a multiple of it.
+    """
+
+    low: float
+    high: float
+    black: float
+    white: float
+    digest: bytes
+    pixels: int
+    below: int
+    bright: int
+    above: int
+    labels: dict[int, tuple[int, int]]
+    is_mask: bool
+
+
+@final
+@dataclass(frozen=True)
 class Preparation:
     """How the stored arrays became a `Case`; `asyndgan.data.prepare.invert` undoes it.
 
@@ -24,10 +73,10 @@ class Preparation:
             where it was cropped.
         scale: factor for each modality in `prepared = stored * scale + shift`.
         shift: summand for each modality in the same formula.
-        clipped: for each modality, the fraction of non-black pixels that were brighter than white
-            and were clipped.
+        levels: what the intensities keep of each modality; None for one that is absent.
         cut: brightness that cropping cut off, and that of the whole plane, above its darkest pixel
             and of all modalities together; zeros where nothing was cropped.
+        source: the files; None for a case that was not read from any.
     """
 
     shape: tuple[int, int]
@@ -36,8 +85,9 @@ class Preparation:
     offset: tuple[int, int]
     scale: tuple[float, ...]
     shift: tuple[float, ...]
-    clipped: tuple[float, ...] = ()
+    levels: tuple[Levels | None, ...] = ()
     cut: tuple[float, float] = (0.0, 0.0)
+    source: Source | None = None
 
 
 @final
@@ -84,6 +134,7 @@ class RawCase:
         spacing: millimetres per pixel, along rows and columns.
         volume: modality name to the statistics of the whole volume; empty unless the case is a
             slice of a volume.
+        source: the files that it was read from; None: none.
     """
 
     name: str
@@ -92,6 +143,7 @@ class RawCase:
     mask: np.ndarray | None = field(repr=False)
     spacing: tuple[float, float] = (1.0, 1.0)
     volume: dict[str, Intensities] = field(default_factory=dict, repr=False)
+    source: Source | None = None
 
     def intensities(self, modality: str) -> Intensities:
         """Statistics of `modality` over the case, or over the whole volume if this is a slice."""

@@ -3,52 +3,40 @@
 All files are read; none is changed.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
 from asyndgan.data.case import MODALITIES_LIMIT
-from asyndgan.data.description import DatasetInfo, describe, named_alike
+from asyndgan.data.description import DatasetInfo, describe
+from asyndgan.data.findings import OF_DATA, Finding, findings
 from asyndgan.data.grids import on_grid_of
 from asyndgan.data.labelling import check_mask, read_mask
 from asyndgan.data.listing import CaseFiles, Part, image_name_pattern, listed
 from asyndgan.data.near import is_litter
 from asyndgan.data.nnunet import (
+    AXES,
     DEFAULT_PATIENT_PATTERN,
     check_acquired,
     check_coloured,
     patient_of,
     read_image,
+    slices_of,
     twice_there,
 )
+from asyndgan.data.patients import joined
+from asyndgan.data.plan import grid_for, planned, shared_modalities
 from asyndgan.data.readers import READERS, DataFileError, Stored
+from asyndgan.data.survey import Survey
+from asyndgan.data.tally import Fault, Tally, rows
+from asyndgan.errors import DataError
+from asyndgan.recipe import ImageSection
 
-SPACING_APART = 0.05
-"""Relative difference of spacings above which a report says something."""
-
-SHOWN_NAMELESS = 8
-"""Most unnamed labels in the table; a picture mistaken for a mask may hold hundreds."""
-
-
-@final
-@dataclass(frozen=True)
-class Fault:
-    """One problem in a data set that has to be corrected.
-
-    Attributes:
-        file: the file or folder at fault.
-        reason: what is wrong, without a full stop.
-        remedy: what to do, as a full sentence.
-    """
-
-    file: Path
-    reason: str
-    remedy: str
+NAMED_CASES = 3
+"""Most cases that a note names."""
 
 
 @final
@@ -62,45 +50,30 @@ class CheckReport:
             labels, intensities.
         faults: in the order of the files.
         patients: patient to one of the patient's image files.
+        files: case to its first image file.
         labels: name to number; empty if dataset.json is unusable.
         modalities: names; empty if dataset.json is unusable.
         notes: what is no fault, and which a recipe has to deal with.
+        survey: what the recipe makes of the cases in which no fault was found.
     """
 
     folder: Path
     rows: tuple[tuple[str, str], ...]
     faults: tuple[Fault, ...]
     patients: dict[str, Path] = field(default_factory=dict, repr=False)
+    files: dict[str, Path] = field(default_factory=dict, repr=False)
     labels: dict[str, int] = field(default_factory=dict)
     modalities: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-@dataclass
-class _Tally:
-    """Counts and faults collected while the files are read."""
-
-    faults: list[Fault] = field(default_factory=list)
-    sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
-    spacings: Counter[tuple[float, ...]] = field(default_factory=Counter)
-    pixels: Counter[int] = field(default_factory=Counter)
-    cases_with: Counter[int] = field(default_factory=Counter)
-    lacking: Counter[str] = field(default_factory=Counter)
-    masks: int = 0
-    extremes: dict[str, tuple[float, float]] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-
-    def fault(self, file: Path, reason: str, remedy: str) -> None:
-        """Records a fault; checking continues."""
-        self.faults.append(Fault(file, reason, remedy))
-
-    def error(self, error: DataFileError) -> None:
-        """Records an error raised by a reader; checking continues."""
-        self.fault(error.file, error.reason, error.remedy)
+    survey: Survey = field(default_factory=lambda: Survey(ImageSection()), repr=False)
 
 
 def check_folder(
-    folder: Path, *, test: Path | None = None, patient_pattern: str = DEFAULT_PATIENT_PATTERN
+    folder: Path,
+    *,
+    test: Path | None = None,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    image: ImageSection | None = None,
 ) -> CheckReport:
     """Reads a whole data set and collects its faults.
 
@@ -110,76 +83,39 @@ def check_folder(
             and file names are read, so it needs a check of its own. imagesTs in `folder`, where
             present, is always compared with imagesTr.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        image: how a recipe prepares images; None: which recipe will come is not known, so nothing
+            is said of what fits.
 
     Raises:
         DataError: `patient_pattern` is not a regular expression. Faults of the data are returned,
             not raised.
     """
-    tally = _Tally()
+    tally = Tally(Survey(image or ImageSection()), patient_pattern, fits=image is not None)
     info, described, cases = _check_files(folder, tally)
-    patients = {patient_of(files.name, patient_pattern): files for files in reversed(cases)}
-    own = {patient: next(iter(files.images.values())) for patient, files in patients.items()}
+    files = {case.name: next(iter(case.images.values())) for case in cases}
+    own = {patient_of(name, patient_pattern): file for name, file in reversed(files.items())}
     for other, part in _test_images(folder, test):
         _compare_with_test(folder, own, other, part, patient_pattern, tally)
+    tally.survey.masked = bool(tally.masks)
+    tally.survey.labels |= set(tally.pixels) - {0}  # also of cases in which a fault was found
+    found = findings(tally.survey, None if image else OF_DATA)
+    for finding in (one for one in found if one.fault):
+        for file in [files[name] for name in finding.volumes] or [folder]:
+            tally.fault(file, finding.reason, finding.remedy)
     return CheckReport(
         folder=folder,
-        rows=tuple(_rows(info, described, cases, len(own), tally)),
+        rows=tuple(rows(info, described, cases, len(own), tally)),
         faults=tuple(tally.faults),
         patients=own,
+        files=files,
         labels=info.labels if described else {},
         modalities=info.modalities if described else (),
-        notes=(*tally.notes, *_notes(info, tally)),
+        notes=(*tally.notes, *_notes(info, cases, found, patient_pattern)),
+        survey=tally.survey,
     )
 
 
-def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
-    """Finds contradictions between data sets that are to be trained on together.
-
-    These are one label number with two names, one label name with two numbers, names of modalities
-    that only capitals, spaces, dots or dashes tell apart, and a patient who is at two sites.
-    """
-    faults: list[Fault] = []
-    for place, report in enumerate(reports):
-        for other in reports[:place]:
-            faults += _contradictions(report, other)
-            faults += [
-                Fault(
-                    report.patients[patient],
-                    f"is of a patient who is at {other.folder} as well",
-                    "Keep each patient at one site; if two people share the name, rename one.",
-                )
-                for patient in sorted(report.patients.keys() & other.patients.keys())
-            ]
-    return tuple(faults)
-
-
-def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:
-    file = report.folder / "dataset.json"
-    remedy = "Labels match by name and number: give both folders the same, and remap the masks."
-    for here, there in product(report.modalities, other.modalities):
-        if named_alike([here, there]):
-            yield Fault(
-                file,
-                f"modality '{here}' here is '{there}' in {other.folder}",
-                "Names are matched to the letter: name one modality alike everywhere.",
-            )
-    other_names = {number: name for name, number in other.labels.items()}
-    for name, number in report.labels.items():
-        if other.labels.get(name, number) != number:
-            yield Fault(
-                file,
-                f"label '{name}' is {number} here and {other.labels[name]} in {other.folder}",
-                remedy,
-            )
-        if other_names.get(number, name) != name:
-            yield Fault(
-                file,
-                f"label {number} is '{name}' here and '{other_names[number]}' in {other.folder}",
-                remedy,
-            )
-
-
-def _check_files(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool, list[CaseFiles]]:
+def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[CaseFiles]]:
     """Reads dataset.json, imagesTr and labelsTr; the bool tells whether dataset.json is usable."""
     info, described = _described(folder, tally)
     if not described and not (folder / "imagesTr").is_dir():
@@ -206,7 +142,7 @@ def _check_files(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool, list[C
     return info, described, found.cases
 
 
-def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
+def _described(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool]:
     """Reads dataset.json, or guesses its content from the file names so that checking can go on.
 
     The bool tells whether dataset.json is usable.
@@ -225,9 +161,10 @@ def _described(folder: Path, tally: _Tally) -> tuple[DatasetInfo, bool]:
 
 
 def _check_case(
-    folder: Path, files: CaseFiles, info: DatasetInfo, described: bool, tally: _Tally
+    folder: Path, files: CaseFiles, info: DatasetInfo, described: bool, tally: Tally
 ) -> None:
     images: dict[str, Stored] = {}
+    before = len(tally.faults)
     for number, path in sorted(files.images.items()):
         try:
             planes = read_image(path, number, info)
@@ -262,11 +199,38 @@ def _check_case(
         first = next(iter(images.values()))
         tally.sizes[first.values.shape] += 1
         tally.spacings[first.spacing] += 1
+    mask = None
     if files.mask:
-        _check_mask(files.mask, images, info.labels if described else None, tally)
+        mask = _check_mask(files.mask, images, info.labels if described else None, tally)
+    # A synthetic set is on its recipe's grid already, and no site's data.
+    if images and described and not info.synthetic and len(tally.faults) == before:
+        _survey(files, images, mask, info, tally)
 
 
-def _check_image(path: Path, modality: str, stored: Stored, tally: _Tally) -> None:
+def _survey(
+    files: CaseFiles,
+    images: dict[str, Stored],
+    mask: Stored | None,
+    info: DatasetInfo,
+    tally: Tally,
+) -> None:
+    """Prepares a case as training does; what cannot be prepared is a fault."""
+    survey = tally.survey
+    image = grid_for(info, survey.image)
+    wanted = shared_modalities(info, image)
+    if not any(name in images for name in wanted):
+        return
+    patient = patient_of(files.name, tally.pattern)
+    try:
+        for raw in slices_of(files.name, patient, images, mask, AXES[image.axis]):
+            survey.add(raw.patient, wanted, planned(raw, image, wanted, incomplete=True))
+    except DataError as error:
+        reason, _, remedy = str(error).partition(". ")
+        if tally.fits:
+            tally.fault(next(iter(files.images.values())), reason, remedy)
+
+
+def _check_image(path: Path, modality: str, stored: Stored, tally: Tally) -> None:
     low, high = float(stored.values.min()), float(stored.values.max())
     if not np.isfinite((low, high)).all():
         finite = stored.values[np.isfinite(stored.values)]
@@ -290,27 +254,28 @@ def _check_image(path: Path, modality: str, stored: Stored, tally: _Tally) -> No
 
 
 def _check_mask(
-    path: Path, images: dict[str, Stored], labels: dict[str, int] | None, tally: _Tally
-) -> None:
+    path: Path, images: dict[str, Stored], labels: dict[str, int] | None, tally: Tally
+) -> Stored | None:
     try:
         mask = read_mask(path)
     except DataFileError as error:
         tally.error(error)
-        return
+        return None
     mask = _on_grid(path, mask, images, tally)
     found, counts = np.unique(mask.values, return_counts=True)
     tally.masks += 1
     tally.pixels.update(dict(zip(found.tolist(), counts.tolist(), strict=True)))
     tally.cases_with.update(found.tolist())
     if labels is None:
-        return
+        return mask
     try:
         check_mask(path, mask.values, labels)
     except DataFileError as error:
         tally.error(error)
+    return mask
 
 
-def _on_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: _Tally) -> Stored:
+def _on_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: Tally) -> Stored:
     """The array in the orientation of the case; as it is, with a fault, where grids differ."""
     try:
         return on_grid_of(path, stored, others)
@@ -329,7 +294,7 @@ def _test_images(folder: Path, test: Path | None) -> Iterator[tuple[Path, Part]]
 
 
 def _compare_with_test(
-    folder: Path, own: dict[str, Path], test: Path, part: Part, pattern: str, tally: _Tally
+    folder: Path, own: dict[str, Path], test: Path, part: Part, pattern: str, tally: Tally
 ) -> None:
     try:
         info = describe(test)
@@ -340,63 +305,27 @@ def _compare_with_test(
             tally.error(error)
         return
     images = {patient_of(files.name, pattern): files.images for files in reversed(others)}
-    for patient in sorted(own.keys() & images.keys()):
+    known = {patient.casefold(): file for patient, file in own.items()}
+    for patient in sorted(name for name in images if name.casefold() in known):
         tally.fault(
             next(iter(images[patient].values())),
-            f"is of the test set, but its patient is in {own[patient].parent} as well",
+            f"is of the test set, but its patient is in {known[patient.casefold()].parent} as well",
             "Keep each patient in one of them, or results will look better than they are.",
         )
 
 
-def _rows(
-    info: DatasetInfo, described: bool, cases: Sequence[CaseFiles], patients: int, tally: _Tally
-) -> Iterator[tuple[str, str]]:
-    yield "cases", f"{len(cases)} ({tally.masks} with a mask)"
-    if info.synthetic_cases:
-        yield "synthetic cases", f"{len(info.synthetic_cases)} of them; counted among all others"
-    yield "patients", str(patients)
-    yield "modalities", ", ".join(info.modalities) if described else "not known"
-    for modality, count in tally.lacking.items() if info.incomplete else ():
-        yield f"lack {modality}", f"{count} cases; they are judged by what they have"
-    yield "size", _range(tally.sizes)
-    if READERS[info.file_ending].spaced:
-        yield "spacing (mm)", _range(tally.spacings)
-    names = {number: name for name, number in info.labels.items()}
-    total = tally.pixels.total()
-    nameless = sorted(tally.pixels.keys() - names.keys())[:SHOWN_NAMELESS]
-    for number in sorted([*names, *nameless]):
-        share = 100 * tally.pixels[number] / total if total else 0
-        heading = f"label {number} {names.get(number, '(no name)')}"
-        yield heading, f"{share:.2f} % of the pixels, in {tally.cases_with[number]} cases"
-    for modality in info.modalities:
-        if modality in tally.extremes:
-            low, high = tally.extremes[modality]
-            yield f"intensity {modality}", f"{low:g} to {high:g}"
-
-
-def _notes(info: DatasetInfo, tally: _Tally) -> Iterator[str]:
+def _notes(
+    info: DatasetInfo, cases: Sequence[CaseFiles], found: Iterable[Finding], pattern: str
+) -> Iterator[str]:
     if info.synthetic or info.synthetic_cases:
         yield "holds synthetic cases, so it is refused as a site's data and as test data"
-    ranges = [(min(axis), max(axis)) for axis in zip(*tally.spacings, strict=False)]
-    if any(high > (1 + SPACING_APART) * low for low, high in ranges):
-        yield (
-            "cases differ in spacing, so anatomy comes in different scales: train with one for "
-            f"all, as --set 'image.spacing=[{ranges[0][0]:.4g}, {ranges[1][0]:.4g}]' (millimetres)"
-        )
-    for modality in info.modalities:
-        low, high = tally.extremes.get(modality, (0.0, 255.0))
-        if low < 0 or high > 255:
-            yield (
-                f"{modality} is stored from {low:g} to {high:g}, and recipes take 0 to 255 unless "
-                "told otherwise, as --set image.intensity.default.kind=percentiles "
-                "--set image.intensity.default.low=0.5 --set image.intensity.default.high=99.5"
-            )
-
-
-def _range(found: Iterable[Sequence[int | float]]) -> str:
-    """Formats the smallest and largest value along each axis, as in '128 x 96 to 160'."""
-    axes = [(f"{min(axis):.4g}", f"{max(axis):.4g}") for axis in zip(*found, strict=False)]
-    return " x ".join(low if low == high else f"{low} to {high}" for low, high in axes) or "none"
+    names, spaced = [files.name for files in cases], READERS[info.file_ending].spaced
+    if not info.synthetic and (slices := joined(names, pattern, volumes=spaced)):
+        yield str(slices)
+    for finding in (one for one in found if not one.fault):
+        few = finding.volumes if len(finding.volumes) <= NAMED_CASES else ()
+        named = f" ({', '.join(few)})" if few else ""
+        yield f"{finding.reason}{named}. {finding.remedy}".rstrip(".")
 
 
 def _files(folder: Path, ending: str) -> list[Path]:

@@ -12,14 +12,18 @@ from asyndgan.data.description import DatasetInfo, describe, json_table
 from asyndgan.data.listing import CaseFiles, Listing, listed, raise_first
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
+    patient_of,
     read_case,
     read_masks,
 )
-from asyndgan.data.prepare import SYNTHETIC_INTENSITY, grid_for, prepare, shared_modalities
+from asyndgan.data.patients import joined
+from asyndgan.data.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
+from asyndgan.data.prepare import prepare
 from asyndgan.data.prepared import Case
 from asyndgan.data.readers import READERS, DataFileError
 from asyndgan.recipe import ImageSection
 from asyndgan.recipe.image import Intensity
+from asyndgan.texts import counted
 
 
 @final
@@ -250,15 +254,13 @@ def _narrowed(case: Case, modalities: tuple[str, ...]) -> Case:
     """The case with these of its channels, in this order."""
     places = [case.modalities.index(name) for name in modalities]
     made = case.preparation
-    scale, shift, clipped = (
-        tuple(values[place] for place in places)
-        for values in (made.scale, made.shift, made.clipped)
-    )
+    scale, shift = (tuple(ends[place] for place in places) for ends in (made.scale, made.shift))
+    levels = tuple(made.levels[place] for place in places)
     return replace(
         case,
         image=case.image[places],
         modalities=modalities,
-        preparation=replace(made, scale=scale, shift=shift, clipped=clipped),
+        preparation=replace(made, scale=scale, shift=shift, levels=levels),
         absent=tuple(name for name in modalities if name in case.absent),
     )
 
@@ -271,3 +273,23 @@ def in_stored_units(image: ImageSection, modalities: Iterable[str]) -> dict[str,
     """
     known = {name: image.intensity_of(name) for name in modalities}
     return {name: units for name, units in known.items() if units.kind == "range"}
+
+
+def told(sites: Mapping[str, DataSet]) -> str:
+    """How many patients sites have by their case names, and whether they may be fewer.
+
+    Opens no image.
+
+    Raises:
+        DataError: the data set cannot be listed.
+    """
+    return "\n".join(_told(site, data) for site, data in sites.items())
+
+
+def _told(site: str, data: DataSet) -> str:
+    names = [files.name for files in data.files]
+    patients = {patient_of(name, data.patient_pattern) for name in names}
+    spaced = READERS[data.info.file_ending].spaced
+    what = counted(len(names), "volume" if spaced else "picture")
+    found = joined(names, data.patient_pattern, volumes=spaced)
+    return f"{site}: {counted(len(patients), 'patient')}, {what}" + (f". {found}" if found else "")

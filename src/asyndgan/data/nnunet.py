@@ -17,7 +17,7 @@ from typing import Literal
 
 import numpy as np
 
-from asyndgan.data.case import Intensities, RawCase
+from asyndgan.data.case import Intensities, RawCase, Source
 from asyndgan.data.description import DatasetInfo, describe
 from asyndgan.data.grids import on_grid_of
 from asyndgan.data.labelling import check_mask, read_mask
@@ -144,7 +144,7 @@ def read_case(
         mask = on_grid_of(files.mask, read_mask(files.mask), channels)
         check_mask(files.mask, mask.values, info.labels)
     patient = patient_of(files.name, patient_pattern)
-    yield from _slices(files.name, patient, channels, mask, AXES[axis])
+    yield from slices_of(files.name, patient, channels, mask, AXES[axis])
 
 
 def read_masks(
@@ -168,7 +168,7 @@ def read_masks(
     for name, path in list_masks(folder, info).items():
         mask = read_mask(path)
         check_mask(path, mask.values, info.labels)
-        yield from _slices(name, name, {"mask": mask}, mask, AXES[axis])
+        yield from slices_of(name, name, {"mask": mask}, mask, AXES[axis])
 
 
 def check_coloured(files: CaseFiles, planes: Mapping[str, Stored], info: DatasetInfo) -> None:
@@ -213,15 +213,17 @@ def check_acquired(path: Path, case: str, modality: str, info: DatasetInfo) -> N
         )
 
 
-def _slices(
+def slices_of(
     name: str, patient: str, channels: Mapping[str, Stored], mask: Stored | None, axis: int
 ) -> Iterator[RawCase]:
+    """A picture, or the slices of a volume along an axis (0 to 2), whose files lie on one grid."""
     first = next(iter(channels.values()))
+    source = Source(name, first.values.shape, first.spacing)
     images = {modality: stored.values for modality, stored in channels.items()}
     labels = mask.values if mask else None
     if first.values.ndim == 2:
         rows, columns = first.spacing
-        yield RawCase(name, patient, images, labels, (rows, columns))
+        yield RawCase(name, patient, images, labels, (rows, columns), source=source)
         return
     volume = {modality: Intensities(values) for modality, values in images.items()}
     columns, rows = (mm for i, mm in enumerate(first.spacing) if i != axis)
@@ -234,4 +236,5 @@ def _slices(
             mask=None if labels is None else plane_of(labels, axis, index),
             spacing=(rows, columns),
             volume=volume,
+            source=source,
         )

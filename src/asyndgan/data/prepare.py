@@ -9,20 +9,11 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
 from asyndgan.data.case import MODALITIES_LIMIT, Preparation, RawCase
-from asyndgan.data.description import DatasetInfo
+from asyndgan.data.plan import ABSENT, planned
 from asyndgan.data.prepared import Case
-from asyndgan.data.resampling import moved_into, nearest, resample, resample_labels, resized_to
+from asyndgan.data.resampling import moved_into, nearest, resample, resample_labels
 from asyndgan.errors import DataError
-from asyndgan.recipe import ImageSection, Intensity
-
-SYNTHETIC_INTENSITY = Intensity(kind="range", low=0, high=255)
-"""How synthetic data sets store [-1, 1] in 8 bits, independent of the recipe."""
-
-ABSENT = (1 / 127.5, IMAGE_LOW)
-"""Scale and shift for a modality that a case lacks: those of `SYNTHETIC_INTENSITY`."""
-
-ROUNDED = 1e-4
-"""Tolerance at the ends of the intensity range, for rounding errors."""
+from asyndgan.recipe import ImageSection
 
 
 def prepare(
@@ -41,44 +32,25 @@ def prepare(
         `image.size`. Pixels outside the stored image are -1 and label 0; a missing mask is all 0.
 
     Raises:
-        DataError: a modality is missing, intensities are not finite, or resampling would
-            enlarge the plane to more than `MOST_ENLARGED` pixels.
+        DataError: a modality is missing, intensities are not finite, or resampling would enlarge
+            the plane to more than `MOST_ENLARGED` pixels or shrink it below `LEAST_SHRUNK`.
     """
-    missing = [modality for modality in modalities if modality not in raw.channels]
-    if len(missing) == len(modalities) or (missing and not incomplete):
-        raise DataError(
-            f"case {raw.name} has no modality {', '.join(missing) or 'at all'}; it has "
-            f"{', '.join(raw.channels)}. Add the files, leave the case out, or take "
-            "image.modalities that every case has. A generator may be trained on a set whose "
-            'dataset.json says "incomplete": true; audit and augment want every modality of every '
-            "case."
-        )
-    height, width = next(iter(raw.channels.values())).shape
-    scales = [
-        ABSENT if name in missing else _scale(raw, name, image.intensity_of(name))
-        for name in modalities
+    preparation = planned(raw, image, modalities, incomplete=incomplete)
+    height, width = preparation.shape
+    ends = zip(modalities, preparation.scale, preparation.shift, strict=True)
+    planes = [
+        np.clip(raw.channels[name].astype(np.float64) * scale + shift, IMAGE_LOW, IMAGE_HIGH)
+        if name in raw.channels
+        else np.full((height, width), IMAGE_LOW)
+        for name, scale, shift in ends
     ]
-    nothing = np.full((height, width), IMAGE_LOW, np.float32), 0.0
-    brought = [
-        nothing if name in missing else _normalised(raw.channels[name], scale, shift)
-        for name, (scale, shift) in zip(modalities, scales, strict=True)
-    ]
-    resized = resized_to((height, width), raw, image)
-    offset = ((image.size[0] - resized[0]) // 2, (image.size[1] - resized[1]) // 2)
-    planes = np.stack([plane for plane, _ in brought])
-    picture = resample(torch.from_numpy(planes), resized, image.resampling)
+    picture = torch.from_numpy(np.stack(planes).astype(np.float32))
+    resized, offset = preparation.resized, preparation.offset
+    picture = resample(picture, resized, image.resampling)
     picture = picture.clamp(IMAGE_LOW, IMAGE_HIGH)  # antialiasing weights sum to 1 only roughly
     placed = moved_into(picture, image.size, offset, IMAGE_LOW)
-    preparation = Preparation(
-        shape=(height, width),
-        spacing=raw.spacing,
-        resized=resized,
-        offset=offset,
-        scale=tuple(scale for scale, _ in scales),
-        shift=tuple(shift for _, shift in scales),
-        clipped=tuple(beyond for _, beyond in brought),
-        cut=_cut(picture, placed) if min(offset) < 0 else (0.0, 0.0),
-    )
+    if min(offset) < 0:
+        preparation = replace(preparation, cut=_cut(picture, placed))
     labels = np.zeros((height, width), np.int64) if raw.mask is None else raw.mask
     mask = resample_labels(torch.from_numpy(np.array(labels)), resized)
     return Case(
@@ -88,7 +60,7 @@ def prepare(
         mask=moved_into(mask[None], image.size, offset, 0)[0],
         modalities=tuple(modalities),
         preparation=preparation,
-        absent=tuple(missing),
+        absent=tuple(name for name in modalities if name not in raw.channels),
     )
 
 
@@ -199,55 +171,6 @@ def masks_as_images(cases: Sequence[Case], labels: Mapping[str, int]) -> list[Ca
         )
         for case in cases
     ]
-
-
-def shared_modalities(info: DatasetInfo, image: ImageSection) -> tuple[str, ...]:
-    """Acquired modalities that data set and recipe share, in the recipe's order.
-
-    All acquired modalities of the data set if the recipe lists none.
-    """
-    acquired = tuple(name for name in info.modalities if name not in info.painted)
-    if not image.modalities:
-        return acquired
-    return tuple(name for name in image.modalities if name in acquired)
-
-
-def grid_for(info: DatasetInfo, image: ImageSection) -> ImageSection:
-    """The recipe's grid; for data sets that this package wrote on it, whatever their spacing."""
-    if not (info.synthetic or info.extra.get("masks_only") is True):
-        return image
-    return image.model_copy(update={"spacing": None, "fit": "stretch"})
-
-
-def _scale(raw: RawCase, modality: str, intensity: Intensity) -> tuple[float, float]:
-    """Computes the factor and summand that map stored intensities to [-1, 1]."""
-    case = raw.intensities(modality)
-    lowest, highest = case.extremes
-    if not np.isfinite((lowest, highest)).all():
-        raise DataError(
-            f"case {raw.name}, modality {modality}: some intensities are infinite or not numbers. "
-            "Replace them; 'asyndgan check' names every such file."
-        )
-    low, high = intensity.low, intensity.high
-    if intensity.kind == "percentiles":
-        low, high = case.percentiles(low, high)
-        if low == high:  # nearly all pixels share one intensity: use the full range
-            low, high = lowest, highest
-    elif intensity.kind == "zscore":
-        mean, deviation = case.moments
-        low, high = mean + low * deviation, mean + high * deviation
-    if intensity.kind != "range" and lowest == highest:
-        low, high = lowest, lowest + max(1.0, abs(lowest))  # constant: becomes -1, invertibly
-    scale = (IMAGE_HIGH - IMAGE_LOW) / (high - low)
-    return scale, IMAGE_LOW - low * scale
-
-
-def _normalised(stored: np.ndarray, scale: float, shift: float) -> tuple[np.ndarray, float]:
-    """Maps to [-1, 1]; also returns the fraction of non-black pixels that lay above white."""
-    prepared = stored.astype(np.float64) * scale + shift
-    bright = int(np.count_nonzero(prepared > IMAGE_LOW + ROUNDED))
-    beyond = int(np.count_nonzero(prepared > IMAGE_HIGH + ROUNDED)) / max(1, bright)
-    return np.clip(prepared, IMAGE_LOW, IMAGE_HIGH).astype(np.float32), beyond
 
 
 def _cut(picture: Tensor, placed: Tensor) -> tuple[float, float]:

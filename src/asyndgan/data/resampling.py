@@ -7,47 +7,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from asyndgan.data.case import RawCase
-from asyndgan.errors import DataError
-from asyndgan.recipe import ImageSection
-
-MOST_ENLARGED = 2**24
-"""Most pixels of a plane that a recipe enlarges: only what is stored says what a machine bears."""
-
-
-def resized_to(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tuple[int, int]:
-    """Rows and columns of a case's planes after resampling, before cropping and padding.
-
-    Args:
-        shape: rows and columns as stored.
-        raw: the case, for its spacing.
-        image: the recipe's grid.
-
-    Raises:
-        DataError: the planes would be enlarged to more than `MOST_ENLARGED` pixels.
-    """
-    if image.spacing:
-        factors = [stored / to for stored, to in zip(raw.spacing, image.spacing, strict=True)]
-    elif image.fit == "stretch":
-        return image.size
-    else:
-        # Proportions are those in millimetres: pixels of thick slices are not square.
-        sides = [
-            to / (stored * mm)
-            for stored, mm, to in zip(shape, raw.spacing, image.size, strict=True)
-        ]
-        scale = min(sides) if image.fit == "pad" else max(sides)
-        factors = [scale * mm for mm in raw.spacing]
-    height, width = (
-        max(1, round(side * factor)) for side, factor in zip(shape, factors, strict=True)
-    )
-    if height * width > max(MOST_ENLARGED, shape[0] * shape[1]):
-        raise DataError(
-            f"case {raw.name} would become {height} x {width} pixels. "
-            f"Take a larger image.spacing, or check the file's ({raw.spacing} mm)."
-        )
-    return height, width
-
 
 def resample(
     image: Tensor, size: tuple[int, int], resampling: Literal["linear", "nearest"]

@@ -1,6 +1,8 @@
 """Sets up a site on this machine, in the same way for every engine."""
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, final
@@ -11,10 +13,12 @@ from pydantic import TypeAdapter
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import DatasetInfo
-from asyndgan.data.fit import check_contrast
+from asyndgan.data.findings import findings, refuse
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.data.prepare import masks_as_images, shared_modalities
+from asyndgan.data.plan import shared_modalities
+from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
+from asyndgan.data.survey import Survey
 from asyndgan.errors import CohortError, RunError, StorageError
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Openings, Policy
@@ -24,6 +28,8 @@ from asyndgan.texts import bounded_text, replace_text
 from asyndgan.training import Site
 from asyndgan.training.admission import check_strangers
 from asyndgan.training.compute import measured_precision
+
+log = logging.getLogger(__name__)
 
 _CHOOSER: Final = TypeAdapter(Chooser)
 
@@ -84,7 +90,12 @@ _SETUP: Final = TypeAdapter(SiteSetup)
 
 
 def load_cohort(
-    setup: SiteSetup, recipe: Recipe, chooser: Chooser | None = None, *, data: DataSet | None = None
+    setup: SiteSetup,
+    recipe: Recipe,
+    chooser: Chooser | None = None,
+    *,
+    data: DataSet | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Cohort:
     """Loads a site's cases, prepared by the recipe, without its held-out patients.
 
@@ -93,9 +104,10 @@ def load_cohort(
         recipe: of the run.
         chooser: how the site chooses its held-out patients; None: as in its states of the run.
         data: the set in the site's folder, if it was opened before.
+        tell: is given each note on the data; None: nobody is.
 
     Raises:
-        DataError: if the folder cannot be read or its images do not fit the recipe's intensities.
+        DataError: if the folder cannot be read, or has a fault that `findings` finds.
         CohortError: if its cases do not fit the recipe.
     """
     data = data or DataSet(setup.data, setup.patients)
@@ -105,12 +117,18 @@ def load_cohort(
         unmasked=recipe.condition.kind != "mask" and recipe.image.source != "masks",
         incomplete=True,
     )
+    masked = recipe.condition.kind == "mask" and recipe.masks.source == "own"
+    masked = masked or recipe.image.source == "masks"
+    found = findings(Survey.of(cases, recipe.image, masked=masked))
+    if recipe.privacy.kind == "none":
+        # Under differential privacy nothing that the coordinator sees may depend on patients, and
+        # it would see that the site cannot begin.
+        refuse(found, f"site {setup.name}")
+    if tell:
+        for finding in found:
+            tell(f"site {setup.name}: {finding}")
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, data.info.labels)
-    elif recipe.privacy.kind == "none":
-        # Under differential privacy nothing that the coordinator sees may depend on intensities,
-        # and it would see that the site cannot begin.
-        check_contrast(cases, recipe.image, f"site {setup.name}")
     if chooser is None:
         chooser = chooser_at(setup.state) or OPEN
     kept, _ = held_out_by(recipe, cases, chooser)
@@ -226,7 +244,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     openings.admit(recipe.digest(), policy.allows.most_recipes)
     chooser = _keep_chooser(setup, recipe, policy, openings.secret)
     data = DataSet(setup.data, setup.patients)
-    cohort = load_cohort(setup, recipe, chooser, data=data)
+    cohort = load_cohort(setup, recipe, chooser, data=data, tell=log.warning)
     given = None
     if setup.masks:
         masks = DataSet(setup.masks)

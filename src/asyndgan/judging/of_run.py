@@ -37,7 +37,7 @@ def evaluate_run(
     Held-out patients never train a model, even if `test` is given.
 
     Args:
-        sites: the run and some of its sites, or others.
+        sites: the run and some of its sites.
         test: cases of patients that no site holds; None: judge on those that the run held out.
         synthetic: what the run painted; None: a set is painted into `synthetic` in the bench's
             folder.
@@ -49,12 +49,13 @@ def evaluate_run(
         check_budget: as in `evaluate`.
 
     Raises:
-        RunError: there is neither a test set nor a held-out patient, a patient is both in a site
-            and in the test set, the synthetic set was not painted by this run, or one that is given
-            is to be faded.
+        RunError: a site is none of the run's, there is neither a test set nor a held-out patient, a
+            patient is both in a site and in the test set, the synthetic set was not painted by this
+            run, or one that is given is to be faded.
         DataError, NotFiniteError: as in `evaluate`.
     """
     run = sites.run
+    _check_known(run.facts(), sites.data)
     # Before anything is painted, for that may take long.
     device = str(usable_device(bench.device))
     for data in (*sites.data.values(), *([test] if test else []), *(augmented or {}).values()):
@@ -120,6 +121,16 @@ def _check_judged(sites: RunSites, test: DataSet | None) -> None:
         )
     if recipe.training.hold_out:
         sites.check_pattern()
+
+
+def _check_known(facts: RunFacts, sites: Collection[str]) -> None:
+    """Raises `RunError` if one of the sites is none of the run's."""
+    if strange := sorted(set(sites) - set(facts.sites)):
+        raise RunError(
+            f"the run has no site {', '.join(strange)}; its sites are "
+            f"{', '.join(sorted(facts.sites))}. Name them with --site as in the training; patients "
+            "whom the run has not seen are --test."
+        )
 
 
 def _others(facts: RunFacts, sites: Collection[str]) -> str:

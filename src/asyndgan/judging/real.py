@@ -5,8 +5,10 @@ from dataclasses import replace
 
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.patients import shared_patients
 from asyndgan.data.prepare import widened
 from asyndgan.data.splits import hold_out
+from asyndgan.data.survey import picture_of
 from asyndgan.errors import RunError
 from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs.sites import Participation
@@ -42,8 +44,8 @@ def load_real(
 
     Raises:
         DataError: a folder cannot be read, a case has no mask, or labels contradict each other.
-        RunError: a patient is both in a site and in the test set, a folder has none of the
-            modalities, or a site has another number of cases than it had.
+        RunError: a patient or an image is both in a site and in the test set, a folder has none of
+            the modalities, or a site has another number of cases than it had.
     """
 
     def cases(data: DataSet, image: ImageSection) -> list[Case]:
@@ -118,7 +120,7 @@ def _check_cases(had: Mapping[str, int], sites: Mapping[str, Sequence[Case]]) ->
             raise RunError(
                 f"site {site} trained with {counted(had[site], 'case')}, and here are "
                 f"{counted(len(cases), 'case')}. Give --site the folder that it trained with; data "
-                "that the run has not seen get a name of their own, or are --test."
+                "that the run has not seen are --test."
             )
 
 
@@ -142,11 +144,17 @@ def shared_by_all(modalities: Sequence[str], sets: Sequence[DataSet]) -> list[st
 
 def _check_patients(sites: Mapping[str, Sequence[Case]], test: Sequence[Case]) -> None:
     unseen = {case.patient for case in test}
+    pictures = {picture_of(case.preparation) for case in test} - {b""}
     for site, cases in sites.items():
-        shared = unseen & {case.patient for case in cases}
-        if shared:
+        if shared := shared_patients({case.patient for case in cases}, unseen):
             raise RunError(
                 f"of site {site}'s patients {len(shared)} are in the test set as well. Take them "
                 "out of one of the two ('asyndgan check SITE --test TEST' names them); if the "
                 "names only look alike, say with --patient-pattern what a patient is."
+            )
+        if copies := sum(picture_of(case.preparation) in pictures for case in cases):
+            raise RunError(
+                f"{counted(copies, 'image')} of site {site} are in the test set as well, under "
+                "other names. Take them out of one of the two: 'asyndgan check SITE --test TEST' "
+                "names them."
             )

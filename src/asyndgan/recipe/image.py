@@ -1,5 +1,6 @@
 """The images of a recipe: their grid, and how intensities are normalised."""
 
+import re
 from typing import Annotated, Literal, Self, final
 
 from pydantic import Field, field_validator, model_validator
@@ -47,8 +48,8 @@ class ImageSection(Section):
     )
     size: tuple[int, int] = Field(
         (64, 64),
-        description="rows and columns in pixels, multiples of 16 from 16 to 1024; one number "
-        "sets both",
+        description="rows and columns in pixels, multiples of 16 from 16 to 1024, as 48x64; one "
+        "number sets both",
     )
     modalities: tuple[str, ...] = Field(
         (), description="names of the modalities to paint; empty: all that any site holds"
@@ -91,6 +92,10 @@ class ImageSection(Section):
     @field_validator("size", "spacing", mode="before")
     @classmethod
     def _square(cls, value: object) -> object:
+        """One number stands for both sides; 48x64 and 48,64 are rows and columns."""
+        if isinstance(value, str):
+            sides = [float(side) for side in re.split("[x,]", value)]
+            return tuple(int(side) if side.is_integer() else side for side in sides)
         return (value, value) if isinstance(value, (int, float)) else value
 
     @field_validator("size")

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from asyndgan.data.description import describe
-from asyndgan.data.prepare import shared_modalities
+from asyndgan.data.plan import shared_modalities
 from asyndgan.errors import PolicyError, RunError
 from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe

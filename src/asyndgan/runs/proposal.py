@@ -58,6 +58,7 @@ def _table(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ),
+        "Cases are pictures, or slices of volumes.",
         f"A site counts by the share that it declares, {bound}.",
     ]
 

@@ -120,6 +120,13 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
         labels=merge_labels(labels, cards, known_only=bool(labels)),
         space=size,
     )
+    if alike := named_alike(scope.labels.values()):
+        one, other = alike[0]
+        raise CohortError(
+            f"the sites have the labels '{one}' and '{other}': names are matched to the letter, so "
+            "these would be two labels. Name one label alike in every dataset.json, and different "
+            "ones more clearly."
+        )
     _check_unnamed(recipe, scope, cards)
     return scope
 

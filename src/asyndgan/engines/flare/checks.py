@@ -114,7 +114,8 @@ def _data(file: SiteFile) -> str:
         raise AsyndganError(
             f"{len(report.faults)} faults: asyndgan check {quote(str(file.data))} names them."
         )
-    return "; ".join(f"{heading} {text}" for heading, text in report.rows[:3])
+    facts = [f"{heading} {text}" for heading, text in report.rows[:3]]
+    return "; ".join([*facts, *report.notes])
 
 
 def certificate(path: Path) -> Check:

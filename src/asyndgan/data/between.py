@@ -1,0 +1,194 @@
+"""Compares data sets that are to be trained on together, and judged on, within one party."""
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from statistics import median
+
+from asyndgan.data.check import CheckReport, Fault
+from asyndgan.data.description import named_alike
+from asyndgan.data.findings import (
+    MOST_EMPTY,
+    SPACING_APART,
+    one_spacing,
+    plane_spacings,
+    size_with_less,
+    views,
+)
+from asyndgan.data.grids import shown_shape
+from asyndgan.data.patients import shared_patients
+
+VIEWS_APART = 0.5
+"""Relative difference of fields of view above which they are reported."""
+
+RANGES_APART = 4.0
+"""Ratio of the typical ranges of two folders above which they are reported."""
+
+
+def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
+    """Finds contradictions between data sets that are to be trained on together.
+
+    These are one label number with two names, one label name with two numbers, names of modalities
+    or labels that only capitals, spaces, dots or dashes tell apart, and a patient who is at two
+    sites; capitals do not tell patients apart.
+    """
+    faults: list[Fault] = []
+    for place, report in enumerate(reports):
+        for other in reports[:place]:
+            faults += _contradictions(report, other)
+            faults += [
+                Fault(
+                    report.patients[patient],
+                    f"is of a patient who is at {other.folder} as well",
+                    "Keep each patient at one site; if two people share the name, rename one.",
+                )
+                for patient in shared_patients(report.patients, other.patients)
+            ]
+    return tuple(faults)
+
+
+def same_pictures(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
+    """Finds pictures that are in two of these folders, whatever their names.
+
+    They are compared as a recipe prepares them.
+    """
+    faults: list[Fault] = []
+    seen: dict[bytes, CheckReport] = {}
+    for report in reports:
+        volumes = report.survey.volumes
+        for name, volume in volumes.items():
+            other = seen.get(volume.digest)
+            if other and not shared_patients([volume.patient], other.patients):
+                faults.append(
+                    Fault(
+                        report.files[name],
+                        f"is a picture of {other.folder} as well, under another name",
+                        "Keep it in one of them, or results will look better than they are.",
+                    )
+                )
+        for volume in volumes.values():
+            if volume.digest:
+                seen.setdefault(volume.digest, report)
+    return tuple(faults)
+
+
+def notes_between(reports: Sequence[CheckReport]) -> tuple[str, ...]:
+    """What differs between data sets that are to be trained on together, and need not be wrong."""
+    return tuple(note for rule in _NOTES for note in rule(reports))
+
+
+def _unheld(reports: Sequence[CheckReport]) -> Iterator[str]:
+    """Labels that are named, and that no case of any folder holds."""
+    held = set[int]().union(*(report.survey.labels for report in reports))
+    named = {number: name for report in reports for name, number in report.labels.items()}
+    lacking = [f"{number} '{name}'" for number, name in sorted(named.items()) if number]
+    lacking = [text for text in lacking if int(text.split()[0]) not in held]
+    if lacking and held and not any(report.faults for report in reports):
+        yield (
+            f"no case holds label {', '.join(lacking)}, which dataset.json names: the generator "
+            "cannot learn it. Take it out there, or check the masks"
+        )
+
+
+def _lacked(reports: Sequence[CheckReport]) -> Iterator[str]:
+    """Modalities and labels that some folders name and others do not."""
+    for kind, of in (("modality", "modalities"), ("label", "labels")):
+        names = list(dict.fromkeys(name for report in reports for name in getattr(report, of)))
+        for name in names:
+            others = [str(one.folder) for one in reports if name not in getattr(one, of)]
+            if others:
+                yield (
+                    f"{kind} '{name}' is not named in {', '.join(others)}: the generator learns "
+                    "it from the other folders alone"
+                )
+
+
+def _scales(reports: Sequence[CheckReport]) -> Iterator[str]:
+    """Spacings and fields of view that differ, where the recipe does not bring them to one."""
+    surveys = {str(one.folder): one.survey for one in reports if plane_spacings(one.survey)}
+    if len(surveys) < 2 or next(iter(surveys.values())).image.spacing:
+        return
+    for what, of, apart in (
+        ("spacing", plane_spacings, SPACING_APART),
+        ("field of view", views, VIEWS_APART),
+    ):
+        found = {
+            folder: [median(sides) for sides in zip(*of(survey), strict=True)]
+            for folder, survey in surveys.items()
+        }
+        if any(max(mm) > (1 + apart) * min(mm) for mm in zip(*found.values(), strict=True)):
+            shown = [
+                f"{shown_shape(f'{mm:.3g}' for mm in sides[::-1])} mm in {folder}"
+                for folder, sides in found.items()
+            ]
+            yield (
+                f"the folders differ in {what}: {', '.join(shown)}. Anatomy then comes in "
+                f"different scales or sharpness. Train with one spacing for all: "
+                f"{one_spacing(surveys.values())}"
+            )
+            return
+
+
+def _padding(reports: Sequence[CheckReport]) -> Iterator[str]:
+    """Padding that another size of image has less of."""
+    surveys = [report.survey for report in reports if report.survey.slices]
+    empty = sum(survey.empty * survey.slices for survey in surveys)
+    empty /= max(1, sum(survey.slices for survey in surveys))
+    if empty > MOST_EMPTY and (option := size_with_less(surveys)):
+        yield f"{100 * empty:.0f} % of each image is padding. Another size has less: {option}"
+
+
+def _ranges(reports: Sequence[CheckReport]) -> Iterator[str]:
+    """Stored intensities that differ, where the recipe takes one range for all."""
+    for modality in dict.fromkeys(name for one in reports for name in one.survey.kept):
+        typical: dict[str, float] = {}
+        for report in reports:
+            patients = report.survey.kept.get(modality)
+            if patients and report.survey.image.intensity_of(modality).kind == "range":
+                spans = median(kept.high - kept.low for kept in patients.values())
+                typical[str(report.folder)] = spans
+        if typical and max(typical.values()) > RANGES_APART * min(typical.values()):
+            shown = ", ".join(f"{span:.3g} in {folder}" for folder, span in typical.items())
+            yield (
+                f"the folders differ in the intensities of {modality}; a patient's span "
+                f"{shown}. Percentiles bring them to one scale: --set image.intensity.default.kind="
+                "percentiles --set image.intensity.default.low=0.5 "
+                "--set image.intensity.default.high=99.5"
+            )
+
+
+_NOTES: tuple[Callable[[Sequence[CheckReport]], Iterator[str]], ...] = (
+    _unheld,
+    _lacked,
+    _scales,
+    _ranges,
+    _padding,
+)
+
+
+def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:
+    file = report.folder / "dataset.json"
+    remedy = "Labels match by name and number: give both folders the same, and remap the masks."
+    for here, there in product(report.modalities, other.modalities):
+        if named_alike([here, there]):
+            yield Fault(
+                file,
+                f"modality '{here}' here is '{there}' in {other.folder}",
+                "Names are matched to the letter: name one modality alike everywhere.",
+            )
+    for here, there in product(report.labels, other.labels):
+        if named_alike([here, there]):
+            yield Fault(file, f"label '{here}' here is '{there}' in {other.folder}", remedy)
+    other_names = {number: name for name, number in other.labels.items()}
+    for name, number in report.labels.items():
+        if other.labels.get(name, number) != number:
+            yield Fault(
+                file,
+                f"label '{name}' is {number} here and {other.labels[name]} in {other.folder}",
+                remedy,
+            )
+        if other_names.get(number, name) != name:
+            yield Fault(
+                file,
+                f"label {number} is '{name}' here and '{other_names[number]}' in {other.folder}",
+                remedy,
+            )

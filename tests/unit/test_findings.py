@@ -1,0 +1,400 @@
+"""What `check` and `train` conclude from data that can be read."""
+
+import json
+import logging
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from asyndgan.data.between import compare_folders, notes_between, same_pictures
+from asyndgan.data.check import CheckReport, check_folder
+from asyndgan.data.dataset import DataSet, told
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patient_of
+from asyndgan.data.patients import joined
+from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
+from asyndgan.errors import DataError, RecipeError
+from asyndgan.recipe import Recipe
+
+MakeRecipe = Callable[..., Recipe]
+SIDES = (24, 20, 10)
+
+
+def drawn(seed: int, shape: tuple[int, ...] = SIDES) -> tuple[np.ndarray, np.ndarray]:
+    """Grey values, 0 to 255, and a mask with the labels 1 (a body) and 2 (a spot in it)."""
+    chance = np.random.default_rng(seed)
+    sides = (np.linspace(-1, 1, side) if side > 3 else np.zeros(side) for side in shape)
+    places = np.meshgrid(*sides, indexing="ij")
+    radius = np.sqrt(sum(place**2 for place in places))
+    mask = (radius < 0.9).astype(np.uint8) + (radius < 0.3)
+    noise = chance.uniform(0, 20, shape)
+    return noise + 100 * (mask > 0) + 100 * (mask > 1), mask
+
+
+def described(folder: Path, ending: str, modality: str = "T1", **keys: object) -> None:
+    table = {
+        "channel_names": {"0": modality},
+        "labels": {"background": 0, "body": 1, "spot": 2},
+        "file_ending": ending,
+    }
+    (folder / "dataset.json").write_text(json.dumps({**table, **keys}))
+
+
+def volumes(
+    folder: Path,
+    stored: Callable[[np.ndarray, np.ndarray, int], np.ndarray] = lambda grey, mask, n: grey,
+    *,
+    patients: int = 4,
+    spacing: tuple[float, float, float] = (1, 1, 3),
+    shape: tuple[int, ...] = SIDES,
+    labels: int = 2,
+    seed: int = 0,
+    **keys: object,
+) -> Path:
+    """A data set of volumes; `stored` makes the intensities of patient n."""
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for number in range(patients):
+        grey, mask = drawn(seed + number, shape)
+        name, affine = f"p{seed + number:03d}", np.diag([*spacing, 1.0])
+        image = np.asarray(stored(grey, mask, number), np.float32)
+        nib.save(nib.Nifti1Image(image, affine), folder / f"imagesTr/{name}_0000.nii.gz")
+        mask = np.minimum(mask, labels)
+        nib.save(nib.Nifti1Image(mask, affine), folder / f"labelsTr/{name}.nii.gz")
+    described(folder, ".nii.gz", **keys)
+    return folder
+
+
+def pictures(
+    folder: Path, names: list[str], *, seed: int = 0, shape: tuple[int, int] = (32, 32)
+) -> Path:
+    """A data set of grey pictures."""
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for number, name in enumerate(names):
+        grey, mask = drawn(seed + number, shape)
+        Picture.fromarray(grey.astype(np.uint8)).save(folder / f"imagesTr/{name}_0000.png")
+        Picture.fromarray(mask).save(folder / f"labelsTr/{name}.png")
+    described(folder, ".png")
+    return folder
+
+
+def checked(folder: Path, *overrides: str) -> CheckReport:
+    return check_folder(folder, image=Recipe.from_toml("", overrides).image)
+
+
+def options(text: str) -> list[str]:
+    words = shlex.split(text[text.index("--set") :].rstrip("."))
+    return [words[place + 1] for place, word in enumerate(words[:-1]) if word == "--set"]
+
+
+def test_intensities_of_a_bright_picture_in_8_bits_are_kept(tmp_path: Path) -> None:
+    report = checked(volumes(tmp_path / "a"))
+    assert (report.faults, report.notes) == ((), ())
+
+
+@pytest.mark.parametrize(
+    ("stored", "suited"),
+    [
+        # A chest: the spot lies in the range, and the lung that is most of the picture below it.
+        (lambda grey, mask, n: np.where(mask == 2, 50, -850 + grey), "low=-1000"),
+        (lambda grey, mask, n: np.choose(mask, [-1024, 60, -80]) + grey / 50,
+         "low=-1000"),
+        (lambda grey, mask, n: (grey - 60) / 50, "percentiles"),  # a z-score
+        (lambda grey, mask, n: grey / 230, "high=1"),
+        (lambda grey, mask, n: grey * 40, "percentiles"),
+        (lambda grey, mask, n: grey * (16 if n == 2 else 1), "percentiles"),  # one scanner of four
+        (lambda grey, mask, n: grey / (400 if n == 1 else 1), "percentiles"),
+    ],
+    ids=["lung", "low spot", "z-score", "0 to 1", "13 bits", "bright scanner", "dark scanner"],
+)  # fmt: skip
+def test_lost_intensities_are_a_fault_whose_remedy_suits(
+    stored: Callable[..., np.ndarray], suited: str, tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    folder = volumes(tmp_path / "a", stored)
+    fault = checked(folder).faults[0]
+    assert fault.reason.startswith("modality T1 does not fit image.intensity (range, 0 to 255)")
+    settings = options(fault.remedy)
+    assert any(suited in setting for setting in settings)
+    assert checked(folder, *settings).faults == ()
+    setup = SiteSetup("north", folder, tmp_path / "state")
+    with pytest.raises(DataError, match="site north: modality T1 does not fit"):
+        load_cohort(setup, tiny("image.size=32"))
+    assert len(load_cohort(setup, tiny("image.size=32", *settings))) == 4 * SIDES[2]
+
+
+def test_one_patient_of_many_with_other_intensities_is_noted(tmp_path: Path) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: grey * (20 if n else 1) / 20,
+                     patients=21, shape=(12, 12, 2))  # fmt: skip
+    for path in folder.glob("imagesTr/p001*"):
+        dim = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(dim.dataobj) * 50, dim.affine), path)
+    report = checked(folder)
+    assert report.faults == ()
+    assert any("in 1 of 21 patients" in note and "(p001)" in note for note in report.notes)
+
+
+def test_a_chosen_window_may_leave_air_out_and_no_label(tmp_path: Path) -> None:
+    brain = volumes(
+        tmp_path / "a", lambda grey, mask, n: np.where(mask, 20 * mask + grey / 50, -990)
+    )
+    window = ["image.intensity.default.low=0", "image.intensity.default.high=80"]
+    assert checked(brain, *window).faults == ()
+    assert checked(brain, *window[:1], "image.intensity.default.high=20").faults
+
+
+@pytest.mark.parametrize("kind", ["T1 post", "T1"])
+def test_the_remedy_names_a_modality_that_has_a_setting_of_its_own(
+    kind: str, tmp_path: Path
+) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: grey * 40, channel_names={"0": kind})
+    own = f'image.intensity."{kind}".high=300'
+    settings = options(checked(folder, own).faults[0].remedy)
+    assert checked(folder, own, *settings).faults == ()
+
+
+def test_intensities_are_not_judged_where_a_refusal_would_tell_of_patients(
+    tmp_path: Path, tiny: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: grey * 40)
+    private = tiny(
+        "image.size=32", "privacy.kind=discriminator", "discriminator.kind=patch",
+        "loss.segmentation=0", "privacy.conditions=unprotected", "masks.release=false",
+    )  # fmt: skip
+    with caplog.at_level(logging.WARNING):
+        load_cohort(SiteSetup("north", folder, tmp_path / "s"), private, tell=logging.warning)
+    assert "modality T1 does not fit" in caplog.text
+
+
+SLICES = {
+    "BraTS20_Training_{0:03d}_slice_{1}": r"(.+)_slice_\d+$",
+    "smith{0}-{1:02d}": r"(.+)\-\d+$",
+    "IM-{0:04d}-{1:04d}": r"(.+)\-\d+$",
+    "pat{0}slice{1}": r"(.+)slice\d+$",
+    "TCGA_HT_A6{0:02d}_19991127_{1}": r"(.+)_\d+$",
+}
+
+
+@pytest.mark.parametrize("form", SLICES)
+def test_slices_named_by_a_counter_are_joined(form: str) -> None:
+    names = [form.format(patient, number) for patient in range(3) for number in range(7)]
+    found = joined(names, DEFAULT_PATIENT_PATTERN)
+    assert found and (found.cases, found.patients, found.pattern) == (21, 3, SLICES[form])
+    assert len({patient_of(name, found.pattern) for name in names}) == 3
+    assert joined(names, found.pattern) is None
+
+
+def test_slices_of_patients_without_numbers_are_joined_from_three_on() -> None:
+    names = [f"{name}_{n}" for name in ("meyer", "smith", "wong") for n in range(5)]
+    assert str(joined(names, DEFAULT_PATIENT_PATTERN)).startswith("15 cases look like 3 patients")
+    assert joined(names[:10], DEFAULT_PATIENT_PATTERN) is None  # or two sets, put together
+
+
+@pytest.mark.parametrize(
+    ("form", "many"),
+    [("p{0:03d}", 90), ("hippocampus_{0:03d}", 90), ("BraTS20_Training_{0:03d}", 369),
+     ("case{0}_s{0:02d}", 30), ("0287e7{0:03d}ee5b{1:02d}", 50)],
+)  # fmt: skip
+def test_numbers_of_patients_are_no_counters_of_slices(form: str, many: int) -> None:
+    names = [form.format(number, number * 37 % 100) for number in range(many)]
+    assert joined(names, DEFAULT_PATIENT_PATTERN) is None
+
+
+def test_patients_are_told_without_opening_an_image(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "a", [f"sub{n // 4:02d}_{n % 4}" for n in range(8)])
+    for path in folder.glob("imagesTr/*"):
+        path.write_bytes(b"")
+    text = told({"north": DataSet(folder)})
+    assert text.startswith("north: 8 patients, 8 pictures. 8 cases look like 2 patients")
+    assert r"--patient-pattern '(.+)_\d+$'" in text
+    assert told({"north": DataSet(folder, r"(.+)_\d+$")}) == "north: 2 patients, 8 pictures"
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "axis"),
+    [((1, 24, 20), (1, 1, 1), "sagittal"), ((24, 3, 20), (1, 1, 1), "coronal")],
+)
+def test_slices_of_a_few_pixels_are_a_fault_whose_remedy_suits(
+    shape: tuple[int, ...], spacing: tuple[float, ...], axis: str, tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    folder = volumes(tmp_path / "a", shape=shape, spacing=spacing)
+    (fault, *_) = [one for one in checked(folder).faults if "slices are" in one.reason]
+    settings = options(fault.remedy)
+    assert settings[0] == f"image.axis={axis}"
+    assert checked(folder, *settings).faults == ()
+    setup = SiteSetup("north", folder, tmp_path / "state")
+    with pytest.raises(DataError, match="axial slices are"):
+        load_cohort(setup, tiny("image.size=32"))
+    assert load_cohort(setup, tiny("image.size=32", *settings)).patients == 4
+
+
+def test_a_strip_is_a_fault(tmp_path: Path) -> None:
+    (fault, *_) = checked(pictures(tmp_path / "a", ["ann", "bob"], shape=(5, 60))).faults
+    assert fault.reason == "is 5 x 60 pixels"
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "axis"),
+    [((10, 24, 20), (5, 1, 1), "sagittal"), ((24, 10, 20), (0.9, 4, 0.9), "coronal")],
+)
+def test_slices_across_thick_ones_are_noted(
+    shape: tuple[int, ...], spacing: tuple[float, ...], axis: str, tmp_path: Path
+) -> None:
+    report = checked(folder := volumes(tmp_path / "a", shape=shape, spacing=spacing))
+    (note,) = [note for note in report.notes if "cross thick slices" in note]
+    settings = options(note)
+    assert settings[0] == f"image.axis={axis}"
+    assert not any("cross thick" in note for note in checked(folder, *settings).notes)
+
+
+@pytest.mark.parametrize("slices", ["all", "labelled"])
+def test_masks_without_any_label_are_a_fault(slices: str, tmp_path: Path, tiny: MakeRecipe) -> None:
+    folder = volumes(tmp_path / "a", labels=0)
+    (fault,) = checked(folder, f"image.slices={slices}").faults
+    assert fault.reason.startswith("no mask holds a label other than 0")
+    with pytest.raises(DataError, match="label"):
+        load_cohort(
+            SiteSetup("north", folder, tmp_path / "state"),
+            tiny("image.size=32", f"image.slices={slices}"),
+        )
+
+
+def test_a_label_that_nobody_has_is_noted(tmp_path: Path) -> None:
+    north = checked(volumes(tmp_path / "north", labels=1))
+    assert "no case holds label 2 'spot'" in notes_between([north])[0]
+    south = checked(volumes(tmp_path / "south", seed=7))
+    assert notes_between([north, south]) == ()
+
+
+@pytest.mark.parametrize("factor", [1, 255])
+def test_an_image_that_is_its_mask_is_a_fault(factor: int, tmp_path: Path) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: mask * float(factor) if n else grey)
+    faults = [one for one in checked(folder).faults if one.reason == "the image is its own mask"]
+    assert [fault.file.name for fault in faults] == [f"p00{n}_0000.nii.gz" for n in (1, 2, 3)]
+
+
+def test_a_generator_of_masks_is_trained_on_masks_alone(tmp_path: Path, tiny: MakeRecipe) -> None:
+    of_masks = tiny("image.size=32", "image.source=masks", "condition.kind=none",
+                    "loss.segmentation=0", "discriminator.kind=patch", "generator.kind=masks",
+                    "generator.noise=0", "generator.latent=4", "masks.release=false")  # fmt: skip
+    alone = volumes(tmp_path / "a", lambda grey, mask, n: mask * 1000.0)
+    setup = SiteSetup("north", alone, tmp_path / "state")
+    assert load_cohort(setup, of_masks).modalities == ("background", "body", "spot")
+    empty = SiteSetup("north", volumes(tmp_path / "b", labels=0), tmp_path / "state")
+    with pytest.raises(DataError, match="no mask holds a label"):
+        load_cohort(empty, of_masks)
+
+
+def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
+    north = pictures(tmp_path / "north", ["ann", "bob"])
+    south = pictures(tmp_path / "south", ["cid", "dan"], seed=1)  # cid is bob
+    (fault,) = same_pictures([checked(north), checked(south)])
+    assert fault.file == south / "imagesTr/cid_0000.png"
+    (twice,) = checked(pictures(tmp_path / "twice", ["ann", "bob", "eve"])).notes or [""]
+    assert twice == ""
+    for path in (tmp_path / "twice").glob("*/eve*"):
+        path.write_bytes((path.parent / path.name.replace("eve", "ann")).read_bytes())
+    (note,) = checked(tmp_path / "twice").notes
+    assert note.startswith("2 cases are one picture")
+    assert "(ann, eve)" in note
+
+
+def test_capitals_do_not_tell_patients_apart(tmp_path: Path) -> None:
+    north = pictures(tmp_path / "north", ["ann", "bob"])
+    south = pictures(tmp_path / "south", ["Ann", "dan"], seed=7)
+    (fault,) = compare_folders([checked(north), checked(south)])
+    assert fault.file == south / "imagesTr/Ann_0000.png"
+    (fault,) = check_folder(north, test=south).faults
+    assert fault.file == south / "imagesTr/Ann_0000.png"
+
+
+def between(*folders: Path, overrides: tuple[str, ...] = ()) -> list[str]:
+    return list(notes_between([checked(folder, *overrides) for folder in folders]))
+
+
+@pytest.mark.parametrize("other", [(2.5, 2.5, 3.0), (1.0, 2.0, 1.0)])
+def test_sites_of_other_spacings_are_noted_with_one_for_all(
+    other: tuple[float, float, float], tmp_path: Path
+) -> None:
+    north, south = volumes(tmp_path / "n"), volumes(tmp_path / "s", seed=7, spacing=other)
+    (note,) = between(north, south)
+    assert note.startswith("the folders differ in spacing")
+    one = tuple(options(note))
+    assert between(north, south, overrides=one) == []
+    assert "cut off" not in dict(checked(south, *one).rows)["in training"]
+
+
+def test_sites_of_other_fields_of_view_are_noted(tmp_path: Path) -> None:
+    north, south = volumes(tmp_path / "n"), volumes(tmp_path / "s", seed=7, shape=(48, 40, 4))
+    (note,) = between(north, south)
+    assert note.startswith("the folders differ in field of view: 20 x 24 mm in")
+
+
+def test_sites_of_other_intensities_labels_and_modalities_are_noted(tmp_path: Path) -> None:
+    north = volumes(tmp_path / "n")
+    dark = volumes(tmp_path / "d", lambda grey, mask, n: grey / 10, seed=7)
+    (note,) = between(north, dark)
+    assert note.startswith("the folders differ in the intensities of T1")
+    assert between(north, dark, overrides=tuple(options(note))) == []
+    other = volumes(tmp_path / "o", seed=14)
+    described(other, ".nii.gz", "FLAIR", labels={"background": 0, "body": 1, "spots": 2})
+    notes = between(north, other)
+    assert [note.partition(" is not")[0] for note in notes] == [
+        "modality 'T1'", "modality 'FLAIR'", "label 'spot'", "label 'spots'",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("shape", "override"), [((24, 20), "image.spacing=9"), ((16, 400), "image.size=64")]
+)
+def test_images_are_not_shrunk_to_a_few_pixels(
+    shape: tuple[int, int], override: str, tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    folder = pictures(tmp_path / "a", ["ann"], shape=shape)
+    (fault, *_) = checked(folder, override).faults
+    assert f"of {shape[0]} x {shape[1]} pixels would become" in fault.reason
+    with pytest.raises(DataError, match="would become"):
+        DataSet(folder).cases(Recipe.from_toml("", [override]).image)
+
+
+def test_what_training_makes_of_the_images_is_told(tmp_path: Path) -> None:
+    wide = pictures(tmp_path / "wide", ["ann", "bob"], shape=(48, 64))
+    report = checked(wide)
+    assert dict(report.rows)["in training"] == (
+        "2 pictures of 64 x 64 pixels, 25 % of each is padding"
+    )
+    (note,) = notes_between([report])
+    (option,) = options(note)
+    assert option == "image.size=48x64"
+    assert dict(checked(wide, option).rows)["in training"].endswith("0 % of each is padding")
+    tall = volumes(tmp_path / "tall", shape=(16, 40, 10))
+    assert dict(checked(tall, "image.slices=labelled").rows)["in training"].startswith(
+        "32 slices of 64 x 64 pixels, 8 a volume, 59 % of each is padding; 8 without a label"
+    )
+    (note,) = notes_between([checked(tall)])
+    assert options(note) == ["image.size=64x32"]
+
+
+@pytest.mark.parametrize("text", ["48x64", "48,64", "[48, 64]", "48 x 64"])
+def test_a_size_that_is_not_square_is_easy_to_say(text: str) -> None:
+    assert Recipe.from_toml("", [f"image.size={text}"]).image.size == (48, 64)
+    assert Recipe.from_toml("", ["image.spacing=1.5x2"]).image.spacing == (1.5, 2)
+
+
+@pytest.mark.parametrize("text", ["48xx64", "big", "48x64x3", "48.5x64"])
+def test_a_size_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"image\.size"):
+        Recipe.from_toml("", [f"image.size={text}"])
+
+
+def test_a_site_logs_notes_once_when_it_begins(
+    tmp_path: Path, tiny: MakeRecipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = volumes(tmp_path / "a", shape=(10, 24, 20), spacing=(5, 1, 1))
+    with caplog.at_level(logging.WARNING):
+        set_up(SiteSetup("north", folder, tmp_path / "state"), tiny("image.size=32"))
+    assert caplog.text.count("site north: axial slices have pixels of") == 1
