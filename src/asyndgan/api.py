@@ -5,14 +5,17 @@ number of threads and its global random state stay as they were found, also afte
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any, Final, final
+from typing import Annotated, Any, Final, ParamSpec, TypeVar, final
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import ConfigDict, Field, SkipValidation, ValidationError, validate_call
 from torch import Tensor
 
 from asyndgan.arrays import Masks
@@ -33,6 +36,7 @@ from asyndgan.painting.sets import MOVED, painting_of
 from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
 from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
 from asyndgan.recipe import Recipe
+from asyndgan.recipe.faults import shown
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
@@ -41,7 +45,12 @@ from asyndgan.texts import check_site_names
 from asyndgan.training.compute import torch_threads
 
 Folder = str | Path
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0)]
 BUDGET: Final = SegmentationBudget()
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
 
 
 @contextmanager
@@ -50,6 +59,30 @@ def _torch_as_found() -> Iterator[None]:
     cards = range(torch.cuda.device_count() if torch.cuda.is_initialized() else 0)
     with torch_threads(torch.get_num_threads()), torch.random.fork_rng(cards):
         yield
+
+
+def _checked(function: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """Checks arguments by their annotations, and leaves torch as it was found."""
+    check = validate_call(config=ConfigDict(arbitrary_types_allowed=True))
+    call: Callable[..., Returned] = check(function)
+    name, bind = function.__qualname__, signature(function).bind
+
+    @wraps(function)
+    def called(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Returned:
+        given = bind(*args, **kwargs).arguments  # by name, for the errors
+        try:
+            with _torch_as_found():
+                return call(**given)
+        except ValidationError as error:
+            if error.title != name:
+                raise
+            faults = "; ".join(
+                f"{fault['loc'][0]} = {shown(fault['input'])}: {fault['msg']}"
+                for fault in error.errors()[:3]
+            )
+            raise RunError(f"asyndgan.{name}: {faults}.") from error
+
+    return called
 
 
 @final
@@ -92,15 +125,20 @@ class Run:
             f"{', '.join(self.modalities)} in {' x '.join(map(str, self.size))} pixels)"
         )
 
-    @_torch_as_found()
+    @_checked
     def paint(
-        self, mask: npt.ArrayLike | Tensor, *, look: str | None = None, seed: int = 0
+        self,
+        mask: Annotated[npt.ArrayLike | Tensor, SkipValidation],
+        *,
+        look: str | None = None,
+        seed: Seed = 0,
     ) -> npt.NDArray[np.float32]:
         """Paints an image from a mask, or one from each mask of a stack.
 
         Args:
             mask: label map (rows, columns) or (n, rows, columns) of whole numbers, of the run's
-                `size`, with labels out of `labels`. The same mask twice gives two images.
+                `size`, with labels out of `labels`. The same mask twice in a stack gives two
+                images, if the generator has noise, a latent or looks.
             look: one of `looks`, to paint all images in it; None: drawn for each image by the
                 sites' shares. A modality that the site does not hold is painted in another look.
             seed: seed of the noise and the looks.
@@ -126,7 +164,7 @@ class Run:
         return images if np.ndim(mask) == 3 else images[0]
 
 
-@_torch_as_found()
+@_checked
 def train(
     recipe: Recipe | Folder,
     sites: Mapping[str, Folder],
@@ -136,7 +174,7 @@ def train(
     masks: Folder | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     resume: bool = False,
-    threads: int | None = None,
+    threads: Count | None = None,
     device: str = "cpu",
     watch: Watch | None = None,
 ) -> Run:
@@ -162,8 +200,7 @@ def train(
         RunError, DataError, CohortError: the run cannot begin, or not be resumed.
     """
     changes = [
-        f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"
-        for key, value in (overrides or {}).items()
+        f"{key}={json.dumps(value, default=_plain)}" for key, value in _keys(overrides or {})
     ]
     if isinstance(recipe, Recipe):
         resolved = Recipe.from_toml(recipe.to_toml(), changes)
@@ -177,15 +214,15 @@ def train(
     return Run(run.path)
 
 
-@_torch_as_found()
+@_checked
 def generate(
     run: Run | Folder,
     out: Folder,
     *,
     masks: Folder | None = None,
-    draws: int | None = None,
+    draws: Count | None = None,
     augment: bool = False,
-    seed: int = 0,
+    seed: Seed = 0,
     fade: Sequence[str] = (),
     release: Sequence[Folder] = (),
     like: Folder | None = None,
@@ -221,7 +258,7 @@ def generate(
     if release and own:
         raise RunError(
             "with --release the set that was audited is painted again, so --draws, --augment and "
-            "--seed say nothing; leave them out."
+            "--seed have no effect; leave them out."
         )
     folder = _folder(run)
     named, source = chosen_masks(folder, _path(masks))
@@ -245,7 +282,7 @@ def generate(
         )  # fmt: skip
 
 
-@_torch_as_found()
+@_checked
 def evaluate(
     run: Run | Folder,
     sites: Mapping[str, Folder],
@@ -253,10 +290,10 @@ def evaluate(
     *,
     test: Folder | None = None,
     synthetic: Folder | None = None,
-    seeds: int = 1,
-    steps: int = BUDGET.steps,
+    seeds: Count = 1,
+    steps: Count = BUDGET.steps,
     labels: Sequence[str] | None = None,
-    workers: int | None = None,
+    workers: Count | None = None,
     device: str = "cpu",
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     watch: OnProgress | None = None,
@@ -297,7 +334,7 @@ def evaluate(
     )
 
 
-@_torch_as_found()
+@_checked
 def audit(
     run: Run | Folder,
     sites: Mapping[str, Folder],
@@ -337,6 +374,20 @@ def audit(
     )
 
 
+def _keys(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by their dotted keys."""
+    for name, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+def _plain(value: Any) -> Any:
+    """A number or array of numpy, or a path, for JSON."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
 def _path(folder: Folder | None) -> Path | None:
     return None if folder is None else Path(folder)
 
@@ -356,7 +407,10 @@ def _sites(sites: Mapping[str, Folder]) -> dict[str, Path]:
 
 def _label_maps(mask: npt.ArrayLike | Tensor, size: tuple[int, ...]) -> Masks:
     """The masks of a stack, or a single one, as int64; `synthesise` checks their labels."""
-    given = mask if isinstance(mask, Tensor) else np.asarray(mask)
+    try:
+        given = mask if isinstance(mask, Tensor) else np.asarray(mask)
+    except ValueError as error:
+        raise RunError("the mask's rows differ in length. Give one label to each pixel.") from error
     if isinstance(given, Tensor):
         whole = not (given.is_floating_point() or given.is_complex())
     else:

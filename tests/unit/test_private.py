@@ -515,7 +515,7 @@ def test_a_model_card_says_how_much_noise_there_was_and_promises_nothing(
     write_synthetic(tmp_path / "set", run, [case], masks=[], source="none", painting={})
     card = (tmp_path / "set" / "MODEL_CARD.md").read_text()
     assert "a noise multiplier of 1e-06 and a clip of 2" in card
-    assert "asyndgan ledger show" in card and "nobody has verified it" in card
+    assert "asyndgan ledger show" in card and "not verified for this card" in card
     assert "Trained under" not in card
 
 

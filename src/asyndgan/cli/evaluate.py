@@ -7,7 +7,7 @@ import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from asyndgan.cli.options import Count, FinishedRun, NewFolder, Sites, parsed_sites
+from asyndgan.cli.options import ChosenCount, Count, FinishedRun, NewFolder, Sites, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.budget import SegmentationBudget
@@ -28,7 +28,7 @@ def evaluate(
     steps: Count = SegmentationBudget.steps,
     network: str = SegmentationBudget.network,
     label: list[str] | None = None,
-    workers: Count | None = None,
+    workers: ChosenCount = None,
     device: str = "cpu",
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
     augmented: list[str] | None = None,

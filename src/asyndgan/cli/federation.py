@@ -60,7 +60,7 @@ def init(
     kits = flare_part("kits")
     made = kits.init_federation(folder, host=host, port=port, sites=tuple(site))
     console = Terminal()
-    console.say(f"Federation in {folder}. Whoever holds its keys can make members: guard it.")
+    console.say(f"Federation in {folder}. Its keys can make members: guard them.")
     _tell_kits(console, made, made.sites)
     console.say(f"3. Have IT let port {port} of {host} in from the sites (TCP, mutual TLS).")
     console.say(f"4. Here: asyndgan federation start {quote(str(folder))}")
@@ -321,7 +321,7 @@ def _order(folder: Path, run: str | None) -> Any:
 
 
 def _tell_kits(console: Terminal, made: Any, sites: tuple[str, ...]) -> None:
-    console.say("1. Send each site its kit, by a way that nobody else reads:")
+    console.say("1. Send each site its kit, by a way that no third party can read:")
     for site in sites:
         console.say(f"     {made.kits / site}.zip")
     console.say(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import asyndgan
-from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed
+from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, Seed
 from asyndgan.cli.terminal import Terminal
 
 
@@ -14,7 +14,7 @@ def generate(
     run: FinishedRun,
     out: NewFolder,
     masks: Path | None = None,
-    draws: Count | None = None,
+    draws: ChosenCount = None,
     augment: Annotated[bool, typer.Option("--augment")] = False,
     seed: Seed = 0,
     fade: list[str] | None = None,

@@ -25,6 +25,8 @@ Sites = Annotated[list[str], typer.Option()]
 NewFolder = Annotated[Path, typer.Option()]
 Seed = Annotated[int, typer.Option(min=0)]
 Count = Annotated[int, typer.Option(min=1)]
+ChosenCount = Annotated[int | None, typer.Option(min=1)]
+"""None: chosen by measurement, or as a docstring says."""
 AsJson = Annotated[bool, typer.Option("--json")]
 Engine = Annotated[
     str,

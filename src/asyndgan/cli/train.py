@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
 from asyndgan.cli.options import (
-    Count,
+    ChosenCount,
     Engine,
     NewFolder,
     Overrides,
@@ -44,7 +44,7 @@ def train(
     without: list[str] | None = None,
     engine: Engine = "inprocess",
     resume: Annotated[bool, typer.Option("--resume")] = False,
-    threads: Count | None = None,
+    threads: ChosenCount = None,
     device: str = "cpu",
 ) -> None:
     """Trains one generator with several sites.

@@ -182,7 +182,8 @@ def chooser_at(state: Path) -> Chooser | None:
         return _CHOOSER.validate_json(bounded_text(path))
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{path} is not as the site wrote it, so nobody can tell whom it held out. Put it back."
+            f"{path} is not as the site wrote it, so the held-out patients are unknown. Put it "
+            "back."
         ) from error
 
 

@@ -111,8 +111,8 @@ def _check_judged(sites: RunSites, test: DataSet | None) -> None:
     recipe = sites.run.recipe()
     if test is None and not recipe.training.hold_out:
         raise RunError(
-            "there is nobody to judge on: give real cases of unseen patients with --test FOLDER, "
-            "or train with --set training.hold_out=0.2."
+            "there are no patients to judge on: give real cases of unseen patients with --test "
+            "FOLDER, or train with --set training.hold_out=0.2."
         )
     if recipe.condition.kind != "mask":
         raise RunError(

@@ -65,8 +65,8 @@ def _privacy_line(privacy: PrivacySection) -> str:
     return (
         f"The recipe asked for differential privacy (`{privacy.kind}`) with a noise multiplier of "
         f"{privacy.noise:g} and a clip of {privacy.clip:g}. That alone is no guarantee: the "
-        "epsilon that a site spent stands in its own ledger (`asyndgan ledger show`), and nobody "
-        "has verified it for this card."
+        "epsilon that a site spent stands in its own ledger (`asyndgan ledger show`). It was "
+        "not verified for this card."
     )
 
 

@@ -34,6 +34,8 @@ def check_sites(
     Raises:
         RunError: sites, masks or timeline do not fit together.
     """
+    if not sites:
+        raise RunError("there is no site to train with. Name each with its folder: NAME=FOLDER.")
     if (masks is not None) != (recipe.masks.source == "given"):
         raise RunError(
             f"recipe '{recipe.name}' has masks.source '{recipe.masks.source}', and "

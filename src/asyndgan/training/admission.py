@@ -37,8 +37,8 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
         )
     if cross_fitted and cohort.patients < 2:
         raise CohortError(
-            f"site {name} has one patient, so one of its two networks would learn from nobody. Add "
-            f"patients, or train with --set {section}.cross_fitted=false."
+            f"site {name} has one patient, so one of its two networks would have no patient to "
+            f"learn from. Add patients, or train with --set {section}.cross_fitted=false."
         )
     if cohort.move != recipe.training.move:
         raise CohortError(
