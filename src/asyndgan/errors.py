@@ -3,8 +3,9 @@
 Each message states who failed, what happened, what was expected and the remedy.
 
 Messages may be shown to people at other sites, so they never contain a pixel, a path or a
-patient's name. `DataError` is the exception to that rule: it names files, is raised only on the
-machine that holds them, and never crosses the wire (`Endpoint` sends a fixed sentence instead).
+patient's name. `DataError` and `StorageError` are the exceptions to that rule: they name files, are
+raised only on the machine that holds them, and never cross the wire (`Endpoint` sends a fixed
+sentence instead).
 """
 
 
@@ -64,8 +65,12 @@ class RunError(AsyndganError):
     """A run folder cannot be created, resumed or used as requested."""
 
 
-class StorageError(RunError):
-    """A file that must be kept cannot be written; retrying can succeed once there is space."""
+class StorageError(RunError, OSError):
+    """A file cannot be written; retrying can succeed once there is space."""
+
+    def __str__(self) -> str:
+        """The message, without what the system said in addition."""
+        return Exception.__str__(self)
 
 
 class Interrupted(RunError):  # noqa: N818  (nothing went wrong: somebody pressed Ctrl-C)

@@ -1,5 +1,6 @@
 """Bounded reading of untrusted text files, and atomic writing of files."""
 
+import errno
 import json
 import math
 import os
@@ -114,12 +115,31 @@ def replace_text(path: Path, text: str, *, mode: int = 0o666) -> None:
         path: the file.
         text: its new content.
         mode: permission bits of the file, before the process's umask is applied.
+
+    Raises:
+        StorageError: it cannot be written.
     """
-    half = half_of(path)
-    half.unlink(missing_ok=True)
-    with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+    with (
+        stored_whole(path) as half,
+        os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file,
+    ):
         file.write(text.encode("utf-8"))
-    put_in_place(half, path)
+
+
+def append(path: Path, content: bytes) -> None:
+    """Adds bytes to the end of a file, all or none.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with storing(path), path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(before)
+            raise
 
 
 def half_of(path: Path) -> Path:
@@ -147,15 +167,41 @@ def stored_whole(path: Path) -> Iterator[Path]:
         StorageError: if it cannot be written: an `OSError` came.
     """
     half = half_of(path)
+    with storing(path):
+        half.unlink(missing_ok=True)
+        try:
+            yield half
+            put_in_place(half, path)
+        except BaseException:
+            with suppress(OSError):
+                half.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def storing(path: Path) -> Iterator[None]:
+    """Turns an `OSError` while a file or folder is written into a `StorageError` that names it."""
     try:
-        yield half
-        put_in_place(half, path)
+        yield
+    except StorageError:  # it names what could not be written
+        raise
     except OSError as error:
-        with suppress(OSError):
-            half.unlink(missing_ok=True)
-        raise StorageError(
-            f"{path.name} cannot be written to its folder: {error}. Make room, then resume."
-        ) from error
+        named = StorageError(not_written(path, error))
+        named.errno, named.strerror = error.errno, error.strerror
+        raise named from error
+
+
+def is_full(error: OSError) -> bool:
+    """Whether a disk, or what somebody may store on it, is full."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def not_written(path: object, error: OSError) -> str:
+    """What is wrong with a file or folder that cannot be written, and the remedy."""
+    if is_full(error):
+        return f"{path}: no space left on its disk. Free space, then repeat the command."
+    reason = error.strerror or error
+    return f"{path}: {reason}. Name another folder, or make it writable."
 
 
 def _sync(path: Path) -> None:

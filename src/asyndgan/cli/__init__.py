@@ -1,5 +1,6 @@
 """The command line: modules here parse, call and print; lower packages do the work."""
 
+import io
 import logging
 import sys
 from importlib import import_module
@@ -106,17 +107,20 @@ def _root(
 
 def main() -> None:
     """Runs a command; an expected error prints its text and exits with 1, an interruption 130."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # in other than UTF-8 some letters are lacking
+            stream.reconfigure(errors="replace")
     try:
         app(prog_name="asyndgan")
     except Interrupted as stop:
         _say(str(stop), "yellow")
         sys.exit(130)
     except (AsyndganError, OSError) as error:
+        from asyndgan.texts import not_written  # here, so that `--help` need not wait for it
+
         text = str(error)
         if not isinstance(error, AsyndganError):
-            # A folder that cannot be written or a full disk: the system's message says enough.
-            place = f"{error.filename}: " if error.filename else ""
-            text = f"{place}{error.strerror or error}. Name another folder, or make it writable."
+            text = not_written(error.filename2 or error.filename or "a file", error)
         _say("error:", "bold red", end=" ")
         _say(text)
         sys.exit(1)

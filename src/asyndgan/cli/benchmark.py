@@ -9,7 +9,7 @@ from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.options import Count, NewFolder
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RecipeError
-from asyndgan.texts import bounded_text
+from asyndgan.texts import bounded_text, replace_text
 
 
 def benchmark(
@@ -69,8 +69,7 @@ def benchmark(
     markdown, page = write_evidence(out, examples=examples)
     block = to_markdown(result.to_tables())
     if document:
-        document.write_text(
-            replace_block(document.read_text("utf-8"), result.suite, block), "utf-8"
-        )
+        text = replace_block(document.read_text("utf-8"), result.suite, block)
+        replace_text(document, text)
     console.say(block)
     console.say(f"{markdown}\n{page}")

@@ -15,11 +15,12 @@ from asyndgan.cli.help import Commands
 from asyndgan.cli.options import AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
-from asyndgan.errors import RunError
+from asyndgan.errors import RunError, StorageError
 from asyndgan.locks import held
 from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.runs.signals import told_to_end
+from asyndgan.texts import replace_text
 
 site = Commands(
     """Takes part in a federation, as one of its sites.
@@ -85,12 +86,12 @@ def init(
     member.refuse_links(kit)
     others = member.not_read(kit)
     member.guard(kit)
-    for path, text in (
-        (file, service.example(data.absolute())),
-        (policy, first_policy(name).to_toml()),
-    ):
-        with path.open("x", encoding="utf-8") as made:
-            made.write(text)
+    try:
+        replace_text(file, service.example(data.absolute()))
+        replace_text(policy, first_policy(name).to_toml())
+    except StorageError:
+        file.unlink(missing_ok=True)  # so that the same command can be repeated
+        raise
     console = Terminal()
     for line in (
         *([f"Neither read nor run, as no part of a kit: {others}."] if others else []),

@@ -22,6 +22,7 @@ from asyndgan.data.grids import shown_shape
 from asyndgan.data.labelling import check_mask
 from asyndgan.data.readers import NOT_ACQUIRED, READERS, DataFileError
 from asyndgan.received import opened
+from asyndgan.texts import is_full
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
 
@@ -94,8 +95,11 @@ def written_whole(folder: Path) -> Iterator[Path]:
         yield half
         with writing_to(folder):
             half.replace(folder)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(half, ignore_errors=True)  # it may hold patients' images
+        if isinstance(error, OSError) and is_full(error):
+            with writing_to(folder):
+                raise
         raise
 
 
@@ -178,9 +182,9 @@ def writing_to(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise DataFileError(
-            folder, f"cannot be written ({error.strerror})", "Make room, or name another folder."
-        ) from error
+        what = f"cannot be written ({error.strerror})"
+        what = "no space left on its disk" if is_full(error) else what
+        raise DataFileError(folder, what, "Free space, or name another folder.") from error
 
 
 def _write_case(

@@ -19,12 +19,12 @@ from asyndgan.data.plan import shared_modalities
 from asyndgan.data.prepare import masks_as_images
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.data.survey import Survey
-from asyndgan.errors import CohortError, RunError, StorageError
+from asyndgan.errors import CohortError, RunError
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Openings, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
-from asyndgan.texts import bounded_text, replace_text
+from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
 from asyndgan.training.admission import check_strangers
 from asyndgan.training.compute import measured_precision
@@ -196,14 +196,9 @@ def _keep_chooser(setup: SiteSetup, recipe: Recipe, policy: Policy, secret: str)
 
 def _keep(setup: SiteSetup, name: str, text: str) -> None:
     """Writes a file among the site's states of the run."""
-    try:
+    with storing(setup.state / name):
         setup.state.mkdir(parents=True, exist_ok=True)
         replace_text(setup.state / name, text, mode=0o600)
-    except OSError as error:
-        raise StorageError(
-            f"{name} of site {setup.name} cannot be written: {error.strerror or error}. "
-            "Make room, then start again."
-        ) from error
 
 
 def _precision(setup: SiteSetup, recipe: Recipe, device: torch.device) -> str:

@@ -30,6 +30,7 @@ from asyndgan.judging.metrics import ScoreArray, score_patients
 from asyndgan.judging.segmentation import TRAINING_VERSION, predict, train_segmenter
 from asyndgan.judging.table import Scores
 from asyndgan.received import contents
+from asyndgan.texts import storing
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being trained, the steps done and the steps of the whole evaluation.
@@ -335,8 +336,16 @@ def _unpacked(entry: Mapping[str, Any]) -> Masks:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file atomically: an interruption leaves the old file, or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    """Writes a file atomically: an interruption leaves the old file, or none.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from asyndgan.data.case import prepared_spacing
 from asyndgan.data.prepared import Case
 from asyndgan.judging.table import REAL_ALL, SITE_PREFIX, SYNTHETIC, Evaluation, of_single_sites
 from asyndgan.painting.pictures import FAINT, INK, STYLE, SYNTHETIC_COLOUR, slices
-from asyndgan.texts import counted
+from asyndgan.texts import counted, stored_whole
 
 _COLOURS = {REAL_ALL: INK, SYNTHETIC: SYNTHETIC_COLOUR}
 _SITE_COLOUR = "#4a7fa5"
@@ -47,8 +47,9 @@ def plot_dice(evaluation: Evaluation, out: Path) -> None:
         panels[0].set_yticks(range(len(models)), models)
         panels[0].invert_yaxis()
         # No date in the file, so that equal numbers give equal files.
-        figure.savefig(out / "dice.svg", metadata={"Date": None})
-        figure.savefig(out / "dice.png", dpi=160)
+        for name, how in ("dice.svg", {"metadata": {"Date": None}}), ("dice.png", {"dpi": 160}):
+            with stored_whole(out / name) as half:
+                figure.savefig(half, format=name[-3:], **how)
 
 
 def _dice_panel(panel: Axes, evaluation: Evaluation, label: str, models: Sequence[str]) -> None:
@@ -186,7 +187,8 @@ def plot_examples(
             ncols=len(labels) + 1,
             frameon=False,
         )
-        figure.savefig(out / "examples.png", dpi=160)
+        with stored_whole(out / "examples.png") as half:
+            figure.savefig(half, format="png", dpi=160)
 
 
 def _chosen(dice: Sequence[float]) -> dict[str, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW, Image, Mask
 from asyndgan.data.prepared import Case
+from asyndgan.texts import stored_whole
 
 INK = "#22303c"
 FAINT = "#b8c1c9"
@@ -107,7 +108,8 @@ def plot_completions(
             panels[0].set_ylabel(about, rotation=0, ha="right", va="center")
         bare(grid)
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        with stored_whole(path) as half:
+            figure.savefig(half, format="png", dpi=110)
 
 
 def well_shown(cases: Sequence[Case], label: int | None) -> list[int]:

@@ -212,7 +212,7 @@ class Ledger:
             os.ftruncate(self._file, before)
             raise LedgerError(
                 f"{self.path.name} cannot be written ({error.strerror or error}), so nothing may "
-                "leave. Make room, then start the site again."
+                "leave. Free space, then start the site again."
             ) from error
         self._count(entry)
 

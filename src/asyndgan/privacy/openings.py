@@ -11,10 +11,10 @@ from typing import Annotated, Final, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from asyndgan.errors import LedgerError, PolicyError, StorageError
+from asyndgan.errors import LedgerError, PolicyError
 from asyndgan.privacy.chance import secret
 from asyndgan.privacy.ledger import head_file
-from asyndgan.texts import bounded_text, replace_text
+from asyndgan.texts import bounded_text, replace_text, storing
 
 FILE: Final = "openings.json"
 
@@ -115,14 +115,9 @@ class Openings:
     def _write(self) -> None:
         if self.path is None:
             return
-        try:
+        with storing(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             replace_text(self.path, self._kept.model_dump_json(), mode=0o600)
-        except OSError as error:
-            raise StorageError(
-                f"{FILE} cannot be written ({error.strerror or error}), so this site begins no "
-                "run. Make room, then start the site again."
-            ) from error
 
 
 def _read(path: Path) -> _Kept:

@@ -7,6 +7,7 @@ from threading import Lock
 from typing import final
 
 from asyndgan.errors import (
+    AsyndganError,
     CohortError,
     DataError,
     LedgerError,
@@ -94,7 +95,7 @@ class Endpoint:
         elif type(error) in _CODES:
             # This package wrote these texts: they concern the protocol, never a site's data.
             code, reason = _CODES[type(error)], str(error)
-        log.warning("refused a request: %s", error, exc_info=code in ("internal", "data"))
+        log.warning("refused a request: %s", error, exc_info=not isinstance(error, AsyndganError))
         run = request.run if request else NO_RUN
         return self.handler.release.refuse(run, code, reason[:500]).payload
 

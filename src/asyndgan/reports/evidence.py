@@ -13,7 +13,7 @@ from asyndgan.reports.gallery import data_uri
 from asyndgan.reports.page import COLOURS, write_page
 from asyndgan.reports.usefulness import figure, label_table
 from asyndgan.reports.words import counted
-from asyndgan.texts import bounded_text, parsed_json
+from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 
 def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
@@ -34,7 +34,7 @@ def write_evidence(out: Path, *, examples: bool = False) -> tuple[Path, Path]:
     except (OSError, ValueError) as error:
         raise RunError(f"{out} holds no suite.json; make it with 'asyndgan benchmark'.") from error
     markdown = out / "suite.md"
-    markdown.write_text(to_markdown(result), "utf-8")
+    replace_text(markdown, to_markdown(result))
     tables = {
         name: [label_table(own[0]["label"], own) for own in by_label(rows).values()]
         for name, rows in by_set(result["rows"]).items()

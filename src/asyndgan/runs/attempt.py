@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import final
 
@@ -137,10 +138,8 @@ class Attempt:
         """
         step, every = self.coordinator.step_number, self.recipe.training.sample_every
         try:
-            with (
-                self.recorder.recording(step, self.grid, every=every) as record,
-                stop_requests() as asked,
-            ):
+            record = self.recorder.recording(step + 1, self.grid, every=every)
+            with stop_requests() as asked:
                 for progress in self._steps(lambda: asked() or also()):
                     record(progress)
                     if watch:
@@ -157,9 +156,10 @@ class Attempt:
         except Interrupted:
             self._leave("interrupted", checkpoint=True)
             raise
-        except StorageError:
-            self._leave("failed", checkpoint=False)  # the masks of a step may be half there
-            raise
+        except StorageError as error:
+            with suppress(StorageError):  # the first file says enough
+                self._leave("failed", checkpoint=False)  # the masks of a step may be half there
+            raise StorageError(f"{error} A run that has begun: {self.go_on}.") from error
         except AsyndganError:
             self._leave("failed", checkpoint=True)
             raise

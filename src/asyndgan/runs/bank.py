@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from asyndgan.data.labelling import read_mask
-from asyndgan.texts import stored_whole
+from asyndgan.texts import replace_text, stored_whole
 from asyndgan.training import Scope
 
 
@@ -52,7 +52,7 @@ class MaskBank:
             "file_ending": ".png",
             "masks_only": True,
         }
-        (self.path / "dataset.json").write_text(json.dumps(about, indent=2) + "\n", "utf-8")
+        replace_text(self.path / "dataset.json", json.dumps(about, indent=2) + "\n")
 
     def first(self, count: int) -> dict[str, list[Tensor]]:
         """Returns the first `count` masks of each site, sorted by site."""

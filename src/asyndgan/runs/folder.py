@@ -93,7 +93,7 @@ class RunFolder:
             )
         path.mkdir(parents=True, exist_ok=True)
         with folder.held():
-            folder.recipe_file.write_text(recipe.to_toml(), "utf-8")
+            replace_text(folder.recipe_file, recipe.to_toml())
         return folder
 
     def held(self) -> AbstractContextManager[None]:

@@ -209,10 +209,10 @@ class Order:
         if self._is_confirmed(text):
             return
         replace_text(self._proposal_file, text)
-        self._waiting_file.write_text(
+        replace_text(
+            self._waiting_file,
             "you to confirm what it paints: 'asyndgan federation confirm "
             f"{quote(str(self.federation.path))} --run {self.name}'",
-            "utf-8",
         )
         try:
             while not self._is_confirmed(text):
@@ -228,7 +228,7 @@ class Order:
 
     def fail(self, reason: str) -> None:
         """Records why the run cannot go on by itself."""
-        self._failed_file.write_text(reason, "utf-8")
+        replace_text(self._failed_file, reason)
 
     def failure(self) -> str:
         """Returns the reason recorded by `fail`, or an empty text."""
@@ -237,7 +237,7 @@ class Order:
     def trouble(self, reason: str) -> None:
         """Records why an attempt ended that will be repeated; an empty reason clears it."""
         if reason:
-            self._trouble_file.write_text(reason, "utf-8")
+            replace_text(self._trouble_file, reason)
         else:
             self._trouble_file.unlink(missing_ok=True)
 
@@ -339,7 +339,7 @@ class Order:
             if missing != told:
                 names = ", ".join(sorted(missing))
                 log.info("waiting for %s", names)
-                self._waiting_file.write_text(names, "utf-8")
+                replace_text(self._waiting_file, names)
                 told = missing
             time.sleep(LOOK_S)
 

@@ -2,18 +2,19 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, final
 
-from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import image, scalar
 
 from asyndgan.protocol import Exchange
+from asyndgan.runs.board import Board
 from asyndgan.runs.facts import RunFacts, by_site, counted_on, socket_sums
 from asyndgan.runs.folder import RunFolder
 from asyndgan.runs.news import line_of
 from asyndgan.runs.samples import SampleGrid
+from asyndgan.texts import append
 from asyndgan.training import Coordinator, StepReport
 
 
@@ -71,33 +72,32 @@ class Recorder:
         """Forgets the time since this attempt began, such as a person took to answer."""
         self._since = time.monotonic()
 
-    @contextmanager
     def recording(
         self, step: int, grid: SampleGrid | None, *, every: int
-    ) -> Iterator[Callable[[Progress], None]]:
-        """Opens metrics and TensorBoard; what it yields records a step.
+    ) -> Callable[[Progress], None]:
+        """Begins a file of TensorBoard; what it returns records a step.
 
         Args:
             step: the next step; what TensorBoard has of it and later ones is forgotten.
             grid: paints the grid of samples, if there are masks to paint from.
             every: number of steps from one grid to the next; the last step has one too.
+
+        Raises:
+            StorageError: a file cannot be written.
         """
-        with (
-            SummaryWriter(self.folder.tensorboard, purge_step=step) as board,
-            self.folder.metrics_file.open("a", encoding="utf-8") as metrics,
-        ):
+        board = Board(self.folder.tensorboard, step)
 
-            def record(progress: Progress) -> None:
-                self._count_sockets()
-                metrics.write(json.dumps(self._metrics(progress)) + "\n")
-                metrics.flush()
-                self._plot(progress, board)
-                if grid and (progress.step == progress.steps or progress.step % every == 0):
-                    painted = grid.write(progress.step)
-                    if painted is not None:
-                        board.add_image("samples", painted, progress.step)
+        def record(progress: Progress) -> None:
+            self._count_sockets()
+            line = json.dumps(self._metrics(progress))
+            append(self.folder.metrics_file, f"{line}\n".encode())
+            shown = [scalar(name, value) for name, value in self._curves(progress).items()]
+            if grid and (progress.step == progress.steps or progress.step % every == 0):
+                painted = grid.write(progress.step)
+                shown += [] if painted is None else [image("samples", painted)]
+            board.add(progress.step, shown)
 
-            yield record
+        return record
 
     def write_facts(self, coordinator: Coordinator) -> None:
         """Replaces `run.json` by what holds now."""
@@ -156,7 +156,8 @@ class Recorder:
             record["reminding"] = report.reminding
         return record
 
-    def _plot(self, progress: Progress, board: SummaryWriter) -> None:
+    def _curves(self, progress: Progress) -> dict[str, float]:
+        """What TensorBoard plots of a step, by name."""
         report = progress.report
         scalars: dict[str, float] = {
             "bytes/to_sites": progress.sent,
@@ -174,8 +175,7 @@ class Recorder:
             scalars |= {f"distance/{site}": own for site, own in report.distances.items()}
         if report.reminding is not None:
             scalars["reminding"] = report.reminding
-        for name, value in scalars.items():
-            board.add_scalar(name, value, progress.step)
+        return scalars
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._since

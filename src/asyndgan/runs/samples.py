@@ -9,6 +9,7 @@ from PIL import Image
 
 from asyndgan.data import derived_seed
 from asyndgan.runs.bank import MaskBank
+from asyndgan.texts import stored_whole
 from asyndgan.training import Coordinator, generator_inputs
 
 ROWS = 2
@@ -50,5 +51,6 @@ class SampleGrid:
             return None
         grid = ((torch.cat(rows, dim=0) + 1) * 127.5).round().to(torch.uint8).numpy()
         self.folder.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(grid).save(self.folder / f"step-{step:06d}.png")
+        with stored_whole(self.folder / f"step-{step:06d}.png") as half:
+            Image.fromarray(grid).save(half, format="PNG")
         return grid[None]

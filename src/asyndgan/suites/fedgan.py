@@ -28,6 +28,7 @@ from asyndgan.models import build_discriminator, condition_channels, usable_devi
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.checks import precision_of
+from asyndgan.texts import append
 from asyndgan.training import GENERATOR_VERSION, Scope, generator_inputs, new_generator
 from asyndgan.training.admission import check_cohort
 from asyndgan.training.checkpoint import (
@@ -315,8 +316,7 @@ class _FedGan:
             "shares": self.shares, "losses": losses, "sent": moved * len(self.shares),
             "received": moved * len(self.shares), "news": [],
         }  # fmt: skip
-        with self.folder.metrics_file.open("a", encoding="utf-8") as metrics:
-            metrics.write(json.dumps(record) + "\n")
+        append(self.folder.metrics_file, f"{json.dumps(record)}\n".encode())
 
     def _store(self) -> None:
         tensors = network_state("average", self.average)

@@ -11,7 +11,7 @@ import torch
 
 from asyndgan.data import Case
 from asyndgan.data.prepare import blanked
-from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet
+from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, write_whole
 from asyndgan.judging.compare import compare, contenders, levelled_off
 from asyndgan.judging.consistency import consistency
 from asyndgan.judging.distance import distances
@@ -162,7 +162,7 @@ class Judging:
             shown = [case for case in of_seeds[0] if case.name.endswith("_d0")]
             title, label = f"{self.model.name} on {self.part.name}", self.part.label
             picture = plot_paintings(shown, self.real.labels[label], title=title)
-            (self.bench.out / path).write_bytes(picture)
+            write_whole(self.bench.out / path, picture)
             result.pictures[f"{self.part.name}, {self.model.name}: {name}"] = str(path)
 
     def _add_completions(self, result: SuiteResult, real_all: TrainingSet) -> None:

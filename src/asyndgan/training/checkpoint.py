@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import struct
@@ -149,7 +150,9 @@ def write(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -
         try:
             save_file(contiguous, half, metadata={"about": json.dumps(about, sort_keys=True)})
         except SafetensorError as error:  # a full disk raises it
-            raise OSError(str(error)) from error
+            number = re.search(r"os error (\d+)", str(error))
+            known = (int(number[1]), os.strerror(int(number[1]))) if number else (str(error),)
+            raise OSError(*known) from error
 
 
 def read(path: Path, *, with_tensors: bool = True) -> State:

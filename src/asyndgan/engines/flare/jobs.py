@@ -19,7 +19,7 @@ from asyndgan.errors import RunError, SiteUnreachableError, WireError
 from asyndgan.protocol import message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.relay.framing import Frames, Requests
-from asyndgan.texts import parsed_json
+from asyndgan.texts import parsed_json, replace_text
 
 log = logging.getLogger(__name__)
 
@@ -250,4 +250,4 @@ def write_job(folder: Path, site: str, recipe: Recipe, run: str, *, limit: int) 
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=1))
+        replace_text(path, json.dumps(content, indent=1))

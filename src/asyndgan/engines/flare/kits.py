@@ -33,7 +33,7 @@ from asyndgan.engines.flare.member import (
     Member,
 )
 from asyndgan.errors import RunError
-from asyndgan.texts import replace_text
+from asyndgan.texts import replace_text, storing
 
 SUBMITTER: Final = "coordinator@asyndgan.local"
 VALID_DAYS: Final = 3 * 365
@@ -113,7 +113,12 @@ def init_federation(path: Path, *, host: str, port: int, sites: tuple[str, ...])
     path.mkdir(parents=True, exist_ok=True)
     path.chmod(0o700)
     federation = Federation(path, host, port, sites)
-    _provision(federation, sites)
+    try:
+        with storing(path):
+            _provision(federation, sites)
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True)  # half a federation, with keys
+        raise
     return federation
 
 
@@ -350,7 +355,4 @@ def _read(path: Path) -> Any:
 
 def _write(path: Path, content: Any) -> None:
     """Writes a file atomically: some of these files hold keys that cannot be made again."""
-    try:
-        replace_text(path, json.dumps(content, indent=1), mode=0o600)
-    except OSError as error:
-        raise RunError(f"{path} cannot be written: {error}. The old one is unchanged.") from error
+    replace_text(path, json.dumps(content, indent=1), mode=0o600)

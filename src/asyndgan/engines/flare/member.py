@@ -248,7 +248,7 @@ def write_workspace(kit: Path, member: Member) -> Path:
         (half / "new").rename(place)
     except OSError as error:
         raise RunError(
-            f"FLARE's files cannot be written to {place}: {error}. Make room."
+            f"FLARE's files cannot be written to {place}: {error}. Free space."
         ) from error
     finally:
         shutil.rmtree(half, ignore_errors=True)
