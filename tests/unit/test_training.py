@@ -1248,7 +1248,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_of_our_errors(
         raise SafetensorError("No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(RunError, match=r"No space left.*Make room"):
+    with pytest.raises(RunError, match="Free space"):
         checkpoint.write(tmp_path / "a.safetensors", {}, {})
 
 

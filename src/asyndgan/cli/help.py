@@ -27,7 +27,8 @@ Data:
     --patient-pattern REGEX: Regular expression for case names. Its first group is the patient.
 
 Training:
-    --set KEY=VALUE: Override a key of the recipe, such as image.size=128.
+    --set KEY=VALUE: Override a key of the recipe, such as image.size=128. A list is written as
+        image.size=48x64 or image.modalities=T1,T2.
 
 Painting:
     --fade LABEL: Vary from image to image how clearly this label, such as a lesion, is visible. The

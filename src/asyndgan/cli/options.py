@@ -1,6 +1,7 @@
 """Types of options that several commands share; `help.py` has their texts."""
 
 import json
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,7 +45,7 @@ def print_json(value: Any) -> None:
 
 
 def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
-    """Parses `NAME=PATH` pairs.
+    """Parses `NAME=PATH` pairs, with `~` for the user's folder.
 
     Raises:
         RecipeError: if a pair is not of that form, or a name is not valid or comes twice.
@@ -59,5 +60,6 @@ def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
                 "(capitals do not tell two apart)."
             )
         check_site_name(name, f"{option} {pair}")
-        sites[name] = Path(folder)
+        # A shell expands only at a word's beginning. Of nobody `~` stays, and is reported.
+        sites[name] = Path(expanduser(folder))  # noqa: PTH111
     return sites

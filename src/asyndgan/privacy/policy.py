@@ -186,7 +186,7 @@ class Policy(Section):
         except OSError as error:
             raise PolicyError(
                 f"the policy in force cannot be kept ({error.strerror or error}), so nothing may "
-                "leave. Make room, then start the site again."
+                "leave. Free space, then start the site again."
             ) from error
 
     def covers(self, recipe: Recipe) -> bool:

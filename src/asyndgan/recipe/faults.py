@@ -1,21 +1,30 @@
 """Error messages for a recipe, or for another value that pydantic validates."""
 
 import difflib
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 from pydantic import ValidationError
 
 SHOWN_FAULTS = 20
 
 
-def explained(error: ValidationError, known: Sequence[str]) -> str:
+MISFORMED: Final = ("_type", "_parsing", "_from_float", "too_short", "too_long", "missing")
+"""How the types of pydantic's faults end that are of a value's form, not of its size."""
+
+
+def explained(
+    error: ValidationError, known: Sequence[str], forms: Mapping[str, str] = MappingProxyType({})
+) -> str:
     """One line per fault: the key, its value, what is allowed, and the nearest known key.
+
+    A value of another form than its key takes is answered with one of that form, from `forms`.
 
     At most `SHOWN_FAULTS` faults are listed; a last line counts the others.
     """
     faults = error.errors()
-    lines = [f"  {_explain(fault, known)}" for fault in faults[:SHOWN_FAULTS]]
+    lines = [f"  {_explain(fault, known)}{_form(fault, forms)}" for fault in faults[:SHOWN_FAULTS]]
     more = len(faults) - len(lines)
     return "\n".join([*lines, f"  and {more} more."] if more else lines)
 
@@ -24,6 +33,13 @@ def shown(value: object) -> str:
     """An untrusted value for an error message: its repr, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _form(fault: Any, forms: Mapping[str, str]) -> str:
+    key = ".".join(part for part in fault["loc"] if isinstance(part, str))
+    if key not in forms or not fault["type"].endswith(MISFORMED):
+        return ""
+    return f" For example: --set {key}={forms[key]}"
 
 
 def _explain(fault: Any, known: Sequence[str]) -> str:

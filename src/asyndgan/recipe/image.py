@@ -1,6 +1,5 @@
 """The images of a recipe: their grid, and how intensities are normalised."""
 
-import re
 from typing import Annotated, Literal, Self, final
 
 from pydantic import Field, field_validator, model_validator
@@ -48,20 +47,25 @@ class ImageSection(Section):
     )
     size: tuple[int, int] = Field(
         (64, 64),
+        examples=["48x64"],
         description="rows and columns in pixels, multiples of 16 from 16 to 1024, as 48x64; one "
         "number sets both",
     )
     modalities: tuple[str, ...] = Field(
-        (), description="names of the modalities to paint; empty: all that any site holds"
+        (),
+        examples=["T1,T2"],
+        description="names of the modalities to paint; empty: all that any site holds",
     )
     labels: dict[Name, Annotated[int, Field(ge=0, lt=LABELS_LIMIT)]] = Field(
         {},
         max_length=LABELS_LIMIT,
+        examples=["'{background = 0, tumour = 1}'"],
         description="number of each label by name, as in dataset.json; a site with another label "
         "takes no part; empty: all labels of all sites",
     )
     spacing: tuple[Spacing, Spacing] | None = Field(
         None,
+        examples=["1.5,1.5"],
         description="millimetres per pixel to resample NIfTI images to: rows and columns, or one "
         "number. Left out: images are scaled to the size",
     )
@@ -86,16 +90,13 @@ class ImageSection(Section):
     )
     intensity: dict[Name, Intensity] = Field(
         {"default": Intensity()},
+        examples=["'{T1 = {kind = \"percentiles\", low = 0, high = 99}}'"],
         description="normalisation of each modality by name; 'default' is for all others",
     )
 
     @field_validator("size", "spacing", mode="before")
     @classmethod
     def _square(cls, value: object) -> object:
-        """One number stands for both sides; 48x64 and 48,64 are rows and columns."""
-        if isinstance(value, str):
-            sides = [float(side) for side in re.split("[x,]", value)]
-            return tuple(int(side) if side.is_integer() else side for side in sides)
         return (value, value) if isinstance(value, (int, float)) else value
 
     @field_validator("size")

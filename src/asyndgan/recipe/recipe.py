@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Self, final
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from asyndgan.errors import RecipeError
@@ -189,8 +190,9 @@ class Recipe(Section):
         except ValidationError as error:
             rows = known_keys(PresenceSection, "timeline.")
             known = [*cls.model_fields, *known_keys(), *rows]
+            forms = {key: form for key, field in _described(cls) if (form := _form(field))}
             name = shown(tables.get("name", "unnamed"))
-            raise RecipeError(f"recipe {name}:\n{explained(error, known)}") from error
+            raise RecipeError(f"recipe {name}:\n{explained(error, known, forms)}") from error
 
     def to_tables(self) -> dict[str, Any]:
         """The recipe as nested dictionaries of plain values, without keys that are not set."""
@@ -231,8 +233,19 @@ def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
     """Every key of a recipe, as a dotted path."""
+    return (key for key, _ in _described(section, prefix))
+
+
+def _described(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in section.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from known_keys(field.annotation, f"{prefix}{name}.")
+            yield from _described(field.annotation, f"{prefix}{name}.")
         else:
-            yield prefix + name
+            yield prefix + name, field
+
+
+def _form(field: FieldInfo) -> str:
+    """A value as an override gives it to a key; empty for a table."""
+    if field.examples:
+        return str(field.examples[0])
+    return json.dumps(field.default) if isinstance(field.default, int | float) else ""

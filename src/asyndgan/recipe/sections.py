@@ -1,8 +1,10 @@
 """The tables of a recipe: their keys, what each may be, and what it is if not given."""
 
-from typing import Annotated, Final, Literal, final
+import re
+from types import UnionType
+from typing import Annotated, Any, Final, Literal, final, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from asyndgan.recipe.toml import lines_of
 
@@ -24,9 +26,27 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _lists_in_words(cls, value: object, info: ValidationInfo) -> object:
+        """Takes 48x64, 1,1 and T1,T2 for lists where a key has a list."""
+        annotation = cls.model_fields[str(info.field_name)].annotation
+        lists = [each for each in _either(annotation) if get_origin(each) is tuple]
+        if not lists or not isinstance(value, str):
+            return value
+        pixels = re.fullmatch(r"\d+(\s*x\s*\d+)+", value)
+        parts = [part.strip() for part in value.split("x" if pixels else ",")]
+        one = len(parts) == 1 and Ellipsis not in get_args(lists[0])
+        return value if one or not value else parts
+
     def to_toml(self, *, comments: bool = True) -> str:
         """A TOML document that parses back to an equal value; with `comments`, one on each key."""
         return "\n".join(lines_of(self, comments)) + "\n"
+
+
+def _either(annotation: Any) -> tuple[Any, ...]:
+    """The alternatives of an annotation: of `tuple[int, int] | None`, both."""
+    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
 
 
 @final
@@ -111,6 +131,7 @@ class DiscriminatorSection(Section):
     )
     augment: tuple[Literal["intensity", "shift", "cutout"], ...] = Field(
         (),
+        examples=["intensity,shift"],
         description="random changes of real and synthetic images before they are judged "
         "(intensity, shift, cutout). Use it when a site has few patients",
     )
