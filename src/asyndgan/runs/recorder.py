@@ -94,7 +94,7 @@ class Recorder:
             shown = [scalar(name, value) for name, value in self._curves(progress).items()]
             if grid and (progress.step == progress.steps or progress.step % every == 0):
                 painted = grid.write(progress.step)
-                shown += [] if painted is None else [image("samples", painted)]
+                shown += [] if painted is None else [image("samples", painted, dataformats="CHW")]
             board.add(progress.step, shown)
 
         return record

@@ -161,13 +161,30 @@ def _connection(member: Member) -> Check:
                 if not line.recv(1):
                     raise OSError("the server closes the connection")
             return Check("connection", True, f"{target}, {line.version()}, both ends certified")
+    except ssl.SSLCertVerificationError:
+        fault = _intercepted(member)
     except ssl.SSLError as error:
-        fault = f"the kit's key and certificates do not work with it ({error}). Ask the coordinator"
-        fault += " for a new kit."
+        fault = f"the kit's key and certificates do not work with it ({error}). If a proxy or "
+        fault += "firewall inspects TLS, have this connection exempted. Else ask the coordinator "
+        fault += "for a new kit."
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         fault = f"{reason}. Is the coordinator started, and does the firewall let out to it?"
     return Check("connection", False, f"{target}: {fault}")
+
+
+def _intercepted(member: Member) -> str:
+    """What to do about a certificate that this federation's authority did not sign."""
+    issuer = ""
+    with suppress(OSError, ValueError):
+        pem = ssl.get_server_certificate((member.host, member.port), timeout=5)
+        found = x509.load_pem_x509_certificate(pem.encode())
+        issuer = f" ({found.issuer.rfc4514_string()} issued it)"
+    return (
+        f"the certificate there is not this federation's{issuer}. Most often a proxy or firewall "
+        "inspects TLS: ask your network's administrators to exempt this connection from TLS "
+        "inspection. If none does, ask the coordinator for a new kit."
+    )
 
 
 def _versions(member: Member) -> Check:
