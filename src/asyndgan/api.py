@@ -32,7 +32,7 @@ from asyndgan.judging.table import Evaluation
 from asyndgan.models import check_parts
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
-from asyndgan.painting.sets import MOVED, painting_of
+from asyndgan.painting.sets import MOVED, painting_of, watched
 from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
 from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
 from asyndgan.recipe import Recipe
@@ -226,6 +226,7 @@ def generate(
     fade: Sequence[str] = (),
     release: Sequence[Folder] = (),
     like: Folder | None = None,
+    watch: OnProgress | None = None,
 ) -> int:
     """Paints an nnU-Net data set with its folds, its provenance and a model card.
 
@@ -244,6 +245,7 @@ def generate(
             and only if they found no evidence of members and no near copies.
         like: data set of a site whose file format to take and, of NIfTI, the spacing and, where
             the recipe normalises by a range, the intensities; None: PNG with 8 bits.
+        watch: called with a text, the cases painted and all cases; `print` will do.
 
     Returns:
         The number of cases.
@@ -275,7 +277,9 @@ def generate(
             source += ", moved at random" if augment else ""
         else:
             painting, cases = {"moved": MOVED}, painting_of(folder, named, fading=fading)
+            draws = 1 + MOVED
             source += ", some of them moved at random"
+        cases = watched(cases, draws * len(named), watch)
         return write_synthetic(
             half, folder, cases, masks=named, source=source,
             painting={**painting, **fading.told()}, audited=audited, storage=storage,

@@ -51,6 +51,7 @@ def audit_run(
         RunError: as `synthetic_of_run`, `load_for_audit` and `read_pixels`.
     """
     run = sites.run
+    _check_given(sites, holdout)  # before anything is read or painted, for that may take long
     place = synthetic.folder if synthetic else out / "synthetic"
     synthetic = synthetic_of_run(sites, place, masks=masks, faded=faded, compared=synthetic is None)
     members, others, painted, confirmed = load_for_audit(sites, holdout, synthetic)
@@ -90,26 +91,14 @@ def load_for_audit(
             the pattern are not those of the run.
     """
     run = sites.run
-    facts, image, part = run.facts(), run.recipe().image, run.recipe().training.hold_out
-    if holdout is None and not part:
-        raise RunError(
-            "there is nobody to compare members with: give patients of the same hospitals that the "
-            "run has not seen with --holdout FOLDER, or train with --set training.hold_out=0.3."
-        )
-    sites.check_pattern()
-    if set(sites.data) - set(facts.sites):
-        raise RunError(
-            "the members are those whom the run was trained on, at "
-            f"{', '.join(facts.sites)}. Name these sites, or some of them, with --site."
-        )
+    facts, image = run.facts(), run.recipe().image
+    _check_given(sites, holdout)
     every = [*sites.data.values(), *([holdout] if holdout else [])]
     modalities = shared_by_all(facts.modalities, every)
     real, others = load_real(
         sites.data, holdout, run.recipe(), modalities=modalities, labels=facts.labels,
         participation=sites.participation(),
     )  # fmt: skip
-    if stray := set(sites.states) - set(sites.data):
-        raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")
     confirmed = {
         site: setup
         for site, data in sites.data.items()
@@ -124,6 +113,24 @@ def load_for_audit(
         others = [case for case in others if bool(case.mask.any())]
     painted = synthetic.cases(image, modalities, unmasked=False, synthetic=True)
     return members, others, painted, confirmed
+
+
+def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
+    """Checks what an audit was given, without reading an image; raises `RunError`."""
+    facts = sites.run.facts()
+    if holdout is None and not sites.run.recipe().training.hold_out:
+        raise RunError(
+            "there is nobody to compare members with: give patients of the same hospitals that the "
+            "run has not seen with --holdout FOLDER, or train with --set training.hold_out=0.3."
+        )
+    sites.check_pattern()
+    if set(sites.data) - set(facts.sites):
+        raise RunError(
+            "the members are those whom the run was trained on, at "
+            f"{', '.join(facts.sites)}. Name these sites, or some of them, with --site."
+        )
+    if stray := set(sites.states) - set(sites.data):
+        raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")
 
 
 def as_in_run(sites: RunSites, site: str) -> SiteSetup:

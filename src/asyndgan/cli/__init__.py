@@ -62,6 +62,8 @@ def _imported(name: str) -> Any:
     from asyndgan.cli.terminal import LogToTerminal  # only now, so that `--help` need not wait
 
     logging.lastResort = LogToTerminal(logging.WARNING)
+    # Without a home that can be written, matplotlib keeps its cache in a temporary folder.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     found = getattr(import_module(f"asyndgan.cli.{name}"), name)
     if not isinstance(found, typer.Typer):
         alone = Commands("", no_args_is_help=False)

@@ -71,13 +71,14 @@ def complete(
         way, kept, source, TranslationBudget(steps=steps), seed, look, hide_masks,
         str(usable_device(device)),
     )  # fmt: skip
-    with EvaluationDisplay(console) as display, written_whole(out) as half:
+    display = EvaluationDisplay(console, "train the translator", counted=True)
+    with display, written_whole(out) as half:
         count, modalities = complete_folder(
             folder,
             DataSet(site, patient_pattern),
             half,
             how,
-            on_progress=lambda done: display.show("translator", done, steps),
+            on_progress=lambda done: display.show("train the translator", done, steps),
         )
     names = ", ".join(f"synthetic {name}" for name in modalities)
     console.say(

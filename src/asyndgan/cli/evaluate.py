@@ -4,7 +4,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from asyndgan.cli.options import ChosenCount, Count, FinishedRun, NewFolder, Sites, parsed_sites
@@ -135,25 +142,37 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
 
 
 class EvaluationDisplay(Progress):
-    """Shows one progress bar over all trainings."""
+    """Shows one progress bar over all that is done.
 
-    def __init__(self, console: Terminal) -> None:
+    Args:
+        console: console to write to.
+        name: what is done first.
+        counted: whether what is done is many of one kind, and not some of several; without a
+            terminal a line is then printed for each tenth.
+    """
+
+    def __init__(self, console: Terminal, name: str = "evaluate", *, counted: bool = False) -> None:
+        self.terminal = console
         super().__init__(
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
+            *([MofNCompleteColumn()] if counted else []),
             TaskProgressColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
         )
-        self.task = self.add_task("evaluate", total=None)
-        self.said: set[str] = set()
+        self.task = self.add_task(name, total=None)
+        self.counted = counted
+        self.said: set[tuple[str, int]] = set()
 
     def show(self, text: str, done: int, total: int) -> None:
-        """Updates the bar; without a terminal, prints a line for each model."""
+        """Updates the bar; without a terminal, prints a line for each model or tenth."""
         if done < self.tasks[self.task].completed:  # another comparison has started
             self.said.clear()
         self.update(self.task, description=text, completed=done, total=total)
-        if self.disable and text not in self.said:  # models trained in parallel alternate
-            self.said.add(text)
-            self.console.print(f"{100 * done // max(total, 1):3d} %  {text}")
+        line = (text, 10 * done // max(total, 1) if self.counted else 0)
+        if self.disable and line not in self.said:  # models trained in parallel alternate
+            self.said.add(line)
+            count = f" ({done} of {total})" if self.counted else ""
+            self.terminal.say(f"{100 * done // max(total, 1):3d} %  {text}{count}")

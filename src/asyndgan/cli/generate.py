@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 import asyndgan
+from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, Seed
 from asyndgan.cli.terminal import Terminal
 
@@ -48,9 +49,11 @@ def generate(
             audits do not cover all sites, or found members or copies. The model card reports the
             audits.
     """
-    count = asyndgan.generate(
-        run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
-        release=release or (), like=like,
-    )  # fmt: skip
+    console = Terminal()
+    with EvaluationDisplay(console, "paint cases", counted=True) as display:
+        count = asyndgan.generate(
+            run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
+            release=release or (), like=like, watch=display.show,
+        )  # fmt: skip
     kept = "" if masks else " The run kept each different mask once, of those that sites sent."
-    Terminal().say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.{kept}")
+    console.say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.{kept}")

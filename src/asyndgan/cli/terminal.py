@@ -7,6 +7,7 @@ from typing import Any, final
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from asyndgan.texts import printable
 
@@ -27,7 +28,13 @@ class Terminal(Console):
 
     def say(self, text: str, style: str = "", end: str = "\n") -> None:
         """Prints a text without wrapping it, since it may hold commands to copy."""
-        self.print(text, style=style, end=end, soft_wrap=True)
+        self.print(text, style=style, end=end)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Prints as rich does, but wraps tables only; the terminal itself wraps a text."""
+        if all(isinstance(each, str | Text) for each in objects):
+            options.setdefault("soft_wrap", True)
+        super().print(*objects, **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None

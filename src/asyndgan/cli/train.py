@@ -1,17 +1,17 @@
 """`asyndgan train`: trains one generator with several sites."""
 
-from itertools import count
+from collections.abc import Mapping
 from pathlib import Path
-from shlex import quote
 from statistics import fmean
 from types import TracebackType
-from typing import TYPE_CHECKING, Annotated, Self, final
+from typing import TYPE_CHECKING, Annotated, Final, Self, final
 
 import typer
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
+from asyndgan.cli.following import lacking, next_commands
 from asyndgan.cli.options import (
     ChosenCount,
     Engine,
@@ -28,8 +28,13 @@ from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
 
 if TYPE_CHECKING:
+    from asyndgan.recipe import Recipe
     from asyndgan.runs import Progress as RunProgress
     from asyndgan.runs import RunFolder
+
+
+MEASURED: Final = 10
+"""Steps after which the time of the training is estimated."""
 
 
 def train(
@@ -84,6 +89,7 @@ def train(
     def tell(proposal: str) -> None:
         data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
         display.tell(f"{proposal}\n{told(data)}")
+        _tell_lacking(console, resolved, masks=resolved.keeps_masks)
 
     with TrainingDisplay(console) as display:
         run = train_run(
@@ -102,7 +108,7 @@ def train(
             confirm=tell,
             watch=display.show,
         )
-    tell_finished(console, run)
+    tell_finished(console, run, folders, patient_pattern)
 
 
 def _withheld(pairs: list[str]) -> dict[str, list[str]]:
@@ -115,19 +121,25 @@ def _withheld(pairs: list[str]) -> dict[str, list[str]]:
     return withheld
 
 
-def tell_finished(console: Terminal, run: "RunFolder") -> None:
-    """Prints a summary after training."""
-    facts = run.facts()
+def tell_finished(
+    console: Terminal, run: "RunFolder", sites: Mapping[str, Path], pattern: str
+) -> None:
+    """Prints a summary after training, what the run lacks, and the commands that use it."""
+    facts, recipe, masks = run.facts(), run.recipe(), run.has_masks
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
     console.say(
         f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
         f"no image among them. Generator: {run.generator_file}"
     )
-    if run.has_masks:
-        out = next(
-            name for n in count(1) if not Path(name := f"synthetic{n if n > 1 else ''}").exists()
-        )
-        console.say(f"Next: asyndgan generate {quote(str(run.path))} --out {out}")
+    _tell_lacking(console, recipe, masks=masks)
+    console.say("Next:")
+    for command in next_commands(run.path, recipe, sites, pattern, masks=masks):
+        console.say(f"  {command}")
+
+
+def _tell_lacking(console: Terminal, recipe: "Recipe", *, masks: bool) -> None:
+    for line in lacking(recipe, masks=masks):
+        console.say(line, style="yellow")
 
 
 @final
@@ -140,6 +152,7 @@ class TrainingDisplay:
 
     def __init__(self, console: Terminal) -> None:
         self.console = console
+        self.shown = 0
         self.bar = Progress(
             TextColumn("step {task.completed}/{task.total}", markup=False),
             BarColumn(bar_width=None),
@@ -171,7 +184,11 @@ class TrainingDisplay:
     def show(self, progress: "RunProgress") -> None:
         """Shows the state after a step."""
         for line in progress.news:
-            self.console.print(f"step {progress.step}: {line}", style="yellow")
+            self.console.say(f"step {progress.step}: {line}", style="yellow")
+        self.shown += 1
+        if self.shown == MEASURED and progress.step < progress.steps:
+            left, steps = duration(progress.seconds_left), progress.steps - progress.step
+            self.console.say(f"The other {steps} steps will take about {left} on this machine.")
         if self.console.is_terminal:
             left = duration(progress.seconds_left)
             self.bar.update(self.task, completed=progress.step, total=progress.steps, left=left)

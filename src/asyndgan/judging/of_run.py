@@ -55,13 +55,13 @@ def evaluate_run(
         DataError, NotFiniteError: as in `evaluate`.
     """
     run = sites.run
+    # Before anything is read or painted, for that may take long.
     _check_known(run.facts(), sites.data)
-    # Before anything is painted, for that may take long.
+    _check_judged(sites, test)
     device = str(usable_device(bench.device))
     for data in (*sites.data.values(), *([test] if test else []), *(augmented or {}).values()):
         _ = data.info
     synthetic = _painted(sites, synthetic, bench.out, faded)
-    _check_judged(sites, test)
     facts, recipe = run.facts(), run.recipe()
     # Held-out patients are of the sites, any of which may lack a modality.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.data.values()))

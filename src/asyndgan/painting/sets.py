@@ -1,7 +1,7 @@
 """Synthetic sets of a run: painted once from chosen masks, and recognised again."""
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,16 @@ def painted_once(
     with written_whole(out) as half:  # on entry it looks whether it can be written
         paint(half)
     return painted
+
+
+def watched(
+    cases: Iterable[Case], total: int, watch: Callable[[str, int, int], None] | None
+) -> Iterator[Case]:
+    """The cases; `watch` is told after each one how many of all are painted and stored."""
+    for done, case in enumerate(cases, 1):
+        yield case
+        if watch:
+            watch("paint cases", done, total)
 
 
 def _files(folder: Path) -> dict[str, bytes]:
