@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.table import Table
 
 from asyndgan.cli.help import Commands
 from asyndgan.cli.options import AsJson, NewFolder, Overrides, RecipeName, Sites, print_json
@@ -269,10 +270,14 @@ def status(
         return
     if not watch:
         console.print(standing.table())
+        console.say(standing.news())
         return
     with Live(console=console, refresh_per_second=2) as live:
         while True:
-            live.update(standing.table())
+            grid = Table.grid()
+            grid.add_row(standing.table())
+            grid.add_row(standing.news())
+            live.update(grid)
             time.sleep(1)
 
 

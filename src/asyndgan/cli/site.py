@@ -8,8 +8,6 @@ from shlex import quote
 from typing import Annotated
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
 from asyndgan.cli.help import Commands
 from asyndgan.cli.options import AsJson, print_json
@@ -116,13 +114,12 @@ def check(kit: Kit, as_json: AsJson = False) -> None:
         found = [vars(each) for each in checks(kit)]
         print_json(found)
         raise typer.Exit(not all(each["fine"] for each in found))
-    table = Table("", "", show_header=False, box=None)
-    faults = 0
+    console, faults = Terminal(), 0
     for found in checks(kit):
         faults += not found.fine
-        mark = Text("ok", "green") if found.fine else Text("fault", "bold red")
-        table.add_row(mark, found.subject, found.text)
-    Terminal().print(table)
+        mark, style = ("ok", "green") if found.fine else ("fault", "bold red")
+        console.say(f"{mark:7}", style, end="")
+        console.say(f"{found.subject:13}{found.text}")
     if faults:
         raise typer.Exit(1)
 

@@ -73,18 +73,21 @@ class Standing:
         return int(self.order.folder.recipe().training.steps)
 
     def table(self) -> Table:
-        """Returns the table of the run's current state."""
+        """Returns the table of the run's current state; `news` has what belongs below it."""
         steps, last = self._read(), self._last
         table = Table(
             "site", "share", "last seen", "round trip", "bytes", "on sockets", "losses",
             title=f"run {self.order.name}: {self.order.state()}, step {last['step']} of {steps}",
-            caption=f"to sites {size(last['sent'])}, from sites {size(last['received'])}"
-            + f"\n{self._connected()}{self._pause()}",
             title_justify="left",
         )  # fmt: skip
         for site in sorted({*self.order.wanted()["sites"], *self._seen}):
             table.add_row(site, *self._of_site(site))
         return table
+
+    def news(self) -> str:
+        """Bytes, connected sites, and the latest events, with commands that are to be copied."""
+        moved = f"to sites {size(self._last['sent'])}, from sites {size(self._last['received'])}"
+        return f"{moved}\n{self._connected()}{self._pause()}"
 
     def _connected(self) -> str:
         made = flare_part("kits").Federation.of(self.order.federation.path)  # some may join

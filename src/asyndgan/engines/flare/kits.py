@@ -6,11 +6,12 @@ two kits are FLARE's, tightened: jobs may name only our two relay classes and ma
 """
 
 import json
+import os
 import re
 import shutil
 import tomllib
 from collections.abc import Collection, Iterable
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -258,12 +259,14 @@ def _provision(federation: Federation, sent: Collection[str]) -> None:
             CertBuilder(root_valid_days=VALID_DAYS),
             SignatureBuilder(),
         ]
-        with redirect_stdout(said):
+        with redirect_stdout(said), redirect_stderr(said):
             context = Provisioner(str(root), builders).provision(project)
     except (ValueError, RuntimeError) as error:
         raise RunError(f"FLARE cannot make the kits: {error}.") from error
     made = context.get("current_prod_dir")
     if context.get("build_error") or not made:
+        if number := re.search(r"\[Errno (\d+)\]", said.getvalue()):  # a full disk
+            raise OSError(int(number[1]), os.strerror(int(number[1])))
         raise RunError(f"FLARE cannot make the kits: {said.getvalue().strip()}.")
     made = Path(made)
     _adopt(made / federation.host, federation.server_kit)

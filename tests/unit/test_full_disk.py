@@ -1,0 +1,155 @@
+"""Every writer on a full disk: it names the file, asks for space, and leaves no half of a file."""
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from asyndgan.auditing.audit import AUDIT_FILE
+from asyndgan.data.phantoms import write_phantoms
+from asyndgan.data.writing import written_whole
+from asyndgan.engines.flare import kits
+from asyndgan.errors import AsyndganError, LedgerError, StorageError
+from asyndgan.judging.bench import write_whole
+from asyndgan.painting.pictures import as_png
+from asyndgan.privacy import Openings
+from asyndgan.privacy.accounting import _write as write_account
+from asyndgan.privacy.ledger import Ledger, read
+from asyndgan.recipe import Recipe
+from asyndgan.reports.page import write_page
+from asyndgan.runs import RunFolder
+from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.board import Board
+from asyndgan.runs.train import train
+from asyndgan.texts import append, replace_text, stored_whole
+from asyndgan.training import checkpoint
+
+FULL = r"[Nn]o space left.* Free space|File too large"
+
+
+@dataclass
+class Disk:
+    """A disk of a few megabytes, or where none can be mounted, a limit on the size of files."""
+
+    path: Path
+    mounted: bool
+
+    @contextmanager
+    def full(self, free: int = 0) -> Iterator[None]:
+        """Leaves so many bytes free while the context lasts."""
+        filler = self.path / ".filler"
+        if not self.mounted:
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (free, before[1]))
+            yield
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            return
+        filler.write_bytes(b"0" * (shutil.disk_usage(self.path).free - free))
+        yield
+        filler.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(place)]
+    mounted = shutil.which("mount") is not None
+    mounted = mounted and subprocess.run(mount, capture_output=True, check=False).returncode == 0
+    try:
+        yield Disk(place, mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(place)], check=True)
+
+
+def written(folder: Path) -> None:
+    with written_whole(folder / "set") as half:
+        write_phantoms(half, size=32, patients_scale=0.1)
+
+
+def figure(folder: Path) -> None:
+    with stored_whole(folder / "dice.png") as half:
+        half.write_bytes(as_png(Figure()))
+
+
+def page(folder: Path) -> None:
+    write_page("style.css.jinja", {"colours": 3}, folder / "report.html")
+
+
+WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
+    "a run": ("run/recipe.toml", lambda at: RunFolder.create(at / "run", Recipe())),
+    "facts, orders and kits": ("run.json", lambda at: replace_text(at / "run.json", "{}")),
+    "metrics": ("metrics.jsonl", lambda at: append(at / "metrics.jsonl", b"{}\n")),
+    "TensorBoard": ("tfevents", lambda at: Board(at, 0)),
+    "a checkpoint": (
+        "step-1.safetensors",
+        lambda at: checkpoint.write(at / "step-1.safetensors", {"a": torch.zeros(9)}, {}),
+    ),
+    "released masks": (
+        "north-m00001.png",
+        lambda at: MaskBank(at).keep("north", torch.ones(1, 8, 8, dtype=torch.int64)),
+    ),
+    "a data set": ("set", written),
+    "a figure": ("dice.png", figure),
+    "an evaluation's cache": ("cache/a.json", lambda at: write_whole(at / "cache/a.json", b"{}")),
+    "an audit": (AUDIT_FILE, lambda at: write_whole(at / AUDIT_FILE, b"{}")),
+    "a page": ("report.html", page),
+    "a site's books": ("openings.json", lambda at: Openings(at).admit("a" * 64, 5)),
+    "a site's account": ("account.json", lambda at: write_account(at / "account.json", {})),
+    "a federation": (
+        "fed", lambda at: kits.init_federation(at / "fed", host="h", port=1, sites=("a",))
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_is_named_with_the_file_and_leaves_no_half_of_it(
+    disk: Disk, writer: str
+) -> None:
+    name, write = WRITERS[writer]
+    with disk.full(), pytest.raises(AsyndganError, match=FULL) as raised:
+        write(disk.path)
+    assert name in str(raised.value)
+    assert [path for path in disk.path.rglob("*") if path.is_file() and path.stat().st_size] == []
+    write(disk.path)  # with space it succeeds, whatever was left
+
+
+def test_what_was_written_before_stays_as_it_was(disk: Disk) -> None:
+    text, lines = disk.path / "run.json", disk.path / "metrics.jsonl"
+    replace_text(text, "old")
+    append(lines, b"1\n")
+    for write in (
+        lambda: replace_text(text, "new" * 5000), lambda: append(lines, b"2" * 9000)
+    ):  # fmt: skip
+        with disk.full(4096), pytest.raises(StorageError, match=FULL):
+            write()
+    assert (text.read_text(), lines.read_text()) == ("old", "1\n")
+
+
+def test_nothing_leaves_without_a_line_in_the_ledger(disk: Disk) -> None:
+    ledger = Ledger(disk.path / "ledger.jsonl", "a" * 64)
+    with disk.full(), pytest.raises(LedgerError, match=r"nothing may leave\. Free space"):
+        ledger.append(run="1f", kind="judgement", step=1, payload=b"x")
+    assert list(read(disk.path / "ledger.jsonl")) == []
+
+
+@pytest.mark.parametrize("free", [2**12, 2**15, 2**17])
+def test_a_training_that_fills_the_disk_is_resumed_when_there_is_space(
+    disk: Disk, tmp_path: Path, tiny: Callable[..., Recipe], free: int
+) -> None:
+    write_phantoms(tmp_path / "sites", size=32, patients_scale=0.1)
+    sites, recipe = {"north": tmp_path / "sites" / "north"}, tiny("image.size=32")
+    out = disk.path / "run"
+    with disk.full(free), pytest.raises(AsyndganError, match=FULL):
+        train(recipe, sites, out)
+    assert not list(out.rglob("*.half"))
+    begun = (out / "run.json").exists()
+    assert train(recipe, sites, out, resume=begun).facts().state == "finished"
