@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -71,13 +72,13 @@ JSON with `--json`. `evaluate` and `audit` write `evaluation.json` and `audit.js
     return text
 
 
-def run(*words: str) -> subprocess.CompletedProcess[str]:
+def run(*words: str | bytes, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a command in a process of its own, which prints last whether it imported torch."""
     code = f"{MAIN}\ntry:\n    main()\nfinally:\n    print('torch' in sys.modules, file=sys.stderr)"
     return subprocess.run(
         [sys.executable, "-c", code, *words],
-        capture_output=True, text=True, check=False, timeout=120,
-        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True, text=True, errors="replace", check=False, timeout=120,
+        env={**os.environ, "COLUMNS": "80", **environment},
     )  # fmt: skip
 
 
@@ -230,3 +231,50 @@ def test_the_list_of_commands_is_that_of_the_top_commands_help() -> None:
 
 if __name__ == "__main__":
     PAGE.write_text(page(), "utf-8")
+
+
+@pytest.mark.parametrize(
+    "streams",
+    [
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+        {"PYTHONIOENCODING": "latin-1"},
+        {"PYTHONIOENCODING": "cp1252:strict"},
+    ],
+)
+def test_letters_that_a_stream_lacks_are_replaced(
+    folder: Path, tmp_path: Path, streams: dict[str, str]
+) -> None:
+    shutil.copytree(folder / "north", faulty := tmp_path / "Łódź")
+    next((faulty / "imagesTr").iterdir()).unlink()
+    for words in (
+        ("check", str(faulty)),
+        ("check", str(faulty).encode() + b"\xe4"),
+        ("train", "default", "--site", f"x={faulty}-日本", "--out", str(tmp_path / "run")),
+        ("recipe", "show", "日本"),
+        ("recipe", "show", b"\xff"),
+    ):  # fmt: skip
+        done = run(*words, **streams)
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr and "UnicodeEncodeError" not in done.stderr
+        assert "?" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("home", ["/proc/nobody", "/dev/null"])
+def test_a_home_that_cannot_be_written_is_no_news(folder: Path, home: str) -> None:
+    draws = "import asyndgan.judging.figures"  # matplotlib looks for its folders when imported
+    code = f"{MAIN}, _imported\n_imported('check')\n{draws}"
+    environment = {**os.environ, "HOME": home}
+    for name in ("MPLCONFIGDIR", "XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        environment.pop(name, None)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert done.stdout + done.stderr == ""
+
+
+def test_a_command_in_a_message_is_on_one_line_however_narrow_the_terminal(
+    folder: Path, tmp_path: Path
+) -> None:
+    run_folder = str(tmp_path / ("a long name " * 8).strip())
+    said = run("generate", run_folder, "--out", str(tmp_path / "out"), COLUMNS="40").stderr
+    assert f"error: {run_folder} is no run folder; train one with" in said

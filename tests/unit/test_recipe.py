@@ -1,4 +1,5 @@
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -141,6 +142,51 @@ def test_overrides_take_toml_values_and_bare_words() -> None:
     assert recipe.image.intensity_of("T1").high == 100
     assert recipe.image.intensity_of("T2").high == 255
     assert not recipe.training.flip
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("image.size=128x128", (128, 128)),
+        ("image.size= 32 x 64", (32, 64)),
+        ("image.size=32,64", (32, 64)),
+        ("image.spacing=1,1", (1.0, 1.0)),
+        ("image.spacing=0.5, 2", (0.5, 2.0)),
+        ("image.modalities=T1", ("T1",)),
+        ("image.modalities=T1, T2 FLAIR", ("T1", "T2 FLAIR")),
+        ("discriminator.augment=shift,cutout", ("shift", "cutout")),
+    ],
+)
+def test_a_list_needs_no_brackets_where_it_can_mean_one_thing_only(
+    override: str, value: tuple[object, ...]
+) -> None:
+    section, _, key = override.partition("=")[0].partition(".")
+    assert getattr(getattr(Recipe.from_toml("", [override]), section), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "form"),
+    [
+        ("image.size=large", "--set image.size=48x64"),
+        ("image.size=48x64x3", "--set image.size=48x64"),
+        ("image.size=1.5x2", "--set image.size=48x64"),
+        ("image.spacing=isotropic", "--set image.spacing=1.5,1.5"),
+        ("image.spacing=1,one", "--set image.spacing=1.5,1.5"),
+        ("image.modalities=3", "--set image.modalities=T1,T2"),
+        ("image.labels=lesion", "--set image.labels='{background = 0, tumour = 1}'"),
+        ("training.steps=1,000", "--set training.steps=4000"),
+        ("training.flip=sometimes", "--set training.flip="),
+    ],
+)
+def test_a_value_of_another_form_is_answered_with_one_that_its_key_takes(
+    override: str, form: str
+) -> None:
+    with pytest.raises(RecipeError) as refused:
+        load_recipe("default", [override])
+    said = str(refused.value)
+    assert f"For example: {form}" in said
+    (shown,) = set(re.findall(r"--set (.+)", said))
+    load_recipe("default", [" ".join(shlex.split(shown))])
 
 
 @pytest.mark.parametrize("override", ["training.steps", "=3", "name.first=x"])

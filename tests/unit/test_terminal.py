@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 import asyndgan.cli
+from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.terminal import LogToTerminal, Terminal
 from asyndgan.recipe import Recipe
 from asyndgan.texts import printable
@@ -58,3 +59,29 @@ def test_a_recipes_texts_are_escaped_where_it_is_shown() -> None:
     recipe = Recipe.from_tables({"generator": {"kind": HOSTILE}, "name": "Köln"})
     assert printable(recipe.to_toml()) == recipe.to_toml() and "Köln" in recipe.to_toml()
     assert Recipe.from_toml(recipe.to_toml()) == recipe
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_a_text_is_not_wrapped_and_a_table_is(width: int) -> None:
+    out = io.StringIO()
+    console = Terminal(file=out, width=width)
+    command = "asyndgan train default --site north=" + "/a/long/path" * 20
+    console.print(command)
+    console.print(Text(command, "bold"), style="yellow")
+    assert out.getvalue() == f"{command}\n" * 2
+    table = Table("command")
+    table.add_row(command)
+    console.print(table)
+    assert max(map(len, out.getvalue().splitlines()[2:])) <= width
+
+
+@pytest.mark.parametrize(("count", "lines"), [(3, 4), (1860, 11)])
+def test_without_a_terminal_what_is_counted_is_told_at_each_tenth(count: int, lines: int) -> None:
+    out = io.StringIO()
+    console = Terminal(file=out, width=80)
+    with EvaluationDisplay(console, "paint cases", counted=True) as display:
+        for done in range(count + 1):
+            display.show("paint cases", done, count)
+    said = out.getvalue().splitlines()
+    assert len(said) == lines
+    assert said[-1] == f"100 %  paint cases ({count} of {count})"

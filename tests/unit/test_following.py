@@ -1,0 +1,83 @@
+"""What `train` says that a run will lack, and the commands that follow it."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+from asyndgan.cli import app
+from asyndgan.cli.following import lacking, next_commands
+from asyndgan.cli.options import parsed_sites
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.runs import load_recipe
+
+SITES = {"a": Path("data/north wing"), "b": Path("/data/west")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named", "unnamed"),
+    [
+        ([], ["masks.release=true", "training.hold_out", "--test", "--holdout"], []),
+        (["masks.release=true"], ["training.hold_out"], ["masks.release"]),
+        (["training.hold_out=0.3"], ["masks.release=true"], ["hold_out", "--test"]),
+        (["masks.release=true", "training.hold_out=0.3"], [], ["generate", "audit"]),
+        (["masks.source=given"], ["--masks FOLDER"], ["masks.release"]),
+        (
+            ["condition.kind=none", "generator.kind=dcgan", "discriminator.kind=dcgan",
+             "loss.segmentation=0", "generator.noise=0", "generator.skip=false"],
+            ["--holdout"],
+            ["masks.release", "--masks", "evaluate"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_run_lacks_is_said_with_the_option_that_allows_it(
+    overrides: list[str], named: list[str], unnamed: list[str]
+) -> None:
+    recipe = load_recipe("default", overrides)
+    said = "\n".join(lacking(recipe, masks=recipe.keeps_masks))
+    assert all(text in said for text in named), said
+    assert not any(text in said for text in unnamed), said
+    for line in said.splitlines():
+        for word in line.split():
+            if "=" in word:  # what is advised can be set
+                load_recipe("default", [*overrides, word.strip(",.")])
+
+
+@pytest.mark.parametrize("masks", [True, False])
+@pytest.mark.parametrize("overrides", [[], ["training.hold_out=0.3"]])
+@pytest.mark.parametrize("pattern", [DEFAULT_PATIENT_PATTERN, r"(p\d+) .*"])
+def test_the_next_commands_are_whole_and_have_the_paths_of_this_run(
+    masks: bool, overrides: list[str], pattern: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "audit").mkdir()
+    recipe, run = load_recipe("default", overrides), Path("my run")
+    lines = next_commands(run, recipe, SITES, pattern, masks=masks)
+    assert [line.split()[1] for line in lines] == ["generate", "evaluate", "audit", "report"]
+    assert ("--masks FOLDER" in lines[0]) is not masks
+    assert ("--test FOLDER" in lines[1]) is ("--holdout FOLDER" in lines[2]) is not overrides
+    assert lines[2].endswith("--out audit2")  # since there is an audit already
+    for line in lines:
+        program, command, *words = shlex.split(line)
+        assert program == "asyndgan"
+        top = typer.main.get_command(app)
+        _, found, _ = top.resolve_command(top.make_context("asyndgan", ["check"]), [command])
+        context = typer.Context(found, info_name=found.name)
+        given, rest, _ = found.make_parser(context).parse_args(words)
+        assert given["run"] == str(run) and not rest
+        if given.get("site"):
+            assert parsed_sites(given["site"]) == SITES
+            assert given.get("patient_pattern", DEFAULT_PATIENT_PATTERN) == pattern
+
+
+@pytest.mark.parametrize("option", ["--site", "--policy"])
+def test_a_path_after_a_name_is_expanded(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    pairs = ["a=~", "b=~/data/west", "c=data/~", "d=~nobody-of-this-name/x"]
+    assert parsed_sites(pairs, option) == {
+        "a": Path("/home/someone"),
+        "b": Path("/home/someone/data/west"),
+        "c": Path("data/~"),
+        "d": Path("~nobody-of-this-name/x"),
+    }

@@ -1,0 +1,99 @@
+"""What `site check` says of a connection that something between intercepts."""
+
+import datetime
+import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from asyndgan.engines.flare.checks import _connection
+from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.member import Member, read_kit
+
+Answer = Callable[[socket.socket, Path], None]
+
+
+@pytest.fixture(scope="module")
+def member(tmp_path_factory: pytest.TempPathFactory) -> Member:
+    folder = tmp_path_factory.mktemp("fed")
+    made = init_federation(folder / "fed", host="localhost", port=1, sites=("north",))
+    shutil.unpack_archive(made.kits / "north.zip", folder)
+    return read_kit(folder / "north")
+
+
+def inspector(issuer: str) -> Answer:
+    """Answers with a certificate of its own, as a proxy that inspects TLS does."""
+
+    def answer(line: socket.socket, folder: Path) -> None:
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, issuer)])
+        now = datetime.datetime.now(datetime.UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(name).issuer_name(name).public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .sign(key, hashes.SHA256())
+        )  # fmt: skip
+        both = folder / "both.pem"
+        both.write_bytes(
+            made.public_bytes(serialization.Encoding.PEM)
+            + key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(both)
+        context.wrap_socket(line, server_side=True).recv(1)
+
+    return answer
+
+
+def filter_page(line: socket.socket, folder: Path) -> None:
+    """Answers in plain text, as a web filter does."""
+    line.recv(1)
+    line.sendall(b"HTTP/1.1 403 Forbidden\r\n\r\nblocked by policy" + b" " * 100)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (inspector("Zscaler Root CA"), "(CN=Zscaler Root CA issued it). Most often a proxy"),
+        (inspector("Hospital Firewall"), "CN=Hospital Firewall"),
+        (filter_page, "If a proxy or firewall inspects TLS"),
+    ],
+)
+def test_inspection_of_tls_is_named_first(
+    member: Member, tmp_path: Path, answer: Answer, said: str
+) -> None:
+    with socket.create_server(("localhost", 0)) as server:
+
+        def serve() -> None:
+            while True:
+                try:
+                    line, _ = server.accept()
+                except OSError:
+                    return
+                with line:
+                    try:
+                        answer(line, tmp_path)
+                    except OSError:
+                        continue
+
+        threading.Thread(target=serve, daemon=True).start()
+        found = _connection(replace(member, port=server.getsockname()[1]))
+        server.shutdown(socket.SHUT_RDWR)
+    assert not found.fine
+    assert said in found.text
+    assert found.text.index("inspect") < found.text.index("new kit")
