@@ -1,16 +1,26 @@
 """What `train` says that a run will lack, and the commands that follow it."""
 
+import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
+from asyndgan.auditing.run import audit_run
 from asyndgan.cli import app
 from asyndgan.cli.following import lacking, next_commands
 from asyndgan.cli.options import parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.runs import load_recipe
+from asyndgan.data.phantoms import write_phantoms
+from asyndgan.errors import RunError
+from asyndgan.judging.bench import Bench
+from asyndgan.judging.of_run import evaluate_run
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder, load_recipe
+from asyndgan.runs.sites import RunSites
 
 SITES = {"a": Path("data/north wing"), "b": Path("/data/west")}
 
@@ -25,7 +35,8 @@ SITES = {"a": Path("data/north wing"), "b": Path("/data/west")}
         (["masks.source=given"], ["--masks FOLDER"], ["masks.release"]),
         (
             ["condition.kind=none", "generator.kind=dcgan", "discriminator.kind=dcgan",
-             "loss.segmentation=0", "generator.noise=0", "generator.skip=false"],
+             "loss.segmentation=0", "generator.noise=0", "generator.latent=8",
+             "generator.skip=false"],
             ["--holdout"],
             ["masks.release", "--masks", "evaluate"],
         ),
@@ -69,6 +80,46 @@ def test_the_next_commands_are_whole_and_have_the_paths_of_this_run(
         if given.get("site"):
             assert parsed_sites(given["site"]) == SITES
             assert given.get("patient_pattern", DEFAULT_PATIENT_PATTERN) == pattern
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("made")
+    write_phantoms(made, size=32, patients_scale=0.1)
+    return made
+
+
+def asyndgan(*words: object) -> str:
+    done = CliRunner().invoke(app, [str(word) for word in words])
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return done.output
+
+
+def test_train_says_before_and_after_what_is_missing_and_later_commands_read_nothing_first(
+    folder: Path, tmp_path: Path, tiny: Callable[..., Recipe]
+) -> None:
+    run, missing = tmp_path / "run", {"north": tmp_path / "there is no such folder"}
+    (tmp_path / "tiny.toml").write_text(
+        tiny("image.size=32", "masks.release=false", "training.steps=12").to_toml()
+    )
+    said = asyndgan(
+        "train", tmp_path / "tiny.toml", "--site", f"north={folder / 'north'}", "--out", run
+    )
+    before, _, after = said.partition("step 1/12")
+    for part in (before, after):
+        assert "masks.release=true" in part and "training.hold_out=0.2" in part
+    assert "The other 2 steps will take about" in after
+    assert f"asyndgan audit {run} --site north={folder / 'north'} --holdout FOLDER" in after
+    sites = RunSites.opened(RunFolder(run), missing)
+    with pytest.raises(RunError, match="nobody to judge on"):
+        evaluate_run(sites, None, None, Bench(tmp_path / "evaluation"))
+    with pytest.raises(RunError, match="nobody to compare members with"):
+        audit_run(sites, tmp_path / "audit")
+    said = asyndgan("generate", run, "--masks", folder / "west", "--out", tmp_path / "synthetic")
+    told = re.findall(r"^ *(\d+) %  paint cases \((\d+) of (\d+)\)$", said, re.MULTILINE)
+    assert len(told) > 5 and told[-1][0] == "100"
+    assert f"{told[-1][1]} synthetic cases" in said
 
 
 @pytest.mark.parametrize("option", ["--site", "--policy"])
