@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard.summary import scalar
 
 from asyndgan.cli.train import parsed_sites
 from asyndgan.data.dataset import DataSet
@@ -15,6 +17,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import RunFacts, RunFolder, load_recipe, recipe_names
 from asyndgan.runs.bank import MaskBank
+from asyndgan.runs.board import Board
 from asyndgan.runs.facts import counted_on, socket_sums
 from asyndgan.runs.train import train
 
@@ -214,3 +217,14 @@ while sender.is_alive() or not told():
     pass
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
+
+
+def test_tensorboard_forgets_the_steps_that_are_repeated(tmp_path: Path) -> None:
+    for first, value in ((1, 0.5), (3, 0.25)):
+        board = Board(tmp_path, first)
+        for step in range(first, 5):
+            board.add(step, [scalar("loss", value), scalar("share", 1.0)])
+    read = EventAccumulator(str(tmp_path)).Reload()
+    assert [(e.step, e.value) for e in read.Scalars("loss")] == [
+        (1, 0.5), (2, 0.5), (3, 0.25), (4, 0.25),
+    ]  # fmt: skip
