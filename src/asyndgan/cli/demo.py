@@ -104,7 +104,7 @@ def demo(
                 )
             part.tell(_moved(run))
         with display.part("Paint a synthetic data set") as part:
-            synthetic = synthetic_of_run(sites, out / "synthetic")
+            synthetic = synthetic_of_run(sites, out / "synthetic", watch=part.watch_evaluation)
             part.tell(str(synthetic.folder))
         with display.part("Train segmentation models, real and synthetic") as part:
             evaluation = evaluate_run(

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
@@ -61,7 +60,7 @@ def evaluate_run(
     device = str(usable_device(bench.device))
     for data in (*sites.data.values(), *([test] if test else []), *(augmented or {}).values()):
         _ = data.info
-    synthetic = _painted(sites, synthetic, bench.out, faded)
+    synthetic = _painted(sites, synthetic, bench, faded)
     facts, recipe = run.facts(), run.recipe()
     # Held-out patients are of the sites, any of which may lack a modality.
     modalities = shared_by_all(facts.modalities, [test] if test else list(sites.data.values()))
@@ -94,14 +93,16 @@ def evaluate_run(
 
 
 def _painted(
-    sites: RunSites, synthetic: DataSet | None, out: Path, faded: Sequence[str]
+    sites: RunSites, synthetic: DataSet | None, bench: Bench, faded: Sequence[str]
 ) -> DataSet:
     """The run's synthetic set; painted if none is given."""
     if synthetic and faded:
         raise RunError(
             f"{synthetic.folder} is painted already, so nothing in it is faded; leave out --fade."
         )
-    synthetic = synthetic or synthetic_of_run(sites, out / "synthetic", faded=faded)
+    if synthetic is None:
+        place, watch = bench.out / "synthetic", bench.on_progress
+        synthetic = synthetic_of_run(sites, place, faded=faded, watch=watch)
     check_provenance(sites.run, synthetic)
     return synthetic
 

@@ -27,6 +27,9 @@ MOVED = 2
 addition to the one from the mask itself. Chosen on validation patients: see
 docs/experiments-labels.md."""
 
+OnPainted = Callable[[str, int, int], None]
+"""Called with a text, the number of cases painted and the number of all."""
+
 
 def synthetic_of_run(
     sites: RunSites,
@@ -35,6 +38,7 @@ def synthetic_of_run(
     masks: Path | None = None,
     faded: Sequence[str] = (),
     compared: bool = False,
+    watch: OnPainted | None = None,
 ) -> DataSet:
     """Paints a synthetic set to judge: from released masks, or else from the masks of these sites.
 
@@ -57,7 +61,7 @@ def synthetic_of_run(
         named, source = chosen_masks(run, masks)
     else:
         named, source = masks_of(sites.kept()), OF_SITES
-    return painted_once(run, named, source, out, fading=fading, compared=compared)
+    return painted_once(run, named, source, out, fading=fading, compared=compared, watch=watch)
 
 
 OF_SITES = "of the sites' own cases, given to the evaluation only"
@@ -95,6 +99,7 @@ def painted_once(
     moved: int = MOVED,
     fading: Fading = AS_PAINTED,
     compared: bool = False,
+    watch: OnPainted | None = None,
 ) -> DataSet:
     """Paints a synthetic set from masks, or reuses the one that was painted in `out` before.
 
@@ -106,6 +111,7 @@ def painted_once(
         moved: images per mask from the moved mask, in addition to the one from the mask itself.
         fading: labels to paint more or less clearly.
         compared: whether a set that was painted before is compared with what the generator paints.
+        watch: called after each case.
 
     Returns:
         The set in `out`.
@@ -123,6 +129,7 @@ def painted_once(
 
     def paint(folder: Path) -> None:
         cases = painting_of(run, masks, moved=moved, fading=fading)
+        cases = watched(cases, (1 + moved) * len(masks), watch)
         write_synthetic(folder, run, cases, masks=masks, source=source, painting=painting)
 
     if (out / "dataset.json").exists():
@@ -140,9 +147,7 @@ def painted_once(
     return painted
 
 
-def watched(
-    cases: Iterable[Case], total: int, watch: Callable[[str, int, int], None] | None
-) -> Iterator[Case]:
+def watched(cases: Iterable[Case], total: int, watch: OnPainted | None) -> Iterator[Case]:
     """The cases; `watch` is told after each one how many of all are painted and stored."""
     for done, case in enumerate(cases, 1):
         yield case
