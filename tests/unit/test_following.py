@@ -112,7 +112,7 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
     assert "The other 2 steps will take about" in after
     assert f"asyndgan audit {run} --site north={folder / 'north'} --holdout FOLDER" in after
     sites = RunSites.opened(RunFolder(run), missing)
-    with pytest.raises(RunError, match="nobody to judge on"):
+    with pytest.raises(RunError, match="no patients to judge on"):
         evaluate_run(sites, None, None, Bench(tmp_path / "evaluation"))
     with pytest.raises(RunError, match="nobody to compare members with"):
         audit_run(sites, tmp_path / "audit")
