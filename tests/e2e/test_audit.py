@@ -93,7 +93,7 @@ def test_a_generator_that_has_learned_nothing_gives_nobody_away(
     painting = attacks["painting"]
     assert painting.low < 0.5 < painting.high
     assert not painting.tells
-    assert "TOO FEW PATIENTS to be sure" in painting.verdict
+    assert "undecided, too few patients" in painting.verdict
     assert "no sign of membership" in replace(painting, auc=0.5, high=0.6).verdict
     assert painting.members == len({case.patient for case in members})
 
@@ -241,7 +241,7 @@ def test_a_patients_site_is_guessed_where_images_have_their_sites_look(parts: Pa
     guessed = guess_sites(run, painted)
     assert guessed is not None
     assert guessed.right == guessed.patients == len({case.patient for case in members})
-    assert "CAN BE GUESSED" in guessed.verdict
+    assert guessed.verdict.startswith("a patient's site can be guessed")
     strangers = [replace(case, patient=f"elsewhere/{case.patient}") for case in members]
     assert guess_sites(run, strangers) is None
 
@@ -373,6 +373,52 @@ def test_an_audit_that_shows_nothing_or_is_none_releases_nothing(
     (tmp_path / "audit.json").write_text(json.dumps(tables))
     refused = generate(run, tmp_path / "kept", given, tmp_path)
     assert isinstance(refused.exception, RunError), refused.output
+
+
+def test_an_audit_that_is_undecided_or_left_patients_out_opens_no_gate_that_was_shut(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    """Neither unlike groups nor a matching subset permit what all patients forbid."""
+    run = audited_of_many(parts, given, tmp_path)
+    tables = json.loads((tmp_path / "audit.json").read_text())
+    unlike = tables["groups"] | {"p_value": 0.001, "auc": 0.9}
+    mixed = tables["groups"] | {"others": {"": 30}}
+    weak, told = ({**tables["attacks"][0], "p_value": p, "corrected": 1.0} for p in (0.04, 0.001))
+    explained = {**tables["attacks"][0], "explained": True}
+    for change, words in (
+        ({"groups": unlike}, "not alike"),
+        ({"groups": mixed}, "leave out the 30 patients of other hospitals"),
+        ({"attacks": [explained]}, "undecided, since members and others are not alike"),
+        ({"attacks": [weak]}, "a weak sign of membership"),
+        ({"whole": {"groups": mixed, "attacks": [told]}}, "a weak sign of membership"),
+        ({"whole": None, "groups": None}, "no audit that can be read"),
+    ):
+        (tmp_path / "audit.json").write_text(json.dumps(tables | change))
+        refused = generate(run, tmp_path / "kept", given, tmp_path)
+        assert isinstance(refused.exception, RunError), refused.output
+        assert words in str(refused.exception)
+        assert "fewer" not in str(refused.exception)  # of a run of two steps
+    matched = {"whole": {"groups": mixed, "attacks": tables["attacks"]}}
+    (tmp_path / "audit.json").write_text(json.dumps(tables | matched))
+    said = generate(run, tmp_path / "released", given, tmp_path)
+    assert said.exit_code == 0, said.output
+
+
+def test_an_audit_shows_what_it_is_doing(parts: Parts, given: Path, tmp_path: Path) -> None:
+    run, folder = parts[0], parts[0].path.parent
+    words = ["audit", run.path, "--out", tmp_path / "audit", "--masks", given]
+    words += [word for site in SITES for word in ("--site", f"{site}={folder / site}")]
+    said = CliRunner().invoke(app, [str(word) for word in words])
+    assert said.exit_code == 0, said.output
+    lines = re.findall(r"^ *(\d+) %  (.+)$", said.output, re.MULTILINE)
+    assert [text for _, text in lines] == [
+        "paint the synthetic set", "read the patients",
+        *(f"attack: can a coordinator read images of {site}?" for site in SITES),
+        "attack: who took part?", "attack: are there copies of patients?",
+        "attack: at which site was a patient imaged?",
+    ]  # fmt: skip
+    assert [int(part) for part, _ in lines] == sorted({int(part) for part, _ in lines})
+    assert "to do: Audit with more patients" in said.output
 
 
 def test_canaries_put_in_on_purpose_are_audited_alone_and_release_nothing(

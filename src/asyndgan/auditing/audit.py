@@ -4,8 +4,8 @@ What a coordinator reads of real images during training is the matter of `recons
 """
 
 import json
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any, Final, final
@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.auditing.copies import NearCopies, check_once, near_copies
 from asyndgan.auditing.distances import least, relative_distances
-from asyndgan.auditing.membership import Attack, attack, patient_scores
+from asyndgan.auditing.groups import Groups, Sites, compare_groups, in_same_mix, sites_of
+from asyndgan.auditing.membership import Attack, attack, holm, patient_scores
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.schema import Text
 from asyndgan.auditing.sites import SitesGuessed, guess_sites
@@ -36,20 +37,46 @@ NEAREST_FILE: Final = "nearest.png"
 """Name of the picture of members beside the synthetic images nearest to them."""
 
 
+Scores = Mapping[str, Mapping[str, float]]
+"""Score of each patient, by attack; higher: member."""
+
+OnAttack = Callable[[str], None]
+"""Called with what an audit does next."""
+
+
+@final
+@dataclass(frozen=True)
+class Compared:
+    """Membership attacks on two groups of patients.
+
+    Attributes:
+        groups: how the groups differ apart from membership.
+        attacks: the attacks, on which a release depends.
+    """
+
+    groups: Groups
+    attacks: list[Attack]
+
+
 @final
 @dataclass(frozen=True)
 class Audit:
     """Result of an audit.
 
     Attributes:
+        groups: how the patients that `attacks` compare differ apart from membership.
         attacks: membership attacks, on which a release depends.
+        whole: the same of all patients, if `attacks` compare only those in the same mix of
+            hospitals, since the others are of another one; a release depends on it as well.
         copies: search for near copies of members, on which it depends as well.
         sites: guesses of patients' sites; None if the generator has no looks
             (`generator.style = 0`) or there are patients of fewer than two sites.
         uncompared: sites of the run whose members were not compared with the others.
     """
 
+    groups: Groups
     attacks: list[Attack]
+    whole: Compared | None
     copies: NearCopies
     sites: SitesGuessed | None
     uncompared: list[Text]
@@ -82,18 +109,20 @@ def audit(
     synthetic: Sequence[Case],
     out: Path,
     audited: Audited | None = None,
+    on_attack: OnAttack = lambda _: None,
 ) -> Audit:
     """Attacks a finished run with real images of members and of others.
 
     Args:
         run: the run under audit.
         members: cases of patients named `site/patient` that the run was trained on.
-        others: cases of patients of the same hospitals that it was not trained on; any other
-            difference between the two groups would be mistaken for membership.
+        others: cases of patients of the same hospitals that it was not trained on. Where they are
+            of another mix of hospitals, patients in the same mix are compared if there are enough.
         synthetic: the synthetic set to be released.
         out: folder for `audit.json` and `nearest.png`; the latter shows real images, so keep it at
             the site.
         audited: what is known of the set and the members.
+        on_attack: called before each attack.
 
     Raises:
         DataError: a group has fewer than two patients, or two patients have the same image.
@@ -102,13 +131,21 @@ def audit(
         if len({case.patient for case in cases}) < 2:
             raise DataError(f"an audit needs two patients at least among the {name}.")
     check_once([*members, *others])
+    on_attack("who took part?")
+    scores = patient_scores(run, [*members, *others], synthetic)
+    compared, whole = compare(scores, members, others, run.facts().sites)
+    on_attack("are there copies of patients?")
     apart = relative_distances([*members, *others], synthetic)
     of_members, of_others = apart[: len(members)], apart[len(members) :]
+    copies = near_copies(least(members, of_members), least(others, of_others))
+    on_attack("at which site was a patient imaged?")
     # Patients whom a site itself held out have its name.
     given = any("/" not in case.patient for case in others)
     found = Audit(
-        _attacks(run, members, others, synthetic),
-        near_copies(least(members, of_members), least(others, of_others)),
+        compared.groups,
+        compared.attacks,
+        whole,
+        copies,
         guess_sites(run, [*members, *others]),
         sorted(set(run.facts().sites) - set(audited_sites(members))) if given else [],
     )
@@ -122,19 +159,53 @@ def audit(
     return found
 
 
-def _attacks(
-    run: RunFolder, members: Sequence[Case], others: Sequence[Case], synthetic: Sequence[Case]
-) -> list[Attack]:
-    scores = patient_scores(run, [*members, *others], synthetic)
-    inside = {case.patient for case in members}
-    return [
-        attack(
-            name,
-            np.array([score for patient, score in own.items() if patient in inside]),
-            np.array([score for patient, score in own.items() if patient not in inside]),
-        )
+def compare(
+    scores: Scores, members: Sequence[Case], others: Sequence[Case], sites: Collection[str]
+) -> tuple[Compared, Compared | None]:
+    """Tells members from others, of the same mix of hospitals where there are enough such patients.
+
+    Args:
+        scores: score of each patient, by attack.
+        members: cases of members, whose patients are named `site/patient`.
+        others: cases of other patients.
+        sites: names of the run's sites.
+
+    Returns:
+        The comparison that decides, and that of all patients if it is another one.
+    """
+    known = sites_of(members, others, sites)
+    whole = _compared(scores, members, others, known)
+    chosen = in_same_mix(*known) if whole.groups.other_mix else None
+    if chosen is None:
+        return whole, None
+    ours, theirs = (
+        [case for case in group if case.patient in names]
+        for group, names in zip((members, others), chosen, strict=True)
+    )
+    return _compared(scores, ours, theirs, known), whole
+
+
+def _compared(
+    scores: Scores,
+    members: Sequence[Case],
+    others: Sequence[Case],
+    known: tuple[Sites, Sites],
+) -> Compared:
+    """Attacks by their scores of patients, with what else tells the groups apart."""
+    groups = compare_groups(members, others, known)
+    patients = [dict.fromkeys(case.patient for case in group) for group in (members, others)]
+    attacks = [
+        attack(name, *(np.array([own[patient] for patient in group]) for group in patients))
         for name, own in scores.items()
     ]
+    corrected = holm([one.p_value for one in attacks])
+    return Compared(
+        groups,
+        [
+            replace(one, corrected=value, explained=groups.may_explain(one.low))
+            for one, value in zip(attacks, corrected, strict=True)
+        ],
+    )
 
 
 def _tables(
@@ -150,10 +221,18 @@ def _tables(
         "canaries": audited.canaries,
         "confirmed": {site: site in audited.confirmed for site in audited_sites(members)},
         "uncompared": found.uncompared,
-        "attacks": [{**asdict(one), "verdict": one.verdict} for one in found.attacks],
+        **_told(Compared(found.groups, found.attacks)),
+        "whole": found.whole and _told(found.whole),
         "copies": {**asdict(found.copies), "verdict": found.copies.verdict},
         "sites": found.sites and {**asdict(found.sites), "verdict": found.sites.verdict},
         "pixels": [{**asdict(one), "verdict": one.verdict} for one in audited.pixels],
+    }
+
+
+def _told(compared: Compared) -> dict[str, Any]:
+    return {
+        "groups": {**asdict(compared.groups), "verdict": compared.groups.verdict},
+        "attacks": [{**asdict(one), "verdict": one.verdict} for one in compared.attacks],
     }
 
 

@@ -73,9 +73,10 @@ class NearCopies:
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
         found = (
-            f"at most {self.most:.2f} of such patients with 97.5 % confidence; the nearest image "
-            f"is at {self.nearest:.2f} of the distance to the next patient, that of others at "
-            f"{self.nearest_other:.2f}"
+            f"at most {self.most:.2f} of such patients are copied (97.5 % confidence); the "
+            f"synthetic image nearest to a member is at {self.nearest:.2f} of the distance to the "
+            f"next patient, nearest to another patient at {self.nearest_other:.2f} (0 is a copy, "
+            f"below {COPY:g} counts as one)"
         )
         if self.found:
             return f"NEAR COPIES of {self.found} of {self.members} members: {found}"

@@ -4,6 +4,7 @@ Each attack scores patients; the area under the ROC curve (AUC) is the probabili
 member scores above a random other patient, 0.5 being chance.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
@@ -11,6 +12,7 @@ from typing import Final, final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import StrictBool
 from scipy.stats import mannwhitneyu
 
 from asyndgan.auditing.distances import by_patient, painting_gaps, pairwise, thumbnails
@@ -49,6 +51,8 @@ class Attack:
         members: number of members.
         others: number of other patients.
         epsilon: lower bound of the generator's epsilon, valid if members were chosen by chance.
+        corrected: `p_value`, corrected for the number of attacks (Holm).
+        explained: whether another difference between the groups may explain the result.
     """
 
     name: Text
@@ -59,11 +63,22 @@ class Attack:
     members: Whole
     others: Whole
     epsilon: Number
+    corrected: Number
+    explained: StrictBool
 
     @property
     def tells(self) -> bool:
-        """Whether members were distinguished from others; a p-value of nan counts as yes."""
+        """Whether this attack by itself found a sign of membership; a p-value of nan counts as yes.
+
+        A release depends on it. An alarm takes more, since one of several attacks may find a sign
+        by chance.
+        """
         return not self.p_value >= LEVEL
+
+    @property
+    def alarms(self) -> bool:
+        """Whether members were distinguished from others, and by nothing but membership."""
+        return not (self.corrected >= LEVEL or self.low <= 0.5 or self.explained)
 
     @property
     def comparable(self) -> bool:
@@ -85,20 +100,41 @@ class Attack:
     @property
     def passes(self) -> bool:
         """Whether a set may be released as far as this attack is concerned."""
-        return self.comparable and self.sure and not self.tells
+        return self.comparable and self.sure and not self.tells and not self.explained
+
+    @property
+    def objection(self) -> str:
+        """Why a set may not be released as far as this attack is concerned; empty if it may."""
+        if self.passes:
+            return ""
+        if not (self.tells or self.explained or not self.comparable):
+            return f"TOO FEW PATIENTS to be sure of less than {SURE:g}: {self._found}"
+        return f"{self.name}: {self.verdict}"
 
     @property
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
-        sizes = f"{self.members} members, {self.others} others"
-        if self.tells:
-            return f"MEMBERS CAN BE TOLD: AUC {self.auc:.2f} ({sizes})"
-        found = f"AUC {self.auc:.2f}, at most {self.high:.2f} with 97.5 % confidence ({sizes})"
+        if self.alarms:
+            return f"MEMBERS CAN BE TOLD: {self._found}"
+        if self.explained:
+            return f"undecided, since members and others are not alike: {self._found}"
         if not self.comparable:
-            return f"NOT COMPARABLE, take others of the members' own hospitals: {found}"
+            return f"NOT COMPARABLE, take others of the members' own hospitals: {self._found}"
+        if self.tells:
+            return (
+                f"undecided, a weak sign of membership that may be chance (p {self.corrected:.2f} "
+                f"after correction for the number of attacks): {self._found}"
+            )
         if not self.sure:
-            return f"TOO FEW PATIENTS to be sure of less than {SURE:g}: {found}"
-        return f"no sign of membership: {found}"
+            return f"undecided, too few patients to exclude an AUC of {SURE:g}: {self._found}"
+        return f"no sign of membership: {self._found}"
+
+    @property
+    def _found(self) -> str:
+        return (
+            f"AUC {self.auc:.2f} (95 % interval {self.low:.2f} to {self.high:.2f}, 0.5 is "
+            f"guessing; {self.members} members, {self.others} others)"
+        )
 
 
 def patient_scores(
@@ -119,18 +155,29 @@ def patient_scores(
 
 
 def attack(name: str, members: NDArray[np.float64], others: NDArray[np.float64]) -> Attack:
-    """Computes an attack's statistics from its scores of patients."""
+    """Computes an attack's statistics from its scores of patients, as if there were no other."""
     random = np.random.default_rng(0)
     drawn = [
         area_under_curve(random.choice(members, len(members)), random.choice(others, len(others)))
         for _ in range(2000)
     ]
     low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
-    test = mannwhitneyu(members, others, alternative="greater")
+    p_value = float(mannwhitneyu(members, others, alternative="greater").pvalue)
     return Attack(
-        name, area_under_curve(members, others), float(low), float(high), float(test.pvalue),
-        len(members), len(others), _epsilon(members, others, random),
+        name, area_under_curve(members, others), float(low), float(high), p_value,
+        len(members), len(others), _epsilon(members, others, random), p_value, explained=False,
     )  # fmt: skip
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values corrected for their number (Holm 1979); nan stays nan and counts as the smallest."""
+    order = sorted(range(len(p_values)), key=lambda place: np.nan_to_num(p_values[place]))
+    corrected, least = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        value = p_values[place] * (len(p_values) - rank)
+        least = max(least, 0.0 if math.isnan(value) else min(value, 1.0))
+        corrected[place] = math.nan if math.isnan(value) else least
+    return corrected
 
 
 def _epsilon(

@@ -84,8 +84,8 @@ class PixelsRead:
         gained = [asked - anyway for asked, anyway in zip(self.asked, self.anyway, strict=True)]
         low, high = bootstrap_interval(gained)
         found = (
-            f"{self.site}'s images after step {self.step}: {fmean(self.asked):.1f} dB, without "
-            f"asking {fmean(self.anyway):.1f} dB"
+            f"{self.site}, one batch after step {self.step}: {fmean(self.asked):.1f} dB near the "
+            f"real images by asking, {fmean(self.anyway):.1f} dB without; higher is nearer"
         )
         if not math.isnan(low):
             found += f" (asking adds {low:.1f} to {high:.1f} dB, over {len(gained)} images)"

@@ -1,16 +1,15 @@
 """The content of `audit.json`, and the gate that releases a synthetic set by it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Final, final
 
 from pydantic import Field, StrictBool, TypeAdapter
 
 from asyndgan.auditing.audit import AUDIT_FILE, Audit
-from asyndgan.auditing.copies import NearCopies
-from asyndgan.auditing.membership import Attack
 from asyndgan.auditing.reconstruction import PixelsRead
+from asyndgan.auditing.remedies import remedies
 from asyndgan.auditing.schema import Faded, Text, Whole
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading
@@ -47,7 +46,8 @@ class AuditRecord:
     confirmed: Annotated[dict[Text, StrictBool], Field(min_length=1)]
 
     def __repr__(self) -> str:
-        found = [(one.name, one.verdict) for one in self.audit.attacks]
+        found = [("groups", self.audit.groups.verdict)]
+        found += [(one.name, one.verdict) for one in self.audit.attacks]
         found += [("copies", self.audit.copies.verdict)]
         found += [("pixels", one.verdict) for one in self.pixels]
         found += [("site", self.audit.sites.verdict)] if self.audit.sites else []
@@ -91,8 +91,9 @@ def check_released(
     Raises:
         RunError: a site, or a modality of one, was not audited; or an audit cannot be read, is of
             another generator, other masks, other faded labels or another way of painting, its
-            members are not confirmed, it has too few patients, or it found members or near copies
-            of them.
+            members are not confirmed, it has too few patients or others who are unlike the members,
+            or any attack by itself, without correction for their number, found members, or near
+            copies were found.
     """
     findings: list[str] = []
     lacking = {site: set(about["modalities"]) for site, about in run.facts().sites.items()}
@@ -142,12 +143,17 @@ def _passed(
             f"{path} compares members of {', '.join(unconfirmed)} without knowing whether they "
             "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER."
         )
-    findings: list[NearCopies | Attack] = [copies, *attacks]
-    telling = [one for one in findings if not one.passes]
-    if telling:
+    whole = record.audit.whole.attacks if record.audit.whole else []
+    objections = [
+        *([] if copies.passes else [copies.verdict]),
+        *(one.objection for one in attacks),
+        # Leaving patients out to make the groups alike must not permit what all of them forbid.
+        *(replace(one, explained=False).objection for one in whole),
+        *([] if record.audit.groups.alike else [f"groups {record.audit.groups.verdict}"]),
+    ]
+    if telling := [text for text in objections if text]:
         raise RunError(
-            f"{run.path} may not be released: {telling[0].verdict}. Audit with more patients, or "
-            "others, or train for fewer steps, or under differential privacy."
+            f"{run.path} may not be released: {telling[0]}. {' '.join(remedies(run, record.audit))}"
         )
     verdicts = [*(f"{one.name}: {one.verdict}" for one in attacks), copies.verdict]
     if uncompared := record.audit.uncompared:

@@ -1,7 +1,8 @@
 """Audit of a run with the data of its sites."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from asyndgan.auditing.audit import Audited, audit, of_canaries
@@ -11,6 +12,7 @@ from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
+from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.sets import synthetic_of_run
@@ -29,6 +31,7 @@ def audit_run(
     canaries: str = "",
     asked: Collection[str] | None = None,
     synthetic: DataSet | None = None,
+    watch: OnProgress | None = None,
 ) -> AuditRecord:
     """Attacks a finished run in every way that its recipe allows, and writes down the results.
 
@@ -45,6 +48,7 @@ def audit_run(
             confirm their members.
         synthetic: the set to be audited, if this process has painted it; it is not painted again
             to see whether somebody changed it.
+        watch: called before each attack, with its name and the numbers of attacks done and of all.
 
     Raises:
         DataError: as `load_for_audit` and `audit`.
@@ -52,22 +56,30 @@ def audit_run(
     """
     run = sites.run
     _check_given(sites, holdout)  # before anything is read or painted, for that may take long
+    asked = set() if not_asked(run) else {*sites.data} if asked is None else {*asked}
+    begin = _announcer(watch, 5 + len(asked))
+    begin("paint the synthetic set")
     place = synthetic.folder if synthetic else out / "synthetic"
     synthetic = synthetic_of_run(sites, place, masks=masks, faded=faded, compared=synthetic is None)
+    begin("read the patients")
     members, others, painted, confirmed = load_for_audit(sites, holdout, synthetic)
     if canaries:
         members, others = of_canaries(members, canaries), of_canaries(others, canaries)
     provenance = synthetic.info.extra["provenance"]
     digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
-    asked = set() if not_asked(run) else confirmed.keys() if asked is None else set(asked)
-    pixels = [
-        read_pixels(run, setup, data=sites.data[name])
-        for name, setup in confirmed.items()
-        if name in asked
-    ]
+    pixels = []
+    for name in [site for site in confirmed if site in asked]:
+        begin(f"attack: can a coordinator read images of {name}?")
+        pixels.append(read_pixels(run, confirmed[name], data=sites.data[name]))
     audited = Audited(digest, fading_of(run, faded), confirmed, pixels, canaries)
-    audit(run, members, others, painted, out, audited)
+    audit(run, members, others, painted, out, audited, lambda what: begin(f"attack: {what}"))
     return read_audit(out)
+
+
+def _announcer(watch: OnProgress | None, total: int) -> Callable[[str], None]:
+    """Announces what begins, with the number of things done before."""
+    done = count()
+    return lambda text: watch(text, next(done), total) if watch else None
 
 
 def load_for_audit(

@@ -43,11 +43,11 @@ class SitesGuessed:
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
         found = (
-            f"{self.right} of {self.patients} patients ({self.low:.2f} to {self.high:.2f}; the "
-            f"largest site alone is {self.always:.2f})"
+            f"{self.right} of {self.patients} patients right, {self.low:.0%} to {self.high:.0%} "
+            f"(95 % interval); always naming the largest site is right in {self.always:.0%}"
         )
         if self.p_value < LEVEL:
-            return f"A PATIENT'S SITE CAN BE GUESSED from the image: {found}"
+            return f"a patient's site can be guessed from the scanner's look, no alarm: {found}"
         return f"no sign that a patient's site can be guessed: {found}"
 
 

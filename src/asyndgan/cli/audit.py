@@ -2,12 +2,18 @@
 
 from pathlib import Path
 from shlex import quote
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.options import FinishedRun, NewFolder, Sites, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+
+if TYPE_CHECKING:
+    from asyndgan.auditing.record import AuditRecord
+    from asyndgan.runs import RunFolder
 
 
 def audit(
@@ -34,8 +40,9 @@ def audit(
         --out FOLDER: Folder for the audit. It will contain real images: keep it at the site.
 
     Data:
-        --holdout FOLDER: Data set of patients of the same hospitals that the run did not train on.
-            By default the patients that the run held out.
+        --holdout FOLDER: Data set of patients of the same hospitals, in the same mix, that the run
+            did not train on. Patients' names should hold their site's (north-p7). By default the
+            patients that the run held out.
         --canaries PREFIX: Attack only patients whose names begin with PREFIX: canaries, which were
             added for this purpose. Such an audit permits no release.
 
@@ -44,7 +51,6 @@ def audit(
             the masks that the sites released, else the sites' own masks.
     """
     from asyndgan.auditing.audit import AUDIT_FILE, NEAREST_FILE
-    from asyndgan.auditing.reconstruction import not_asked
     from asyndgan.auditing.run import audit_run
     from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs import RunFolder
@@ -58,32 +64,53 @@ def audit(
     console = Terminal()
     console.say(told(sites.data))
     others = DataSet(holdout, patient_pattern) if holdout else None
-    record = audit_run(sites, out, holdout=others, masks=masks, faded=fade or (), canaries=canaries)
+    with EvaluationDisplay(console) as display:
+        record = audit_run(
+            sites, out, holdout=others, masks=masks, faded=fade or (), canaries=canaries,
+            watch=display.show,
+        )  # fmt: skip
+    tell_audit(console, folder, record)
+    console.say(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}")
+
+
+def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> None:
+    """Prints an audit's table, its result line by line, and what to do about it."""
+    from asyndgan.auditing.reconstruction import not_asked
+    from asyndgan.auditing.remedies import remedies
+
     found = record.audit
-    table = Table("attack", "AUC", "95 % interval", "p", "epsilon at least")
+    table = Table("attack", "AUC", "95 % interval", "p", "p, corrected", "epsilon at least")
     for attack in found.attacks:
         table.add_row(
             attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
-            f"{attack.p_value:.3f}", f"{attack.epsilon:.2f}",
+            f"{attack.p_value:.3f}", f"{attack.corrected:.3f}", f"{attack.epsilon:.2f}",
         )  # fmt: skip
     console.print(table)
+    if found.whole:
+        console.say(
+            f"all patients: {found.whole.groups.verdict}; so the table compares only patients in "
+            "the same mix of hospitals, drawn at random"
+        )
+    console.say(f"groups: {found.groups.verdict}")
     for attack in found.attacks:
         console.say(f"{attack.name}: {attack.verdict}")
     for name in sorted(name for name, known in record.confirmed.items() if not known):
         console.say(
-            f"members: NOT CONFIRMED that {name} was trained on them; say where its states of the "
-            f"run are with --state {quote(name)}=FOLDER"
+            f"members: NOT CONFIRMED that the run was trained on these patients of {name}, so no "
+            "set can be released; name the folder of the site's states of the run with --state "
+            f"{quote(name)}=FOLDER"
         )
     if found.uncompared:
         console.say(
-            f"others: NOT COMPARED with the members of {', '.join(found.uncompared)}, so that none "
-            "of them was learned from there rests on whoever named them"
+            f"others: nobody compared them with the members of {', '.join(found.uncompared)}, so "
+            "make sure that none of them is a member there"
         )
     console.say(f"copies: {found.copies.verdict}")
     for one in record.pixels:
         console.say(f"pixels: {one.verdict}")
-    if beyond := not_asked(folder):
-        console.say(f"pixels: NOBODY WAS ASKED, for {beyond}")
+    if beyond := not_asked(run):
+        console.say(f"pixels: no site was asked, for {beyond}")
     if found.sites:
         console.say(f"site: {found.sites.verdict}")
-    console.say(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}")
+    for remedy in remedies(run, found):
+        console.say(f"to do: {remedy}")

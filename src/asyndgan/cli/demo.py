@@ -124,10 +124,11 @@ def demo(
                 file = audited / AUDIT_FILE
                 if not file.exists() or not is_of_generator(file, generator):
                     audit_run(
-                        sites, audited, holdout=test, asked=list(folders)[:1], synthetic=synthetic
-                    )
+                        sites, audited, holdout=test, asked=list(folders)[:1], synthetic=synthetic,
+                        watch=part.watch_evaluation,
+                    )  # fmt: skip
                 tried = read_audited(run, audited, shown=())
-                unsaid = f"; {tried.undecided} cannot say, of these few" if tried.undecided else ""
+                unsaid = f"; {tried.undecided} cannot say" if tried.undecided else ""
                 part.tell(
                     f"{tried.learned} of {len(tried.attempts)} attacks learned something of "
                     f"patients{unsaid}"
@@ -141,6 +142,7 @@ def demo(
                 real={name: data.cases(image, modalities) for name, data in sites.data.items()},
                 evaluation=out / "evaluation",
                 audits=[audited] if (audited / AUDIT_FILE).exists() else [],
+                folders=folders,
             )
             part.tell(str(report))
     tell_evaluation(console, evaluation)
@@ -219,6 +221,6 @@ class DemoDisplay(Progress):
             self.console.print(line, style="yellow")
 
     def watch_evaluation(self, text: str, done: int, total: int) -> None:
-        """Shows the progress of the evaluation; to be passed to `evaluate_run`."""
+        """Shows the progress of the evaluation or of the audit."""
         self.tell(text)
         self.show(done, total)

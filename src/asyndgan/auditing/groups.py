@@ -1,0 +1,252 @@
+"""Whether members and other patients are alike apart from membership.
+
+An attack compares images of the two groups. If the others come from other hospitals, in another mix
+of hospitals, or with other intensities, then an attack tells the groups apart without any trace of
+membership, or a trace stays hidden. So the groups are compared first, without the generator.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from scipy.stats import mannwhitneyu
+
+from asyndgan.auditing.membership import LEVEL, area_under_curve, holm
+from asyndgan.auditing.schema import Number, Text, Whole
+from asyndgan.data import Case
+
+OTHER_MIX: Final = 0.05
+"""Fraction of the others that would have to change hospital to have the members' mix, beyond what
+rounding to whole patients explains, from which on the mixes differ."""
+
+ENOUGH: Final = 10
+"""Fewest members, and fewest others, of a matching subset that is compared by itself."""
+
+PERMUTATIONS: Final = 499
+"""Number of random groupings that the actual one is compared with."""
+
+ELSEWHERE: Final = ""
+"""Site of a patient whose name fits no site of the run."""
+
+
+Sites = Mapping[str, str]
+"""Site of each patient; `ELSEWHERE` for other hospitals."""
+
+
+@final
+@dataclass(frozen=True)
+class Groups:
+    """How members and others differ in hospitals and in plain measures of their images.
+
+    Attributes:
+        members: number of members by site.
+        others: number of others by site, `ELSEWHERE` for other hospitals; empty if not known.
+        measure: plain measure of the images that differs most, such as "mean of T1".
+        auc: how well it tells the groups apart, 0.5 (not at all) to 1.
+        p_value: p-value of that, corrected for the number of measures (Holm).
+    """
+
+    members: dict[Text, Whole]
+    others: dict[Text, Whole]
+    measure: Text
+    auc: Number
+    p_value: Number
+
+    def __post_init__(self) -> None:
+        if not sum(self.members.values()) or (self.others and not sum(self.others.values())):
+            raise ValueError("a group is of no patient")
+
+    @property
+    def other_mix(self) -> bool:
+        """Whether the others come from other hospitals, or in another mix; no if not known."""
+        if not self.others:
+            return False
+        ours, theirs = sum(self.members.values()), sum(self.others.values())
+        sites = {*self.members, *self.others}
+        moved = sum(
+            abs(self.members.get(site, 0) / ours - self.others.get(site, 0) / theirs)
+            for site in sites
+        )
+        return moved / 2 > OTHER_MIX + len(sites) / (4 * theirs)
+
+    @property
+    def other_images(self) -> bool:
+        """Whether plain measures tell the groups apart; a p-value of nan counts as yes."""
+        return not self.p_value >= LEVEL
+
+    @property
+    def alike(self) -> bool:
+        """Whether an attack on these groups can decide."""
+        return not self.other_mix and not self.other_images
+
+    def may_explain(self, low: float) -> bool:
+        """Whether the groups' differences may explain an AUC whose interval begins at `low`."""
+        return self.other_mix or (self.other_images and not low > self.auc)
+
+    @property
+    def verdict(self) -> str:
+        """A sentence for readers without statistical training."""
+        others = _told(self.others) if self.others else "of unknown hospitals, by their names"
+        sizes = f"members: {_told(self.members)}; others: {others}"
+        measured = f"the {self.measure} (AUC {self.auc:.2f}, p {self.p_value:.3f})"
+        by_images = f"without the generator, {measured} already tells the groups apart"
+        if self.other_mix:
+            more = f"; {by_images}" if self.other_images else ""
+            return f"not alike, the others are of another mix of hospitals ({sizes}){more}"
+        if self.other_images:
+            return f"not alike, {by_images} ({sizes})"
+        return (
+            f"alike ({sizes}); without the generator nothing tells them apart, at best {measured}"
+        )
+
+
+def compare_groups(
+    members: Sequence[Case], others: Sequence[Case], known: tuple[Sites, Sites]
+) -> Groups:
+    """Compares two groups of patients without the generator.
+
+    Args:
+        members: cases of members.
+        others: cases of other patients.
+        known: sites of these patients, and maybe of further ones (`sites_of`).
+    """
+    found: dict[str, tuple[float, float]] = {}
+    measures = plain_measures(members), plain_measures(others)
+    columns = []
+    for name in measures[0]:
+        group, other = (np.array(list(one[name].values())) for one in measures)
+        column = np.concatenate([group, other])
+        if not np.ptp(column):
+            continue  # such as an area that all have alike
+        auc = area_under_curve(group, other)
+        found[name] = max(auc, 1 - auc), float(mannwhitneyu(group, other).pvalue)
+        columns.append((column - column.mean()) / column.std())
+    if columns:
+        inside = np.arange(len(columns[0])) < len({case.patient for case in members})
+        found["nearest patient by all measures"] = _by_nearest(np.stack(columns, 1), inside)
+    p_values = [p_value for _, p_value in found.values()]
+    corrected, worst = holm(p_values), int(np.argmin(p_values)) if p_values else 0
+    measure, (auc, _) = [*found.items(), ("images", (0.5, 1.0))][worst]
+    ours, theirs = (
+        dict(Counter(of[patient] for patient in {case.patient for case in group} & of.keys()))
+        for group, of in zip((members, others), known, strict=True)
+    )
+    return Groups(ours, theirs, measure, auc, corrected[worst] if corrected else 1.0)
+
+
+def _by_nearest(measures: NDArray[np.float64], inside: NDArray[np.bool_]) -> tuple[float, float]:
+    """How well the nearest other patient's group tells a patient's group: AUC and p-value.
+
+    It finds hospitals that differ from each other while the groups' means are alike. The p-value is
+    that of a permutation test, with a fixed seed.
+
+    Args:
+        measures: measures of each patient (patient, measure), standardised.
+        inside: whether each patient is a member.
+    """
+    apart = cdist(measures, measures)
+    np.fill_diagonal(apart, np.inf)
+
+    def told(inside: NDArray[np.bool_]) -> float:
+        nearer = apart[:, ~inside].min(1) - apart[:, inside].min(1)
+        return area_under_curve(nearer[inside], nearer[~inside])
+
+    random, auc = np.random.default_rng(0), told(inside)
+    drawn = [told(random.permutation(inside)) for _ in range(PERMUTATIONS)]
+    return max(auc, 0.5), (1 + sum(one >= auc for one in drawn)) / (1 + PERMUTATIONS)
+
+
+def plain_measures(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
+    """Plain measures of each patient's images, mean over the cases: measure to patient to value."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for case in cases:
+        values = {"labelled area": float((case.mask > 0).double().mean())}
+        for name, plane in zip(case.modalities, case.image.double(), strict=True):
+            values |= {f"mean of {name}": float(plane.mean())}
+            values |= {f"spread of {name}": float(plane.std())}
+        for name, value in values.items():
+            found.setdefault(name, {}).setdefault(case.patient, []).append(value)
+    return {
+        name: {patient: float(np.mean(own)) for patient, own in by_patient.items()}
+        for name, by_patient in found.items()
+    }
+
+
+def sites_of(
+    members: Sequence[Case], others: Sequence[Case], sites: Collection[str]
+) -> tuple[Sites, Sites]:
+    """The site of each patient, as far as names tell: of members, and of others.
+
+    Another patient's name tells it by `site/`, by a site's name in it (`test-north-p3`), or by
+    letters that begin the names of one site's members alone (`TCGA_CS`).
+
+    Args:
+        members: cases of members, whose patients are named `site/patient`.
+        others: cases of other patients.
+        sites: names of the run's sites.
+
+    Returns:
+        Sites by patient. Those of the others are empty unless half of their names tell a site.
+    """
+    inside = {case.patient: case.patient.partition("/")[0] for case in members}
+    own: dict[str, Counter[str]] = {}
+    for patient, site in inside.items():
+        own.setdefault(_letters(patient.partition("/")[2]), Counter())[site] += 1
+    begin = {
+        letters: next(iter(of))
+        for letters, of in own.items()
+        if len(letters) > 1 and len(of) == 1 and of.total() > 1
+    }
+    outside = {case.patient: _site_in(case.patient, sites, begin) for case in others}
+    known = sum(site != ELSEWHERE for site in outside.values())
+    return inside, outside if 2 * known >= len(outside) else {}
+
+
+def _site_in(patient: str, sites: Collection[str], begin: Mapping[str, str]) -> str:
+    before, slash, name = patient.rpartition("/")
+    if slash:
+        return before
+    for site in sorted(sites, key=len, reverse=True):
+        if re.search(rf"(?<![^\W_]){re.escape(site)}(?![^\W_])", name, re.IGNORECASE):
+            return site
+    return begin.get(_letters(name), ELSEWHERE)
+
+
+def _letters(name: str) -> str:
+    """What a name begins with before its first digit."""
+    return re.split(r"\d", name, maxsplit=1)[0]
+
+
+def in_same_mix(inside: Sites, outside: Sites) -> tuple[set[str], set[str]] | None:
+    """Patients of both groups in the same mix of hospitals, chosen at random with a fixed seed.
+
+    Args:
+        inside: site of each member.
+        outside: site of each other patient; empty if not known.
+
+    Returns:
+        Names of members and of others; None if fewer than `ENOUGH` of one group remain.
+    """
+    random = np.random.default_rng(0)
+    chosen: list[set[str]] = []
+    ours, theirs = Counter(inside.values()), Counter(outside.values())
+    least = {site: min(ours[site], theirs[site]) for site in ours if theirs[site]}
+    for group, counts in zip((inside, outside), (ours, theirs), strict=True):
+        times = min((counts[site] / part for site, part in least.items()), default=0.0)
+        names: set[str] = set()
+        for site, part in sorted(least.items()):
+            own: NDArray[np.str_] = np.array(sorted(n for n, of in group.items() if of == site))
+            names |= {str(n) for n in random.choice(own, int(times * part), replace=False)}
+        chosen.append(names)
+    return (chosen[0], chosen[1]) if min(map(len, chosen)) >= ENOUGH else None
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(
+        f"{number} {site or 'of other hospitals'}" for site, number in sorted(counts.items())
+    )

@@ -1,0 +1,16 @@
+"""Whether a run is a trial: trained for fewer steps than its recipe is meant for."""
+
+from asyndgan.recipe import Recipe
+from asyndgan.runs.facts import RunFacts
+from asyndgan.runs.recipes import load_recipe, recipe_names
+
+
+def steps_short_of(facts: RunFacts, recipe: Recipe) -> int:
+    """Steps that this run should have trained for; 0 if it did.
+
+    A finished run is compared with the recipe of the same name that comes with the package, if
+    there is one. A run that has not finished is compared with its own recipe as well.
+    """
+    shipped = load_recipe(recipe.name).training.steps if recipe.name in recipe_names() else 0
+    planned = max(shipped, 0 if facts.state == "finished" else recipe.training.steps)
+    return planned if facts.steps < planned else 0

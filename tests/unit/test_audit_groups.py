@@ -1,0 +1,227 @@
+"""An audit compares like with like, and says so where it cannot."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from asyndgan.auditing.audit import compare
+from asyndgan.auditing.groups import ELSEWHERE, Groups, compare_groups, in_same_mix, sites_of
+from asyndgan.auditing.membership import Attack, attack, holm
+from asyndgan.data import Case, Preparation
+
+PREPARED = Preparation((16, 16), (1.0, 1.0), (16, 16), (0, 0), (1.0,), (0.0,))
+BRIGHTNESS = {"north": -0.2, "south": 0.2, "abroad": 0.6}
+
+
+def patients(names: Sequence[str], brightness: float, seed: int) -> list[Case]:
+    """One slice of each patient: noise around a brightness that varies a little, and an organ."""
+    random = torch.Generator().manual_seed(seed)
+    cases = []
+    for name in names:
+        mean = brightness + 0.05 * torch.randn(1, generator=random)
+        image = (mean + 0.2 * torch.randn(1, 16, 16, generator=random)).clamp(-1, 1)
+        mask = torch.zeros(16, 16, dtype=torch.int64)
+        mask[2 : int(torch.randint(6, 12, (1,), generator=random)), 2:10] = 1
+        cases.append(Case(name, name, image, mask, ("T1",), PREPARED))
+    return cases
+
+
+def group(counts: dict[str, int], names: str, seed: int) -> list[Case]:
+    """As many patients of each site, whose names follow a pattern."""
+    return [
+        case
+        for number, (site, count) in enumerate(counts.items())
+        for case in patients(
+            [names.format(site=site, number=f"{n:03}") for n in range(count)],
+            BRIGHTNESS[site], 100 * seed + number,
+        )
+    ]  # fmt: skip
+
+
+MEMBERS = group({"north": 40, "south": 20}, "{site}/{site}-p{number}", 1)
+
+
+def by_brightness(*groups: Sequence[Case]) -> dict[str, dict[str, float]]:
+    """Scores of an attack that sees how dark an image is, and nothing of membership."""
+    return {"nearest": {case.patient: -float(case.image.mean()) for g in groups for case in g}}
+
+
+def decided(others: list[Case]) -> tuple[Groups, Attack, bool]:
+    """How the groups compare, what the attack found, and whether patients were left out."""
+    scores = by_brightness(MEMBERS, others)
+    compared, whole = compare(scores, MEMBERS, others, ["north", "south"])
+    return compared.groups, compared.attacks[0], whole is not None
+
+
+def test_others_of_the_same_hospitals_in_the_same_mix_are_compared_as_they_are() -> None:
+    groups, found, left_out = decided(group({"north": 20, "south": 10}, "test-{site}-p{number}", 2))
+    assert groups.alike and not left_out
+    assert groups.others == {"north": 20, "south": 10}
+    assert not found.alarms and found.low < 0.5 < found.high
+    assert groups.verdict.startswith(
+        "alike (members: 40 north, 20 south; others: 20 north, 10 south)"
+    )
+
+
+@pytest.mark.parametrize("names", ["test_{site}_{number}", "patient{number}-{site}-x", "{number}"])
+def test_others_of_another_hospital_raise_no_alarm_whether_their_names_tell_it_or_not(
+    names: str,
+) -> None:
+    groups, found, left_out = decided(group({"abroad": 30}, names, 3))
+    assert found.auc > 0.95 and found.tells
+    assert not (groups.alike or found.alarms or found.passes or left_out)
+    assert found.verdict.startswith("undecided, since members and others are not alike: AUC")
+    assert "the mean of T1 (AUC 1.00, p 0.000) already tells the groups apart" in groups.verdict
+
+
+def test_others_in_another_mix_are_matched_where_there_are_enough() -> None:
+    groups, found, left_out = decided(group({"north": 8, "south": 30}, "{site}-t{number}", 4))
+    assert left_out and groups.alike
+    assert groups.members == {"north": 8, "south": 20} or groups.others["north"] == 8
+    ratio = {site: groups.members[site] / groups.others[site] for site in ("north", "south")}
+    assert ratio["north"] == pytest.approx(ratio["south"], rel=0.1)
+    assert not found.alarms and found.members == sum(groups.members.values()) >= 10
+
+
+def test_patients_of_other_hospitals_are_left_out_of_a_matching_subset() -> None:
+    others = group({"north": 20, "south": 10}, "{site}-t{number}", 5)
+    strangers = group({"abroad": 15}, "{site}-t{number}", 6)
+    groups, found, left_out = decided([*others, *strangers])
+    assert left_out and groups.others == {"north": 20, "south": 10}
+    assert found.others == 30 and groups.alike and not found.alarms
+
+
+def test_other_hospitals_whose_means_are_alike_are_found_by_their_nearest_patients() -> None:
+    """Members are of a dark and a bright hospital; the others are all in between."""
+    ours = [c for c in MEMBERS if int(c.patient[-3:]) < 20]
+    others = patients([f"{n}" for n in range(24)], 0.0, 9)
+    groups = compare_groups(ours, others, sites_of(ours, others, ["north", "south"]))
+    assert groups.other_images and groups.measure == "nearest patient by all measures"
+    assert groups.auc > 0.9
+
+
+def test_groups_of_the_same_hospitals_seldom_differ() -> None:
+    unlike = 0
+    for seed in range(20):
+        sites = group({"north": 30, "south": 20}, "{site}/{number}", 10 + seed)
+        random = np.random.default_rng(seed).permutation(len(sites))
+        ours, others = ([sites[n] for n in part] for part in (random[:35], random[35:]))
+        groups = compare_groups(ours, others, sites_of(ours, others, []))
+        unlike += groups.other_images
+    assert unlike <= 3
+
+
+def test_too_few_patients_in_the_same_mix_leave_the_audit_undecided() -> None:
+    groups, found, left_out = decided(group({"south": 9}, "{site}-t{number}", 7))
+    assert not left_out and groups.other_mix
+    assert not found.alarms and not found.passes
+    assert "others: 9 south" in groups.verdict
+
+
+def test_members_who_are_told_better_than_plain_measures_tell_them_are_an_alarm() -> None:
+    """Others that differ a little must not hide a generator that copies its members."""
+    others = patients([f"{n}" for n in range(40)], -0.04, 8)
+    ours = [case for case in MEMBERS if case.patient.startswith("north/")]
+    ours = [replace(case, image=case.image + 0.11) for case in ours]
+    scores = {
+        "copying": {c.patient: float(k) for k, c in enumerate([*others, *ours])},
+        "brightness": by_brightness(others, ours)["nearest"],
+    }
+    compared, _ = compare(scores, ours, others, ["north", "south"])
+    copying, brightness = compared.attacks
+    assert compared.groups.other_images and compared.groups.auc < 0.9
+    assert copying.alarms and copying.verdict.startswith("MEMBERS CAN BE TOLD: AUC 1.00")
+    assert not brightness.alarms and brightness.explained
+
+
+def test_names_tell_sites_by_their_letters_where_no_site_is_named() -> None:
+    """Such as a hospital's code: TCGA_CS_4941 at site_1."""
+    codes = {"site_1": "TCGA_CS", "site_2": "TCGA_DU"}
+    members = [
+        case
+        for site, code in codes.items()
+        for case in patients([f"{site}/{code}_{n}" for n in range(4)], 0.0, 1)
+    ]
+    others = patients(["TCGA_CS_91", "TCGA_DU_92", "TCGA_DU_93", "TCGA_EZ_94"], 0.0, 2)
+    _, outside = sites_of(members, others, codes)
+    assert list(outside.values()) == ["site_1", "site_2", "site_2", ELSEWHERE]
+    nameless = patients(["91", "a2", "TCGA_CS_93", "b4"], 0.0, 2)
+    assert sites_of(members, nameless, codes)[1] == {}
+
+
+def test_a_longer_sites_name_is_not_taken_for_a_shorter_one() -> None:
+    sites = ["north", "north-east"]
+    others = patients(["north-east-1", "x_NORTH_2", "north/3", "northern-4"], 0.0, 1)
+    members = patients(["north/a1", "north-east/b1"], 0.0, 2)
+    assert list(sites_of(members, others, sites)[1].values()) == [
+        "north-east", "north", "north", ELSEWHERE,
+    ]  # fmt: skip
+
+
+def test_a_mix_that_differs_by_rounding_is_the_same() -> None:
+    same = Groups({"a": 26, "b": 20, "c": 20, "d": 17}, dict.fromkeys("abcd", 6), "mean", 0.5, 1.0)
+    assert not same.other_mix
+    assert replace(same, others={"a": 12, "b": 6, "c": 3, "d": 3}).other_mix
+    assert replace(same, others={"a": 6, "b": 6, "c": 6, ELSEWHERE: 6}).other_mix
+    assert not replace(same, others={}).other_mix
+
+
+def test_a_subset_in_the_same_mix_is_drawn_the_same_each_time() -> None:
+    inside = {f"{site}/{n}": site for site, count in (("a", 30), ("b", 20)) for n in range(count)}
+    outside = {f"{site}{n}": site for site, count in (("a", 10), ("b", 10)) for n in range(count)}
+    ours, theirs = in_same_mix(inside, outside) or (set(), set())
+    assert (ours, theirs) == in_same_mix(dict(reversed(inside.items())), outside)
+    assert len(theirs) == 20 and len(ours) == 40
+    assert sum(name.startswith("a/") for name in ours) == 20
+    assert in_same_mix(inside, {}) is None
+    assert in_same_mix(inside, {"a1": "a"}) is None
+
+
+def test_images_that_are_all_alike_are_no_difference() -> None:
+    flat = [replace(case, image=torch.zeros(1, 16, 16), mask=MEMBERS[0].mask) for case in MEMBERS]
+    groups = compare_groups(flat[:30], flat[30:], ({case.patient: "n" for case in flat}, {}))
+    assert (groups.auc, groups.p_value) == (0.5, 1.0)
+
+
+def test_one_of_several_attacks_with_a_sign_by_chance_is_no_alarm() -> None:
+    """The scores of the attack are those of a demo: AUC 0.62, p 0.043, interval 0.47 to 0.75."""
+    random = np.random.default_rng(0)
+    names = [f"north/{n}" for n in range(83)], [f"north/t{n}" for n in range(24)]
+    members, others = (patients(own, 0.0, seed) for seed, own in enumerate(names))
+    noise = {name: float(random.normal()) for own in names for name in own}
+    weak = noise | {name: value + 0.3 for name, value in noise.items() if "t" not in name[6:]}
+    scores = {"one": weak, "two": noise, "three": {k: -v for k, v in noise.items()}}
+    compared, _ = compare(scores, members, others, ["north"])
+    one = compared.attacks[0]
+    assert one.p_value < 0.05 < one.corrected
+    assert one.tells and not one.alarms and not one.passes
+    assert one.verdict.startswith("undecided, a weak sign of membership that may be chance (p 0.")
+    assert one.verdict.upper() != one.verdict and "MEMBERS CAN" not in one.verdict
+
+
+def test_no_verdict_is_in_capitals_where_the_interval_holds_chance() -> None:
+    for p_value, high in ((0.001, 0.9), (0.04, 0.75), (0.5, 0.9), (0.5, 0.6)):
+        one = Attack("nearest", 0.55, 0.48, high, p_value, 40, 40, 0.0, p_value, explained=False)
+        assert not one.verdict[:4].isupper(), one.verdict
+    told = replace(one, auc=0.8, low=0.7, high=0.9, p_value=1e-4, corrected=3e-4)
+    assert told.verdict.startswith("MEMBERS CAN BE TOLD")
+    unknown = replace(told, low=math.nan, p_value=math.nan, corrected=math.nan)
+    assert unknown.alarms and not unknown.passes
+
+
+def test_p_values_are_corrected_as_holm_did() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.8]) == [1.0, 1.0]
+    assert holm([]) == []
+    low, nan = holm([0.02, math.nan])
+    assert low == 0.02 and math.isnan(nan)
+
+
+def test_an_attack_by_itself_is_as_it_was() -> None:
+    random = np.random.default_rng(1)
+    found = attack("nearest", random.normal(1.0, 1, 60), random.normal(0.0, 1, 60))
+    assert found.alarms and found.corrected == found.p_value < 0.001
