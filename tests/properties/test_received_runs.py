@@ -248,5 +248,5 @@ def test_a_command_on_the_page_is_one_command_whatever_the_folder_is_called(
     commands = re.findall(r">(asyndgan (?:audit|evaluate) [^<]*)<", page)
     assert len(commands) == 2
     for command in commands:
-        assert shlex.split(command)[2] == mine.name
+        assert shlex.split(command)[2] == str(mine)
         assert "touch" not in shlex.split(command)

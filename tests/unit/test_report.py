@@ -1,3 +1,4 @@
+import itertools
 import json
 import math
 import re
@@ -5,6 +6,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -18,7 +20,7 @@ from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
 from asyndgan.reports.curves import loss_charts, presence, run_charts
-from asyndgan.reports.gallery import BUDGET, build_gallery
+from asyndgan.reports.gallery import BUDGET, _coloured, build_gallery, label_colours
 from asyndgan.reports.report import write_report
 from asyndgan.reports.traffic import _caution
 from asyndgan.reports.words import counted, duration, size, together
@@ -102,8 +104,15 @@ def attack(name: str, area: tuple[float, float, float, float]) -> dict[str, Any]
     auc, low, high, p_value = area
     return {
         "name": name, "auc": auc, "low": low, "high": high, "p_value": p_value,
-        "members": 40, "others": 30, "epsilon": 0.1,
+        "members": 40, "others": 30, "epsilon": 0.1, "corrected": p_value, "explained": False,
     }  # fmt: skip
+
+
+ALIKE = {
+    "members": {"north": 20, "south": 20}, "others": {"north": 15, "south": 15},
+    "measure": "mean of T1", "auc": 0.55, "p_value": 0.6,
+}  # fmt: skip
+"""How the groups of an audit compare."""
 
 
 def hostile_audit(folder: Path) -> Path:
@@ -124,7 +133,7 @@ def audit(folder: Path, generator: str = "cd34", **more: Any) -> Path:
         "generator_sha256": generator, "masks_sha256": "ef", "fading": AS_PAINTED.told(),
         "painting_version": PAINTING_VERSION,
         "modalities": ["T1"], "canaries": "", "confirmed": {"north": True, "south": True},
-        "uncompared": [], "attacks": attacks,
+        "uncompared": [], "groups": ALIKE, "attacks": attacks, "whole": None,
         "copies": {
             "found": 0, "members": 40, "others": 30, "nearest": 0.6, "nearest_other": 0.7,
             "p_value": 0.4,
@@ -183,6 +192,153 @@ def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
     assert "20 cases at the sites" in text
     assert "12 steps in 1 min 15 s" in text
     assert "61.4 kB left a site each step 1.5 MB in all" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "done", "state", "said"),
+    [
+        ("default", 60, 60, "finished", "Trial run: 60 of 3 000 steps."),
+        ("demo", 800, 800, "finished", "Trial run: 800 of 1 900 steps."),
+        ("mine", 500, 60, "interrupted", "Trial run: 60 of 500 steps."),
+        ("mine", 500, 500, "finished", ""),
+        ("default", 4000, 4000, "finished", ""),
+    ],
+)
+def test_a_trial_says_so_on_top_and_prints_no_figure_large(
+    tmp_path, name, steps, done, state, said
+):
+    recipe = Recipe.from_tables({**RECIPE.to_tables(), "name": name, "training": {"steps": steps}})
+    run = run_folder(tmp_path / "run", recipe=recipe, steps=done, state=state)
+    found = page(run, evaluation=evaluation(tmp_path / "evaluation"))
+    assert ("Trial run" in found.text) is bool(said)
+    assert said in found.text.partition("One generator, two sites")[2].partition("Four ")[0]
+    modest = [tag for tag in found.all("div") if tag.get("class") == "findings modest"]
+    assert len(modest) == bool(said)
+
+
+def judged(folder: Path, dice: dict[str, dict[str, float | None]]) -> Path:
+    """An evaluation with this mean Dice, by label and model."""
+    common = {"seeds": 1, "patients": 6, "hd95_mean": None, "assd_mean": 1.0, "cases": 20}
+    rows = []
+    for label, means in dice.items():
+        for model, mean in means.items():
+            real = means["real-all"]
+            ratio = None if mean is None or not real else mean / real
+            rows.append(
+                {"model": model, "label": label, "dice_mean": mean, "dice_low": mean,
+                 "dice_high": mean, "ratio": ratio, "ratio_low": ratio, "ratio_high": ratio,
+                 **common}
+            )  # fmt: skip
+    headline = "\n".join(f"{label}: reaches nan of the all-real Dice" for label in dice)
+    return evaluation(folder, rows=rows, headline=headline)
+
+
+@pytest.mark.parametrize(
+    ("north", "south", "said"),
+    [(0.8, 0.5, "north"), (0.8, 0.75, "all 2 sites"), (0.5, 0.6, "no site"), (None, 0.8, "south")],
+)
+def test_the_page_says_in_words_where_single_sites_do_better_alone(tmp_path, north, south, said):
+    means = {"real-all": 0.9, "synthetic": 0.7, "real:north": north, "real:south": south}
+    found = page(run_folder(tmp_path / "run"), evaluation=judged(tmp_path / "e", {"organ": means}))
+    known = [mean for mean in (north, south) if mean is not None]
+    mean = sum(known) / len(known)
+    words = f"Single sites alone: {mean:.3f} on average. Better alone, with own real images: {said}"
+    assert f"{words}." in found.text
+
+
+@pytest.mark.parametrize("real", [0.0, 0.02])
+def test_a_ratio_to_hardly_any_dice_is_a_dash(tmp_path, real):
+    dice = {
+        "organ": {"real-all": 0.9, "synthetic": 0.72},
+        "lesion": {"real-all": real, "synthetic": 0.03, "real:north": 0.4},
+    }
+    text = page(run_folder(tmp_path / "run"), evaluation=judged(tmp_path / "e", dice)).text
+    assert "\N{EN DASH} lesion: of the Dice that all real images reach" in text
+    assert f"lesion: all real images reach a Dice of {real:.3f}, so there is no ratio" in text
+    assert "Synthetic images alone 0.030 0.030 to 0.030 \N{EN DASH} \N{EN DASH} 1.0" in text
+    assert "nan" not in text.lower().split()
+    assert "organ: reaches \N{EN DASH} of the all-real Dice" in text
+
+
+def test_many_labels_have_one_mean_and_a_table_below_it(tmp_path):
+    fixed = {"real-all": 0.8, "real:north": 0.35}
+    dice = {f"label {n}": {**fixed, "synthetic": 0.1 * n} for n in range(2, 8)}
+    found = page(run_folder(tmp_path / "run"), evaluation=judged(tmp_path / "e", dice))
+    large = [tag for tag in found.all("div") if tag.get("class") == "finding"]
+    assert len(large) == 1
+    assert "0.56 mean of 6 labels: of the mean Dice that all real images reach" in found.text
+    assert "label 2 0.25 0.25 to 0.25 north label 3" in found.text
+    assert "label 7 0.88 0.88 to 0.88 no site" in found.text
+    few = dict(list(dice.items())[:3])
+    found = page(run_folder(tmp_path / "few"), evaluation=judged(tmp_path / "f", few))
+    assert len([tag for tag in found.all("div") if tag.get("class") == "finding"]) == 3
+
+
+def test_patients_left_of_the_bar_are_counted_at_its_edge(tmp_path):
+    dice = {"real-all": {"lesion": {"dice": [0.9, 0.1, 0.2, None]}}}
+    folder = evaluation(tmp_path / "evaluation", per_patient=dice)
+    found = page(run_folder(tmp_path / "run"), evaluation=folder)
+    dots = [attributes["style"] for attributes in found.all("b") if "style" in attributes]
+    assert len(dots) == 1
+    assert "\N{BLACK LEFT-POINTING TRIANGLE}2" in found.text
+    assert "counts patients left of the bar" in found.text
+
+
+def test_values_beyond_an_axis_are_marked_once_a_stretch():
+    records = [record(step % 40, ["a"]) for step in range(240)]
+    for step, value in {0: 90.0, 1: 95.0, 120: -40.0}.items():
+        records[step]["losses"]["a"]["adversarial"] = value
+    curve = loss_charts(records, {"a": 0})[1].curves[0]
+    assert [(point.place, point.text, point.above) for point in curve.beyond] == [
+        (50.21, "-40", False), (0.42, "95", True),
+    ]  # fmt: skip
+    assert loss_charts(records, {"a": 0})[0].curves[0].beyond == ()
+
+
+# Machado et al. 2009: what people without cones for red, green or blue see, in linear RGB.
+SEEN = {
+    "all": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "no red": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+               [-0.003882, -0.048116, 1.051998]],
+    "no green": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+                 [-0.011820, 0.042940, 0.968881]],
+    "no blue": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+                [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+TO_XYZ = [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+
+
+def linear(colour: str) -> np.ndarray:
+    parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+
+
+def lab(light: np.ndarray) -> np.ndarray:
+    x, y, z = np.cbrt(np.array(TO_XYZ) @ light / [0.9505, 1, 1.089])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_colours_of_labels_are_told_apart_on_black_by_everybody():
+    colours = [linear(one) for one in label_colours({n: str(n) for n in range(9)}).values()]
+    brightness = [float(np.array(TO_XYZ)[1] @ colour) + 0.05 for colour in colours]
+    assert min(brightness[1:]) / brightness[0] > 3  # WCAG 2.1, 1.4.11
+    for name, seen in SEEN.items():
+        points = [lab(np.clip(np.array(seen) @ colour, 1e-4, 1)) for colour in colours]
+        gaps = [np.linalg.norm(a - b) for a, b in itertools.combinations(points, 2)]
+        assert min(gaps) > 20, name
+
+
+def test_colours_that_return_are_striped_in_masks_and_legend(tmp_path):
+    labels = {str(n): f"label {n}" for n in range(11)}
+    colours = label_colours({int(n): name for n, name in labels.items()})
+    assert len(set(colours.values())) == 11
+    plain, striped = (_coloured(torch.full((8, 8), n), colours) for n in (2, 9))
+    assert len(np.unique(plain.reshape(-1, 3), axis=0)) == 1
+    assert len(np.unique(striped.reshape(-1, 3), axis=0)) == 2
+    assert (striped == plain).all(axis=-1).mean() == 0.5
+    found = page(run_folder(tmp_path / "run", labels=labels))
+    swatches = [tag["style"] for tag in found.all("span") if tag.get("class") == "swatch"]
+    assert len(swatches) == 11 and sum("gradient" in (style or "") for style in swatches) == 2
 
 
 def test_each_patient_is_a_dot_in_the_row_of_a_model(tmp_path):
@@ -263,8 +419,19 @@ def test_names_of_cases_stay_out_of_the_page(tmp_path):
     assert "miller_john" not in found.source
 
 
-def test_the_folder_in_which_the_run_lies_stays_out_of_the_page(tmp_path):
-    assert str(tmp_path) not in page(run_folder(tmp_path / "run")).source
+def test_commands_hold_the_paths_as_they_were_named_and_no_other_path_is_on_the_page(
+    tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    run = run_folder(Path("out/my run"))
+    found = page(run, [], folders={"north": Path("../data/north")})
+    assert str(tmp_path) not in found.source
+    assert "asyndgan evaluate 'out/my run' --site north=../data/north --site" in found.text
+    assert (
+        "--out 'out/my run/evaluation'" in found.text and "--out 'out/my run/audit'" in found.text
+    )
+    shown = page(run, folders={"north": Path("../data/north")}).text
+    assert "asyndgan report 'out/my run' --site north=../data/north" in shown
 
 
 def test_a_real_case_stands_beside_the_synthetic_one_of_its_mask():
@@ -321,8 +488,9 @@ def test_the_synthetic_row_is_set_off_and_numbers_that_do_not_exist_are_dashes(t
     assert "lesion: 0.90 of it." in found.text
 
 
-def test_without_an_evaluation_the_page_says_how_to_make_one(tmp_path):
-    text = page(run_folder(tmp_path / "run")).text
+def test_without_an_evaluation_the_page_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = page(run_folder(Path("run"))).text
     assert "asyndgan evaluate run --site north=FOLDER --site south=FOLDER --test FOLDER" in text
 
 
@@ -366,10 +534,25 @@ def test_an_audit_of_too_few_patients_did_not_learn_from_them(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     few = attack("painting", (0.5, 0.1, 0.9, 0.5))
     found = page(run, audits=[audit(tmp_path / "audit", attacks=[few], pixels=[])])
-    assert "TOO FEW PATIENTS" in found.text
+    assert "Undecided, too few patients to exclude an AUC of 0.7" in found.text
     assert "Not every attack says something. One attack had too few" in found.text
     assert "Not every attack failed" not in found.text
     assert [row.get("class") for row in found.all("tr")].count("alarm") == 1
+
+
+def test_groups_that_are_not_alike_and_patients_left_out_are_told(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    unlike = ALIKE | {"others": {"north": 5, "": 25}, "p_value": 0.001, "auc": 0.8}
+    found = attack("nearest", (0.8, 0.7, 0.9, 0.001)) | {"explained": True}
+    folder = audit(tmp_path / "a", groups=unlike, attacks=[found], pixels=[])
+    text = page(run, audits=[folder]).text
+    assert "not alike, the others are of another mix of hospitals (members: 20 north, 20" in text
+    assert "Undecided, since members and others are not alike: AUC 0.80" in text
+    assert "MEMBERS CAN BE TOLD" not in text and "Not every attack failed" not in text
+    assert "or others that are unlike the members, so nobody can tell" in text
+    matched = audit(tmp_path / "b", whole={"groups": unlike, "attacks": [found]}, pixels=[])
+    text = page(run, audits=[matched]).text
+    assert "attacks on membership compare only 40 members and 30 others in the same mix" in text
 
 
 def test_a_near_copy_is_announced(tmp_path):
@@ -417,13 +600,14 @@ def test_patients_beside_their_nearest_images_are_shown_only_with_real_ones(tmp_
         page(run, audits=tried, real={"north": cases("north"), "south": cases("south")})
 
 
-def test_without_an_audit_the_page_says_how_to_make_one(tmp_path):
-    text = page(run_folder(tmp_path / "run")).text
+def test_without_an_audit_the_page_says_how_to_make_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = page(run_folder(Path("run"))).text
     assert "asyndgan audit run --site north=FOLDER --site south=FOLDER --holdout FOLDER" in text
     held_out = load_recipe("default", ["training.hold_out=0.2"])
-    text = page(run_folder(tmp_path / "held", recipe=held_out)).text
+    text = page(run_folder(Path("held"), recipe=held_out)).text
     assert "--site south=FOLDER --state NAME=FOLDER ... --out held/audit" in text
-    text = page(run_folder(tmp_path / "here", recipe=held_out, engine="processes")).text
+    text = page(run_folder(Path("here"), recipe=held_out, engine="processes")).text
     assert "--site south=FOLDER --out here/audit" in text
 
 

@@ -24,7 +24,8 @@ def report(
 ) -> None:
     """Writes one HTML page about a run.
 
-    It shows images, usefulness, training, what left the sites, and attacks.
+    It shows images, usefulness, training, what left the sites, and attacks. Its commands hold the
+    paths as you typed them.
 
     Example:
         asyndgan report run --evaluation evaluation --audit audit
@@ -58,6 +59,7 @@ def report(
         out or run / "report.html",
         synthetic=_synthetic(console, folder, synthetic),
         real=_real(folder, site or []),
+        folders=parsed_sites(site or []),
         evaluation=judged,
         audits=audits,
         title=title,

@@ -17,10 +17,10 @@ from asyndgan.reports.words import counted, decimal, sentence, together
 from asyndgan.runs import RunFolder
 
 _QUESTIONS: Final = {
-    "painting": "Was this patient in the run? Told by how like the patient's image is to what the "
-    "generator paints from the patient's mask",
-    "nearest": "The same, told by the synthetic image nearest to the patient's",
-    "density": "The same, told by how many synthetic images are near",
+    "painting": "Was this patient in the run? By how near the generator's painting of the "
+    "patient's mask comes to the patient's image",
+    "nearest": "Was this patient in the run? By how near the nearest synthetic image is",
+    "density": "Was this patient in the run? By how many synthetic images are near",
 }
 
 
@@ -120,6 +120,15 @@ def _who(record: AuditRecord) -> str:
 
 def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
     """Sentences on what an audit cannot say."""
+    found = record.audit
+    if found.whole:
+        yield (
+            f"All patients are {found.whole.groups.verdict}. So attacks on membership compare "
+            f"only {sum(found.groups.members.values())} members and "
+            f"{sum(found.groups.others.values())} others in the same mix of hospitals."
+        )
+    if not found.whole or not found.groups.alike:
+        yield f"The groups compared are {found.groups.verdict}."
     if record.canaries:
         yield "Only canaries were compared, patients put in on purpose."
     if record.painting_version != PAINTING_VERSION:
@@ -146,8 +155,8 @@ def _attempts(record: AuditRecord) -> Iterator[Attempt]:
         yield Attempt(
             question=_QUESTIONS.get(attack.name, attack.name),
             answer=sentence(attack.verdict) + _bound(record, attack.epsilon),
-            learned=attack.tells,
-            undecided=not attack.tells and not attack.passes,
+            learned=attack.alarms,
+            undecided=not attack.alarms and not attack.passes,
             figure=decimal(attack.auc, 2),
             beside=f"{decimal(attack.low, 2)} to {decimal(attack.high, 2)}",
             low=_place(attack.low),

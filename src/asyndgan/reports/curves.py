@@ -37,6 +37,7 @@ class Curve:
         faint: SVG path of the values before smoothing; empty if the chart has too many curves, or
             does not smooth.
         last: last value drawn, as text.
+        beyond: the farthest value of each stretch of steps whose values lie beyond the axis.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Curve:
     path: str
     faint: str
     last: str
+    beyond: tuple["Beyond", ...] = ()
 
 
 @final
@@ -58,6 +60,22 @@ class Tick:
 
     place: float
     text: str
+
+
+@final
+@dataclass(frozen=True)
+class Beyond:
+    """A value beyond the axis.
+
+    Attributes:
+        place: position, 0 to 100, from the left.
+        text: the value.
+        above: whether it lies above the axis; else below.
+    """
+
+    place: float
+    text: str
+    above: bool
 
 
 @final
@@ -268,6 +286,9 @@ def _chart(
             path=_path(shown[name], low, high),
             faint="" if exact or len(series) > MOST_FAINT else _path(binned[name], low, high),
             last=_last(series[name] if exact else shown[name], as_bytes),
+            beyond=_beyond(
+                shown[name] if len(series) > MOST_FAINT else binned[name], (low, high), as_bytes
+            ),
         )
         for name in series
         if not np.isnan(binned[name]).all()
@@ -286,6 +307,18 @@ def _mark(value: float, digits: int, as_bytes: bool) -> str:
 def _last(values: Line, as_bytes: bool) -> str:
     value = values[~np.isnan(values)][-1]
     return size(value) if as_bytes else f"{value:.3g}"
+
+
+def _beyond(values: Line, axis: tuple[float, float], as_bytes: bool) -> tuple[Beyond, ...]:
+    found = []
+    for sign, end in ((-1, -axis[0]), (1, axis[1])):
+        places = np.flatnonzero(sign * values > end)
+        for stretch in np.split(places, np.flatnonzero(np.diff(places) > 1) + 1):
+            if len(stretch):
+                peak = int(stretch[np.argmax(sign * values[stretch])])
+                place = round(100 * peak / max(len(values) - 1, 1), 2)
+                found.append(Beyond(place, _last(values[peak : peak + 1], as_bytes), sign > 0))
+    return tuple(found)
 
 
 def _across(steps: tuple[int, int]) -> tuple[Tick, ...]:
@@ -330,7 +363,8 @@ def _range(lines: Sequence[Line], *, whole: bool) -> tuple[float, float]:
     ends = (0, 100) if whole else (0.5, 99.5)
     low, high = (float(end) for end in np.percentile(values, ends))
     low = min(low, 0.0)
-    return (low, high + 0.06 * (high - low)) if high > low else (low, low + 1.0)
+    room = 0.06 * (high - low)
+    return (low - (room if low < 0 else 0.0), high + room) if high > low else (low, low + 1.0)
 
 
 def _path(values: Line, low: float, high: float) -> str:

@@ -24,8 +24,10 @@ BUDGET: Final = 2_600_000
 
 _SIDES: Final = (192, 160, 128, 96, 64)
 _BACKGROUND: Final = "#0b0f14"
-_QUIET: Final = "#56677d"
-_LIVELY: Final = ("#45c4e8", "#ffb224", "#f0609e", "#93d04b", "#b98cf5", "#ff7a4d", "#5ce0b5")
+_QUIET: Final = "#66778d"
+# Told apart on the background and from each other also by those who confuse red, green or blue.
+_LIVELY: Final = ("#45c4e8", "#ffb224", "#ee7777", "#bbff99", "#aa33ee", "#bb3322", "#ffeeee")
+_STRIPED: Final = " striped"
 
 
 @final
@@ -86,13 +88,13 @@ class Gallery:
 
     Attributes:
         sites: sites that are shown.
-        legend: name and colour of each label.
+        legend: name and colour of each label, and whether it is striped.
         left_out: number of sites that are not shown.
         pixels: rows and columns of the images before they were resized.
     """
 
     sites: tuple[SiteGallery, ...]
-    legend: tuple[tuple[str, str], ...]
+    legend: tuple[tuple[str, str, bool], ...]
     left_out: int
     pixels: tuple[int, ...]
 
@@ -131,18 +133,26 @@ def build_gallery(
             break
     return Gallery(
         sites=shown,
-        legend=tuple((name, colours[number]) for number, name in labels.items()),
+        legend=tuple(
+            (name, colours[number].removesuffix(_STRIPED), colours[number].endswith(_STRIPED))
+            for number, name in labels.items()
+        ),
         left_out=max(0, len(groups) - SITES),
         pixels=tuple(synthetic[0].mask.shape) if synthetic else (),
     )
 
 
 def label_colours(labels: Mapping[int, str]) -> dict[int, str]:
-    """A colour for each label: nearly black for 0, grey for the body, vivid for the others."""
+    """A colour for each label: nearly black for 0, grey for the body, vivid for the others.
+
+    Where there are more labels than vivid colours, colours return with stripes.
+    """
     rest = [number for number in sorted(labels) if number]
     lively = rest[1:] if len(rest) > 1 else rest
     colours = dict.fromkeys(labels, _QUIET) | {0: _BACKGROUND}
-    return colours | {n: _LIVELY[i % len(_LIVELY)] for i, n in enumerate(lively)}
+    return colours | {
+        n: _LIVELY[i % len(_LIVELY)] + _STRIPED * (i >= len(_LIVELY)) for i, n in enumerate(lively)
+    }
 
 
 Pairs = list[tuple[Case, Case | None]]
@@ -237,9 +247,18 @@ def _coloured(mask: Mask, colours: Mapping[int, str]) -> np.ndarray:
     """A label map as RGB; labels without a name are white."""
     labels = mask.numpy()
     picture = np.full((*labels.shape, 3), 255, np.uint8)
+    row, column = np.indices(labels.shape)
+    stripes = (row + column) % 4 < 2
     for number, colour in colours.items():
-        picture[labels == number] = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        shown = labels == number
+        picture[shown] = _rgb(colour)
+        if colour.endswith(_STRIPED):
+            picture[shown & stripes] = _rgb(_BACKGROUND)
     return picture
+
+
+def _rgb(colour: str) -> list[int]:
+    return [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
 
 
 def _uri(values: np.ndarray, side: int, resampling: Pillow.Resampling) -> str:

@@ -23,6 +23,7 @@ from asyndgan.reports.traffic import Traffic, read_traffic
 from asyndgan.reports.usefulness import Usefulness, read_usefulness
 from asyndgan.reports.words import amount, counted, duration, sentence, size, together
 from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs.trial import steps_short_of
 from asyndgan.training.checkpoint import read
 
 _SIMULATED: Final = ("inprocess", "processes")
@@ -71,6 +72,7 @@ def write_report(
     evaluation: Path | None = None,
     audits: Sequence[Path] = (),
     title: str | None = None,
+    folders: Mapping[str, Path] | None = None,
 ) -> Path:
     """Writes a page about a run: images, usefulness, training, traffic, attacks and recipe.
 
@@ -84,6 +86,7 @@ def write_report(
             The examples show real patients, so they are included only if `real` is given.
         audits: folders that contain audit.json and nearest.png; the latter shows real patients too.
         title: title of the page; by default it tells the number of sites.
+        folders: folders of sites' data, which the page's commands name.
 
     Returns:
         `out`.
@@ -92,6 +95,7 @@ def write_report(
         RunError: `run` is no run folder, or `evaluation` or one of `audits` is not of this run.
     """
     page = _page(run, synthetic, real or {}, evaluation, audits, title)
+    page |= _commands(run, run.facts(), folders or {})
     return write_page("report.html.jinja", page, out)
 
 
@@ -127,7 +131,8 @@ def _page(
     return {
         "title": title or _title(facts),
         "name": run.path.resolve().name,
-        "name_in_commands": quote(run.path.resolve().name),
+        "name_in_commands": quote(str(run.path)),
+        "trial": _trial(facts, recipe),
         "lead": _lead(facts, recipe),
         "facts": facts,
         "recipe": recipe,
@@ -149,9 +154,7 @@ def _page(
         "bytes_chart": traffic_chart(records) if records else None,
         "audited": audited,
         "guarantee": _guarantee(recipe),
-        "audit": _audit_command(run, facts),
         "provenance": _provenance(facts, weights),
-        "evaluate": _evaluate_command(run, facts),
         "recipe_text": recipe.to_toml(comments=False),
     }
 
@@ -173,28 +176,28 @@ def _lead(facts: RunFacts, recipe: Recipe) -> str:
     )
 
 
-def _evaluate_command(run: RunFolder, facts: RunFacts) -> str:
-    """The command for an evaluation that the next report finds by itself."""
-    name, sites = _named_in_commands(run, facts)
-    out = quote(f"{name}/evaluation")
-    return f"asyndgan evaluate {quote(name)} {sites} --test FOLDER --out {out}"
+def _trial(facts: RunFacts, recipe: Recipe) -> str:
+    """That a run trained for fewer steps than its recipe is meant for; empty if it did not."""
+    planned = steps_short_of(facts, recipe)
+    return f"Trial run: {amount(facts.steps)} of {amount(planned)} steps" if planned else ""
 
 
-def _audit_command(run: RunFolder, facts: RunFacts) -> str:
-    """The command for an audit that the next report finds by itself."""
-    name, sites = _named_in_commands(run, facts)
+def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> dict[str, str]:
+    """Commands whose results the next report finds by itself, with paths as the user named them."""
+    path, few = quote(str(run.path)), len(facts.sites) <= MANY
+    named = {site: folders.get(site, "FOLDER") for site in facts.sites}
+    options = [f"--site {quote(f'{site}={folder}')}" for site, folder in named.items()]
+    sites = " ".join(
+        options if few or folders.keys() >= named.keys() else ["--site NAME=FOLDER ..."]
+    )
     holdout = "" if run.recipe().training.hold_out else "--holdout FOLDER "
     states = "" if facts.engine in _SIMULATED else "--state NAME=FOLDER ... "
-    out = quote(f"{name}/audit")
-    return f"asyndgan audit {quote(name)} {sites} {holdout}{states}--out {out}"
-
-
-def _named_in_commands(run: RunFolder, facts: RunFacts) -> tuple[str, str]:
-    """Name of the run, and options with its sites."""
-    few = len(facts.sites) <= MANY
-    sites = [f"--site {quote(f'{site}=FOLDER')}" for site in facts.sites]
-    # Only the folder's name, since the page may be passed on.
-    return run.path.resolve().name, " ".join(sites if few else ["--site NAME=FOLDER ..."])
+    judged, tried = (quote(str(run.path / name)) for name in ("evaluation", "audit"))
+    return {
+        "evaluate": f"asyndgan evaluate {path} {sites} --test FOLDER --out {judged}",
+        "audit": f"asyndgan audit {path} {sites} {holdout}{states}--out {tried}",
+        "show_real": f"asyndgan report {path} {next(iter(options), '--site NAME=FOLDER')}",
+    }
 
 
 def _guarantee(recipe: Recipe) -> str:
@@ -308,8 +311,9 @@ def _notices(
     if undecided := sum(one.undecided for one in audited):
         yield Notice(
             "Not every attack says something",
-            f"{sentence(counted(undecided, 'attack'))} had too few patients, or others that are "
-            "unlike the run's, so that failing proves nothing; see \u201cAttacks\u201d.",
+            f"{sentence(counted(undecided, 'attack'))} had too few patients or only a weak sign, "
+            "or others that are unlike the members, so nobody can tell whether the attacker "
+            "learned something; see \u201cAttacks\u201d.",
             grave=True,
         )
     if facts.engine in _SIMULATED:

@@ -19,19 +19,30 @@ from asyndgan.judging.table import (
     FEDGAN,
     REAL_ALL,
     SYNTHETIC,
-    of_single_sites,
     site_of,
 )
 from asyndgan.received import contents
+from asyndgan.reports.findings import (
+    MOST_FINDINGS,
+    Finding,
+    Row,
+    finding_of,
+    headline,
+    interval_of,
+    is_learned,
+    mean_finding,
+    reference_of,
+)
 from asyndgan.reports.found import MOST_RESULTS
 from asyndgan.reports.gallery import data_uri
-from asyndgan.reports.words import counted, decimal
+from asyndgan.reports.words import counted, decimal, signed
 from asyndgan.texts import bounded_text, parsed_json
 
 _WIDEST: Final = 1400
 
 MOST_FIGURE: Final = 2**26
 """Largest file of a figure in bytes."""
+
 
 PerPatient = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
 """Values of all patients by model, label and measure, such as `dice`."""
@@ -48,16 +59,17 @@ class Entry:
         site: the site whose real images were used; empty if it is not of one site.
         dice: mean Dice, as text.
         interval: interval of the mean Dice, as text.
-        low: place of the interval's lower end; None if there is none.
-        high: place of its upper end.
-        middle: place of the mean.
-        dots: place of every patient; empty if it is not known.
         ratio: mean Dice relative to that of all real images, as text.
         hd95: mean HD95 in millimetres, as text.
         assd: mean ASSD in millimetres, as text.
         cases: number of training cases.
         patients: number of patients that count.
         seeds: number of trainings averaged.
+        low: place of the interval's lower end; None if there is none.
+        high: place of its upper end.
+        middle: place of the mean.
+        dots: place of every patient on the scale; empty if it is not known.
+        beyond: number of patients left of the scale.
     """
 
     name: str
@@ -65,16 +77,17 @@ class Entry:
     site: str
     dice: str
     interval: str
-    low: float | None
-    high: float | None
-    middle: float | None
-    dots: tuple[float, ...]
     ratio: str
     hd95: str
     assd: str
     cases: int
     patients: int
     seeds: int
+    low: float | None = None
+    high: float | None = None
+    middle: float | None = None
+    dots: tuple[float, ...] = ()
+    beyond: int = 0
 
 
 @final
@@ -99,33 +112,13 @@ class LabelTable:
 
 @final
 @dataclass(frozen=True)
-class Finding:
-    """The headline of one label.
-
-    Attributes:
-        label: name of the label.
-        figure: the number to print large.
-        interval: interval of that number; empty if there is none.
-        caption: description of the number.
-        sentence: the Dice behind it, the numbers of patients and seeds, and the mean of single
-            sites.
-    """
-
-    label: str
-    figure: str
-    interval: str
-    caption: str
-    sentence: str
-
-
-@final
-@dataclass(frozen=True)
 class Usefulness:
     """Content of the page's section on usefulness.
 
     Attributes:
         headline: the evaluation's headline, one line per label.
-        findings: one per label.
+        findings: one per label; if there are more than `MOST_FINDINGS`, their mean.
+        by_label: if so, the finding of each label.
         tables: one per label.
         judged_on: "test" or "validation".
         levelling: one sentence per label if the budget was checked.
@@ -137,6 +130,7 @@ class Usefulness:
 
     headline: tuple[str, ...]
     findings: tuple[Finding, ...]
+    by_label: tuple[Finding, ...]
     tables: tuple[LabelTable, ...]
     judged_on: str
     levelling: tuple[str, ...]
@@ -174,13 +168,16 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
 
 
 def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
-    rows: list[Mapping[str, Any]] = stored["rows"]
-    by_label: dict[str, list[Mapping[str, Any]]] = {}
+    rows: list[Row] = stored["rows"]
+    by_label: dict[str, list[Row]] = {}
     for row in rows:
         by_label.setdefault(row["label"], []).append(row)
+    findings = tuple(finding_of(label, rows) for label, rows in by_label.items())
+    many = len(findings) > MOST_FINDINGS
     return Usefulness(
-        headline=tuple(str(stored.get("headline", "")).splitlines()),
-        findings=tuple(_finding(label, rows) for label, rows in by_label.items()),
+        headline=tuple(headline(str(stored.get("headline", "")), by_label)),
+        findings=(mean_finding(by_label),) if many else findings,
+        by_label=findings if many else (),
         tables=tuple(
             label_table(label, rows, stored.get("per_patient") or {})
             for label, rows in by_label.items()
@@ -194,40 +191,16 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
     )
 
 
-def _finding(label: str, rows: Sequence[Mapping[str, Any]]) -> Finding:
-    """The synthetic model's relative Dice; without such a model, the Dice of all real images."""
-    of_model = {row["model"]: row for row in rows}
-    real = of_model.get(REAL_ALL, rows[0])
-    ratios = [row["ratio"] for row in rows if of_single_sites(row["model"])]
-    known = [ratio for ratio in ratios if ratio is not None]
-    single = f" Single sites: {sum(known) / len(known):.2f} on average." if known else ""
-    counts = f"{counted(real['patients'], 'patient')}, {counted(real['seeds'], 'seed')}"
-    if (row := of_model.get(SYNTHETIC)) is None:
-        interval = _interval(real["dice_low"], real["dice_high"], 3)
-        caption = "Dice of all real images"
-        return Finding(
-            label, decimal(real["dice_mean"], 3), interval, caption, f"{counts}.{single}"
-        )
-    pair = f"{decimal(row['dice_mean'], 3)} against {decimal(real['dice_mean'], 3)}"
-    return Finding(
-        label=label,
-        figure=decimal(row["ratio"], 2),
-        interval=_interval(row["ratio_low"], row["ratio_high"], 2),
-        caption="of the Dice that all real images reach",
-        sentence=f"{pair}; {counts}.{single}",
-    )
-
-
 def label_table(
     label: str,
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[Row],
     per_patient: PerPatient = MappingProxyType({}),
 ) -> LabelTable:
     """One table of the page.
 
     Args:
         label: name of the label.
-        rows: with the keys of `evaluation.table.Row`, and maybe `recipe`.
+        rows: the label's rows.
         per_patient: values of the patients, if known.
     """
     ends = [
@@ -241,19 +214,29 @@ def label_table(
         return round(100 * min(max((value - least) / (1 - least), 0), 1), 2)
 
     reference = next((row["dice_mean"] for row in rows if row["model"] == REAL_ALL), None)
+    known = is_learned(reference_of(rows))
+    dice = {
+        row["model"]: [
+            value
+            for value in per_patient.get(row["model"], {}).get(label, {}).get("dice", ())
+            if value is not None
+        ]
+        for row in rows
+    }
     return LabelTable(
         label=label,
         entries=tuple(
-            _entry(
-                row,
-                place(row["dice_low"]),
-                place(row["dice_high"]),
-                place(row["dice_mean"]),
-                [
+            replace(
+                _entry(row, known=known),
+                low=place(row["dice_low"]),
+                high=place(row["dice_high"]),
+                middle=place(row["dice_mean"]),
+                dots=tuple(
                     at
-                    for value in per_patient.get(row["model"], {}).get(label, {}).get("dice", ())
-                    if (at := place(value)) is not None
-                ],
+                    for value in dice[row["model"]]
+                    if value >= least and (at := place(value)) is not None
+                ),
+                beyond=sum(value < least for value in dice[row["model"]]),
             )
             for row in rows
         ),
@@ -263,13 +246,8 @@ def label_table(
     )
 
 
-def _entry(
-    row: Mapping[str, Any],
-    low: float | None,
-    high: float | None,
-    middle: float | None,
-    dots: Sequence[float],
-) -> Entry:
+def _entry(row: Row, *, known: bool) -> Entry:
+    """A row's texts, without places; known: whether a ratio to all real images says anything."""
     model = str(row["model"])
     site = site_of(model)
     recipe = f" ({row['recipe']})" if row.get("recipe") else ""
@@ -287,12 +265,8 @@ def _entry(
         kind=kinds.get(model, "site"),
         site=site,
         dice=decimal(row["dice_mean"], 3),
-        interval=_interval(row["dice_low"], row["dice_high"], 3),
-        low=low,
-        high=high,
-        middle=middle,
-        dots=tuple(dots),
-        ratio=decimal(row["ratio"], 2),
+        interval=interval_of(row["dice_low"], row["dice_high"], 3),
+        ratio=decimal(row["ratio"] if known else None, 2),
         hd95=decimal(row["hd95_mean"], 1),
         assd=decimal(row["assd_mean"], 1),
         cases=int(row["cases"]),
@@ -301,21 +275,17 @@ def _entry(
     )
 
 
-def _interval(low: float | None, high: float | None, digits: int) -> str:
-    return "" if low is None or high is None else f"{low:.{digits}f} to {high:.{digits}f}"
-
-
-def _gain(item: Mapping[str, Any]) -> str:
+def _gain(item: Row) -> str:
     how = "synthetic ones" if str(item["model"]).endswith(ADDED) else "those of an augmented set"
-    interval = _interval(item["low"], item["high"], 3)
+    interval = interval_of(item["low"], item["high"], 3)
     seen = "; ".join(part for part in (interval, counted(int(item["patients"]), "patient")) if part)
     return (
         f"{item['label']}, {site_of(str(item['model']))}: {how} beside its own cases change Dice "
-        f"by {item['difference']:+.3f} ({seen})."
+        f"by {signed(item['difference'], 3)} ({seen})."
     )
 
 
-def _levelling(item: Mapping[str, Any]) -> str:
+def _levelling(item: Row) -> str:
     return (
         f"{item['label']}: {item['longer_steps']} steps instead of {item['steps']} change the Dice "
         f"of all real images by {decimal(item['difference'], 3)}."

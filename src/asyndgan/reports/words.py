@@ -2,11 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from typing import Final
 
 _SMALL = (
     "no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven",
     "twelve",
 )  # fmt: skip
+
+
+DASH: Final = "\N{EN DASH}"
+"""Stands in place of a number that does not exist."""
 
 
 def size(count: float) -> str:
@@ -40,7 +45,13 @@ def counted(number: int, noun: str) -> str:
 
 def decimal(value: float | None, digits: int) -> str:
     """A number with this many decimals; a dash for None or nan."""
-    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
+    return DASH if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def signed(value: float | None, digits: int) -> str:
+    """As `decimal`, with the sign of numbers above 0 too."""
+    text = decimal(value, digits)
+    return text if text == DASH or text.startswith("-") else f"+{text}"
 
 
 def together(items: Sequence[str]) -> str:
