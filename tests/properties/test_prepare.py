@@ -1,11 +1,15 @@
+import re
+
 import numpy as np
 import torch
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from asyndgan.data.case import RawCase
 from asyndgan.data.prepare import invert, invert_mask, prepare
+from asyndgan.data.prepared import Case
+from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection
 
 SIZE = 16
@@ -28,6 +32,15 @@ def raw_cases(draw: st.DrawFn, elements: st.SearchStrategy[float] = stored_value
     return RawCase("case", "patient", {"T1": pixels}, mask, (1.0, 1.0))
 
 
+def accepted(raw: RawCase, image: ImageSection) -> Case:
+    """The prepared case; one that would shrink to a few pixels is refused, and not looked at."""
+    try:
+        return prepare(raw, image, ("T1",))
+    except DataError as error:
+        assert re.search(r"would become (\d x|\d+ x \d\.)", str(error))
+        reject()
+
+
 def section(**keys: object) -> ImageSection:
     return ImageSection.model_validate({"size": SIZE, **keys})
 
@@ -37,7 +50,7 @@ def test_whatever_is_stored_a_prepared_image_lies_between_minus_one_and_one(
     raw: RawCase, intensity: dict, fit: str, by_spacing: bool
 ) -> None:
     spacing = {"spacing": (0.7, 1.9)} if by_spacing else {}
-    case = prepare(raw, section(intensity={"default": intensity}, fit=fit, **spacing), ("T1",))
+    case = accepted(raw, section(intensity={"default": intensity}, fit=fit, **spacing))
     assert case.image.shape == (1, SIZE, SIZE)
     assert torch.isfinite(case.image).all()
     assert case.image.abs().max() <= 1
@@ -78,7 +91,7 @@ def test_a_smooth_image_that_was_resampled_comes_back_nearly(
 ) -> None:
     rows, columns = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
     pixels = (100 + 40 * rows + 60 * columns).astype(np.float32)
-    case = prepare(RawCase("case", "patient", {"T1": pixels}, None), section(fit=fit), ("T1",))
+    case = accepted(RawCase("case", "patient", {"T1": pixels}, None), section(fit=fit))
     back = invert(case.image, case.preparation)[0]
     middle = back[height // 4 : -(height // 4), width // 4 : -(width // 4)]
     wanted = pixels[height // 4 : -(height // 4), width // 4 : -(width // 4)]

@@ -128,7 +128,7 @@ def test_a_run_as_it_was_is_read_by_every_command(
 ) -> None:
     mine = spoiled(run, tmp_path / "copy", "run.json", lambda facts: facts)
     said = ask_every_command(mine, phantoms, tmp_path / "out")
-    assert [line.split(" ")[0] for line in said[1:4]] == ["14", "12", "12"]  # cases painted
+    assert [line.split(" ")[0] for line in said[1:4]] == ["42", "36", "12"]  # cases painted
     assert (tmp_path / "out" / "page.html").exists()
 
 
@@ -189,7 +189,7 @@ def test_a_hospitals_own_masks_are_not_painted_as_released_ones(
 
 def test_a_run_folder_may_itself_be_reached_by_a_link(run: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").symlink_to(run)
-    assert "14 synthetic" in asked("generate", tmp_path / "mine", "--out", tmp_path / "painted")
+    assert "42 synthetic" in asked("generate", tmp_path / "mine", "--out", tmp_path / "painted")
 
 
 @pytest.mark.parametrize(
