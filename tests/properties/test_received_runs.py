@@ -128,7 +128,9 @@ def test_a_run_as_it_was_is_read_by_every_command(
 ) -> None:
     mine = spoiled(run, tmp_path / "copy", "run.json", lambda facts: facts)
     said = ask_every_command(mine, phantoms, tmp_path / "out")
-    painted = [re.search(r"^(\d+) ", text, re.MULTILINE) for text in said[1:4]]
+    painted = [
+        re.search(r"^(\d+) (?:synthetic|real|cases)", text, re.MULTILINE) for text in said[1:4]
+    ]
     assert [found and found[1] for found in painted] == ["42", "36", "12"]
     assert (tmp_path / "out" / "page.html").exists()
 
