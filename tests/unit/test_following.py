@@ -114,7 +114,7 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
     sites = RunSites.opened(RunFolder(run), missing)
     with pytest.raises(RunError, match="no patients to judge on"):
         evaluate_run(sites, None, None, Bench(tmp_path / "evaluation"))
-    with pytest.raises(RunError, match="nobody to compare members with"):
+    with pytest.raises(RunError, match="no patients to compare members with"):
         audit_run(sites, tmp_path / "audit")
     said = asyndgan("generate", run, "--masks", folder / "west", "--out", tmp_path / "synthetic")
     told = re.findall(r"^ *(\d+) %  paint cases \((\d+) of (\d+)\)$", said, re.MULTILINE)

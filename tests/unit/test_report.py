@@ -549,7 +549,7 @@ def test_groups_that_are_not_alike_and_patients_left_out_are_told(tmp_path):
     assert "not alike, the others are of another mix of hospitals (members: 20 north, 20" in text
     assert "Undecided, since members and others are not alike: AUC 0.80" in text
     assert "MEMBERS CAN BE TOLD" not in text and "Not every attack failed" not in text
-    assert "or others that are unlike the members, so nobody can tell" in text
+    assert "or others that are unlike the members, so it is unknown" in text
     matched = audit(tmp_path / "b", whole={"groups": unlike, "attacks": [found]}, pixels=[])
     text = page(run, audits=[matched]).text
     assert "attacks on membership compare only 40 members and 30 others in the same mix" in text
@@ -569,7 +569,7 @@ def test_what_was_audited_otherwise_than_today_is_doubted(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     old = audit(tmp_path / "a", fading=Fading((2,)).told(), painting_version=0)
     text = page(run, audits=[old]).text
-    assert "An earlier version painted what was audited" in text
+    assert "Another version painted the audited set" in text
     assert "The audited images show lesion more or less clearly" in text
 
 

@@ -69,7 +69,7 @@ def read_audit(folder: Path) -> AuditRecord:
         return _RECORD.validate_python({**tables, "audit": tables})
     except (OSError, TypeError, ValueError) as error:
         raise RunError(
-            f"{path} is no audit that can be read, or an earlier version's; make it anew with "
+            f"{path} is no audit that can be read, or another version's; make it anew with "
             "'asyndgan audit', or remove it."
         ) from error
 
@@ -127,8 +127,8 @@ def _passed(
         )
     if record.painting_version != PAINTING_VERSION:
         raise RunError(
-            f"{path} is of a set that an earlier version painted, and today's would be another; "
-            "audit anew."
+            f"{path} is of a set that another version painted, and this one would paint a "
+            "different set; audit anew."
         )
     if record.masks != masks:
         raise RunError(

@@ -132,8 +132,9 @@ def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
     facts = sites.run.facts()
     if holdout is None and not sites.run.recipe().training.hold_out:
         raise RunError(
-            "there is nobody to compare members with: give patients of the same hospitals that the "
-            "run has not seen with --holdout FOLDER, or train with --set training.hold_out=0.3."
+            "there are no patients to compare members with: give patients of the same "
+            "hospitals that the run has not seen with --holdout FOLDER, or train "
+            "with --set training.hold_out=0.3."
         )
     sites.check_pattern()
     if set(sites.data) - set(facts.sites):
@@ -167,7 +168,7 @@ def _confirms(run: RunFolder, setup: SiteSetup, data: DataSet) -> bool:
     if about.get("recipe") != recipe.digest():  # or a coordinator could leave out what tells
         raise RunError(
             f"{run.recipe_file} is not the recipe by which {setup.name} was trained, or its states "
-            f"in {setup.state} are of an earlier version. Take the run's folder as it was, or "
+            f"in {setup.state} are of another version. Take the run's folder as it was, or "
             "train anew."
         )
     if load_cohort(setup, recipe, data=data).members != about.get("members"):

@@ -102,7 +102,7 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
         )
     if found.uncompared:
         console.say(
-            f"others: nobody compared them with the members of {', '.join(found.uncompared)}, so "
+            f"others: they were not compared with the members of {', '.join(found.uncompared)}, so "
             "make sure that none of them is a member there"
         )
     console.say(f"copies: {found.copies.verdict}")

@@ -35,6 +35,7 @@ Engine = Annotated[
         metavar="ENGINE",
         help=f"How messages travel: {', '.join(ENGINES)}.",
         rich_help_panel="Computation",
+        autocompletion=lambda: list(ENGINES),
     ),
 ]
 

@@ -132,7 +132,7 @@ def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
     if record.canaries:
         yield "Only canaries were compared, patients put in on purpose."
     if record.painting_version != PAINTING_VERSION:
-        yield "An earlier version painted what was audited; what today's paints was not."
+        yield "Another version painted the audited set; what this version paints was not audited."
     if faded := record.fading["faded"]:
         labels = run.facts().labels
         names = [labels.get(str(value), f"label {value}") for value in faded]

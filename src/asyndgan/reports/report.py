@@ -284,7 +284,7 @@ def _notices(
     shown = any(one.picture for one in audited)
     if has_real or shown or (useful and useful.examples):
         where = [
-            *(["beside the synthetic ones, as whoever made this page asked"] if has_real else []),
+            *(["beside the synthetic ones (the page was made with --site)"] if has_real else []),
             *(["as examples of the comparison"] if useful and useful.examples else []),
             *(["beside their nearest synthetic ones"] if shown else []),
         ]
@@ -312,7 +312,7 @@ def _notices(
         yield Notice(
             "Not every attack says something",
             f"{sentence(counted(undecided, 'attack'))} had too few patients or only a weak sign, "
-            "or others that are unlike the members, so nobody can tell whether the attacker "
+            "or others that are unlike the members, so it is unknown whether the attacker "
             "learned something; see \u201cAttacks\u201d.",
             grave=True,
         )

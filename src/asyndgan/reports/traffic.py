@@ -296,6 +296,7 @@ def _masks(recipe: Recipe, kept: int) -> str:
     if recipe.masks.release:
         return (
             "The coordinator kept masks, as the recipe and the sites allow (masks.release): "
-            f"{kept} different ones lie in the run folder. Whoever has that folder has them."
+            f"{kept} different ones lie in the run folder. Anyone with access to that folder can "
+            "read them."
         )
     return "The coordinator used the masks to paint and did not keep them (masks.release is off)."
