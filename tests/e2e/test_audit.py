@@ -480,7 +480,7 @@ def test_an_audit_of_what_another_version_painted_releases_nothing(
     tables["painting_version"] -= 1
     (tmp_path / "audit.json").write_text(json.dumps(tables))
     refused = generate(run, tmp_path / "kept", given, tmp_path)
-    assert "an earlier version painted" in str(refused.exception)
+    assert "another version painted" in str(refused.exception)
 
 
 @pytest.mark.parametrize("content", ["[]", '{"attacks": [[1]]}', "[" * 9999, "{", ""])
@@ -695,7 +695,7 @@ def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: 
     folder = RunFolder(tmp_path)
     folder.recipe_file.write_text(whole.to_toml())
     folder.write_facts(run.facts())
-    with pytest.raises(RunError, match="nobody to compare members with"):
+    with pytest.raises(RunError, match="no patients to compare members with"):
         load_for_audit(RunSites(folder, {}), None, DataSet(tmp_path))
 
 

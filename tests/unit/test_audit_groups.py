@@ -225,3 +225,20 @@ def test_an_attack_by_itself_is_as_it_was() -> None:
     random = np.random.default_rng(1)
     found = attack("nearest", random.normal(1.0, 1, 60), random.normal(0.0, 1, 60))
     assert found.alarms and found.corrected == found.p_value < 0.001
+
+
+def test_an_alarm_on_others_of_unknown_hospitals_lies_above_what_plain_measures_tell() -> None:
+    unknown = Groups({"north": 20}, {}, "mean of T1", 0.72, 0.108)
+    known = Groups({"north": 20}, {"north": 20}, "mean of T1", 0.72, 0.108)
+    assert unknown.may_explain(0.51)
+    assert not unknown.may_explain(0.73)
+    assert not unknown.may_explain(0.40)  # no alarm, which need not be explained
+    assert not known.may_explain(0.51)
+    assert "maybe not alike" in unknown.verdict
+    assert "too few to compare" in Groups({"a": 9}, {"a": 2}, "mean of T1", 0.8, 0.6).verdict
+
+
+def test_letters_that_all_names_begin_with_tell_no_site() -> None:
+    members = patients([f"north/hippocampus_{number:03}" for number in range(4)], 0.0, 1)
+    others = patients([f"hippocampus_{number:03}" for number in range(4, 8)], 0.0, 2)
+    assert sites_of(members, others, ["north"])[1] == {}

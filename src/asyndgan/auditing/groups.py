@@ -85,8 +85,13 @@ class Groups:
         return not self.other_mix and not self.other_images
 
     def may_explain(self, low: float) -> bool:
-        """Whether the groups' differences may explain an AUC whose interval begins at `low`."""
-        return self.other_mix or (self.other_images and not low > self.auc)
+        """Whether the groups' differences may explain an AUC whose interval begins at `low`.
+
+        Where names tell no hospital, the others may be of another one though a test on few patients
+        does not show it: then an alarm must lie above what plain measures tell.
+        """
+        doubtful = self.other_images or (not self.others and low > 0.5)
+        return self.other_mix or (doubtful and not low > self.auc)
 
     @property
     def verdict(self) -> str:
@@ -100,8 +105,12 @@ class Groups:
             return f"not alike, the others are of another mix of hospitals ({sizes}){more}"
         if self.other_images:
             return f"not alike, {by_images} ({sizes})"
+        if not self.others:
+            return f"maybe not alike ({sizes}); without the generator, {measured} is no proof"
+        few = min(sum(self.members.values()), sum(self.others.values())) < ENOUGH
         return (
-            f"alike ({sizes}); without the generator nothing tells them apart, at best {measured}"
+            f"{'too few to compare' if few else 'alike'} ({sizes}); without the generator nothing "
+            f"tells them apart, at best {measured}"
         )
 
 
@@ -202,6 +211,8 @@ def sites_of(
         for letters, of in own.items()
         if len(letters) > 1 and len(of) == 1 and of.total() > 1
     }
+    if len({*inside.values()}) == 1:  # letters that all names begin with tell no site
+        begin = {}
     outside = {case.patient: _site_in(case.patient, sites, begin) for case in others}
     known = sum(site != ELSEWHERE for site in outside.values())
     return inside, outside if 2 * known >= len(outside) else {}

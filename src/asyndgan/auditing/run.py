@@ -130,11 +130,13 @@ def load_for_audit(
 def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
     """Checks what an audit was given, without reading an image; raises `RunError`."""
     facts = sites.run.facts()
+    if holdout:
+        holdout.info  # noqa: B018  (raises if there is no such set)
     if holdout is None and not sites.run.recipe().training.hold_out:
         raise RunError(
             "there are no patients to compare members with: give patients of the same "
             "hospitals that the run has not seen with --holdout FOLDER, or train "
-            "with --set training.hold_out=0.3."
+            "with --set training.hold_out=0.2."
         )
     sites.check_pattern()
     if set(sites.data) - set(facts.sites):

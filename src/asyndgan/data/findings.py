@@ -109,12 +109,18 @@ def intensities(survey: Survey) -> Iterator[Finding]:
         share = fmean(part for found, part in lost.values() if found == kind)
         of = len(survey.kept[modality])
         where = f" in {len(lost)} of {counted(of, 'patient')}" if len(lost) < of else ""
+        setting = (
+            f"{_WHY[wanted.kind, wanted.high]}: "
+            f"{_intensity_options('default' if alike else modality, wanted, how)}."
+        )
+        silent = (
+            "Export these images again, leave their cases out, or take it out of channel_names."
+        )
         yield Finding(
             len(lost) >= FEW * of,
             f"modality {modality} does not fit image.intensity ({how.kind}, {how.low:g} to "
             f"{how.high:g}){where}: {kind.format(share=share)}",
-            f"{_WHY[wanted.kind, wanted.high]}: "
-            f"{_intensity_options('default' if alike else modality, wanted, how)}.",
+            silent if wanted == how else setting,
             tuple(name for name, one in survey.volumes.items() if one.patient in lost),
         )
 

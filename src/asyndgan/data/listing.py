@@ -177,6 +177,9 @@ def _stray(path: Path, ending: str) -> DataFileError | None:
     """The fault of an entry of imagesTr that is not named like an image."""
     if path.is_dir():
         return in_folder(path, ending)
+    named = re.search(r"_\d{4}$", path.stem) or (not path.suffix and re.search(r"\d", path.name))
+    if not named and not ending_of(path.name):
+        return None  # a README, a licence, a table: no image has such a name
     return wrong_ending(path, ending, labels=False) or DataFileError(
         path,
         f"{_NOT_NAMED} CASE_0000{ending}, so it is not read",

@@ -34,7 +34,7 @@ class Section(BaseModel):
         lists = [each for each in _either(annotation) if get_origin(each) is tuple]
         if not lists or not isinstance(value, str):
             return value
-        pixels = re.fullmatch(r"\d+(\s*x\s*\d+)+", value)
+        pixels = re.fullmatch(r"[\d.]+(\s*x\s*[\d.]+)+", value)
         parts = [part.strip() for part in value.split("x" if pixels else ",")]
         one = len(parts) == 1 and Ellipsis not in get_args(lists[0])
         return value if one or not value else parts
