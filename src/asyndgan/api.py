@@ -37,6 +37,7 @@ from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
 from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.faults import shown
+from asyndgan.recipe.recipe import dotted
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
@@ -200,7 +201,7 @@ def train(
         RunError, DataError, CohortError: the run cannot begin, or not be resumed.
     """
     changes = [
-        f"{key}={json.dumps(value, default=_plain)}" for key, value in _keys(overrides or {})
+        f"{key}={json.dumps(value, default=_plain)}" for key, value in dotted(overrides or {})
     ]
     if isinstance(recipe, Recipe):
         resolved = Recipe.from_toml(recipe.to_toml(), changes)
@@ -376,15 +377,6 @@ def audit(
     return audit_run(
         opened, Path(out), holdout=_opened(holdout, patient_pattern), masks=_path(masks), faded=fade
     )
-
-
-def _keys(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The values of nested tables by their dotted keys."""
-    for name, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
 
 
 def _plain(value: Any) -> Any:

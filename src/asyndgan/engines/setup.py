@@ -204,7 +204,9 @@ def _keep(setup: SiteSetup, name: str, text: str) -> None:
 def _precision(setup: SiteSetup, recipe: Recipe, device: torch.device) -> str:
     """The precision in which a site computes a run, kept among its states of the run."""
     path = setup.state / PRECISION_FILE
-    if recipe.training.precision == "auto" and path.exists():
+    if recipe.training.precision != "auto":
+        return recipe.training.precision
+    if path.exists():
         return "bfloat16" if "bfloat16" in bounded_text(path) else "float32"
     precision = measured_precision(recipe, device)
     _keep(setup, PRECISION_FILE, precision)

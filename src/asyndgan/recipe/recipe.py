@@ -214,7 +214,7 @@ class Recipe(Section):
 
     def changes(self, other: "Recipe") -> list[str]:
         """Differences to another recipe: "training.steps is 60 and was 40"."""
-        here, there = dict(_keys(self.to_tables())), dict(_keys(other.to_tables()))
+        here, there = dict(dotted(self.to_tables())), dict(dotted(other.to_tables()))
         found = [
             f"{key} is {shown(there.get(key))} and was {shown(here.get(key))}"
             for key in dict.fromkeys([*here, *there])
@@ -223,10 +223,11 @@ class Recipe(Section):
         return found[:SHOWN_FAULTS]
 
 
-def _keys(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def dotted(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of nested tables by their dotted keys."""
     for name, value in tables.items():
         if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{name}.")
+            yield from dotted(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value
 

@@ -53,6 +53,8 @@ def measured_threads(recipe: Recipe, images: int, precision: str, device: torch.
         device: where the generator is.
     """
     most = torch.get_num_threads() if device.type == "cpu" else 1
+    if most == 1:
+        return 1
     step = _step(recipe, min(images, recipe.training.chunk), device, judged=False)
 
     def on(threads: int) -> None:
@@ -108,7 +110,7 @@ def _step(
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng([]):
         generator = new_generator(recipe, scope).to(device)
-        judge = build_discriminator(
+        judge = judged and build_discriminator(
             recipe,
             condition_channels=condition_channels(recipe.condition.kind, max(labels) + 1),
             image_channels=len(scope.modalities),
@@ -121,7 +123,7 @@ def _step(
     def step(precision: str) -> None:
         with arithmetic(precision, device):
             images = generator(*inputs)
-            said = judge(images, inputs[0]) if judged else None
+            said = judge(images, inputs[0]) if judge else None
         outputs = [images] if said is None else [said.score, said.segmentation]
         torch.stack([part.float().mean() for part in outputs if part is not None]).sum().backward()
         if device.type != "cpu":
