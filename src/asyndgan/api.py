@@ -32,7 +32,7 @@ from asyndgan.judging.table import Evaluation
 from asyndgan.models import check_parts
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
-from asyndgan.painting.sets import MOVED, painting_of, watched
+from asyndgan.painting.sets import watched, write_standard
 from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
 from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
 from asyndgan.recipe import Recipe
@@ -271,19 +271,17 @@ def generate(
     with written_whole(Path(out)) as half:  # on entry it looks whether it can be written
         if audits:
             audited = check_released(folder, masks_digest(named), audits, fading=fading)
-        if own:
-            draws = draws or 1
-            painting: dict[str, Any] = {"draws": draws, "seed": seed}
-            cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
-            source += ", moved at random" if augment else ""
-        else:
-            painting, cases = {"moved": MOVED}, painting_of(folder, named, fading=fading)
-            draws = 1 + MOVED
-            source += ", some of them moved at random"
-        cases = watched(cases, draws * len(named), watch)
+        if not own:
+            return write_standard(
+                half, folder, named, source, fading=fading, watch=watch, audited=audited,
+                storage=storage,
+            )  # fmt: skip
+        draws = draws or 1
+        cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
         return write_synthetic(
-            half, folder, cases, masks=named, source=source,
-            painting={**painting, **fading.told()}, audited=audited, storage=storage,
+            half, folder, watched(cases, draws * len(named), watch), masks=named,
+            source=source + (", moved at random" if augment else ""),
+            painting={"draws": draws, "seed": seed, **fading.told()}, storage=storage,
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -15,11 +16,13 @@ from PIL import Image
 
 import asyndgan
 from asyndgan.data import RawCase
+from asyndgan.data.check import check_folder
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.folds import SPLITS_FILE
 from asyndgan.data.nnunet import describe, read_cases, read_mask
+from asyndgan.data.readers import AXIAL, Geometry, reader_of
 from asyndgan.data.writing import write_dataset
-from asyndgan.errors import AsyndganError, RecipeError, RunError
+from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
 from asyndgan.recipe import Recipe
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "minimal.py"
@@ -283,47 +286,91 @@ def test_the_generated_set_is_the_one_that_is_judged_and_its_folds_share_no_mask
         assert train and val and not train & val
 
 
-@pytest.mark.parametrize("spacing", [None, (1.5, 2.0)])
-def test_a_set_for_sites_of_nifti_is_stored_as_they_store_theirs(
-    spacing: tuple[float, float] | None,
-    recipe: Recipe,
-    phantoms: dict[str, Path],
-    tmp_path: Path,
+STORED: dict[str, tuple[str, str, tuple[float, float], Geometry, dict[str, Any]]] = {
+    "CT of thick slices, as scanners lay it": (
+        ".nii.gz", "int16", (-1000, 1000), Geometry(2, 5.0, ("L", "P", "S")), {},
+    ),
+    "sagittal MRI at the run's spacing": (
+        ".nii", "float32", (-1000, 1000), Geometry(0, 4.0, ("P", "S", "R")),
+        {"image.axis": "sagittal", "image.spacing": [1.5, 2.0], "training.flip": False},
+    ),
+    "a range that whole numbers would make coarse": (
+        ".nii.gz", "int16", (0, 40), Geometry(1, 2.5, ("R", "A", "S")), {"image.axis": "coronal"},
+    ),
+    "pictures of 12 bits in 16": (".png", "uint16", (0, 4095), AXIAL, {}),
+    "pictures of 8 bits that use a part": (".png", "uint8", (10, 200), AXIAL, {}),
+    "pictures of 16 bits by percentiles": (
+        ".png", "uint16", (0, 4095), AXIAL,
+        {f"image.intensity.default.{key}": value
+         for key, value in {"kind": "percentiles", "low": 0.5, "high": 99.5}.items()},
+    ),
+}  # fmt: skip
+"""Ending, number type, ends of the intensities and geometry of a site's files, and overrides."""
+
+
+@pytest.mark.parametrize("stored", STORED)
+def test_a_set_is_stored_as_a_site_stores_its_own(
+    stored: str, recipe: Recipe, phantoms: dict[str, Path], tmp_path: Path
 ) -> None:
+    ending, kind, (low, high), geometry, overrides = STORED[stored]
     for name, folder in phantoms.items():
-        raw = read_cases(folder)
         write_dataset(
             tmp_path / name,
-            (stored_in_hounsfield_units(case) for case in raw),
+            (stored_between(case, low, high, kind) for case in read_cases(folder)),
             modalities=describe(folder).modalities, labels=describe(folder).labels,
-            file_ending=".nii.gz", name=name,
+            file_ending=ending, name=name, geometry=geometry,
         )  # fmt: skip
     sites = {name: tmp_path / name for name in phantoms}
-    overrides = {"image.intensity.default.low": -1000, "image.intensity.default.high": 1000}
-    if spacing:
-        overrides["image.spacing"] = list(spacing)
+    overrides = {
+        "image.intensity.default.low": low, "image.intensity.default.high": high, **overrides
+    }  # fmt: skip
     run = asyndgan.train(recipe, sites, tmp_path / "run", overrides=overrides)
-    like = tmp_path / "south"
-    asyndgan.generate(run, tmp_path / "set", like=like)
+    asyndgan.generate(run, tmp_path / "set", like=tmp_path / "south")
     asyndgan.generate(run, tmp_path / "pictures")
-    found, pictures = (DataSet(tmp_path / name) for name in ("set", "pictures"))
-    assert found.info.file_ending == ".nii.gz"
-    case = next(read_cases(tmp_path / "set"))
-    assert case.spacing == pytest.approx(spacing or (0.75, 0.75))
-    values = np.stack(list(case.channels.values()))
-    assert values.min() < -300
-    assert values.min() >= -1000
-    assert values.max() <= 1000
+    found, pictures, own = (DataSet(tmp_path / name) for name in ("set", "pictures", "south"))
+    ours, theirs = (data.files[0].images[0] for data in (found, own))
+    if ending == ".png":
+        assert Image.open(ours).mode == Image.open(theirs).mode
+    else:
+        one, other = (nib.load(path) for path in (ours, theirs))
+        whole = kind == "int16" and high - low > 255
+        assert one.get_data_dtype() == (np.int16 if whole else np.float32)
+        assert nib.aff2axcodes(one.affine) == nib.aff2axcodes(other.affine) == geometry.codes
+        rows, columns = overrides.get("image.spacing", (0.75, 0.75))
+        sides = np.insert([columns, rows], geometry.axis, geometry.thickness)
+        turned = nib.as_closest_canonical(one)
+        assert turned.header.get_zooms() == pytest.approx(sides)
+        assert turned.shape[geometry.axis] == 1
+    paths = found.files[0].images.values()
+    values = np.stack([reader_of(path).image(path, most=1)[0].values for path in paths])
+    percentiles = overrides["image.intensity.default.high"] == 99.5
+    ends = (0, 65535) if percentiles else (low, high)
+    assert ends[0] <= values.min() < values.max() <= ends[1]
+    assert values.max() - values.min() > 0.2 * (ends[1] - ends[0])
     image = run.recipe.image
     both = (data.cases(image, synthetic=True) for data in (found, pictures))
     for one, other in zip(*both, strict=True):
         assert torch.equal(one.mask, other.mask)
-        assert torch.allclose(one.image, other.image, atol=1.1 / 127.5)
+        assert torch.allclose(one.image, other.image, atol=2.2 / min(255, ends[1] - ends[0]))
+    assert not check_folder(found.folder, image=image).faults
 
 
-def stored_in_hounsfield_units(case: RawCase) -> RawCase:
-    channels = {name: values * (2000 / 255) - 1000 for name, values in case.channels.items()}
+def stored_between(case: RawCase, low: float, high: float, kind: str) -> RawCase:
+    scale = (high - low) / 255
+    channels = {name: (one * scale + low).astype(kind) for name, one in case.channels.items()}
     return replace(case, channels=channels, spacing=(0.75, 0.75))
+
+
+@pytest.mark.parametrize("stored", [[1], {"T1": [2, 1]}, {"T1": "ab"}, {"T1": [0, float("inf")]}])
+def test_a_set_whose_provenance_gives_no_range_is_refused(
+    stored: object, run: asyndgan.Run, tmp_path: Path
+) -> None:
+    asyndgan.generate(run, tmp_path / "set")
+    about = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    about["provenance"]["stored"] = stored
+    (tmp_path / "set" / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"dataset\.json: says in its provenance no lowest"):
+        DataSet(tmp_path / "set").cases(run.recipe.image, synthetic=True)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A data set's folder, opened once however often a command asks for what is in it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -108,8 +108,8 @@ class DataSet:
         """Reads and prepares all cases.
 
         A synthetic data set (dataset.json says `"synthetic": true`) is stored normalised and on its
-        recipe's grid, so it is read with `SYNTHETIC_INTENSITY` (of NIfTI, see `in_stored_units`)
-        and not resampled to `image.spacing`.
+        recipe's grid, so it is read as its provenance says and not resampled to
+        `image.spacing`.
 
         Args:
             image: the recipe's grid and normalisation.
@@ -134,10 +134,7 @@ class DataSet:
         wanted = tuple(modalities) if modalities is not None else shared_modalities(info, image)
         self._check(image, wanted, augmented=augmented, synthetic=synthetic)
         if info.synthetic:
-            volumes = READERS[info.file_ending].spaced
-            units = in_stored_units(image, info.modalities) if volumes else {}
-            own = {"default": SYNTHETIC_INTENSITY, **units}
-            image = image.model_copy(update={"intensity": own})
+            image = image.model_copy(update={"intensity": self._painted_intensity()})
         image = grid_for(info, image)
         incomplete = incomplete and info.incomplete
         key = f"{unmasked} {incomplete} {image.model_dump_json(exclude={'slices', 'modalities'})}"
@@ -206,6 +203,24 @@ class DataSet:
                 "Name a folder of theirs.",
             )
 
+    def _painted_intensity(self) -> dict[str, Intensity]:
+        """What a synthetic set stores for -1 and 1, by modality: by its provenance, or 0 and 255.
+
+        Raises:
+            DataError: the provenance gives a modality no two finite numbers in order.
+        """
+        provenance = self.info.extra.get("provenance")
+        stored = provenance.get("stored", {}) if isinstance(provenance, dict) else {}
+        try:
+            known = {name: Intensity(low=low, high=high) for name, (low, high) in stored.items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise DataFileError(
+                self.folder / "dataset.json",
+                "says in its provenance no lowest and highest stored value of each modality",
+                "Take the file that 'asyndgan generate' wrote.",
+            ) from error
+        return {"default": SYNTHETIC_INTENSITY, **known}
+
     def _read(
         self, image: ImageSection, wanted: tuple[str, ...], *, unmasked: bool, incomplete: bool
     ) -> Iterator[Case]:
@@ -263,16 +278,6 @@ def _narrowed(case: Case, modalities: tuple[str, ...]) -> Case:
         preparation=replace(made, scale=scale, shift=shift, levels=levels),
         absent=tuple(name for name in modalities if name in case.absent),
     )
-
-
-def in_stored_units(image: ImageSection, modalities: Iterable[str]) -> dict[str, Intensity]:
-    """The modalities of which a synthetic NIfTI set holds intensities as sites store them.
-
-    Those are the ones that the recipe normalises by a range of stored values. Percentiles and
-    standard deviations are of each patient, so no synthetic image has any.
-    """
-    known = {name: image.intensity_of(name) for name in modalities}
-    return {name: units for name, units in known.items() if units.kind == "range"}
 
 
 def told(sites: Mapping[str, DataSet]) -> str:

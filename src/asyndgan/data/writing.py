@@ -20,7 +20,7 @@ from asyndgan.data.description import (
 )
 from asyndgan.data.grids import shown_shape
 from asyndgan.data.labelling import check_mask
-from asyndgan.data.readers import NOT_ACQUIRED, READERS, DataFileError
+from asyndgan.data.readers import AXIAL, NOT_ACQUIRED, READERS, DataFileError, Geometry
 from asyndgan.received import opened
 from asyndgan.texts import is_full
 
@@ -36,12 +36,14 @@ def write_dataset(
     file_ending: str = ".png",
     name: str,
     extra: Mapping[str, object] | None = None,
+    geometry: Geometry = AXIAL,
 ) -> int:
     """Writes a data set; equal cases give equal bytes.
 
-    PNG stores intensities rounded and clipped to 0..255 (a synthetic set's grey pictures to
-    0..65535 where they exceed 255) and no spacing; modalities named R, G, B go into one RGB
-    picture. NIfTI stores float32 images, uint8 masks and the spacing, one slice per file.
+    PNG stores intensities rounded and clipped to 0..255 (uint16, and a synthetic set's grey
+    pictures where they exceed 255, to 0..65535) and no spacing; modalities named R, G, B go into
+    one RGB picture. NIfTI stores whole numbers in their type, other images in float32, masks in
+    uint8, and the spacing, one slice per file.
 
     Args:
         folder: created if necessary; must not hold a data set yet.
@@ -51,6 +53,7 @@ def write_dataset(
         file_ending: one of `FILE_ENDINGS`.
         name: name of the data set.
         extra: further keys of dataset.json, such as "synthetic".
+        geometry: how slices lie in NIfTI files.
 
     Returns:
         The number of cases.
@@ -66,7 +69,7 @@ def write_dataset(
         check_case(folder, case, modalities, labels, names)
         names.add(case.name)
         with writing_to(folder):
-            _write_case(folder, case, modalities, file_ending, note)
+            _write_case(folder, case, modalities, file_ending, note, geometry)
     if not names:
         raise DataFileError(folder, "there is no case to write", "Ask for at least one.")
     text = json.dumps({**head, "numTraining": len(names)}, indent=2, ensure_ascii=False)
@@ -193,6 +196,7 @@ def _write_case(
     modalities: Sequence[str],
     file_ending: str,
     note: str,
+    geometry: Geometry,
 ) -> None:
     (folder / "imagesTr").mkdir(parents=True, exist_ok=True)
     reader = READERS[file_ending]
@@ -201,11 +205,12 @@ def _write_case(
         planes = [np.stack(planes, axis=-1)]
     for number, plane in enumerate(planes):
         path = folder / "imagesTr" / f"{case.name}_{number:04d}{file_ending}"
-        reader.write(path, plane, spacing=case.spacing, note=note)
+        reader.write(path, plane, spacing=case.spacing, note=note, geometry=geometry)
     if case.mask is not None:
         (folder / "labelsTr").mkdir(exist_ok=True)
         path = folder / "labelsTr" / f"{case.name}{file_ending}"
-        reader.write(path, case.mask.astype(np.uint8), spacing=case.spacing, note=note)
+        mask = case.mask.astype(np.uint8)
+        reader.write(path, mask, spacing=case.spacing, note=note, geometry=geometry)
 
 
 def digest_of_folder(folder: Path) -> str:

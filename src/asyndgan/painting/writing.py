@@ -7,14 +7,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self, final
 
+import nibabel as nib
 import numpy as np
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Case, RawCase
 from asyndgan.data.case import prepared_spacing
-from asyndgan.data.dataset import DataSet, in_stored_units
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.folds import write_folds
-from asyndgan.data.readers import READERS
+from asyndgan.data.nnunet import AXES
+from asyndgan.data.plan import SYNTHETIC_INTENSITY
+from asyndgan.data.readers import AXIAL, READERS, Geometry, Stored
 from asyndgan.data.writing import write_dataset
 from asyndgan.painting.card import model_card
 from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest
@@ -29,52 +32,117 @@ class Storage:
 
     Attributes:
         ending: one of `data.description.FILE_ENDINGS`.
-        spacing: millimetres per row and per column.
         units: by modality, the stored intensities of the darkest and the brightest image value;
             other modalities are stored from 0 to 255.
+        kinds: by modality, the number type of its files; others are stored as the format does.
+        spacing: millimetres per row and per column.
+        geometry: how slices lie in the files.
     """
 
     ending: str = ".png"
-    spacing: tuple[float, float] = (1.0, 1.0)
     units: Mapping[str, Intensity] = field(default_factory=dict)
+    kinds: Mapping[str, np.dtype] = field(default_factory=dict)
+    spacing: tuple[float, float] = (1.0, 1.0)
+    geometry: Geometry = AXIAL
 
     @classmethod
     def like(cls, data: DataSet, run: RunFolder) -> Self:
-        """As a site's data set is stored: its format and, of NIfTI, its spacing and intensities.
+        """As a site's data set is stored, with the intensities as far as the recipe knows them.
 
-        The spacing is that of the recipe, or else the median of the site's prepared cases.
+        The spacing is that of the recipe, or else the median of the site's prepared cases, whose
+        slices' distance it is in any case. Arrays are turned as the site's first file is.
+
+        Raises:
+            DataError: the set cannot be read, or is no site's.
         """
         image, ending = run.recipe().image, data.info.file_ending
-        if not READERS[ending].spaced:
-            return cls(ending)
-        spacing = image.spacing
-        if spacing is None:
-            held = [prepared_spacing(case.preparation) for case in data.cases(image, unmasked=True)]
-            rows, columns = (median(axis) for axis in zip(*held, strict=True))
-            spacing = (rows, columns)
-        return cls(ending, spacing, in_stored_units(image, run.facts().modalities))
+        names, spaced = run.facts().modalities, READERS[ending].spaced
+        files = _first_of_each(data)
+        first = next(iter(files.values()))
+        stored = {
+            name: _stored_as(
+                image.intensity_of(name), files.get(name, first).values.dtype, whole=not spaced
+            )
+            for name in names
+        }
+        units = {name: own for name, (own, _) in stored.items()}
+        kinds = {name: kind for name, (_, kind) in stored.items()}
+        if not spaced:
+            return cls(ending, units, kinds)
+        axis = AXES[image.axis]
+        held = [case.preparation for case in data.cases(image, unmasked=True)]
+        rows, columns = image.spacing or map(median, zip(*map(prepared_spacing, held), strict=True))
+        slices = [made.source.spacing[axis] for made in held if made.source]
+        codes = nib.orientations.ornt2axcodes(first.turn)
+        return cls(ending, units, kinds, (rows, columns), Geometry(axis, median(slices), codes))
+
+    def bounds(self, modality: str) -> tuple[float, float]:
+        """The stored intensities of the darkest and the brightest image value."""
+        units = self.units.get(modality, SYNTHETIC_INTENSITY)
+        return units.low, units.high
 
     def raw(self, case: Case) -> RawCase:
         """A painted case as it is stored."""
-        shown = case.image.numpy() + 1
-        bounds = [
-            (units.low, units.high) if (units := self.units.get(name)) else (0.0, 255.0)
-            for name in case.modalities
-        ]
+        planes = zip(case.modalities, case.image.numpy() + 1, strict=True)
         return RawCase(
             name=case.name,
             patient=case.patient,
-            channels={
-                name: plane * np.float32((high - low) / 2) + np.float32(low)
-                for name, plane, (low, high) in zip(case.modalities, shown, bounds, strict=True)
-            },
+            channels={name: self._stored(name, plane) for name, plane in planes},
             mask=case.mask.numpy(),
             spacing=self.spacing,
         )
 
+    def _stored(self, modality: str, plane: np.ndarray) -> np.ndarray:
+        """A channel from 0 to 2 as it is stored."""
+        low, high = self.bounds(modality)
+        plane = plane * np.float32((high - low) / 2) + np.float32(low)
+        kind = self.kinds.get(modality)
+        if kind is None or kind.kind == "f":
+            return plane
+        return np.clip(np.round(plane), low, high).astype(kind)
+
 
 PICTURES: Final = Storage()
 """PNG with 8 bits: 0 is the lowest and 255 the highest intensity of the recipe's normalisation."""
+
+LEVELS: Final = 255
+"""Fewest steps between the ends of a range that is stored in whole numbers in NIfTI."""
+
+
+def _first_of_each(data: DataSet) -> dict[str, Stored]:
+    """The first stored array of each modality of a data set."""
+    names, found = data.info.modalities, dict[str, Stored]()
+    for files in data.files:
+        for number, path in files.images.items():
+            if names[number] not in found:
+                most = 3 if number == 0 and len(names) == 3 else 1
+                planes = READERS[data.info.file_ending].image(path, most=most)
+                found |= dict(zip(names[number:], planes, strict=False))
+        if len(found) == len(names):
+            break
+    return found
+
+
+def _stored_as(how: Intensity, kind: np.dtype, *, whole: bool) -> tuple[Intensity, np.dtype]:
+    """The range and the number type in which a site's painted files are stored.
+
+    Args:
+        how: the recipe's normalisation. Percentiles and standard deviations are of each patient,
+            so no painted image has any.
+        kind: number type of the site's files.
+        whole: whether the format stores whole numbers from 0 on only, in 8 or 16 bits.
+    """
+    own = how if how.kind == "range" else SYNTHETIC_INTENSITY
+    if whole:
+        kind = np.dtype(np.uint8 if kind.itemsize == 1 else np.uint16)
+        most = np.iinfo(kind).max
+        fits = how.kind == "range" and how.low >= 0 and how.high <= most
+        return (how if fits else Intensity(low=0, high=most)), kind
+    if kind.kind in "iu" and kind.itemsize <= 4 and own.high - own.low >= LEVELS:
+        limits = np.iinfo(kind)
+        if limits.min <= own.low and own.high <= limits.max:
+            return own, kind.newbyteorder("=")
+    return own, np.dtype(np.float32)
 
 
 def write_synthetic(
@@ -119,6 +187,7 @@ def write_synthetic(
         "intensity": {
             name: recipe.image.intensity_of(name).model_dump() for name in facts.modalities
         },
+        "stored": {name: storage.bounds(name) for name in facts.modalities},
     }
     groups: dict[str, str] = {}
 
@@ -131,6 +200,7 @@ def write_synthetic(
         folder,
         stored(),
         file_ending=storage.ending,
+        geometry=storage.geometry,
         modalities=facts.modalities,
         labels={name: int(number) for number, name in facts.labels.items()},
         name=f"synthetic ({recipe.name}, {', '.join(facts.teachers)})",

@@ -6,7 +6,14 @@ from typing import Final
 
 from asyndgan.data.readers.nifti import Nifti
 from asyndgan.data.readers.png import Png
-from asyndgan.data.readers.reader import NOT_ACQUIRED, DataFileError, Reader, Stored
+from asyndgan.data.readers.reader import (
+    AXIAL,
+    NOT_ACQUIRED,
+    DataFileError,
+    Geometry,
+    Reader,
+    Stored,
+)
 
 READERS: Final[Mapping[str, Reader]] = {".png": Png(), ".nii.gz": Nifti(), ".nii": Nifti()}
 """The ending of a file's name to the reader of its format."""
@@ -26,4 +33,13 @@ def reader_of(path: Path) -> Reader:
     )
 
 
-__all__ = ["NOT_ACQUIRED", "READERS", "DataFileError", "Reader", "Stored", "reader_of"]
+__all__ = [
+    "AXIAL",
+    "NOT_ACQUIRED",
+    "READERS",
+    "DataFileError",
+    "Geometry",
+    "Reader",
+    "Stored",
+    "reader_of",
+]

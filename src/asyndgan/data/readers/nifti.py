@@ -15,8 +15,10 @@ import nibabel as nib
 import numpy as np
 
 from asyndgan.data.readers.reader import (
+    AXIAL,
     NOT_ACQUIRED,
     DataFileError,
+    Geometry,
     Reader,
     Stored,
     decoding,
@@ -41,7 +43,7 @@ _PLACE = (
 
 @final
 class Nifti(Reader):
-    """Reads slices and volumes; writes uint8 masks and float32 images."""
+    """Reads slices and volumes; writes whole numbers in their type, and others in float32."""
 
     spaced = True
     colour = False
@@ -60,11 +62,21 @@ class Nifti(Reader):
             return bytes(stored.header["descrip"]).startswith(NOT_ACQUIRED.encode())
 
     def write(
-        self, path: Path, plane: np.ndarray, *, spacing: tuple[float, float], note: str
+        self,
+        path: Path,
+        plane: np.ndarray,
+        *,
+        spacing: tuple[float, float],
+        note: str,
+        geometry: Geometry = AXIAL,
     ) -> None:
         """See `Reader.write`."""
         rows, columns = spacing
-        image = nib.Nifti1Image(_storable(volume_of([plane], 2)), np.diag([columns, rows, 1, 1.0]))
+        volume = _storable(volume_of([plane], geometry.axis))
+        sides = np.insert([columns, rows], geometry.axis, geometry.thickness)
+        turn = _from_canonical(nib.orientations.axcodes2ornt(geometry.codes))
+        affine = np.diag([*sides, 1.0]) @ nib.orientations.inv_ornt_aff(turn, volume.shape)
+        image = nib.Nifti1Image(nib.orientations.apply_orientation(volume, turn), affine)
         image.header["descrip"] = note.encode()
         nib.save(image, path)
 
@@ -76,9 +88,7 @@ class Nifti(Reader):
             header, shape, affine = acquired.header, acquired.shape, acquired.affine
         # Undo the reorientation to the closest canonical orientation: software that ignores the
         # affine must find the voxels where the acquired ones are.
-        canonical = nib.orientations.axcodes2ornt(("R", "A", "S"))
-        stored = nib.orientations.io_orientation(affine)
-        turn = nib.orientations.ornt_transform(canonical, stored)
+        turn = _from_canonical(nib.orientations.io_orientation(affine))
         volume = nib.orientations.apply_orientation(_storable(volume_of(planes, axis)), turn)
         image = nib.Nifti1Image(volume.reshape(shape), affine)
         for field in _PLACE:
@@ -87,8 +97,13 @@ class Nifti(Reader):
         nib.save(image, path)
 
 
+def _from_canonical(stored: np.ndarray) -> np.ndarray:
+    """The turn of an array (right, anterior, superior) to a stored orientation (3, 2)."""
+    return nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), stored)
+
+
 def _storable(volume: np.ndarray) -> np.ndarray:
-    return volume.astype(np.uint8 if volume.dtype == np.uint8 else np.float32)
+    return volume if volume.dtype.kind in "iu" else volume.astype(np.float32)
 
 
 @contextmanager

@@ -11,7 +11,15 @@ import numpy as np
 from PIL import Image as Picture
 from PIL.PngImagePlugin import PngInfo
 
-from asyndgan.data.readers.reader import NOT_ACQUIRED, DataFileError, Reader, Stored, decoding
+from asyndgan.data.readers.reader import (
+    AXIAL,
+    NOT_ACQUIRED,
+    DataFileError,
+    Geometry,
+    Reader,
+    Stored,
+    decoding,
+)
 from asyndgan.received import opened
 
 MAX_PIXELS = 2**26  # below PIL's own limit, which only warns
@@ -64,7 +72,13 @@ class Png(Reader):
             return NOTE in picture.info
 
     def write(
-        self, path: Path, plane: np.ndarray, *, spacing: tuple[float, float], note: str
+        self,
+        path: Path,
+        plane: np.ndarray,
+        *,
+        spacing: tuple[float, float],
+        note: str,
+        geometry: Geometry = AXIAL,
     ) -> None:
         """See `Reader.write`; rounds and clips to 8 bits, 16 where a painted grey plane needs it.
 
@@ -74,7 +88,8 @@ class Png(Reader):
             raise DataFileError(
                 path, "would hold intensities that are not finite", "Replace them by numbers."
             )
-        deep = bool(note) and plane.ndim == 2 and float(plane.max()) > 255
+        deep = plane.dtype == np.uint16
+        deep = deep or (bool(note) and plane.ndim == 2 and float(plane.max()) > 255)
         pixels = np.clip(np.round(plane), 0, 65535 if deep else 255)
         about = PngInfo()
         if note:

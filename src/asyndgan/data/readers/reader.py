@@ -60,6 +60,25 @@ class Stored:
         return tuple(float(mm) for mm in nib.affines.voxel_sizes(self.affine))
 
 
+@final
+@dataclass(frozen=True)
+class Geometry:
+    """How a slice lies in a file, in a format that says so.
+
+    Attributes:
+        axis: axis of a volume (right, anterior, superior) along which the slice was cut.
+        thickness: millimetres from slice to slice.
+        codes: directions of the stored array's axes, as nibabel names them.
+    """
+
+    axis: int = 2
+    thickness: float = 1.0
+    codes: tuple[str, ...] = ("R", "A", "S")
+
+
+AXIAL: Final = Geometry()
+
+
 class Reader(ABC):
     """Reads and writes the files of one format.
 
@@ -103,15 +122,23 @@ class Reader(ABC):
 
     @abstractmethod
     def write(
-        self, path: Path, plane: np.ndarray, *, spacing: tuple[float, float], note: str
+        self,
+        path: Path,
+        plane: np.ndarray,
+        *,
+        spacing: tuple[float, float],
+        note: str,
+        geometry: Geometry = AXIAL,
     ) -> None:
         """Writes one slice; equal slices give equal bytes.
 
         Args:
             path: the new file.
-            plane: (rows, columns), and (rows, columns, 3) if `colour`; uint8 labels or intensities.
+            plane: (rows, columns), and (rows, columns, 3) if `colour`; uint8 labels, intensities
+                in whole numbers, stored in their type as far as the format has it, or others.
             spacing: millimetres between rows and between columns.
             note: for the header, empty for none; `painted` has to find `NOT_ACQUIRED`.
+            geometry: how the slice lies; lost where `spaced` is false.
 
         Raises:
             DataFileError: the format cannot store these values.
