@@ -179,6 +179,23 @@ def stored_whole(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def without_empty(folder: Path) -> Iterator[None]:
+    """Removes a folder after a failure, unless it was there before or a file is in it.
+
+    The same holds for those around it, and for those inside a folder that was not there.
+    """
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
+    try:
+        yield
+    except BaseException:
+        inside = [Path(place) for place, _, _ in os.walk(folder, topdown=False)] if made else []
+        for one in (*inside, *made):
+            with suppress(OSError):
+                one.rmdir()
+        raise
+
+
+@contextmanager
 def storing(path: Path) -> Iterator[None]:
     """Turns an `OSError` while a file or folder is written into a `StorageError` that names it."""
     try:

@@ -153,7 +153,6 @@ def audit(
     near = of_members.min(dim=1)
     closest = near.values.argsort()[:6].tolist()
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
-    out.mkdir(parents=True, exist_ok=True)
     write_whole(out / NEAREST_FILE, _picture(pairs, found.copies.verdict))
     write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
     return found

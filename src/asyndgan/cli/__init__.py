@@ -2,7 +2,10 @@
 
 import io
 import logging
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any, Final, final
 
@@ -107,11 +110,41 @@ def _root(
     pass
 
 
+@final
+class _Stream(io.TextIOWrapper):
+    """A standard stream that replaces the letters it lacks; an `OSError` of it says its name."""
+
+    def __init__(self, stream: io.TextIOWrapper, name: str) -> None:
+        super().__init__(
+            stream.detach(), stream.encoding, "replace",
+            line_buffering=stream.line_buffering, write_through=stream.write_through,
+        )  # fmt: skip
+        self.called = name
+
+    def write(self, text: str) -> int:
+        """Writes as the stream does."""
+        with self._naming():
+            return super().write(text)
+
+    def flush(self) -> None:
+        """Flushes as the stream does."""
+        with self._naming():
+            super().flush()
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            error.filename = self.called
+            raise
+
+
 def main() -> None:
     """Runs a command; an expected error prints its text and exits with 1, an interruption 130."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # in other than UTF-8 some letters are lacking
-            stream.reconfigure(errors="replace")
+    for name, called in (("stdout", "standard output"), ("stderr", "standard error")):
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            setattr(sys, name, _Stream(stream, called))
     try:
         app(prog_name="asyndgan")
     except Interrupted as stop:
@@ -125,6 +158,10 @@ def main() -> None:
             text = not_written(error.filename2 or error.filename or "a file", error)
         _say("error:", "bold red", end=" ")
         _say(text)
+        try:
+            sys.stdout.flush()
+        except OSError:  # what it could not write it would try again at exit
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 

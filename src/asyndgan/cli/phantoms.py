@@ -33,8 +33,10 @@ def phantoms(
         --patients X: Factor for the number of patients. Use 0.2 for a quick try.
     """
     from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+    from asyndgan.data.writing import written_whole
 
-    written = write_phantoms(out, size=size, seed=seed, patients_scale=patients)
+    with written_whole(out) as half:
+        written = write_phantoms(half, size=size, seed=seed, patients_scale=patients)
     table = Table("data set", "folder")
     table.add_column("cases", justify="right")
     for name, cases in written.items():

@@ -22,7 +22,7 @@ from asyndgan.data.grids import shown_shape
 from asyndgan.data.labelling import check_mask
 from asyndgan.data.readers import AXIAL, NOT_ACQUIRED, READERS, DataFileError, Geometry
 from asyndgan.received import opened
-from asyndgan.texts import is_full
+from asyndgan.texts import is_full, without_empty
 
 _RGB = (("r", "g", "b"), ("red", "green", "blue"))
 
@@ -91,19 +91,23 @@ def written_whole(folder: Path) -> Iterator[Path]:
         raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
     half = folder.with_name(f".{folder.name}.half")
     shutil.rmtree(half, ignore_errors=True)
-    with writing_to(folder):
-        half.mkdir(parents=True)
-        half.rmdir()
-    try:
-        yield half
+    with without_empty(folder.parent):
         with writing_to(folder):
-            half.replace(folder)
-    except BaseException as error:
-        shutil.rmtree(half, ignore_errors=True)  # it may hold patients' images
-        if isinstance(error, OSError) and is_full(error):
+            half.mkdir(parents=True)
+            half.rmdir()
+        try:
+            yield half
             with writing_to(folder):
-                raise
-        raise
+                half.replace(folder)
+        except BaseException as error:
+            shutil.rmtree(half, ignore_errors=True)  # it may hold patients' images
+            if isinstance(error, DataFileError) and error.file.is_relative_to(half):
+                file = folder / error.file.relative_to(half)
+                raise DataFileError(file, error.reason, error.remedy) from error
+            if isinstance(error, OSError) and is_full(error):
+                with writing_to(folder):
+                    raise
+            raise
 
 
 def _header(

@@ -30,7 +30,7 @@ from asyndgan.judging.metrics import ScoreArray, score_patients
 from asyndgan.judging.segmentation import TRAINING_VERSION, predict, train_segmenter
 from asyndgan.judging.table import Scores
 from asyndgan.received import contents
-from asyndgan.texts import storing
+from asyndgan.texts import storing, without_empty
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being trained, the steps done and the steps of the whole evaluation.
@@ -341,7 +341,7 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         StorageError: it cannot be written.
     """
-    with storing(path):
+    with storing(path), without_empty(path.parent):
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
         try:
