@@ -13,6 +13,7 @@ import typer
 from rich.live import Live
 from rich.table import Table
 
+from asyndgan.cli.following import tell_lacking
 from asyndgan.cli.help import Commands
 from asyndgan.cli.options import AsJson, NewFolder, Overrides, RecipeName, Sites, print_json
 from asyndgan.cli.standing import Standing
@@ -178,6 +179,7 @@ def submit(
     made = kits.Federation.of(folder)
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
+    tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks)
     if not yes and not order.begun():
         _have_confirmed(order, ask=sys.stdin.isatty())
 

@@ -5,6 +5,7 @@ from itertools import count
 from pathlib import Path
 from shlex import quote
 
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
 
@@ -35,6 +36,12 @@ def lacking(recipe: Recipe, *, masks: bool) -> list[str]:
             f"{names.partition(' ')[0]} {given}, with other patients."
         )
     return lines
+
+
+def tell_lacking(console: Terminal, recipe: Recipe, *, masks: bool) -> None:
+    """Prints the lines of `lacking`."""
+    for line in lacking(recipe, masks=masks):
+        console.say(line, style="yellow")
 
 
 def next_commands(

@@ -47,8 +47,21 @@ Output:
 """
 
 
+class _Page:
+    """Help that is written here, and the usage line that errors repeat."""
+
+    def format_usage(self, ctx: Any, formatter: Any) -> None:
+        """Writes the usage line."""
+        command: Any = self
+        formatter.write_usage(ctx.command_path, _usage(command, command.get_params(ctx)))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes the page."""
+        _write_page(self, ctx, formatter)
+
+
 @final
-class Command(TyperCommand):
+class Command(_Page, TyperCommand):
     """A command whose help fits 80 columns and begins with an example, from its docstring."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -64,17 +77,9 @@ class Command(TyperCommand):
             if each.opts[0] in told:
                 each.rich_help_panel, each.metavar, each.help = told[each.opts[0]]
 
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes the page."""
-        _write_page(self, ctx, formatter)
 
-
-class Group(TyperGroup):
+class Group(_Page, TyperGroup):
     """A command with commands below it, whose help is written as theirs is."""
-
-    def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Writes the page."""
-        _write_page(self, ctx, formatter)
 
 
 @final
@@ -109,7 +114,7 @@ def _write_page(command: Any, ctx: Any, formatter: Any) -> None:
     formatter.write_text(text)
     formatter.write_paragraph()
     parameters = command.get_params(ctx)
-    formatter.write_usage(ctx.command_path, _usage(command, parameters))
+    command.format_usage(ctx, formatter)
     panels: dict[str, list[tuple[str, str]]] = {}
     for parameter in parameters:
         panel = (

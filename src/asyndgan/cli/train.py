@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from asyndgan.cli.following import lacking, next_commands
+from asyndgan.cli.following import next_commands, tell_lacking
 from asyndgan.cli.options import (
     ChosenCount,
     Engine,
@@ -28,7 +28,6 @@ from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
 
 if TYPE_CHECKING:
-    from asyndgan.recipe import Recipe
     from asyndgan.runs import Progress as RunProgress
     from asyndgan.runs import RunFolder
 
@@ -89,7 +88,7 @@ def train(
     def tell(proposal: str) -> None:
         data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
         display.tell(f"{proposal}\n{told(data)}")
-        _tell_lacking(console, resolved, masks=resolved.keeps_masks)
+        tell_lacking(console, resolved, masks=resolved.keeps_masks)
 
     with TrainingDisplay(console) as display:
         run = train_run(
@@ -131,15 +130,10 @@ def tell_finished(
         f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
         f"no image among them. Generator: {run.generator_file}"
     )
-    _tell_lacking(console, recipe, masks=masks)
+    tell_lacking(console, recipe, masks=masks)
     console.say("Next:")
     for command in next_commands(run.path, recipe, sites, pattern, masks=masks):
         console.say(f"  {command}")
-
-
-def _tell_lacking(console: Terminal, recipe: "Recipe", *, masks: bool) -> None:
-    for line in lacking(recipe, masks=masks):
-        console.say(line, style="yellow")
 
 
 @final

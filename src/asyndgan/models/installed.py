@@ -8,6 +8,7 @@ from typing import Any
 
 from asyndgan.errors import RecipeError
 from asyndgan.recipe import Recipe
+from asyndgan.recipe.faults import RETIRED, retired
 
 
 @cache
@@ -51,6 +52,8 @@ def check_parts(recipe: Recipe) -> None:
 
 def _offered(group: str, kind: str) -> EntryPoint:
     found = {entry.name: entry for entry in entry_points(group=f"asyndgan.{group}")}
+    if kind in RETIRED and kind not in found:
+        raise RecipeError(retired(kind))
     if kind not in found:
         nearest = difflib.get_close_matches(kind, found, n=1)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""

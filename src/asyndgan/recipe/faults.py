@@ -14,6 +14,18 @@ MISFORMED: Final = ("_type", "_parsing", "_from_float", "too_short", "too_long",
 """How the types of pydantic's faults end that are of a value's form, not of its size."""
 
 
+RETIRED: Final = {
+    **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
+    **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
+    "generator.heads": "sites that lack a modality share one look without a setting",
+    "integrity.aggregation": "set integrity.bound",
+    "unet": "take generator.kind=resnet with generator.skip=true",
+    "unet_segmentation": "take patch_segmentation",
+    "hinge": "take another loss, or add it by an entry point (docs/extending.md)",
+}
+"""Keys of former recipes, and names of former parts, and what is there instead."""
+
+
 def explained(
     error: ValidationError, known: Sequence[str], forms: Mapping[str, str] = MappingProxyType({})
 ) -> str:
@@ -35,6 +47,12 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def retired(name: str) -> str:
+    """A sentence on a key or a part of former recipes."""
+    instead = RETIRED[name] or "leave it out; nothing replaces it"
+    return f"{name} is retired, with what was measured in docs/retired.md: {instead}."
+
+
 def _form(fault: Any, forms: Mapping[str, str]) -> str:
     key = ".".join(part for part in fault["loc"] if isinstance(part, str))
     if key not in forms or not fault["type"].endswith(MISFORMED):
@@ -45,6 +63,8 @@ def _form(fault: Any, forms: Mapping[str, str]) -> str:
 def _explain(fault: Any, known: Sequence[str]) -> str:
     key = shown(".".join(str(part) for part in fault["loc"]) or "recipe")[1:-1]
     if fault["type"] == "extra_forbidden":
+        if key in RETIRED:
+            return retired(key)
         nearest = [other for other in known if other.endswith(f".{key}")]
         nearest += difflib.get_close_matches(key, known, n=1, cutoff=0.3)
         hint = f" Did you mean {nearest[0]}?" if nearest else ""
