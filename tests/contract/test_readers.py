@@ -306,7 +306,7 @@ def test_voxels_that_are_0_mm_apart_are_refused_and_nibabel_is_silent(
     path = tmp_path / f"ann{ending}"
     unplaced(path, (4, 3, 2), (1, 1, 0), **codes)
     with pytest.raises(
-        DataFileError, match=r"ann.*its voxels are 1 x 1 x 0 mm apart .*fslchpixdim"
+        DataFileError, match=r"ann.*its voxels are 1 x 1 x 0 mm apart .*the true spacing"
     ):
         reader_of(path).mask(path)
     unplaced(path, (4, 3, 1), (1, 2, 0), **codes)  # of one slice the thickness is not used

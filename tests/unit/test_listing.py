@@ -101,8 +101,8 @@ def test_a_set_whose_images_are_all_dangling_links_is_one_fault(folder: Path) ->
 @pytest.mark.parametrize(
     ("stored", "other", "advice"),
     [
-        (".png", ".jpg", "mogrify -format png"),
-        (".png", ".tif", "mogrify -format png"),
+        (".png", ".jpg", "Convert it to PNG: python -c"),
+        (".png", ".tif", "mogrify -format png FILES"),
         (".png", ".PNG", "small letters"),
         (".png", ".nii.gz", "export it as .png"),
         (".nii.gz", ".nii", "gzip FILE"),
@@ -348,7 +348,7 @@ def test_a_set_of_pictures_in_a_format_that_is_not_read_is_one_fault(tmp_path: P
         path.unlink()
     (fault,) = check_folder(folder).faults
     assert fault.reason == "file_ending is '.bmp'"
-    assert "mogrify -format png FILE" in fault.remedy
+    assert "Convert it to PNG: python -c" in fault.remedy
 
 
 def test_a_set_of_folders_of_dicom_files_is_told_to_be_one(folder: Path) -> None:

@@ -240,7 +240,7 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: s
             r'name to number. Write a map: "channel_names": \{"0": "T1", "1": "T2"\}\.',
         ),
         (lambda table: table.update(file_ending="PNG"), r"is 'PNG'\. Write \"\.png\", and"),
-        (lambda table: table.update(file_ending=".jpeg"), r"'\.jpeg'.* mogrify .* masks again"),
+        (lambda table: table.update(file_ending=".jpeg"), r"'\.jpeg'.* Convert it .* masks again"),
         (lambda table: table.update(file_ending=".mha"), r"'\.mha'.* Convert it to NIfTI"),
         (lambda table: table.update(labels={"a": 0, "b": 0}), "same number"),
         (lambda table: table.update(labels={"a": 0, "b": 10**9}), "outside 0 to 255"),

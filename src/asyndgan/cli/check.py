@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 SHOWN = 10
 """Most files listed for one fault, unless `--all` is given."""
 
-_OPTIONS = re.compile(r"(.*?)(?: (--(?:set|patient-pattern) .*?)\.?)?", re.DOTALL)
+_COPIED = re.compile(
+    r' (?:(--(?:set|patient-pattern) .*?)\.?$|(python -c "[^"]*"(?: FILES)?)\.? ?)', re.DOTALL
+)
+"""Options at the end of a text, or a command within it."""
 
 MOST_KINDS = 50
 """Most kinds of fault shown of a data set, unless `--all` is given; the others are counted."""
@@ -163,11 +166,13 @@ def _show_faults(
 
 
 def _show_text(console: Terminal, mark: str, text: str, style: str) -> None:
-    """Prints a text; the options at its end stand on a line of their own, to be copied whole."""
-    said, options = _OPTIONS.fullmatch(text).groups()  # type: ignore[union-attr]  # any text fits
-    console.print(_line(mark, said, style))
-    if options:
-        console.print(_plain(f"  {options}", style), soft_wrap=True)
+    """Prints a text; what is to be copied from it stands on a line of its own."""
+    found = _COPIED.search(text)
+    console.print(_line(mark, text[: found.start()] if found else text, style))
+    if found:
+        console.print(_plain(f"  {found[1] or found[2]}", style), soft_wrap=True)
+        if rest := text[found.end() :]:
+            _show_text(console, "", rest, style)
 
 
 def _line(mark: str, text: str, style: str = "") -> Table:

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.layouts import WRITE_IT, without_description
 from asyndgan.data.readers import READERS, DataFileError
+from asyndgan.data.remedies import in_utf8
 from asyndgan.data.sniffing import CONVERTED, content_of
 from asyndgan.recipe import shown
 from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
@@ -157,7 +158,7 @@ def json_table(path: Path) -> dict[str, object]:
         raise DataFileError(
             path,
             f"is not UTF-8 at byte {error.start}, as JSON has to be",
-            f"Save it as UTF-8 (in an editor, or with iconv -f {encoding} -t utf-8 FILE).",
+            in_utf8(encoding),
         ) from error
     except (OSError, ValueError) as error:
         if found := content_of(path):

@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 
 from asyndgan.data.readers import DataFileError, Stored
+from asyndgan.data.remedies import WITH_AFFINE
 
 AFFINE_TOLERANCE = 1e-3  # for spacings (relative) and directions: tools round header values
 ORIGIN_TOLERANCE = 0.1  # voxels
@@ -50,9 +51,8 @@ def on_grid_of(path: Path, stored: Stored, others: Mapping[str, Stored]) -> Stor
     raise DataFileError(
         path,
         bare + difference,
-        "If it was drawn on this image, or holds the same voxels, give it the image's affine (FSL: "
-        "fslcpgeom IMAGE FILE; nibabel: save(Nifti1Image(file.get_fdata(), image.affine), 'NEW')). "
-        f"Otherwise {_RESAMPLE}",
+        "If it was drawn on this image, or holds the same voxels, give it the image's affine: "
+        f"{WITH_AFFINE}. Otherwise {_RESAMPLE}",
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from asyndgan.data.near import MOST_OPENED, ending_of, is_dicom, is_litter
-from asyndgan.data.sniffing import FROM_DICOM
+from asyndgan.data.remedies import FROM_DICOM
 
 NAMED_FOLDERS: Final = 5
 """Most folders that an error names where a folder of data sets was given in place of one."""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from asyndgan.data.readers import READERS, DataFileError
-from asyndgan.data.sniffing import CONVERTED, FROM_DICOM, TO_PNG, content_of
+from asyndgan.data.remedies import FROM_DICOM, RENAMED, TIFF_TO_PNG, TO_PNG
+from asyndgan.data.sniffing import CONVERTED, content_of
 
 ENDINGS: Final = (*READERS, *CONVERTED)
 """Endings of files that hold images, read or not, in small letters."""
@@ -88,7 +89,7 @@ def wrong_ending(path: Path, ending: str, *, labels: bool) -> DataFileError | No
         remedy = "Compress it: gzip FILE." if ending == ".nii.gz" else "Unpack it: gunzip FILE."
     elif labels and kind in (".jpg", ".jpeg"):
         remedy = f"Export the mask again as {ending}: JPEG has changed its labels."
-    elif kind in READERS or (ending == ".png") != (CONVERTED[kind] == TO_PNG):
+    elif kind in READERS or (ending == ".png") != (CONVERTED[kind] in (TO_PNG, TIFF_TO_PNG)):
         remedy = f"Store the whole set in one format: export it as {ending}."
     else:
         remedy = CONVERTED[kind]
@@ -100,7 +101,7 @@ def undecodable(path: Path) -> DataFileError:
     return DataFileError(
         path,
         "has a name that is not UTF-8, so no record can name it",
-        "Rename it (convmv -f latin1 -t utf8 -r --notest FOLDER).",
+        RENAMED,
     )
 
 

@@ -4,19 +4,19 @@ import gzip
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
+from asyndgan.data.remedies import FROM_DICOM, RESAVED, TIFF_TO_PNG, TO_NIFTI, TO_PNG
 from asyndgan.received import opened
 
 _HEAD = 544  # bytes: a NIfTI's header
 _MOST = 2**63
 
 COPY_AGAIN: Final = "Copy it again from where it came."
-TO_PNG: Final = "Convert it to PNG (ImageMagick: mogrify -format png FILE)."
-TO_NIFTI: Final = "Convert it to NIfTI (SimpleITK: WriteImage(ReadImage(FILE), 'NEW.nii.gz'))."
-FROM_DICOM: Final = "Convert each series to NIfTI (dcm2niix -z y -o OUT FOLDER)."
 
 CONVERTED: Final = {
-    **dict.fromkeys((".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".jp2"), TO_PNG),
-    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mnc", ".img", ".hdr"), TO_NIFTI),
+    **dict.fromkeys((".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2"), TO_PNG),
+    **dict.fromkeys((".tif", ".tiff"), TIFF_TO_PNG),
+    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr"), TO_NIFTI),
+    **dict.fromkeys((".mgz", ".mnc", ".img", ".hdr"), RESAVED),
     **dict.fromkeys((".dcm", ".ima"), FROM_DICOM),
     **dict.fromkeys((".npy", ".npz", ".mat", ".h5"), "Store its array as NIfTI, with its spacing."),
 }
@@ -42,14 +42,14 @@ _BEGINS: Final = (
     (0, b"\xff\xd8\xff", _JPEG),
     (0, b"GIF8", Content("a GIF picture", TO_PNG)),
     (0, b"BM", Content("a BMP picture", TO_PNG)),
-    (0, b"II*\0", Content("a TIFF picture", TO_PNG)),
-    (0, b"MM\0*", Content("a TIFF picture", TO_PNG)),
+    (0, b"II*\0", Content("a TIFF picture", TIFF_TO_PNG)),
+    (0, b"MM\0*", Content("a TIFF picture", TIFF_TO_PNG)),
     (8, b"WEBP", Content("a WebP picture", TO_PNG)),
     (4, b"jP  ", Content("a JPEG 2000 picture", TO_PNG)),
     (128, b"DICM", Content("a DICOM file", FROM_DICOM)),
     (344, b"n+1\0", _NIFTI),
     (4, b"n+2\0", _NIFTI),
-    (344, b"ni1\0", Content("the header of a NIfTI pair (.hdr, .img)", TO_NIFTI)),
+    (344, b"ni1\0", Content("the header of a NIfTI pair (.hdr, .img)", RESAVED)),
     (0, b"NRRD000", Content("an NRRD volume", TO_NIFTI)),
     (0, b"ObjectType", Content("a MetaImage volume", TO_NIFTI)),
     (0, b"\x89HDF", Content("an HDF5 file", CONVERTED[".h5"])),
@@ -120,7 +120,9 @@ def mistaken(path: Path, kind: str, *, labels: bool) -> tuple[str, str] | None:
     elif labels and found == _JPEG:
         remedy = f"Export the mask again, as {kind}: JPEG has changed its labels."
     elif (
-        not remedy or (kind == "PNG" and remedy == TO_NIFTI) or (kind != "PNG" and remedy == TO_PNG)
+        not remedy
+        or (kind == "PNG" and remedy in (TO_NIFTI, RESAVED))
+        or (kind != "PNG" and remedy in (TO_PNG, TIFF_TO_PNG))
     ):
         remedy = f"Export it as {kind}, or store the whole set in one format."
     expected = "" if found == _EMPTY else f", where {wanted.name} was expected"

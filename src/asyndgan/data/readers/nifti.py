@@ -24,6 +24,7 @@ from asyndgan.data.readers.reader import (
     decoding,
     volume_of,
 )
+from asyndgan.data.remedies import WITH_SPACING
 from asyndgan.received import opened
 
 MAX_VOXELS = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
@@ -156,7 +157,7 @@ def _check_spacing(path: Path, head: bytes, kind: Any) -> None:
         raise DataFileError(
             path,
             f"says that its voxels are {' x '.join(f'{mm:g}' for mm in spacing)} mm apart (pixdim)",
-            "Write the true spacing into its header (FSL: fslchpixdim FILE X Y Z).",
+            WITH_SPACING,
         )
 
 

@@ -20,13 +20,14 @@ from asyndgan.data.readers.reader import (
     Stored,
     decoding,
 )
+from asyndgan.data.remedies import ONE_GREY_EACH, opaque
 from asyndgan.received import opened
 
 MAX_PIXELS = 2**26  # below PIL's own limit, which only warns
 MAX_EXTRA = 2**22  # bytes beyond 8 for each pixel: profiles, notes
 MAX_CHUNKS = 2**16  # PIL takes 2 us and more for each; of pixels a chunk has 8 kB or more
 NOTE = "synthetic"
-GREY = 0  # a PNG's number for grey without transparency
+GREY, GREY_ALPHA = 0, 4  # a PNG's numbers for grey without and with transparency
 
 
 @final
@@ -45,7 +46,7 @@ class Png(Reader):
             wanted = "an RGB or grey one" if most == 3 else "a grey one"
             reason = f"is a picture of kind {mode}, where {wanted} was expected"
             if mode in ("RGBA", "LA"):
-                remedy = "Remove its transparency (ImageMagick: mogrify -alpha off FILE)."
+                remedy = f"Remove its transparency: {opaque(mode[:-1])}."
                 raise DataFileError(path, reason, remedy)
             raise DataFileError(
                 path,
@@ -137,8 +138,8 @@ def _check_depth(path: Path, *, depth: int, colour: int, labels: bool) -> None:
         raise DataFileError(
             path,
             "stores 16 bits a colour, of which only the upper 8 would be read",
-            "Save it with 8 bits a colour; or each colour as a grey PNG of 16 bits, _0000.png to "
-            "_0002.png (ImageMagick: convert FILE -alpha off -separate CASE_%04d.png).",
+            f"Save it with 8 bits a colour and without transparency: "
+            f"{opaque('L' if colour == GREY_ALPHA else 'RGB')}. {ONE_GREY_EACH}",
         )
     if labels and colour == GREY and depth in (2, 4):
         raise DataFileError(

@@ -1,0 +1,154 @@
+"""Commands in remedies do what they promise: each is run, by a shell, on what it is advised for."""
+
+import os
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from asyndgan.data.description import json_table
+from asyndgan.data.grids import on_grid_of
+from asyndgan.data.near import undecodable
+from asyndgan.data.readers import READERS, DataFileError, reader_of
+from asyndgan.data.sniffing import CONVERTED
+
+PIXELS = np.arange(48, dtype=np.uint8).reshape(6, 8)
+VOXELS = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+AFFINE = np.array([[-2, 0, 0, 9], [0, -2, 0, 8], [0, 0, 3, 7], [0, 0, 0, 1.0]])
+
+
+def follow(remedy: str, folder: Path, **names: object) -> None:
+    """Does as a remedy says, with the user's own names in place of its capitals."""
+    start = remedy.index("python -c")
+    command = remedy[start : remedy.index('"', start + 11) + 1]
+    command += " FILES" * (f"{command} FILES" in remedy)
+    for name, meant in names.items():
+        assert name in command, command
+        command = command.replace(name, str(meant))
+    command = command.replace("python", f"'{sys.executable}'", 1)
+    done = subprocess.run(
+        command, shell=True, cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, (command, done.stderr)
+
+
+def read(path: Path, most: int = 1) -> np.ndarray:
+    return np.squeeze(np.stack([one.values for one in reader_of(path).image(path, most=most)]))
+
+
+def remedy_for(path: Path, most: int = 1) -> str:
+    with pytest.raises(DataFileError) as found:
+        reader_of(path).image(path, most=most)
+    return found.value.remedy
+
+
+@pytest.mark.parametrize("ending", [".bmp", ".gif", ".jpg", ".webp", ".jp2"])
+def test_pictures_are_converted(ending: str, tmp_path: Path) -> None:
+    for name in ("a b", "c.d"):
+        Image.fromarray(PIXELS).save(tmp_path / f"{name}{ending}")
+    follow(CONVERTED[ending], tmp_path, FILES=f"*{ending}")
+    for name in ("a b", "c.d"):
+        assert Image.open(tmp_path / f"{name}.png").size == (8, 6)
+
+
+def test_a_picture_under_anothers_name_is_converted_in_place(tmp_path: Path) -> None:
+    path = tmp_path / "ann.png"
+    Image.fromarray(PIXELS).save(path, format="BMP")
+    follow(remedy_for(path), tmp_path, FILES="ann.png")
+    np.testing.assert_array_equal(read(path), PIXELS)
+
+
+@pytest.mark.parametrize("mode", ["LA", "RGBA"])
+def test_transparency_is_removed(mode: str, tmp_path: Path) -> None:
+    path, most = tmp_path / "ann.png", 3 if mode == "RGBA" else 1
+    opaque = Image.fromarray(PIXELS).convert(mode[:-1])
+    opaque.convert(mode).save(path)
+    follow(remedy_for(path, most), tmp_path, FILES="ann.png")
+    wanted = np.moveaxis(np.array(opaque), -1, 0) if most == 3 else PIXELS
+    np.testing.assert_array_equal(read(path, most), wanted)
+
+
+@pytest.mark.parametrize(("colour", "bands"), [(2, 3), (4, 2), (6, 4)])
+def test_colours_of_16_bits_are_brought_to_8(colour: int, bands: int, tmp_path: Path) -> None:
+    path, most = tmp_path / "ann.png", 1 if bands == 2 else 3
+    values = np.repeat(PIXELS.astype(">u2")[..., None] * 257, bands, axis=2)
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 6, 16, colour, 0, 0, 0))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+    follow(remedy_for(path, most), tmp_path, FILES="ann.png")
+    np.testing.assert_array_equal(read(path, most), np.stack([PIXELS] * most).squeeze())
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+@pytest.mark.parametrize("ending", [".mgz", ".img"])
+def test_volumes_that_nibabel_reads_are_converted(ending: str, tmp_path: Path) -> None:
+    kind = nib.MGHImage if ending == ".mgz" else nib.Spm2AnalyzeImage
+    nib.save(kind(VOXELS.astype(np.float32), AFFINE), tmp_path / f"ann{ending}")
+    follow(CONVERTED[ending], tmp_path, FILE=f"ann{ending}", NEW="ann")
+    (stored,) = READERS[".nii.gz"].image(tmp_path / "ann.nii.gz", most=1)
+    np.testing.assert_array_equal(stored.values, VOXELS[::-1, ::-1])
+    assert stored.spacing == (2, 2, 3)
+
+
+@pytest.mark.parametrize("codes", [{}, {"qform_code": 1}], ids=["no code", "qform"])
+def test_a_spacing_is_written(codes: dict[str, int], tmp_path: Path) -> None:
+    header = nib.Nifti1Header()
+    header.set_data_dtype(np.int16)
+    header.set_data_shape(VOXELS.shape)
+    header["pixdim"][1:4] = 1, 1, 0
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    for code, value in codes.items():
+        header[code] = value
+    path = tmp_path / "ann.nii"
+    path.write_bytes(header.binaryblock + bytes(4) + VOXELS.tobytes(order="F"))
+    names = {" X, Y, Z;": " 1.5, 2, 3;", "FILE": "ann.nii", "NEW": "new"}
+    follow(remedy_for(path), tmp_path, **names)
+    (stored,) = READERS[".nii.gz"].image(tmp_path / "new.nii.gz", most=1)
+    assert sorted(np.unique(stored.values)) == list(range(24))
+    assert stored.spacing == (1.5, 2, 3)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float64])
+def test_a_mask_gets_the_affine_of_its_image(kind: type, tmp_path: Path) -> None:
+    image, mask = tmp_path / "image.nii.gz", tmp_path / "mask.nii"
+    nib.save(nib.Nifti1Image(VOXELS, AFFINE), image)
+    nib.save(nib.Nifti1Image((VOXELS % 2).astype(kind), np.eye(4)), mask)
+    (first,) = reader_of(image).image(image, most=1)
+    with pytest.raises(DataFileError) as found:
+        on_grid_of(mask, reader_of(mask).mask(mask), {"CT": first})
+    follow(found.value.remedy, tmp_path, FILE="mask.nii", IMAGE="image.nii.gz", NEW="new")
+    new = tmp_path / "new.nii.gz"
+    stored = on_grid_of(new, reader_of(new).mask(new), {"CT": first})
+    np.testing.assert_array_equal(stored.values, first.values % 2)
+    assert nib.load(new).get_data_dtype() == kind
+
+
+def test_names_that_are_no_text_are_renamed_and_others_are_not(tmp_path: Path) -> None:
+    for name in ("Müller.png".encode("latin1"), "Jürgen.png".encode(), b"plain.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).touch()
+    follow(undecodable(tmp_path / "x").remedy, tmp_path, FOLDER=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"Müller.png", "Jürgen.png", "plain.png"}
+
+
+@pytest.mark.parametrize("encoding", ["latin1", "utf-16"])
+def test_a_text_is_saved_as_utf_8(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "dataset.json"
+    path.write_text('{"name": "Lésion"}', encoding)
+    with pytest.raises(DataFileError, match="is not UTF-8") as found:
+        json_table(path)
+    follow(found.value.remedy, tmp_path, FILE="dataset.json")
+    assert json_table(path) == {"name": "Lésion"}
