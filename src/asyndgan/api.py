@@ -244,8 +244,9 @@ def generate(
         fade: names of labels to show more or less clearly from image to image.
         release: folders of audits, together of all sites. The set that they audited is painted,
             and only if they found no evidence of members and no near copies.
-        like: data set of a site whose file format to take and, of NIfTI, the spacing and, where
-            the recipe normalises by a range, the intensities; None: PNG with 8 bits.
+        like: data set of a site whose file format and bit depth to take and, of NIfTI, spacing and
+            orientation and, where the recipe normalises by a range, the intensities; None: PNG with
+            8 bits.
         watch: called with a text, the cases painted and all cases; `print` will do.
 
     Returns:

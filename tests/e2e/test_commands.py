@@ -17,16 +17,9 @@ from asyndgan.data.check import check_folder
 from asyndgan.data.description import describe
 from asyndgan.data.phantoms import write_phantoms
 from asyndgan.reports.words import counted
+from small import SMALL
 
-TINY = [
-    "image.size=32",
-    "generator.width=4",
-    "generator.blocks=1",
-    "discriminator.width=4",
-    "discriminator.layers=1",
-    "training.steps=4",
-    "training.batch=2",
-]
+TINY = [*SMALL, "image.size=32", "training.steps=4", "training.batch=2"]
 SET = [word for override in TINY for word in ("--set", override)]
 
 

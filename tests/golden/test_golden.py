@@ -1,7 +1,7 @@
 """Losses and weights of three steps, against stored ones.
 
-After a change that is meant to change them: `python tests/golden/test_golden.py`, and say why in
-the commit.
+After a change that is meant to change them: `PYTHONPATH=tests python tests/golden/test_golden.py`,
+and say why in the commit.
 """
 
 import json
@@ -18,23 +18,10 @@ from asyndgan.protocol import Endpoint, Exchange, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe
 from asyndgan.training import Coordinator, Site
+from small import SMALL
 
 STORED = Path(__file__).with_name("golden.json")
 STEPS = 3
-BASE = """
-[image]
-size = 16
-[generator]
-width = 4
-blocks = 1
-[discriminator]
-width = 4
-layers = 1
-[training]
-steps = 6
-batch = 2
-seed = 11
-"""
 RECIPES = {
     "paper": ["loss.paired_l1=100"],
     "spade": [
@@ -52,16 +39,7 @@ RECIPES = {
         'discriminator.augment=["shift"]',
     ],
 }
-SMALL = [
-    "image.size=16",
-    "generator.width=4",
-    "generator.blocks=1",
-    "discriminator.width=4",
-    "discriminator.layers=1",
-    "training.steps=6",
-    "training.seed=11",
-]
-"""What makes a recipe that ships as small as the others."""
+SHORT = [*SMALL, "training.steps=6", "training.seed=11"]
 
 WITHOUT_EFFECT = re.compile(r"body\.\d+\.body\.4\.bias|styles\.0\.linear\.(weight|bias)")
 """Shifts of a residual block's output, and of the features that the first style changes (half of
@@ -71,7 +49,9 @@ makes steps of, so that processors differ in them."""
 
 def recipe_of(name: str) -> Recipe:
     """A recipe of `RECIPES`, or one that ships."""
-    return Recipe.from_toml(BASE, RECIPES[name]) if name in RECIPES else load_recipe(name, SMALL)
+    if name in RECIPES:
+        return Recipe.from_toml("", [*SHORT, "training.batch=2", *RECIPES[name]])
+    return load_recipe(name, SHORT)
 
 
 def cohort(cases: int, modalities: list[str], phase: float, *, move: bool) -> Cohort:

@@ -94,6 +94,15 @@ def test_every_help_begins_with_an_example_and_fits_80_columns() -> None:
         assert shown == help_of(name, "-h")
 
 
+def test_errors_repeat_the_usage_line_of_the_help() -> None:
+    for name, _ in commands():
+        words = [*name.split()[1:], "--no-such-option"]
+        shown = CliRunner().invoke(app, words, prog_name="asyndgan", env={"COLUMNS": "80"})
+        assert shown.exit_code == 2
+        usage = shown.output.partition("\nTry ")[0].strip()
+        assert usage.startswith("Usage: asyndgan") and usage in help_of(name)
+
+
 def test_every_example_gives_what_the_command_requires_and_no_unknown_option() -> None:
     top = typer.main.get_command(app)
     seen = 0
@@ -198,6 +207,22 @@ def test_faults_are_told_as_json_and_by_the_exit_code(folder: Path) -> None:
     good, bad = json.loads(done.stdout)["folders"]
     assert done.returncode == 1 and not good["faults"] and good["facts"]["modalities"]
     assert bad["faults"][0].keys() == {"file", "reason", "remedy"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    "words", ["check {}/north", "check {}/north --json", "--version", "check -h"]
+)
+def test_a_full_standard_output_is_named(words: str, unbuffered: str, folder: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", f"{MAIN}; main()", *words.format(folder).split()],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False, timeout=120,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert done.stderr.startswith("error: standard output: no space left on its disk.")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
 def test_a_policys_verdict_is_told_as_json_and_by_the_exit_code(folder: Path) -> None:

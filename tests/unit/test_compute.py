@@ -14,16 +14,9 @@ from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.train import train
 from asyndgan.training import compute
 from asyndgan.training.compute import fastest, measured_precision, measured_threads, torch_threads
+from small import SMALL
 
 CPU = torch.device("cpu")
-SMALL = [
-    "image.size=16",
-    "generator.width=4",
-    "generator.blocks=1",
-    "discriminator.width=4",
-    "discriminator.layers=1",
-    "training.precision=auto",
-]
 DP_SGD = ("privacy.kind=discriminator", "privacy.conditions=unprotected")
 
 
@@ -77,7 +70,8 @@ def test_every_kind_of_recipe_is_timed_in_both_precisions(
 ) -> None:
     monkeypatch.setattr(compute, "native_bfloat16", lambda: True)
     recipe = load_recipe(
-        "masks" if "image.source=masks" in overrides else "paper", [*SMALL, *overrides]
+        "masks" if "image.source=masks" in overrides else "paper",
+        [*SMALL, "training.precision=auto", *overrides],
     )
     assert measured_precision(recipe, CPU) in ("float32", "bfloat16")
     assert measured_threads(recipe, 8, "float32", CPU) == 1

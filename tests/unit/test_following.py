@@ -15,6 +15,7 @@ from asyndgan.cli.following import lacking, next_commands
 from asyndgan.cli.options import parsed_sites
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.phantoms import write_phantoms
+from asyndgan.engines.flare.kits import init_federation
 from asyndgan.errors import RunError
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
@@ -116,10 +117,22 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
         evaluate_run(sites, None, None, Bench(tmp_path / "evaluation"))
     with pytest.raises(RunError, match="no patients to compare members with"):
         audit_run(sites, tmp_path / "audit")
+    assert not (tmp_path / "evaluation").exists() and not (tmp_path / "audit").exists()
     said = asyndgan("generate", run, "--masks", folder / "west", "--out", tmp_path / "synthetic")
     told = re.findall(r"^ *(\d+) %  paint cases \((\d+) of (\d+)\)$", said, re.MULTILINE)
     assert len(told) > 5 and told[-1][0] == "100"
     assert f"{told[-1][1]} synthetic cases" in said
+
+
+@pytest.mark.parametrize("overrides", [[], ["training.hold_out=0.3", "masks.release=true"]])
+def test_submit_says_what_train_says_of_a_run(overrides: list[str], tmp_path: Path) -> None:
+    init_federation(tmp_path / "fed", host="localhost", port=8002, sites=("north",))
+    recipe = load_recipe("default", overrides)
+    given = [word for override in overrides for word in ("--set", override)]
+    said = asyndgan("federation", "submit", tmp_path / "fed", "default", "--yes", *given)
+    lines = lacking(recipe, masks=recipe.keeps_masks)
+    assert bool(lines) is not bool(overrides)
+    assert said.splitlines()[1:] == lines
 
 
 @pytest.mark.parametrize("option", ["--site", "--policy"])

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 from matplotlib.figure import Figure
+from typer.testing import CliRunner
 
 from asyndgan.auditing.audit import AUDIT_FILE
+from asyndgan.cli import app
 from asyndgan.data.phantoms import write_phantoms
 from asyndgan.data.writing import written_whole
 from asyndgan.engines.flare import kits
@@ -75,6 +77,11 @@ def written(folder: Path) -> None:
         write_phantoms(half, size=32, patients_scale=0.1)
 
 
+def drawn(folder: Path) -> None:
+    words = ["phantoms", str(folder / "drawn"), "--size", "32", "--patients", "0.1"]
+    CliRunner().invoke(app, words, catch_exceptions=False)
+
+
 def figure(folder: Path) -> None:
     with stored_whole(folder / "dice.png") as half:
         half.write_bytes(as_png(Figure()))
@@ -98,6 +105,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
         lambda at: MaskBank(at).keep("north", torch.ones(1, 8, 8, dtype=torch.int64)),
     ),
     "a data set": ("set", written),
+    "phantoms": ("drawn/north", drawn),
     "a figure": ("dice.png", figure),
     "an evaluation's cache": ("cache/a.json", lambda at: write_whole(at / "cache/a.json", b"{}")),
     "an audit": (AUDIT_FILE, lambda at: write_whole(at / AUDIT_FILE, b"{}")),
@@ -120,6 +128,19 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_no_half_of_it(
     assert name in str(raised.value)
     assert [path for path in disk.path.rglob("*") if path.is_file() and path.stat().st_size] == []
     write(disk.path)  # with space it succeeds, whatever was left
+
+
+@pytest.mark.parametrize("writer", ["a data set", "phantoms", "an evaluation's cache", "an audit"])
+def test_no_folder_appears_that_is_not_complete(disk: Disk, writer: str) -> None:
+    deep = disk.path / "new" / "deeper"
+    with disk.full(), pytest.raises(AsyndganError, match=FULL):
+        WRITERS[writer][1](deep)
+    assert {path.name for path in disk.path.iterdir()} <= {".filler"}
+    deep.mkdir(parents=True)  # what was there stays
+    (deep / "mine").touch()
+    with disk.full(), pytest.raises(AsyndganError, match=FULL):
+        WRITERS[writer][1](deep)
+    assert [path.name for path in deep.iterdir()] == ["mine"]
 
 
 def test_what_was_written_before_stays_as_it_was(disk: Disk) -> None:

@@ -285,7 +285,7 @@ def test_a_dataset_json_in_another_encoding_is_told_from_one_that_is_no_json(
     tmp_path: Path, encoding: str, name: str
 ) -> None:
     (tmp_path / "dataset.json").write_bytes('{"labels": {"L\u00e4sion": 1}}'.encode(encoding))
-    with pytest.raises(DataError, match=rf"is not UTF-8 at byte \d+.* UTF-8 .* -f {name} -t"):
+    with pytest.raises(DataError, match=rf"is not UTF-8 at byte \d+.* UTF-8.*'{name}'"):
         describe(tmp_path)
 
 

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from asyndgan.errors import RecipeError
+from asyndgan.models import check_parts
 from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe, Section, known_keys
+from asyndgan.recipe.faults import RETIRED
 from asyndgan.runs import load_recipe, recipe_names
 
 MakeRecipe = Callable[..., Recipe]
@@ -31,6 +34,19 @@ MakeRecipe = Callable[..., Recipe]
 def test_an_unknown_key_names_the_nearest_known_one(key: str, meant: str) -> None:
     with pytest.raises(RecipeError, match=rf"is no key here\. Did you mean {meant}\?"):
         Recipe.from_toml("", [f"{key}=3"])
+
+
+RETIRED_PAGE = Path(__file__).parents[2] / "docs" / "retired.md"
+
+
+@pytest.mark.parametrize("name", RETIRED)
+def test_what_is_retired_is_answered_with_the_page_that_tells_of_it(name: str) -> None:
+    assert re.search(rf"`\[?{re.escape(name)}\b|\"{name}\"", RETIRED_PAGE.read_text("utf-8"))
+    sections = {"unet": "generator.kind", "hinge": "loss.adversarial"}
+    key = name if "." in name or name == "stand_in" else sections.get(name, "discriminator.kind")
+    value = "1" if key == name else name
+    with pytest.raises(RecipeError, match=rf"{name} is retired, .* docs/retired\.md: \w+"):
+        check_parts(Recipe.from_toml("", [f"{key}={value}"]))
 
 
 @pytest.mark.parametrize(

@@ -41,8 +41,8 @@ def generate(
         --draws N: Images per mask, all of the mask itself, or with --augment of moved masks.
 
     Output:
-        --like FOLDER: Store files as this data set of a site does: in its format and, of NIfTI,
-            with its spacing.
+        --like FOLDER: Store files as this data set of a site does: in its format, bit depth and
+            intensities and, of NIfTI, with its spacing and orientation.
 
     Privacy:
         --release AUDIT: Paint the set that these audits examined, to pass it on. Refused if the
