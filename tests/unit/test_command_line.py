@@ -209,6 +209,22 @@ def test_faults_are_told_as_json_and_by_the_exit_code(folder: Path) -> None:
     assert bad["faults"][0].keys() == {"file", "reason", "remedy"}
 
 
+def test_findings_are_told_as_json_by_kind_folder_and_cases(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "north", faulty := tmp_path / "north")
+    paths = sorted((faulty / "imagesTr").iterdir())
+    first, last = paths[0].name[:-9], paths[-1].name[:-9]
+    for path in paths:
+        if path.name.startswith(last):
+            shutil.copy(path.with_name(path.name.replace(last, first)), path)
+    words = ["--set", "image.intensity.default.high=90000"]
+    (told,) = json.loads(run("check", str(faulty), "--json", *words).stdout)["folders"]
+    found = {one["kind"]: one for one in told["findings"]}
+    assert found.keys() == {"duplicates", "intensities"}
+    assert (found["duplicates"]["cases"], found["duplicates"]["fault"]) == ([first, last], False)
+    assert found["intensities"]["fault"] and found["intensities"]["folder"] == str(faulty)
+    assert "--set image.intensity" in found["intensities"]["remedy"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(

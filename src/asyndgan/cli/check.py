@@ -117,6 +117,17 @@ def _print_json(
                     "facts": dict(report.rows),
                     "faults": [vars(fault) for fault in report.faults],
                     "notes": report.notes,
+                    "findings": [
+                        {
+                            "kind": found.kind,
+                            "folder": report.folder,
+                            "cases": found.volumes,
+                            "fault": found.fault,
+                            "reason": found.reason,
+                            "remedy": found.remedy,
+                        }
+                        for found in report.findings
+                    ],
                 }
                 for report in reports
             ],

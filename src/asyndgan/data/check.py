@@ -55,6 +55,7 @@ class CheckReport:
         modalities: names; empty if dataset.json is unusable.
         notes: what is no fault, and which a recipe has to deal with.
         survey: what the recipe makes of the cases in which no fault was found.
+        findings: what the survey shows, of which faults and notes are told as well.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class CheckReport:
     modalities: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     survey: Survey = field(default_factory=lambda: Survey(ImageSection()), repr=False)
+    findings: tuple[Finding, ...] = ()
 
 
 def check_folder(
@@ -112,6 +114,7 @@ def check_folder(
         modalities=info.modalities if described else (),
         notes=(*tally.notes, *_notes(info, cases, found, patient_pattern)),
         survey=tally.survey,
+        findings=tuple(found),
     )
 
 

@@ -6,7 +6,7 @@
 import math
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Final, final
@@ -70,12 +70,14 @@ class Finding:
         reason: what was found, without a full stop.
         remedy: what to do, as a full sentence.
         volumes: names of the pictures or volumes concerned; empty: the set as a whole.
+        kind: name of the rule that it is of, for scripts.
     """
 
     fault: bool
     reason: str
     remedy: str
     volumes: tuple[str, ...] = ()
+    kind: str = ""
 
     def __str__(self) -> str:
         return f"{self.reason}. {self.remedy}"
@@ -348,4 +350,4 @@ def findings(survey: Survey, rules: Iterable[Rule] | None = None) -> list[Findin
     """Everything that the rules find; None: all rules that matter to the survey's recipe."""
     if rules is None:  # a generator of masks sees no image
         rules = (*OF_DATA, *OF_FIT) if survey.image.source == "images" else (unlabelled, thin)
-    return [finding for rule in rules for finding in rule(survey)]
+    return [replace(found, kind=rule.__name__) for rule in rules for found in rule(survey)]
