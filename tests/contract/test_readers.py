@@ -13,7 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.data.readers import NOT_ACQUIRED, READERS, DataFileError, Reader, reader_of
+from asyndgan.data.readers import (
+    NOT_ACQUIRED,
+    READERS,
+    DataFileError,
+    Geometry,
+    Reader,
+    reader_of,
+)
 from asyndgan.data.readers.reader import plane_of
 
 SHAPE = (6, 8)
@@ -83,6 +90,27 @@ def test_a_mask_is_read_back(path: Path, reader: Reader) -> None:
     stored = reader.mask(path)
     np.testing.assert_array_equal(slice_in(stored.values), mask())
     assert stored.values.dtype == np.uint8
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_lies_as_its_geometry_says(path: Path, reader: Reader, axis: int) -> None:
+    geometry = Geometry(axis, 4.0, ("L", "I", "P"))
+    reader.write(path, image(), spacing=SPACING, note="", geometry=geometry)
+    (stored,) = reader.image(path, most=1)
+    if not reader.spaced:
+        np.testing.assert_array_equal(stored.values, image())
+        return
+    np.testing.assert_array_equal(plane_of(stored.values, axis, 0), image())
+    assert stored.spacing == tuple(np.insert(SPACING[::-1], axis, 4.0))
+    assert nib.aff2axcodes(nib.load(path).affine) == geometry.codes
+
+
+def test_whole_numbers_of_16_bits_are_stored_as_they_are(path: Path, reader: Reader) -> None:
+    deep = np.random.default_rng(3).integers(0, 65536, SHAPE).astype(np.uint16)
+    reader.write(path, deep, spacing=SPACING, note="")
+    (stored,) = reader.image(path, most=1)
+    np.testing.assert_array_equal(slice_in(stored.values), deep)
+    assert stored.values.dtype == np.uint16
 
 
 @pytest.mark.parametrize("path", IN_COLOUR, indirect=True)

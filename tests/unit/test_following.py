@@ -13,10 +13,11 @@ from asyndgan.auditing.run import audit_run
 from asyndgan.cli import app
 from asyndgan.cli.following import lacking, next_commands
 from asyndgan.cli.options import parsed_sites
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.phantoms import write_phantoms
 from asyndgan.engines.flare.kits import init_federation
-from asyndgan.errors import RunError
+from asyndgan.errors import DataError, RunError
 from asyndgan.judging.bench import Bench
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.recipe import Recipe
@@ -117,6 +118,9 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
         evaluate_run(sites, None, None, Bench(tmp_path / "evaluation"))
     with pytest.raises(RunError, match="no patients to compare members with"):
         audit_run(sites, tmp_path / "audit")
+    other = DataSet(missing["north"])
+    with pytest.raises(DataError, match="cannot judge by label tumor; the data set has background"):
+        evaluate_run(sites, other, None, Bench(tmp_path / "evaluation"), targets=["tumor"])
     assert not (tmp_path / "evaluation").exists() and not (tmp_path / "audit").exists()
     said = asyndgan("generate", run, "--masks", folder / "west", "--out", tmp_path / "synthetic")
     told = re.findall(r"^ *(\d+) %  paint cases \((\d+) of (\d+)\)$", said, re.MULTILINE)

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.cli import app
 from asyndgan.data.phantoms import write_phantoms
-from asyndgan.data.writing import written_whole
+from asyndgan.data.writing import copy_folder, written_whole
 from asyndgan.engines.flare import kits
 from asyndgan.errors import AsyndganError, LedgerError, StorageError
 from asyndgan.judging.bench import write_whole
@@ -82,6 +82,11 @@ def drawn(folder: Path) -> None:
     CliRunner().invoke(app, words, catch_exceptions=False)
 
 
+def copied(folder: Path) -> None:
+    with written_whole(folder / "run") as half:
+        copy_folder(Path(__file__).parents[1] / "golden", half)
+
+
 def figure(folder: Path) -> None:
     with stored_whole(folder / "dice.png") as half:
         half.write_bytes(as_png(Figure()))
@@ -106,6 +111,7 @@ WRITERS: dict[str, tuple[str, Callable[[Path], object]]] = {
     ),
     "a data set": ("set", written),
     "phantoms": ("drawn/north", drawn),
+    "a fetched run": ("run/", copied),
     "a figure": ("dice.png", figure),
     "an evaluation's cache": ("cache/a.json", lambda at: write_whole(at / "cache/a.json", b"{}")),
     "an audit": (AUDIT_FILE, lambda at: write_whole(at / AUDIT_FILE, b"{}")),
@@ -130,7 +136,9 @@ def test_a_full_disk_is_named_with_the_file_and_leaves_no_half_of_it(
     write(disk.path)  # with space it succeeds, whatever was left
 
 
-@pytest.mark.parametrize("writer", ["a data set", "phantoms", "an evaluation's cache", "an audit"])
+@pytest.mark.parametrize(
+    "writer", ["a data set", "phantoms", "a fetched run", "an evaluation's cache", "an audit"]
+)
 def test_no_folder_appears_that_is_not_complete(disk: Disk, writer: str) -> None:
     deep = disk.path / "new" / "deeper"
     with disk.full(), pytest.raises(AsyndganError, match=FULL):

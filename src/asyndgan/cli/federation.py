@@ -308,20 +308,15 @@ def fetch(folder: Folder, out: NewFolder, run: str | None = None) -> None:
     Example:
         asyndgan federation fetch fed --out run
     """
-    from asyndgan.data.writing import writing_to, written_whole
+    from asyndgan.data.writing import copy_folder, written_whole
 
     order = _order(folder, run)
     kept = shutil.ignore_patterns(
         "checkpoints", ".held", ".*.half", "order.json", "stop", "waiting", "trouble", "proposal",
         "confirmed",
     )  # fmt: skip
-
-    def copy(file: str, into: str) -> None:
-        with writing_to(Path(into)):  # copytree itself would only list what failed
-            shutil.copy2(file, into)
-
     with written_whole(out) as half:
-        shutil.copytree(order.folder.path, half, ignore=kept, copy_function=copy)
+        copy_folder(order.folder.path, half, kept)
     Terminal().say(f"Run {order.name} ({order.state()}) in {out}")
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -215,6 +215,20 @@ def _write_case(
         path = folder / "labelsTr" / f"{case.name}{file_ending}"
         mask = case.mask.astype(np.uint8)
         reader.write(path, mask, spacing=case.spacing, note=note, geometry=geometry)
+
+
+def copy_folder(source: Path, folder: Path, ignore: Callable[..., set[str]] | None = None) -> None:
+    """Copies a folder to a new one, without what `ignore` names, as `shutil.copytree` does.
+
+    Raises:
+        DataError: a file cannot be written; `copytree` itself would only list what failed.
+    """
+
+    def copy(file: str, into: str) -> None:
+        with writing_to(Path(into)):
+            shutil.copy2(file, into)
+
+    shutil.copytree(source, folder, ignore=ignore, copy_function=copy)
 
 
 def digest_of_folder(folder: Path) -> str:

@@ -57,6 +57,8 @@ def evaluate_run(
     # Before anything is read or painted, for that may take long.
     _check_known(run.facts(), sites.data)
     _check_judged(sites, test)
+    labels = {name: int(number) for number, name in run.facts().labels.items()}
+    Judged((), labels, targets).names()
     device = str(usable_device(bench.device))
     for data in (*sites.data.values(), *([test] if test else []), *(augmented or {}).values()):
         _ = data.info
@@ -71,7 +73,6 @@ def evaluate_run(
         sites.data, test, recipe, modalities=modalities, labels=facts.labels, incomplete=True,
         participation=sites.participation(trained=partial),
     )  # fmt: skip
-    labels = {name: int(number) for number, name in facts.labels.items()}
     return evaluate(
         real,
         synthetic.cases(recipe.image, modalities, unmasked=False, synthetic=True),
