@@ -65,7 +65,8 @@ This page is generated from the commands. `asyndgan COMMAND -h` prints the same 
 ## JSON for scripts
 
 `recipe list`, `check`, `policy check`, `ledger show`, `site check` and `federation status` print
-JSON with `--json`. `evaluate` and `audit` write `evaluation.json` and `audit.json` to their folder.
+JSON with `--json`. `check` gives each finding its kind, folder, cases and remedy. `evaluate` and
+`audit` write `evaluation.json` and `audit.json` to their folder.
 """
     for name, _ in commands():
         text += f"\n## {name}\n\n```text\n{help_of(name).rstrip()}\n```\n"
