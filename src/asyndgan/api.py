@@ -349,6 +349,7 @@ def audit(
     fade: Sequence[str] = (),
     states: Mapping[str, Folder] | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    watch: OnProgress | None = None,
 ) -> AuditRecord:
     """Attacks a finished run to measure what it reveals about the patients it was trained on.
 
@@ -364,6 +365,7 @@ def audit(
         states: folder in which a site keeps its states of the run, by the site's name (KIT/runs/RUN
             in a federation); None: in the run's folder.
         patient_pattern: the pattern that the run was trained with.
+        watch: called with a text, the work done and all work, in paintings; `print` will do.
 
     Raises:
         RunError: the run has not finished, there are no patients to compare with, or sites or cases
@@ -374,8 +376,9 @@ def audit(
         _folder(run), _sites(sites), states=_sites(states or {}), patient_pattern=patient_pattern
     )
     return audit_run(
-        opened, Path(out), holdout=_opened(holdout, patient_pattern), masks=_path(masks), faded=fade
-    )
+        opened, Path(out), holdout=_opened(holdout, patient_pattern), masks=_path(masks),
+        faded=fade, watch=watch,
+    )  # fmt: skip
 
 
 def _plain(value: Any) -> Any:

@@ -69,3 +69,23 @@ def link_in(folder: Path) -> Path | None:
             if (found := Path(place, name)).is_symlink():
                 return found
     return None
+
+
+def lacking(path: Path, command: str) -> str:
+    """What is wrong where a command's result is not there, with the remedy; empty if it is.
+
+    Args:
+        path: the last file that the command writes into its folder.
+        command: such as "asyndgan audit".
+    """
+    folder = path.parent
+    if path.exists():
+        return ""
+    if not folder.is_dir():
+        return f"there is no folder {folder}. Name the one that '{command}' wrote, or run it."
+    if not any(folder.iterdir()):
+        return f"{folder} is empty. Name the folder that '{command}' wrote, or run it."
+    return (
+        f"{folder} holds no {path.name}: '{command}' has not finished in it, or never wrote to it. "
+        "Run it again, or name another folder."
+    )

@@ -15,11 +15,19 @@ from asyndgan.wire.codec import Coding
 Ask = Callable[[Images], Tensor]
 """Returns the feedback on images, always for the same conditions."""
 
+PARTS: Final = 32
+ROUNDS: Final = 2
+STEPS: Final = 60
+QUESTIONS: Final = ROUNDS * (PARTS + 1) + STEPS
+"""Questions of `bisected` and `followed` together."""
+
 TINY: Final = 1e-8
 """Adam's epsilon."""
 
 
-def bisected(ask: Ask, shape: tuple[int, ...], *, parts: int = 32, rounds: int = 2) -> Images:
+def bisected(
+    ask: Ask, shape: tuple[int, ...], *, parts: int = PARTS, rounds: int = ROUNDS
+) -> Images:
     """Recovers, pixel by pixel, the target images of an L1 term in a site's loss.
 
     The gradient of |synthetic - target| is a sign: it jumps where the synthetic pixel becomes
@@ -48,7 +56,7 @@ def bisected(ask: Ask, shape: tuple[int, ...], *, parts: int = 32, rounds: int =
     return (low + high) / 2
 
 
-def followed(ask: Ask, start: Images, *, questions: int = 60) -> Images:
+def followed(ask: Ask, start: Images, *, questions: int = STEPS) -> Images:
     """Images that follow a site's feedback, as an unconstrained generator would.
 
     Each question is the result of the answers before it. With a paired loss the images come nearer

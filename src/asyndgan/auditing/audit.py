@@ -4,10 +4,11 @@ What a coordinator reads of real images during training is the matter of `recons
 """
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import fill
+from types import MappingProxyType
 from typing import Any, Final, final
 
 import numpy as np
@@ -15,12 +16,13 @@ from matplotlib.figure import Figure
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.auditing.copies import NearCopies, check_once, near_copies
-from asyndgan.auditing.distances import least, relative_distances
+from asyndgan.auditing.distances import least, painting_gaps, relative_distances
 from asyndgan.auditing.groups import Groups, Sites, compare_groups, in_same_mix, sites_of
 from asyndgan.auditing.membership import Attack, attack, holm, patient_scores
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.schema import Text
 from asyndgan.auditing.sites import SitesGuessed, guess_sites
+from asyndgan.auditing.work import Work
 from asyndgan.data import Case
 from asyndgan.errors import DataError
 from asyndgan.judging.bench import write_whole
@@ -28,7 +30,8 @@ from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.pictures import as_png
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.runs import RunFolder
-from asyndgan.texts import without_nan
+from asyndgan.runs.trial import trial_of
+from asyndgan.texts import counted, without_nan
 
 AUDIT_FILE: Final = "audit.json"
 """Name of the file in an audit's folder that holds its numbers, and no image."""
@@ -39,9 +42,6 @@ NEAREST_FILE: Final = "nearest.png"
 
 Scores = Mapping[str, Mapping[str, float]]
 """Score of each patient, by attack; higher: member."""
-
-OnAttack = Callable[[str], None]
-"""Called with what an audit does next."""
 
 
 @final
@@ -93,6 +93,7 @@ class Audited:
         confirmed: sites whose own state confirms that the run was trained on the members.
         pixels: what a coordinator reads of their images.
         canaries: start of the names of both groups, if they are only patients put in on purpose.
+        folders: the site whose data a folder holds, by the folder's name.
     """
 
     masks: str = ""
@@ -100,6 +101,7 @@ class Audited:
     confirmed: Collection[str] = ()
     pixels: Sequence[PixelsRead] = ()
     canaries: str = ""
+    folders: Mapping[str, str] = MappingProxyType({})
 
 
 def audit(
@@ -109,7 +111,7 @@ def audit(
     synthetic: Sequence[Case],
     out: Path,
     audited: Audited | None = None,
-    on_attack: OnAttack = lambda _: None,
+    work: Work | None = None,
 ) -> Audit:
     """Attacks a finished run with real images of members and of others.
 
@@ -122,7 +124,7 @@ def audit(
         out: folder for `audit.json` and `nearest.png`; the latter shows real images, so keep it at
             the site.
         audited: what is known of the set and the members.
-        on_attack: called before each attack.
+        work: is told of each attack and of each painting.
 
     Raises:
         DataError: a group has fewer than two patients, or two patients have the same image.
@@ -130,15 +132,16 @@ def audit(
     for name, cases in (("members", members), ("others", others)):
         if len({case.patient for case in cases}) < 2:
             raise DataError(f"an audit needs two patients at least among the {name}.")
-    check_once([*members, *others])
-    on_attack("who took part?")
-    scores = patient_scores(run, [*members, *others], synthetic)
-    compared, whole = compare(scores, members, others, run.facts().sites)
-    on_attack("are there copies of patients?")
-    apart = relative_distances([*members, *others], synthetic)
+    real, work, audited = [*members, *others], work or Work(), audited or Audited()
+    check_once(real)
+    work.begin("attack: who took part, and at which site?")
+    gaps = painting_gaps(run, real, work)
+    scores = patient_scores(run, real, synthetic, gaps)
+    compared, whole = compare(scores, members, others, run.facts().sites, audited.folders)
+    work.begin("attack: are there copies of patients?")
+    apart = relative_distances(real, synthetic)
     of_members, of_others = apart[: len(members)], apart[len(members) :]
     copies = near_copies(least(members, of_members), least(others, of_others))
-    on_attack("at which site was a patient imaged?")
     # Patients whom a site itself held out have its name.
     given = any("/" not in case.patient for case in others)
     found = Audit(
@@ -146,10 +149,10 @@ def audit(
         compared.attacks,
         whole,
         copies,
-        guess_sites(run, [*members, *others]),
+        guess_sites(run, real, gaps),
         sorted(set(run.facts().sites) - set(audited_sites(members))) if given else [],
     )
-    tables = _tables(run, members, found, audited or Audited())
+    tables = _tables(run, members, found, audited)
     near = of_members.min(dim=1)
     closest = near.values.argsort()[:6].tolist()
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
@@ -159,7 +162,11 @@ def audit(
 
 
 def compare(
-    scores: Scores, members: Sequence[Case], others: Sequence[Case], sites: Collection[str]
+    scores: Scores,
+    members: Sequence[Case],
+    others: Sequence[Case],
+    sites: Collection[str],
+    folders: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Compared, Compared | None]:
     """Tells members from others, of the same mix of hospitals where there are enough such patients.
 
@@ -168,11 +175,12 @@ def compare(
         members: cases of members, whose patients are named `site/patient`.
         others: cases of other patients.
         sites: names of the run's sites.
+        folders: as in `sites_of`.
 
     Returns:
         The comparison that decides, and that of all patients if it is another one.
     """
-    known = sites_of(members, others, sites)
+    known = sites_of(members, others, sites, folders)
     whole = _compared(scores, members, others, known)
     chosen = in_same_mix(*known) if whole.groups.other_mix else None
     if chosen is None:
@@ -213,6 +221,7 @@ def _tables(
     """The content of `audit.json`; `read_audit` reads it."""
     return {
         "generator_sha256": run.generator_digest(),
+        "trial": trial_of(run.facts(), run.recipe()),
         "masks_sha256": audited.masks,
         "fading": audited.fading.told(),
         "painting_version": PAINTING_VERSION,
@@ -241,14 +250,19 @@ def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:
     Raises:
         DataError: there are fewer than two such patients.
     """
-    found = [case for case in cases if case.patient.rpartition("/")[2].startswith(start)]
-    if len({case.patient for case in found}) < 2:
+    check_canaries((case.patient for case in cases), start)
+    return [case for case in cases if case.patient.rpartition("/")[2].startswith(start)]
+
+
+def check_canaries(patients: Iterable[str], start: str, *, least: int = 2) -> None:
+    """Raises `DataError` if fewer names of patients, without their site's, start so."""
+    names = set(patients)
+    if sum(name.rpartition("/")[2].startswith(start) for name in names) < least:
         raise DataError(
-            "an audit needs two patients at least of each group, and among the "
-            f"{len({case.patient for case in cases})} of one the names of fewer start with "
+            "an audit needs two patients at least of each group, and among "
+            f"{counted(len(names), 'patient')} the names of fewer than {least} start with "
             f"'{start}'. Put more in on purpose, or correct --canaries."
         )
-    return found
 
 
 def audited_sites(members: Sequence[Case]) -> list[str]:

@@ -73,15 +73,17 @@ class NearCopies:
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
         found = (
-            f"at most {self.most:.2f} of such patients are copied (97.5 % confidence); the "
-            f"synthetic image nearest to a member is at {self.nearest:.2f} of the distance to the "
-            f"next patient, nearest to another patient at {self.nearest_other:.2f} (0 is a copy, "
-            f"below {COPY:g} counts as one)"
+            f"the smallest distance of a synthetic image is {self.nearest:.2f} to a member and "
+            f"{self.nearest_other:.2f} to another patient, where 0 is a copy, 1 is the distance to "
+            f"the most similar other patient, and below {COPY:g} counts as a copy; with 97.5 % "
+            f"confidence at most {self.most:.0%} of such members are copied"
         )
         if self.found:
+            if self.nearest >= COPY:
+                found = f"too near to be chance (p {self.p_value:.3f}), {found}"
             return f"NEAR COPIES of {self.found} of {self.members} members: {found}"
         if not self.passes:
-            return f"NEAR COPIES of others, who have been learned from elsewhere: {found}"
+            return f"NEAR COPIES of others, so the generator learned from them elsewhere: {found}"
         return f"no near copy of the {self.members} members, mirrored or not: {found}"
 
 

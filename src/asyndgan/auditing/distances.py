@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from asyndgan.arrays import Images
+from asyndgan.auditing.work import Work
 from asyndgan.data import Case, derived_seed
 from asyndgan.runs import RunFolder
 from asyndgan.training import generator_inputs
@@ -58,8 +59,13 @@ def least(cases: Sequence[Case], distances: Tensor) -> NDArray[np.float64]:
     return np.array(list(least.values()))
 
 
-def painting_gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
+def painting_gaps(run: RunFolder, cases: Sequence[Case], work: Work | None = None) -> Tensor:
     """Mean absolute differences between images and what the generator paints from their masks.
+
+    Args:
+        run: a finished run.
+        cases: real cases.
+        work: is told of each painting.
 
     Returns:
         Tensor (case, repeat, look). The attacker does not know the site, so every look is tried
@@ -69,7 +75,7 @@ def painting_gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
     random = torch.Generator().manual_seed(derived_seed(0, "audit"))
     channels = [facts.scope.modalities.index(name) for name in cases[0].modalities]
     different = list(facts.looks())
-    repeats = math.ceil(PAINTINGS / len(different))
+    repeats = paintings_of_case(run) // len(different)
     looks = different * repeats
     gaps: list[Tensor] = []
     for case in cases:
@@ -77,7 +83,15 @@ def painting_gaps(run: RunFolder, cases: Sequence[Case]) -> Tensor:
         with torch.no_grad():
             painted = generator(*generator_inputs(recipe, facts.scope, masks, looks, random))
         gaps.append((painted[:, channels] - case.image).abs().flatten(1).mean(1))
+        if work:
+            work.did(len(looks))
     return torch.stack(gaps).unflatten(1, (repeats, len(different)))
+
+
+def paintings_of_case(run: RunFolder) -> int:
+    """Paintings of each real mask in `painting_gaps`: equally many in each look."""
+    looks = len(run.facts().looks())
+    return looks * math.ceil(PAINTINGS / looks)
 
 
 def thumbnails(cases: Sequence[Case]) -> Images:

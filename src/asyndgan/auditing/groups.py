@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final, final
 
 import numpy as np
@@ -30,6 +31,9 @@ ENOUGH: Final = 10
 PERMUTATIONS: Final = 499
 """Number of random groupings that the actual one is compared with."""
 
+ALL_MEASURES: Final = "combination of all three"
+"""Name of the measure by which each patient's most similar other patient is found."""
+
 ELSEWHERE: Final = ""
 """Site of a patient whose name fits no site of the run."""
 
@@ -46,7 +50,7 @@ class Groups:
     Attributes:
         members: number of members by site.
         others: number of others by site, `ELSEWHERE` for other hospitals; empty if not known.
-        measure: plain measure of the images that differs most, such as "mean of T1".
+        measure: plain measure of the images that differs most, such as "brightness of T1".
         auc: how well it tells the groups apart, 0.5 (not at all) to 1.
         p_value: p-value of that, corrected for the number of measures (Holm).
     """
@@ -96,22 +100,21 @@ class Groups:
     @property
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
-        others = _told(self.others) if self.others else "of unknown hospitals, by their names"
+        others = _told(self.others) if self.others else "of hospitals that their names do not tell"
         sizes = f"members: {_told(self.members)}; others: {others}"
-        measured = f"the {self.measure} (AUC {self.auc:.2f}, p {self.p_value:.3f})"
-        by_images = f"without the generator, {measured} already tells the groups apart"
+        p_value = "p < 0.001" if self.p_value < 0.001 else f"p {self.p_value:.3f}"
+        by_images = "brightness, contrast and labelled area of the images"
+        measured = f"most by the {self.measure}, AUC {self.auc:.2f}, {p_value}"
         if self.other_mix:
-            more = f"; {by_images}" if self.other_images else ""
+            more = f"; {by_images} differ as well ({measured})" if self.other_images else ""
             return f"not alike, the others are of another mix of hospitals ({sizes}){more}"
         if self.other_images:
-            return f"not alike, {by_images} ({sizes})"
+            return f"not alike, {by_images} differ ({measured}; {sizes})"
+        alike = f"{by_images} do not differ significantly ({measured})"
         if not self.others:
-            return f"maybe not alike ({sizes}); without the generator, {measured} is no proof"
+            return f"maybe not alike ({sizes}); {alike}"
         few = min(sum(self.members.values()), sum(self.others.values())) < ENOUGH
-        return (
-            f"{'too few to compare' if few else 'alike'} ({sizes}); without the generator nothing "
-            f"tells them apart, at best {measured}"
-        )
+        return f"{'too few to compare' if few else 'alike'} ({sizes}); {alike}"
 
 
 def compare_groups(
@@ -137,7 +140,7 @@ def compare_groups(
         columns.append((column - column.mean()) / column.std())
     if columns:
         inside = np.arange(len(columns[0])) < len({case.patient for case in members})
-        found["nearest patient by all measures"] = _by_nearest(np.stack(columns, 1), inside)
+        found[ALL_MEASURES] = _by_nearest(np.stack(columns, 1), inside)
     p_values = [p_value for _, p_value in found.values()]
     corrected, worst = holm(p_values), int(np.argmin(p_values)) if p_values else 0
     measure, (auc, _) = [*found.items(), ("images", (0.5, 1.0))][worst]
@@ -176,8 +179,8 @@ def plain_measures(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
     for case in cases:
         values = {"labelled area": float((case.mask > 0).double().mean())}
         for name, plane in zip(case.modalities, case.image.double(), strict=True):
-            values |= {f"mean of {name}": float(plane.mean())}
-            values |= {f"spread of {name}": float(plane.std())}
+            values |= {f"brightness of {name}": float(plane.mean())}
+            values |= {f"contrast of {name}": float(plane.std())}
         for name, value in values.items():
             found.setdefault(name, {}).setdefault(case.patient, []).append(value)
     return {
@@ -187,50 +190,61 @@ def plain_measures(cases: Sequence[Case]) -> dict[str, dict[str, float]]:
 
 
 def sites_of(
-    members: Sequence[Case], others: Sequence[Case], sites: Collection[str]
+    members: Sequence[Case],
+    others: Sequence[Case],
+    sites: Collection[str],
+    folders: Mapping[str, str] = MappingProxyType({}),
 ) -> tuple[Sites, Sites]:
     """The site of each patient, as far as names tell: of members, and of others.
 
-    Another patient's name tells it by `site/`, by a site's name in it (`test-north-p3`), or by
-    letters that begin the names of one site's members alone (`TCGA_CS`).
+    Another patient's name tells it by `site/`, by the name of a site or of its folder in it
+    (`test-north-p3`), or if it begins as names of one site's members alone do (`TCGA_CS`).
 
     Args:
         members: cases of members, whose patients are named `site/patient`.
         others: cases of other patients.
         sites: names of the run's sites.
+        folders: the site whose data a folder holds, by the folder's name.
 
     Returns:
-        Sites by patient. Those of the others are empty unless half of their names tell a site.
+        Sites by patient. Those of the others are empty unless a quarter of their names tell a site,
+        and half of them tell a site or begin as no member's name does.
     """
     inside = {case.patient: case.patient.partition("/")[0] for case in members}
     own: dict[str, Counter[str]] = {}
     for patient, site in inside.items():
-        own.setdefault(_letters(patient.partition("/")[2]), Counter())[site] += 1
-    begin = {
-        letters: next(iter(of))
-        for letters, of in own.items()
-        if len(letters) > 1 and len(of) == 1 and of.total() > 1
-    }
-    if len({*inside.values()}) == 1:  # letters that all names begin with tell no site
+        for start in _starts(patient.partition("/")[2]):
+            own.setdefault(start, Counter())[site] += 1
+    begin = {start: next(iter(of)) for start, of in own.items() if len(of) == 1 and of.total() > 1}
+    if len({*inside.values()}) == 1:  # what all names begin with tells no site
         begin = {}
-    outside = {case.patient: _site_in(case.patient, sites, begin) for case in others}
+    named = {name: site for name, site in folders.items() if name not in sites}
+    named |= {site: site for site in sites}
+    outside = {case.patient: _site_in(case.patient, named, begin) for case in others}
     known = sum(site != ELSEWHERE for site in outside.values())
-    return inside, outside if 2 * known >= len(outside) else {}
+    told = sum(site != ELSEWHERE or not _starts(n) <= own.keys() for n, site in outside.items())
+    return inside, outside if 4 * known >= len(outside) <= 2 * told else {}
 
 
-def _site_in(patient: str, sites: Collection[str], begin: Mapping[str, str]) -> str:
+def _site_in(patient: str, named: Mapping[str, str], begin: Mapping[str, str]) -> str:
     before, slash, name = patient.rpartition("/")
     if slash:
         return before
-    for site in sorted(sites, key=len, reverse=True):
-        if re.search(rf"(?<![^\W_]){re.escape(site)}(?![^\W_])", name, re.IGNORECASE):
-            return site
-    return begin.get(_letters(name), ELSEWHERE)
+    for known in sorted(named, key=len, reverse=True):
+        if re.search(rf"(?<![^\W_]){re.escape(known)}(?![^\W_])", name, re.IGNORECASE):
+            return named[known]
+    return next(
+        (begin[start] for start in sorted(_starts(name), key=len, reverse=True) if start in begin),
+        ELSEWHERE,
+    )
 
 
-def _letters(name: str) -> str:
-    """What a name begins with before its first digit."""
-    return re.split(r"\d", name, maxsplit=1)[0]
+def _starts(name: str) -> set[str]:
+    """What a name begins with: up to its first digit, and up to each mark between two parts."""
+    name = name.casefold()
+    ends = [match.start() for match in re.finditer(r"[\W_]+", name)]
+    starts = {re.split(r"[\W_]*\d", name, maxsplit=1)[0], *(name[:end] for end in ends)} - {name}
+    return {start for start in starts if len(start) > 1 and re.search(r"[^\W\d_]", start)}
 
 
 def in_same_mix(inside: Sites, outside: Sites) -> tuple[set[str], set[str]] | None:

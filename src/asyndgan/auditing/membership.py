@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import StrictBool
 from scipy.stats import mannwhitneyu
+from torch import Tensor
 
 from asyndgan.auditing.distances import by_patient, painting_gaps, pairwise, thumbnails
 from asyndgan.auditing.lower_bounds import epsilon_of_guesses
@@ -119,14 +120,20 @@ class Attack:
         if self.explained:
             return f"undecided, since members and others are not alike: {self._found}"
         if not self.comparable:
-            return f"NOT COMPARABLE, take others of the members' own hospitals: {self._found}"
+            return (
+                "NOT COMPARABLE, members score below others, which membership cannot cause; take "
+                f"others of the members' own hospitals: {self._found}"
+            )
         if self.tells:
             return (
                 f"undecided, a weak sign of membership that may be chance (p {self.corrected:.2f} "
                 f"after correction for the number of attacks): {self._found}"
             )
         if not self.sure:
-            return f"undecided, too few patients to exclude an AUC of {SURE:g}: {self._found}"
+            return (
+                "undecided, too few patients: no sign of membership, but the AUC may still be "
+                f"{SURE:g} or more: {self._found}"
+            )
         return f"no sign of membership: {self._found}"
 
     @property
@@ -138,13 +145,21 @@ class Attack:
 
 
 def patient_scores(
-    run: RunFolder, real: Sequence[Case], synthetic: Sequence[Case]
+    run: RunFolder, real: Sequence[Case], synthetic: Sequence[Case], gaps: Tensor | None = None
 ) -> dict[str, dict[str, float]]:
-    """Membership score of each patient by attack, mean over the patient's cases; higher: member."""
+    """Membership score of each patient by attack, mean over the patient's cases; higher: member.
+
+    Args:
+        run: a finished run.
+        real: cases of members and of others.
+        synthetic: what the run painted.
+        gaps: `painting_gaps` of `real`, if they are known.
+    """
+    gaps = painting_gaps(run, real) if gaps is None else gaps
     apart = pairwise(thumbnails(real), thumbnails(synthetic))
     scale = float(apart.min(dim=1).values.median())
     by_case = {
-        "painting": -painting_gaps(run, real).flatten(1).min(dim=1).values,
+        "painting": -gaps.flatten(1).min(dim=1).values,
         "nearest": -apart.min(dim=1).values,
         "density": torch.exp(-apart / max(scale, 1e-12)).mean(dim=1).log(),
     }

@@ -6,15 +6,18 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Final, final
 
 import torch
+from torch import Tensor
 
 from asyndgan.arrays import Images
-from asyndgan.auditing.attacks import RolledBack, bisected, followed, psnr
+from asyndgan.auditing.attacks import QUESTIONS, RolledBack, bisected, followed, psnr
 from asyndgan.auditing.schema import Decibels, Text, Whole
+from asyndgan.auditing.work import JUDGED, Work
 from asyndgan.data import Batch
 from asyndgan.data.dataset import DataSet
 from asyndgan.engines import SiteSetup, load_cohort
@@ -24,6 +27,7 @@ from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.texts import counted
 from asyndgan.training import Site, generator_inputs
 from asyndgan.training.checkpoint import place_holding, stored_steps
 from asyndgan.wire import Card
@@ -84,19 +88,25 @@ class PixelsRead:
         gained = [asked - anyway for asked, anyway in zip(self.asked, self.anyway, strict=True)]
         low, high = bootstrap_interval(gained)
         found = (
-            f"{self.site}, one batch after step {self.step}: {fmean(self.asked):.1f} dB near the "
-            f"real images by asking, {fmean(self.anyway):.1f} dB without; higher is nearer"
+            f"its images are {fmean(self.asked):.1f} dB (PSNR) similar to the real ones with "
+            f"repeated questions, {fmean(self.anyway):.1f} dB without"
         )
         if not math.isnan(low):
-            found += f" (asking adds {low:.1f} to {high:.1f} dB, over {len(gained)} images)"
+            found += f", a difference of {low:+.1f} to {high:+.1f} dB (95 % interval)"
+        found += f"; {counted(len(gained), 'image')} of one batch after step {self.step}"
         if self.told:
-            some = f"{self.told} of {len(self.read)} images"
-            return f"REAL PIXELS CAN BE READ by a coordinator ({some}), {found}"
-        return f"a coordinator that asks again and again reads no real pixels, {found}"
+            some = f"{self.told} of {counted(len(self.read), 'image')}"
+            return f"REAL PIXELS CAN BE READ by a coordinator at {self.site}, in {some}: {found}"
+        return f"a coordinator cannot read real pixels at {self.site}: {found}"
 
 
 def read_pixels(
-    run: RunFolder, setup: SiteSetup, *, late: bool = True, data: DataSet | None = None
+    run: RunFolder,
+    setup: SiteSetup,
+    *,
+    late: bool = True,
+    data: DataSet | None = None,
+    work: Work | None = None,
 ) -> PixelsRead:
     """Attacks one site as a coordinator could that has one of its batches judged again and again.
 
@@ -109,6 +119,7 @@ def read_pixels(
         late: ask about the batch after its oldest state in which the run was not over yet, if there
             is one; otherwise about its first.
         data: the site's data set, if it was opened before.
+        work: is told of each question.
 
     Raises:
         RunError: the site does not answer, such as with states that do not fit its data.
@@ -117,9 +128,10 @@ def read_pixels(
     try:
         with asked_again(run, recipe, setup, late=late, data=data) as (site, ask):
             real = site.cohort.batch(ask.card.batch, recipe.training.batch)
-            read = bisected(ask, tuple(real.images.shape))
+            answer = partial(_answered, ask, work)
+            read = bisected(answer, tuple(real.images.shape))
             painted = painted_for(run, setup.name, ask.card, real)
-            drawn = followed(ask, painted)
+            drawn = followed(answer, painted)
     except ProtocolError as error:
         raise RunError(
             f"{setup.name} with its states in {setup.state} cannot be asked as a coordinator "
@@ -135,6 +147,18 @@ def read_pixels(
         ways["painted"].append(psnr(painted[number][has][None], truth))
         ways["flat"].append(psnr(flat, truth))
     return PixelsRead(setup.name, ask.card.step, **ways)
+
+
+def _answered(ask: RolledBack, work: Work | None, images: Images) -> Tensor:
+    feedback = ask(images)
+    if work:
+        work.did(JUDGED * len(images))
+    return feedback
+
+
+def questions_of(recipe: Recipe) -> int:
+    """The work of `read_pixels` at one site, in paintings."""
+    return QUESTIONS * JUDGED * recipe.training.batch
 
 
 def not_asked(run: RunFolder) -> str:

@@ -14,6 +14,7 @@ from asyndgan.auditing.schema import Faded, Text, Whole
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.synthesise import PAINTING_VERSION
+from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
 
@@ -61,13 +62,21 @@ def read_audit(folder: Path) -> AuditRecord:
     """Reads what an audit wrote into its folder.
 
     Raises:
-        RunError: there is no audit, or none that can be read.
+        RunError: there is no audit, or none that has finished or can be read.
     """
     path = folder / AUDIT_FILE
+    if fault := lacking(path, "asyndgan audit"):
+        raise RunError(fault)
     try:
         tables = parsed_json(bounded_text(path, links=False))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} is no whole file ({error}), such as one that was cut off while it was copied; "
+            "take the original, or make it anew with 'asyndgan audit'."
+        ) from error
+    try:
         return _RECORD.validate_python({**tables, "audit": tables})
-    except (OSError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise RunError(
             f"{path} is no audit that can be read, or another version's; make it anew with "
             "'asyndgan audit', or remove it."

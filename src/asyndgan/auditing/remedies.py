@@ -21,10 +21,12 @@ def remedies(run: RunFolder, found: Audit) -> list[str]:
     if not unlike.alike:
         advice.append(f"Audit with others who are like the members: {_lacking(unlike)}.")
     decided = [one for one in attacks if not one.explained]
-    if any(not (one.alarms or one.passes) and one.comparable for one in decided):
+    if few := [one for one in decided if not (one.alarms or one.passes) and one.comparable]:
+        members, others = few[0].members, few[0].others
+        least = ", at least about twenty of each group" if min(members, others) < 20 else ""
         advice.append(
-            "Audit with more patients: about twenty members and twenty others can decide, and "
-            "more decide a weak sign."
+            f"Audit with more patients than these {counted(members, 'member')} and "
+            f"{counted(others, 'other')}{least}."
         )
     if any(not one.comparable for one in decided):
         advice.append("Audit with other patients of the members' own hospitals.")

@@ -1,24 +1,30 @@
 """Audit of a run with the data of its sites."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
+from typing import Any
 
-from asyndgan.auditing.audit import Audited, audit, of_canaries
-from asyndgan.auditing.reconstruction import not_asked, read_pixels
+import torch
+
+from asyndgan.auditing.audit import Audited, audit, check_canaries, of_canaries
+from asyndgan.auditing.distances import paintings_of_case
+from asyndgan.auditing.reconstruction import PixelsRead, not_asked, questions_of, read_pixels
 from asyndgan.auditing.record import AuditRecord, read_audit
+from asyndgan.auditing.work import Work
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
+from asyndgan.data.nnunet import patient_of
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.real import load_real, shared_by_all
-from asyndgan.painting.fading import fading_of
-from asyndgan.painting.sets import synthetic_of_run
-from asyndgan.runs import RunFolder
-from asyndgan.runs.sites import RunSites
+from asyndgan.painting.sets import check_set, synthetic_of_run
+from asyndgan.runs.sites import RunSites, choosers_of
+from asyndgan.texts import storing
 from asyndgan.training.checkpoint import place_holding
+from asyndgan.training.compute import torch_threads
 
 
 def audit_run(
@@ -48,52 +54,73 @@ def audit_run(
             confirm their members.
         synthetic: the set to be audited, if this process has painted it; it is not painted again
             to see whether somebody changed it.
-        watch: called before each attack, with its name and the numbers of attacks done and of all.
+        watch: called with what is being done, the work done and all that is known, in paintings.
 
     Raises:
         DataError: as `load_for_audit` and `audit`.
-        RunError: as `synthetic_of_run`, `load_for_audit` and `read_pixels`.
+        RunError: as `check_set`, `synthetic_of_run`, `load_for_audit` and `read_pixels`.
     """
     run = sites.run
-    _check_given(sites, holdout)  # before anything is read or painted, for that may take long
-    asked = set() if not_asked(run) else {*sites.data} if asked is None else {*asked}
-    begin = _announcer(watch, 5 + len(asked))
-    begin("paint the synthetic set")
     place = synthetic.folder if synthetic else out / "synthetic"
-    synthetic = synthetic_of_run(sites, place, masks=masks, faded=faded, compared=synthetic is None)
-    begin("read the patients")
-    members, others, painted, confirmed = load_for_audit(sites, holdout, synthetic)
+    # Before anything is read or painted, for that may take long.
+    _check_given(sites, holdout)
+    fading = check_set(run, place, masks, faded)
+    if canaries:
+        _check_names(sites, holdout, canaries)
+    with storing(out):
+        out.mkdir(parents=True, exist_ok=True)
+    work = Work(watch)
+    work.begin("read the patients")
+    members, others, confirmed = load_for_audit(sites, holdout)
     if canaries:
         members, others = of_canaries(members, canaries), of_canaries(others, canaries)
+    named = confirmed if asked is None else asked
+    asked = [] if not_asked(run) else [site for site in confirmed if site in named]
+    work.plan(paintings_of_case(run) * len([*members, *others]))
+    work.plan(questions_of(run.recipe()) * len(asked))
+    work.begin("paint the synthetic set")
+    synthetic = synthetic_of_run(
+        sites, place, masks=masks, faded=faded, compared=synthetic is None, watch=work.painted
+    )
+    painted = synthetic.cases(
+        run.recipe().image, members[0].modalities, unmasked=False, synthetic=True
+    )
     provenance = synthetic.info.extra["provenance"]
     digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
-    pixels = []
-    for name in [site for site in confirmed if site in asked]:
-        begin(f"attack: can a coordinator read images of {name}?")
-        pixels.append(read_pixels(run, confirmed[name], data=sites.data[name]))
-    audited = Audited(digest, fading_of(run, faded), confirmed, pixels, canaries)
-    audit(run, members, others, painted, out, audited, lambda what: begin(f"attack: {what}"))
+    pixels = _read_pixels(sites, {site: confirmed[site] for site in asked}, work)
+    names = {site: data.folder.resolve().name for site, data in sites.data.items()}
+    folders = {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
+    audited = Audited(digest, fading, confirmed, pixels, canaries, folders)
+    audit(run, members, others, painted, out, audited, work)
     return read_audit(out)
 
 
-def _announcer(watch: OnProgress | None, total: int) -> Callable[[str], None]:
-    """Announces what begins, with the number of things done before."""
-    done = count()
-    return lambda text: watch(text, next(done), total) if watch else None
+def _read_pixels(sites: RunSites, asked: Mapping[str, SiteSetup], work: Work) -> list[PixelsRead]:
+    """Attacks sites as a coordinator could, one on each core."""
+    if not asked:
+        return []
+    work.begin(f"attack: can a coordinator read images of {', '.join(asked)}?")
+    cores = torch.get_num_threads()
+    with torch_threads(cores), ThreadPoolExecutor(cores) as pool:
+        return list(
+            pool.map(
+                lambda site: read_pixels(sites.run, asked[site], data=sites.data[site], work=work),
+                asked,
+            )
+        )
 
 
 def load_for_audit(
-    sites: RunSites, holdout: DataSet | None, synthetic: DataSet
-) -> tuple[list[Case], list[Case], list[Case], dict[str, SiteSetup]]:
-    """Cases of members, cases of other patients, and synthetic cases, on the run's grid.
+    sites: RunSites, holdout: DataSet | None
+) -> tuple[list[Case], list[Case], dict[str, SiteSetup]]:
+    """Cases of members and cases of other patients, on the run's grid.
 
     Args:
         sites: a finished run and some of its sites; members are theirs.
         holdout: patients that the run has not seen; None: those that it held out.
-        synthetic: the synthetic set that the run painted.
 
     Returns:
-        The three groups of cases, and by name the sites, as they were in the run, whose state
+        The two groups of cases, and by name the sites, as they were in the run, whose state
         confirms that they were trained on these members. Of a site without a state only the number
         of cases was compared.
 
@@ -114,7 +141,7 @@ def load_for_audit(
     confirmed = {
         site: setup
         for site, data in sites.data.items()
-        if _confirms(run, setup := as_in_run(sites, site), data)
+        if _confirms(sites, setup := as_in_run(sites, site), data)
     }
     members = [
         replace(case, patient=f"{site}/{case.patient}")
@@ -123,8 +150,7 @@ def load_for_audit(
     ]
     if image.slices == "labelled":  # as the members are, or the two groups would differ in this
         others = [case for case in others if bool(case.mask.any())]
-    painted = synthetic.cases(image, modalities, unmasked=False, synthetic=True)
-    return members, others, painted, confirmed
+    return members, others, confirmed
 
 
 def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
@@ -146,6 +172,22 @@ def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
         )
     if stray := set(sites.states) - set(sites.data):
         raise RunError(f"--state names {', '.join(sorted(stray))}, which --site does not.")
+    for data in sites.data.values():
+        data.files  # noqa: B018  (raises if it is no data set)
+    choosers_of(sites.run, sites.data, sites.states)
+    for site in sites.data:
+        _about(sites, site)
+
+
+def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> None:
+    """Refuses canaries whom the names of files show to be too few."""
+    groups = [[holdout], [*sites.data.values()]] if holdout else [[*sites.data.values()]]
+    for group in groups:
+        names = (
+            f"{data.folder}/{patient_of(files.name, data.patient_pattern)}"
+            for data in group for files in data.files
+        )  # fmt: skip
+        check_canaries(names, canaries, least=4 // len(groups))
 
 
 def as_in_run(sites: RunSites, site: str) -> SiteSetup:
@@ -157,23 +199,34 @@ def as_in_run(sites: RunSites, site: str) -> SiteSetup:
     return SiteSetup(site, data.folder, state, patients=data.patient_pattern, without=unused)
 
 
-def _confirms(run: RunFolder, setup: SiteSetup, data: DataSet) -> bool:
+def _about(sites: RunSites, site: str) -> dict[str, Any] | None:
+    """Facts of the newest state that a site has of the run; None if it has none.
+
+    Raises:
+        RunError: the state is of another recipe.
+    """
+    run, state = sites.run, sites.states.get(site, sites.run.site_state(site))
+    held = place_holding(state, run.facts().run)
+    # Or a coordinator could leave out what tells.
+    if held and held[1].get("recipe") != run.recipe().digest():
+        raise RunError(
+            f"{run.recipe_file} is not the recipe by which {site} was trained, or its states "
+            f"in {state} are of another version. Take the run's folder as it was, or "
+            "train anew."
+        )
+    return held[1] if held else None
+
+
+def _confirms(sites: RunSites, setup: SiteSetup, data: DataSet) -> bool:
     """Whether a site's state confirms training on these cases; False if there is no state.
 
     Raises:
         RunError: it says that they are others, or that the recipe was another one.
     """
-    recipe, held = run.recipe(), place_holding(setup.state, run.facts().run)
-    if held is None:
+    about = _about(sites, setup.name)
+    if about is None:
         return False
-    _, about = held
-    if about.get("recipe") != recipe.digest():  # or a coordinator could leave out what tells
-        raise RunError(
-            f"{run.recipe_file} is not the recipe by which {setup.name} was trained, or its states "
-            f"in {setup.state} are of another version. Take the run's folder as it was, or "
-            "train anew."
-        )
-    if load_cohort(setup, recipe, data=data).members != about.get("members"):
+    if load_cohort(setup, sites.run.recipe(), data=data).members != about.get("members"):
         raise RunError(
             f"{setup.data} does not hold the cases that {setup.name} was trained on, or "
             "--patient-pattern tells its patients otherwise. Name the folder that the site had."

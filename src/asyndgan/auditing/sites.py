@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import final
 
 from scipy.stats import binomtest
+from torch import Tensor
 
 from asyndgan.auditing.distances import by_patient, painting_gaps
 from asyndgan.auditing.membership import LEVEL
@@ -51,8 +53,15 @@ class SitesGuessed:
         return f"no sign that a patient's site can be guessed: {found}"
 
 
-def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
+def guess_sites(
+    run: RunFolder, cases: Sequence[Case], gaps: Tensor | None = None
+) -> SitesGuessed | None:
     """Guesses each patient's site from the look whose paintings are most similar to the images.
+
+    Args:
+        run: a finished run.
+        cases: real cases.
+        gaps: `painting_gaps` of them, if they are known.
 
     Returns:
         The result; None if the generator has no looks, sites share one, or there are patients of
@@ -60,11 +69,13 @@ def guess_sites(run: RunFolder, cases: Sequence[Case]) -> SitesGuessed | None:
     """
     facts = run.facts()
     sites, looks = facts.teachers, facts.looks()
-    known = [case for case in cases if case.patient.rpartition("/")[0] in sites]
+    of_sites = [case.patient.rpartition("/")[0] in sites for case in cases]
+    known = list(compress(cases, of_sites))
     truth = {case.patient: case.patient.rpartition("/")[0] for case in known}
     if not run.recipe().generator.style or len(looks) < 2 or len(set(truth.values())) < 2:
         return None
-    nearest = by_patient(known, painting_gaps(run, known).min(dim=1).values)
+    gaps = painting_gaps(run, known) if gaps is None else gaps[of_sites]
+    nearest = by_patient(known, gaps.min(dim=1).values)
     # Of the sites that share a look the largest is the best guess.
     likely = [max(alike, key=lambda site: float(sites[site]["share"])) for alike in looks.values()]
     right = sum(likely[int(gaps.argmin())] == truth[name] for name, gaps in nearest.items())

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
 from asyndgan.cli.options import FinishedRun, NewFolder, Sites, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.reports.words import DASH
 
 if TYPE_CHECKING:
     from asyndgan.auditing.record import AuditRecord
@@ -64,7 +65,7 @@ def audit(
     console = Terminal()
     console.say(told(sites.data))
     others = DataSet(holdout, patient_pattern) if holdout else None
-    with EvaluationDisplay(console) as display:
+    with EvaluationDisplay(console, "read the patients", whole="The audit") as display:
         record = audit_run(
             sites, out, holdout=others, masks=masks, faded=fade or (), canaries=canaries,
             watch=display.show,
@@ -78,12 +79,14 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
     from asyndgan.auditing.reconstruction import not_asked
     from asyndgan.auditing.remedies import remedies
 
+    tell_trial(console, run)
     found = record.audit
     table = Table("attack", "AUC", "95 % interval", "p", "p, corrected", "epsilon at least")
     for attack in found.attacks:
         table.add_row(
             attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
-            f"{attack.p_value:.3f}", f"{attack.corrected:.3f}", f"{attack.epsilon:.2f}",
+            f"{attack.p_value:.3f}", f"{attack.corrected:.3f}",
+            f"{attack.epsilon:.2f}" if attack.epsilon else DASH,
         )  # fmt: skip
     console.print(table)
     if found.whole:

@@ -56,7 +56,7 @@ def benchmark(
             find_block(document.read_text("utf-8"), Suite.from_toml(text).name)
         except UnicodeDecodeError as error:
             raise RecipeError(f"'{document}' is no Markdown file in UTF-8; name one.") from error
-    with EvaluationDisplay(console) as display:
+    with EvaluationDisplay(console, "train") as display:
         result = run_suite(
             text,
             data,

@@ -71,7 +71,7 @@ def complete(
         way, kept, source, TranslationBudget(steps=steps), seed, look, hide_masks,
         str(usable_device(device)),
     )  # fmt: skip
-    display = EvaluationDisplay(console, "train the translator", counted=True)
+    display = EvaluationDisplay(console, "train the translator", counted=True, whole="The training")
     with display, written_whole(out) as half:
         count, modalities = complete_folder(
             folder,

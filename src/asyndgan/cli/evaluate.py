@@ -1,7 +1,8 @@
 """`asyndgan evaluate`: compares the usefulness of the synthetic set with that of real ones."""
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.progress import (
@@ -18,10 +19,15 @@ from asyndgan.cli.options import ChosenCount, Count, FinishedRun, NewFolder, Sit
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.budget import SegmentationBudget
-from asyndgan.reports.words import counted
+from asyndgan.reports.words import counted, duration
+from asyndgan.runs.trial import NO_RESULT, trial_of
 
 if TYPE_CHECKING:
     from asyndgan.judging.table import Evaluation
+    from asyndgan.runs import RunFolder
+
+MEASURED_S: Final = 5.0
+"""Seconds of work after which the time of the rest is estimated."""
 
 
 def evaluate(
@@ -88,7 +94,7 @@ def evaluate(
     )  # fmt: skip
     console.say(told(sites.data))
     budget = SegmentationBudget(network=network, steps=steps)
-    with EvaluationDisplay(console) as display:
+    with EvaluationDisplay(console, "paint cases", whole="The training") as display:
         evaluation = evaluate_run(
             sites,
             DataSet(test, patient_pattern) if test else None,
@@ -110,7 +116,12 @@ def evaluate(
 
 
 def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
-    """Prints an evaluation's table, headline and gains."""
+    """Prints an evaluation's table, headline and gains, with the figures of the report's page."""
+    from asyndgan.reports.usefulness import figures_of
+
+    if trial := evaluation.about.get("trial"):
+        console.say(f"{trial}. {NO_RESULT}", style="yellow")
+    headline, entries = figures_of(evaluation.to_tables())
     table = Table(caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients")
     seen = evaluation.about.get("modalities")
     if seen:
@@ -121,18 +132,19 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
         table.add_column(heading)
     for heading in ("cases", "Dice", "interval", "of all-real"):
         table.add_column(heading, justify="right")
-    for row in evaluation.rows:
+    bold = "" if trial else "bold"
+    for row, entry in zip(evaluation.rows, entries, strict=True):
         table.add_row(
             row.model,
             row.label,
             str(row.cases),
-            f"{row.dice_mean:.3f}",
-            f"{row.dice_low:.3f}-{row.dice_high:.3f}",
-            f"{row.ratio:.2f}",
-            style="bold" if row.model == "synthetic" else None,
+            entry.dice,
+            entry.interval,
+            entry.ratio,
+            style=bold if entry.kind == "synthetic" else None,
         )
     console.print(table)
-    console.print(evaluation.headline, style="bold")
+    console.print(headline, style=bold)
     for gain in (one for one in evaluation.gains if one.patients):
         interval = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.patients > 1 else ""
         console.say(
@@ -141,17 +153,26 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
         )
 
 
+def tell_trial(console: Terminal, run: "RunFolder") -> None:
+    """Says that a run is a trial, if it is one."""
+    if trial := trial_of(run.facts(), run.recipe()):
+        console.say(f"{trial}. {NO_RESULT}", style="yellow")
+
+
 class EvaluationDisplay(Progress):
-    """Shows one progress bar over all that is done.
+    """Shows one progress bar over all that is done, and says once how long it will take.
 
     Args:
         console: console to write to.
         name: what is done first.
         counted: whether what is done is many of one kind, and not some of several; without a
             terminal a line is then printed for each tenth.
+        whole: what takes so long; empty: nothing is said of the time.
     """
 
-    def __init__(self, console: Terminal, name: str = "evaluate", *, counted: bool = False) -> None:
+    def __init__(
+        self, console: Terminal, name: str, *, counted: bool = False, whole: str = ""
+    ) -> None:
         self.terminal = console
         super().__init__(
             TextColumn("{task.description}", markup=False),
@@ -165,14 +186,36 @@ class EvaluationDisplay(Progress):
         self.task = self.add_task(name, total=None)
         self.counted = counted
         self.said: set[tuple[str, int]] = set()
+        self.whole = whole
+        self.name = name
+        self.whole = whole
+        self.under_way: set[str] = set()
+        self.since = (0, 0.0)  # what was done when the newest part began, and when that was
 
     def show(self, text: str, done: int, total: int) -> None:
         """Updates the bar; without a terminal, prints a line for each model or tenth."""
         if done < self.tasks[self.task].completed:  # another comparison has started
             self.said.clear()
+            self.under_way.clear()
         self.update(self.task, description=text, completed=done, total=total)
         line = (text, 10 * done // max(total, 1) if self.counted else 0)
         if self.disable and line not in self.said:  # models trained in parallel alternate
             self.said.add(line)
             count = f" ({done} of {total})" if self.counted else ""
             self.terminal.say(f"{100 * done // max(total, 1):3d} %  {text}{count}")
+        self._tell_time(text, done, total)
+
+    def _tell_time(self, text: str, done: int, total: int) -> None:
+        """Says once, after some seconds of the same parts, how long the rest will take."""
+        now = time.monotonic()
+        first, began = self.since
+        if text not in self.under_way:  # what was found finished must not count as fast work
+            self.under_way.add(text)
+            self.since = (done, now)
+        elif now - began > MEASURED_S and done > first and (self.counted or text != self.name):
+            left = (now - began) / (done - first) * (total - done)
+            if self.whole and left > MEASURED_S:
+                self.terminal.say(
+                    f"{self.whole} takes about {duration(left)} more on this machine."
+                )
+            self.whole = ""

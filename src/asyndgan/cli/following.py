@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from shlex import quote
+from typing import Final
 
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
 
 HOLD_OUT = "--set training.hold_out=0.2"
+
+WIDTH: Final = 80
+"""Columns of a line that is to be copied."""
 
 
 def lacking(recipe: Recipe, *, masks: bool) -> list[str]:
@@ -46,8 +50,11 @@ def tell_lacking(console: Terminal, recipe: Recipe, *, masks: bool) -> None:
 
 def next_commands(
     path: Path, recipe: Recipe, sites: Mapping[str, Path], pattern: str, *, masks: bool
-) -> list[str]:
-    """The commands that use a finished run, with its paths; in capitals what only the user knows.
+) -> list[list[str]]:
+    """The commands that use a finished run, with its paths, option by option.
+
+    Results are put beside the run, where `report` finds them. Patients that the run has not seen
+    are taken from a data set `test` beside a site's. What is not there is named in capitals.
 
     Args:
         path: folder of the run.
@@ -56,25 +63,65 @@ def next_commands(
         pattern: pattern of its patients.
         masks: whether it kept masks to paint from.
     """
-    run = quote(str(path))
-    given = "".join(f" --site {quote(f'{name}={folder}')}" for name, folder in sites.items())
+    run, kind = quote(str(path)), recipe.condition.kind
+    given = [f"--site {quote(f'{name}={folder}')}" for name, folder in sites.items()]
     if pattern != DEFAULT_PATIENT_PATTERN:
-        given += f" --patient-pattern {quote(pattern)}"
-    held_out, kind = bool(recipe.training.hold_out), recipe.condition.kind
+        given.append(f"--patient-pattern {quote(pattern)}")
+    own = kind != "mask" or masks
+    painted, judged, tried = (
+        _free(path.parent / name) for name in ("synthetic", "evaluation", "audit")
+    )
+    unseen = "" if recipe.training.hold_out else quote(str(_test(sites) or "OTHER_PATIENTS"))
+    shown = [] if own else [f"--synthetic {quote(str(painted))}"]
     commands = []
     if kind != "class":
-        more = " --masks FOLDER" if kind == "mask" and not masks else ""
-        commands.append(f"asyndgan generate {run}{more} --out {_free('synthetic')}")
+        more = [] if own else ["--masks MASKS"]
+        commands.append([f"asyndgan generate {run}", *more, f"--out {quote(str(painted))}"])
     if recipe.image.source == "images" and kind == "mask":
-        more = "" if held_out else " --test FOLDER"
-        commands.append(f"asyndgan evaluate {run}{given}{more} --out {_free('evaluation')}")
+        more = [f"--test {unseen}"] if unseen else []
+        commands.append([f"asyndgan evaluate {run}", *given, *more, f"--out {quote(str(judged))}"])
+        shown += _named("--evaluation", judged)
     if recipe.image.source == "images":
-        more = "" if held_out else " --holdout FOLDER"
-        commands.append(f"asyndgan audit {run}{given}{more} --out {_free('audit')}")
-    return [*commands, f"asyndgan report {run}"]
+        more = [f"--holdout {unseen}"] if unseen else []
+        commands.append([f"asyndgan audit {run}", *given, *more, f"--out {quote(str(tried))}"])
+        shown += _named("--audit", tried)
+    return [*commands, [f"asyndgan report {run}", *shown]]
 
 
-def _free(name: str) -> str:
-    """The name, with a number if there is a folder of that name."""
-    names = (f"{name}{number if number > 1 else ''}" for number in count(1))
-    return next(one for one in names if not Path(one).exists())
+def in_lines(command: list[str]) -> str:
+    """A command to copy: on one line if it fits, else on several lines that a shell takes as one.
+
+    A word in capitals, which the user has to replace, is named on a line before it.
+    """
+    unknown = [word for part in command for word in part.split() if word in UNKNOWN]
+    lines = [f"# {word}: {UNKNOWN[word]}" for word in unknown] + command[:1]
+    for part in command[1:]:
+        if len(lines[-1]) + len(part) + 3 <= WIDTH:
+            lines[-1] += f" {part}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"  {part}")
+    return "\n".join(lines)
+
+
+UNKNOWN: Final = {
+    "MASKS": "a data set with masks to paint from",
+    "OTHER_PATIENTS": "a data set of patients whom the run has not seen",
+}
+
+
+def _test(sites: Mapping[str, Path]) -> Path | None:
+    """A data set named `test` beside one of the sites'."""
+    beside = (folder.parent / "test" for folder in sites.values())
+    return next((place for place in beside if (place / "dataset.json").is_file()), None)
+
+
+def _named(option: str, folder: Path) -> list[str]:
+    """The option, unless `report` finds the folder by its name."""
+    return [] if option == f"--{folder.name}" else [f"{option} {quote(str(folder))}"]
+
+
+def _free(path: Path) -> Path:
+    """The path, with a number if there is a folder of that name."""
+    names = (path.with_name(f"{path.name}{n if n > 1 else ''}") for n in count(1))
+    return next(one for one in names if not one.exists())

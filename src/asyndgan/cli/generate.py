@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 import asyndgan
-from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
 from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, Seed
 from asyndgan.cli.terminal import Terminal
 
@@ -49,11 +49,14 @@ def generate(
             audits do not cover all sites, or found members or copies. The model card reports the
             audits.
     """
+    from asyndgan.runs import RunFolder
+
     console = Terminal()
-    with EvaluationDisplay(console, "paint cases", counted=True) as display:
+    with EvaluationDisplay(console, "paint cases", counted=True, whole="The painting") as display:
         count = asyndgan.generate(
             run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
             release=release or (), like=like, watch=display.show,
         )  # fmt: skip
+    tell_trial(console, RunFolder(run))
     kept = "" if masks else " The run kept each different mask once, of those that sites sent."
     console.say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.{kept}")

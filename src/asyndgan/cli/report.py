@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from asyndgan.cli.options import FinishedRun, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
+from asyndgan.received import lacking
 from asyndgan.reports.words import size
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ def report(
 
     console = Terminal(stderr=True)
     folder = RunFolder(run)
-    judged = evaluation or _of_this_run(folder, "evaluation", "evaluation.json", "about")
-    found = _of_this_run(folder, "audit", AUDIT_FILE)
+    judged = evaluation or _of_this_run(
+        console, folder, "asyndgan evaluate", "evaluation.json", "about"
+    )
+    found = None if audit else _of_this_run(console, folder, "asyndgan audit", AUDIT_FILE)
     audits = audit or ([found] if found else [])
     page = write_report(
         folder,
@@ -71,13 +74,22 @@ def report(
     console.print(f"{page} ({size(page.stat().st_size)}), {about}")
 
 
-def _of_this_run(run: "RunFolder", name: str, file: str, *within: str) -> Path | None:
-    """The folder with this name, in the run folder or beside it, whose file is of its generator."""
+def _of_this_run(
+    console: Terminal, run: "RunFolder", command: str, file: str, *within: str
+) -> Path | None:
+    """The folder named like a file, in the run folder or beside it, if it is of its generator.
+
+    Prints which folder was left out since the command has not finished in it.
+    """
     from asyndgan.reports.found import is_of_generator
 
-    generator = run.facts().generator_sha256
+    generator, name = run.facts().generator_sha256, Path(file).stem
     for folder in (run.path / name, run.path.resolve().parent / name):
-        if (folder / file).exists() and is_of_generator(folder / file, generator, *within):
+        if not folder.is_dir():
+            continue
+        if fault := lacking(folder / file, command):
+            console.say(f"left out: {fault}", style="yellow")
+        elif is_of_generator(folder / file, generator, *within):
             return folder
     return None
 

@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 from rich.table import Table
 
-from asyndgan.cli.following import next_commands, tell_lacking
+from asyndgan.cli.evaluate import tell_trial
+from asyndgan.cli.following import in_lines, next_commands, tell_lacking
 from asyndgan.cli.options import (
     ChosenCount,
     Engine,
@@ -130,10 +131,11 @@ def tell_finished(
         f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
         f"no image among them. Generator: {run.generator_file}"
     )
+    tell_trial(console, run)
     tell_lacking(console, recipe, masks=masks)
     console.say("Next:")
     for command in next_commands(run.path, recipe, sites, pattern, masks=masks):
-        console.say(f"  {command}")
+        console.say(in_lines(command))
 
 
 @final
@@ -148,13 +150,13 @@ class TrainingDisplay:
         self.console = console
         self.shown = 0
         self.bar = Progress(
-            TextColumn("step {task.completed}/{task.total}", markup=False),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=None),
             TaskProgressColumn(),
             TextColumn("{task.fields[left]} left", markup=False),
             console=console,
         )
-        self.task = self.bar.add_task("train", total=None, left="?")
+        self.task = self.bar.add_task("set up the sites", total=None, left="?")
         self.live = Live(self.bar, console=console, refresh_per_second=4)
 
     def __enter__(self) -> Self:
@@ -185,7 +187,11 @@ class TrainingDisplay:
             self.console.say(f"The other {steps} steps will take about {left} on this machine.")
         if self.console.is_terminal:
             left = duration(progress.seconds_left)
-            self.bar.update(self.task, completed=progress.step, total=progress.steps, left=left)
+            text = f"step {progress.step}/{progress.steps}"
+            self.bar.update(
+                self.task, description=text, completed=progress.step, total=progress.steps,
+                left=left,
+            )  # fmt: skip
             grid = Table.grid(expand=True)
             grid.add_row(self.bar)
             grid.add_row(_losses(progress))

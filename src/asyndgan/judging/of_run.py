@@ -17,6 +17,7 @@ from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
 from asyndgan.runs import RunFacts
 from asyndgan.runs.sites import RunSites
+from asyndgan.runs.trial import trial_of
 
 
 def evaluate_run(
@@ -89,6 +90,7 @@ def evaluate_run(
             "generator_sha256": facts.generator_sha256,
             "modalities": ", ".join(modalities) + _lacking(real),
             "sites": _others(facts, real),
+            "trial": trial_of(facts, recipe),
         },
     )
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts
+from asyndgan.runs.trial import NO_RESULT
 
 
 def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
@@ -25,7 +26,7 @@ def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: 
 
 **Every image in this folder is synthetic.** None was acquired from a patient.
 
-- Cases: {count}; modalities: {", ".join(facts.modalities)};
+{_trial_line(provenance)}- Cases: {count}; modalities: {", ".join(facts.modalities)};
   labels: {", ".join(f"{number} {name}" for number, name in facts.labels.items())}.
 - Painted by a generator that was trained for {facts.generator_step or facts.steps} steps with
   asyndgan {facts.version} (recipe `{provenance["recipe"]}`). {how}
@@ -57,6 +58,11 @@ validation on real patients.
 Method: Q. Chang et al., "Synthetic Learning: Learn From Distributed Asynchronized Discriminator GAN
 Without Sharing Medical Image Data", CVPR 2020.
 """
+
+
+def _trial_line(provenance: Mapping[str, Any]) -> str:
+    trial = provenance["trial"]
+    return f"**{trial}.** {NO_RESULT}\n\n" if trial else ""
 
 
 def _privacy_line(privacy: PrivacySection) -> str:

@@ -46,22 +46,40 @@ def synthetic_of_run(
         The set.
 
     Raises:
-        RunError: as `painted_once`, there is no such label, or the run paints masks instead of
-            images.
+        RunError: as `painted_once` and `check_set`.
     """
-    run = sites.run
-    recipe = run.recipe()
-    if recipe.image.source == "masks":
-        raise RunError(
-            f"the run in {run.path} paints masks, which have nothing to be segmented. Train a "
-            "generator of images on what it paints, and judge that one."
-        )
-    fading = fading_of(run, faded)
+    run, recipe = sites.run, sites.run.recipe()
+    fading = check_set(run, out, masks, faded)
     if masks or (recipe.masks.release and run.has_masks):
         named, source = chosen_masks(run, masks)
     else:
         named, source = masks_of(sites.kept()), OF_SITES
     return painted_once(run, named, source, out, fading=fading, compared=compared, watch=watch)
+
+
+def check_set(run: RunFolder, out: Path, masks: Path | None, faded: Sequence[str]) -> Fading:
+    """Refuses a synthetic set as far as possible before an image is read or painted.
+
+    Returns:
+        How its labels are faded.
+
+    Raises:
+        RunError: the run has not finished or paints masks instead of images, there is no label to
+            be faded, or `out` holds a set of another generator, or one painted in another way.
+        DataError: the folder of masks is no data set, or its labels differ in meaning.
+    """
+    if run.recipe().image.source == "masks":
+        raise RunError(
+            f"the run in {run.path} paints masks, which have nothing to be segmented. Train a "
+            "generator of images on what it paints, and judge that one."
+        )
+    fading = fading_of(run, faded)
+    next(synthesise(run, [], fading=fading), None)
+    if masks:
+        DataSet(masks).check_labels(run.facts().labels)
+    if (out / "dataset.json").exists():
+        check_provenance(run, DataSet(out), painting={"moved": MOVED, **fading.told()})
+    return fading
 
 
 OF_SITES = "of the sites' own cases, given to the evaluation only"

@@ -23,6 +23,7 @@ from asyndgan.painting.card import model_card
 from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest
 from asyndgan.recipe.image import Intensity
 from asyndgan.runs import RunFolder
+from asyndgan.runs.trial import trial_of
 
 
 @final
@@ -175,6 +176,7 @@ def write_synthetic(
     provenance: dict[str, Any] = {
         "generator_sha256": facts.generator_sha256,
         "run": facts.run,
+        "trial": trial_of(facts, recipe),
         "recipe": recipe.name,
         "recipe_sha256": facts.recipe_digest,
         "asyndgan": facts.version,

@@ -23,7 +23,7 @@ from asyndgan.reports.traffic import Traffic, read_traffic
 from asyndgan.reports.usefulness import Usefulness, read_usefulness
 from asyndgan.reports.words import amount, counted, duration, sentence, size, together
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.runs.trial import steps_short_of
+from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.training.checkpoint import read
 
 _SIMULATED: Final = ("inprocess", "processes")
@@ -132,7 +132,8 @@ def _page(
         "title": title or _title(facts),
         "name": run.path.resolve().name,
         "name_in_commands": quote(str(run.path)),
-        "trial": _trial(facts, recipe),
+        "trial": trial_of(facts, recipe),
+        "no_result": NO_RESULT,
         "lead": _lead(facts, recipe),
         "facts": facts,
         "recipe": recipe,
@@ -176,12 +177,6 @@ def _lead(facts: RunFacts, recipe: Recipe) -> str:
     )
 
 
-def _trial(facts: RunFacts, recipe: Recipe) -> str:
-    """That a run trained for fewer steps than its recipe is meant for; empty if it did not."""
-    planned = steps_short_of(facts, recipe)
-    return f"Trial run: {amount(facts.steps)} of {amount(planned)} steps" if planned else ""
-
-
 def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> dict[str, str]:
     """Commands whose results the next report finds by itself, with paths as the user named them."""
     path, few = quote(str(run.path)), len(facts.sites) <= MANY
@@ -190,11 +185,12 @@ def _commands(run: RunFolder, facts: RunFacts, folders: Mapping[str, Path]) -> d
     sites = " ".join(
         options if few or folders.keys() >= named.keys() else ["--site NAME=FOLDER ..."]
     )
-    holdout = "" if run.recipe().training.hold_out else "--holdout FOLDER "
+    held_out = run.recipe().training.hold_out
+    test, holdout = ("", "") if held_out else ("--test FOLDER ", "--holdout FOLDER ")
     states = "" if facts.engine in _SIMULATED else "--state NAME=FOLDER ... "
     judged, tried = (quote(str(run.path / name)) for name in ("evaluation", "audit"))
     return {
-        "evaluate": f"asyndgan evaluate {path} {sites} --test FOLDER --out {judged}",
+        "evaluate": f"asyndgan evaluate {path} {sites} {test}--out {judged}",
         "audit": f"asyndgan audit {path} {sites} {holdout}{states}--out {tried}",
         "show_real": f"asyndgan report {path} {next(iter(options), '--site NAME=FOLDER')}",
     }

@@ -2,7 +2,7 @@
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from asyndgan.judging.table import (
     SYNTHETIC,
     site_of,
 )
-from asyndgan.received import contents
+from asyndgan.received import contents, lacking
 from asyndgan.reports.findings import (
     MOST_FINDINGS,
     Finding,
@@ -151,6 +151,8 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
         RunError: there is no evaluation.json, or it is not valid.
     """
     path = folder / "evaluation.json"
+    if fault := lacking(path, "asyndgan evaluate"):
+        raise RunError(fault)
     try:
         text = bounded_text(path, MOST_RESULTS, links=False)
     except (OSError, ValueError) as error:
@@ -167,11 +169,23 @@ def read_usefulness(folder: Path, *, examples: bool) -> Usefulness:
         ) from error
 
 
-def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
-    rows: list[Row] = stored["rows"]
+def figures_of(stored: Mapping[str, Any]) -> tuple[str, list[Entry]]:
+    """The headline and the rows of an evaluation's tables, with figures as on the page."""
+    by_label = _by_label(stored["rows"])
+    known = {label: is_learned(reference_of(rows)) for label, rows in by_label.items()}
+    entries = [_entry(row, known=known[row["label"]]) for row in stored["rows"]]
+    return "\n".join(headline(stored["headline"], by_label)), entries
+
+
+def _by_label(rows: Iterable[Row]) -> dict[str, list[Row]]:
     by_label: dict[str, list[Row]] = {}
     for row in rows:
         by_label.setdefault(row["label"], []).append(row)
+    return by_label
+
+
+def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
+    by_label = _by_label(stored["rows"])
     findings = tuple(finding_of(label, rows) for label, rows in by_label.items())
     many = len(findings) > MOST_FINDINGS
     return Usefulness(

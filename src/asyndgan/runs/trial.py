@@ -1,11 +1,23 @@
 """Whether a run is a trial: trained for fewer steps than its recipe is meant for."""
 
+from typing import TYPE_CHECKING, Final
+
 from asyndgan.recipe import Recipe
-from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.recipes import load_recipe, recipe_names
 
+if TYPE_CHECKING:
+    from asyndgan.runs.facts import RunFacts
 
-def steps_short_of(facts: RunFacts, recipe: Recipe) -> int:
+NO_RESULT: Final = "It has not learned what its recipe is meant to teach, so no figure is a result."
+
+
+def trial_of(facts: "RunFacts", recipe: Recipe) -> str:
+    """That a run is a trial: "Trial run: 60 of 3,000 steps"; empty if it is none."""
+    planned = steps_short_of(facts, recipe)
+    return f"Trial run: {facts.steps:,} of {planned:,} steps" if planned else ""
+
+
+def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     """Steps that this run should have trained for; 0 if it did.
 
     A finished run is compared with the recipe of the same name that comes with the package, if
