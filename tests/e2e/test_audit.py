@@ -60,7 +60,9 @@ def parts(tiny: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory)
     run = train(recipe, sites, folder / "run")
     opened = RunSites.opened(run, sites)
     synthetic = synthetic_of_run(opened, folder / "synthetic")
-    return run, *load_for_audit(opened, None, synthetic)[:3]
+    members, others, _ = load_for_audit(opened, None)
+    painted = synthetic.cases(recipe.image, unmasked=False, synthetic=True)
+    return run, members, others, painted
 
 
 def test_members_and_others_are_different_patients_of_the_same_sites(parts: Parts) -> None:
@@ -208,7 +210,7 @@ def test_a_set_with_one_copy_of_a_member_is_not_released(
     digest = masks_digest(masks_in(given, run))
     found = audit(run, members, others, copied, tmp_path, Audited(masks=digest, confirmed=SITES))
     assert all(not attack.tells for attack in found.attacks)
-    assert "NEAR COPIES of 1 of 9 members: at most 0.48 of such" in found.copies.verdict
+    assert "NEAR COPIES of 1 of 9 members: the smallest distance" in found.copies.verdict
     of_many_patients(tmp_path)
     refused = generate(run, tmp_path / "kept", given, tmp_path)
     assert "may not be released: NEAR COPIES" in str(refused.exception)
@@ -313,7 +315,7 @@ def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
         for name in names
     )
     assert "Audited before its release: north, south: painting: no sign of membership" in card
-    for folder, reason in (("bad", "may not be released"), ("none", "no audit that can be read")):
+    for folder, reason in (("bad", "may not be released"), ("none", "there is no folder")):
         refused = generate(run, tmp_path / "kept", given, tmp_path / folder)
         assert reason in str(refused.exception)
     members_masks = run.path.parent / DEFAULT_SITES[0].name
@@ -404,7 +406,10 @@ def test_an_audit_that_is_undecided_or_left_patients_out_opens_no_gate_that_was_
     assert said.exit_code == 0, said.output
 
 
-def test_an_audit_shows_what_it_is_doing(parts: Parts, given: Path, tmp_path: Path) -> None:
+def test_an_audit_shows_what_it_is_doing_and_how_long_it_takes(
+    parts: Parts, given: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asyndgan.cli.evaluate.MEASURED_S", 0.0)
     run, folder = parts[0], parts[0].path.parent
     words = ["audit", run.path, "--out", tmp_path / "audit", "--masks", given]
     words += [word for site in SITES for word in ("--site", f"{site}={folder / site}")]
@@ -412,13 +417,17 @@ def test_an_audit_shows_what_it_is_doing(parts: Parts, given: Path, tmp_path: Pa
     assert said.exit_code == 0, said.output
     lines = re.findall(r"^ *(\d+) %  (.+)$", said.output, re.MULTILINE)
     assert [text for _, text in lines] == [
-        "paint the synthetic set", "read the patients",
-        *(f"attack: can a coordinator read images of {site}?" for site in SITES),
-        "attack: who took part?", "attack: are there copies of patients?",
-        "attack: at which site was a patient imaged?",
+        "read the patients", "paint the synthetic set",
+        f"attack: can a coordinator read images of {', '.join(SITES)}?",
+        "attack: who took part, and at which site?", "attack: are there copies of patients?",
     ]  # fmt: skip
-    assert [int(part) for part, _ in lines] == sorted({int(part) for part, _ in lines})
-    assert "to do: Audit with more patients" in said.output
+    parts = [int(part) for part, _ in lines]
+    assert parts == sorted(parts) and parts[0] == 0 and parts[-1] == 100
+    assert re.search(r"^The audit takes about \d+ s more on this machine\.$", said.output, re.M)
+    assert re.search(
+        r"^to do: Audit with more patients than these \d members and \d others, at least about "
+        r"twenty of each group\.$", said.output, re.M,
+    )  # fmt: skip
 
 
 def test_canaries_put_in_on_purpose_are_audited_alone_and_release_nothing(
@@ -497,16 +506,12 @@ def test_members_are_those_whom_the_run_was_trained_on(parts: Parts) -> None:
     sites = {site: folder / site for site in SITES}
     (first, second) = sites
     with pytest.raises(RunError, match="members are those whom the run was trained on"):
-        load_for_audit(
-            RunSites.opened(run, {"elsewhere": sites[first]}), None, DataSet(folder / "synthetic")
-        )
+        load_for_audit(RunSites.opened(run, {"elsewhere": sites[first]}), None)
     with pytest.raises(RunError, match=f"site {second} trained with"):
         wrong = {first: sites[first], second: sites[first]}
-        load_for_audit(RunSites.opened(run, wrong), None, DataSet(folder / "synthetic"))
+        load_for_audit(RunSites.opened(run, wrong), None)
     with pytest.raises(RunError, match="another pattern"):
-        load_for_audit(
-            RunSites.opened(run, sites, patient_pattern="(.)"), None, DataSet(folder / "synthetic")
-        )
+        load_for_audit(RunSites.opened(run, sites, patient_pattern="(.)"), None)
 
 
 def test_a_folder_with_as_many_cases_of_other_patients_is_not_taken_for_members(
@@ -516,10 +521,10 @@ def test_a_folder_with_as_many_cases_of_other_patients_is_not_taken_for_members(
     write_phantoms(tmp_path, size=32, sites=DEFAULT_SITES[:2], patients_scale=0.3, seed=9)
     right = {site: folder / site for site in SITES}
     wrong = right | {SITES[0]: tmp_path / SITES[0]}
-    *_, confirmed = load_for_audit(RunSites.opened(run, right), None, DataSet(folder / "synthetic"))
+    *_, confirmed = load_for_audit(RunSites.opened(run, right), None)
     assert set(confirmed) == set(SITES)
     with pytest.raises(RunError, match=f"cases that {SITES[0]} was trained on"):
-        load_for_audit(RunSites.opened(run, wrong), None, DataSet(folder / "synthetic"))
+        load_for_audit(RunSites.opened(run, wrong), None)
 
 
 def test_a_hospital_says_itself_whom_it_was_trained_on_and_by_what_pattern(
@@ -528,26 +533,18 @@ def test_a_hospital_says_itself_whom_it_was_trained_on_and_by_what_pattern(
     run, folder = parts[0], parts[0].path.parent
     away, right = fetched(run, tmp_path / "run"), {site: folder / site for site in SITES}
     with pytest.raises(RunError, match="nobody can tell whom it held out"):
-        load_for_audit(RunSites.opened(away, right), None, DataSet(folder / "synthetic"))
+        load_for_audit(RunSites.opened(away, right), None)
     for site in SITES:
         kept = away.site_state(site) / CHOOSER_FILE
         kept.parent.mkdir(parents=True)
         shutil.copy(run.site_state(site) / CHOOSER_FILE, kept)
-    *_, confirmed = load_for_audit(
-        RunSites.opened(away, right), None, DataSet(folder / "synthetic")
-    )
+    *_, confirmed = load_for_audit(RunSites.opened(away, right), None)
     assert not confirmed
     states = {site: run.site_state(site) for site in SITES}
-    *_, confirmed = load_for_audit(
-        RunSites.opened(away, right, states=states), None, DataSet(folder / "synthetic")
-    )
+    *_, confirmed = load_for_audit(RunSites.opened(away, right, states=states), None)
     assert set(confirmed) == set(SITES)
     with pytest.raises(RunError, match="trained on"):
-        load_for_audit(
-            RunSites.opened(away, right, states=states, patient_pattern="(.*)"),
-            None,
-            DataSet(folder / "synthetic"),
-        )
+        load_for_audit(RunSites.opened(away, right, states=states, patient_pattern="(.*)"), None)
 
 
 def test_hospitals_audit_their_own_patients_and_all_of_them_release_the_set(
@@ -617,9 +614,7 @@ def test_others_are_compared_by_slices_with_a_label_where_members_are(
     first = min((holdout / "labelsTr").glob("*.png"))
     Picture.new("L", (32, 32)).save(first)
     run = train(tiny("image.size=32", "image.slices=labelled"), sites, tmp_path / "run")
-    opened = RunSites.opened(run, sites)
-    synthetic = synthetic_of_run(opened, tmp_path / "synthetic")
-    _, others, _, _ = load_for_audit(opened, DataSet(holdout), synthetic)
+    _, others, _ = load_for_audit(RunSites.opened(run, sites), DataSet(holdout))
     assert {case.name for case in others} == {
         path.stem for path in (holdout / "labelsTr").glob("*.png") if path != first
     }
@@ -660,7 +655,8 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
         told[term] = [
             PixelsRead(**{key: one[key] for key in one if key != "verdict"}) for one in stored
         ]
-    assert "(asking adds -" in told["none"][0].verdict and "dB, over" in told["none"][0].verdict
+    assert "a difference of -" in told["none"][0].verdict
+    assert "dB (95 % interval); 2 images of one batch after" in told["none"][0].verdict
     assert [one.site for one in told["paired"]] == SITES
     assert all(one.step == 2 for one in told["none"])
     assert all(one.told == recipes["paired"][0].training.batch for one in told["paired"])
@@ -682,7 +678,7 @@ def test_a_recipe_that_was_changed_after_the_training_hides_nothing(
     changed.recipe_file.write_text(text.replace("paired_l1 = 0.0", "paired_l1 = 1.0"))
     sites = {site: folder / site for site in SITES}
     with pytest.raises(RunError, match=f"not the recipe by which {SITES[0]} was trained"):
-        load_for_audit(RunSites.opened(changed, sites), None, DataSet(folder / "synthetic"))
+        load_for_audit(RunSites.opened(changed, sites), None)
 
 
 def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: Path) -> None:
@@ -696,7 +692,7 @@ def test_without_others_there_is_nobody_to_compare_with(parts: Parts, tmp_path: 
     folder.recipe_file.write_text(whole.to_toml())
     folder.write_facts(run.facts())
     with pytest.raises(RunError, match="no patients to compare members with"):
-        load_for_audit(RunSites(folder, {}), None, DataSet(tmp_path))
+        load_for_audit(RunSites(folder, {}), None)
 
 
 def test_the_area_under_the_curve_of_known_scores() -> None:

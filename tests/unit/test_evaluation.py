@@ -413,7 +413,7 @@ def test_progress_counts_the_steps_of_all_workers(data, tmp_path, unplotted, wor
 
 def test_without_a_terminal_each_training_is_told_once_though_several_take_turns():
     out = io.StringIO()
-    display = EvaluationDisplay(Terminal(file=out, width=80))
+    display = EvaluationDisplay(Terminal(file=out, width=80), "paint cases")
     for done in range(0, 100, 10):
         display.show(f"synthetic, seed {done // 10 % 2}", done, 100)
     display.show("synthetic, seed 0", 0, 100)

@@ -197,8 +197,8 @@ def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("name", "steps", "done", "state", "said"),
     [
-        ("default", 60, 60, "finished", "Trial run: 60 of 3 000 steps."),
-        ("demo", 800, 800, "finished", "Trial run: 800 of 1 900 steps."),
+        ("default", 60, 60, "finished", "Trial run: 60 of 3,000 steps."),
+        ("demo", 800, 800, "finished", "Trial run: 800 of 1,900 steps."),
         ("mine", 500, 60, "interrupted", "Trial run: 60 of 500 steps."),
         ("mine", 500, 500, "finished", ""),
         ("default", 4000, 4000, "finished", ""),
@@ -511,8 +511,8 @@ def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announce
     found = page(run, audits=[audit(tmp_path / "audit")])
     assert "40 patients of north and south against 30 others, by T1" in found.text
     assert "0.80 0.70 to 0.90 MEMBERS CAN BE TOLD" in found.text
-    assert "20.0 dB 21.0 without A coordinator that asks again and again reads no" in found.text
-    assert "REAL PIXELS CAN BE READ by a coordinator (1 of 1 images), south" in found.text
+    assert "20.0 dB 21.0 without A coordinator cannot read real pixels at north: its" in found.text
+    assert "REAL PIXELS CAN BE READ by a coordinator at south, in 1 of 1 images: its" in found.text
     assert [row.get("class") for row in found.all("tr")].count("alarm") == 2
     assert "Not every attack failed. In two attacks the attacker learned" in found.text
     assert "Not every attack says something" not in found.text
@@ -534,7 +534,10 @@ def test_an_audit_of_too_few_patients_did_not_learn_from_them(tmp_path):
     run = run_folder(tmp_path / "run", generator_sha256="cd34")
     few = attack("painting", (0.5, 0.1, 0.9, 0.5))
     found = page(run, audits=[audit(tmp_path / "audit", attacks=[few], pixels=[])])
-    assert "Undecided, too few patients to exclude an AUC of 0.7" in found.text
+    assert (
+        "Undecided, too few patients: no sign of membership, but the AUC may still be 0.7 or"
+        in found.text
+    )
     assert "Not every attack says something. One attack had too few" in found.text
     assert "Not every attack failed" not in found.text
     assert [row.get("class") for row in found.all("tr")].count("alarm") == 1

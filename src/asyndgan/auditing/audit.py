@@ -5,7 +5,7 @@ What a coordinator reads of real images during training is the matter of `recons
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from textwrap import fill
 from types import MappingProxyType
@@ -101,7 +101,7 @@ class Audited:
     confirmed: Collection[str] = ()
     pixels: Sequence[PixelsRead] = ()
     canaries: str = ""
-    folders: Mapping[str, str] = MappingProxyType({})
+    folders: Mapping[str, str] = field(default_factory=dict)
 
 
 def audit(

@@ -95,7 +95,7 @@ class PixelsRead:
             found += f", a difference of {low:+.1f} to {high:+.1f} dB (95 % interval)"
         found += f"; {counted(len(gained), 'image')} of one batch after step {self.step}"
         if self.told:
-            some = f"{self.told} of {counted(len(self.read), 'image')}"
+            some = f"{self.told} of {len(self.read)} images"
             return f"REAL PIXELS CAN BE READ by a coordinator at {self.site}, in {some}: {found}"
         return f"a coordinator cannot read real pixels at {self.site}: {found}"
 

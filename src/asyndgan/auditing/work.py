@@ -5,7 +5,7 @@ from typing import Final, final
 
 from asyndgan.judging.bench import OnProgress
 
-JUDGED: Final = 8
+JUDGED: Final = 6
 """Paintings that take about as long as one image that a site judges to answer a question."""
 
 
