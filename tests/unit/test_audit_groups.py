@@ -163,6 +163,34 @@ def test_names_tell_sites_by_their_letters_where_no_site_is_named() -> None:
     assert sites_of(members, nameless, codes)[1] == {}
 
 
+@pytest.mark.parametrize(
+    ("members", "others", "told"),
+    [
+        (  # a digit first, as drives are named
+            ["s1/0001TP_c00", "s1/0001TP_c01", "s2/0006R0_c00", "s2/0006R0_c01"],
+            ["0001TP_c10", "0006r0_c09", "0001TP_c12"], ["s1", "s2", "s1"],
+        ),
+        (  # more than half are of hospitals whose codes no site has
+            ["a/han270", "a/han221", "b/esp99", "b/esp117"],
+            ["han9", "esp8", "shz1", "mon2", "mon3"], ["a", "b", *[ELSEWHERE] * 3],
+        ),
+        (  # a letter after the code
+            ["a/TCGA_CS_A1", "a/TCGA_CS_4941", "b/TCGA_DU_5849", "b/TCGA_DU_A5TY"],
+            ["TCGA_DU_B7", "TCGA_CS_4943"], ["b", "a"],
+        ),
+        (["a/x1", "b/y1"], ["west-p1", "north_p2"], ["b", "a"]),  # by their folders
+        (["a/p001", "a/p002", "b/p003", "b/p004"], ["p005", "p006"], []),
+        (["a/fe01", "a/fe02", "b/ab03", "b/ab04"], [*(f"patient{n}" for n in range(4)), "fe3"], []),
+    ],
+)  # fmt: skip
+def test_hospitals_are_known_by_how_names_begin_and_by_their_folders(
+    members: list[str], others: list[str], told: list[str]
+) -> None:
+    folders = {"north": "a", "west": "b"}
+    ours, theirs = patients(members, 0.0, 1), patients(others, 0.0, 2)
+    assert list(sites_of(ours, theirs, ["a", "b"], folders)[1].values()) == told
+
+
 def test_a_longer_sites_name_is_not_taken_for_a_shorter_one() -> None:
     sites = ["north", "north-east"]
     others = patients(["north-east-1", "x_NORTH_2", "north/3", "northern-4"], 0.0, 1)

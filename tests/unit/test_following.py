@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from asyndgan.auditing.run import audit_run
 from asyndgan.cli import app
-from asyndgan.cli.following import lacking, next_commands
+from asyndgan.cli.following import in_lines, lacking, next_commands
 from asyndgan.cli.options import parsed_sites
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
@@ -66,12 +66,24 @@ def test_the_next_commands_are_whole_and_have_the_paths_of_this_run(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "audit").mkdir()
     recipe, run = load_recipe("default", overrides), Path("my run")
-    lines = next_commands(run, recipe, SITES, pattern, masks=masks)
+    commands = next_commands(run, recipe, SITES, pattern, masks=masks)
+    lines = [" ".join(command) for command in commands]
     assert [line.split()[1] for line in lines] == ["generate", "evaluate", "audit", "report"]
-    assert ("--masks FOLDER" in lines[0]) is not masks
-    assert ("--test FOLDER" in lines[1]) is ("--holdout FOLDER" in lines[2]) is not overrides
+    assert ("--masks MASKS" in lines[0]) is not masks
+    unseen = [f"{option} OTHER_PATIENTS" in line for option, line in
+              zip(("--test", "--holdout"), lines[1:3], strict=True)]  # fmt: skip
+    assert unseen == [not overrides] * 2
     assert lines[2].endswith("--out audit2")  # since there is an audit already
-    for line in lines:
+    assert ("--synthetic synthetic" in lines[3]) is not masks
+    assert lines[3].endswith("--audit audit2")  # which is not found by its name
+    for command, line in zip(commands, lines, strict=True):
+        shown = in_lines(command).splitlines()
+        assert all(len(each) <= 80 for each in shown)
+        assert [each.split()[1] for each in shown if each.startswith("#")] == [
+            f"{word}:" for word in line.split() if word.isupper()
+        ]
+        copied = "\n".join(each for each in shown if not each.startswith("#"))
+        assert shlex.split(copied.replace("\\\n", "")) == shlex.split(line)
         program, command, *words = shlex.split(line)
         assert program == "asyndgan"
         top = typer.main.get_command(app)
@@ -82,6 +94,23 @@ def test_the_next_commands_are_whole_and_have_the_paths_of_this_run(
         if given.get("site"):
             assert parsed_sites(given["site"]) == SITES
             assert given.get("patient_pattern", DEFAULT_PATIENT_PATTERN) == pattern
+
+
+@pytest.mark.parametrize("site", ["north", "deep/er/north"])
+def test_a_test_set_beside_a_site_is_named_in_place_of_a_word_to_replace(
+    site: str, tmp_path: Path
+) -> None:
+    unseen = (tmp_path / site).parent / "test"
+    sites = {"n": tmp_path / site, "w": Path("elsewhere/west")}
+
+    def said() -> str:
+        return str(next_commands(Path("run"), load_recipe("default"), sites, "(.)", masks=True))
+
+    unseen.mkdir(parents=True)
+    assert "OTHER_PATIENTS" in said()
+    (unseen / "dataset.json").write_text("{}")
+    assert "OTHER_PATIENTS" not in said()
+    assert said().count(f" {unseen}'") == 2
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +141,9 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
     for part in (before, after):
         assert "masks.release=true" in part and "training.hold_out=0.2" in part
     assert "The other 2 steps will take about" in after
-    assert f"asyndgan audit {run} --site north={folder / 'north'} --holdout FOLDER" in after
+    one_line = after.replace(" \\\n ", "")
+    unseen = folder / "test"
+    assert f"asyndgan audit {run} --site north={folder / 'north'} --holdout {unseen}" in one_line
     sites = RunSites.opened(RunFolder(run), missing)
     with pytest.raises(RunError, match="no patients to judge on"):
         evaluate_run(sites, None, None, Bench(tmp_path / "evaluation"))

@@ -1,3 +1,4 @@
+import io
 import itertools
 import json
 import math
@@ -13,9 +14,14 @@ from PIL import Image
 from typer import Typer
 from typer.testing import CliRunner
 
+from asyndgan.cli.evaluate import tell_evaluation, tell_trial
 from asyndgan.cli.report import report as report_command
+from asyndgan.cli.terminal import Terminal
 from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
+from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.judging.table import Evaluation, Row
+from asyndgan.painting.card import model_card
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
@@ -25,6 +31,7 @@ from asyndgan.reports.report import write_report
 from asyndgan.reports.traffic import _caution
 from asyndgan.reports.words import counted, duration, size, together
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
+from asyndgan.runs.trial import trial_of
 
 HOSTILE = "<script>alert(1)</script>"
 LABELS = {0: "background", 1: "head", 2: "lesion"}
@@ -501,9 +508,46 @@ def test_an_evaluation_that_is_none_is_named(tmp_path, content):
         page(run_folder(tmp_path / "run"), evaluation=tmp_path)
 
 
-def test_a_missing_evaluation_is_named(tmp_path):
-    with pytest.raises(RunError, match=r"no evaluation\.json"):
-        page(run_folder(tmp_path / "run"), evaluation=tmp_path / "nowhere")
+@pytest.mark.parametrize("name", ["evaluation", "audit"])
+@pytest.mark.parametrize(
+    ("held", "said"),
+    [
+        (None, "there is no folder"),
+        ([], "is empty"),
+        (["synthetic/dataset.json"], "has not finished in it"),
+        (["nearest.png"], "has not finished in it"),
+    ],
+    ids=str,
+)
+def test_a_result_that_is_missing_empty_or_half_written_is_called_so(tmp_path, name, held, said):
+    run, folder = run_folder(tmp_path / "run"), tmp_path / "result"
+    for file in held or []:
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / file).write_bytes(b"x")
+    if held is not None:
+        folder.mkdir(exist_ok=True)
+    given = {"evaluation": folder} if name == "evaluation" else {"audits": [folder]}
+    with pytest.raises(RunError, match=said) as raised:
+        page(run, **given)
+    command = {"evaluation": "asyndgan evaluate", "audit": "asyndgan audit"}[name]
+    assert f"'{command}'" in str(raised.value) and str(folder) in str(raised.value)
+
+
+@pytest.mark.parametrize("kept", [0, 40, 400])
+def test_an_audit_that_was_cut_off_is_called_so(tmp_path, kept):
+    run, folder = run_folder(tmp_path / "run", generator_sha256="cd34"), audit(tmp_path / "audit")
+    file = folder / "audit.json"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(RunError, match="is no whole file"):
+        page(run, audits=[folder])
+
+
+def test_a_result_beside_the_run_that_has_not_finished_is_named_and_left_out(tmp_path):
+    run = run_folder(tmp_path / "run", generator_sha256="cd34")
+    (run.path / "audit" / "synthetic").mkdir(parents=True)
+    said = CliRunner().invoke(command(), [str(run.path)])
+    assert said.exit_code == 0
+    assert f"left out: {run.path / 'audit'} holds no audit.json" in said.output
 
 
 def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announced(tmp_path):
@@ -873,3 +917,73 @@ def test_a_run_of_fedgan_is_told_of_elsewhere(tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", engine="fedgan")
     with pytest.raises(RunError, match="FedGAN, in which weights travel"):
         write_report(run, tmp_path / "page.html", synthetic=[])
+
+
+def of_steps(folder: Path, name: str, steps: int) -> RunFolder:
+    recipe = Recipe.from_tables({**RECIPE.to_tables(), "name": name, "training": {"steps": steps}})
+    return run_folder(folder, recipe=recipe, steps=steps, state="finished")
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "said"),
+    [("default", 60, "Trial run: 60 of 3,000 steps"), ("mine", 60, ""), ("demo", 1900, "")],
+)
+def test_page_terminal_and_card_say_the_same(
+    name: str, steps: int, said: str, tmp_path: Path
+) -> None:
+    run, out = of_steps(tmp_path / "run", name, steps), io.StringIO()
+    facts, recipe = run.facts(), run.recipe()
+    assert trial_of(facts, recipe) == said
+    tell_trial(Terminal(file=out), run)
+    provenance = {"trial": said, "recipe": name, "masks": "own"}
+    card = model_card(facts, provenance, 3, recipe)
+    for text in (page(run).text, out.getvalue(), card):
+        assert (said in text) if said else ("Trial run" not in text)
+
+
+def judged_row(model: str, dice: float, ratio: float, low: float = math.nan) -> Row:
+    return Row(
+        model=model, label="lesion", seeds=1, patients=6, cases=20, dice_mean=dice, dice_low=low,
+        dice_high=low + 0.1, dice_least=dice, dice_most=dice, hd95_mean=1.0, assd_mean=1.0,
+        ratio=ratio, ratio_low=ratio, ratio_high=ratio, healthy=0, false_alarms=math.nan,
+    )  # fmt: skip
+
+
+def told_on_terminal(rows: list[Row], **about: str) -> tuple[str, Evaluation]:
+    """What the terminal says of an evaluation."""
+    found = Evaluation(
+        headline="lesion: reaches 54.91 (nan to nan)", rows=tuple(rows), per_patient={},
+        levelling=(), judged_on="test", budget=SegmentationBudget(), seeds=(0,), about=about,
+    )  # fmt: skip
+    out = io.StringIO()
+    tell_evaluation(Terminal(file=out, width=120), found)
+    return out.getvalue(), found
+
+
+@pytest.mark.parametrize("real", [0.0004, 0.04, 0.8, math.nan])
+@pytest.mark.parametrize("low", [math.nan, 0.011])
+def test_terminal_and_page_show_the_same_figures(real: float, low: float, tmp_path: Path) -> None:
+    rows = [
+        judged_row("real-all", real, 1.0, low),
+        judged_row("synthetic", 0.022, 0.022 / real, low),
+    ]
+    said, found = told_on_terminal(rows)
+    tables = found.to_tables()
+    shown = page(
+        run_folder(tmp_path / "run"),
+        evaluation=evaluation(tmp_path / "evaluation", rows=tables["rows"]),
+    ).text
+    assert "nan" not in said
+    assert ("54.91" in said) is (real == 0.8)  # the headline's, of which there is a ratio
+    for text in (said, shown):
+        assert "0.022" in text
+        assert ("0.011 to 0.111" in text) is not math.isnan(low)
+        assert ("0.03" in text.replace("0.030", "")) is (real == 0.8)
+
+
+def test_the_terminals_evaluation_begins_with_the_trial_as_its_file_says() -> None:
+    said, found = told_on_terminal(
+        [judged_row("real-all", 0.8, 1.0)], trial="Trial run: 60 of 3,000 steps"
+    )
+    assert said.startswith("Trial run: 60 of 3,000 steps. It has not learned")
+    assert json.loads(json.dumps(found.to_tables()["about"]))["trial"].startswith("Trial run")

@@ -11,6 +11,7 @@ from rich.text import Text
 import asyndgan.cli
 from asyndgan.cli.evaluate import EvaluationDisplay
 from asyndgan.cli.terminal import LogToTerminal, Terminal
+from asyndgan.cli.train import TrainingDisplay
 from asyndgan.recipe import Recipe
 from asyndgan.texts import printable
 
@@ -73,6 +74,41 @@ def test_a_text_is_not_wrapped_and_a_table_is(width: int) -> None:
     table.add_row(command)
     console.print(table)
     assert max(map(len, out.getvalue().splitlines()[2:])) <= width
+
+
+def told_by(parts: list[tuple[str, int, int]], name: str, *, counted: bool = False) -> list[str]:
+    """Lines without a terminal, of which the ones on the time."""
+    out = io.StringIO()
+    with EvaluationDisplay(
+        Terminal(file=out, width=80), name, counted=counted, whole="The work"
+    ) as display:
+        for part in parts:
+            display.show(*part)
+    return [line for line in out.getvalue().splitlines() if "more on this machine" in line]
+
+
+def test_the_time_of_the_rest_is_told_once_and_not_by_what_is_done_first_or_found_finished(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("asyndgan.cli.evaluate.MEASURED_S", -1.0)
+    painted = [("paint cases", done, 9) for done in range(1, 10)]
+    kept = [(f"network {number}", 100 * number, 900) for number in range(1, 5)]
+    trained = [(f"network {5 + step % 2}", 400 + step, 900) for step in range(1, 100)]
+    assert told_by([*painted, *kept], "paint cases") == []
+    (said,) = told_by([*painted, *kept, *trained], "paint cases")
+    assert re.fullmatch(r"The work takes about \d+ s more on this machine\.", said)
+    assert len(told_by(painted, "paint cases", counted=True)) == 1
+
+
+def test_no_bar_begins_with_another_commands_name_or_with_no_number_of_steps() -> None:
+    out = io.StringIO()
+    console = Terminal(file=out, force_terminal=True, width=80)
+    with TrainingDisplay(console):
+        pass
+    assert "None" not in out.getvalue() and "set up the sites" in out.getvalue()
+    for file in Path(asyndgan.cli.__file__).parent.glob("*.py"):
+        for name in re.findall(r"EvaluationDisplay\(\s*console,\s*([^,)]+)", file.read_text()):
+            assert name != '"evaluate"', file
 
 
 @pytest.mark.parametrize(("count", "lines"), [(3, 4), (1860, 11)])
