@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,13 +15,14 @@ from click.testing import Result
 from PIL import Image as Picture
 from typer.testing import CliRunner
 
+import asyndgan
 from asyndgan.auditing.audit import Audited, audit
 from asyndgan.auditing.copies import NearCopies, near_copies
 from asyndgan.auditing.distances import least, relative_distances
 from asyndgan.auditing.membership import area_under_curve
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.record import read_audit
-from asyndgan.auditing.run import load_for_audit
+from asyndgan.auditing.run import audit_run, load_for_audit
 from asyndgan.auditing.sites import guess_sites
 from asyndgan.cli import app
 from asyndgan.data import Case, Cohort, Preparation
@@ -29,7 +31,7 @@ from asyndgan.data.description import describe
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.engines.setup import CHOOSER_FILE
-from asyndgan.errors import DataError, RunError
+from asyndgan.errors import AsyndganError, DataError, RunError
 from asyndgan.judging.real import load_real
 from asyndgan.models import site_noise
 from asyndgan.painting.sets import painted_once, synthetic_of_run
@@ -38,6 +40,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
+from asyndgan.runs.trial import trial_of
 from asyndgan.training import scope_maps
 
 SITES = [site.name for site in DEFAULT_SITES[:2]]
@@ -428,6 +431,59 @@ def test_an_audit_shows_what_it_is_doing_and_how_long_it_takes(
         r"^to do: Audit with more patients than these \d members and \d others, at least about "
         r"twenty of each group\.$", said.output, re.M,
     )  # fmt: skip
+
+
+def test_what_the_python_function_does_is_watched_to_the_end(
+    parts: Parts, given: Path, tmp_path: Path
+) -> None:
+    folder, told = parts[0].path.parent, list[tuple[str, int, int]]()
+    sites = {site: folder / site for site in SITES}
+    found = asyndgan.audit(
+        parts[0].path, sites, tmp_path / "audit", masks=given, watch=lambda *one: told.append(one)
+    )
+    assert read_audit(tmp_path / "audit") == found
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1] == told[-1][2] > 100
+    stored = json.loads((tmp_path / "audit" / "audit.json").read_text())
+    about = json.loads((tmp_path / "audit" / "synthetic" / "dataset.json").read_text())
+    said = trial_of(parts[0].facts(), parts[0].recipe())
+    assert stored["trial"] == about["provenance"]["trial"] == said
+
+
+@pytest.mark.parametrize("named", ["canaries", "faded", "masks", "out", "recipe", "painted"])
+def test_what_can_be_refused_at_once_is_refused_before_an_image_is_read(
+    named: str, parts: Parts, tmp_path: Path
+) -> None:
+    run, folder, out = parts[0], parts[0].path.parent, tmp_path / "audit"
+    broken = {site: tmp_path / site for site in SITES}
+    for site, place in broken.items():
+        shutil.copytree(folder / site, place)
+        for path in (place / "imagesTr").iterdir():
+            path.write_bytes(b"")
+    options: dict[str, Any] = {
+        "canaries": {"canaries": "nobody"},
+        "faded": {"faded": ["nothing"]},
+        "masks": {"masks": tmp_path / "nowhere"},
+    }.get(named, {})
+    if named == "recipe":
+        run = RunFolder(shutil.copytree(run.path, tmp_path / "run"))
+        text = run.recipe_file.read_text()
+        run.recipe_file.write_text(text.replace("paired_l1 = 0.0", "paired_l1 = 1.0"))
+    if named == "painted":
+        shutil.copytree(folder / "synthetic", out / "synthetic")
+        about = json.loads((out / "synthetic" / "dataset.json").read_text())
+        about["provenance"]["generator_sha256"] = "ab" * 32
+        (out / "synthetic" / "dataset.json").write_text(json.dumps(about))
+    if named == "out":
+        out.write_bytes(b"")
+    said = {
+        "canaries": "start with 'nobody'", "faded": "nothing", "masks": "nowhere",
+        "out": "Name another folder", "recipe": "not the recipe by which",
+        "painted": "was not painted by the generator",
+    }[named]  # fmt: skip
+    with pytest.raises(AsyndganError, match=said):
+        audit_run(RunSites.opened(run, broken), out, **options)
+    assert out.exists() is (named in ("painted", "out"))
 
 
 def test_canaries_put_in_on_purpose_are_audited_alone_and_release_nothing(
