@@ -29,7 +29,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.texts import counted
 from asyndgan.training import Site, generator_inputs
-from asyndgan.training.checkpoint import place_holding, stored_steps
+from asyndgan.training.checkpoint import place_holding, seeded, stored_steps
 from asyndgan.wire import Card
 
 CLEARLY: Final = 3.0
@@ -179,8 +179,10 @@ def painted_for(run: RunFolder, site: str, card: Card, batch: Batch) -> Images:
     random = torch.Generator().manual_seed(0)
     looks = [facts.look_of(site)] * len(batch.conditions)
     inputs = generator_inputs(recipe, scope, batch.conditions, looks, random)
+    with seeded(0):  # other sites may be asked at the same time, and draw weights by turns
+        generator = run.generator()
     with torch.no_grad():
-        painted = run.generator()(*inputs)
+        painted = generator(*inputs)
     return painted[:, [scope.modalities.index(name) for name in card.modalities]]
 
 

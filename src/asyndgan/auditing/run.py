@@ -101,13 +101,16 @@ def _read_pixels(sites: RunSites, asked: Mapping[str, SiteSetup], work: Work) ->
         return []
     work.begin(f"attack: can a coordinator read images of {', '.join(asked)}?")
     cores = torch.get_num_threads()
+
+    def read(site: str) -> PixelsRead:
+        return read_pixels(sites.run, asked[site], data=sites.data[site], work=work)
+
     with torch_threads(cores), ThreadPoolExecutor(cores) as pool:
-        return list(
-            pool.map(
-                lambda site: read_pixels(sites.run, asked[site], data=sites.data[site], work=work),
-                asked,
-            )
-        )
+        try:
+            return list(pool.map(read, asked))
+        except BaseException:  # Ctrl-C is raised here, not in the threads
+            work.stopped = True
+            raise
 
 
 def load_for_audit(

@@ -1,5 +1,6 @@
 """How much of an audit is done."""
 
+from concurrent.futures import CancelledError
 from threading import Lock
 from typing import Final, final
 
@@ -23,6 +24,7 @@ class Work:
         self.watch = watch
         self.text = ""
         self.done = self.total = 0
+        self.stopped = False
         self._lock = Lock()
 
     def plan(self, paintings: int) -> None:
@@ -35,7 +37,9 @@ class Work:
         self.did(0)
 
     def did(self, paintings: int) -> None:
-        """Adds to what is done."""
+        """Adds to what is done; raises `CancelledError` if another thread's failure stopped all."""
+        if self.stopped:
+            raise CancelledError
         with self._lock:
             self.done += paintings
             if self.watch:

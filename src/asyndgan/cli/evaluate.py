@@ -186,9 +186,7 @@ class EvaluationDisplay(Progress):
         self.task = self.add_task(name, total=None)
         self.counted = counted
         self.said: set[tuple[str, int]] = set()
-        self.whole = whole
-        self.name = name
-        self.whole = whole
+        self.first, self.whole = name, whole
         self.under_way: set[str] = set()
         self.since = (0, 0.0)  # what was done when the newest part began, and when that was
 
@@ -212,7 +210,7 @@ class EvaluationDisplay(Progress):
         if text not in self.under_way:  # what was found finished must not count as fast work
             self.under_way.add(text)
             self.since = (done, now)
-        elif now - began > MEASURED_S and done > first and (self.counted or text != self.name):
+        elif now - began > MEASURED_S and done > first and (self.counted or text != self.first):
             left = (now - began) / (done - first) * (total - done)
             if self.whole and left > MEASURED_S:
                 self.terminal.say(
