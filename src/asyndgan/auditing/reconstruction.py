@@ -88,8 +88,8 @@ class PixelsRead:
         gained = [asked - anyway for asked, anyway in zip(self.asked, self.anyway, strict=True)]
         low, high = bootstrap_interval(gained)
         found = (
-            f"its images are {fmean(self.asked):.1f} dB (PSNR) similar to the real ones with "
-            f"repeated questions, {fmean(self.anyway):.1f} dB without"
+            f"its guesses of the images reach a PSNR of {fmean(self.asked):.1f} dB with repeated "
+            f"questions and {fmean(self.anyway):.1f} dB without"
         )
         if not math.isnan(low):
             found += f", a difference of {low:+.1f} to {high:+.1f} dB (95 % interval)"
