@@ -62,8 +62,7 @@ def audit_run(
     """
     run = sites.run
     place = synthetic.folder if synthetic else out / "synthetic"
-    # Before anything is read or painted, for that may take long.
-    _check_given(sites, holdout)
+    _check_given(sites, holdout)  # before anything is read or painted, for that may take long
     fading = check_set(run, place, masks, faded)
     if canaries:
         _check_names(sites, holdout, canaries)
@@ -76,8 +75,8 @@ def audit_run(
         members, others = of_canaries(members, canaries), of_canaries(others, canaries)
     named = confirmed if asked is None else asked
     asked = [] if not_asked(run) else [site for site in confirmed if site in named]
-    work.plan(paintings_of_case(run) * len([*members, *others]))
-    work.plan(questions_of(run.recipe()) * len(asked))
+    gaps = paintings_of_case(run) * len([*members, *others])
+    work.plan(gaps + questions_of(run.recipe()) * len(asked))
     work.begin("paint the synthetic set")
     synthetic = synthetic_of_run(
         sites, place, masks=masks, faded=faded, compared=synthetic is None, watch=work.painted
@@ -88,11 +87,15 @@ def audit_run(
     provenance = synthetic.info.extra["provenance"]
     digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
     pixels = _read_pixels(sites, {site: confirmed[site] for site in asked}, work)
-    names = {site: data.folder.resolve().name for site, data in sites.data.items()}
-    folders = {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
-    audited = Audited(digest, fading, confirmed, pixels, canaries, folders)
+    audited = Audited(digest, fading, confirmed, pixels, canaries, _folders(sites))
     audit(run, members, others, painted, out, audited, work)
     return read_audit(out)
+
+
+def _folders(sites: RunSites) -> dict[str, str]:
+    """The site whose data a folder holds, by the folder's name, if no other has that name."""
+    names = {site: data.folder.resolve().name for site, data in sites.data.items()}
+    return {name: site for site, name in names.items() if [*names.values()].count(name) == 1}
 
 
 def _read_pixels(sites: RunSites, asked: Mapping[str, SiteSetup], work: Work) -> list[PixelsRead]:
