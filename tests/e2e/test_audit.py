@@ -424,9 +424,9 @@ def test_an_audit_shows_what_it_is_doing_and_how_long_it_takes(
         f"attack: can a coordinator read images of {', '.join(SITES)}?",
         "attack: who took part, and at which site?", "attack: are there copies of patients?",
     ]  # fmt: skip
-    parts = [int(part) for part, _ in lines]
-    assert parts == sorted(parts) and parts[0] == 0 and parts[-1] == 100
-    assert re.search(r"^The audit takes about \d+ s more on this machine\.$", said.output, re.M)
+    done = [int(part) for part, _ in lines]
+    assert done == sorted(done) and done[0] == 0 and done[-1] == 100
+    assert re.search(r"^The audit takes about [\w ]+ more on this machine\.$", said.output, re.M)
     assert re.search(
         r"^to do: Audit with more patients than these \d members and \d others, at least about "
         r"twenty of each group\.$", said.output, re.M,
