@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data.check import check_folder
-from asyndgan.errors import DataError
+from asyndgan.errors import DataError, RunError
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import train
 
 
@@ -94,3 +95,25 @@ def test_every_command_stops_at_the_fault_that_check_reports(
     result = CliRunner().invoke(app, typed.split())
     assert isinstance(result.exception, DataError), result.output
     assert fault.reason in str(result.exception)
+
+
+def test_sites_whose_folders_are_swapped_are_refused_before_anything_is_painted(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    swapped = f"--site north={phantoms['south']} --site south={phantoms['north']}"
+    words = f"evaluate {run.path} {swapped} --out {tmp_path / 'out'}".split()
+    result = CliRunner().invoke(app, words)
+    assert isinstance(result.exception, RunError), result.output
+    assert "holds the cases that" in str(result.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_site_whose_masks_have_changed_since_is_told(
+    run: RunFolder, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    assert RunSites.opened(run, phantoms).changed() == []
+    north = shutil.copytree(phantoms["north"], tmp_path / "north")
+    for path in sorted((north / "labelsTr").iterdir()):
+        with Image.open(path) as picture:
+            Image.fromarray(np.array(picture)[::-1]).save(path)
+    assert RunSites.opened(run, {**phantoms, "north": north}).changed() == ["north"]

@@ -147,7 +147,7 @@ def load_for_audit(
     confirmed = {
         site: setup
         for site, data in sites.data.items()
-        if _confirms(sites, setup := as_in_run(sites, site), data)
+        if _confirms(sites, setup := sites.as_in_run(site), data)
     }
     members = [
         replace(case, patient=f"{site}/{case.patient}")
@@ -163,7 +163,7 @@ def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
     """Checks what an audit was given, without reading an image; raises `RunError`."""
     facts = sites.run.facts()
     if holdout:
-        holdout.info  # noqa: B018  (raises if there is no such set)
+        holdout.check_labels(facts.labels)
     if holdout is None and not sites.run.recipe().training.hold_out:
         raise RunError(
             "there are no patients to compare members with: give patients of the same "
@@ -194,15 +194,6 @@ def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> Non
             for data in group for files in data.files
         )  # fmt: skip
         check_canaries(names, canaries, least=4 // len(groups))
-
-
-def as_in_run(sites: RunSites, site: str) -> SiteSetup:
-    """A site without the modalities of its folder that it did not use in the run."""
-    run, data = sites.run, sites.data[site]
-    held = run.facts().sites[site]["modalities"]
-    unused = tuple(name for name in data.info.modalities if name not in held)
-    state = sites.states.get(site, run.site_state(site))
-    return SiteSetup(site, data.folder, state, patients=data.patient_pattern, without=unused)
 
 
 def _about(sites: RunSites, site: str) -> dict[str, Any] | None:

@@ -62,7 +62,8 @@ def evaluate_run(
     Judged((), labels, targets).names()
     device = str(usable_device(bench.device))
     for data in (*sites.data.values(), *([test] if test else []), *(augmented or {}).values()):
-        _ = data.info
+        data.check_labels(run.facts().labels)
+    changed = sites.changed()
     synthetic = _painted(sites, synthetic, bench, faded)
     facts, recipe = run.facts(), run.recipe()
     # Held-out patients are of the sites, any of which may lack a modality.
@@ -89,7 +90,7 @@ def evaluate_run(
             "run": facts.run,
             "generator_sha256": facts.generator_sha256,
             "modalities": ", ".join(modalities) + _lacking(real),
-            "sites": _others(facts, real),
+            "sites": " ".join(filter(None, [_others(facts, real), _changed(changed)])),
             "trial": trial_of(facts, recipe),
         },
     )
@@ -144,6 +145,16 @@ def _others(facts: RunFacts, sites: Collection[str]) -> str:
     return (
         f"'All real images' are those of {', '.join(sorted(sites))}; the generator was taught by "
         f"{', '.join(sorted(facts.sites))}."
+    )
+
+
+def _changed(sites: Collection[str]) -> str:
+    """A sentence on sites whose cases are not those of the training; empty if there are none."""
+    if not sites:
+        return ""
+    return (
+        f"The cases of {', '.join(sites)} are not those that the run was trained on: files or "
+        "masks have changed since, or the folder is another one."
     )
 
 

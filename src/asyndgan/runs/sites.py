@@ -9,9 +9,10 @@ from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
-from asyndgan.engines.setup import chooser_at
+from asyndgan.engines.setup import SiteSetup, chooser_at, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.runs import RunFolder
+from asyndgan.training.checkpoint import place_holding
 
 
 @final
@@ -86,6 +87,47 @@ class RunSites:
             site: held_out_by(recipe, own, choosers.get(site, OPEN))[0]
             for site, own in self.as_trained().items()
         }
+
+    def as_in_run(self, site: str) -> SiteSetup:
+        """A site without the modalities of its folder that it did not use in the run."""
+        data = self.data[site]
+        held = self.run.facts().sites[site]["modalities"]
+        unused = tuple(name for name in data.info.modalities if name not in held)
+        state = self.states.get(site, self.run.site_state(site))
+        return SiteSetup(site, data.folder, state, patients=data.patient_pattern, without=unused)
+
+    def changed(self) -> list[str]:
+        """Sites whose cases here are not those that they trained on, by their states of the run.
+
+        Of a site without states, or with those of another version, nothing can be told.
+
+        Raises:
+            RunError: the cases of one site are given as those of another.
+            DataError, CohortError: as `load_cohort`.
+        """
+        facts, recipe = self.run.facts(), self.run.recipe()
+        setups = {site: self.as_in_run(site) for site in self.data if site in facts.sites}
+        states = {site: place_holding(setup.state, facts.run) for site, setup in setups.items()}
+        trained = {
+            site: held[1].get("members")
+            for site, held in states.items()
+            if held and held[1].get("recipe") == recipe.digest()
+        }
+        whole = recipe.image.model_copy(update={"slices": "all"})
+        changed = []
+        for site, members in trained.items():
+            data = self.data[site]
+            held = [m for m in facts.sites[site]["modalities"] if m in data.info.modalities]
+            data.cases(whole, held, unmasked=False, incomplete=True)  # later requests need no file
+            here = load_cohort(setups[site], recipe, data=data).members
+            others = [name for name, known in trained.items() if known == here != members]
+            if others:
+                raise RunError(
+                    f"the folder of {site}, {data.folder}, holds the cases that {others[0]} was "
+                    "trained on. Name with --site the folder that each site had."
+                )
+            changed += [site] if here != members else []
+        return changed
 
     def participation(self, *, trained: Collection[str] = ()) -> Participation:
         """How these sites took part, with the cases of those that are named in `trained`."""
