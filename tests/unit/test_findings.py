@@ -17,8 +17,10 @@ from asyndgan.data.dataset import DataSet, told
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patient_of
 from asyndgan.data.patients import joined
 from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
-from asyndgan.errors import DataError, RecipeError
+from asyndgan.errors import AsyndganError, DataError, RecipeError
 from asyndgan.recipe import Recipe
+from asyndgan.runs.train import train
+from asyndgan.training.admission import check_cohort
 
 MakeRecipe = Callable[..., Recipe]
 SIDES = (24, 20, 10)
@@ -107,8 +109,8 @@ def test_intensities_of_a_bright_picture_in_8_bits_are_kept(tmp_path: Path) -> N
         (lambda grey, mask, n: (grey - 60) / 50, "percentiles"),  # a z-score
         (lambda grey, mask, n: grey / 230, "high=1"),
         (lambda grey, mask, n: grey * 40, "percentiles"),
-        (lambda grey, mask, n: grey * (16 if n == 2 else 1), "percentiles"),  # one scanner of four
-        (lambda grey, mask, n: grey / (400 if n == 1 else 1), "percentiles"),
+        (lambda grey, mask, n: grey * (16 if n > 1 else 1), "percentiles"),  # one of two scanners
+        (lambda grey, mask, n: grey / (400 if n < 2 else 1), "percentiles"),
     ],
     ids=["lung", "low spot", "z-score", "0 to 1", "13 bits", "bright scanner", "dark scanner"],
 )  # fmt: skip
@@ -138,6 +140,94 @@ def test_one_patient_of_many_with_other_intensities_is_noted(tmp_path: Path) -> 
     assert any("in 1 of 21 patients" in note and "(p001)" in note for note in report.notes)
 
 
+@pytest.mark.parametrize(
+    ("odd", "patients", "fault"),
+    [((2,), 4, False), ((0,), 10, False), ((3, 8), 12, False), ((0, 1), 4, True),
+     ((1, 4, 9), 12, True), ((0,), 1, True)],
+)  # fmt: skip
+def test_single_patients_are_noted_by_name_and_a_scanner_is_a_fault(
+    odd: tuple[int, ...], patients: int, fault: bool, tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: grey * (20 if n in odd else 1),
+                     patients=patients, shape=(12, 12, 2))  # fmt: skip
+    report = checked(folder)
+    setup = SiteSetup("north", folder, tmp_path / "state")
+    assert bool(report.faults) == fault
+    if fault:
+        with pytest.raises(DataError, match="does not fit"):
+            load_cohort(setup, tiny("image.size=32"))
+    else:
+        (note,) = [note for note in report.notes if "does not fit" in note]
+        names = ", ".join(f"p{n:03d}" for n in odd)
+        assert f"in {len(odd)} of {patients} patients ({names})" in note
+        assert load_cohort(setup, tiny("image.size=32")).patients == patients
+
+
+@pytest.mark.parametrize(
+    ("values", "window"),
+    [
+        ((40, -800, 60), (-160, 240)),  # lung is labelled, soft tissue is meant
+        ((-1000, 50, 1400), (-160, 240)),  # bone
+        ((0, 90, 3000), (0, 200)),  # contrast agent in an angiography
+    ],
+)
+def test_a_window_that_is_set_by_hand_is_noted_and_no_fault(
+    values: tuple[int, int, int], window: tuple[int, int], tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: np.choose(mask, values) + grey / 10)
+    chosen = [f"image.intensity.default.{end}={value}"
+              for end, value in zip(("low", "high"), window, strict=True)]  # fmt: skip
+    report = checked(folder, *chosen)
+    assert report.faults == ()
+    (note,) = [note for note in report.notes if "does not fit" in note]
+    assert "If this is not meant" in note
+    load_cohort(SiteSetup("north", folder, tmp_path / "s"), tiny("image.size=32", *chosen))
+    assert checked(folder).faults  # by the default range
+
+
+@pytest.mark.parametrize("factor", [0.03, 0.12])
+def test_images_that_use_little_of_the_range_are_noted_with_what_fits(
+    factor: float, tmp_path: Path
+) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: 2 + grey * factor)
+    report = checked(folder)
+    assert report.faults == ()
+    (note,) = report.notes
+    assert "so they look alike" in note
+    assert checked(folder, *options(note)).notes == ()
+
+
+def test_the_other_modality_of_a_scanner_is_noted_by_itself(tmp_path: Path) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: grey * 8 - 1000)
+    for path in folder.glob("imagesTr/*"):
+        pet = nib.Nifti1Image(np.asarray(nib.load(path).dataobj) / 10 + 100, nib.load(path).affine)
+        nib.save(pet, path.with_name(path.name.replace("0000", "0001")))
+    described(folder, ".nii.gz", channel_names={"0": "CT", "1": "PET"})
+    hounsfield = ["image.intensity.default.low=-1000", "image.intensity.default.high=1000"]
+    (note,) = checked(folder, *hounsfield).notes
+    assert note.startswith("modality PET does not fit")
+    assert all(setting.startswith("image.intensity.PET.") for setting in options(note))
+    assert checked(folder, *hounsfield, *options(note)).notes == ()
+
+
+@pytest.mark.parametrize("value", [0, 1000])
+def test_a_channel_that_some_patients_have_empty_is_noted(
+    value: int, tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    folder = volumes(tmp_path / "a", patients=6)
+    for number, path in enumerate(sorted(folder.glob("imagesTr/*"))):
+        full = nib.load(path)
+        grey = np.asarray(full.dataobj) if number > 3 else np.full(full.shape, value, np.float32)
+        second = path.with_name(path.name.replace("0000", "0001"))
+        nib.save(nib.Nifti1Image(grey, full.affine), second)
+    described(folder, ".nii.gz", channel_names={"0": "T1", "1": "T1c"})
+    report = checked(folder)
+    assert report.faults == ()
+    assert report.notes[0].startswith("modality T1c is empty, one grey value, in 4 of 6 cases")
+    recipe = tiny("image.size=32", "image.modalities=T1,T1c")
+    assert load_cohort(SiteSetup("north", folder, tmp_path / "s"), recipe).patients == 6
+
+
 def test_a_chosen_window_may_leave_air_out_and_no_label(tmp_path: Path) -> None:
     brain = volumes(
         tmp_path / "a", lambda grey, mask, n: np.where(mask, 20 * mask + grey / 50, -990)
@@ -152,7 +242,7 @@ def test_the_remedy_names_a_modality_that_has_a_setting_of_its_own(
     kind: str, tmp_path: Path
 ) -> None:
     folder = volumes(tmp_path / "a", lambda grey, mask, n: grey * 40, channel_names={"0": kind})
-    own = f'image.intensity."{kind}".high=300'
+    own = f'image.intensity."{kind}".high=30'
     settings = options(checked(folder, own).faults[0].remedy)
     assert checked(folder, own, *settings).faults == ()
 
@@ -204,6 +294,31 @@ def test_numbers_of_patients_are_no_counters_of_slices(form: str, many: int) -> 
     assert joined(names, DEFAULT_PATIENT_PATTERN) is None
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"site{site}_{n:03d}" for site in (1, 2, 3) for n in range(12)],
+        [f"Centre-{site:02d}_{n}" for site in range(5) for n in range(9)],
+        [f"2019-05-{day:02d}_{n:03d}" for day in range(1, 8) for n in range(6)],
+        [f"UKE_2019{month:02d}11_{n}" for month in range(1, 8) for n in range(6)],
+        [f"scan_2019-{month:02d}-{day}" for month in range(1, 4) for day in range(11, 20)],
+        [f"c{site}p{n:02d}" for site in range(4) for n in range(8)],
+        [f"a{site}_{n:03d}" for site in (1, 2) for n in range(40)],
+        [f"image_slice_{n:03d}" for n in range(40)],
+        [f"BraTS20_slice_{n:03d}" for n in range(40)],
+    ],
+    ids=lambda names: names[0],
+)
+def test_numbers_of_hospitals_days_and_sets_are_no_patients(names: list[str]) -> None:
+    assert joined(names, DEFAULT_PATIENT_PATTERN) is None
+
+
+def test_slices_of_patients_of_a_numbered_hospital_are_joined() -> None:
+    names = [f"site1_{patient:03d}_{n}" for patient in range(5) for n in range(9)]
+    found = joined(names, DEFAULT_PATIENT_PATTERN)
+    assert found and (found.patients, found.pattern) == (5, r"(.+)_\d+$")
+
+
 def test_patients_are_told_without_opening_an_image(tmp_path: Path) -> None:
     folder = pictures(tmp_path / "a", [f"sub{n // 4:02d}_{n % 4}" for n in range(8)])
     for path in folder.glob("imagesTr/*"):
@@ -230,6 +345,41 @@ def test_slices_of_a_few_pixels_are_a_fault_whose_remedy_suits(
     with pytest.raises(DataError, match="axial slices are"):
         load_cohort(setup, tiny("image.size=32"))
     assert load_cohort(setup, tiny("image.size=32", *settings)).patients == 4
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "overrides"),
+    [
+        ((2, 24, 400), (1, 1, 1), ()),  # slices cut along the first axis are strips
+        ((500, 3, 30), (1, 1, 1), ()),
+        ((300, 12, 3), (1, 1, 1), ()),
+        ((12, 260, 4), (1, 1, 6), ()),
+        ((10, 24, 200), (6, 1, 1), ()),  # a note: axial slices cross thick ones
+        ((24, 20, 10), (1, 1, 1), ("image.spacing=9",)),
+        ((300, 20, 3), (1, 1, 1), ("image.axis=coronal",)),
+    ],
+)
+def test_the_remedies_of_axis_and_size_are_one_line_that_passes(
+    shape: tuple[int, ...], spacing: tuple[float, ...], overrides: tuple[str, ...],
+    tmp_path: Path, tiny: MakeRecipe,
+) -> None:  # fmt: skip
+    folder = volumes(tmp_path / "a", shape=shape, spacing=spacing)
+    report = checked(folder, *overrides)
+    texts = [fault.remedy for fault in report.faults] or list(report.notes)
+    (line,) = {text for text in texts if "--set" in text and "intensity" not in text}
+    assert not any("image.size" in note for note in notes_between([report]))
+    settings = options(line)
+    after = checked(folder, *overrides, *settings)
+    assert after.faults == ()
+    assert not any("image.axis" in note or "image.size" in note
+                   for note in (*after.notes, *notes_between([after])))  # fmt: skip
+    recipe = tiny("image.size=64", *overrides, *settings)
+    assert load_cohort(SiteSetup("north", folder, tmp_path / "s"), recipe).patients == 4
+
+
+def test_a_volume_that_is_thin_both_ways_is_to_be_exported_again(tmp_path: Path) -> None:
+    (fault, *_) = checked(volumes(tmp_path / "a", shape=(3, 40, 4))).faults
+    assert fault.remedy == "Export it again in full size."
 
 
 def test_a_strip_is_a_fault(tmp_path: Path) -> None:
@@ -379,6 +529,17 @@ def test_what_training_makes_of_the_images_is_told(tmp_path: Path) -> None:
     assert options(note) == ["image.size=64x32"]
 
 
+@pytest.mark.parametrize("slices", [10, 13])
+def test_slices_that_hold_no_label_are_counted_where_all_are_trained_on(
+    slices: int, tmp_path: Path
+) -> None:
+    shape = (24, 20, slices)
+    without = sum(not plane.any() for plane in np.moveaxis(drawn(0, shape)[1], 2, 0))
+    row = dict(checked(folder := volumes(tmp_path / "a", shape=shape)).rows)["in training"]
+    assert without and row.endswith(f"; {4 * without} hold no label")
+    assert "hold no label" not in dict(checked(folder, "image.slices=labelled").rows)["in training"]
+
+
 @pytest.mark.parametrize("text", ["48x64", "48,64", "[48, 64]", "48 x 64"])
 def test_a_size_that_is_not_square_is_easy_to_say(text: str) -> None:
     assert Recipe.from_toml("", [f"image.size={text}"]).image.size == (48, 64)
@@ -398,3 +559,75 @@ def test_a_site_logs_notes_once_when_it_begins(
     with caplog.at_level(logging.WARNING):
         set_up(SiteSetup("north", folder, tmp_path / "state"), tiny("image.size=32"))
     assert caplog.text.count("site north: axial slices have pixels of") == 1
+
+
+def lacking(folder: Path, patients: int, without: int) -> Path:
+    """Two modalities, of which the first `without` patients lack the second."""
+    volumes(folder, patients=patients)
+    for path in sorted(folder.glob("imagesTr/*"))[without:]:
+        path.with_name(path.name.replace("0000", "0001")).write_bytes(path.read_bytes())
+    described(folder, ".nii.gz", channel_names={"0": "T1", "1": "T2"}, incomplete=True)
+    return folder
+
+
+def labelled(folder: Path, highest: int) -> Path:
+    """A data set whose labels have numbers up to this one."""
+    labels = {"background": 0, **{f"part{number}": number for number in range(1, highest + 1)}}
+    described(volumes(folder), ".nii.gz", labels=labels)
+    return folder
+
+
+def modalities(folder: Path, count: int) -> Path:
+    """A data set of so many equal modalities."""
+    volumes(folder, patients=2, shape=(12, 12, 2))
+    for path in list(folder.glob("imagesTr/*")):
+        for number in range(1, count):
+            other = path.with_name(path.name.replace("_0000", f"_{number:04d}"))
+            other.write_bytes(path.read_bytes())
+    names = {str(number): f"echo{number}" for number in range(count)}
+    described(folder, ".nii.gz", channel_names=names)
+    return folder
+
+
+CROSSED = "discriminator.cross_fitted=true"
+REFUSED: dict[str, tuple[Callable[[Path], Path], tuple[str, ...], str]] = {
+    "one patient": (lambda at: volumes(at, patients=1), (CROSSED,), "has one patient"),
+    "one is held out": (
+        lambda at: volumes(at, patients=2), (CROSSED, "training.hold_out=0.4"), "has one patient",
+    ),
+    "one half lacks it": (lambda at: lacking(at, 4, 3), (CROSSED,), "one half alone has"),
+    "incomplete": (
+        lambda at: lacking(at, 6, 3), ("selection.kind=nearest",), "some cases lack a modality",
+    ),
+    "no such modality": (volumes, ("image.modalities=FLAIR",), "none of which is in the recipe"),
+    "other labels": (volumes, ("image.labels={background = 0, body = 1}",), "label 2 'spot'"),
+    "high label": (lambda at: labelled(at, 64), (), "label 64"),
+    "many modalities": (lambda at: modalities(at, 17), (), "17 modalities"),
+    "intensities": (lambda at: volumes(at, lambda g, m, n: g * 40), (), "does not fit"),
+    "thin": (lambda at: volumes(at, shape=(1, 24, 20)), (), "axial slices are"),
+    "no labels": (lambda at: volumes(at, labels=0), (), "no mask holds a label"),
+    "own mask": (lambda at: volumes(at, lambda g, m, n: m * 90.0), (), "its own mask"),
+    "empty": (lambda at: volumes(at, lambda g, m, n: 0 * g), (), "one grey value"),
+    "shrunk": (volumes, ("image.spacing=9",), "would become"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_a_training_refuses_for_its_data_is_a_fault_of_check(
+    name: str, tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    make, overrides, why = REFUSED[name]
+    folder, recipe = make(tmp_path / "a"), tiny("image.size=32", *overrides)
+    faults = check_folder(folder, image=recipe.image, recipe=recipe).faults
+    assert any(why in fault.reason for fault in faults)
+    with pytest.raises(AsyndganError, match=why):
+        train(recipe, {"north": folder}, tmp_path / "run")
+
+
+@pytest.mark.parametrize("overrides", [(), (CROSSED,)])
+def test_what_can_be_trained_on_has_no_fault(
+    overrides: tuple[str, ...], tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    folder, recipe = lacking(tmp_path / "a", 6, 2), tiny("image.size=32", *overrides)
+    assert check_folder(folder, image=recipe.image, recipe=recipe).faults == ()
+    check_cohort("north", load_cohort(SiteSetup("north", folder, tmp_path / "s"), recipe), recipe)

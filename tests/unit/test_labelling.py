@@ -94,6 +94,18 @@ def test_numbers_of_instances_are_told_from_labels(highest: int) -> None:
     assert "the label of its object" in remedy
 
 
+@pytest.mark.parametrize(("marks", "labels"), [((-1,), THREE), ((255,), THREE), ((-1, 65535), TWO)])
+def test_marks_of_what_nobody_annotated_are_told_from_labels(
+    marks: tuple[int, ...], labels: dict[str, int]
+) -> None:
+    mask = head().astype(int) % len(labels)
+    for place, mark in enumerate(marks):
+        mask[4 * place : 4 * place + 3] = mark
+    reason, remedy = looks(mask, labels)
+    assert reason.startswith(f"holds {' and '.join(map(str, sorted(marks)))}, by which programs")
+    assert remedy.startswith("Write 0 in its place where it is background")
+
+
 def test_a_label_that_is_merely_not_named_is_said_to_be() -> None:
     mask = head().astype(int)
     mask[0, 0], mask[0, 5] = 7, -1

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import subprocess
+import sys
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -359,3 +361,59 @@ def test_a_set_of_folders_of_dicom_files_is_told_to_be_one(folder: Path) -> None
     assert name == "imagesTr"
     assert reason.endswith("ann is a folder of DICOM files, which are not read")
     assert "dcm2niix" in remedy
+
+
+@pytest.mark.parametrize(("images", "masks"), [(0, 1), (1, 0), (9, 10)])
+def test_masks_that_are_numbered_one_off_are_one_fault(
+    images: int, masks: int, tmp_path: Path, ending: str
+) -> None:
+    folder = data_set(tmp_path / "a", ending, tuple(f"scan_{images + n:04d}" for n in range(5)))
+    step = masks - images
+    for path in sorted((folder / "labelsTr").iterdir(), reverse=step > 0):
+        number = int(path.name.removesuffix(ending)[-4:]) + step
+        path.rename(path.with_name(f"scan_{number:04d}{ending}"))
+    ((name, reason, remedy),) = stops(folder)
+    assert name == "labelsTr"
+    assert f"masks from scan_{masks:04d} on, and imagesTr images from scan_{images:04d}" in reason
+    assert "Compare a mask with its image" in remedy
+
+
+def test_modalities_that_are_counted_from_1_are_one_fault(folder: Path, ending: str) -> None:
+    renamed(folder, "imagesTr", lambda name: name.replace("_0000", "_0001"))
+    ((name, reason, _),) = stops(folder)
+    assert name == "imagesTr"
+    assert reason == f"holds no modality 0000: they are counted from 0001, as in ann_0001{ending}"
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_of_cases_are_told_from_numbers_of_modalities(
+    first: int, tmp_path: Path, ending: str
+) -> None:
+    names = tuple(f"scan_{first + n:04d}" for n in range(4))
+    folder = data_set(tmp_path / "a", ending, names)
+    renamed(folder, "imagesTr", lambda name: name.replace(f"_0000{ending}", ending))
+    ((_, reason, remedy),) = stops(folder)
+    assert reason.startswith("ends in the number of the case, and so does its mask")
+    assert f"scan_0001_0000{ending}" in remedy
+    renamed(folder, "imagesTr", lambda name: name.replace(ending, f"_0000{ending}"))
+    assert check_folder(folder).faults == ()
+
+
+@pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
+def test_a_name_in_utf_8_is_not_called_another_one_where_the_locale_is_ascii(
+    part: str, tmp_path: Path
+) -> None:
+    folder = data_set(tmp_path / "a")
+    renamed(folder, part, lambda name: name.replace("bob", "m\u00fcller"))
+    code = (
+        "import sys; from pathlib import Path; from asyndgan.data.check import check_folder\n"
+        "for fault in check_folder(Path(sys.argv[1])).faults: print(fault.reason, fault.remedy)"
+    )
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder],
+        env={**os.environ, **ascii_only}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "has a name in UTF-8 ('m\\xfcller" in done.stdout
+    assert "reads names as ascii Set PYTHONUTF8=1" in done.stdout
+    assert "not UTF-8" not in done.stdout

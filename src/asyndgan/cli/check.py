@@ -60,15 +60,18 @@ def check(
     from asyndgan.data.between import compare_folders, notes_between, same_pictures
     from asyndgan.data.check import check_folder
 
-    image = load_recipe(recipe, overrides or []).image
+    wanted = load_recipe(recipe, overrides or [])
     console = Terminal()
     reports: list[CheckReport] = []
     try:
         for folder in [*folders, *([test] if test else [])]:
-            beside = test if len(reports) < len(folders) else None
+            trained = len(reports) < len(folders)
             reports.append(
-                check_folder(folder, test=beside, patient_pattern=patient_pattern, image=image)
-            )
+                check_folder(
+                    folder, test=test if trained else None, patient_pattern=patient_pattern,
+                    image=wanted.image, recipe=wanted if trained else None,
+                )
+            )  # fmt: skip
             if not as_json:
                 _show(console, reports[-1], every)
     except DataError as error:

@@ -7,11 +7,10 @@ from statistics import median
 from asyndgan.data.check import CheckReport, Fault
 from asyndgan.data.description import named_alike
 from asyndgan.data.findings import (
-    MOST_EMPTY,
     SPACING_APART,
-    one_spacing,
     plane_spacings,
     size_with_less,
+    spacing_option,
     views,
 )
 from asyndgan.data.grids import shown_shape
@@ -117,13 +116,13 @@ def _scales(reports: Sequence[CheckReport]) -> Iterator[str]:
         }
         if any(max(mm) > (1 + apart) * min(mm) for mm in zip(*found.values(), strict=True)):
             shown = [
-                f"{shown_shape(f'{mm:.3g}' for mm in sides[::-1])} mm in {folder}"
+                f"{shown_shape(f'{mm:.3g}' for mm in sides)} mm in {folder}"
                 for folder, sides in found.items()
             ]
             yield (
                 f"the folders differ in {what}: {', '.join(shown)}. Anatomy then comes in "
                 f"different scales or sharpness. Train with one spacing for all: "
-                f"{one_spacing(surveys.values())}"
+                f"{spacing_option([*surveys.values()])}"
             )
             return
 
@@ -133,7 +132,7 @@ def _padding(reports: Sequence[CheckReport]) -> Iterator[str]:
     surveys = [report.survey for report in reports if report.survey.slices]
     empty = sum(survey.empty * survey.slices for survey in surveys)
     empty /= max(1, sum(survey.slices for survey in surveys))
-    if empty > MOST_EMPTY and (option := size_with_less(surveys)):
+    if surveys and (option := size_with_less(surveys)):
         yield f"{100 * empty:.0f} % of each image is padding. Another size has less: {option}"
 
 

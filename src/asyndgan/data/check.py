@@ -4,15 +4,17 @@ All files are read; none is changed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
 
 import numpy as np
 
-from asyndgan.data.case import MODALITIES_LIMIT
+from asyndgan.data.case import MODALITIES_LIMIT, Source
 from asyndgan.data.description import DatasetInfo, describe
-from asyndgan.data.findings import OF_DATA, Finding, findings
+from asyndgan.data.enrolment import unready
+from asyndgan.data.findings import NAMED, OF_DATA, Finding, findings
+from asyndgan.data.geometry import is_shrunk, resampled, slice_of
 from asyndgan.data.grids import on_grid_of
 from asyndgan.data.labelling import check_mask, read_mask
 from asyndgan.data.listing import CaseFiles, Part, image_name_pattern, listed
@@ -33,10 +35,7 @@ from asyndgan.data.readers import READERS, DataFileError, Stored
 from asyndgan.data.survey import Survey
 from asyndgan.data.tally import Fault, Tally, rows
 from asyndgan.errors import DataError
-from asyndgan.recipe import ImageSection
-
-NAMED_CASES = 3
-"""Most cases that a note names."""
+from asyndgan.recipe import ImageSection, Recipe
 
 
 @final
@@ -76,6 +75,7 @@ def check_folder(
     test: Path | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     image: ImageSection | None = None,
+    recipe: Recipe | None = None,
 ) -> CheckReport:
     """Reads a whole data set and collects its faults.
 
@@ -87,6 +87,7 @@ def check_folder(
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
         image: how a recipe prepares images; None: which recipe will come is not known, so nothing
             is said of what fits.
+        recipe: the whole recipe, with this `image`, of which the folder is to be a site.
 
     Raises:
         DataError: `patient_pattern` is not a regular expression. Faults of the data are returned,
@@ -104,7 +105,7 @@ def check_folder(
     for finding in (one for one in found if one.fault):
         for file in [files[name] for name in finding.volumes] or [folder]:
             tally.fault(file, finding.reason, finding.remedy)
-    return CheckReport(
+    report = CheckReport(
         folder=folder,
         rows=tuple(rows(info, described, cases, len(own), tally)),
         faults=tuple(tally.faults),
@@ -116,6 +117,8 @@ def check_folder(
         survey=tally.survey,
         findings=tuple(found),
     )
+    unfit = [Fault(folder, *why) for why in unready(report, recipe)] if recipe else []
+    return replace(report, faults=(*report.faults, *unfit))
 
 
 def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[CaseFiles]]:
@@ -224,6 +227,12 @@ def _survey(
     if not any(name in images for name in wanted):
         return
     patient = patient_of(files.name, tally.pattern)
+    first = next(iter(images.values()))
+    source = Source(files.name, first.values.shape, first.spacing)
+    shape, spacing = slice_of(source, image)
+    if is_shrunk(shape, resampled(shape, spacing, image)):
+        survey.shrunk[files.name] = source
+        return
     try:
         for raw in slices_of(files.name, patient, images, mask, AXES[image.axis]):
             survey.add(raw.patient, wanted, planned(raw, image, wanted, incomplete=True))
@@ -246,12 +255,6 @@ def _check_image(path: Path, modality: str, stored: Stored, tally: Tally) -> Non
         if not finite.size:
             return
         low, high = float(finite.min()), float(finite.max())
-    elif low == high:
-        tally.fault(
-            path,
-            f"modality '{modality}' is empty: every pixel is {low:g}",
-            "Export it again, or remove the case.",
-        )
     lowest, highest = tally.extremes.get(modality, (low, high))
     tally.extremes[modality] = min(low, lowest), max(high, highest)
 
@@ -326,7 +329,7 @@ def _notes(
     if not info.synthetic and (slices := joined(names, pattern, volumes=spaced)):
         yield str(slices)
     for finding in (one for one in found if not one.fault):
-        few = finding.volumes if len(finding.volumes) <= NAMED_CASES else ()
+        few = finding.volumes if len(finding.volumes) <= NAMED else ()
         named = f" ({', '.join(few)})" if few else ""
         yield f"{finding.reason}{named}. {finding.remedy}".rstrip(".")
 

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Images
+from asyndgan.data.enrolment import untaught
 from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.prepared import Case
-from asyndgan.data.splits import OPEN, Chooser, split_patients
+from asyndgan.data.splits import OPEN, Chooser, halves_of
 from asyndgan.errors import CohortError
 
 RAREST: Final = 4.0
@@ -142,7 +143,7 @@ class Cohort:
             cases.setdefault(patient, []).append(case)
         self._cases_of_patients = [torch.tensor(own) for own in cases.values()]
         names = [str(patient) for patient in patients or range(len(images))]
-        self.halves = _halves(names, chooser)
+        self.halves = torch.tensor(halves_of(names, chooser))
         self.weights = rarity(self.conditions) if rare_first else None
 
     @classmethod
@@ -253,10 +254,9 @@ class Cohort:
     @property
     def untaught(self) -> list[str]:
         """Modalities of which one half of the patients has no case while the other has some."""
-        if self.present is None or self.patients < 2:
+        if self.present is None:
             return []
-        both = [self.present[self.halves == half].any(0) for half in range(2)]
-        return [name for name, *held in zip(self.modalities, *both, strict=True) if not all(held)]
+        return untaught(self.modalities, self.present.tolist(), self.halves.tolist())
 
     def _parts(self) -> list[float]:
         """Fraction of the cases that have each modality, in 0 to 1."""
@@ -360,15 +360,6 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
         digest.update(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
         digest.update(tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def _halves(patients: Sequence[str], chooser: Chooser) -> Tensor:
-    """Assigns patients to two halves of about equally many cases; all zeros for one patient."""
-    halves = torch.zeros(len(patients), dtype=torch.int64)
-    if len(set(patients)) > 1:
-        parts = {"first": 0.5, "second": 0.5}
-        halves[split_patients(patients, parts, 0, chooser)["second"]] = 1
-    return halves
 
 
 def rarity(conditions: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import final
 from asyndgan.arrays import Mask
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import DatasetInfo, describe, json_table
+from asyndgan.data.enrolment import none_shared
 from asyndgan.data.listing import CaseFiles, Listing, listed, raise_first
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
@@ -184,12 +185,8 @@ class DataSet:
     ) -> None:
         info = self.info
         if not wanted:
-            raise DataFileError(
-                self.folder / "dataset.json",
-                f"has the modalities {', '.join(info.modalities)}, none of which is in the "
-                f"recipe's image.modalities ({', '.join(image.modalities)})",
-                "Name them alike; modalities match by name.",
-            )
+            reason = none_shared(info.modalities, image) or ("has no acquired modality", "Add one.")
+            raise DataFileError(self.folder / "dataset.json", *reason)
         if info.synthetic_cases and not augmented:
             raise DataFileError(
                 self.folder,

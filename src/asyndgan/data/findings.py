@@ -3,20 +3,30 @@
 `asyndgan check` prints both. Training, and a site's service, refuse faults and log notes.
 """
 
-import math
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Final, final
 
+from asyndgan.data.case import Source
+from asyndgan.data.geometry import (
+    LEAST_SIDE,
+    SKEWED,
+    is_shrunk,
+    one_spacing,
+    options,
+    resampled,
+    skew_of,
+    slice_of,
+    suited,
+)
 from asyndgan.data.grids import shown_shape
-from asyndgan.data.nnunet import AXES, Axis
 from asyndgan.data.survey import Kept, Survey, Volume
 from asyndgan.errors import DataError
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
-from asyndgan.recipe import Intensity
+from asyndgan.recipe import ImageSection, Intensity
 from asyndgan.recipe.toml import key_of
 from asyndgan.texts import counted
 
@@ -29,20 +39,20 @@ MOST_WINDOWED: Final = 0.9
 LEAST_USED: Final = 0.02
 """Smallest fraction of the intensity range that a patient's images must span."""
 
+LITTLE_USED: Final = 0.15
+"""Smallest fraction of it that is not noted."""
+
 FEW: Final = 0.1
 """Fraction of the patients from which on lost intensities are a fault; below it they are noted."""
 
-LEAST_SIDE: Final = 8
-"""Fewest pixels along a side of a slice."""
+SEVERAL: Final = 3
+"""Fewest patients who are a fault where most others fit: a scanner, and not single patients."""
 
-SKEWED: Final = 2.0
-"""Ratio of a slice's two spacings above which another axis is proposed."""
+NAMED: Final = 3
+"""Most cases that a note names."""
 
 SPACING_APART: Final = 0.05
 """Relative difference of spacings above which they are reported."""
-
-MOST_EMPTY: Final = 0.15
-"""Largest fraction of padding that is not reported."""
 
 CT: Final = Intensity(low=-1000, high=1000)
 UNIT: Final = Intensity(low=0, high=1)
@@ -52,6 +62,8 @@ _WHY: Final = {
     ("range", UNIT.high): "0 to 1 is stored",
     ("percentiles", PERCENTILES.high): "Percentiles suit any intensities",
 }
+
+_LITTLE: Final = "its pixels span {share:.0%} of that range, so they look alike"
 
 WARMEST_AIR: Final = -200
 """In a CT every patient's lowest intensity is below this, in Hounsfield units."""
@@ -90,6 +102,22 @@ def refuse(findings: Iterable[Finding], where: str | Path) -> None:
             raise DataError(f"{where}: {finding}")
 
 
+@final
+@dataclass(frozen=True)
+class _Loss:
+    """What the intensities lose of a patient's images.
+
+    Attributes:
+        kind: a text for the fraction.
+        part: the fraction.
+        grave: whether a training would throw them away; else it may be meant.
+    """
+
+    kind: str
+    part: float
+    grave: bool = True
+
+
 def intensities(survey: Survey) -> Iterator[Finding]:
     """Intensities that the recipe throws away, judged by patient."""
     image = survey.image
@@ -105,45 +133,93 @@ def intensities(survey: Survey) -> Iterator[Finding]:
     alike = set(image.intensity) == {"default"} and all(losses.values())
     alike = alike and all(one == next(iter(suited.values())) for one in suited.values())
     for modality, wanted in suited.items():
-        how, lost = image.intensity_of(modality), losses[modality]
-        kinds = [kind for kind, _ in lost.values()]
-        kind = max(kinds, key=kinds.count)
-        share = fmean(part for found, part in lost.values() if found == kind)
         of = len(survey.kept[modality])
-        where = f" in {len(lost)} of {counted(of, 'patient')}" if len(lost) < of else ""
-        setting = (
-            f"{_WHY[wanted.kind, wanted.high]}: "
-            f"{_intensity_options('default' if alike else modality, wanted, how)}."
-        )
-        silent = (
-            "Export these images again, leave their cases out, or take it out of channel_names."
-        )
-        yield Finding(
-            len(lost) >= FEW * of,
-            f"modality {modality} does not fit image.intensity ({how.kind}, {how.low:g} to "
-            f"{how.high:g}){where}: {kind.format(share=share)}",
-            silent if wanted == how else setting,
-            tuple(name for name, one in survey.volumes.items() if one.patient in lost),
-        )
+        little = {p: loss for p, loss in losses[modality].items() if loss.kind == _LITTLE}
+        others = {p: loss for p, loss in losses[modality].items() if loss.kind != _LITTLE}
+        setting = "default" if alike else modality
+        for lost in (others, little if _are_many(len(little), of) else {}):
+            if lost:
+                how = image.intensity_of(modality)
+                remedy = _WHY[wanted.kind, wanted.high], _intensity_options(setting, wanted, how)
+                yield _unfit(survey, modality, lost, remedy)
 
 
-def _loss(kept: Kept, how: Intensity) -> tuple[str, float] | None:
-    """What is lost of a patient's images, as a text for its share, and the share; None: little."""
-    if how.kind == "range":  # other kinds adapt to each case's own intensities
-        for label, pixels in sorted(kept.pixels.items()):
-            if kept.lost[label] > MOST_LOST * pixels:
-                text = f"{{share:.0%}} of label {label} lies outside and would be black or white"
-                return text, kept.lost[label] / pixels
-        if (beyond := kept.part("above", "bright")) > MOST_LOST:
-            text = "{share:.0%} of its pixels that are not black lie beyond and would be white"
-            return text, beyond
-        outside = kept.part("below") + kept.part("above")
-        if outside > (MOST_LOST if how == Intensity() else MOST_WINDOWED):
-            text = "{share:.0%} of its pixels lie outside and would be black or white"
-            return text, outside
-    if (kept.white - kept.black) / (IMAGE_HIGH - IMAGE_LOW) < LEAST_USED:
-        return "all of its pixels lie within a fiftieth of that range", 1.0
+def _unfit(
+    survey: Survey, modality: str, lost: Mapping[str, _Loss], remedy: tuple[str, str]
+) -> Finding:
+    """What the intensities lose of a modality of these patients."""
+    how, of = survey.image.intensity_of(modality), len(survey.kept[modality])
+    grave = {patient: loss for patient, loss in lost.items() if loss.grave}
+    fault = _are_many(len(grave), of)
+    lost = grave if fault else lost
+    kinds = [loss.kind for loss in lost.values()]
+    kind = max(kinds, key=kinds.count)
+    share = fmean(loss.part for loss in lost.values() if loss.kind == kind)
+    where = f" in {len(lost)} of {counted(of, 'patient')}" if len(lost) < of else ""
+    if where and not fault and len(lost) <= NAMED:
+        where += f" ({', '.join(lost)})"
+    return Finding(
+        fault,
+        f"modality {modality} does not fit image.intensity ({how.kind}, {how.low:g} to "
+        f"{how.high:g}){where}: {kind.format(share=share)}",
+        f"{remedy[0]}{'' if fault else '. If this is not meant'}: {remedy[1]}.",
+        tuple(name for name, one in survey.volumes.items() if fault and one.patient in lost),
+    )
+
+
+def _are_many(lost: int, of: int) -> bool:
+    """Whether those who lose are all, half of them, or as many as one scanner of several has."""
+    return lost == of or (lost > 1 and lost >= max(FEW * of, min(SEVERAL, of / 2)))
+
+
+def _loss(kept: Kept, how: Intensity) -> _Loss | None:
+    """What is lost of a patient's images; None: little."""
+    if kept.low == kept.high:
+        return None  # see `silent`
+    used = (kept.white - kept.black) / (IMAGE_HIGH - IMAGE_LOW)
+    if used < LEAST_USED:
+        return _Loss("all of its pixels lie within a fiftieth of that range", 1.0)
+    if how.kind != "range":
+        return None  # other kinds adapt to each case's own intensities
+    chosen = how != Intensity()
+    outside = kept.part("below") + kept.part("above")
+    beside = _Loss("{share:.0%} of its pixels lie outside and would be black or white", outside)
+    if chosen and outside > MOST_WINDOWED:
+        return beside
+    for label, pixels in sorted(kept.pixels.items()):
+        if kept.lost[label] > MOST_LOST * pixels:
+            text = f"{{share:.0%}} of label {label} lies outside and would be black or white"
+            return _Loss(text, kept.lost[label] / pixels, not chosen)
+    if (beyond := kept.part("above", "bright")) > MOST_LOST:
+        text = "{share:.0%} of its pixels that are not black lie beyond and would be white"
+        return _Loss(text, beyond, not chosen)
+    if not chosen and outside > MOST_LOST:
+        return beside
+    if used < LITTLE_USED:
+        return _Loss(_LITTLE, used, grave=False)
     return None
+
+
+def silent(survey: Survey) -> Iterator[Finding]:
+    """Images of one grey value, as some programs write for a modality that a patient lacks."""
+    for modality in survey.modalities:
+        held = {n: one for n, one in survey.volumes.items() if modality in one.varied}
+        grey = tuple(name for name, one in held.items() if not one.varied[modality])
+        if grey and len(grey) == len(held):
+            yield Finding(
+                True,
+                f"modality {modality} is empty: every image is one grey value",
+                "Export the images again, or take it out of channel_names.",
+            )
+        elif grey:
+            yield Finding(
+                False,
+                f"modality {modality} is empty, one grey value, in {len(grey)} of "
+                f"{counted(len(held), 'case')}",
+                "Export these images again, or leave the cases out. If these patients lack it, "
+                'remove the files and write "incomplete": true in dataset.json.',
+                grey,
+            )
 
 
 def _suited(survey: Survey, modality: str) -> Intensity:
@@ -168,49 +244,44 @@ def _options(*values: str) -> str:
     return " ".join(f"--set {shlex.quote(value)}" for value in values)
 
 
-def thin(survey: Survey) -> Iterator[Finding]:
-    """Slices of a few pixels, and slices that are cut across thick ones."""
-    axis = AXES[survey.image.axis]
-    found: dict[tuple[str, str, bool], list[str]] = {}
-    for name, volume in survey.volumes.items():
-        shape, spacing = volume.source.shape, volume.source.spacing
-        small = min(_plane(shape, axis)) < LEAST_SIDE
-        if len(shape) == 2 and small:
-            text, remedy = f"is {shown_shape(shape)} pixels", "Export it again in full size."
-            found.setdefault((text, remedy, True), []).append(name)
-        if len(shape) == 2:
-            continue
-        wide = max(AXES.values(), key=lambda one: (min(_plane(shape, one)), one == axis))
-        fine = min(AXES.values(), key=lambda one: (_skew(_plane(spacing, one)), one != axis))
-        skew = _skew(_plane(spacing, axis))
-        if small:
-            sides = shown_shape(_plane(shape, axis)[::-1])
-            text = f"{survey.image.axis} slices are {sides} pixels"
-            found.setdefault((text, _cut_along(shape, wide), True), []).append(name)
-        elif skew > SKEWED and _skew(_plane(spacing, fine)) <= skew / SKEWED:
-            sides = shown_shape(f"{mm:g}" for mm in _plane(spacing, axis)[::-1])
-            text = f"{survey.image.axis} slices have pixels of {sides} mm: they cross thick slices"
-            if min(_plane(shape, fine)) >= LEAST_SIDE:
-                found.setdefault((text, _cut_along(shape, fine), False), []).append(name)
-    for (text, remedy, fault), names in found.items():
+def grid(survey: Survey) -> Iterator[Finding]:
+    """Slices of a few pixels, as stored or after shrinking, and slices across thick ones."""
+    image, sources = survey.image, survey.sources
+    wanted = suited(sources.values(), image)
+    found: dict[tuple[str, bool], list[str]] = {}
+    for name, source in sources.items():
+        if what := _misfit(source, image, wanted):
+            found.setdefault(what, []).append(name)
+    settings = options(image, wanted) if wanted else ()
+    other = (
+        "Cut along another axis" if wanted and wanted.axis != image.axis else "Take another grid"
+    )
+    for (text, fault), names in found.items():
+        strips = all(sorted(sources[name].shape)[-2] < LEAST_SIDE for name in names)
+        remedy = "Export it again in full size."
+        if settings and not strips:
+            remedy = f"{other}: {_options(*settings)}."
         yield Finding(fault, text, remedy, tuple(names))
 
 
-def _plane(sides: Sequence[float], axis: int) -> list[float]:
-    """Of the three axes of a volume, what remains of it in a slice: columns, rows."""
-    return [side for place, side in enumerate(sides) if place != axis or len(sides) == 2]
-
-
-def _skew(spacing: Sequence[float]) -> float:
-    return max(spacing) / min(spacing)
-
-
-def _cut_along(shape: Sequence[int], axis: int) -> str:
-    if min(_plane(shape, axis)) < LEAST_SIDE:
-        return "Export it again in full size."
-    name: Axis = next(name for name, place in AXES.items() if place == axis)
-    flip = ("training.flip=false",) if name == "sagittal" else ()  # a mirror swaps front and back
-    return f"Cut along another axis: {_options(f'image.axis={name}', *flip)}."
+def _misfit(
+    source: Source, image: ImageSection, wanted: ImageSection | None
+) -> tuple[str, bool] | None:
+    """What is wrong with the slices of a file, and whether it is a fault."""
+    (rows, columns), spacing = slice_of(source, image)
+    volume = len(source.shape) == 3
+    size = shown_shape((rows, columns))
+    if min(rows, columns) < LEAST_SIDE:
+        return (f"{image.axis} slices are {size} pixels" if volume else f"is {size} pixels"), True
+    resized = resampled((rows, columns), spacing, image)
+    if is_shrunk((rows, columns), resized):
+        what = f"{image.axis} slices" if volume else "a picture"
+        return f"{what} of {size} pixels would become {shown_shape(resized)}", True
+    skew = skew_of(source, image)
+    if wanted and wanted.axis != image.axis and skew > SKEWED * skew_of(source, wanted):
+        mm = shown_shape(f"{side:g}" for side in spacing)
+        return f"{image.axis} slices have pixels of {mm} mm: they cross thick slices", False
+    return None
 
 
 def unlabelled(survey: Survey) -> Iterator[Finding]:
@@ -261,93 +332,67 @@ def spacings(survey: Survey) -> Iterator[Finding]:
         yield Finding(
             False,
             "cases differ in spacing, so anatomy comes in different scales",
-            f"Train with one for all: {one_spacing([survey])}.",
+            f"Train with one for all: {spacing_option([survey])}.",
         )
 
 
 def plane_spacings(survey: Survey) -> list[list[float]]:
-    """Millimetres per pixel of each volume's slices, columns and rows; pictures have none."""
-    axis = AXES[survey.image.axis]
-    sources = [volume.source for volume in survey.volumes.values()]
-    return [_plane(source.spacing, axis) for source in sources if len(source.shape) == 3]
+    """Millimetres per pixel of each volume's slices, rows and columns; pictures have none."""
+    return [slice_of(one, survey.image)[1] for one in _of_volumes(survey)]
 
 
 def views(survey: Survey) -> list[list[float]]:
-    """Field of view of each volume's slices in millimetres, columns and rows."""
-    axis = AXES[survey.image.axis]
-    sources = [volume.source for volume in survey.volumes.values()]
-    return [
-        _plane([side * mm for side, mm in zip(one.shape, one.spacing, strict=True)], axis)
-        for one in sources
-        if len(one.shape) == 3
-    ]
+    """Field of view of each volume's slices in millimetres, rows and columns."""
+    both = [slice_of(one, survey.image) for one in _of_volumes(survey)]
+    return [[side * mm for side, mm in zip(*one, strict=True)] for one in both]
 
 
-def one_spacing(surveys: Iterable[Survey]) -> str:
-    """The option that brings all volumes to one spacing, in which each fits the image's size."""
-    most = max(
-        max(rows / survey.image.size[0], columns / survey.image.size[1])
-        for survey in surveys
-        for columns, rows in views(survey)
-    )
-    digits = 10 ** (2 - math.floor(math.log10(most)))
-    return _options(f"image.spacing={math.ceil(most * digits) / digits:g}")
+def _of_volumes(survey: Survey) -> list[Source]:
+    return [source for source in survey.sources.values() if len(source.shape) == 3]
+
+
+def spacing_option(surveys: Sequence[Survey]) -> str:
+    """The option that brings all volumes to one spacing, on the grid that suits them."""
+    sources = [source for survey in surveys for source in survey.sources.values()]
+    image = suited(sources, surveys[0].image) or surveys[0].image
+    return _options(one_spacing(sources, image))
 
 
 def empty_masks(survey: Survey) -> Iterator[Finding]:
     """Many slices without a label."""
-    without = sum(volume.slices - volume.labelled for volume in survey.volumes.values())
-    if survey.masked and survey.labels and without > survey.slices / 2:
+    if survey.labels and survey.without > survey.slices / 2:
         yield Finding(
             False,
-            f"{without} of {survey.slices} slices hold no label, so their masks say nothing of "
-            "what to paint",
+            f"{survey.without} of {survey.slices} slices hold no label, so their masks say nothing "
+            "of what to paint",
             f"Leave them out: {_options('image.slices=labelled')}.",
         )
 
 
 def size_with_less(surveys: Sequence[Survey]) -> str:
-    """The option with a size that has at most half of the padding; empty: there is none."""
+    """The option with a size that has at most half of the padding; empty: there is none.
+
+    It goes together with another axis or spacing, where one is wanted: see `grid`.
+    """
     image = surveys[0].image
-    ratios = [
-        _proportion(volume, AXES[image.axis])
-        for survey in surveys
-        for volume in survey.volumes.values()
-    ]
-    if image.fit != "pad" or image.spacing or not ratios:
+    sources = [survey.sources.values() for survey in surveys]
+    wanted = [suited(own, image) for own in (*sources, [one for own in sources for one in own])]
+    if not all(one and (one.axis, one.spacing) == (image.axis, image.spacing) for one in wanted):
         return ""
-    most, mean = max(image.size), fmean(math.log(ratio) for ratio in ratios)
-    short = max(16, 16 * round(most * math.exp(-abs(mean)) / 16))
-    size = (short, most) if mean < 0 else (most, short)
-
-    def empty(height: int, width: int) -> float:
-        fits = [ratio * width / height for ratio in ratios]
-        return 1 - fmean(min(fit, 1 / fit) for fit in fits)
-
-    if empty(*size) > empty(*image.size) / 2:
-        return ""
-    return _options(f"image.size={size[0]}x{size[1]}")
-
-
-def _proportion(volume: Volume, axis: int) -> float:
-    """Height over width of a slice, in millimetres."""
-    source = volume.source
-    mm = [a * b for a, b in zip(source.shape, source.spacing, strict=True)]
-    rows, columns = mm if len(mm) == 2 else _plane(mm, axis)[::-1]
-    return rows / columns
+    return _options(*options(image, wanted[-1])) if wanted[-1] else ""
 
 
 Rule = Callable[[Survey], Iterator[Finding]]
 
-OF_DATA: Final[tuple[Rule, ...]] = (unlabelled, masks_for_images, duplicates)
+OF_DATA: Final[tuple[Rule, ...]] = (unlabelled, silent, masks_for_images, duplicates)
 """Rules about the data alone."""
 
-OF_FIT: Final[tuple[Rule, ...]] = (intensities, thin, spacings, empty_masks)
+OF_FIT: Final[tuple[Rule, ...]] = (intensities, grid, spacings, empty_masks)
 """Rules about the data and a recipe's [image] table."""
 
 
 def findings(survey: Survey, rules: Iterable[Rule] | None = None) -> list[Finding]:
     """Everything that the rules find; None: all rules that matter to the survey's recipe."""
     if rules is None:  # a generator of masks sees no image
-        rules = (*OF_DATA, *OF_FIT) if survey.image.source == "images" else (unlabelled, thin)
+        rules = (*OF_DATA, *OF_FIT) if survey.image.source == "images" else (unlabelled, grid)
     return [replace(found, kind=rule.__name__) for rule in rules for found in rule(survey)]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from asyndgan.data.findings import findings, intensities, refuse
+from asyndgan.data.findings import findings, intensities, refuse, silent
 from asyndgan.data.prepared import Case
 from asyndgan.data.survey import Survey
 from asyndgan.errors import DataError
@@ -24,9 +24,9 @@ def check_contrast(cases: Sequence[Case], image: ImageSection, where: str | Path
         where: the site or folder that they are of, for the message.
 
     Raises:
-        DataError: as `asyndgan.data.findings.intensities` finds.
+        DataError: as `asyndgan.data.findings.intensities` and `silent` find.
     """
-    refuse(findings(Survey.of(cases, image), (intensities,)), where)
+    refuse(findings(Survey.of(cases, image), (silent, intensities)), where)
 
 
 def check_uncut(cases: Sequence[Case], image: ImageSection, where: Path) -> None:

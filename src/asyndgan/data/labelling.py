@@ -20,6 +20,9 @@ LEAST_UNEVEN: Final = 16
 MOST_SLICES: Final = 32
 """Most slices of a volume that are looked at."""
 
+UNMARKED: Final = (255, 65535, 2**32 - 1)
+"""What -1 becomes in 8, 16 and 32 bits without a sign."""
+
 SHOWN: Final = 8
 """Most labels that an error lists; a picture mistaken for a mask may hold hundreds."""
 
@@ -75,6 +78,13 @@ def _looks(
             f"Divide it by 255, so that 255 becomes label 1 ('{ones[0]}')."
             if two
             else "Replace 255 by the number of the label that it means."
+        )
+    if unknown.size <= 2 and all(mark < 0 or mark in UNMARKED for mark in unknown.tolist()):
+        return (
+            f"holds {' and '.join(map(str, unknown))}, by which programs mark background, or what "
+            "nobody annotated",
+            "Write 0 in its place where it is background; leave out cases or slices in which it "
+            "marks what nobody annotated.",
         )
     if _interpolated(mask, unknown):
         return (

@@ -98,6 +98,7 @@ def listed(folder: Path, info: DatasetInfo, part: Part = "Tr") -> Listing:
     cases, faults = _images(images, info.file_ending)
     if not cases:
         raise _no_image(images, info, faults)
+    _check_numbers(masks, cases, info)
     dropped = len(faults)
     if not masks.is_dir():
         if near := _near_folder(masks):
@@ -173,6 +174,31 @@ def _images(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], list
     return cases, faults
 
 
+def _check_numbers(masks: Path, cases: Mapping[str, Mapping[int, Path]], info: DatasetInfo) -> None:
+    """Checks that the last numbers in names of images are those of modalities.
+
+    Raises:
+        DataFileError: they look like numbers of cases, or like modalities that are counted from 1.
+    """
+    wanted, ending = len(info.modalities), info.file_ending
+    beyond = [path for own in cases.values() for number, path in own.items() if number >= wanted]
+    for path in beyond:
+        if (masks / path.name).is_file():
+            named = f"{path.name.removesuffix(ending)}_0000{ending}"
+            raise DataFileError(
+                path,
+                "ends in the number of the case, and so does its mask: the number of the modality "
+                "is missing",
+                f"Add it to all images, 0000 for the first: {named}. Masks keep their names.",
+            )
+    if beyond and all(0 not in own and max(own) == wanted for own in cases.values()):
+        raise DataFileError(
+            beyond[0].parent,
+            f"holds no modality 0000: they are counted from 0001, as in {beyond[0].name}",
+            "Count them from 0000, as channel_names does: rename the images.",
+        )
+
+
 def _stray(path: Path, ending: str) -> DataFileError | None:
     """The fault of an entry of imagesTr that is not named like an image."""
     if path.is_dir():
@@ -231,6 +257,14 @@ def _matched(
     lacking = [name for name in sorted(cases) if name not in named and name not in broken]
     alone = [*(path for name, path in masks.items() if name not in cases), *others]
     unmatched = []
+    if lacking and (pair := _shifted([name for name in masks if name not in cases], masks, cases)):
+        reason = (
+            f"numbers masks from {pair[0]} on, and imagesTr images from {pair[1]} on: each mask "
+        )
+        remedy = (
+            "Compare a mask with its image. If they belong together by order, number both alike."
+        )
+        return {}, [DataFileError(folder, f"{reason}may be another image's", remedy)], []
     near = _near(alone, lacking, ending)
     lacking = [name for name in lacking if name not in near.values()]
     examples: dict[str, str] = {}
@@ -266,6 +300,21 @@ def _matched(
     if not (named or near or alone or faults):
         return named, faults, [_no_masks(folder, "holds no mask", info)]
     return named, faults, [_unmasked(folder / f"{name}{ending}") for name in lacking]
+
+
+def _shifted(
+    alone: Sequence[str], masks: Iterable[str], cases: Iterable[str]
+) -> tuple[str, str] | None:
+    """The first mask and the first image, if all masks are numbered one above or below."""
+    numbered = re.compile(r"(.*?)(\d+)")
+    own, wanted = (
+        sorted((match[1], int(match[2])) for name in names if (match := numbered.fullmatch(name)))
+        for names in (masks, cases)
+    )
+    for step in (1, -1):
+        if own and alone and own == [(text, number + step) for text, number in wanted]:
+            return min(masks), min(cases)
+    return None
 
 
 def _near(masks: Iterable[Path], cases: Sequence[str], ending: str) -> dict[Path, str]:

@@ -1,6 +1,8 @@
 """File names that are nearly those of a data set: what differs, and what to do."""
 
+import os
 import re
+import sys
 import unicodedata
 from pathlib import Path
 from typing import Final
@@ -97,11 +99,20 @@ def wrong_ending(path: Path, ending: str, *, labels: bool) -> DataFileError | No
 
 
 def undecodable(path: Path) -> DataFileError:
-    """The fault of a file whose name is not text."""
+    """The fault of a file whose name is not text, or no text in this process's locale."""
+    try:
+        name = os.fsencode(path.name).decode()
+    except UnicodeDecodeError:
+        return DataFileError(
+            path,
+            "has a name that is not UTF-8, so no record can name it",
+            RENAMED,
+        )
     return DataFileError(
         path,
-        "has a name that is not UTF-8, so no record can name it",
-        RENAMED,
+        f"has a name in UTF-8 ({name!a}), and this process reads names as "
+        f"{sys.getfilesystemencoding()}",
+        "Set PYTHONUTF8=1, or a locale of UTF-8: LC_ALL=C.UTF-8.",
     )
 
 

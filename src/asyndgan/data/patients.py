@@ -12,13 +12,26 @@ from asyndgan.data.nnunet import patient_of
 MOST_VISITS: Final = 10
 """Most volumes of one patient, on average, that a counter in their names is taken to count."""
 
+MOST_SLICES: Final = 20
+"""The same of pictures that look like one or two patients: more may be two hospitals'."""
+
 _NUMBERED = re.compile(r"(.*\d)(\D+)\d+")  # sub01_slice_003: a numbered patient and a counter
 _NAMED = re.compile(r"(.*[^\W\d_])([_. -]+)\d+")  # smith_003
 
-_COUNTED = re.compile(r"slice|slc|frame|tile|patch|crop", re.IGNORECASE)
-
 LEAST_NAMED: Final = 3
 """Fewest patients without a number in their names; two names may be those of two data sets."""
+
+_DAY, _MONTH, _YEAR = "(?:0[1-9]|[12]\\d|3[01])", "(?:0[1-9]|1[0-2])", "(?:19|20)\\d\\d"
+_DATE = re.compile(
+    rf"(?<!\d)(?:{_YEAR}([-_.]?){_MONTH}\1{_DAY}|{_DAY}([-_.]){_MONTH}\2{_YEAR})(?!\d)"
+)
+_PLACE = re.compile(  # site1, centre_03: the number of a hospital or a device
+    r"(?:site|hosp\w*?|cent(?:er|re)|clinic|klinik|inst\w*?|scanner|vendor|dataset|cohort|batch|group)"
+    r"[\W_]*\d+[\W_]*",
+    re.IGNORECASE,
+)
+_PERSON: Final = frozenset({"p", "pt", "pat", "patient", "sub", "subj", "subject", "case", "id"})
+"""What people write before the number of a patient."""
 
 
 @final
@@ -59,15 +72,14 @@ def joined(names: Sequence[str], pattern: str, *, volumes: bool = False) -> Join
     if len({patient_of(name, pattern) for name in names}) <= 0.9 * len(names):
         return None
     for shape in (_NUMBERED, _NAMED):
-        matches = [match for name in names if (match := shape.fullmatch(name))]
+        matches = [match for name in names if (match := _counted(shape, name))]
         groups = Counter(match[1] for match in matches)
         several = sum(count for count in groups.values() if count > 1)
-        least = LEAST_NAMED if shape is _NAMED else 2
-        if matches and all(_COUNTED.search(match[2]) for match in matches):
-            least = 1
-        if len(groups) < least or several < 0.5 * len(names):
+        people = {_DATE.sub("", group) for group in groups}  # a day has many patients
+        if len(people) < (LEAST_NAMED if shape is _NAMED else 2) or several < 0.5 * len(names):
             continue
-        if volumes and len(matches) > MOST_VISITS * len(groups):
+        most = MOST_VISITS if volumes else MOST_SLICES
+        if (volumes or len(people) < LEAST_NAMED) and len(matches) > most * len(people):
             continue
         glues = {match[2] for match in matches}
         glue = re.escape(glues.pop()) if len(glues) == 1 else r"\D+"
@@ -76,6 +88,16 @@ def joined(names: Sequence[str], pattern: str, *, volumes: bool = False) -> Join
         if patients == len(groups) + len(names) - len(matches):
             return Joined(len(names), patients, proposed)
     return None
+
+
+def _counted(shape: re.Pattern[str], name: str) -> re.Match[str] | None:
+    """The match of a name that ends in a counter, and in no date and no patient's number."""
+    match = shape.fullmatch(name)
+    if match is None or any(date.end() == len(name) for date in _DATE.finditer(name)):
+        return None
+    person = re.sub(r"[\W_]", "", match[2]).lower() in _PERSON
+    place = _PLACE.fullmatch(_DATE.sub("", match[1]).strip("_-. "))
+    return None if person or place else match
 
 
 def shared_patients(patients: Iterable[str], others: Iterable[str]) -> list[str]:

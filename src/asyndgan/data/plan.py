@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from asyndgan.data.case import Preparation, RawCase
+from asyndgan.data.case import Preparation, RawCase, Source
 from asyndgan.data.description import DatasetInfo
+from asyndgan.data.geometry import is_shrunk, options, resampled, suited
 from asyndgan.data.measuring import levels_of
 from asyndgan.errors import DataError
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
@@ -19,9 +20,6 @@ ABSENT = (1 / 127.5, IMAGE_LOW)
 
 MOST_ENLARGED = 2**24
 """Most pixels of a plane that a recipe enlarges: only what is stored says what a machine bears."""
-
-LEAST_SHRUNK = 8
-"""Fewest pixels to which a recipe shrinks a side of a plane."""
 
 
 def planned(
@@ -81,35 +79,20 @@ def resized_to(shape: tuple[int, int], raw: RawCase, image: ImageSection) -> tup
 
     Raises:
         DataError: the planes would be enlarged to more than `MOST_ENLARGED` pixels, or shrunk to
-            less than `LEAST_SHRUNK` along a side.
+            less than `LEAST_SIDE` along a side.
     """
-    if image.spacing:
-        factors = [stored / to for stored, to in zip(raw.spacing, image.spacing, strict=True)]
-    elif image.fit == "stretch":
-        return image.size
-    else:
-        # Proportions are those in millimetres: pixels of thick slices are not square.
-        sides = [
-            to / (stored * mm)
-            for stored, mm, to in zip(shape, raw.spacing, image.size, strict=True)
-        ]
-        scale = min(sides) if image.fit == "pad" else max(sides)
-        factors = [scale * mm for mm in raw.spacing]
-    height, width = (
-        max(1, round(side * factor)) for side, factor in zip(shape, factors, strict=True)
-    )
+    height, width = resampled(shape, raw.spacing, image)
     if height * width > max(MOST_ENLARGED, shape[0] * shape[1]):
         raise DataError(
             f"case {raw.name} would become {height} x {width} pixels. "
             f"Take a larger image.spacing, or check the file's ({raw.spacing} mm)."
         )
-    if any(
-        side < min(LEAST_SHRUNK, stored)
-        for side, stored in zip((height, width), shape, strict=True)
-    ):
+    if is_shrunk(shape, (height, width)):
+        wanted = suited([raw.source or Source(raw.name, shape, raw.spacing)], image)
+        settings = " and ".join(options(image, wanted)) if wanted else ""
         raise DataError(
             f"case {raw.name} of {shape[0]} x {shape[1]} pixels would become {height} x {width}. "
-            "Take a smaller image.spacing, a larger image.size, or another image.axis."
+            f"It would fit with {settings or 'more pixels'}; 'asyndgan check' names what fits all."
         )
     return height, width
 

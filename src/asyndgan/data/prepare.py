@@ -33,7 +33,7 @@ def prepare(
 
     Raises:
         DataError: a modality is missing, intensities are not finite, or resampling would enlarge
-            the plane to more than `MOST_ENLARGED` pixels or shrink it below `LEAST_SHRUNK`.
+            the plane to more than `MOST_ENLARGED` pixels or shrink it below `LEAST_SIDE`.
     """
     preparation = planned(raw, image, modalities, incomplete=incomplete)
     height, width = preparation.shape

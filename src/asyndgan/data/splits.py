@@ -5,13 +5,29 @@ import hmac
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, final
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar, final
 
 from pydantic import ConfigDict, Field
 
-from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
 from asyndgan.recipe import Recipe
+
+
+class OfPatient(Protocol):
+    """A case of a patient; of a dataclass, such as `asyndgan.data.prepared.Case`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def patient(self) -> str:
+        """Its patient."""
+
+    @property
+    def present(self) -> tuple[bool, ...]:
+        """Whether it has each modality."""
+
+
+OneCase = TypeVar("OneCase", bound=OfPatient)
 
 
 @final
@@ -92,14 +108,23 @@ def split_patients(
     return {part: sorted(indices) for part, indices in split.items()}
 
 
+def halves_of(patients: Sequence[str], chooser: Chooser = OPEN) -> list[int]:
+    """The half, 0 or 1, of each case: patients in two of about equally many; 0 for one patient."""
+    halves = [0] * len(patients)
+    if len(set(patients)) > 1:
+        for index in split_patients(patients, {"first": 0.5, "second": 0.5}, 0, chooser)["second"]:
+            halves[index] = 1
+    return halves
+
+
 def hold_out(
-    sites: Mapping[str, Sequence[Case]],
+    sites: Mapping[str, Sequence[OneCase]],
     *,
     part: float,
     seed: int = 0,
     alone: bool = False,
     choosers: Mapping[str, Chooser] | None = None,
-) -> tuple[dict[str, list[Case]], list[Case]]:
+) -> tuple[dict[str, list[OneCase]], list[OneCase]]:
     """Holds out some of each site's patients for validation.
 
     Args:
@@ -119,8 +144,8 @@ def hold_out(
     Raises:
         DataError: no patient is held out: every site has only one, or `alone` chose none.
     """
-    training: dict[str, list[Case]] = {}
-    held_out: list[Case] = []
+    training: dict[str, list[OneCase]] = {}
+    held_out: list[OneCase] = []
     for site, cases in sites.items():
         chooser = (choosers or {}).get(site, OPEN)
         training[site], own = hold_out_of(cases, part=part, seed=seed, alone=alone, chooser=chooser)
@@ -133,13 +158,13 @@ def hold_out(
 
 
 def hold_out_of(
-    cases: Sequence[Case],
+    cases: Sequence[OneCase],
     *,
     part: float,
     seed: int = 0,
     alone: bool = False,
     chooser: Chooser = OPEN,
-) -> tuple[list[Case], list[Case]]:
+) -> tuple[list[OneCase], list[OneCase]]:
     """Splits one site's cases into remaining and held-out ones, as `hold_out` does.
 
     A `part` of 0 holds none out. At least `chooser.least` patients remain, also of those who have
@@ -168,8 +193,8 @@ def hold_out_of(
 
 
 def held_out_by(
-    recipe: Recipe, cases: Sequence[Case], chooser: Chooser = OPEN
-) -> tuple[list[Case], list[Case]]:
+    recipe: Recipe, cases: Sequence[OneCase], chooser: Chooser = OPEN
+) -> tuple[list[OneCase], list[OneCase]]:
     """Splits one site's cases into those a recipe trains on and those it holds out.
 
     Under differential privacy each patient is chosen independently; otherwise one patient's

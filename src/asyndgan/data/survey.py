@@ -65,6 +65,7 @@ class Volume:
         kept: sum over slices of the fraction of the resampled image that is not cropped away.
         labels: labels other than 0 in its mask.
         masks: how many labelled slices have, in some modality, their mask for an image.
+        varied: of each of its modalities, whether some slice is more than one grey value.
     """
 
     source: Source
@@ -75,6 +76,7 @@ class Volume:
     kept: float = 0.0
     labels: set[int] = field(default_factory=set)
     masks: int = 0
+    varied: dict[str, bool] = field(default_factory=dict)
     _digest: "hashlib._Hash" = field(default_factory=hashlib.sha256, repr=False)
     _varies: bool = False
 
@@ -97,6 +99,15 @@ class Volume:
     def digest(self) -> bytes:
         """SHA-256 of its slices; empty if each modality of each is one grey value."""
         return self._digest.digest() if self._varies else b""
+
+
+@final
+@dataclass(frozen=True)
+class Enrolled:
+    """Whose a case is, and whether it has each of the survey's modalities."""
+
+    patient: str
+    present: tuple[bool, ...]
 
 
 def picture_of(made: Preparation) -> bytes:
@@ -136,9 +147,13 @@ class Survey:
         self.kept: dict[str, dict[str, Kept]] = {}
         """What the intensities keep, by modality and patient."""
         self.modalities: tuple[str, ...] = ()
+        self.roll: list[Enrolled] = []
+        """Each case that the recipe trains on."""
         self.labels: set[int] = set()
         self.left_out = 0
         """Slices without a label that `image.slices` leaves out."""
+        self.shrunk: dict[str, Source] = {}
+        """Files, by name, that have no volume here, since preparing them leaves too few pixels."""
 
     @classmethod
     def of(cls, cases: Iterable[Prepared], image: ImageSection, *, masked: bool = True) -> Self:
@@ -152,6 +167,17 @@ class Survey:
     def slices(self) -> int:
         """Number of cases that the recipe trains on."""
         return sum(volume.slices for volume in self.volumes.values())
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The files of each picture or volume, by its name."""
+        return {name: volume.source for name, volume in self.volumes.items()} | self.shrunk
+
+    @property
+    def without(self) -> int:
+        """Slices trained on that hold no label; 0 if there are no masks."""
+        own = self.volumes.values() if self.masked else ()
+        return sum(volume.slices - volume.labelled for volume in own)
 
     @property
     def empty(self) -> float:
@@ -173,10 +199,12 @@ class Survey:
         if self.image.slices == "labelled" and not labels:
             self.left_out += 1
             return
+        self.roll.append(Enrolled(patient, tuple(levels is not None for levels in made.levels)))
         place = f"{len(self.volumes)}"
         source = made.source or Source(place, made.shape, made.spacing)
         volume = self.volumes.setdefault(source.name, Volume(source, patient))
         volume.add(made, self.image, labels)
         for name, levels in zip(modalities, made.levels, strict=True):
             if levels:
+                volume.varied[name] = volume.varied.get(name, False) or bool(levels.digest)
                 self.kept.setdefault(name, {}).setdefault(patient, Kept()).add(levels)

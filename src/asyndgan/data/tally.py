@@ -112,6 +112,7 @@ def _trained(survey: Survey, *, volumes: bool) -> str:
     of = f", {_range([(count,) for count in counts])} a volume" if volumes else ""
     what = counted(survey.slices, "slice" if volumes else "picture")
     left = f"; {survey.left_out} without a label are left out" if survey.left_out else ""
+    left += f"; {survey.without} hold no label" if survey.without else ""
     made = f"{what} of {height} x {width} pixels{of}"
     cut = f", {100 * survey.cut:.0f} % of what is stored is cut off" if survey.cut > 0.005 else ""
     return f"{made}, {100 * survey.empty:.0f} % of each is padding{cut}{left}"

@@ -7,10 +7,10 @@ import torch
 
 from asyndgan.arrays import Mask
 from asyndgan.data import Cohort
+from asyndgan.data.enrolment import Cases, refusals
 from asyndgan.errors import CohortError, PolicyError, ProtocolError
 from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe
-from asyndgan.training.aggregation import aggregation_of
 from asyndgan.wire import LEAST_SHARE
 
 
@@ -27,35 +27,14 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
         )
     own = name in recipe.site_discriminators
     section = f"site_discriminators.{name}" if own else "discriminator"
-    cross_fitted = recipe.at_site(name).discriminator.cross_fitted
-    if cross_fitted and (untaught := cohort.untaught):
-        raise CohortError(
-            f"site {name}: of its patients one half alone has cases with {untaught[0]}, and a "
-            "network that learns from the other half would judge what it never saw. Leave "
-            f"{' and '.join(untaught)} out at this site, or set {section}.cross_fitted to "
-            "false."
-        )
-    if cross_fitted and cohort.patients < 2:
-        raise CohortError(
-            f"site {name} has one patient, so one of its two networks would have no patient to "
-            f"learn from. Add patients, or train with --set {section}.cross_fitted=false."
-        )
     if cohort.move != recipe.training.move:
         raise CohortError(
             f"site {name}: its cohort has move={cohort.move}, and training.move is "
             f"{recipe.training.move}. Build the cohort as the recipe says."
         )
-    compared = {
-        f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
-        f"shares.by '{recipe.shares.by}'": aggregation_of(recipe).whole_cases,
-        f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
-    }
-    for key, value in compared.items():
-        if value and cohort.present is not None:
-            raise CohortError(
-                f"site {name}: some cases lack a modality, and {key} cannot tell what is absent "
-                "from what is black. Switch it off, or leave these cases out."
-            )
+    cases = Cases(cohort.patients, cohort.untaught, cohort.present is not None)
+    for reason, remedy in refusals(cases, recipe.at_site(name), section):
+        raise CohortError(f"site {name}: {reason}. {remedy}")
 
 
 def check_strangers(name: str, given: Iterable[Mask], own: Iterable[Mask]) -> None:

@@ -11,15 +11,11 @@ from torch import Tensor, nn
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.description import named_alike
+from asyndgan.data.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES
 from asyndgan.errors import CohortError
 from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe
 from asyndgan.wire import Card
-
-UNNAMED_MODALITIES: Final = 16
-UNNAMED_LABELS: Final = 64
-"""Most modalities, and most label channels (the highest number and one), that a run paints of which
-the recipe names none: a single card could ask for a generator of any size otherwise."""
 
 SIDE_LIMIT: Final = 4096
 """Largest number of rows or columns of an image."""

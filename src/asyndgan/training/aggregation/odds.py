@@ -37,7 +37,6 @@ class Odds(Aggregation[Appraise, Appraisal]):
 
     request = Appraise
     answer = Appraisal
-    whole_cases = True
 
     def pull(
         self, images: Images, members: Members, answers: Mapping[str, Appraisal], shares: Weights

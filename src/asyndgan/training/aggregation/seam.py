@@ -30,12 +30,10 @@ class Aggregation(ABC, Generic[Request, Answer]):
     Attributes:
         request: message that asks a site in a step; another one is refused.
         answer: message that a site answers with.
-        whole_cases: whether every case must have all of its site's modalities.
     """
 
     request: ClassVar[type[StepRequest]]
     answer: ClassVar[type[StepAnswer]]
-    whole_cases: ClassVar[bool]
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe

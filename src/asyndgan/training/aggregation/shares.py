@@ -32,7 +32,6 @@ class Shares(Aggregation[Judge, Judgement]):
 
     request = Judge
     answer = Judgement
-    whole_cases = False
 
     def pull(
         self, images: Images, members: Members, answers: Mapping[str, Judgement], shares: Weights

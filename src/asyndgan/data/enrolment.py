@@ -1,0 +1,153 @@
+"""Whether a folder's cases suffice to train on: whose they are, and what they have."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, final
+
+from asyndgan.data.case import MODALITIES_LIMIT
+from asyndgan.data.splits import halves_of, held_out_by
+from asyndgan.recipe import ImageSection, Recipe
+
+if TYPE_CHECKING:
+    from asyndgan.data.check import CheckReport
+
+UNNAMED_MODALITIES: Final = 16
+UNNAMED_LABELS: Final = 64
+"""Most modalities, and most label channels (the highest number and one), that a run paints of which
+the recipe names none: a single card could ask for a generator of any size otherwise."""
+
+Reason = tuple[str, str]
+"""Why a site is refused, and the remedy."""
+
+
+@final
+@dataclass(frozen=True)
+class Cases:
+    """What of a site's cases decides whether a recipe can be trained on them.
+
+    Attributes:
+        patients: number of patients.
+        untaught: as `untaught` finds.
+        incomplete: whether some case lacks a modality that others have.
+    """
+
+    patients: int
+    untaught: Sequence[str]
+    incomplete: bool
+
+
+def untaught(
+    modalities: Sequence[str], present: Sequence[Sequence[bool]], halves: Sequence[int]
+) -> list[str]:
+    """Modalities of which one half of the patients has no case while the other has some."""
+    if len(set(halves)) < 2:
+        return []
+    held = {
+        (half, place)
+        for own, half in zip(present, halves, strict=True)
+        for place, has in enumerate(own)
+        if has
+    }
+    return [
+        name
+        for place, name in enumerate(modalities)
+        if ((0, place) in held) != ((1, place) in held)
+    ]
+
+
+def refusals(cases: Cases, recipe: Recipe, section: str = "discriminator") -> Iterator[Reason]:
+    """Why a recipe cannot be trained on a site's cases, which training and `check` refuse alike.
+
+    Args:
+        cases: those that are not held out.
+        recipe: as the site trains it.
+        section: key of the site's discriminator.
+    """
+    cross_fitted = recipe.discriminator.cross_fitted
+    if cross_fitted and cases.untaught:
+        yield (
+            f"of its patients one half alone has cases with {cases.untaught[0]}, and a network "
+            "that learns from the other half would judge what it never saw",
+            f"Leave {' and '.join(cases.untaught)} out at this site, or set {section}.cross_fitted "
+            f"to false: --set {section}.cross_fitted=false.",
+        )
+    if cross_fitted and cases.patients < 2:
+        yield (
+            "has one patient to train on, so one of its two networks would have no patient to "
+            "learn from",
+            f"Add patients, or train with one network: --set {section}.cross_fitted=false.",
+        )
+    compared = {
+        f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,
+        f"shares.by '{recipe.shares.by}'": recipe.shares.sends_odds,
+        f"privacy.kind '{recipe.privacy.kind}'": recipe.privacy.kind != "none",
+    }
+    for key in (key for key, value in compared.items() if value and cases.incomplete):
+        yield (
+            f"some cases lack a modality, and {key} cannot tell what is absent from what is black",
+            "Switch it off, or leave these cases out.",
+        )
+
+
+def none_shared(modalities: Sequence[str], image: ImageSection) -> Reason | None:
+    """The refusal of a set with none of the modalities that the recipe names."""
+    if not image.modalities or set(modalities) & set(image.modalities):
+        return None
+    return (
+        f"has the modalities {', '.join(modalities)}, none of which is in the recipe's "
+        f"image.modalities ({', '.join(image.modalities)})",
+        "Name them alike; modalities match by name.",
+    )
+
+
+def unready(report: "CheckReport", recipe: Recipe) -> Iterator[Reason]:
+    """Why a folder without a fault of its own cannot be a site of a recipe, by its data alone."""
+    image, roll = recipe.image, report.survey.roll
+    if report.faults or not report.modalities:
+        return
+    if image.source == "images" and (reason := none_shared(report.modalities, image)):
+        yield reason
+    if not roll:
+        return
+    yield from _unnamed(report, image)
+    kept, _ = held_out_by(recipe, roll)
+    present = [one.present if image.source == "images" else (True,) for one in kept]
+    halves = halves_of([one.patient for one in kept])
+    held = [any(own) for own in zip(*present, strict=True)]
+    cases = Cases(
+        len({one.patient for one in kept}),
+        untaught(report.survey.modalities, present, halves) if image.source == "images" else [],
+        any(own and not all(p[n] for p in present) for n, own in enumerate(held)),
+    )
+    yield from refusals(cases, recipe)
+
+
+def _unnamed(report: "CheckReport", image: ImageSection) -> Iterator[Reason]:
+    """More modalities or labels than a run paints, or others than the recipe names."""
+    if image.source == "masks" and len(report.labels) > MODALITIES_LIMIT:
+        yield (
+            f"has {len(report.labels)} labels; a generator of masks paints {MODALITIES_LIMIT}",
+            "Merge some of them.",
+        )
+    elif image.source == "images" and not image.modalities:
+        count = len(report.survey.modalities)
+        if count > UNNAMED_MODALITIES:
+            yield (
+                f"has {count} modalities, and a recipe that names none paints "
+                f"{UNNAMED_MODALITIES} at most",
+                "Name what the run is to paint in image.modalities.",
+            )
+    highest = max(report.labels.values())
+    if not image.labels and highest >= UNNAMED_LABELS:
+        yield (
+            f"has label {highest}, and a recipe that names no labels has none above "
+            f"{UNNAMED_LABELS - 1}",
+            "Name what the run is to paint in image.labels.",
+        )
+    strange = report.labels.items() - image.labels.items() if image.labels else ()
+    if strange:
+        yield (
+            f"has {', '.join(f'label {n} {name!r}' for name, n in sorted(strange))}, which "
+            "image.labels of the recipe does not name so",
+            "Name them there, or remap the masks.",
+        )
