@@ -508,7 +508,8 @@ def test_a_suite_has_sites_go_without_modalities(
 ) -> None:
     text = SMALL.replace("RECIPE", str(write_recipe(tmp_path, tiny)))
     text = text.replace(
-        "single_sites = false", "single_sites = false\nfedavg = true\nconsistency = true"
+        "single_sites = false",
+        "single_sites = false\nfedavg = true\nconsistency = true\ndiagnosis = true",
     )
     text += """
 [[models]]
@@ -521,6 +522,9 @@ without = { north = ["T1"], south = ["T2"] }
     facts = json.loads((tmp_path / "out/runs/heads/misaligned-0/run.json").read_text())
     held = {site: about["modalities"] for site, about in facts["sites"].items()}
     assert held == {"north": ["T2", "FLAIR"], "south": ["T1", "FLAIR"]}
+    (diagnosed, *_) = result.diagnoses
+    assert len(diagnosed["spectrum"]) == 4
+    assert {"lesion", "border"} <= set(diagnosed["told_at"])
     by_model = {row["model"]: row for row in result.rows if row["label"] == "lesion"}
     assert by_model["fedavg-without"]["dice_mean"] != by_model["fedavg"]["dice_mean"]
     assert [(row["recipe"], row["label"], row["pair"]) for row in result.consistency][:3] == [

@@ -93,6 +93,10 @@ def _between(low: float | None, high: float | None, digits: int) -> str:
     return f"{decimal(low, digits)} to {decimal(high, digits)}"
 
 
+def _row_of(values: Iterable[float | None], digits: int) -> str:
+    return " ".join(decimal(value, digits) for value in values)
+
+
 # Tables: headings, and the cells below them
 
 _RESULTS: Final[Columns] = {
@@ -131,6 +135,21 @@ _LEVELLING: Final[Columns] = {
     "steps": _text("longer_steps"),
     "Dice | difference": _number("longer_dice", "difference", digits=3),
     "patients | seeds": _text("patients", "seeds"),
+}
+_DIAGNOSES: Final[Columns] = {
+    "recipe": _text("recipe"),
+    "components | real": _number("components", "components_real", digits=0),
+    "nearest | real": _number("nearest", "nearest_real", digits=3),
+    "repeated": _number("repeated", digits=2),
+    "precision | recall | density | coverage": _number(
+        "precision", "recall", "density", "coverage", digits=2
+    ),
+    "told": _number("told", digits=2),
+    "told at": lambda row: [
+        ", ".join(f"{place} {decimal(weight, 1)}" for place, weight in row["told_at"].items())
+    ],
+    "spectrum": lambda row: [_row_of(row["spectrum"], 2)],
+    "border | real": lambda row: [_row_of(row["border"], 3), _row_of(row["border_real"], 3)],
 }
 _TRAFFIC: Final[Columns] = {
     "recipe | steps": _text("recipe", "steps"),
@@ -231,6 +250,7 @@ _PARTS: Final[dict[str, Part]] = {
     "traffic": _each_set(": feedback against weights, bytes of a site", _TRAFFIC),
     "checkpoints": _each_training,
     "distances": _each_distance,
+    "diagnoses": _each_set(": what synthetic images lack beside real ones", _DIAGNOSES),
     "consistency": _each_set(
         ": how modalities go together, against the judged patients", _CONSISTENCY
     ),

@@ -14,6 +14,7 @@ from asyndgan.data.prepare import blanked
 from asyndgan.judging.bench import Bench, Contenders, Judged, TrainingSet, write_whole
 from asyndgan.judging.compare import compare, contenders, levelled_off
 from asyndgan.judging.consistency import consistency
+from asyndgan.judging.diagnosis import diagnose_run
 from asyndgan.judging.distance import distances
 from asyndgan.judging.fedavg import LOCAL_STEPS, weight
 from asyndgan.judging.metrics import mean
@@ -83,6 +84,8 @@ class Judging:
         result.evaluations[f"{self.part.name}, {self.model.name}"] = self._place()
         self._add_costs(result, models)
         self._add_distances(result)
+        if self.suite.diagnosis:
+            self._add_diagnosis(result)
         if self.suite.consistency:
             self._add_consistency(result, painted[SYNTHETIC])
         result.traffic.append({**self.about, **traffic(self.paintings.runs[SYNTHETIC])})
@@ -136,6 +139,11 @@ class Judging:
             alike = (self.paintings.alike(run) for run in runs)
             measured = [asdict(distances(cases, owners, self.real.sites)) for cases in alike]
             result.distances.append({**self.about, "model": name, **_mean_of(measured)})
+
+    def _add_diagnosis(self, result: SuiteResult) -> None:
+        runs = self.paintings.runs[SYNTHETIC]
+        found = [asdict(diagnose_run(run, self.real.sites)) for run in runs]
+        result.diagnoses.append({**self.about, **_mean_of(found)})
 
     def _add_consistency(self, result: SuiteResult, painted: Sequence[Sequence[Case]]) -> None:
         of_seeds = [consistency(cases, self.real.judged, self.real.labels) for cases in painted]
@@ -205,11 +213,11 @@ class Judging:
         return compare(together, self.judged, bench, about=self.about)
 
 
-def _mean_of(tables: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Element-wise mean of nested tables with the same keys."""
-    return {
-        key: _mean_of([table[key] for table in tables])
-        if isinstance(value, Mapping)
-        else mean([table[key] for table in tables])
-        for key, value in tables[0].items()
-    }
+def _mean_of(tables: Sequence[Any]) -> Any:
+    """Element-wise mean of numbers, or of nested tables and tuples of the same form."""
+    first = tables[0]
+    if isinstance(first, Mapping):
+        return {key: _mean_of([table[key] for table in tables]) for key in first}
+    if isinstance(first, tuple):
+        return [_mean_of(several) for several in zip(*tables, strict=True)]
+    return mean(tables)

@@ -40,6 +40,7 @@ class SuiteResult:
         paintings: view of the scores of further synthetic sets: the keys of `table.Row`, `set`,
             `recipe` and how they are painted.
         distances: one for each set, recipe and generator: `Distances`, mean over seeds.
+        diagnoses: for each set and recipe: `Diagnosis`, mean over seeds.
         consistency: for each set, recipe, label and pair of modalities: `Consistency`, mean over
             seeds.
         completions: for each set, recipe and way of completion, of all seeds' generators:
@@ -81,6 +82,7 @@ class SuiteResult:
     networks: list[dict[str, Any]] = field(default_factory=list)
     paintings: list[dict[str, Any]] = field(default_factory=list)
     distances: list[dict[str, Any]] = field(default_factory=list)
+    diagnoses: list[dict[str, Any]] = field(default_factory=list)
     consistency: list[dict[str, Any]] = field(default_factory=list)
     completions: list[dict[str, Any]] = field(default_factory=list)
     traffic: list[dict[str, Any]] = field(default_factory=list)

@@ -161,6 +161,9 @@ class Suite(Section):
         description="also one network that all sites train together; for one seed of the "
         "generators only, since it costs as many trainings as there are sites",
     )
+    diagnosis: bool = Field(
+        False, description="also what the synthetic images lack beside real ones"
+    )
     consistency: bool = Field(
         False, description="also how modalities go together, against the cases that are judged on"
     )
