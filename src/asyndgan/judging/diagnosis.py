@@ -208,7 +208,9 @@ def _similarity(one: Images, other: Images) -> float:
         spatial_dims=one.ndim - 2, data_range=2.0, kernel_size=kernel,
         weights=[weight / sum(weights[:scales]) for weight in weights[:scales]],
     )  # fmt: skip
-    return float(measure(one, other).nanmean())
+    found = measure(one, other)
+    assert isinstance(found, Tensor)
+    return float(found.nanmean())
 
 
 def _power(images: Images) -> Tensor:
