@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from keyword import iskeyword
 from typing import Annotated, Any, Final, final
 
 import typer
@@ -18,9 +19,11 @@ from asyndgan.errors import AsyndganError, Interrupted
 COMMANDS: Final = {
     "demo": "Runs every stage on four phantom hospitals.",
     "phantoms": "Draws phantom data sets: four sites and a test set.",
+    "import": "Makes a data set of a folder of DICOM files.",
     "check": "Checks data sets and names every fault.",
     "train": "Trains one generator with several sites.",
     "generate": "Paints a synthetic data set with a trained generator.",
+    "export": "Writes a synthetic data set as DICOM, marked as synthetic.",
     "augment": "Copies a data set and adds synthetic cases.",
     "complete": "Copies a data set and adds the modalities that its cases lack.",
     "evaluate": "Compares models trained on synthetic and on real data.",
@@ -33,7 +36,7 @@ COMMANDS: Final = {
     "federation": "Runs a federation between real machines, as its coordinator.",
     "site": "Takes part in a federation, as one of its sites.",
 }
-"""Commands and their help, with which each one's own help begins; each has a module of its name."""
+"""Commands and their help, with which each one's own help begins; each has a module of its name (`import_`)."""
 
 EXIT_CODES: Final = {
     0: "The command succeeded.",
@@ -67,7 +70,8 @@ def _imported(name: str) -> Any:
     logging.lastResort = LogToTerminal(logging.WARNING)
     # Without a home that can be written, matplotlib keeps its cache in a temporary folder.
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
-    found = getattr(import_module(f"asyndgan.cli.{name}"), name)
+    word = f"{name}_" if iskeyword(name) else name
+    found = getattr(import_module(f"asyndgan.cli.{word}"), word)
     if not isinstance(found, typer.Typer):
         alone = Commands("", no_args_is_help=False)
         alone.command(name)(found)

@@ -1,0 +1,168 @@
+"""`asyndgan import`: makes a data set of a folder of DICOM files."""
+
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from asyndgan.cli.terminal import Terminal
+from asyndgan.errors import DataError
+from asyndgan.texts import counted
+
+if TYPE_CHECKING:
+    from asyndgan.dicom.choosing import Picked
+    from asyndgan.dicom.files import Fault
+    from asyndgan.dicom.series import Archive, Series
+
+
+def import_(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FROM", help="Folder of DICOM files.", exists=True, file_okay=False),
+    ],
+    out: Annotated[Path, typer.Argument(metavar="TO", help="New folder of the data set.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run")] = False,
+    series: list[str] | None = None,
+    segmentation: list[str] | None = None,
+    label: list[str] | None = None,
+    patients: Annotated[Path | None, typer.Option("--map")] = None,
+    names: Annotated[bool, typer.Option("--names")] = False,
+) -> None:
+    """Makes a data set of a folder of DICOM files.
+
+    Writes an nnU-Net folder of NIfTI with the voxels as stored, in Hounsfield units for CT, and
+    with masks from DICOM SEG and RTSTRUCT. Patients get opaque names. What cannot be imported is
+    named and left out.
+
+    Example:
+        asyndgan import archive data/north --dry-run
+        asyndgan import archive data/north --series 'T1=*t1*' --label 'tumour=GTV*'
+
+    Data:
+        --series CHANNEL=PATTERN: A channel, and the series that holds it: a pattern of its
+            description, number or modality. By default the series that has a segmentation, or the
+            only one of a study.
+        --segmentation PATTERN: Only segmentations with this description or number.
+        --label NAME=PATTERN: A label, and the segments that it covers. The first label gets the
+            number 1, and a later one covers an earlier. By default all segments, by the alphabet.
+
+    Privacy:
+        --map FILE: File that tells which patient has which opaque name. It stays at the site. By
+            default TO-patients.json beside TO.
+        --names: Also print descriptions, file names and PatientIDs, which may name patients.
+
+    Output:
+        --dry-run: Only list what would be imported.
+    """
+    from asyndgan.dicom.choosing import Choice, labels_of, pick
+    from asyndgan.dicom.files import pydicom
+    from asyndgan.dicom.importing import PatientMap, check_alike, read_cases, write
+    from asyndgan.dicom.series import read_archive
+
+    pydicom()
+    choice = Choice(_pairs(series), segmentation or (), _pairs(label))
+    console = Terminal()
+    known = PatientMap(patients or out.with_name(f"{out.name}-patients.json"), out)
+    with console.status("Reading headers ..."):
+        archive = read_archive(source)
+    picked = pick(archive, choice)
+    results: dict[int, str] = {}
+    done = 0
+    try:
+        check_alike(picked.cases)
+        labels = labels_of(picked.cases, choice)
+        late: list[tuple[Series, Fault]] = []
+        with console.status("Reading segmentations ..." if dry_run else "Writing cases ..."):
+            if dry_run:
+                cases = read_cases(picked.cases, choice, labels, late)
+                found = [(case, "a case") for case, _ in cases]
+            else:
+                found = list(write(out, picked.cases, choice, labels, known, late))
+        for case, name in found:
+            results |= {id(each): name for each in case.channels.values()}
+            results |= {id(each): "its mask" for each in case.masks}
+        done = len(found)
+        picked.faults += late
+    finally:
+        _show(console, archive, picked, results, names)
+    listed = ", ".join(f"{number} {name}" for name, number in labels.items())
+    console.say(f"Labels: {listed}. Make sure that none of them names a patient.")
+    if not done:
+        raise DataError("no case can be imported. What is listed above says why.")
+    what = f"{counted(done, 'case')} of {counted(len({c.key[0] for c, _ in found}), 'patient')}"
+    if dry_run:
+        console.say(f"{what} can be imported. Nothing was written.")
+        return
+    console.say(f"{what} in {out}. {known.path} tells who they are: it stays at the site.")
+    console.say(f"\nNext: asyndgan check {quote(str(out))}")
+
+
+def _pairs(words: list[str] | None) -> list[tuple[str, str]]:
+    """Names and patterns; a name alone is its own pattern."""
+    return [(name, like or name) for name, _, like in (word.partition("=") for word in words or ())]
+
+
+def _show(
+    console: Terminal, archive: "Archive", picked: "Picked", results: dict[int, str], names: bool
+) -> None:
+    """Prints a row for each series, and below the table each fault and what to do."""
+    faults: dict[tuple[str, str], int] = {}
+    for series, fault in picked.faults:
+        number = faults.setdefault((fault.reason, fault.remedy), len(faults) + 1)
+        results[id(series)] = f"see {number}"
+    table = Table("patient", "study", "series", "holds", "result")
+    for patient, study, number, series in _numbered(archive):
+        result = results.get(id(series), "not taken")
+        table.add_row(str(patient), str(study), str(number), _holds(series), result)
+        if names:
+            told = (series.key[0], series.number, series.description, str(series.files[0]))
+            table.add_row("", "", "", " | ".join(told))
+    console.print(table)
+    for (reason, remedy), number in faults.items():
+        console.say(f"{number}. {reason[:1].upper()}{reason[1:]}. {remedy}", style="yellow")
+    _show_notes(console, archive, picked)
+    for path in [*archive.broken, *archive.foreign] if names else ():
+        console.say(f"not read: {path}")
+
+
+def _show_notes(console: Terminal, archive: "Archive", picked: "Picked") -> None:
+    taken = [(case, each) for case in picked.cases for each in case.channels.values()]
+    if burned := sum(each.burned for _, each in taken):
+        console.say(
+            f"! {burned} series may have text burned into their pixels, such as a name (secondary "
+            "captures, ultrasound, or as their headers say). Look at each before you train.",
+            style="bold yellow",
+        )
+    if tilts := [case.grid.tilt for case, _ in taken if case.grid.tilt]:
+        console.say(
+            f"! {len(tilts)} series were acquired with a tilted gantry (up to {max(tilts):.1f} "
+            "degrees). Their affine is sheared, which software built on ITK refuses.",
+            style="yellow",
+        )
+    for count, what in (
+        (len(archive.broken), "cannot be read, so slices may be missing"),
+        (len(archive.foreign), "no DICOM"),
+        (archive.others, "DICOM without images or segmentations"),
+    ):
+        if count:
+            console.say(f"! {counted(count, 'file')}: {what}.")
+
+
+def _numbered(archive: "Archive") -> list[tuple[int, int, int, "Series"]]:
+    """Each series with the running numbers of patient, study and series, for the table only."""
+    patients: dict[str, dict[str, int]] = {}
+    rows = []
+    for each in archive.series:
+        studies = patients.setdefault(each.key[0], {})
+        number = studies[each.key[1]] = studies.get(each.key[1], 0) + 1
+        rows.append((len(patients), len(studies), number, each))
+    return rows
+
+
+def _holds(series: "Series") -> str:
+    if series.is_segmentation:
+        return f"{series.kind}: {', '.join(series.segments.values())}"
+    sizes = sorted({f"{shape[2]} x {shape[1]}" for shape in series.shapes.values()})
+    return f"{series.kind}: {len(series.frames)} images of {' or '.join(sizes[:2]) or 'no size'}"

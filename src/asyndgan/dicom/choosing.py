@@ -1,0 +1,229 @@
+"""Which series of a study become a case, and which segmentations its mask."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import groupby
+from typing import final
+
+import numpy as np
+from pydantic import TypeAdapter, ValidationError
+
+from asyndgan.data.description import IGNORED, MAX_LABEL, named_alike
+from asyndgan.data.grids import ORIGIN_TOLERANCE
+from asyndgan.dicom.files import Fault
+from asyndgan.dicom.geometry import Grid, grid_of
+from asyndgan.dicom.series import Archive, Series
+from asyndgan.errors import DataError
+from asyndgan.texts import Name
+
+BACKGROUND = "background"
+Wanted = Sequence[tuple[str, str]]
+"""Names that somebody gave, each with a pattern such as `*t1*`."""
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """What to take from an archive; nothing that is empty narrows it.
+
+    Attributes:
+        series: name of a channel and a pattern of the description, number or modality of its
+            series.
+        segmentations: patterns of the description or number of segmentations.
+        labels: name of a label and a pattern of the names of its segments.
+    """
+
+    series: Wanted = ()
+    segmentations: Sequence[str] = ()
+    labels: Wanted = ()
+
+    def label_of(self, segment: str) -> str | None:
+        """The label that a segment becomes; None if it is left out."""
+        if segment.casefold() == BACKGROUND:
+            return None
+        if not self.labels:
+            return segment
+        return next((name for name, like in self.labels if _fits(like, segment)), None)
+
+
+@final
+@dataclass(frozen=True)
+class Pick:
+    """A case to be.
+
+    Attributes:
+        channels: name to series, all on one grid.
+        grid: the grid.
+        masks: segmentations of any of the series.
+    """
+
+    channels: Mapping[str, Series]
+    grid: Grid
+    masks: Sequence[Series]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """PatientID and Study Instance UID; private."""
+        return next(iter(self.channels.values())).key[:2]
+
+
+@final
+@dataclass
+class Picked:
+    """What becomes of an archive.
+
+    Attributes:
+        cases: the cases to be.
+        faults: the fault of each series that is left out, and of each study without a case by its
+            first series.
+    """
+
+    cases: list[Pick] = field(default_factory=list)
+    faults: list[tuple[Series, Fault]] = field(default_factory=list)
+
+
+def pick(archive: Archive, choice: Choice) -> Picked:
+    """Picks the cases of an archive; what cannot be one is a fault of its study."""
+    picked = Picked()
+    masks = [each for each in archive.series if each.is_segmentation]
+    for mask in masks:
+        if not any(_is_of(mask, each) for each in archive.series):
+            fault = Fault("is of a series that is not here", "Export that series beside it.")
+            picked.faults.append((mask, fault))
+    for _, grouped in groupby(archive.series, lambda each: each.key[:2]):
+        study = list(grouped)
+        try:
+            _pick_study(study, masks, choice, picked)
+        except Fault as fault:
+            picked.faults.append((study[0], fault))
+    return picked
+
+
+def _pick_study(
+    study: Sequence[Series], every: Sequence[Series], choice: Choice, picked: Picked
+) -> None:
+    images = [each for each in study if not (each.is_segmentation or each.localizer)]
+    if not images:
+        return
+    if not study[0].key[0]:
+        raise Fault(
+            "has no PatientID, by which studies of one patient are kept together",
+            "Give each patient a PatientID of their own.",
+        )
+    masks = {id(each): _masks_of(each, every, choice) for each in images}
+    for channels in _channels(images, masks, choice):
+        first = next(iter(channels.values()))
+        try:
+            own = {id(mask): mask for each in channels.values() for mask in masks[id(each)]}
+            if every and not own:
+                raise Fault("has no segmentation", "Export it beside the images.")
+            picked.cases.append(Pick(channels, _common_grid(channels), list(own.values())))
+        except Fault as fault:
+            picked.faults.append((first, fault))
+
+
+def _is_of(mask: Series, image: Series) -> bool:
+    """Whether a segmentation names a series of the patient or, naming none, lies in its space."""
+    if image.is_segmentation or not mask.is_segmentation or mask.key[0] != image.key[0]:
+        return False
+    if mask.references:
+        return image.key[2] in mask.references
+    return image.frame_of_reference == mask.frame_of_reference != ""
+
+
+def _masks_of(image: Series, every: Iterable[Series], choice: Choice) -> list[Series]:
+    likes = choice.segmentations or ["*"]
+    return [
+        each
+        for each in every
+        if _is_of(each, image) and any(_fits(like, *_told(each)) for like in likes)
+    ]
+
+
+def _channels(
+    images: Sequence[Series], masks: Mapping[int, Sequence[Series]], choice: Choice
+) -> list[dict[str, Series]]:
+    """The channels of each case of a study.
+
+    Raises:
+        Fault: a channel has no series or several.
+    """
+    referenced = [each for each in images if masks[id(each)]]
+    if not choice.series:
+        found = referenced or images
+        if len(found) > 1 and not referenced:
+            raise Fault(
+                f"has {len(found)} series of images, and no segmentation names one",
+                "Name the series by --series CHANNEL=DESCRIPTION.",
+            )
+        return [{each.kind: each} for each in found]
+    channels = {}
+    for name, like in choice.series:
+        fit = [each for each in images if _fits(like, *_told(each), each.kind)]
+        fit = [each for each in fit if masks[id(each)]] or fit if len(fit) > 1 else fit
+        if len(fit) != 1:
+            raise Fault(
+                f"has {len(fit) or 'no'} series for the channel '{name}'",
+                "Give --series a description that fits one series a study (--names prints them).",
+            )
+        channels[name] = fit[0]
+    return [channels]
+
+
+def _told(series: Series) -> tuple[str, str]:
+    return series.description, series.number
+
+
+def _fits(pattern: str, *texts: str) -> bool:
+    return any(fnmatchcase(text.casefold(), pattern.casefold()) for text in texts)
+
+
+def _common_grid(channels: Mapping[str, Series]) -> Grid:
+    grids = [grid_of(each) for each in channels.values()]
+    first = grids[0]
+    inverse = np.linalg.inv(first.affine)
+    for grid in grids[1:]:
+        ends = np.array([[0, 0, 0, 1], [*np.subtract(grid.shape, 1), 1]])
+        if grid.shape != first.shape or not np.allclose(
+            ends @ (inverse @ grid.affine).T, ends, atol=ORIGIN_TOLERANCE
+        ):
+            raise Fault(
+                f"has the channels {', '.join(channels)} on different grids",
+                "Import one channel, or resample them to one grid first.",
+            )
+    return first
+
+
+def labels_of(cases: Iterable[Pick], choice: Choice) -> dict[str, int]:
+    """The labels of a data set: those that were named in their order, or all by the alphabet.
+
+    Raises:
+        DataError: names of segments are no names of labels, or differ only in how they are written.
+    """
+    found = {
+        choice.label_of(segment)
+        for case in cases
+        for mask in case.masks
+        for segment in mask.segments.values()
+    }
+    names = list(dict.fromkeys(name for name, _ in choice.labels)) or sorted(filter(None, found))
+    if alike := named_alike(names):
+        raise DataError(
+            "Segments are called "
+            + ", ".join(f"'{one}' and '{other}'" for one, other in alike)
+            + f". Name the labels, for example --label '{alike[0][0]}' for both if they are one."
+        )
+    try:
+        for name in names:
+            TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        raise DataError(
+            "the name of a segment is too long or cannot be shown. Name the labels by --label."
+        ) from None
+    if len(names) > MAX_LABEL or {IGNORED, BACKGROUND} & set(map(str.casefold, names)):
+        raise DataError(
+            f"there are {len(names)} labels; {MAX_LABEL} are the most, and none is called "
+            f"'{IGNORED}' or '{BACKGROUND}'. Name those that you want by --label."
+        )
+    return {BACKGROUND: 0, **{name: number for number, name in enumerate(names, 1)}}

@@ -1,0 +1,133 @@
+"""Masks from segmentations: DICOM SEG frame by frame, RTSTRUCT by its contours."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from asyndgan.data.grids import ORIGIN_TOLERANCE
+from asyndgan.dicom.files import Fault, header_of, planes_of
+from asyndgan.dicom.geometry import LPS, Grid, frames_on
+from asyndgan.dicom.series import Series
+
+MAX_SEGMENT_PIXELS: Final = 2**34
+"""Most pixels of all frames of a SEG, which are decoded one frame at a time."""
+
+MAX_TESTS: Final = 2**35
+"""Most tests of a pixel against an edge of a contour, each of about a nanosecond."""
+
+_CLOSED: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
+
+
+def draw(
+    mask: np.ndarray, segmentation: Series, grid: Grid, labels: Mapping[int, int], *, ordered: bool
+) -> None:
+    """Draws the segments of one segmentation into a mask.
+
+    Args:
+        mask: uint8 of the grid's shape; 0 where nothing was drawn yet.
+        segmentation: a SEG or an RTSTRUCT.
+        grid: of the image.
+        labels: number of a segment to the number of its label; others are left out.
+        ordered: whether a higher label is drawn over a lower one; otherwise none may overlap.
+
+    Raises:
+        Fault: it cannot be read, does not lie on the grid, or labels overlap.
+    """
+    drawn = _of_contours if segmentation.kind == "RTSTRUCT" else _of_frames
+    for label, place, inside in drawn(segmentation, grid, labels):
+        here = mask[..., place]
+        if not ordered and (inside & (here > 0) & (here != label)).any():
+            raise Fault(
+                "holds segments that overlap, and a mask has one label a voxel",
+                "Name the labels with --label, in an order in which a later one covers an earlier.",
+            )
+        here[inside & (here < label)] = label
+
+
+def _of_frames(
+    segmentation: Series, grid: Grid, labels: Mapping[int, int]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Label, slice and pixels [columns, rows] of each segment in each frame of a SEG."""
+    if segmentation.faults:
+        raise segmentation.faults[0]
+    for file, shape in segmentation.shapes.items():
+        if int(np.prod(shape, dtype=object)) > MAX_SEGMENT_PIXELS:
+            raise Fault("has too many frames", "Export fewer segments.")
+        frames = [frame for frame in segmentation.frames if frame.file == file]
+        places = frames_on(grid, frames, shape[1:])
+        for frame, place, plane in zip(frames, places, planes_of(file, shape), strict=True):
+            if frame.segment:
+                if frame.segment in labels:
+                    yield labels[frame.segment], place, plane.T > 0
+                continue
+            for number in np.unique(plane[plane > 0]):  # a label map
+                if int(number) in labels:
+                    yield labels[int(number)], place, plane.T == number
+
+
+def _of_contours(
+    segmentation: Series, grid: Grid, labels: Mapping[int, int]
+) -> Iterator[tuple[int, int, np.ndarray]]:
+    """Label, slice and pixels [columns, rows] of each region of an RTSTRUCT.
+
+    A pixel is inside a region if its centre is inside an odd number of its contours.
+    """
+    (path,) = segmentation.files
+    inverse = np.linalg.inv(LPS @ grid.affine)
+    tests = 0
+    with header_of(path, ("ROIContourSequence",)) as dataset:
+        regions = {
+            int(item.ReferencedROINumber): list(_contours(item))
+            for item in dataset.get("ROIContourSequence") or ()
+            if int(item.ReferencedROINumber) in labels
+        }
+    for number, contours in regions.items():
+        slices: dict[int, np.ndarray] = {}
+        for points in contours:
+            voxels = points @ inverse[:3, :3].T + inverse[:3, 3]
+            place = round(float(np.clip(voxels[0, 2], -1, grid.shape[2])))
+            if not 0 <= place < grid.shape[2] or (
+                np.abs(voxels[:, 2] - place).max() > ORIGIN_TOLERANCE
+            ):
+                raise Fault(
+                    "has contours that lie on no slice of its image",
+                    "Export it with the series on which it was drawn.",
+                )
+            inside = slices.setdefault(place, np.zeros(grid.shape[:2], bool))
+            tests += _toggle(inside, voxels[:, :2], MAX_TESTS - tests)
+        for place, inside in slices.items():
+            yield labels[number], place, inside
+
+
+def _contours(region: Any) -> Iterator[np.ndarray]:
+    """The closed contours of a region, in millimetres [points, 3] (left, posterior, superior)."""
+    for contour in region.get("ContourSequence") or ():
+        if str(contour.get("ContourGeometricType")) not in _CLOSED:
+            continue
+        data = contour.get_item("ContourData").value  # text: as objects it takes fifty times more
+        numbers = data.split(b"\\") if isinstance(data, bytes) else data
+        points = np.array(numbers, np.float64).reshape(-1, 3)
+        if not np.isfinite(points).all():
+            raise ValueError("not finite")
+        yield points
+
+
+def _toggle(inside: np.ndarray, points: np.ndarray, most: int) -> int:
+    """Inverts the pixels whose centres a contour surrounds; returns the work that it took.
+
+    Raises:
+        Fault: it would take more than `most`.
+    """
+    from matplotlib.path import Path as Polygon
+
+    low = np.clip(np.ceil(points.min(0)), 0, inside.shape).astype(int)
+    high = np.clip(np.floor(points.max(0)) + 1, low, inside.shape).astype(int)
+    work = int(np.prod(high - low)) * len(points)
+    if work > most:
+        raise Fault("has contours of too many points", "Simplify them, or export fewer regions.")
+    across, down = (np.arange(*ends) for ends in zip(low, high, strict=True))
+    centres = np.stack(np.meshgrid(across, down, indexing="ij"), -1)
+    part = inside[low[0] : high[0], low[1] : high[1]]
+    part ^= Polygon(points).contains_points(centres.reshape(-1, 2)).reshape(part.shape)
+    return work

@@ -1,0 +1,259 @@
+"""What lies in a folder of DICOM files: series of images, and segmentations of them."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, final
+
+import numpy as np
+
+from asyndgan.dicom.files import RTSTRUCT, Fault, NotDicomError, header_of
+
+MODALITIES: Final = frozenset("CT MR PT NM US XA DX CR MG OT OP OPT IVUS RF XC SM".split())
+"""Modalities of images (DICOM PS3.3 C.7.3.1.1.1); another word in that field may be anything."""
+
+_UNITS: Final = frozenset({"HU", "BQML", "CNTS", "GML"})
+_SEG: Final = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
+_CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
+_TAGS: Final = (
+    *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID"),
+    *("SeriesNumber", "SeriesDescription", "Modality", "ImageType", "BurnedInAnnotation"),
+    *("SyntheticData", "FrameOfReferenceUID", "Rows", "Columns", "NumberOfFrames", "BitsAllocated"),
+    *("SamplesPerPixel", "PhotometricInterpretation", "ImagePositionPatient", "PixelSpacing"),
+    *("ImageOrientationPatient", "SliceThickness", "SpacingBetweenSlices", "RescaleSlope"),
+    *("RescaleIntercept", "RescaleType", "Units", "SegmentationType", "SegmentSequence"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *("ReferencedSeriesSequence", "StructureSetROISequence", "StructureSetLabel"),
+    "ReferencedFrameOfReferenceSequence",
+)
+
+
+@final
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One plane: where it is stored and where it lies.
+
+    Attributes:
+        file: its file.
+        number: of the frame in the file, from 0.
+        uid: SOP Instance UID of the file.
+        position: of the centre of the first pixel in millimetres (left, posterior, superior).
+        orientation: directions of a row and of a column, as unit vectors.
+        spacing: millimetres between rows and between columns.
+        thickness: millimetres from slice to slice, as the header claims; 0 if it does not.
+        slope: factor from stored values to units.
+        intercept: added to them.
+        segment: number of the segment that a frame of a SEG shows; 0 elsewhere.
+    """
+
+    file: Path
+    number: int
+    uid: str
+    position: tuple[float, ...]
+    orientation: tuple[float, ...]
+    spacing: tuple[float, ...]
+    thickness: float
+    slope: float
+    intercept: float
+    segment: int
+
+
+@final
+@dataclass
+class Series:
+    """The files of one series, either images or one segmentation.
+
+    Attributes:
+        key: PatientID in small letters, Study and Series Instance UID; private.
+        kind: the modality, `SEG` or `RTSTRUCT`.
+        number: Series Number; private.
+        description: Series Description; private.
+        frames: the planes; none of an RTSTRUCT.
+        files: where it lies.
+        shapes: frames, rows and columns of each file of `frames`.
+        faults: why files of the series cannot be used.
+        frame_of_reference: UID of the coordinate system.
+        references: Series Instance UIDs that a segmentation names.
+        segments: number to name of each segment or region.
+        localizer: whether it is an overview from which others were planned.
+        burned: whether text may be burned into the pixels.
+        synthetic: whether it says that it was not acquired.
+        unit: of the values; "" if none is known.
+    """
+
+    key: tuple[str, str, str]
+    kind: str
+    number: str
+    description: str
+    frame_of_reference: str
+    frames: list[Frame] = field(default_factory=list)
+    files: list[Path] = field(default_factory=list)
+    shapes: dict[Path, tuple[int, int, int]] = field(default_factory=dict)
+    faults: list[Fault] = field(default_factory=list)
+    references: set[str] = field(default_factory=set)
+    segments: dict[int, str] = field(default_factory=dict)
+    localizer: bool = False
+    burned: bool = False
+    synthetic: bool = False
+    unit: str = ""
+
+    @property
+    def is_segmentation(self) -> bool:
+        """Whether it holds no images of its own."""
+        return self.kind in ("SEG", "RTSTRUCT")
+
+
+@final
+@dataclass
+class Archive:
+    """A folder of DICOM files.
+
+    Attributes:
+        series: all series, sorted by `key`.
+        foreign: files that are no DICOM.
+        others: number of DICOM files that hold neither images nor segmentations.
+        broken: files that cannot be read.
+    """
+
+    series: list[Series] = field(default_factory=list)
+    foreign: list[Path] = field(default_factory=list)
+    others: int = 0
+    broken: list[Path] = field(default_factory=list)
+
+
+def read_archive(folder: Path) -> Archive:
+    """Reads the headers of all files in a folder; links to other folders are not followed."""
+    archive = Archive()
+    found: dict[tuple[str, ...], Series] = {}
+    for place, folders, names in os.walk(folder):
+        folders.sort()
+        for path in (Path(place, name) for name in sorted(names)):
+            try:
+                with header_of(path, _TAGS) as dataset:
+                    if not _add(found, path, dataset):
+                        archive.others += 1
+            except NotDicomError:
+                archive.foreign.append(path)
+            except Fault:
+                archive.broken.append(path)
+    archive.series = [found[key] for key in sorted(found)]
+    return archive
+
+
+def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool:
+    """Adds a file to its series; returns whether it holds images or a segmentation."""
+    sop, modality = str(dataset.get("SOPClassUID")), str(dataset.get("Modality"))
+    kind = "SEG" if sop in _SEG else "RTSTRUCT" if sop == RTSTRUCT else ""
+    alone = str(path) if kind else ""  # each such file is one segmentation
+    if not kind and (modality not in MODALITIES or "Rows" not in dataset):
+        return False
+    kind = kind or modality
+    names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
+    patient, study, uid = (str(dataset.get(name) or "").strip() for name in names)
+    number, description = (
+        str(dataset.get(name) or "").strip()
+        for name in ("SeriesNumber", "StructureSetLabel" if sop == RTSTRUCT else "SeriesDescription")
+    )
+    key = (patient.casefold(), study, uid)
+    frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
+    new = Series(key, kind, number, description, frame_of_reference)
+    series = found.setdefault((*key, kind, alone), new)
+    series.files.append(path)
+    if alone:
+        _describe_segments(series, dataset)
+    if sop == RTSTRUCT:
+        return True
+    _describe_images(series, sop, dataset)
+    try:
+        _check_pixels(dataset, kind)
+        shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
+        series.frames += _frames(path, dataset, shape[0])
+        series.shapes[path] = shape
+    except Fault as fault:
+        series.faults.append(fault)
+    return True
+
+
+def _describe_images(series: Series, sop: str, dataset: Any) -> None:
+    types = [str(word).upper() for word in _many(dataset.get("ImageType"))]
+    burned = str(dataset.get("BurnedInAnnotation") or "").upper()
+    doubtful = "SECONDARY" in types or sop.startswith(_CAPTURE) or series.kind == "US"
+    series.burned |= burned == "YES" or (doubtful and burned != "NO" and series.kind != "SEG")
+    series.localizer |= "LOCALIZER" in types
+    series.synthetic |= str(dataset.get("SyntheticData") or "").upper() == "YES"
+    unit = str(dataset.get("RescaleType") or dataset.get("Units") or "").upper()
+    unit = "HU" if series.kind == "CT" and "RescaleIntercept" in dataset and not unit else unit
+    series.unit = unit if unit in _UNITS else ""
+
+
+def _describe_segments(series: Series, dataset: Any) -> None:
+    for item in dataset.get("SegmentSequence") or ():
+        series.segments[int(item.SegmentNumber)] = str(item.get("SegmentLabel") or "").strip()
+    for item in dataset.get("StructureSetROISequence") or ():
+        series.segments[int(item.ROINumber)] = str(item.get("ROIName") or "").strip()
+    named = list(dataset.get("ReferencedSeriesSequence") or ())
+    for frame in dataset.get("ReferencedFrameOfReferenceSequence") or ():
+        uid = str(frame.get("FrameOfReferenceUID") or "")
+        series.frame_of_reference = series.frame_of_reference or uid
+        for study in frame.get("RTReferencedStudySequence") or ():
+            named += study.get("RTReferencedSeriesSequence") or ()
+    series.references |= {str(item.get("SeriesInstanceUID")) for item in named}
+
+
+def _check_pixels(dataset: Any, kind: str) -> None:
+    if int(dataset.get("SamplesPerPixel") or 0) != 1:
+        raise Fault("holds pictures in colour", "Export them as PNG, one file a case.")
+    wanted = ("MONOCHROME2", "PALETTE COLOR") if kind == "SEG" else ("MONOCHROME2",)
+    if str(dataset.get("PhotometricInterpretation")) not in wanted:
+        raise Fault("is stored inverted (MONOCHROME1)", "Export it as MONOCHROME2.")
+    if kind == "SEG" and str(dataset.get("SegmentationType")) == "FRACTIONAL":
+        raise Fault("holds probabilities", "Threshold it, and export it as a binary SEG.")
+
+
+def _many(value: Any) -> Iterator[Any]:
+    yield from () if value is None else (value,) if isinstance(value, str) else value
+
+
+def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
+    """The planes of a file, of one or, with functional groups, of several frames."""
+    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
+    shared = dataset.get("SharedFunctionalGroupsSequence") or ()
+    if not 1 <= count <= max(1, len(per_frame)):
+        raise Fault("does not say where each of its frames lies", "Export one file a slice.")
+    uid = str(dataset.get("SOPInstanceUID"))
+    for number in range(count):
+        groups = [*per_frame[number : number + 1], *shared[:1]]
+
+        def told(macro: str, name: str, groups: list[Any] = groups) -> Any:
+            for group in groups:
+                for item in group.get(macro) or ():
+                    if name in item:
+                        return item.get(name)
+            return dataset.get(name)
+
+        measures, transformation = "PixelMeasuresSequence", "PixelValueTransformationSequence"
+        wide, thick = told(measures, "SpacingBetweenSlices"), told(measures, "SliceThickness")
+        slope = told(transformation, "RescaleSlope")
+        lies = [
+            tuple(map(float, _many(told(f"{macro}Sequence", name))))
+            for macro, name in (
+                ("PlanePosition", "ImagePositionPatient"),
+                ("PlaneOrientation", "ImageOrientationPatient"),
+                ("PixelMeasures", "PixelSpacing"),
+            )
+        ]
+        scale = (
+            1.0 if slope is None else float(slope),
+            float(told(transformation, "RescaleIntercept") or 0),
+        )
+        thickness = abs(float(wide or thick or 0))
+        if [*map(len, lies)] != [3, 6, 2] or min(lies[2]) <= 0:
+            raise Fault(
+                "has images without a place in space, such as X-rays or ultrasound",
+                "Export them as PNG, one file a case.",
+            )
+        if not np.isfinite([*lies[0], *lies[1], *lies[2], *scale, thickness]).all():
+            raise Fault("has numbers in its header that are not finite", "Export it again.")
+        segment = told("SegmentIdentificationSequence", "ReferencedSegmentNumber")
+        yield Frame(path, number, uid, *lies, thickness, *scale, int(segment or 0))
