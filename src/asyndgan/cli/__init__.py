@@ -36,7 +36,10 @@ COMMANDS: Final = {
     "federation": "Runs a federation between real machines, as its coordinator.",
     "site": "Takes part in a federation, as one of its sites.",
 }
-"""Commands and their help, with which each one's own help begins; each has a module of its name (`import_`)."""
+"""Commands and their help, with which each one's own help begins; each has a module of its name.
+
+The module of a name that Python reserves ends in `_`: `import_`.
+"""
 
 EXIT_CODES: Final = {
     0: "The command succeeded.",

@@ -13,7 +13,7 @@ from asyndgan.texts import counted
 
 if TYPE_CHECKING:
     from asyndgan.dicom.choosing import Picked
-    from asyndgan.dicom.files import Fault
+    from asyndgan.dicom.files import DicomError
     from asyndgan.dicom.series import Archive, Series
 
 
@@ -73,7 +73,7 @@ def import_(
     try:
         check_alike(picked.cases)
         labels = labels_of(picked.cases, choice)
-        late: list[tuple[Series, Fault]] = []
+        late: list[tuple[Series, DicomError]] = []
         with console.status("Reading segmentations ..." if dry_run else "Writing cases ..."):
             if dry_run:
                 cases = read_cases(picked.cases, choice, labels, late)

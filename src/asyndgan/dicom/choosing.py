@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.data.description import IGNORED, MAX_LABEL, named_alike
 from asyndgan.data.grids import ORIGIN_TOLERANCE
-from asyndgan.dicom.files import Fault
+from asyndgan.dicom.files import DicomError
 from asyndgan.dicom.geometry import Grid, grid_of
 from asyndgan.dicom.series import Archive, Series
 from asyndgan.errors import DataError
@@ -80,7 +80,7 @@ class Picked:
     """
 
     cases: list[Pick] = field(default_factory=list)
-    faults: list[tuple[Series, Fault]] = field(default_factory=list)
+    faults: list[tuple[Series, DicomError]] = field(default_factory=list)
 
 
 def pick(archive: Archive, choice: Choice) -> Picked:
@@ -89,13 +89,13 @@ def pick(archive: Archive, choice: Choice) -> Picked:
     masks = [each for each in archive.series if each.is_segmentation]
     for mask in masks:
         if not any(_is_of(mask, each) for each in archive.series):
-            fault = Fault("is of a series that is not here", "Export that series beside it.")
+            fault = DicomError("is of a series that is not here", "Export that series beside it.")
             picked.faults.append((mask, fault))
     for _, grouped in groupby(archive.series, lambda each: each.key[:2]):
         study = list(grouped)
         try:
             _pick_study(study, masks, choice, picked)
-        except Fault as fault:
+        except DicomError as fault:
             picked.faults.append((study[0], fault))
     return picked
 
@@ -107,7 +107,7 @@ def _pick_study(
     if not images:
         return
     if not study[0].key[0]:
-        raise Fault(
+        raise DicomError(
             "has no PatientID, by which studies of one patient are kept together",
             "Give each patient a PatientID of their own.",
         )
@@ -117,9 +117,9 @@ def _pick_study(
         try:
             own = {id(mask): mask for each in channels.values() for mask in masks[id(each)]}
             if every and not own:
-                raise Fault("has no segmentation", "Export it beside the images.")
+                raise DicomError("has no segmentation", "Export it beside the images.")
             picked.cases.append(Pick(channels, _common_grid(channels), list(own.values())))
-        except Fault as fault:
+        except DicomError as fault:
             picked.faults.append((first, fault))
 
 
@@ -147,13 +147,13 @@ def _channels(
     """The channels of each case of a study.
 
     Raises:
-        Fault: a channel has no series or several.
+        DicomError: a channel has no series or several.
     """
     referenced = [each for each in images if masks[id(each)]]
     if not choice.series:
         found = referenced or images
         if len(found) > 1 and not referenced:
-            raise Fault(
+            raise DicomError(
                 f"has {len(found)} series of images, and no segmentation names one",
                 "Name the series by --series CHANNEL=DESCRIPTION.",
             )
@@ -163,7 +163,7 @@ def _channels(
         fit = [each for each in images if _fits(like, *_told(each), each.kind)]
         fit = [each for each in fit if masks[id(each)]] or fit if len(fit) > 1 else fit
         if len(fit) != 1:
-            raise Fault(
+            raise DicomError(
                 f"has {len(fit) or 'no'} series for the channel '{name}'",
                 "Give --series a description that fits one series a study (--names prints them).",
             )
@@ -188,7 +188,7 @@ def _common_grid(channels: Mapping[str, Series]) -> Grid:
         if grid.shape != first.shape or not np.allclose(
             ends @ (inverse @ grid.affine).T, ends, atol=ORIGIN_TOLERANCE
         ):
-            raise Fault(
+            raise DicomError(
                 f"has the channels {', '.join(channels)} on different grids",
                 "Import one channel, or resample them to one grid first.",
             )

@@ -32,7 +32,7 @@ _PIXELS: Final = (
 )
 
 
-class Fault(DataError):
+class DicomError(DataError):
     """Why a series or segmentation cannot be imported, without anything that a header says.
 
     Attributes:
@@ -118,7 +118,7 @@ def _header(path: Path, tags: Sequence[str], most: int, header: int) -> Iterator
         kind: Callable[..., bool] = lambda tag, vr, length: tag.group != 2  # noqa: E731
         meta = read_dataset(file, False, True, stop_when=kind)  # type: ignore[arg-type]
         if str(meta.get("TransferSyntaxUID")) in _DEFLATED:
-            raise Fault("is deflated, so its size is unknown", "Store it uncompressed.")
+            raise DicomError("is deflated, so its size is unknown", "Store it uncompressed.")
         stored.seek(0)
         structures = str(meta.get("MediaStorageSOPClassUID")) == RTSTRUCT
         file = _Bounded(stored, header or (MAX_CONTOURS if structures else MAX_HEADER))
@@ -133,19 +133,19 @@ def header_of(path: Path, tags: Sequence[str]) -> Iterator[Any]:
 
     Raises:
         NotDicomError: it is no DICOM file.
-        Fault: it cannot be read; whatever pydicom says of it is kept back.
+        DicomError: it cannot be read; whatever pydicom says of it is kept back.
     """
     try:
         with _header(path, tags, MAX_FILE, 0) as dataset:
             yield dataset
-    except (NotDicomError, Fault):
+    except (NotDicomError, DicomError):
         raise
     except Exception:
         _damaged()
 
 
 def _damaged() -> NoReturn:
-    raise Fault(
+    raise DicomError(
         "cannot be read: a file is truncated, damaged or too large", "Export it again."
     ) from None
 
@@ -161,14 +161,14 @@ def planes_of(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
         Integers (rows, columns) of the stored type, for each frame.
 
     Raises:
-        Fault: it cannot be decoded, is compressed by a method without a decoder here, or has
+        DicomError: it cannot be decoded, is compressed by a method without a decoder here, or has
             changed.
     """
     most = 4 * int(np.prod(shape, dtype=object)) + MAX_HEADER
     try:
         with _header(path, _PIXELS, most, most + MAX_HEADER) as dataset:
             yield from _decoded(dataset, shape)
-    except Fault:
+    except DicomError:
         raise
     except Exception:
         _damaged()
@@ -180,9 +180,9 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
     syntax = dataset.file_meta.TransferSyntaxUID
     found = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
     if found != shape or int(dataset.SamplesPerPixel) != 1 or dataset.BitsAllocated > 32:
-        raise Fault("has pixels that its header does not describe", "Export it again.")
+        raise DicomError("has pixels that its header does not describe", "Export it again.")
     if syntax.is_compressed and not get_decoder(syntax).is_available:
-        raise Fault(
+        raise DicomError(
             f"is compressed as {syntax.name}, for which no decoder is installed",
             "Run pip install python-gdcm, or decompress it first (dcmtk: dcmdjpeg FILE NEW).",
         )

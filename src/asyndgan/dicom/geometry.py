@@ -9,11 +9,11 @@ import numpy as np
 
 from asyndgan.data.grids import AFFINE_TOLERANCE, ORIGIN_TOLERANCE
 from asyndgan.data.readers.nifti import MAX_VOXELS
-from asyndgan.dicom.files import Fault, planes_of
+from asyndgan.dicom.files import DicomError, planes_of
 from asyndgan.dicom.series import Frame, Series
 
 LPS: Final = np.diag([-1.0, -1, 1, 1])
-"""From DICOM's axes (left, posterior, superior) to NIfTI's (right, anterior, superior), and back."""
+"""From DICOM's axes (left, posterior, superior) to NIfTI's (right, anterior, superior)."""
 
 TILT: Final = 0.5
 """Degrees between the slices' normal and the line through them that are told to the user."""
@@ -49,23 +49,23 @@ def grid_of(series: Series) -> Grid:
     """Finds the grid of a series of images.
 
     Raises:
-        Fault: it has none: slices are missing or there twice, or its planes differ.
+        DicomError: it has none: slices are missing or there twice, or its planes differ.
     """
     if series.faults:
         raise series.faults[0]
     if len(sizes := {shape[1:] for shape in series.shapes.values()}) != 1:
-        raise Fault("holds images of several sizes", _SPLIT)
+        raise DicomError("holds images of several sizes", _SPLIT)
     ((rows, columns),) = sizes
     # A file may be there twice, as in a copied folder.
     frames = list({(f.uid, f.number, f.position): f for f in series.frames}.values())
     if not 0 < rows * columns * len(frames) <= MAX_VOXELS:
-        raise Fault(f"has no voxel, or more than {MAX_VOXELS}", "Export a part of it.")
+        raise DicomError(f"has no voxel, or more than {MAX_VOXELS}", "Export a part of it.")
     for values in ([f.orientation for f in frames], [f.spacing for f in frames]):
         if not np.allclose(values, values[0], rtol=AFFINE_TOLERANCE, atol=AFFINE_TOLERANCE):
-            raise Fault("holds images of several orientations or spacings", _SPLIT)
+            raise DicomError("holds images of several orientations or spacings", _SPLIT)
     row, column = np.array(frames[0].orientation).reshape(2, 3)
     if not np.allclose([row @ row, column @ column, row @ column], [1, 1, 0], atol=1e-3):
-        raise Fault("has rows and columns that are not at right angles", "Export it again.")
+        raise DicomError("has rows and columns that are not at right angles", "Export it again.")
     normal = np.cross(row, column)
     order = np.argsort([normal @ f.position for f in frames], kind="stable")
     ordered = tuple(frames[int(place)] for place in order)
@@ -83,7 +83,7 @@ def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | 
     """The way from slice to slice in millimetres; None of one slice.
 
     Raises:
-        Fault: the slices are not evenly spaced along one line.
+        DicomError: the slices are not evenly spaced along one line.
     """
     if len(places) < 2:
         return None
@@ -97,16 +97,16 @@ def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | 
     if np.abs(off @ normal).max() > ORIGIN_TOLERANCE * usual:
         missing = np.round(gaps / usual) - 1
         if np.abs(gaps / usual - missing - 1).max() < ORIGIN_TOLERANCE:
-            raise Fault(
+            raise DicomError(
                 f"lacks slices: {int(missing.sum())} in {int((missing > 0).sum())} gaps",
                 "Export all of its images.",
             )
-        raise Fault(
+        raise DicomError(
             f"has slices {gaps.min():.3g} to {gaps.max():.3g} mm apart",
             "Resample it to even spacing, or export each part as a series of its own.",
         )
     if np.linalg.norm(off - np.outer(off @ normal, normal), axis=1).max() > pixel / 10:
-        raise Fault("has slices that are shifted against each other", _SPLIT)
+        raise DicomError("has slices that are shifted against each other", _SPLIT)
     straight = (step @ normal) * normal
     # A shift of rounding would make the affine a sheared one, which ITK refuses.
     slight = np.linalg.norm(step - straight) * (len(places) - 1) < pixel / 100
@@ -117,13 +117,13 @@ def _repeated(depths: np.ndarray, gaps: np.ndarray) -> None:
     places = Counter(np.concatenate([[0], np.cumsum(gaps >= 1e-3 * max(gaps.max(), 1))]).tolist())
     counts = sorted(set(places.values()))
     if len(counts) == 1:
-        raise Fault(
+        raise DicomError(
             f"holds {counts[0]} images at each of {len(places)} places (time points, echoes, "
             "b-values or phases)",
             _SPLIT,
         )
     twice = sum(count > 1 for count in places.values())
-    raise Fault(f"holds several images at {twice} of {len(places)} places", _SPLIT)
+    raise DicomError(f"holds several images at {twice} of {len(places)} places", _SPLIT)
 
 
 def voxels_of(series: Series, grid: Grid) -> np.ndarray:
@@ -134,7 +134,7 @@ def voxels_of(series: Series, grid: Grid) -> np.ndarray:
         need no scaling, int16 or int32 if scaled by whole numbers, else float32.
 
     Raises:
-        Fault: a file cannot be decoded.
+        DicomError: a file cannot be decoded.
     """
     places = {(f.file, f.number): place for place, f in enumerate(grid.frames)}
     scales = np.array([(f.slope, f.intercept) for f in grid.frames])
@@ -155,7 +155,7 @@ def voxels_of(series: Series, grid: Grid) -> np.ndarray:
             kinds.add(plane.dtype)
             volume[..., place] = plane.T if plain else plane.T * slope + intercept
     if len(kinds) > 1:
-        raise Fault("stores its images in several number types", _SPLIT)
+        raise DicomError("stores its images in several number types", _SPLIT)
     if volume.dtype == np.int32 and not plain and -(2**15) <= volume.min() <= volume.max() < 2**15:
         volume = volume.astype(np.int16)
     return volume
@@ -170,7 +170,7 @@ def frames_on(grid: Grid, frames: Sequence[Frame], shape: tuple[int, int]) -> li
         shape: its rows and columns.
 
     Raises:
-        Fault: a frame lies elsewhere, or its pixels do.
+        DicomError: a frame lies elsewhere, or its pixels do.
     """
     columns, rows, slices = grid.shape
     corners = np.array([[0, 0], [columns - 1, 0], [0, rows - 1]])  # columns, rows
@@ -188,7 +188,7 @@ def frames_on(grid: Grid, frames: Sequence[Frame], shape: tuple[int, int]) -> li
             or not 0 <= place < slices
             or not np.allclose(voxels, wanted, rtol=0, atol=ORIGIN_TOLERANCE)
         ):
-            raise Fault(
+            raise DicomError(
                 "lies on another grid than its image",
                 "Export it on the grid of the image (3D Slicer: Resample, nearest neighbour).",
             )

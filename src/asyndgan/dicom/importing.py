@@ -13,7 +13,7 @@ import numpy as np
 from asyndgan.data.readers import NOT_ACQUIRED
 from asyndgan.data.writing import written_whole
 from asyndgan.dicom.choosing import Choice, Pick
-from asyndgan.dicom.files import Fault
+from asyndgan.dicom.files import DicomError
 from asyndgan.dicom.geometry import voxels_of
 from asyndgan.dicom.segments import draw
 from asyndgan.dicom.series import Series
@@ -89,7 +89,7 @@ def read_cases(
     cases: Sequence[Pick],
     choice: Choice,
     labels: Mapping[str, int],
-    faults: list[tuple[Series, Fault]],
+    faults: list[tuple[Series, DicomError]],
     *,
     images: bool = False,
 ) -> Iterator[tuple[Pick, list[np.ndarray]]]:
@@ -110,7 +110,7 @@ def read_cases(
         try:
             mask = _mask(case, choice, labels)
             arrays = [voxels_of(series, case.grid) for series in channels if images]
-        except Fault as fault:
+        except DicomError as fault:
             faults.append((channels[0], fault))
         else:
             yield case, arrays + ([] if mask is None else [mask])
@@ -125,17 +125,21 @@ def _mask(case: Pick, choice: Choice, labels: Mapping[str, int]) -> np.ndarray |
         for each in case.masks
     ]
     if not choice.labels and any("" in each.segments.values() for each in case.masks):
-        raise Fault("has segments without a name", "Name the labels, as in --label lesion='*'.")
+        raise DicomError(
+            "has segments without a name", "Name the labels, as in --label lesion='*'."
+        )
     often = Counter(label for numbers in drawn for label in set(numbers.values()))
     if often and max(often.values()) > 1:
-        raise Fault(
+        raise DicomError(
             "has several segmentations with the same label",
             "Name the ones that you want by --segmentation DESCRIPTION.",
         )
     for each, numbers in zip(case.masks, drawn, strict=True):
         draw(mask, each, case.grid, numbers, ordered=bool(choice.labels))
     if not often or not mask.any():
-        raise Fault("has no voxel with a label", "Name its segments by --label, or leave it out.")
+        raise DicomError(
+            "has no voxel with a label", "Name its segments by --label, or leave it out."
+        )
     return mask
 
 
@@ -161,7 +165,7 @@ def write(
     choice: Choice,
     labels: Mapping[str, int],
     patients: PatientMap,
-    faults: list[tuple[Series, Fault]],
+    faults: list[tuple[Series, DicomError]],
 ) -> Iterator[tuple[Pick, str]]:
     """Writes a data set, one case at a time, and at its end the map of patients.
 
@@ -190,8 +194,9 @@ def write(
             name = patients.case(case)
             note = NOT_ACQUIRED if synthetic else ""
             for number, array in enumerate(arrays):
-                file = f"labelsTr/{name}" if number == len(names) else f"imagesTr/{name}_{number:04d}"
-                _save(half / f"{file}.nii.gz", array, case.grid.affine, note)
+                image, mask = f"imagesTr/{name}_{number:04d}", f"labelsTr/{name}"
+                path = half / f"{image if number < len(names) else mask}.nii.gz"
+                _save(path, array, case.grid.affine, note)
             count += 1
             yield case, name
         if not count:

@@ -6,15 +6,15 @@ from typing import Any, Final
 import numpy as np
 
 from asyndgan.data.grids import ORIGIN_TOLERANCE
-from asyndgan.dicom.files import Fault, header_of, planes_of
+from asyndgan.dicom.files import DicomError, header_of, planes_of
 from asyndgan.dicom.geometry import LPS, Grid, frames_on
 from asyndgan.dicom.series import Series
 
 MAX_SEGMENT_PIXELS: Final = 2**34
 """Most pixels of all frames of a SEG, which are decoded one frame at a time."""
 
-MAX_TESTS: Final = 2**35
-"""Most tests of a pixel against an edge of a contour, each of about a nanosecond."""
+MAX_CROSSINGS: Final = 2**25
+"""Most rows of pixels that the edges of an RTSTRUCT's contours cross, each of about 0.1 us."""
 
 _CLOSED: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
@@ -32,13 +32,13 @@ def draw(
         ordered: whether a higher label is drawn over a lower one; otherwise none may overlap.
 
     Raises:
-        Fault: it cannot be read, does not lie on the grid, or labels overlap.
+        DicomError: it cannot be read, does not lie on the grid, or labels overlap.
     """
     drawn = _of_contours if segmentation.kind == "RTSTRUCT" else _of_frames
     for label, place, inside in drawn(segmentation, grid, labels):
         here = mask[..., place]
         if not ordered and (inside & (here > 0) & (here != label)).any():
-            raise Fault(
+            raise DicomError(
                 "holds segments that overlap, and a mask has one label a voxel",
                 "Name the labels with --label, in an order in which a later one covers an earlier.",
             )
@@ -53,7 +53,7 @@ def _of_frames(
         raise segmentation.faults[0]
     for file, shape in segmentation.shapes.items():
         if int(np.prod(shape, dtype=object)) > MAX_SEGMENT_PIXELS:
-            raise Fault("has too many frames", "Export fewer segments.")
+            raise DicomError("has too many frames", "Export fewer segments.")
         frames = [frame for frame in segmentation.frames if frame.file == file]
         places = frames_on(grid, frames, shape[1:])
         for frame, place, plane in zip(frames, places, planes_of(file, shape), strict=True):
@@ -63,7 +63,7 @@ def _of_frames(
                 continue
             for number in np.unique(plane[plane > 0]):  # a label map
                 if int(number) in labels:
-                    yield labels[int(number)], place, plane.T == number
+                    yield labels[int(number)], place, number == plane.T
 
 
 def _of_contours(
@@ -75,7 +75,7 @@ def _of_contours(
     """
     (path,) = segmentation.files
     inverse = np.linalg.inv(LPS @ grid.affine)
-    tests = 0
+    crossings = 0
     with header_of(path, ("ROIContourSequence",)) as dataset:
         regions = {
             int(item.ReferencedROINumber): list(_contours(item))
@@ -90,12 +90,12 @@ def _of_contours(
             if not 0 <= place < grid.shape[2] or (
                 np.abs(voxels[:, 2] - place).max() > ORIGIN_TOLERANCE
             ):
-                raise Fault(
+                raise DicomError(
                     "has contours that lie on no slice of its image",
                     "Export it with the series on which it was drawn.",
                 )
             inside = slices.setdefault(place, np.zeros(grid.shape[:2], bool))
-            tests += _toggle(inside, voxels[:, :2], MAX_TESTS - tests)
+            crossings += _toggle(inside, voxels[:, :2], MAX_CROSSINGS - crossings)
         for place, inside in slices.items():
             yield labels[number], place, inside
 
@@ -114,20 +114,31 @@ def _contours(region: Any) -> Iterator[np.ndarray]:
 
 
 def _toggle(inside: np.ndarray, points: np.ndarray, most: int) -> int:
-    """Inverts the pixels whose centres a contour surrounds; returns the work that it took.
+    """Inverts the pixels [columns, rows] whose centres a contour surrounds.
+
+    Along each row a pixel changes as often as an edge crosses the row before it. PIL would add the
+    outline, and matplotlib tests each pixel against each edge: 16 s for the body in a CT.
+
+    Returns:
+        How many rows its edges cross.
 
     Raises:
-        Fault: it would take more than `most`.
+        DicomError: they are more than `most`.
     """
-    from matplotlib.path import Path as Polygon
-
-    low = np.clip(np.ceil(points.min(0)), 0, inside.shape).astype(int)
-    high = np.clip(np.floor(points.max(0)) + 1, low, inside.shape).astype(int)
-    work = int(np.prod(high - low)) * len(points)
-    if work > most:
-        raise Fault("has contours of too many points", "Simplify them, or export fewer regions.")
-    across, down = (np.arange(*ends) for ends in zip(low, high, strict=True))
-    centres = np.stack(np.meshgrid(across, down, indexing="ij"), -1)
-    part = inside[low[0] : high[0], low[1] : high[1]]
-    part ^= Polygon(points).contains_points(centres.reshape(-1, 2)).reshape(part.shape)
-    return work
+    x, y = points.T
+    x_next, y_next = np.roll(x, -1), np.roll(y, -1)
+    ends = np.ceil(
+        [np.minimum(y, y_next), np.maximum(y, y_next)]
+    )  # half open, so none counts twice
+    first, last = np.clip(ends, 0, inside.shape[1]).astype(int)
+    counts = last - first
+    if (total := int(counts.sum())) > most:
+        raise DicomError("has contours of too many points", "Simplify them, or export fewer.")
+    edge = np.repeat(np.arange(len(x)), counts)
+    row = np.arange(total) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    slope = (x_next - x)[edge] / (y_next - y)[edge]
+    column = np.ceil(x[edge] + (row - y[edge]) * slope).clip(0, inside.shape[0]).astype(int)
+    changes = np.zeros((inside.shape[0] + 1, inside.shape[1]), np.int64)
+    np.add.at(changes, (column, row), 1)
+    inside ^= (np.cumsum(changes, axis=0)[:-1] % 2).astype(bool)
+    return total

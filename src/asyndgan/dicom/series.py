@@ -8,9 +8,11 @@ from typing import Any, Final, final
 
 import numpy as np
 
-from asyndgan.dicom.files import RTSTRUCT, Fault, NotDicomError, header_of
+from asyndgan.dicom.files import RTSTRUCT, DicomError, NotDicomError, header_of
 
-MODALITIES: Final = frozenset("CT MR PT NM US XA DX CR MG OT OP OPT IVUS RF XC SM".split())
+MODALITIES: Final = frozenset(
+    {"CT", "MR", "PT", "NM", "US", "XA", "DX", "CR", "MG", "OT", "OP", "OPT", "IVUS", "RF", "XC"}
+)
 """Modalities of images (DICOM PS3.3 C.7.3.1.1.1); another word in that field may be anything."""
 
 _UNITS: Final = frozenset({"HU", "BQML", "CNTS", "GML"})
@@ -90,7 +92,7 @@ class Series:
     frames: list[Frame] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     shapes: dict[Path, tuple[int, int, int]] = field(default_factory=dict)
-    faults: list[Fault] = field(default_factory=list)
+    faults: list[DicomError] = field(default_factory=list)
     references: set[str] = field(default_factory=set)
     segments: dict[int, str] = field(default_factory=dict)
     localizer: bool = False
@@ -110,7 +112,7 @@ class Archive:
     """A folder of DICOM files.
 
     Attributes:
-        series: all series, sorted by `key`.
+        series: all series, those of a patient and of a study one after the other.
         foreign: files that are no DICOM.
         others: number of DICOM files that hold neither images nor segmentations.
         broken: files that cannot be read.
@@ -135,9 +137,11 @@ def read_archive(folder: Path) -> Archive:
                         archive.others += 1
             except NotDicomError:
                 archive.foreign.append(path)
-            except Fault:
+            except DicomError:
                 archive.broken.append(path)
-    archive.series = [found[key] for key in sorted(found)]
+    archive.series = sorted(
+        found.values(), key=lambda each: (*each.key[:2], each.is_segmentation, each.key[2])
+    )
     return archive
 
 
@@ -151,10 +155,8 @@ def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool
     kind = kind or modality
     names = ("PatientID", "StudyInstanceUID", "SeriesInstanceUID")
     patient, study, uid = (str(dataset.get(name) or "").strip() for name in names)
-    number, description = (
-        str(dataset.get(name) or "").strip()
-        for name in ("SeriesNumber", "StructureSetLabel" if sop == RTSTRUCT else "SeriesDescription")
-    )
+    label = "StructureSetLabel" if sop == RTSTRUCT else "SeriesDescription"
+    number, description = (str(dataset.get(name) or "").strip() for name in ("SeriesNumber", label))
     key = (patient.casefold(), study, uid)
     frame_of_reference = str(dataset.get("FrameOfReferenceUID") or "")
     new = Series(key, kind, number, description, frame_of_reference)
@@ -170,7 +172,7 @@ def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool
         shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
         series.frames += _frames(path, dataset, shape[0])
         series.shapes[path] = shape
-    except Fault as fault:
+    except DicomError as fault:
         series.faults.append(fault)
     return True
 
@@ -203,12 +205,12 @@ def _describe_segments(series: Series, dataset: Any) -> None:
 
 def _check_pixels(dataset: Any, kind: str) -> None:
     if int(dataset.get("SamplesPerPixel") or 0) != 1:
-        raise Fault("holds pictures in colour", "Export them as PNG, one file a case.")
+        raise DicomError("holds pictures in colour", "Export them as PNG, one file a case.")
     wanted = ("MONOCHROME2", "PALETTE COLOR") if kind == "SEG" else ("MONOCHROME2",)
     if str(dataset.get("PhotometricInterpretation")) not in wanted:
-        raise Fault("is stored inverted (MONOCHROME1)", "Export it as MONOCHROME2.")
+        raise DicomError("is stored inverted (MONOCHROME1)", "Export it as MONOCHROME2.")
     if kind == "SEG" and str(dataset.get("SegmentationType")) == "FRACTIONAL":
-        raise Fault("holds probabilities", "Threshold it, and export it as a binary SEG.")
+        raise DicomError("holds probabilities", "Threshold it, and export it as a binary SEG.")
 
 
 def _many(value: Any) -> Iterator[Any]:
@@ -220,7 +222,7 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
     shared = dataset.get("SharedFunctionalGroupsSequence") or ()
     if not 1 <= count <= max(1, len(per_frame)):
-        raise Fault("does not say where each of its frames lies", "Export one file a slice.")
+        raise DicomError("does not say where each of its frames lies", "Export one file a slice.")
     uid = str(dataset.get("SOPInstanceUID"))
     for number in range(count):
         groups = [*per_frame[number : number + 1], *shared[:1]]
@@ -249,11 +251,11 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
         )
         thickness = abs(float(wide or thick or 0))
         if [*map(len, lies)] != [3, 6, 2] or min(lies[2]) <= 0:
-            raise Fault(
+            raise DicomError(
                 "has images without a place in space, such as X-rays or ultrasound",
                 "Export them as PNG, one file a case.",
             )
         if not np.isfinite([*lies[0], *lies[1], *lies[2], *scale, thickness]).all():
-            raise Fault("has numbers in its header that are not finite", "Export it again.")
+            raise DicomError("has numbers in its header that are not finite", "Export it again.")
         segment = told("SegmentIdentificationSequence", "ReferencedSegmentNumber")
         yield Frame(path, number, uid, *lies, thickness, *scale, int(segment or 0))
