@@ -13,7 +13,6 @@ from asyndgan.texts import counted
 
 if TYPE_CHECKING:
     from asyndgan.dicom.choosing import Picked
-    from asyndgan.dicom.files import DicomError
     from asyndgan.dicom.series import Archive, Series
 
 
@@ -73,18 +72,16 @@ def import_(
     try:
         check_alike(picked.cases)
         labels = labels_of(picked.cases, choice)
-        late: list[tuple[Series, DicomError]] = []
         with console.status("Reading segmentations ..." if dry_run else "Writing cases ..."):
             if dry_run:
-                cases = read_cases(picked.cases, choice, labels, late)
+                cases = read_cases(picked.cases, choice, labels, picked.faults)
                 found = [(case, "a case") for case, _ in cases]
             else:
-                found = list(write(out, picked.cases, choice, labels, known, late))
+                found = list(write(out, picked.cases, choice, labels, known, picked.faults))
         for case, name in found:
             results |= {id(each): name for each in case.channels.values()}
             results |= {id(each): "its mask" for each in case.masks}
         done = len(found)
-        picked.faults += late
     finally:
         _show(console, archive, picked, results, names)
     listed = ", ".join(f"{number} {name}" for name, number in labels.items())

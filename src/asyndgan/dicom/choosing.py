@@ -53,14 +53,19 @@ class Pick:
     """A case to be.
 
     Attributes:
-        channels: name to series, all on one grid.
-        grid: the grid.
+        channels: name to series.
+        grids: the grid of each, all with the same voxels.
         masks: segmentations of any of the series.
     """
 
     channels: Mapping[str, Series]
-    grid: Grid
+    grids: Sequence[Grid]
     masks: Sequence[Series]
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the first channel, which is that of all files."""
+        return self.grids[0]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -118,7 +123,7 @@ def _pick_study(
             own = {id(mask): mask for each in channels.values() for mask in masks[id(each)]}
             if every and not own:
                 raise DicomError("has no segmentation", "Export it beside the images.")
-            picked.cases.append(Pick(channels, _common_grid(channels), list(own.values())))
+            picked.cases.append(Pick(channels, _grids(channels), list(own.values())))
         except DicomError as fault:
             picked.faults.append((first, fault))
 
@@ -179,7 +184,7 @@ def _fits(pattern: str, *texts: str) -> bool:
     return any(fnmatchcase(text.casefold(), pattern.casefold()) for text in texts)
 
 
-def _common_grid(channels: Mapping[str, Series]) -> Grid:
+def _grids(channels: Mapping[str, Series]) -> list[Grid]:
     grids = [grid_of(each) for each in channels.values()]
     first = grids[0]
     inverse = np.linalg.inv(first.affine)
@@ -192,7 +197,7 @@ def _common_grid(channels: Mapping[str, Series]) -> Grid:
                 f"has the channels {', '.join(channels)} on different grids",
                 "Import one channel, or resample them to one grid first.",
             )
-    return first
+    return grids
 
 
 def labels_of(cases: Iterable[Pick], choice: Choice) -> dict[str, int]:

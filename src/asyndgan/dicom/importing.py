@@ -109,7 +109,8 @@ def read_cases(
         channels = list(case.channels.values())
         try:
             mask = _mask(case, choice, labels)
-            arrays = [voxels_of(series, case.grid) for series in channels if images]
+            pairs = zip(channels, case.grids, strict=True) if images else ()
+            arrays = [voxels_of(series, grid) for series, grid in pairs]
         except DicomError as fault:
             faults.append((channels[0], fault))
         else:

@@ -1,0 +1,596 @@
+"""Import of DICOM: voxels and masks as in the source, and everything that cannot be imported."""
+
+import json
+import os
+import shutil
+import stat
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import highdicom as hd
+import nibabel as nib
+import numpy as np
+import pytest
+from pydicom.config import disable_value_validation
+from pydicom.dataset import Dataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+    generate_uid,
+)
+from typer.testing import CliRunner
+
+from archives import AXIAL, ORIGIN, SAGITTAL, place_of, rtstruct, save, seg, series
+from asyndgan.cli import app
+from asyndgan.data.description import describe
+from asyndgan.data.listing import list_cases
+from asyndgan.data.nnunet import patient_of
+
+OBLIQUE = tuple(np.round([np.cos(0.3), np.sin(0.3), 0, -np.sin(0.3), np.cos(0.3), 0], 6))
+RNG = np.random.default_rng(0)
+SHAPE = (5, 12, 10)  # slices, rows, columns
+
+
+def volume(shape: Sequence[int] = SHAPE, kind: type = np.int16) -> np.ndarray:
+    return RNG.integers(0, 3000, shape).astype(kind)
+
+
+def ball(shape: Sequence[int] = SHAPE) -> np.ndarray:
+    grid = np.indices(shape)
+    return sum((g - (n - 1) / 2) ** 2 for g, n in zip(grid, shape, strict=True)) < 6
+
+
+def run(*words: object, code: int = 0) -> str:
+    """What an import prints; a failure's message is at its end."""
+    done = CliRunner().invoke(app, ["import", *map(str, words)], env={"COLUMNS": "80"})
+    assert done.exit_code == code, (done.output, done.exception)
+    said = done.output if code != 1 else f"{done.output}{done.exception}"
+    assert all(len(line) <= 80 for line in done.output.splitlines() if line[:1] in "│┏┃"), said
+    return " ".join(said.split())
+
+
+def stored(folder: Path) -> dict[str, nib.Nifti1Image]:
+    return {path.name: nib.load(path) for path in sorted(folder.rglob("*.nii.gz"))}
+
+
+def only(folder: Path, part: str) -> nib.Nifti1Image:
+    (found,) = stored(folder / part).values()
+    return found
+
+
+@pytest.mark.parametrize("orientation", [AXIAL, SAGITTAL, OBLIQUE], ids=["axial", "sagittal", "?"])
+def test_voxels_and_their_places_are_those_of_the_source(
+    orientation: Sequence[float], tmp_path: Path
+) -> None:
+    values, mask = volume(), ball()
+    images = series(values, orientation=orientation)
+    save(tmp_path / "from", *images, seg(images, {"lesion": mask}))
+    run(tmp_path / "from", tmp_path / "to")
+    image, label = only(tmp_path / "to", "imagesTr"), only(tmp_path / "to", "labelsTr")
+    assert image.get_data_dtype() == np.int16 and label.get_data_dtype() == np.uint8
+    assert (values - 1024 == np.asarray(image.dataobj).T).all()
+    assert (mask == np.asarray(label.dataobj).T).all()
+    # highdicom finds the same places, with its axes in another order
+    other = hd.get_volume_from_series(images)
+    wanted = nib.Nifti1Image(np.asarray(other.array), np.diag([-1, -1, 1, 1]) @ other.affine)
+    found, wanted = nib.as_closest_canonical(image), nib.as_closest_canonical(wanted)
+    assert np.allclose(found.affine, wanted.affine, atol=1e-4)
+    assert (np.asarray(found.dataobj) == np.asarray(wanted.dataobj)).all()
+    assert (image.affine == label.affine).all()
+    assert nib.aff2axcodes(image.affine) == (
+        ("P", "I", "R") if orientation == SAGITTAL else ("L", "P", "S")
+    )
+    assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def test_a_tilted_gantry_shears_the_affine_and_is_told(tmp_path: Path) -> None:
+    values, mask, way = volume(), ball(), [0, 0.9, 2.5]
+    images = series(values, step=way)
+    save(tmp_path / "from", *images, seg(images, {"lesion": mask}))
+    assert "tilted gantry (up to 19.8 degrees)" in run(tmp_path / "from", tmp_path / "to")
+    image = only(tmp_path / "to", "imagesTr")
+    assert (values - 1024 == np.asarray(image.dataobj).T).all()
+    assert (mask == np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T).all()
+    for place in range(SHAPE[0]):
+        lies = image.affine @ [3, 4, place, 1]
+        assert np.allclose(lies[:3] * [-1, -1, 1], place_of(images, 3, 4, place), atol=1e-3)
+
+
+def several_sizes(images: list[Dataset]) -> list[Dataset]:
+    images[2].Rows, images[2].Columns = 10, 12
+    return images
+
+
+def twice(images: list[Dataset]) -> list[Dataset]:
+    """The first time point, and a second one in the same series."""
+    others = series(volume(), study=images[0].StudyInstanceUID)
+    for image in others:
+        image.SeriesInstanceUID = images[0].SeriesInstanceUID
+        image.FrameOfReferenceUID = images[0].FrameOfReferenceUID
+    return [*images, *others]
+
+
+def turned(images: list[Dataset]) -> list[Dataset]:
+    images[-1].ImageOrientationPatient = list(SAGITTAL)
+    return images
+
+
+def shifted(images: list[Dataset]) -> list[Dataset]:
+    images[2].ImagePositionPatient = [*(ORIGIN[:2] + 3), images[2].ImagePositionPatient[2]]
+    return images
+
+
+def uneven(images: list[Dataset]) -> list[Dataset]:
+    images[2].ImagePositionPatient = [*ORIGIN[:2], images[2].ImagePositionPatient[2] + 0.6]
+    return images
+
+
+def coloured(images: list[Dataset]) -> list[Dataset]:
+    images[1].SamplesPerPixel, images[1].PhotometricInterpretation = 3, "RGB"
+    return images
+
+
+def placeless(images: list[Dataset]) -> list[Dataset]:
+    for image in images:
+        del image.ImagePositionPatient
+    return images
+
+
+def inverted(images: list[Dataset]) -> list[Dataset]:
+    images[0].PhotometricInterpretation = "MONOCHROME1"
+    return images
+
+
+def nobody(images: list[Dataset]) -> list[Dataset]:
+    for image in images:
+        image.PatientID = " "
+    return images
+
+
+def endless(images: list[Dataset]) -> list[Dataset]:
+    for image in images:
+        image.ImagePositionPatient = ["1e308", "1e308", "1e999"]
+    return images
+
+
+def vast(images: list[Dataset]) -> list[Dataset]:
+    for image in images:
+        image.Rows = image.Columns = 65535
+    return images
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda images: images[:2] + images[3:], "Lacks slices: 1 in 1 gaps. Export all"),
+        (uneven, "Has slices 1.9 to 3.1 mm apart"),
+        (twice, "Holds 2 images at each of 5 places (time points, echoes"),
+        (lambda images: [*images, twice(images)[6]], "Holds several images at 1 of 5 places"),
+        (turned, "Holds images of several orientations"),
+        (shifted, "Has slices that are shifted against each other"),
+        (several_sizes, "Holds images of several sizes"),
+        (coloured, "Holds pictures in colour"),
+        (placeless, "Has images without a place in space"),
+        (inverted, "Is stored inverted"),
+        (nobody, "Has no PatientID"),
+        (endless, "not finite"),
+        (vast, "or more than 536870912"),
+    ],
+    ids=lambda part: getattr(part, "__name__", None),
+)
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_series_that_is_no_volume_is_left_out_and_named(
+    change: Callable[[list[Dataset]], list[Dataset]], says: str, dry: bool, tmp_path: Path
+) -> None:
+    save(tmp_path / "from", *(good := series(volume(), patient="ID-2")))
+    save(tmp_path / "from", seg(good, {"lesion": ball()}))
+    images = series(volume())
+    masks = seg(images, {"lesion": ball()})
+    save(tmp_path / "from", *change(images), masks)
+    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry)
+    assert says in said and "1 case of 1 patient" in said
+    if dry:
+        assert [*tmp_path.iterdir()] == [tmp_path / "from"]
+    else:
+        assert len(stored(tmp_path / "to")) == 2
+
+
+def test_segments_get_numbers_by_the_alphabet_or_by_the_order_of_their_labels(
+    tmp_path: Path,
+) -> None:
+    liver, hole = ball(), np.zeros(SHAPE, bool)
+    hole[2, 5:7, 4:6] = True
+    images = series(volume())
+    save(tmp_path / "from", *images, seg(images, {"Tumour": hole, "Liver": liver & ~hole}))
+    run(tmp_path / "from", tmp_path / "plain")
+    assert describe(tmp_path / "plain").labels == {"background": 0, "Liver": 1, "Tumour": 2}
+    wanted = np.where(hole, 2, liver).T
+    assert (np.asarray(only(tmp_path / "plain", "labelsTr").dataobj) == wanted).all()
+    words = ("--label", "tumour=tum*", "--label", "liver")
+    run(tmp_path / "from", tmp_path / "named", *words)
+    assert describe(tmp_path / "named").labels == {"background": 0, "tumour": 1, "liver": 2}
+    wanted = np.where(hole, 1, 2 * liver).T
+    assert (np.asarray(only(tmp_path / "named", "labelsTr").dataobj) == wanted).all()
+    run(tmp_path / "from", tmp_path / "one", "--label", "tumour")
+    assert (np.asarray(only(tmp_path / "one", "labelsTr").dataobj) == hole.T).all()
+
+
+def test_segments_that_overlap_are_refused_until_their_order_is_told(tmp_path: Path) -> None:
+    small = np.zeros(SHAPE, bool)
+    small[2, 5:7, 4:6] = True
+    images = series(volume())
+    save(tmp_path / "from", *images, seg(images, {"a": small, "b": ball()}))
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "Holds segments that overlap" in said and not (tmp_path / "to").exists()
+    run(tmp_path / "from", tmp_path / "to", "--label", "b", "--label", "a")
+    wanted = np.where(small, 2, ball()).T
+    assert (np.asarray(only(tmp_path / "to", "labelsTr").dataobj) == wanted).all()
+
+
+def test_a_label_map_is_read_like_a_binary_segmentation(tmp_path: Path) -> None:
+    images, upper = series(volume()), ball()
+    upper[:2] = False
+    parts = {"a": ball() & ~upper, "b": upper}
+    save(tmp_path / "from", *images, seg(images, parts, "LABELMAP"))
+    run(tmp_path / "from", tmp_path / "to")
+    wanted = (ball() + upper.astype(int)).T
+    assert (np.asarray(only(tmp_path / "to", "labelsTr").dataobj) == wanted).all()
+
+
+def square(images: Sequence[Dataset], low: float, high: float, slice_: int) -> np.ndarray:
+    corners = [(low, low), (low, high), (high, high), (high, low)]
+    return np.array([place_of(images, x, y, slice_) for x, y in corners])
+
+
+@pytest.mark.parametrize("way", [None, [0, 0.9, 2.5]], ids=["upright", "tilted"])
+@pytest.mark.parametrize("orientation", [AXIAL, OBLIQUE], ids=["axial", "oblique"])
+def test_contours_become_the_pixels_whose_centres_they_surround_with_holes(
+    orientation: Sequence[float], way: list[float] | None, tmp_path: Path
+) -> None:
+    images = series(volume(), orientation=orientation, step=way if orientation == AXIAL else None)
+    ring = [square(images, 1.6, 7.4, 1), square(images, 3.5, 5.5, 1), square(images, 2.6, 4.4, 3)]
+    triangle = np.array(
+        [place_of(images, x, y, 2) for x, y in [(0.5, 0.5), (8.4, 0.5), (0.5, 8.4)]]
+    )
+    save(tmp_path / "from", *images, rtstruct(images, {"ring": ring, "triangle": [triangle]}))
+    run(tmp_path / "from", tmp_path / "to")
+    wanted = np.zeros(SHAPE, int)
+    wanted[1, 2:8, 2:8] = 1
+    wanted[1, 4:6, 4:6] = 0
+    wanted[3, 3:5, 3:5] = 1
+    row, column = np.indices(SHAPE[1:])
+    wanted[2][(row > 0.5) & (column > 0.5) & (row + column < 8.9)] = 2
+    assert (wanted == np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T).all()
+
+
+@pytest.mark.parametrize(
+    ("contour", "says"),
+    [
+        (
+            lambda images: square(images, 2, 5, 1) + np.array([0, 0, 1]),
+            "contours that lie on no slice",
+        ),
+        (
+            lambda images: square(images, 2, 5, 1) + np.array([0, 0, 1e9]),
+            "contours that lie on no slice",
+        ),
+        (lambda images: square(images, 2, 5, 1) * np.nan, "Cannot be read"),
+        (lambda images: square(images, 20, 25, 1), "no voxel with a label"),
+    ],
+)
+def test_contours_that_do_not_fit_are_named(
+    contour: Callable[[list[Dataset]], np.ndarray], says: str, tmp_path: Path
+) -> None:
+    images = series(volume())
+    with disable_value_validation():
+        save(tmp_path / "from", *images, rtstruct(images, {"a": [contour(images)]}))
+    assert says in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+def test_contours_that_would_take_long_are_refused_before_they_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = series(volume())
+    ring = [np.tile(square(images, 0, 9, place), (100, 1)) for place in range(2)]
+    save(tmp_path / "from", *images, rtstruct(images, {"a": ring}))
+    monkeypatch.setattr("asyndgan.dicom.segments.MAX_CROSSINGS", 2000)
+    assert "contours of too many points" in run(tmp_path / "from", tmp_path / "to", code=1)
+    monkeypatch.setattr("asyndgan.dicom.segments.MAX_CROSSINGS", 4000)
+    assert "no voxel with a label" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "slope", "intercept", "wanted"),
+    [
+        (np.uint16, 1, 0, np.uint16),
+        (np.uint8, 1, 0, np.uint8),
+        (np.int16, 1, -1024, np.int16),
+        (np.uint16, 20, 0, np.int32),
+        (np.uint16, 0.25, 3, np.float32),
+    ],
+)
+def test_integers_stay_integers_where_scaling_allows(
+    kind: type, slope: float, intercept: float, wanted: type, tmp_path: Path
+) -> None:
+    values = RNG.integers(0, 250 if kind is np.uint8 else 3000, SHAPE).astype(kind)
+    save(tmp_path / "from", *series(values, slope=slope, intercept=intercept))
+    run(tmp_path / "from", tmp_path / "to")
+    image = only(tmp_path / "to", "imagesTr")
+    assert image.get_data_dtype() == wanted
+    assert (values.astype(np.float64) * slope + intercept == np.asarray(image.dataobj).T).all()
+
+
+def test_each_slice_has_a_scale_of_its_own_and_spare_bits_do_not_count(tmp_path: Path) -> None:
+    values = RNG.integers(0, 4096, SHAPE).astype(np.uint16)
+    images = series(values | 0x8000, BitsStored=12, HighBit=11, modality="PT", Units="BQML")
+    for place, image in enumerate(images):
+        image.RescaleSlope, image.RescaleIntercept = 0.5 + place, 0
+    save(tmp_path / "from", *images)
+    run(tmp_path / "from", tmp_path / "to")
+    wanted = values * (0.5 + np.arange(SHAPE[0]))[:, None, None]
+    assert (wanted == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
+    assert describe(tmp_path / "to").extra["units"] == {"PT": "BQML"}
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
+def test_compressed_images_are_read_with_what_the_extra_installs(
+    syntax: str, tmp_path: Path
+) -> None:
+    values = volume()
+    images = series(values)
+    for image in images:
+        image.compress(syntax, generate_instance_uid=False)
+    save(tmp_path / "from", *images)
+    run(tmp_path / "from", tmp_path / "to")
+    assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
+
+
+def test_a_compression_without_a_decoder_is_named_with_what_to_install(tmp_path: Path) -> None:
+    images = series(volume())
+    for image in images:
+        image.PixelData = encapsulate([b"\xff\xd8" + bytes(10)])
+        image["PixelData"].VR = "OB"
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = JPEGLosslessSV1
+    save(tmp_path / "from", *images)
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "compressed as JPEG Lossless" in said and "pip install python-gdcm" in said
+
+
+def enhanced(values: np.ndarray) -> Dataset:
+    """One file of many frames, whose places are in functional groups, last slice first."""
+    images = series(values[::-1], step=[0, 0, -2.5])
+    made = series(values[:1])[0]
+    for key in (
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "PixelSpacing",
+        "SliceThickness",
+    ):
+        delattr(made, key)
+    made.SOPClassUID, made.NumberOfFrames = "1.2.840.10008.5.1.4.1.1.2.1", len(values)
+    made.PixelData = values[::-1].tobytes()
+    shared, measures, orientation, scale = Dataset(), Dataset(), Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = images[0].PixelSpacing, 2.5
+    orientation.ImageOrientationPatient = list(AXIAL)
+    scale.RescaleSlope, scale.RescaleIntercept, scale.RescaleType = 1, -1000, "HU"
+    shared.PixelMeasuresSequence = [measures]
+    shared.PlaneOrientationSequence = [orientation]
+    shared.PixelValueTransformationSequence = [scale]
+    made.SharedFunctionalGroupsSequence = [shared]
+    made.PerFrameFunctionalGroupsSequence = []
+    for image in images:
+        group, position = Dataset(), Dataset()
+        position.ImagePositionPatient = image.ImagePositionPatient
+        group.PlanePositionSequence = [position]
+        made.PerFrameFunctionalGroupsSequence.append(group)
+    return made
+
+
+def test_an_enhanced_image_of_many_frames_is_read_by_its_functional_groups(tmp_path: Path) -> None:
+    values = volume()
+    save(tmp_path / "from", enhanced(values))
+    run(tmp_path / "from", tmp_path / "to")
+    image = only(tmp_path / "to", "imagesTr")
+    assert (values - 1000 == np.asarray(image.dataobj).T).all()
+    assert np.allclose(image.affine[:3, 3], [90, 110, ORIGIN[2] - 10])
+
+
+def test_all_studies_of_a_patient_are_one_patient_whose_name_is_kept(tmp_path: Path) -> None:
+    for patient in ("ID-1", "id-1", "ID-2"):
+        images = series(volume(), patient=patient)
+        save(tmp_path / "from", *images, seg(images, {"lesion": ball()}))
+    run(tmp_path / "from", tmp_path / "to")
+    names = [case.name for case in list_cases(tmp_path / "to", describe(tmp_path / "to"))]
+    patients = {patient_of(name) for name in names}
+    assert len(names) == 3 and len(patients) == 2
+    assert sorted(name.partition("_")[2] for name in names) == ["s1", "s1", "s2"]
+    told = tmp_path / "to-patients.json"
+    assert stat.S_IMODE(told.stat().st_mode) == 0o600
+    assert set(json.loads(told.read_text())["patients"].values()) == patients
+    # another import knows them, and one without the map calls them otherwise
+    run(tmp_path / "from", tmp_path / "again", "--map", told)
+    run(tmp_path / "from", tmp_path / "other")
+    assert set(stored(tmp_path / "again")) == set(stored(tmp_path / "to"))
+    assert not set(stored(tmp_path / "other")) & set(stored(tmp_path / "to"))
+
+
+@pytest.mark.parametrize("inside", ["to/patients.json", "to/imagesTr/../x.json"])
+def test_the_map_of_patients_never_lies_in_the_data_set(inside: str, tmp_path: Path) -> None:
+    save(tmp_path / "from", *series(volume()))
+    said = run(tmp_path / "from", tmp_path / "to", "--map", tmp_path / inside, code=1)
+    assert "must not be handed on" in said and not (tmp_path / "to").exists()
+
+
+def test_of_several_series_the_one_with_a_segmentation_is_taken_or_the_one_that_is_named(
+    tmp_path: Path,
+) -> None:
+    study, values = generate_uid(), volume()
+    first = series(values, study=study, description="T1 pre", modality="MR", number=3)
+    second = series(volume(), study=study, description="FLAIR", modality="MR", number=4)
+    save(tmp_path / "from", *first, *second)
+    assert "2 series of images, and no segmentation" in run(
+        tmp_path / "from", tmp_path / "to", code=1
+    )
+    save(tmp_path / "from", seg(first, {"lesion": ball()}))
+    run(tmp_path / "from", tmp_path / "segmented")
+    assert (values - 1024 == np.asarray(only(tmp_path / "segmented", "imagesTr").dataobj).T).all()
+    words = ("--series", "FLAIR", "--series", "T1=t1*")
+    run(tmp_path / "from", tmp_path / "both", *words)
+    assert describe(tmp_path / "both").modalities == ("FLAIR", "T1")
+    images = stored(tmp_path / "both" / "imagesTr")
+    assert (values - 1024 == np.asarray([*images.values()][1].dataobj).T).all()
+    run(tmp_path / "from", tmp_path / "number", "--series", "T1=3")
+    assert (values - 1024 == np.asarray(only(tmp_path / "number", "imagesTr").dataobj).T).all()
+    said = run(tmp_path / "from", tmp_path / "none", "--series", "T2", code=1)
+    assert "has no series for the channel 'T2'" in said.lower().replace("t2", "T2")
+
+
+def test_series_on_other_grids_are_no_channels_of_one_case(tmp_path: Path) -> None:
+    study = generate_uid()
+    one = series(volume(), study=study, description="a")
+    other = series(volume((4, 12, 10)), study=study, description="b")
+    save(tmp_path / "from", *one, *other)
+    words = ("--series", "a", "--series", "b")
+    assert "a, b on different grids" in run(tmp_path / "from", tmp_path / "to", *words, code=1)
+
+
+@pytest.mark.parametrize(
+    ("segments", "words", "says"),
+    [
+        (({"Liver": ball()}, {"liver": ball()}), (), "'Liver' and 'liver'"),
+        (({"ignore": ball()}, {"b": ball()}), (), "none is called 'ignore'"),
+        (({"a": ball()}, {"b": ball()}), ("--segmentation", "nothing"), "Has no segmentation"),
+    ],
+)
+def test_conflicts_between_patients_are_named(
+    segments: tuple[Mapping[str, np.ndarray], ...],
+    words: Sequence[str],
+    says: str,
+    tmp_path: Path,
+) -> None:
+    for number, each in enumerate(segments):
+        images = series(volume(), patient=f"ID-{number}")
+        save(tmp_path / "from", *images, seg(images, each))
+    assert says in run(tmp_path / "from", tmp_path / "to", *words, code=1)
+    assert not (tmp_path / "to").exists()
+
+
+def test_two_segmentations_with_one_label_are_ambiguous_until_one_is_named(tmp_path: Path) -> None:
+    images = series(volume())
+    for reader in ("Ann", "Bob"):
+        part = ball()
+        part[:2] = reader == "Bob"
+        mask = seg(images, {"lesion": part}, series_description=reader)
+        save(tmp_path / "from", mask)
+    save(tmp_path / "from", *images)
+    assert "several segmentations with the same label" in run(
+        tmp_path / "from", tmp_path / "to", code=1
+    )
+    run(tmp_path / "from", tmp_path / "to", "--segmentation", "ann")
+    wanted = ball()
+    wanted[:2] = False
+    assert (wanted == np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T).all()
+
+
+def test_a_segmentation_of_a_series_that_is_missing_is_named(tmp_path: Path) -> None:
+    images, others = series(volume()), series(volume())
+    save(tmp_path / "from", *images, seg(others, {"lesion": ball()}))
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "Is of a series that is not here" in said and "Has no segmentation" in said
+
+
+def test_a_segmentation_on_another_grid_is_not_resampled_in_silence(tmp_path: Path) -> None:
+    images = series(volume())
+    mask = seg(images, {"lesion": ball()})
+    measures = mask.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    measures.PixelSpacing = [0.9, 0.7]
+    save(tmp_path / "from", *images, mask)
+    assert "another grid than its image" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+@pytest.mark.parametrize(
+    ("header", "warned"),
+    [
+        ({"BurnedInAnnotation": "YES"}, True),
+        ({"ImageType": ["DERIVED", "SECONDARY"]}, True),
+        ({"ImageType": ["DERIVED", "SECONDARY"], "BurnedInAnnotation": "NO"}, False),
+        ({"modality": "US"}, True),
+        ({}, False),
+    ],
+)
+def test_text_that_may_be_burned_into_pixels_is_warned_of(
+    header: dict[str, Any], warned: bool, tmp_path: Path
+) -> None:
+    save(tmp_path / "from", *series(volume(), **header))
+    said = run(tmp_path / "from", tmp_path / "to", "--dry-run")
+    assert ("1 series may have text burned into their pixels" in said) == warned
+
+
+def test_a_localizer_is_no_second_series(tmp_path: Path) -> None:
+    study = generate_uid()
+    scout = series(volume((1, 12, 10)), study=study, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    save(tmp_path / "from", *scout, *series(volume(), study=study))
+    assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
+
+
+def test_a_file_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    save(tmp_path / "from", *series(volume()))
+    shutil.copytree(tmp_path / "from", tmp_path / "from" / "copy")
+    assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
+    assert only(tmp_path / "to", "imagesTr").shape == SHAPE[::-1]
+
+
+def garbage(folder: Path) -> int:
+    """Writes files that are no DICOM, or hostile; returns their number."""
+    image = save(folder / "one", series(volume())[0]) / "image-000.dcm"
+    whole = image.read_bytes()
+    shutil.rmtree(folder / "one")
+    nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
+    head = whole[: whole.index(b"\x08\x00\x08\x00CS")]
+    deflated = head.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0\0")
+    files = {
+        "empty": b"",
+        "text": b"Smith, Ann",
+        "zeros": bytes(2**20),
+        "preamble": bytes(128) + b"DICM",
+        "cut": whole[: len(whole) // 2],
+        "cut meta": whole[:150],
+        "nested": head + nested * 20_000,
+        "items": head + nested[:12] + b"\xfe\xff\x00\xe0\0\0\0\0" * 500_000,
+        "deflated": deflated + zlib.compress(bytes(2**28), wbits=-15),
+        "long": head + b"\x10\x00\x20\x00UT\0\0\xff\xff\xff\x7f",
+        "noise": head + RNG.bytes(5000),
+    }
+    for name, content in files.items():
+        (folder / f"{name}.dcm").write_bytes(content)
+    os.mkfifo(folder / "pipe.dcm")
+    (folder / "loop").symlink_to(folder)
+    (folder / "device.dcm").symlink_to("/dev/zero")
+    return len(files)
+
+
+def test_garbage_among_the_files_changes_nothing(tmp_path: Path) -> None:
+    values = volume()
+    images = series(values)
+    save(tmp_path / "from", *images, seg(images, {"lesion": ball()}))
+    garbage(tmp_path / "from")
+    said = run(tmp_path / "from", tmp_path / "to")
+    assert "cannot be read, so slices may be missing" in said and "no DICOM" in said
+    assert "Smith" not in said
+    assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
+
+
+def test_what_pydicom_says_of_a_damaged_file_is_kept_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder
+) -> None:
+    images = series(volume())
+    for image in images:
+        image.PixelData = image.PixelData[:-20]
+    save(tmp_path / "from", *images)
+    assert "truncated, damaged or too large" in run(tmp_path / "from", tmp_path / "to", code=1)
+    assert not caplog.records and not [w for w in recwarn if "dicom" in str(w.filename)]
