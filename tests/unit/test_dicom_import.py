@@ -1,9 +1,11 @@
 """Import of DICOM: voxels and masks as in the source, and everything that cannot be imported."""
 
+import io
 import json
 import os
 import shutil
 import stat
+import tracemalloc
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,10 +15,12 @@ import highdicom as hd
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -347,6 +351,36 @@ def test_compressed_images_are_read_with_what_the_extra_installs(
     save(tmp_path / "from", *images)
     run(tmp_path / "from", tmp_path / "to")
     assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
+
+
+def test_a_frame_that_claims_to_be_vast_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
+    images = series(volume())
+    for image in images:
+        image.compress(JPEGLSLossless, generate_instance_uid=False)
+    start = images[0].PixelData.index(b"\xff\xf7") + 5
+    claimed = images[0].PixelData[:start] + b"\x7f\xff\x7f\xff" + images[0].PixelData[start + 4 :]
+    images[0].PixelData = claimed
+    save(tmp_path / "from", *images)
+    tracemalloc.start()
+    assert "truncated, damaged or too large" in run(tmp_path / "from", tmp_path / "to", code=1)
+    assert tracemalloc.get_traced_memory()[1] < 2**26
+    tracemalloc.stop()
+
+
+def test_jpeg_2000_is_read_by_pillow(tmp_path: Path) -> None:
+    values = volume(kind=np.uint16)
+    images = series(values)
+    for image, plane in zip(images, values, strict=True):
+        packed = io.BytesIO()
+        Image.fromarray(plane).save(packed, "JPEG2000", no_jp2=True, irreversible=False)
+        image.PixelData = encapsulate([packed.getvalue()])
+        image["PixelData"].is_undefined_length = True
+        image.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    save(tmp_path / "from", *images)
+    run(tmp_path / "from", tmp_path / "to")
+    assert (
+        values.astype(int) - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T
+    ).all()
 
 
 def test_a_compression_without_a_decoder_is_named_with_what_to_install(tmp_path: Path) -> None:

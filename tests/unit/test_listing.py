@@ -308,8 +308,8 @@ def bids(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason", "remedy"),
     [
-        (lambda folder: touched(folder / "p0/a.dcm"), "holds DICOM files, as p0/a.dcm", "dcm2niix"),
-        (dicom, "holds DICOM files, as p0/study/series/IM0001", "dcm2niix -z y -o OUT FOLDER"),
+        (lambda folder: touched(folder / "p0/a.dcm"), "holds DICOM files, as p0/a.dcm", "asyndgan import"),
+        (dicom, "holds DICOM files, as p0/study/series/IM0001", "asyndgan import FOLDER NEW"),
         (
             bids,
             "a BIDS data set, with sub-01/ses-1/anat/sub-01_ses-1_T1w.nii.gz",
@@ -360,7 +360,7 @@ def test_a_set_of_folders_of_dicom_files_is_told_to_be_one(folder: Path) -> None
     ((name, reason, remedy),) = stops(folder)
     assert name == "imagesTr"
     assert reason.endswith("ann is a folder of DICOM files, which are not read")
-    assert "dcm2niix" in remedy
+    assert "asyndgan import" in remedy
 
 
 @pytest.mark.parametrize(("images", "masks"), [(0, 1), (1, 0), (9, 10)])

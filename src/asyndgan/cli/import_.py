@@ -9,11 +9,14 @@ from rich.table import Table
 
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import DataError
-from asyndgan.texts import counted
+from asyndgan.texts import NAME_LENGTH, counted
 
 if TYPE_CHECKING:
     from asyndgan.dicom.choosing import Picked
     from asyndgan.dicom.series import Archive, Series
+
+SHOWN = 8
+"""Most segments that a row of the table names."""
 
 
 def import_(
@@ -160,6 +163,8 @@ def _numbered(archive: "Archive") -> list[tuple[int, int, int, "Series"]]:
 
 def _holds(series: "Series") -> str:
     if series.is_segmentation:
-        return f"{series.kind}: {', '.join(series.segments.values())}"
+        names = [name[:NAME_LENGTH] for name in series.segments.values()]
+        more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+        return f"{series.kind}: {', '.join([*names[:SHOWN], *more])}"
     sizes = sorted({f"{shape[2]} x {shape[1]}" for shape in series.shapes.values()})
     return f"{series.kind}: {len(series.frames)} images of {' or '.join(sizes[:2]) or 'no size'}"

@@ -51,7 +51,7 @@ def without_description(folder: Path) -> tuple[str, str]:
         return (
             "this file does not exist; the folder holds DICOM files, as "
             f"{dicom[0].relative_to(folder).as_posix()}",
-            f"{FROM_DICOM} Then {LAY_OUT}, and write dataset.json.",
+            FROM_DICOM,
         )
     if shown and not (folder / "imagesTr").is_dir():
         return missing, f"Move {shown[0]} and the others: {LAY_OUT}, and write dataset.json."

@@ -40,9 +40,7 @@ WITH_SPACING: Final = "Write the true spacing X, Y, Z in millimetres into its he
         "n.save(n.Nifti1Image(m.dataobj, None, m.header), 'NEW.nii.gz')"
     )
 )
-FROM_DICOM: Final = (
-    "Convert each series to NIfTI (dcm2niix -z y -o OUT FOLDER; the folder OUT has to exist)."
-)
+FROM_DICOM: Final = "Make a data set of its folder: asyndgan import FOLDER NEW."
 RENAMED: Final = "Rename what is not UTF-8 in its folder: {}.".format(
     _python(
         "import os; os.chdir('FOLDER'); [os.rename(f, os.fsencode(f).decode('latin1')) "

@@ -91,41 +91,49 @@ class Picked:
 def pick(archive: Archive, choice: Choice) -> Picked:
     """Picks the cases of an archive; what cannot be one is a fault of its study."""
     picked = Picked()
-    masks = [each for each in archive.series if each.is_segmentation]
-    for mask in masks:
-        if not any(_is_of(mask, each) for each in archive.series):
-            fault = DicomError("is of a series that is not here", "Export that series beside it.")
-            picked.faults.append((mask, fault))
-    for _, grouped in groupby(archive.series, lambda each: each.key[:2]):
-        study = list(grouped)
-        try:
-            _pick_study(study, masks, choice, picked)
-        except DicomError as fault:
-            picked.faults.append((study[0], fault))
+    masked = any(each.is_segmentation for each in archive.series)
+    for _, of_patient in groupby(archive.series, lambda each: each.key[0]):
+        patient = list(of_patient)
+        masks = [each for each in patient if each.is_segmentation]
+        for mask in masks:
+            if not any(_is_of(mask, each) for each in patient):
+                fault = DicomError("is of a series that is not here", "Export that series too.")
+                picked.faults.append((mask, fault))
+        for _, of_study in groupby(patient, lambda each: each.key[1]):
+            study = [each for each in of_study if not (each.is_segmentation or each.localizer)]
+            try:
+                if study:
+                    _pick_study(study, masks, choice, picked, masked=masked)
+            except DicomError as fault:
+                picked.faults.append((study[0], fault))
     return picked
 
 
 def _pick_study(
-    study: Sequence[Series], every: Sequence[Series], choice: Choice, picked: Picked
+    images: Sequence[Series],
+    masks: Sequence[Series],
+    choice: Choice,
+    picked: Picked,
+    *,
+    masked: bool,
 ) -> None:
-    images = [each for each in study if not (each.is_segmentation or each.localizer)]
-    if not images:
-        return
-    if not study[0].key[0]:
+    """Adds the cases of a study, from its series of images and the patient's segmentations."""
+    if not images[0].key[0]:
         raise DicomError(
             "has no PatientID, by which studies of one patient are kept together",
             "Give each patient a PatientID of their own.",
         )
-    masks = {id(each): _masks_of(each, every, choice) for each in images}
-    for channels in _channels(images, masks, choice):
-        first = next(iter(channels.values()))
+    likes = choice.segmentations or ["*"]
+    masks = [each for each in masks if any(_fits(like, *_told(each)) for like in likes)]
+    own = {id(each): [mask for mask in masks if _is_of(mask, each)] for each in images}
+    for channels in _channels(images, own, choice):
+        drawn = {id(mask): mask for each in channels.values() for mask in own[id(each)]}
         try:
-            own = {id(mask): mask for each in channels.values() for mask in masks[id(each)]}
-            if every and not own:
+            if masked and not drawn:
                 raise DicomError("has no segmentation", "Export it beside the images.")
-            picked.cases.append(Pick(channels, _grids(channels), list(own.values())))
+            picked.cases.append(Pick(channels, _grids(channels), list(drawn.values())))
         except DicomError as fault:
-            picked.faults.append((first, fault))
+            picked.faults.append((next(iter(channels.values())), fault))
 
 
 def _is_of(mask: Series, image: Series) -> bool:
@@ -135,15 +143,6 @@ def _is_of(mask: Series, image: Series) -> bool:
     if mask.references:
         return image.key[2] in mask.references
     return image.frame_of_reference == mask.frame_of_reference != ""
-
-
-def _masks_of(image: Series, every: Iterable[Series], choice: Choice) -> list[Series]:
-    likes = choice.segmentations or ["*"]
-    return [
-        each
-        for each in every
-        if _is_of(each, image) and any(_fits(like, *_told(each)) for like in likes)
-    ]
 
 
 def _channels(

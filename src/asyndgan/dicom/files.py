@@ -1,6 +1,7 @@
 """Opens DICOM files, each of which may be hostile: bounded before it is parsed or decoded."""
 
 import logging
+import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ MAX_CONTOURS: Final = 2**27
 
 RTSTRUCT: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 _DEFLATED: Final = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
+_JPEG_LS: Final = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _ITEMS: Final = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item begins, either byte order
 _PIXELS: Final = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
@@ -175,6 +177,7 @@ def planes_of(path: Path, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
 
 
 def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
+    from pydicom.encaps import generate_frames
     from pydicom.pixels import get_decoder, iter_pixels
 
     syntax = dataset.file_meta.TransferSyntaxUID
@@ -186,6 +189,10 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
             f"is compressed as {syntax.name}, for which no decoder is installed",
             "Run pip install python-gdcm, or decompress it first (dcmtk: dcmdjpeg FILE NEW).",
         )
+    if syntax in _JPEG_LS:  # its decoder allocates what a frame claims
+        frames = generate_frames(dataset.PixelData, number_of_frames=shape[0])
+        if any(_jpeg_ls_shape(frame) != shape[1:] for frame in frames):
+            raise ValueError("of another shape")
     unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
     count = 0
     for plane in iter_pixels(dataset, raw=True):
@@ -196,3 +203,14 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
         yield (plane << unused) >> unused if unused else plane
     if count != shape[0]:
         raise ValueError("of other frames")
+
+
+def _jpeg_ls_shape(frame: bytes) -> tuple[int, int] | None:
+    """Rows and columns in the header of a JPEG-LS frame; None if it has no header."""
+    place = 2
+    while frame[place : place + 1] == b"\xff":
+        if frame[place + 1] == 0xF7:
+            rows, columns = struct.unpack(">HH", frame[place + 5 : place + 9])
+            return rows, columns
+        place += 2 + int.from_bytes(frame[place + 2 : place + 4])
+    return None
