@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tracemalloc
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -628,3 +629,13 @@ def test_what_pydicom_says_of_a_damaged_file_is_kept_back(
     save(tmp_path / "from", *images)
     assert "truncated, damaged or too large" in run(tmp_path / "from", tmp_path / "to", code=1)
     assert not caplog.records and not [w for w in recwarn if "dicom" in str(w.filename)]
+
+
+@pytest.mark.parametrize("lacking", ["pydicom", "highdicom"])
+@pytest.mark.parametrize("command", ["import", "export"])
+def test_a_missing_extra_is_named(
+    command: str, lacking: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, lacking, None)
+    done = CliRunner().invoke(app, [command, str(tmp_path), str(tmp_path / "to")])
+    assert "pip install 'asyndgan[dicom]'" in str(done.exception)

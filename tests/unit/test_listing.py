@@ -308,7 +308,7 @@ def bids(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason", "remedy"),
     [
-        (lambda folder: touched(folder / "p0/a.dcm"), "holds DICOM files, as p0/a.dcm", "asyndgan import"),
+        (lambda folder: touched(folder / "p0/a.dcm"), "holds DICOM files, as p0/a.dcm", "import"),
         (dicom, "holds DICOM files, as p0/study/series/IM0001", "asyndgan import FOLDER NEW"),
         (
             bids,

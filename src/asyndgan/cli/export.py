@@ -26,9 +26,9 @@ def export(
         asyndgan export synthetic dicom
     """
     from asyndgan.dicom.exporting import export as write
-    from asyndgan.dicom.files import pydicom
+    from asyndgan.dicom.files import require_packages
 
-    pydicom()
+    require_packages()
     console = Terminal()
     with console.status("Writing studies ..."):
         count = sum(1 for _ in write(synthetic, out))

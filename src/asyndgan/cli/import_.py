@@ -12,7 +12,8 @@ from asyndgan.errors import DataError
 from asyndgan.texts import NAME_LENGTH, counted
 
 if TYPE_CHECKING:
-    from asyndgan.dicom.choosing import Picked
+    from asyndgan.dicom.choosing import Choice, Picked
+    from asyndgan.dicom.importing import PatientMap
     from asyndgan.dicom.series import Archive, Series
 
 SHOWN = 8
@@ -58,45 +59,60 @@ def import_(
     Output:
         --dry-run: Only list what would be imported.
     """
-    from asyndgan.dicom.choosing import Choice, labels_of, pick
-    from asyndgan.dicom.files import pydicom
-    from asyndgan.dicom.importing import PatientMap, check_alike, read_cases, write
+    from asyndgan.dicom.choosing import Choice
+    from asyndgan.dicom.files import require_packages
+    from asyndgan.dicom.importing import PatientMap
+
+    require_packages()
+    choice = Choice(_pairs(series), segmentation or (), _pairs(label))
+    known = PatientMap(patients or out.with_name(f"{out.name}-patients.json"), out)
+    console = Terminal()
+    count = _import(console, source, None if dry_run else out, choice, known, names=names)
+    if dry_run:
+        console.say(f"{count} can be imported. Nothing was written.")
+        return
+    console.say(f"{count} in {out}. {known.path} tells who they are: it stays at the site.")
+    console.say(f"\nNext: asyndgan check {quote(str(out))}")
+
+
+def _import(
+    console: Terminal,
+    source: Path,
+    out: Path | None,
+    choice: "Choice",
+    known: "PatientMap",
+    *,
+    names: bool,
+) -> str:
+    """Imports what can be, or without `out` only tries to; returns how many cases."""
+    from asyndgan.dicom.choosing import labels_of, pick
+    from asyndgan.dicom.importing import check_alike, read_cases, write
     from asyndgan.dicom.series import read_archive
 
-    pydicom()
-    choice = Choice(_pairs(series), segmentation or (), _pairs(label))
-    console = Terminal()
-    known = PatientMap(patients or out.with_name(f"{out.name}-patients.json"), out)
     with console.status("Reading headers ..."):
         archive = read_archive(source)
     picked = pick(archive, choice)
     results: dict[int, str] = {}
-    done = 0
     try:
         check_alike(picked.cases)
         labels = labels_of(picked.cases, choice)
-        with console.status("Reading segmentations ..." if dry_run else "Writing cases ..."):
-            if dry_run:
+        with console.status("Reading segmentations ..." if out is None else "Writing cases ..."):
+            if out is None:
                 cases = read_cases(picked.cases, choice, labels, picked.faults)
-                found = [(case, "a case") for case, _ in cases]
+                done = [(case, "a case") for case, _ in cases]
             else:
-                found = list(write(out, picked.cases, choice, labels, known, picked.faults))
-        for case, name in found:
+                done = list(write(out, picked.cases, choice, labels, known, picked.faults))
+        for case, name in done:
             results |= {id(each): name for each in case.channels.values()}
             results |= {id(each): "its mask" for each in case.masks}
-        done = len(found)
     finally:
         _show(console, archive, picked, results, names)
-    listed = ", ".join(f"{number} {name}" for name, number in labels.items())
-    console.say(f"Labels: {listed}. Make sure that none of them names a patient.")
     if not done:
         raise DataError("no case can be imported. What is listed above says why.")
-    what = f"{counted(done, 'case')} of {counted(len({c.key[0] for c, _ in found}), 'patient')}"
-    if dry_run:
-        console.say(f"{what} can be imported. Nothing was written.")
-        return
-    console.say(f"{what} in {out}. {known.path} tells who they are: it stays at the site.")
-    console.say(f"\nNext: asyndgan check {quote(str(out))}")
+    listed = ", ".join(f"{number} {name}" for name, number in labels.items())
+    console.say(f"Labels: {listed}. Make sure that none of them names a patient.")
+    patients = {case.key[0] for case, _ in done}
+    return f"{counted(len(done), 'case')} of {counted(len(patients), 'patient')}"
 
 
 def _pairs(words: list[str] | None) -> list[tuple[str, str]]:

@@ -22,6 +22,11 @@ MARK: Final = "SYNTHETIC"
 _CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 """Secondary Capture, the class for images that no modality acquired."""
 
+_EMPTY: Final = (
+    *("PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber"),
+    *("ReferringPhysicianName", "PositionReferenceIndicator"),
+)
+
 
 def export(folder: Path, out: Path) -> Iterator[str]:
     """Writes each case of a synthetic data set as a study, with a series for each channel.
@@ -74,21 +79,15 @@ def _of_patient(patient: str) -> dict[str, Any]:
 
     name = f"{MARK}^{patient}"[:64].replace("\\", "-").replace("=", "-")
     return {
+        **dict.fromkeys(_EMPTY, ""),
         "SpecificCharacterSet": "ISO_IR 192",
         "PatientName": name,
         "PatientID": f"{MARK}-{patient}"[:64].replace("\\", "-"),
-        "PatientBirthDate": "",
-        "PatientSex": "",
         "PatientComments": NOT_ACQUIRED,
         "StudyInstanceUID": generate_uid(),
         "FrameOfReferenceUID": generate_uid(),
         "StudyDescription": f"{MARK} images, not of a patient",
         "StudyID": MARK,
-        "StudyDate": "",
-        "StudyTime": "",
-        "AccessionNumber": "",
-        "ReferringPhysicianName": "",
-        "PositionReferenceIndicator": "",
         "Manufacturer": "asyndgan",
         "SoftwareVersions": __version__,
         "SyntheticData": "YES",
@@ -225,8 +224,6 @@ def _segmentation(images: Sequence[Any], mask: np.ndarray, info: DatasetInfo, nu
         content_description=f"{MARK}: belongs to images that were painted",
         series_description=f"{MARK} mask",
     )
-    segmentation.ImageComments = NOT_ACQUIRED
-    segmentation.PatientComments = NOT_ACQUIRED
-    segmentation.SyntheticData = "YES"
-    segmentation.StudyDescription = images[0].StudyDescription
+    for key in ("ImageComments", "PatientComments", "SyntheticData", "StudyDescription"):
+        setattr(segmentation, key, images[0].get(key))
     return segmentation

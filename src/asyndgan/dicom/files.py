@@ -5,6 +5,7 @@ import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final, NoReturn, final
@@ -52,18 +53,14 @@ class NotDicomError(Exception):
     """A file does not start as DICOM files do."""
 
 
-def pydicom() -> Any:
-    """The package pydicom, of the optional extra `dicom`.
+def require_packages() -> None:
+    """Checks that the packages of the optional extra `dicom` are installed.
 
     Raises:
-        DataError: it, or highdicom, is not installed.
+        DataError: one of them is not.
     """
-    try:
-        import highdicom
-        import pydicom
-    except ImportError as error:
-        raise DataError("DICOM needs two packages more: pip install 'asyndgan[dicom]'.") from error
-    return highdicom and pydicom
+    if any(find_spec(name) is None for name in ("pydicom", "highdicom")):
+        raise DataError("DICOM needs pydicom and highdicom: pip install 'asyndgan[dicom]'.")
 
 
 @contextmanager

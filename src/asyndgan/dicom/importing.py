@@ -186,7 +186,8 @@ def write(
     """
     names = list(cases[0].channels)
     synthetic = any(series.synthetic for series in cases[0].channels.values())
-    units = {name: unit for name in names if (unit := cases[0].channels[name].unit)}
+    found = {name: {case.channels[name].unit for case in cases} for name in names}
+    units = {name: unit.pop() for name, unit in found.items() if len(unit) == 1 and unit != {""}}
     count = 0
     with written_whole(out) as half:
         (half / "imagesTr").mkdir(parents=True)

@@ -178,14 +178,14 @@ def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool
 
 
 def _describe_images(series: Series, sop: str, dataset: Any) -> None:
-    types = [str(word).upper() for word in _many(dataset.get("ImageType"))]
+    types = str(dataset.get("ImageType")).upper()
     burned = str(dataset.get("BurnedInAnnotation") or "").upper()
     doubtful = "SECONDARY" in types or sop.startswith(_CAPTURE) or series.kind == "US"
     series.burned |= burned == "YES" or (doubtful and burned != "NO" and series.kind != "SEG")
     series.localizer |= "LOCALIZER" in types
     series.synthetic |= str(dataset.get("SyntheticData") or "").upper() == "YES"
-    unit = str(dataset.get("RescaleType") or dataset.get("Units") or "").upper()
-    unit = "HU" if series.kind == "CT" and "RescaleIntercept" in dataset and not unit else unit
+    usual = "HU" if series.kind == "CT" else ""  # as PS3.3 C.8.2.1 has it
+    unit = str(dataset.get("RescaleType") or dataset.get("Units") or usual).upper()
     series.unit = unit if unit in _UNITS else ""
 
 
@@ -213,10 +213,6 @@ def _check_pixels(dataset: Any, kind: str) -> None:
         raise DicomError("holds probabilities", "Threshold it, and export it as a binary SEG.")
 
 
-def _many(value: Any) -> Iterator[Any]:
-    yield from () if value is None else (value,) if isinstance(value, str) else value
-
-
 def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
     """The planes of a file, of one or, with functional groups, of several frames."""
     per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or ()
@@ -234,28 +230,33 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
                         return item.get(name)
             return dataset.get(name)
 
-        measures, transformation = "PixelMeasuresSequence", "PixelValueTransformationSequence"
+        measures, scale = "PixelMeasuresSequence", "PixelValueTransformationSequence"
+        slope, intercept = told(scale, "RescaleSlope"), told(scale, "RescaleIntercept")
         wide, thick = told(measures, "SpacingBetweenSlices"), told(measures, "SliceThickness")
-        slope = told(transformation, "RescaleSlope")
-        lies = [
-            tuple(map(float, _many(told(f"{macro}Sequence", name))))
-            for macro, name in (
-                ("PlanePosition", "ImagePositionPatient"),
-                ("PlaneOrientation", "ImageOrientationPatient"),
-                ("PixelMeasures", "PixelSpacing"),
-            )
-        ]
-        scale = (
-            1.0 if slope is None else float(slope),
-            float(told(transformation, "RescaleIntercept") or 0),
+        segment = told("SegmentIdentificationSequence", "ReferencedSegmentNumber")
+        frame = Frame(
+            path,
+            number,
+            uid,
+            position=_floats(told("PlanePositionSequence", "ImagePositionPatient")),
+            orientation=_floats(told("PlaneOrientationSequence", "ImageOrientationPatient")),
+            spacing=_floats(told(measures, "PixelSpacing")),
+            thickness=abs(float(wide or thick or 0)),
+            slope=1.0 if slope is None else float(slope),
+            intercept=float(intercept or 0),
+            segment=int(segment or 0),
         )
-        thickness = abs(float(wide or thick or 0))
-        if [*map(len, lies)] != [3, 6, 2] or min(lies[2]) <= 0:
+        place = (frame.position, frame.orientation, frame.spacing)
+        if [*map(len, place)] != [3, 6, 2] or min(frame.spacing) <= 0:
             raise DicomError(
                 "has images without a place in space, such as X-rays or ultrasound",
                 "Export them as PNG, one file a case.",
             )
-        if not np.isfinite([*lies[0], *lies[1], *lies[2], *scale, thickness]).all():
+        numbers = [*sum(place, ()), frame.thickness, frame.slope, frame.intercept]
+        if not np.isfinite(numbers).all():
             raise DicomError("has numbers in its header that are not finite", "Export it again.")
-        segment = told("SegmentIdentificationSequence", "ReferencedSegmentNumber")
-        yield Frame(path, number, uid, *lies, thickness, *scale, int(segment or 0))
+        yield frame
+
+
+def _floats(values: Any) -> tuple[float, ...]:
+    return tuple(map(float, () if values is None else values))
