@@ -200,6 +200,30 @@ def test_what_is_exported_is_imported_with_the_same_voxels_and_is_still_syntheti
             assert np.abs(values - wanted).max() <= most
 
 
+@pytest.mark.parametrize("shape", [(6, 7, 4), (1, 7, 4)], ids=["volume", "sagittal slice"])
+def test_a_synthetic_volume_comes_back_to_its_place(shape: tuple[int, ...], tmp_path: Path) -> None:
+    affine = np.array([[0, 0, 2.5, -7], [-0.8, 0.1, 0, 20], [0.1, 0.8, 0, -30], [0, 0, 0, 1]])
+    values = RNG.integers(-900, 900, shape[1:] + shape[:1]).astype(np.int16)  # right is stored last
+    for part, stored in (("imagesTr/x_0000", values), ("labelsTr/x", (values > 0).astype("u1"))):
+        path = tmp_path / "made" / f"{part}.nii.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(stored, affine), path)
+    about = {
+        "channel_names": {"0": "CT"}, "labels": {"background": 0, "bone": 1}, "synthetic": True,
+        "file_ending": ".nii.gz", "numTraining": 1,
+    }  # fmt: skip
+    (tmp_path / "made" / "dataset.json").write_text(json.dumps(about))
+    asyndgan("export", tmp_path / "made", tmp_path / "dicom")
+    asyndgan("import", tmp_path / "dicom", tmp_path / "back")
+    for part in ("imagesTr", "labelsTr"):
+        made, back = (
+            nib.as_closest_canonical(nib.load(*(tmp_path / folder / part).iterdir()))
+            for folder in ("made", "back")
+        )
+        assert np.allclose(made.affine, back.affine, atol=1e-4)
+        assert (np.asarray(made.dataobj) == np.asarray(back.dataobj)).all()
+
+
 def test_every_file_says_in_each_place_that_it_is_synthetic(tmp_path: Path) -> None:
     asyndgan("export", synthetic(tmp_path / "made", ".nii.gz"), tmp_path / "dicom")
     files = [dcmread(path) for path in sorted((tmp_path / "dicom").rglob("*.dcm"))]

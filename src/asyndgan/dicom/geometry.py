@@ -1,6 +1,5 @@
 """The grid on which a series lies: its planes in order, and what is wrong with them."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, final
@@ -89,8 +88,9 @@ def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | 
         return None
     depths = places @ normal
     gaps = np.diff(depths)
-    if (gaps < 1e-3 * gaps.max()).any() or gaps.max() <= 0:
-        _repeated(depths, gaps)
+    apart = gaps > 1e-3 * gaps.max()
+    if not apart.all():
+        raise _repeated(apart)
     step = (places[-1] - places[0]) / (len(places) - 1)
     off = places - places[0] - np.outer(np.arange(len(places)), step)
     usual = float(np.median(gaps))
@@ -113,17 +113,17 @@ def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | 
     return straight if slight else step
 
 
-def _repeated(depths: np.ndarray, gaps: np.ndarray) -> None:
-    places = Counter(np.concatenate([[0], np.cumsum(gaps >= 1e-3 * max(gaps.max(), 1))]).tolist())
-    counts = sorted(set(places.values()))
-    if len(counts) == 1:
-        raise DicomError(
-            f"holds {counts[0]} images at each of {len(places)} places (time points, echoes, "
-            "b-values or phases)",
-            _SPLIT,
+def _repeated(apart: np.ndarray) -> DicomError:
+    """The fault of planes in order of which some are not apart from the one before."""
+    counts = np.bincount(np.cumsum(np.concatenate([[0], apart])))
+    if counts.min() == counts.max():
+        reason = (
+            f"holds {counts[0]} images at each of {len(counts)} places (time points, echoes, "
+            "b-values or phases)"
         )
-    twice = sum(count > 1 for count in places.values())
-    raise DicomError(f"holds several images at {twice} of {len(places)} places", _SPLIT)
+    else:
+        reason = f"holds several images at {(counts > 1).sum()} of {len(counts)} places"
+    return DicomError(reason, _SPLIT)
 
 
 def voxels_of(series: Series, grid: Grid) -> np.ndarray:
