@@ -461,6 +461,17 @@ def test_the_map_of_patients_never_lies_in_the_data_set(inside: str, tmp_path: P
     assert "must not be handed on" in said and not (tmp_path / "to").exists()
 
 
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"patients": {"id-1": "../../x"}, "cases": {}}', '{"patients": [], "cases": 3}'],
+)
+def test_a_map_of_patients_that_no_import_wrote_is_refused(content: str, tmp_path: Path) -> None:
+    save(tmp_path / "from", *series(volume()))
+    (tmp_path / "map.json").write_text(content)
+    words = ("--map", tmp_path / "map.json")
+    assert "is no map of patients" in run(tmp_path / "from", tmp_path / "to", *words, code=1)
+
+
 def test_of_several_series_the_one_with_a_segmentation_is_taken_or_the_one_that_is_named(
     tmp_path: Path,
 ) -> None:
@@ -537,6 +548,12 @@ def test_a_segmentation_of_a_series_that_is_missing_is_named(tmp_path: Path) -> 
     save(tmp_path / "from", *images, seg(others, {"lesion": ball()}))
     said = run(tmp_path / "from", tmp_path / "to", code=1)
     assert "Is of a series that is not here" in said and "Has no segmentation" in said
+
+
+def test_a_segmentation_of_probabilities_is_refused(tmp_path: Path) -> None:
+    images = series(volume())
+    save(tmp_path / "from", *images, seg(images, {"lesion": ball()}, "FRACTIONAL"))
+    assert "Holds probabilities" in run(tmp_path / "from", tmp_path / "to", code=1)
 
 
 def test_a_segmentation_on_another_grid_is_not_resampled_in_silence(tmp_path: Path) -> None:

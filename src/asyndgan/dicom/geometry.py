@@ -131,7 +131,8 @@ def voxels_of(series: Series, grid: Grid) -> np.ndarray:
 
     Returns:
         Values in the series's units, shaped as `grid.shape`: of the stored integer type if they
-        need no scaling, int16 or int32 if scaled by whole numbers, else float32.
+        need no scaling, int16 or int32 if scaled by whole numbers, else float32 (float64 of 32-bit
+        integers).
 
     Raises:
         DicomError: a file cannot be decoded.
@@ -150,7 +151,7 @@ def voxels_of(series: Series, grid: Grid) -> np.ndarray:
             wide = plane.dtype.itemsize > 2
             if not volume.size:
                 scaled = np.dtype(np.int32 if whole and not wide else np.float64 if wide else "f4")
-                volume = np.empty(grid.shape, plane.dtype if plain else scaled)
+                volume = np.empty(grid.shape, plane.dtype if plain else scaled, order="F")
             slope, intercept = scales[place]
             kinds.add(plane.dtype)
             volume[..., place] = plane.T if plain else plane.T * slope + intercept

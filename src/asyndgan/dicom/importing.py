@@ -1,6 +1,7 @@
 """Writes what was picked of an archive as a data set of patients with opaque names."""
 
 import json
+import re
 import secrets
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 MAX_MAP: Final = 2**26
 """Most bytes of a map of patients."""
+
+_NAMED: Final = re.compile(r"p\d{8}")
 
 
 @final
@@ -52,6 +55,8 @@ class PatientMap:
                 table = parsed_json(bounded_text(path, MAX_MAP))
                 self._names = {str(key): str(name) for key, name in table["patients"].items()}
                 self._cases = {str(key): dict(about) for key, about in table["cases"].items()}
+                if not all(_NAMED.fullmatch(name) for name in self._names.values()):
+                    raise ValueError("a name that this command does not give")
             except (OSError, ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(
                     f"{path}: is no map of patients. Name another file by --map."
@@ -81,6 +86,7 @@ class PatientMap:
         Raises:
             StorageError: it cannot be written.
         """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         table = {"patients": self._names, "cases": self._cases}
         replace_text(self.path, json.dumps(table, indent=1, ensure_ascii=False) + "\n", mode=0o600)
 

@@ -115,7 +115,7 @@ class Archive:
         series: all series, those of a patient and of a study one after the other.
         foreign: files that are no DICOM.
         others: number of DICOM files that hold neither images nor segmentations.
-        broken: files that cannot be read.
+        broken: files and folders that cannot be read.
     """
 
     series: list[Series] = field(default_factory=list)
@@ -128,7 +128,11 @@ def read_archive(folder: Path) -> Archive:
     """Reads the headers of all files in a folder; links to other folders are not followed."""
     archive = Archive()
     found: dict[tuple[str, ...], Series] = {}
-    for place, folders, names in os.walk(folder):
+
+    def unreadable(error: OSError) -> None:
+        archive.broken.append(Path(error.filename))
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
         folders.sort()
         for path in (Path(place, name) for name in sorted(names)):
             try:
@@ -139,9 +143,8 @@ def read_archive(folder: Path) -> Archive:
                 archive.foreign.append(path)
             except DicomError:
                 archive.broken.append(path)
-    archive.series = sorted(
-        found.values(), key=lambda each: (*each.key[:2], each.is_segmentation, each.key[2])
-    )
+    whole = (s for s in found.values() if s.frames or s.faults or s.kind == "RTSTRUCT")
+    archive.series = sorted(whole, key=lambda s: (*s.key[:2], s.is_segmentation, s.key[2]))
     return archive
 
 
