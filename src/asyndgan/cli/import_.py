@@ -109,8 +109,8 @@ def _import(
         _show(console, archive, picked, results, names)
     if not done:
         raise DataError("no case can be imported. What is listed above says why.")
-    listed = ", ".join(f"{number} {name}" for name, number in labels.items())
-    console.say(f"Labels: {listed}. Make sure that none of them names a patient.")
+    if listed := ", ".join(f"{number} {name}" for name, number in labels.items() if number):
+        console.say(f"Labels: {listed}. Make sure that none of them names a patient.")
     patients = {case.key[0] for case, _ in done}
     return f"{counted(len(done), 'case')} of {counted(len(patients), 'patient')}"
 
@@ -183,4 +183,5 @@ def _holds(series: "Series") -> str:
         more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
         return f"{series.kind}: {', '.join([*names[:SHOWN], *more])}"
     sizes = sorted({f"{shape[2]} x {shape[1]}" for shape in series.shapes.values()})
-    return f"{series.kind}: {len(series.frames)} images of {' or '.join(sizes[:2]) or 'no size'}"
+    images = counted(len(series.frames), "image")
+    return f"{series.kind}: {images} of {' or '.join(sizes[:2]) or 'no size'}"
