@@ -158,7 +158,7 @@ def nobody(images: list[Dataset]) -> list[Dataset]:
 
 def endless(images: list[Dataset]) -> list[Dataset]:
     for image in images:
-        image.ImagePositionPatient = ["1e308", "1e308", "1e999"]
+        image.ImagePositionPatient = ["1e308", "1e308", "-1e308"]
     return images
 
 
@@ -182,7 +182,7 @@ def vast(images: list[Dataset]) -> list[Dataset]:
         (placeless, "Has images without a place in space"),
         (inverted, "Is stored inverted"),
         (nobody, "Has no PatientID"),
-        (endless, "not finite"),
+        (endless, "vast numbers"),
         (vast, "or more than 536870912"),
     ],
     ids=lambda part: getattr(part, "__name__", None),

@@ -194,7 +194,7 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
     count = 0
     for plane in iter_pixels(dataset, raw=True):
         count += 1
-        if plane.shape != shape[1:]:
+        if plane.shape != shape[1:] or count > shape[0]:
             raise ValueError("of another shape")
         # In unused bits lie overlays, or nothing that counts.
         yield (plane << unused) >> unused if unused else plane

@@ -15,6 +15,9 @@ MODALITIES: Final = frozenset(
 )
 """Modalities of images (DICOM PS3.3 C.7.3.1.1.1); another word in that field may be anything."""
 
+MOST: Final = 1e9
+"""Largest number in a header: of millimetres, or of units a stored value."""
+
 _UNITS: Final = frozenset({"HU", "BQML", "CNTS", "GML"})
 _SEG: Final = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
@@ -256,8 +259,8 @@ def _frames(path: Path, dataset: Any, count: int) -> Iterator[Frame]:
                 "Export them as PNG, one file a case.",
             )
         numbers = [*sum(place, ()), frame.thickness, frame.slope, frame.intercept]
-        if not np.isfinite(numbers).all():
-            raise DicomError("has numbers in its header that are not finite", "Export it again.")
+        if not (np.abs(numbers) < MOST).all():
+            raise DicomError("has vast numbers in its header, or none", "Export it again.")
         yield frame
 
 
