@@ -21,6 +21,10 @@ _FLAGS: Final = (
 )
 
 
+class UnreadableError(ValueError):
+    """A file cannot be read, for a reason in this package's own words."""
+
+
 @contextmanager
 def opened(path: Path, most: int, *, links: bool = True) -> Iterator[BufferedReader]:
     """Opens a regular file for reading; anything else is neither waited for nor read.
@@ -35,14 +39,14 @@ def opened(path: Path, most: int, *, links: bool = True) -> Iterator[BufferedRea
         ValueError: it is no regular file, is larger, or is a link although none is allowed.
     """
     if not links and path.is_symlink():
-        raise ValueError("is a link")
+        raise UnreadableError("is a link")
     descriptor = os.open(path, _FLAGS | (0 if links else getattr(os, "O_NOFOLLOW", 0)))
     try:
         found = os.fstat(descriptor)  # of what was opened, whatever bears the name by now
         if not stat.S_ISREG(found.st_mode):
-            raise ValueError("is a folder, a pipe or a device, and no file")
+            raise UnreadableError("is a folder, a pipe or a device, and no file")
         if found.st_size > most:
-            raise ValueError(f"longer than {most} bytes")
+            raise UnreadableError(f"longer than {most} bytes")
         with open(descriptor, "rb", closefd=False) as file:
             yield file
     finally:
@@ -54,7 +58,7 @@ def contents(path: Path, most: int, *, links: bool = True) -> bytes:
     with opened(path, most, links=links) as file:
         content = file.read(most + 1)  # it may have grown, and some of the system's state no size
     if len(content) > most:
-        raise ValueError(f"longer than {most} bytes")
+        raise UnreadableError(f"longer than {most} bytes")
     return content
 
 

@@ -2,23 +2,29 @@
 
 import gzip
 import io
+import os
 import struct
 import subprocess
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
+import nrrd
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image as Picture
 
 from asyndgan.data.readers import (
+    LOSSLESS,
     NOT_ACQUIRED,
     READERS,
     DataFileError,
     Geometry,
     Reader,
+    lossless,
     reader_of,
 )
 from asyndgan.data.readers.reader import plane_of
@@ -27,30 +33,119 @@ SHAPE = (6, 8)
 SPACING = (1.5, 0.5)  # millimetres between rows, and between columns
 VAST = 30_000
 IN_COLOUR = [ending for ending, reader in READERS.items() if reader.colour]
+VOLUMES = [ending for ending, reader in READERS.items() if reader.volumes]
+LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
-def vast_png() -> bytes:
-    """A picture that claims 30,000 x 30,000 pixels."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", VAST, VAST, 8, 0, 0, 0, 0)
+def vast_png(side: int) -> bytes:
+    body = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
     head = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
     return b"\x89PNG\r\n\x1a\n" + head + bytes(64)
 
 
-def vast_nifti() -> bytes:
-    """A volume that claims 30,000 x 30,000 x 30,000 voxels."""
+def vast_jpeg(side: int) -> bytes:
+    stored = encoded("JPEG")
+    size = stored.index(struct.pack(">HH", *SHAPE), stored.index(b"\xff\xc0"))
+    return stored[:size] + struct.pack(">HH", side, side) + stored[size + 4 : -40]
+
+
+def vast_bmp(side: int) -> bytes:
+    head = struct.pack("<IiiHHIIiiII", 40, side, side, 1, 8, 0, 0, 0, 0, 0, 0)
+    return b"BM" + struct.pack("<IHHI", 2**20, 0, 0, 1078) + head + bytes(1100)
+
+
+def vast_tiff(side: int) -> bytes:
+    tags = {256: side, 257: side, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: side, 279: side**2}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(64)
+
+
+def vast_nifti(side: int) -> bytes:
     header = nib.Nifti1Header()
     header.set_data_dtype(np.uint8)
-    header.set_data_shape((VAST, VAST, VAST))
+    header.set_data_shape((side, side, side))
     header["vox_offset"], header["magic"] = 352, b"n+1"
     return header.binaryblock + bytes(4) + bytes(64)
 
 
-VAST_FILES = {
-    ".png": vast_png(),
-    ".nii.gz": gzip.compress(vast_nifti()),
-    ".nii": vast_nifti(),
+def vast_nrrd(side: int) -> bytes:
+    text = f"type: uchar\ndimension: 3\nsizes: {side} {side} {side}\nencoding: gzip\n\n"
+    return b"NRRD0004\n" + text.encode() + gzip.compress(bytes(64))
+
+
+def vast_mha(side: int) -> bytes:
+    return mha(f"{side} {side} {side}", "MET_UCHAR", zlib.compress(bytes(64)), packed=True)
+
+
+def mha(sizes: str, kind: str, content: bytes, *, packed: bool = False, more: str = "") -> bytes:
+    head = f"ObjectType = Image\nNDims = {len(sizes.split())}\nBinaryData = True\n{more}"
+    head += f"CompressedData = {packed}\nDimSize = {sizes}\nElementType = {kind}\n"
+    return f"{head}ElementDataFile = LOCAL\n".encode() + content
+
+
+VAST_FILES: dict[str, Callable[[int], bytes]] = {
+    ".png": vast_png,
+    ".jpg": vast_jpeg,
+    ".jpeg": vast_jpeg,
+    ".bmp": vast_bmp,
+    ".tif": vast_tiff,
+    ".tiff": vast_tiff,
+    ".nii.gz": lambda side: gzip.compress(vast_nifti(side)),
+    ".nii": vast_nifti,
+    ".nrrd": vast_nrrd,
+    ".mha": vast_mha,
 }
-"""For every ending, a file of few bytes whose header claims more than any machine's memory."""
+"""For every ending, a file of few bytes whose header claims this many pixels along each axis."""
+
+
+def make_nifti(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    nib.save(nib.Nifti1Image(voxels, affine, dtype=voxels.dtype), path)
+
+
+def make_nrrd(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    space = {"space": "right-anterior-superior", "space directions": affine[:3, :3].T}
+    nrrd.write(str(path), voxels, {**space, "space origin": affine[:3, 3]})
+
+
+def make_mha(path: Path, voxels: np.ndarray, affine: np.ndarray) -> None:
+    lps = LPS @ affine
+    spacing = np.linalg.norm(lps[:3, :3], axis=0)
+    more = "BinaryDataByteOrderMSB = True\n"
+    for key, values in {
+        "TransformMatrix": (lps[:3, :3] / spacing).T.ravel(),
+        "Offset": lps[:3, 3],
+        "ElementSpacing": spacing,
+    }.items():
+        more += f"{key} = {' '.join(map(repr, values.tolist()))}\n"
+    kind = {"u1": "UCHAR", "i2": "SHORT", "u2": "USHORT", "f4": "FLOAT"}[voxels.dtype.str[1:]]
+    content = voxels.astype(voxels.dtype.newbyteorder(">")).tobytes(order="F")
+    path.write_bytes(mha(" ".join(map(str, voxels.shape)), f"MET_{kind}", content, more=more))
+
+
+MAKE_VOLUME: dict[str, Callable[[Path, np.ndarray, np.ndarray], None]] = {
+    ".nii.gz": make_nifti,
+    ".nii": make_nifti,
+    ".nrrd": make_nrrd,
+    ".mha": make_mha,
+}
+"""For every ending of volumes, how other software than this package writes voxels (x, y, z)."""
+
+
+def make(path: Path, plane: np.ndarray) -> None:
+    """Writes a slice by the library of its format."""
+    ending = path.name.removeprefix("ann")
+    if ending in MAKE_VOLUME:
+        MAKE_VOLUME[ending](path, np.ascontiguousarray(np.flip(plane).T)[..., None], np.eye(4))
+    elif ending in (".tif", ".tiff"):
+        tifffile.imwrite(path, plane, photometric="minisblack")
+    else:
+        Picture.fromarray(plane).save(
+            path, **({"quality": 95} if lossless(ending) != ending else {})
+        )
+
+
+DEPTHS = {".png": "u1 u2", ".jpg": "u1", ".jpeg": "u1", ".bmp": "u1"}
+"""Types of numbers that a format holds, where it holds fewer than the others."""
 
 
 @pytest.fixture(params=READERS)
@@ -62,6 +157,13 @@ def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 @pytest.fixture
 def reader(path: Path) -> Reader:
     return reader_of(path)
+
+
+def encoded(kind: str) -> bytes:
+    """A picture of nothing."""
+    content = io.BytesIO()
+    Picture.fromarray(mask()).save(content, kind)
+    return content.getvalue()
 
 
 def image(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -77,14 +179,17 @@ def slice_in(values: np.ndarray) -> np.ndarray:
     return values if values.ndim == 2 else plane_of(values, 2, 0)
 
 
+@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
 def test_an_image_is_read_back_with_its_shape_and_spacing(path: Path, reader: Reader) -> None:
     reader.write(path, image(), spacing=SPACING, note="")
     (stored,) = reader.image(path, most=1)
     np.testing.assert_array_equal(slice_in(stored.values), image())
-    columns_and_rows = (*reversed(SPACING), 1.0)
-    assert stored.spacing == (columns_and_rows if reader.spaced else (1.0, 1.0))
+    # A volume's axes are the patient's; headers store spacings as 32-bit numbers.
+    spacing = (*reversed(SPACING), 1.0) if reader.volumes else SPACING
+    assert stored.spacing == pytest.approx(spacing if reader.spaced else (1.0, 1.0), rel=1e-6)
 
 
+@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
 def test_a_mask_is_read_back(path: Path, reader: Reader) -> None:
     reader.write(path, mask(), spacing=SPACING, note="")
     stored = reader.mask(path)
@@ -92,20 +197,24 @@ def test_a_mask_is_read_back(path: Path, reader: Reader) -> None:
     assert stored.values.dtype == np.uint8
 
 
+@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_slice_lies_as_its_geometry_says(path: Path, reader: Reader, axis: int) -> None:
     geometry = Geometry(axis, 4.0, ("L", "I", "P"))
     reader.write(path, image(), spacing=SPACING, note="", geometry=geometry)
     (stored,) = reader.image(path, most=1)
-    if not reader.spaced:
+    if not reader.volumes:
         np.testing.assert_array_equal(stored.values, image())
         return
     np.testing.assert_array_equal(plane_of(stored.values, axis, 0), image())
     assert stored.spacing == tuple(np.insert(SPACING[::-1], axis, 4.0))
-    assert nib.aff2axcodes(nib.load(path).affine) == geometry.codes
+    assert nib.orientations.ornt2axcodes(stored.turn) == geometry.codes
 
 
+@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
 def test_whole_numbers_of_16_bits_are_stored_as_they_are(path: Path, reader: Reader) -> None:
+    if "u2" not in DEPTHS.get(path.name.removeprefix("ann"), "u2"):
+        pytest.skip("the format has no such numbers")
     deep = np.random.default_rng(3).integers(0, 65536, SHAPE).astype(np.uint16)
     reader.write(path, deep, spacing=SPACING, note="")
     (stored,) = reader.image(path, most=1)
@@ -117,14 +226,20 @@ def test_whole_numbers_of_16_bits_are_stored_as_they_are(path: Path, reader: Rea
 def test_a_file_in_colour_holds_three_modalities_where_three_are_wanted(
     path: Path, reader: Reader
 ) -> None:
-    planes = image(shape=(*SHAPE, 3))
-    reader.write(path, planes, spacing=SPACING, note="")
+    planes = image(shape=(16, 24, 3))
+    if reader.lossy:
+        planes = np.kron(planes[:2, :3], np.ones((8, 8, 1), np.float32))  # blocks of a JPEG
+        Picture.fromarray(planes.astype(np.uint8)).save(path, quality=100, subsampling=0)
+    else:
+        reader.write(path, planes, spacing=SPACING, note="")
     found = reader.image(path, most=3)
-    np.testing.assert_array_equal(np.stack([stored.values for stored in found], axis=-1), planes)
+    stored = np.stack([stored.values for stored in found], axis=-1)
+    np.testing.assert_allclose(stored, planes, rtol=0, atol=3 if reader.lossy else 0)
     with pytest.raises(DataFileError, match=path.name):
         reader.image(path, most=1)
 
 
+@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
 def test_equal_slices_give_equal_bytes(path: Path, reader: Reader, tmp_path: Path) -> None:
     again = tmp_path / f"again{path.name.removeprefix('ann')}"
     for file in (path, again):
@@ -132,6 +247,7 @@ def test_equal_slices_give_equal_bytes(path: Path, reader: Reader, tmp_path: Pat
     assert path.read_bytes() == again.read_bytes()
 
 
+@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
 def test_a_painted_file_is_marked_and_lies_where_the_acquired_one_does(
     path: Path, reader: Reader, tmp_path: Path
 ) -> None:
@@ -146,6 +262,7 @@ def test_a_painted_file_is_marked_and_lies_where_the_acquired_one_does(
     assert not reader.painted(path)
 
 
+@pytest.mark.parametrize("path", LOSSLESS, indirect=True)
 def test_a_note_marks_a_file_as_painted(path: Path, reader: Reader) -> None:
     reader.write(path, image(), spacing=SPACING, note=NOT_ACQUIRED)
     assert reader.painted(path)
@@ -156,7 +273,7 @@ def test_a_note_marks_a_file_as_painted(path: Path, reader: Reader) -> None:
 def test_a_damaged_file_is_refused_by_its_name(
     content: str, read: str, path: Path, reader: Reader
 ) -> None:
-    reader.write(path, image(shape=(64, 64)), spacing=SPACING, note="")
+    make(path, image(shape=(64, 64)).astype(np.uint8))
     whole = path.read_bytes()
     if content == "none":
         path.unlink()
@@ -174,11 +291,13 @@ def read_by(reader: Reader, name: str, path: Path) -> object:
     return reader.mask(path) if name == "mask" else reader.painted(path)
 
 
-@pytest.mark.parametrize("read", ["image", "mask"])
+@pytest.mark.parametrize("read", ["image", "mask", "painted"])
 def test_a_file_that_claims_to_be_vast_is_refused_before_anything_is_allocated(
     read: str, path: Path, reader: Reader
 ) -> None:
-    path.write_bytes(VAST_FILES[path.name.removeprefix("ann")])
+    path.write_bytes(VAST_FILES[path.name.removeprefix("ann")](VAST))
+    if read == "painted" and reader.volumes:
+        pytest.skip("its voxels are not looked at")
     tracemalloc.start()
     with pytest.raises(DataFileError, match="claims"):
         read_by(reader, read, path)
@@ -186,11 +305,95 @@ def test_a_file_that_claims_to_be_vast_is_refused_before_anything_is_allocated(
     tracemalloc.stop()
 
 
-def encoded(kind: str) -> bytes:
-    """A picture of nothing in a format that is not read."""
-    content = io.BytesIO()
-    Picture.fromarray(mask()).save(content, kind)
-    return content.getvalue()
+@pytest.mark.parametrize("read", ["image", "mask"])
+def test_a_file_that_claims_more_than_it_can_hold_is_refused_before_anything_is_allocated(
+    read: str, path: Path, reader: Reader
+) -> None:
+    side = 700 if reader.volumes else 7000  # within the bound of any file
+    path.write_bytes(VAST_FILES[path.name.removeprefix("ann")](side))
+    tracemalloc.start()
+    with pytest.raises(DataFileError):
+        read_by(reader, read, path)
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "f4"])
+def test_what_other_software_stores_is_read_in_its_depth(
+    kind: str, path: Path, reader: Reader
+) -> None:
+    if kind not in DEPTHS.get(path.name.removeprefix("ann"), kind):
+        pytest.skip("the format has no such numbers")
+    low, high = (0, 255) if kind == "u1" else (0 if kind == "u2" else -3000, 30000)
+    plane = np.random.default_rng(3).integers(low, high, (16, 24)).astype(kind)
+    if reader.lossy:
+        plane = np.kron(plane[:2, :3], np.ones((8, 8), np.uint8))
+    make(path, plane)
+    (stored,) = reader.image(path, most=1)
+    np.testing.assert_allclose(slice_in(stored.values), plane, rtol=0, atol=3 * reader.lossy)
+    assert not reader.painted(path)
+    if reader.lossy:
+        with pytest.raises(DataFileError, match="Export the mask again as PNG"):
+            reader.mask(path)
+    else:
+        np.testing.assert_array_equal(slice_in(reader.mask(path).values), plane)
+
+
+@pytest.mark.parametrize("path", VOLUMES, indirect=True)
+def test_voxels_lie_where_other_software_says_whatever_the_order_of_axes(
+    path: Path, reader: Reader, tmp_path: Path
+) -> None:
+    voxels = np.random.default_rng(4).integers(-9, 9, (4, 5, 6)).astype(np.int16)
+    turned, ending = np.eye(4), path.name.removeprefix("ann")
+    cosine, sine = np.cos(0.2), np.sin(0.2)
+    turned[:3, :3] = [[0, 2.5 * cosine, -0.5 * sine], [0, 2.5 * sine, 0.5 * cosine], [-0.7, 0, 0]]
+    turned[:3, 3] = -10, 20, 30.5
+    MAKE_VOLUME[ending](path, voxels, turned)
+    (stored,) = reader.image(path, most=1)
+    # By nibabel itself, and not by the package's own reader.
+    expected = nib.as_closest_canonical(nib.Nifti1Image(voxels, turned))
+    np.testing.assert_array_equal(stored.values, expected.get_fdata())
+    np.testing.assert_allclose(stored.affine, expected.affine, atol=1e-5)
+    for axis in range(3):
+        planes = [plane_of(stored.values, axis, at) for at in range(stored.values.shape[axis])]
+        painted = tmp_path / f"painted{ending}"
+        reader.write_painted(painted, planes, like=path, axis=axis)
+        (again,) = reader.image(painted, most=1)
+        np.testing.assert_array_equal(again.values, stored.values)
+        np.testing.assert_allclose(again.affine, stored.affine, atol=1e-6)
+        np.testing.assert_array_equal(again.turn, stored.turn)
+
+
+def test_a_link_is_followed_and_what_is_no_file_is_refused(
+    path: Path, reader: Reader, tmp_path: Path
+) -> None:
+    stored = tmp_path / f"other{path.name.removeprefix('ann')}"
+    make(path, mask())
+    path.rename(stored)
+    path.symlink_to(stored)
+    assert reader.image(path, most=1)[0].values.size == mask().size
+    for place in (lambda: os.mkfifo(path), path.mkdir, lambda: path.symlink_to(path)):
+        path.rmdir() if path.is_dir() else path.unlink()
+        place()
+        for read in ("image", "mask", "painted"):
+            with pytest.raises(DataFileError, match=path.name):
+                read_by(reader, read, path)
+
+
+def test_a_file_with_any_byte_changed_is_read_or_refused(path: Path, reader: Reader) -> None:
+    make(path, image(shape=(16, 16)).astype(np.uint8))
+    whole = path.read_bytes()
+    random = np.random.default_rng(5)
+    for _ in range(60):
+        changed = bytearray(whole)
+        for place in random.integers(0, min(len(whole), 700), random.integers(1, 4)):
+            changed[place] = random.integers(0, 256)
+        path.write_bytes(changed)
+        for read in ("image", "mask", "painted"):
+            try:
+                read_by(reader, read, path)
+            except DataFileError as error:
+                assert error.file == path
 
 
 FOREIGN = {
@@ -205,6 +408,7 @@ FOREIGN = {
     "a web page": b"\n<!DOCTYPE HTML>\n<html><head><title>Sign in</title></head></html>",
     "an XML text": b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
     "an NRRD volume": b"NRRD0004\ntype: short\n",
+    "a MetaImage volume": b"ObjectType = Image\nNDims = 3\n",
     "a NumPy array": b"\x93NUMPY\1\0v\0",
     "a ZIP archive": b"PK\3\4" + bytes(40),
     "an empty file": b"",
@@ -218,6 +422,8 @@ def test_a_file_that_holds_something_else_is_named_by_what_it_holds(
     name: str, read: str, path: Path, reader: Reader
 ) -> None:
     path.write_bytes(FOREIGN[name])
+    if reader.kind in name:
+        pytest.skip("it is of this format")
     with pytest.raises(DataFileError) as found:
         read_by(reader, read, path)
     assert found.value.file == path
@@ -343,5 +549,5 @@ def test_voxels_that_are_0_mm_apart_are_refused_and_nibabel_is_silent(
 
 
 def test_a_file_of_no_format_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataFileError, match=r"ann\.bmp: is of a format that is not read"):
-        reader_of(tmp_path / "ann.bmp")
+    with pytest.raises(DataFileError, match=r"ann\.webp: is of a format that is not read"):
+        reader_of(tmp_path / "ann.webp")

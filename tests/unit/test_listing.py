@@ -344,12 +344,12 @@ def test_a_folder_within_a_data_set_is_told_to_be_one(folder: Path) -> None:
 def test_a_set_of_pictures_in_a_format_that_is_not_read_is_one_fault(tmp_path: Path) -> None:
     folder = data_set(tmp_path / "a")
     about = json.loads((folder / "dataset.json").read_text())
-    (folder / "dataset.json").write_text(json.dumps({**about, "file_ending": ".bmp"}))
+    (folder / "dataset.json").write_text(json.dumps({**about, "file_ending": ".webp"}))
     for path in list(folder.glob("*/*.png")):
-        Picture.open(path).save(path.with_suffix(".bmp"))
+        Picture.open(path).save(path.with_suffix(".webp"))
         path.unlink()
     (fault,) = check_folder(folder).faults
-    assert fault.reason == "file_ending is '.bmp'"
+    assert fault.reason == "file_ending is '.webp'"
     assert "Convert it to PNG: python -c" in fault.remedy
 
 

@@ -189,7 +189,7 @@ def _check_case(
             _check_image(path, modality, stored, tally)
     # A single unreadable file where three modalities are wanted may be an RGB picture that holds
     # them all, as a grey one may have to be, so none is reported missing.
-    unknown = not images and len(info.modalities) == 3 and set(files.images) == {0}
+    unknown = not images and len(info.modalities) >= 3 and set(files.images) == {0}
     for number, modality in enumerate(() if unknown else info.modalities):
         if number not in files.images and modality not in images:
             tally.lacking[modality] += 1
@@ -325,8 +325,8 @@ def _notes(
 ) -> Iterator[str]:
     if info.synthetic or info.synthetic_cases:
         yield "holds synthetic cases, so it is refused as a site's data and as test data"
-    names, spaced = [files.name for files in cases], READERS[info.file_ending].spaced
-    if not info.synthetic and (slices := joined(names, pattern, volumes=spaced)):
+    names, volumes = [files.name for files in cases], READERS[info.file_ending].volumes
+    if not info.synthetic and (slices := joined(names, pattern, volumes=volumes)):
         yield str(slices)
     for finding in (one for one in found if not one.fault):
         few = finding.volumes if len(finding.volumes) <= NAMED else ()

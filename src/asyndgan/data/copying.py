@@ -13,7 +13,8 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import DatasetInfo
 from asyndgan.data.listing import CaseFiles
 from asyndgan.data.nnunet import AXES, Axis
-from asyndgan.data.readers import DataFileError, reader_of
+from asyndgan.data.readers import DataFileError, lossless, reader_of
+from asyndgan.data.variants import FILES, in_version_2
 from asyndgan.data.writing import check_case, writing_to
 
 PAINTED: Final = "synthetic "
@@ -31,7 +32,8 @@ def write_completed(
 ) -> int:
     """Copies a data set and adds painted channels, named as such.
 
-    Acquired files are copied byte for byte. A painted channel is a modality of its own, such as
+    Acquired files are copied byte for byte; JPEG, to which nothing could be added, becomes PNG with
+    the same pixels. A painted channel is a modality of its own, such as
     `synthetic T1c`, so that nothing mistakes it for T1c. Each of its files is marked as synthetic
     in its header, `dataset.json` names these modalities, and `provenance.json` lists every file.
 
@@ -56,12 +58,13 @@ def write_completed(
     files = source.files
     written: dict[str, dict[str, object]] = {}
     with writing_to(folder):
-        _copy_acquired(files, folder)
+        _copy_acquired(files, folder, info)
         for case in files:
             for modality, slices in planes.get(case.name, {}).items():
                 like = next(iter(case.images.values()))
-                name = f"imagesTr/{case.name}_{added[modality]:04d}{info.file_ending}"
-                reader_of(like).write_painted(folder / name, slices, like=like, axis=AXES[axis])
+                name = f"imagesTr/{case.name}_{added[modality]:04d}{lossless(info.file_ending)}"
+                path = folder / name
+                reader_of(path).write_painted(path, slices, like=like, axis=AXES[axis])
                 written[name] = {
                     "modality": modality,
                     "acquired": False,
@@ -71,7 +74,7 @@ def write_completed(
         channels |= {str(number): PAINTED + name for name, number in added.items()}
         complete = all(set(planes.get(case.name, {})) == set(names) for case in files)
         about = {
-            **source.table,
+            **_described(source),
             "channel_names": channels,
             "synthetic_modalities": [PAINTED + name for name in added],
             **({} if complete and not info.incomplete else {"incomplete": True}),
@@ -110,34 +113,49 @@ def write_extended(
     names = set(files)
     added: list[str] = []
     with writing_to(folder):
-        _copy_acquired(list(files.values()), folder)
+        _copy_acquired(list(files.values()), folder, info)
         for case, like in cases:
             check_case(folder, case, info.modalities, info.labels, names)
             names.add(case.name)
             added.append(case.name)
             for name, plane, acquired in _files_like(files[like], case, info):
                 (folder / name).parent.mkdir(exist_ok=True)
-                reader_of(acquired).write_painted(
-                    folder / name, [plane], like=acquired, axis=AXES[axis]
-                )
-        about = {**source.table, "numTraining": len(names), "synthetic_cases": added}
+                path = folder / name
+                reader_of(path).write_painted(path, [plane], like=acquired, axis=AXES[axis])
+        about = {**_described(source), "numTraining": len(names), "synthetic_cases": added}
         _describe_copy(folder, about, provenance)
     return len(added)
 
 
-def _copy_acquired(files: Sequence[CaseFiles], folder: Path) -> None:
-    """Copies images and masks byte for byte into a new folder."""
+def _copy_acquired(files: Sequence[CaseFiles], folder: Path, info: DatasetInfo) -> None:
+    """Copies images and masks into a new folder, under the names by which they are found there."""
     if folder.exists():
         raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
-    paths = [
-        path
+    copies = {
+        f"imagesTr/{case.name}_{number:04d}{lossless(info.file_ending)}": path
         for case in files
-        for path in (*case.images.values(), *([case.mask] if case.mask else []))
-    ]
-    for path in paths:
-        copy = folder / path.parent.name / path.name
+        for number, path in case.images.items()
+    }
+    copies |= {f"labelsTr/{case.name}{info.mask_ending}": case.mask for case in files if case.mask}
+    for name, path in copies.items():
+        copy = folder / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, copy)
+        if reader_of(path).lossy:
+            planes = [stored.values for stored in reader_of(path).image(path, most=3)]
+            pixels = planes[0] if len(planes) == 1 else np.stack(planes, axis=-1)
+            reader_of(copy).write(copy, pixels, spacing=(1.0, 1.0), note="")
+        else:
+            shutil.copyfile(path, copy)
+
+
+def _described(source: DataSet) -> dict[str, object]:
+    """The dataset.json of a copy, whose files are found by their names."""
+    table = in_version_2(source.folder / "dataset.json", source.table)
+    table.pop(FILES, None)
+    ends = {"file_ending": lossless(source.info.file_ending)}
+    if source.info.mask_ending != ends["file_ending"]:
+        ends["mask_ending"] = source.info.mask_ending
+    return {**table, **ends}
 
 
 def _describe_copy(
@@ -153,10 +171,11 @@ def _files_like(
 ) -> Iterator[tuple[str, np.ndarray, Path]]:
     """Yields name and slice of each file of a synthetic case, and the acquired file it is like."""
     images = [case.channels[modality] for modality in info.modalities]
-    if len(like.images) < len(images):  # an RGB picture
+    ending, first = lossless(info.file_ending), next(iter(like.images.values()))
+    if len(like.images) < len(images) and reader_of(first).colour:  # an RGB picture
         images = [np.stack(images, axis=-1)]
-    for (number, path), image in zip(sorted(like.images.items()), images, strict=True):
-        yield f"imagesTr/{case.name}_{number:04d}{info.file_ending}", image, path
+    for number, image in enumerate(images):
+        yield f"imagesTr/{case.name}_{number:04d}{ending}", image, like.images.get(number, first)
     if case.mask is not None:
         mask = case.mask.astype(np.uint8)
-        yield f"labelsTr/{case.name}{info.file_ending}", mask, like.mask or like.images[0]
+        yield f"labelsTr/{case.name}{info.mask_ending}", mask, like.mask or first

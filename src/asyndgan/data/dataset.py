@@ -291,7 +291,7 @@ def told(sites: Mapping[str, DataSet]) -> str:
 def _told(site: str, data: DataSet) -> str:
     names = [files.name for files in data.files]
     patients = {patient_of(name, data.patient_pattern) for name in names}
-    spaced = READERS[data.info.file_ending].spaced
-    what = counted(len(names), "volume" if spaced else "picture")
-    found = joined(names, data.patient_pattern, volumes=spaced)
+    volumes = READERS[data.info.file_ending].volumes
+    what = counted(len(names), "volume" if volumes else "picture")
+    found = joined(names, data.patient_pattern, volumes=volumes)
     return f"{site}: {counted(len(patients), 'patient')}, {what}" + (f". {found}" if found else "")

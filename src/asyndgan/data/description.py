@@ -12,9 +12,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.layouts import WRITE_IT, without_description
-from asyndgan.data.readers import READERS, DataFileError
+from asyndgan.data.readers import LOSSLESS, READERS, DataFileError, lossless
 from asyndgan.data.remedies import in_utf8
 from asyndgan.data.sniffing import CONVERTED, content_of
+from asyndgan.data.variants import FILES, checked_files, disjoint, in_version_2
 from asyndgan.recipe import shown
 from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
 
@@ -27,7 +28,8 @@ SHOWN_ENTRIES = 4
 
 MAX_JSON_BYTES = 2**24
 MAX_LABEL = 255  # what an 8-bit mask can hold
-OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "name")
+MAX_REGIONS = 64
+OWN_KEYS = ("channel_names", "labels", "numTraining", "file_ending", "mask_ending", "name", FILES)
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -43,6 +45,8 @@ class DatasetInfo:
         file_ending: one of `FILE_ENDINGS`.
         extra: all other keys, such as "synthetic" or "provenance".
         training: numTraining; None if absent.
+        masks_end: what masks end in, if not as images do.
+        listed: images and mask of each case, in paths from the folder; None: by their names.
     """
 
     name: str
@@ -51,6 +55,13 @@ class DatasetInfo:
     file_ending: str
     extra: dict[str, object] = field(default_factory=dict)
     training: int | None = None
+    masks_end: str = ""
+    listed: dict[str, tuple[tuple[str, ...], str | None]] | None = None
+
+    @property
+    def mask_ending(self) -> str:
+        """What masks end in: as images do, but PNG beside JPEG, unless dataset.json says."""
+        return self.masks_end or lossless(self.file_ending)
 
     @property
     def synthetic(self) -> bool:
@@ -84,10 +95,10 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
 
     Raises:
         DataError: it is missing, is not JSON, or holds something this package does not support
-            (regions or `ignore` as labels, file endings other than `FILE_ENDINGS`).
+            (`ignore` as a label, file endings other than `FILE_ENDINGS`).
     """
     path = folder / "dataset.json"
-    table = json_table(path) if table is None else table
+    table = in_version_2(path, json_table(path) if table is None else table)
     ending = table.get("file_ending")
     if ending is None:
         first = "; with 'modality' it is of nnU-Net's version 1" if "modality" in table else ""
@@ -102,11 +113,22 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
     training = table.get("numTraining")
     if training is not None and (not isinstance(training, int) or isinstance(training, bool)):
         raise DataFileError(path, f"numTraining is {shown(training)}", "Write the number of cases.")
+    masks_end = table.get("mask_ending", lossless(ending))
+    if masks_end not in LOSSLESS or READERS[masks_end].volumes != READERS[ending].volumes:
+        kind = "volumes" if READERS[ending].volumes else "pictures"
+        fitting = [one for one in LOSSLESS if READERS[one].volumes == READERS[ending].volumes]
+        raise DataFileError(
+            path,
+            f"mask_ending is {shown(masks_end)}, and the images are {kind} of {ending}",
+            f"Store masks without loss, as one of {', '.join(fitting)}.",
+        )
     return DatasetInfo(
         name=str(table.get("name") or folder.resolve().name),
         modalities=checked_modalities(path, table.get("channel_names")),
-        labels=checked_labels(path, table.get("labels")),
+        labels=checked_labels(path, _without_regions(path, table)),
         file_ending=ending,
+        masks_end=masks_end,
+        listed=checked_files(path, table.get(FILES)),
         extra={key: value for key, value in table.items() if key not in OWN_KEYS},
         training=training,
     )
@@ -119,8 +141,22 @@ def _ending_remedy(ending: object) -> str:
         return f'Write "{plain}", and let all files end so.'
     if plain not in CONVERTED:
         return f"Store the images as {' or '.join(FILE_ENDINGS)}."
-    lossy = " Export masks again: JPEG has changed labels." if plain in (".jpg", ".jpeg") else ""
-    return f"That format is not read. {CONVERTED[plain]}{lossy} Then write the new file_ending."
+    return f"That format is not read. {CONVERTED[plain]} Then write the new file_ending."
+
+
+def _without_regions(path: Path, table: Mapping[str, object]) -> object:
+    """The labels of a dataset.json, disjoint if some are regions in the order of their classes."""
+    labels, order = table.get("labels"), table.get("regions_class_order")
+    if not isinstance(labels, dict) or not any(isinstance(one, list) for one in labels.values()):
+        return labels
+    numbers = [one if isinstance(one, list) else [one] for one in labels.values()]
+    if any(not each or not all(map(_is_number, each)) for each in numbers) or not isinstance(
+        order, list
+    ):
+        return labels
+    if len(labels) > MAX_REGIONS or max(map(len, numbers)) > MAX_LABEL + 1:
+        raise DataFileError(path, "labels names too many regions", "Write labels without regions.")
+    return disjoint(labels)
 
 
 def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -238,7 +274,8 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
             raise DataFileError(
                 path,
                 f"label '{name}' is a region, a list of labels",
-                f"Regions overlap, and a mask has one label a pixel. {remedy}",
+                f"Give regions_class_order too, as nnU-Net wants it; or name each number of the "
+                f"masks. {remedy}",
             )
         if not _is_number(number):
             raise DataFileError(path, f"label '{name}' has the number {shown(number)}", remedy)

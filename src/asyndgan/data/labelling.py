@@ -1,6 +1,7 @@
 """What the numbers in a mask look like, where they are not labels of the data set."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -52,7 +53,7 @@ def read_mask(path: Path) -> Stored:
                 _AGAIN,
             )
         values = whole
-    return Stored(values.astype(np.int64), stored.affine, stored.turn)
+    return replace(stored, values=values.astype(np.int64))
 
 
 def check_mask(path: Path, mask: np.ndarray, labels: Mapping[str, int]) -> None:

@@ -92,6 +92,8 @@ def listed(folder: Path, info: DatasetInfo, part: Part = "Tr") -> Listing:
     Raises:
         DataFileError: there is no folder of images, or no file in it is named like one.
     """
+    if info.listed is not None and part == "Tr":
+        return _as_listed(folder, info)
     images, masks = folder / f"images{part}", folder / f"labels{part}"
     if not images.is_dir():
         raise _no_folder(images, info)
@@ -110,13 +112,7 @@ def listed(folder: Path, info: DatasetInfo, part: Part = "Tr") -> Listing:
         named, wrong, unmasked = _matched(masks, cases, info, lost)
         faults += wrong
     if part == "Tr" and not dropped and info.training not in (None, len(cases)):
-        faults.append(
-            DataFileError(
-                folder / "dataset.json",
-                f"numTraining is {info.training}, but imagesTr holds {len(cases)} cases",
-                f"Add what is missing; if nothing is, write {len(cases)}.",
-            )
-        )
+        faults.append(_miscounted(folder, info, "imagesTr holds", len(cases)))
     files = [CaseFiles(name, cases[name], named.get(name)) for name in sorted(cases)]
     return Listing(files, faults, unmasked)
 
@@ -127,13 +123,52 @@ def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
     Raises:
         DataError: there is no mask, or one would drop out.
     """
+    if info.listed is not None:
+        cases = _as_listed(folder, info).cases
+        return {files.name: files.mask for files in cases if files.mask}
     masks = folder / "labelsTr"
-    found, others, faults = _masks(masks, info.file_ending)
-    ends = [wrong_ending(path, info.file_ending, labels=True) for path in others]
+    found, others, faults = _masks(masks, info.mask_ending)
+    ends = [wrong_ending(path, info.mask_ending, labels=True) for path in others]
     raise_first([*faults, *(fault for fault in ends if fault)])
     if not found:
         raise _no_masks(masks, "holds no mask", info)
     return found
+
+
+def _as_listed(folder: Path, info: DatasetInfo) -> Listing:
+    """The cases that dataset.json itself lists, wherever their files lie in the folder."""
+    cases, faults, unmasked = [], [], []
+    for name, (images, mask) in sorted((info.listed or {}).items()):
+        paths = {number: folder / image for number, image in enumerate(images)}
+        wanted = [(path, info.file_ending) for path in paths.values()]
+        wanted += [(folder / mask, info.mask_ending)] if mask else []
+        for path, ending in wanted:
+            if not path.name.endswith(ending):
+                reason = f"is listed in dataset.json and does not end in {ending}"
+                faults.append(
+                    DataFileError(path, reason, "Store images, and masks, in one format each.")
+                )
+            elif fault := dangling(path):
+                faults.append(fault)
+        if not mask:
+            unmasked.append(_unmasked(next(iter(paths.values()))))
+        cases.append(CaseFiles(composed(name), paths, folder / mask if mask else None))
+    if unmasked and len(unmasked) == len(cases):
+        reason = "lists images without masks"
+        unmasked = [_no_masks(folder / "dataset.json", reason, info)]
+    broken = {fault.file for fault in faults}
+    whole = [case for case in cases if not broken & {*case.images.values(), case.mask}]
+    if info.training not in (None, len(cases)):
+        faults.append(_miscounted(folder, info, "it lists", len(cases)))
+    return Listing(whole, faults, unmasked)
+
+
+def _miscounted(folder: Path, info: DatasetInfo, where: str, count: int) -> DataFileError:
+    return DataFileError(
+        folder / "dataset.json",
+        f"numTraining is {info.training}, but {where} {count} cases",
+        f"Add what is missing; if nothing is, write {count}.",
+    )
 
 
 def image_name_pattern(file_ending: str) -> re.Pattern[str]:
@@ -250,7 +285,7 @@ def _matched(
 
     Images that have a fault of their own are in `dropped`, by their `plain` names.
     """
-    ending = info.file_ending
+    ending = info.mask_ending
     masks, others, faults = _masks(folder, ending)
     broken = {composed(fault.file.name).removesuffix(ending) for fault in faults}
     named = {name: path for name, path in masks.items() if name in cases}
@@ -345,7 +380,7 @@ def _no_masks(masks: Path, reason: str, info: DatasetInfo) -> DataFileError:
     return DataFileError(
         masks,
         reason,
-        f"Put masks there, as CASE{info.file_ending}; 'complete' alone needs none.",
+        f"Put masks there, as CASE{info.mask_ending}; 'complete' alone needs none.",
     )
 
 

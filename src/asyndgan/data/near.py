@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from asyndgan.data.readers import READERS, DataFileError
-from asyndgan.data.remedies import FROM_DICOM, RENAMED, TIFF_TO_PNG, TO_PNG
+from asyndgan.data.remedies import FROM_DICOM, RENAMED, RESAVED, TIFF_TO_PNG, TO_NIFTI, TO_PNG
 from asyndgan.data.sniffing import CONVERTED, content_of
 
 ENDINGS: Final = (*READERS, *CONVERTED)
@@ -16,6 +16,13 @@ ENDINGS: Final = (*READERS, *CONVERTED)
 
 MOST_OPENED: Final = 5
 """Most files of a folder that are opened to see whether they are DICOM."""
+
+_FITTING: Final = {(TO_PNG, "PNG"), (RESAVED, "NIfTI"), (FROM_DICOM, "NIfTI")} | {
+    (CONVERTED[".mhd"], "MetaImage"),
+    (CONVERTED[".nhdr"], "NRRD"),
+    (CONVERTED[".npy"], "NIfTI"),
+}
+"""Remedies of `CONVERTED`, and the formats of the sets that they suit."""
 
 _LITTER: Final = frozenset(
     {
@@ -85,13 +92,23 @@ def wrong_ending(path: Path, ending: str, *, labels: bool) -> DataFileError | No
             f"is not read, since the file of the same name that ends in {ending} is",
             "Keep one of the two.",
         )
+    of_tiff = kind in READERS and READERS[kind].kind == "TIFF"
+    turned = {"PNG": TIFF_TO_PNG if of_tiff else TO_PNG, "NIfTI": TO_NIFTI}
     if kind == ending:
         remedy = f"Write its ending in small letters: {ending}."
     elif {kind, ending} == {".nii", ".nii.gz"}:
         remedy = "Compress it: gzip FILE." if ending == ".nii.gz" else "Unpack it: gunzip FILE."
     elif labels and kind in (".jpg", ".jpeg"):
         remedy = f"Export the mask again as {ending}: JPEG has changed its labels."
-    elif kind in READERS or (ending == ".png") != (CONVERTED[kind] in (TO_PNG, TIFF_TO_PNG)):
+    elif kind in READERS and READERS[kind].kind == READERS[ending].kind:
+        remedy = f"Rename it: both are {READERS[kind].kind}."
+    elif (
+        kind in READERS
+        and READERS[ending].kind in turned
+        and READERS[kind].volumes == READERS[ending].volumes
+    ):
+        remedy = turned[READERS[ending].kind]
+    elif kind in READERS or (CONVERTED[kind], READERS[ending].kind) not in _FITTING:
         remedy = f"Store the whole set in one format: export it as {ending}."
     else:
         remedy = CONVERTED[kind]

@@ -12,6 +12,7 @@ linked to a store.
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -65,7 +66,8 @@ def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
         info: the data set's description.
 
     Returns:
-        Modality name to its float32 array: one entry, or three for an RGB picture.
+        Modality name to its float32 array: one entry, or three for an RGB picture, or one for each
+        modality of a volume of four axes.
 
     Raises:
         DataError: the file cannot be read, is too large, or does not fit `channel_names`.
@@ -76,12 +78,10 @@ def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
             f"dataset.json has no modality number {number}",
             "Add it to channel_names there, or remove the file.",
         )
-    most = 3 if number == 0 and len(info.modalities) == 3 else 1
+    most = len(info.modalities) if number == 0 else 1
     found = reader_of(path).image(path, most=most)
     named = zip(info.modalities[number:], found, strict=False)
-    return {
-        name: Stored(each.values.astype(np.float32), each.affine, each.turn) for name, each in named
-    }
+    return {name: replace(each, values=each.values.astype(np.float32)) for name, each in named}
 
 
 def read_cases(

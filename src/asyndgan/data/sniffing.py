@@ -1,6 +1,7 @@
 """What a file holds by its first bytes, whatever its name says."""
 
 import gzip
+import zlib
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
@@ -13,9 +14,10 @@ _MOST = 2**63
 COPY_AGAIN: Final = "Copy it again from where it came."
 
 CONVERTED: Final = {
-    **dict.fromkeys((".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".jp2"), TO_PNG),
-    **dict.fromkeys((".tif", ".tiff"), TIFF_TO_PNG),
-    **dict.fromkeys((".mha", ".mhd", ".nrrd", ".nhdr"), TO_NIFTI),
+    **dict.fromkeys((".gif", ".webp", ".jp2", ".pgm", ".ppm"), TO_PNG),
+    ".mhd": "Store header and voxels in one file (SimpleITK: WriteImage(ReadImage('FILE'), "
+    "'NEW.mha')).",
+    ".nhdr": "Store header and voxels in one file (pynrrd: write('NEW.nrrd', *read('FILE'))).",
     **dict.fromkeys((".mgz", ".mnc", ".img", ".hdr"), RESAVED),
     **dict.fromkeys((".dcm", ".ima"), FROM_DICOM),
     **dict.fromkeys((".npy", ".npz", ".mat", ".h5"), "Store its array as NIfTI, with its spacing."),
@@ -32,6 +34,9 @@ class Content(NamedTuple):
 
 
 _NIFTI, _PACKED, _PNG = (Content(name, "") for name in ("plain NIfTI", "gzipped NIfTI", "PNG"))
+_BMP = Content("a BMP picture", TO_PNG)
+_TIFF = Content("a TIFF picture", TIFF_TO_PNG)
+_NRRD, _META = (Content(name, TO_NIFTI) for name in ("an NRRD volume", "a MetaImage volume"))
 _EMPTY = Content("an empty file (0 bytes)", COPY_AGAIN)
 _JPEG = Content("a JPEG picture", TO_PNG)
 _ARCHIVE = "Unpack it, and name the files as dataset.json says."
@@ -41,17 +46,16 @@ _BEGINS: Final = (
     (0, b"\x89PNG", _PNG),
     (0, b"\xff\xd8\xff", _JPEG),
     (0, b"GIF8", Content("a GIF picture", TO_PNG)),
-    (0, b"BM", Content("a BMP picture", TO_PNG)),
-    (0, b"II*\0", Content("a TIFF picture", TIFF_TO_PNG)),
-    (0, b"MM\0*", Content("a TIFF picture", TIFF_TO_PNG)),
+    (0, b"BM", _BMP),
+    *((0, magic, _TIFF) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     (8, b"WEBP", Content("a WebP picture", TO_PNG)),
     (4, b"jP  ", Content("a JPEG 2000 picture", TO_PNG)),
     (128, b"DICM", Content("a DICOM file", FROM_DICOM)),
     (344, b"n+1\0", _NIFTI),
     (4, b"n+2\0", _NIFTI),
     (344, b"ni1\0", Content("the header of a NIfTI pair (.hdr, .img)", RESAVED)),
-    (0, b"NRRD000", Content("an NRRD volume", TO_NIFTI)),
-    (0, b"ObjectType", Content("a MetaImage volume", TO_NIFTI)),
+    (0, b"NRRD000", _NRRD),
+    (0, b"ObjectType", _META),
     (0, b"\x89HDF", Content("an HDF5 file", CONVERTED[".h5"])),
     (0, b"\x93NUMPY", Content("a NumPy array", CONVERTED[".npy"])),
     (0, b"MATLAB", Content("a MATLAB file", CONVERTED[".mat"])),
@@ -65,6 +69,12 @@ _BEGINS: Final = (
     (0, b"<?xml", Content("an XML text", _PAGE.remedy)),
 )
 """Offset, bytes (letters in either case if they are `<`-tags), and the kind of file."""
+
+_KINDS: Final = {"PNG": _PNG, "JPEG": _JPEG, "BMP": _BMP, "TIFF": _TIFF} | {
+    "NRRD": _NRRD,
+    "MetaImage": _META,
+}
+"""`Reader.kind` to what a file of it holds, but for NIfTI, which is packed or not."""
 
 
 def content_of(path: Path) -> Content | None:
@@ -80,7 +90,7 @@ def content_of(path: Path) -> Content | None:
                     return _PACKED
                 damaged = path.name.endswith(".gz") and inner is None
                 return None if damaged else Content("a gzip archive", _ARCHIVE)
-    except (OSError, ValueError, EOFError):
+    except (OSError, ValueError, EOFError, zlib.error):
         return None
     if not head:
         return _EMPTY
@@ -102,14 +112,15 @@ def mistaken(path: Path, kind: str, *, labels: bool) -> tuple[str, str] | None:
 
     Args:
         path: the file.
-        kind: what was wanted, `PNG` or `NIfTI`.
+        kind: what was wanted, a `Reader.kind`.
         labels: whether it was to be a mask.
 
     Returns:
         Reason and remedy; None if nothing else was recognised.
     """
     found = content_of(path)
-    wanted = {"PNG": _PNG, "NIfTI": _PACKED if path.name.endswith(".gz") else _NIFTI}.get(kind)
+    nifti = _PACKED if path.name.endswith(".gz") else _NIFTI
+    wanted = {**_KINDS, "NIfTI": nifti}.get(kind)
     if found in (None, wanted) or wanted is None:
         return None
     remedy = found.remedy
@@ -121,7 +132,7 @@ def mistaken(path: Path, kind: str, *, labels: bool) -> tuple[str, str] | None:
         remedy = f"Export the mask again, as {kind}: JPEG has changed its labels."
     elif (
         not remedy
-        or (kind == "PNG" and remedy in (TO_NIFTI, RESAVED))
+        or (kind != "NIfTI" and remedy in (TO_NIFTI, RESAVED))
         or (kind != "PNG" and remedy in (TO_PNG, TIFF_TO_PNG))
     ):
         remedy = f"Export it as {kind}, or store the whole set in one format."

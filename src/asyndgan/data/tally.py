@@ -78,7 +78,7 @@ def rows(
         patients: number of its patients.
         tally: what was counted.
     """
-    volumes = READERS[info.file_ending].spaced
+    volumes = READERS[info.file_ending].volumes
     noun = "volumes" if volumes else "cases"
     yield noun, f"{len(cases)} ({tally.masks} with a mask)"
     if info.synthetic_cases:

@@ -13,14 +13,20 @@ import numpy as np
 
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import (
-    FILE_ENDINGS,
     OWN_KEYS,
     checked_labels,
     checked_modalities,
 )
 from asyndgan.data.grids import shown_shape
 from asyndgan.data.labelling import check_mask
-from asyndgan.data.readers import AXIAL, NOT_ACQUIRED, READERS, DataFileError, Geometry
+from asyndgan.data.readers import (
+    AXIAL,
+    LOSSLESS,
+    NOT_ACQUIRED,
+    READERS,
+    DataFileError,
+    Geometry,
+)
 from asyndgan.received import opened
 from asyndgan.texts import is_full, without_empty
 
@@ -40,20 +46,20 @@ def write_dataset(
 ) -> int:
     """Writes a data set; equal cases give equal bytes.
 
-    PNG stores intensities rounded and clipped to 0..255 (uint16, and a synthetic set's grey
-    pictures where they exceed 255, to 0..65535) and no spacing; modalities named R, G, B go into
-    one RGB picture. NIfTI stores whole numbers in their type, other images in float32, masks in
-    uint8, and the spacing, one slice per file.
+    PNG and BMP store intensities rounded and clipped to 0..255 (PNG uint16, and a synthetic set's
+    grey pictures where they exceed 255, to 0..65535) and no spacing; modalities named R, G, B go
+    into one RGB picture, also of TIFF. The other formats store whole numbers in their type, other
+    images in float32, masks in uint8, and the spacing, one slice per file.
 
     Args:
         folder: created if necessary; must not hold a data set yet.
         cases: consumed one at a time. Each has every modality; its mask may be None.
         modalities: names in the order of the numbers in the file names.
         labels: name to number.
-        file_ending: one of `FILE_ENDINGS`.
+        file_ending: one of `LOSSLESS`.
         name: name of the data set.
         extra: further keys of dataset.json, such as "synthetic".
-        geometry: how slices lie in NIfTI files.
+        geometry: how slices lie in files of volumes.
 
     Returns:
         The number of cases.
@@ -125,9 +131,9 @@ def _header(
                 folder, f"already holds a data set ({taken})", "Name a folder that does not exist."
             )
     path = folder / "dataset.json"
-    if file_ending not in FILE_ENDINGS:
+    if file_ending not in LOSSLESS:
         raise DataFileError(
-            path, f"file_ending would be '{file_ending}'", f"Take one of {', '.join(FILE_ENDINGS)}."
+            path, f"file_ending would be '{file_ending}'", f"Take one of {', '.join(LOSSLESS)}."
         )
     own = set(extra or {}) & set(OWN_KEYS)
     if own:

@@ -17,7 +17,7 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.folds import write_folds
 from asyndgan.data.nnunet import AXES
 from asyndgan.data.plan import SYNTHETIC_INTENSITY
-from asyndgan.data.readers import AXIAL, READERS, Geometry, Stored
+from asyndgan.data.readers import AXIAL, READERS, Geometry, Stored, lossless
 from asyndgan.data.writing import write_dataset
 from asyndgan.painting.card import model_card
 from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest
@@ -32,7 +32,7 @@ class Storage:
     """How a synthetic set is stored.
 
     Attributes:
-        ending: one of `data.description.FILE_ENDINGS`.
+        ending: one of `data.readers.LOSSLESS`.
         units: by modality, the stored intensities of the darkest and the brightest image value;
             other modalities are stored from 0 to 255.
         kinds: by modality, the number type of its files; others are stored as the format does.
@@ -50,13 +50,13 @@ class Storage:
     def like(cls, data: DataSet, run: RunFolder) -> Self:
         """As a site's data set is stored, with the intensities as far as the recipe knows them.
 
-        The spacing is that of the recipe, or else the median of the site's prepared cases, whose
+        JPEG becomes PNG. The spacing is that of the recipe, or else the median of the site's prepared cases, whose
         slices' distance it is in any case. Arrays are turned as the site's first file is.
 
         Raises:
             DataError: the set cannot be read, or is no site's.
         """
-        image, ending = run.recipe().image, data.info.file_ending
+        image, ending = run.recipe().image, lossless(data.info.file_ending)
         names, spaced = run.facts().modalities, READERS[ending].spaced
         files = _first_of_each(data)
         first = next(iter(files.values()))
@@ -73,6 +73,8 @@ class Storage:
         axis = AXES[image.axis]
         held = [case.preparation for case in data.cases(image, unmasked=True)]
         rows, columns = image.spacing or map(median, zip(*map(prepared_spacing, held), strict=True))
+        if not READERS[ending].volumes:
+            return cls(ending, units, kinds, (rows, columns))
         slices = [made.source.spacing[axis] for made in held if made.source]
         codes = nib.orientations.ornt2axcodes(first.turn)
         return cls(ending, units, kinds, (rows, columns), Geometry(axis, median(slices), codes))
@@ -116,7 +118,7 @@ def _first_of_each(data: DataSet) -> dict[str, Stored]:
     for files in data.files:
         for number, path in files.images.items():
             if names[number] not in found:
-                most = 3 if number == 0 and len(names) == 3 else 1
+                most = len(names) if number == 0 else 1
                 planes = READERS[data.info.file_ending].image(path, most=most)
                 found |= dict(zip(names[number:], planes, strict=False))
         if len(found) == len(names):

@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+from asyndgan.data.readers.bmp import Bmp
+from asyndgan.data.readers.jpeg import Jpeg
+from asyndgan.data.readers.mha import Mha
 from asyndgan.data.readers.nifti import Nifti
+from asyndgan.data.readers.nrrd import Nrrd
 from asyndgan.data.readers.png import Png
 from asyndgan.data.readers.reader import (
     AXIAL,
@@ -14,9 +18,24 @@ from asyndgan.data.readers.reader import (
     Reader,
     Stored,
 )
+from asyndgan.data.readers.tiff import Tiff
 
-READERS: Final[Mapping[str, Reader]] = {".png": Png(), ".nii.gz": Nifti(), ".nii": Nifti()}
+READERS: Final[Mapping[str, Reader]] = {
+    ".png": Png(),
+    ".nii.gz": Nifti(),
+    ".nii": Nifti(),
+    ".jpg": Jpeg(),
+    ".jpeg": Jpeg(),
+    ".bmp": Bmp(),
+    ".tif": Tiff(),
+    ".tiff": Tiff(),
+    ".nrrd": Nrrd(),
+    ".mha": Mha(),
+}
 """The ending of a file's name to the reader of its format."""
+
+LOSSLESS: Final = tuple(ending for ending, reader in READERS.items() if not reader.lossy)
+"""Endings of files that hold masks, and that are written."""
 
 
 def reader_of(path: Path) -> Reader:
@@ -33,13 +52,20 @@ def reader_of(path: Path) -> Reader:
     )
 
 
+def lossless(ending: str) -> str:
+    """How masks and synthetic images beside images of this ending end: as they do, or in .png."""
+    return ending if ending in LOSSLESS else ".png"
+
+
 __all__ = [
     "AXIAL",
+    "LOSSLESS",
     "NOT_ACQUIRED",
     "READERS",
     "DataFileError",
     "Geometry",
     "Reader",
     "Stored",
+    "lossless",
     "reader_of",
 ]

@@ -5,7 +5,7 @@ Volumes are reoriented to the closest canonical orientation.
 
 import gzip
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from io import BufferedIOBase
 from pathlib import Path
@@ -14,20 +14,17 @@ from typing import Any, final
 import nibabel as nib
 import numpy as np
 
-from asyndgan.data.readers.reader import (
-    AXIAL,
-    NOT_ACQUIRED,
-    DataFileError,
-    Geometry,
-    Reader,
-    Stored,
-    decoding,
-    volume_of,
+from asyndgan.data.readers.reader import DataFileError
+from asyndgan.data.readers.volumes import (
+    MAX_RATIO,
+    MAX_VOXELS,
+    Header,
+    Volumes,
+    check_length,
 )
 from asyndgan.data.remedies import WITH_SPACING
-from asyndgan.received import opened
+from asyndgan.received import UnreadableError, opened
 
-MAX_VOXELS = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
 MAX_START = 2**24  # bytes of header and extensions before the voxels
 MAX_EXTENSIONS = 64  # nibabel takes 20 us and an object for each
 HEADER = 544  # bytes: of version 2, and the first four of its extensions
@@ -43,91 +40,46 @@ _PLACE = (
 
 
 @final
-class Nifti(Reader):
+class Nifti(Volumes):
     """Reads slices and volumes; writes whole numbers in their type, and others in float32."""
 
-    spaced = True
-    colour = False
+    kind = "NIfTI"
 
-    def image(self, path: Path, *, most: int) -> list[Stored]:
-        """See `Reader.image`."""
-        return [_volume(path, labels=False)]
+    @contextmanager
+    def _opened(self, path: Path) -> Iterator[Header]:
+        with opened(path, MAX_BYTES) as stored, ExitStack() as unpacked:
+            file: Any = stored
+            if path.name.endswith(".gz"):
+                file = unpacked.enter_context(gzip.GzipFile(fileobj=stored))
+            kind = _bounded(path, file)
+            file.seek(0)
+            _check_spacing(path, file.read(HEADER), kind)
+            file.seek(0)
+            with _silent():
+                image = kind.from_file_map({"image": nib.FileHolder(path.name, file)})
 
-    def mask(self, path: Path) -> Stored:
-        """See `Reader.mask`."""
-        return _volume(path, labels=True)
+                def read() -> np.ndarray:
+                    packed = MAX_RATIO if file is not stored else 1
+                    check_length(stored, image.shape, image.get_data_dtype(), packed)
+                    return np.asanyarray(image.dataobj)
 
-    def painted(self, path: Path) -> bool:
-        """See `Reader.painted`."""
-        with decoding(path, "NIfTI"), _opened(path) as stored:
-            return bytes(stored.header["descrip"]).startswith(NOT_ACQUIRED.encode())
+                yield Header(
+                    tuple(int(side) for side in image.shape),
+                    image.get_data_dtype(),
+                    image.affine,
+                    bytes(image.header["descrip"]).decode("latin1"),
+                    read,
+                    image.header,
+                )
 
-    def write(
-        self,
-        path: Path,
-        plane: np.ndarray,
-        *,
-        spacing: tuple[float, float],
-        note: str,
-        geometry: Geometry = AXIAL,
+    def _save(
+        self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: str, place: Any
     ) -> None:
-        """See `Reader.write`."""
-        rows, columns = spacing
-        volume = _storable(volume_of([plane], geometry.axis))
-        sides = np.insert([columns, rows], geometry.axis, geometry.thickness)
-        turn = _from_canonical(nib.orientations.axcodes2ornt(geometry.codes))
-        affine = np.diag([*sides, 1.0]) @ nib.orientations.inv_ornt_aff(turn, volume.shape)
-        image = nib.Nifti1Image(nib.orientations.apply_orientation(volume, turn), affine)
+        image = nib.Nifti1Image(voxels, affine)
+        for field in _PLACE if place is not None else ():
+            image.header[field] = place[field]
         image.header["descrip"] = note.encode()
         nib.save(image, path)
-
-    def write_painted(
-        self, path: Path, planes: Sequence[np.ndarray], *, like: Path, axis: int
-    ) -> None:
-        """See `Reader.write_painted`."""
-        with _opened(like) as acquired:
-            header, shape, affine = acquired.header, acquired.shape, acquired.affine
-        # Undo the reorientation to the closest canonical orientation: software that ignores the
-        # affine must find the voxels where the acquired ones are.
-        turn = _from_canonical(nib.orientations.io_orientation(affine))
-        volume = nib.orientations.apply_orientation(_storable(volume_of(planes, axis)), turn)
-        image = nib.Nifti1Image(volume.reshape(shape), affine)
-        for field in _PLACE:
-            image.header[field] = header[field]
-        image.header["descrip"] = NOT_ACQUIRED.encode()
-        nib.save(image, path)
-
-
-def _from_canonical(stored: np.ndarray) -> np.ndarray:
-    """The turn of an array (right, anterior, superior) to a stored orientation (3, 2)."""
-    return nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), stored)
-
-
-def _storable(volume: np.ndarray) -> np.ndarray:
-    return volume if volume.dtype.kind in "iu" else volume.astype(np.float32)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    """Opens a NIfTI of one file, of bounded size before its voxels; they are read while it is open.
-
-    Yields:
-        A nibabel image.
-
-    Raises:
-        OSError, ValueError: it is none; nibabel may raise others.
-        DataFileError: it has too many or too long extensions.
-    """
-    with opened(path, MAX_BYTES) as stored, ExitStack() as unpacked:
-        file: Any = stored
-        if path.name.endswith(".gz"):
-            file = unpacked.enter_context(gzip.GzipFile(fileobj=stored))
-        kind = _bounded(path, file)
-        file.seek(0)
-        _check_spacing(path, file.read(HEADER), kind)
-        file.seek(0)
-        with _silent():
-            yield kind.from_file_map({"image": nib.FileHolder(path.name, file)})
 
 
 @contextmanager
@@ -201,38 +153,4 @@ def _bounded(path: Path, file: BufferedIOBase) -> Any:
             f"voxels, more than {MAX_EXTENSIONS} extensions, or one of no sensible length",
             "Store it without extensions.",
         )
-    raise ValueError("it does not start like one")
-
-
-def _volume(path: Path, *, labels: bool) -> Stored:
-    """Reads voxels (right, anterior, superior), scaled as the header says, and their affine."""
-    with decoding(path, "NIfTI", labels=labels), _opened(path) as stored:
-        if not np.isfinite(stored.affine).all():
-            raise ValueError("its affine is not finite")
-        shape = tuple(int(side) for side in stored.shape)
-        if min(shape, default=0) < 1 or int(np.prod(shape, dtype=object)) > MAX_VOXELS:
-            raise DataFileError(
-                path,
-                f"claims the shape {shape}, outside 1 to {MAX_VOXELS} voxels",
-                "Cut it into smaller volumes.",
-            )
-        if len(shape) < 2 or any(side > 1 for side in shape[3:]):
-            raise DataFileError(
-                path,
-                f"has the shape {shape}, where a volume was expected",
-                "Store one file a modality and time point.",
-            )
-        if stored.get_data_dtype().kind not in "iuf":
-            raise DataFileError(
-                path,
-                f"holds values of kind {stored.get_data_dtype()}",
-                "Store one whole or floating-point number a voxel.",
-            )
-        values = np.asanyarray(stored.dataobj).reshape((*shape, 1)[:3])
-        # Without its type named, nibabel refuses 64-bit integers.
-        volume = nib.Nifti1Image(values, stored.affine, dtype=values.dtype)
-        turned = nib.as_closest_canonical(volume)
-        if not nib.affines.voxel_sizes(turned.affine).min() > 0:
-            raise ValueError("its affine is singular")
-        turn = nib.orientations.io_orientation(stored.affine)
-        return Stored(np.array(turned.dataobj), turned.affine, turn)
+    raise UnreadableError("it does not start like one")

@@ -1,5 +1,6 @@
 """The seam that each file format implements, and what all formats share."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import numpy as np
 
 from asyndgan.data.sniffing import mistaken
 from asyndgan.errors import DataError
+from asyndgan.received import UnreadableError
 from asyndgan.texts import printable
 
 NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
@@ -43,19 +45,22 @@ class Stored:
     Attributes:
         values: intensities or labels, (rows, columns) of a picture, or (right, anterior, superior)
             of a volume.
-        affine: (4, 4), from voxel indices to millimetres; None for pictures.
-        turn: nibabel's orientation (3, 2) by which the file's axes were turned; None for pictures.
+        affine: (4, 4), from voxel indices to millimetres; None for pictures, and for stacks of
+            pictures that do not say how far apart they lie.
+        turn: nibabel's orientation (3, 2) by which the file's axes were turned, with `affine`.
+        pixel: millimetres between rows and between columns of a picture, where its file says so.
     """
 
     values: np.ndarray = field(repr=False)
     affine: np.ndarray | None = field(default=None, repr=False)
     turn: np.ndarray | None = field(default=None, repr=False)
+    pixel: tuple[float, float] | None = None
 
     @property
     def spacing(self) -> tuple[float, ...]:
-        """Millimetres per pixel along each axis; 1.0 for pictures."""
+        """Millimetres per pixel along each axis; 1.0 where the file does not say."""
         if self.affine is None:
-            return (1.0, 1.0)
+            return self.pixel or (1.0,) * self.values.ndim
         # Taken from the affine, not the header's zooms: 2-D files have no third zoom.
         return tuple(float(mm) for mm in nib.affines.voxel_sizes(self.affine))
 
@@ -86,11 +91,20 @@ class Reader(ABC):
     raises becomes a `DataFileError` (see `decoding`).
     """
 
+    kind: str
+    """The format's name in errors; `asyndgan.data.sniffing` knows it."""
+
     spaced: bool
-    """Whether a file says how many millimetres apart its pixels lie."""
+    """Whether files are written in stored units, with how many millimetres apart pixels lie."""
+
+    volumes: bool
+    """Whether a file is a volume, and no picture."""
 
     colour: bool
     """Whether one file may hold three modalities, as red, green and blue."""
+
+    lossy: bool = False
+    """Whether storing changes values: then only images are read, and nothing is written."""
 
     @abstractmethod
     def image(self, path: Path, *, most: int) -> list[Stored]:
@@ -98,7 +112,7 @@ class Reader(ABC):
 
         Args:
             path: the file.
-            most: 3 if the file may hold three modalities, else 1.
+            most: how many modalities the file may hold.
 
         Raises:
             DataFileError: the file cannot be read, is too large, or holds more modalities.
@@ -168,24 +182,35 @@ def decoding(path: Path, kind: str, *, labels: bool = False) -> Iterator[None]:
 
     Args:
         path: the file, or the folder.
-        kind: what it was expected to be: `PNG`, `NIfTI` or a folder.
+        kind: what it was expected to be: `Reader.kind`, or a folder.
         labels: whether it was to be a mask.
 
     Raises:
         DataFileError: something was raised. If the file holds something else, the error names it.
     """
     try:
-        yield
+        # What decoders warn of names no file; what matters is checked.
+        with warnings.catch_warnings(action="ignore"):
+            yield
     except DataError:
         raise
     except Exception as error:
         if found := mistaken(path, kind, labels=labels):
             raise DataFileError(path, *found) from error
-        reason = str(error).replace(str(path), path.name).rstrip(".") or type(error).__name__
+        reason = "damaged, or of a kind that is not read"  # what a decoder says may quote the file
+        if isinstance(error, UnreadableError):
+            reason = str(error)
+        elif isinstance(error, OSError) and error.strerror:
+            reason = error.strerror
         remedy = "It may be truncated or damaged: copy it again from where it came."
         if isinstance(error, PermissionError):
             remedy = "Give yourself the right to read it."
         raise DataFileError(path, f"cannot be read as {kind} ({reason})", remedy) from error
+
+
+def storable(values: np.ndarray) -> np.ndarray:
+    """Whole numbers in their type, others as float32."""
+    return values if values.dtype.kind in "iu" else values.astype(np.float32)
 
 
 def plane_of(volume: np.ndarray, axis: int, index: int) -> np.ndarray:

@@ -1,0 +1,68 @@
+"""JPEG: a picture of one slice, grey or RGB, without spacing; images only, since it is lossy."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, final
+
+import numpy as np
+from PIL import Image as Picture
+
+from asyndgan.data.readers.pictures import MAX_BYTES, Pictures, bounded
+from asyndgan.data.readers.reader import AXIAL, DataFileError, Geometry, Stored, decoding
+from asyndgan.received import UnreadableError, opened
+
+MAX_SCANS: Final = 128  # each may go over all pixels again; cameras store 1 to 12
+ORIENTATION: Final = 274
+_UPRIGHT: Final = 1
+
+
+@final
+class Jpeg(Pictures):
+    """Reads grey and RGB pictures; writes none."""
+
+    kind = "JPEG"
+    lossy = True
+
+    def mask(self, path: Path) -> Stored:
+        """See `Reader.mask`; raises always."""
+        with decoding(path, self.kind, labels=True), self._opened(path):
+            raise DataFileError(
+                path,
+                "is a JPEG picture, where a mask was expected",
+                "Export the mask again as PNG: JPEG has changed its labels.",
+            )
+
+    def painted(self, path: Path) -> bool:
+        """See `Reader.painted`; none is written."""
+        with decoding(path, self.kind), self._opened(path):
+            return False
+
+    def write(
+        self,
+        path: Path,
+        plane: np.ndarray,
+        *,
+        spacing: tuple[float, float],
+        note: str,
+        geometry: Geometry = AXIAL,
+    ) -> None:
+        """See `Reader.write`; raises always."""
+        raise DataFileError(path, "would be a JPEG, which changes what it stores", "Write PNG.")
+
+    @contextmanager
+    def _opened(self, path: Path, *, labels: bool = False) -> Iterator[Picture.Image]:
+        # Pillow reads the header alone when it opens a picture.
+        with opened(path, MAX_BYTES) as file, Picture.open(file, formats=["JPEG"]) as picture:
+            bounded(path, *picture.size, file)
+            file.seek(0)
+            if file.read().count(b"\xff\xda") > MAX_SCANS:
+                raise UnreadableError(f"it holds more than {MAX_SCANS} scans")
+            if picture.getexif().get(ORIENTATION, _UPRIGHT) != _UPRIGHT:
+                raise DataFileError(
+                    path,
+                    "says that viewers are to turn it (Exif), so its mask may be turned or not",
+                    "Turn the pixels themselves (ImageMagick: mogrify -auto-orient FILE), and see "
+                    "that the mask fits.",
+                )
+            yield picture

@@ -1,0 +1,267 @@
+"""What only some formats have: pyramids, channels, units, Exif, other files."""
+
+import struct
+import zlib
+from pathlib import Path
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image as Picture
+
+from asyndgan.data.readers import DataFileError, reader_of
+from asyndgan.data.readers.reader import plane_of
+
+MM = {"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.7, "PhysicalSizeZ": 2.0}
+
+
+def pages(*shape: int, kind: type = np.uint16) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 200, (*shape, 20, 30)).astype(kind)
+
+
+def tiff(folder: Path, values: np.ndarray, **how: object) -> Path:
+    path = folder / "ann_0000.tif"
+    tifffile.imwrite(path, values, **{"photometric": "minisblack", **how})
+    return path
+
+
+def images(path: Path, most: int = 1) -> list[np.ndarray]:
+    """The slices of each modality, as a radiologist views them."""
+    found = [stored.values for stored in reader_of(path).image(path, most=most)]
+    return [
+        each if each.ndim == 2 else np.stack([plane_of(each, 2, z) for z in range(each.shape[2])])
+        for each in found
+    ]
+
+
+def spacing(path: Path, most: int = 1) -> tuple[float, ...]:
+    return reader_of(path).image(path, most=most)[0].spacing
+
+
+def refused(path: Path, most: int = 1) -> str:
+    with pytest.raises(DataFileError) as found:
+        reader_of(path).image(path, most=most)
+    return f"{found.value.reason}. {found.value.remedy}"
+
+
+def test_the_pages_of_a_tiff_are_the_slices_of_a_volume(tmp_path: Path) -> None:
+    path = tiff(tmp_path, pages(4))
+    np.testing.assert_array_equal(images(path)[0], pages(4))
+    assert spacing(path) == (1.0, 1.0, 1.0)
+    assert reader_of(path).image(path, most=1)[0].affine is None
+
+
+@pytest.mark.parametrize(("unit", "mm"), [("mm", 1.0), ("um", 1e-3), ("cm", 10.0)])
+def test_a_stack_of_imagej_says_how_far_apart_its_pixels_lie(
+    unit: str, mm: float, tmp_path: Path
+) -> None:
+    about = {"axes": "ZYX", "unit": unit, "spacing": 2.5}
+    path = tiff(tmp_path, pages(4), imagej=True, resolution=(2.0, 1.25), metadata=about)
+    assert spacing(path) == pytest.approx((0.5 * mm, 0.8 * mm, 2.5 * mm))
+
+
+def test_a_resolution_in_centimetres_is_a_spacing_and_one_in_inches_is_a_printers(
+    tmp_path: Path,
+) -> None:
+    path = tiff(tmp_path, pages(), resolution=(20, 10), resolutionunit="CENTIMETER")
+    assert spacing(path) == (1.0, 0.5)
+    assert spacing(tiff(tmp_path, pages(), resolution=(72, 72), resolutionunit="INCH")) == (1, 1)
+
+
+@pytest.mark.parametrize("axes", ["ZCYX", "CZYX"])
+def test_channels_of_ome_are_modalities_in_either_order(axes: str, tmp_path: Path) -> None:
+    values = pages(2, 3)  # slices, channels
+    stored = values if axes == "ZCYX" else np.ascontiguousarray(values.swapaxes(0, 1))
+    path = tiff(tmp_path, stored, ome=True, metadata={"axes": axes, **MM})
+    np.testing.assert_array_equal(images(path, 3), values.swapaxes(0, 1))
+    assert spacing(path, 3) == pytest.approx((0.0005, 0.0007, 0.002))  # OME's unit is a micrometre
+    assert "holds 3 channels, where 2" in refused(path, 2)
+    with pytest.raises(DataFileError, match="several channels"):
+        reader_of(path).mask(path)
+
+
+def test_channels_of_imagej_are_modalities(tmp_path: Path) -> None:
+    path = tiff(tmp_path, pages(2, 3), imagej=True, metadata={"axes": "ZCYX"})
+    np.testing.assert_array_equal(images(path, 3), pages(2, 3).swapaxes(0, 1))
+
+
+def test_the_levels_of_a_pyramid_are_left_out(tmp_path: Path) -> None:
+    path, whole = tmp_path / "ann.tif", pages(kind=np.uint8)
+    for inside in (1, 0):
+        with tifffile.TiffWriter(path) as file:
+            file.write(whole, subifds=inside)
+            file.write(whole[::2, ::2], subfiletype=1)
+        np.testing.assert_array_equal(images(path)[0], whole)
+
+
+@pytest.mark.parametrize("how", ["tiff_lzw", "packbits", "tiff_adobe_deflate", "tiles", "big"])
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_packed_and_tiled_tiff_is_read_exactly(how: str, kind: type, tmp_path: Path) -> None:
+    path, values = tmp_path / "ann.tif", pages(kind=kind)
+    if how == "tiles":
+        tifffile.imwrite(path, values, tile=(16, 16), compression="zlib", predictor=True)
+    elif how == "big":
+        tifffile.imwrite(path, values, bigtiff=True)
+    else:
+        Picture.fromarray(values).save(path, compression=how)
+    np.testing.assert_array_equal(images(path)[0], values)
+    np.testing.assert_array_equal(reader_of(path).mask(path).values, values)
+
+
+def test_what_a_tiff_would_be_read_wrongly_from_is_refused(tmp_path: Path) -> None:
+    colours = np.zeros((20, 30, 3), np.uint16)
+    assert "3 unsigned numbers of 16 bits" in refused(tiff(tmp_path, colours, photometric="rgb"), 3)
+    assert "floating-point numbers of 64" in refused(tiff(tmp_path, pages(kind=np.float64)))
+    assert "signed numbers of 8" in refused(tiff(tmp_path, pages(kind=np.int8)))
+    assert "white as 0" in refused(tiff(tmp_path, pages(kind=np.uint8), photometric="miniswhite"))
+    times = tiff(tmp_path, pages(3), imagej=True, metadata={"axes": "TYX"})
+    assert "3 times" in refused(times)
+    two = tmp_path / "two.tif"
+    with tifffile.TiffWriter(two) as file:
+        file.write(pages(kind=np.uint8))
+        file.write(pages(kind=np.uint8)[::2])
+    assert "several sizes" in refused(two)
+
+
+def test_a_tiff_that_describes_pages_of_other_files_is_refused(tmp_path: Path) -> None:
+    path = tiff(tmp_path, pages(), description="ImageJ=1.54f\nimages=9\nslices=9\n", metadata=None)
+    assert "describes 9 pages" in refused(path)
+    more = '<OME><Pixels SizeZ="9" SizeC="1" SizeT="1"/></OME>'
+    assert "describes 9 pages" in refused(tiff(tmp_path, pages(), description=more, metadata=None))
+
+
+def test_a_mask_in_a_tiff_that_is_packed_by_jpeg_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ann.tif"
+    Picture.fromarray(pages(kind=np.uint8)).save(path, compression="jpeg")
+    assert images(path)[0].shape == (20, 30)
+    with pytest.raises(DataFileError, match="has changed its labels"):
+        reader_of(path).mask(path)
+
+
+@pytest.mark.parametrize("kind", ["circle", "many", "tags", "values"])
+def test_the_directories_of_a_tiff_are_bounded(kind: str, tmp_path: Path) -> None:
+    entry = struct.pack("<HHII", 256, 4, 1, 8)
+    content = {
+        "circle": b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 8),
+        "many": b"II*\0\x08\0\0\0"
+        + b"".join(struct.pack("<HI", 0, 14 + 6 * n) for n in range(5000)),
+        "tags": b"II*\0" + struct.pack("<IH", 8, 60000) + entry * 60000 + bytes(8),
+        "values": b"II*\0" + struct.pack("<IHHHII", 8, 1, 273, 4, 2**31, 8) + bytes(8),
+    }[kind]
+    path = tmp_path / "ann.tif"
+    path.write_bytes(content)
+    assert "cannot be read as TIFF (" in refused(path) and "more than" in refused(path)
+
+
+def test_a_painted_stack_keeps_the_pages_and_spacing_of_the_acquired_one(tmp_path: Path) -> None:
+    about = {"axes": "ZYX", "unit": "mm", "spacing": 2.5}
+    path = tiff(tmp_path, pages(4), imagej=True, resolution=(2.0, 1.25), metadata=about)
+    painted, reader = tmp_path / "painted.tif", reader_of(path)
+    (stored,) = reader.image(path, most=1)
+    planes = [plane_of(stored.values, 0, at) for at in range(stored.values.shape[0])]
+    reader.write_painted(painted, planes, like=path, axis=0)
+    np.testing.assert_array_equal(images(painted)[0], pages(4))
+    assert spacing(painted) == pytest.approx(spacing(path))
+    assert reader.painted(painted) and not reader.painted(path)
+    with tifffile.TiffFile(painted) as file:  # another program finds the note and the slices
+        assert file.series[0].axes == "ZYX" and file.imagej_metadata["spacing"] == 2.5
+        assert "not acquired" in file.pages[0].description
+
+
+def test_a_jpeg_that_viewers_turn_is_refused(tmp_path: Path) -> None:
+    path, exif = tmp_path / "ann_0000.jpg", Picture.Exif()
+    exif[274] = 6
+    Picture.fromarray(pages(kind=np.uint8)).save(path, exif=exif)
+    assert "-auto-orient" in refused(path)
+    exif[274] = 1
+    Picture.fromarray(pages(kind=np.uint8)).save(path, exif=exif)
+    assert images(path)[0].shape == (20, 30)
+
+
+def test_a_jpeg_of_many_scans_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ann_0000.jpg"
+    Picture.fromarray(pages(kind=np.uint8)).save(path, progressive=True)
+    whole = path.read_bytes()
+    last = whole.rindex(b"\xff\xda")
+    path.write_bytes(whole[:last] + whole[last:-2] * 200 + whole[-2:])
+    assert "more than 128 scans" in refused(path)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd"])
+def test_the_fourth_axis_of_a_volume_is_of_modalities(ending: str, tmp_path: Path) -> None:
+    path, values = tmp_path / f"ann_0000{ending}", np.random.default_rng(1).random((4, 5, 6, 2))
+    if ending == ".nrrd":
+        kinds = {"kinds": ["vector", "domain", "domain", "domain"]}
+        place = np.vstack([np.full(3, np.nan), np.eye(3)])
+        header = {"space": "right-anterior-superior", "space directions": place, **kinds}
+        nrrd.write(str(path), np.moveaxis(values, -1, 0), header)
+    else:
+        nib.save(nib.Nifti1Image(values, np.eye(4)), path)
+    found = reader_of(path).image(path, most=2)
+    np.testing.assert_array_equal(np.stack([stored.values for stored in found], -1), values)
+    assert "name 2 channels" in refused(path)
+
+
+def test_several_values_of_a_metaimage_are_modalities(tmp_path: Path) -> None:
+    path, values = tmp_path / "ann_0000.mha", np.arange(24, dtype=np.uint8).reshape(2, 2, 3, 2)
+    head = (
+        "ObjectType = Image\nNDims = 3\nElementNumberOfChannels = 2\nDimSize = 2 3 2\n"
+        "TransformMatrix = -1 0 0 0 -1 0 0 0 1\nCompressedData = True\n"
+        "ElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    )
+    path.write_bytes(head.encode() + zlib.compress(values.tobytes(order="F")))
+    found = reader_of(path).image(path, most=2)
+    np.testing.assert_array_equal([stored.values for stored in found], values)
+
+
+def test_voxels_in_another_file_are_not_looked_for(tmp_path: Path) -> None:
+    nrrd.write(str(tmp_path / "a.nhdr"), pages(2))
+    path = (tmp_path / "a.nhdr").rename(tmp_path / "a.nrrd")
+    assert "lie in another file" in refused(path)
+    path = tmp_path / "a.mha"
+    path.write_text("ObjectType = Image\nNDims = 2\nDimSize = 2 2\nElementDataFile = /etc/hosts\n")
+    assert "lie in another file" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("space", "scanner-xyz"),
+        ("space units", '"um" "um" "um"'),
+        ("space directions", "(1,0,0) (0,1,0)"),
+        ("space directions", "(1,0,0) (0,1,0) (0,0,0)"),
+        ("space directions", "(1,0,0) (0,1,0) (0,0,Meier)"),
+        ("encoding", "bzip2"),
+        ("sizes", "2 -2 2"),
+        ("sizes", "Meier 2 2"),
+        ("endian", "Meier"),
+        ("dimension", "4"),
+    ],
+)
+def test_a_header_of_nrrd_that_cannot_be_used_is_refused_without_its_text(
+    field: str, value: str, tmp_path: Path
+) -> None:
+    fields = {
+        **{"type": "short", "dimension": "3", "sizes": "2 2 2", "encoding": "raw"},
+        **{"endian": "little", "space": "LPS", "space directions": "(1,0,0) (0,1,0) (0,0,1)"},
+    }
+    path = tmp_path / "ann.nrrd"
+
+    def write(table: dict[str, str]) -> None:
+        text = "".join(f"{key}: {one}\n" for key, one in table.items())
+        path.write_bytes(b"NRRD0004\n" + text.encode() + b"\n" + bytes(16))
+
+    write(fields)
+    assert images(path)[0].shape == (2, 2, 2)
+    write({**fields, field: value})
+    assert "Meier" not in refused(path)
+
+
+def test_the_note_of_a_painted_bmp_does_not_show_in_its_pixels(tmp_path: Path) -> None:
+    plain, painted = tmp_path / "plain.bmp", tmp_path / "painted.bmp"
+    for path, note in ((plain, ""), (painted, "synthetic: painted by asyndgan, not acquired")):
+        reader_of(path).write(path, pages(kind=np.uint8), spacing=(1, 1), note=note)
+    np.testing.assert_array_equal(np.array(Picture.open(painted)), np.array(Picture.open(plain)))
+    assert reader_of(painted).painted(painted) and not reader_of(plain).painted(plain)

@@ -1,0 +1,273 @@
+"""Data sets as others describe them: MSD's, nnU-Net's lists of files and regions, and JPEG."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image as Picture
+
+from asyndgan.data.case import RawCase
+from asyndgan.data.check import check_folder
+from asyndgan.data.copying import write_completed, write_extended
+from asyndgan.data.dataset import DataSet
+from asyndgan.data.description import describe
+from asyndgan.data.nnunet import read_cases, read_masks
+from asyndgan.data.readers import reader_of
+from asyndgan.errors import DataError
+
+LABELS = {"background": 0, "lesion": 1}
+
+
+def random(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 200, shape).astype(np.uint8)
+
+
+def described(folder: Path, **keys: object) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "dataset.json").write_text(json.dumps(keys))
+    return folder
+
+
+def decathlon(folder: Path, modalities: int = 2) -> Path:
+    """A set as the Medical Segmentation Decathlon publishes it."""
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for name in ("BRATS_001", "BRATS_002"):
+        axes = (6, 5, 3, modalities) if modalities > 1 else (6, 5, 3)
+        nib.save(nib.Nifti1Image(random(*axes), np.eye(4)), folder / f"imagesTr/{name}.nii.gz")
+        labels = random(6, 5, 3) % 2
+        nib.save(nib.Nifti1Image(labels, np.eye(4)), folder / f"labelsTr/{name}.nii.gz")
+    return described(
+        folder,
+        name="BRATS",
+        tensorImageSize="4D",
+        modality={str(number): f"M{number}" for number in range(modalities)},
+        labels={"0": "background", "1": "lesion"},
+        numTraining=2,
+        numTest=1,
+        training=[
+            {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"}
+            for name in ("BRATS_001", "BRATS_002")
+        ],
+        test=["./imagesTs/BRATS_003.nii.gz"],
+    )
+
+
+@pytest.mark.parametrize("modalities", [1, 2])
+def test_a_set_of_the_decathlon_is_read_as_it_is(modalities: int, tmp_path: Path) -> None:
+    folder = decathlon(tmp_path / "a", modalities)
+    info = describe(folder)
+    assert (info.labels, info.file_ending, info.training) == (LABELS, ".nii.gz", 2)
+    cases = list(read_cases(folder))
+    assert [case.name for case in cases[:4]] == [
+        *(f"BRATS_001_z000{z}" for z in range(3)),
+        "BRATS_002_z0000",
+    ]
+    assert list(cases[0].channels) == [f"M{number}" for number in range(modalities)]
+    last = random(6, 5, 3, modalities) if modalities > 1 else random(6, 5, 3)[..., None]
+    expected = np.flip(last[:, :, 0, -1]).T
+    np.testing.assert_array_equal(cases[0].channels[f"M{modalities - 1}"], expected)
+    assert len(list(read_masks(folder))) == 6
+    assert not check_folder(folder).faults
+
+
+def test_a_set_of_nnunets_version_1_is_read_by_its_numbered_files(tmp_path: Path) -> None:
+    folder = decathlon(tmp_path / "a", 1)
+    for path in list((folder / "imagesTr").iterdir()):
+        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+    assert len(list(read_cases(folder))) == 6
+
+
+def test_a_list_of_training_files_of_no_one_format_is_refused(tmp_path: Path) -> None:
+    for training in ([], ["a.nii.gz"], [{"image": "a.nii"}, {"image": "b.png"}], [{"label": "a"}]):
+        folder = described(tmp_path / "a", modality={"0": "CT"}, labels={}, training=training)
+        with pytest.raises(DataError, match="no images of one format"):
+            describe(folder)
+
+
+def listed(folder: Path, **keys: object) -> Path:
+    """A set that lists its files, as nnU-Net's version 2 allows."""
+    for name in ("one/ann.png", "two/ben.png"):
+        (folder / name).parent.mkdir(parents=True)
+        for number in range(2):
+            path = folder / name.replace(".png", f"-{number}.png")
+            Picture.fromarray(random(16, 16) + number).save(path)
+        Picture.fromarray(random(16, 16) % 2).save(folder / name.replace(".png", "-mask.png"))
+    files = {
+        name: {"images": [f"{at}-0.png", f"{at}-1.png"], "label": f"{at}-mask.png"}
+        for name, at in (("ann", "one/ann"), ("ben", "two/ben"))
+    }
+    about = {"channel_names": {"0": "T1", "1": "T2"}, "labels": LABELS, "file_ending": ".png"}
+    return described(folder, **{**about, "numTraining": 2, "dataset": files, **keys})
+
+
+def test_a_set_that_lists_its_files_is_read_by_the_list(tmp_path: Path) -> None:
+    folder = listed(tmp_path / "a")
+    cases = list(read_cases(folder))
+    assert [(case.name, list(case.channels)) for case in cases] == [
+        ("ann", ["T1", "T2"]),
+        ("ben", ["T1", "T2"]),
+    ]
+    np.testing.assert_array_equal(cases[1].channels["T2"], random(16, 16) + 1)
+    np.testing.assert_array_equal(cases[1].mask, random(16, 16) % 2)
+    assert [case.name for case in read_masks(folder)] == ["ann", "ben"]
+
+
+def test_listed_files_that_are_missing_or_of_another_format_are_faults(tmp_path: Path) -> None:
+    folder = listed(tmp_path / "a", numTraining=3)
+    (folder / "one/ann-1.png").unlink()
+    reasons = [fault.reason for fault in check_folder(folder).faults]
+    assert "is no file" in reasons
+    assert "numTraining is 3, but it lists 2 cases" in reasons
+    table = json.loads((folder / "dataset.json").read_text())
+    table["dataset"]["ben"]["label"] = None
+    table["dataset"]["ann"]["images"] = ["one/ann-0.tif"]
+    (folder / "dataset.json").write_text(json.dumps(table))
+    reasons = [fault.reason for fault in check_folder(folder).faults]
+    assert "is listed in dataset.json and does not end in .png" in reasons
+    with pytest.raises(DataError, match=r"does not end in|numTraining"):
+        list(read_cases(folder))
+
+
+@pytest.mark.parametrize(
+    "place", ["../b.png", "/etc/b.png", "a/../../b.png", "", "a\nb.png", "\ud800.png", "..\\b.png"]
+)
+def test_a_list_never_leads_out_of_the_folder(place: str, tmp_path: Path) -> None:
+    folder = listed(tmp_path / "a")
+    table = json.loads((folder / "dataset.json").read_text())
+    for files in (
+        {"ann": {"images": [place], "label": "a.png"}},
+        {"ann": {"images": ["a.png"], "label": place}},
+        {place: {"images": ["a.png"], "label": "b.png"}},
+    ):
+        described(folder, **{**table, "dataset": files})
+        with pytest.raises(DataError, match="dataset names"):
+            describe(folder)
+
+
+@pytest.mark.parametrize(
+    "files", [[], {}, {"a": 1}, {"a": {"images": "b"}}, {"a": {"images": [1]}}, {"a/b": {}}]
+)
+def test_a_list_of_another_form_is_refused_with_the_form(files: object, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r'Write "dataset": \{"CASE": \{"images"'):
+        describe(listed(tmp_path / "a", dataset=files))
+
+
+@pytest.mark.parametrize(
+    ("regions", "disjoint"),
+    [
+        (
+            {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": 3},
+            {"background": 0, "rest of whole": 1, "rest of core": 2, "enhancing": 3},
+        ),
+        (
+            {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumour": 2},
+            {"background": 0, "rest of kidney": 1, "tumour": 2, "rest of masses": 3},
+        ),
+        (
+            {"background": 0, "organ": [1, 2]},
+            {"background": 0, "rest of organ (1)": 1, "rest of organ (2)": 2},
+        ),
+    ],
+)
+def test_regions_become_labels_that_do_not_overlap(
+    regions: dict, disjoint: dict, tmp_path: Path
+) -> None:
+    folder = listed(tmp_path / "a", labels=regions, regions_class_order=[1, 2, 3])
+    assert describe(folder).labels == disjoint
+
+
+@pytest.mark.parametrize("numbers", [[], ["1"], [[1]], [True], [300, 1], list(range(1000))])
+def test_regions_that_cannot_be_used_are_refused(numbers: list, tmp_path: Path) -> None:
+    labels = {"background": 0, "whole": numbers, "core": 1}
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        describe(listed(tmp_path / "a", labels=labels, regions_class_order=[1, 2]))
+
+
+def photographs(folder: Path, colours: int = 0) -> Path:
+    """JPEG images with masks in PNG."""
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for name in ("ann", "ben"):
+        shape = (16, 16, 3) if colours else (16, 16)
+        Picture.fromarray(random(*shape)).save(folder / f"imagesTr/{name}_0000.jpg")
+        Picture.fromarray(random(16, 16) % 2).save(folder / f"labelsTr/{name}.png")
+    names = ["red", "green", "blue"] if colours else ["photograph"]
+    return described(
+        folder,
+        channel_names={str(number): name for number, name in enumerate(names)},
+        labels=LABELS,
+        numTraining=2,
+        file_ending=".jpg",
+    )
+
+
+@pytest.mark.parametrize("colours", [0, 3])
+def test_images_in_jpeg_have_their_masks_in_png(colours: int, tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "a", colours)
+    assert describe(folder).mask_ending == ".png"
+    assert [case.mask is not None for case in read_cases(folder)] == [True, True]
+    assert not check_folder(folder).faults
+    (folder / "labelsTr/ann.png").rename(folder / "labelsTr/ann.jpg")
+    (fault,) = check_folder(folder).faults
+    assert fault.remedy == "Export the mask again as .png: JPEG has changed its labels."
+
+
+def test_masks_may_end_otherwise_where_dataset_json_says(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "a")
+    for path in list((folder / "labelsTr").iterdir()):
+        Picture.open(path).save(path.with_suffix(".bmp"))
+        path.unlink()
+    table = json.loads((folder / "dataset.json").read_text())
+    described(folder, **{**table, "mask_ending": ".bmp"})
+    assert [case.mask is not None for case in read_cases(folder)] == [True, True]
+
+
+def test_endings_of_one_format_are_to_be_one(tmp_path: Path) -> None:
+    folder = photographs(tmp_path / "a")
+    (folder / "imagesTr/ann_0000.jpg").rename(folder / "imagesTr/ann_0000.jpeg")
+    remedies = [fault.remedy for fault in check_folder(folder).faults]
+    assert "Rename it: both are JPEG." in remedies
+
+
+@pytest.mark.parametrize("made", [decathlon, listed, photographs, lambda at: photographs(at, 3)])
+def test_copies_hold_the_same_cases_under_names_of_the_convention(
+    made: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    source = DataSet(made(tmp_path / "a"))
+    before = list(read_cases(source.folder))
+    planes = {
+        files.name: {
+            "made": [np.full(b.mask.shape, 7.0) for b in before if b.source.name == files.name]
+        }
+        for files in source.files
+    }
+    folder = tmp_path / "copy"
+    write_completed(source, folder, planes, axis="axial", made_from={}, provenance={})
+    info, after = describe(folder), list(read_cases(folder))
+    assert info.listed is None and info.modalities[-1] == "synthetic made"
+    for old, new in zip(before, after, strict=True):
+        assert new.name == old.name
+        np.testing.assert_array_equal(new.mask, old.mask)
+        for modality, values in old.channels.items():
+            np.testing.assert_array_equal(new.channels[modality], values)
+        assert (new.channels["synthetic made"] == 7).all()
+
+
+def test_synthetic_cases_are_added_to_jpeg_as_png(tmp_path: Path) -> None:
+    source = DataSet(photographs(tmp_path / "a", 3))
+    before = list(read_cases(source.folder))
+    channels = {name: values + 1 for name, values in before[0].channels.items()}
+    added = RawCase("made", "made", channels, before[0].mask)
+    folder = tmp_path / "more"
+    write_extended(source, folder, [(added, "ann")], axis="axial", provenance={})
+    after = {case.name: case for case in read_cases(folder)}
+    assert describe(folder).file_ending == ".png"
+    for old in [*before, added]:
+        for modality, values in old.channels.items():
+            np.testing.assert_array_equal(after[old.name].channels[modality], values)
+    path = folder / "imagesTr/made_0000.png"
+    assert reader_of(path).painted(path)
