@@ -42,7 +42,7 @@ def generate(
 
     Output:
         --like FOLDER: Store files as this data set of a site does: in its format, bit depth and
-            intensities and, of NIfTI, with its spacing and orientation.
+            intensities and, where its files hold them, with its spacing and orientation.
 
     Privacy:
         --release AUDIT: Paint the set that these audits examined, to pass it on. Refused if the

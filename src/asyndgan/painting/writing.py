@@ -50,8 +50,9 @@ class Storage:
     def like(cls, data: DataSet, run: RunFolder) -> Self:
         """As a site's data set is stored, with the intensities as far as the recipe knows them.
 
-        JPEG becomes PNG. The spacing is that of the recipe, or else the median of the site's prepared cases, whose
-        slices' distance it is in any case. Arrays are turned as the site's first file is.
+        JPEG becomes PNG. The spacing is that of the recipe, or else the median of the site's
+        prepared cases, whose slices' distance it is in any case. Arrays are turned as the site's
+        first file is.
 
         Raises:
             DataError: the set cannot be read, or is no site's.

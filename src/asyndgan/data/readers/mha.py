@@ -26,17 +26,15 @@ _TYPES: Final = {
 }
 """MetaImage's names of types to numpy's; MET_LONG has another size on each system."""
 
-_PLACE: Final = {
-    "TransformMatrix": ("rotation", "orientation"),
-    "Offset": ("position", "origin"),
-    "ElementSpacing": ("elementsize",),
-}
-"""Fields that say where the voxels lie, and their other names in small letters."""
+_TURN: Final = ("transformmatrix", "rotation", "orientation")
+_ORIGIN: Final = ("offset", "position", "origin")
+_SPACING: Final = ("elementspacing", "elementsize")
+"""Fields that say where the voxels lie, each by all of its names."""
 
 
 @final
 class Mha(Volumes):
-    """Reads slices and volumes; writes whole numbers in their type, and others in float32, packed by zlib."""
+    """Reads slices and volumes; writes whole numbers in their type, and others in float32."""
 
     kind = "MetaImage"
 
@@ -95,9 +93,7 @@ class Mha(Volumes):
             "Offset": _text(lps[:count, 3]),
             "ElementSpacing": _text(spacing),
             "DimSize": " ".join(map(str, voxels.shape)),
-            "ElementType": next(
-                met for met, kind in _TYPES.items() if kind == voxels.dtype.str[1:]
-            ),
+            "ElementType": next(met for met in _TYPES if _TYPES[met] == voxels.dtype.str[1:]),
             "ElementDataFile": "LOCAL",
         }
         text = "".join(f"{key} = {value}\n" for key, value in fields.items() if value != "")
@@ -118,13 +114,12 @@ def _type(fields: Mapping[str, str]) -> np.dtype:
 
 def _affine(fields: Mapping[str, str], count: int) -> np.ndarray:
     """The affine to RAS of `count` axes."""
-    turn, origin, spacing = (
-        next(filter(None, (numbers(fields, key) for key in (name.lower(), *others))), default)
-        for (name, others), default in zip(
-            _PLACE.items(), (np.eye(count).ravel(), [0.0] * count, [1.0] * count), strict=True
-        )
-    )
     affine = np.eye(4)
-    affine[:count, :count] = np.reshape(turn, (count, count)).T * np.asarray(spacing)
-    affine[:count, 3] = origin
+    turn = _first(fields, _TURN, [float(one) for one in np.eye(count).ravel()])
+    affine[:count, :count] = turn.reshape(count, count).T * _first(fields, _SPACING, [1.0] * count)
+    affine[:count, 3] = _first(fields, _ORIGIN, [0.0] * count)
     return TO_RAS @ affine
+
+
+def _first(fields: Mapping[str, str], keys: tuple[str, ...], default: list[float]) -> np.ndarray:
+    return np.array(next(filter(None, (numbers(fields, key) for key in keys)), default))

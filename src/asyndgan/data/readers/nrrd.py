@@ -36,11 +36,6 @@ _ONE: Final = {
 }
 """NRRD's names of types to numpy's."""
 
-_NAMES: Final = {
-    f"{kind}{size}": f"{'u' * (kind == 'u')}int{8 * size}" for kind in "iu" for size in (1, 2, 4, 8)
-} | {"f4": "float"}
-"""numpy's names of the types that are written to NRRD's."""
-
 _SPACES: Final = {
     **dict.fromkeys(("right-anterior-superior", "ras"), np.eye(4)),
     **dict.fromkeys(("left-anterior-superior", "las"), np.diag([-1.0, 1.0, 1.0, 1.0])),
@@ -55,7 +50,7 @@ _PLACE: Final = ("space", "space directions", "space origin", "spacings", "space
 
 @final
 class Nrrd(Volumes):
-    """Reads slices and volumes; writes whole numbers in their type, and others in float32, gzipped."""
+    """Reads slices and volumes; writes whole numbers in their type, and others in float32."""
 
     kind = "NRRD"
 
@@ -105,7 +100,7 @@ class Nrrd(Volumes):
         count = voxels.ndim
         fields = {
             "content": note,
-            "type": _NAMES[voxels.dtype.str[1:]],
+            "type": next(name for name in _ONE if _ONE[name] == voxels.dtype.str[1:]),
             "dimension": str(count),
             "sizes": " ".join(map(str, voxels.shape)),
             "encoding": "gzip",
