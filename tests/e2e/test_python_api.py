@@ -20,7 +20,7 @@ from asyndgan.data.check import check_folder
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.folds import SPLITS_FILE
 from asyndgan.data.nnunet import describe, read_cases, read_mask
-from asyndgan.data.readers import AXIAL, Geometry, reader_of
+from asyndgan.data.readers import AXIAL, Geometry, lossless, reader_of
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
 from asyndgan.recipe import Recipe
@@ -304,6 +304,15 @@ STORED: dict[str, tuple[str, str, tuple[float, float], Geometry, dict[str, Any]]
         {f"image.intensity.default.{key}": value
          for key, value in {"kind": "percentiles", "low": 0.5, "high": 99.5}.items()},
     ),
+    "MetaImage of CT": (".mha", "int16", (-1000, 1000), Geometry(2, 5.0, ("L", "P", "S")), {}),
+    "sagittal NRRD": (
+        ".nrrd", "float32", (0, 1000), Geometry(0, 4.0, ("P", "S", "R")),
+        {"image.axis": "sagittal", "training.flip": False},
+    ),
+    "TIFF of 16 bits": (".tif", "uint16", (0, 4095), AXIAL, {}),
+    "TIFF of floating-point numbers": (".tiff", "float32", (-1, 1), AXIAL, {}),
+    "BMP": (".bmp", "uint8", (10, 200), AXIAL, {}),
+    "JPEG, whose synthetic images are PNG": (".jpg", "uint8", (10, 200), AXIAL, {}),
 }  # fmt: skip
 """Ending, number type, ends of the intensities and geometry of a site's files, and overrides."""
 
@@ -318,8 +327,10 @@ def test_a_set_is_stored_as_a_site_stores_its_own(
             tmp_path / name,
             (stored_between(case, low, high, kind) for case in read_cases(folder)),
             modalities=describe(folder).modalities, labels=describe(folder).labels,
-            file_ending=ending, name=name, geometry=geometry,
+            file_ending=lossless(ending), name=name, geometry=geometry,
         )  # fmt: skip
+        if lossless(ending) != ending:
+            in_jpeg(tmp_path / name)
     sites = {name: tmp_path / name for name in phantoms}
     overrides = {
         "image.intensity.default.low": low, "image.intensity.default.high": high, **overrides
@@ -329,18 +340,21 @@ def test_a_set_is_stored_as_a_site_stores_its_own(
     asyndgan.generate(run, tmp_path / "pictures")
     found, pictures, own = (DataSet(tmp_path / name) for name in ("set", "pictures", "south"))
     ours, theirs = (data.files[0].images[0] for data in (found, own))
-    if ending == ".png":
-        assert Image.open(ours).mode == Image.open(theirs).mode
-    else:
-        one, other = (nib.load(path) for path in (ours, theirs))
+    assert ours.name.endswith(lossless(ending))
+    (one,), (other,) = (reader_of(path).image(path, most=1) for path in (ours, theirs))
+    if reader_of(ours).volumes:
         whole = kind == "int16" and high - low > 255
-        assert one.get_data_dtype() == (np.int16 if whole else np.float32)
-        assert nib.aff2axcodes(one.affine) == nib.aff2axcodes(other.affine) == geometry.codes
+        assert one.values.dtype == (np.int16 if whole else np.float32)
+        codes = [nib.orientations.ornt2axcodes(each.turn) for each in (one, other)]
+        assert codes == [geometry.codes, geometry.codes]
         rows, columns = overrides.get("image.spacing", (0.75, 0.75))
-        sides = np.insert([columns, rows], geometry.axis, geometry.thickness)
-        turned = nib.as_closest_canonical(one)
-        assert turned.header.get_zooms() == pytest.approx(sides)
-        assert turned.shape[geometry.axis] == 1
+        assert one.spacing == pytest.approx(
+            np.insert([columns, rows], geometry.axis, geometry.thickness)
+        )
+        assert one.values.shape[geometry.axis] == 1
+    else:
+        assert one.values.dtype == other.values.dtype == np.dtype(kind)
+        assert one.spacing == pytest.approx(other.spacing)
     paths = found.files[0].images.values()
     values = np.stack([reader_of(path).image(path, most=1)[0].values for path in paths])
     percentiles = overrides["image.intensity.default.high"] == 99.5
@@ -353,6 +367,15 @@ def test_a_set_is_stored_as_a_site_stores_its_own(
         assert torch.equal(one.mask, other.mask)
         assert torch.allclose(one.image, other.image, atol=2.2 / min(255, ends[1] - ends[0]))
     assert not check_folder(found.folder, image=image).faults
+
+
+def in_jpeg(folder: Path) -> None:
+    """Stores the images of a set of PNG in JPEG."""
+    for path in list((folder / "imagesTr").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"), quality=95)
+        path.unlink()
+    about = json.loads((folder / "dataset.json").read_text())
+    (folder / "dataset.json").write_text(json.dumps({**about, "file_ending": ".jpg"}))
 
 
 def stored_between(case: RawCase, low: float, high: float, kind: str) -> RawCase:
