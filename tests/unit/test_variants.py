@@ -82,10 +82,25 @@ def test_a_set_of_nnunets_version_1_is_read_by_its_numbered_files(tmp_path: Path
 
 
 def test_a_list_of_training_files_of_no_one_format_is_refused(tmp_path: Path) -> None:
-    for training in ([], ["a.nii.gz"], [{"image": "a.nii"}, {"image": "b.png"}], [{"label": "a"}]):
+    twice = [{"image": "a.nii"}, {"image": "a.nii"}]
+    mixed = [{"image": "a.nii"}, {"image": "b.png"}]
+    for training in ([], ["a.nii.gz"], mixed, twice, [{"label": "a"}]):
         folder = described(tmp_path / "a", modality={"0": "CT"}, labels={}, training=training)
         with pytest.raises(DataError, match="no images of one format"):
             describe(folder)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"0": ["a"], "1": "b"}, {"0": "a", "1": "a"}, {"9" * 5000: "a"}, {"0": None}, ["a"], None],
+)
+def test_labels_of_the_decathlon_that_name_nothing_are_refused(
+    labels: object, tmp_path: Path
+) -> None:
+    folder = decathlon(tmp_path / "a", 1)
+    table = json.loads((folder / "dataset.json").read_text())
+    with pytest.raises(DataError, match=r"dataset\.json"):
+        describe(described(folder, **{**table, "labels": labels}))
 
 
 def listed(folder: Path, **keys: object) -> Path:
@@ -133,7 +148,18 @@ def test_listed_files_that_are_missing_or_of_another_format_are_faults(tmp_path:
 
 
 @pytest.mark.parametrize(
-    "place", ["../b.png", "/etc/b.png", "a/../../b.png", "", "a\nb.png", "\ud800.png", "..\\b.png"]
+    "place",
+    [
+        "../b.png",
+        "/etc/b.png",
+        "a/../../b.png",
+        "",
+        "a\nb.png",
+        "\ud800.png",
+        "..\\b.png",
+        "b" * 300,
+        "b/" * 300,
+    ],
 )
 def test_a_list_never_leads_out_of_the_folder(place: str, tmp_path: Path) -> None:
     folder = listed(tmp_path / "a")

@@ -15,7 +15,7 @@ from asyndgan.data.layouts import WRITE_IT, without_description
 from asyndgan.data.readers import LOSSLESS, READERS, DataFileError, lossless
 from asyndgan.data.remedies import in_utf8
 from asyndgan.data.sniffing import CONVERTED, content_of
-from asyndgan.data.variants import FILES, checked_files, disjoint, in_version_2
+from asyndgan.data.variants import FILES, MAX_DIGITS, checked_files, disjoint, in_version_2
 from asyndgan.recipe import shown
 from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
 
@@ -304,7 +304,10 @@ def _is_number(value: object) -> bool:
 def _is_reversed(labels: Mapping[str, object]) -> bool:
     """Whether labels map numbers to names, as in nnU-Net's version 1."""
     return all(
-        number.isdecimal() and isinstance(name, str) and not name.isdecimal()
+        number.isdecimal()
+        and len(number) < MAX_DIGITS
+        and isinstance(name, str)
+        and not name.isdecimal()
         for number, name in labels.items()
     )
 

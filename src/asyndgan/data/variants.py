@@ -16,7 +16,9 @@ FILES: Final = "dataset"
 """Key of a map of each case to its `images` and its `label`, in paths from dataset.json."""
 
 OF_MSD: Final = ("modality", "training", "test", "numTest", "tensorImageSize")
-MAX_PATH: Final = 1024  # letters
+MAX_PATH: Final = 512  # letters; a system allows 255 bytes for a name and some 4096 in all
+MAX_NAME: Final = 255
+MAX_DIGITS: Final = 9
 _INSIDE: Final = (
     "Write paths from the folder of dataset.json, without '..'; link what lies elsewhere."
 )
@@ -38,15 +40,19 @@ def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
     entries = [entry for entry in training if isinstance(entry, dict)]
     images = [str(entry.get("image")) for entry in entries]
     endings = {next((e for e in READERS if name.endswith(e)), "") for name in images}
-    if len(entries) < len(training) or len(endings) != 1 or "" in endings:
+    if (
+        len({PurePosixPath(name).name for name in images}) < len(training)
+        or len(endings) != 1
+        or "" in endings
+    ):
         raise DataFileError(
             path,
-            "lists training files that are no images of one format",
+            "lists training files that are no images of one format, or one of them twice",
             'Write each as {"image": "imagesTr/CASE.nii.gz", "label": "labelsTr/CASE.nii.gz"}.',
         )
     (ending,) = endings
     labels = table.get("labels")
-    if isinstance(labels, dict) and all(str(number).isdecimal() for number in labels):
+    if isinstance(labels, dict) and _numbers_names(labels):
         labels = {name: int(number) for number, name in labels.items()}
     return {
         **{key: value for key, value in table.items() if key not in OF_MSD},
@@ -63,6 +69,13 @@ def in_version_2(path: Path, table: Mapping[str, object]) -> dict[str, object]:
     }
 
 
+def _numbers_names(labels: Mapping[str, object]) -> bool:
+    """Whether labels map numbers to names, each once; others are refused with all labels."""
+    names = [name for name in labels.values() if isinstance(name, str)]
+    numbers = [number for number in labels if number.isdecimal() and len(number) < MAX_DIGITS]
+    return len({*names}) == len(numbers) == len(labels)
+
+
 def _images(folder: Path, name: str, ending: str, modalities: int) -> Iterator[str]:
     """The files of a case in MSD's list: version 1 of nnU-Net lists them without a number."""
     numbered = [f"{name.removesuffix(ending)}_{n:04d}{ending}" for n in range(modalities)]
@@ -74,7 +87,8 @@ def is_inside(name: str) -> bool:
     """Whether a path is one from the folder of a data set that does not lead out of it."""
     path = PurePosixPath(name)
     plain = 0 < len(name) <= MAX_PATH and name.isprintable() and "\\" not in name
-    return plain and not path.is_absolute() and ".." not in path.parts
+    short = all(len(part.encode(errors="replace")) <= MAX_NAME for part in path.parts)
+    return plain and short and not path.is_absolute() and ".." not in path.parts
 
 
 def checked_files(
