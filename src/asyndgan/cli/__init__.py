@@ -21,6 +21,8 @@ COMMANDS: Final = {
     "phantoms": "Draws phantom data sets: four sites and a test set.",
     "import": "Makes a data set of a folder of DICOM files.",
     "check": "Checks data sets and names every fault.",
+    "fingerprint": "Measures a data set for a plan: figures, and no image.",
+    "plan": "Plans a recipe from the sites' data, with a reason for each value.",
     "train": "Trains one generator with several sites.",
     "generate": "Paints a synthetic data set with a trained generator.",
     "export": "Writes a synthetic data set as DICOM, marked as synthetic.",

@@ -20,6 +20,15 @@ RecipeName = Annotated[
         autocompletion=recipe_names,
     ),
 ]
+PlannedRecipe = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Name of a recipe (see 'asyndgan recipe list'), or a TOML file. By default it is "
+        "planned from the data, as by 'asyndgan plan'.",
+        autocompletion=recipe_names,
+    ),
+]
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set")]
 Sites = Annotated[list[str], typer.Option()]

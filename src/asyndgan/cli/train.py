@@ -18,10 +18,11 @@ from asyndgan.cli.options import (
     Engine,
     NewFolder,
     Overrides,
-    RecipeName,
+    PlannedRecipe,
     Sites,
     parsed_sites,
 )
+from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
@@ -38,9 +39,9 @@ MEASURED: Final = 10
 
 
 def train(
-    recipe: RecipeName,
     out: NewFolder,
     site: Sites,
+    recipe: PlannedRecipe = None,
     overrides: Overrides = None,
     policy: list[str] | None = None,
     masks: Path | None = None,
@@ -57,7 +58,7 @@ def train(
     Images stay at their site. Each site answers synthetic images with a gradient.
 
     Example:
-        asyndgan train default --site a=data/north --site b=data/west --out run
+        asyndgan train --site a=data/north --site b=data/west --out run
 
     Output:
         --out FOLDER: Run folder to write.
@@ -80,11 +81,19 @@ def train(
         --threads N: CPU threads of the coordinator. By default as many as are fastest.
     """
     from asyndgan.data.dataset import DataSet, told
+    from asyndgan.runs.planned import planned
     from asyndgan.runs.train import train as train_run
 
     console = Terminal()
-    resolved = load_recipe(recipe, overrides or [])
     folders = parsed_sites(site)
+    if recipe is None and resume:
+        recipe = str(out / "recipe.toml")  # as it was planned
+    if recipe is None:
+        made = planned(folders, overrides or [], patient_pattern)
+        tell_plan(console, made)
+        resolved = made.recipe
+    else:
+        resolved = load_recipe(recipe, overrides or [])
 
     def tell(proposal: str) -> None:
         data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}

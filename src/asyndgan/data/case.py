@@ -19,11 +19,13 @@ class Source:
         name: the case's name in the file names; all slices of a volume share it.
         shape: pixels or voxels along each stored axis: two for a picture, three for a volume.
         spacing: millimetres along each of them; 1.0 where the format has no spacing.
+        orientation: see `asyndgan.data.readers.Stored`.
     """
 
     name: str
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    orientation: str = ""
 
 
 @final

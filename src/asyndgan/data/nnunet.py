@@ -218,7 +218,7 @@ def slices_of(
 ) -> Iterator[RawCase]:
     """A picture, or the slices of a volume along an axis (0 to 2), whose files lie on one grid."""
     first = next(iter(channels.values()))
-    source = Source(name, first.values.shape, first.spacing)
+    source = Source(name, first.values.shape, first.spacing, first.orientation)
     images = {modality: stored.values for modality, stored in channels.items()}
     labels = mask.values if mask else None
     if first.values.ndim == 2:

@@ -1,7 +1,8 @@
 """The tables of a recipe: their keys, what each may be, and what it is if not given."""
 
 import re
-from types import UnionType
+from collections.abc import Mapping
+from types import MappingProxyType, UnionType
 from typing import Annotated, Any, Final, Literal, final, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -39,9 +40,16 @@ class Section(BaseModel):
         one = len(parts) == 1 and Ellipsis not in get_args(lists[0])
         return value if one or not value else parts
 
-    def to_toml(self, *, comments: bool = True) -> str:
-        """A TOML document that parses back to an equal value; with `comments`, one on each key."""
-        return "\n".join(lines_of(self, comments)) + "\n"
+    def to_toml(
+        self, *, comments: bool = True, reasons: Mapping[str, str] = MappingProxyType({})
+    ) -> str:
+        """A TOML document that parses back to an equal value.
+
+        Args:
+            comments: write one on each key.
+            reasons: comments, without line breaks, by key, in place of its own.
+        """
+        return "\n".join(lines_of(self, comments, reasons=reasons)) + "\n"
 
 
 def _either(annotation: Any) -> tuple[Any, ...]:

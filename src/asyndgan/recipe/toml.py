@@ -1,7 +1,8 @@
 """Recipes as TOML: written with a comment on each key, and read with overrides."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -17,18 +18,19 @@ def tables_of(text: str, overrides: Sequence[str]) -> dict[str, Any]:
         tables = parsed_toml(text)
     except ValueError as error:
         raise RecipeError(f"the recipe is not valid TOML: {error}") from error
-    for override in overrides:
-        _override(tables, override)
+    for each in overrides:
+        override(tables, each)
     return tables
 
 
-def _override(tables: dict[str, Any], override: str) -> None:
-    key, equals, value = (part.strip() for part in override.partition("="))
+def override(tables: dict[str, Any], text: str) -> None:
+    """Sets one key, written `key=value`; errors are those of `Recipe.from_toml`."""
+    key, equals, value = (part.strip() for part in text.partition("="))
     if not equals or not key:
-        raise RecipeError(f"'{override}' is not KEY=VALUE; write for example image.size=128.")
-    for text in (value, json.dumps(value)):  # a bare word is taken as a string
+        raise RecipeError(f"'{text}' is not KEY=VALUE; write for example image.size=128.")
+    for written in (value, json.dumps(value)):  # a bare word is taken as a string
         try:
-            _merge(tables, parsed_toml(f"{key} = {text}"), key)
+            _merge(tables, parsed_toml(f"{key} = {written}"), key)
         except ValueError:
             continue
         return
@@ -45,7 +47,12 @@ def _merge(tables: dict[str, Any], extra: dict[str, Any], key: str) -> None:
             tables[name] = value
 
 
-def lines_of(section: BaseModel, comments: bool, prefix: str = "") -> Iterator[str]:
+def lines_of(
+    section: BaseModel,
+    comments: bool,
+    prefix: str = "",
+    reasons: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[str]:
     """Lines of a TOML document that parses back to an equal value; see `Section.to_toml`."""
     tables: list[tuple[str, str, BaseModel]] = []
     for name, field in type(section).model_fields.items():
@@ -61,13 +68,15 @@ def lines_of(section: BaseModel, comments: bool, prefix: str = "") -> Iterator[s
             shown = "" if value is None else _value(value)
             line = f"{name} = {shown}" if value is not None else f"# {name} ="
             note = _comment(field) if comments else ""
+            note = reasons.get(f"{prefix}{name}", note)
             yield f"{line}  # {note}" if note else line
     for name, heading, table in tables:
         yield ""
-        if comments and type(table).__doc__:
-            yield f"# {str(type(table).__doc__).splitlines()[0]}"
+        about = str(type(table).__doc__ or "").splitlines()[:1] if comments else []
+        for line in [reasons[f"{prefix}{name}"]] if f"{prefix}{name}" in reasons else about:
+            yield f"# {line}"
         yield heading
-        yield from lines_of(table, comments, f"{prefix}{name}.")
+        yield from lines_of(table, comments, f"{prefix}{name}.", reasons)
 
 
 def _comment(field: FieldInfo) -> str:

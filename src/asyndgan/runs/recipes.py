@@ -8,7 +8,6 @@ from pathlib import Path
 from asyndgan.errors import RecipeError
 from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
-from asyndgan.texts import bounded_text
 
 
 def recipe_names() -> list[str]:
@@ -19,7 +18,7 @@ def recipe_names() -> list[str]:
 
 def recipe_summaries() -> dict[str, str]:
     """Names of those recipes and a line about each, which is the first line of its file."""
-    return {name: _text(name).partition("\n")[0].lstrip("# ") for name in recipe_names()}
+    return {name: recipe_text(name).partition("\n")[0].lstrip("# ") for name in recipe_names()}
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -32,16 +31,17 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
     Raises:
         RecipeError: if it does not exist, is not valid, or names a part that is not installed.
     """
-    recipe = Recipe.from_toml(_text(name), overrides)
+    recipe = Recipe.from_toml(recipe_text(name), overrides)
     check_parts(recipe)
     return recipe
 
 
-def _text(name: str) -> str:
+def recipe_text(name: str) -> str:
+    """The text of a recipe; arguments and errors are those of `load_recipe`."""
     if name in recipe_names():
         return (files("asyndgan") / "recipes" / f"{name}.toml").read_text("utf-8")
     try:
-        return bounded_text(Path(name))
+        return boundedrecipe_text(Path(name))
     except (OSError, ValueError) as error:
         nearest = difflib.get_close_matches(name, recipe_names(), n=1)
         hint = f" Did you mean '{nearest[0]}'?" if nearest else ""

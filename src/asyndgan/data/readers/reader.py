@@ -64,6 +64,11 @@ class Stored:
         # Taken from the affine, not the header's zooms: 2-D files have no third zoom.
         return tuple(float(mm) for mm in nib.affines.voxel_sizes(self.affine))
 
+    @property
+    def orientation(self) -> str:
+        """Where the file's own axes point, such as RAS or LPI; empty for pictures."""
+        return "" if self.turn is None else "".join(nib.orientations.ornt2axcodes(self.turn))
+
 
 @final
 @dataclass(frozen=True)

@@ -1,0 +1,116 @@
+"""`asyndgan plan`: plans a recipe from the sites' data."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from asyndgan.cli.options import Overrides, parsed_sites
+from asyndgan.cli.terminal import Terminal
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.errors import RecipeError
+from asyndgan.texts import replace_text
+
+if TYPE_CHECKING:
+    from asyndgan.runs.planned import Planned
+
+
+def plan(
+    sites: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FOLDER_OR_JSON",
+            help="A site's data set, or its fingerprint. The site bears its name; NAME=PATH gives "
+            "another.",
+        ),
+    ],
+    out: Path | None = None,
+    overrides: Overrides = None,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> None:
+    """Plans a recipe from the sites' data, with a reason for each value.
+
+    What the plan does not name is as in the recipe 'default'.
+
+    Example:
+        asyndgan plan data/north south.json --out recipe.toml
+
+    Output:
+        --out FILE: New file for the recipe, with the reasons as comments.
+    """
+    from asyndgan.reports.words import duration, size
+    from asyndgan.runs.planned import planned
+
+    made = planned(_named(sites), overrides or [], patient_pattern)
+    console = Terminal()
+    tell_plan(console, made)
+    if out:
+        write_new(out, made.to_toml())
+        console.say(f"Written to {out}.")
+    from asyndgan.runs.expected import expected  # needs torch, which takes a while
+
+    found = expected(made.recipe, made.sites)
+    console.say(
+        f"Expected: about {duration(found.seconds)} if this machine computes all sites; "
+        f"{size(found.sent)} to and {size(found.received)} from each site before compression; "
+        f"{size(found.memory)} of memory, and {size(found.images)} for images at the largest site."
+    )
+
+
+def tell_plan(console: Terminal, made: "Planned") -> None:
+    """Prints a line for each rule that set something, and what contradicts between sites."""
+    told = (f"{name} ({one.patients or 'few'} patients)" for name, one in made.sites.items())
+    console.say(f"Planned for {', '.join(told)}; all else is as in the recipe 'default':")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", overflow="fold", max_width=36)
+    table.add_column(overflow="fold")
+    values: dict[str, list[str]] = {}
+    for choice in made.plan.kept(made.recipe):
+        values.setdefault(choice.reason, []).append(f"{choice.name} {_shown(choice.value)}")
+    for reason, chosen in values.items():
+        table.add_row("\n".join(chosen), reason)
+    console.print(table)
+    for note in made.plan.notes:
+        console.print(_line(note))
+
+
+def write_new(path: Path, text: str) -> None:
+    """Writes a file that does not exist yet.
+
+    Raises:
+        RecipeError: it does.
+        StorageError: it cannot be written.
+    """
+    if path.exists():
+        raise RecipeError(f"--out {path}: exists already; name a new file.")
+    replace_text(path, text)
+
+
+def _named(words: list[str]) -> dict[str, Path]:
+    """The sites' paths by name: that of the folder or file, or of NAME=PATH."""
+    pairs = [
+        word if "=" in word and not Path(word).exists() else f"{_name(Path(word))}={word}"
+        for word in words
+    ]
+    return parsed_sites(pairs, "FOLDER_OR_JSON")
+
+
+def _name(path: Path) -> str:
+    return path.resolve().name.removesuffix(".json")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return f"{value['kind']} {value['low']:g} to {value['high']:g}"
+    if isinstance(value, list):
+        return " x ".join(f"{each:g}" for each in value)
+    return str(value).lower()
+
+
+def _line(note: str) -> Table:
+    line = Table.grid()
+    line.add_column(width=2)
+    line.add_column(overflow="fold")
+    line.add_row("!", note, style="yellow")
+    return line

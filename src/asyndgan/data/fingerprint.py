@@ -1,0 +1,317 @@
+"""Measures the fingerprint of a data set, slice by slice, in one pass over its files.
+
+Figures are means over a patient's cases, then summed up over patients, so that no patient counts
+for more than others.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final, final
+
+import numpy as np
+from pydantic import ValidationError
+
+from asyndgan.data.case import RawCase
+from asyndgan.data.description import DatasetInfo, describe
+from asyndgan.data.findings import COLDEST, WARMEST_AIR
+from asyndgan.data.listing import CaseFiles, list_cases
+from asyndgan.data.nnunet import AXES, DEFAULT_PATIENT_PATTERN, read_case
+from asyndgan.data.plan import shared_modalities
+from asyndgan.data.readers import READERS, DataFileError
+from asyndgan.errors import DataError
+from asyndgan.recipe import ImageSection, explained
+from asyndgan.recipe.fingerprint import (
+    PERCENTILES,
+    Fingerprint,
+    LabelFigures,
+    Levels,
+    ModalityFigures,
+    Side,
+    Spread,
+)
+from asyndgan.texts import bounded_text, parsed_json
+
+SAMPLED: Final = 2**18
+"""Most pixels of a case and modality from which percentiles are taken."""
+
+MOST_BYTES: Final = 2**20
+"""Longest fingerprint of another party, in bytes: one of 64 modalities and 1,023 labels fits."""
+
+_WHERE: Final = ("whole", "inside", "outside")
+
+
+def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fingerprint:
+    """Measures a folder; all its files are read once.
+
+    Args:
+        folder: a data set of acquired images.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+
+    Raises:
+        DataError: it cannot be read, is synthetic, or holds intensities that are not finite.
+    """
+    info = describe(folder)
+    if info.synthetic or info.synthetic_cases:
+        raise DataFileError(
+            folder, "holds synthetic images, and patients are wanted", "Name a folder of theirs."
+        )
+    tally = _Tally(info)
+    for files in list_cases(folder, info):
+        tally.add(files, patient_pattern)
+    return tally.fingerprint()
+
+
+def loaded(path: Path) -> Fingerprint:
+    """Reads a fingerprint that `asyndgan fingerprint` wrote; it may come from a stranger.
+
+    Raises:
+        DataError: it cannot be read, is too long or deep, or has other fields or values.
+    """
+    remedy = "Take a file that 'asyndgan fingerprint FOLDER --out FILE' wrote."
+    try:
+        return Fingerprint.model_validate(parsed_json(bounded_text(path, MOST_BYTES)))
+    except ValidationError as error:
+        faults = explained(error, [*Fingerprint.model_fields])
+        raise DataError(f"{path} is no fingerprint:\n{faults}\n{remedy}") from error
+    except (OSError, ValueError) as error:
+        raise DataFileError(path, f"is no fingerprint ({error})", remedy) from error
+
+
+@final
+class _Case:
+    """Sums over the slices of one case.
+
+    Args:
+        labels: largest number of a label, and 1.
+        pixels: of the case, in each modality.
+        columns: of each slice.
+    """
+
+    def __init__(self, labels: int, pixels: int, columns: int) -> None:
+        self.labels, self.columns = labels, columns
+        self.every = math.ceil(pixels / SAMPLED) | 1  # odd, lest it keep to some columns
+        self.samples: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+        self.sums: dict[str, np.ndarray] = {}  # of pixels, intensities and their squares, by label
+        self.bits: dict[str, int] = {}
+        self.lowest: dict[str, float] = {}
+        self.shift: dict[str, float] = {}
+        self.mirrored = np.zeros((labels, labels), np.int64)
+        self.left, self.right = np.zeros((2, labels), np.int64)
+        self.areas: dict[int, list[float]] = defaultdict(list)
+        self.labelled: list[np.ndarray] = []  # by axial slice: its columns, then its rows
+
+    def add(self, raw: RawCase, modalities: Iterable[str]) -> None:
+        """Adds one slice."""
+        shape = next(iter(raw.channels.values())).shape
+        mask = np.zeros(shape, np.int64) if raw.mask is None else raw.mask
+        for name in (name for name in modalities if name in raw.channels):
+            self._add_plane(raw, name, mask)
+        if raw.mask is None:
+            return
+        pairs = (mask * self.labels + mask[:, ::-1]).ravel()
+        self.mirrored += np.bincount(pairs, minlength=self.labels**2).reshape(self.mirrored.shape)
+        half = shape[1] // 2
+        self.left += np.bincount(mask[:, :half].ravel(), minlength=self.labels)
+        self.right += np.bincount(mask[:, shape[1] - half :].ravel(), minlength=self.labels)
+        counts = np.bincount(mask.ravel(), minlength=self.labels)
+        for label in counts.nonzero()[0]:
+            self.areas[int(label)].append(counts[label] / mask.size)
+        self.labelled.append(np.concatenate([(mask > 0).any(0), (mask > 0).any(1)]))
+
+    def _add_plane(self, raw: RawCase, name: str, mask: np.ndarray) -> None:
+        plane = raw.channels[name]
+        if not np.isfinite(plane).all():
+            raise DataError(
+                f"case {raw.name}, modality {name}: some intensities are infinite or not numbers. "
+                "Replace them; 'asyndgan check' names every such file."
+            )
+        low, high, whole = plane.min(), plane.max(), bool((plane == np.rint(plane)).all())
+        fits = [low >= 0 and high < 2**8, low >= -(2**15) and high < 2**16]
+        bits = 8 if whole and fits[0] else 16 if whole and fits[1] else 32
+        self.bits[name] = max(bits, self.bits.get(name, 8))
+        self.lowest[name] = min(float(low), self.lowest.get(name, math.inf))
+        values, labels = plane.ravel(), mask.ravel()
+        self.samples[name].append((values[:: self.every], labels[:: self.every] > 0))
+        moved = values - np.float64(self.shift.setdefault(name, float(values.mean())))
+        found = [np.bincount(labels, each, self.labels) for each in (None, moved, moved**2)]
+        self.sums[name] = self.sums.get(name, 0) + np.stack(found)
+
+    def explained(self, name: str) -> float | None:
+        """Part of the variance of a modality that lies between labels; None: it is constant."""
+        count, total, squares = self.sums[name]
+        least = total.sum() ** 2 / count.sum()
+        between = (total**2 / np.maximum(count, 1)).sum() - least
+        whole = squares.sum() - least
+        return float(np.clip(between / whole, 0, 1)) if whole > 0 else None
+
+    def levels(self, name: str) -> dict[str, np.ndarray]:
+        """Percentiles of a modality, in the whole case, inside labels and outside."""
+        values, inside = (np.concatenate(each) for each in zip(*self.samples[name], strict=True))
+        parts = zip(_WHERE, (values, values[inside], values[~inside]), strict=True)
+        return {where: np.percentile(part, PERCENTILES) for where, part in parts if part.size}
+
+    def unlabelled(self) -> dict[int, tuple[int, int]]:
+        """Slices without a label and all slices, by the axis along which they are cut."""
+        if not self.labelled:
+            return {}
+        found = np.stack(self.labelled)
+        lines = found.any(0)
+        by_axis = (lines[: self.columns], lines[self.columns :], found.any(1))
+        return {axis: (int((~each).sum()), each.size) for axis, each in enumerate(by_axis)}
+
+
+@final
+class _Tally:
+    """Sums over the cases of a data set."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
+        self.modalities = shared_modalities(info, ImageSection())
+        self.most = max(info.labels.values(), default=0) + 1
+        self.spaced = READERS[info.file_ending].spaced
+        self.found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
+        """Figures of cases, by what they are of, and by patient."""
+        self.shapes: list[tuple[int, ...]] = []
+        self.turns: Counter[str] = Counter()
+        self.patients: set[str] = set()
+        self.mirrored = np.zeros((self.most, self.most), np.int64)
+        self.bits: dict[str, int] = {}
+        self.lowest: dict[str, list[float]] = {}
+        self.coloured: set[bool] = set()
+        self.slices = 0
+        self.slices_with: Counter[int] = Counter()
+        self.unlabelled = np.zeros((3, 2), np.int64)
+
+    def add(self, files: CaseFiles, pattern: str) -> None:
+        """Reads and adds one case."""
+        case: _Case | None = None
+        for raw in read_case(files, self.info, patient_pattern=pattern):
+            if case is None:
+                shape = raw.source.shape if raw.source else ()
+                columns = next(iter(raw.channels.values())).shape[1]
+                case = _Case(self.most, math.prod(shape), columns)
+            case.add(raw, self.modalities)
+            self.slices += 1
+        if case is None or raw.source is None:
+            return
+        self.patients.add(raw.patient)
+        self.shapes.append(raw.source.shape)
+        self.turns[raw.source.orientation] += 1
+        self.coloured.add(len(files.images) == 1 and len(self.info.modalities) == 3)
+        for axis, (voxels, mm) in enumerate(zip(raw.source.shape, raw.source.spacing, strict=True)):
+            for key, value in (("voxels", voxels), ("mm", mm), ("view", voxels * mm)):
+                self._keep(f"{key} {axis}", raw.patient, value)
+        for name in case.samples:
+            self.bits[name] = max(case.bits[name], self.bits.get(name, 8))
+            self.lowest.setdefault(name, []).append(case.lowest[name])
+            if case.labelled and (share := case.explained(name)) is not None:
+                self._keep(f"explained {name}", raw.patient, share)
+            for where, levels in case.levels(name).items():
+                self._keep(f"{where} {name}", raw.patient, levels)
+        self._add_labels(case, raw.patient)
+
+    def _add_labels(self, case: _Case, patient: str) -> None:
+        self.mirrored += case.mirrored
+        for axis, counts in case.unlabelled().items():
+            self.unlabelled[axis] += counts
+        for label, areas in case.areas.items():
+            self.slices_with[label] += len(areas)
+            self._keep(f"area {label}", patient, fmean(areas))
+            both = int(case.left[label] + case.right[label])
+            side = (case.left[label] - case.right[label]) / both if both else 0.0
+            self._keep(f"side {label}", patient, float(side))
+
+    def _keep(self, key: str, patient: str, value: Any) -> None:
+        self.found[key][patient].append(value)
+
+    def _of_patients(self, key: str) -> np.ndarray:
+        """One row a patient: the mean over their cases."""
+        return np.array([np.mean(values, 0) for values in self.found[key].values()])
+
+    def _spread(self, key: str) -> Spread:
+        return _spread(self._of_patients(key))
+
+    def fingerprint(self) -> Fingerprint:
+        """The figures of all cases."""
+        sides = len(self.shapes[0]) if self.shapes else 0
+        names = {number: name for name, number in self.info.labels.items()}
+        counts = dict(zip(AXES, self.unlabelled.tolist(), strict=True))
+        kinds = AXES if self.spaced else ("axial",)
+        return Fingerprint(
+            cases=len(self.shapes),
+            slices=self.slices,
+            patients=len(self.patients),
+            spaced=self.spaced,
+            axes=tuple(map(self._side, range(sides))),
+            orientation=self.turns.most_common(1)[0][0] if self.turns else "",
+            modalities=tuple(self._modality(name) for name in self.modalities),
+            labels=tuple(self._label(number, names) for number in sorted(names) if number),
+            unlabelled={
+                axis: counts[axis][0] / counts[axis][1] for axis in kinds if counts[axis][1]
+            },
+        )
+
+    def _side(self, axis: int) -> Side:
+        voxels = Counter(shape[axis] for shape in self.shapes)
+        return Side(
+            voxels=self._spread(f"voxels {axis}"),
+            mm=self._spread(f"mm {axis}"),
+            view=self._spread(f"view {axis}"),
+            common=max(voxels.values()) / len(self.shapes),
+        )
+
+    def _modality(self, name: str) -> ModalityFigures:
+        levels: dict[str, Levels] = {}
+        for where in _WHERE:
+            if self.found[f"{where} {name}"]:
+                columns = zip(
+                    Levels.model_fields, self._of_patients(f"{where} {name}").T, strict=True
+                )
+                levels[where] = Levels(**{key: _spread(values) for key, values in columns})
+        explained = self._of_patients(f"explained {name}")
+        return ModalityFigures(
+            name=name,
+            kind=self._kind(name),  # type: ignore[arg-type]
+            bits=self.bits.get(name, 32),  # type: ignore[arg-type]
+            patients=len(self.found[f"whole {name}"]) or None,
+            explained=float(explained.mean()) if explained.size else None,
+            **levels,
+        )
+
+    def _kind(self, name: str) -> str:
+        if not (lows := self.lowest.get(name)):
+            return "unknown"
+        if not self.spaced:
+            return "rgb" if self.coloured == {True} else "grey"
+        return "ct" if max(lows) <= WARMEST_AIR and min(lows) >= COLDEST else "mri"
+
+    def _label(self, number: int, names: Mapping[int, str]) -> LabelFigures:
+        name, row = names[number], self.mirrored[number]
+        if not row.any():
+            return LabelFigures(name=name, number=number)
+        mirrored, own = self.mirrored, self.mirrored.diagonal()
+        swapped = [
+            other
+            for other in names
+            if other not in (0, number)
+            and mirrored[number, other] > own[number]
+            and mirrored[other, number] > own[other]
+        ]
+        return LabelFigures(
+            name=name,
+            number=number,
+            patients=len(self.found[f"area {number}"]),
+            slices=self.slices_with[number] / self.slices,
+            area=self._spread(f"area {number}"),
+            side=float(self._of_patients(f"side {number}").mean()),
+            kept=float(row[number] / row.sum()),
+            exchanged=names[swapped[0]] if swapped else None,
+        )
+
+
+def _spread(values: np.ndarray) -> Spread:
+    low, middle, high = np.percentile(values, (10, 50, 90)).tolist()
+    return Spread(low=low, middle=middle, high=high)

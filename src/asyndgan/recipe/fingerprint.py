@@ -1,0 +1,241 @@
+"""What a plan is made from: figures of one site's data set, without an image, a name or a path.
+
+`asyndgan.data.fingerprint` measures a folder. A fingerprint may also come from a stranger, so every
+field is bounded.
+"""
+
+import math
+from typing import Annotated, Final, Literal, Self, final
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from asyndgan.recipe.sections import LABELS_LIMIT
+from asyndgan.texts import Name
+
+MODALITIES_LIMIT: Final = 64
+DIGITS: Final = 3
+"""Significant digits of a figure that leaves a site; counts have one less."""
+
+TAIL: Final = 10
+"""Patients of whom one lies beyond the 10th percentile."""
+
+Axis = Literal["sagittal", "coronal", "axial"]
+PLANES: Final[tuple[Axis, ...]] = ("sagittal", "coronal", "axial")
+"""Directions along which a volume is cut, in the order of its axes."""
+
+Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1, le=2**31)]
+
+
+class Figures(BaseModel):
+    """A part of a fingerprint."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@final
+class Spread(Figures):
+    """How a number differs between patients: its 10th, 50th and 90th percentile.
+
+    `low` and `high` are None where they would tell of too few patients.
+    """
+
+    low: Number | None
+    middle: Number
+    high: Number | None
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if not self.lowest <= self.middle <= self.highest:
+            raise ValueError("low, middle and high are not in order")
+        return self
+
+    @property
+    def lowest(self) -> float:
+        """`low`, or the middle if it is withheld."""
+        return self.middle if self.low is None else self.low
+
+    @property
+    def highest(self) -> float:
+        """`high`, or the middle if it is withheld."""
+        return self.middle if self.high is None else self.high
+
+
+@final
+class Levels(Figures):
+    """Percentiles of the stored intensities of a case, over patients."""
+
+    p0_5: Spread
+    p1: Spread
+    p50: Spread
+    p99: Spread
+    p99_5: Spread
+
+
+PERCENTILES: Final = (0.5, 1.0, 50.0, 99.0, 99.5)
+"""The percentiles of `Levels`, in its order."""
+
+
+@final
+class ModalityFigures(Figures):
+    """One modality.
+
+    Attributes:
+        kind: ct, volumes in Hounsfield units; mri, other volumes; grey or rgb, pictures; unknown.
+        bits: 8 and 16 hold whole numbers of that size, 32 all others.
+        patients: who have it.
+        whole: intensities of whole cases; inside and outside: within and beyond all labels.
+        explained: part of the variance of a case's intensities that its labels explain.
+    """
+
+    name: Name
+    kind: Literal["ct", "mri", "grey", "rgb", "unknown"] = "unknown"
+    bits: Literal[8, 16, 32] = 32
+    patients: Count | None = None
+    whole: Levels | None = None
+    inside: Levels | None = None
+    outside: Levels | None = None
+    explained: Share | None = None
+
+
+@final
+class LabelFigures(Figures):
+    """One label other than the background.
+
+    Attributes:
+        patients: who have it.
+        slices: fraction of the axial slices, or pictures, that hold it.
+        area: fraction of the pixels of such a slice that it covers.
+        side: where it lies: -1, always in the image's right half; 1, in its left half; 0, in both.
+            Its mean over patients.
+        kept: fraction of its pixels that have the same label after the mirror.
+        exchanged: another label that more of them have.
+    """
+
+    name: Name
+    number: int = Field(ge=1, lt=LABELS_LIMIT)
+    patients: Count | None = None
+    slices: Share | None = None
+    area: Spread | None = None
+    side: float | None = Field(None, ge=-1, le=1)
+    kept: Share | None = None
+    exchanged: Name | None = None
+
+
+@final
+class Side(Figures):
+    """One stored axis of the cases: rows and columns of a picture, or as `PLANES`.
+
+    Attributes:
+        voxels: their number.
+        mm: their spacing in millimetres; 1 where the format has none.
+        view: both multiplied: the field of view in millimetres.
+        common: fraction of the cases with the most common number of voxels.
+    """
+
+    voxels: Spread
+    mm: Spread
+    view: Spread
+    common: Share
+
+    @model_validator(mode="after")
+    def _above_zero(self) -> Self:
+        if min(each.lowest for each in (self.voxels, self.mm, self.view)) <= 0:
+            raise ValueError("voxels, mm and view are above 0")
+        return self
+
+
+@final
+class Fingerprint(Figures):
+    """Figures of a data set. None, or an empty list, stands for what was withheld.
+
+    Attributes:
+        cases: pictures or volumes.
+        slices: pictures or axial slices.
+        patients: number of patients.
+        spaced: whether the format stores a spacing, as volumes do.
+        axes: two of pictures, three of volumes.
+        orientation: most common orientation of the files' axes, such as RAS; empty: pictures.
+        modalities: in the order of channel_names.
+        labels: by number, without the background.
+        unlabelled: fraction of the slices without a label, by the axis along which they are cut.
+    """
+
+    version: Literal[1] = 1
+    cases: Count | None = None
+    slices: Count | None = None
+    patients: Count | None = None
+    spaced: bool
+    axes: tuple[Side, ...] = Field((), max_length=3)
+    orientation: str = Field("", pattern="^([LRAPSI]{3})?$")
+    modalities: tuple[ModalityFigures, ...] = Field(min_length=1, max_length=MODALITIES_LIMIT)
+    labels: tuple[LabelFigures, ...] = Field((), max_length=LABELS_LIMIT)
+    unlabelled: dict[Axis, Share] = {}
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(self.axes) not in ((0, 2, 3) if self.spaced else (0, 2)):
+            raise ValueError(f"{len(self.axes)} axes fit no picture or volume")
+        for what, of in (
+            ("modality's name", [each.name for each in self.modalities]),
+            ("label's name", [each.name for each in self.labels]),
+            ("label's number", [each.number for each in self.labels]),
+        ):
+            if len(set(of)) < len(of):
+                raise ValueError(f"a {what} is there twice")
+        return self
+
+    @property
+    def thick(self) -> Axis | None:
+        """The axis along which voxels are at least twice as long as along both others."""
+        if len(self.axes) < 3:
+            return None
+        mm = [side.mm.middle for side in self.axes]
+        longest = max(range(3), key=lambda axis: mm[axis])
+        others = max(mm[:longest] + mm[longest + 1 :])
+        return PLANES[longest] if mm[longest] >= 2 * others else None
+
+    def bounded(self, fewest: int) -> Self:
+        """The fingerprint with nothing about fewer than `fewest` patients, and rounded.
+
+        Names of modalities and labels stay: a site's card sends them too. A quantile of the
+        patients stays if at least `fewest` of them lie beyond it.
+        """
+        total = self.patients or 0
+        own = self.model_dump(exclude={"modalities", "labels"})
+        if total < fewest:
+            own = {"spaced": self.spaced}
+
+        def kept(part: ModalityFigures | LabelFigures) -> object:
+            patients = part.patients or 0
+            if patients < fewest:
+                return part.model_dump(include={"name", "number"})
+            told = total if total - patients < fewest else patients  # few lack it
+            figures = {**part.model_dump(), "patients": told}
+            return _rounded(figures, tails=patients >= TAIL * fewest)
+
+        parts = {of: list(map(kept, getattr(self, of))) for of in ("modalities", "labels")}
+        whole = {
+            key: _rounded(value, key, tails=total >= TAIL * fewest) for key, value in own.items()
+        }
+        return type(self).model_validate({**whole, **parts})
+
+
+_EXACT: Final = frozenset({"version", "number", "bits", "spaced"})
+
+
+def _rounded(value: object, key: str = "", *, tails: bool) -> object:
+    """Figures, rounded; without the tails of spreads if there are to be none."""
+    if isinstance(value, dict):
+        bare = not tails and value.keys() == Spread.model_fields.keys()
+        return {
+            name: None if bare and name != "middle" else _rounded(item, name, tails=tails)
+            for name, item in value.items()
+        }
+    if isinstance(value, list | tuple):
+        return [_rounded(item, tails=tails) for item in value]
+    if key in _EXACT or not isinstance(value, int | float) or not value:
+        return value
+    digits = DIGITS - isinstance(value, int) - 1 - math.floor(math.log10(abs(value)))
+    return round(value, digits)

@@ -1,0 +1,327 @@
+"""The rules by which a recipe follows from the fingerprints of the sites' data.
+
+`RULES` is the whole of it: what is not named there stays as in the recipe `BASE`. Rules are asked
+in their order, and a later one overrules an earlier one. Reads no file, and needs no torch.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, final
+
+from asyndgan.recipe.fingerprint import Fingerprint
+from asyndgan.recipe.image import Intensity
+from asyndgan.recipe.pooled import FEW_LABELLED, Sites, differ
+from asyndgan.recipe.recipe import Recipe
+from asyndgan.recipe.toml import key_of, override, tables_of
+
+BASE: Final = "default"
+
+SCALES_APART: Final = 4.0
+"""Ratio of the sites' typical intensities above which the plan says so."""
+
+LITTLE: Final = 0.1
+"""Part of the variance below which the plan says that labels explain little of an image."""
+
+SMALL: Final = 4.0
+"""Pixels of a label, below which the plan says that a larger image would show it better."""
+
+FEWEST: Final = 5
+"""Patients below which the plan says so: the default policy of a federation wants them."""
+
+Key = tuple[str, ...]
+"""A key of a recipe, part by part: a modality's name may hold dots."""
+
+
+@final
+@dataclass(frozen=True)
+class Rule:
+    """What follows for a recipe from what the data is like.
+
+    Attributes:
+        name: a word or two.
+        condition: when the rule applies, in words.
+        holds: the same, asked of the sites.
+        sets: the values, by key of a recipe.
+        reason: why, as a format string: `s` is the sites.
+        evidence: a page of the docs that shows it, and what it showed; empty: no measurement.
+    """
+
+    name: str
+    condition: str
+    holds: Callable[[Sites], object]
+    sets: Callable[[Sites], Mapping[Key, Any]]
+    reason: str
+    evidence: str = ""
+
+
+def _intensities(
+    kind: str, of: Callable[[Sites, str], Intensity]
+) -> Callable[[Sites], dict[Key, Any]]:
+    """The settings of the modalities of one kind; of `default` if all are of it and alike."""
+
+    def sets(s: Sites) -> dict[Key, Any]:
+        names = s.named(kind)
+        found = {name: of(s, name).model_dump() for name in names}
+        first = next(iter(found.values()))
+        alike = len(names) == len(s.modalities) and all(each == first for each in found.values())
+        chosen = {("default"): first} if alike else found
+        return {("image", "intensity", name): value for name, value in chosen.items()}
+
+    return sets
+
+
+def _fixed(**values: Any) -> Callable[[Sites, str], Intensity]:
+    return lambda s, name: Intensity(**values)
+
+
+# fmt: off
+RULES: Final = (
+    Rule("size", "always", lambda s: True, lambda s: {("image", "size"): list(s.size)},
+         "slices have {s.stored:.0f} pixels along the longer side; sides are multiples of 16 in "
+         "their proportions, and 64 at most: more is beyond the default policy and takes longer",
+         "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 43"),
+    Rule("axis", "volumes have thick slices along another axis than the axial one",
+         lambda s: s.axis != "axial", lambda s: {("image", "axis"): s.axis},
+         "voxels are longest along it; slices across would show thick steps"),
+    Rule("sagittal", "slices are sagittal",
+         lambda s: s.axis == "sagittal", lambda s: {("training", "flip"): False},
+         "a mirror would swap front and back of sagittal slices"),
+    Rule("sides", "a label lies on one side, or a mirror exchanges two labels",
+         lambda s: s.sided, lambda s: {("training", "flip"): False},
+         "'{s.sided[0]}' tells left from right, and a mirrored mask is no patient's",
+         "[hippocampi](results/search-hippocampus.md) were trained so"),
+    Rule("spacing", "spacings differ by more than 5 %, and volumes are no crops",
+         lambda s: s.scaled_apart and not s.cropped,
+         lambda s: {("image", "spacing"): [s.one_spacing] * 2},
+         "spacings differ; at {s.one_spacing:g} mm anatomy has one scale, and slices fit"),
+    Rule("crops", "volumes have nearly each a size of its own, at one spacing",
+         lambda s: s.cropped,
+         lambda s: {("image", "fit"): "stretch", ("image", "size"): [s.longest] * 2},
+         "volumes are crops of different sizes; stretched, their organ has one size",
+         "[hippocampi](results/search-hippocampus.md) were trained so"),
+    Rule("labelled", "20 % of the slices or more hold no label",
+         lambda s: s.unlabelled >= FEW_LABELLED, lambda s: {("image", "slices"): "labelled"},
+         "{s.unlabelled:.0%} of the slices hold no label, and their masks say nothing",
+         "[hippocampi](experiments-data.md#segmentation-loss-on-hippocampi) were trained so"),
+    Rule("8 bits", "pictures of 8 bits", lambda s: s.named("bytes"),
+         _intensities("bytes", _fixed(low=0, high=255)),
+         "8 bits are stored", "[gliomas](results/lgg-64.md), [nuclei](results/dsb-64.md)"),
+    Rule("0 to 1", "fractions from 0 to 1", lambda s: s.named("unit"),
+         _intensities("unit", _fixed(low=0, high=1)), "fractions from 0 to 1 are stored"),
+    Rule("CT", "volumes in Hounsfield units", lambda s: s.named("ct"),
+         _intensities("ct", Sites.window),
+         "Hounsfield units: a window around the labels' own, up to soft tissue at least"),
+    Rule("one scale", "other intensities, nearly alike in all patients of all sites",
+         lambda s: s.named("agreed"), _intensities("agreed", Sites.common_range),
+         "the scanners of all patients agree, so a stored value means the same everywhere"),
+    Rule("percentiles", "other intensities: MRI, 16 bits, kinds that differ between sites",
+         lambda s: s.named("percentiles"),
+         _intensities("percentiles", _fixed(kind="percentiles", low=0.5, high=99.5)),
+         "scanners scale intensities differently; each case gets a scale of its own"),
+    Rule("percentiles of crops", "the same, if volumes are crops",
+         lambda s: s.named("crops"),
+         _intensities("crops", _fixed(kind="percentiles", low=1, high=99)),
+         "scales differ, and a crop has few pixels to tell its brightest ones from",
+         "[hippocampi](results/hippocampus.md) were trained so"),
+    Rule("few hold a modality", "fewer than half of the sites hold a modality",
+         lambda s: s.rare, lambda s: {("shares", "by"): "modality"},
+         "few sites hold '{s.rare[0]}'; by site, those without it would outweigh them",
+         "[shares by modality](modalities.md#shares-by-modality)"),
+    Rule("one patient", "a site has a single patient",
+         lambda s: s.lonely, lambda s: {("discriminator", "cross_fitted"): False},
+         "two networks learn from half of a site's patients each, and {s.lonely[0]} has one; the "
+         "default policy refuses such a site"),
+)
+# fmt: on
+
+
+@final
+@dataclass(frozen=True)
+class Choice:
+    """One value of a plan, and the rule that set it with its reason."""
+
+    key: Key
+    value: Any
+    rule: str
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The key as a recipe names it."""
+        return ".".join(map(key_of, self.key))
+
+
+@final
+@dataclass(frozen=True)
+class Plan:
+    """What follows from the sites' fingerprints.
+
+    Attributes:
+        choices: all other keys are those of `BASE`.
+        notes: what contradicts between sites, or is little, and what the plan did about it.
+    """
+
+    choices: tuple[Choice, ...]
+    notes: tuple[str, ...] = ()
+
+    def recipe(self, base: str, overrides: Sequence[str] = ()) -> Recipe:
+        """The recipe.
+
+        Args:
+            base: the text of the recipe `BASE`.
+            overrides: as `Recipe.from_toml`; they win.
+
+        Raises:
+            RecipeError: by the overrides.
+        """
+        tables = {**tables_of(base, ()), "name": "planned"}
+        for choice in self.choices:
+            *above, last = choice.key
+            table = tables
+            for part in above:
+                table = table.setdefault(part, {})
+            table[last] = choice.value
+        for each in overrides:
+            override(tables, each)
+        return Recipe.from_tables(tables)
+
+    def kept(self, recipe: Recipe) -> tuple[Choice, ...]:
+        """The choices that overrides left in a recipe of this plan."""
+        tables = recipe.to_tables()
+        return tuple(choice for choice in self.choices if _at(tables, choice.key) == choice.value)
+
+    def toml(self, recipe: Recipe, base: str) -> str:
+        """A recipe of this plan as TOML, with the reasons of the values that the plan chose.
+
+        Arguments are those of `recipe`, and what it returned.
+        """
+        tables = recipe.to_tables()
+        reasons = {
+            f"{section}.{key}": f"as the recipe '{BASE}', which was measured (docs/evidence.md)"
+            for section, table in tables_of(base, ()).items()
+            for key, value in (table.items() if isinstance(table, dict) else ())
+            if tables[section][key] == value
+        }
+        reasons |= {one.name: f"{one.reason} (rule '{one.rule}')" for one in self.kept(recipe)}
+        return recipe.to_toml(reasons=reasons)
+
+
+def _at(tables: Any, key: Key) -> Any:
+    for part in key:
+        tables = tables.get(part, {})
+    return tables
+
+
+def plan(fingerprints: Mapping[str, Fingerprint]) -> Plan:
+    """Plans a recipe.
+
+    Args:
+        fingerprints: by name of the site, one at least.
+    """
+    sites = Sites(fingerprints)
+    choices: dict[Key, Choice] = {}
+    for rule in RULES:
+        if rule.holds(sites):
+            reason = rule.reason.format(s=sites)
+            for key, value in rule.sets(sites).items():
+                choices[key] = Choice(key, value, rule.name, reason)
+    return Plan(tuple(choices.values()), tuple(note for of in NOTES for note in of(sites)))
+
+
+def _mixed(s: Sites) -> Iterator[str]:
+    """Pictures at one site and volumes at another."""
+    volumes = [site for site, one in s.of.items() if one.spaced]
+    if volumes and len(volumes) < len(s):
+        others = [site for site in s.of if site not in volumes]
+        yield (
+            f"formats differ: pictures without a spacing at {_listed(others)}, volumes at "
+            f"{_listed(volumes)}; all are scaled to the size, so anatomy may come in several scales"
+        )
+
+
+def _spaced(s: Sites) -> Iterator[str]:
+    if any(differ(mm) for mm in zip(*s.spacings.values(), strict=True)) and len(s.spacings) > 1:
+        told = [f"{r.middle:.3g} x {c.middle:.3g} mm at {n}" for n, (r, c) in s.spacings.items()]
+        did = "crops are stretched" if s.cropped else f"{s.one_spacing:g} mm for all"
+        yield f"spacings differ: {_listed(told)}; taken: {did}"
+
+
+def _thick(s: Sites) -> Iterator[str]:
+    thick = {site: one.thick or "none" for site, one in s.of.items() if len(one.axes) == 3}
+    if len(set(thick.values())) > 1:
+        told = [f"{axis} at {site}" for site, axis in thick.items()]
+        yield f"thick axes differ: {_listed(told)}; taken: {s.axis} slices for all"
+
+
+def _units(s: Sites) -> Iterator[str]:
+    """Kinds and scales of intensities that differ."""
+    for name, parts in s.modalities.items():
+        kinds = {site: f"{one.kind} of {one.bits} bits" for site, one in parts.items()}
+        spans = {site: one.whole.p99_5.middle for site, one in parts.items() if one.whole}
+        low, high = min(spans.values(), default=1.0), max(spans.values(), default=1.0)
+        told = []
+        if len({one.kind for one in parts.values()}) > 1:
+            told = [f"{kind} at {site}" for site, kind in kinds.items()]
+        elif low > 0 and high > SCALES_APART * low:
+            told = [f"up to {span:.3g} at {site}" for site, span in spans.items()]
+        if told:
+            own = s.kind(name) in ("percentiles", "crops")
+            did = "percentiles of each case" if own else "one range for all"
+            yield f"{name} differs: {_listed(told)}; taken: {did}"
+
+
+def _lacked(s: Sites) -> Iterator[str]:
+    """Modalities and labels that only some sites name, and labels that contradict."""
+    labels: dict[str, dict[str, int]] = {}
+    for site, one in s.of.items():
+        for label in one.labels:
+            labels.setdefault(label.name, {})[site] = label.number
+    for kind, named in (("modality", s.modalities), ("label", dict(sorted(labels.items())))):
+        for name, holders in named.items():
+            others = [site for site in s.of if site not in holders]
+            if others:
+                yield f"{kind} '{name}' is not at {_listed(others)}: learned from the others"
+    numbers = [(number, name) for name, of in labels.items() for number in set(of.values())]
+    for number, name in sorted(numbers):
+        if sum(name == other for _, other in numbers) + sum(number == n for n, _ in numbers) > 2:
+            yield (
+                f"label {number} '{name}' has another number or name elsewhere: nothing can be "
+                "planned about that; remap the masks ('asyndgan check' names the folders)"
+            )
+
+
+def _few(s: Sites) -> Iterator[str]:
+    few = [site for site, one in s.of.items() if one.patients and one.patients < FEWEST]
+    if few:
+        yield f"fewer than {FEWEST} patients at {_listed(few)}: the default policy refuses that"
+
+
+def _small(s: Sites) -> Iterator[str]:
+    pixels = s.size[0] * s.size[1]
+    areas: dict[str, float] = {}
+    for label in (label for one in s.of.values() for label in one.labels if label.area):
+        areas[label.name] = min(label.area.middle, areas.get(label.name, 1.0))  # type: ignore[union-attr]  # chosen
+    for name, area in sorted(areas.items()):
+        if area * pixels < SMALL:
+            yield f"label '{name}' covers about {area * pixels:.1f} pixels: try image.size=128"
+
+
+def _little(s: Sites) -> Iterator[str]:
+    """Modalities of which labels explain little."""
+    for name, parts in s.modalities.items():
+        shares = [one.explained for one in parts.values() if one.explained is not None]
+        if shares and max(shares) < LITTLE:
+            yield (
+                f"labels explain at most {max(shares):.0%} of the variance of {name}: masks leave "
+                "most of an image open, so expect less of synthetic images"
+            )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names)
+
+
+NOTES: Final[tuple[Callable[[Sites], Iterator[str]], ...]] = (
+    _mixed, _spaced, _thick, _units, _lacked, _few, _small, _little,
+)  # fmt: skip
+"""What sites contradict each other in, and what a plan cannot mend."""

@@ -1,0 +1,238 @@
+"""What the fingerprints of all sites say together, as the rules of a plan ask for it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from statistics import fmean, median
+from typing import Final, final
+
+from asyndgan.recipe.fingerprint import (
+    PLANES,
+    Axis,
+    Fingerprint,
+    Levels,
+    ModalityFigures,
+    Side,
+    Spread,
+)
+from asyndgan.recipe.image import Intensity
+
+LEAST_SIDE: Final = 32
+LARGEST_SIDE: Final = 64
+"""Fewest and most pixels along a side: what the default policy of a federation allows."""
+
+USUAL: Final = 0.4
+"""In crops around an organ, fewer of the cases than this have the most common number of voxels."""
+
+FEW_LABELLED: Final = 0.2
+"""Fraction of slices without a label from which on they are left out."""
+
+ONE_SIDED: Final = 0.4
+"""Distance from 0 of a label's `side` from which on it tells left from right."""
+
+APART: Final = 0.05
+"""Relative difference of spacings above which they are brought to one."""
+
+AGREED: Final = 0.1
+"""Most by which patients' percentiles may differ, as a part of the range, to share one range."""
+
+SOFT_TISSUE: Final = 300.0
+"""Hounsfield units that a window reaches at least: what lies around a lung must not be white."""
+
+
+@final
+class Sites:
+    """The fingerprints of all sites, as rules ask for them; their order does not matter."""
+
+    def __init__(self, fingerprints: Mapping[str, Fingerprint]) -> None:
+        self.of = dict(sorted(fingerprints.items()))
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    @cached_property
+    def modalities(self) -> dict[str, dict[str, ModalityFigures]]:
+        """What each site says of a modality, by its name."""
+        found: dict[str, dict[str, ModalityFigures]] = {}
+        for site, one in self.of.items():
+            for modality in one.modalities:
+                found.setdefault(modality.name, {})[site] = modality
+        return dict(sorted(found.items()))
+
+    @cached_property
+    def axis(self) -> Axis:
+        """The axis along which volumes are cut: the thick one of most sites that have one."""
+        thick = [one.thick for one in self.of.values() if one.thick]
+        return max(PLANES[::-1], key=thick.count) if thick else "axial"
+
+    @cached_property
+    def planes(self) -> dict[str, tuple[Side, Side]]:
+        """Rows and columns of the slices of each site that tells them."""
+        cut = PLANES.index(self.axis)
+        found = {}
+        for site, one in self.of.items():
+            if len(one.axes) == 3:
+                columns, rows = (side for place, side in enumerate(one.axes) if place != cut)
+                found[site] = rows, columns
+            elif one.axes:
+                found[site] = one.axes[0], one.axes[1]
+        return found
+
+    @cached_property
+    def proportion(self) -> float:
+        """Height over width of a typical slice, in millimetres."""
+        ratios = [rows.view.middle / columns.view.middle for rows, columns in self.planes.values()]
+        return median(ratios) if ratios else 1.0
+
+    @cached_property
+    def stored(self) -> float:
+        """Pixels along the longer side of a typical slice."""
+        sides = [max(side.voxels.middle for side in plane) for plane in self.planes.values()]
+        return median(sides) if sides else float(LARGEST_SIDE)
+
+    @cached_property
+    def longest(self) -> int:
+        """Pixels of the longer side of an image."""
+        return _sixteens(self.stored)
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns of an image, in the slices' proportions."""
+        short = _sixteens(self.longest * min(self.proportion, 1 / self.proportion))
+        return (short, self.longest) if self.proportion < 1 else (self.longest, short)
+
+    @cached_property
+    def cropped(self) -> bool:
+        """Whether all sites' volumes are crops, each of its own size at a spacing alike."""
+        return bool(self.planes) and all(
+            self.of[site].spaced
+            and all(side.common < USUAL and not differ([side.mm]) for side in plane)
+            for site, plane in self.planes.items()
+        )
+
+    @cached_property
+    def unlabelled(self) -> float:
+        """Fraction of the slices without a label, mean over the sites."""
+        found = [
+            one.unlabelled.get(self.axis if one.spaced else "axial") for one in self.of.values()
+        ]
+        known = [share for share in found if share is not None]
+        return fmean(known) if known else 0.0
+
+    @cached_property
+    def spacings(self) -> dict[str, tuple[Spread, Spread]]:
+        """Millimetres between rows and columns at each site; empty if one has pictures."""
+        if not all(one.spaced for one in self.of.values()):
+            return {}
+        return {site: (rows.mm, columns.mm) for site, (rows, columns) in self.planes.items()}
+
+    @cached_property
+    def scaled_apart(self) -> bool:
+        """Whether spacings differ between cases, so that anatomy comes in several scales."""
+        return any(differ(mm) for mm in zip(*self.spacings.values(), strict=True))
+
+    @cached_property
+    def one_spacing(self) -> float:
+        """Millimetres per pixel at which nearly every slice fits the image, to three digits."""
+        most = max(
+            side.view.highest / pixels
+            for plane in self.planes.values()
+            for side, pixels in zip(plane, self.size, strict=True)
+        )
+        digits = 10.0 ** (2 - math.floor(math.log10(most)))
+        return math.ceil(most * digits) / digits
+
+    @cached_property
+    def sided(self) -> list[str]:
+        """Labels that lie on one side in most patients, or that a mirror exchanges."""
+        figures: dict[str, list[tuple[int, float]]] = {}
+        found = set()
+        for label in (label for one in self.of.values() for label in one.labels):
+            if label.exchanged:
+                found.add(label.name)
+            if label.side is not None and label.patients:
+                figures.setdefault(label.name, []).append((label.patients, label.side))
+        for name, sides in figures.items():
+            patients = sum(count for count, _ in sides)
+            # Sides of few patients agree by chance: two standard errors, at most 1 each.
+            least = max(ONE_SIDED, 2 / math.sqrt(patients))
+            if abs(sum(count * side for count, side in sides)) >= least * patients:
+                found.add(name)
+        return sorted(found)
+
+    def kind(self, modality: str) -> str:
+        """Which of the rules for intensities a modality follows: the last word of its name."""
+        parts = list(self.modalities[modality].values())
+        kinds = {part.kind for part in parts}
+        known = [part.whole for part in parts]
+        if kinds == {"ct"}:
+            return "ct"
+        if kinds <= {"grey", "rgb"} and all(part.bits == 8 for part in parts):
+            return "bytes"
+        if None not in known and "unknown" not in kinds:
+            levels = [each for each in known if each]
+            if all(part.bits == 32 for part in parts) and all(map(_within_one, levels)):
+                return "unit"
+            if len(kinds) == 1 and _agreed(levels):
+                return "agreed"
+        return "crops" if self.cropped else "percentiles"
+
+    def named(self, kind: str) -> list[str]:
+        """Modalities of one of those kinds."""
+        return [name for name in self.modalities if self.kind(name) == kind]
+
+    def window(self, modality: str) -> Intensity:
+        """Hounsfield units of the labels, widened by half on either side."""
+        inside = [one.inside for one in self.modalities[modality].values() if one.inside]
+        if not inside:
+            return Intensity(low=-1000, high=1000)
+        low = min(each.p0_5.middle for each in inside)
+        high = max(low, *(each.p99_5.middle for each in inside))
+        wide = max(20.0, high - low) / 2
+        bottom = max(-1000.0, 10 * math.floor((low - wide) / 10))
+        top = max(SOFT_TISSUE, 10 * math.ceil((high + wide) / 10))
+        return Intensity(low=min(bottom, top - 100), high=top)
+
+    def common_range(self, modality: str) -> Intensity:
+        """The range of stored values that the sites' patients share."""
+        levels = [one.whole for one in self.modalities[modality].values() if one.whole]
+        low = min(each.p0_5.lowest for each in levels)
+        high = max(each.p99_5.highest for each in levels)
+        digits = 2 - math.floor(math.log10(high - low))
+        return Intensity(low=round(low, digits), high=round(high, digits))
+
+    @cached_property
+    def rare(self) -> list[str]:
+        """Modalities that fewer than half of the sites hold."""
+        return [name for name, sites in self.modalities.items() if 2 * len(sites) < len(self)]
+
+    @cached_property
+    def lonely(self) -> list[str]:
+        """Sites with a single patient."""
+        return [site for site, one in self.of.items() if one.patients == 1]
+
+
+def _sixteens(pixels: float) -> int:
+    return min(LARGEST_SIDE, max(LEAST_SIDE, 16 * round(pixels / 16)))
+
+
+def differ(spreads: Sequence[Spread]) -> bool:
+    """Whether numbers differ by more than `APART`."""
+    low, high = min(each.lowest for each in spreads), max(each.highest for each in spreads)
+    return high > (1 + APART) * low
+
+
+def _within_one(levels: Levels) -> bool:
+    return levels.p0_5.lowest >= 0 and 0.02 <= levels.p99_5.lowest <= levels.p99_5.highest <= 1
+
+
+def _agreed(levels: Sequence[Levels]) -> bool:
+    """Whether lowest and highest intensities are alike in nearly all patients of all sites."""
+    ends = [[getattr(each, key) for each in levels] for key in ("p0_5", "p99_5")]
+    if any(spread.low is None or spread.high is None for end in ends for spread in end):
+        return False
+    (bottom, floor), (ceiling, top) = (
+        (min(each.lowest for each in end), max(each.highest for each in end)) for end in ends
+    )
+    within = AGREED * (top - bottom)
+    return floor - bottom <= within and top - ceiling <= within and within > 0

@@ -1,0 +1,60 @@
+"""Plans a recipe from the sites' data, or from the fingerprints that they handed over."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+from asyndgan.data.fingerprint import loaded, measured
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.models import check_parts
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.fingerprint import Fingerprint
+from asyndgan.recipe.planning import BASE, Plan, plan
+from asyndgan.runs.recipes import recipe_text
+
+
+@final
+@dataclass(frozen=True)
+class Planned:
+    """A plan, and the recipe that it gives.
+
+    Attributes:
+        sites: the fingerprint of each site.
+        plan: what follows from them.
+        recipe: the recipe, with all overrides.
+    """
+
+    sites: Mapping[str, Fingerprint]
+    plan: Plan
+    recipe: Recipe
+
+    def to_toml(self) -> str:
+        """The recipe as TOML, with the reason of each value that the plan chose."""
+        return self.plan.toml(self.recipe, recipe_text(BASE))
+
+
+def planned(
+    sites: Mapping[str, Path],
+    overrides: Sequence[str] = (),
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> Planned:
+    """Plans a recipe.
+
+    Args:
+        sites: each site's folder, or its fingerprint: a file that `asyndgan fingerprint` wrote.
+        overrides: keys of the recipe to override, each as `key=value`.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+
+    Raises:
+        DataError: a folder or a fingerprint cannot be read.
+        RecipeError: an override is not valid.
+    """
+    found = {
+        site: loaded(path) if path.is_file() else measured(path, patient_pattern)
+        for site, path in sites.items()
+    }
+    made = plan(found)
+    recipe = made.recipe(recipe_text(BASE), overrides)
+    check_parts(recipe)
+    return Planned(found, made, recipe)
