@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ from asyndgan.runs import load_recipe
 
 if TYPE_CHECKING:
     from asyndgan.data.check import CheckReport, Fault
+    from asyndgan.recipe import Recipe
 
 SHOWN = 10
 """Most files listed for one fault, unless `--all` is given."""
@@ -36,7 +38,7 @@ def check(
     ],
     test: Path | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
-    recipe: str = "default",
+    recipe: str | None = None,
     overrides: Overrides = None,
     every: Annotated[bool, typer.Option("--all")] = False,
     as_json: AsJson = False,
@@ -52,7 +54,8 @@ def check(
         --test FOLDER: Test data set. None of its patients may be in the other data sets.
 
     Training:
-        --recipe RECIPE: Recipe that the data sets are for.
+        --recipe RECIPE: Recipe that the data sets are for. By default it is planned from them, as
+            by 'asyndgan plan'; sets that cannot be measured are checked for 'default'.
 
     Output:
         --all: Name every file, not only 10 per fault.
@@ -60,7 +63,7 @@ def check(
     from asyndgan.data.between import compare_folders, notes_between, same_pictures
     from asyndgan.data.check import check_folder
 
-    wanted = load_recipe(recipe, overrides or [])
+    wanted = _recipe(recipe, folders, overrides or [], patient_pattern)
     console = Terminal()
     reports: list[CheckReport] = []
     try:
@@ -85,6 +88,17 @@ def check(
         _show_result(console, reports, between, notes, every)
     if between or any(report.faults for report in reports):
         raise typer.Exit(1)
+
+
+def _recipe(name: str | None, folders: list[Path], overrides: list[str], pattern: str) -> "Recipe":
+    """The recipe of this name; without a name, as the folders are planned for."""
+    from asyndgan.runs.planned import planned
+
+    if name is None:
+        sites = {f"{place}": folder for place, folder in enumerate(folders)}
+        with suppress(DataError):  # the check itself names every fault
+            return planned(sites, overrides, pattern).recipe
+    return load_recipe(name or "default", overrides)
 
 
 def _show_result(

@@ -1,0 +1,227 @@
+"""What is measured of a folder, and fingerprints of strangers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from asyndgan.cli import app
+from asyndgan.data.case import RawCase
+from asyndgan.data.fingerprint import MOST_BYTES, loaded, measured
+from asyndgan.data.writing import write_dataset
+from asyndgan.errors import DataError
+from asyndgan.recipe.fingerprint import Fingerprint
+
+LABELS = {"background": 0, "left": 1, "right": 2}
+
+
+def halves(folder: Path, patients: int = 4, *, fourth: bool = False) -> Path:
+    """Pictures of two patches that a mirror exchanges; a quarter of them empty, if so wanted."""
+    chance = np.random.default_rng(0)
+    cases = []
+    for number in range(patients):
+        mask = np.zeros((20, 30), np.int64)
+        if not (fourth and number == 0):
+            mask[5:15, 3:10], mask[5:15, 20:27] = 1, 2
+        image = chance.integers(0, 20, mask.shape) + 100.0 * (mask > 0)
+        cases.append(RawCase(f"p{number}_s1", f"p{number}", {"T1": image.astype(np.float32)}, mask))
+    write_dataset(folder, cases, modalities=("T1",), labels=LABELS, name="halves")
+    return folder
+
+
+def volume(folder: Path, dtype: type, scale: float, turn: tuple[int, int] = (1, 1)) -> Path:
+    """Two patients' volumes of thick axial slices, of which half hold a label."""
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    for name in ("ann", "bob"):
+        mask = np.zeros((24, 20, 8), np.uint8)
+        mask[4:10, 5:15, 2:6] = 1
+        chance = np.random.default_rng(1)
+        image = scale * (chance.uniform(0, 1, mask.shape) + mask)
+        affine = np.diag([turn[0] * 1.0, turn[1] * 1.0, 5.0, 1.0])
+        for part, values in (("imagesTr", image.astype(dtype)), ("labelsTr", mask)):
+            end = "_0000" if part == "imagesTr" else ""
+            nib.save(nib.Nifti1Image(values, affine), folder / part / f"{name}{end}.nii.gz")
+    (folder / "dataset.json").write_text(
+        json.dumps(
+            {
+                "channel_names": {"0": "T1"},
+                "labels": {"background": 0, "organ": 1},
+                "numTraining": 2,
+                "file_ending": ".nii.gz",
+            }
+        )
+    )
+    return folder
+
+
+def test_pictures_are_measured(tmp_path: Path) -> None:
+    found = measured(halves(tmp_path / "a", fourth=True))
+    assert (found.patients, found.cases, found.slices, found.spaced) == (4, 4, 4, False)
+    assert [side.voxels.middle for side in found.axes] == [20, 30]
+    assert found.unlabelled == {"axial": 0.25} and found.thick is None
+    (one,) = found.modalities
+    assert (one.kind, one.bits, one.patients) == ("grey", 8, 4)
+    assert one.whole and one.inside and one.outside
+    assert one.outside.p99_5.middle < 20 <= 100 <= one.inside.p0_5.middle
+    # The label of one case of four explains nothing, of the others nearly all.
+    assert one.explained == pytest.approx(0.75, abs=0.03)
+    left, right = found.labels
+    assert (left.name, left.patients, left.slices) == ("left", 3, 0.75)
+    assert left.area and left.area.middle == pytest.approx(70 / 600)
+    assert (left.side, right.side, left.kept) == (1, -1, 0)
+    assert (left.exchanged, right.exchanged) == ("right", "left")
+
+
+def test_volumes_are_measured_as_the_patient_lies(tmp_path: Path) -> None:
+    found = measured(volume(tmp_path / "a", np.float32, 3.0, turn=(-1, -1)))
+    assert (found.orientation, found.thick, found.slices) == ("LPS", "axial", 16)
+    assert [side.view.middle for side in found.axes] == [24, 20, 40]
+    assert found.unlabelled == {"sagittal": 0.75, "coronal": 0.5, "axial": 0.5}
+    assert (found.modalities[0].kind, found.modalities[0].bits) == ("mri", 32)
+    turned, plain = found.labels[0], measured(volume(tmp_path / "b", np.float32, 3.0)).labels[0]
+    assert plain.side and turned.side == -plain.side and turned.exchanged is None
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale", "kind", "bits"),
+    [
+        (np.int16, -1000.0, "ct", 16),
+        (np.int16, 1000.0, "mri", 16),
+        (np.uint8, 120.0, "mri", 8),
+        (np.float32, 1.0, "mri", 32),
+    ],
+)
+def test_units_and_bits_follow_from_what_is_stored(
+    tmp_path: Path, dtype: type, scale: float, kind: str, bits: int
+) -> None:
+    (one,) = measured(volume(tmp_path / "a", dtype, scale)).modalities
+    assert (one.kind, one.bits) == (kind, bits)
+
+
+def test_patients_count_alike_however_many_cases_they_have(tmp_path: Path) -> None:
+    folder = halves(tmp_path / "a", patients=5)
+    found = measured(folder, r"p([01]).*|p[2-9]")
+    assert found.patients == 5
+    alike = measured(folder, "(p).*")
+    assert (alike.patients, alike.cases) == (1, 5)
+
+
+def test_synthetic_images_are_not_measured(tmp_path: Path) -> None:
+    folder = halves(tmp_path / "a")
+    path = folder / "dataset.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "synthetic": True}))
+    with pytest.raises(DataError, match="synthetic"):
+        measured(folder)
+
+
+def test_few_patients_are_told_by_names_alone(tmp_path: Path) -> None:
+    found = measured(halves(tmp_path / "a", patients=4))
+    kept = found.bounded(5)
+    assert kept.patients is None and not kept.axes and not kept.unlabelled
+    assert [each.name for each in kept.labels] == ["left", "right"]
+    assert all(each.area is None and each.patients is None for each in kept.labels)
+    assert kept.modalities[0].whole is None and kept.modalities[0].kind == "unknown"
+
+
+def test_tails_of_spreads_need_ten_times_the_patients(tmp_path: Path) -> None:
+    found = measured(halves(tmp_path / "a", patients=6, fourth=True))
+    assert found.bounded(5).labels[0].patients == 6  # five have it, and one lacks it
+    whole = found.bounded(5).modalities[0].whole
+    assert whole and whole.p50.low is None and whole.p50.middle
+    assert found.bounded(6).labels[0].patients is None
+
+
+def good(tmp_path: Path) -> dict[str, Any]:
+    return json.loads(measured(halves(tmp_path / "good")).model_dump_json())
+
+
+def _spread(found: dict[str, Any]) -> dict[str, Any]:
+    return found["axes"][0]["voxels"]
+
+
+HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
+    "not in order": lambda found: _spread(found).update(low=99),
+    "above 0": lambda found: _spread(found).update(low=-1),
+    "finite": lambda found: _spread(found).update(middle=float("nan")),
+    "1000000000": lambda found: _spread(found).update(high=1e300),
+    "no key here": lambda found: found.update(path="/home/ann"),
+    "more patients": lambda found: found["labels"][0].update(patients=9),
+    "twice": lambda found: found["labels"].append(found["labels"][0]),
+    "axes": lambda found: found["axes"].pop(),
+    "modalities.0.name": lambda found: found["modalities"][0].update(name="\x1b[2J"),
+    "labels.0.number": lambda found: found["labels"][0].update(number=10**30),
+    "modalities": lambda found: found.update(modalities=[]),
+    "version": lambda found: found.update(version=2),
+    "unlabelled": lambda found: found.update(unlabelled={"oblique": 0.5}),
+}
+
+
+@pytest.mark.parametrize("says", HOSTILE)
+def test_a_strangers_fingerprint_is_bounded(tmp_path: Path, says: str) -> None:
+    found = good(tmp_path)
+    HOSTILE[says](found)
+    file = tmp_path / "north.json"
+    file.write_text(json.dumps(found))
+    with pytest.raises(DataError) as error:
+        loaded(file)
+    assert says in str(error.value) and "asyndgan fingerprint" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{", '{"a":' * 90 + "1" + "}" * 90, "[" * 10**5, " " * (MOST_BYTES + 1), "\udcff"],
+)
+def test_what_is_no_fingerprint_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "north.json"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(DataError, match=r"north\.json"):
+        loaded(file)
+
+
+def test_the_command_prints_all_that_it_writes_at_80_columns(tmp_path: Path) -> None:
+    folder, out = halves(tmp_path / "north"), tmp_path / "north.json"
+    words = ["fingerprint", str(folder), "--out", str(out)]
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    lines = [line for line in shown.output.splitlines() if not line.startswith("Written")]
+    assert max(map(len, lines)) <= 80
+    found = loaded(out)
+    assert found == measured(folder)
+    assert all(f"label {each.number} {each.name}" in shown.output for each in found.labels)
+    assert str(tmp_path) not in out.read_text() and "p0" not in json.loads(out.read_text())
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code and "exists already" in str(again.exception)
+
+
+def test_a_plan_of_a_folder_and_a_file_is_written(tmp_path: Path) -> None:
+    halves(tmp_path / "north")
+    file, out = tmp_path / "south.json", tmp_path / "recipe.toml"
+    file.write_text(measured(halves(tmp_path / "other")).model_dump_json())
+    words = ["plan", str(tmp_path / "north"), str(file), f"b={file}", "--out", str(out)]
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    assert "north (4 patients), south (4 patients), b (4 patients)" in shown.output
+    assert "'left' tells left from right" in " ".join(shown.output.split())
+    assert "Expected: about" in shown.output
+    assert "(rule 'sides')" in out.read_text()
+
+
+def test_every_field_of_a_fingerprint_is_shown(tmp_path: Path) -> None:
+    from asyndgan.cli.fingerprint import rows
+
+    found = measured(halves(tmp_path / "a"))
+    shown = str([*rows(found)])
+    for name in Fingerprint.model_fields.keys() - {"version", "spaced"}:
+        changed = {"orientation": "LPS"}.get(name) or None
+        empty = {"axes": (), "labels": (), "unlabelled": {}, "modalities": ()}.get(name, changed)
+        if name == "orientation":  # of volumes
+            found_volume = measured(volume(tmp_path / "v", np.float32, 1.0))
+            assert "RAS" in str([*rows(found_volume)])
+        else:
+            assert str([*rows(found.model_copy(update={name: empty}))]) != shown, name

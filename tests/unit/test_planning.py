@@ -1,0 +1,259 @@
+"""Rules of a plan: each is needed, and `docs/plan.md` lists them.
+
+After a change of a rule: `python tests/unit/test_planning.py`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyndgan.data.phantoms import write_phantoms
+from asyndgan.privacy.family import outside
+from asyndgan.recipe import Recipe, planning
+from asyndgan.recipe.fingerprint import (
+    Fingerprint,
+    LabelFigures,
+    Levels,
+    ModalityFigures,
+    Side,
+    Spread,
+)
+from asyndgan.recipe.planning import NOTES, RULES, Plan, plan
+from asyndgan.recipe.pooled import Sites
+from asyndgan.runs.planned import planned
+from asyndgan.runs.recipes import recipe_text
+
+PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
+BEGIN, END = "<!-- rules -->\n", "<!-- end of rules -->\n"
+DEFAULT = recipe_text("default")
+
+
+def spread(middle: float, by: float = 0.0) -> Spread:
+    return Spread(low=middle - by, middle=middle, high=middle + by)
+
+
+def levels(low: float, high: float, by: float = 0.0) -> Levels:
+    """Percentiles that differ between patients by `by`."""
+    values = {"p0_5": low, "p1": low, "p50": (low + high) / 2, "p99": high, "p99_5": high}
+    return Levels(**{key: spread(value, by) for key, value in values.items()})
+
+
+def side(voxels: float, mm: float = 1.0, common: float = 1.0) -> Side:
+    return Side(voxels=spread(voxels), mm=spread(mm), view=spread(voxels * mm), common=common)
+
+
+def modality(
+    name: str = "T1", kind: str = "grey", bits: int = 8, **figures: Any
+) -> ModalityFigures:
+    return ModalityFigures(name=name, kind=kind, bits=bits, patients=20, **figures)
+
+
+def label(name: str = "lesion", number: int = 1, **figures: Any) -> LabelFigures:
+    known = {"slices": 0.8, "area": spread(0.1), "side": 0.0, "kept": 0.5, **figures}
+    return LabelFigures(name=name, number=number, patients=20, **known)
+
+
+def pictures(**changes: Any) -> Fingerprint:
+    of = {
+        "cases": 40, "slices": 40, "patients": 20, "spaced": False, "axes": (side(96), side(128)),
+        "modalities": (modality(whole=levels(0, 200)),), "labels": (label(),),
+        "unlabelled": {"axial": 0.0},
+    }  # fmt: skip
+    return Fingerprint(**{**of, **changes})
+
+
+def few(patients: int) -> Fingerprint:
+    """Pictures of few patients."""
+    table = pictures().model_dump()
+    for part in (table, *table["modalities"], *table["labels"]):
+        part["patients"] = patients
+    return Fingerprint.model_validate(table)
+
+
+def volumes(kind: str = "mri", bits: int = 32, **changes: Any) -> Fingerprint:
+    of = {
+        "spaced": True, "orientation": "RAS", "axes": (side(120), side(120), side(60)),
+        "modalities": (modality(kind=kind, bits=bits, whole=levels(0, 900, 200)),),
+        "unlabelled": {"axial": 0.1, "coronal": 0.1, "sagittal": 0.1},
+    }  # fmt: skip
+    return pictures(**{**of, **changes})
+
+
+def crops(**changes: Any) -> Fingerprint:
+    axes = tuple(side(voxels, common=0.2) for voxels in (36, 50, 36))
+    return volumes(**{"axes": axes, **changes})
+
+
+UNIT = modality(bits=32, whole=levels(0, 0.9))
+CT = modality(kind="ct", bits=16, inside=levels(20, 180), whole=levels(-1000, 900))
+DEEP = modality(bits=16, whole=levels(100, 4000, 20))
+THICK = (side(20, 6), side(200), side(200))
+
+EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
+    "size": ({"a": pictures()}, {"image.size": (48, 64)}),
+    "axis": ({"a": volumes(axes=(side(200), side(20, 6), side(200)))}, {"image.axis": "coronal"}),
+    "sagittal": ({"a": volumes(axes=THICK)}, {"image.axis": "sagittal", "training.flip": False}),
+    "sides": ({"a": pictures(labels=(label(side=0.6),))}, {"training.flip": False}),
+    "spacing": (
+        {"a": volumes(), "b": volumes(axes=(side(240, 0.6), side(240, 0.6), side(60)))},
+        {"image.spacing": (2.25, 2.25), "image.fit": "pad"},
+    ),
+    "crops": ({"a": crops()}, {"image.fit": "stretch", "image.size": (48, 48)}),
+    "labelled": ({"a": volumes(unlabelled={"axial": 0.3})}, {"image.slices": "labelled"}),
+    "8 bits": ({"a": pictures()}, {"intensity": {"T1": ("range", 0, 255)}}),
+    "0 to 1": ({"a": pictures(modalities=(UNIT,))}, {"intensity": {"T1": ("range", 0, 1)}}),
+    "CT": ({"a": volumes(modalities=(CT,))}, {"intensity": {"T1": ("range", -60, 300)}}),
+    "one scale": (
+        {"a": pictures(modalities=(DEEP,)), "b": pictures(modalities=(DEEP,))},
+        {"intensity": {"T1": ("range", 80, 4020)}},
+    ),
+    "percentiles": ({"a": volumes()}, {"intensity": {"T1": ("percentiles", 0.5, 99.5)}}),
+    "percentiles of crops": ({"a": crops()}, {"intensity": {"T1": ("percentiles", 1, 99)}}),
+    "few hold a modality": (
+        {name: pictures(modalities=(modality(name),)) for name in ("a", "b", "c")},
+        {"shares.by": "modality"},
+    ),
+    "one patient": ({"a": few(1)}, {"discriminator.cross_fitted": False}),
+}  # fmt: skip
+
+
+def of(recipe: Recipe, key: str) -> Any:
+    if key == "intensity":
+        found = recipe.image.intensity_of("T1")
+        return {"T1": (found.kind, found.low, found.high)}
+    section, name = key.split(".")
+    return getattr(getattr(recipe, section), name)
+
+
+def test_every_rule_has_an_example() -> None:
+    assert [rule.name for rule in RULES] == list(EXAMPLES)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_a_rule_sets_what_its_example_wants(name: str) -> None:
+    sites, wanted = EXAMPLES[name]
+    recipe = plan(sites).recipe(DEFAULT)
+    assert {key: of(recipe, key) for key in wanted} == wanted
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_without_a_rule_its_value_has_no_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sites = EXAMPLES[name][0]
+    assert any(choice.rule == name for choice in plan(sites).choices)
+    without = tuple(rule for rule in RULES if rule.name != name)
+    before = plan(sites)
+    monkeypatch.setattr(planning, "RULES", without)
+    after = plan(sites)
+    assert after.choices != before.choices
+    if name != "8 bits":  # which sets what is the default of a recipe, too
+        assert _taken(after) != _taken(before)
+
+
+def _taken(made: Plan) -> object:
+    """The recipe, or the rule that it violates."""
+    try:
+        return made.recipe(DEFAULT).to_tables()
+    except Exception as error:
+        return str(error)
+
+
+SMALL = label(area=spread(0.0005))
+NOTED: dict[str, dict[str, Fingerprint]] = {
+    "formats differ": {"a": pictures(), "b": volumes()},
+    "spacings differ": EXAMPLES["spacing"][0],
+    "thick axes differ": {"a": volumes(axes=THICK), "b": volumes()},
+    "T1 differs: ct": {"a": volumes(modalities=(CT,)), "b": volumes()},
+    "T1 differs: up to": {
+        "a": volumes(), "b": volumes(modalities=(modality(kind="mri", whole=levels(0, 9)),)),
+    },
+    "modality 'T2' is not at a": {
+        "a": pictures(), "b": pictures(modalities=(modality(), modality("T2"))),
+    },
+    "label 'organ' is not at a": {
+        "a": pictures(), "b": pictures(labels=(label(), label("organ", 2))),
+    },
+    "has another number": {"a": pictures(), "b": pictures(labels=(label(number=2),))},
+    "fewer than 5 patients at b": {"a": pictures(), "b": few(4)},
+    "covers about 1.5 pixels": {"a": pictures(labels=(SMALL,))},
+    "at most 2% of the variance": {"a": pictures(modalities=(modality(explained=0.02),))},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("says", NOTED)
+def test_what_contradicts_is_named(says: str) -> None:
+    assert [note for note in plan(NOTED[says]).notes if says in note]
+    assert says not in str(plan({"a": pictures(), "b": pictures()}).notes)
+
+
+def test_every_note_has_an_example() -> None:
+    assert all(any([*note(Sites(sites))] for sites in NOTED.values()) for note in NOTES)
+
+
+def test_few_patients_on_one_side_do_not_stop_mirroring() -> None:
+    lone = label(side=0.6).model_copy(update={"patients": 4})
+    assert plan({"a": pictures(labels=(lone,))}).recipe(DEFAULT).training.flip
+    swapped = lone.model_copy(update={"exchanged": "other"})
+    assert not plan({"a": pictures(labels=(swapped,))}).recipe(DEFAULT).training.flip
+
+
+def test_a_window_of_a_lung_shows_what_is_around_it() -> None:
+    lung = modality(kind="ct", bits=16, inside=levels(-950, -500))
+    found = plan({"a": volumes(modalities=(lung,))}).recipe(DEFAULT).image.intensity_of("T1")
+    assert (found.low, found.high) == (-1000, 300)
+
+
+def test_overrides_win_and_are_given_no_reason() -> None:
+    made = plan({"a": crops()})
+    recipe = made.recipe(DEFAULT, ["image.fit=pad", "image.size=64"])
+    assert (recipe.image.fit, recipe.image.size) == ("pad", (64, 64))
+    text = made.toml(recipe, DEFAULT)
+    assert Recipe.from_toml(text) == recipe and "rule 'crops'" not in text
+    assert "as the recipe 'default'" in text and "rule 'percentiles of crops'" in text
+
+
+def test_a_modality_of_a_strange_name_is_planned() -> None:
+    strange = modality('a = "b".c', bits=16)
+    sites = {"a": pictures(modalities=(modality(), strange))}
+    made = plan(sites)
+    recipe = made.recipe(DEFAULT)
+    assert recipe.image.intensity_of(strange.name).kind == "percentiles"
+    assert recipe.image.intensity_of("T1").kind == "range"
+    assert Recipe.from_toml(made.toml(recipe, DEFAULT)) == recipe
+
+
+def test_phantoms_are_planned_as_the_default_recipe_trains_them(tmp_path: Path) -> None:
+    write_phantoms(tmp_path, size=64, patients_scale=0.2)
+    made = planned({name: tmp_path / name for name in ("north", "south")})
+    changes = Recipe.from_toml(DEFAULT).changes(made.recipe)
+    assert changes == ["name is 'planned' and was 'default'"]
+    assert not outside(made.recipe)
+
+
+def table() -> str:
+    """The rules as a table."""
+    rows = ["| rule | when | sets | reason | evidence |", "|---|---|---|---|---|"]
+    for rule in RULES:
+        keys = {
+            ".".join(choice.key[:2]): None
+            for choice in plan(EXAMPLES[rule.name][0]).choices
+            if choice.rule == rule.name or (rule.name == "size" and choice.key[1] == "size")
+        } or {"training.flip": None}
+        sets = ", ".join(f"`{key}`" for key in keys)
+        reason = rule.reason.replace("{s.stored:.0f}", "N").replace("{s.unlabelled:.0%}", "N %")
+        reason = reason.replace("{s.one_spacing:g}", "N").replace("{s.sided[0]}", "LABEL")
+        reason = reason.replace("{s.rare[0]}", "MODALITY").replace("{s.lonely[0]}", "a site")
+        rows.append(
+            f"| {rule.name} | {rule.condition} | {sets} | {reason} | {rule.evidence or 'none'} |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def test_the_page_lists_the_rules() -> None:
+    text = PAGE.read_text("utf-8")
+    assert text.partition(BEGIN)[2].partition(END)[0] == table()
+
+
+if __name__ == "__main__":
+    before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+    PAGE.write_text(before + BEGIN + table() + END + rest.partition(END)[2], "utf-8")
