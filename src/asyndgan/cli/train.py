@@ -86,7 +86,7 @@ def train(
 
     console = Terminal()
     folders = parsed_sites(site)
-    if recipe is None and resume:
+    if recipe is None and resume and (out / "recipe.toml").exists():
         recipe = str(out / "recipe.toml")  # as it was planned
     if recipe is None:
         made = planned(folders, overrides or [], patient_pattern)

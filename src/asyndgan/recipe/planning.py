@@ -10,7 +10,7 @@ from typing import Any, Final, final
 
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.image import Intensity
-from asyndgan.recipe.pooled import FEW_LABELLED, Sites, differ
+from asyndgan.recipe.pooled import Sites, differ
 from asyndgan.recipe.recipe import Recipe
 from asyndgan.recipe.toml import key_of, override, tables_of
 
@@ -99,8 +99,8 @@ RULES: Final = (
          lambda s: {("image", "fit"): "stretch", ("image", "size"): [s.longest] * 2},
          "volumes are crops of different sizes; stretched, their organ has one size",
          "[hippocampi](results/search-hippocampus.md) were trained so"),
-    Rule("labelled", "20 % of the slices or more hold no label",
-         lambda s: s.unlabelled >= FEW_LABELLED, lambda s: {("image", "slices"): "labelled"},
+    Rule("labelled", "20 % of the slices of volumes, or half of the pictures, hold no label",
+         lambda s: s.mostly_empty, lambda s: {("image", "slices"): "labelled"},
          "{s.unlabelled:.0%} of the slices hold no label, and their masks say nothing",
          "[hippocampi](experiments-data.md#segmentation-loss-on-hippocampi) were trained so"),
     Rule("8 bits", "pictures of 8 bits", lambda s: s.named("bytes"),

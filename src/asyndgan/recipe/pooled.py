@@ -24,8 +24,9 @@ LARGEST_SIDE: Final = 64
 USUAL: Final = 0.4
 """In crops around an organ, fewer of the cases than this have the most common number of voxels."""
 
-FEW_LABELLED: Final = 0.2
-"""Fraction of slices without a label from which on they are left out."""
+MOST_EMPTY: Final = {True: 0.2, False: 0.5}
+"""Fraction of slices of volumes (True), or of pictures, without a label from which on they are
+left out: somebody chose the pictures."""
 
 ONE_SIDED: Final = 0.4
 """Distance from 0 of a label's `side` from which on it tells left from right."""
@@ -118,6 +119,11 @@ class Sites:
         ]
         known = [share for share in found if share is not None]
         return fmean(known) if known else 0.0
+
+    @property
+    def mostly_empty(self) -> bool:
+        """Whether so many slices hold no label that they are left out."""
+        return self.unlabelled >= MOST_EMPTY[all(one.spaced for one in self.of.values())]
 
     @cached_property
     def spacings(self) -> dict[str, tuple[Spread, Spread]]:
