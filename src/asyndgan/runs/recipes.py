@@ -8,6 +8,7 @@ from pathlib import Path
 from asyndgan.errors import RecipeError
 from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
+from asyndgan.texts import bounded_text
 
 
 def recipe_names() -> list[str]:
