@@ -21,7 +21,7 @@ from asyndgan.recipe.planning import plan
 from asyndgan.runs.recipes import recipe_text
 
 DEFAULT = recipe_text("default")
-NUMBERS = st.floats(-1e9, 1e9)
+NUMBERS = st.floats(-1e6, 1e6) | st.floats(-1e39, 1e39)
 ABOVE = st.one_of(st.sampled_from((0.5, 1.0, 64.0, 512.0)), st.floats(1e-6, 1e6))
 SHARES = st.floats(0, 1)
 COUNTS = st.none() | st.integers(1, 2**31)

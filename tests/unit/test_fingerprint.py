@@ -120,6 +120,22 @@ def test_synthetic_images_are_not_measured(tmp_path: Path) -> None:
         measured(folder)
 
 
+def test_figures_that_no_scanner_stores_are_an_error(tmp_path: Path) -> None:
+    folder = volume(tmp_path / "a", np.float64, 1.0)
+    image = next((folder / "imagesTr").iterdir())
+    values = nib.load(image).get_fdata()
+    nib.save(nib.Nifti1Image(values * np.nan, nib.load(image).affine), image)
+    with pytest.raises(DataError, match="infinite or not numbers"):
+        measured(folder)
+    for part in ("imagesTr", "labelsTr"):
+        for file in (folder / part).iterdir():
+            held = nib.load(file)
+            kept = np.nan_to_num(held.get_fdata()).astype(held.get_data_dtype())
+            nib.save(nib.Nifti1Image(kept, np.diag([1e20, 1e20, 1e20, 1])), file)
+    with pytest.raises(DataError, match="no scanner stores"):
+        measured(folder)
+
+
 def test_few_patients_are_told_by_names_alone(tmp_path: Path) -> None:
     found = measured(halves(tmp_path / "a", patients=4))
     kept = found.bounded(5)
@@ -141,15 +157,15 @@ def good(tmp_path: Path) -> dict[str, Any]:
     return json.loads(measured(halves(tmp_path / "good")).model_dump_json())
 
 
-def _spread(found: dict[str, Any]) -> dict[str, Any]:
+def spread_of(found: dict[str, Any]) -> dict[str, Any]:
     return found["axes"][0]["voxels"]
 
 
 HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
-    "not in order": lambda found: _spread(found).update(low=99),
-    "above 0": lambda found: _spread(found).update(low=-1),
-    "finite": lambda found: _spread(found).update(middle=float("nan")),
-    "1000000000": lambda found: _spread(found).update(high=1e300),
+    "not in order": lambda found: spread_of(found).update(low=99),
+    "above 0": lambda found: spread_of(found).update(low=-1),
+    "finite": lambda found: spread_of(found).update(middle=float("nan")),
+    "or equal to 1000000": lambda found: spread_of(found).update(high=1e300),
     "no key here": lambda found: found.update(path="/home/ann"),
     "more patients": lambda found: found["labels"][0].update(patients=9),
     "twice": lambda found: found["labels"].append(found["labels"][0]),

@@ -61,7 +61,14 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
     tally = _Tally(info)
     for files in list_cases(folder, info):
         tally.add(files, patient_pattern)
-    return tally.fingerprint()
+    try:
+        return tally.fingerprint()
+    except ValidationError as error:
+        raise DataFileError(
+            folder,
+            f"holds figures that no scanner stores:\n{explained(error, [])}\n",
+            "Check spacings and intensities; 'asyndgan check' shows them.",
+        ) from error
 
 
 def loaded(path: Path) -> Fingerprint:
@@ -134,7 +141,7 @@ class _Case:
         self.bits[name] = max(bits, self.bits.get(name, 8))
         self.lowest[name] = min(float(low), self.lowest.get(name, math.inf))
         values, labels = plane.ravel(), mask.ravel()
-        self.samples[name].append((values[:: self.every], labels[:: self.every] > 0))
+        self.samples[name].append((values[:: self.every].copy(), labels[:: self.every] > 0))
         moved = values - np.float64(self.shift.setdefault(name, float(values.mean())))
         found = [np.bincount(labels, each, self.labels) for each in (None, moved, moved**2)]
         self.sums[name] = self.sums.get(name, 0) + np.stack(found)

@@ -23,7 +23,7 @@ Axis = Literal["sagittal", "coronal", "axial"]
 PLANES: Final[tuple[Axis, ...]] = ("sagittal", "coronal", "axial")
 """Directions along which a volume is cut, in the order of its axes."""
 
-Number = Annotated[float, Field(ge=-1e9, le=1e9)]
+Number = Annotated[float, Field(ge=-1e39, le=1e39)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1, le=2**31)]
 
@@ -72,6 +72,9 @@ class Levels(Figures):
     p99: Spread
     p99_5: Spread
 
+
+LONGEST: Final = 1e9
+"""Most voxels or millimetres along an axis."""
 
 PERCENTILES: Final = (0.5, 1.0, 50.0, 99.0, 99.5)
 """The percentiles of `Levels`, in its order."""
@@ -140,9 +143,10 @@ class Side(Figures):
     common: Share
 
     @model_validator(mode="after")
-    def _above_zero(self) -> Self:
-        if min(each.lowest for each in (self.voxels, self.mm, self.view)) <= 0:
-            raise ValueError("voxels, mm and view are above 0")
+    def _possible(self) -> Self:
+        figures = (self.voxels, self.mm, self.view)
+        if any(each.lowest <= 0 or each.highest > LONGEST for each in figures):
+            raise ValueError(f"voxels, mm and view are above 0, and {LONGEST:g} at most")
         return self
 
 

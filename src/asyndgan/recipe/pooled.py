@@ -40,6 +40,9 @@ AGREED: Final = 0.1
 SOFT_TISSUE: Final = 300.0
 """Hounsfield units that a window reaches at least: what lies around a lung must not be white."""
 
+HARDEST: Final = 1e5
+"""Hounsfield units beyond which no window reaches; metal has some 3e4."""
+
 
 @final
 class Sites:
@@ -192,8 +195,8 @@ class Sites:
         inside = [one.inside for one in self.modalities[modality].values() if one.inside]
         if not inside:
             return Intensity(low=-1000, high=1000)
-        low = min(each.p0_5.middle for each in inside)
-        high = max(low, *(each.p99_5.middle for each in inside))
+        low = max(-HARDEST, min(HARDEST, *(each.p0_5.middle for each in inside)))
+        high = max(low, min(HARDEST, max(each.p99_5.middle for each in inside)))
         wide = max(20.0, high - low) / 2
         bottom = max(-1000.0, 10 * math.floor((low - wide) / 10))
         top = max(SOFT_TISSUE, 10 * math.ceil((high + wide) / 10))
