@@ -165,7 +165,7 @@ class _Case:
         if not self.labelled:
             return {}
         found = np.stack(self.labelled)
-        lines = found.any(0)
+        lines = np.asarray(found.any(0))
         by_axis = (lines[: self.columns], lines[self.columns :], found.any(1))
         return {axis: (int((~each).sum()), each.size) for axis, each in enumerate(by_axis)}
 
@@ -245,8 +245,7 @@ class _Tally:
         """The figures of all cases."""
         sides = len(self.shapes[0]) if self.shapes else 0
         names = {number: name for name, number in self.info.labels.items()}
-        counts = dict(zip(AXES, self.unlabelled.tolist(), strict=True))
-        kinds = AXES if self.spaced else ("axial",)
+        cut = {axis: self.unlabelled[place].tolist() for axis, place in AXES.items()}
         return Fingerprint(
             cases=len(self.shapes),
             slices=self.slices,
@@ -257,7 +256,9 @@ class _Tally:
             modalities=tuple(self._modality(name) for name in self.modalities),
             labels=tuple(self._label(number, names) for number in sorted(names) if number),
             unlabelled={
-                axis: counts[axis][0] / counts[axis][1] for axis in kinds if counts[axis][1]
+                axis: empty / every
+                for axis, (empty, every) in cut.items()
+                if every and (self.spaced or axis == "axial")
             },
         )
 
@@ -281,8 +282,8 @@ class _Tally:
         explained = self._of_patients(f"explained {name}")
         return ModalityFigures(
             name=name,
-            kind=self._kind(name),  # type: ignore[arg-type]
-            bits=self.bits.get(name, 32),  # type: ignore[arg-type]
+            kind=self._kind(name),
+            bits=self.bits.get(name, 32),
             patients=len(self.found[f"whole {name}"]) or None,
             explained=float(explained.mean()) if explained.size else None,
             **levels,

@@ -181,7 +181,7 @@ class Fingerprint(Figures):
     def _agrees(self) -> Self:
         if len(self.axes) not in ((0, 2, 3) if self.spaced else (0, 2)):
             raise ValueError(f"{len(self.axes)} axes fit no picture or volume")
-        parts = (*self.modalities, *self.labels)
+        parts: tuple[ModalityFigures | LabelFigures, ...] = (*self.modalities, *self.labels)
         if any(each.patients and each.patients > (self.patients or 0) for each in parts):
             raise ValueError("a modality or a label has more patients than there are")
         for what, of in (
