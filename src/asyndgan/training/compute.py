@@ -68,7 +68,7 @@ def measured_threads(recipe: Recipe, images: int, precision: str, device: torch.
 def expected_seconds(recipe: Recipe, sites: int, device: torch.device) -> float:
     """Seconds of one step of all sites, where one machine computes them one after the other.
 
-    Times the generator and a site's networks alone, so it is right to a factor of about 1.5.
+    Times the generator and a site's networks alone, so it is right to a factor of about two.
     """
     precision, batch = measured_precision(recipe, device), recipe.training.batch
     with torch_threads(1):
