@@ -22,7 +22,7 @@ COMMANDS: Final = {
     "import": "Makes a data set of a folder of DICOM files.",
     "check": "Checks data sets and names every fault.",
     "fingerprint": "Measures a data set for a plan: figures, and no image.",
-    "plan": "Plans a recipe from the sites' data, with a reason for each value.",
+    "plan": "Plans a recipe from sites' data, each value with a reason.",
     "train": "Trains one generator with several sites.",
     "generate": "Paints a synthetic data set with a trained generator.",
     "export": "Writes a synthetic data set as DICOM, marked as synthetic.",

@@ -29,7 +29,7 @@ def plan(
     overrides: Overrides = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> None:
-    """Plans a recipe from the sites' data, with a reason for each value.
+    """Plans a recipe from sites' data, each value with a reason.
 
     What the plan does not name is as in the recipe 'default'.
 
