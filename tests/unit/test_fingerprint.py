@@ -8,6 +8,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image as Picture
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
@@ -241,3 +242,18 @@ def test_every_field_of_a_fingerprint_is_shown(tmp_path: Path) -> None:
             assert "RAS" in str([*rows(found_volume)])
         else:
             assert str([*rows(found.model_copy(update={name: empty}))]) != shown, name
+
+
+def test_a_picture_in_a_format_of_volumes_is_measured_as_a_picture(tmp_path: Path) -> None:
+    png = halves(tmp_path / "png", patients=3)
+    tiff = tmp_path / "tiff"
+    for file in (*png.glob("imagesTr/*"), *png.glob("labelsTr/*")):
+        to = tiff / file.parent.name / f"{file.stem}.tif"
+        to.parent.mkdir(parents=True, exist_ok=True)
+        Picture.open(file).save(to)
+    table = json.loads((png / "dataset.json").read_text())
+    (tiff / "dataset.json").write_text(json.dumps({**table, "file_ending": ".tif"}))
+    assert measured(tiff).model_dump(exclude={"axes"}) == measured(png).model_dump(exclude={"axes"})
+    assert [side.voxels for side in measured(tiff).axes] == [
+        side.voxels for side in measured(png).axes
+    ]

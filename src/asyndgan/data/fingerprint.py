@@ -20,7 +20,7 @@ from asyndgan.data.findings import COLDEST, WARMEST_AIR
 from asyndgan.data.listing import CaseFiles, list_cases
 from asyndgan.data.nnunet import AXES, DEFAULT_PATIENT_PATTERN, read_case
 from asyndgan.data.plan import shared_modalities
-from asyndgan.data.readers import READERS, DataFileError
+from asyndgan.data.readers import DataFileError
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, explained
 from asyndgan.recipe.fingerprint import (
@@ -178,7 +178,6 @@ class _Tally:
         self.info = info
         self.modalities = shared_modalities(info, ImageSection())
         self.most = max(info.labels.values(), default=0) + 1
-        self.spaced = READERS[info.file_ending].spaced
         self.found: dict[str, dict[str, list[Any]]] = defaultdict(lambda: defaultdict(list))
         """Figures of cases, by what they are of, and by patient."""
         self.shapes: list[tuple[int, ...]] = []
@@ -234,6 +233,11 @@ class _Tally:
     def _keep(self, key: str, patient: str, value: Any) -> None:
         self.found[key][patient].append(value)
 
+    @property
+    def spaced(self) -> bool:
+        """Whether the cases are volumes; a TIFF may be either."""
+        return all(len(shape) == 3 for shape in self.shapes)
+
     def _of_patients(self, key: str) -> np.ndarray:
         """One row a patient: the mean over their cases."""
         return np.array([np.mean(values, 0) for values in self.found[key].values()])
@@ -243,7 +247,7 @@ class _Tally:
 
     def fingerprint(self) -> Fingerprint:
         """The figures of all cases."""
-        sides = len(self.shapes[0]) if self.shapes else 0
+        sides = len(self.shapes[0]) if len(set(map(len, self.shapes))) == 1 else 0
         names = {number: name for name, number in self.info.labels.items()}
         cut = {axis: self.unlabelled[place].tolist() for axis, place in AXES.items()}
         return Fingerprint(

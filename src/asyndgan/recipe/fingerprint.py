@@ -158,7 +158,7 @@ class Fingerprint(Figures):
         cases: pictures or volumes.
         slices: pictures or axial slices.
         patients: number of patients.
-        spaced: whether the format stores a spacing, as volumes do.
+        spaced: whether the cases are volumes, whose files store a spacing.
         axes: two of pictures, three of volumes.
         orientation: most common orientation of the files' axes, such as RAS; empty: pictures.
         modalities: in the order of channel_names.
