@@ -3,8 +3,8 @@
 The protocol is that of Chang et al., "Synthetic Learning: Learn From Distributed Asynchronized
 Discriminator GAN Without Sharing Medical Image Data", CVPR 2020.
 
-For notebooks and scripts there are `train`, `generate`, `evaluate`, `audit`, `Recipe` and `Run`
-(see docs/python.md). They are imported when they are first used, since torch takes seconds.
+For notebooks and scripts there are `train`, `generate`, `evaluate`, `audit`, `Recipe`, `Run` and
+`Study` (see docs/python.md). They are imported when they are first used, since torch takes seconds.
 """
 
 from importlib.metadata import version
@@ -14,13 +14,17 @@ from asyndgan.lazy import lazily
 
 __version__ = version("asyndgan")
 
-__all__ = ["Recipe", "Run", "audit", "evaluate", "generate", "train"]
+__all__ = ["Recipe", "Run", "Study", "audit", "evaluate", "generate", "train"]
 
 if TYPE_CHECKING:
     from asyndgan.api import Run, audit, evaluate, generate, train
     from asyndgan.recipe import Recipe
+    from asyndgan.runs.study import Study
 else:
-    __getattr__ = lazily(__name__, {"api": "Run audit evaluate generate train", "recipe": "Recipe"})
+    __getattr__ = lazily(
+        __name__,
+        {"api": "Run audit evaluate generate train", "recipe": "Recipe", "runs.study": "Study"},
+    )
 
 
 def __dir__() -> list[str]:

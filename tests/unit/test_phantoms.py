@@ -181,7 +181,7 @@ def test_the_command_writes_a_folder_a_site_and_says_what_to_type_next(tmp_path)
     app.command()(phantoms_command)
     result = CliRunner().invoke(app, [str(tmp_path), "--size", "32", "--patients", "0.01"])
     assert result.exit_code == 0, result.output
-    assert f"asyndgan check {tmp_path / 'north'}" in result.output
+    assert f"asyndgan init {tmp_path}" in result.output
     names = {site.name for site in DEFAULT_SITES} | {"test"}
     assert {path.name for path in tmp_path.iterdir()} == names
     assert len(list((tmp_path / "north" / "labelsTr").iterdir())) == NORTH.slices

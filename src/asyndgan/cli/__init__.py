@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "demo": "Runs every stage on four phantom hospitals.",
     "phantoms": "Draws phantom data sets: four sites and a test set.",
     "import": "Makes a data set of a folder of DICOM files.",
+    "init": "Writes a study: sites, test set and recipe, for all other commands.",
     "check": "Checks data sets and names every fault.",
     "fingerprint": "Measures a data set for a plan: figures, and no image.",
     "plan": "Plans a recipe from sites' data, each value with a reason.",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
-from asyndgan.cli.options import FinishedRun, NewFolder, Sites, parsed_sites
+from asyndgan.cli.options import FinishedRun, NewFolder, Sites, StudyOption, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.reports.words import DASH
@@ -27,6 +27,7 @@ def audit(
     state: list[str] | None = None,
     canaries: str = "",
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    study: StudyOption = None,
 ) -> None:
     """Attacks a run to measure what it reveals about patients.
 

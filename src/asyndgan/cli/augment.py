@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from asyndgan.cli.options import FinishedRun, NewFolder, Seed
+from asyndgan.cli.options import FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 
@@ -24,6 +24,7 @@ def augment(
     seed: Seed = 0,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: Path | None = None,
+    study: StudyOption = None,
 ) -> None:
     """Copies a data set and adds synthetic cases.
 

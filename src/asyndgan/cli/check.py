@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from asyndgan.cli.options import AsJson, Overrides, print_json
+from asyndgan.cli.options import AsJson, Overrides, StudyOption, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
@@ -42,6 +42,7 @@ def check(
     overrides: Overrides = None,
     every: Annotated[bool, typer.Option("--all")] = False,
     as_json: AsJson = False,
+    study: StudyOption = None,
 ) -> None:
     """Checks data sets and names every fault.
 

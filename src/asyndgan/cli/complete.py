@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from asyndgan.cli.evaluate import EvaluationDisplay
-from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed
+from asyndgan.cli.options import Count, FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RunError
@@ -25,6 +25,7 @@ def complete(
     seed: Seed = 0,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     device: str = "cpu",
+    study: StudyOption = None,
 ) -> None:
     """Copies a data set and adds the modalities that its cases lack.
 

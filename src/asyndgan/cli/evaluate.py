@@ -15,7 +15,15 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from asyndgan.cli.options import ChosenCount, Count, FinishedRun, NewFolder, Sites, parsed_sites
+from asyndgan.cli.options import (
+    ChosenCount,
+    Count,
+    FinishedRun,
+    NewFolder,
+    Sites,
+    StudyOption,
+    parsed_sites,
+)
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.budget import SegmentationBudget
@@ -48,6 +56,7 @@ def evaluate(
     check_budget: Annotated[bool, typer.Option("--check-budget")] = False,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: list[str] | None = None,
+    study: StudyOption = None,
 ) -> None:
     r"""Compares models trained on synthetic and on real data.
 

@@ -15,7 +15,15 @@ from rich.table import Table
 
 from asyndgan.cli.following import tell_lacking
 from asyndgan.cli.help import Commands
-from asyndgan.cli.options import AsJson, NewFolder, Overrides, RecipeName, Sites, print_json
+from asyndgan.cli.options import (
+    AsJson,
+    NewFolder,
+    Overrides,
+    RecipeName,
+    Sites,
+    StudyOption,
+    print_json,
+)
 from asyndgan.cli.standing import Standing
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
@@ -160,6 +168,7 @@ def submit(
     run: str | None = None,
     site: list[str] | None = None,
     yes: Annotated[bool, typer.Option("--yes")] = False,
+    study: StudyOption = None,
 ) -> None:
     """Submits a run and asks you to confirm what it paints. Resumes a stopped run.
 
@@ -179,7 +188,7 @@ def submit(
     made = kits.Federation.of(folder)
     order = Order.submit(made, name, resolved, tuple(site or ()), yes=yes)
     Terminal().say(f"Run {order.name} is ordered: asyndgan federation status {quote(str(folder))}")
-    tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks)
+    tell_lacking(Terminal(), resolved, masks=resolved.keeps_masks, study=study)
     if not yes and not order.begun():
         _have_confirmed(order, ask=sys.stdin.isatty())
 

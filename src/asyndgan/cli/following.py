@@ -6,9 +6,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Final
 
+from asyndgan.cli.study import WRITTEN
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
+from asyndgan.runs.study import STUDY_FILE, Study
 
 HOLD_OUT = "--set training.hold_out=0.2"
 
@@ -16,12 +18,13 @@ WIDTH: Final = 80
 """Columns of a line that is to be copied."""
 
 
-def lacking(recipe: Recipe, *, masks: bool) -> list[str]:
+def lacking(recipe: Recipe, *, masks: bool, tested: bool = False) -> list[str]:
     """What a run will not be able to do by itself, and the options that allow it, line by line.
 
     Args:
         recipe: recipe of the run.
         masks: whether it keeps, or will keep, masks to paint from.
+        tested: whether its study has a test set.
     """
     lines = []
     if recipe.condition.kind == "mask" and not masks:
@@ -30,7 +33,7 @@ def lacking(recipe: Recipe, *, masks: bool) -> list[str]:
         lines.append(
             f"No masks are kept for generate: {train if free else ''}give it --masks FOLDER."
         )
-    if not recipe.training.hold_out and recipe.image.source == "images":
+    if not tested and not recipe.training.hold_out and recipe.image.source == "images":
         given = "--test FOLDER and audit --holdout FOLDER"
         if recipe.condition.kind != "mask":
             given = "--holdout FOLDER"
@@ -42,14 +45,23 @@ def lacking(recipe: Recipe, *, masks: bool) -> list[str]:
     return lines
 
 
-def tell_lacking(console: Terminal, recipe: Recipe, *, masks: bool) -> None:
-    """Prints the lines of `lacking`."""
-    for line in lacking(recipe, masks=masks):
+def tell_lacking(
+    console: Terminal, recipe: Recipe, *, masks: bool, study: Path | None = None
+) -> None:
+    """Prints the lines of `lacking`; `study` is the study's file."""
+    tested = bool(study and Study.load(study).test)
+    for line in lacking(recipe, masks=masks, tested=tested):
         console.say(line, style="yellow")
 
 
 def next_commands(
-    path: Path, recipe: Recipe, sites: Mapping[str, Path], pattern: str, *, masks: bool
+    path: Path,
+    recipe: Recipe,
+    sites: Mapping[str, Path],
+    pattern: str,
+    *,
+    masks: bool,
+    study: Path | None = None,
 ) -> list[list[str]]:
     """The commands that use a finished run, with its paths, option by option.
 
@@ -62,7 +74,9 @@ def next_commands(
         sites: folders of its sites' data, by name.
         pattern: pattern of its patients.
         masks: whether it kept masks to paint from.
+        study: file of the study that it was trained in; the commands leave out what it says.
     """
+    said = Study.load(study) if study else Study()
     run, kind = quote(str(path)), recipe.condition.kind
     given = [f"--site {quote(f'{name}={folder}')}" for name, folder in sites.items()]
     if pattern != DEFAULT_PATIENT_PATTERN:
@@ -71,7 +85,11 @@ def next_commands(
     painted, judged, tried = (
         _free(path.parent / name) for name in ("synthetic", "evaluation", "audit")
     )
-    unseen = "" if recipe.training.hold_out else quote(str(_test(sites) or "OTHER_PATIENTS"))
+    unseen = (
+        ""
+        if recipe.training.hold_out
+        else quote(str(said.test or _test(sites) or "OTHER_PATIENTS"))
+    )
     shown = [] if own else [f"--synthetic {quote(str(painted))}"]
     commands = []
     if kind != "class":
@@ -85,7 +103,21 @@ def next_commands(
         more = [f"--holdout {unseen}"] if unseen else []
         commands.append([f"asyndgan audit {run}", *given, *more, f"--out {quote(str(tried))}"])
         shown += _named("--audit", tried)
-    return [*commands, [f"asyndgan report {run}", *shown]]
+    commands.append([f"asyndgan report {run}", *shown])
+    return [_within(said, study, each) for each in commands] if study else commands
+
+
+def _within(study: Study, file: Path, command: list[str]) -> list[str]:
+    """A command without what the study says, if this is a command on its run and its sites."""
+    said = {f"--out {quote(str(study.beside(name)))}" for name in WRITTEN.values()}
+    said |= {f"--site {quote(f'{name}={folder}')}" for name, folder in study.sites.items()}
+    said |= {f"{option} {quote(str(study.test))}" for option in ("--test", "--holdout")}
+    said |= {f"--patient-pattern {quote(study.patient_pattern)}"}
+    begin, run = command[0].removesuffix(f" {quote(str(study.out))}"), command[0]
+    rest = [each for each in command[1:] if each not in said]
+    if begin == run or any(each.startswith("--site") for each in rest):
+        return command
+    return [begin, *rest, *([] if file == Path(STUDY_FILE) else [f"--study {quote(str(file))}"])]
 
 
 def in_lines(command: list[str]) -> str:

@@ -7,7 +7,7 @@ import typer
 
 import asyndgan
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
-from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, Seed
+from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, Seed, StudyOption
 from asyndgan.cli.terminal import Terminal
 
 
@@ -21,6 +21,7 @@ def generate(
     fade: list[str] | None = None,
     release: list[Path] | None = None,
     like: Path | None = None,
+    study: StudyOption = None,
 ) -> None:
     """Paints a synthetic data set with a trained generator.
 

@@ -13,6 +13,8 @@ from typing import Any, Final, final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from asyndgan.cli.study import completed
+
 OTHER: Final = "Other"
 """Heading of the options without a topic (`rich_help_panel`)."""
 
@@ -21,6 +23,9 @@ OPTION: Final = re.compile(r"^(--\S+) ?(\S*): (.+(?:\n .+)*)", re.MULTILINE)
 
 SHARED: Final = """
 Data:
+    --study FILE: Study, which 'asyndgan init' writes: it gives what the command line leaves out,
+        and --site may name its sites without folders. Without a run and a site's folder, it is
+        study.toml in the current folder.
     --site NAME=FOLDER: A site and the folder of its data set.
     --state NAME=FOLDER: The folder in which a site kept its state of the run, which records the
         patients that it trained on. In a federation: KIT/runs/RUN. By default the run folder.
@@ -76,6 +81,10 @@ class Command(_Page, TyperCommand):
         for each in parameters:
             if each.opts[0] in told:
                 each.rich_help_panel, each.metavar, each.help = told[each.opts[0]]
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parses the words of the command line, and those that a study adds."""
+        return super().parse_args(ctx, completed(self, ctx, args))
 
 
 class Group(_Page, TyperGroup):

@@ -32,6 +32,8 @@ PlannedRecipe = Annotated[
 FinishedRun = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set")]
 Sites = Annotated[list[str], typer.Option()]
+StudyOption = Annotated[Path | None, typer.Option("--study")]
+"""Of a command that takes what it was not given from a study (`cli/study.py`)."""
 NewFolder = Annotated[Path, typer.Option()]
 Seed = Annotated[int, typer.Option(min=0)]
 Count = Annotated[int, typer.Option(min=1)]

@@ -32,7 +32,7 @@ def phantoms(
         --seed N: Random seed. Another seed draws other patients.
         --patients X: Factor for the number of patients. Use 0.2 for a quick try.
     """
-    from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
+    from asyndgan.data.phantoms import write_phantoms
     from asyndgan.data.writing import written_whole
 
     with written_whole(out) as half:
@@ -43,5 +43,4 @@ def phantoms(
         table.add_row(name, str(out / name), str(cases))
     console = Terminal()
     console.print(table)
-    first = out / DEFAULT_SITES[0].name
-    console.say(f"\nNext: asyndgan check {quote(str(first))}")
+    console.say(f"\nNext: asyndgan init {quote(str(out))}")

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from asyndgan.cli.options import FinishedRun, parsed_sites
+from asyndgan.cli.options import FinishedRun, StudyOption, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
 from asyndgan.received import lacking
@@ -22,6 +22,7 @@ def report(
     audit: list[Path] | None = None,
     synthetic: Path | None = None,
     title: str | None = None,
+    study: StudyOption = None,
 ) -> None:
     """Writes one HTML page about a run.
 

@@ -20,6 +20,7 @@ from asyndgan.cli.options import (
     Overrides,
     PlannedRecipe,
     Sites,
+    StudyOption,
     parsed_sites,
 )
 from asyndgan.cli.plan import tell_plan
@@ -52,6 +53,7 @@ def train(
     resume: Annotated[bool, typer.Option("--resume")] = False,
     threads: ChosenCount = None,
     device: str = "cpu",
+    study: StudyOption = None,
 ) -> None:
     """Trains one generator with several sites.
 
@@ -98,7 +100,7 @@ def train(
     def tell(proposal: str) -> None:
         data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
         display.tell(f"{proposal}\n{told(data)}")
-        tell_lacking(console, resolved, masks=resolved.keeps_masks)
+        tell_lacking(console, resolved, masks=resolved.keeps_masks, study=study)
 
     with TrainingDisplay(console) as display:
         run = train_run(
@@ -117,7 +119,7 @@ def train(
             confirm=tell,
             watch=display.show,
         )
-    tell_finished(console, run, folders, patient_pattern)
+    tell_finished(console, run, folders, patient_pattern, study)
 
 
 def _withheld(pairs: list[str]) -> dict[str, list[str]]:
@@ -131,7 +133,11 @@ def _withheld(pairs: list[str]) -> dict[str, list[str]]:
 
 
 def tell_finished(
-    console: Terminal, run: "RunFolder", sites: Mapping[str, Path], pattern: str
+    console: Terminal,
+    run: "RunFolder",
+    sites: Mapping[str, Path],
+    pattern: str,
+    study: Path | None,
 ) -> None:
     """Prints a summary after training, what the run lacks, and the commands that use it."""
     facts, recipe, masks = run.facts(), run.recipe(), run.has_masks
@@ -141,9 +147,9 @@ def tell_finished(
         f"no image among them. Generator: {run.generator_file}"
     )
     tell_trial(console, run)
-    tell_lacking(console, recipe, masks=masks)
+    tell_lacking(console, recipe, masks=masks, study=study)
     console.say("Next:")
-    for command in next_commands(run.path, recipe, sites, pattern, masks=masks):
+    for command in next_commands(run.path, recipe, sites, pattern, masks=masks, study=study):
         console.say(in_lines(command))
 
 

@@ -65,7 +65,7 @@ def lines_of(
         elif isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
             tables.extend((name, f"[[{prefix}{name}]]", item) for item in value)
         else:
-            shown = "" if value is None else _value(value)
+            shown = "" if value is None else value_of(value)
             line = f"{name} = {shown}" if value is not None else f"# {name} ="
             note = _comment(field) if comments else ""
             note = reasons.get(f"{prefix}{name}", note)
@@ -99,11 +99,12 @@ def _string(text: str) -> str:
     return "".join(letter if letter.isprintable() else f"\\U{ord(letter):08x}" for letter in whole)
 
 
-def _value(value: object) -> str:
+def value_of(value: object) -> str:
+    """A plain value as TOML."""
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_value, value)) + "]"
+        return "[" + ", ".join(map(value_of, value)) + "]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key_of(k)} = {_value(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{key_of(k)} = {value_of(v)}" for k, v in value.items()) + "}"
     return json.dumps(value)

@@ -1,0 +1,245 @@
+"""A study: its sites, test set, recipe and run folder, named once in a file for all commands."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from os.path import expanduser
+from pathlib import Path
+from typing import Annotated, Any, Final, Self, final
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    JsonValue,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+
+from asyndgan.data.description import json_table
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.errors import RecipeError, RunError
+from asyndgan.recipe.faults import explained
+from asyndgan.recipe.sections import Section
+from asyndgan.recipe.toml import key_of, value_of
+from asyndgan.texts import NAME_LENGTH, bounded_text, check_site_names, parsed_toml
+
+STUDY_FILE: Final = "study.toml"
+MOST_SITES: Final = 1024
+LONGEST_PATH: Final = 4096
+TEST_NAMES: Final = frozenset({"test", "tests", "testing"})
+"""Names of folders that hold a test set, in any letters."""
+
+HELD_OUT: Final = 0.2
+"""Share of the patients that a study without a test set holds out."""
+
+
+def _located(path: Path, info: ValidationInfo) -> Path:
+    text = str(path)
+    if len(text) > LONGEST_PATH or not text.isprintable():
+        raise ValueError(f"a path has at most {LONGEST_PATH} characters, all of them printable")
+    # Of nobody `~` stays, and is reported as no folder.
+    return Path((info.context or {}).get("folder", ""), expanduser(text))  # noqa: PTH111
+
+
+def _recipe_located(recipe: str, info: ValidationInfo) -> str:
+    return str(_located(Path(recipe), info)) if recipe.endswith(".toml") else recipe
+
+
+Located = Annotated[Path, AfterValidator(_located)]
+"""A path; a relative one is relative to the study's file, `~` is the user's folder."""
+
+
+@final
+class Study(Section):
+    """What all commands of one study have in common. `load` reads it from its file.
+
+    Attributes:
+        sites: folder of each site's data, by the site's name.
+        test: data set of patients of no site.
+        patient_pattern: see `asyndgan.data.nnunet.patient_of`.
+        recipe: name of a recipe, or path of its TOML file.
+        changes: keys of the recipe and their values, as nested tables; `set` in the file.
+        out: the run folder. Other results are written beside it (`beside`).
+    """
+
+    sites: dict[str, Located] = Field({}, max_length=MOST_SITES)
+    test: Located | None = None
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN
+    recipe: Annotated[str, AfterValidator(_recipe_located)] = "default"
+    changes: dict[str, JsonValue] = Field({}, alias="set")
+    out: Located = Field(Path("run"), validate_default=True)
+
+    @model_validator(mode="after")
+    def _folders_differ(self) -> Self:
+        check_site_names(self.sites)
+        places = {f"site {name}": folder for name, folder in self.sites.items()}
+        owners: dict[Path, str] = {}
+        for place, folder in (places | ({"the test set": self.test} if self.test else {})).items():
+            owner = owners.setdefault(folder.resolve(), place)
+            if owner != place:
+                raise ValueError(
+                    f"{owner} and {place} have one folder, {folder}; give each its own"
+                )
+        return self
+
+    @classmethod
+    def load(cls, file: str | Path = STUDY_FILE) -> "Study":
+        """Reads a study; relative paths are relative to its file.
+
+        Raises:
+            RunError: the file cannot be read or is not valid. Whether folders exist is not asked.
+        """
+        file = Path(file)
+        try:
+            text = bounded_text(file)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunError(
+                f"{file} cannot be read: {reason}. 'asyndgan init' writes one."
+            ) from error
+        return cls.parsed(text, file)
+
+    @classmethod
+    def parsed(cls, text: str, file: Path) -> "Study":
+        """Reads the text of a study's file; errors are those of `load`."""
+        try:
+            return cls.model_validate(parsed_toml(text), context={"folder": file.parent})
+        except ValidationError as error:
+            known = [field.alias or name for name, field in cls.model_fields.items()]
+            faults = explained(error, known)
+            raise RunError(f"{file} cannot be used; correct it:\n{faults}") from error
+        except (ValueError, RecipeError) as error:
+            raise RunError(f"{file} cannot be used: {error} Correct it.") from error
+
+    @property
+    def overrides(self) -> list[str]:
+        """The changes of the recipe, each as `key=value`."""
+        return list(_dotted(self.changes))
+
+    def beside(self, name: str) -> Path:
+        """The folder of this name beside the run folder."""
+        return self.out.parent / name
+
+
+def existing(folder: Path) -> Path:
+    """The same folder of a study; raises `RunError` if there is none."""
+    if not folder.is_dir():
+        raise RunError(
+            f"{folder} does not exist, or is no folder. Correct it in the study's file; a relative "
+            "path there is relative to that file."
+        )
+    return folder
+
+
+def _dotted(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in tables.items():
+        key = prefix + (key_of(name) if prefix else name)  # "image.size" means image.size, too
+        if isinstance(value, dict) and value:
+            yield from _dotted(value, f"{key}.")
+        else:
+            yield f"{key}={value_of(value)}"
+
+
+def begun(folders: Sequence[Path], test: Path | None, file: Path) -> str:
+    """The text of a new study's file.
+
+    Args:
+        folders: data sets of sites, or folders that hold such. One of them may be the test set.
+        test: the test set; None: one that is named so, or none.
+        file: where the text will be.
+
+    Raises:
+        DataError: a folder is no data set and holds none.
+        RunError: there is no site, or more than one test set.
+    """
+    found = data_sets(folders)
+    if test:
+        json_table(test / "dataset.json")
+    tests = [test] if test else [folder for folder in found if is_test_set(folder)]
+    sites = [folder for folder in found if folder.resolve() not in [one.resolve() for one in tests]]
+    if len(tests) > 1 or not sites:
+        names = ", ".join(map(str, tests)) or "no data set"
+        remedy = "Name one with --test" if sites else "Name the data set of a site as well"
+        raise RunError(f"{names}: a study has sites, and one test set at most. {remedy}.")
+    named = dict(zip(site_names(sites), sites, strict=True))
+    return _text(named, tests[0] if tests else None, file, "default")
+
+
+def data_sets(folders: Sequence[Path]) -> list[Path]:
+    """The data sets that these folders are, or that lie in them; not those that were painted.
+
+    Raises:
+        DataError: a folder is no data set and holds none.
+    """
+    found: list[Path] = []
+    for folder in folders:
+        inside = [] if _is_data_set(folder) or not folder.is_dir() else sorted(folder.iterdir())
+        sets = [path for path in inside if _is_data_set(path) and not _painted(path)]
+        if not sets:
+            json_table(folder / "dataset.json")  # says what is wrong with it
+        found += sets or [folder]
+    return found
+
+
+def _is_data_set(folder: Path) -> bool:
+    return (folder / "dataset.json").is_file()
+
+
+def _painted(folder: Path) -> bool:
+    table = json_table(folder / "dataset.json")
+    return any(table.get(key) for key in ("synthetic", "masks_only", "synthetic_cases"))
+
+
+def is_test_set(folder: Path) -> bool:
+    """Whether a data set's folder is named as a test set is, or has images of one only."""
+    only = (folder / "imagesTs").is_dir() and not (folder / "imagesTr").is_dir()
+    return only or folder.resolve().name.casefold() in TEST_NAMES
+
+
+def site_names(folders: Sequence[Path]) -> list[str]:
+    """A valid name for each site: that of its folder; where names are equal, with the one above."""
+    plain = [_valid(folder.resolve().name) for folder in folders]
+    names: list[str] = []
+    for name, folder in zip(plain, folders, strict=True):
+        if sum(name.casefold() == other.casefold() for other in plain) > 1:
+            name = _valid(f"{folder.resolve().parent.name}-{folder.resolve().name}")
+        taken, number, first = {other.casefold() for other in names}, 1, name
+        while name.casefold() in taken:
+            number += 1
+            name = f"{first[: NAME_LENGTH - 5]}-{number}"
+        names.append(name)
+    return names
+
+
+def _valid(name: str) -> str:
+    plain = re.sub(r"^Dataset\d+_", "", name)  # as nnU-Net numbers them
+    return re.sub(r"[^\w-]+", "-", plain).strip("-_")[:NAME_LENGTH] or "site"
+
+
+def _text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe: str) -> str:
+    """The text of a study's file, to be edited; what lies below its folder is relative to it."""
+
+    def shown(folder: Path) -> str:
+        whole, base = folder.absolute(), file.absolute().parent
+        return value_of(str(whole.relative_to(base) if whole.is_relative_to(base) else whole))
+
+    tested = f"test = {shown(test)}" if test else '# test = "data/test"'
+    held = f"training.hold_out = {HELD_OUT}  # patients to judge on, since there is no test set"
+    named = "\n".join(f"{key_of(name)} = {shown(folder)}" for name, folder in sites.items())
+    return f"""\
+# A study: commands of asyndgan that are called in this folder, or with --study, read it.
+# Options of the command line win. Relative paths are relative to this file.
+
+recipe = {value_of(recipe)}  # a name ('asyndgan recipe list'), or a file: recipe.toml
+out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written beside it
+{tested}  # patients of no site, to evaluate and to audit on
+# patient_pattern = '(.+)_ses-\\d+$'  # the group finds the patient in a case's name
+
+[sites]  # name = folder of its data
+{named}
+
+[set]  # keys of the recipe, each with its value; 'asyndgan recipe show default' lists them all
+masks.release = true  # the run keeps patients' masks to paint from: ask each site first
+{"# " if test else ""}{held}
+# training.steps = 3000
+"""

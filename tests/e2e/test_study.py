@@ -1,0 +1,67 @@
+"""A study from its folders to the report, as a person types it: sites are named once."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import asyndgan as package
+from asyndgan.cli import app
+from asyndgan.data.description import describe
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder
+
+
+def asyndgan(line: str) -> str:
+    done = CliRunner().invoke(app, line.split())
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_study_is_written_once_and_every_command_takes_it(
+    phantoms: dict[str, Path],
+    tiny: Callable[..., Recipe],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "study").mkdir()
+    monkeypatch.chdir(tmp_path / "study")
+    north, south = phantoms.values()
+    asyndgan(f"init {north} {south} --test {north.parent / 'test'}")
+    recipe = tiny("image.size=32", "training.hold_out=0", "training.steps=4")
+    Path("own.toml").write_text(recipe.to_toml())
+    text = Path("study.toml").read_text().replace('"default"', '"own.toml"')
+    Path("study.toml").write_text(text.replace("# training.steps = 3000", "training.steps = 2"))
+    assert "No faults." in asyndgan("check")
+
+    said = asyndgan("train --set generator.noise=0")
+    assert "step 2/2" in said and "No patients are held out" not in said
+    assert said.endswith("asyndgan generate\nasyndgan evaluate\nasyndgan audit\nasyndgan report\n")
+    assert f"study.toml adds: own.toml --out run --site north={north} --site south={south} " in said
+    run = RunFolder(Path("run"))
+    assert run.facts().sites.keys() == {"north", "south"} and run.recipe().generator.noise == 0
+
+    asyndgan("generate --draws 1")
+    assert describe(Path("synthetic")).synthetic
+    said = asyndgan("evaluate --steps 2 --label lesion")
+    assert "--synthetic synthetic" in said and Path("evaluation/evaluation.json").is_file()
+
+    monkeypatch.chdir(tmp_path)
+    file = "--study study/study.toml"
+    asyndgan(f"audit {file} --site north")
+    assert json.loads(Path("study/audit/audit.json").read_text())
+    assert "with the evaluation in" in asyndgan(f"report {file}")
+    assert Path("study/run/report.html").is_file()
+    asyndgan(f"augment {file} --site south --ratio 0.2")
+    assert describe(Path("study/south-augmented")).synthetic_cases
+
+    study = package.Study.load("study/study.toml")
+    pattern, changes = study.patient_pattern, study.changes
+    again = package.train(
+        study.recipe, study.sites, "again", overrides=changes, patient_pattern=pattern
+    )
+    assert again.state == "finished" and again.recipe.training.steps == 2
