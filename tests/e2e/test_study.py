@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import asyndgan as package
+from asyndgan import Study, train
 from asyndgan.cli import app
 from asyndgan.data.description import describe
 from asyndgan.recipe import Recipe
-from asyndgan.runs import RunFolder
+from asyndgan.runs import RunFolder, load_recipe
 
 
 def asyndgan(line: str) -> str:
@@ -31,10 +31,13 @@ def test_a_study_is_written_once_and_every_command_takes_it(
     (tmp_path / "study").mkdir()
     monkeypatch.chdir(tmp_path / "study")
     north, south = phantoms.values()
-    asyndgan(f"init {north} {south} --test {north.parent / 'test'}")
+    said = asyndgan(f"init {north} {south} --test {north.parent / 'test'}")
+    assert "8 bits are stored" in said
+    assert Study.load("study.toml").recipe == "recipe.toml"
+    assert load_recipe("recipe.toml").image.size == (32, 32)
     recipe = tiny("image.size=32", "training.hold_out=0", "training.steps=4")
     Path("own.toml").write_text(recipe.to_toml())
-    text = Path("study.toml").read_text().replace('"default"', '"own.toml"')
+    text = Path("study.toml").read_text().replace("recipe.toml", "own.toml")
     Path("study.toml").write_text(text.replace("# training.steps = 3000", "training.steps = 2"))
     assert "No faults." in asyndgan("check")
 
@@ -59,9 +62,7 @@ def test_a_study_is_written_once_and_every_command_takes_it(
     asyndgan(f"augment {file} --site south --ratio 0.2")
     assert describe(Path("study/south-augmented")).synthetic_cases
 
-    study = package.Study.load("study/study.toml")
+    study = Study.load("study/study.toml")
     pattern, changes = study.patient_pattern, study.changes
-    again = package.train(
-        study.recipe, study.sites, "again", overrides=changes, patient_pattern=pattern
-    )
+    again = train(study.recipe, study.sites, "again", overrides=changes, patient_pattern=pattern)
     assert again.state == "finished" and again.recipe.training.steps == 2

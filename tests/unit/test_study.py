@@ -64,7 +64,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "dataset.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    text = 'test = "data/test"\nsites = {north = "data/north", south = "data/south"}\n'
+    text = 'recipe = "default"\ntest = "data/test"\nsites = {north = "data/north", south = "data/south"}\n'
     (tmp_path / "study.toml").write_text(f"{text}set.training.steps = 2")
     return tmp_path
 
@@ -145,6 +145,7 @@ def test_every_command_with_the_option_takes_parameters_of_its_own() -> None:
     [
         ("check", "", {"test": "data/test", "overrides": ["training.steps=2"]}),
         ("train", "", {"out": "run", "recipe": "default"}),
+        ("plan", "", {"sites": ["north=data/north", "south=data/south"]}),
         (
             "train",
             "--set training.steps=9",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
+from asyndgan.cli.options import StudyOption
 from asyndgan.cli.plan import write_new
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
@@ -21,6 +22,7 @@ def fingerprint(
     ],
     out: Path | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    study: StudyOption = None,
 ) -> None:
     """Measures a data set for a plan: figures, and no image.
 

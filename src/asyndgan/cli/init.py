@@ -2,14 +2,19 @@
 
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.terminal import Terminal
-from asyndgan.errors import RunError
-from asyndgan.runs.study import STUDY_FILE, Study, begun
+from asyndgan.errors import AsyndganError, RunError
+from asyndgan.runs.planned import planned
+from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text
 from asyndgan.texts import replace_text
+
+RECIPE_FILE: Final = "recipe.toml"
+"""Where the planned recipe is written, beside the study."""
 
 
 def init(
@@ -24,7 +29,8 @@ def init(
 ) -> None:
     """Writes a study: sites, test set, recipe and run folder, for all other commands.
 
-    Sites bear the names of their folders. A data set in a folder named 'test' is the test set.
+    Plans the recipe from the sites' data and writes it beside the study, with a reason for each
+    value. Sites bear the names of their folders. A folder named 'test' is the test set.
 
     Example:
         asyndgan init data/north data/south --test data/test
@@ -40,14 +46,24 @@ def init(
     Output:
         --out FILE: New file to write.
     """
-    if out.exists():
-        raise RunError(f"{out} exists already. Edit it, or name another file with --out.")
-    text = begun(folders, test, out)
-    study = Study.parsed(text, out)
-    replace_text(out, text)
-    console = Terminal()
-    for name, folder in study.sites.items():
-        console.say(f"site {name}: {folder}")
+    recipe = out.with_name(RECIPE_FILE)
+    for file in (out, recipe):
+        if file.exists():
+            raise RunError(f"{file} exists already. Edit it, or name another folder with --out.")
+    sites, others = begun(folders, test)
+    study = Study.parsed(study_text(sites, others, out, ""), out)
+    console, name = Terminal(), RECIPE_FILE
+    try:
+        made = planned(study.sites)
+    except AsyndganError as error:
+        console.say(f"not planned: {error}", style="yellow")
+        name = ""
+    else:
+        tell_plan(console, made)
+        replace_text(recipe, made.to_toml())
+    replace_text(out, study_text(sites, others, out, name))
+    for site, folder in study.sites.items():
+        console.say(f"site {site}: {folder}")
     console.say(
         f"test set: {study.test}" if study.test else "test set: none, so sites hold out patients"
     )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from asyndgan.cli.options import Overrides, parsed_sites
+from asyndgan.cli.options import Overrides, StudyOption, parsed_sites
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
@@ -28,6 +28,7 @@ def plan(
     out: Path | None = None,
     overrides: Overrides = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    study: StudyOption = None,
 ) -> None:
     """Plans a recipe from sites' data, each value with a reason.
 

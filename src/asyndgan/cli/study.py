@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from asyndgan.runs.study import Study
 
 TAKEN: Final = {
+    "fingerprint": "folder patient_pattern",
+    "plan": "sites patient_pattern overrides",
     "check": "folders test patient_pattern recipe overrides",
     "train": "recipe site patient_pattern overrides out",
     "generate": "run out",
@@ -99,7 +101,7 @@ def _values(parameter: Any, command: str, study: "Study", site: str) -> list[str
         site = next(iter(sites))
     match parameter.name:
         case "recipe":
-            return [study.recipe]
+            return [study.recipe] if study.recipe else []
         case "overrides":
             return study.overrides
         case "patient_pattern":
@@ -109,9 +111,9 @@ def _values(parameter: Any, command: str, study: "Study", site: str) -> list[str
             return [str(study.out)]
         case "folders":
             return [str(existing(folder)) for folder in sites.values()]
-        case "site" if parameter.multiple:
+        case "site" | "sites" if parameter.multiple or parameter.nargs != 1:
             return [f"{name}={existing(folder)}" for name, folder in sites.items()]
-        case "site":
+        case "site" | "folder":
             return [str(existing(sites[site]))] if site in sites else []
         case "test" | "holdout":
             return [str(existing(study.test))] if study.test else []

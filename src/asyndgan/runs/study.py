@@ -41,8 +41,8 @@ def _located(path: Path, info: ValidationInfo) -> Path:
     return Path((info.context or {}).get("folder", ""), expanduser(text))  # noqa: PTH111
 
 
-def _recipe_located(recipe: str, info: ValidationInfo) -> str:
-    return str(_located(Path(recipe), info)) if recipe.endswith(".toml") else recipe
+def _recipe_located(recipe: str | None, info: ValidationInfo) -> str | None:
+    return str(_located(Path(recipe), info)) if recipe and recipe.endswith(".toml") else recipe
 
 
 Located = Annotated[Path, AfterValidator(_located)]
@@ -57,7 +57,7 @@ class Study(Section):
         sites: folder of each site's data, by the site's name.
         test: data set of patients of no site.
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
-        recipe: name of a recipe, or path of its TOML file.
+        recipe: name of a recipe, or path of its TOML file; None: one is planned from the data.
         changes: keys of the recipe and their values, as nested tables; `set` in the file.
         out: the run folder. Other results are written beside it (`beside`).
     """
@@ -65,7 +65,7 @@ class Study(Section):
     sites: dict[str, Located] = Field({}, max_length=MOST_SITES)
     test: Located | None = None
     patient_pattern: str = DEFAULT_PATIENT_PATTERN
-    recipe: Annotated[str, AfterValidator(_recipe_located)] = "default"
+    recipe: Annotated[str | None, AfterValidator(_recipe_located)] = None
     changes: dict[str, JsonValue] = Field({}, alias="set")
     out: Located = Field(Path("run"), validate_default=True)
 
@@ -140,13 +140,12 @@ def _dotted(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{key}={value_of(value)}"
 
 
-def begun(folders: Sequence[Path], test: Path | None, file: Path) -> str:
-    """The text of a new study's file.
+def begun(folders: Sequence[Path], test: Path | None) -> tuple[dict[str, Path], Path | None]:
+    """The sites of a new study, by their names, and its test set.
 
     Args:
         folders: data sets of sites, or folders that hold such. One of them may be the test set.
         test: the test set; None: one that is named so, or none.
-        file: where the text will be.
 
     Raises:
         DataError: a folder is no data set and holds none.
@@ -162,7 +161,7 @@ def begun(folders: Sequence[Path], test: Path | None, file: Path) -> str:
         remedy = "Name one with --test" if sites else "Name the data set of a site as well"
         raise RunError(f"{names}: a study has sites, and one test set at most. {remedy}.")
     named = dict(zip(site_names(sites), sites, strict=True))
-    return _text(named, tests[0] if tests else None, file, "default")
+    return named, tests[0] if tests else None
 
 
 def data_sets(folders: Sequence[Path]) -> list[Path]:
@@ -216,13 +215,17 @@ def _valid(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", plain).strip("-_")[:NAME_LENGTH] or "site"
 
 
-def _text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe: str) -> str:
-    """The text of a study's file, to be edited; what lies below its folder is relative to it."""
+def study_text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe: str) -> str:
+    """The text of a study's file, to be edited; what lies below its folder is relative to it.
+
+    Without a recipe it is planned at each training.
+    """
 
     def shown(folder: Path) -> str:
         whole, base = folder.absolute(), file.absolute().parent
         return value_of(str(whole.relative_to(base) if whole.is_relative_to(base) else whole))
 
+    named_recipe = f"recipe = {value_of(recipe)}" if recipe else '# recipe = "default"'
     tested = f"test = {shown(test)}" if test else '# test = "data/test"'
     held = f"training.hold_out = {HELD_OUT}  # patients to judge on, since there is no test set"
     named = "\n".join(f"{key_of(name)} = {shown(folder)}" for name, folder in sites.items())
@@ -230,7 +233,7 @@ def _text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe: str)
 # A study: commands of asyndgan that are called in this folder, or with --study, read it.
 # Options of the command line win. Relative paths are relative to this file.
 
-recipe = {value_of(recipe)}  # a name ('asyndgan recipe list'), or a file: recipe.toml
+{named_recipe}  # a name ('asyndgan recipe list') or a file; without, it is planned at each training
 out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written beside it
 {tested}  # patients of no site, to evaluate and to audit on
 # patient_pattern = '(.+)_ses-\\d+$'  # the group finds the patient in a case's name
