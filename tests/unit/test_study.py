@@ -64,8 +64,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "data" / name).mkdir(parents=True)
         (tmp_path / "data" / name / "dataset.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
-    text = 'recipe = "default"\ntest = "data/test"\nsites = {north = "data/north", south = "data/south"}\n'
-    (tmp_path / "study.toml").write_text(f"{text}set.training.steps = 2")
+    sites = 'sites = {north = "data/north", south = "data/south"}'
+    text = f'recipe = "default"\ntest = "data/test"\n{sites}\nset.training.steps = 2'
+    (tmp_path / "study.toml").write_text(text)
     return tmp_path
 
 
@@ -263,8 +264,13 @@ def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here: Path)
     assert study.sites == {"north": Path("data/north"), "south": Path("data/south")}
     assert study.test == Path("data/test") and study.overrides == ["masks.release=true"]
     assert "site north: data/north" in said and said.endswith("asyndgan check\nasyndgan train\n")
-    with pytest.raises(RunError, match="exists already"):
+    assert "not planned: " in said and study.recipe is None  # check will say what is wrong
+    with pytest.raises(RunError, match=r"study\.toml exists already"):
         asyndgan("init", "data")
+    (here / "data" / "recipe.toml").touch()
+    with pytest.raises(RunError, match=r"recipe\.toml exists already"):
+        asyndgan("init", "data/north", "--out", "data/d.toml")
+    (here / "data" / "recipe.toml").unlink()
     asyndgan("init", "data/north", "data/south", "--out", "b.toml")
     assert Study.load("b.toml").overrides == ["masks.release=true", "training.hold_out=0.2"]
     asyndgan("init", "data/north", "--test", "data/south", "--out", here / "data" / "c.toml")
