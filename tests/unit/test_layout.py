@@ -27,7 +27,7 @@ def plain(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("kind", ["resnet", "spade"])
+@pytest.mark.parametrize("kind", ["resnet", "spade", "topdown"])
 def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) -> None:
     recipe = load_recipe("default", [f"generator.kind={kind}", "generator.style=0"])
     torch.manual_seed(0)

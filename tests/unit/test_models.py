@@ -25,7 +25,7 @@ from asyndgan.recipe import DiscriminatorSection, Recipe
 from asyndgan.training import Site
 
 MakeRecipe = Callable[..., Recipe]
-GENERATORS = ["resnet", "spade"]
+GENERATORS = ["resnet", "spade", "topdown"]
 DISCRIMINATORS = ["patch", "patch_segmentation"]
 SPACES = [(16, 16), (16, 32), (16, 16, 16)]
 LARGER = [(32, 32), (32, 48), (32, 32, 32)]
@@ -311,7 +311,7 @@ def test_conditions_become_one_hot_maps() -> None:
 @pytest.mark.parametrize(
     ("override", "build", "known"),
     [
-        ("generator.kind=vit", build_generator, "dcgan, masks, resnet, spade"),
+        ("generator.kind=vit", build_generator, "dcgan, masks, resnet, spade, topdown"),
         ("discriminator.kind=vit", build_discriminator, "dcgan, patch, patch_segmentation"),
     ],
 )

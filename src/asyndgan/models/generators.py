@@ -19,9 +19,10 @@ from asyndgan.recipe import GeneratorSection
 SLOPE = 0.2
 
 
-def _conv(
+def convolution(
     spatial_dims: int, source: int, target: int, kernel: int = 3, *, stride: int = 1, bias: bool
 ) -> nn.Module:
+    """A convolution that keeps the size if its stride is 1; reflects at the edges of planes."""
     conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
     # No bias before an instance norm: the norm cancels it, and its gradient is only noise.
     return conv(
@@ -47,7 +48,8 @@ def smooth(spatial_dims: int) -> str:
     return "bilinear" if spatial_dims == 2 else "trilinear"
 
 
-def _norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module:
+def instance_norm(spatial_dims: int, channels: int, *, affine: bool = True) -> nn.Module:
+    """A norm of each image's features by themselves."""
     norm = nn.InstanceNorm2d if spatial_dims == 2 else nn.InstanceNorm3d
     return norm(channels, affine=affine)
 
@@ -59,11 +61,11 @@ class ResidualBlock(nn.Module):
     def __init__(self, spatial_dims: int, channels: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv(spatial_dims, channels, channels, bias=False),
-            _norm(spatial_dims, channels),
+            convolution(spatial_dims, channels, channels, bias=False),
+            instance_norm(spatial_dims, channels),
             nn.ReLU(),
-            _conv(spatial_dims, channels, channels, bias=False),
-            _norm(spatial_dims, channels),
+            convolution(spatial_dims, channels, channels, bias=False),
+            instance_norm(spatial_dims, channels),
         )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -114,14 +116,14 @@ class ResNetGenerator(nn.Module):
         k = section.width
         maps = condition_channels + section.noise + (spatial_dims if section.position else 0)
         layers: list[nn.Module] = [
-            _conv(spatial_dims, maps, k, 7, bias=False),
-            _norm(spatial_dims, k),
+            convolution(spatial_dims, maps, k, 7, bias=False),
+            instance_norm(spatial_dims, k),
             nn.ReLU(),
         ]
         for wide in (k, 2 * k):
             layers += [
-                _conv(spatial_dims, wide, 2 * wide, stride=2, bias=False),
-                _norm(spatial_dims, 2 * wide),
+                convolution(spatial_dims, wide, 2 * wide, stride=2, bias=False),
+                instance_norm(spatial_dims, 2 * wide),
                 nn.ReLU(),
             ]
         self.halved = len(layers)
@@ -131,8 +133,8 @@ class ResNetGenerator(nn.Module):
                 # The paper uses a transposed convolution, but its uneven overlap left a grid of
                 # dots in the images (Odena et al. 2016).
                 nn.Upsample(scale_factor=2, mode=smooth(spatial_dims), align_corners=False),
-                _conv(spatial_dims, wide, wide // 2, bias=False),
-                _norm(spatial_dims, wide // 2),
+                convolution(spatial_dims, wide, wide // 2, bias=False),
+                instance_norm(spatial_dims, wide // 2),
                 nn.ReLU(),
             ]
         self.body = nn.Sequential(*layers)
@@ -142,7 +144,9 @@ class ResNetGenerator(nn.Module):
             self.styles = nn.ModuleList(Style(section.code, wide) for wide in (4 * k, k))
         self.skip = section.skip
         self.position = section.position
-        self.paint = _conv(spatial_dims, k + maps * section.skip, image_channels, 7, bias=True)
+        self.paint = convolution(
+            spatial_dims, k + maps * section.skip, image_channels, 7, bias=True
+        )
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
         """Paints images in [-1, 1] of the condition's height and width (multiples of 4)."""
@@ -170,10 +174,10 @@ class SpatiallyAdaptiveNorm(nn.Module):
 
     def __init__(self, spatial_dims: int, channels: int, maps: int, hidden: int) -> None:
         super().__init__()
-        self.norm = _norm(spatial_dims, channels, affine=False)
-        self.shared = nn.Sequential(_conv(spatial_dims, maps, hidden, bias=True), nn.ReLU())
-        self.scale = _conv(spatial_dims, hidden, channels, bias=True)
-        self.shift = _conv(spatial_dims, hidden, channels, bias=True)
+        self.norm = instance_norm(spatial_dims, channels, affine=False)
+        self.shared = nn.Sequential(convolution(spatial_dims, maps, hidden, bias=True), nn.ReLU())
+        self.scale = convolution(spatial_dims, hidden, channels, bias=True)
+        self.shift = convolution(spatial_dims, hidden, channels, bias=True)
 
     def forward(self, features: Tensor, maps: Tensor) -> Tensor:
         """Same shape as `features`; `maps` are resized to it."""
@@ -188,10 +192,10 @@ class SpadeBlock(nn.Module):
     def __init__(self, spatial_dims: int, source: int, target: int, maps: int, hidden: int) -> None:
         super().__init__()
         self.norm_in = SpatiallyAdaptiveNorm(spatial_dims, source, maps, hidden)
-        self.conv_in = _conv(spatial_dims, source, target, bias=False)
+        self.conv_in = convolution(spatial_dims, source, target, bias=False)
         self.norm_out = SpatiallyAdaptiveNorm(spatial_dims, target, maps, hidden)
-        self.conv_out = _conv(spatial_dims, target, target, bias=True)
-        self.skip = _conv(spatial_dims, source, target, 1, bias=False)
+        self.conv_out = convolution(spatial_dims, target, target, bias=True)
+        self.skip = convolution(spatial_dims, source, target, 1, bias=False)
 
     def forward(self, features: Tensor, maps: Tensor) -> Tensor:
         """(b, source, ...) to (b, target, ...)."""
@@ -222,12 +226,12 @@ class SpadeGenerator(nn.Module):
         super().__init__()
         maps = condition_channels + section.noise + section.code
         widths = [4 * section.width, 4 * section.width, 2 * section.width, section.width]
-        self.start = _conv(spatial_dims, maps, widths[0], bias=True)
+        self.start = convolution(spatial_dims, maps, widths[0], bias=True)
         self.blocks = nn.ModuleList(
             SpadeBlock(spatial_dims, source, target, maps, section.width)
             for source, target in zip([widths[0], *widths[:-1]], widths, strict=True)
         )
-        self.paint = _conv(spatial_dims, section.width, image_channels, bias=True)
+        self.paint = convolution(spatial_dims, section.width, image_channels, bias=True)
         self.smooth = smooth(spatial_dims)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:
@@ -271,14 +275,14 @@ class DCGANGenerator(nn.Module):
         widths = [8 * k, 4 * k, 2 * k, k]
         self.layers = nn.ModuleList(
             nn.Sequential(
-                _conv(spatial_dims, source, target, bias=True),
+                convolution(spatial_dims, source, target, bias=True),
                 # Over groups of channels: per-channel norms would lose how much there is of each.
                 nn.GroupNorm(min(4, target), target),
                 nn.ReLU(),
             )
             for source, target in zip([8 * k, *widths[:-1]], widths, strict=True)
         )
-        self.paint = _conv(spatial_dims, k, image_channels, bias=True)
+        self.paint = convolution(spatial_dims, k, image_channels, bias=True)
         self.smooth = smooth(spatial_dims)
 
     def forward(self, condition: Condition, noise: Noise) -> Images:

@@ -97,7 +97,7 @@ RULES: Final = (
          "generator.kind 'masks' paints one label a place; for image.source 'images' take 'dcgan' "
          "or, with a mask, 'resnet'", ("generator.kind='dcgan'",)),
     Rule(lambda r: r.image.source == "masks" and r.condition.kind != "mask"
-         and r.generator.kind in ("dcgan", "resnet", "spade"),
+         and r.generator.kind in ("dcgan", "resnet", "spade", "topdown"),
          "generator.kind '{r.generator.kind}' paints what lies between labels, by which "
          "discriminators tell it at once; for image.source 'masks' take 'masks'",
          ("generator.kind='masks'",)),
@@ -106,9 +106,10 @@ RULES: Final = (
          "'sagittal'; {set}", ("training.flip=false",)),
     Rule(lambda r: r.generator.kind in ("dcgan", "masks") and r.generator.noise,
          f"generator.noise {_USELESS}", ("generator.noise=0",)),
-    Rule(lambda r: r.generator.kind in ("dcgan", "masks") and r.generator.skip,
+    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown") and r.generator.skip,
          f"generator.skip {_USELESS}", ("generator.skip=false",)),
-    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "spade") and r.generator.position,
+    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "spade", "topdown")
+         and r.generator.position,
          f"generator.position {_USELESS}", ("generator.position=false",)),
     Rule(lambda r: r.condition.kind == "class" and r.generator.kind == "resnet"
          and not r.generator.skip,

@@ -74,9 +74,9 @@ class GeneratorSection(Section):
 
     kind: str = Field(
         "resnet",
-        description="network: resnet, the default, measured most; spade, an alternative for "
-        "small labels; dcgan, for classes or noise alone; masks, for image.source 'masks'; or an "
-        "entry point 'asyndgan.generators'",
+        description="network: resnet, the default, measured most; topdown, cheaper, on trial; "
+        "spade, an alternative for small labels; dcgan, for classes or noise alone; masks, for "
+        "image.source 'masks'; or an entry point 'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(
@@ -94,16 +94,15 @@ class GeneratorSection(Section):
         0,
         ge=0,
         le=64,
-        description="resnet, spade, dcgan, masks: length of the code of each site's look; 0: one "
-        "look for all. Sites that lack a modality share a code. Use it when sites have different "
-        "scanners",
+        description="length of the code of each site's look; 0: one look for all. Sites that lack "
+        "a modality share a code. Use it when sites have different scanners",
     )
     latent: int = Field(
         0,
         ge=0,
         le=256,
-        description="resnet, spade, dcgan, masks: length of the random code of each image; 0: "
-        "none. Use it when whole images differ, for example in brightness",
+        description="length of the random code of each image; 0: none. Use it when whole images "
+        "differ, for example in brightness",
     )
     position: bool = Field(
         False,
