@@ -29,7 +29,8 @@ def plain(network: nn.Module) -> nn.Module:
 
 @pytest.mark.parametrize("kind", ["resnet", "spade", "topdown"])
 def test_a_generator_with_channels_last_paints_and_learns_the_same(kind: str) -> None:
-    recipe = load_recipe("default", [f"generator.kind={kind}", "generator.style=0"])
+    parts = [f"generator.kind={kind}", "generator.style=0", "generator.skip=false"]
+    recipe = load_recipe("default", parts)
     torch.manual_seed(0)
     generator = build_generator(recipe, condition_channels=3, image_channels=2).double()
     assert any(isinstance(module, ImageNorm) for module in generator.modules())

@@ -31,13 +31,15 @@ class ModulatedLayer(nn.Module):
 
     def __init__(self, spatial_dims: int, source: int, target: int, noise: int) -> None:
         super().__init__()
+        conv = nn.Conv2d if spatial_dims == 2 else nn.Conv3d
         self.conv = convolution(spatial_dims, source, target, bias=False)
         self.norm = instance_norm(spatial_dims, target, affine=False)
-        self.told = convolution(spatial_dims, TOLD, 2 * target, 1, bias=True)
+        self.told = conv(TOLD, 2 * target, 1)
         self.code = nn.Linear(HIDDEN, 2 * target)
-        self.grain = convolution(spatial_dims, noise, target, 1, bias=False) if noise else None
-        for layer in (self.told, *([self.grain] if self.grain else [])):
-            nn.init.normal_(layer.weight, std=0.05)
+        self.grain = conv(noise, target, 1, bias=False) if noise else None
+        nn.init.normal_(self.told.weight, std=0.05)
+        if self.grain is not None:
+            nn.init.normal_(self.grain.weight, std=0.05)
 
     def forward(self, features: Tensor, told: Tensor, code: Tensor, grain: Tensor) -> Tensor:
         """(b, source, *space) to (b, target, *space)."""
@@ -49,6 +51,32 @@ class ModulatedLayer(nn.Module):
         if self.grain is not None:
             features = features + self.grain(grain)
         return F.leaky_relu(features, SLOPE)
+
+
+@final
+class Level(nn.Module):
+    """Two modulated layers at one size, and what they are told of the mask there."""
+
+    def __init__(self, spatial_dims: int, maps: int, source: int, target: int, noise: int) -> None:
+        super().__init__()
+        self.tell = convolution(spatial_dims, maps, TOLD, bias=True)
+        self.first = ModulatedLayer(spatial_dims, source, target, noise)
+        self.second = ModulatedLayer(spatial_dims, target, target, noise)
+
+    def forward(self, features: Tensor, maps: Tensor, code: Tensor, grain: Tensor) -> Tensor:
+        """Features (b, source, *space) to (b, target, *space); maps and noise are of full size."""
+        by = maps.shape[2] // features.shape[2]
+        if by > 1:
+            pool = F.avg_pool2d if maps.ndim == 4 else F.avg_pool3d
+            maps = pool(maps, by)
+            for axis in range(2, grain.ndim):
+                grain = grain.index_select(
+                    axis, torch.arange(0, grain.shape[axis], by, device=grain.device)
+                )
+        told = F.leaky_relu(self.tell(maps), SLOPE)
+        features = self.first(features, told, code, grain)
+        painted: Tensor = self.second(features, told, code, grain)
+        return painted
 
 
 @final
@@ -87,16 +115,10 @@ class TopDownGenerator(nn.Module):
             nn.Linear(HIDDEN, HIDDEN), nn.LeakyReLU(SLOPE),
         )  # fmt: skip
         self.start = nn.Linear(HIDDEN, 2 * k * GRID**dims)
-        self.tell = nn.ModuleList(convolution(dims, maps, TOLD, bias=True) for _ in range(4))
         widths = (4 * k, 4 * k, 2 * k, k)
         sources = (2 * k + 4 * k + dims, 4 * k + 2 * k, 4 * k + k, 2 * k)
         self.levels = nn.ModuleList(
-            nn.ModuleList(
-                [
-                    ModulatedLayer(dims, source, target, section.noise),
-                    ModulatedLayer(dims, target, target, section.noise),
-                ]
-            )
+            Level(dims, maps, source, target, section.noise)
             for source, target in zip(sources, widths, strict=True)
         )
         self.paint = convolution(dims, k + maps + section.noise, image_channels, bias=True)
@@ -112,21 +134,16 @@ class TopDownGenerator(nn.Module):
         start = self.start(code).reshape(len(code), -1, *[GRID] * (condition.ndim - 2))
         features = self._resized(start, found[-1].shape[2:])
         features = torch.cat([features, found[-1], positions(features)], dim=1)
-        for level, (first, second) in enumerate(self.levels):
-            halvings = len(self.levels) - 1 - level
+        # Beside the features from above: nothing at the lowest size, which has them, nor at full
+        # size, where the mask itself modulates.
+        beside = (None, found[2], found[1], None)
+        for level, paint in enumerate(self.levels):
             if level:
-                features = self._resized(features, found[halvings].shape[2:])
-            if 0 < halvings < 3:
-                features = torch.cat([features, found[halvings]], dim=1)
-            told = F.leaky_relu(self.tell[level](_halved(found[0], halvings)), SLOPE)
-            here = grain[(..., *[slice(None, None, 2**halvings)] * (condition.ndim - 2))]
-            features = second(first(features, told, code, here), told, code, here)
+                features = self._resized(features, found[-1 - level].shape[2:])
+            seen = beside[level]
+            features = features if seen is None else torch.cat([features, seen], dim=1)
+            features = paint(features, found[0], code, grain)
         return torch.tanh(self.paint(torch.cat([features, found[0], grain], dim=1)))
 
     def _resized(self, features: Tensor, space: torch.Size) -> Tensor:
         return F.interpolate(features, size=space, mode=self.smooth, align_corners=False)
-
-
-def _halved(maps: Tensor, times: int) -> Tensor:
-    pool = F.avg_pool2d if maps.ndim == 4 else F.avg_pool3d
-    return pool(maps, 2**times) if times else maps
