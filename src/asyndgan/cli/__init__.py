@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from keyword import iskeyword
-from typing import Annotated, Any, Final, final
+from typing import Annotated, Any, Final, NoReturn, final
 
 import typer
 
@@ -20,7 +20,7 @@ COMMANDS: Final = {
     "demo": "Runs every stage on four phantom hospitals.",
     "phantoms": "Draws phantom data sets: four sites and a test set.",
     "import": "Makes a data set of a folder of DICOM files.",
-    "init": "Writes a study: sites, test set and recipe, for all other commands.",
+    "init": "Writes a study: sites, test set and recipe for all commands.",
     "check": "Checks data sets and names every fault.",
     "fingerprint": "Measures a data set for a plan: figures, and no image.",
     "plan": "Plans a recipe from sites' data, each value with a reason.",
@@ -125,8 +125,9 @@ class _Stream(io.TextIOWrapper):
     """A standard stream that replaces the letters it lacks; an `OSError` of it says its name."""
 
     def __init__(self, stream: io.TextIOWrapper, name: str) -> None:
+        stream.flush()
         super().__init__(
-            stream.detach(), stream.encoding, "replace",
+            stream.buffer, stream.encoding, "replace",
             line_buffering=stream.line_buffering, write_through=stream.write_through,
         )  # fmt: skip
         self.called = name
@@ -150,29 +151,66 @@ class _Stream(io.TextIOWrapper):
             raise
 
 
-def main() -> None:
-    """Runs a command; an expected error prints its text and exits with 1, an interruption 130."""
+@contextmanager
+def _own_streams() -> Iterator[None]:
+    """Replaces the standard streams, and restores them: who calls `main` may have his own."""
+    replaced = {}
     for name, called in (("stdout", "standard output"), ("stderr", "standard error")):
         if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            replaced[name] = stream
             setattr(sys, name, _Stream(stream, called))
+    failures = []
+    try:
+        yield
+    finally:
+        for name, stream in replaced.items():
+            own = getattr(sys, name)
+            setattr(sys, name, stream)
+            failures += _drained(own)
+            own.detach()
+        if failures:
+            raise failures[0]
+
+
+def _drained(stream: Any) -> list[OSError]:
+    """Flushes a stream; returns the error, after which nothing is written to it any more."""
+    try:
+        stream.flush()
+    except OSError as error:  # what it could not write it would try again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return [error]
+    return []
+
+
+def main() -> None:
+    """Runs a command; an expected error prints its text and exits with 1, an interruption 130."""
+    try:
+        with _own_streams():
+            _run()
+    except OSError as error:  # of a stream that could not be written to its end
+        _end_with(error)
+
+
+def _run() -> None:
     try:
         app(prog_name="asyndgan")
     except Interrupted as stop:
         _say(str(stop), "yellow")
         sys.exit(130)
     except (AsyndganError, OSError) as error:
-        from asyndgan.texts import not_written  # here, so that `--help` need not wait for it
+        _end_with(error)
 
-        text = str(error)
-        if not isinstance(error, AsyndganError):
-            text = not_written(error.filename2 or error.filename or "a file", error)
-        _say("error:", "bold red", end=" ")
-        _say(text)
-        try:
-            sys.stdout.flush()
-        except OSError:  # what it could not write it would try again at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+
+def _end_with(error: Exception) -> NoReturn:
+    from asyndgan.texts import not_written  # here, so that `--help` need not wait for it
+
+    text = str(error)
+    if isinstance(error, OSError):
+        text = not_written(error.filename2 or error.filename or "a file", error)
+    _say("error:", "bold red", end=" ")
+    _say(text)
+    _drained(sys.stdout)
+    sys.exit(1)
 
 
 def _say(text: str, style: str = "", end: str = "\n") -> None:

@@ -27,7 +27,7 @@ def init(
     test: Path | None = None,
     out: Path = Path(STUDY_FILE),
 ) -> None:
-    """Writes a study: sites, test set, recipe and run folder, for all other commands.
+    """Writes a study: sites, test set and recipe for all commands.
 
     Plans the recipe from the sites' data and writes it beside the study, with a reason for each
     value. Sites bear the names of their folders. A folder named 'test' is the test set.
