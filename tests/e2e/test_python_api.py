@@ -1,6 +1,7 @@
 """The public Python API as a notebook uses it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -367,6 +368,19 @@ def test_a_set_is_stored_as_a_site_stores_its_own(
         assert torch.equal(one.mask, other.mask)
         assert torch.allclose(one.image, other.image, atol=2.2 / min(255, ends[1] - ends[0]))
     assert not check_folder(found.folder, image=image).faults
+
+
+def test_a_set_is_not_stored_like_a_set_of_other_modalities(
+    run: asyndgan.Run, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(phantoms["south"], other)
+    about = json.loads((other / "dataset.json").read_text())
+    about["channel_names"] = {number: f"CT{number}" for number in about["channel_names"]}
+    (other / "dataset.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"the run paints .*Name with --like"):
+        asyndgan.generate(run, tmp_path / "set", like=other)
+    assert not (tmp_path / "set").exists()
 
 
 def in_jpeg(folder: Path) -> None:

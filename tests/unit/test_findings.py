@@ -624,6 +624,15 @@ def test_what_a_training_refuses_for_its_data_is_a_fault_of_check(
         train(recipe, {"north": folder}, tmp_path / "run")
 
 
+def test_a_pattern_that_fits_no_name_is_told_where_patients_are_counted(tmp_path: Path) -> None:
+    folder = volumes(tmp_path / "a")
+    for pattern, fits in (("x(.+)", False), ("(.+)_ses", False), ("(.+)", True)):
+        said = f"--patient-pattern '{pattern}' fits none of the"
+        assert (said in told({"north": DataSet(folder, pattern)})) != fits
+        notes = check_folder(folder, patient_pattern=pattern).notes
+        assert any(note.startswith(said) for note in notes) != fits
+
+
 @pytest.mark.parametrize("overrides", [(), (CROSSED,)])
 def test_what_can_be_trained_on_has_no_fault(
     overrides: tuple[str, ...], tmp_path: Path, tiny: MakeRecipe

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 MEASURED_S: Final = 5.0
 """Seconds of work after which the time of the rest is estimated."""
 
+MEASURED_PART: Final = 0.02
+"""Fraction of the work that must have been done by then: the first part is no measure."""
+
 
 def evaluate(
     run: FinishedRun,
@@ -219,7 +222,11 @@ class EvaluationDisplay(Progress):
         if text not in self.under_way:  # what was found finished must not count as fast work
             self.under_way.add(text)
             self.since = (done, now)
-        elif now - began > MEASURED_S and done > first and (self.counted or text != self.first):
+        elif (
+            now - began > MEASURED_S
+            and (self.counted or text != self.first)
+            and (done - first) >= MEASURED_PART * (total - first)
+        ):
             left = (now - began) / (done - first) * (total - done)
             if self.whole and left > MEASURED_S:
                 self.terminal.say(

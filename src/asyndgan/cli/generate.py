@@ -42,8 +42,9 @@ def generate(
         --draws N: Images per mask, all of the mask itself, or with --augment of moved masks.
 
     Output:
-        --like FOLDER: Store files as this data set of a site does: in its format, bit depth and
-            intensities and, where its files hold them, with its spacing and orientation.
+        --like FOLDER: Store files as this data set of a site does: in its format and bit depth
+            and, where its files hold them, with its spacing and orientation. Intensities are those
+            of the recipe's range; percentiles differ by patient, so the whole bit depth is used.
 
     Privacy:
         --release AUDIT: Paint the set that these audits examined, to pass it on. Refused if the

@@ -29,7 +29,7 @@ from asyndgan.data.nnunet import (
     slices_of,
     twice_there,
 )
-from asyndgan.data.patients import joined
+from asyndgan.data.patients import joined, unfitting
 from asyndgan.data.plan import grid_for, planned, shared_modalities
 from asyndgan.data.readers import READERS, DataFileError, Stored
 from asyndgan.data.survey import Survey
@@ -326,6 +326,8 @@ def _notes(
     if info.synthetic or info.synthetic_cases:
         yield "holds synthetic cases, so it is refused as a site's data and as test data"
     names, volumes = [files.name for files in cases], READERS[info.file_ending].volumes
+    if unfit := unfitting(names, pattern):
+        yield unfit
     if not info.synthetic and (slices := joined(names, pattern, volumes=volumes)):
         yield str(slices)
     for finding in (one for one in found if not one.fault):

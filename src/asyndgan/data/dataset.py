@@ -17,7 +17,7 @@ from asyndgan.data.nnunet import (
     read_case,
     read_masks,
 )
-from asyndgan.data.patients import joined
+from asyndgan.data.patients import joined, unfitting
 from asyndgan.data.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
 from asyndgan.data.prepare import prepare
 from asyndgan.data.prepared import Case
@@ -294,4 +294,6 @@ def _told(site: str, data: DataSet) -> str:
     volumes = READERS[data.info.file_ending].volumes
     what = counted(len(names), "volume" if volumes else "picture")
     found = joined(names, data.patient_pattern, volumes=volumes)
-    return f"{site}: {counted(len(patients), 'patient')}, {what}" + (f". {found}" if found else "")
+    said = [f"{site}: {counted(len(patients), 'patient')}, {what}"]
+    said += [unfit] if (unfit := unfitting(names, data.patient_pattern)) else []
+    return ". ".join([*said, *([str(found)] if found else [])])

@@ -57,6 +57,16 @@ class Joined:
         )
 
 
+def unfitting(names: Sequence[str], pattern: str) -> str:
+    """What to say of a pattern that fits no name, so that each case is a patient; else nothing."""
+    if not names or any(re.match(pattern, name) for name in names):
+        return ""
+    return (
+        f"--patient-pattern {shlex.quote(pattern)} fits none of the {len(names)} names, such as "
+        f"{names[0]}: each case counts as a patient"
+    )
+
+
 def joined(names: Sequence[str], pattern: str, *, volumes: bool = False) -> Joined | None:
     """The pattern that joins slices, or visits, which `pattern` takes for patients; None: none.
 

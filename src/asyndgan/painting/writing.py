@@ -17,7 +17,7 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.folds import write_folds
 from asyndgan.data.nnunet import AXES
 from asyndgan.data.plan import SYNTHETIC_INTENSITY
-from asyndgan.data.readers import AXIAL, READERS, Geometry, Stored, lossless
+from asyndgan.data.readers import AXIAL, READERS, DataFileError, Geometry, Stored, lossless
 from asyndgan.data.writing import write_dataset
 from asyndgan.painting.card import model_card
 from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest
@@ -59,6 +59,12 @@ class Storage:
         """
         image, ending = run.recipe().image, lossless(data.info.file_ending)
         names, spaced = run.facts().modalities, READERS[ending].spaced
+        if set(names).isdisjoint(data.info.modalities):
+            raise DataFileError(
+                data.folder / "dataset.json",
+                f"names {', '.join(data.info.modalities)}; the run paints {', '.join(names)}",
+                "Name with --like the data set of a site of the run.",
+            )
         files = _first_of_each(data)
         first = next(iter(files.values()))
         stored = {
