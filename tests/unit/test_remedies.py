@@ -64,9 +64,9 @@ def test_a_picture_under_anothers_name_is_converted_in_place(tmp_path: Path) -> 
     np.testing.assert_array_equal(read(path), PIXELS)
 
 
-@pytest.mark.parametrize("mode", ["LA", "RGBA"])
-def test_transparency_is_removed(mode: str, tmp_path: Path) -> None:
-    path, most = tmp_path / "ann.png", 3 if mode == "RGBA" else 1
+@pytest.mark.parametrize(("mode", "most"), [("LA", 1), ("RGBA", 1), ("RGBA", 3)])
+def test_transparency_is_removed(mode: str, most: int, tmp_path: Path) -> None:
+    path = tmp_path / "ann.png"
     opaque = Image.fromarray(PIXELS).convert(mode[:-1])
     opaque.convert(mode).save(path)
     follow(remedy_for(path, most), tmp_path, FILES="ann.png")

@@ -68,7 +68,8 @@ def modalities_of(path: Path, pixels: np.ndarray, mode: str, most: int) -> list[
         f"_0000{path.suffix}, with three channel_names in dataset.json."
     )
     if mode in ("RGBA", "LA"):
-        remedy = f"Remove its transparency: {opaque(mode[:-1])}."
+        colours = mode[:-1] if most >= 3 else "L"
+        remedy = f"Remove its transparency: {opaque(colours)}."
     raise DataFileError(path, f"is a picture of kind {mode}, where {wanted} was expected", remedy)
 
 
