@@ -208,12 +208,13 @@ class Order:
             log.info("%s", line)
         if self._is_confirmed(text):
             return
-        replace_text(self._proposal_file, text)
         replace_text(
             self._waiting_file,
             "you to confirm what it paints: 'asyndgan federation confirm "
             f"{quote(str(self.federation.path))} --run {self.name}'",
         )
+        # Last, for whoever sees it may ask at once what the run waits for.
+        replace_text(self._proposal_file, text)
         try:
             while not self._is_confirmed(text):
                 if self.stopped():
