@@ -2,7 +2,9 @@
 
 import json
 import os
+import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -102,7 +104,16 @@ def test_paths_are_relative_to_the_file_and_overrides_are_those_of_set(
         ("sites = {'../a' = 'x'}", "site ../a: a name has letters"),
         ("sites = {a = 'x', A = 'y'}", "each name once"),
         ("sites = ['a']", "sites = ['a']"),
-        ("sites = {a = 3}", "sites.a = 3"),
+        ("sites = {a = 3}", "sites.a = 3: write the path of a folder in quotes."),
+        ("site_2 = 5", "site_2 is no key here. Did you mean sites?"),
+        ("training = 0", "training is no key here. Did you mean set.training?"),
+        ("set.training.steps = '300'", "training.steps = '300': write a whole number without"),
+        ("[set]\nmasks.release = 'yes'", "masks.release = 'yes': write true or false without"),
+        ("set.shares.most = 'half'", "shares.most = 'half': write a number without quotes"),
+        ("out = 'a'\ntest = 'c'\nout = 'b'", "line 3: out is there already."),
+        ("[sites]\na = 'x'\n[sites]\nb = 'y'", "line 3: [sites] is there already."),
+        ("sites = {a = 'x', a = 'y'}", "line 1: a is there already."),
+        ("\nout = a\u0246\n", "line 2, 'out = a\\u0246': write KEY = VALUE, with text in quotes."),
         ('sites = {a = "x\\u0000"}', "all of them printable"),
         ('test = "x\\u001b[2J"', "all of them printable"),
         (f"out = '{'x' * 5000}'", "at most 4096 characters"),
@@ -119,6 +130,43 @@ def test_a_study_that_cannot_be_used_is_answered_with_what_is_wrong(text: str, s
         Study.parsed(text, Path("here/study.toml"))
     assert says in str(caught.value) and "here/study.toml" in str(caught.value)
     assert str(caught.value).isascii() and "\x1b" not in str(caught.value)
+    assert not re.search("Input|valid |pathlib|at line|at end", str(caught.value))
+
+
+def test_a_table_of_the_recipe_that_is_none_is_answered_in_plain_words() -> None:
+    study = Study.parsed("set.training = 0", Path("study.toml"))
+    with pytest.raises(AsyndganError, match="training = 0: write a table"):
+        load_recipe("default", study.overrides)
+    kept = Study.parsed("set.masks.release = 'where_allowed'", Path("study.toml"))
+    assert load_recipe("default", kept.overrides).masks.release == "where_allowed"
+    assert load_recipe("default", ["training.steps='300'"]).training.steps == 300
+
+
+def test_a_study_in_the_users_folder_is_found(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "home").mkdir()
+    (here / "study.toml").rename(tmp_path / "home" / "s.toml")
+    (here / "data").rename(tmp_path / "home" / "data")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for line in ("--study ~/s.toml", "--study=~/s.toml"):
+        assert parsed("plan", line)["sites"][0] == f"north={tmp_path}/home/data/north"
+
+
+@pytest.mark.parametrize("name", ["check", "train", "generate", "evaluate", "audit", "augment"])
+def test_what_a_study_would_give_is_asked_for_with_the_way_to_write_one(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hint = r"Missing .*or write a study with 'asyndgan init FOLDER \.\.\.'"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(typer.BadParameter) as missing:
+        parsed(name, "")
+    assert re.search(hint, missing.value.format_message())
+    (tmp_path / "study.toml").touch()
+    if name not in ("train", "generate"):  # which need a run folder only
+        with pytest.raises(typer.BadParameter) as missing:
+            parsed(name, "")
+        assert re.search(hint, missing.value.format_message())
 
 
 def test_what_is_no_file_of_text_is_not_read(tmp_path: Path) -> None:
@@ -128,6 +176,8 @@ def test_what_is_no_file_of_text_is_not_read(tmp_path: Path) -> None:
     for name in ("pipe", "binary", "vast", "", "nowhere"):
         with pytest.raises(RunError, match=f"{tmp_path}.*cannot be read"):
             Study.load(tmp_path / name)
+    with pytest.raises(RunError, match=r"it is no UTF-8. Save it as UTF-8\.$"):
+        Study.load(tmp_path / "binary")
 
 
 def test_every_command_with_the_option_takes_parameters_of_its_own() -> None:
@@ -209,6 +259,7 @@ def test_a_study_elsewhere_is_used_if_it_is_named_and_missing_things_are_said(
     with pytest.raises(typer.BadParameter) as missing:
         parsed("augment", "--study ../study.toml")  # of which site?
     assert "'--site'" in missing.value.format_message()
+    assert "init" not in missing.value.format_message()  # the study is there
 
 
 def test_paths_that_look_like_options_stay_paths(here: Path) -> None:
@@ -263,20 +314,68 @@ def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here: Path)
     study = Study.load("study.toml")
     assert study.sites == {"north": Path("data/north"), "south": Path("data/south")}
     assert study.test == Path("data/test") and study.overrides == ["masks.release=true"]
-    assert "site north: data/north" in said and said.endswith("asyndgan check\nasyndgan train\n")
-    assert "not planned: " in said and study.recipe is None  # check will say what is wrong
+    assert "site north: data/north" in said and study.recipe is None
     with pytest.raises(RunError, match=r"study\.toml exists already"):
         asyndgan("init", "data")
     (here / "data" / "recipe.toml").touch()
-    with pytest.raises(RunError, match=r"recipe\.toml exists already"):
+    with pytest.raises(RunError, match=r"recipe\.toml exists already") as there:
         asyndgan("init", "data/north", "--out", "data/d.toml")
+    asyndgan("init", "data/north", *str(there.value).split()[-2:])  # the remedy is true
+    assert Study.load("data/other/study.toml").sites == {"north": here / "data" / "north"}
     (here / "data" / "recipe.toml").unlink()
     asyndgan("init", "data/north", "data/south", "--out", "b.toml")
     assert Study.load("b.toml").overrides == ["masks.release=true", "training.hold_out=0.2"]
     asyndgan("init", "data/north", "--test", "data/south", "--out", here / "data" / "c.toml")
     assert '"south"' in (here / "data" / "c.toml").read_text()
     assert Study.load("data/c.toml").test == Path("data/south")
+    assert "hold_out" not in (here / "data" / "c.toml").read_text()
     load_recipe("default", Study.load("b.toml").overrides)
+
+
+@pytest.mark.parametrize(("out", "file"), [("data", "data"), ("new/one/", "new/one")])
+def test_init_writes_into_a_folder(out: str, file: str, here: Path) -> None:
+    asyndgan("init", "data/north", "--out", out)
+    study = Study.load(f"{file}/study.toml")
+    assert study.sites["north"].resolve() == here / "data" / "north"
+
+
+def test_a_folder_named_test_is_never_a_site(here: Path) -> None:
+    (here / "study.toml").unlink()
+    (here / "other").mkdir()
+    (here / "other" / "dataset.json").write_text("{}")
+    said = asyndgan("init", "data", "--test", "other")
+    assert "left out: data/test is a test set by its name, and --test names another\n" in said
+    study = Study.load()
+    assert [*study.sites] == ["north", "south"] and study.test == Path("other")
+    assert "left out" not in asyndgan("init", "data", "--test", "data/test", "--out", "b.toml")
+
+
+def test_a_study_without_a_plan_says_how_to_plan_later(
+    here: Path, phantoms: dict[str, Path]
+) -> None:
+    (here / "study.toml").unlink()
+    north, south = phantoms.values()
+    done = CliRunner().invoke(app, ["init", str(north), "data/north", "--test", "data/test"])
+    assert done.exit_code == 1 and "Next" not in done.output
+    assert "No recipe was planned: " in done.output and not (here / "recipe.toml").exists()
+    assert done.output.endswith(
+        '\nand write above [sites] in study.toml:\nrecipe = "recipe.toml"\n'
+    )
+
+    shutil.copytree(south, here / "south")
+    table = json.loads((here / "south" / "dataset.json").read_text())
+    first, second, *_ = [name for name, number in table["labels"].items() if number]
+    labels = table["labels"]
+    labels[first], labels[second] = labels[second], labels[first]
+    (here / "south" / "dataset.json").write_text(json.dumps(table))
+    done = CliRunner().invoke(app, ["init", str(north), "south", "--out", "new/s.toml"])
+    assert done.exit_code == 1 and not (here / "new" / "recipe.toml").exists()
+    assert "nothing can be planned" in done.output and "Planned for" not in done.output
+    assert Study.load("new/s.toml").recipe is None
+    shutil.copytree(south, here / "south", dirs_exist_ok=True)
+    line = next(line for line in done.output.splitlines() if line.startswith("asyndgan plan "))
+    asyndgan(*shlex.split(line)[1:])
+    assert load_recipe("new/recipe.toml").image.size == (32, 32)
 
 
 @pytest.mark.parametrize(
@@ -287,6 +386,10 @@ def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here: Path)
         ("data/north data/north", "have one folder"),
         ("data/north data/test data/Test", "one test set at most. Name one with --test"),
         ("data/north --test data/nowhere", "does not exist"),
+        (
+            "data/north data/south --test data/south/../south",
+            "south is named as a site and as the test set",
+        ),
         ("data/north/empty", "dataset.json"),
     ],
 )

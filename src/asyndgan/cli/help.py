@@ -13,7 +13,7 @@ from typing import Any, Final, final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from asyndgan.cli.study import completed
+from asyndgan.cli.study import completed, missing_hint
 
 OTHER: Final = "Other"
 """Heading of the options without a topic (`rich_help_panel`)."""
@@ -84,7 +84,12 @@ class Command(_Page, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the words of the command line, and those that a study adds."""
-        return super().parse_args(ctx, completed(self, ctx, args))
+        try:
+            return super().parse_args(ctx, completed(self, ctx, args))
+        except typer.BadParameter as error:
+            if not error.message and error.param:  # it is missing
+                error.message = missing_hint(self, ctx, str(error.param.name))
+            raise
 
 
 class Group(_Page, TyperGroup):

@@ -1,5 +1,6 @@
 """`asyndgan init`: writes a study, which the other commands read."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import Annotated, Final
@@ -9,9 +10,9 @@ import typer
 from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import AsyndganError, RunError
-from asyndgan.runs.planned import planned
+from asyndgan.runs.planned import Planned, planned
 from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text
-from asyndgan.texts import replace_text
+from asyndgan.texts import replace_text, storing
 
 RECIPE_FILE: Final = "recipe.toml"
 """Where the planned recipe is written, beside the study."""
@@ -25,12 +26,13 @@ def init(
         ),
     ],
     test: Path | None = None,
-    out: Path = Path(STUDY_FILE),
+    out: str = STUDY_FILE,
 ) -> None:
     """Writes a study: sites, test set and recipe for all commands.
 
     Plans the recipe from the sites' data and writes it beside the study, with a reason for each
-    value. Sites bear the names of their folders. A folder named 'test' is the test set.
+    value. Sites bear the names of their folders. A folder named 'test' is the test set, and never
+    a site. If no recipe can be planned, the study is written without one, and the exit code is 1.
 
     Example:
         asyndgan init data/north data/south --test data/test
@@ -44,31 +46,52 @@ def init(
             a fifth of its patients.
 
     Output:
-        --out FILE: New file to write.
+        --out FILE: New file to write, or a folder to write study.toml into.
     """
-    recipe = out.with_name(RECIPE_FILE)
-    for file in (out, recipe):
-        if file.exists():
-            raise RunError(f"{file} exists already. Edit it, or name another folder with --out.")
-    sites, others = begun(folders, test)
-    study = Study.parsed(study_text(sites, others, out, ""), out)
-    console, name = Terminal(), RECIPE_FILE
-    try:
-        made = planned(study.sites)
-    except AsyndganError as error:
-        console.say(f"not planned: {error}", style="yellow")
-        name = ""
-    else:
+    file = Path(out)
+    if out.endswith("/") or file.is_dir():
+        file /= STUDY_FILE
+    recipe = file.with_name(RECIPE_FILE)
+    for each in (file, recipe):
+        if each.exists():
+            other = quote(str(file.parent / "other" / STUDY_FILE))
+            raise RunError(f"{each} exists already. Edit it, or write another: --out {other}")
+    sites, tested, left_out = begun(folders, test)
+    study = Study.parsed(study_text(sites, tested, file, ""), file)
+    with storing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    console = Terminal()
+    made, why = _planned(study.sites)
+    if made:
         tell_plan(console, made)
         replace_text(recipe, made.to_toml())
-    replace_text(out, study_text(sites, others, out, name))
+    replace_text(file, study_text(sites, tested, file, RECIPE_FILE if made else ""))
     for site, folder in study.sites.items():
         console.say(f"site {site}: {folder}")
     console.say(
         f"test set: {study.test}" if study.test else "test set: none, so sites hold out patients"
     )
+    for folder in left_out:
+        console.say(f"left out: {folder} is a test set by its name, and --test names another")
     console.say(
-        f"Written to {out}: read it. It has the run keep patients' masks, so ask each site first."
+        f"Written to {file}: read it. It has the run keep patients' masks, so ask each site first."
     )
-    more = "" if out == Path(STUDY_FILE) else f" --study {quote(str(out))}"
+    if not made:
+        pairs = " ".join(quote(f"{site}={folder}") for site, folder in study.sites.items())
+        console.say(f"No recipe was planned: {why}", style="yellow")
+        console.say(
+            f"Correct that, then plan one:\nasyndgan plan {pairs} --out {quote(str(recipe))}\n"
+            f'and write above [sites] in {file}:\nrecipe = "{RECIPE_FILE}"'
+        )
+        raise typer.Exit(1)
+    more = "" if file == Path(STUDY_FILE) else f" --study {quote(str(file))}"
     console.say(f"Next:\nasyndgan check{more}\nasyndgan train{more}")
+
+
+def _planned(sites: Mapping[str, Path]) -> tuple[Planned | None, str]:
+    """The plan; or None, and why there is none."""
+    try:
+        made = planned(sites)
+    except AsyndganError as error:
+        return None, str(error)
+    return (None, "\n".join(made.plan.clashes)) if made.plan.clashes else (made, "")

@@ -34,6 +34,19 @@ WRITTEN: Final = {
 """What each command writes beside the run folder of a study."""
 
 
+HINT: Final = "Name it, or write a study with 'asyndgan init FOLDER ...'."
+
+SITES: Final = "asyndgan.sites"
+"""Where the context of a command keeps the sites of its study."""
+
+
+def missing_hint(command: Any, ctx: Any, name: str) -> str:
+    """What to do about a missing parameter that a study would give; empty: it would not."""
+    takes = any(each.name == "study" for each in command.params)
+    taken = takes and name in TAKEN[command.name].split()
+    return "" if not taken or ctx.meta.get(SITES) else HINT
+
+
 def completed(command: Any, ctx: Any, words: list[str]) -> list[str]:
     """The words of a command line, with those that a study adds.
 
@@ -65,6 +78,7 @@ def completed(command: Any, ctx: Any, words: list[str]) -> list[str]:
         return words
     file = str(given.get("study", STUDY_FILE))
     study = Study.load(file)
+    ctx.meta[SITES] = study.sites
     options, arguments = _added(command, study, given)
     if options or arguments:
         Terminal(stderr=True).say(f"{file} adds: {shlex.join([*arguments, *options])}")

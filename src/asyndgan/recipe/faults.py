@@ -14,6 +14,18 @@ MISFORMED: Final = ("_type", "_parsing", "_from_float", "too_short", "too_long",
 """How the types of pydantic's faults end that are of a value's form, not of its size."""
 
 
+WORDS: Final = {
+    "path_type": "write the path of a folder in quotes",
+    "string_type": "write text in quotes",
+    **dict.fromkeys(("dict_type", "model_type"), "write a table, which has keys of its own"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "write true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "write a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "write a number"),
+    "tuple_type": "write a list",
+    "invalid-json-value": "write a number, true, false, text in quotes, a list or a table",
+}
+"""What is wanted in place of a value of another type, by pydantic's name of the fault."""
+
 RETIRED: Final = {
     **dict.fromkeys(("stand_in", "loss.stand_in_l1", "loss.balance"), ""),
     **dict.fromkeys(("loss.features", "loss.moments", "discriminator.joint"), ""),
@@ -71,7 +83,8 @@ def _explain(fault: Any, known: Sequence[str]) -> str:
         return f"{key} is no key here.{hint}"
     if fault["type"] == "missing":
         return f"{key} is missing."
-    allowed = fault["msg"].removeprefix("Value error, ")
+    allowed = fault["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+    allowed = WORDS.get(fault["type"], allowed)
     if fault["type"] == "value_error" and not isinstance(fault["input"], (str, int, float)):
         return f"{key}: {allowed}." if fault["loc"] else f"{allowed}."
     return f"{key} = {shown(fault['input'])}: {allowed}."

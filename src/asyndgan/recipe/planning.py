@@ -159,10 +159,12 @@ class Plan:
     Attributes:
         choices: all other keys are those of `BASE`.
         notes: what contradicts between sites, or is little, and what the plan did about it.
+        clashes: those of the notes about which no plan can do anything.
     """
 
     choices: tuple[Choice, ...]
     notes: tuple[str, ...] = ()
+    clashes: tuple[str, ...] = ()
 
     def recipe(self, base: str, overrides: Sequence[str] = ()) -> Recipe:
         """The recipe.
@@ -225,7 +227,8 @@ def plan(fingerprints: Mapping[str, Fingerprint]) -> Plan:
             reason = rule.reason.format(s=sites)
             for key, value in rule.sets(sites).items():
                 choices[key] = Choice(key, value, rule.name, reason)
-    return Plan(tuple(choices.values()), tuple(note for of in NOTES for note in of(sites)))
+    notes = tuple(note for of in NOTES for note in of(sites))
+    return Plan(tuple(choices.values()), notes, tuple(_clashing(sites)))
 
 
 def _mixed(s: Sites) -> Iterator[str]:
@@ -271,23 +274,33 @@ def _units(s: Sites) -> Iterator[str]:
 
 
 def _lacked(s: Sites) -> Iterator[str]:
-    """Modalities and labels that only some sites name, and labels that contradict."""
-    labels: dict[str, dict[str, int]] = {}
-    for site, one in s.of.items():
-        for label in one.labels:
-            labels.setdefault(label.name, {})[site] = label.number
-    for kind, named in (("modality", s.modalities), ("label", dict(sorted(labels.items())))):
+    """Modalities and labels that only some sites name."""
+    labels = dict(sorted(_numbers(s).items()))
+    for kind, named in (("modality", s.modalities), ("label", labels)):
         for name, holders in named.items():
             others = [site for site in s.of if site not in holders]
             if others:
                 yield f"{kind} '{name}' is not at {_listed(others)}: learned from the others"
-    numbers = [(number, name) for name, of in labels.items() for number in set(of.values())]
+
+
+def _clashing(s: Sites) -> Iterator[str]:
+    """Labels that contradict."""
+    numbers = [(number, name) for name, of in _numbers(s).items() for number in set(of.values())]
     for number, name in sorted(numbers):
         if sum(name == other for _, other in numbers) + sum(number == n for n, _ in numbers) > 2:
             yield (
                 f"label {number} '{name}' has another number or name elsewhere: nothing can be "
                 "planned about that; remap the masks ('asyndgan check' names the folders)"
             )
+
+
+def _numbers(s: Sites) -> dict[str, dict[str, int]]:
+    """Each label's number at each site that names it."""
+    labels: dict[str, dict[str, int]] = {}
+    for site, one in s.of.items():
+        for label in one.labels:
+            labels.setdefault(label.name, {})[site] = label.number
+    return labels
 
 
 def _few(s: Sites) -> Iterator[str]:
@@ -322,6 +335,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 NOTES: Final[tuple[Callable[[Sites], Iterator[str]], ...]] = (
-    _mixed, _spaced, _thick, _units, _lacked, _few, _small, _little,
+    _mixed, _spaced, _thick, _units, _lacked, _clashing, _few, _small, _little,
 )  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend."""

@@ -4,7 +4,8 @@ import hashlib
 import json
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any, Final, Self, final
+from types import UnionType
+from typing import Any, Final, Self, Union, final, get_args, get_origin
 
 from pydantic import BaseModel, Field, PrivateAttr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -235,6 +236,15 @@ def dotted(tables: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 def known_keys(section: type[BaseModel] = Recipe, prefix: str = "") -> Iterator[str]:
     """Every key of a recipe, as a dotted path."""
     return (key for key, _ in _described(section, prefix))
+
+
+def unquoted(key: str, text: str) -> str:
+    """What a key takes in place of this text: a number, true or false; empty: it may be text."""
+    annotation = dict(_described(Recipe))[key].annotation if key in known_keys() else str
+    either = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else [annotation]
+    words = {bool: "true or false", int: "a whole number", float: "a number"}
+    wanted = [words[each] for each in either if each in words]
+    return "" if any(text in get_args(each) for each in either) else " or ".join(wanted)
 
 
 def _described(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:

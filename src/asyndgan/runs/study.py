@@ -1,6 +1,7 @@
 """A study: its sites, test set, recipe and run folder, named once in a file for all commands."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
@@ -12,13 +13,15 @@ from pydantic import (
     JsonValue,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )
 
 from asyndgan.data.description import json_table
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError, RunError
-from asyndgan.recipe.faults import explained
+from asyndgan.recipe.faults import explained, shown
+from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
 from asyndgan.recipe.toml import key_of, value_of
 from asyndgan.texts import NAME_LENGTH, bounded_text, check_site_names, parsed_toml
@@ -69,6 +72,14 @@ class Study(Section):
     changes: dict[str, JsonValue] = Field({}, alias="set")
     out: Located = Field(Path("run"), validate_default=True)
 
+    @field_validator("changes")
+    @classmethod
+    def _unquoted(cls, changes: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        for key, value in dotted(changes):
+            if isinstance(value, str) and (wanted := unquoted(key, value)):
+                raise ValueError(f"{key} = {shown(value)}: write {wanted} without quotes")
+        return changes
+
     @model_validator(mode="after")
     def _folders_differ(self) -> Self:
         check_site_names(self.sites)
@@ -89,9 +100,11 @@ class Study(Section):
         Raises:
             RunError: the file cannot be read or is not valid. Whether folders exist is not asked.
         """
-        file = Path(file)
+        file = Path(expanduser(file))  # noqa: PTH111  # as in `_located`
         try:
             text = bounded_text(file)
+        except UnicodeDecodeError as error:
+            raise RunError(f"{file} cannot be read: it is no UTF-8. Save it as UTF-8.") from error
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or error
             raise RunError(
@@ -106,8 +119,11 @@ class Study(Section):
             return cls.model_validate(parsed_toml(text), context={"folder": file.parent})
         except ValidationError as error:
             known = [field.alias or name for name, field in cls.model_fields.items()]
+            known += [f"set.{name}" for name in Recipe.model_fields]
             faults = explained(error, known)
             raise RunError(f"{file} cannot be used; correct it:\n{faults}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise RunError(f"{file} cannot be used: {_toml_fault(text, str(error))}") from error
         except (ValueError, RecipeError) as error:
             raise RunError(f"{file} cannot be used: {error} Correct it.") from error
 
@@ -119,6 +135,19 @@ class Study(Section):
     def beside(self, name: str) -> Path:
         """The folder of this name beside the run folder."""
         return self.out.parent / name
+
+
+def _toml_fault(text: str, fault: str) -> str:
+    """What the parser of TOML says, in plain words."""
+    lines = text.rstrip().split("\n")
+    found = re.search(r"at line (\d+)", fault)  # else at the end
+    number = min(int(found[1]) if found else len(lines), len(lines))
+    line = lines[number - 1].strip()
+    twice = re.search("inline table key '(.*)'", fault)
+    key = twice[1] if twice else line.partition("=")[0].strip()
+    if fault.startswith(("Cannot", "Duplicate")):
+        return f"line {number}: {ascii(key)[1:-1]} is there already. Keep one of the two."
+    return f"line {number}, {line[:80]!a}: write KEY = VALUE, with text in quotes."
 
 
 def existing(folder: Path) -> Path:
@@ -140,8 +169,10 @@ def _dotted(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{key}={value_of(value)}"
 
 
-def begun(folders: Sequence[Path], test: Path | None) -> tuple[dict[str, Path], Path | None]:
-    """The sites of a new study, by their names, and its test set.
+def begun(
+    folders: Sequence[Path], test: Path | None
+) -> tuple[dict[str, Path], Path | None, list[Path]]:
+    """The sites of a new study, by their names, its test set, and other test sets, left out.
 
     Args:
         folders: data sets of sites, or folders that hold such. One of them may be the test set.
@@ -149,19 +180,24 @@ def begun(folders: Sequence[Path], test: Path | None) -> tuple[dict[str, Path], 
 
     Raises:
         DataError: a folder is no data set and holds none.
-        RunError: there is no site, or more than one test set.
+        RunError: there is no site, or more than one test set, or a site is the test set.
     """
     found = data_sets(folders)
     if test:
         json_table(test / "dataset.json")
-    tests = [test] if test else [folder for folder in found if is_test_set(folder)]
-    sites = [folder for folder in found if folder.resolve() not in [one.resolve() for one in tests]]
+        if test.resolve() in [one.resolve() for one in folders if not is_test_set(one)]:
+            raise RunError(f"{test} is named as a site and as the test set. Name it once.")
+    named_so = [folder for folder in found if is_test_set(folder)]
+    tests = [test] if test else named_so
+    places = [one.resolve() for one in (*tests, *named_so)]
+    sites = [folder for folder in found if folder.resolve() not in places]
     if len(tests) > 1 or not sites:
         names = ", ".join(map(str, tests)) or "no data set"
         remedy = "Name one with --test" if sites else "Name the data set of a site as well"
         raise RunError(f"{names}: a study has sites, and one test set at most. {remedy}.")
     named = dict(zip(site_names(sites), sites, strict=True))
-    return named, tests[0] if tests else None
+    left_out = [one for one in named_so if one.resolve() != tests[0].resolve()]
+    return named, tests[0] if tests else None, left_out
 
 
 def data_sets(folders: Sequence[Path]) -> list[Path]:
@@ -227,7 +263,7 @@ def study_text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe:
 
     named_recipe = f"recipe = {value_of(recipe)}" if recipe else '# recipe = "default"'
     tested = f"test = {shown(test)}" if test else '# test = "data/test"'
-    held = f"training.hold_out = {HELD_OUT}  # patients to judge on, since there is no test set"
+    held = f"training.hold_out = {HELD_OUT}  # patients to judge on, since there is no test set\n"
     named = "\n".join(f"{key_of(name)} = {shown(folder)}" for name, folder in sites.items())
     return f"""\
 # A study: commands of asyndgan that are called in this folder, or with --study, read it.
@@ -243,6 +279,5 @@ out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written
 
 [set]  # keys of the recipe, each with its value; 'asyndgan recipe show default' lists them all
 masks.release = true  # the run keeps patients' masks to paint from: ask each site first
-{"# " if test else ""}{held}
-# training.steps = 3000
+{"" if test else held}# training.steps = 3000
 """
