@@ -48,14 +48,7 @@ def init(
     Output:
         --out FILE: New file to write, or a folder to write study.toml into.
     """
-    file = Path(out)
-    if out.endswith("/") or file.is_dir():
-        file /= STUDY_FILE
-    recipe = file.with_name(RECIPE_FILE)
-    for each in (file, recipe):
-        if each.exists():
-            other = quote(str(file.parent / "other" / STUDY_FILE))
-            raise RunError(f"{each} exists already. Edit it, or write another: --out {other}")
+    file, recipe = _new_files(out)
     sites, tested, left_out = begun(folders, test)
     study = Study.parsed(study_text(sites, tested, file, ""), file)
     with storing(file):
@@ -68,9 +61,7 @@ def init(
     replace_text(file, study_text(sites, tested, file, RECIPE_FILE if made else ""))
     for site, folder in study.sites.items():
         console.say(f"site {site}: {folder}")
-    console.say(
-        f"test set: {study.test}" if study.test else "test set: none, so sites hold out patients"
-    )
+    console.say(f"test set: {study.test or 'none, so sites hold out patients'}")
     for folder in left_out:
         console.say(f"left out: {folder} is a test set by its name, and --test names another")
     console.say(
@@ -78,14 +69,27 @@ def init(
     )
     if not made:
         pairs = " ".join(quote(f"{site}={folder}") for site, folder in study.sites.items())
-        console.say(f"No recipe was planned: {why}", style="yellow")
         console.say(
-            f"Correct that, then plan one:\nasyndgan plan {pairs} --out {quote(str(recipe))}\n"
+            f"No recipe was planned: {why}\nCorrect that, then plan one:\n"
+            f"asyndgan plan {pairs} --out {quote(str(recipe))}\n"
             f'and write above [sites] in {file}:\nrecipe = "{RECIPE_FILE}"'
         )
         raise typer.Exit(1)
     more = "" if file == Path(STUDY_FILE) else f" --study {quote(str(file))}"
     console.say(f"Next:\nasyndgan check{more}\nasyndgan train{more}")
+
+
+def _new_files(out: str) -> tuple[Path, Path]:
+    """The study's file and the recipe's, neither of which exists; `out` is a file or a folder."""
+    file = Path(out)
+    if out.endswith("/") or file.is_dir():
+        file /= STUDY_FILE
+    recipe = file.with_name(RECIPE_FILE)
+    for each in (file, recipe):
+        if each.exists():
+            other = quote(str(file.parent / "other" / STUDY_FILE))
+            raise RunError(f"{each} exists already. Edit it, or write another: --out {other}")
+    return file, recipe
 
 
 def _planned(sites: Mapping[str, Path]) -> tuple[Planned | None, str]:
