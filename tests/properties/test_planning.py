@@ -36,9 +36,18 @@ def spreads(draw: st.DrawFn, numbers: st.SearchStrategy[float] = NUMBERS) -> Spr
 
 
 LEVELS = st.none() | st.builds(Levels, **dict.fromkeys(Levels.model_fields, spreads()))
-SIDES = st.builds(
-    Side, voxels=spreads(ABOVE), mm=spreads(ABOVE), view=spreads(ABOVE), common=SHARES
-)
+
+
+@st.composite
+def sides(draw: st.DrawFn) -> Side:
+    voxels, mm = draw(spreads(ABOVE)), draw(spreads(st.floats(1e-6, 1e3)))
+    pairs = zip(*((each.lowest, each.middle, each.highest) for each in (voxels, mm)), strict=True)
+    low, middle, high = (pixels * spacing for pixels, spacing in pairs)
+    view = Spread(low=low, middle=middle, high=high)
+    return Side(voxels=voxels, mm=mm, view=view, common=draw(SHARES))
+
+
+SIDES = sides()
 MODALITIES = st.builds(
     ModalityFigures,
     name=NAMES,

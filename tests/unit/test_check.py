@@ -434,6 +434,21 @@ def test_the_command_exits_with_1_and_names_the_fault(folder: Path) -> None:
     assert "1 fault." in output
 
 
+def test_a_damaged_file_leaves_sound_folders_free_of_faults(folder: Path, tmp_path: Path) -> None:
+    bright = data_set(tmp_path / "south", "bob")
+    for path in bright.glob("imagesTr/*"):  # 16 bits, which 'default' would refuse
+        wide = np.asarray(Picture.open(path)).astype(np.uint16) * 200
+        Picture.fromarray(wide).save(path)
+    assert run(folder, bright, columns=200)[0] == 0
+    path = folder / "imagesTr/ann_s1_0000.png"
+    path.write_bytes(path.read_bytes()[:-30])
+    status, output = run(folder, bright, columns=300)
+    assert status == 1 and output.count("not planned because of") == 1
+    assert f"not planned because of {path} (" in output
+    assert "intensities and sizes were not judged" in output
+    assert "1 fault." in output and "does not fit" not in output
+
+
 def test_the_command_compares_folders_with_each_other_and_with_the_test_set(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -147,3 +147,13 @@ def test_a_site_of_a_federation_keeps_a_choice_of_its_own(
     assert set_up(setup, recipe).handler.recipe.training.precision == "bfloat16"
     monkeypatch.setattr("asyndgan.engines.setup.measured_precision", pytest.fail)
     assert set_up(setup, recipe).handler.recipe.training.precision == "bfloat16"
+
+
+def test_expected_time_grows_with_the_image(
+    tiny: Callable[..., Recipe],
+) -> None:
+    small, large = (
+        compute.expected_seconds(tiny(f"image.size={size}", "training.precision=float32"), 1, CPU)
+        for size in (16, 64)
+    )
+    assert 0 < small < large

@@ -16,9 +16,10 @@ from asyndgan.data.check import CheckReport, check_folder
 from asyndgan.data.dataset import DataSet, told
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patient_of
 from asyndgan.data.patients import joined
+from asyndgan.data.units import in_hounsfield
 from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
 from asyndgan.errors import AsyndganError, DataError, RecipeError
-from asyndgan.recipe import Recipe
+from asyndgan.recipe import ImageSection, Recipe
 from asyndgan.runs.train import train
 from asyndgan.training.admission import check_cohort
 
@@ -117,16 +118,59 @@ def test_intensities_of_a_bright_picture_in_8_bits_are_kept(tmp_path: Path) -> N
 def test_lost_intensities_are_a_fault_whose_remedy_suits(
     stored: Callable[..., np.ndarray], suited: str, tmp_path: Path, tiny: MakeRecipe
 ) -> None:
-    folder = volumes(tmp_path / "a", stored)
+    name = "CT" if suited == "low=-1000" else "T1"
+    folder = volumes(tmp_path / "a", stored, modality=name)
     fault = checked(folder).faults[0]
-    assert fault.reason.startswith("modality T1 does not fit image.intensity (range, 0 to 255)")
+    assert fault.reason.startswith(
+        f"modality {name} does not fit image.intensity (range, 0 to 255)"
+    )
     settings = options(fault.remedy)
     assert any(suited in setting for setting in settings)
     assert checked(folder, *settings).faults == ()
     setup = SiteSetup("north", folder, tmp_path / "state")
-    with pytest.raises(DataError, match="site north: modality T1 does not fit"):
+    with pytest.raises(DataError, match=f"site north: modality {name} does not fit"):
         load_cohort(setup, tiny("image.size=32"))
     assert len(load_cohort(setup, tiny("image.size=32", *settings))) == 4 * SIDES[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "highest", "ct"),
+    [("CT", 30000, True), ("low-dose CT", 900, True), ("0", 900, True), ("0", 6650, False),
+     ("T1", 900, False), ("fluorescence", 900, False)],
+)  # fmt: skip
+def test_hounsfield_units_are_claimed_of_a_ct_alone(name: str, highest: int, ct: bool) -> None:
+    assert in_hounsfield(name, [-940, -1000], [highest], volumes=True) == ct
+    assert not in_hounsfield(name, [-940, -1000], [highest], volumes=False)
+
+
+def test_the_remedy_of_a_fluorescence_below_zero_suits_a_planned_recipe(tmp_path: Path) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: grey * 33 - 940, modality="fluorescence")
+    fault = checked(folder).faults[0]
+    key = "image.intensity.default"
+    assert options(fault.remedy) == [
+        f"{key}.kind=percentiles",
+        f"{key}.low=0.5",
+        f"{key}.high=99.5",
+    ]
+    assert "Hounsfield" not in fault.remedy
+    ct = volumes(tmp_path / "b", lambda grey, mask, n: grey * 8 - 1000, modality="CT")
+    planned = [f"{key}.kind=percentiles", f"{key}.low=0.5", f"{key}.high=99.5"]
+    remedy = options(checked(ct).faults[0].remedy)
+    assert remedy == [f"{key}.kind=range", f"{key}.low=-1000", f"{key}.high=1000"]
+    assert checked(ct, *planned, *remedy).faults == ()
+
+
+def test_pixels_beyond_the_range_are_said_to_be_beyond_it(tmp_path: Path) -> None:
+    folder = volumes(tmp_path / "a", lambda grey, mask, n: 400 + grey * 220)
+    assert "100% of its pixels lie above that range" in checked(folder).faults[0].reason
+
+
+def test_a_note_on_what_the_plan_chose_says_so(tmp_path: Path) -> None:
+    folder, image = volumes(tmp_path / "a", lambda grey, mask, n: 2 + grey * 0.1), ImageSection()
+    (own,) = check_folder(folder, image=image).notes
+    (note,) = check_folder(folder, image=image, planned=True).notes
+    assert "If this is not meant" in own and "If this is not meant" not in note
+    assert "The plan chose 0 to 255 all the same" in note
 
 
 def test_one_patient_of_many_with_other_intensities_is_noted(tmp_path: Path) -> None:

@@ -35,11 +35,13 @@ def halves(folder: Path, patients: int = 4, *, fourth: bool = False) -> Path:
     return folder
 
 
-def volume(folder: Path, dtype: type, scale: float, turn: tuple[int, int] = (1, 1)) -> Path:
+def volume(
+    folder: Path, dtype: type, scale: float, turn: tuple[int, int] = (1, 1), name: str = "T1"
+) -> Path:
     """Two patients' volumes of thick axial slices, of which half hold a label."""
     (folder / "imagesTr").mkdir(parents=True)
     (folder / "labelsTr").mkdir()
-    for name in ("ann", "bob"):
+    for patient in ("ann", "bob"):
         mask = np.zeros((24, 20, 8), np.uint8)
         mask[4:10, 5:15, 2:6] = 1
         chance = np.random.default_rng(1)
@@ -47,11 +49,11 @@ def volume(folder: Path, dtype: type, scale: float, turn: tuple[int, int] = (1, 
         affine = np.diag([turn[0] * 1.0, turn[1] * 1.0, 5.0, 1.0])
         for part, values in (("imagesTr", image.astype(dtype)), ("labelsTr", mask)):
             end = "_0000" if part == "imagesTr" else ""
-            nib.save(nib.Nifti1Image(values, affine), folder / part / f"{name}{end}.nii.gz")
+            nib.save(nib.Nifti1Image(values, affine), folder / part / f"{patient}{end}.nii.gz")
     (folder / "dataset.json").write_text(
         json.dumps(
             {
-                "channel_names": {"0": "T1"},
+                "channel_names": {"0": name},
                 "labels": {"background": 0, "organ": 1},
                 "numTraining": 2,
                 "file_ending": ".nii.gz",
@@ -90,18 +92,19 @@ def test_volumes_are_measured_as_the_patient_lies(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "scale", "kind", "bits"),
+    ("dtype", "scale", "name", "kind", "bits"),
     [
-        (np.int16, -1000.0, "ct", 16),
-        (np.int16, 1000.0, "mri", 16),
-        (np.uint8, 120.0, "mri", 8),
-        (np.float32, 1.0, "mri", 32),
+        (np.int16, -1000.0, "CT", "ct", 16),
+        (np.int16, -1000.0, "T1", "mri", 16),
+        (np.int16, 1000.0, "T1", "mri", 16),
+        (np.uint8, 120.0, "T1", "mri", 8),
+        (np.float32, 1.0, "T1", "mri", 32),
     ],
 )
 def test_units_and_bits_follow_from_what_is_stored(
-    tmp_path: Path, dtype: type, scale: float, kind: str, bits: int
+    tmp_path: Path, dtype: type, scale: float, name: str, kind: str, bits: int
 ) -> None:
-    (one,) = measured(volume(tmp_path / "a", dtype, scale)).modalities
+    (one,) = measured(volume(tmp_path / "a", dtype, scale, name=name)).modalities
     assert (one.kind, one.bits) == (kind, bits)
 
 
@@ -162,6 +165,10 @@ def spread_of(found: dict[str, Any]) -> dict[str, Any]:
     return found["axes"][0]["voxels"]
 
 
+def flat(value: float) -> dict[str, float]:
+    return dict.fromkeys(("low", "middle", "high"), value)
+
+
 HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "not in order": lambda found: spread_of(found).update(low=99),
     "above 0": lambda found: spread_of(found).update(low=-1),
@@ -175,6 +182,14 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "labels.0.number": lambda found: found["labels"][0].update(number=10**30),
     "modalities": lambda found: found.update(modalities=[]),
     "version": lambda found: found.update(version=2),
+    "mm are": lambda found: found["axes"][0].update(mm=flat(5000), view=flat(1e5)),
+    "view is not": lambda found: found["axes"][0].update(view=flat(50)),
+    "modalities.0.whole.p1.middle": lambda found: found["modalities"][0]["whole"]["p1"].update(
+        middle=float("nan")
+    ),
+    "modalities.0 = [1, 2]: Input should be a table": lambda found: found.update(
+        modalities=[[1, 2]]
+    ),
     "unlabelled": lambda found: found.update(unlabelled={"oblique": 0.5}),
 }
 
@@ -188,17 +203,27 @@ def test_a_strangers_fingerprint_is_bounded(tmp_path: Path, says: str) -> None:
     with pytest.raises(DataError) as error:
         loaded(file)
     assert says in str(error.value) and "asyndgan fingerprint" in str(error.value)
+    assert len(str(error.value).splitlines()) == 3  # one wrong key
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "{", '{"a":' * 90 + "1" + "}" * 90, "[" * 10**5, " " * (MOST_BYTES + 1), "\udcff"],
+    [
+        "",
+        "[1, 2]",
+        "{",
+        '{"a":' * 90 + "1" + "}" * 90,
+        "[" * 10**5,
+        " " * (MOST_BYTES + 1),
+        "\udcff",
+    ],
 )
 def test_what_is_no_fingerprint_is_an_error_that_names_it(tmp_path: Path, text: str) -> None:
     file = tmp_path / "north.json"
     file.write_bytes(text.encode("utf-8", "surrogateescape"))
-    with pytest.raises(DataError, match=r"north\.json"):
+    with pytest.raises(DataError, match=r"north\.json") as error:
         loaded(file)
+    assert "instance of" not in str(error.value)
 
 
 def test_the_command_prints_all_that_it_writes_at_80_columns(tmp_path: Path) -> None:
@@ -226,7 +251,19 @@ def test_a_plan_of_a_folder_and_a_file_is_written(tmp_path: Path) -> None:
     assert "north (4 patients), south (4 patients), b (4 patients)" in shown.output
     assert "'left' tells left from right" in " ".join(shown.output.split())
     assert "Expected: about" in shown.output
+    assert "measured now, on this machine" in " ".join(shown.output.split())
     assert "(rule 'sides')" in out.read_text()
+
+
+def test_labels_that_contradict_are_refused_and_no_recipe_is_written(tmp_path: Path) -> None:
+    found, out = good(tmp_path), tmp_path / "recipe.toml"
+    files = [tmp_path / "a.json", tmp_path / "b.json"]
+    files[0].write_text(json.dumps(found))
+    found["labels"][0]["name"] = "other"
+    files[1].write_text(json.dumps(found))
+    shown = CliRunner().invoke(app, ["plan", *map(str, files), "--out", str(out)])
+    assert shown.exit_code == 1 and not out.exists()
+    assert f"label 1 is 'left' in {files[0]} and 'other' in {files[1]}" in str(shown.exception)
 
 
 def test_every_field_of_a_fingerprint_is_shown(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from asyndgan.recipe.fingerprint import (
     Side,
     Spread,
 )
-from asyndgan.recipe.planning import NOTES, RULES, Plan, plan
+from asyndgan.recipe.planning import NOTES, RULES, Plan, clashes, plan
 from asyndgan.recipe.pooled import Sites
 from asyndgan.runs.planned import planned
 from asyndgan.runs.recipes import recipe_text
@@ -173,7 +173,6 @@ NOTED: dict[str, dict[str, Fingerprint]] = {
     "label 'organ' is not at a": {
         "a": pictures(), "b": pictures(labels=(label(), label("organ", 2))),
     },
-    "has another number": {"a": pictures(), "b": pictures(labels=(label(number=2),))},
     "fewer than 5 patients at b": {"a": pictures(), "b": few(4)},
     "covers about 1.5 pixels": {"a": pictures(labels=(SMALL,))},
     "at most 2% of the variance": {"a": pictures(modalities=(modality(explained=0.02),))},
@@ -188,6 +187,16 @@ def test_what_contradicts_is_named(says: str) -> None:
 
 def test_every_note_has_an_example() -> None:
     assert all(any([*note(Sites(sites))] for sites in NOTED.values()) for note in NOTES)
+
+
+def test_labels_clash_by_number_and_by_name() -> None:
+    other = pictures(labels=(label(number=2),))
+    assert [*clashes({"a": pictures(), "b": other})] == ["label 'lesion' is 1 in a and 2 in b"]
+    other = pictures(labels=(label("organ"),))
+    assert [*clashes({"a": pictures(), "b": other})] == [
+        "label 1 is 'lesion' in a and 'organ' in b"
+    ]
+    assert not [*clashes({"a": pictures(), "b": pictures(labels=(label("organ", 2),))})]
 
 
 def test_few_patients_on_one_side_do_not_stop_mirroring() -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +13,7 @@ from asyndgan.cli.options import AsJson, Overrides, StudyOption, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
+from asyndgan.recipe.planning import BASE, NAME
 from asyndgan.runs import load_recipe
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def check(
 
     Training:
         --recipe RECIPE: Recipe that the data sets are for. By default it is planned from them, as
-            by 'asyndgan plan'; sets that cannot be measured are checked for 'default'.
+            by 'asyndgan plan'; if one cannot be measured, intensities and sizes are not judged.
 
     Output:
         --all: Name every file, not only 10 per fault.
@@ -64,8 +64,11 @@ def check(
     from asyndgan.data.between import compare_folders, notes_between, same_pictures
     from asyndgan.data.check import check_folder
 
-    wanted = _recipe(recipe, folders, overrides or [], patient_pattern)
+    wanted, why = _recipe(recipe, folders, overrides or [], patient_pattern)
+    chosen = bool(wanted and wanted.name == NAME) and "image.intensity" not in str(overrides)
     console = Terminal()
+    if why and not as_json:
+        console.print(_plain(why, "yellow"))
     reports: list[CheckReport] = []
     try:
         for folder in [*folders, *([test] if test else [])]:
@@ -73,7 +76,8 @@ def check(
             reports.append(
                 check_folder(
                     folder, test=test if trained else None, patient_pattern=patient_pattern,
-                    image=wanted.image, recipe=wanted if trained else None,
+                    image=wanted.image if wanted else None, recipe=wanted if trained else None,
+                    planned=chosen,
                 )
             )  # fmt: skip
             if not as_json:
@@ -82,24 +86,33 @@ def check(
         console.print(_plain(str(error), "red"))
         raise typer.Exit(1) from error
     between = (*compare_folders(reports[: len(folders)]), *same_pictures(reports))
-    notes = notes_between(reports)
+    notes = notes_between(reports, fits=wanted is not None)
     if as_json:
-        _print_json(reports, between, notes)
+        _print_json(reports, between, (why, *notes) if why else notes)
     else:
         _show_result(console, reports, between, notes, every)
     if between or any(report.faults for report in reports):
         raise typer.Exit(1)
 
 
-def _recipe(name: str | None, folders: list[Path], overrides: list[str], pattern: str) -> "Recipe":
-    """The recipe of this name; without a name, as the folders are planned for."""
+def _recipe(
+    name: str | None, folders: list[Path], overrides: list[str], pattern: str
+) -> tuple["Recipe | None", str]:
+    """The recipe of this name; without a name, as the folders are planned for, or why not."""
+    from asyndgan.data.readers import DataFileError
     from asyndgan.runs.planned import planned
 
-    if name is None:
-        sites = {f"{place}": folder for place, folder in enumerate(folders)}
-        with suppress(DataError):  # the check itself names every fault
-            return planned(sites, overrides, pattern).recipe
-    return load_recipe(name or "default", overrides)
+    recipe = load_recipe(name or BASE, overrides)
+    if name:
+        return recipe, ""
+    sites = {f"{place}": folder for place, folder in enumerate(folders)}
+    try:
+        return planned(sites, overrides, pattern).recipe, ""
+    except DataError as error:  # the check itself names every fault
+        cause = f"{error}".partition(". ")[0]
+        if isinstance(error, DataFileError):
+            cause = f"{error.file} ({error.reason})"
+        return None, f"not planned because of {cause}; intensities and sizes were not judged"
 
 
 def _show_result(

@@ -95,7 +95,6 @@ def _new_files(out: str) -> tuple[Path, Path]:
 def _planned(sites: Mapping[str, Path]) -> tuple[Planned | None, str]:
     """The plan; or None, and why there is none."""
     try:
-        made = planned(sites)
+        return planned(sites), ""
     except AsyndganError as error:
         return None, str(error)
-    return (None, "\n".join(made.plan.clashes)) if made.plan.clashes else (made, "")

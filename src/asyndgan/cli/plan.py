@@ -53,7 +53,8 @@ def plan(
 
     found = expected(made.recipe, made.sites)
     console.say(
-        f"Expected: about {duration(found.seconds)} if this machine computes all sites; "
+        f"Expected: about {duration(found.seconds)} if this machine computes all sites "
+        "(measured now, on this machine); "
         f"{size(found.sent)} to and {size(found.received)} from each site before compression; "
         f"{size(found.memory)} of memory, and {size(found.images)} for images at the largest site."
     )

@@ -70,9 +70,15 @@ def same_pictures(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
     return tuple(faults)
 
 
-def notes_between(reports: Sequence[CheckReport]) -> tuple[str, ...]:
-    """What differs between data sets that are to be trained on together, and need not be wrong."""
-    return tuple(note for rule in _NOTES for note in rule(reports))
+def notes_between(reports: Sequence[CheckReport], *, fits: bool = True) -> tuple[str, ...]:
+    """What differs between data sets that are to be trained on together, and need not be wrong.
+
+    Args:
+        reports: one of each data set.
+        fits: whether a recipe's image settings are known, so that what they make of it is told.
+    """
+    rules = (*_NAMES, *_FITS) if fits else _NAMES
+    return tuple(note for rule in rules for note in rule(reports))
 
 
 def _unheld(reports: Sequence[CheckReport]) -> Iterator[str]:
@@ -155,13 +161,9 @@ def _ranges(reports: Sequence[CheckReport]) -> Iterator[str]:
             )
 
 
-_NOTES: tuple[Callable[[Sequence[CheckReport]], Iterator[str]], ...] = (
-    _unheld,
-    _lacked,
-    _scales,
-    _ranges,
-    _padding,
-)
+_Rule = Callable[[Sequence[CheckReport]], Iterator[str]]
+_NAMES: tuple[_Rule, ...] = (_unheld, _lacked)
+_FITS: tuple[_Rule, ...] = (_scales, _ranges, _padding)
 
 
 def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:

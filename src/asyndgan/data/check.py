@@ -76,6 +76,7 @@ def check_folder(
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     image: ImageSection | None = None,
     recipe: Recipe | None = None,
+    planned: bool = False,
 ) -> CheckReport:
     """Reads a whole data set and collects its faults.
 
@@ -88,12 +89,14 @@ def check_folder(
         image: how a recipe prepares images; None: which recipe will come is not known, so nothing
             is said of what fits.
         recipe: the whole recipe, with this `image`, of which the folder is to be a site.
+        planned: whether a plan chose the intensities of `image`.
 
     Raises:
         DataError: `patient_pattern` is not a regular expression. Faults of the data are returned,
             not raised.
     """
     tally = Tally(Survey(image or ImageSection()), patient_pattern, fits=image is not None)
+    tally.survey.planned = planned
     info, described, cases = _check_files(folder, tally)
     files = {case.name: next(iter(case.images.values())) for case in cases}
     own = {patient_of(name, patient_pattern): file for name, file in reversed(files.items())}

@@ -24,6 +24,7 @@ from asyndgan.data.geometry import (
 )
 from asyndgan.data.grids import shown_shape
 from asyndgan.data.survey import Kept, Survey, Volume
+from asyndgan.data.units import in_hounsfield
 from asyndgan.errors import DataError
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.recipe import ImageSection, Intensity
@@ -64,12 +65,6 @@ _WHY: Final = {
 }
 
 _LITTLE: Final = "its pixels span {share:.0%} of that range, so they look alike"
-
-WARMEST_AIR: Final = -200
-"""In a CT every patient's lowest intensity is below this, in Hounsfield units."""
-
-COLDEST: Final = -5000
-"""Lowest intensity of a CT: scanners mark with some -3000 what they did not see."""
 
 
 @final
@@ -139,8 +134,7 @@ def intensities(survey: Survey) -> Iterator[Finding]:
         setting = "default" if alike else modality
         for lost in (others, little if _are_many(len(little), of) else {}):
             if lost:
-                how = image.intensity_of(modality)
-                remedy = _WHY[wanted.kind, wanted.high], _intensity_options(setting, wanted, how)
+                remedy = _WHY[wanted.kind, wanted.high], _intensity_options(setting, wanted)
                 yield _unfit(survey, modality, lost, remedy)
 
 
@@ -158,11 +152,14 @@ def _unfit(
     where = f" in {len(lost)} of {counted(of, 'patient')}" if len(lost) < of else ""
     if where and not fault and len(lost) <= NAMED:
         where += f" ({', '.join(lost)})"
+    meant = ". If this is not meant"
+    if survey.planned:
+        meant = f". The plan chose {how.low:g} to {how.high:g} all the same; to train otherwise"
     return Finding(
         fault,
         f"modality {modality} does not fit image.intensity ({how.kind}, {how.low:g} to "
         f"{how.high:g}){where}: {kind.format(share=share)}",
-        f"{remedy[0]}{'' if fault else '. If this is not meant'}: {remedy[1]}.",
+        f"{remedy[0]}{'' if fault else meant}: {remedy[1]}.",
         tuple(name for name, one in survey.volumes.items() if fault and one.patient in lost),
     )
 
@@ -178,6 +175,10 @@ def _loss(kept: Kept, how: Intensity) -> _Loss | None:
         return None  # see `silent`
     used = (kept.white - kept.black) / (IMAGE_HIGH - IMAGE_LOW)
     if used < LEAST_USED:
+        for where in ("above", "below"):
+            if (part := kept.part(where)) > MOST_LOST:
+                text = f"{{share:.0%}} of its pixels lie {where} that range, so they look alike"
+                return _Loss(text, part)
         return _Loss("all of its pixels lie within a fiftieth of that range", 1.0)
     if how.kind != "range":
         return None  # other kinds adapt to each case's own intensities
@@ -227,17 +228,18 @@ def _suited(survey: Survey, modality: str) -> Intensity:
     how, stored = survey.image.intensity_of(modality), survey.kept[modality].values()
     lowest, highest = [kept.low for kept in stored], [kept.high for kept in stored]
     suited = PERCENTILES
-    if max(lowest) <= WARMEST_AIR and min(lowest) >= COLDEST:
+    volumes = all(len(source.shape) == 3 for source in survey.sources.values())
+    if in_hounsfield(modality, lowest, highest, volumes=volumes):
         suited = CT
     elif min(lowest) >= 0 and max(highest) <= 1 and min(highest) >= LEAST_USED:
         suited = UNIT
     return PERCENTILES if suited == how else suited
 
 
-def _intensity_options(modality: str, wanted: Intensity, how: Intensity) -> str:
+def _intensity_options(modality: str, wanted: Intensity) -> str:
     key = f"image.intensity.{key_of(modality)}"
-    kind = [f"{key}.kind={wanted.kind}"] if wanted.kind != how.kind else []
-    return _options(*kind, f"{key}.low={wanted.low:g}", f"{key}.high={wanted.high:g}")
+    ends = f"{key}.low={wanted.low:g}", f"{key}.high={wanted.high:g}"
+    return _options(f"{key}.kind={wanted.kind}", *ends)
 
 
 def _options(*values: str) -> str:

@@ -16,11 +16,11 @@ from pydantic import ValidationError
 
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import DatasetInfo, describe
-from asyndgan.data.findings import COLDEST, WARMEST_AIR
 from asyndgan.data.listing import CaseFiles, list_cases
 from asyndgan.data.nnunet import AXES, DEFAULT_PATIENT_PATTERN, read_case
 from asyndgan.data.plan import shared_modalities
 from asyndgan.data.readers import DataFileError
+from asyndgan.data.units import in_hounsfield
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, explained
 from asyndgan.recipe.fingerprint import (
@@ -79,7 +79,10 @@ def loaded(path: Path) -> Fingerprint:
     """
     remedy = "Take a file that 'asyndgan fingerprint FOLDER --out FILE' wrote."
     try:
-        return Fingerprint.model_validate(parsed_json(bounded_text(path, MOST_BYTES)))
+        table = parsed_json(bounded_text(path, MOST_BYTES))
+        if not isinstance(table, dict):
+            raise ValueError("it is no JSON object")
+        return Fingerprint.model_validate(table)
     except ValidationError as error:
         faults = explained(error, [*Fingerprint.model_fields])
         raise DataError(f"{path} is no fingerprint:\n{faults}\n{remedy}") from error
@@ -104,6 +107,7 @@ class _Case:
         self.sums: dict[str, np.ndarray] = {}  # of pixels, intensities and their squares, by label
         self.bits: dict[str, int] = {}
         self.lowest: dict[str, float] = {}
+        self.highest: dict[str, float] = {}
         self.shift: dict[str, float] = {}
         self.mirrored = np.zeros((labels, labels), np.int64)
         self.left, self.right = np.zeros((2, labels), np.int64)
@@ -140,6 +144,7 @@ class _Case:
         bits = 8 if whole and fits[0] else 16 if whole and fits[1] else 32
         self.bits[name] = max(bits, self.bits.get(name, 8))
         self.lowest[name] = min(float(low), self.lowest.get(name, math.inf))
+        self.highest[name] = max(float(high), self.highest.get(name, -math.inf))
         values, labels = plane.ravel(), mask.ravel()
         self.samples[name].append((values[:: self.every].copy(), labels[:: self.every] > 0))
         moved = values - np.float64(self.shift.setdefault(name, float(values.mean())))
@@ -186,6 +191,7 @@ class _Tally:
         self.mirrored = np.zeros((self.most, self.most), np.int64)
         self.bits: dict[str, int] = {}
         self.lowest: dict[str, list[float]] = {}
+        self.highest: dict[str, list[float]] = {}
         self.coloured: set[bool] = set()
         self.slices = 0
         self.slices_with: Counter[int] = Counter()
@@ -213,6 +219,7 @@ class _Tally:
         for name in case.samples:
             self.bits[name] = max(case.bits[name], self.bits.get(name, 8))
             self.lowest.setdefault(name, []).append(case.lowest[name])
+            self.highest.setdefault(name, []).append(case.highest[name])
             if case.labelled and (share := case.explained(name)) is not None:
                 self._keep(f"explained {name}", raw.patient, share)
             for where, levels in case.levels(name).items():
@@ -298,7 +305,7 @@ class _Tally:
             return "unknown"
         if not self.spaced:
             return "rgb" if self.coloured == {True} else "grey"
-        return "ct" if max(lows) <= WARMEST_AIR and min(lows) >= COLDEST else "mri"
+        return "ct" if in_hounsfield(name, lows, self.highest[name], volumes=True) else "mri"
 
     def _label(self, number: int, names: Mapping[int, str]) -> LabelFigures:
         name, row = names[number], self.mirrored[number]

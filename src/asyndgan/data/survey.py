@@ -143,6 +143,8 @@ class Survey:
     def __init__(self, image: ImageSection, *, masked: bool = True) -> None:
         self.image = image
         self.masked = masked
+        self.planned = False
+        """Whether a plan chose the intensities of `image`."""
         self.volumes: dict[str, Volume] = {}
         self.kept: dict[str, dict[str, Kept]] = {}
         """What the intensities keep, by modality and patient."""

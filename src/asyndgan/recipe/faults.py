@@ -47,10 +47,16 @@ def explained(
 
     At most `SHOWN_FAULTS` faults are listed; a last line counts the others.
     """
-    faults = error.errors()
+    faults = _innermost(error.errors())
     lines = [f"  {_explain(fault, known)}{_form(fault, forms)}" for fault in faults[:SHOWN_FAULTS]]
     more = len(faults) - len(lines)
     return "\n".join([*lines, f"  and {more} more."] if more else lines)
+
+
+def _innermost(faults: list[Any]) -> list[Any]:
+    """Faults, without those of a list or table that follow from faults within it."""
+    within = {fault["loc"][:end] for fault in faults for end in range(1, len(fault["loc"]))}
+    return [fault for fault in faults if fault["loc"] not in within]
 
 
 def shown(value: object) -> str:

@@ -76,6 +76,16 @@ class Levels(Figures):
 LONGEST: Final = 1e9
 """Most voxels or millimetres along an axis."""
 
+FINEST: Final = 1e-6
+COARSEST: Final = 1e3
+"""Millimetres between voxels: of an electron microscope, and more than of any scanner."""
+
+ROUNDED: Final = 1.02
+"""Ratio by which rounding may set voxels times mm apart from the view."""
+
+VARIED: Final = 4.0
+"""The same where patients differ: percentiles of a product are no products of percentiles."""
+
 PERCENTILES: Final = (0.5, 1.0, 50.0, 99.0, 99.5)
 """The percentiles of `Levels`, in its order."""
 
@@ -147,6 +157,13 @@ class Side(Figures):
         figures = (self.voxels, self.mm, self.view)
         if any(each.lowest <= 0 or each.highest > LONGEST for each in figures):
             raise ValueError(f"voxels, mm and view are above 0, and {LONGEST:g} at most")
+        if not FINEST <= self.mm.lowest <= self.mm.highest <= COARSEST:
+            raise ValueError(f"mm are {FINEST:g} to {COARSEST:g}")
+        sizes = self.voxels, self.mm
+        apart = ROUNDED if all(each.low == each.high is not None for each in sizes) else VARIED
+        low, high = math.prod(s.lowest for s in sizes), math.prod(s.highest for s in sizes)
+        if not low / apart <= self.view.middle <= high * apart:
+            raise ValueError("view is not voxels times mm")
         return self
 
 

@@ -16,6 +16,9 @@ from asyndgan.recipe.toml import key_of, override, tables_of
 
 BASE: Final = "default"
 
+NAME: Final = "planned"
+"""Name of a planned recipe."""
+
 SCALES_APART: Final = 4.0
 """Ratio of the sites' typical intensities above which the plan says so."""
 
@@ -159,12 +162,10 @@ class Plan:
     Attributes:
         choices: all other keys are those of `BASE`.
         notes: what contradicts between sites, or is little, and what the plan did about it.
-        clashes: those of the notes about which no plan can do anything.
     """
 
     choices: tuple[Choice, ...]
     notes: tuple[str, ...] = ()
-    clashes: tuple[str, ...] = ()
 
     def recipe(self, base: str, overrides: Sequence[str] = ()) -> Recipe:
         """The recipe.
@@ -176,7 +177,7 @@ class Plan:
         Raises:
             RecipeError: by the overrides.
         """
-        tables = {**tables_of(base, ()), "name": "planned"}
+        tables = {**tables_of(base, ()), "name": NAME}
         for choice in self.choices:
             *above, last = choice.key
             table = tables
@@ -228,7 +229,20 @@ def plan(fingerprints: Mapping[str, Fingerprint]) -> Plan:
             for key, value in rule.sets(sites).items():
                 choices[key] = Choice(key, value, rule.name, reason)
     notes = tuple(note for of in NOTES for note in of(sites))
-    return Plan(tuple(choices.values()), notes, tuple(_clashing(sites)))
+    return Plan(tuple(choices.values()), notes)
+
+
+def clashes(fingerprints: Mapping[str, Fingerprint]) -> Iterator[str]:
+    """Labels with two numbers, and numbers with two names, each with who says which."""
+    found = [(each, site) for site, one in fingerprints.items() for each in one.labels]
+    for key, other in (("name", "number"), ("number", "name")):
+        told: dict[Any, dict[Any, str]] = {}
+        for label, site in found:
+            told.setdefault(getattr(label, key), {}).setdefault(getattr(label, other), site)
+        for label, values in told.items():
+            if len(values) > 1:
+                said = (f"{value!r} in {site}" for value, site in values.items())
+                yield f"label {label!r} is {' and '.join(said)}"
 
 
 def _mixed(s: Sites) -> Iterator[str]:
@@ -275,32 +289,15 @@ def _units(s: Sites) -> Iterator[str]:
 
 def _lacked(s: Sites) -> Iterator[str]:
     """Modalities and labels that only some sites name."""
-    labels = dict(sorted(_numbers(s).items()))
-    for kind, named in (("modality", s.modalities), ("label", labels)):
+    labels: dict[str, list[str]] = {}
+    for site, one in s.of.items():
+        for label in one.labels:
+            labels.setdefault(label.name, []).append(site)
+    for kind, named in (("modality", s.modalities), ("label", dict(sorted(labels.items())))):
         for name, holders in named.items():
             others = [site for site in s.of if site not in holders]
             if others:
                 yield f"{kind} '{name}' is not at {_listed(others)}: learned from the others"
-
-
-def _clashing(s: Sites) -> Iterator[str]:
-    """Labels that contradict."""
-    numbers = [(number, name) for name, of in _numbers(s).items() for number in set(of.values())]
-    for number, name in sorted(numbers):
-        if sum(name == other for _, other in numbers) + sum(number == n for n, _ in numbers) > 2:
-            yield (
-                f"label {number} '{name}' has another number or name elsewhere: nothing can be "
-                "planned about that; remap the masks ('asyndgan check' names the folders)"
-            )
-
-
-def _numbers(s: Sites) -> dict[str, dict[str, int]]:
-    """Each label's number at each site that names it."""
-    labels: dict[str, dict[str, int]] = {}
-    for site, one in s.of.items():
-        for label in one.labels:
-            labels.setdefault(label.name, {})[site] = label.number
-    return labels
 
 
 def _few(s: Sites) -> Iterator[str]:
@@ -335,6 +332,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 NOTES: Final[tuple[Callable[[Sites], Iterator[str]], ...]] = (
-    _mixed, _spaced, _thick, _units, _lacked, _clashing, _few, _small, _little,
+    _mixed, _spaced, _thick, _units, _lacked, _few, _small, _little,
 )  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend."""

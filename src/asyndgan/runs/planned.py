@@ -7,10 +7,11 @@ from typing import final
 
 from asyndgan.data.fingerprint import loaded, measured
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.errors import DataError
 from asyndgan.models import check_parts
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
-from asyndgan.recipe.planning import BASE, Plan, plan
+from asyndgan.recipe.planning import BASE, Plan, clashes, plan
 from asyndgan.runs.recipes import recipe_text
 
 
@@ -47,13 +48,18 @@ def planned(
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
-        DataError: a folder or a fingerprint cannot be read.
+        DataError: a folder or a fingerprint cannot be read, or their labels contradict.
         RecipeError: an override is not valid.
     """
     found = {
         site: loaded(path) if path.is_file() else measured(path, patient_pattern)
         for site, path in sites.items()
     }
+    if clashing := [*clashes({str(sites[site]): one for site, one in found.items()})]:
+        raise DataError(
+            f"Labels contradict, so nothing can be planned: {'; '.join(clashing)}. Give each label "
+            "one number and one name everywhere, remap the masks, and measure again."
+        )
     made = plan(found)
     recipe = made.recipe(recipe_text(BASE), overrides)
     check_parts(recipe)
