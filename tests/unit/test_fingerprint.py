@@ -187,9 +187,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "modalities.0.whole.p1.middle": lambda found: found["modalities"][0]["whole"]["p1"].update(
         middle=float("nan")
     ),
-    "modalities.0 = [1, 2]: Input should be a table": lambda found: found.update(
-        modalities=[[1, 2]]
-    ),
+    "modalities.0 = [1, 2]: write a table": lambda found: found.update(modalities=[[1, 2]]),
     "unlabelled": lambda found: found.update(unlabelled={"oblique": 0.5}),
 }
 
