@@ -142,7 +142,7 @@ def test_a_site_of_one_patient_has_nobody_for_the_second_network(
         whole.images, whole.conditions, modalities=whole.modalities, labels=whole.labels,
         patients=["p"] * len(whole), flip=whole.flip,
     )  # fmt: skip
-    with pytest.raises(CohortError, match="one patient, so one of its two networks"):
+    with pytest.raises(CohortError, match="one patient to train on, so one of its two networks"):
         Site("north", alone, recipe)
     Site("north", whole, recipe)
 
