@@ -13,9 +13,9 @@ from asyndgan.data.listing import list_cases
 from asyndgan.data.nnunet import patient_of, read_image
 from asyndgan.data.readers import NOT_ACQUIRED, DataFileError, Stored
 from asyndgan.data.readers.reader import plane_of
+from asyndgan.data.readers.volumes import TO_RAS
 from asyndgan.data.writing import written_whole
 from asyndgan.dicom.files import silent
-from asyndgan.dicom.geometry import LPS
 from asyndgan.dicom.series import MODALITIES
 
 MARK: Final = "SYNTHETIC"
@@ -116,7 +116,7 @@ def _series(stored: Stored, name: str, number: int, common: Mapping[str, Any]) -
     planes, axis = _planes(stored)
     words, slope, intercept = _stored_words(planes)
     # Rows and columns run against the first two other axes of the volume (see `plane_of`).
-    affine = np.eye(4) if stored.affine is None else LPS @ stored.affine
+    affine = np.eye(4) if stored.affine is None else TO_RAS @ stored.affine
     across, down = (affine[:3, each] for each in range(3) if each != axis)
     turned = 1 if stored.affine is None else -1
     spacing = [float(np.linalg.norm(way)) for way in (down, across)]

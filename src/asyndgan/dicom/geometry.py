@@ -7,12 +7,9 @@ from typing import Final, final
 import numpy as np
 
 from asyndgan.data.grids import AFFINE_TOLERANCE, ORIGIN_TOLERANCE
-from asyndgan.data.readers.nifti import MAX_VOXELS
+from asyndgan.data.readers.volumes import MAX_VOXELS, TO_RAS
 from asyndgan.dicom.files import DicomError, planes_of
 from asyndgan.dicom.series import Frame, Series
-
-LPS: Final = np.diag([-1.0, -1, 1, 1])
-"""From DICOM's axes (left, posterior, superior) to NIfTI's (right, anterior, superior)."""
 
 TILT: Final = 0.5
 """Degrees between the slices' normal and the line through them that are told to the user."""
@@ -75,7 +72,9 @@ def grid_of(series: Series) -> Grid:
     affine = np.eye(4)
     affine[:3] = np.column_stack([row * across, column * down, step, ordered[0].position])
     tilt = float(np.degrees(np.arccos(min(1.0, cosine))))
-    return Grid(ordered, (columns, rows, len(ordered)), LPS @ affine, tilt if tilt > TILT else 0.0)
+    return Grid(
+        ordered, (columns, rows, len(ordered)), TO_RAS @ affine, tilt if tilt > TILT else 0.0
+    )
 
 
 def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | None:
@@ -175,7 +174,7 @@ def frames_on(grid: Grid, frames: Sequence[Frame], shape: tuple[int, int]) -> li
     """
     columns, rows, slices = grid.shape
     corners = np.array([[0, 0], [columns - 1, 0], [0, rows - 1]])  # columns, rows
-    inverse = np.linalg.inv(LPS @ grid.affine)
+    inverse = np.linalg.inv(TO_RAS @ grid.affine)
     found = []
     for frame in frames:
         row, column = np.array(frame.orientation).reshape(2, 3)

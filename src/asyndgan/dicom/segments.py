@@ -6,8 +6,9 @@ from typing import Any, Final
 import numpy as np
 
 from asyndgan.data.grids import ORIGIN_TOLERANCE
+from asyndgan.data.readers.volumes import TO_RAS
 from asyndgan.dicom.files import DicomError, header_of, planes_of
-from asyndgan.dicom.geometry import LPS, Grid, frames_on
+from asyndgan.dicom.geometry import Grid, frames_on
 from asyndgan.dicom.series import Series
 
 MAX_SEGMENT_PIXELS: Final = 2**34
@@ -74,7 +75,7 @@ def _of_contours(
     A pixel is inside a region if its centre is inside an odd number of its contours.
     """
     (path,) = segmentation.files
-    inverse = np.linalg.inv(LPS @ grid.affine)
+    inverse = np.linalg.inv(TO_RAS @ grid.affine)
     crossings = 0
     with header_of(path, ("ROIContourSequence",)) as dataset:
         regions = {

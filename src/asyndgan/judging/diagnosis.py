@@ -162,7 +162,9 @@ def diagnose(
             "must be two or more, and as many of each."
         )
     (painted, _), (acquired, masks) = _stacked(synthetic), _stacked(real)
-    told, told_at = _told(painted, acquired, masks, [case.patient for case in real], labels, seed)
+    far = _from_border(masks)
+    patients = [case.patient for case in real]
+    told, told_at = _told(painted, acquired, masks, far, patients, labels, seed)
     precision, recall, density, coverage = _covered(painted, acquired)
     return Diagnosis(
         components=_components(painted),
@@ -171,8 +173,8 @@ def diagnose(
         nearest_real=_nearest(acquired),
         repeated=_similarity(painted, _stacked(again)[0]) if again else math.nan,
         spectrum=tuple((_power(painted) / _power(acquired).clamp(min=1e-12)).tolist()),
-        border=_profile(painted, masks),
-        border_real=_profile(acquired, masks),
+        border=_profile(painted, far),
+        border_real=_profile(acquired, far),
         precision=precision,
         recall=recall,
         density=density,
@@ -235,12 +237,11 @@ def _from_border(masks: Masks) -> Tensor:
     return far
 
 
-def _profile(images: Images, masks: Masks) -> tuple[float, ...]:
+def _profile(images: Images, far: Tensor) -> tuple[float, ...]:
     steps = [
         F.pad(images.diff(dim=axis), _after(images.ndim, axis)) for axis in range(2, images.ndim)
     ]
     gradient = torch.stack(steps).square().sum(0).sqrt().mean(1)
-    far = _from_border(masks)
     rings = [(far > low) & (far <= low + 1) for low in range(BORDER + 1)]
     return tuple(float(gradient[ring].mean()) for ring in rings)
 
@@ -274,6 +275,7 @@ def _told(
     painted: Images,
     acquired: Images,
     masks: Masks,
+    far: Tensor,
     patients: Sequence[str],
     labels: Mapping[str, int],
     seed: int,
@@ -303,7 +305,7 @@ def _told(
     wins = mannwhitneyu(verdicts[:count], verdicts[count:]).statistic
     weight = slope.abs().mean(1)
     lying = torch.cat([masks[others]] * 2)
-    border = _from_border(lying) <= 1
+    border = torch.cat([far[others]] * 2) <= 1
     places = {name: (lying == value) & ~border for name, value in labels.items()}
     return float(wins) / count**2, {
         name: float(weight[place].mean() / weight.mean())
