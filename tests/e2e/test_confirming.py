@@ -83,7 +83,7 @@ def test_a_lying_site_is_shown_and_left_out_and_a_run_begins_when_somebody_has_c
         # The administrator sees who lies, says no, and names the sites that are to take part.
         said = asyndgan(*confirm, answer="n\n")
         assert f"{liar} alone brings label 63 'evil'; without it the generator would have" in said
-        assert "at most 75%" in said
+        assert "up to a share of 75%" in said
         assert order.state() == "stopped"
         until(lambda: not order.folder.busy())
         assert not order.folder.facts_file.exists()

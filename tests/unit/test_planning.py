@@ -163,8 +163,8 @@ NOTED: dict[str, dict[str, Fingerprint]] = {
     "formats differ": {"a": pictures(), "b": volumes()},
     "spacings differ": EXAMPLES["spacing"][0],
     "thick axes differ": {"a": volumes(axes=THICK), "b": volumes()},
-    "T1 differs: ct": {"a": volumes(modalities=(CT,)), "b": volumes()},
-    "T1 differs: up to": {
+    "T1 has other intensities: ct": {"a": volumes(modalities=(CT,)), "b": volumes()},
+    "T1 has other intensities: 99.5 % are below": {
         "a": volumes(), "b": volumes(modalities=(modality(kind="mri", whole=levels(0, 9)),)),
     },
     "modality 'T2' is not at a": {

@@ -60,5 +60,5 @@ def generate(
             release=release or (), like=like, watch=display.show,
         )  # fmt: skip
     tell_trial(console, RunFolder(run))
-    kept = "" if masks else " The run kept each different mask once, of those that sites sent."
+    kept = "" if masks else " Where cases had the same mask, it was painted once."
     console.say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.{kept}")

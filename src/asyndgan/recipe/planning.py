@@ -280,11 +280,11 @@ def _units(s: Sites) -> Iterator[str]:
         if len({one.kind for one in parts.values()}) > 1:
             told = [f"{kind} at {site}" for site, kind in kinds.items()]
         elif low > 0 and high > SCALES_APART * low:
-            told = [f"up to {span:.3g} at {site}" for site, span in spans.items()]
+            told = [f"99.5 % are below {span:.3g} at {site}" for site, span in spans.items()]
         if told:
             own = s.kind(name) in ("percentiles", "crops")
             did = "percentiles of each case" if own else "one range for all"
-            yield f"{name} differs: {_listed(told)}; taken: {did}"
+            yield f"{name} has other intensities: {_listed(told)}; taken: {did}"
 
 
 def _lacked(s: Sites) -> Iterator[str]:

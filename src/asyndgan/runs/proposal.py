@@ -31,7 +31,7 @@ def proposal(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> str:
 
 
 def _source(named: Collection[str]) -> str:
-    return "named by the recipe" if named else "by the sites' cards: the recipe names none"
+    return "as the recipe says" if named else "as the sites say"
 
 
 def _quoted(names: Collection[str]) -> str:
@@ -52,14 +52,14 @@ def _table(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]
         part, declared = f"{shares[site]:.0%}", f"{card.share:g}"
         rows.append((site, f"{card.cases}", part, declared, _lacks(scope, card)))
     widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
-    bound = f"at most {most:.0%}" if most < 1 else "without a bound"
+    bound = f", up to a share of {most:.0%}" if most < 1 else ""
     return [
         *(
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ),
         "Cases are pictures, or slices of volumes.",
-        f"A site counts by the share that it declares, {bound}.",
+        f"Each site counts for as much as it declares{bound}.",
     ]
 
 
