@@ -22,6 +22,7 @@ import torch
 from asyndgan.data import Cohort
 from asyndgan.errors import AsyndganError
 from asyndgan.protocol import Endpoint
+from asyndgan.recipe.fingerprint import Fingerprint, ModalityFigures
 from asyndgan.runs import load_recipe
 from asyndgan.training import Site
 from asyndgan.wire import (
@@ -31,6 +32,8 @@ from asyndgan.wire import (
     Card,
     Close,
     Closed,
+    Describe,
+    Described,
     Judge,
     Judgement,
     Measure,
@@ -68,6 +71,7 @@ def seeds() -> list[Message]:
         Save(run="1f", step=3),
         Saved(run="1f", step=3),
         Measure(run="1f"),
+        Describe(run="1f"),
         Close(run="1f"),
         Closed(run="1f"),
         Card(
@@ -86,6 +90,7 @@ def seeds() -> list[Message]:
             run="1f", step=3, losses={}, odds=moments[:2], feedback=images, batch=5,
             conditions=masks,
         ),
+        Described(run="1f", fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),))),
         Measured(run="1f", count=9, total=moments, squares=moments),
         Refusal(run="1f", code="order", reason="no"),
     ]  # fmt: skip

@@ -97,9 +97,19 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
             text = (kit / "policy.toml").read_text()
             allowed = text.replace("fewest_patients = 5", "fewest_patients = 1")
             allowed = allowed.replace("unmeasured = false", "unmeasured = true")
-            assert allowed.count("= true") == text.count("= true") + 1
+            allowed = allowed.replace("fingerprint = false", "fingerprint = true")
+            assert allowed.count("= true") == text.count("= true") + 2
             (kit / "policy.toml").write_text(allowed)
+            asyndgan("fingerprint", data, "--out", kit / "seen.json")
+            settings = (kit / "site.toml").read_text()
+            named = settings.replace("# fingerprint =", "fingerprint = 'seen.json'")
+            assert named != settings
+            (kit / "site.toml").write_text(named)
             services.append(started("site", "start", kit))
+        planned = tmp_path / "planned.toml"
+        told = asyndgan("federation", "plan", federation.path, "--out", planned)
+        assert "north" in told and "south" in told
+        assert Recipe.from_toml(planned.read_text()).image.size == (32, 32)
         recipe = tiny("image.size=32", "masks.release=false", "training.move=true")
         (tmp_path / "recipe.toml").write_text(recipe.to_toml())
         submit = ("federation", "submit", federation.path, tmp_path / "recipe.toml")

@@ -147,6 +147,17 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("measured", "squares"): Exposure(
         "sum of squared features", "as many", "as `total`", "as `total`",
     ),
+    ("described", "run"): _RUN,
+    ("described", "fingerprint"): Exposure(
+        "figures of the whole data set: counts, sizes, spacings, percentiles of intensities, sizes "
+        "and places of labels, part of the variance that labels explain",
+        "some 50 numbers per modality and 10 per label",
+        "what kind of patients and scanners a site has; with and without a patient, by two "
+        "fingerprints, something of that patient's intensities and labels",
+        "`leaves.fingerprint` (off by default). Only the file that `site.toml` names, which the "
+        "steward has seen; figures of fewer patients than `allows.fewest_patients` are left out, "
+        "and the others rounded. Refused where `privacy.epsilon` is set",
+    ),
     ("saved", "run"): _RUN,
     ("saved", "step"): _ANSWERED,
     ("closed", "run"): _RUN,
@@ -176,6 +187,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "a new identity each time, to roll the site back", "as `step`; an attempt that is over is "
         "refused",
     ),
+    ("describe", "run"): _RUN,
     ("judge", "run"): _RUN,
     ("judge", "step"): _JUDGED_STEP,
     ("judge", "batch"): Exposure(

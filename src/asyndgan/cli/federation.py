@@ -24,6 +24,7 @@ from asyndgan.cli.options import (
     StudyOption,
     print_json,
 )
+from asyndgan.cli.plan import refuse_old, tell_plan, write_new
 from asyndgan.cli.standing import Standing
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
@@ -158,6 +159,40 @@ def start(folder: Folder, device: str = "cpu") -> None:
         f"happens is in {folder / 'federation.log'}, of each run in its coordinator.log."
     )
     serve(made, stop=told, device=str(usable_device(device)))
+
+
+@federation.command()
+def plan(
+    folder: Folder,
+    out: Annotated[Path, typer.Option()],
+    overrides: Overrides = None,
+    site: list[str] | None = None,
+) -> None:
+    """Plans a recipe from the fingerprints that sites send.
+
+    A site sends one if its site.toml names it and its policy lets it out. 'federation start' has to
+    be running, and no run.
+
+    Example:
+        asyndgan federation plan fed --out recipe.toml
+
+    Output:
+        --out FILE: New file for the recipe, with the reasons as comments.
+
+    Sites:
+        --site NAME: Plan for this site. By default for all sites with a kit.
+    """
+    kits = flare_part("kits")
+    from asyndgan.runs.described import described
+    from asyndgan.runs.planned import planned_from
+
+    refuse_old(out)
+    found = described(kits.Federation.of(folder), site or ())
+    made = planned_from(found, overrides or [])
+    console = Terminal()
+    tell_plan(console, made)
+    write_new(out, made.to_toml())
+    console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
 
 
 @federation.command()

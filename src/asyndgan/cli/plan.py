@@ -84,9 +84,14 @@ def write_new(path: Path, text: str) -> None:
         RecipeError: it does.
         StorageError: it cannot be written.
     """
+    refuse_old(path)
+    replace_text(path, text)
+
+
+def refuse_old(path: Path) -> None:
+    """Refuses a file that exists; raises `RecipeError`."""
     if path.exists():
         raise RecipeError(f"--out {path}: exists already; name a new file.")
-    replace_text(path, text)
 
 
 def _named(words: list[str]) -> dict[str, Path]:

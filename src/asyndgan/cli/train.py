@@ -101,7 +101,9 @@ def train(
         data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
         display.tell(f"{proposal}\n{told(data)}")
         if part := resolved.training.hold_out:
-            display.tell(f"About {part:.0%} of each site's patients are held out, to judge on later.")
+            display.tell(
+                f"About {part:.0%} of each site's patients are held out, to judge on later."
+            )
         tell_lacking(console, resolved, masks=resolved.keeps_masks, study=study)
 
     with TrainingDisplay(console) as display:

@@ -39,8 +39,11 @@ def federation_in(path: Path) -> Federation:
     return found
 
 
-def transport_to(federation: Federation, recipe: Recipe, run: str) -> "Transport":
-    """Connects to the sites of a federation for one run; the caller closes the transport."""
+def transport_to(federation: Federation, recipe: Recipe | None, run: str) -> "Transport":
+    """Connects to the sites of a federation for one run; the caller closes the transport.
+
+    Without a recipe, sites send their fingerprints and nothing else.
+    """
     office = flare_part("jobs").Office(federation, recipe, run)
     transport: Transport = flare_part("transport").Flare(office)
     return transport

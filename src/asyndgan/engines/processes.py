@@ -19,7 +19,7 @@ from typing import Final, final
 
 import torch
 
-from asyndgan.engines.setup import SiteSetup, set_up
+from asyndgan.engines.setup import SiteSetup, describe_only, set_up
 from asyndgan.errors import AsyndganError, SiteSilentError, SiteUnreachableError, WireError
 from asyndgan.protocol import Transport, message_limit
 from asyndgan.recipe import Recipe
@@ -32,6 +32,11 @@ FRAME_SLACK: Final = 2**17
 
 HEALTHY_S: Final = 3600.0
 """Lifetime in seconds after which a crash counts as a new problem, resetting the restart delay."""
+
+
+def frame_limit(recipe: Recipe | None) -> int:
+    """Most bytes of a frame in a run; without a recipe no message has arrays."""
+    return (message_limit(recipe) if recipe else 0) + FRAME_SLACK
 
 
 @final
@@ -60,17 +65,21 @@ class Processes(Transport):
 
     Args:
         setups: setup of each site.
-        recipe: recipe of the run.
+        recipe: recipe of the run; None: sites describe their data, so that one can be planned.
         restart_after_s: seconds from a site's latest start until it may be restarted if it died;
             doubled with every restart, at most eight times. None: only `start` restarts sites.
     """
 
     def __init__(
-        self, setups: Sequence[SiteSetup], recipe: Recipe, *, restart_after_s: float | None = 2.0
+        self,
+        setups: Sequence[SiteSetup],
+        recipe: Recipe | None,
+        *,
+        restart_after_s: float | None = 2.0,
     ) -> None:
         self.recipe = recipe
         self.restart_after_s = restart_after_s
-        self.limit = message_limit(recipe) + FRAME_SLACK
+        self.limit = frame_limit(recipe)
         self._sites = {setup.name: _Process(setup) for setup in setups}
         self._starting = threading.RLock()  # `sites` is called from several threads
         for name in self._sites:
@@ -94,7 +103,8 @@ class Processes(Transport):
         frames = Frames(ours, limit=self.limit)
         entry.started = time.monotonic()
         entry.starts += 1
-        setup = {"site": entry.setup.to_plain(), "recipe": self.recipe.to_tables()}
+        tables = self.recipe.to_tables() if self.recipe else None
+        setup = {"site": entry.setup.to_plain(), "recipe": tables}
         try:
             frames.send(0, json.dumps(setup).encode(), timeout=10.0)
         except SiteUnreachableError:
@@ -178,16 +188,16 @@ def serve(connection: socket.socket) -> None:
     frames = Frames(connection, limit=2**24)
     _, payload = frames.receive()
     plain = json.loads(payload)
-    recipe = Recipe.from_tables(plain["recipe"])
+    recipe = Recipe.from_tables(plain["recipe"]) if plain["recipe"] else None
     setup = SiteSetup.from_plain(plain["site"])
     torch.set_num_threads(setup.threads)  # see traps in docs/architecture.md
     setup.state.mkdir(parents=True, exist_ok=True)
     logging.basicConfig(
         filename=setup.state / "site.log", format="%(asctime)s %(levelname)s %(message)s"
     )
-    frames = Frames(connection, limit=message_limit(recipe) + FRAME_SLACK)
+    frames = Frames(connection, limit=frame_limit(recipe))
     try:
-        endpoint = set_up(setup, recipe)
+        endpoint = set_up(setup, recipe) if recipe else describe_only(setup, FRAME_SLACK)
         while True:
             number, request = frames.receive()
             frames.send(number, endpoint.answer(request))

@@ -22,12 +22,14 @@ from asyndgan.data.survey import Survey
 from asyndgan.errors import CohortError, RunError
 from asyndgan.models import usable_device
 from asyndgan.privacy import SIMULATION, Openings, Policy
+from asyndgan.privacy.books import open_release
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
 from asyndgan.training.admission import check_strangers
 from asyndgan.training.compute import measured_precision
+from asyndgan.training.describing import Describing
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +60,8 @@ class SiteSetup:
         device: torch device on which its networks compute.
         threads: of its process, where it has one of its own (engines `processes` and `flare`).
         without: modalities in the folder that are not used.
+        fingerprint: file of `asyndgan fingerprint`, from which the coordinator may plan a recipe;
+            None: none is sent.
         precision: of its networks' arithmetic. Empty: what the recipe names or, for `auto`, what is
             faster here; a run keeps what it began with.
     """
@@ -73,6 +77,7 @@ class SiteSetup:
     device: str = "cpu"
     threads: int = 1
     without: tuple[str, ...] = ()
+    fingerprint: Path | None = None
     precision: str = ""
 
     def to_plain(self) -> dict[str, Any]:
@@ -266,3 +271,28 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         device=device,
     )
     return Endpoint(site, limit=message_limit(recipe))
+
+
+def describe_only(setup: SiteSetup, limit: int) -> Endpoint:
+    """A site before there is a recipe: its endpoint sends a fingerprint and nothing else.
+
+    Args:
+        setup: of the site; it names the fingerprint.
+        limit: most bytes of a request's arrays.
+
+    Raises:
+        PolicyError: its policy cannot be used, or lets no fingerprint out.
+        RunError: the setup names no fingerprint.
+        LedgerError, StorageError: its books cannot be read or written.
+    """
+    policy = policy_of(setup)
+    policy.check_fingerprint()
+    if setup.fingerprint is None:
+        raise RunError(
+            f"site {setup.name} names no fingerprint: measure one with 'asyndgan fingerprint' and "
+            "name its file in site.toml."
+        )
+    records = setup.records or setup.state
+    Openings(records).keep()
+    release = open_release(None, policy, records, setup.name, 0)
+    return Endpoint(Describing(setup.fingerprint, release), limit=limit)

@@ -10,9 +10,11 @@ from asyndgan.recipe import Recipe
 
 
 def open_release(
-    recipe: Recipe, policy: Policy, records: Path | None, site: str, patients: int
+    recipe: Recipe | None, policy: Policy, records: Path | None, site: str, patients: int
 ) -> Release:
     """Opens the door out of a site, which writes in its books.
+
+    Without a recipe, only a fingerprint may leave by it.
 
     Raises:
         LedgerError: the ledger was changed or taken away, or belongs to another process.
@@ -26,7 +28,7 @@ def open_release(
         ledger = Ledger(file, policy.digest())
     account = Account(
         records / "privacy.json" if records else None,
-        mechanism_of(recipe, patients),
+        mechanism_of(recipe, patients) if recipe else None,
         epsilon=policy.privacy.epsilon,
         delta=policy.privacy.delta,
     )

@@ -55,7 +55,7 @@ class Entry:
         uses: of differentially private mechanisms that the site's account had charged by then.
         masks: number of patients' label maps (or classes) in it.
         bare: its contents that no differential privacy covers, separated by spaces: `feedback`,
-            `masks` (or classes) of patients, `moments`; empty: none.
+            `masks` (or classes) of patients, `moments`, a `fingerprint`; empty: none.
         policy: SHA-256 of the policy in force.
         repeated: number of images of the request that had come before, equal to the bit and in
             another step, since the site started; a generator in training hardly paints one twice.
@@ -101,7 +101,8 @@ class Tally:
         name: of the ledger's file.
         answers: judgements and appraisals that left in all runs, including repeated ones, and
             cards with patients' masks unless they repeat the card before.
-        bare: number of messages with uncovered feedback, masks or moments, by these names.
+        bare: number of messages with uncovered feedback, masks, moments or fingerprints, by
+            these names.
         uses: the most in any line.
         repeated: images that came again in another step.
     """

@@ -91,7 +91,7 @@ class Openings:
                 "allows.most_recipes is no more. Raise it in the policy for a further one."
             )
         self._kept.recipes.append(recipe)
-        self._write()
+        self.keep()
 
     def knows(self, attempt: str) -> bool:
         """Whether an attempt at a run has begun here, the newest one or an earlier one."""
@@ -110,9 +110,10 @@ class Openings:
         """Remembers an attempt as the newest; raises `StorageError` if it cannot be written."""
         if attempt and not self.knows(attempt):
             self._kept.attempts = [*self._kept.attempts, attempt][-KEPT_ATTEMPTS:]
-            self._write()
+            self.keep()
 
-    def _write(self) -> None:
+    def keep(self) -> None:
+        """Writes the file; raises `StorageError` if it cannot be written."""
         if self.path is None:
             return
         with storing(self.path):

@@ -47,6 +47,11 @@ class LeavesSection(Section):
     moments: bool = Field(
         False, description="sums of features over all images, once a run; the recipe sets a clip"
     )
+    fingerprint: bool = Field(
+        False,
+        description="the fingerprint that 'site.toml' names, rounded and without what tells of "
+        "fewer patients than allows.fewest_patients, so that a recipe can be planned",
+    )
 
     @property
     def codings(self) -> str:
@@ -206,6 +211,15 @@ class Policy(Section):
         if self.covers(recipe) or allows.unmeasured or recipe.digest() in allows.approved:
             return []
         return outside(recipe)
+
+    def check_fingerprint(self) -> None:
+        """Checks that a fingerprint may leave; raises `PolicyError` if not."""
+        if not self.leaves.fingerprint:
+            raise PolicyError("this site's policy lets no fingerprint out (leaves.fingerprint).")
+        if self.privacy.epsilon is not None:
+            raise PolicyError(
+                "this site's policy limits epsilon, which covers no fingerprint; so none leaves."
+            )
 
     def most_answers(self, patients: int | None) -> int | None:
         """Answers that a site gives in all; None: any number.

@@ -22,6 +22,7 @@ from asyndgan.wire import (
     ANSWERS,
     Appraisal,
     Card,
+    Described,
     Judgement,
     Measured,
     Message,
@@ -84,7 +85,7 @@ class Release:
     """Lets answers out, in the recipe's codings, as far as the policy allows.
 
     Args:
-        recipe: names the codings.
+        recipe: names the codings; None: there is none yet, so that only a fingerprint may leave.
         policy: of the site's steward.
         ledger: where everything that leaves is written first; None: nowhere, as in tests.
         account: of the privacy that is spent; None: one without a mechanism or a limit.
@@ -98,19 +99,27 @@ class Release:
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: Recipe | None,
         policy: Policy = SIMULATION,
         ledger: Ledger | None = None,
         account: Account | None = None,
         site: str | None = None,
         patients: int | None = None,
     ) -> None:
-        policy.check(recipe, site, patients=patients)
+        if recipe:
+            policy.check(recipe, site, patients=patients)
         self.patients = patients
-        self.recipe = recipe
+        self._recipe = recipe
         self.policy = policy
         self.ledger = ledger
         self.account = account or Account(None, None, epsilon=None, delta=policy.privacy.delta)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The run's recipe; raises `ProtocolError` if there is none yet."""
+        if self._recipe is None:
+            raise ProtocolError("there is no recipe yet, so only a fingerprint may leave.")
+        return self._recipe
 
     def let_out(self, answer: Message, *, repeated: int = 0) -> Released:
         """Turns an answer into bytes that may leave.
@@ -136,7 +145,8 @@ class Release:
         if isinstance(answer, Measured):
             self._check_moments(answer)
         answer = self._allowed(answer)
-        payload = pack(answer, self._codings(answer), level=self.recipe.wire.zstd)
+        level = 1 if isinstance(answer, Described | Refusal) else self.recipe.wire.zstd
+        payload = pack(answer, self._codings(answer), level=level)
         norm = None
         if isinstance(answer, StepAnswer):
             norm = float(answer.feedback.norm())
@@ -152,6 +162,8 @@ class Release:
     def _bare(self, answer: Message) -> str:
         if isinstance(answer, Measured):
             return "moments"
+        if isinstance(answer, Described):
+            return "fingerprint"
         found = []
         if isinstance(answer, StepAnswer) and self.recipe.privacy.kind == "none":
             found.append("feedback")
@@ -174,6 +186,10 @@ class Release:
     def _allowed(self, answer: Message) -> Message:
         """The answer without what the policy withholds; refused if that cannot be taken out."""
         leaves = self.policy.leaves
+        if isinstance(answer, Described):
+            self.policy.check_fingerprint()
+            bounded = answer.fingerprint.bounded(self.policy.allows.fewest_patients)
+            answer = answer.model_copy(update={"fingerprint": bounded})
         if isinstance(answer, Measured) and not leaves.moments:
             raise PolicyError("this site's policy lets no moments out.")
         if isinstance(answer, Card) and not leaves.cases:
@@ -237,7 +253,7 @@ class Release:
         if released.kind in FEEDBACK_KINDS:
             self._check_count()
         if self.ledger:
-            private = self.recipe.privacy.kind != "none"
+            private = self._recipe is not None and self._recipe.privacy.kind != "none"
             self.ledger.append(
                 run=released.run,
                 kind=released.kind,

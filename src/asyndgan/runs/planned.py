@@ -55,7 +55,26 @@ def planned(
         site: loaded(path) if path.is_file() else measured(path, patient_pattern)
         for site, path in sites.items()
     }
-    if clashing := [*clashes({str(sites[site]): one for site, one in found.items()})]:
+    return planned_from(found, overrides, {site: str(path) for site, path in sites.items()})
+
+
+def planned_from(
+    found: Mapping[str, Fingerprint],
+    overrides: Sequence[str] = (),
+    told: Mapping[str, str] | None = None,
+) -> Planned:
+    """Plans a recipe from fingerprints.
+
+    Args:
+        found: the fingerprint of each site.
+        overrides: keys of the recipe to override, each as `key=value`.
+        told: what errors call each site; None: its name.
+
+    Raises:
+        DataError: their labels contradict.
+        RecipeError: an override is not valid.
+    """
+    if clashing := [*clashes({(told or {}).get(site, site): one for site, one in found.items()})]:
         raise DataError(
             f"Labels contradict, so nothing can be planned: {'; '.join(clashing)}. Give each label "
             "one number and one name everywhere, remap the masks, and measure again."

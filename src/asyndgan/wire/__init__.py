@@ -10,6 +10,8 @@ from asyndgan.wire.messages import (
     Card,
     Close,
     Closed,
+    Describe,
+    Described,
     Judge,
     Judgement,
     Measure,

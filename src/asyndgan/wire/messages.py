@@ -17,6 +17,7 @@ from torch import Tensor
 
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import WireError
+from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.texts import Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
 
@@ -171,6 +172,21 @@ class Measured(Message):
 
 
 @final
+class Describe(Message):
+    """Coordinator: send the fingerprint of your data, from which a recipe is planned."""
+
+    kind = "describe"
+
+
+@final
+class Described(Message):
+    """Site: the fingerprint that its steward has seen (see `asyndgan.recipe.fingerprint`)."""
+
+    kind = "described"
+    fingerprint: Fingerprint
+
+
+@final
 class Save(Message):
     """Coordinator: keep your state of this step."""
 
@@ -216,10 +232,10 @@ StepAnswer = Judgement | Appraisal
 """What a site answers in a step."""
 
 REQUESTS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Open, Judge, Appraise, Measure, Save, Close)
+    m.kind: m for m in (Open, Judge, Appraise, Measure, Describe, Save, Close)
 }
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Card, Judgement, Appraisal, Measured, Saved, Closed, Refusal)
+    m.kind: m for m in (Card, Judgement, Appraisal, Measured, Described, Saved, Closed, Refusal)
 }
 
 

@@ -17,6 +17,7 @@ from cryptography import x509
 
 from asyndgan.data.check import check_folder
 from asyndgan.data.description import describe
+from asyndgan.data.fingerprint import loaded
 from asyndgan.data.listing import list_cases
 from asyndgan.data.nnunet import patient_of
 from asyndgan.engines.flare.kits import versions
@@ -67,6 +68,8 @@ def checks(kit: Path) -> Iterator[Check]:
     else:
         yield _of("policy", lambda: _policy(file))
         yield _of("data", lambda: _data(file))
+        if file.fingerprint:
+            yield _of("fingerprint", lambda: _fingerprint(file))
         yield _of("device", lambda: str(usable_device(file.device)))
     seen = [path for path in (kit, kit / KIT_FILE) if path.stat().st_mode & 0o77]
     others = f"others can read {', '.join(map(str, seen))}; 'asyndgan site start' forbids it"
@@ -116,6 +119,16 @@ def _data(file: SiteFile) -> str:
         )
     facts = [f"{heading} {text}" for heading, text in report.rows[:3]]
     return "; ".join([*facts, *report.notes])
+
+
+def _fingerprint(file: SiteFile) -> str:
+    assert file.fingerprint
+    loaded(file.fingerprint)
+    try:
+        Policy.from_file(file.policy).check_fingerprint()
+    except PolicyError as error:
+        return f"stays here: {error}"
+    return f"{file.fingerprint.name} is sent to whoever plans a recipe"
 
 
 def certificate(path: Path) -> Check:

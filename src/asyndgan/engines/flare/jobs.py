@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any, Final, final
 
 from asyndgan.engines.flare.kits import Federation
-from asyndgan.engines.processes import FRAME_SLACK
+from asyndgan.engines.processes import frame_limit
 from asyndgan.errors import RunError, SiteUnreachableError, WireError
-from asyndgan.protocol import message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.relay.framing import Frames, Requests
 from asyndgan.texts import parsed_json, replace_text
@@ -41,6 +40,9 @@ CLOSING_S: Final = 2.0
 
 REPLY_BYTES: Final = 2**26
 """Most bytes of an answer."""
+
+DESCRIBED_S: Final = 60.0
+"""Longest time in seconds that a site may take to send a fingerprint."""
 
 BETWEEN: Final = "."
 """Separates run and site in a job's name; a run's name cannot contain it."""
@@ -128,17 +130,22 @@ class Administrator:
 
 @final
 class Office:
-    """Submits and manages the FLARE jobs of one run."""
+    """Submits and manages the FLARE jobs of one run; without a recipe, of a description of data."""
 
     def __init__(
-        self, federation: Federation, recipe: Recipe, run: str, *, submitter: Path | None = None
+        self,
+        federation: Federation,
+        recipe: Recipe | None,
+        run: str,
+        *,
+        submitter: Path | None = None,
     ) -> None:
         self.federation = federation
         self.kit = federation.server_kit
         self.administrator = Administrator(submitter or federation.admin_kit)
         self.recipe = recipe
         self.run = run
-        self.limit = message_limit(recipe) + FRAME_SLACK
+        self.limit = frame_limit(recipe)
 
     def members(self) -> tuple[str, ...]:
         """Sites of the federation, read from its file each time: sites may join during a run."""
@@ -205,6 +212,11 @@ def job_name(run: str, site: str) -> str:
     return f"{run}{BETWEEN}{site}"
 
 
+def digest_of(recipe: Recipe | None) -> str:
+    """Digest by which a job's two ends know their recipe; empty if there is none."""
+    return recipe.digest() if recipe else ""
+
+
 def over(status: str) -> bool:
     """Whether a job of this status neither waits nor runs."""
     return status.startswith("FINISHED") or status in ("FAILED_TO_RUN", "ABANDONED")
@@ -215,19 +227,20 @@ def user_of(kit: Path) -> str:
     return str(json.loads((kit / "startup" / "fed_admin.json").read_text())["admin"]["username"])
 
 
-def write_job(folder: Path, site: str, recipe: Recipe, run: str, *, limit: int) -> None:
+def write_job(folder: Path, site: str, recipe: Recipe | None, run: str, *, limit: int) -> None:
     """Writes a job's folder: configuration that names our two relays, which every kit allows."""
     both = {
         "run": run,
         "secret": secrets.token_hex(32),
         "limit": limit,
-        "wait_s": recipe.quorum.wait_s,
+        "wait_s": recipe.quorum.wait_s if recipe else DESCRIBED_S,
     }
     relay = {
         "path": f"{RELAY}.CoordinatorRelay",
-        "args": {"site": site, "recipe": recipe.digest(), **both},
+        "args": {"site": site, "recipe": digest_of(recipe), **both},
     }
-    executor = {"path": f"{RELAY}.SiteRelay", "args": {"recipe": recipe.to_toml(), **both}}
+    text = recipe.to_toml() if recipe else ""
+    executor = {"path": f"{RELAY}.SiteRelay", "args": {"recipe": text, **both}}
     files = {
         "meta.json": {
             "name": job_name(run, site),

@@ -80,6 +80,11 @@ class SiteFile(Section):
         description="cores to compute on, if device is cpu; more than one changes "
         "the last digits of a run",
     )
+    fingerprint: Path | None = Field(
+        None,
+        description="file of 'asyndgan fingerprint', sent for a plan if the policy's "
+        "leaves.fingerprint is true",
+    )
     wait_s: float = Field(
         600.0,
         gt=0,
@@ -217,12 +222,15 @@ class SiteService:
         if not RUN_NAME.fullmatch(greeting.get("run", "")):
             return "a run's name is of small letters, digits and hyphens"
         try:
-            recipe = Recipe.from_toml(greeting.get("recipe", ""))
+            recipe = _recipe_of(greeting.get("recipe", ""))
             setup = self.setup_of(greeting["run"])
             policy, submitter = policy_of(setup), greeting.get("submitter", "")
             if policy.allows.submitters and submitter not in policy.allows.submitters:
                 return f"{submitter} may not begin runs here (allows.submitters)"
-            policy.check(recipe, setup.name)
+            if recipe:
+                policy.check(recipe, setup.name)
+            else:
+                policy.check_fingerprint()
         except AsyndganError as error:
             return str(error)
         return ""
@@ -284,6 +292,11 @@ class SiteService:
             recipe, run = line
             log.info("compute begins for run %s", run)
             self._silences, self._patience = 0, READING
-            self._worker = (line, Processes([self.setup_of(run)], Recipe.from_toml(recipe)))
+            self._worker = (line, Processes([self.setup_of(run)], _recipe_of(recipe)))
         self._asked = time.monotonic()
         return self._worker[1]
+
+
+def _recipe_of(text: str) -> Recipe | None:
+    """The recipe that a job brings; None: it only asks for a fingerprint."""
+    return Recipe.from_toml(text) if text else None

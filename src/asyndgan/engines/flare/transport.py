@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final, final
 
-from asyndgan.engines.flare.jobs import Office
+from asyndgan.engines.flare.jobs import Office, digest_of
 from asyndgan.errors import (
     AsyndganError,
     RefusedError,
@@ -193,7 +193,7 @@ class Flare(Transport):
     def _welcome(self, greeting: dict[str, str], frames: Frames) -> None:
         """Registers a relay, whose site answers; its connection is the line until it ends."""
         site, job = greeting.get("site", ""), greeting.get("job", "")
-        ours = {"run": self.office.run, "recipe": self.office.recipe.digest()}
+        ours = {"run": self.office.run, "recipe": digest_of(self.office.recipe)}
         if any(greeting.get(name) != value for name, value in ours.items()):
             raise WireError(f"job {job} is of another run.")
         if not self.belongs(site):

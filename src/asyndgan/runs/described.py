@@ -1,0 +1,70 @@
+"""Asks the sites of a federation for their fingerprints, from which a recipe is planned."""
+
+import secrets
+import time
+from collections.abc import Collection
+from contextlib import closing
+from shlex import quote
+from typing import Final
+
+from asyndgan.engines.federation import Federation, transport_to
+from asyndgan.errors import BusyError, RunError
+from asyndgan.protocol import Exchange
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.fingerprint import Fingerprint
+from asyndgan.recipe.planning import BASE
+from asyndgan.runs.order import Order
+from asyndgan.runs.recipes import recipe_text
+from asyndgan.wire import Describe, Described
+
+RUN: Final = "plan"
+"""Name under which sites keep the log of it."""
+
+LOOK_S: Final = 0.2
+PATIENCE_S: Final = 90.0
+"""Seconds that a site's job may take to connect."""
+
+
+def described(
+    federation: Federation, sites: Collection[str] = (), *, patience_s: float = PATIENCE_S
+) -> dict[str, Fingerprint]:
+    """Fingerprints of a federation's sites, as far as each site's policy lets them out.
+
+    The federation has to be served, and no run may be at work: sites serve one at a time.
+
+    Args:
+        federation: the federation.
+        sites: sites to ask; empty: all that have kits.
+        patience_s: seconds to wait for their connections.
+
+    Raises:
+        BusyError: a run is ordered or at work.
+        RunError: a site has no kit, does not come, or sends no fingerprint.
+    """
+    wanted = sorted(sites or federation.sites)
+    if unknown := {*wanted} - {*federation.sites}:
+        raise RunError(f"there is no kit for {', '.join(sorted(unknown))}.")
+    for order in Order.all(federation):
+        if (state := order.state()) in ("ordered", "running"):
+            stop = f"asyndgan federation stop {quote(str(federation.path))} --run {order.name}"
+            raise BusyError(f"run {order.name} is {state}; wait for its end, or '{stop}'.")
+    with closing(transport_to(federation, None, RUN)) as transport:
+        end = time.monotonic() + patience_s
+        while away := sorted({*wanted} - {*transport.sites()}):
+            if time.monotonic() > end:
+                raise RunError(
+                    f"{', '.join(away)} cannot be reached. 'asyndgan federation status' says who "
+                    "is connected; --site plans for the sites that you name."
+                )
+            time.sleep(LOOK_S)
+        run = secrets.token_hex(16)
+        with closing(Exchange(transport, Recipe.from_toml(recipe_text(BASE)))) as exchange:
+            answers = exchange.ask({site: Describe(run=run) for site in wanted})
+    if answers.missed:
+        told = "; ".join(str(error) for error in answers.missed.values())
+        raise RunError(
+            f"no plan without these fingerprints: {told} A site sends the one that its site.toml "
+            "names as 'fingerprint', if leaves.fingerprint of its policy is true."
+        )
+    found = answers.answers.items()
+    return {site: one.fingerprint for site, one in found if isinstance(one, Described)}
