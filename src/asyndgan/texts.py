@@ -217,6 +217,11 @@ def not_written(path: object, error: OSError) -> str:
     """What is wrong with a file or folder that cannot be written, and the remedy."""
     if is_full(error):
         return f"{path}: no space left on its disk. Free space, then repeat the command."
+    if error.errno == errno.EFBIG:
+        return (
+            f"{path}: larger than its disk, or your account, allows for a file (ulimit -f). Name a "
+            "folder on another disk, or raise the limit."
+        )
     reason = error.strerror or error
     return f"{path}: {reason}. Name another folder, or make it writable."
 

@@ -402,6 +402,8 @@ FOREIGN = {
     "a BMP picture": encoded("BMP"),
     "a GIF picture": encoded("GIF"),
     "a WebP picture": encoded("WEBP"),
+    "a PNM picture": encoded("PPM"),
+    "the header of an Analyze pair": b"\x5c\1\0\0" + bytes(344),
     "a DICOM file": bytes(128) + b"DICM\2\0\0\0UL\4\0",
     "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 12\n",
     "a git-annex pointer": b"/annex/objects/MD5E-s123--abc.png\n",

@@ -93,6 +93,13 @@ def test_a_mask_without_an_image_is_named(folder: Path) -> None:
     assert fault.reason == "this mask has no image"
 
 
+@pytest.mark.parametrize("name", ["ann_s00.png", "an_s0.png", "ann_s0_.png"])
+def test_the_image_that_a_mask_nearly_names_is_named(name: str, folder: Path) -> None:
+    (folder / "labelsTr/ann_s0.png").rename(folder / "labelsTr" / name)
+    remedies = " ".join(fault.remedy for fault in check_folder(folder).faults)
+    assert "ann_s0.png" in remedies, remedies
+
+
 def test_an_image_without_a_mask_is_named_where_others_have_one(folder: Path) -> None:
     (folder / "labelsTr/ann_s0.png").unlink()
     fault = only_fault(folder)

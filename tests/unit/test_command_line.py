@@ -246,6 +246,18 @@ def test_a_full_standard_output_is_named(words: str, unbuffered: str, folder: Pa
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
 
 
+def test_a_file_that_cannot_be_written_whole_is_named_once(folder: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import resource; {MAIN}; "
+         "resource.setrlimit(resource.RLIMIT_FSIZE, (100, -1)); main()",
+         "fingerprint", str(folder / "north"), "--out", str(tmp_path / "north.json")],
+        capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.stderr.startswith(f"error: {tmp_path / 'north.json'}: larger than its disk")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert not [*tmp_path.iterdir()]
+
+
 def test_a_policys_verdict_is_told_as_json_and_by_the_exit_code(folder: Path) -> None:
     words = ("policy", "check", str(folder / "policy.toml"), "default", "--json", "--patients")
     assert json.loads(run(*words, "1000").stdout)["refused"] == []

@@ -310,16 +310,28 @@ SLICES = {
     "IM-{0:04d}-{1:04d}": r"(.+)\-\d+$",
     "pat{0}slice{1}": r"(.+)slice\d+$",
     "TCGA_HT_A6{0:02d}_19991127_{1}": r"(.+)_\d+$",
+    "{2}_img{1}": r"(.+)_img\d+$",
+    "{2}_slice{1:03d}": r"(.+)_slice\d+$",
+    "{2} Frame-{1}": r"(.+)\ Frame\-\d+$",
 }
 
 
 @pytest.mark.parametrize("form", SLICES)
 def test_slices_named_by_a_counter_are_joined(form: str) -> None:
-    names = [form.format(patient, number) for patient in range(3) for number in range(7)]
+    people = ("anna", "bert", "carl")
+    names = [
+        form.format(patient, number, people[patient]) for patient in range(3) for number in range(7)
+    ]
     found = joined(names, DEFAULT_PATIENT_PATTERN)
     assert found and (found.cases, found.patients, found.pattern) == (21, 3, SLICES[form])
     assert len({patient_of(name, found.pattern) for name in names}) == 3
     assert joined(names, found.pattern) is None
+
+
+def test_a_counter_of_slices_counts_them_however_many_there_are() -> None:
+    names = [f"case{patient}_slice_{n}" for patient in (1, 2) for n in range(60)]
+    found = joined(names, DEFAULT_PATIENT_PATTERN)
+    assert found and (found.patients, found.pattern) == (2, r"(.+)_slice_\d+$")
 
 
 def test_slices_of_patients_without_numbers_are_joined_from_three_on() -> None:
@@ -349,6 +361,7 @@ def test_numbers_of_patients_are_no_counters_of_slices(form: str, many: int) -> 
         [f"c{site}p{n:02d}" for site in range(4) for n in range(8)],
         [f"a{site}_{n:03d}" for site in (1, 2) for n in range(40)],
         [f"image_slice_{n:03d}" for n in range(40)],
+        [f"{site}_img_{n:03d}" for site in ("north", "south") for n in range(40)],
         [f"BraTS20_slice_{n:03d}" for n in range(40)],
     ],
     ids=lambda names: names[0],

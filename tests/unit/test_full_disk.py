@@ -33,7 +33,7 @@ from asyndgan.runs.train import train
 from asyndgan.texts import append, replace_text, stored_whole
 from asyndgan.training import checkpoint
 
-FULL = r"[Nn]o space left.* Free space|File too large"
+FULL = r"[Nn]o space left.* Free space|larger than its disk.* raise the limit"
 
 
 @dataclass

@@ -205,6 +205,7 @@ def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
     ("name", "steps", "done", "state", "said"),
     [
         ("default", 60, 60, "finished", "Trial run: 60 of 3,000 steps."),
+        ("planned", 60, 60, "finished", "Trial run: 60 of 3,000 steps."),
         ("demo", 800, 800, "finished", "Trial run: 800 of 1,900 steps."),
         ("mine", 500, 60, "interrupted", "Trial run: 60 of 500 steps."),
         ("mine", 500, 500, "finished", ""),
@@ -926,7 +927,12 @@ def of_steps(folder: Path, name: str, steps: int) -> RunFolder:
 
 @pytest.mark.parametrize(
     ("name", "steps", "said"),
-    [("default", 60, "Trial run: 60 of 3,000 steps"), ("mine", 60, ""), ("demo", 1900, "")],
+    [
+        ("default", 60, "Trial run: 60 of 3,000 steps"),
+        ("planned", 9, "Trial run: 9 of 3,000 steps"),
+        ("mine", 60, ""),
+        ("demo", 1900, ""),
+    ],
 )
 def test_page_terminal_and_card_say_the_same(
     name: str, steps: int, said: str, tmp_path: Path

@@ -151,7 +151,8 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
     ("described", "fingerprint"): Exposure(
         "figures of the whole data set: counts, sizes, spacings, percentiles of intensities, sizes "
         "and places of labels, part of the variance that labels explain",
-        "some 50 numbers per modality and 10 per label",
+        "some 50 numbers for each of at most 64 modalities, and 10 for each of at most 1,024 "
+        "labels and 3 axes",
         "what kind of patients and scanners a site has; with and without a patient, by two "
         "fingerprints, something of that patient's intensities and labels",
         "`leaves.fingerprint` (off by default). Only the file that `site.toml` names, which the "
@@ -187,7 +188,6 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "a new identity each time, to roll the site back", "as `step`; an attempt that is over is "
         "refused",
     ),
-    ("describe", "run"): _RUN,
     ("judge", "run"): _RUN,
     ("judge", "step"): _JUDGED_STEP,
     ("judge", "batch"): Exposure(
@@ -228,6 +228,7 @@ COMING: Final[dict[tuple[str, str], Exposure]] = {
         "every site's policy must have `leaves.odds`",
     ),
     ("measure", "run"): _RUN,
+    ("describe", "run"): _RUN,
     ("save", "run"): _RUN,
     ("save", "step"): Exposure(
         "a state to keep", "one number", "fills the disk",

@@ -205,7 +205,7 @@ def _end_with(error: Exception) -> NoReturn:
     from asyndgan.texts import not_written  # here, so that `--help` need not wait for it
 
     text = str(error)
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, AsyndganError):
         text = not_written(error.filename2 or error.filename or "a file", error)
     _say("error:", "bold red", end=" ")
     _say(text)

@@ -24,7 +24,9 @@ SHOWN = 10
 """Most files listed for one fault, unless `--all` is given."""
 
 _COPIED = re.compile(
-    r' (?:(--(?:set|patient-pattern) .*?)\.?$|(python -c "[^"]*"(?: FILES)?)\.? ?)', re.DOTALL
+    r" (?:((?:--set|--patient-pattern|magick|mogrify) .*?)\.?$"
+    r'|(python -c "[^"]*"(?: FILES)?)\.? ?)',
+    re.DOTALL,
 )
 """Options at the end of a text, or a command within it."""
 

@@ -124,7 +124,8 @@ def evaluate(
     tell_evaluation(console, evaluation)
     if not synthetic:
         painted = out / "synthetic"
-        console.say(f"The synthetic set is {painted}; 'asyndgan generate' paints the same.")
+        same = "; 'asyndgan generate' paints the same" if sites.run.has_masks else ""
+        console.say(f"The synthetic set is {painted}{same}.")
 
 
 def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
@@ -134,7 +135,10 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     if trial := evaluation.about.get("trial"):
         console.say(f"{trial}. {NO_RESULT}", style="yellow")
     headline, entries = figures_of(evaluation.to_tables())
-    table = Table(caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients")
+    table = Table(
+        caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients; of a mask "
+        "there are several synthetic cases"
+    )
     seen = evaluation.about.get("modalities")
     if seen:
         console.print(f"Judged in {seen}")

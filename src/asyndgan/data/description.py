@@ -124,7 +124,7 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
         )
     return DatasetInfo(
         name=str(table.get("name") or folder.resolve().name),
-        modalities=checked_modalities(path, table.get("channel_names")),
+        modalities=checked_modalities(path, table.get("channel_names", table.get("modality"))),
         labels=checked_labels(path, _without_regions(path, table)),
         file_ending=ending,
         masks_end=masks_end,
@@ -199,7 +199,8 @@ def json_table(path: Path) -> dict[str, object]:
     except (OSError, ValueError) as error:
         if found := content_of(path):
             raise DataFileError(path, f"is {found.name}, not JSON", found.remedy) from error
-        raise DataFileError(path, f"cannot be read as JSON ({error})", WRITE_IT) from error
+        remedy = "Correct it there: no comma after the last item, names in double quotes."
+        raise DataFileError(path, f"cannot be read as JSON ({error})", remedy) from error
     if not isinstance(table, dict):
         raise DataFileError(path, "is not a JSON object", WRITE_IT)
     return table
@@ -219,7 +220,8 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
         numbered = {str(number): name for name, number in names.items()}
         raise DataFileError(path, *_no_map("channel_names", "a map of name to number", numbered))
     if not isinstance(names, dict) or not names:
-        raise DataFileError(path, "channel_names is missing", remedy)
+        what = "is missing" if names is None else f"is {shown(names)}, and no map"
+        raise DataFileError(path, f"channel_names {what}", remedy)
     if len(names) > MODALITIES_LIMIT:
         raise DataFileError(
             path,

@@ -17,7 +17,7 @@ DEPTH: Final = 4
 """Levels of folders that are looked into."""
 
 WRITE_IT: Final = "Write it as nnU-Net wants it: channel_names, labels, numTraining, file_ending."
-LAY_OUT: Final = "put images in imagesTr as CASE_0000.nii.gz, masks in labelsTr as CASE.nii.gz"
+LAY_OUT: Final = "put images in imagesTr as CASE_0000{0}, masks in labelsTr as CASE{0}"
 
 
 def without_description(folder: Path) -> tuple[str, str]:
@@ -45,7 +45,7 @@ def without_description(folder: Path) -> tuple[str, str]:
         example = f", with {volumes[0]}" if volumes else ""
         return (
             f"this file does not exist; the folder looks like a BIDS data set{example}",
-            f"Copy what you train on: {LAY_OUT}, and write dataset.json.",
+            f"Copy what you train on: {LAY_OUT.format('.nii.gz')}, and write dataset.json.",
         )
     if dicom := [path for path in files[:MOST_OPENED] if is_dicom(path)]:
         return (
@@ -54,7 +54,8 @@ def without_description(folder: Path) -> tuple[str, str]:
             FROM_DICOM,
         )
     if shown and not (folder / "imagesTr").is_dir():
-        return missing, f"Move {shown[0]} and the others: {LAY_OUT}, and write dataset.json."
+        lay_out = LAY_OUT.format(ending_of(shown[0]))
+        return missing, f"Move {shown[0]} and the others: {lay_out}, and write dataset.json."
     return missing, WRITE_IT
 
 

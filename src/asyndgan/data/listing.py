@@ -1,5 +1,6 @@
 """The files of a data set by their names, and those that would drop out of it; opens none."""
 
+import difflib
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -331,7 +332,7 @@ def _matched(
             )
         )
         return named, faults, []
-    faults += [_alone(path) for path in unmatched]
+    faults += [_alone(path, lacking, ending) for path in unmatched]
     if not (named or near or alone or faults):
         return named, faults, [_no_masks(folder, "holds no mask", info)]
     return named, faults, [_unmasked(folder / f"{name}{ending}") for name in lacking]
@@ -364,8 +365,11 @@ def _near(masks: Iterable[Path], cases: Sequence[str], ending: str) -> dict[Path
     return found
 
 
-def _alone(path: Path) -> DataFileError:
-    return DataFileError(path, "this mask has no image", "Add the image, or move the mask away.")
+def _alone(path: Path, lacking: Sequence[str], ending: str) -> DataFileError:
+    nearest = difflib.get_close_matches(path.name.removesuffix(ending), lacking, n=1, cutoff=0.75)
+    hint = f"If it is {nearest[0]}'s, rename it to {nearest[0]}{ending}. " if nearest else ""
+    remedy = f"{hint}Add the image, or move the mask away."
+    return DataFileError(path, "this mask has no image", remedy)
 
 
 def _unmasked(path: Path) -> DataFileError:

@@ -15,8 +15,13 @@ MOST_VISITS: Final = 10
 MOST_SLICES: Final = 20
 """The same of pictures that look like one or two patients: more may be two hospitals'."""
 
+_SLICED = re.compile(  # anna_slice003: the counter is said to count slices
+    r"(.*[^\W_])([\W_]*(?:slice|slc|sl|frame)[\W_]*)\d+", re.IGNORECASE
+)
 _NUMBERED = re.compile(r"(.*\d)(\D+)\d+")  # sub01_slice_003: a numbered patient and a counter
-_NAMED = re.compile(r"(.*[^\W\d_])([_. -]+)\d+")  # smith_003
+_NAMED = re.compile(  # smith_003, smith_img3
+    r"(.*[^\W\d_])([_. -]+(?:(?:img|image|im)[_. -]*)?)\d+", re.IGNORECASE
+)
 
 LEAST_NAMED: Final = 3
 """Fewest patients without a number in their names; two names may be those of two data sets."""
@@ -81,7 +86,7 @@ def joined(names: Sequence[str], pattern: str, *, volumes: bool = False) -> Join
     """
     if len({patient_of(name, pattern) for name in names}) <= 0.9 * len(names):
         return None
-    for shape in (_NUMBERED, _NAMED):
+    for shape in (_SLICED, _NUMBERED, _NAMED):
         matches = [match for name in names if (match := _counted(shape, name))]
         groups = Counter(match[1] for match in matches)
         several = sum(count for count in groups.values() if count > 1)
@@ -89,7 +94,8 @@ def joined(names: Sequence[str], pattern: str, *, volumes: bool = False) -> Join
         if len(people) < (LEAST_NAMED if shape is _NAMED else 2) or several < 0.5 * len(names):
             continue
         most = MOST_VISITS if volumes else MOST_SLICES
-        if (volumes or len(people) < LEAST_NAMED) and len(matches) > most * len(people):
+        few = volumes or len(people) < LEAST_NAMED
+        if shape is not _SLICED and few and len(matches) > most * len(people):
             continue
         glues = {match[2] for match in matches}
         glue = re.escape(glues.pop()) if len(glues) == 1 else r"\D+"

@@ -17,11 +17,11 @@ TO_PNG: Final = "Convert it to PNG: {}.".format(
     _python(f"import sys; from PIL import Image; [Image.open(f).{_SAVED} {_EACH}", "FILES")
 )
 TIFF_TO_PNG: Final = (
-    "Convert it to PNG, without loss of depth (ImageMagick: mogrify -format png FILES)."
+    "Convert it to PNG, without loss of depth. With ImageMagick: mogrify -format png FILES."
 )
 ONE_GREY_EACH: Final = (
-    "For all 16 bits store each colour as a grey PNG, _0000.png to _0002.png (ImageMagick: magick "
-    "FILE -alpha off -separate -define png:bit-depth=16 CASE_%04d.png)."
+    "For all 16 bits store each colour as a grey PNG, _0000.png to _0002.png. With ImageMagick: "
+    "magick FILE -alpha off -separate -define png:bit-depth=16 CASE_%04d.png."
 )
 TO_NIFTI: Final = "Convert it to NIfTI (SimpleITK: WriteImage(ReadImage(FILE), 'NEW.nii.gz'))."
 RESAVED: Final = "Convert it to NIfTI: {}.".format(

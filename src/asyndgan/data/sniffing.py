@@ -35,6 +35,8 @@ class Content(NamedTuple):
 
 _NIFTI, _PACKED, _PNG = (Content(name, "") for name in ("plain NIfTI", "gzipped NIfTI", "PNG"))
 _BMP = Content("a BMP picture", TO_PNG)
+_PNM = Content("a PNM picture (.pgm, .ppm)", TO_PNG)
+_ANALYZE = Content("the header of an Analyze pair (.hdr, .img)", RESAVED)
 _TIFF = Content("a TIFF picture", TIFF_TO_PNG)
 _NRRD, _META = (Content(name, TO_NIFTI) for name in ("an NRRD volume", "a MetaImage volume"))
 _EMPTY = Content("an empty file (0 bytes)", COPY_AGAIN)
@@ -47,6 +49,7 @@ _BEGINS: Final = (
     (0, b"\xff\xd8\xff", _JPEG),
     (0, b"GIF8", Content("a GIF picture", TO_PNG)),
     (0, b"BM", _BMP),
+    *((0, magic, _PNM) for magic in (b"P2\n", b"P3\n", b"P5\n", b"P6\n")),
     *((0, magic, _TIFF) for magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")),
     (8, b"WEBP", Content("a WebP picture", TO_PNG)),
     (4, b"jP  ", Content("a JPEG 2000 picture", TO_PNG)),
@@ -54,6 +57,7 @@ _BEGINS: Final = (
     (344, b"n+1\0", _NIFTI),
     (4, b"n+2\0", _NIFTI),
     (344, b"ni1\0", Content("the header of a NIfTI pair (.hdr, .img)", RESAVED)),
+    *((0, size, _ANALYZE) for size in (b"\x5c\1\0\0", b"\0\0\1\x5c")),  # 348, its length
     (0, b"NRRD000", _NRRD),
     (0, b"ObjectType", _META),
     (0, b"\x89HDF", Content("an HDF5 file", CONVERTED[".h5"])),

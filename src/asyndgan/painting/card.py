@@ -32,7 +32,7 @@ def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: 
   asyndgan {facts.version} (recipe `{provenance["recipe"]}`). {how}
 - Masks: {provenance["masks"]}.{_faded_line(facts, provenance)}
 
-| site | real cases behind it | share | modalities |
+| site | cases that it declared | share | modalities |
 |---|---|---|---|
 {sites}
 
@@ -48,6 +48,8 @@ validation on real patients.
 - {_audit_line(provenance)}
 - Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
   trained on real data.
+- Images of one mask belong in one fold. nnU-Net's planner takes such folds from `splits_final.json`
+  in this folder, where a mask was painted more than once.
 
 ## Provenance
 

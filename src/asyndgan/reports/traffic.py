@@ -226,6 +226,7 @@ def _left_meanings(recipe: Recipe) -> dict[str, str]:
         "over all its images of some hundred features (random convolutions, intensities, edges) "
         "and of their squares, "
         + (f"each image's cut to a length of {clip:g}." if clip else "of any length."),
+        "described": "Figures of the whole data set, before there is a recipe; no image.",
         "saved": "It has kept its state. A step number; nothing else.",
         "closed": "Good-bye. Nothing else.",
         "refusal": "No, and why: a code and a sentence about the protocol, without anything of the "
@@ -243,6 +244,7 @@ def _came_meanings(recipe: Recipe) -> dict[str, str]:
         "appraise": "Give the odds of these synthetic images of all sites, painted from all sites' "
         f"{all_of_them}, which come along (pixels coded as {recipe.wire.images}).",
         "measure": "Send the moments of your images' features. Nothing else.",
+        "describe": "Send the fingerprint of your data, before there is a recipe.",
         "save": "Keep your state. A step number.",
         "close": "The run is over.",
     }

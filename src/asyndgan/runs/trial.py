@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from asyndgan.recipe import Recipe
+from asyndgan.recipe.planning import BASE, NAME
 from asyndgan.runs.recipes import load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     """Steps that this run should have trained for; 0 if it did.
 
     A finished run is compared with the recipe of the same name that comes with the package, if
-    there is one. A run that has not finished is compared with its own recipe as well.
+    there is one; a planned one with what plans begin with, whose steps no rule changes. A run that
+    has not finished is compared with its own recipe as well.
     """
-    shipped = load_recipe(recipe.name).training.steps if recipe.name in recipe_names() else 0
+    name = BASE if recipe.name == NAME else recipe.name
+    shipped = load_recipe(name).training.steps if name in recipe_names() else 0
     planned = max(shipped, 0 if facts.state == "finished" else recipe.training.steps)
     return planned if facts.steps < planned else 0

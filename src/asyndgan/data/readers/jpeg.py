@@ -62,7 +62,7 @@ class Jpeg(Pictures):
                 raise DataFileError(
                     path,
                     "says that viewers are to turn it (Exif), so its mask may be turned or not",
-                    "Turn the pixels themselves (ImageMagick: mogrify -auto-orient FILE), and see "
-                    "that the mask fits.",
+                    "Turn the pixels themselves, and see that the mask fits. With ImageMagick: "
+                    "mogrify -auto-orient FILE.",
                 )
             yield picture
