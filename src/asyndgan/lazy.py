@@ -1,8 +1,8 @@
-"""Names that a package imports when they are first asked for: light commands import no torch."""
+"""What is imported when it is first asked for: light commands import no torch."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Any
+from typing import Any, final
 
 
 def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
@@ -20,3 +20,18 @@ def lazily(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
         return getattr(import_module(f"{package}.{places[name]}"), name)
 
     return found
+
+
+@final
+class Late:
+    """A module that is imported when one of its attributes is first asked for.
+
+    Args:
+        name: of the module.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(import_module(self._name), attribute)

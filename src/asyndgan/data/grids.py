@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from asyndgan.data.readers import DataFileError, Stored
 from asyndgan.data.remedies import WITH_AFFINE
+from asyndgan.lazy import Late
+
+nib: Any = Late("nibabel")  # half a second that pictures need not
 
 AFFINE_TOLERANCE = 1e-3  # for spacings (relative) and directions: tools round header values
 ORIGIN_TOLERANCE = 0.1  # voxels

@@ -7,7 +7,6 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self, final
 
-import nibabel as nib
 import numpy as np
 
 from asyndgan.arrays import Mask
@@ -19,11 +18,14 @@ from asyndgan.data.nnunet import AXES
 from asyndgan.data.plan import SYNTHETIC_INTENSITY
 from asyndgan.data.readers import AXIAL, READERS, DataFileError, Geometry, Stored, lossless
 from asyndgan.data.writing import write_dataset
+from asyndgan.lazy import Late
 from asyndgan.painting.card import model_card
 from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest
 from asyndgan.recipe.image import Intensity
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
+
+nib: Any = Late("nibabel")  # half a second that pictures need not
 
 
 @final

@@ -11,7 +11,6 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, final
 
-import nibabel as nib
 import numpy as np
 
 from asyndgan.data.readers.reader import DataFileError
@@ -23,7 +22,10 @@ from asyndgan.data.readers.volumes import (
     check_length,
 )
 from asyndgan.data.remedies import WITH_SPACING
+from asyndgan.lazy import Late
 from asyndgan.received import UnreadableError, opened
+
+nib: Any = Late("nibabel")  # half a second that pictures need not
 
 MAX_START = 2**24  # bytes of header and extensions before the voxels
 MAX_EXTENSIONS = 64  # nibabel takes 20 us and an object for each

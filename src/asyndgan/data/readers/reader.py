@@ -6,15 +6,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, final
+from typing import Any, Final, final
 
-import nibabel as nib
 import numpy as np
 
 from asyndgan.data.sniffing import mistaken
 from asyndgan.errors import DataError
+from asyndgan.lazy import Late
 from asyndgan.received import UnreadableError
 from asyndgan.texts import printable
+
+nib: Any = Late("nibabel")  # half a second that pictures need not
 
 NOT_ACQUIRED: Final = "synthetic: painted by asyndgan, not acquired"
 """Note in the header of a painted file; NIfTI allows 80 bytes."""

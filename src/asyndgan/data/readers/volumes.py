@@ -9,7 +9,6 @@ from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Final, final
 
-import nibabel as nib
 import numpy as np
 
 from asyndgan.data.readers.reader import (
@@ -23,7 +22,10 @@ from asyndgan.data.readers.reader import (
     storable,
     volume_of,
 )
+from asyndgan.lazy import Late
 from asyndgan.received import UnreadableError
+
+nib: Any = Late("nibabel")  # half a second that pictures need not
 
 MAX_VOXELS: Final = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
 MAX_RATIO: Final = 1100  # bytes that one of a file may hold: deflate packs 1032 at most
