@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import crowd as strangers
+from asyndgan.engines.flare.attendance import connected
 from asyndgan.engines.flare.keeper import end_orphan
 from asyndgan.engines.flare.kits import init_federation
 from asyndgan.engines.flare.localhost import free_port
@@ -124,7 +125,8 @@ def test_a_run_ordered_by_command_is_trained_by_three_services_that_end_without_
         assert of_module("asyndgan.relay.server", federation.path)
         services[0] = started("federation", "start", federation.path)
         here = "connected: north, south"
-        until(lambda: here in asyndgan("federation", "status", federation.path), 90)
+        until(lambda: here in connected(federation), 90)
+        assert here in asyndgan("federation", "status", federation.path)
     finally:
         for service in reversed(services):
             service.send_signal(signal.SIGTERM)
@@ -160,7 +162,7 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
         order = Order.submit(federation, "one", recipe, (), yes=True)
         until(lambda: len(order.folder.metrics()) > 20, 120)
         here = "connected: north, south"
-        until(lambda: here in asyndgan("federation", "status", federation.path), 60)
+        until(lambda: here in connected(federation), 60)
         assert crowd.poll() is None
         (run,) = of_module("asyndgan.runs.federated", federation.path)
         for site in services[1:]:
@@ -170,7 +172,8 @@ def test_strangers_on_the_port_and_a_server_that_hangs_hold_nobody_up(
         (server,) = of_module("asyndgan.relay.server", federation.path)
         os.kill(server, signal.SIGSTOP)
         gone = "takes connections, but FLARE has not said"
-        until(lambda: gone in asyndgan("federation", "status", federation.path), 90)
+        until(lambda: gone in connected(federation), 90)
+        assert gone in asyndgan("federation", "status", federation.path)
         begun = time.monotonic()
         services[0].send_signal(signal.SIGTERM)  # its run waits for sites
         assert services[0].wait(60) == 0
