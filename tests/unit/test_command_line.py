@@ -304,12 +304,15 @@ def test_letters_that_a_stream_lacks_are_replaced(
 ) -> None:
     shutil.copytree(folder / "north", faulty := tmp_path / "Łódź")
     next((faulty / "imagesTr").iterdir()).unlink()
+    every = "LC_ALL" in streams
     for words in (
         ("check", str(faulty)),
-        ("check", str(faulty).encode() + b"\xe4"),
-        ("train", "default", "--site", f"x={faulty}-日本", "--out", str(tmp_path / "run")),
-        ("recipe", "show", "日本"),
-        ("recipe", "show", b"\xff"),
+        *([
+            ("check", str(faulty).encode() + b"\xe4"),
+            ("train", "default", "--site", f"x={faulty}-日本", "--out", str(tmp_path / "run")),
+            ("recipe", "show", "日本"),
+            ("recipe", "show", b"\xff"),
+        ] if every else []),
     ):  # fmt: skip
         done = run(*words, **streams)
         assert done.returncode == 1

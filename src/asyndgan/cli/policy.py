@@ -155,8 +155,8 @@ def _print_beyond(console: Terminal, policy: Policy, recipe: Recipe) -> None:
         console.print(Padding(Text(each.row.otherwise), (0, 0, 0, 4)))
     if beyond:
         console.print(
-            "\nTo let this recipe run all the same, and no other, add its digest to\n"
-            "allows.approved in the policy:\n"
+            "\nTo let this recipe alone be outside what was measured, add its digest to\n"
+            "allows.approved in the policy (other refusals stay):\n"
         )
         console.say(f"  {recipe.digest()}\n")
 

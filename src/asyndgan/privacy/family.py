@@ -79,13 +79,13 @@ _MEMORISED = "A network can memorise patients, and its answers reveal who took p
 FAMILY: Final = (
     Row(
         "condition.kind", *_one_of("mask"),
-        "Without masks, only the patients distinguish real images from pictures of others that a "
-        "coordinator shows as synthetic. The networks memorise patients.",
+        "Without masks, a network can tell patients from pictures of others, which a coordinator "
+        "shows as synthetic, only by memorising patients.",
     ),
     Row(
         "image.source", *_one_of("images"),
-        "Masks are neither turned nor scaled before they are judged. The networks memorise which "
-        "patients have them.",
+        "Masks that are judged in place of images are neither turned nor scaled, so the networks "
+        "memorise the patients' masks.",
     ),
     Row(
         "image.size", *_sides(32, 64),

@@ -107,9 +107,9 @@ class AllowsSection(Section):
     most_answers: int | None = Field(
         None,
         ge=1,
-        description="steps that the site answers in total, over all runs; repeated steps count, "
-        "and so does a start that sends other patients' masks than the start before; left out: no "
-        "limit",
+        description="answers of the site in total, over all runs; a repeated step counts, and so "
+        "does a start that sends masks of other patients of the site than the start before; left "
+        "out: no limit",
     )
     most_answers_per_patient: int | None = Field(
         None,
