@@ -33,12 +33,13 @@ import numpy as np
 import torch
 from scipy.stats import mannwhitneyu, rankdata, wilcoxon
 
-from asyndgan.auditing.membership import area_under_curve, patient_scores
+from asyndgan.auditing.membership import patient_scores
 from asyndgan.auditing.reconstruction import asked_again
 from asyndgan.data import Batch, Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.splits import held_out_by
 from asyndgan.engines import SiteSetup
+from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
 from asyndgan.models.augment import disturbed
 from asyndgan.painting.sets import masks_of, painting_of

@@ -40,7 +40,6 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from asyndgan.auditing.membership import area_under_curve
 from asyndgan.cli.site import first_policy
 from asyndgan.data import Case, Cohort
 from asyndgan.data.dataset import DataSet
@@ -49,6 +48,7 @@ from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.phantoms import DEFAULT_SITES, LABELS, MODALITIES, phantom_cases
 from asyndgan.data.writing import write_dataset
 from asyndgan.judging.bench import write_whole
+from asyndgan.judging.metrics import area_under_curve
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
 from asyndgan.runs import load_recipe

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from asyndgan.arrays import Masks
 from asyndgan.auditing.record import AuditRecord, check_released
+from asyndgan.auditing.records import RecordsAudit, audit_records
 from asyndgan.auditing.run import audit_run
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
@@ -28,10 +29,12 @@ from asyndgan.errors import RunError
 from asyndgan.judging.bench import Bench, OnProgress
 from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.of_run import evaluate_run
+from asyndgan.judging.records import RecordsEvaluation, evaluate_records
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import check_parts
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
+from asyndgan.painting.records import DRAWS, generate_records
 from asyndgan.painting.sets import watched, write_standard
 from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
 from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
@@ -42,6 +45,7 @@ from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
+from asyndgan.tables.schema import file_of
 from asyndgan.texts import check_site_names
 from asyndgan.training.compute import torch_threads
 
@@ -258,6 +262,11 @@ def generate(
             `release` is combined with `draws`, `augment` or `seed`.
         DataError: the folder of masks cannot be used, or `out` cannot be written.
     """
+    if _folder(run).recipe().table:
+        ending = file_of(Path(like)).suffix if like else ".csv"
+        return generate_records(
+            _folder(run), Path(out), draws=draws or DRAWS, seed=seed, ending=ending
+        )
     own = (draws, augment, seed) != (None, False, 0)
     if release and own:
         raise RunError(
@@ -301,7 +310,7 @@ def evaluate(
     device: str = "cpu",
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     watch: OnProgress | None = None,
-) -> Evaluation:
+) -> Evaluation | RecordsEvaluation:
     """Compares segmentation networks trained on all real, each site's and synthetic data.
 
     Args:
@@ -320,7 +329,8 @@ def evaluate(
         watch: called with a text, the steps done and all steps; `print` will do.
 
     Returns:
-        The table; its `headline` is a summary with one line for each label.
+        The table; its `headline` is a summary with one line for each label. Of a run of records:
+        AUCs, calibration and likeness.
 
     Raises:
         RunError: the run has not finished, there are no patients to judge on, or a patient of the
@@ -328,6 +338,11 @@ def evaluate(
         DataError: a data set cannot be used, or a label is unknown.
         NotFiniteError: a loss became infinite or NaN.
     """
+    if _folder(run).recipe().table:
+        return evaluate_records(
+            _folder(run), _sites(sites), Path(out), test=_path(test), synthetic=_path(synthetic),
+            seeds=seeds, watch=watch,
+        )  # fmt: skip
     budget = SegmentationBudget(steps=steps)
     return evaluate_run(
         RunSites.opened(_folder(run), _sites(sites), patient_pattern=patient_pattern),
@@ -350,7 +365,7 @@ def audit(
     states: Mapping[str, Folder] | None = None,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     watch: OnProgress | None = None,
-) -> AuditRecord:
+) -> AuditRecord | RecordsAudit:
     """Attacks a finished run to measure what it reveals about the patients it was trained on.
 
     Args:
@@ -372,6 +387,11 @@ def audit(
             are not those of the run.
         DataError: a data set cannot be used.
     """
+    if _folder(run).recipe().table:
+        return audit_records(
+            _folder(run), _sites(sites), Path(out), holdout=_path(holdout),
+            states=_sites(states or {}),
+        )  # fmt: skip
     opened = RunSites.opened(
         _folder(run), _sites(sites), states=_sites(states or {}), patient_pattern=patient_pattern
     )

@@ -19,7 +19,6 @@ import asyndgan
 from asyndgan.auditing.audit import Audited, audit
 from asyndgan.auditing.copies import NearCopies, near_copies
 from asyndgan.auditing.distances import least, relative_distances
-from asyndgan.auditing.membership import area_under_curve
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.record import read_audit
 from asyndgan.auditing.run import audit_run, load_for_audit
@@ -32,6 +31,7 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.engines.setup import CHOOSER_FILE
 from asyndgan.errors import AsyndganError, DataError, RunError
+from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
 from asyndgan.models import site_noise
 from asyndgan.painting.sets import painted_once, synthetic_of_run

@@ -311,8 +311,8 @@ def test_conditions_become_one_hot_maps() -> None:
 @pytest.mark.parametrize(
     ("override", "build", "known"),
     [
-        ("generator.kind=vit", build_generator, "dcgan, masks, resnet, spade, topdown"),
-        ("discriminator.kind=vit", build_discriminator, "dcgan, patch, patch_segmentation"),
+        ("generator.kind=vit", build_generator, "dcgan, masks, resnet, rows, spade, topdown"),
+        ("discriminator.kind=vit", build_discriminator, "dcgan, patch, patch_segmentation, rows"),
     ],
 )
 def test_an_unknown_network_is_answered_with_those_that_exist(

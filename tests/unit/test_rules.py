@@ -20,6 +20,13 @@ CLASSES = ("condition.kind=class", "generator.kind=spade")
 DP_SGD = ("privacy.kind=discriminator", "privacy.conditions=unprotected")
 NOISED = ("privacy.kind=feedback", "privacy.conditions=unprotected")
 
+TABLE = (
+    "table={target='bad', classes={no=0.5, yes=0.5}, columns=[{name='sex', kind='categorical', "
+    "categories=['f', 'm']}]}",
+    "condition.kind=class", "generator.kind=rows", "generator.noise=1", "generator.latent=8",
+    "discriminator.kind=rows", "training.flip=false",
+)  # fmt: skip
+
 EXAMPLES: dict[str, Sequence[str]] = {
     "every weight is 0": ["loss.adversarial_weight=0"],
     "a message would hold": ["image.size=1024", "shares.by=odds", "shares.sites=1024"],
@@ -62,6 +69,19 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "masks.release looks at": [*NOISED, "masks.release=true"],
     "discriminator.kind '{r.discriminator.kind}' is of": [*DP_SGD, "discriminator.kind=mine"],
     "loss.adversarial '{r.loss.adversarial}' is of": [*DP_SGD, "loss.adversarial=mine"],
+    "paints images, and the recipe": [*TABLE, "generator.kind=spade"],
+    "generator.kind 'rows'": ["generator.kind=rows"],
+    "judges images, and the recipe": [*TABLE, "discriminator.kind=patch"],
+    "discriminator.kind 'rows'": ["discriminator.kind=rows"],
+    "comes from fingerprints of records": [*TABLE, "privacy.kind=discriminator"],
+    "has records of a class": [*TABLE, "condition.kind=none"],
+    "a [table] has records alone": [*TABLE, "image.source=masks"],
+    "has records, which training": [*TABLE, "training.move=true"],
+    "records take 'dropout'": [*TABLE, "discriminator.augment=['shift']"],
+    "is made from generator.noise": [*TABLE, "generator.noise=2"],
+    "no multiple of discriminator.pack": [*TABLE, "discriminator.pack=3"],
+    "discriminator.pack is above 1": [*TABLE, "discriminator.pack=2", "shares.by=odds"],
+    "compares features of images": [*TABLE, "selection.kind=measured"],
     "clips gradients": [*DP_SGD, "training.precision=bfloat16"],
 }  # fmt: skip
 """Overrides that violate a rule, by a part of the rule's words."""

@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 from scipy.stats import mannwhitneyu
 
-from asyndgan.auditing.membership import LEVEL, area_under_curve, holm
+from asyndgan.auditing.membership import LEVEL, holm
 from asyndgan.auditing.schema import Number, Text, Whole
 from asyndgan.data import Case
+from asyndgan.judging.metrics import area_under_curve
 
 OTHER_MIX: Final = 0.05
 """Fraction of the others that would have to change hospital to have the members' mix, beyond what

@@ -20,6 +20,7 @@ from asyndgan.auditing.distances import by_patient, painting_gaps, pairwise, thu
 from asyndgan.auditing.lower_bounds import epsilon_of_guesses
 from asyndgan.auditing.schema import Number, Text, Whole
 from asyndgan.data import Case
+from asyndgan.judging.metrics import area_under_curve
 from asyndgan.runs import RunFolder
 
 DELTA: Final = 1e-5
@@ -207,10 +208,3 @@ def _epsilon(
     guessed = np.lexsort((random.random(2 * size), scores))[size:]
     correct = 2 * int((guessed < size).sum())
     return epsilon_of_guesses(correct, 2 * size, 2 * size, delta=DELTA)
-
-
-def area_under_curve(members: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Probability that a member scores above a non-member; ties count half."""
-    above = (members[:, None] > others).mean()
-    ties = (members[:, None] == others).mean()
-    return float(above + ties / 2)

@@ -1,5 +1,6 @@
 """`asyndgan audit`: what a run reveals about the patients it was trained on."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -8,11 +9,13 @@ from rich.table import Table
 
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
 from asyndgan.cli.options import FinishedRun, NewFolder, Sites, StudyOption, parsed_sites
+from asyndgan.cli.tables import audit_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.reports.words import DASH
 
 if TYPE_CHECKING:
+    from asyndgan.auditing.membership import Attack
     from asyndgan.auditing.record import AuditRecord
     from asyndgan.runs import RunFolder
 
@@ -59,6 +62,11 @@ def audit(
     from asyndgan.runs.sites import RunSites
 
     folder = RunFolder(run)
+    if folder.recipe().table:
+        return audit_table(
+            Terminal(), run, parsed_sites(site), out, holdout=holdout,
+            states=parsed_sites(state or [], "--state"),
+        )  # fmt: skip
     sites = RunSites.opened(
         folder, parsed_sites(site), states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,
@@ -75,6 +83,18 @@ def audit(
     console.say(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}")
 
 
+def tell_attacks(console: Terminal, attacks: Iterable["Attack"]) -> None:
+    """Prints the table of attacks."""
+    table = Table("attack", "AUC", "95 % interval", "p", "p, corrected", "epsilon at least")
+    for attack in attacks:
+        table.add_row(
+            attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
+            f"{attack.p_value:.3f}", f"{attack.corrected:.3f}",
+            f"{attack.epsilon:.2f}" if attack.epsilon else DASH,
+        )  # fmt: skip
+    console.print(table)
+
+
 def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> None:
     """Prints an audit's table, its result line by line, and what to do about it."""
     from asyndgan.auditing.reconstruction import not_asked
@@ -82,14 +102,7 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
 
     tell_trial(console, run)
     found = record.audit
-    table = Table("attack", "AUC", "95 % interval", "p", "p, corrected", "epsilon at least")
-    for attack in found.attacks:
-        table.add_row(
-            attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
-            f"{attack.p_value:.3f}", f"{attack.corrected:.3f}",
-            f"{attack.epsilon:.2f}" if attack.epsilon else DASH,
-        )  # fmt: skip
-    console.print(table)
+    tell_attacks(console, found.attacks)
     if found.whole:
         console.say(
             f"all patients: {found.whole.groups.verdict}; so the table compares only patients in "

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from asyndgan.cli.options import AsJson, Overrides, StudyOption, print_json
+from asyndgan.cli.tables import check_tables
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
@@ -65,7 +66,10 @@ def check(
     """
     from asyndgan.data.between import compare_folders, notes_between, same_pictures
     from asyndgan.data.check import check_folder
+    from asyndgan.tables.schema import is_table
 
+    if any(map(is_table, folders)):
+        return check_tables(Terminal(), folders, test, as_json=as_json)
     wanted, why = _recipe(recipe, folders, overrides or [], patient_pattern)
     chosen = bool(wanted and wanted.name == NAME) and "image.intensity" not in str(overrides)
     console = Terminal()

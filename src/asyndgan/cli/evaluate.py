@@ -24,6 +24,7 @@ from asyndgan.cli.options import (
     StudyOption,
     parsed_sites,
 )
+from asyndgan.cli.tables import evaluate_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.judging.budget import SegmentationBudget
@@ -100,6 +101,11 @@ def evaluate(
     from asyndgan.runs.sites import RunSites
 
     console = Terminal()
+    if RunFolder(run).recipe().table:
+        return evaluate_table(
+            console, run, parsed_sites(site), out, test=test, synthetic=synthetic, seeds=seeds,
+            states=parsed_sites(state or [], "--state"),
+        )  # fmt: skip
     sites = RunSites.opened(
         RunFolder(run), parsed_sites(site), states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,

@@ -26,6 +26,7 @@ from asyndgan.cli.options import (
 )
 from asyndgan.cli.plan import refuse_old, tell_plan, write_new
 from asyndgan.cli.standing import Standing
+from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
 from asyndgan.errors import RunError
@@ -183,15 +184,26 @@ def plan(
         --site NAME: Plan for this site. By default for all sites with a kit.
     """
     kits = flare_part("kits")
+    from asyndgan.recipe.fingerprint import Fingerprint
     from asyndgan.runs.described import described
     from asyndgan.runs.planned import planned_from
+    from asyndgan.tables.planning import plan_from
 
     refuse_old(out)
     found = described(kits.Federation.of(folder), site or ())
-    made = planned_from(found, overrides or [])
     console = Terminal()
-    tell_plan(console, made)
-    write_new(out, made.to_toml())
+    images = {site: one for site, one in found.items() if isinstance(one, Fingerprint)}
+    tables = {site: one for site, one in found.items() if not isinstance(one, Fingerprint)}
+    if images and tables:
+        raise RunError(f"{', '.join(tables)} has a table, and others have images. Name --site.")
+    if tables:
+        recipe = plan_from(tables, overrides or [])
+        tell_table(console, recipe)
+        write_new(out, recipe.to_toml())
+    else:
+        made = planned_from(images, overrides or [])
+        tell_plan(console, made)
+        write_new(out, made.to_toml())
     console.say(f"Written to {out}: asyndgan federation submit {quote(str(folder))} {out}")
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from asyndgan.cli.options import StudyOption
 from asyndgan.cli.plan import write_new
+from asyndgan.cli.tables import summarise_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 
@@ -36,7 +37,10 @@ def fingerprint(
         --out FILE: New file for the fingerprint, as JSON.
     """
     from asyndgan.data.fingerprint import measured
+    from asyndgan.tables.schema import is_table
 
+    if is_table(folder):
+        return summarise_table(Terminal(), folder, out)
     found = measured(folder, patient_pattern)
     console = Terminal()
     table = Table(show_header=False)

@@ -8,6 +8,7 @@ import typer
 import asyndgan
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
 from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, Seed, StudyOption
+from asyndgan.cli.tables import generate_table
 from asyndgan.cli.terminal import Terminal
 
 
@@ -54,6 +55,9 @@ def generate(
     from asyndgan.runs import RunFolder
 
     console = Terminal()
+    if RunFolder(run).recipe().table:
+        given = {"--masks": masks, "--augment": augment, "--fade": fade, "--release": release}
+        return generate_table(console, run, out, draws, seed, like, given)
     with EvaluationDisplay(console, "paint cases", counted=True, whole="The painting") as display:
         count = asyndgan.generate(
             run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),

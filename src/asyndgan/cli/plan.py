@@ -7,6 +7,7 @@ import typer
 from rich.table import Table
 
 from asyndgan.cli.options import Overrides, StudyOption, parsed_sites
+from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
@@ -42,7 +43,14 @@ def plan(
     """
     from asyndgan.reports.words import duration, size
     from asyndgan.runs.planned import planned
+    from asyndgan.tables.planning import plan_tables
 
+    if table := plan_tables(_named(sites), overrides or []):
+        tell_table(Terminal(), table)
+        if out:
+            write_new(out, table.to_toml())
+            Terminal().say(f"Written to {out}.")
+        return
     made = planned(_named(sites), overrides or [], patient_pattern)
     console = Terminal()
     tell_plan(console, made)

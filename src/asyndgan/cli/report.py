@@ -48,6 +48,7 @@ def report(
             released masks.
     """
     from asyndgan.auditing.audit import AUDIT_FILE
+    from asyndgan.reports.records import write_records_report
     from asyndgan.reports.report import write_report
     from asyndgan.runs import RunFolder
 
@@ -58,6 +59,11 @@ def report(
     )
     found = None if audit else _of_this_run(console, folder, "asyndgan audit", AUDIT_FILE)
     audits = audit or ([found] if found else [])
+    if folder.recipe().table:
+        page = write_records_report(
+            folder, out or run / "report.html", evaluation=judged, audits=audits, title=title
+        )
+        return console.print(f"{page} ({size(page.stat().st_size)})")
     page = write_report(
         folder,
         out or run / "report.html",

@@ -24,6 +24,7 @@ from asyndgan.cli.options import (
     parsed_sites,
 )
 from asyndgan.cli.plan import tell_plan
+from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
@@ -85,12 +86,16 @@ def train(
     from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs.planned import planned
     from asyndgan.runs.train import train as train_run
+    from asyndgan.tables.planning import plan_tables
 
     console = Terminal()
     folders = parsed_sites(site)
     if recipe is None and resume and (out / "recipe.toml").exists():
         recipe = str(out / "recipe.toml")  # as it was planned
-    if recipe is None:
+    if recipe is None and (table := plan_tables(folders, overrides or [])):
+        tell_table(console, table)
+        resolved = table
+    elif recipe is None:
         made = planned(folders, overrides or [], patient_pattern)
         tell_plan(console, made)
         resolved = made.recipe
@@ -98,8 +103,11 @@ def train(
         resolved = load_recipe(recipe, overrides or [])
 
     def tell(proposal: str) -> None:
-        data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
-        display.tell(f"{proposal}\n{told(data)}")
+        if resolved.table:
+            display.tell(proposal)
+        else:
+            data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
+            display.tell(f"{proposal}\n{told(data)}")
         if part := resolved.training.hold_out:
             display.tell(
                 f"About {part:.0%} of each site's patients are held out, to judge on later."

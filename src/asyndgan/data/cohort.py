@@ -229,7 +229,12 @@ class Cohort:
             number: number of the batch, from 0.
             size: images per batch.
         """
-        drawn = [self._case(number * size + offset) for offset in range(size)]
+        orders: dict[int, tuple[Tensor, Tensor]] = {}
+        drawn = []
+        for position in range(number * size, (number + 1) * size):
+            epoch, offset = divmod(position, len(self))
+            order, mirrors = orders.get(epoch) or orders.setdefault(epoch, self._order(epoch))
+            drawn.append((int(order[offset]), bool(mirrors[offset])))
         index = torch.tensor([case for case, _ in drawn])
         mirror = torch.tensor([mirrored for _, mirrored in drawn])
         return self._batch(index, mirror, self._random("moves", number))
@@ -314,15 +319,14 @@ class Cohort:
             None if self.present is None else self.present[index],
         )
 
-    def _case(self, position: int) -> tuple[int, bool]:
-        """Returns the index of the case at a position of the shuffle, and whether to mirror it."""
-        epoch, offset = divmod(position, len(self))
+    def _order(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The cases in the order of a pass over them, and which of them to mirror."""
         random = self._random("epoch", epoch)
         if self.weights is None:
             order = torch.randperm(len(self), generator=random)
         else:
             order = torch.multinomial(self.weights, len(self), replacement=True, generator=random)
-        return int(order[offset]), bool(_mirrors(len(self), random, self.flip)[offset])
+        return order, _mirrors(len(self), random, self.flip)
 
     def _random(self, purpose: str, number: int) -> torch.Generator:
         return torch.Generator().manual_seed(derived_seed(self.seed, purpose, number))

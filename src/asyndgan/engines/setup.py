@@ -25,6 +25,8 @@ from asyndgan.privacy import SIMULATION, Openings, Policy
 from asyndgan.privacy.books import open_release
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
+from asyndgan.tables.cohort import load_records
+from asyndgan.tables.schema import is_table
 from asyndgan.texts import bounded_text, replace_text, storing
 from asyndgan.training import Site
 from asyndgan.training.admission import check_strangers
@@ -102,7 +104,7 @@ def load_cohort(
     data: DataSet | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Cohort:
-    """Loads a site's cases, prepared by the recipe, without its held-out patients.
+    """Loads a site's cases, images or records, by the recipe, without its held-out patients.
 
     Args:
         setup: of the site.
@@ -115,6 +117,10 @@ def load_cohort(
         DataError: if the folder cannot be read, or has a fault that `findings` finds.
         CohortError: if its cases do not fit the recipe.
     """
+    if chooser is None:
+        chooser = chooser_at(setup.state) or OPEN
+    if recipe.table or is_table(setup.data):
+        return load_records(recipe, setup.data, setup.name, chooser)
     data = data or DataSet(setup.data, setup.patients)
     cases = data.cases(
         recipe.image,
@@ -134,8 +140,6 @@ def load_cohort(
             tell(f"site {setup.name}: {finding}")
     if recipe.image.source == "masks":
         cases = masks_as_images(cases, data.info.labels)
-    if chooser is None:
-        chooser = chooser_at(setup.state) or OPEN
     kept, _ = held_out_by(recipe, cases, chooser)
     return Cohort.from_cases(
         kept,
@@ -246,10 +250,10 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     openings = Openings(setup.records or setup.state)
     openings.admit(recipe.digest(), policy.allows.most_recipes)
     chooser = _keep_chooser(setup, recipe, policy, openings.secret)
-    data = DataSet(setup.data, setup.patients)
-    cohort = load_cohort(setup, recipe, chooser, data=data, tell=log.warning)
+    cohort = load_cohort(setup, recipe, chooser, tell=log.warning)
     given = None
     if setup.masks:
+        data = DataSet(setup.data, setup.patients)
         masks = DataSet(setup.masks)
         masks.check_labels({str(number): name for number, name in cohort.labels.items()})
         _check_painted_privately(setup, masks, recipe, policy)

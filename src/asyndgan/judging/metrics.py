@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, bootstrap
+from scipy.stats import binomtest, bootstrap, rankdata
 from torch import Tensor
 
 from asyndgan.arrays import Masks
@@ -145,6 +145,13 @@ def mean(values: Iterable[float]) -> float:
     """Mean of the values that are not nan; nan if there is none."""
     counted = [value for value in values if not math.isnan(value)]
     return math.fsum(counted) / len(counted) if counted else math.nan
+
+
+def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
+    """Probability that a positive scores above a negative one; ties count half."""
+    n, m = len(positive), len(negative)
+    ranks = rankdata(np.concatenate([positive, negative]))[:n].sum()
+    return float((ranks - n * (n + 1) / 2) / (n * m))
 
 
 def known(values: Iterable[float]) -> int:

@@ -9,10 +9,13 @@ from torch import Generator, Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Condition, Images
 
-Disturbance = Literal["intensity", "shift", "cutout"]
+Disturbance = Literal["intensity", "shift", "cutout", "dropout"]
 
 SHIFT: Final = 0.125
 """Largest shift, as a fraction of the image's side."""
+
+DROPOUT: Final = 0.25
+"""Fraction of a record's numbers that are set to 0."""
 
 CUTOUT: Final = 0.5
 """Side of the square that is cut out, as a fraction of the image's side."""
@@ -33,7 +36,7 @@ def disturbed(
         maps: (b, labels, *space).
         kinds: in the order in which they are applied: `intensity` (brightness and contrast of each
             modality), `shift` (by an eighth of the side at most), `cutout` (a square of half the
-            side).
+            side), `dropout` (of records: numbers set to 0).
         random: on the CPU; generators in equal states disturb alike.
 
     Returns:
@@ -50,6 +53,11 @@ def disturbed(
             middle = images.mean(dim=tuple(range(2, images.ndim)), keepdim=True)
             contrast, brightness = drawn(b, channels) + 0.5, drawn(b, channels) - 0.5
             images = (images - middle) * contrast + middle + brightness
+            continue
+        if kind == "dropout":
+            images = images * (torch.rand(images.shape, generator=random) >= DROPOUT).to(
+                images.device
+            )
             continue
         both = torch.cat([images - IMAGE_LOW, maps], dim=1)
         if kind == "shift":

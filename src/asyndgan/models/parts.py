@@ -36,6 +36,7 @@ def build_generator(
         image_channels=image_channels,
         spatial_dims=spatial_dims,
         section=section,
+        **_of_table(recipe),
     )
     return channels_last(_bearable(build, f"a generator of kind '{section.kind}'", MOST_WEIGHTS))
 
@@ -51,6 +52,7 @@ def build_discriminator(
         image_channels=image_channels,
         spatial_dims=spatial_dims,
         section=recipe.discriminator,
+        **_of_table(recipe),
     )
 
     def build() -> nn.Module:
@@ -65,6 +67,11 @@ def build_discriminator(
     )
     # Opacus supports only torch's own layers, not those of `channels_last`.
     return network if private else channels_last(network)
+
+
+def _of_table(recipe: Recipe) -> dict[str, Any]:
+    """What networks of records are given beside their section: the table's columns."""
+    return {"table": recipe.table} if recipe.table else {}
 
 
 def _bearable(build: Callable[[], nn.Module], what: str, most: int) -> nn.Module:

@@ -44,7 +44,7 @@ validation on real patients.
 ## Limits
 
 - What the sites' patients have in common, the images have too: rare findings may be missing.
-- {_privacy_line(recipe.privacy)}
+- {privacy_line(recipe.privacy)}
 - {_audit_line(provenance)}
 - Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
   trained on real data.
@@ -67,7 +67,8 @@ def _trial_line(provenance: Mapping[str, Any]) -> str:
     return f"**{trial}.** {NO_RESULT}\n\n" if trial else ""
 
 
-def _privacy_line(privacy: PrivacySection) -> str:
+def privacy_line(privacy: PrivacySection) -> str:
+    """A sentence of a model card on differential privacy."""
     if privacy.kind == "none":
         return "No differential privacy was applied: an image may resemble one of a site's."
     return (

@@ -311,6 +311,9 @@ REFUSED: Final[tuple[tuple[Callable[[Policy, Recipe], object], str], ...]] = (
     (lambda p, r: r.selection.compares and not p.leaves.cases,
      "selection.kind is {r.selection.kind}, and moments say how many cases there are; leaves.cases "
      "is false"),
+    (lambda p, r: r.table and r.table.source == "fingerprints" and not p.leaves.fingerprint,
+     "table.source is fingerprints, so the recipe holds what fingerprints tell of records; "
+     "leaves.fingerprint is false"),
     (lambda p, r: r.privacy.kind == "none" and p.privacy.epsilon is not None,
      "privacy.kind is none; privacy.epsilon is {p.privacy.epsilon:g}"),
     (lambda p, r: p.covers(r) and r.privacy.conditions == "unprotected"
@@ -329,6 +332,7 @@ SIMULATION = Policy(
         masks="released",
         moments=True,
         odds=True,
+        fingerprint=True,
     ),
     allows=AllowsSection(paired_l1=True, fewest_patients=1, unmeasured=True, known_start=True),
 )

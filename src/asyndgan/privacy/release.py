@@ -189,6 +189,8 @@ class Release:
         if isinstance(answer, Described):
             self.policy.check_fingerprint()
             bounded = answer.fingerprint.bounded(self.policy.allows.fewest_patients)
+            if bounded is None:
+                raise PolicyError("its figures are of fewer records than allows.fewest_patients.")
             answer = answer.model_copy(update={"fingerprint": bounded})
         if isinstance(answer, Measured) and not leaves.moments:
             raise PolicyError("this site's policy lets no moments out.")

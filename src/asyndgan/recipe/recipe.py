@@ -33,6 +33,7 @@ from asyndgan.recipe.sections import (
     TrainingSection,
     WireSection,
 )
+from asyndgan.recipe.table import TableSection
 from asyndgan.recipe.timeline import PresenceSection, attendance, presence, takes_part
 from asyndgan.recipe.toml import tables_of
 from asyndgan.texts import Name, Title
@@ -47,6 +48,11 @@ class Recipe(Section):
 
     name: Title = Field("unnamed", description="shown in logs and reports")
     image: ImageSection = ImageSection()
+    table: TableSection | None = Field(
+        None,
+        description="the columns of the sites' tables, if a run is trained on records and not on "
+        "images; 'asyndgan plan' writes it",
+    )
     condition: ConditionSection = ConditionSection()
     generator: GeneratorSection = GeneratorSection()
     discriminator: DiscriminatorSection = DiscriminatorSection()
@@ -88,7 +94,7 @@ class Recipe(Section):
         """What a notebook shows of a recipe; `to_toml` has everything."""
         return [
             ("name", self.name),
-            ("image.size", self.image.size),
+            ("space", self.space),
             ("generator.kind", self.generator.kind),
             ("training.steps", self.training.steps),
         ]
@@ -126,7 +132,12 @@ class Recipe(Section):
     def pixels(self) -> int:
         """Pixels of the images of one message, in each modality."""
         sites = self.shares.sites if self.shares.sends_odds else 1
-        return self.training.batch * sites * math.prod(self.image.size)
+        return self.training.batch * sites * math.prod(self.space)
+
+    @property
+    def space(self) -> tuple[int, ...]:
+        """Rows and columns of an image; of a record, its numbers."""
+        return (self.table.width,) if self.table else self.image.size
 
     @property
     def keeps_masks(self) -> bool:

@@ -61,6 +61,11 @@ _FOREIGN = (
     "privacy.kind to 'feedback'"
 )  # what one patient changes is bounded only if each image's gradient is its own
 
+_NO_TABLE = (
+    "is for records, and the recipe has no [table]; have 'asyndgan plan' write one, or {set}"
+)
+_PAINTERS = ("resnet", "topdown", "spade", "dcgan", "masks")
+
 # fmt: off
 RULES: Final = (
     Rule(lambda r: not (r.loss.adversarial_weight or r.loss.paired_l1 or r.loss.segmentation),
@@ -70,7 +75,7 @@ RULES: Final = (
          "a message would hold {r.pixels:,} pixels in each modality; it may hold "
          f"{MOST_PIXELS:,}. Lower training.batch, image.size or, with odds, shares.sites",
          ("training.batch=1", "shares.sites=8")),
-    Rule(lambda r: min(r.image.size) < r.discriminator.least_side,
+    Rule(lambda r: min(r.space) < r.discriminator.least_side,
          "{r.image.size[0]}x{r.image.size[1]} pixels are too small for discriminator.layers = "
          "{r.discriminator.layers} of '{r.discriminator.kind}': each side takes "
          "{r.discriminator.least_side} pixels; lower discriminator.layers",
@@ -119,7 +124,7 @@ RULES: Final = (
     Rule(lambda r: r.condition.kind == "none" and not r.generator.noise + r.generator.latent,
          "condition.kind 'none' leaves the generator nothing to paint from; set generator.noise or "
          "generator.latent above 0", ("generator.latent=16",)),
-    Rule(lambda r: r.image.source == "masks" and r.condition.kind != "none",
+    Rule(lambda r: r.image.source == "masks" and r.condition.kind != "none" and not r.table,
          "image.source is 'masks', so the generator paints masks; condition.kind "
          "'{r.condition.kind}' would give them away; {set}", ("condition.kind='none'",)),
     Rule(lambda r: r.image.source == "masks" and r.training.move,
@@ -192,6 +197,47 @@ RULES: Final = (
     Rule(lambda r: r.privacy.kind == "discriminator"
          and r.loss.adversarial not in ("bce", "least_squares"),
          f"loss.adversarial '{{r.loss.adversarial}}' {_FOREIGN}", ("loss.adversarial='bce'",)),
+    Rule(lambda r: r.table and r.generator.kind in _PAINTERS,
+         "generator.kind '{r.generator.kind}' paints images, and the recipe has a [table]; {set}",
+         ("generator.kind='rows'",)),
+    Rule(lambda r: r.generator.kind == "rows" and not r.table,
+         f"generator.kind 'rows' {_NO_TABLE}", ("generator.kind='resnet'",)),
+    Rule(lambda r: r.table and r.discriminator.kind in SEGMENTING | UNSEGMENTING - {"rows"},
+         "discriminator.kind '{r.discriminator.kind}' judges images, and the recipe has a [table]; "
+         "{set}", ("discriminator.kind='rows'", "loss.segmentation=0")),
+    Rule(lambda r: r.discriminator.kind == "rows" and not r.table,
+         f"discriminator.kind 'rows' {_NO_TABLE}", ("discriminator.kind='patch'",)),
+    Rule(lambda r: r.table and r.table.source == "fingerprints" and r.privacy.kind != "none",
+         "privacy.kind is '{r.privacy.kind}', but the [table] comes from fingerprints of records, "
+         "which no epsilon covers; declare knots and shares in schema.json and plan anew, or {set}",
+         ("privacy.kind='none'",)),
+    Rule(lambda r: r.table and r.condition.kind != "class",
+         "a [table] has records of a class, but condition.kind is '{r.condition.kind}'; {set}",
+         ("condition.kind='class'",)),
+    Rule(lambda r: r.table and r.image.source == "masks",
+         "image.source is 'masks', and a [table] has records alone; {set}",
+         ("image.source='images'",)),
+    Rule(lambda r: r.table and (r.training.flip or r.training.move),
+         "a [table] has records, which training.flip and training.move would mix up; {set}",
+         ("training.flip=false", "training.move=false")),
+    Rule(lambda r: {*r.discriminator.augment}
+         - ({"dropout"} if r.table else {"intensity", "shift", "cutout"}),
+         "discriminator.augment: records take 'dropout', and images the others; {set}",
+         ("discriminator.augment=[]",)),
+    Rule(lambda r: r.table and not (r.generator.noise == 1 and r.generator.latent),
+         "a [table] is made from generator.noise = 1, which draws categories, and generator.latent "
+         "above 0; {set}", ("generator.noise=1", "generator.latent=64")),
+    Rule(lambda r: r.training.batch % r.discriminator.pack,
+         "training.batch is {r.training.batch}, no multiple of discriminator.pack = "
+         "{r.discriminator.pack}; {set}", ("discriminator.pack=1",)),
+    Rule(lambda r: r.discriminator.pack > 1 and (not r.table or r.privacy.kind != "none"
+         or r.discriminator.cross_fitted or r.shares.sends_odds),
+         "discriminator.pack is above 1, which is for a [table] without privacy.kind, "
+         "discriminator.cross_fitted and odds: each of these takes a verdict on a single record; "
+         "{set}", ("discriminator.pack=1",)),
+    Rule(lambda r: r.table and r.selection.compares,
+         "selection.kind '{r.selection.kind}' compares features of images, and a [table] has none; "
+         "{set}", ("selection.kind='last'",)),
     Rule(lambda r: r.privacy.kind == "discriminator" and r.training.precision == "bfloat16",
          "privacy.kind 'discriminator' clips gradients in float32; {set}",
          ("training.precision='float32'",)),

@@ -18,7 +18,7 @@ LARGEST_SHARE: Final = 0.75
 """Default bound on the share of one of three or more sites: three times all others together. No
 site of the measured data sets has that much."""
 SEGMENTING: Final = frozenset({"patch_segmentation"})
-UNSEGMENTING: Final = frozenset({"patch", "dcgan"})
+UNSEGMENTING: Final = frozenset({"patch", "dcgan", "rows"})
 """Kinds of this package's discriminators that do not segment; others are unknown."""
 
 
@@ -76,7 +76,7 @@ class GeneratorSection(Section):
         "resnet",
         description="network: resnet, the default, measured most; topdown, cheaper, on trial; "
         "spade, an alternative for small labels; dcgan, for classes or noise alone; masks, for "
-        "image.source 'masks'; or an entry point 'asyndgan.generators'",
+        "image.source 'masks'; rows, for a table; or an entry point 'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(
@@ -127,7 +127,7 @@ class DiscriminatorSection(Section):
         "patch",
         description="network: patch judges patches; patch_segmentation also segments, use it "
         "when labels are small; dcgan judges the image as a whole, use it for classes or noise "
-        "alone; or an entry point 'asyndgan.discriminators'",
+        "alone; rows, for a table; or an entry point 'asyndgan.discriminators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     layers: int = Field(
@@ -136,11 +136,18 @@ class DiscriminatorSection(Section):
         le=6,
         description="how often the resolution is halved; with 3 a patch has 70 x 70 pixels",
     )
-    augment: tuple[Literal["intensity", "shift", "cutout"], ...] = Field(
+    pack: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="rows: records that are judged together, so that a generator does not repeat "
+        "a few; the batch must be a multiple",
+    )
+    augment: tuple[Literal["intensity", "shift", "cutout", "dropout"], ...] = Field(
         (),
         examples=["intensity,shift"],
         description="random changes of real and synthetic images before they are judged "
-        "(intensity, shift, cutout). Use it when a site has few patients",
+        "(intensity, shift, cutout; of records: dropout). Use it when a site has few patients",
     )
     cross_fitted: bool = Field(
         False,

@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, get_args
+from typing import Any, Final, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from asyndgan.errors import RecipeError
 from asyndgan.texts import parsed_toml
+
+A_LINE: Final = 16
+"""Most values of a list in one line: a reader bounds the dots in a line."""
 
 
 def tables_of(text: str, overrides: Sequence[str]) -> dict[str, Any]:
@@ -57,6 +60,8 @@ def lines_of(
     tables: list[tuple[str, str, BaseModel]] = []
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
+        if value is None and _is_section(field):
+            continue
         if isinstance(value, BaseModel):
             tables.append((name, f"[{prefix}{name}]", value))
         elif isinstance(value, dict) and any(isinstance(v, BaseModel) for v in value.values()):
@@ -77,6 +82,11 @@ def lines_of(
             yield f"# {line}"
         yield heading
         yield from lines_of(table, comments, f"{prefix}{name}.", reasons)
+
+
+def _is_section(field: FieldInfo) -> bool:
+    kinds = get_args(field.annotation)
+    return any(isinstance(kind, type) and issubclass(kind, BaseModel) for kind in kinds)
 
 
 def _comment(field: FieldInfo) -> str:
@@ -104,7 +114,9 @@ def value_of(value: object) -> str:
     if isinstance(value, str):
         return _string(value)
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(value_of, value)) + "]"
+        texts = list(map(value_of, value))
+        rows = [", ".join(texts[n : n + A_LINE]) for n in range(0, len(texts), A_LINE)]
+        return "[" + ",\n  ".join(rows) + "]"
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key_of(k)} = {value_of(v)}" for k, v in value.items()) + "}"
     return json.dumps(value)

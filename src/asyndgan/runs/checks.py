@@ -125,7 +125,7 @@ def check_late_sites(
     Raises:
         RunError: a site does, or no site holds a modality of the recipe.
     """
-    if not recipe.timeline:
+    if not recipe.timeline or recipe.table:  # which names all columns and classes
         return
     about = {site: describe(data) for site, data in sites.items()}
     labels = {

@@ -15,6 +15,7 @@ from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE
 from asyndgan.runs.order import Order
 from asyndgan.runs.recipes import recipe_text
+from asyndgan.tables.summary import Summary
 from asyndgan.wire import Describe, Described
 
 RUN: Final = "plan"
@@ -27,7 +28,7 @@ PATIENCE_S: Final = 90.0
 
 def described(
     federation: Federation, sites: Collection[str] = (), *, patience_s: float = PATIENCE_S
-) -> dict[str, Fingerprint]:
+) -> dict[str, Fingerprint | Summary]:
     """Fingerprints of a federation's sites, as far as each site's policy lets them out.
 
     The federation has to be served, and no run may be at work: sites serve one at a time.

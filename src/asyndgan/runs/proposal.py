@@ -20,8 +20,9 @@ def proposal(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> str:
     """
     labels = [f"{number} {_quoted([name])}" for number, name in scope.labels.items()]
     size = " x ".join(map(str, scope.space))
+    unit = "numbers" if recipe.table else "pixels"
     lines = [
-        f"paints      {_quoted(scope.modalities)}, {size} pixels ({_source(recipe.image.painted)})",
+        f"paints      {_quoted(scope.modalities)}, {size} {unit} ({_source(recipe.image.painted)})",
         f"labels      {', '.join(labels)} ({_source(recipe.image.labels)})",
         f"generator   {_weights(recipe, scope):,} weights",
         *_table(recipe, scope, cards),

@@ -20,10 +20,10 @@ def check_cohort(name: str, cohort: Cohort, recipe: Recipe) -> None:
     Raises:
         CohortError: if it cannot.
     """
-    if cohort.space != recipe.image.size:
+    if cohort.space != recipe.space:
         raise CohortError(
             f"site {name}: images have size {cohort.space}, the recipe wants "
-            f"{recipe.image.size}. Prepare them with this recipe."
+            f"{recipe.space}. Prepare them with this recipe."
         )
     own = name in recipe.site_discriminators
     section = f"site_discriminators.{name}" if own else "discriminator"

@@ -133,7 +133,7 @@ def _step(
     The run's labels and modalities are not known yet; they shape the first and last layers alone.
     """
     labels = {number: name for name, number in recipe.image.labels.items()} or {0: "", 1: ""}
-    scope = Scope(recipe.image.painted or ("",), labels, recipe.image.size)
+    scope = Scope(recipe.image.painted or ("",), labels, recipe.space)
     random = torch.Generator().manual_seed(0)
     with torch.random.fork_rng([]):
         generator = new_generator(recipe, scope).to(device)

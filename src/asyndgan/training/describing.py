@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import final
 
-from asyndgan.data.fingerprint import loaded
 from asyndgan.errors import ProtocolError
 from asyndgan.privacy import Release, Released
 from asyndgan.protocol import Handler
+from asyndgan.tables.planning import fingerprint_in
 from asyndgan.wire import Describe, Described, Message
 
 
@@ -32,4 +32,6 @@ class Describing(Handler):
         """
         if not isinstance(request, Describe):
             raise ProtocolError(f"there is no recipe yet, so '{request.kind}' is not answered.")
-        return self.release.let_out(Described(run=request.run, fingerprint=loaded(self.file)))
+        return self.release.let_out(
+            Described(run=request.run, fingerprint=fingerprint_in(self.file))
+        )

@@ -36,7 +36,7 @@ class Scope:
     labels: Annotated[dict[Annotated[int, Field(ge=0, lt=LABELS_LIMIT)], str], Field(min_length=1)]
     space: Annotated[
         tuple[Annotated[int, Field(strict=True, gt=0, le=SIDE_LIMIT)], ...],
-        Field(min_length=2, max_length=3),
+        Field(min_length=1, max_length=3),
     ]
 
     def to_plain(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
             f"recipe '{recipe.name}' has a discriminator for {', '.join(sorted(absent))}, which is "
             f"no site of this run; the sites are {', '.join(cards)}. Correct site_discriminators."
         )
-    size = recipe.image.size
+    size = recipe.space
     if wrong := {site: card.space for site, card in cards.items() if tuple(card.space) != size}:
         raise CohortError(
             f"the sites prepared images of other sizes than {size}, as the recipe wants them: "

@@ -18,6 +18,7 @@ from torch import Tensor
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.errors import WireError
 from asyndgan.recipe.fingerprint import Fingerprint
+from asyndgan.tables.summary import Summary
 from asyndgan.texts import Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
 
@@ -180,10 +181,10 @@ class Describe(Message):
 
 @final
 class Described(Message):
-    """Site: the fingerprint that its steward has seen (see `asyndgan.recipe.fingerprint`)."""
+    """Site: the fingerprint that its steward has seen, of images or of a table."""
 
     kind = "described"
-    fingerprint: Fingerprint
+    fingerprint: Fingerprint | Summary
 
 
 @final

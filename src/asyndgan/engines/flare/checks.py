@@ -17,7 +17,6 @@ from cryptography import x509
 
 from asyndgan.data.check import check_folder
 from asyndgan.data.description import describe
-from asyndgan.data.fingerprint import loaded
 from asyndgan.data.listing import list_cases
 from asyndgan.data.nnunet import patient_of
 from asyndgan.engines.flare.kits import versions
@@ -26,6 +25,9 @@ from asyndgan.engines.flare.service import SITE_FILE, SiteFile
 from asyndgan.errors import AsyndganError, DataError, PolicyError
 from asyndgan.models import usable_device
 from asyndgan.privacy import Policy
+from asyndgan.tables.check import checked
+from asyndgan.tables.planning import fingerprint_in
+from asyndgan.tables.schema import is_table
 
 SOON_DAYS: Final = 30
 REFUSAL_S: Final = 2.0
@@ -104,6 +106,11 @@ def _policy(file: SiteFile) -> str:
 
 
 def _data(file: SiteFile) -> str:
+    if is_table(file.data):
+        (found,) = checked([file.data])
+        if found.faults:
+            raise AsyndganError(" ".join(found.faults))
+        return "; ".join(f"{heading} {text}" for heading, text in found.rows.items())
     info = describe(file.data)
     if unknown := set(file.without) - set(info.modalities):
         raise AsyndganError(
@@ -123,7 +130,7 @@ def _data(file: SiteFile) -> str:
 
 def _fingerprint(file: SiteFile) -> str:
     assert file.fingerprint
-    loaded(file.fingerprint)
+    fingerprint_in(file.fingerprint)
     try:
         Policy.from_file(file.policy).check_fingerprint()
     except PolicyError as error:

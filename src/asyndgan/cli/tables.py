@@ -1,0 +1,181 @@
+"""The commands on a table, where their printing differs from that on images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.table import Table as Grid
+from rich.text import Text
+
+from asyndgan.cli.options import print_json
+from asyndgan.cli.terminal import Terminal
+from asyndgan.errors import RunError
+
+if TYPE_CHECKING:
+    from asyndgan.auditing.records import RecordsAudit
+    from asyndgan.judging.records import RecordsEvaluation
+    from asyndgan.recipe import Recipe
+
+
+def check_tables(
+    console: Terminal, paths: Sequence[Path], test: Path | None, *, as_json: bool
+) -> None:
+    """Checks tables, also against each other, and names the first fault of each.
+
+    Raises:
+        typer.Exit: there is a fault.
+    """
+    from asyndgan.tables.check import checked
+
+    found = checked(paths, test)
+    if as_json:
+        print_json({"tables": [vars(one) for one in found]})
+    for one in found if not as_json else ():
+        rows = Grid(show_header=False, title=Text(one.path, "bold"), title_justify="left")
+        for name, text in one.rows.items():
+            rows.add_row(name, Text(text))
+        console.print(rows)
+        for fault in one.faults:
+            console.say(fault, style="red")
+    if any(one.faults for one in found):
+        raise typer.Exit(1)
+    if not as_json:
+        console.say("No faults.", style="bold green")
+
+
+def summarise_table(console: Terminal, data: Path, out: Path | None) -> None:
+    """Summarises a site's table for a plan, and prints all that the summary tells."""
+    from asyndgan.cli.plan import write_new
+    from asyndgan.tables.summary import LEAST, summarised
+    from asyndgan.tables.table import Table
+
+    found = summarised(Table.read(data))
+    table = Grid("column", "tells")
+    table.add_row(found.target, ", ".join(f"{name} {n}" for name, n in found.classes.items()))
+    for name, column in found.columns.items():
+        if column.categories:
+            told = f"the names of {len(column.categories)} categories"
+        else:
+            told = f"{len(column.means)} means, from {column.means[0]:g} to {column.means[-1]:g}"
+        table.add_row(name, told)
+    console.print(table)
+    console.say(
+        f"Each mean is of {LEAST} records or more that are next to each other in the order of the "
+        f"column; counts are rounded to {LEAST}. Columns are told one by one."
+    )
+    if out:
+        write_new(out, found.model_dump_json(indent=1) + "\n")
+        console.say(f"Written to {out}.")
+
+
+def tell_table(console: Terminal, recipe: "Recipe") -> None:
+    """Prints what a planned recipe of a table generates."""
+    table = recipe.table
+    if table is None:
+        return
+    kinds = ", ".join(
+        f"{sum(column.kind == kind for column in table.columns)} {kind}"
+        for kind in ("numeric", "integer", "categorical")
+    )
+    shares = ", ".join(f"{name} {share:.1%}" for name, share in table.classes.items())
+    console.say(f"Planned for a table of {len(table.columns)} columns ({kinds}).")
+    console.say(f"Records are made for each class of {table.target}: {shares}.")
+
+
+def generate_table(
+    console: Terminal,
+    run: Path,
+    out: Path,
+    draws: int | None,
+    seed: int,
+    like: Path | None,
+    given: Mapping[str, object],
+) -> None:
+    """Makes a synthetic table; `given` are options that only images have."""
+    from asyndgan.painting.records import DRAWS, generate_records
+    from asyndgan.runs import RunFolder
+    from asyndgan.tables.schema import file_of
+
+    if strange := [name for name, value in given.items() if value]:
+        raise RunError(f"{', '.join(strange)}: this is for images, and the run is of a table.")
+    ending = file_of(like).suffix if like else ".csv"
+    count = generate_records(RunFolder(run), out, draws=draws or DRAWS, seed=seed, ending=ending)
+    console.say(f"{count} synthetic records in {out}, with schema.json and MODEL_CARD.md.")
+
+
+def evaluate_table(
+    console: Terminal,
+    run: Path,
+    sites: Mapping[str, Path],
+    out: Path,
+    *,
+    test: Path | None,
+    synthetic: Path | None,
+    seeds: int,
+    states: Mapping[str, Path],
+) -> None:
+    """Evaluates a synthetic table, and prints the result."""
+    from asyndgan.judging.records import EVALUATION_FILE, evaluate_records
+    from asyndgan.runs import RunFolder
+
+    found = evaluate_records(
+        RunFolder(run), sites, out, test=test, synthetic=synthetic, seeds=seeds, states=states
+    )
+    tell_evaluation(console, found)
+    console.say(f"{out / EVALUATION_FILE}")
+
+
+def tell_evaluation(console: Terminal, found: "RecordsEvaluation") -> None:
+    """Prints an evaluation of records."""
+    table = Grid(caption=f"On {found.about['judged_on']}; 95 % intervals over records")
+    for heading in ("model", "records"):
+        table.add_column(heading)
+    for heading in ("trained on", "AUC", "interval", "of all-real", "interval", "Brier"):
+        table.add_column(heading, justify="right")
+    for one in found.scores:
+        table.add_row(
+            one.model, one.records, f"{one.count}", f"{one.auc:.3f}",
+            f"{one.low:.3f} to {one.high:.3f}", f"{one.ratio:.3f}",
+            f"{one.ratio_low:.3f} to {one.ratio_high:.3f}", f"{one.brier:.3f}",
+        )  # fmt: skip
+    console.print(table)
+    worst = sorted(found.columns, key=lambda name: found.columns[name])[:3]
+    mean = sum(found.columns.values()) / len(found.columns)
+    least = ", ".join(f"{name} {found.columns[name]:.2f}" for name in worst)
+    console.say(f"Likeness of columns {mean:.3f} (least: {least}), of pairs {found.pairs:.3f}.")
+    console.say(
+        f"{found.nearer:.1%} of synthetic records are nearer to a training record than to a record "
+        "that did not train the run; 50 % if nothing is copied."
+    )
+
+
+def audit_table(
+    console: Terminal,
+    run: Path,
+    sites: Mapping[str, Path],
+    out: Path,
+    *,
+    holdout: Path | None,
+    states: Mapping[str, Path],
+) -> None:
+    """Audits a run of a table, and prints the result."""
+    from asyndgan.auditing.audit import AUDIT_FILE
+    from asyndgan.auditing.records import audit_records
+    from asyndgan.runs import RunFolder
+
+    found = audit_records(RunFolder(run), sites, out, holdout=holdout, states=states)
+    tell_audit(console, found)
+    console.say(f"{out / AUDIT_FILE}")
+
+
+def tell_audit(console: Terminal, found: "RecordsAudit") -> None:
+    """Prints an audit of records."""
+    from asyndgan.cli.audit import tell_attacks
+
+    tell_attacks(console, found.attacks)
+    console.say(f"{found.attacks[-1].name}: {found.attacks[-1].verdict}")
+    console.say(
+        f"copies: {found.copied:.2%} of the members are among the synthetic records in all "
+        f"columns, and {found.matched:.2%} of the others"
+    )

@@ -1,0 +1,368 @@
+"""How useful synthetic records are: models trained on them, judged on real records."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, final
+
+import numpy as np
+
+from asyndgan.data.splits import OPEN
+from asyndgan.engines.setup import chooser_at
+from asyndgan.errors import RunError
+from asyndgan.judging.bench import OnProgress
+from asyndgan.judging.metrics import area_under_curve
+from asyndgan.painting.records import generate_records
+from asyndgan.runs import RunFolder
+from asyndgan.runs.trial import trial_of
+from asyndgan.tables.cohort import read_for, split, table_of
+from asyndgan.tables.encoding import Encoder
+from asyndgan.tables.schema import Schema
+from asyndgan.tables.table import Table
+from asyndgan.texts import replace_text
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Array = np.ndarray
+
+EVALUATION_FILE: Final = "evaluation.json"
+DRAWN: Final = 1000
+"""Bootstrap samples of the test records."""
+REAL_ALL, SYNTHETIC = "real, all sites", "synthetic"
+
+
+@final
+@dataclass(frozen=True)
+class Score:
+    """One kind of model, trained on one set of records.
+
+    Attributes:
+        records: what it was trained on.
+        model: `boosting` or `regression`.
+        count: number of training records.
+        auc: area under the ROC curve on the test records, mean over seeds.
+        low: lower end of its 95 % interval over test records.
+        high: upper end.
+        ratio: AUC relative to that of all sites' real records.
+        ratio_low: lower end of its 95 % interval, over the same bootstrap samples.
+        ratio_high: upper end.
+        brier: mean squared error of the predicted probability.
+        gap: mean difference, over tenths, of predicted probability and fraction (calibration).
+    """
+
+    records: str
+    model: str
+    count: int
+    auc: float
+    low: float
+    high: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    brier: float
+    gap: float
+
+
+@final
+@dataclass(frozen=True)
+class RecordsEvaluation:
+    """What `evaluation.json` holds of a table.
+
+    Attributes:
+        about: of what; `generator_sha256` names the run's generator.
+        scores: of all models.
+        columns: by column, 1 minus the Kolmogorov-Smirnov distance of real and synthetic values or,
+            of categories, 1 minus the total variation distance; missing values count as lowest.
+        pairs: mean over pairs of columns of 1 minus half the difference of Spearman correlations.
+        nearer: fraction of synthetic records that are nearer to a training record than to a test
+            record, out of equally many; 0.5 if neither is copied.
+    """
+
+    about: dict[str, Any]
+    scores: list[Score]
+    columns: dict[str, float]
+    pairs: float
+    nearer: float
+    kind: str = field(default="table")
+
+
+def evaluate_records(
+    run: RunFolder,
+    sites: Mapping[str, Path],
+    out: Path,
+    *,
+    test: Path | None = None,
+    synthetic: Path | None = None,
+    states: Mapping[str, Path] | None = None,
+    seeds: int = 1,
+    watch: OnProgress | None = None,
+) -> RecordsEvaluation:
+    """Compares models trained on synthetic records, on all sites' and on each site's.
+
+    Args:
+        run: a finished run of a table.
+        sites: table of each site, by name.
+        out: folder for the result and, without `synthetic`, for the synthetic table.
+        test: records of no site to judge on; None: those that the run held out.
+        synthetic: a table of this run; None: one is made in `out/synthetic`.
+        states: folder in which a site keeps its states of the run; see `RunSites`.
+        seeds: trainings of each boosting model.
+        watch: called with a text, the models trained and all models.
+
+    Raises:
+        RunError: nothing to judge on, or a site is none of the run's.
+        DataError, CohortError: a table cannot be read, or has other columns.
+    """
+    kept, held = split_sites(run, sites, states or {})
+    schema = read_for(run.recipe(), next(iter(sites.values())), "the sites").schema
+    judged = read_for(run.recipe(), test, "the test set").records if test else held
+    _check_judged(judged, schema)
+    if synthetic is None:
+        synthetic = out / "synthetic"
+        if not synthetic.exists():
+            generate_records(run, synthetic)
+    made = Table.read(synthetic).records
+    pooled = joined(kept.values())
+    sets = {REAL_ALL: pooled, **{f"real, {s}": own for s, own in kept.items()}, SYNTHETIC: made}
+    if len(kept) == 1:
+        del sets[next(name for name in sets if name not in (REAL_ALL, SYNTHETIC))]
+    facts, recipe = run.facts(), run.recipe()
+    result = RecordsEvaluation(
+        about={
+            "generator_sha256": facts.generator_sha256,
+            "judged_on": f"{len(judged)} {'test' if test else 'held-out'} records",
+            "target": schema.target,
+            "positive": schema.positive_class,
+            "seeds": seeds,
+            "sites": list(sites),
+            "trial": trial_of(facts, recipe),
+        },
+        scores=scored(
+            {name: [own] for name, own in sets.items()}, judged, schema, seeds=seeds, watch=watch
+        ),
+        columns=column_likeness(judged, made, schema),
+        pairs=pair_likeness(judged, made, schema),
+        nearer=_nearer(Encoder(table_of(recipe)), made, pooled, judged),
+    )
+    out.mkdir(parents=True, exist_ok=True)
+    replace_text(out / EVALUATION_FILE, json.dumps(asdict(result), indent=2) + "\n")
+    return result
+
+
+def split_sites(
+    run: RunFolder, sites: Mapping[str, Path], states: Mapping[str, Path]
+) -> tuple[dict[str, "pd.DataFrame"], "pd.DataFrame"]:
+    """The records that each site trained on, and all that they held out.
+
+    Raises:
+        RunError: a site is none of the run's.
+        DataError, CohortError: as `read_for`.
+    """
+    recipe, known = run.recipe(), run.facts().sites
+    kept, held = {}, []
+    for site, data in sites.items():
+        if site not in known:
+            raise RunError(f"--site {site}: this run has {', '.join(known)}. Name one of them.")
+        chooser = chooser_at(states.get(site, run.site_state(site))) or OPEN
+        kept[site], own = split(recipe, read_for(recipe, data, f"site {site}"), chooser)
+        held.append(own)
+    return kept, joined(held)
+
+
+def joined(tables: Iterable["pd.DataFrame"]) -> "pd.DataFrame":
+    """The records of several tables, one after the other."""
+    import pandas as pd
+
+    return pd.concat(list(tables), ignore_index=True)
+
+
+def _check_judged(records: "pd.DataFrame", schema: Schema) -> None:
+    positive = (records[schema.target] == schema.positive_class) if len(records) else []
+    if not any(positive) or all(positive):
+        raise RunError(
+            f"there are {len(records)} records to judge on, and they must hold some of the class "
+            f"'{schema.positive_class}' and some of another. Name others with --test, or train "
+            "with training.hold_out above 0."
+        )
+
+
+def scored(
+    sets: Mapping[str, Sequence["pd.DataFrame"]],
+    judged: "pd.DataFrame",
+    schema: Schema,
+    *,
+    seeds: int = 1,
+    watch: OnProgress | None = None,
+) -> list[Score]:
+    """Scores of models trained on each set.
+
+    Args:
+        sets: tables by name; of several, such as those of several trainings, AUCs are averaged. The
+            first set is what ratios are of.
+        judged: records to judge on.
+        schema: of all tables.
+        seeds: trainings of each boosting model.
+        watch: as in `evaluate_records`.
+    """
+    truth = (judged[schema.target] == schema.positive_class).to_numpy()
+    samples = _samples(truth)
+    scores, done, total = [], 0, 2 * len(sets)
+    for model, seeded in (("boosting", seeds), ("regression", 1)):
+        reference: Array | None = None
+        for name, tables in sets.items():
+            found = [
+                predicted(model, records, judged, schema, seed)
+                for records in tables
+                for seed in range(seeded)
+            ]
+            aucs = np.mean([_aucs(truth, own, samples) for own in found], axis=0)
+            reference = aucs if reference is None else reference
+            scores.append(_score(name, model, len(tables[0]), aucs, reference, truth, found))
+            done += 1
+            if watch:
+                watch(f"{model} on {name}", done, total)
+    return scores
+
+
+def _score(
+    name: str, model: str, count: int, aucs: Array, reference: Array, truth: Array,
+    found: Sequence[Array],
+) -> Score:  # fmt: skip
+    """A row of the table; the first of `aucs` is of all test records, the others of samples."""
+    ratios = aucs / reference
+    low, high = np.percentile(aucs[1:], [2.5, 97.5])
+    least, most = np.percentile(ratios[1:], [2.5, 97.5])
+    mean = np.mean(found, axis=0)
+    tenths = np.array_split(np.argsort(mean), 10)
+    gap = np.mean([abs(mean[own].mean() - truth[own].mean()) for own in tenths if len(own)])
+    numbers = (aucs[0], low, high, ratios[0], least, most, np.mean((mean - truth) ** 2), gap)
+    return Score(name, model, count, *(float(number) for number in numbers))
+
+
+def _samples(truth: Array) -> list[Array]:
+    """All test records, and bootstrap samples of them, each class by itself."""
+    random = np.random.default_rng(0)
+    parts = [np.flatnonzero(truth), np.flatnonzero(~truth)]
+    drawn = [
+        np.concatenate([random.choice(part, len(part)) for part in parts]) for _ in range(DRAWN)
+    ]
+    return [np.arange(len(truth)), *drawn]
+
+
+def _aucs(truth: Array, scores: Array, samples: Sequence[Array]) -> Array:
+    return np.array(
+        [area_under_curve(scores[own][truth[own]], scores[own][~truth[own]]) for own in samples]
+    )
+
+
+def predicted(
+    model: str, records: "pd.DataFrame", judged: "pd.DataFrame", schema: Schema, seed: int = 0
+) -> Array:
+    """Probability of the positive class for each judged record, by a model trained on records."""
+    try:
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.impute import SimpleImputer
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise RunError(
+            "to judge records takes scikit-learn; pip install 'asyndgan[tables]'."
+        ) from error
+    truth = (records[schema.target] == schema.positive_class).to_numpy()
+    if truth.all() or not truth.any():
+        return np.full(len(judged), float(truth.mean()))
+    if model == "boosting":
+        chosen = [c.kind == "categorical" for c in _inputs(schema).values()]
+        learner: Any = HistGradientBoostingClassifier(
+            categorical_features=chosen, random_state=seed
+        )
+        train, test = (_numbers(own, schema, one_hot=False) for own in (records, judged))
+    else:
+        learner = make_pipeline(
+            SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True),
+            StandardScaler(), LogisticRegression(max_iter=2000),
+        )  # fmt: skip
+        train, test = (_numbers(own, schema, one_hot=True) for own in (records, judged))
+    probability: Array = learner.fit(train, truth).predict_proba(test)[:, 1]
+    return probability
+
+
+def _inputs(schema: Schema) -> dict[str, Any]:
+    return {name: column for name, column in schema.columns.items() if name != schema.target}
+
+
+def _numbers(records: "pd.DataFrame", schema: Schema, *, one_hot: bool) -> Array:
+    """Columns beside the target as float64; NaN where a value is missing."""
+    parts = []
+    for name, column in _inputs(schema).items():
+        values = records[name]
+        if column.kind != "categorical":
+            parts.append(values.to_numpy(np.float64, na_value=np.nan))
+        elif one_hot:
+            parts += [(values == c).to_numpy(np.float64, na_value=0.0) for c in column.categories]
+        else:
+            codes = {category: float(code) for code, category in enumerate(column.categories)}
+            parts.append(values.map(codes).to_numpy(np.float64, na_value=np.nan))
+    return np.stack(parts, axis=1)
+
+
+def _ordered(records: "pd.DataFrame", schema: Schema) -> Array:
+    """The same, with missing values below all others."""
+    numbers = _numbers(records, schema, one_hot=False)
+    return np.where(np.isnan(numbers), -1e18, numbers)
+
+
+def column_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) -> dict[str, float]:
+    """Likeness of each column's values, 0 to 1; see `RecordsEvaluation.columns`."""
+    from scipy.stats import ks_2samp
+
+    both = _ordered(real, schema), _ordered(made, schema)
+    likeness = {}
+    for place, (name, column) in enumerate(_inputs(schema).items()):
+        one, other = both[0][:, place], both[1][:, place]
+        if column.kind == "categorical":
+            codes = np.union1d(one, other)
+            parts = [np.array([(own == code).mean() for code in codes]) for own in (one, other)]
+            distance = float(np.abs(parts[0] - parts[1]).sum() / 2)
+        else:
+            distance = float(ks_2samp(one, other, method="asymp").statistic)
+        likeness[name] = 1 - distance
+    return likeness
+
+
+def pair_likeness(real: "pd.DataFrame", made: "pd.DataFrame", schema: Schema) -> float:
+    """Mean likeness of pairs of columns, 0 to 1; see `RecordsEvaluation.pairs`."""
+    from scipy.stats import rankdata
+
+    tables = []
+    for own in (real, made):
+        ranks = rankdata(_ordered(own, schema), axis=0)
+        with np.errstate(invalid="ignore"):  # of a column with one value
+            tables.append(np.nan_to_num(np.atleast_2d(np.corrcoef(ranks, rowvar=False))))
+    upper = np.triu_indices(len(tables[0]), 1)
+    if not len(upper[0]):
+        return 1.0
+    return float(1 - np.abs(tables[0] - tables[1])[upper].mean() / 2)
+
+
+def distances(encoder: Encoder, of: "pd.DataFrame", to: "pd.DataFrame") -> Array:
+    """Distance (L1, a different category counts 1) of each record to the closest of others."""
+    from sklearn.neighbors import NearestNeighbors
+
+    one, other = (encoder.encode(own)[:, 0].numpy() / 2 for own in (of, to))
+    nearest = NearestNeighbors(n_neighbors=1, metric="manhattan").fit(other)
+    found: Array = nearest.kneighbors(one)[0][:, 0]
+    return found
+
+
+def _nearer(
+    encoder: Encoder, made: "pd.DataFrame", trained: "pd.DataFrame", judged: "pd.DataFrame"
+) -> float:
+    count = min(len(trained), len(judged))
+    some = made.sample(min(len(made), 4000), random_state=0)
+    one = distances(encoder, some, trained.sample(count, random_state=0))
+    other = distances(encoder, some, judged.sample(count, random_state=0))
+    return float((one < other).mean() + (one == other).mean() / 2)

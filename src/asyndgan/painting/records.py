@@ -1,0 +1,150 @@
+"""A synthetic table from a finished run's generator: its records, schema, provenance and card."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import torch
+
+from asyndgan.data import derived_seed
+from asyndgan.data.writing import written_whole
+from asyndgan.errors import RunError
+from asyndgan.painting.card import privacy_line
+from asyndgan.runs import RunFolder
+from asyndgan.runs.trial import trial_of
+from asyndgan.tables.cohort import table_of
+from asyndgan.tables.encoding import Encoder, class_numbers
+from asyndgan.tables.schema import SCHEMA_FILE
+from asyndgan.tables.table import MOST_RECORDS
+from asyndgan.training import SHARED_LOOK, generator_inputs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+BATCH: Final = 4096
+DRAWS: Final = 2
+"""Synthetic records for each record of the sites, by default."""
+RECORDS_FILE: Final = "records"
+
+
+@torch.no_grad()
+def make_records(run: RunFolder, draws: int = DRAWS, seed: int = 0) -> "pd.DataFrame":
+    """Records of a run's generator, in random order, with classes in the shares of the recipe.
+
+    Args:
+        run: a finished run of a table.
+        draws: records for each one that the sites declared.
+        seed: of latent codes, drawn categories and the order.
+
+    Raises:
+        RunError: the run has not finished, or more than `MOST_RECORDS` are asked for.
+    """
+    recipe, facts, generator = run.recipe(), run.facts(), run.generator()
+    table = table_of(recipe)
+    count = draws * sum(int(about["cases"]) for about in facts.teachers.values())
+    if count > MOST_RECORDS:
+        raise RunError(f"{count:,} records are asked for; {MOST_RECORDS:,} are made at most.")
+    random = torch.Generator().manual_seed(derived_seed(seed, "records"))
+    classes = class_numbers(table.classes, count)
+    classes = classes[torch.randperm(count, generator=random)]
+    images = [
+        generator(*generator_inputs(recipe, facts.scope, own, [SHARED_LOOK] * len(own), random))
+        for own in classes.split(BATCH)
+    ]
+    return Encoder(table).decode(torch.cat(images), classes)
+
+
+def generate_records(
+    run: RunFolder, out: Path, *, draws: int = DRAWS, seed: int = 0, ending: str = ".csv"
+) -> int:
+    """Writes a synthetic table into a new folder; arguments are those of `make_records`.
+
+    Args:
+        run: a finished run of a table.
+        out: folder to write: records, `schema.json` with the provenance, and MODEL_CARD.md.
+        draws: as in `make_records`.
+        seed: as in `make_records`.
+        ending: `.csv` or `.parquet`.
+
+    Returns:
+        The number of records.
+
+    Raises:
+        RunError, DataError: as `make_records`, or `out` cannot be written.
+    """
+    with written_whole(out) as half:
+        records = make_records(run, draws, seed)
+        half.mkdir(parents=True)
+        write_records(half / f"{RECORDS_FILE}{ending}", records)
+        about = {"draws": draws, "seed": seed, **_provenance(run)}
+        schema = _schema(run) | {"synthetic": True, "provenance": about}
+        (half / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
+        (half / "MODEL_CARD.md").write_text(_card(run, about, len(records)), "utf-8")
+    return len(records)
+
+
+def write_records(path: Path, records: "pd.DataFrame") -> None:
+    """Writes records as CSV (RFC 4180, UTF-8, empty field for missing) or Parquet."""
+    if path.suffix == ".parquet":
+        records.to_parquet(path, index=False)
+    else:
+        records.to_csv(path, index=False)
+
+
+def _schema(run: RunFolder) -> dict[str, Any]:
+    table = table_of(run.recipe())
+    columns: dict[str, Any] = {
+        column.name: {
+            "kind": column.kind,
+            **({"categories": list(column.categories)} if column.categories else {}),
+            "missing": column.missing,
+        }
+        for column in table.columns
+    }
+    columns[table.target] = {"kind": "categorical", "categories": list(table.classes)}
+    return {"name": f"synthetic ({run.recipe().name})", "target": table.target, "columns": columns}
+
+
+def _provenance(run: RunFolder) -> dict[str, Any]:
+    facts, recipe = run.facts(), run.recipe()
+    return {
+        "generator_sha256": facts.generator_sha256,
+        "run": facts.run,
+        "trial": trial_of(facts, recipe),
+        "recipe": recipe.name,
+        "recipe_sha256": facts.recipe_digest,
+        "asyndgan": facts.version,
+        "shares": {site: about["share"] for site, about in facts.teachers.items()},
+        "privacy": recipe.privacy.kind,
+    }
+
+
+def _card(run: RunFolder, about: dict[str, Any], count: int) -> str:
+    facts = run.facts()
+    sites = "\n".join(
+        f"| {site} | {own['cases']} | {own['share']:.3f} |" for site, own in facts.teachers.items()
+    )
+    return f"""# Model card: synthetic table
+
+**Every record in this folder is synthetic.** None is of a customer.
+
+- Records: {count}, with classes in the shares that the sites declared.
+- Made by a generator that was trained for {facts.steps} steps with asyndgan {facts.version}. It saw
+  no record: each site's discriminator sent it gradients only.
+
+| site | records behind it | share |
+|---|---|---|
+{sites}
+
+## Limits
+
+- {privacy_line(run.recipe().privacy)}
+- Extreme values are missing: the ends of each column are means over several records.
+- Measure before you rely on it: `asyndgan evaluate` and `asyndgan audit`.
+
+## Provenance
+
+```json
+{json.dumps(about, indent=2)}
+```
+"""

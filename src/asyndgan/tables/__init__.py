@@ -1,0 +1,1 @@
+"""Records in place of images: a site's table, its summary, its encoding and its cohort."""

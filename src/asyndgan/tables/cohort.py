@@ -1,0 +1,84 @@
+"""The cohort of a site whose cases are records: what a folder of images is elsewhere."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, final
+
+import numpy as np
+
+from asyndgan.data import Cohort, derived_seed
+from asyndgan.data.splits import OPEN, Chooser, held_out_by
+from asyndgan.errors import CohortError
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.table import TableSection
+from asyndgan.tables.encoding import Encoder
+from asyndgan.tables.summary import check_schema
+from asyndgan.tables.table import Table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@final
+@dataclass(frozen=True)
+class _Record:
+    """A record, told from others by its number in the file; each is of another customer."""
+
+    patient: str
+    present: tuple[bool, ...] = (True,)
+
+
+def read_for(recipe: Recipe, data: Path, who: str) -> Table:
+    """Reads a table that must have the columns of a recipe.
+
+    Raises:
+        DataError, CohortError: it cannot be read, or its schema is another one.
+    """
+    table = Table.read(data)
+    check_schema(table_of(recipe), table.schema, who)
+    return table
+
+
+def table_of(recipe: Recipe) -> TableSection:
+    """The table of a recipe; raises `CohortError` if it has none."""
+    if recipe.table is None:
+        raise CohortError(
+            f"recipe '{recipe.name}' is for images, and the data are a table. Plan a recipe with "
+            "'asyndgan plan'."
+        )
+    return recipe.table
+
+
+def split(
+    recipe: Recipe, table: Table, chooser: Chooser = OPEN
+) -> tuple["pd.DataFrame", "pd.DataFrame"]:
+    """The records that a site trains on, and those that it holds out (`training.hold_out`)."""
+    rows = [_Record(str(number)) for number in range(len(table.records))]
+    parts = held_out_by(recipe, rows, chooser)
+    kept, held = (table.records.iloc[[int(row.patient) for row in part]] for part in parts)
+    return kept, held
+
+
+def load_records(recipe: Recipe, data: Path, site: str, chooser: Chooser = OPEN) -> Cohort:
+    """A site's records, encoded by the recipe, without those that it holds out.
+
+    Raises:
+        DataError, CohortError: as `read_for`.
+    """
+    table = read_for(recipe, data, f"site {site}")
+    if table.schema.synthetic:
+        raise CohortError(f"site {site}: its table is synthetic. Name a table of real records.")
+    encoder = Encoder(table_of(recipe))
+    kept, _ = split(recipe, table, chooser)
+    seed = derived_seed(recipe.training.seed, "cohort", site)
+    return Cohort(
+        encoder.encode(kept, np.random.default_rng(derived_seed(seed, "places"))),
+        encoder.encode_classes(kept),
+        modalities=("record",),
+        labels={number: name for name, number in encoder.classes.items()},
+        patients=[str(number) for number in kept.index],
+        told=(len(table.records), [1.0]),
+        chooser=chooser,
+        seed=seed,
+        rare_first=recipe.training.rare_first,
+    )

@@ -1,0 +1,79 @@
+"""A recipe for tables, from what sites declare, from their records or from their summaries."""
+
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+
+from asyndgan.data import fingerprint as images
+from asyndgan.errors import CohortError
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.fingerprint import Fingerprint
+from asyndgan.recipe.table import TableSection
+from asyndgan.recipe.toml import tables_of
+from asyndgan.tables.schema import SCHEMA_FILE, is_table, schema_of
+from asyndgan.tables.summary import Summary, declared, is_summary, loaded, planned, summarised
+from asyndgan.tables.table import Table
+
+
+def plan_tables(sites: Mapping[str, Path], overrides: Sequence[str] = ()) -> Recipe | None:
+    """The recipe `tables/recipe.toml` with the columns of these sites; None if they have images.
+
+    Args:
+        sites: each site's table, its `schema.json` if that declares knots and shares, or its
+            summary, a file that `asyndgan fingerprint` wrote.
+        overrides: keys to override, each as `key=value`.
+
+    Raises:
+        DataError: a table or a summary cannot be read.
+        CohortError: the sites' tables differ, or some have images.
+        RecipeError: an override is not valid.
+    """
+    told = {
+        site: path
+        for site, path in sites.items()
+        if path.name == SCHEMA_FILE or is_table(path) or is_summary(path)
+    }
+    if not told:
+        return None
+    if others := sorted(set(sites) - set(told)):
+        raise CohortError(f"{', '.join(others)} has no table, and others have. Name sites alike.")
+    return plan_from({site: _told(path) for site, path in told.items()}, overrides)
+
+
+def plan_from(told: Mapping[str, Summary | TableSection], overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe for what sites tell of their tables; arguments and errors as of `plan_tables`."""
+    table = _agreed(told)
+    base = (files("asyndgan") / "tables" / "recipe.toml").read_text("utf-8")
+    return Recipe.from_tables(
+        {**tables_of(base, overrides), "table": table.model_dump(mode="json")}
+    )
+
+
+def fingerprint_in(path: Path) -> Fingerprint | Summary:
+    """Reads a fingerprint of images or of a table; raises `DataError` if it is none."""
+    return loaded(path) if is_summary(path) else images.loaded(path)
+
+
+def _told(path: Path) -> Summary | TableSection:
+    if is_summary(path):
+        return loaded(path)
+    schema = schema_of(path)
+    if schema.declared or path.name == SCHEMA_FILE:
+        return declared(schema)
+    return summarised(Table.read(path))
+
+
+def _agreed(told: Mapping[str, Summary | TableSection]) -> TableSection:
+    summaries = {site: one for site, one in told.items() if isinstance(one, Summary)}
+    if len(summaries) == len(told):
+        return planned(summaries)
+    first, *others = told
+    for site in others:
+        if told[site] != told[first]:
+            raise CohortError(
+                f"{site} and {first} declare other columns, knots or shares, or one of them "
+                "declares none. Write the same schema.json at both."
+            )
+    table = told[first]
+    assert isinstance(table, TableSection)  # not all are summaries, and all are equal
+    return table

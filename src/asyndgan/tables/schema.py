@@ -1,0 +1,147 @@
+"""What `schema.json` says of the records beside it. It may come from a stranger."""
+
+from pathlib import Path
+from typing import Annotated, Final, Self, final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from asyndgan.errors import DataError
+from asyndgan.recipe import explained
+from asyndgan.recipe.table import MOST_CATEGORIES, MOST_COLUMNS, Kind, Knots, Shares
+from asyndgan.texts import Name, bounded_text, parsed_json
+
+SCHEMA_FILE: Final = "schema.json"
+FORMATS: Final = (".csv", ".parquet")
+RUN_BY_SPREADSHEETS: Final = ("=", "+", "-", "@")
+"""Beginnings of a text that a spreadsheet takes for a formula (OWASP, CSV injection)."""
+
+
+def no_formula(text: str) -> str:
+    """The text; raises `ValueError` if a spreadsheet that opens it would run it."""
+    if text.startswith(RUN_BY_SPREADSHEETS):
+        raise ValueError(
+            f"'{text}' begins with one of {' '.join(RUN_BY_SPREADSHEETS)}, which a spreadsheet "
+            "takes for a formula; rename it"
+        )
+    if text != text.strip():
+        raise ValueError(f"'{text}' begins or ends with a space; remove it")
+    return text
+
+
+@final
+class SchemaColumn(BaseModel):
+    """A column of `schema.json`; other keys, such as `about`, are for people."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: Kind
+    categories: tuple[Name, ...] = Field((), max_length=MOST_CATEGORIES)
+    missing: bool = False
+    knots: Knots = ()
+
+    @model_validator(mode="after")
+    def _categories_of_categorical(self) -> Self:
+        if (self.kind == "categorical") != bool(self.categories):
+            raise ValueError("categories are listed exactly if the kind is categorical")
+        if len(set(self.categories)) < len(self.categories):
+            raise ValueError("a category is listed twice")
+        if self.knots and (self.kind == "categorical" or len(self.knots) < 2):
+            raise ValueError("knots are two numbers or more, of a numeric or integer column")
+        for name in self.categories:
+            no_formula(name)
+        return self
+
+
+@final
+class Schema(BaseModel):
+    """What `schema.json` says of a table; other keys are for people.
+
+    Attributes:
+        target: the column that a model is to predict; categorical, never missing.
+        positive: the category of the target whose probability is judged; empty: the last.
+        synthetic: whether a generator made the records.
+        shares: part of each class, from public knowledge; with `knots` of all numbers a recipe is
+            planned without looking at a record. Empty: from the sites' summaries.
+        columns: all columns, the target among them, in the order of the header line.
+    """
+
+    model_config = ConfigDict(frozen=True)
+    name: str = Field("", max_length=1000)
+    target: Name
+    positive: str = Field("", max_length=1000)
+    synthetic: bool = False
+    shares: Shares = Field(default_factory=dict)
+    columns: Annotated[dict[Name, SchemaColumn], Field(min_length=2, max_length=MOST_COLUMNS)]
+
+    @field_validator("columns")
+    @classmethod
+    def _names_no_formula(cls, value: dict[str, SchemaColumn]) -> dict[str, SchemaColumn]:
+        for name in value:
+            no_formula(name)
+        return value
+
+    @model_validator(mode="after")
+    def _target_is_a_class(self) -> Self:
+        target = self.columns.get(self.target)
+        if target is None or target.missing or len(target.categories) < 2:
+            raise ValueError(
+                f"the target '{self.target}' must be a categorical column of two categories or "
+                "more that is never missing"
+            )
+        if self.positive and self.positive not in target.categories:
+            raise ValueError(f"positive '{self.positive}' is no category of '{self.target}'")
+        if self.shares and set(self.shares) != set(target.categories):
+            raise ValueError(f"shares must name all categories of '{self.target}', and no other")
+        told = {bool(c.knots) for c in self.columns.values() if c.kind != "categorical"}
+        if told and told != {self.declared}:
+            raise ValueError(
+                "knots stand at every numeric and integer column, and shares beside the target; or "
+                "none of them, and a recipe is planned from summaries of the records"
+            )
+        return self
+
+    @property
+    def declared(self) -> bool:
+        """Whether knots and shares are declared, so that a plan needs no summary of records."""
+        return bool(self.shares)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Categories of the target, by number."""
+        return self.columns[self.target].categories
+
+    @property
+    def positive_class(self) -> str:
+        """The category of the target whose probability is judged."""
+        return self.positive or self.classes[-1]
+
+
+def is_table(data: Path) -> bool:
+    """Whether a site's data are records: a CSV or Parquet file, or a folder with a schema."""
+    return data.suffix in FORMATS or (data / SCHEMA_FILE).is_file()
+
+
+def file_of(data: Path) -> Path:
+    """The file of records that a path names, itself or as the only one of a folder."""
+    if data.suffix in FORMATS:
+        return data
+    found = sorted(p for p in data.glob("*") if p.suffix in FORMATS) if data.is_dir() else []
+    if len(found) != 1:
+        raise DataError(
+            f"{data} holds {len(found)} files of records ({', '.join(FORMATS)}), and one is "
+            "wanted. Name the file itself, with schema.json beside it."
+        )
+    return found[0]
+
+
+def schema_of(data: Path) -> Schema:
+    """The schema of a table, or of its `schema.json`; raises `DataError` if it is none."""
+    path = data if data.name == SCHEMA_FILE else file_of(data).parent / SCHEMA_FILE
+    try:
+        return Schema.model_validate(parsed_json(bounded_text(path)))
+    except ValidationError as error:
+        raise DataError(f"{path} is no schema of a table:\n{explained(error, [])}") from error
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: {error}. A table has a schema.json beside it: target, and columns with "
+            "kind (numeric, integer, categorical), categories and missing."
+        ) from error

@@ -1,0 +1,245 @@
+"""What a site tells of its columns before a run, and the encoding that follows from all sites'.
+
+A summary holds no value of a single record: each number is a mean over `LEAST` records or more
+that are next to each other in the order of one column (univariate microaggregation, Domingo-Ferrer
+and Mateo-Sanz 2002). The ends of each group are left out, so that no extreme record moves a mean.
+Columns are summarised one by one, so it says nothing of how they go together. Where many records
+share a value, the mean is that value. It is no differential privacy, so a schema can declare knots
+and shares instead, and nothing is summarised.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal, final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from asyndgan.errors import CohortError, DataError
+from asyndgan.recipe import explained
+from asyndgan.recipe.table import (
+    MOST_CATEGORIES,
+    MOST_COLUMNS,
+    Finite,
+    Kind,
+    TableColumn,
+    TableSection,
+)
+from asyndgan.tables.schema import Schema
+from asyndgan.tables.table import Table
+from asyndgan.texts import Name, bounded_text, parsed_json
+
+SUMMARY: Final = "asyndgan table summary 1"
+LEAST: Final = 10
+"""Fewest records behind a number of a summary."""
+GROUP: Final = 14
+"""Fewest neighbouring records of a group; without `TRIMMED` of them at each end `LEAST` remain."""
+TRIMMED: Final = 0.15
+KNOTS: Final = 100
+MOST_SUMMARY: Final = 2**22
+
+
+@final
+class SummaryColumn(BaseModel):
+    """A column of a summary; `means` rise, and each stands for equally many records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Kind
+    missing: bool
+    categories: Annotated[tuple[Name, ...], Field(max_length=MOST_CATEGORIES)] = ()
+    means: Annotated[tuple[Finite, ...], Field(max_length=KNOTS)] = ()
+
+
+@final
+class Summary(BaseModel):
+    """What one site tells of its table.
+
+    Attributes:
+        target: name of the target.
+        classes: records of each class, rounded to a multiple of `LEAST`.
+        columns: the other columns.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["asyndgan table summary 1"] = SUMMARY
+    target: Name
+    classes: Annotated[
+        dict[Name, Annotated[int, Field(ge=0, lt=2**40)]],
+        Field(min_length=2, max_length=MOST_CATEGORIES),
+    ]
+    columns: Annotated[dict[Name, SummaryColumn], Field(min_length=1, max_length=MOST_COLUMNS)]
+
+    @model_validator(mode="after")
+    def _some_record(self) -> "Summary":
+        if not sum(self.classes.values()):
+            raise ValueError("it summarises no record")
+        return self
+
+    def bounded(self, fewest: int) -> "Summary | None":
+        """The summary, if no number of it is of fewer than `fewest` records."""
+        return self if fewest <= LEAST else None
+
+
+def summarised(table: Table) -> Summary:
+    """Summarises a site's table.
+
+    Raises:
+        DataError: a column has values in fewer than two groups of records, or there are fewer than
+            `LEAST` records.
+    """
+    from scipy.stats import trim_mean
+
+    records, target = table.records, table.schema.target
+    counts = {name: int((records[target] == name).sum()) for name in table.schema.classes}
+    columns = {}
+    for name, column in table.schema.columns.items():
+        if name == target:
+            continue
+        means: tuple[float, ...] = ()
+        if column.kind != "categorical":
+            values = np.sort(records[name].dropna().to_numpy(np.float64))
+            groups = min(KNOTS, len(values) // GROUP)
+            if groups < 2:
+                raise DataError(
+                    f"{table.path}: column '{name}' has {len(values)} values, and a summary takes "
+                    f"{2 * GROUP} at least. Add records, or leave the column out at all sites."
+                )
+            split = np.array_split(values, groups)
+            means = tuple(float(f"{trim_mean(group, TRIMMED):.7g}") for group in split)
+        columns[name] = SummaryColumn(
+            kind=column.kind, missing=column.missing, categories=column.categories, means=means
+        )
+    rounded = {name: LEAST * round(count / LEAST) for name, count in counts.items()}
+    if not any(rounded.values()):
+        raise DataError(f"{table.path} has too few records for a summary; {LEAST} are wanted.")
+    return Summary(target=target, classes=rounded, columns=columns)
+
+
+def is_summary(path: Path) -> bool:
+    """Whether a file is a summary, and not the fingerprint of a folder of images."""
+    try:
+        return path.suffix == ".json" and SUMMARY in bounded_text(path, MOST_SUMMARY)
+    except (OSError, ValueError):
+        return False
+
+
+def loaded(path: Path) -> Summary:
+    """Reads a summary, which may come from a stranger; raises `DataError` if it is none."""
+    remedy = "Take a file that 'asyndgan fingerprint TABLE --out FILE' wrote."
+    try:
+        return Summary.model_validate(parsed_json(bounded_text(path, MOST_SUMMARY)))
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is no summary of a table:\n{explained(error, [])}\n{remedy}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} is no summary of a table ({error}). {remedy}") from error
+
+
+def planned(summaries: Mapping[str, Summary]) -> TableSection:
+    """The table of a recipe for these sites: their columns, and knots of all their records.
+
+    A site counts by its number of records.
+
+    Raises:
+        CohortError: two sites differ in a column, its kind or its categories, or in the target.
+    """
+    first, *_ = summaries
+    for site, summary in summaries.items():
+        if reason := _difference(summaries[first], summary):
+            raise CohortError(
+                f"{site} and {first} have {reason}. Write the same schema.json at both."
+            )
+    records = {site: sum(summary.classes.values()) for site, summary in summaries.items()}
+    total = sum(records.values())
+    classes = {
+        name: sum(summary.classes[name] for summary in summaries.values()) / total
+        for name in summaries[first].classes
+    }
+    if empty := [name for name, part in classes.items() if not part]:
+        raise CohortError(
+            f"no site has records of the class '{empty[0]}'. Take it out of schema.json."
+        )
+    columns = []
+    for name, column in summaries[first].columns.items():
+        knots: tuple[float, ...] = ()
+        if column.kind != "categorical":
+            told = {site: summary.columns[name].means for site, summary in summaries.items()}
+            knots = _pooled(told, records, whole=column.kind == "integer")
+        columns.append(
+            TableColumn(
+                name=name, kind=column.kind,
+                missing=any(summary.columns[name].missing for summary in summaries.values()),
+                categories=column.categories, knots=knots,
+            )
+        )  # fmt: skip
+    return TableSection(target=summaries[first].target, classes=classes, columns=tuple(columns))
+
+
+def declared(schema: Schema) -> TableSection:
+    """The table of a recipe by what a schema declares; raises `CohortError` if it does not."""
+    if not schema.declared:
+        raise CohortError(
+            "schema.json declares no knots and shares. Name the sites' fingerprints, or declare "
+            "them."
+        )
+    columns = tuple(
+        TableColumn(name=name, **column.model_dump())
+        for name, column in schema.columns.items()
+        if name != schema.target
+    )
+    shares = {name: schema.shares[name] for name in schema.classes}
+    return TableSection(source="declared", target=schema.target, classes=shares, columns=columns)
+
+
+def check_schema(table: TableSection, schema: Schema, who: str) -> None:
+    """Checks that a site's schema is that of a recipe.
+
+    Raises:
+        CohortError: it is not.
+    """
+    own = {name: column for name, column in schema.columns.items() if name != schema.target}
+    wanted = {column.name: column for column in table.columns}
+    like = all(
+        name in own
+        and own[name].kind == column.kind
+        and own[name].categories == column.categories
+        and own[name].missing <= column.missing
+        for name, column in wanted.items()
+    )
+    if set(own) != set(wanted) or not like or schema.target != table.target:
+        raise CohortError(
+            f"{who}: its schema.json has other columns, kinds, categories or another target than "
+            "the recipe. Plan the recipe from the fingerprints of all sites."
+        )
+    if set(schema.classes) != set(table.classes):
+        raise CohortError(f"{who}: its target has other categories than the recipe's.")
+
+
+def _difference(one: Summary, other: Summary) -> str:
+    if one.target != other.target or list(one.classes) != list(other.classes):
+        return "another target, or other categories of it"
+    if set(one.columns) != set(other.columns):
+        return "other columns"
+    for name, column in one.columns.items():
+        others = other.columns[name]
+        if (column.kind, column.categories) != (others.kind, others.categories):
+            return f"another kind, or other categories, of column '{name}'"
+    return ""
+
+
+def _pooled(
+    told: Mapping[str, tuple[float, ...]], records: Mapping[str, int], *, whole: bool
+) -> tuple[float, ...]:
+    """Knots at even levels of the sites' means, each weighted by the records that it stands for."""
+    values = np.concatenate([np.array(means) for means in told.values()])
+    weights = np.concatenate(
+        [np.full(len(means), records[site] / len(means)) for site, means in told.items()]
+    )
+    order = np.argsort(values, kind="stable")
+    values, weights = values[order], weights[order]
+    middles = np.cumsum(weights) - weights / 2
+    found = np.interp(np.linspace(0, 1, KNOTS + 1), middles / weights.sum(), values)
+    if whole:
+        found = np.rint(found)
+    return tuple(float(f"{value:.7g}") for value in found)

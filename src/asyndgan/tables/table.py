@@ -1,0 +1,263 @@
+"""A site's records, read from CSV or Parquet as their schema says. Every file is hostile."""
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Self, final
+
+from asyndgan.errors import DataError
+from asyndgan.received import contents, opened
+from asyndgan.tables.schema import SCHEMA_FILE, Schema, SchemaColumn, file_of, schema_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MOST_BYTES: Final = 2**28
+"""Largest file of records, and most bytes of a Parquet file's records once decoded."""
+MOST_RECORDS: Final = 2_000_000
+BATCH: Final = 2**16
+"""Records of a Parquet file that are decoded at once."""
+STRANGE: Final = "\0"
+"""Stands for a text that is no category; no name holds it."""
+LONGEST_CELL: Final = 1000
+LARGEST: Final = 1e15
+"""Largest number, of either sign: whole ones up to it are exact in float64."""
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """A site's schema and records.
+
+    Attributes:
+        path: file of the records.
+        schema: what the columns are.
+        records: a column each: Float64, Int64 or string; NA where a value is missing.
+    """
+
+    path: Path
+    schema: Schema
+    records: "pd.DataFrame"
+
+    @classmethod
+    def read(cls, data: Path) -> Self:
+        """Reads a table.
+
+        Args:
+            data: a CSV or Parquet file with `schema.json` beside it, or a folder that holds both.
+
+        Raises:
+            DataError: it cannot be read, or is not as its schema says; names the line and column,
+                never a value.
+        """
+        path, schema = file_of(data), schema_of(data)
+        _need_pandas()
+        try:
+            records = (_parquet if path.suffix == ".parquet" else _csv)(path, schema)
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: {error}") from error
+        if records.empty:
+            raise DataError(f"{path} holds no record. Name a file with records.")
+        return cls(path, schema, records)
+
+
+def rows_of(records: "pd.DataFrame") -> list[tuple[str, ...]]:
+    """The records as texts, to find one in another table; empty where a value is missing."""
+    return list(records.astype("string").fillna("").itertuples(index=False, name=None))
+
+
+def _need_pandas() -> None:
+    try:
+        import pandas  # noqa: F401
+    except ImportError as error:
+        raise DataError("tables need pandas; pip install 'asyndgan[tables]'.") from error
+
+
+def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
+    import pandas as pd
+
+    try:
+        text = contents(path, MOST_BYTES).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError("is not in UTF-8. Save it as 'CSV UTF-8'.") from error
+    if "\0" in text:
+        raise ValueError("holds a zero byte. Save it as 'CSV UTF-8'.")
+    cells: list[list[str]] = [[] for _ in schema.columns]
+    lines = _rows(io.StringIO(text, newline=""))
+    order = _order(next(lines, (1, []))[1], schema)
+    for line, row in lines:
+        if len(row) != len(cells):
+            raise ValueError(
+                f"line {line} has {len(row)} fields, and {len(cells)} are wanted. Separate fields "
+                "by commas, and quote those that hold one."
+            )
+        if len(cells[0]) >= MOST_RECORDS:
+            raise ValueError(f"has more than {MOST_RECORDS:,} records. Split it.")
+        for place, own in zip(order, cells, strict=True):
+            own.append(row[place])
+    return pd.DataFrame(
+        {
+            name: _typed(own, name, column)
+            for (name, column), own in zip(schema.columns.items(), cells, strict=True)
+        }
+    )
+
+
+def _rows(text: io.StringIO) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(text, strict=True)
+    try:
+        for row in reader:
+            if any(len(cell) > LONGEST_CELL for cell in row):
+                raise ValueError(
+                    f"line {reader.line_num} has a field of over {LONGEST_CELL} characters. "
+                    "Look for a quotation mark that is not closed."
+                )
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(
+            f"line {reader.line_num}: {error}. Quote fields as RFC 4180 says"
+        ) from error
+
+
+def _order(header: Sequence[str], schema: Schema) -> list[int]:
+    """Place in a file of each column of the schema."""
+    lacking = [name for name in schema.columns if name not in header]
+    strange = [name for name in header if name not in schema.columns]
+    if lacking or strange or len(header) != len(schema.columns):
+        raise ValueError(
+            f"its columns are not those of {SCHEMA_FILE}: {len(lacking)} are missing"
+            f"{_some(lacking)}, {len(strange)} are not listed. List the same columns in both."
+        )
+    return [header.index(name) for name in schema.columns]
+
+
+def _some(names: Sequence[str]) -> str:
+    return f" ({', '.join(names[:3])})" if names else ""
+
+
+def _typed(cells: Sequence[str], name: str, column: SchemaColumn) -> Any:
+    """A column of texts as values; raises `ValueError` that names line and column of a fault."""
+    import pandas as pd
+
+    if column.kind == "categorical":
+        values: list[Any] = [cell or None for cell in cells]
+    else:
+        values = [_number(cell) for cell in cells]
+    return _checked(
+        pd.Series(values, dtype=None if column.kind != "categorical" else "string"),
+        name,
+        column,
+        first=2,
+    )
+
+
+def _number(cell: str) -> float | None:
+    """A number; None for an empty cell, infinity for what is no number."""
+    if not cell:
+        return None
+    try:
+        number = float(cell) if "_" not in cell and cell.isascii() else math.inf
+    except ValueError:
+        return math.inf
+    return math.inf if math.isnan(number) else number
+
+
+def _checked(values: Any, name: str, column: SchemaColumn, *, first: int) -> Any:
+    """Values of a column in their type, if the schema allows them; `first`: line of row 0."""
+    import numpy as np
+
+    absent = values.isna()
+    faults = [] if column.missing else [(absent, "is missing", "allow it: missing = true")]
+    if column.kind == "categorical":
+        strange = ~values.isin(column.categories) & ~absent
+        faults.append((strange, "is not among the column's categories", "list it, or correct it"))
+    else:
+        numbers = values.astype("Float64").to_numpy(np.float64, na_value=np.nan)
+        wrong = ~absent & ~(np.abs(numbers) <= LARGEST)
+        faults.append((wrong, f"is no number from -{LARGEST:g} to {LARGEST:g}", "correct it"))
+        if column.kind == "integer":
+            broken = ~absent & ~wrong & (numbers != np.rint(numbers))
+            faults.append((broken, "is no whole number", "correct it, or call it numeric"))
+    for where, reason, remedy in faults:
+        if where.any():
+            row = int(np.flatnonzero(where.to_numpy())[0]) + first
+            raise ValueError(
+                f"column '{name}': the value in line {row} {reason}, and so in "
+                f"{int(where.sum())} records in all; {remedy}."
+            )
+    types = {"categorical": "string", "integer": "Int64", "numeric": "Float64"}
+    return (
+        values.astype("Float64").astype(types[column.kind])
+        if column.kind != "categorical"
+        else values
+    )
+
+
+def _parquet(path: Path, schema: Schema) -> "pd.DataFrame":
+    import numpy as np
+    import pandas as pd
+
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError as error:
+        raise DataError("Parquet needs pyarrow; pip install 'asyndgan[tables]'.") from error
+    # As a dictionary a text is held once, however many records have it.
+    texts = [name for name, column in schema.columns.items() if column.kind == "categorical"]
+    parts: dict[str, list[Any]] = {name: [] for name in schema.columns}
+    with opened(path, MOST_BYTES) as file:
+        try:
+            found = parquet.ParquetFile(file, read_dictionary=texts)
+            _order(found.schema_arrow.names, schema)
+            for name, column in schema.columns.items():
+                _check_stored(found.schema_arrow.field(name).type, name, column)
+            records = size = 0
+            for batch in found.iter_batches(BATCH, columns=list(parts), use_threads=False):
+                records, size = records + len(batch), size + batch.nbytes
+                if records > MOST_RECORDS or size > MOST_BYTES:
+                    raise ValueError(
+                        f"has more than {MOST_RECORDS:,} records or {MOST_BYTES:,} bytes. Split it."
+                    )
+                for name, column in schema.columns.items():
+                    parts[name].append(_decoded(batch.column(name), column))
+        except pyarrow.ArrowException as error:
+            raise ValueError("is no Parquet file that can be read. Write it anew.") from error
+    columns = {}
+    for name, column in schema.columns.items():
+        kind = "string" if column.kind == "categorical" else "Float64"
+        values = pd.Series(np.concatenate(parts[name] or [[]]), dtype=kind)
+        columns[name] = _checked(values, name, column, first=1)
+    return pd.DataFrame(columns)
+
+
+def _check_stored(kind: Any, name: str, column: SchemaColumn) -> None:
+    """Checks the type in which a Parquet file stores a column; raises `ValueError`."""
+    from pyarrow import types
+
+    if column.kind == "categorical":
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        fits = types.is_string(kind) or types.is_large_string(kind)
+    else:
+        fits = types.is_floating(kind) or types.is_integer(kind)
+    if not (fits or types.is_null(kind)):
+        raise ValueError(f"column '{name}' is stored as {kind}, and is {column.kind}.")
+
+
+def _decoded(values: Any, column: SchemaColumn) -> Any:
+    """Values of a batch: numbers, or texts of which a strange one stands for all others."""
+    import numpy as np
+    import pyarrow
+    from pyarrow import compute
+
+    if pyarrow.types.is_null(values.type):
+        return np.full(len(values), None)
+    if column.kind != "categorical":
+        return compute.cast(values, "float64", safe=False).to_numpy(zero_copy_only=False)
+    known = compute.index_in(values.dictionary, value_set=pyarrow.array(column.categories))
+    names = np.array([*column.categories, STRANGE, None], dtype=object)
+    codes = np.append(known.fill_null(len(column.categories)), len(names) - 1)
+    return names[codes[values.indices.fill_null(len(codes) - 1)]]

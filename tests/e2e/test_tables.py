@@ -1,0 +1,188 @@
+"""All commands on records, as a person types them, one after the other on one tiny run."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from asyndgan import Run, audit, evaluate, generate
+from asyndgan.privacy.ledger import read as read_ledger
+from asyndgan.tables.schema import schema_of
+from asyndgan.tables.summary import loaded
+from asyndgan.tables.table import Table
+
+SCHEMA = {
+    "target": "bad",
+    "positive": "yes",
+    "columns": {
+        "income": {"kind": "numeric"},
+        "delay": {"kind": "integer", "missing": True},
+        "home": {"kind": "categorical", "categories": ["own", "rent"]},
+        "bad": {"kind": "categorical", "categories": ["no", "yes"]},
+    },
+}
+SMALL = ["training.steps=4", "training.batch=8", "generator.width=8", "training.hold_out=0.3"]
+
+
+def asyndgan(*words: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from asyndgan.cli import main; main()", *map(str, words)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "150"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def said(*words: object) -> str:
+    done = asyndgan(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def drawn(folder: Path, seed: int, count: int = 240) -> Path:
+    random = np.random.default_rng(seed)
+    income = np.round(random.lognormal(10, 1, count), 2)
+    delay = pd.Series(random.poisson(3, count), dtype="Int64").mask(random.random(count) < 0.3)
+    bad = random.random(count) < 1 / (
+        1 + np.exp(income / 2e4 - delay.fillna(0).to_numpy(float) / 3)
+    )
+    folder.mkdir(parents=True)
+    (folder / "schema.json").write_text(json.dumps(SCHEMA))
+    pd.DataFrame(
+        {
+            "income": income,
+            "delay": delay,
+            "home": random.choice(["own", "rent"], count),
+            "bad": np.where(bad, "yes", "no"),
+        }
+    ).to_csv(folder / "records.csv", index=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("banks")
+    for seed, name in enumerate(("north", "south", "test")):
+        drawn(folder / name, seed)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sites(data: Path) -> list[str]:
+    return [word for name in ("north", "south") for word in ("--site", f"{name}={data / name}")]
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, sites: Sequence[str]) -> Path:
+    place = data / "north.json"
+    told = said("fingerprint", data / "north", "--out", place)
+    assert "Each mean is of 10 records or more" in told
+    assert loaded(place).target == "bad"
+    recipe = data / "recipe.toml"
+    told = said("plan", place, data / "south", "--out", recipe)
+    assert "Planned for a table of 3 columns (1 numeric, 1 integer, 1 categorical)." in told
+    changes = [word for key in SMALL for word in ("--set", key)]
+    told = said("train", recipe, *sites, "--out", data / "run", *changes)
+    assert "step 4/4" in told
+    assert "paints      'record', 6 numbers" in told
+    return data / "run"
+
+
+def test_check_tells_facts_and_names_faults(data: Path, tmp_path: Path) -> None:
+    assert "No faults." in said("check", data / "north", data / "south", "--test", data / "test")
+    same = asyndgan("check", data / "north", data / "south", "--test", data / "south")
+    assert same.returncode == 1
+    assert "240 test records are also at a site" in same.stdout
+    broken = drawn(tmp_path / "broken", 3)
+    with (broken / "records.csv").open("a") as file:
+        file.write("1,2,=1+1,yes\n")
+    done = asyndgan("check", data / "north", broken)
+    assert done.returncode == 1
+    assert (
+        "column 'home': the value in line 242 is not among the column's categories" in done.stdout
+    )
+    assert "1+1" not in done.stdout
+
+
+def test_a_recipe_is_planned_by_train_itself(data: Path, sites: list[str], tmp_path: Path) -> None:
+    changes = [word for key in SMALL for word in ("--set", key)]
+    told = said("train", *sites, "--out", tmp_path / "run", *changes)
+    assert "Planned for a table of 3 columns" in told
+    assert Run(tmp_path / "run").recipe.table is not None
+
+
+def test_generate_makes_a_table_with_its_schema_and_card(run: Path, tmp_path: Path) -> None:
+    assert "960 synthetic records" in said("generate", run, "--out", tmp_path / "a")
+    table = Table.read(tmp_path / "a")
+    assert list(table.records.columns) == ["income", "delay", "home", "bad"]
+    assert table.schema.synthetic
+    assert "Every record in this folder is synthetic" in (tmp_path / "a/MODEL_CARD.md").read_text()
+    about = json.loads((tmp_path / "a" / "schema.json").read_text())["provenance"]
+    assert about["generator_sha256"] == Run(run).facts.generator_sha256
+    shares = Run(run).recipe.table.classes  # type: ignore[union-attr]  # it has one
+    found = table.records["bad"].value_counts(normalize=True)
+    assert found["yes"] == pytest.approx(shares["yes"], abs=0.01)
+    like = table.records.iloc[:20]
+    like.to_parquet(tmp_path / "like.parquet")
+    assert generate(run, tmp_path / "b", like=tmp_path / "like.parquet") == 960
+    assert (tmp_path / "b" / "records.parquet").is_file()
+    pd.testing.assert_frame_equal(Table.read(tmp_path / "b").records, table.records)
+    refused = asyndgan("generate", run, "--out", tmp_path / "c", "--augment")
+    assert refused.returncode == 1
+    assert "--augment: this is for images" in refused.stderr
+
+
+def test_a_synthetic_table_is_no_site(run: Path, data: Path, tmp_path: Path) -> None:
+    said("generate", run, "--out", tmp_path / "a")
+    refused = asyndgan(
+        "train", data / "recipe.toml", "--site", f"a={tmp_path / 'a'}", "--out", tmp_path / "r"
+    )
+    assert refused.returncode == 1
+    assert "site a: its table is synthetic" in refused.stderr
+
+
+def test_evaluate_audit_and_report(run: Path, data: Path, sites: list[str], tmp_path: Path) -> None:
+    told = said("evaluate", run, *sites, "--test", data / "test", "--out", run / "evaluation")
+    assert "real, all sites" in told and "regression" in told
+    found = json.loads((run / "evaluation" / "evaluation.json").read_text())
+    boosted = {one["records"]: one for one in found["scores"] if one["model"] == "boosting"}
+    assert set(boosted) == {"real, all sites", "real, north", "real, south", "synthetic"}
+    assert boosted["real, all sites"]["auc"] > 0.6
+    assert boosted["real, all sites"]["count"] == 336
+    assert set(found["columns"]) == {"income", "delay", "home"}
+    told = said("audit", run, *sites, "--out", run / "audit")
+    assert "all sites: " in told and "0.5 is guessing" in told
+    page = said("report", run)
+    assert "report.html" in page or page == ""
+    text = (run / "report.html").read_text()
+    assert "real, all sites" in text and "all sites" in text and "Not audited" not in text
+
+
+def test_python_judges_held_out_records(run: Path, data: Path, tmp_path: Path) -> None:
+    named = {name: data / name for name in ("north", "south")}
+    found = evaluate(run, named, tmp_path / "e")
+    assert found.about["judged_on"] == "144 held-out records"
+    assert audit(run, named, tmp_path / "a").attacks[-1].others == 144  # type: ignore[union-attr]
+    schema = schema_of(tmp_path / "e" / "synthetic" / "schema.json")
+    assert schema.classes == ("no", "yes")
+
+
+def test_privacy_is_charged_and_recorded(data: Path, tmp_path: Path) -> None:
+    schema = json.loads(json.dumps(SCHEMA)) | {"shares": {"no": 0.6, "yes": 0.4}}
+    schema["columns"]["income"]["knots"] = [0, 10_000, 30_000, 1_000_000]
+    schema["columns"]["delay"]["knots"] = [0, 3, 20]
+    sites = []
+    for name in ("north", "south"):
+        folder = shutil.copytree(data / name, tmp_path / name)
+        (folder / "schema.json").write_text(json.dumps(schema))
+        sites += ["--site", f"{name}={folder}"]
+    private = ["privacy.kind=discriminator", "privacy.noise=1", "training.steps=3"]
+    changes = [word for key in (*SMALL[1:], *private) for word in ("--set", key)]
+    said("train", *sites, "--out", tmp_path / "run", *changes)
+    entries = list(read_ledger(tmp_path / "run" / "sites" / "north" / "ledger.jsonl"))
+    assert entries[-1].epsilon is not None and 0 < entries[-1].epsilon < 50
+    assert all(entry.masks == 0 for entry in entries)  # classes are drawn, not the customers'

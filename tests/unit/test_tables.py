@@ -1,0 +1,490 @@
+"""Tables: their files, their encoding, what a summary tells, and their networks."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pandas.testing import assert_frame_equal
+from pyarrow import parquet
+
+from asyndgan.data.cohort import Cohort
+from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError
+from asyndgan.models import build_discriminator, build_generator, condition_maps, site_noise
+from asyndgan.privacy import Policy, Released
+from asyndgan.privacy.books import open_release
+from asyndgan.privacy.ledger import read as read_ledger
+from asyndgan.recipe import Recipe
+from asyndgan.recipe.table import TableColumn, TableSection
+from asyndgan.tables.cohort import load_records
+from asyndgan.tables.encoding import Encoder, class_numbers
+from asyndgan.tables.planning import plan_from, plan_tables
+from asyndgan.tables.schema import is_table
+from asyndgan.tables.summary import GROUP, LEAST, loaded, planned, summarised
+from asyndgan.tables.table import Table
+from asyndgan.training.describing import Describing
+from asyndgan.wire import ANSWERS, Describe, Described, unpack
+
+SCHEMA: dict[str, Any] = {
+    "target": "bad",
+    "columns": {
+        "income": {"kind": "numeric", "missing": True},
+        "loans": {"kind": "integer"},
+        "term": {"kind": "categorical", "categories": ["short", "long, fixed"], "missing": True},
+        "bad": {"kind": "categorical", "categories": ["no", "yes"]},
+    },
+}
+PRIVATE = ("privacy.kind=discriminator", "privacy.noise=2", "training.steps=10")
+HEADER = "income,loans,term,bad\n"
+
+
+def stored(folder: Path, rows: str | bytes, schema: object = SCHEMA) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "schema.json").write_text(json.dumps(schema))
+    whole = HEADER.encode() + rows.encode() if isinstance(rows, str) else rows
+    (folder / "records.csv").write_bytes(whole)
+    return folder
+
+
+def drawn(folder: Path, count: int = 200, seed: int = 0) -> Path:
+    random = np.random.default_rng(seed)
+    rows = [
+        f"{random.lognormal(10):.2f}" * (random.random() < 0.9)
+        + f",{random.poisson(2)},{random.choice(['short', chr(34) + 'long, fixed' + chr(34), ''])}"
+        + f",{random.choice(['no', 'no', 'yes'])}\n"
+        for _ in range(count)
+    ]
+    return stored(folder, "".join(rows))
+
+
+def test_a_table_is_read_with_the_types_of_its_schema(tmp_path: Path) -> None:
+    folder = stored(tmp_path, '1.5,2,short,no\r\n,3,"long, fixed",yes\r\n-2e3,-4,,no\r\n')
+    assert is_table(folder)
+    for path in (folder, folder / "records.csv"):
+        records = Table.read(path).records
+        assert [str(kind) for kind in records.dtypes] == ["Float64", "Int64", "string", "string"]
+        assert records["income"].to_list() == [1.5, pd.NA, -2000.0]
+        assert records["loans"].to_list() == [2, 3, -4]
+        assert records["term"].to_list() == ["short", "long, fixed", pd.NA]
+
+
+def test_columns_may_come_in_another_order(tmp_path: Path) -> None:
+    folder = stored(tmp_path, b"bad,term,loans,income\nyes,short,1,2.5\n")
+    assert Table.read(folder).records.iloc[0].to_list() == [2.5, 1, "short", "yes"]
+
+
+HOSTILE = {
+    "a text for a number": ("x,2,short,no\n", "'income': the value in line 2 is no number"),
+    "a formula for a number": ("=1+1,2,short,no\n", "'income': the value in line 2 is no number"),
+    "a number with underscores": ("1_0,2,short,no\n", "is no number"),
+    "digits of another script": ("1,\u0661,short,no\n", "'loans': the value in line 2 is no"),
+    "infinity": ("inf,2,short,no\n", "is no number"),
+    "not a number": ("nan,2,short,no\n", "is no number"),
+    "a vast number": ("1e300,2,short,no\n", "is no number"),
+    "a broken integer": ("1,2.5,short,no\n", "'loans': the value in line 2 is no whole number"),
+    "an unknown category": ("1,2,=cmd|' /C calc'!A0,no\n", "'term': the value in line 2 is not"),
+    "an unknown class": ("1,2,short,maybe\n", "'bad': the value in line 2 is not among"),
+    "a missing value": ("1,,short,no\n", "'loans': the value in line 2 is missing"),
+    "a missing class": ("1,2,short,\n", "'bad': the value in line 2 is missing"),
+    "a short row": ("1,2,short,no\n1,2,no\n", "line 3 has 3 fields, and 4 are wanted"),
+    "a long row": ("1,2,short,no,5\n", "line 2 has 5 fields"),
+    "a huge field": (f"1,2,{'a' * 2000},no\n", "a field of over 1000 characters"),
+    "an open quotation": ('1,2,"short,no\n' + "1,2,short,no\n" * 100, "line"),
+    "no record": ("", "holds no record"),
+    "a zero byte": (HEADER.encode() + b"1,2,sh\0ort,no\n", "holds a zero byte"),
+    "Latin-1": (HEADER.encode() + b"1,2,caf\xe9,no\n", "is not in UTF-8"),
+    "UTF-16": ((HEADER + "1,2,short,no\n").encode("utf-16"), "is not in UTF-8"),
+    "semicolons": ((HEADER + "1,2,short,no\n").replace(",", ";").encode(), "4 are missing"),
+    "no header": (b"1,2,short,no\n", "its columns are not those of schema.json"),
+    "a column twice": (b"income,income,loans,term,bad\n1,1,2,short,no\n", "its columns are not"),
+    "an empty file": (b"", "its columns are not those of schema.json"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_malformed_table_ends_in_an_error_that_names_its_place(tmp_path: Path, kind: str) -> None:
+    rows, words = HOSTILE[kind]
+    with pytest.raises(DataError) as caught:
+        Table.read(stored(tmp_path, rows))
+    assert words in str(caught.value)
+    assert "calc" not in str(caught.value)  # nor any other value of a record
+    assert len(str(caught.value)) < 600
+
+
+SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "no target": (lambda s: s.pop("target"), "target"),
+    "a numeric target": (lambda s: s.update(target="loans"), "must be a categorical column"),
+    "one class": (
+        lambda s: s["columns"]["bad"].update(categories=["no"]), "must be a categorical column",
+    ),
+    "an unknown kind": (lambda s: s["columns"]["loans"].update(kind="date"), "numeric"),
+    "a formula": (
+        lambda s: s["columns"]["term"].update(categories=["=1+1", "b"]), "takes for a formula",
+    ),
+    "a formula as name": (lambda s: s["columns"].update({"@x": {"kind": "numeric"}}), "formula"),
+    "no categories": (lambda s: s["columns"]["term"].pop("categories"), "categories are listed"),
+    "a category twice": (
+        lambda s: s["columns"]["term"].update(categories=["a", "a"]), "listed twice",
+    ),
+    "knots of one number only": (
+        lambda s: s["columns"]["loans"].update(knots=[0, 9]), "knots stand at every numeric",
+    ),
+    "shares without knots": (
+        lambda s: s.update(shares={"no": 0.5, "yes": 0.5}), "knots stand at every numeric",
+    ),
+    "knots that fall": (lambda s: s["columns"]["loans"].update(knots=[9, 0]), "knots must rise"),
+    "knots of a category": (
+        lambda s: s["columns"]["term"].update(knots=[0, 1]), "of a numeric or integer column",
+    ),
+    "shares above one": (lambda s: s.update(shares={"no": 0.9, "yes": 0.9}), "must sum to 1"),
+    "shares of other classes": (
+        lambda s: s.update(shares={"a": 0.5, "b": 0.5}), "must name all categories of 'bad'",
+    ),
+    "too many columns": (
+        lambda s: s["columns"].update({f"c{n}": {"kind": "numeric"} for n in range(300)}), "256",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SCHEMAS)
+def test_a_malformed_schema_ends_in_an_error(tmp_path: Path, kind: str) -> None:
+    change, words = SCHEMAS[kind]
+    schema = json.loads(json.dumps(SCHEMA))
+    change(schema)
+    with pytest.raises(DataError, match="is no schema of a table") as caught:
+        Table.read(stored(tmp_path, "1,2,short,no\n", schema))
+    assert words in str(caught.value)
+
+
+def test_parquet_gives_the_same_records_as_csv(tmp_path: Path) -> None:
+    table = Table.read(drawn(tmp_path / "a"))
+    table.records.to_parquet(tmp_path / "a" / "records.parquet")
+    (tmp_path / "a" / "records.csv").unlink()
+    assert_frame_equal(Table.read(tmp_path / "a").records, table.records)
+
+
+def test_a_parquet_file_of_other_types_or_of_noise_is_refused(tmp_path: Path) -> None:
+    table = Table.read(drawn(tmp_path))
+    file = tmp_path / "other.parquet"
+    table.records.assign(loans="2").to_parquet(file)
+    with pytest.raises(DataError, match="column 'loans' is stored as large_string, and is integer"):
+        Table.read(file)
+    table.records.assign(term="=1+1").to_parquet(file)
+    with pytest.raises(DataError, match="'term': the value in line 1 is not among") as caught:
+        Table.read(file)
+    assert "1+1" not in str(caught.value)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match="is no Parquet file that can be read"):
+        Table.read(file)
+
+
+def test_a_long_text_of_a_parquet_file_is_held_once(tmp_path: Path) -> None:
+    """As Python texts these records would take 400 GB."""
+    count = 100_000
+    records = {
+        "income": pyarrow.array(np.zeros(count)),
+        "loans": pyarrow.array(np.zeros(count, int)),
+        "term": pyarrow.DictionaryArray.from_arrays(np.zeros(count, np.int32), ["x" * 4_000_000]),
+        "bad": pyarrow.array(["no"] * count),
+    }
+    stored(tmp_path, "")
+    file = tmp_path / "large.parquet"
+    parquet.write_table(pyarrow.table(records), file)
+    assert file.stat().st_size < 10**6
+    with pytest.raises(DataError, match="and so in 100000 records in all"):
+        Table.read(file)
+
+
+@st.composite
+def tables(draw: st.DrawFn) -> tuple[TableSection, pd.DataFrame]:
+    """A table and records of it, of which every value lies within the knots."""
+    count = draw(st.integers(1, 30))
+    columns, records = [], {}
+    for number in range(draw(st.integers(1, 5))):
+        name, missing = f"c{number}", draw(st.booleans())
+        kind = draw(st.sampled_from(["numeric", "integer", "categorical"]))
+        absent = draw(st.lists(st.booleans(), min_size=count, max_size=count))
+        if kind == "categorical":
+            names = tuple(draw(st.sets(st.sampled_from("abcdef"), min_size=1)))
+            values: Any = [draw(st.sampled_from(names)) for _ in range(count)]
+            columns.append(TableColumn(name=name, kind=kind, missing=missing, categories=names))
+        else:
+            knots = sorted(draw(st.lists(st.integers(-1000, 1000), min_size=2, max_size=20)))
+            values = [draw(st.integers(knots[0], knots[-1])) for _ in range(count)]
+            columns.append(TableColumn(name=name, kind=kind, missing=missing, knots=tuple(knots)))
+        own = [None if missing and gone else v for v, gone in zip(values, absent, strict=True)]
+        types = {"numeric": "Float64", "integer": "Int64", "categorical": "string"}
+        records[name] = pd.Series(own, dtype=types[kind])
+    classes = [draw(st.sampled_from(["no", "yes"])) for _ in range(count)]
+    records["bad"] = pd.Series(classes, dtype="string")
+    table = TableSection(target="bad", classes={"no": 0.5, "yes": 0.5}, columns=tuple(columns))
+    return table, pd.DataFrame(records)
+
+
+@settings(max_examples=200, deadline=None)
+@given(tables(), st.integers(0, 100))
+def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(
+    drawn: tuple[TableSection, pd.DataFrame], seed: int
+) -> None:
+    table, records = drawn
+    encoder = Encoder(table)
+    images = encoder.encode(records, np.random.default_rng(seed))
+    assert images.shape == (len(records), 1, table.width)
+    assert images.abs().max() <= 1
+    back = encoder.decode(images, encoder.encode_classes(records))
+    assert list(back.columns) == list(records.columns)
+    for column in table.columns:
+        one, other = back[column.name], records[column.name]
+        if column.kind == "categorical":
+            assert one.fillna("?").tolist() == other.fillna("?").tolist()
+            continue
+        assert str(one.dtype) == str(other.dtype)
+        assert (one.isna() == other.isna()).all()
+        # Float32 keeps a place to 1e-7 of the whole range of a column.
+        spread = column.knots[-1] - column.knots[0]
+        gap = (one - other).abs().fillna(0).astype("float64")
+        assert gap.max() <= (0 if column.kind == "integer" else 1e-4 * spread + 1e-9)
+    assert back["bad"].tolist() == records["bad"].tolist()
+
+
+def test_classes_are_made_in_their_shares() -> None:
+    found = class_numbers({"a": 0.5, "b": 0.3334, "c": 0.1666}, 10)
+    assert found.bincount().tolist() == [5, 3, 2]
+
+
+def test_a_summary_tells_no_value_of_a_single_record(tmp_path: Path) -> None:
+    table = Table.read(drawn(tmp_path, 205))
+    summary = summarised(table)
+    income = sorted(table.records["income"].dropna())
+    means = summary.columns["income"].means
+    assert len(means) == len(income) // GROUP
+    assert not set(means) & set(income)
+    assert means[0] > income[0]
+    assert means[-1] < income[-1]
+    assert all(count % LEAST == 0 for count in summary.classes.values())
+    assert not summary.columns["term"].means
+
+
+def test_a_table_of_too_few_records_gives_no_summary(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="a summary takes 28 at least"):
+        summarised(Table.read(drawn(tmp_path, 12)))
+
+
+def test_knots_lie_between_those_of_the_sites_by_their_numbers_of_records(tmp_path: Path) -> None:
+    small, large = (
+        stored(tmp_path / name, "".join(f"{base + n / count},1,short,{'no' if n % 2 else 'yes'}\n"
+                                        for n in range(count)))
+        for name, base, count in (("small", 0, 100), ("large", 10, 300))
+    )  # fmt: skip
+    table = planned({p.name: summarised(Table.read(p)) for p in (small, large)})
+    knots = np.array(table.columns[0].knots)
+    assert (knots < 5).mean() == pytest.approx(0.25, abs=0.02)
+    assert table.classes == {"no": pytest.approx(0.5), "yes": pytest.approx(0.5)}
+    assert set(table.columns[1].knots) == {1.0}
+
+
+def test_sites_with_other_columns_are_told(tmp_path: Path) -> None:
+    one, other = (summarised(Table.read(drawn(tmp_path / name))) for name in "ab")
+    strange = other.columns | {
+        "loans": other.columns["loans"].model_copy(update={"kind": "numeric"})
+    }
+    with pytest.raises(CohortError, match="another kind, or other categories, of column 'loans'"):
+        planned({"a": one, "b": other.model_copy(update={"columns": strange})})
+
+
+def test_an_extreme_record_does_not_move_a_summary(tmp_path: Path) -> None:
+    table = Table.read(drawn(tmp_path, 300))
+    usual = summarised(table)
+    highest = table.records["income"].idxmax()
+    table.records.loc[highest, "income"] = 1e12
+    assert summarised(table) == usual
+
+
+def declaring(schema: dict[str, Any] = SCHEMA) -> dict[str, Any]:
+    """The schema with knots and shares, from which a recipe is planned without a record."""
+    declared: dict[str, Any] = json.loads(json.dumps(schema)) | {"shares": {"no": 0.7, "yes": 0.3}}
+    declared["columns"]["income"]["knots"] = [0, 20_000, 50_000, 1e6]
+    declared["columns"]["loans"]["knots"] = [0, 10]
+    return declared
+
+
+def test_a_schema_that_declares_knots_and_shares_is_planned_without_a_record(
+    tmp_path: Path,
+) -> None:
+    folder = stored(tmp_path / "a", "", declaring())  # no record to look at
+    other = stored(tmp_path / "b", "", declaring())
+    recipe = plan_tables({"a": folder, "b": other / "schema.json"}, ["privacy.kind=discriminator"])
+    assert recipe is not None and recipe.table is not None
+    assert recipe.table.source == "declared"
+    assert recipe.table.classes == {"no": 0.7, "yes": 0.3}
+    assert [column.knots for column in recipe.table.columns][:2] == [
+        (0, 20_000, 50_000, 1e6), (0, 10),
+    ]  # fmt: skip
+    with pytest.raises(CohortError, match="c and a declare other columns, knots or shares"):
+        plan_tables({"a": folder, "c": drawn(tmp_path / "c")})
+    with pytest.raises(CohortError, match="declares no knots and shares"):
+        plan_tables({"c": tmp_path / "c" / "schema.json"})
+    with pytest.raises(RecipeError, match="comes from fingerprints of records"):
+        plan_tables({"c": tmp_path / "c"}, ["privacy.kind=discriminator"])
+
+
+def described(file: Path, policy: Policy, books: Path) -> Released:
+    """What a site with this policy sends to somebody who plans a recipe."""
+    door = open_release(None, policy, books, "a", 0)
+    try:
+        return Describing(file, door).handle(Describe(run="ab"))
+    finally:
+        door.close()
+
+
+def test_a_summary_leaves_by_policy_and_ledger_alone(tmp_path: Path) -> None:
+    summary = summarised(Table.read(drawn(tmp_path / "a")))
+    file, books = tmp_path / "seen.json", tmp_path / "books"
+    file.write_text(summary.model_dump_json())
+    for text, reason in (
+        ("", "leaves.fingerprint"),
+        ("[leaves]\nfingerprint = true\n[privacy]\nepsilon = 3", "covers no fingerprint"),
+        ("[leaves]\nfingerprint = true\n[allows]\nfewest_patients = 11", "of fewer records"),
+    ):
+        with pytest.raises(PolicyError, match=reason):
+            described(file, Policy.from_toml(text), books)
+    assert not list(read_ledger(books / "ledger.jsonl"))
+    released = described(file, Policy.from_toml("[leaves]\nfingerprint = true"), books)
+    sent = unpack(released.payload, ANSWERS, limit=2**20)
+    assert isinstance(sent, Described) and sent.fingerprint == summary
+    assert plan_from({"a": summary}) == plan_tables({"a": tmp_path / "a"})
+    (entry,) = read_ledger(books / "ledger.jsonl")
+    assert (entry.kind, entry.bare, entry.size) == (
+        "described",
+        "fingerprint",
+        len(released.payload),
+    )
+    # No epsilon can be promised of these records any more.
+    private = plan_tables({"b": stored(tmp_path / "b", "", declaring())}, PRIVATE)
+    with pytest.raises(PolicyError, match="1 messages with fingerprint that left without privacy"):
+        open_release(private, Policy.from_toml("[privacy]\nepsilon = 3"), books, "b", 200)
+
+
+def test_a_site_that_lets_no_fingerprint_out_takes_no_part_in_a_run_by_fingerprints(
+    tmp_path: Path,
+) -> None:
+    recipe, _ = recipe_of(tmp_path)
+    unmeasured = "[allows]\nunmeasured = true\n"
+    (refused,) = Policy.from_toml(unmeasured).refusals(recipe)
+    assert "leaves.fingerprint is false" in refused
+    assert not Policy.from_toml(f"{unmeasured}[leaves]\nfingerprint = true").refusals(recipe)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"classes": {"no": 0, "yes": 0}}, {"columns": {}}, {"more": 1}, {"kind": "x"}],
+)
+def test_a_strangers_summary_is_checked(tmp_path: Path, change: dict[str, Any]) -> None:
+    file = tmp_path / "s.json"
+    plain = summarised(Table.read(drawn(tmp_path / "a"))).model_dump(mode="json")
+    file.write_text(json.dumps(plain))
+    assert loaded(file).target == "bad"
+    file.write_text(json.dumps(plain | change))
+    with pytest.raises(DataError, match="is no summary of a table"):
+        loaded(file)
+
+
+def recipe_of(tmp_path: Path, *overrides: str) -> tuple[Recipe, dict[str, Path]]:
+    sites = {name: drawn(tmp_path / name, seed=seed) for seed, name in enumerate(("a", "b"))}
+    recipe = plan_tables(sites, ["training.batch=8", "generator.width=16", *overrides])
+    assert recipe is not None
+    return recipe, sites
+
+
+def test_a_planned_recipe_is_read_back_from_its_toml(tmp_path: Path) -> None:
+    recipe, _ = recipe_of(tmp_path)
+    again = Recipe.from_toml(recipe.to_toml())
+    assert again == recipe
+    assert again.digest() == recipe.digest()
+    assert recipe.space == (3 + 1 + 3,)
+
+
+def test_tables_and_images_are_not_mixed(tmp_path: Path) -> None:
+    drawn(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    assert plan_tables({"b": tmp_path / "b"}) is None
+    with pytest.raises(CohortError, match="b has no table, and others have"):
+        plan_tables({"a": tmp_path / "a", "b": tmp_path / "b"})
+    with pytest.raises(CohortError, match="recipe 'unnamed' is for images"):
+        load_records(Recipe(), tmp_path / "a", "a")
+
+
+def test_a_site_with_another_schema_or_synthetic_records_takes_no_part(tmp_path: Path) -> None:
+    recipe, sites = recipe_of(tmp_path)
+    schema = json.loads(json.dumps(SCHEMA))
+    schema["columns"]["term"]["categories"] = ["long, fixed", "short"]
+    (sites["a"] / "schema.json").write_text(json.dumps(schema))
+    with pytest.raises(CohortError, match=r"site a: its schema\.json has other columns"):
+        load_records(recipe, sites["a"], "a")
+    (sites["a"] / "schema.json").write_text(json.dumps(SCHEMA | {"synthetic": True}))
+    with pytest.raises(CohortError, match="site a: its table is synthetic"):
+        load_records(recipe, sites["a"], "a")
+
+
+def test_a_cohort_holds_records_out_by_the_recipe(tmp_path: Path) -> None:
+    recipe, sites = recipe_of(tmp_path, "training.hold_out=0.25")
+    cohort = load_records(recipe, sites["a"], "a")
+    assert isinstance(cohort, Cohort)
+    assert (len(cohort), cohort.told, cohort.space) == (150, 200, recipe.space)
+    assert cohort.digest == load_records(recipe, sites["a"], "a").digest
+
+
+def networks(recipe: Recipe, count: int, seed: int = 0) -> tuple[Any, Any, torch.Tensor, Any]:
+    sizes = {"condition_channels": 2, "image_channels": 1, "spatial_dims": 1}
+    torch.manual_seed(seed)
+    generator, judge = build_generator(recipe, **sizes), build_discriminator(recipe, **sizes)
+    classes = torch.arange(count) % 2
+    maps = condition_maps(classes, kind="class", labels=2, space=recipe.space)
+    noise = site_noise(recipe, [""] * count, recipe.space, torch.Generator().manual_seed(seed))
+    return generator, judge, maps, noise
+
+
+def test_a_generator_makes_records_that_a_table_can_hold(tmp_path: Path) -> None:
+    recipe, _ = recipe_of(tmp_path)
+    generator, judge, maps, noise = networks(recipe, 64)
+    images = generator(maps, noise)
+    income, present, loans, term = images[:, 0].split([1, 2, 1, 3], dim=1)
+    for chosen in (present, term):
+        assert ((chosen.detach() + 1).abs() * (chosen.detach() - 1).abs() < 1e-5).all()
+        assert torch.allclose(chosen.sum(1), torch.tensor(2.0 - chosen.shape[1]), atol=1e-5)
+    missing = present[:, 1] > 0
+    assert 0 < missing.sum() < 64
+    assert (income[missing] == 0).all()
+    assert loans.abs().max() <= 1
+    judge(images, maps).score.mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in generator.parameters())
+
+
+def test_a_record_does_not_depend_on_the_others_of_its_batch(tmp_path: Path) -> None:
+    recipe, _ = recipe_of(tmp_path)
+    generator, judge, maps, noise = networks(recipe, 8)
+    images = generator(maps, noise).detach()
+    assert torch.allclose(generator(maps[:3], noise[:3]), images[:3], atol=1e-6)
+    assert torch.allclose(judge(images[:3], maps[:3]).score, judge(images, maps).score[:3])
+
+
+def test_a_pack_has_one_score_for_its_records(tmp_path: Path) -> None:
+    recipe, _ = recipe_of(tmp_path, "discriminator.pack=4")
+    generator, judge, maps, noise = networks(recipe, 8)
+    score = judge(generator(maps, noise), maps).score
+    assert score.shape == (8, 1, 1)
+    assert score.flatten().unique().numel() == 2
+    assert (score[:4] == score[0]).all()
+
+
+def test_a_recipe_of_other_sites_is_refused_an_override_that_does_not_exist(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"training\.stepz"):
+        plan_tables({"a": drawn(tmp_path)}, ["training.stepz=1"])
