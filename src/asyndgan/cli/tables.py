@@ -144,10 +144,6 @@ def tell_evaluation(console: Terminal, found: "RecordsEvaluation") -> None:
     mean = sum(found.columns.values()) / len(found.columns)
     least = ", ".join(f"{name} {found.columns[name]:.2f}" for name in worst)
     console.say(f"Likeness of columns {mean:.3f} (least: {least}), of pairs {found.pairs:.3f}.")
-    console.say(
-        f"{found.nearer:.1%} of synthetic records are nearer to a training record than to a record "
-        "that did not train the run; 50 % if nothing is copied."
-    )
 
 
 def audit_table(

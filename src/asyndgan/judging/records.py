@@ -16,7 +16,7 @@ from asyndgan.judging.metrics import area_under_curve
 from asyndgan.painting.records import generate_records
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
-from asyndgan.tables.cohort import read_for, split, table_of
+from asyndgan.tables.cohort import read_for, split
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.schema import Schema
 from asyndgan.tables.table import Table
@@ -76,15 +76,12 @@ class RecordsEvaluation:
         columns: by column, 1 minus the Kolmogorov-Smirnov distance of real and synthetic values or,
             of categories, 1 minus the total variation distance; missing values count as lowest.
         pairs: mean over pairs of columns of 1 minus half the difference of Spearman correlations.
-        nearer: fraction of synthetic records that are nearer to a training record than to a test
-            record, out of equally many; 0.5 if neither is copied.
     """
 
     about: dict[str, Any]
     scores: list[Score]
     columns: dict[str, float]
     pairs: float
-    nearer: float
     kind: str = field(default="table")
 
 
@@ -144,7 +141,6 @@ def evaluate_records(
         ),
         columns=column_likeness(judged, made, schema),
         pairs=pair_likeness(judged, made, schema),
-        nearer=_nearer(Encoder(table_of(recipe)), made, pooled, judged),
     )
     out.mkdir(parents=True, exist_ok=True)
     replace_text(out / EVALUATION_FILE, json.dumps(asdict(result), indent=2) + "\n")
@@ -356,13 +352,3 @@ def distances(encoder: Encoder, of: "pd.DataFrame", to: "pd.DataFrame") -> Array
     nearest = NearestNeighbors(n_neighbors=1, metric="manhattan").fit(other)
     found: Array = nearest.kneighbors(one)[0][:, 0]
     return found
-
-
-def _nearer(
-    encoder: Encoder, made: "pd.DataFrame", trained: "pd.DataFrame", judged: "pd.DataFrame"
-) -> float:
-    count = min(len(trained), len(judged))
-    some = made.sample(min(len(made), 4000), random_state=0)
-    one = distances(encoder, some, trained.sample(count, random_state=0))
-    other = distances(encoder, some, judged.sample(count, random_state=0))
-    return float((one < other).mean() + (one == other).mean() / 2)
