@@ -34,7 +34,7 @@ from common import arguments, markdown, noise_for, publish, trained
 SITES = ("site_1", "site_2", "site_3", "site_4")
 SEEDS = range(3)
 HELD_OUT = "training.hold_out=0.2"
-PRIVATE = {"steps": 1000, "records": 100}
+PRIVATE = {"steps": 500, "records": 100}
 """Steps of a private run, and records expected in an update."""
 FEWEST = 1090
 """Records that the smallest site trains on, at least: it holds each out by chance."""
