@@ -128,6 +128,9 @@ SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a formula": (
         lambda s: s["columns"]["term"].update(categories=["=1+1", "b"]), "takes for a formula",
     ),
+    "a wide formula": (
+        lambda s: s["columns"]["term"].update(categories=["\uff1d1+1", "b"]), "takes for a formula",
+    ),
     "a formula as name": (lambda s: s["columns"].update({"@x": {"kind": "numeric"}}), "formula"),
     "no categories": (lambda s: s["columns"]["term"].pop("categories"), "categories are listed"),
     "a category twice": (

@@ -12,7 +12,7 @@ from asyndgan.texts import Name, bounded_text, parsed_json
 
 SCHEMA_FILE: Final = "schema.json"
 FORMATS: Final = (".csv", ".parquet")
-RUN_BY_SPREADSHEETS: Final = ("=", "+", "-", "@")
+RUN_BY_SPREADSHEETS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """Beginnings of a text that a spreadsheet takes for a formula (OWASP, CSV injection)."""
 
 
@@ -20,8 +20,8 @@ def no_formula(text: str) -> str:
     """The text; raises `ValueError` if a spreadsheet that opens it would run it."""
     if text.startswith(RUN_BY_SPREADSHEETS):
         raise ValueError(
-            f"'{text}' begins with one of {' '.join(RUN_BY_SPREADSHEETS)}, which a spreadsheet "
-            "takes for a formula; rename it"
+            f"'{text}' begins with =, +, - or @, or a wide form, which a spreadsheet takes for "
+            "a formula; rename it"
         )
     if text != text.strip():
         raise ValueError(f"'{text}' begins or ends with a space; remove it")
