@@ -14,7 +14,7 @@ Disturbance = Literal["intensity", "shift", "cutout", "dropout"]
 SHIFT: Final = 0.125
 """Largest shift, as a fraction of the image's side."""
 
-DROPOUT: Final = 0.25
+DROPOUT: Final = 0.5
 """Fraction of a record's numbers that are set to 0."""
 
 CUTOUT: Final = 0.5
