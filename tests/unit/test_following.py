@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
+from asyndgan.auditing.expected import expected_seconds
 from asyndgan.auditing.run import audit_run
 from asyndgan.cli import app
 from asyndgan.cli.following import in_lines, lacking, next_commands
@@ -157,6 +159,25 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
     told = re.findall(r"^ *(\d+) %  paint cases \((\d+) of (\d+)\)$", said, re.MULTILINE)
     assert len(told) > 5 and told[-1][0] == "100"
     assert f"{told[-1][1]} synthetic cases" in said
+
+
+@pytest.mark.parametrize(("steps", "said"), [(2, False), (3, True)])
+def test_a_run_of_some_length_says_how_long_its_evaluation_and_audit_will_take(
+    steps: int, said: bool, folder: Path, tmp_path: Path, tiny: Callable[..., Recipe],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("asyndgan.cli.train.LONG", 3)
+    (tmp_path / "tiny.toml").write_text(tiny("image.size=32", f"training.steps={steps}").to_toml())
+    sites = ("--site", f"north={folder / 'north'}")
+    text = asyndgan("train", tmp_path / "tiny.toml", *sites, "--out", tmp_path / "run")
+    found = re.search(r"'evaluate' will take about (.+), 'audit' about (.+)\.", text)
+    assert bool(found) is said
+    if found:
+        assert all(re.fullmatch(r"[\d ]+(s|min|h)( \d+ (s|min))?", each) for each in found.groups())
+        before, threads = torch.get_rng_state(), torch.get_num_threads()
+        evaluation, audit = expected_seconds(RunFolder(tmp_path / "run"))
+        assert 1 < evaluation < 10**4 and 0.01 < audit < 10**4
+        assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
 
 
 @pytest.mark.parametrize("overrides", [[], ["training.hold_out=0.3", "masks.release=true"]])

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 MEASURED: Final = 10
 """Steps after which the time of the training is estimated."""
 
+LONG: Final = 100
+"""Steps from which on a run is worth the seconds that it takes to time what comes after it."""
+
 
 def train(
     out: NewFolder,
@@ -160,6 +163,11 @@ def tell_finished(
     )
     tell_trial(console, run)
     tell_lacking(console, recipe, masks=masks, study=study)
+    if facts.steps >= LONG and recipe.condition.kind == "mask" and recipe.image.source == "images":
+        from asyndgan.auditing.expected import expected_seconds
+
+        judged, tried = map(duration, expected_seconds(run))
+        console.say(f"On this machine 'evaluate' will take about {judged}, 'audit' about {tried}.")
     console.say("Next:")
     for command in next_commands(run.path, recipe, sites, pattern, masks=masks, study=study):
         console.say(in_lines(command))

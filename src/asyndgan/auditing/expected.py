@@ -1,0 +1,58 @@
+"""How long `evaluate` and `audit` of a finished run will take on this machine."""
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import torch
+
+from asyndgan.auditing.distances import paintings_of_case
+from asyndgan.auditing.reconstruction import not_asked, questions_of
+from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.judging.segmentation import SegmentationTraining
+from asyndgan.painting.synthesise import synthesise
+from asyndgan.runs import RunFolder
+from asyndgan.training.compute import torch_threads
+
+DRAWS: Final = 3
+"""Images of each mask in the set that both commands paint."""
+
+TIMED: Final = 2
+"""Paintings of a batch, and updates of a network, that are timed after a first one."""
+
+
+def expected_seconds(run: RunFolder) -> tuple[float, float]:
+    """Seconds of `evaluate` and of `audit`, each with its defaults.
+
+    Times the painting of some images, and some updates of a segmentation network.
+
+    Args:
+        run: a finished run that paints images from masks.
+    """
+    facts, recipe, cores = run.facts(), run.recipe(), torch.get_num_threads()
+    cases = sum(int(about["cases"]) for about in facts.teachers.values())
+    masks = [("", torch.zeros(facts.scope.space, dtype=torch.int64))] * recipe.training.batch
+    budget = SegmentationBudget()
+    # On one thread, as networks are trained: two may wait for each other.
+    with torch.random.fork_rng([]), torch_threads(1):
+        painted = list(synthesise(run, masks))
+        painting = _timed(lambda: list(synthesise(run, masks))) / len(masks)
+        training = SegmentationTraining(
+            painted, classes=max(facts.scope.labels) + 1, budget=budget, seed=0
+        )
+        update = _timed(training.step)
+    networks = len(facts.teachers) + 2  # of each site, of all, of the synthetic set
+    updates = networks * budget.steps * update / min(cores, networks)
+    asked = 0 if not_asked(run) else questions_of(recipe) * len(facts.teachers) / cores
+    set_of = DRAWS * cases
+    audit = painting * (set_of + cases * paintings_of_case(run) + asked)
+    return painting * set_of + updates, audit
+
+
+def _timed(work: Callable[[], object]) -> float:
+    """Seconds of one call, after a first one, if no other program takes the processor."""
+    work()
+    begun = time.process_time()
+    for _ in range(TIMED):
+        work()
+    return (time.process_time() - begun) / TIMED
