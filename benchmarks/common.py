@@ -75,9 +75,11 @@ def noise_for(epsilon: float, rate: float, uses: int) -> float:
     return high
 
 
-def trained(recipe: Recipe, sites: dict[str, Path], out: Path) -> RunFolder:
+def trained(
+    recipe: Recipe, sites: dict[str, Path], out: Path, *, fedgan: bool = False
+) -> RunFolder:
     """A finished run: reused, resumed or trained anew, as in a suite."""
-    training = Training(recipe, sites, out, fedgan=False, keep_generators=False)
+    training = Training(recipe, sites, out, fedgan=fedgan, keep_generators=False)
     if not training.finished():
         training.run()
     return training.folder

@@ -92,12 +92,17 @@ def private(epsilon: float) -> tuple[str, ...]:
 
 
 def runs(
-    sites: Mapping[str, Path], out: Path, *overrides: str, seeds: Sequence[int] = SEEDS
+    sites: Mapping[str, Path],
+    out: Path,
+    *overrides: str,
+    seeds: Sequence[int] = SEEDS,
+    fedgan: bool = False,
 ) -> list[RunFolder]:
     """Finished runs of the planned recipe, one a seed."""
+    recipes = {seed: recipe_of(sites, *overrides, f"training.seed={seed}") for seed in seeds}
     return [
-        trained(recipe_of(sites, *overrides, f"training.seed={seed}"), dict(sites), out / f"{seed}")
-        for seed in seeds
+        trained(recipe, dict(sites), out / f"{seed}", fedgan=fedgan)
+        for seed, recipe in recipes.items()
     ]
 
 
@@ -126,17 +131,23 @@ def copula(records: pd.DataFrame, table: TableSection, seed: int) -> pd.DataFram
     return joined(parts).astype(records.dtypes.to_dict())
 
 
-def measured(data: Path, out: Path, *, test: bool, private_runs: bool) -> dict[str, Any]:
+def measured(
+    data: Path, out: Path, *, test: bool, with_fedgan: bool, private_runs: bool
+) -> dict[str, Any]:
     """Scores of all models on one set, and audits of all runs."""
     sites = banks(data, out / "banks")
     runs_of = {"asyndgan": runs(sites, out / "asyndgan")}
     opened = {"asyndgan": sites}
+    if with_fedgan:
+        runs_of["FedGAN"] = runs(sites, out / "fedgan", seeds=(0,), fedgan=True)
+        opened["FedGAN"] = sites
     if private_runs:
         declared = banks(data, out / "declared", declared=True)
-        for epsilon in (None, 10, 3, 1):
-            name = f"asyndgan, epsilon {epsilon}" if epsilon else "asyndgan, declared knots"
-            extra = private(epsilon) if epsilon else ()
-            runs_of[name] = runs(declared, out / f"epsilon-{epsilon}", *extra, seeds=(0,))
+        for epsilon in (10, 3, 1):
+            name = f"asyndgan, epsilon {epsilon}"
+            runs_of[name] = runs(
+                declared, out / f"epsilon-{epsilon}", *private(epsilon), seeds=(0,)
+            )
             opened[name] = declared
     first = runs_of["asyndgan"][0]
     kept, held = split_sites(first, sites, {})
@@ -186,13 +197,14 @@ def main() -> None:
     parser.add_argument("--test", action="store_true", help="judge on test.csv")
     parser.add_argument("--sets", nargs="+", default=["loans", "loans_default"])
     parser.add_argument("--private", action="store_true", help="also train with privacy (loans)")
+    parser.add_argument("--fedgan", action="store_true", help="also train FedGAN, one seed")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     results = Path(__file__).parent / "results" / "tables.json"
     known = json.loads(results.read_text()) if asked.document and results.exists() else {}
     for name in asked.sets:
         found = measured(
-            asked.data / name, asked.out / name, test=asked.test,
+            asked.data / name, asked.out / name, test=asked.test, with_fedgan=asked.fedgan,
             private_runs=asked.private and name == "loans",
         )  # fmt: skip
         known[name] = found
