@@ -79,8 +79,6 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "has records, which training": [*TABLE, "training.move=true"],
     "records take 'dropout'": [*TABLE, "discriminator.augment=['shift']"],
     "is made from generator.noise": [*TABLE, "generator.noise=2"],
-    "no multiple of discriminator.pack": [*TABLE, "discriminator.pack=3"],
-    "discriminator.pack is above 1": [*TABLE, "discriminator.pack=2", "shares.by=odds"],
     "compares features of images": [*TABLE, "selection.kind=measured"],
     "clips gradients": [*DP_SGD, "training.precision=bfloat16"],
 }  # fmt: skip

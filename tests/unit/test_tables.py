@@ -479,15 +479,6 @@ def test_a_record_does_not_depend_on_the_others_of_its_batch(tmp_path: Path) -> 
     assert torch.allclose(judge(images[:3], maps[:3]).score, judge(images, maps).score[:3])
 
 
-def test_a_pack_has_one_score_for_its_records(tmp_path: Path) -> None:
-    recipe, _ = recipe_of(tmp_path, "discriminator.pack=4")
-    generator, judge, maps, noise = networks(recipe, 8)
-    score = judge(generator(maps, noise), maps).score
-    assert score.shape == (8, 1, 1)
-    assert score.flatten().unique().numel() == 2
-    assert (score[:4] == score[0]).all()
-
-
 def test_a_recipe_of_other_sites_is_refused_an_override_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"training\.stepz"):
         plan_tables({"a": drawn(tmp_path)}, ["training.stepz=1"])

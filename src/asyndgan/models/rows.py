@@ -1,7 +1,7 @@
 """Networks of records: a record is an image of one channel and one axis, its encoded columns.
 
 `asyndgan.tables.encoding` says what the numbers of a record are. After CTGAN (Xu et al. 2019,
-section 4): one-hot columns by the Gumbel-softmax, conditions by class, packed discriminators.
+section 4): one-hot columns by the Gumbel-softmax, and conditions by class.
 """
 
 from typing import Final, final
@@ -100,11 +100,11 @@ def _drawn(logits: Tensor, gumbel: Tensor) -> Tensor:
 
 @final
 class RowDiscriminator(nn.Module):
-    """Judges records, several of them together (PacGAN, Lin et al. 2018), given their class.
+    """Judges records, given their class.
 
     The class is an input, and also weighs the last features (projection, Miyato and Koyama 2018):
     what tells classes apart in real records is otherwise learned late. It has no norms; see
-    `DCGANDiscriminator`. Of the section it takes `width`, `layers` and `pack`.
+    `DCGANDiscriminator`. Of the section it takes `width` and `layers`.
     """
 
     def __init__(
@@ -117,21 +117,18 @@ class RowDiscriminator(nn.Module):
         table: TableSection,
     ) -> None:
         super().__init__()
-        self.pack = section.pack
-        told = self.pack * condition_channels
-        source = self.pack * table.width + told
+        source = table.width + condition_channels
         layers: list[nn.Module] = []
         for _ in range(section.layers):
             layers += [nn.Linear(source, section.width), nn.LeakyReLU(0.2)]
             source = section.width
         self.body = nn.Sequential(*layers)
         self.judge = nn.Linear(source, 1)
-        self.classify = nn.Linear(source, told)
+        self.classify = nn.Linear(source, condition_channels)
 
     def forward(self, images: Images, condition: Condition) -> Verdict:
-        """Judges records; those of a pack have one score."""
-        packs = len(images) // self.pack
-        classes = condition[:, :, 0].reshape(packs, -1)
-        features = self.body(torch.cat([images[:, 0].reshape(packs, -1), classes], dim=1))
+        """Judges records: a score each."""
+        classes = condition[:, :, 0]
+        features = self.body(torch.cat([images[:, 0], classes], dim=1))
         score = self.judge(features) + (self.classify(features) * classes).sum(1, keepdim=True)
-        return Verdict(score=score.repeat_interleave(self.pack, 0)[:, :, None])
+        return Verdict(score=score[:, :, None])

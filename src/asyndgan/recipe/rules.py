@@ -227,14 +227,6 @@ RULES: Final = (
     Rule(lambda r: r.table and not (r.generator.noise == 1 and r.generator.latent),
          "a [table] is made from generator.noise = 1, which draws categories, and generator.latent "
          "above 0; {set}", ("generator.noise=1", "generator.latent=64")),
-    Rule(lambda r: r.training.batch % r.discriminator.pack,
-         "training.batch is {r.training.batch}, no multiple of discriminator.pack = "
-         "{r.discriminator.pack}; {set}", ("discriminator.pack=1",)),
-    Rule(lambda r: r.discriminator.pack > 1 and (not r.table or r.privacy.kind != "none"
-         or r.discriminator.cross_fitted or r.shares.sends_odds),
-         "discriminator.pack is above 1, which is for a [table] without privacy.kind, "
-         "discriminator.cross_fitted and odds: each of these takes a verdict on a single record; "
-         "{set}", ("discriminator.pack=1",)),
     Rule(lambda r: r.table and r.selection.compares,
          "selection.kind '{r.selection.kind}' compares features of images, and a [table] has none; "
          "{set}", ("selection.kind='last'",)),

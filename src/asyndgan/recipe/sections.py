@@ -136,13 +136,6 @@ class DiscriminatorSection(Section):
         le=6,
         description="how often the resolution is halved; with 3 a patch has 70 x 70 pixels",
     )
-    pack: int = Field(
-        1,
-        ge=1,
-        le=64,
-        description="rows: records that are judged together, so that a generator does not repeat "
-        "a few; the batch must be a multiple",
-    )
     augment: tuple[Literal["intensity", "shift", "cutout", "dropout"], ...] = Field(
         (),
         examples=["intensity,shift"],
