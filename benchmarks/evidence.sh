@@ -17,7 +17,7 @@ for table; do
   document="docs/results/$table.md"
   case "$table" in
     tables)
-      .venv/bin/python benchmarks/tables.py --data "$data" --out "$out/tables" --test --fedgan --private --document "$document"
+      .venv/bin/python benchmarks/tables.py --data "$data" --out "$out/tables" --test --document "$document"
       continue
       ;;
     wire | reconstruction | membership | worst_recipe | phantoms)
