@@ -250,10 +250,10 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
     openings = Openings(setup.records or setup.state)
     openings.admit(recipe.digest(), policy.allows.most_recipes)
     chooser = _keep_chooser(setup, recipe, policy, openings.secret)
-    cohort = load_cohort(setup, recipe, chooser, tell=log.warning)
+    data = DataSet(setup.data, setup.patients)  # which opens nothing yet
+    cohort = load_cohort(setup, recipe, chooser, data=data, tell=log.warning)
     given = None
     if setup.masks:
-        data = DataSet(setup.data, setup.patients)
         masks = DataSet(setup.masks)
         masks.check_labels({str(number): name for number, name in cohort.labels.items()})
         _check_painted_privately(setup, masks, recipe, policy)

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from asyndgan.recipe import PrivacySection, Recipe
-from asyndgan.runs import RunFacts
-from asyndgan.runs.trial import NO_RESULT
+from asyndgan.runs import RunFacts, RunFolder
+from asyndgan.runs.trial import NO_RESULT, trial_of
 
 
 def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
@@ -60,6 +60,21 @@ validation on real patients.
 Method: Q. Chang et al., "Synthetic Learning: Learn From Distributed Asynchronized Discriminator GAN
 Without Sharing Medical Image Data", CVPR 2020.
 """
+
+
+def provenance_of(run: RunFolder) -> dict[str, Any]:
+    """What every synthetic set says of the run that made it."""
+    facts, recipe = run.facts(), run.recipe()
+    return {
+        "generator_sha256": facts.generator_sha256,
+        "run": facts.run,
+        "trial": trial_of(facts, recipe),
+        "recipe": recipe.name,
+        "recipe_sha256": facts.recipe_digest,
+        "asyndgan": facts.version,
+        "shares": {site: about["share"] for site, about in facts.teachers.items()},
+        "privacy": recipe.privacy.kind,
+    }
 
 
 def _trial_line(provenance: Mapping[str, Any]) -> str:

@@ -9,9 +9,8 @@ import torch
 from asyndgan.data import derived_seed
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
-from asyndgan.painting.card import privacy_line
+from asyndgan.painting.card import privacy_line, provenance_of
 from asyndgan.runs import RunFolder
-from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import table_of
 from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.schema import SCHEMA_FILE
@@ -76,7 +75,7 @@ def generate_records(
         records = make_records(run, draws, seed)
         half.mkdir(parents=True)
         write_records(half / f"{RECORDS_FILE}{ending}", records)
-        about = {"draws": draws, "seed": seed, **_provenance(run)}
+        about = {"draws": draws, "seed": seed, **provenance_of(run)}
         schema = _schema(run) | {"synthetic": True, "provenance": about}
         (half / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
         (half / "MODEL_CARD.md").write_text(_card(run, about, len(records)), "utf-8")
@@ -103,20 +102,6 @@ def _schema(run: RunFolder) -> dict[str, Any]:
     }
     columns[table.target] = {"kind": "categorical", "categories": list(table.classes)}
     return {"name": f"synthetic ({run.recipe().name})", "target": table.target, "columns": columns}
-
-
-def _provenance(run: RunFolder) -> dict[str, Any]:
-    facts, recipe = run.facts(), run.recipe()
-    return {
-        "generator_sha256": facts.generator_sha256,
-        "run": facts.run,
-        "trial": trial_of(facts, recipe),
-        "recipe": recipe.name,
-        "recipe_sha256": facts.recipe_digest,
-        "asyndgan": facts.version,
-        "shares": {site: about["share"] for site, about in facts.teachers.items()},
-        "privacy": recipe.privacy.kind,
-    }
 
 
 def _card(run: RunFolder, about: dict[str, Any], count: int) -> str:

@@ -19,11 +19,10 @@ from asyndgan.data.plan import SYNTHETIC_INTENSITY
 from asyndgan.data.readers import AXIAL, READERS, DataFileError, Geometry, Stored, lossless
 from asyndgan.data.writing import write_dataset
 from asyndgan.lazy import Late
-from asyndgan.painting.card import model_card
+from asyndgan.painting.card import model_card, provenance_of
 from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest
 from asyndgan.recipe.image import Intensity
 from asyndgan.runs import RunFolder
-from asyndgan.runs.trial import trial_of
 
 nib: Any = Late("nibabel")  # half a second that pictures need not
 
@@ -185,16 +184,9 @@ def write_synthetic(
     """
     facts, recipe = run.facts(), run.recipe()
     provenance: dict[str, Any] = {
-        "generator_sha256": facts.generator_sha256,
-        "run": facts.run,
-        "trial": trial_of(facts, recipe),
-        "recipe": recipe.name,
-        "recipe_sha256": facts.recipe_digest,
-        "asyndgan": facts.version,
-        "shares": {site: about["share"] for site, about in facts.teachers.items()},
+        **provenance_of(run),
         "masks": source,
         "masks_sha256": masks_digest(masks),
-        "privacy": recipe.privacy.kind,
         **painting,
         "painting_version": PAINTING_VERSION,
         "intensity": {
