@@ -94,7 +94,7 @@ class Recipe(Section):
         """What a notebook shows of a recipe; `to_toml` has everything."""
         return [
             ("name", self.name),
-            ("space", self.space),
+            ("table.width", self.table.width) if self.table else ("image.size", self.image.size),
             ("generator.kind", self.generator.kind),
             ("training.steps", self.training.steps),
         ]
