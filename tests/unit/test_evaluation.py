@@ -3,6 +3,7 @@ import json
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,7 +17,7 @@ from asyndgan.judging import bench, compare
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.compare import levelled_off
-from asyndgan.judging.segmentation import augment, predict, train_segmenter
+from asyndgan.judging.segmentation import SegmentationTraining, augment, predict, train_segmenter
 
 BUDGET = SegmentationBudget(steps=3, batch=2, width=4)
 LABELS = {"background": 0, "head": 1, "lesion": 2}
@@ -422,3 +423,43 @@ def test_without_a_terminal_each_training_is_told_once_though_several_take_turns
         " 10 %  synthetic, seed 1",
         "  0 %  synthetic, seed 0",
     ]
+
+
+def test_what_nobody_labelled_is_in_no_loss_and_no_score(data, tmp_path, unplotted):
+    """Labels of unlabelled pixels, and what a network says of them, change nothing."""
+    budget = replace(BUDGET, unlabelled=True, rotation=0, zoom=0, translation=0)
+    training = SegmentationTraining(phantoms(2), classes=3, budget=budget, seed=0)
+    logits = {}
+
+    def keep(network, inputs, output):
+        output.retain_grad()
+        logits["of"] = output
+
+    training.model.register_forward_hook(keep)
+    training.step()
+    gradient = logits["of"].grad.abs().sum(1)
+    # Mirroring is all that moves pixels here, and it leaves their number.
+    unlabelled = sum(int((case.mask == 0).sum()) for case in training.cases)
+    assert int((gradient == 0).sum()) == unlabelled
+
+    truth = torch.stack([case.mask for case in data["test"]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bench, "predict", lambda *_: torch.where(truth == 0, 2, truth))
+        known = evaluate(**data | {"budget": budget}, out=tmp_path / "known")
+        strict = evaluate(**data, out=tmp_path / "strict")
+    assert {row.dice_mean for row in known.rows} == {1.0}
+    assert strict.row("real-all", "lesion").dice_mean < 0.5
+
+
+def test_several_labels_are_summed_up_by_their_mean_iou(data, tmp_path, unplotted):
+    found = evaluate(**data, out=tmp_path)
+    of_model = {one.model: one for one in found.overall}
+    assert set(of_model) == {"real-all", "synthetic", "real:north", "real:south"}
+    dice = np.array([found.dice("synthetic", label) for label in ("head", "lesion")])
+    assert of_model["synthetic"].dice == pytest.approx(dice.mean())
+    assert of_model["synthetic"].iou == pytest.approx((dice / (2 - dice)).mean())
+    assert of_model["real-all"].ratio == 1
+    line = found.headline.splitlines()[-1]
+    assert line.startswith("all labels: mean IoU") and "best single site" in line
+    one = evaluate(**data | {"targets": ["head"]}, out=tmp_path)
+    assert one.overall == () and "IoU" not in one.headline

@@ -35,6 +35,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "segments, which nothing": ["discriminator.kind=patch_segmentation"],
     "loss.segmentation needs label maps": [*SEGMENTS, *CLASSES],
     "masks.release needs label maps": [*CLASSES, "masks.release=true"],
+    "masks.unlabelled needs label maps": [*CLASSES, "masks.unlabelled=true"],
     "has no place for a mask": ["generator.kind=dcgan"],
     "paints one label a place": [*NOISE, "generator.kind=masks"],
     "paints what lies between": [*OF_MASKS, "generator.kind=resnet"],

@@ -1705,3 +1705,23 @@ def test_a_segmentation_asks_nothing_about_labels_that_no_case_of_the_site_has(
     assert whole.ask(Batch(images, masks))[0] > 1
     assert lacking.ask(Batch(images, masks))[0] < 1e-6
     assert lacking.ask(Batch(images, torch.full_like(masks, 2)))[0] == 0
+
+
+def test_a_segmentation_learns_and_asks_nothing_of_unlabelled_pixels(
+    tiny: Callable[..., Recipe],
+) -> None:
+    masks = torch.randint(3, (4, 16, 16), generator=torch.Generator().manual_seed(0))
+    fitting = Batch(masks[:, None] / 2 - 1, masks)
+    misread = Batch(masks[:, None].clamp(min=1) / 2 - 1, masks)  # label 0 looks like label 1
+
+    def losses(unlabelled: str) -> list[float]:
+        recipe = tiny("image.size=16", "discriminator.kind=patch_segmentation",
+                      "discriminator.layers=1", "loss.adversarial_weight=0",
+                      "loss.segmentation=1", f"masks.unlabelled={unlabelled}")  # fmt: skip
+        judge = Objective(recipe, modalities=1, labels=3, space=(16, 16), seed=0)
+        judge.discriminator = _Reads()
+        judge.discriminator_optimiser = torch.optim.Adam(judge.discriminator.parameters())
+        return [float(judge.ask(misread)[0]), float(judge.learn(misread, fitting)["discriminator"])]
+
+    assert min(losses("false")) > 1
+    assert max(losses("true")) < 1e-6

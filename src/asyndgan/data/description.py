@@ -270,7 +270,8 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
                 f"label '{name}' marks pixels that nobody annotated, and a generator would paint "
                 "them as tissue",
                 "Leave out the cases or slices that hold it, or annotate these pixels; then remove "
-                "it from labels.",
+                "it from labels. If nothing else is 0, renumber it to 0, and train with "
+                "--set masks.unlabelled=true.",
             )
         if isinstance(number, list):
             raise DataFileError(

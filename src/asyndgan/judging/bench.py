@@ -188,6 +188,9 @@ class Trainings:
 
     def _scored(self, of_seeds: Sequence[Masks], target: str) -> ScoreArray:
         cases, label = self.judged.cases, self.judged.labels[target]
+        if self.bench.budget.unlabelled:
+            known = torch.stack([case.mask for case in cases]) != 0
+            of_seeds = [masks.where(known, 0) for masks in of_seeds]
         scored = (score_patients(cases, masks, label).values() for masks in of_seeds)
         return np.array([[astuple(score) for score in own] for own in scored])
 

@@ -26,6 +26,8 @@ class SegmentationBudget:
             of intensities scaled to [0, 1].
         gamma: largest relative change of the exponent (gamma) of each channel's intensity.
         noise: largest standard deviation of the added noise, in intensities from -1 to 1.
+        unlabelled: whether label 0 means that nobody labelled a pixel. Such pixels are in no loss
+            and in no score.
     """
 
     network: str = "unet"
@@ -41,6 +43,7 @@ class SegmentationBudget:
     intensity: float = 0.15
     gamma: float = 0.3
     noise: float = 0.05
+    unlabelled: bool = False
 
     def __post_init__(self) -> None:
         from asyndgan.models.segmenters import NETWORKS  # here: it imports torch

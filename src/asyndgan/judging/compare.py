@@ -11,6 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from asyndgan.data.prepared import Case
 from asyndgan.data.splits import hold_out
 from asyndgan.judging.bench import (
@@ -41,6 +44,7 @@ from asyndgan.judging.table import (
     Evaluation,
     Gain,
     Levelling,
+    Overall,
     Row,
     Scores,
     of_single_sites,
@@ -164,8 +168,9 @@ def compare(
         for name in names
         for model, training_sets in models.items()
     )
+    overall = tuple(_overall(found.scores)) if len(names) > 1 else ()
     evaluation = Evaluation(
-        headline="\n".join(_headline(name, rows) for name in names),
+        headline="\n".join([*(_headline(name, rows) for name in names), *_summed(overall)]),
         rows=rows,
         per_patient=found.scores,
         levelling=(),
@@ -174,6 +179,7 @@ def compare(
         seeds=tuple(bench.seeds),
         about=about,
         gains=tuple(gain for name in names for gain in _gains(name, found.scores)),
+        overall=overall,
     )
     _keep(evaluation, out)
     plot_dice(evaluation, out)
@@ -231,6 +237,37 @@ def _gains(label: str, scores: Scores) -> Iterator[Gain]:
             continue
         dice, others = (average(both[label])[:, 0] for both in (own, scores[over]))
         yield Gain(model, over, label, *paired(dice, others))
+
+
+def _overall(scores: Scores) -> Iterator[Overall]:
+    """Each model's means over a patient's labels, then over patients."""
+    of_model = {
+        model: np.stack([average(own)[:, 0] for own in labels.values()])
+        for model, labels in scores.items()
+    }
+    real = average(_iou(of_model[REAL_ALL]))
+    for model, dice in of_model.items():
+        iou = average(_iou(dice))
+        yield Overall(model, mean(average(dice)), mean(iou), *paired_ratio(iou, real))
+
+
+def _iou(dice: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union; both follow from each other."""
+    return dice / (2 - dice)
+
+
+def _summed(overall: Sequence[Overall]) -> Iterator[str]:
+    """The headline over all labels; none without a synthetic model."""
+    of_model = {one.model: one for one in overall}
+    if SYNTHETIC not in of_model or math.isnan(of_model[SYNTHETIC].ratio):
+        return
+    synthetic, real = of_model[SYNTHETIC], of_model[REAL_ALL]
+    single = [one.iou for one in overall if of_single_sites(one.model)]
+    yield (
+        f"all labels: mean IoU {synthetic.ratio:.2f} ({synthetic.ratio_low:.2f} to "
+        f"{synthetic.ratio_high:.2f}) of all-real ({synthetic.iou:.3f} against {real.iou:.3f})"
+        + (f"; the best single site {max(single):.3f}" if single else "")
+    )
 
 
 def _keep(evaluation: Evaluation, out: Path) -> None:

@@ -22,14 +22,18 @@ from asyndgan.models.segmenters import build_segmenter, check_size
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import seeded
 
+CERTAIN = 50.0
+"""Logit of a label whose probability shall be 1, or 0 if negative."""
+
 TRAINING_VERSION = 2
 """Part of every cache key; to be raised when a change here, in `fedavg` or in `moves` changes what
 is trained."""
 
 
 def budget_for(recipe: Recipe, budget: SegmentationBudget) -> SegmentationBudget:
-    """The same budget, without mirroring if the recipe's sites do not mirror their images."""
-    return budget if recipe.training.flip else replace(budget, flips=())
+    """The same budget, mirroring and leaving out unlabelled pixels only if the recipe does."""
+    flips = budget.flips if recipe.training.flip else ()
+    return replace(budget, flips=flips, unlabelled=recipe.masks.unlabelled)
 
 
 @final
@@ -96,7 +100,13 @@ class SegmentationTraining:
         images = torch.stack([case.image for case in drawn]).to(self.device)
         masks = torch.stack([case.mask for case in drawn]).to(self.device)
         images, masks = augment(images, masks, self.budget, self._generator)
-        loss = self._loss_of(self.model(images), masks[:, None])
+        logits = self.model(images)
+        if self.budget.unlabelled:
+            # A certain 0 there, which has no gradient and takes no part in the other labels' terms.
+            certain = torch.full_like(logits, -CERTAIN)
+            certain[:, 0] = CERTAIN
+            logits = torch.where(masks[:, None] == 0, certain, logits)
+        loss = self._loss_of(logits, masks[:, None])
         self.done += 1
         if not math.isfinite(loss.item()):
             raise NotFiniteError(

@@ -70,6 +70,28 @@ class Row:
 
 @final
 @dataclass(frozen=True)
+class Overall:
+    """One model judged by all labels together: means over a patient's labels, then over patients.
+
+    Attributes:
+        model: as in `Row`.
+        dice: mean Dice, 0 to 1.
+        iou: mean intersection over union, 0 to 1, as is usual for street scenes.
+        ratio: mean IoU relative to that of `real-all`.
+        ratio_low: lower end of the 95 % bootstrap interval over patients.
+        ratio_high: upper end.
+    """
+
+    model: str
+    dice: float
+    iou: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+
+
+@final
+@dataclass(frozen=True)
 class Levelling:
     """Whether training on the real cases would gain from 50 % more steps, for one label.
 
@@ -134,6 +156,7 @@ class Evaluation:
         seeds: seeds of the trainings.
         about: the caller's metadata about what was evaluated, stored unchanged.
         gains: gains of sites' models trained with synthetic cases as well.
+        overall: one per model, if there are several labels.
     """
 
     headline: str
@@ -145,6 +168,7 @@ class Evaluation:
     seeds: tuple[int, ...]
     about: Mapping[str, str] = field(default_factory=dict)
     gains: tuple[Gain, ...] = ()
+    overall: tuple[Overall, ...] = ()
 
     def __repr__(self) -> str:
         return f"Evaluation on real {self.judged_on} patients:\n{self.headline}"

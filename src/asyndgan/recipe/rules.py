@@ -133,6 +133,9 @@ RULES: Final = (
     Rule(lambda r: r.image.source == "masks" and r.image.modalities,
          "image.modalities names what to paint, but image.source 'masks' paints every label of the "
          "sites' data; leave it empty", ("image.modalities=[]",)),
+    Rule(lambda r: r.masks.unlabelled and r.condition.kind != "mask",
+         "masks.unlabelled needs label maps, but condition.kind is '{r.condition.kind}'; {set}",
+         ("masks.unlabelled=false",)),
     Rule(lambda r: r.masks.source == "given" and r.condition.kind != "mask",
          "masks.source is 'given', but condition.kind is '{r.condition.kind}'; {set}, or "
          "condition.kind to 'mask'", ("masks.source='own'",)),

@@ -295,6 +295,11 @@ class MasksSection(Section):
         "generate' can paint from them; a site whose policy forbids it takes no part. "
         "where_allowed: such a site takes part, and its masks are not kept",
     )
+    unlabelled: bool = Field(
+        False,
+        description="true: label 0 means that nobody labelled a pixel, as void in street scenes. "
+        "Images are painted there too, but no segmentation is trained or scored on it",
+    )
 
 
 @final

@@ -76,7 +76,8 @@ class Objective:
     ) -> None:
         self.recipe = recipe
         self.labels = labels
-        self.known = None if known is None else frozenset(known)
+        self.taught = frozenset(range(1 if recipe.masks.unlabelled else 0, labels))
+        self.known = self.taught if known is None else self.taught.intersection(known)
         self.space = space
         self.seed = seed if secret is None else derived_seed(seed, secret)
         self.adversarial = build_adversarial_loss(recipe)
@@ -186,7 +187,7 @@ class Objective:
             both = self.adversarial.real(real.score) + self.adversarial.synthetic(synthetic.score)
             terms.append(0.5 * both)
         if self.recipe.loss.segmentation and real.segmentation is not None:
-            fits = balanced_cross_entropy(real.segmentation, labels_in(maps[:count]))
+            fits = balanced_cross_entropy(real.segmentation, labels_in(maps[:count]), self.taught)
             terms.append(self.recipe.loss.segmentation * fits)
         return torch.stack(terms).sum()
 
