@@ -223,8 +223,7 @@ def test_after_a_renewal_new_and_old_certificates_connect(local: Localhost, tmp_
     shutil.copy(tmp_path / "north" / KIT_FILE, kit)
     assert pid
     os.kill(pid, signal.SIGKILL)  # both start again with what is new
-    local.clients["north"].close()
-    local.clients["north"] = keep_client(kit)
+    local.connect("north")
     assert used.read_bytes() != old
     until(lambda: local.server.pid() not in (pid, None))
     for site in ("north", "south"):

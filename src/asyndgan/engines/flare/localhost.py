@@ -71,8 +71,8 @@ class Localhost(Transport):
                 guard(kit)
                 self.services[setup.name] = SiteService(kit, partial(_same, setup))
                 ends.callback(self.services[setup.name].close)
-                self.clients[setup.name] = keep_client(kit)
-                ends.callback(self.clients[setup.name].close)
+                self.connect(setup.name)
+                ends.callback(self._disconnect, setup.name)
             self.flare = Flare(Office(self.federation, recipe, "run"))
             ends.callback(self.flare.close)
             ends.callback(self.flare.office.close)  # jobs end with the server, and sooner
@@ -80,6 +80,15 @@ class Localhost(Transport):
                 missing = ", ".join(set(self._order) - set(self.flare.sites()))
                 raise SiteUnreachableError(f"FLARE did not connect {missing} in {CONNECTED_S:g} s.")
             self._ends = ends.pop_all()
+
+    def connect(self, site: str) -> None:
+        """Starts FLARE's client of a site from its kit, in place of one that is there."""
+        self._disconnect(site)
+        self.clients[site] = keep_client(self.folder / "sites" / site)
+
+    def _disconnect(self, site: str) -> None:
+        if site in self.clients:
+            self.clients[site].close()
 
     def send(self, site: str, payload: bytes, timeout: float) -> bytes:
         """Sends a request through FLARE and returns the site's answer."""
