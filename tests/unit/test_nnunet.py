@@ -317,6 +317,8 @@ def test_a_folder_that_is_none_is_said_to_be_none(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match=r"file.*is no folder"):
         describe(tmp_path / "file")
+    with pytest.raises(DataError, match=r"Leave out 'north='"):
+        describe(Path(f"north={tmp_path}"))
 
 
 def test_a_missing_dataset_json_says_so(tmp_path: Path) -> None:

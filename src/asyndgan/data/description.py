@@ -184,6 +184,9 @@ def json_table(path: Path) -> dict[str, object]:
     if not path.parent.is_dir():
         what = "is no folder" if path.parent.exists() else "this folder does not exist"
         remedy = "Name the folder of a data set; dataset.json lies in it."
+        named, _, rest = str(path.parent).partition("=")
+        if rest and Path(rest).expanduser().is_dir():  # as --site takes it
+            remedy = f"Leave out '{Path(named).name}=': this argument takes a folder alone."
         raise DataFileError(path.parent, what, remedy)
     if not path.is_file():
         raise DataFileError(path, *without_description(path.parent))
