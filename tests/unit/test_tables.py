@@ -14,15 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pandas.testing import assert_frame_equal
 from pyarrow import parquet
+from typer.testing import CliRunner
 
+from asyndgan.cli import app
 from asyndgan.data.cohort import Cohort
-from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError
+from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, RunError
 from asyndgan.models import build_discriminator, build_generator, condition_maps, site_noise
 from asyndgan.privacy import Policy, Released
 from asyndgan.privacy.books import open_release
 from asyndgan.privacy.ledger import read as read_ledger
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableColumn, TableSection
+from asyndgan.runs import load_recipe
+from asyndgan.runs.study import Study
 from asyndgan.tables.cohort import load_records
 from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.planning import plan_from, plan_tables
@@ -482,3 +486,35 @@ def test_a_record_does_not_depend_on_the_others_of_its_batch(tmp_path: Path) -> 
 def test_a_recipe_of_other_sites_is_refused_an_override_that_does_not_exist(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"training\.stepz"):
         plan_tables({"a": drawn(tmp_path)}, ["training.stepz=1"])
+
+
+def test_init_names_the_tables_of_a_folder_and_other_commands_take_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("north", "south")):
+        drawn(tmp_path / "data", seed=seed).joinpath("records.csv").rename(f"data/{name}.csv")
+    stored(tmp_path / "data", "7.5,2,short,no\n" * 30).joinpath("records.csv").rename(
+        "data/test.csv"
+    )
+    (tmp_path / "notes.csv").touch()  # no schema beside it
+
+    def said(*words: str) -> str:
+        done = CliRunner().invoke(app, words)
+        assert done.exception is None, done.output
+        return done.output
+
+    assert "masks" not in said("init", "data")
+    study = Study.load()
+    assert study.sites == {name: Path(f"data/{name}.csv") for name in ("north", "south")}
+    assert study.test == Path("data/test.csv") and study.overrides == []
+    assert load_recipe(str(tmp_path / "recipe.toml")).table
+    assert "No faults" in said("check")
+    (tmp_path / "data" / "south.csv").unlink()
+    with pytest.raises(RunError, match=r"south\.csv does not exist"):
+        raise CliRunner().invoke(app, ["check"]).exception or AssertionError
+    with pytest.raises(DataError, match=r"schema\.json"):
+        raise (
+            CliRunner().invoke(app, ["init", "notes.csv", "--out", "new/"]).exception
+            or AssertionError
+        )

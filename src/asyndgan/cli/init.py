@@ -8,10 +8,13 @@ from typing import Annotated, Final
 import typer
 
 from asyndgan.cli.plan import tell_plan
+from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import AsyndganError, RunError
+from asyndgan.recipe import Recipe
 from asyndgan.runs.planned import Planned, planned
 from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text
+from asyndgan.tables.planning import plan_tables
 from asyndgan.texts import replace_text, storing
 
 RECIPE_FILE: Final = "recipe.toml"
@@ -22,7 +25,8 @@ def init(
     folders: Annotated[
         list[Path],
         typer.Argument(
-            metavar="FOLDER", help="A site's data set, or a folder with the data sets of all sites."
+            metavar="FOLDER",
+            help="A site's data set or table, or a folder with the data sets of all sites.",
         ),
     ],
     test: Path | None = None,
@@ -56,7 +60,7 @@ def init(
     console = Terminal()
     made, why = _planned(study.sites)
     if made:
-        tell_plan(console, made)
+        _tell(console, made)
         replace_text(recipe, made.to_toml())
     replace_text(file, study_text(sites, tested, file, RECIPE_FILE if made else ""))
     for site, folder in study.sites.items():
@@ -64,9 +68,9 @@ def init(
     console.say(f"test set: {study.test or 'none, so sites hold out patients'}")
     for folder in left_out:
         console.say(f"left out: {folder} is a test set by its name, and --test names another")
-    console.say(
-        f"Written to {file}: read it. It has the run keep patients' masks, so ask each site first."
-    )
+    masks = any("masks.release" in one for one in study.overrides)
+    keeps = " It has the run keep patients' masks, so ask each site first." if masks else ""
+    console.say(f"Written to {file}: read it.{keeps}")
     if not made:
         pairs = " ".join(quote(f"{site}={folder}") for site, folder in study.sites.items())
         console.say(
@@ -92,9 +96,16 @@ def _new_files(out: str) -> tuple[Path, Path]:
     return file, recipe
 
 
-def _planned(sites: Mapping[str, Path]) -> tuple[Planned | None, str]:
-    """The plan; or None, and why there is none."""
+def _tell(console: Terminal, made: Planned | Recipe) -> None:
+    if isinstance(made, Planned):
+        tell_plan(console, made)
+    else:
+        tell_table(console, made)
+
+
+def _planned(sites: Mapping[str, Path]) -> tuple[Planned | Recipe | None, str]:
+    """The plan, or the recipe of tables; or None, and why there is none."""
     try:
-        return planned(sites), ""
+        return plan_tables(sites) or planned(sites), ""
     except AsyndganError as error:
         return None, str(error)

@@ -24,6 +24,7 @@ from asyndgan.recipe.faults import explained, shown
 from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
 from asyndgan.recipe.toml import key_of, value_of
+from asyndgan.tables.schema import SCHEMA_FILE, is_table, schema_of, tables_in
 from asyndgan.texts import NAME_LENGTH, bounded_text, check_site_names, parsed_toml
 
 STUDY_FILE: Final = "study.toml"
@@ -150,14 +151,14 @@ def _toml_fault(text: str, fault: str) -> str:
     return f"line {number}, {line[:80]!a}: write KEY = VALUE, with text in quotes."
 
 
-def existing(folder: Path) -> Path:
-    """The same folder of a study; raises `RunError` if there is none."""
-    if not folder.is_dir():
+def existing(data: Path) -> Path:
+    """The same folder, or table, of a study; raises `RunError` if there is none."""
+    if not data.is_dir() and not (data.is_file() and is_table(data)):
         raise RunError(
-            f"{folder} does not exist, or is no folder. Correct it in the study's file; a relative "
+            f"{data} does not exist, or is no folder. Correct it in the study's file; a relative "
             "path there is relative to that file."
         )
-    return folder
+    return data
 
 
 def _dotted(tables: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
@@ -184,7 +185,8 @@ def begun(
     """
     found = data_sets(folders)
     if test:
-        json_table(test / "dataset.json")
+        if not is_table(test):
+            json_table(test / "dataset.json")
         if test.resolve() in [one.resolve() for one in folders if not is_test_set(one)]:
             raise RunError(f"{test} is named as a site and as the test set. Name it once.")
     named_so = [folder for folder in found if is_test_set(folder)]
@@ -210,34 +212,46 @@ def data_sets(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         inside = [] if _is_data_set(folder) or not folder.is_dir() else sorted(folder.iterdir())
         sets = [path for path in inside if _is_data_set(path) and not _painted(path)]
-        if not sets:
-            json_table(folder / "dataset.json")  # says what is wrong with it
+        if not sets and is_table(folder):
+            schema_of(folder)  # says what is wrong with it
+        elif not sets:
+            json_table(folder / "dataset.json")
         found += sets or [folder]
     return found
 
 
-def _is_data_set(folder: Path) -> bool:
-    return (folder / "dataset.json").is_file()
+def _is_data_set(data: Path) -> bool:
+    """Whether a folder has images, or a path is a table: a folder may hold those of all sites."""
+    if data.is_file():
+        return is_table(data) and (data.parent / SCHEMA_FILE).is_file()
+    return (data / "dataset.json").is_file() or (is_table(data) and len(tables_in(data)) == 1)
 
 
-def _painted(folder: Path) -> bool:
-    table = json_table(folder / "dataset.json")
+def _painted(data: Path) -> bool:
+    if is_table(data):
+        return schema_of(data).synthetic
+    table = json_table(data / "dataset.json")
     return any(table.get(key) for key in ("synthetic", "masks_only", "synthetic_cases"))
 
 
 def is_test_set(folder: Path) -> bool:
     """Whether a data set's folder is named as a test set is, or has images of one only."""
     only = (folder / "imagesTs").is_dir() and not (folder / "imagesTr").is_dir()
-    return only or folder.resolve().name.casefold() in TEST_NAMES
+    return only or _name_of(folder).casefold() in TEST_NAMES
+
+
+def _name_of(data: Path) -> str:
+    """A folder's name; of a table's file, without its ending."""
+    return data.resolve().stem if data.is_file() else data.resolve().name
 
 
 def site_names(folders: Sequence[Path]) -> list[str]:
     """A valid name for each site: that of its folder; where names are equal, with the one above."""
-    plain = [_valid(folder.resolve().name) for folder in folders]
+    plain = [_valid(_name_of(folder)) for folder in folders]
     names: list[str] = []
     for name, folder in zip(plain, folders, strict=True):
         if sum(name.casefold() == other.casefold() for other in plain) > 1:
-            name = _valid(f"{folder.resolve().parent.name}-{folder.resolve().name}")
+            name = _valid(f"{folder.resolve().parent.name}-{_name_of(folder)}")
         taken, number, first = {other.casefold() for other in names}, 1, name
         while name.casefold() in taken:
             number += 1
@@ -264,6 +278,11 @@ def study_text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe:
     named_recipe = f"recipe = {value_of(recipe)}" if recipe else '# recipe = "default"'
     tested = f"test = {shown(test)}" if test else '# test = "data/test"'
     held = f"training.hold_out = {HELD_OUT}  # patients to judge on, since there is no test set\n"
+    kept = (
+        "masks.release = true  # the run keeps patients' masks to paint from: ask each site first\n"
+    )
+    if any(map(is_table, sites.values())):
+        kept = ""
     named = "\n".join(f"{key_of(name)} = {shown(folder)}" for name, folder in sites.items())
     return f"""\
 # A study: commands of asyndgan that are called in this folder, or with --study, read it.
@@ -278,6 +297,5 @@ out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written
 {named}
 
 [set]  # keys of the recipe, each with its value; 'asyndgan recipe show default' lists them all
-masks.release = true  # the run keeps patients' masks to paint from: ask each site first
-{"" if test else held}# training.steps = 3000
+{kept}{"" if test else held}# training.steps = 3000
 """

@@ -120,11 +120,16 @@ def is_table(data: Path) -> bool:
     return data.suffix in FORMATS or (data / SCHEMA_FILE).is_file()
 
 
+def tables_in(folder: Path) -> list[Path]:
+    """The files of records in a folder, in the order of their names."""
+    return sorted(p for p in folder.glob("*") if p.suffix in FORMATS) if folder.is_dir() else []
+
+
 def file_of(data: Path) -> Path:
     """The file of records that a path names, itself or as the only one of a folder."""
     if data.suffix in FORMATS:
         return data
-    found = sorted(p for p in data.glob("*") if p.suffix in FORMATS) if data.is_dir() else []
+    found = tables_in(data)
     if len(found) != 1:
         raise DataError(
             f"{data} holds {len(found)} files of records ({', '.join(FORMATS)}), and one is "
