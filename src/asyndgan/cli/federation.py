@@ -289,8 +289,9 @@ def _have_confirmed(order: Any, *, ask: bool) -> None:
         return
     order.stop()
     console.say(
-        f"Run {order.name} is stopped. Submit it again with the sites that are to take part "
-        "(--site), or submit another that names what it paints (image.modalities, image.labels)."
+        f"Run {order.name} is stopped. To leave out a site, call 'asyndgan federation remove'. "
+        "Then submit it again, or another that names what it paints (image.modalities, "
+        "image.labels)."
     )
 
 
