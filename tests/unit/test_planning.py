@@ -110,6 +110,10 @@ EXAMPLES: dict[str, tuple[dict[str, Fingerprint], dict[str, Any]]] = {
     ),
     "percentiles": ({"a": volumes()}, {"intensity": {"T1": ("percentiles", 0.5, 99.5)}}),
     "percentiles of crops": ({"a": crops()}, {"intensity": {"T1": ("percentiles", 1, 99)}}),
+    "left open": (
+        {"a": pictures(modalities=(modality(explained=0.02),))},
+        {"generator.kind": "topdown", "generator.skip": False, "discriminator.width": 32},
+    ),
     "few hold a modality": (
         {name: pictures(modalities=(modality(name),)) for name in ("a", "b", "c")},
         {"shares.by": "modality"},

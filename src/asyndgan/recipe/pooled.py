@@ -24,6 +24,9 @@ LARGEST_SIDE: Final = 64
 USUAL: Final = 0.4
 """In crops around an organ, fewer of the cases than this have the most common number of voxels."""
 
+LITTLE: Final = 0.1
+"""Part of the variance below which labels explain little of an image."""
+
 MOST_EMPTY: Final = {True: 0.2, False: 0.5}
 """Fraction of slices of volumes (True), or of pictures, without a label from which on they are
 left out: somebody chose the pictures."""
@@ -209,6 +212,20 @@ class Sites:
         high = max(each.p99_5.highest for each in levels)
         digits = 2 - math.floor(math.log10(high - low))
         return Intensity(low=round(low, digits), high=round(high, digits))
+
+    @cached_property
+    def explained(self) -> dict[str, float]:
+        """The most that labels explain at a site of each modality's variance, where it is known."""
+        found = {
+            name: [one.explained for one in parts.values() if one.explained is not None]
+            for name, parts in self.modalities.items()
+        }
+        return {name: max(shares) for name, shares in found.items() if shares}
+
+    @property
+    def left_open(self) -> bool:
+        """Whether labels explain little of every modality."""
+        return bool(self.explained) and max(self.explained.values()) < LITTLE
 
     @cached_property
     def rare(self) -> list[str]:
