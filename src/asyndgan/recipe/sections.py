@@ -76,7 +76,8 @@ class GeneratorSection(Section):
         "resnet",
         description="network: resnet, the default, measured most; topdown, when masks leave "
         "most of an image open; spade, an alternative for small labels; dcgan, for classes or "
-        "noise alone; masks, for image.source 'masks'; rows, for a table; or an entry point 'asyndgan.generators'",
+        "noise alone; masks, for image.source 'masks'; rows, for a table; or an entry point "
+        "'asyndgan.generators'",
     )
     width: int = Field(64, ge=4, le=512, description="filters of the first layer")
     blocks: int = Field(
