@@ -293,7 +293,7 @@ def test_a_run_of_masks_is_not_judged_by_segmentation(
         (("generator.kind=dcgan",), "no place for a mask"),
         ((*OF_MASKS, "generator.kind=dcgan"), "lies between labels.*take 'masks'"),
         (
-            (*OF_MASKS, "generator.kind=spade", "generator.latent=0", "generator.noise=1"),
+            (*OF_MASKS, "generator.kind=topdown", "generator.latent=0", "generator.noise=1"),
             "lies between labels",
         ),
         ((*OF_MASKS, "image.source=images"), "take 'dcgan'"),

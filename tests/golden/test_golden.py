@@ -24,8 +24,8 @@ STORED = Path(__file__).with_name("golden.json")
 STEPS = 3
 RECIPES = {
     "paper": ["loss.paired_l1=100"],
-    "spade": [
-        "generator.kind=spade",
+    "topdown": [
+        "generator.kind=topdown",
         "generator.noise=4",
         "discriminator.kind=patch_segmentation",
         "loss.segmentation=1",
@@ -115,7 +115,7 @@ def test_losses_and_weights_of_a_small_run_are_what_they_were(name: str) -> None
 
 
 def test_a_small_run_is_the_same_twice() -> None:
-    assert run(recipe_of("spade")) == run(recipe_of("spade"))
+    assert run(recipe_of("topdown")) == run(recipe_of("topdown"))
 
 
 if __name__ == "__main__":

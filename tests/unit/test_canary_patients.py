@@ -76,7 +76,7 @@ class WeighsClasses(PrivateDiscriminator):
 
 def learner(tiny: MakeRecipe, kind: type[PrivateDiscriminator]) -> PrivateDiscriminator:
     recipe = tiny(
-        "condition.kind=class", "generator.kind=spade", "masks.release=false",
+        "condition.kind=class", "generator.kind=topdown", "masks.release=false",
         "privacy.kind=discriminator", f"privacy.noise={NOISE}", "privacy.clip=0.02",
         "privacy.patients=16",
     )  # fmt: skip

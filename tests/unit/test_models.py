@@ -25,7 +25,7 @@ from asyndgan.recipe import DiscriminatorSection, Recipe
 from asyndgan.training import Site
 
 MakeRecipe = Callable[..., Recipe]
-GENERATORS = ["resnet", "spade", "topdown"]
+GENERATORS = ["resnet", "topdown"]
 DISCRIMINATORS = ["patch", "patch_segmentation"]
 SPACES = [(16, 16), (16, 32), (16, 16, 16)]
 LARGER = [(32, 32), (32, 48), (32, 32, 32)]
@@ -119,9 +119,11 @@ def test_a_style_begins_without_effect_and_can_learn_one(tiny: MakeRecipe) -> No
     assert not torch.allclose(generator(maps, looks[0]), plain, atol=0.02)
 
 
-def test_the_spade_generator_paints_in_each_sites_style(tiny: MakeRecipe) -> None:
+def test_the_topdown_generator_paints_in_each_sites_style(tiny: MakeRecipe) -> None:
     torch.manual_seed(0)
-    recipe = tiny("image.size=32", "generator.kind=spade", "generator.style=4", "generator.noise=2")
+    recipe = tiny(
+        "image.size=32", "generator.kind=topdown", "generator.style=4", "generator.noise=2"
+    )
     generator = build_generator(recipe, condition_channels=3, image_channels=2, spatial_dims=2)
     maps, random = maps_of("mask", (32, 32), b=1), torch.Generator()
     looks = [site_noise(recipe, [site], (32, 32), random.manual_seed(0)) for site in "ab"]
@@ -161,11 +163,11 @@ def test_a_generator_of_masks_paints_one_label_a_place_and_learns_as_if_it_had_n
         assert one.any()
 
 
-def test_the_spade_generator_sees_a_class(tiny: MakeRecipe) -> None:
+def test_the_topdown_generator_sees_a_class(tiny: MakeRecipe) -> None:
     # (The ResNet does not: its instance norms remove what is the same everywhere. A recipe that
     # asks for that is refused.)
     space = (16, 16)
-    generator, noise = generator_of(tiny, "spade", space, "class"), noise_of(space)
+    generator, noise = generator_of(tiny, "topdown", space, "class"), noise_of(space)
     images = [
         generator(condition_maps(torch.tensor(c), kind="class", labels=3, space=space), noise)
         for c in ([0, 0], [1, 1])
@@ -311,7 +313,7 @@ def test_conditions_become_one_hot_maps() -> None:
 @pytest.mark.parametrize(
     ("override", "build", "known"),
     [
-        ("generator.kind=vit", build_generator, "dcgan, masks, resnet, rows, spade, topdown"),
+        ("generator.kind=vit", build_generator, "dcgan, masks, resnet, rows, topdown"),
         ("discriminator.kind=vit", build_discriminator, "dcgan, patch, patch_segmentation, rows"),
     ],
 )

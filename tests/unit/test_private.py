@@ -35,7 +35,7 @@ from asyndgan.wire import ANSWERS, Card, Judge, Judgement, Open, Refusal, throug
 
 MakeRecipe = Callable[..., Recipe]
 MakeCohort = Callable[..., Cohort]
-CLASSES = ("condition.kind=class", "generator.kind=spade", "masks.release=false")
+CLASSES = ("condition.kind=class", "generator.kind=topdown", "masks.release=false")
 PRIVATE = (*CLASSES, "privacy.kind=discriminator", "privacy.patients=3")
 DELTA = 1e-5
 NOTHING_DONE = Preparation((2, 2), (1.0, 1.0), (2, 2), (0, 0), (1.0,), (0.0,))

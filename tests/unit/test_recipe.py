@@ -110,7 +110,7 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
         (["timeline=[{site='north', first=3, last=2}]"], "before its first one"),
         (["reminding.weight=1"], "the coordinator keeps no masks to remind the generator of"),
         (
-            ["reminding.weight=1", "condition.kind=class", "generator.kind=spade"],
+            ["reminding.weight=1", "condition.kind=class", "generator.kind=topdown"],
             "but classes are not kept",
         ),
         (["image.size=16"], "too small for discriminator.layers = 3"),

@@ -831,7 +831,7 @@ def test_a_generator_that_was_exchanged_is_noticed(tmp_path):
 
 def test_a_run_of_classes_speaks_of_classes(tmp_path):
     classes = Recipe.from_tables(
-        {**RECIPE.to_tables(), "condition": {"kind": "class"}, "generator": {"kind": "spade"}}
+        {**RECIPE.to_tables(), "condition": {"kind": "class"}, "generator": {"kind": "topdown"}}
     )
     text = page(run_folder(tmp_path / "run", recipe=classes), []).text
     assert "the classes of its next batch" in text

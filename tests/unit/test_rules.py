@@ -16,7 +16,7 @@ from asyndgan.recipe.rules import RULES, Rule
 NOISE = ("condition.kind=none", "generator.latent=8")
 OF_MASKS = ("image.source=masks", "generator.kind=masks", *NOISE)
 SEGMENTS = ("discriminator.kind=patch_segmentation", "loss.segmentation=1")
-CLASSES = ("condition.kind=class", "generator.kind=spade")
+CLASSES = ("condition.kind=class", "generator.kind=topdown")
 DP_SGD = ("privacy.kind=discriminator", "privacy.conditions=unprotected")
 NOISED = ("privacy.kind=feedback", "privacy.conditions=unprotected")
 
@@ -42,7 +42,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "training.flip mirrors": ["image.axis=sagittal"],
     "generator.noise is set": [*NOISE, "generator.kind=dcgan", "generator.noise=1"],
     "generator.skip is set": [*OF_MASKS, "generator.skip=true"],
-    "generator.position is set": ["generator.kind=spade", "generator.position=true"],
+    "generator.position is set": ["generator.kind=topdown", "generator.position=true"],
     "'resnet' cannot see": ["condition.kind=class"],
     "nothing to paint from": ["condition.kind=none"],
     "so the generator paints masks": [*OF_MASKS, "condition.kind=class"],
@@ -70,7 +70,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "masks.release looks at": [*NOISED, "masks.release=true"],
     "discriminator.kind '{r.discriminator.kind}' is of": [*DP_SGD, "discriminator.kind=mine"],
     "loss.adversarial '{r.loss.adversarial}' is of": [*DP_SGD, "loss.adversarial=mine"],
-    "paints images, and the recipe": [*TABLE, "generator.kind=spade"],
+    "paints images, and the recipe": [*TABLE, "generator.kind=topdown"],
     "generator.kind 'rows'": ["generator.kind=rows"],
     "judges images, and the recipe": [*TABLE, "discriminator.kind=patch"],
     "discriminator.kind 'rows'": ["discriminator.kind=rows"],

@@ -129,7 +129,7 @@ def shipped(name: str) -> list[str]:
 
 OBJECTIVES = [
     [],
-    ["loss.adversarial=least_squares", "generator.kind=spade", "generator.noise=2"],
+    ["loss.adversarial=least_squares", "generator.kind=topdown", "generator.noise=2"],
     ["loss.paired_l1=2"],
     ["discriminator.kind=patch_segmentation", "loss.segmentation=1"],
     [
@@ -137,7 +137,7 @@ OBJECTIVES = [
         "loss.segmentation=1",
         "discriminator.cross_fitted=true",
     ],
-    ["condition.kind=class", "generator.kind=spade", "masks.release=false"],
+    ["condition.kind=class", "generator.kind=topdown", "masks.release=false"],
     ["condition.kind=none", "masks.release=false"],
     ["wire.images=uint8"],
     ["training.chunk=3"],

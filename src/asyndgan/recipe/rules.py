@@ -64,7 +64,7 @@ _FOREIGN = (
 _NO_TABLE = (
     "is for records, and the recipe has no [table]; have 'asyndgan plan' write one, or {set}"
 )
-_PAINTERS = ("resnet", "topdown", "spade", "dcgan", "masks")
+_PAINTERS = ("resnet", "topdown", "dcgan", "masks")
 
 # fmt: off
 RULES: Final = (
@@ -95,14 +95,14 @@ RULES: Final = (
          ("masks.release=false",)),
     Rule(lambda r: r.image.source == "images" and r.condition.kind == "mask"
          and r.generator.kind in ("dcgan", "masks"),
-         "generator.kind '{r.generator.kind}' has no place for a mask; {set} or 'spade'",
+         "generator.kind '{r.generator.kind}' has no place for a mask; {set} or 'topdown'",
          ("generator.kind='resnet'",)),
     Rule(lambda r: r.image.source == "images" and r.condition.kind != "mask"
          and r.generator.kind == "masks",
          "generator.kind 'masks' paints one label a place; for image.source 'images' take 'dcgan' "
          "or, with a mask, 'resnet'", ("generator.kind='dcgan'",)),
     Rule(lambda r: r.image.source == "masks" and r.condition.kind != "mask"
-         and r.generator.kind in ("dcgan", "resnet", "spade", "topdown"),
+         and r.generator.kind in ("dcgan", "resnet", "topdown"),
          "generator.kind '{r.generator.kind}' paints what lies between labels, by which "
          "discriminators tell it at once; for image.source 'masks' take 'masks'",
          ("generator.kind='masks'",)),
@@ -113,13 +113,13 @@ RULES: Final = (
          f"generator.noise {_USELESS}", ("generator.noise=0",)),
     Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown") and r.generator.skip,
          f"generator.skip {_USELESS}", ("generator.skip=false",)),
-    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "spade", "topdown")
+    Rule(lambda r: r.generator.kind in ("dcgan", "masks", "topdown")
          and r.generator.position,
          f"generator.position {_USELESS}", ("generator.position=false",)),
     Rule(lambda r: r.condition.kind == "class" and r.generator.kind == "resnet"
          and not r.generator.skip,
          "generator.kind 'resnet' cannot see condition.kind 'class': its norms remove what is the "
-         "same everywhere in an image; {set}, or generator.kind to 'spade'",
+         "same everywhere in an image; {set}, or generator.kind to 'topdown'",
          ("generator.skip=true",)),
     Rule(lambda r: r.condition.kind == "none" and not r.generator.noise + r.generator.latent,
          "condition.kind 'none' leaves the generator nothing to paint from; set generator.noise or "

@@ -75,7 +75,7 @@ class GeneratorSection(Section):
     kind: str = Field(
         "resnet",
         description="network: resnet, the default, measured most; topdown, when masks leave "
-        "most of an image open; spade, an alternative for small labels; dcgan, for classes or "
+        "most of an image open; dcgan, for classes or "
         "noise alone; masks, for image.source 'masks'; rows, for a table; or an entry point "
         "'asyndgan.generators'",
     )
