@@ -20,7 +20,7 @@ from torch import Tensor
 
 from asyndgan.arrays import Masks
 from asyndgan.auditing.record import AuditRecord, check_released
-from asyndgan.auditing.records import RecordsAudit, audit_records
+from asyndgan.auditing.records import RecordsAudit, audit_records, check_released_records
 from asyndgan.auditing.run import audit_run
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
@@ -262,11 +262,6 @@ def generate(
             `release` is combined with `draws`, `augment` or `seed`.
         DataError: the folder of masks cannot be used, or `out` cannot be written.
     """
-    if _folder(run).recipe().table:
-        ending = file_of(Path(like)).suffix if like else ".csv"
-        return generate_records(
-            _folder(run), Path(out), draws=draws or DRAWS, seed=seed, ending=ending
-        )
     own = (draws, augment, seed) != (None, False, 0)
     if release and own:
         raise RunError(
@@ -274,6 +269,17 @@ def generate(
             "--seed have no effect; leave them out."
         )
     folder = _folder(run)
+    if folder.recipe().table:
+        given = {"masks": masks, "augment": augment, "fade": fade}
+        if strange := [f"--{name}" for name, value in given.items() if value]:
+            raise RunError(f"{', '.join(strange)}: this is for images, and the run is of a table.")
+        permitted = (
+            check_released_records(folder, [Path(one) for one in release]) if release else ""
+        )
+        return generate_records(
+            folder, Path(out), draws=draws or DRAWS, seed=seed, audited=permitted,
+            ending=file_of(Path(like)).suffix if like else ".csv",
+        )  # fmt: skip
     named, source = chosen_masks(folder, _path(masks))
     fading = fading_of(folder, fade)
     storage = Storage.like(DataSet(Path(like)), folder) if like else PICTURES

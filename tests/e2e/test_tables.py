@@ -13,7 +13,10 @@ import pandas as pd
 import pytest
 
 from asyndgan import Run, audit, evaluate, generate
+from asyndgan.errors import RunError
+from asyndgan.painting.records import make_records
 from asyndgan.privacy.ledger import read as read_ledger
+from asyndgan.runs import RunFolder
 from asyndgan.tables.schema import schema_of
 from asyndgan.tables.summary import loaded
 from asyndgan.tables.table import Table
@@ -169,6 +172,35 @@ def test_python_judges_held_out_records(run: Path, data: Path, tmp_path: Path) -
     assert audit(run, named, tmp_path / "a").attacks[-1].others == 144  # type: ignore[union-attr]
     schema = schema_of(tmp_path / "e" / "synthetic" / "schema.json")
     assert schema.classes == ("no", "yes")
+
+
+def test_a_table_is_released_only_as_audits_of_all_sites_permit(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    audit(run, {name: data / name for name in ("north", "south")}, tmp_path / "audit")
+    file = tmp_path / "audit" / "audit.json"
+    found = json.loads(file.read_text())
+    for attack in found["attacks"]:  # as of many records
+        attack.update(auc=0.5, low=0.48, high=0.52, p_value=0.5, corrected=1.0)
+    member = {**found["attacks"][0], "auc": 0.6, "low": 0.55, "p_value": 0.001}
+    denied = {
+        "may not be released: north: undecided": {"attacks": [member, *found["attacks"][1:]]},
+        "50.00% of the members are copied": {"copied": 0.5, "matched": 0.1},
+        "no audit covers south": {"attacks": found["attacks"][:1]},
+        "is of another generator": {"generator_sha256": "0" * 64},
+        "is no audit of a table": {"kind": "images"},
+    }
+    for place, (why, change) in enumerate(denied.items()):
+        file.write_text(json.dumps(found | change))
+        with pytest.raises(RunError, match=why):
+            generate(run, tmp_path / str(place), release=[file.parent])
+    file.write_text(json.dumps(found))
+    with pytest.raises(RunError, match="the set that was audited"):
+        generate(run, tmp_path / "a", release=[file.parent], seed=1)
+    said("generate", run, "--out", tmp_path / "a", "--release", file.parent)
+    assert "Audited: north: no sign of membership" in (tmp_path / "a/MODEL_CARD.md").read_text()
+    again = make_records(RunFolder(run))
+    pd.testing.assert_frame_equal(Table.read(tmp_path / "a").records, again, check_dtype=False)
 
 
 def test_privacy_is_charged_and_recorded(data: Path, tmp_path: Path) -> None:

@@ -1,23 +1,26 @@
 """What synthetic records reveal of the records that a run was trained on."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, final
+from typing import TYPE_CHECKING, Final, Literal, final
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.membership import Attack, attack, holm
 from asyndgan.errors import RunError
+from asyndgan.judging.metrics import fraction_interval
 from asyndgan.judging.records import distances, joined, split_sites
 from asyndgan.painting.records import make_records
+from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
 from asyndgan.tables.cohort import read_for, table_of
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.table import rows_of
-from asyndgan.texts import replace_text
+from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,7 +46,17 @@ class RecordsAudit:
     attacks: list[Attack]
     copied: float
     matched: float
-    kind: str = field(default="table")
+    kind: Literal["table"] = "table"
+
+    @property
+    def copies_members(self) -> bool:
+        """Whether members are copied more often than others, beyond chance (95 % intervals)."""
+        last = self.attacks[-1]
+        copied, matched = (
+            fraction_interval(round(part * count), count)
+            for part, count in ((self.copied, last.members), (self.matched, last.others))
+        )
+        return copied[0] > matched[1]
 
 
 def audit_records(
@@ -101,3 +114,50 @@ def _copied(made: "pd.DataFrame", records: "pd.DataFrame") -> float:
     known = set(rows_of(made))
     rows = rows_of(records[list(made.columns)])
     return sum(row in known for row in rows) / len(rows)
+
+
+_AUDIT: Final = TypeAdapter(RecordsAudit)
+
+
+def check_released_records(run: RunFolder, audits: Sequence[Path]) -> str:
+    """Checks that audits of this generator found no member and no more copies than chance makes.
+
+    Args:
+        run: run of a table, whose synthetic records are to be passed on.
+        audits: folders of audits; together they cover every site of the run.
+
+    Returns:
+        The findings of the audits, for the model card.
+
+    Raises:
+        RunError: a site was not audited; or an audit cannot be read, is of another generator, or
+            objects.
+    """
+    missing, findings = set(run.facts().sites), []
+    for folder in audits:
+        path = folder / AUDIT_FILE
+        if fault := lacking(path, "asyndgan audit"):
+            raise RunError(fault)
+        try:
+            audit = _AUDIT.validate_python(parsed_json(bounded_text(path, links=False)))
+        except (OSError, TypeError, ValueError) as error:
+            raise RunError(
+                f"{path} is no audit of a table; make it anew with 'asyndgan audit'."
+            ) from error
+        if audit.generator_sha256 != run.generator_digest() or not audit.attacks:
+            raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
+        if told := next(filter(None, (one.objection for one in audit.attacks)), ""):
+            raise RunError(f"{run.path} may not be released: {told}.")
+        if audit.copies_members:
+            raise RunError(
+                f"{run.path} may not be released: {audit.copied:.2%} of the members are copied in "
+                f"all columns, of others {audit.matched:.2%}. Train for fewer steps."
+            )
+        missing -= {one.name for one in audit.attacks}
+        findings += [f"{one.name}: {one.verdict}" for one in audit.attacks]
+    if missing:
+        raise RunError(
+            f"{run.path} may not be released: no audit covers {', '.join(sorted(missing))}. Audit "
+            "with --site there, and name that audit with one more --release."
+        )
+    return "; ".join(findings)

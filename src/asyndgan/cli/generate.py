@@ -8,7 +8,6 @@ import typer
 import asyndgan
 from asyndgan.cli.evaluate import EvaluationDisplay, tell_trial
 from asyndgan.cli.options import ChosenCount, FinishedRun, NewFolder, Seed, StudyOption
-from asyndgan.cli.tables import generate_table
 from asyndgan.cli.terminal import Terminal
 
 
@@ -56,8 +55,13 @@ def generate(
 
     console = Terminal()
     if RunFolder(run).recipe().table:
-        given = {"--masks": masks, "--augment": augment, "--fade": fade, "--release": release}
-        return generate_table(console, run, out, draws, seed, like, given)
+        count = asyndgan.generate(
+            run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
+            release=release or (), like=like,
+        )  # fmt: skip
+        return console.say(
+            f"{count} synthetic records in {out}, with schema.json and MODEL_CARD.md."
+        )
     with EvaluationDisplay(console, "paint cases", counted=True, whole="The painting") as display:
         count = asyndgan.generate(
             run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from asyndgan.cli.options import print_json
 from asyndgan.cli.terminal import Terminal
-from asyndgan.errors import RunError
 
 if TYPE_CHECKING:
     from asyndgan.auditing.records import RecordsAudit
@@ -81,27 +80,6 @@ def tell_table(console: Terminal, recipe: "Recipe") -> None:
     shares = ", ".join(f"{name} {share:.1%}" for name, share in table.classes.items())
     console.say(f"Planned for a table of {len(table.columns)} columns ({kinds}).")
     console.say(f"Records are made for each class of {table.target}: {shares}.")
-
-
-def generate_table(
-    console: Terminal,
-    run: Path,
-    out: Path,
-    draws: int | None,
-    seed: int,
-    like: Path | None,
-    given: Mapping[str, object],
-) -> None:
-    """Makes a synthetic table; `given` are options that only images have."""
-    from asyndgan.painting.records import DRAWS, generate_records
-    from asyndgan.runs import RunFolder
-    from asyndgan.tables.schema import file_of
-
-    if strange := [name for name, value in given.items() if value]:
-        raise RunError(f"{', '.join(strange)}: this is for images, and the run is of a table.")
-    ending = file_of(like).suffix if like else ".csv"
-    count = generate_records(RunFolder(run), out, draws=draws or DRAWS, seed=seed, ending=ending)
-    console.say(f"{count} synthetic records in {out}, with schema.json and MODEL_CARD.md.")
 
 
 def evaluate_table(

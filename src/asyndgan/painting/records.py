@@ -54,7 +54,13 @@ def make_records(run: RunFolder, draws: int = DRAWS, seed: int = 0) -> "pd.DataF
 
 
 def generate_records(
-    run: RunFolder, out: Path, *, draws: int = DRAWS, seed: int = 0, ending: str = ".csv"
+    run: RunFolder,
+    out: Path,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+    ending: str = ".csv",
+    audited: str = "",
 ) -> int:
     """Writes a synthetic table into a new folder; arguments are those of `make_records`.
 
@@ -64,6 +70,7 @@ def generate_records(
         draws: as in `make_records`.
         seed: as in `make_records`.
         ending: `.csv` or `.parquet`.
+        audited: findings of audits that permit a release, for the card.
 
     Returns:
         The number of records.
@@ -78,7 +85,7 @@ def generate_records(
         about = {"draws": draws, "seed": seed, **provenance_of(run)}
         schema = _schema(run) | {"synthetic": True, "provenance": about}
         (half / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
-        (half / "MODEL_CARD.md").write_text(_card(run, about, len(records)), "utf-8")
+        (half / "MODEL_CARD.md").write_text(_card(run, about, len(records), audited), "utf-8")
     return len(records)
 
 
@@ -104,7 +111,7 @@ def _schema(run: RunFolder) -> dict[str, Any]:
     return {"name": f"synthetic ({run.recipe().name})", "target": table.target, "columns": columns}
 
 
-def _card(run: RunFolder, about: dict[str, Any], count: int) -> str:
+def _card(run: RunFolder, about: dict[str, Any], count: int, audited: str) -> str:
     facts = run.facts()
     sites = "\n".join(
         f"| {site} | {own['cases']} | {own['share']:.3f} |" for site, own in facts.teachers.items()
@@ -125,6 +132,7 @@ def _card(run: RunFolder, about: dict[str, Any], count: int) -> str:
 
 - {privacy_line(run.recipe().privacy)}
 - Extreme values are missing: the ends of each column are means over several records.
+- {f"Audited: {audited}." if audited else "Nobody audited this table."}
 - Measure before you rely on it: `asyndgan evaluate` and `asyndgan audit`.
 
 ## Provenance
