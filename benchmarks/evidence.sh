@@ -2,8 +2,8 @@
 # Computes the tables behind docs/evidence.md, or the ones named, and writes each into docs/results/TABLE.md:
 #   benchmarks/evidence.sh DATA OUT [TABLE ...]
 # A table is a suite of benchmarks/suites (those named search-* are experiments, and run only if named) or one of the
-# scripts wire, reconstruction, membership, worst_recipe, digits, phantoms and tables. DATA contains lgg_mri, dsb2018_fluo,
-# msd_hippocampus, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
+# scripts wire, reconstruction, membership, worst_recipe, digits, phantoms, tables, streets and labelled (only if named). DATA contains
+# lgg_mri, dsb2018_fluo, msd_hippocampus, hippocampus_3d, streets_camvid, loans and loans_default; phantoms are generated there. Results that exist are reused, and an interrupted suite
 # resumes. A suite's results also go to benchmarks/results/TABLE.json. Everything takes about fifty hours of one core.
 set -euo pipefail
 data="$1" out="$2"
@@ -12,12 +12,21 @@ cd "$(dirname "$0")/.."
 asyndgan=.venv/bin/asyndgan
 [ -e "$data/phantoms" ] || $asyndgan phantoms "$data/phantoms"
 [ $# -gt 0 ] || set -- demo codings bytes away lgg-64 dsb-64 misaligned temporary hippocampus \
-  selection lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms tables
+  selection lgg-128 dsb-128 wire reconstruction membership worst_recipe digits phantoms tables streets
 for table; do
   document="docs/results/$table.md"
   case "$table" in
     tables)
       .venv/bin/python benchmarks/tables.py --data "$data" --out "$out/tables" --test --document "$document"
+      continue
+      ;;
+    streets)
+      .venv/bin/python benchmarks/streets.py --data "$data" --out "$out/streets" --document "$document"
+      continue
+      ;;
+    labelled)
+      .venv/bin/python benchmarks/labelled.py --data "$data" --runs "$out/search-generators/runs/hippocampus_3d" \
+        --out "$out/labelled" --document "$document"
       continue
       ;;
     wire | reconstruction | membership | worst_recipe | phantoms)
