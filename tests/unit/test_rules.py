@@ -43,6 +43,7 @@ EXAMPLES: dict[str, Sequence[str]] = {
     "generator.noise is set": [*NOISE, "generator.kind=dcgan", "generator.noise=1"],
     "generator.skip is set": [*OF_MASKS, "generator.skip=true"],
     "generator.position is set": ["generator.kind=topdown", "generator.position=true"],
+    "generator.diversity compares": ["generator.diversity=1"],
     "'resnet' cannot see": ["condition.kind=class"],
     "nothing to paint from": ["condition.kind=none"],
     "so the generator paints masks": [*OF_MASKS, "condition.kind=class"],

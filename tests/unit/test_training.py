@@ -38,7 +38,7 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.news import line_of
 from asyndgan.training import SHARED_LOOK, Coordinator, Site, StepReport, checkpoint, scope_maps
 from asyndgan.training.objective import Objective, rate_factor
-from asyndgan.training.painting import Painting
+from asyndgan.training.painting import Diversity, Painting, sameness
 from asyndgan.training.roster import _TurnedAway
 from asyndgan.training.selection import Selection, checked_moments, real_moments
 from asyndgan.wire import (
@@ -213,9 +213,10 @@ def site_loss(site: Site, images: Tensor, step: int, modalities: tuple[str, ...]
     return loss
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.5])
 @pytest.mark.parametrize("chunk", [1, 2, 3, 4, 6])
 def test_painting_in_chunks_gives_the_same_images_and_gradients(
-    tiny: MakeRecipe, make_sites: MakeSites, chunk: int
+    tiny: MakeRecipe, make_sites: MakeSites, chunk: int, weight: float
 ) -> None:
     coordinator = make_sites(tiny("generator.noise=2")).begin()
     generator, recipe = coordinator.generator, coordinator.recipe
@@ -224,10 +225,13 @@ def test_painting_in_chunks_gives_the_same_images_and_gradients(
     maps = scope_maps(recipe, coordinator.scope, masks)
     noise = draw_noise(6, 2, (16, 16), random)
     feedback = torch.randn(6, 1, 16, 16, generator=random)
+    diversity = Diversity(draw_noise(6, 2, (16, 16), random), weight) if weight else None
 
     def painted(size: int) -> tuple[Tensor, list[Tensor]]:
         generator.zero_grad()
-        painting = Painting(generator, maps, noise, chunk=size, precision="float32")
+        painting = Painting(
+            generator, maps, noise, chunk=size, precision="float32", diversity=diversity
+        )
         painting.backward(feedback)
         return painting.images, [p.grad.clone() for p in generator.parameters()]
 
@@ -235,6 +239,37 @@ def test_painting_in_chunks_gives_the_same_images_and_gradients(
     torch.testing.assert_close(whole[0], parts[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(whole[1], parts[1], rtol=1e-3, atol=1e-4)
     assert not parts[0].requires_grad
+
+
+def test_diversity_asks_two_images_of_one_mask_to_differ_beyond_their_grain(
+    tiny: MakeRecipe, make_sites: MakeSites
+) -> None:
+    flat, grain = torch.zeros(2, 1, 16, 16), torch.zeros(2, 1, 16, 16)
+    grain[..., ::2, :], grain[..., 1::2, :] = 1.0, -1.0
+    assert torch.equal(sameness(flat, flat + 0.5), -torch.tensor([0.5, 0.5]).log())
+    assert sameness(flat, grain).min() > 9  # a pattern that is nothing on average
+
+    keys = ("generator.kind=topdown", "generator.latent=8", "optimiser.generator_rate=0.01")
+
+    def apart(weight: float) -> float:
+        """Distance of two images of a mask after some steps that ask for nothing else."""
+        recipe = tiny(*keys, f"generator.diversity={weight}")
+        coordinator = make_sites(recipe).begin()
+        maps = scope_maps(recipe, coordinator.scope, torch.zeros(4, 16, 16).long())
+        for step in range(8):
+            random = torch.Generator().manual_seed(step)
+            inputs = maps, site_noise(recipe, ["north"] * 4, (16, 16), random)
+            diversity = Diversity.of(recipe, ["north"] * 4, inputs, random)
+            assert (diversity is None) == (weight == 0)
+            painting = Painting(
+                coordinator.generator, *inputs, chunk=64, precision="float32", diversity=diversity
+            )
+            painting.backward(torch.zeros_like(painting.images))
+            coordinator.optimiser.step()
+            coordinator.optimiser.zero_grad()
+        return -float(sameness(painting.images, painting.images.roll(1, 0)).mean())
+
+    assert apart(1.0) > apart(0.0) + 0.5
 
 
 def test_a_chunked_run_learns_what_an_unchunked_one_does(

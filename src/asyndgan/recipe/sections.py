@@ -105,6 +105,13 @@ class GeneratorSection(Section):
         description="length of the random code of each image; 0: none. Use it when whole images "
         "differ, for example in brightness",
     )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="weight of a term at the coordinator that asks two images of one mask to "
+        "differ; needs latent. Use it when images of different masks look alike. Steps take longer",
+    )
     position: bool = Field(
         False,
         description="resnet: also gets each pixel's place in the image. Use it when masks leave "

@@ -52,7 +52,7 @@ from asyndgan.training.objective import (
     rate_factor,
     set_rate,
 )
-from asyndgan.training.painting import Painting
+from asyndgan.training.painting import Diversity, Painting
 from asyndgan.training.quorum import normalised
 
 
@@ -187,8 +187,9 @@ class _Party:
             self.recipe, self.scope, real.conditions, looks, random, self.device
         )
         painting = Painting(
-            self.generator, *inputs, chunk=training.chunk, precision=training.precision
-        )
+            self.generator, *inputs, chunk=training.chunk, precision=training.precision,
+            diversity=Diversity.of(self.recipe, looks, inputs, random),
+        )  # fmt: skip
         synthetic = replace(real, images=painting.images)
         self.objective.begin_step(number)
         losses = self.objective.learn(real, synthetic)

@@ -45,7 +45,7 @@ from asyndgan.training.integrity import bounded
 from asyndgan.training.member import Member
 from asyndgan.training.objective import adam, average_decay, follow, rate_factor, set_rate
 from asyndgan.training.opening import open_all
-from asyndgan.training.painting import Painting
+from asyndgan.training.painting import Diversity, Painting
 from asyndgan.training.reminding import Memory, Recall
 from asyndgan.training.roster import Keep, Roster
 from asyndgan.training.scope import Scope, agree, generator_inputs, new_generator
@@ -273,8 +273,11 @@ class Coordinator:
         looks = [self.roster.look_of(site) for site, own in of_sites.items() for _ in own]
         random = torch.Generator().manual_seed(seed)
         inputs = generator_inputs(self.recipe, self.scope, conditions, looks, random, self.device)
-        training = self.recipe.training
-        return Painting(generator, *inputs, chunk=training.chunk, precision=training.precision)
+        training, diversity = self.recipe.training, Diversity.of(self.recipe, looks, inputs, random)
+        return Painting(
+            generator, *inputs, chunk=training.chunk, precision=training.precision,
+            diversity=diversity,
+        )  # fmt: skip
 
     def _update(self) -> None:
         total = torch.nn.utils.get_total_norm(

@@ -1,12 +1,50 @@
 """The synthetic images of one step, and backpropagation of their feedback to the generator."""
 
-from typing import final
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from asyndgan.arrays import Condition, Images, Noise
-from asyndgan.models import arithmetic
+from asyndgan.models import arithmetic, site_noise
+from asyndgan.recipe import Recipe
+
+COARSE: Final = 4
+"""Pixels along a side that are averaged before images are compared: grain does not count."""
+
+
+@final
+@dataclass(frozen=True)
+class Diversity:
+    """What asks two images of one condition to differ (mode seeking).
+
+    Source: Mao et al. 2019 (Mode Seeking GANs), equation 2, as a logarithm: the distance of the two
+    codes is a constant of it, and an image that does not vary is pushed most.
+
+    Attributes:
+        noise: of the other image of each condition, of the first one's shape.
+        weight: of the term, a mean over the images.
+    """
+
+    noise: Noise
+    weight: float
+
+    @classmethod
+    def of(
+        cls,
+        recipe: Recipe,
+        looks: Sequence[str],
+        inputs: tuple[Condition, Noise],
+        random: torch.Generator,
+    ) -> "Diversity | None":
+        """What a recipe asks of images in these looks; None: nothing. `random` draws the noise."""
+        if not recipe.generator.diversity:
+            return None
+        noise = site_noise(recipe, looks, tuple(inputs[1].shape[2:]), random)
+        return cls(noise.to(inputs[1].device), recipe.generator.diversity)
 
 
 @final
@@ -30,9 +68,11 @@ class Painting:
         *,
         chunk: int,
         precision: str,
+        diversity: Diversity | None = None,
     ) -> None:
         self.generator = generator
         self.precision = precision
+        self.diversity = diversity
         self._chunks = list(zip(condition.split(chunk), noise.split(chunk), strict=True))
         self._graph: Tensor | None = None
         if len(self._chunks) == 1:
@@ -43,20 +83,30 @@ class Painting:
                 self.images = torch.cat([self._paint(maps, z) for maps, z in self._chunks])
 
     def backward(self, feedback: Tensor) -> None:
-        """Adds the gradient of `sum(images * feedback)` to the generator's parameters.
+        """Adds the gradient of `sum(images * feedback)`, and of the diversity, to the parameters.
 
         Args:
             feedback: of the images' shape.
         """
-        # Not by `autograd.backward`: its check of the shape imports sympy, a second of each start.
-        if self._graph is not None:
-            (self._graph * feedback).sum().backward()
-            return
         size = len(self._chunks[0][0])
-        for (maps, z), part in zip(self._chunks, feedback.split(size), strict=True):
-            (self._paint(maps, z) * part).sum().backward()
+        others = self.diversity.noise.split(size) if self.diversity else [None] * len(self._chunks)
+        for (maps, z), other, part in zip(self._chunks, others, feedback.split(size), strict=True):
+            images = self._paint(maps, z) if self._graph is None else self._graph
+            loss = (images * part).sum()
+            if self.diversity and other is not None:
+                alike = sameness(images, self._paint(maps, other)).sum() / len(feedback)
+                loss = loss + self.diversity.weight * alike
+            # Not by `autograd.backward`: its check of the shape imports sympy, a second of a start.
+            loss.backward()
 
     def _paint(self, condition: Condition, noise: Noise) -> Images:
         with arithmetic(self.precision, condition.device):
             images: Tensor = self.generator(condition, noise)
         return images.float()
+
+
+def sameness(images: Images, others: Images) -> Tensor:
+    """How alike two images of one condition are: minus the logarithm of their distance, (b,)."""
+    pool = F.avg_pool2d if images.ndim == 4 else F.avg_pool3d
+    far = pool(images - others, COARSE).abs().flatten(1).mean(1)
+    return -far.clamp(min=1e-4).log()
