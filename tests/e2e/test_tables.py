@@ -183,18 +183,32 @@ def test_a_table_is_released_only_as_audits_of_all_sites_permit(
     for attack in found["attacks"]:  # as of many records
         attack.update(auc=0.5, low=0.48, high=0.52, p_value=0.5, corrected=1.0)
     member = {**found["attacks"][0], "auc": 0.6, "low": 0.55, "p_value": 0.001}
+    stranger = [found["attacks"][0] | {"name": "<b>"}, *found["attacks"][1:]]
     denied = {
         "may not be released: north: undecided": {"attacks": [member, *found["attacks"][1:]]},
-        "50.00% of the members are copied": {"copied": 0.5, "matched": 0.1},
-        "no audit covers south": {"attacks": found["attacks"][:1]},
+        "north: 90 of 168 members are copied": {"copies": [90, 0, 90]},
+        "too few to know whether chance does that": {"copies": [1, 0, 1]},
+        "no audit covers south": {"attacks": found["attacks"][:1], "copies": [0]},
+        "without knowing whether they took part": {"confirmed": {"north": True, "south": False}},
         "is of another generator": {"generator_sha256": "0" * 64},
         "is no audit of a table": {"kind": "images"},
+        "no audit of a table;": {"copies": [1000, 0, 1000]},
+        "no audit of a table; make": {"matches": -1},
+        "no audit of a table; make it": {"attacks": stranger},
+        "is of another generator than": {
+            "attacks": stranger,
+            "confirmed": {"<b>": True, "south": True},
+        },
     }
     for place, (why, change) in enumerate(denied.items()):
         file.write_text(json.dumps(found | change))
         with pytest.raises(RunError, match=why):
             generate(run, tmp_path / str(place), release=[file.parent])
     file.write_text(json.dumps(found))
+    with pytest.raises(RunError, match=r"are records of these\s+sites"):
+        audit(run, {"north": data / "north"}, tmp_path / "same", holdout=data / "north")
+    with pytest.raises(RunError, match="does not hold the records that north was trained on"):
+        audit(run, {"north": data / "test"}, tmp_path / "other", holdout=data / "south")
     with pytest.raises(RunError, match="the set that was audited"):
         generate(run, tmp_path / "a", release=[file.parent], seed=1)
     said("generate", run, "--out", tmp_path / "a", "--release", file.parent)

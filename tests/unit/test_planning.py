@@ -141,6 +141,12 @@ def test_a_rule_sets_what_its_example_wants(name: str) -> None:
     assert {key: of(recipe, key) for key in wanted} == wanted
 
 
+def test_whoever_names_a_generator_gets_the_other_values_of_its_recipe() -> None:
+    made = plan(EXAMPLES["left open"][0])
+    recipe, base = made.recipe(DEFAULT, ["generator.kind=resnet"]), Recipe.from_toml(DEFAULT)
+    assert (recipe.generator, recipe.discriminator) == (base.generator, base.discriminator)
+
+
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_without_a_rule_its_value_has_no_reason(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     sites = EXAMPLES[name][0]

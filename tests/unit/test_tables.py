@@ -518,3 +518,25 @@ def test_init_names_the_tables_of_a_folder_and_other_commands_take_them(
             CliRunner().invoke(app, ["init", "notes.csv", "--out", "new/"]).exception
             or AssertionError
         )
+
+
+def test_init_refuses_what_is_no_table_of_a_site_or_lies_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for place in ("a/north", "a/south", "b/north", "b/south"):
+        (tmp_path / place).mkdir(parents=True)
+        drawn(tmp_path / place)
+    (tmp_path / "b/south/records.csv").rename("b/south/one.csv")
+    drawn(tmp_path / "b/south")
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/dataset.json").write_text('{"labels": {"background": 0}}')
+    for words, why in {
+        "b": "holds 2 files of records",
+        "a --test none.csv": "none.csv does not exist",
+        "a --test images": "a study has one kind",
+        "a/north a/south/records.csv --test a/south": "as a site and as the test set",
+        "a images": "a study has one kind",
+    }.items():
+        with pytest.raises((DataError, RunError), match=why):
+            raise CliRunner().invoke(app, ["init", *words.split()]).exception or AssertionError

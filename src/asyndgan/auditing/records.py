@@ -1,32 +1,41 @@
 """What synthetic records reveal of the records that a run was trained on."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal, final
+from typing import TYPE_CHECKING, Annotated, Final, Literal, final
 
 import numpy as np
-from pydantic import TypeAdapter
+from pydantic import Field, StrictBool, TypeAdapter
+from scipy.stats import fisher_exact
 
 from asyndgan.auditing.audit import AUDIT_FILE
-from asyndgan.auditing.membership import Attack, attack, holm
+from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
+from asyndgan.auditing.schema import Text, Whole
+from asyndgan.data.splits import OPEN
+from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
 from asyndgan.judging.metrics import fraction_interval
 from asyndgan.judging.records import distances, joined, split_sites
 from asyndgan.painting.records import make_records
 from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
-from asyndgan.tables.cohort import read_for, table_of
+from asyndgan.tables.cohort import load_records, read_for, table_of
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.table import rows_of
 from asyndgan.texts import bounded_text, parsed_json, replace_text
+from asyndgan.training.checkpoint import place_holding
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FEWEST: Final = 50
 """Fewest records of each group: with fewer an AUC says nothing."""
+MOST_SAME: Final = 0.2
+"""Greatest part of the others that may equal members in all columns, as records may by chance."""
+UNSURE: Final = 0.02
+"""How far the fraction of matched others may lie above what was found, if members are copied."""
 ALL_SITES: Final = "all sites"
 
 
@@ -38,25 +47,53 @@ class RecordsAudit:
     Attributes:
         generator_sha256: of the run's generator.
         attacks: membership at each site by the nearest synthetic record, then at all sites.
-        copied: fraction of members of which some synthetic record is a copy in all columns.
-        matched: the same fraction of the others, which nobody can have copied.
+        copies: of each attack, members of which some synthetic record is a copy in all columns.
+        matches: others of whom the same is true, which nobody can have copied.
+        confirmed: by site, whether its own state confirms that it was trained on these records.
     """
 
-    generator_sha256: str
-    attacks: list[Attack]
-    copied: float
-    matched: float
+    generator_sha256: Text
+    attacks: Annotated[list[Attack], Field(min_length=1)]
+    copies: list[Whole]
+    matches: Whole
+    confirmed: Annotated[dict[Text, StrictBool], Field(min_length=1)]
     kind: Literal["table"] = "table"
 
+    def __post_init__(self) -> None:
+        counted = zip(self.attacks, self.copies, strict=True)
+        if any(not copies <= one.members or one.others < 1 for one, copies in counted):
+            raise ValueError("more copies than members, or nobody to compare them with")
+        if not self.matches <= min(one.others for one in self.attacks):
+            raise ValueError("more matches than others")
+        if strange := {one.name for one in self.attacks} - {*self.confirmed, ALL_SITES}:
+            raise ValueError(f"attacks on {len(strange)} sites that are not named")
+
     @property
-    def copies_members(self) -> bool:
-        """Whether members are copied more often than others, beyond chance (95 % intervals)."""
-        last = self.attacks[-1]
-        copied, matched = (
-            fraction_interval(round(part * count), count)
-            for part, count in ((self.copied, last.members), (self.matched, last.others))
-        )
-        return copied[0] > matched[1]
+    def copied(self) -> float:
+        """Fraction of all members of which some synthetic record is a copy in all columns."""
+        return self.copies[-1] / max(self.attacks[-1].members, 1)
+
+    @property
+    def matched(self) -> float:
+        """The same fraction of the others."""
+        return self.matches / self.attacks[-1].others
+
+    def objections(self) -> Iterator[str]:
+        """Why the synthetic records may not be released; empty: they may."""
+        yield from filter(None, (one.objection for one in self.attacks))
+        for one, copies in zip(self.attacks, self.copies, strict=True):
+            table = np.array(
+                [[copies, one.members - copies], [self.matches, one.others - self.matches]]
+            )
+            found = (
+                f"{one.name}: {copies} of {one.members} members are copied in all columns, "
+                f"{self.matches} of {one.others} others"
+            )
+            unsure = fraction_interval(self.matches, one.others)[1] - self.matched >= UNSURE
+            if fisher_exact(table, alternative="greater").pvalue < LEVEL:
+                yield f"{found}. Train for fewer steps"
+            elif copies and unsure:
+                yield f"{found}, too few to know whether chance does that. Give more with --holdout"
 
 
 def audit_records(
@@ -92,6 +129,13 @@ def audit_records(
             f"there are {len(others)} of the latter. Name others with --holdout, or train with "
             "training.hold_out above 0."
         )
+    known = set(rows_of(joined(kept.values())))
+    same = sum(row in known for row in rows_of(others[list(others.columns)]))
+    if same > MOST_SAME * len(others):
+        raise RunError(
+            f"{same} of the {len(others)} records to compare members with are records of these "
+            "sites, in all columns. Give others with --holdout."
+        )
     encoder, made = Encoder(table_of(run.recipe())), make_records(run)
     near = {site: -distances(encoder, own, made) for site, own in kept.items()}
     if len(near) > 1:
@@ -99,21 +143,47 @@ def audit_records(
     apart = -distances(encoder, others, made)
     attacks = [attack(site, own, apart) for site, own in near.items()]
     corrected = holm([one.p_value for one in attacks])
+    copies = [_copied(made, own) for own in kept.values()]
     result = RecordsAudit(
         generator_sha256=run.facts().generator_sha256,
         attacks=[replace(a, corrected=p) for a, p in zip(attacks, corrected, strict=True)],
-        copied=_copied(made, joined(kept.values())),
-        matched=_copied(made, others),
+        copies=[*copies, sum(copies)] if len(copies) > 1 else copies,
+        matches=_copied(made, others),
+        confirmed={
+            site: _confirms(run, site, data, (states or {}).get(site, run.site_state(site)))
+            for site, data in sites.items()
+        },
     )
     out.mkdir(parents=True, exist_ok=True)
     replace_text(out / AUDIT_FILE, json.dumps(asdict(result), indent=2) + "\n")
     return result
 
 
-def _copied(made: "pd.DataFrame", records: "pd.DataFrame") -> float:
+def _copied(made: "pd.DataFrame", records: "pd.DataFrame") -> int:
+    """Records of which some synthetic one is a copy in all columns."""
     known = set(rows_of(made))
-    rows = rows_of(records[list(made.columns)])
-    return sum(row in known for row in rows) / len(rows)
+    return sum(row in known for row in rows_of(records[list(made.columns)]))
+
+
+def _confirms(run: RunFolder, site: str, data: Path, state: Path) -> bool:
+    """Whether a site's state confirms training on these records; False if there is no state.
+
+    Raises:
+        RunError: it says that they are others, or that the recipe was another one.
+    """
+    held = place_holding(state, run.facts().run)
+    if held is None:
+        return False
+    recipe, about = run.recipe(), held[1]
+    chooser = chooser_at(state) or OPEN
+    if about.get("recipe") != recipe.digest() or (
+        load_records(recipe, data, site, chooser).members != about.get("members")
+    ):
+        raise RunError(
+            f"{data} does not hold the records that {site} was trained on by {run.recipe_file}. "
+            "Name the table that the site had."
+        )
+    return True
 
 
 _AUDIT: Final = TypeAdapter(RecordsAudit)
@@ -144,15 +214,19 @@ def check_released_records(run: RunFolder, audits: Sequence[Path]) -> str:
             raise RunError(
                 f"{path} is no audit of a table; make it anew with 'asyndgan audit'."
             ) from error
-        if audit.generator_sha256 != run.generator_digest() or not audit.attacks:
+        known = {*run.facts().sites, ALL_SITES}
+        if audit.generator_sha256 != run.generator_digest() or (
+            {one.name for one in audit.attacks} - known
+        ):
             raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
-        if told := next(filter(None, (one.objection for one in audit.attacks)), ""):
-            raise RunError(f"{run.path} may not be released: {told}.")
-        if audit.copies_members:
+        if unconfirmed := [site for site, known in audit.confirmed.items() if not known]:
             raise RunError(
-                f"{run.path} may not be released: {audit.copied:.2%} of the members are copied in "
-                f"all columns, of others {audit.matched:.2%}. Train for fewer steps."
+                f"{path} compares members of {', '.join(unconfirmed)} without knowing whether they "
+                "took part. Audit where these sites' states of the run are, with --state "
+                "SITE=FOLDER."
             )
+        if told := next(audit.objections(), ""):
+            raise RunError(f"{run.path} may not be released: {told}.")
         missing -= {one.name for one in audit.attacks}
         findings += [f"{one.name}: {one.verdict}" for one in audit.attacks]
     if missing:

@@ -285,7 +285,11 @@ class Trainings:
             else digest_of_cases(cases, with_masks=True),
             "test": digest_of_cases(test, with_masks=False),
             "classes": max(self.judged.labels.values()) + 1,
-            "budget": asdict(budget),
+            "budget": {
+                name: value
+                for name, value in asdict(budget).items()
+                if name != "unlabelled" or value  # what was cached before the key came stays good
+            },
             "seed": seed,
             "device": torch.device(self.bench.device).type,
             "version": TRAINING_VERSION,

@@ -169,8 +169,9 @@ def compare(
         for model, training_sets in models.items()
     )
     overall = tuple(_overall(found.scores)) if len(names) > 1 else ()
+    whole = "all labels" if judged.targets is None else f"{', '.join(names)} together"
     evaluation = Evaluation(
-        headline="\n".join([*(_headline(name, rows) for name in names), *_summed(overall)]),
+        headline="\n".join([*(_headline(name, rows) for name in names), *_summed(whole, overall)]),
         rows=rows,
         per_patient=found.scores,
         levelling=(),
@@ -241,14 +242,18 @@ def _gains(label: str, scores: Scores) -> Iterator[Gain]:
 
 def _overall(scores: Scores) -> Iterator[Overall]:
     """Each model's means over a patient's labels, then over patients."""
-    of_model = {
-        model: np.stack([average(own)[:, 0] for own in labels.values()])
+    found = {
+        model: [np.stack([of(own[..., 0]) for own in labels.values()]) for of in (_same, _iou)]
         for model, labels in scores.items()
     }
-    real = average(_iou(of_model[REAL_ALL]))
-    for model, dice in of_model.items():
-        iou = average(_iou(dice))
-        yield Overall(model, mean(average(dice)), mean(iou), *paired_ratio(iou, real))
+    # [labels, seeds, patients]: over labels first, since a patient may lack some.
+    means = {model: [average(average(one)) for one in both] for model, both in found.items()}
+    for model, (dice, iou) in means.items():
+        yield Overall(model, mean(dice), mean(iou), *paired_ratio(iou, means[REAL_ALL][1]))
+
+
+def _same(dice: NDArray[np.float64]) -> NDArray[np.float64]:
+    return dice
 
 
 def _iou(dice: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -256,15 +261,15 @@ def _iou(dice: NDArray[np.float64]) -> NDArray[np.float64]:
     return dice / (2 - dice)
 
 
-def _summed(overall: Sequence[Overall]) -> Iterator[str]:
-    """The headline over all labels; none without a synthetic model."""
+def _summed(whole: str, overall: Sequence[Overall]) -> Iterator[str]:
+    """The headline over several labels, named by `whole`; none without a synthetic model."""
     of_model = {one.model: one for one in overall}
     if SYNTHETIC not in of_model or math.isnan(of_model[SYNTHETIC].ratio):
         return
     synthetic, real = of_model[SYNTHETIC], of_model[REAL_ALL]
     single = [one.iou for one in overall if of_single_sites(one.model)]
     yield (
-        f"all labels: mean IoU {synthetic.ratio:.2f} ({synthetic.ratio_low:.2f} to "
+        f"{whole}: mean IoU {synthetic.ratio:.2f} ({synthetic.ratio_low:.2f} to "
         f"{synthetic.ratio_high:.2f}) of all-real ({synthetic.iou:.3f} against {real.iou:.3f})"
         + (f"; the best single site {max(single):.3f}" if single else "")
     )

@@ -82,10 +82,10 @@ def _trial_line(provenance: Mapping[str, Any]) -> str:
     return f"**{trial}.** {NO_RESULT}\n\n" if trial else ""
 
 
-def privacy_line(privacy: PrivacySection) -> str:
-    """A sentence of a model card on differential privacy."""
+def privacy_line(privacy: PrivacySection, what: str = "an image") -> str:
+    """A sentence of a model card on differential privacy; `what` is painted."""
     if privacy.kind == "none":
-        return "No differential privacy was applied: an image may resemble one of a site's."
+        return f"No differential privacy was applied: {what} may resemble one of a site's."
     return (
         f"The recipe asked for differential privacy (`{privacy.kind}`) with a noise multiplier of "
         f"{privacy.noise:g} and a clip of {privacy.clip:g}. That alone is no guarantee: the "

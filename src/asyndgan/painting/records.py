@@ -130,7 +130,7 @@ def _card(run: RunFolder, about: dict[str, Any], count: int, audited: str) -> st
 
 ## Limits
 
-- {privacy_line(run.recipe().privacy)}
+- {privacy_line(run.recipe().privacy, "a record")}
 - Extreme values are missing: the ends of each column are means over several records.
 - {f"Audited: {audited}." if audited else "Nobody audited this table."}
 - Measure before you rely on it: `asyndgan evaluate` and `asyndgan audit`.

@@ -19,12 +19,12 @@ from pydantic import (
 
 from asyndgan.data.description import json_table
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.errors import RecipeError, RunError
+from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.recipe.faults import explained, shown
 from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
 from asyndgan.recipe.toml import key_of, value_of
-from asyndgan.tables.schema import SCHEMA_FILE, is_table, schema_of, tables_in
+from asyndgan.tables.schema import SCHEMA_FILE, file_of, is_table, schema_of, tables_in
 from asyndgan.texts import NAME_LENGTH, bounded_text, check_site_names, parsed_toml
 
 STUDY_FILE: Final = "study.toml"
@@ -185,20 +185,21 @@ def begun(
     """
     found = data_sets(folders)
     if test:
-        if not is_table(test):
-            json_table(test / "dataset.json")
-        if test.resolve() in [one.resolve() for one in folders if not is_test_set(one)]:
+        _check_data_set(test)
+        if _place(test) in [_place(one) for one in folders if not is_test_set(one)]:
             raise RunError(f"{test} is named as a site and as the test set. Name it once.")
     named_so = [folder for folder in found if is_test_set(folder)]
     tests = [test] if test else named_so
-    places = [one.resolve() for one in (*tests, *named_so)]
-    sites = [folder for folder in found if folder.resolve() not in places]
+    places = [_place(one) for one in (*tests, *named_so)]
+    sites = [folder for folder in found if _place(folder) not in places]
     if len(tests) > 1 or not sites:
         names = ", ".join(map(str, tests)) or "no data set"
         remedy = "Name one with --test" if sites else "Name the data set of a site as well"
         raise RunError(f"{names}: a study has sites, and one test set at most. {remedy}.")
+    if len({is_table(one) for one in (*sites, *tests)}) > 1:
+        raise RunError("some of these are tables and others hold images: a study has one kind.")
     named = dict(zip(site_names(sites), sites, strict=True))
-    left_out = [one for one in named_so if one.resolve() != tests[0].resolve()]
+    left_out = [one for one in named_so if _place(one) != _place(tests[0])]
     return named, tests[0] if tests else None, left_out
 
 
@@ -211,13 +212,30 @@ def data_sets(folders: Sequence[Path]) -> list[Path]:
     found: list[Path] = []
     for folder in folders:
         inside = [] if _is_data_set(folder) or not folder.is_dir() else sorted(folder.iterdir())
+        for path in inside:
+            if path.is_dir() and is_table(path):
+                file_of(path)  # a folder with the tables of several sites lies too deep
         sets = [path for path in inside if _is_data_set(path) and not _painted(path)]
-        if not sets and is_table(folder):
-            schema_of(folder)  # says what is wrong with it
-        elif not sets:
-            json_table(folder / "dataset.json")
+        if not sets:
+            _check_data_set(folder)
         found += sets or [folder]
     return found
+
+
+def _check_data_set(data: Path) -> None:
+    """Raises `DataError`, which says what is wrong with it, if this is no data set."""
+    if data.is_file() or tables_in(data):
+        schema_of(data)
+    elif is_table(data):  # a file that is not there, or a schema alone
+        raise DataError(f"{data} does not exist, or holds no table.")
+    else:
+        json_table(data / "dataset.json")
+
+
+def _place(data: Path) -> Path:
+    """A folder, or the file of a table, however it is named."""
+    only = tables_in(data) if is_table(data) and data.is_dir() else []
+    return (only[0] if len(only) == 1 else data).resolve()
 
 
 def _is_data_set(data: Path) -> bool:

@@ -127,7 +127,7 @@ def tables_in(folder: Path) -> list[Path]:
 
 def file_of(data: Path) -> Path:
     """The file of records that a path names, itself or as the only one of a folder."""
-    if data.suffix in FORMATS:
+    if data.suffix in FORMATS and not data.is_dir():
         return data
     found = tables_in(data)
     if len(found) != 1:
