@@ -55,6 +55,7 @@ def written() -> set[Figure]:
     """Each figure with the ends of its interval, from every table that a command writes."""
     found = set()
     for block in blocks().values():
+        found |= {tuple(map(float, figure)) for figure in WITH_INTERVAL.findall(block)}
         for line in block.splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             for figure, interval in pairwise(cells):
