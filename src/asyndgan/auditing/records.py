@@ -12,6 +12,7 @@ from scipy.stats import fisher_exact
 
 from asyndgan.auditing.audit import AUDIT_FILE
 from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
+from asyndgan.auditing.run import about_state
 from asyndgan.auditing.schema import Text, Whole
 from asyndgan.data.splits import OPEN
 from asyndgan.engines.setup import chooser_at
@@ -25,7 +26,6 @@ from asyndgan.tables.cohort import load_records, read_for, table_of
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.table import rows_of
 from asyndgan.texts import bounded_text, parsed_json, replace_text
-from asyndgan.training.checkpoint import place_holding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,8 +129,7 @@ def audit_records(
             f"there are {len(others)} of the latter. Name others with --holdout, or train with "
             "training.hold_out above 0."
         )
-    known = set(rows_of(joined(kept.values())))
-    same = sum(row in known for row in rows_of(others[list(others.columns)]))
+    (same,) = _copied(joined(kept.values()), [others])
     if same > MOST_SAME * len(others):
         raise RunError(
             f"{same} of the {len(others)} records to compare members with are records of these "
@@ -143,12 +142,12 @@ def audit_records(
     apart = -distances(encoder, others, made)
     attacks = [attack(site, own, apart) for site, own in near.items()]
     corrected = holm([one.p_value for one in attacks])
-    copies = [_copied(made, own) for own in kept.values()]
+    *copies, matches = _copied(made, [*kept.values(), others])
     result = RecordsAudit(
         generator_sha256=run.facts().generator_sha256,
         attacks=[replace(a, corrected=p) for a, p in zip(attacks, corrected, strict=True)],
         copies=[*copies, sum(copies)] if len(copies) > 1 else copies,
-        matches=_copied(made, others),
+        matches=matches,
         confirmed={
             site: _confirms(run, site, data, (states or {}).get(site, run.site_state(site)))
             for site, data in sites.items()
@@ -159,10 +158,10 @@ def audit_records(
     return result
 
 
-def _copied(made: "pd.DataFrame", records: "pd.DataFrame") -> int:
-    """Records of which some synthetic one is a copy in all columns."""
-    known = set(rows_of(made))
-    return sum(row in known for row in rows_of(records[list(made.columns)]))
+def _copied(made: "pd.DataFrame", tables: Sequence["pd.DataFrame"]) -> list[int]:
+    """Records of each of these tables that equal one of `made` in all columns."""
+    known, columns = set(rows_of(made)), list(made.columns)
+    return [sum(row in known for row in rows_of(one[columns])) for one in tables]
 
 
 def _confirms(run: RunFolder, site: str, data: Path, state: Path) -> bool:
@@ -171,17 +170,14 @@ def _confirms(run: RunFolder, site: str, data: Path, state: Path) -> bool:
     Raises:
         RunError: it says that they are others, or that the recipe was another one.
     """
-    held = place_holding(state, run.facts().run)
-    if held is None:
+    about = about_state(run, site, state)
+    if about is None:
         return False
-    recipe, about = run.recipe(), held[1]
-    chooser = chooser_at(state) or OPEN
-    if about.get("recipe") != recipe.digest() or (
-        load_records(recipe, data, site, chooser).members != about.get("members")
-    ):
+    records = load_records(run.recipe(), data, site, chooser_at(state) or OPEN)
+    if records.members != about.get("members"):
         raise RunError(
-            f"{data} does not hold the records that {site} was trained on by {run.recipe_file}. "
-            "Name the table that the site had."
+            f"{data} does not hold the records that {site} was trained on. Name the table that "
+            "the site had."
         )
     return True
 
@@ -214,10 +210,8 @@ def check_released_records(run: RunFolder, audits: Sequence[Path]) -> str:
             raise RunError(
                 f"{path} is no audit of a table; make it anew with 'asyndgan audit'."
             ) from error
-        known = {*run.facts().sites, ALL_SITES}
-        if audit.generator_sha256 != run.generator_digest() or (
-            {one.name for one in audit.attacks} - known
-        ):
+        strange = {one.name for one in audit.attacks} - {*run.facts().sites, ALL_SITES}
+        if audit.generator_sha256 != run.generator_digest() or strange:
             raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
         if unconfirmed := [site for site, known in audit.confirmed.items() if not known]:
             raise RunError(

@@ -21,6 +21,7 @@ from asyndgan.errors import RunError
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.real import load_real, shared_by_all
 from asyndgan.painting.sets import check_set, synthetic_of_run
+from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import RunSites, choosers_of
 from asyndgan.texts import storing
 from asyndgan.training.checkpoint import place_holding
@@ -182,7 +183,7 @@ def _check_given(sites: RunSites, holdout: DataSet | None) -> None:
         data.files  # noqa: B018  (raises if it is no data set)
     choosers_of(sites.run, sites.data, sites.states)
     for site in sites.data:
-        _about(sites, site)
+        about_state(sites.run, site, sites.states.get(site, sites.run.site_state(site)))
 
 
 def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> None:
@@ -196,13 +197,12 @@ def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> Non
         check_canaries(names, canaries, least=4 // len(groups))
 
 
-def _about(sites: RunSites, site: str) -> dict[str, Any] | None:
-    """Facts of the newest state that a site has of the run; None if it has none.
+def about_state(run: RunFolder, site: str, state: Path) -> dict[str, Any] | None:
+    """Facts of the newest state that a site has of a run, in its folder; None if it has none.
 
     Raises:
         RunError: the state is of another recipe.
     """
-    run, state = sites.run, sites.states.get(site, sites.run.site_state(site))
     held = place_holding(state, run.facts().run)
     # Or a coordinator could leave out what tells.
     if held and held[1].get("recipe") != run.recipe().digest():
@@ -220,7 +220,7 @@ def _confirms(sites: RunSites, setup: SiteSetup, data: DataSet) -> bool:
     Raises:
         RunError: it says that they are others, or that the recipe was another one.
     """
-    about = _about(sites, setup.name)
+    about = about_state(sites.run, setup.name, setup.state)
     if about is None:
         return False
     if load_cohort(setup, sites.run.recipe(), data=data).members != about.get("members"):

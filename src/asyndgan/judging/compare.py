@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from asyndgan.data.prepared import Case
 from asyndgan.data.splits import hold_out
@@ -242,23 +241,15 @@ def _gains(label: str, scores: Scores) -> Iterator[Gain]:
 
 def _overall(scores: Scores) -> Iterator[Overall]:
     """Each model's means over a patient's labels, then over patients."""
-    found = {
-        model: [np.stack([of(own[..., 0]) for own in labels.values()]) for of in (_same, _iou)]
+    dice = {
+        model: np.stack([own[..., 0] for own in labels.values()])  # [labels, seeds, patients]
         for model, labels in scores.items()
     }
-    # [labels, seeds, patients]: over labels first, since a patient may lack some.
-    means = {model: [average(average(one)) for one in both] for model, both in found.items()}
-    for model, (dice, iou) in means.items():
-        yield Overall(model, mean(dice), mean(iou), *paired_ratio(iou, means[REAL_ALL][1]))
-
-
-def _same(dice: NDArray[np.float64]) -> NDArray[np.float64]:
-    return dice
-
-
-def _iou(dice: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union; both follow from each other."""
-    return dice / (2 - dice)
+    # Over labels first, since a patient may lack some.
+    iou = {model: average(average(one / (2 - one))) for model, one in dice.items()}
+    for model, one in dice.items():
+        ratio = paired_ratio(iou[model], iou[REAL_ALL])
+        yield Overall(model, mean(average(average(one))), mean(iou[model]), *ratio)
 
 
 def _summed(whole: str, overall: Sequence[Overall]) -> Iterator[str]:
