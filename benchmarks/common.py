@@ -11,7 +11,6 @@ from pathlib import Path
 
 from asyndgan.data.writing import digest_of_folder
 from asyndgan.judging.bench import write_whole
-from asyndgan.judging.segmentation import TRAINING_VERSION
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.privacy.accounting import Mechanism, epsilon_of
 from asyndgan.recipe import Recipe
@@ -19,6 +18,7 @@ from asyndgan.reports.evidence import markdown_table, replace_block
 from asyndgan.runs import RunFolder
 from asyndgan.suites.trainings import Training
 from asyndgan.training import GENERATOR_VERSION
+from asyndgan.training.segmentation import TRAINING_VERSION
 
 DELTA = 1e-5
 """Delta of every epsilon."""

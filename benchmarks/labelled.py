@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.metrics import ScoreArray
 from asyndgan.judging.real import load_real
-from asyndgan.judging.segmentation import budget_for, train_segmenter
 from asyndgan.judging.table import REAL_ALL
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.sets import MOVED, masks_of
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.runs import RunFolder
+from asyndgan.training.segmentation import budget_for, train_segmenter
 from common import arguments, markdown, publish
 
 GENERATORS = ("topdown", "default")

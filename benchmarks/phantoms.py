@@ -25,10 +25,10 @@ import torch
 from asyndgan.data.dataset import DataSet
 from asyndgan.engines import build_engine
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.distance import distances
 from asyndgan.judging.metrics import average, bootstrap_interval
 from asyndgan.judging.real import load_real
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.sets import counterparts, masks_of, painting_of, patients_of_masks
 from asyndgan.protocol import Transport
 from asyndgan.recipe import Recipe

@@ -27,11 +27,11 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
 from asyndgan.judging.bench import Bench, OnProgress
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.of_run import evaluate_run
 from asyndgan.judging.records import RecordsEvaluation, evaluate_records
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import check_parts
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
 from asyndgan.painting.records import DRAWS, generate_records

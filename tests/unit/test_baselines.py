@@ -13,10 +13,9 @@ from asyndgan.data.case import Preparation
 from asyndgan.data.prepared import Case
 from asyndgan.errors import CohortError, NotFiniteError, RecipeError
 from asyndgan.judging import fedavg
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.fedavg import average_weights, train_fedavg
 from asyndgan.judging.metrics import dice
-from asyndgan.judging.segmentation import predict
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
@@ -24,6 +23,7 @@ from asyndgan.suites.fedgan import _common_scope, _FedGan, _Party, train_fedgan
 from asyndgan.training import Scope
 from asyndgan.training.checkpoint import read
 from asyndgan.training.objective import average_decay
+from asyndgan.training.segmentation import predict
 
 MakeRecipe = Callable[..., Recipe]
 Sites = dict[str, Path]

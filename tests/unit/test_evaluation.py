@@ -15,9 +15,9 @@ from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError, NotFiniteError
 from asyndgan.judging import bench, compare
 from asyndgan.judging.bench import Bench, Judged
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.compare import levelled_off
-from asyndgan.judging.segmentation import SegmentationTraining, augment, predict, train_segmenter
+from asyndgan.models.budget import SegmentationBudget
+from asyndgan.training.segmentation import SegmentationTraining, augment, predict, train_segmenter
 
 BUDGET = SegmentationBudget(steps=3, batch=2, width=4)
 LABELS = {"background": 0, "head": 1, "lesion": 2}

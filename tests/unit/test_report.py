@@ -19,8 +19,8 @@ from asyndgan.cli.report import report as report_command
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data import Case, Preparation
 from asyndgan.errors import RunError
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.table import Evaluation, Row
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.card import model_card
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.synthesise import PAINTING_VERSION

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.errors import RunError
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.suites.costs import a_step
 from asyndgan.suites.scores import FILE, Key, by_key, joined, read_scores, tidy, write_scores
 from asyndgan.suites.suite import Suite

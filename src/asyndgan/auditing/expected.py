@@ -8,11 +8,11 @@ import torch
 
 from asyndgan.auditing.distances import paintings_of_case
 from asyndgan.auditing.reconstruction import not_asked, questions_of
-from asyndgan.judging.budget import SegmentationBudget
-from asyndgan.judging.segmentation import SegmentationTraining
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.runs import RunFolder
 from asyndgan.training.compute import torch_threads
+from asyndgan.training.segmentation import SegmentationTraining
 
 DRAWS: Final = 3
 """Images of each mask in the set that both commands paint."""

@@ -11,7 +11,7 @@ from asyndgan.cli.evaluate import tell_evaluation
 from asyndgan.cli.options import Count, Engine, NewFolder, Overrides
 from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import RunError
-from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.reports.words import duration, size
 from asyndgan.runs import load_recipe
 

@@ -27,7 +27,7 @@ from asyndgan.cli.options import (
 from asyndgan.cli.tables import evaluate_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.reports.words import counted, duration
 from asyndgan.runs.trial import NO_RESULT, trial_of
 

@@ -24,13 +24,13 @@ from asyndgan.data.cohort import digest_of
 from asyndgan.data.prepare import blanked, lacked_by_all
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.fedavg import LOCAL_STEPS, train_fedavg
 from asyndgan.judging.metrics import ScoreArray, score_patients
-from asyndgan.judging.segmentation import TRAINING_VERSION, predict, train_segmenter
 from asyndgan.judging.table import Scores
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.received import contents
 from asyndgan.texts import storing, without_empty
+from asyndgan.training.segmentation import TRAINING_VERSION, predict, train_segmenter
 
 OnProgress = Callable[[str, int, int], None]
 """Called with what is being trained, the steps done and the steps of the whole evaluation.

@@ -1,8 +1,8 @@
 """Comparison of training sets by the segmentation networks trained on them.
 
-Every model of a comparison has the same network, budget and augmentation (`segmentation.py`) and
-is judged on the same real patients (`metrics.py`). Only the training cases differ and, for FedAvg,
-how they are combined.
+Every model of a comparison has the same network, budget and augmentation
+(`training/segmentation.py`) and is judged on the same real patients (`metrics.py`). Only the
+training cases differ and, for FedAvg, how they are combined.
 """
 
 import json

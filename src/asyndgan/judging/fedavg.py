@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from asyndgan.data import Case, derived_seed
-from asyndgan.judging.budget import SegmentationBudget
-from asyndgan.judging.segmentation import SegmentationTraining
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.training.quorum import normalised
+from asyndgan.training.segmentation import SegmentationTraining
 
 LOCAL_STEPS: Final = 20
 """Updates at each site between two averagings."""

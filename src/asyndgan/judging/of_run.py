@@ -11,13 +11,13 @@ from asyndgan.judging.augmented import augmented_cases
 from asyndgan.judging.bench import Bench, Judged
 from asyndgan.judging.compare import evaluate
 from asyndgan.judging.real import load_real, shared_by_all
-from asyndgan.judging.segmentation import budget_for
 from asyndgan.judging.table import Evaluation
 from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
 from asyndgan.runs import RunFacts
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.trial import trial_of
+from asyndgan.training.segmentation import budget_for
 
 
 def evaluate_run(

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, final
 
-from asyndgan.judging.budget import SegmentationBudget
 from asyndgan.judging.metrics import SCORES, ScoreArray, average
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.texts import without_nan
 
 REAL_ALL = "real-all"

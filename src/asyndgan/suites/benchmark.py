@@ -13,7 +13,6 @@ import torch
 from asyndgan import __version__
 from asyndgan.data.writing import digest_of_folder
 from asyndgan.judging.bench import Bench, OnProgress, write_whole
-from asyndgan.judging.segmentation import TRAINING_VERSION
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.painting.translation import TRANSLATION_VERSION
 from asyndgan.suites.judging import Judging
@@ -23,6 +22,7 @@ from asyndgan.suites.scores import by_key, joined, pd, write_scores
 from asyndgan.suites.suite import Suite
 from asyndgan.suites.trainings import Training, train_all, trainings_of
 from asyndgan.suites.views import views
+from asyndgan.training.segmentation import TRAINING_VERSION
 
 
 def run_suite(

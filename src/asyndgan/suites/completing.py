@@ -27,7 +27,6 @@ from asyndgan.judging.completion_scores import (
     with_images,
 )
 from asyndgan.judging.metrics import average, interval
-from asyndgan.judging.segmentation import TRAINING_VERSION
 from asyndgan.judging.table import REAL_ALL
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.pictures import plot_completions
@@ -37,6 +36,7 @@ from asyndgan.runs import RunFolder
 from asyndgan.suites.real import Real
 from asyndgan.suites.suite import CompletionSection
 from asyndgan.training import checkpoint
+from asyndgan.training.segmentation import TRAINING_VERSION
 
 
 @final

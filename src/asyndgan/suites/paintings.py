@@ -7,15 +7,15 @@ from typing import final
 from asyndgan.data import Case
 from asyndgan.data.prepare import widened
 from asyndgan.judging.bench import Bench
-from asyndgan.judging.budget import SegmentationBudget
-from asyndgan.judging.segmentation import budget_for
 from asyndgan.judging.table import FEDGAN, SYNTHETIC
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.fading import Fading
 from asyndgan.painting.sets import OF_SITES, counterparts, masks_of, painted_once
 from asyndgan.runs import RunFolder
 from asyndgan.suites.real import Real
 from asyndgan.suites.suite import ModelSection, PaintingSection, Suite
 from asyndgan.suites.trainings import run_folder
+from asyndgan.training.segmentation import budget_for
 
 
 @final

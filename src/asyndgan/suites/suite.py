@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
-from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.budget import TranslationBudget
 from asyndgan.painting.fading import CONTRASTS
 from asyndgan.painting.sets import MOVED

@@ -17,7 +17,7 @@ from asyndgan.data.colours import Colours, recoloured
 from asyndgan.data.moves import Moves, moved
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError, NotFiniteError
-from asyndgan.judging.budget import SegmentationBudget
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.models.segmenters import build_segmenter, check_size
 from asyndgan.recipe import Recipe
 from asyndgan.training.checkpoint import seeded
