@@ -36,6 +36,8 @@ from asyndgan.wire import (
     Described,
     Judge,
     Judgement,
+    Label,
+    Labelled,
     Measure,
     Measured,
     Message,
@@ -91,6 +93,8 @@ def seeds() -> list[Message]:
             conditions=masks,
         ),
         Described(run="1f", fingerprint=Fingerprint(modalities=(ModalityFigures(name="T1"),))),
+        Label(run="1f", recipe="0" * 64, images=images),
+        Labelled(run="1f", probabilities=images),
         Measured(run="1f", count=9, total=moments, squares=moments),
         Refusal(run="1f", code="order", reason="no"),
     ]  # fmt: skip

@@ -430,9 +430,9 @@ def test_a_site_answers_no_more_steps_than_its_policy_allows_rolled_back_ones_co
             site.release.let_out(judgement(step=step))
         site.release.close()
     site = Site("north", make_cohort(recipe), recipe, folder=tmp_path, policy=allowed)
-    with pytest.raises(PolicyError, match="as many steps as its policy allows"):
+    with pytest.raises(PolicyError, match="as often as its policy allows"):
         site.release.let_out(judgement())
-    with pytest.raises(PolicyError, match="as many steps as its policy allows"):
+    with pytest.raises(PolicyError, match="as often as its policy allows"):
         site.release.let_out(card())  # or masks would leave without end, moved differently
     site.release.refuse("ab", "policy", "That is all.")  # other answers go on
     site.release.close()
@@ -450,7 +450,7 @@ def test_an_answer_that_is_asked_for_again_counts_and_stays_here_once_there_were
     request = pack(Judge(run="ab", step=0, batch=0, images=images), {"images": "float16"})
     said = [unpack(endpoint.answer(request), ANSWERS, limit=2**20) for _ in range(3)]
     assert [type(one) for one in said] == [Judgement, Judgement, Refusal]
-    assert "as many steps as its policy allows" in getattr(said[2], "reason", "")
+    assert "as often as its policy allows" in getattr(said[2], "reason", "")
     endpoint.close()
 
 

@@ -48,6 +48,7 @@ def evaluate(
     out: NewFolder,
     test: Path | None = None,
     synthetic: Path | None = None,
+    labelled: Path | None = None,
     fade: list[str] | None = None,
     seeds: Count = 1,
     steps: Count = SegmentationBudget.steps,
@@ -81,6 +82,8 @@ def evaluate(
             that the run held out (training.hold_out).
         --synthetic FOLDER: Synthetic data set of this run. By default one is painted in
             OUT/synthetic.
+        --labelled FOLDER: Synthetic data set of this run that 'asyndgan label' made. It gets a row
+            of its own.
         --augmented NAME=FOLDER: Data set that 'asyndgan augment' made of a site's data set.
 
     Training:
@@ -118,6 +121,7 @@ def evaluate(
             DataSet(test, patient_pattern) if test else None,
             DataSet(synthetic) if synthetic else None,
             Bench(out, budget, range(seeds), workers, device, display.show),
+            labelled=DataSet(labelled) if labelled else None,
             faded=fade or (),
             targets=label,
             augmented={

@@ -1,7 +1,7 @@
 """One prepared image with its mask; apart from `case`, which needs no torch."""
 
 from dataclasses import dataclass
-from typing import final
+from typing import Self, final
 
 from asyndgan.arrays import Image, Mask
 from asyndgan.data.case import Preparation
@@ -29,6 +29,20 @@ class Case:
     modalities: tuple[str, ...]
     preparation: Preparation
     absent: tuple[str, ...] = ()
+
+    @classmethod
+    def drawn(cls, name: str, image: Image, mask: Mask, modalities: tuple[str, ...]) -> Self:
+        """A case of no file, on a grid of its own; its patient is its name."""
+        rows, columns = mask.shape
+        made = Preparation(
+            shape=(rows, columns),
+            spacing=(1.0, 1.0),
+            resized=(rows, columns),
+            offset=(0, 0),
+            scale=(1 / 127.5,) * len(modalities),
+            shift=(-1.0,) * len(modalities),
+        )
+        return cls(name, name, image, mask, modalities, made)
 
     @property
     def present(self) -> tuple[bool, ...]:

@@ -21,6 +21,7 @@ from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.data.survey import Survey
 from asyndgan.errors import CohortError, RunError
 from asyndgan.models import usable_device
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.privacy import SIMULATION, Openings, Policy
 from asyndgan.privacy.books import open_release
 from asyndgan.protocol import Endpoint, message_limit
@@ -64,6 +65,7 @@ class SiteSetup:
         without: modalities in the folder that are not used.
         fingerprint: file of `asyndgan fingerprint`, from which the coordinator may plan a recipe;
             None: none is sent.
+        label_steps: updates of the segmentation network by which it labels images.
         precision: of its networks' arithmetic. Empty: what the recipe names or, for `auto`, what is
             faster here; a run keeps what it began with.
     """
@@ -80,6 +82,7 @@ class SiteSetup:
     threads: int = 1
     without: tuple[str, ...] = ()
     fingerprint: Path | None = None
+    label_steps: int = SegmentationBudget.steps
     precision: str = ""
 
     def to_plain(self) -> dict[str, Any]:
@@ -273,6 +276,7 @@ def set_up(setup: SiteSetup, recipe: Recipe) -> Endpoint:
         openings=openings,
         given=given,
         device=device,
+        labelling=SegmentationBudget(steps=setup.label_steps),
     )
     return Endpoint(site, limit=message_limit(recipe))
 

@@ -37,6 +37,7 @@ from asyndgan.judging.table import (
     ADDED,
     AUGMENTED,
     FEDAVG,
+    LABELLED,
     REAL_ALL,
     SITE_PREFIX,
     SYNTHETIC,
@@ -64,6 +65,7 @@ def evaluate(
     judged: Judged,
     bench: Bench,
     *,
+    labelled: Sequence[Case] | None = None,
     augmented: Mapping[str, Sequence[Case]] | None = None,
     baselines: bool = False,
     check_budget: bool = False,
@@ -80,6 +82,7 @@ def evaluate(
         judged: real cases to judge on, of patients that train no model.
         bench: how to train; its folder gets `evaluation.json`, `dice.png`, `dice.svg` and
             `examples.png`.
+        labelled: the same images with labels of the sites' networks; None: there are none.
         augmented: sets of a site's real and synthetic cases together, by the site's name.
         baselines: also compare FedAvg, and each site's real cases with the synthetic ones added.
         check_budget: also run `levelled_off`.
@@ -90,7 +93,8 @@ def evaluate(
         NotFiniteError: a loss became infinite or NaN.
     """
     seeds = len(bench.seeds)
-    painted = {} if synthetic is None else {SYNTHETIC: [synthetic] * seeds}
+    sets = {SYNTHETIC: synthetic, LABELLED: labelled}
+    painted = {name: [cases] * seeds for name, cases in sets.items() if cases is not None}
     models = contenders(
         sites, painted, seeds=seeds, fedavg=seeds if baselines else 0, augmented=baselines
     )

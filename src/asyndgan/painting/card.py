@@ -8,6 +8,9 @@ from asyndgan.recipe import PrivacySection, Recipe
 from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.runs.trial import NO_RESULT, trial_of
 
+LABELLED_BY = "labelled_by"
+"""Key of the provenance of a set that sites labelled: each site's weight."""
+
 
 def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: Recipe) -> str:
     """A synthetic set's model card, in Markdown."""
@@ -30,7 +33,7 @@ def model_card(facts: RunFacts, provenance: dict[str, Any], count: int, recipe: 
   labels: {", ".join(f"{number} {name}" for number, name in facts.labels.items())}.
 - Painted by a generator that was trained for {facts.generator_step or facts.steps} steps with
   asyndgan {facts.version} (recipe `{provenance["recipe"]}`). {how}
-- Masks: {provenance["masks"]}.{_faded_line(facts, provenance)}
+- Masks: {provenance["masks"]}.{_faded_line(facts, provenance)}{_labels_line(provenance)}
 
 | site | cases that it declared | share | modalities |
 |---|---|---|---|
@@ -75,6 +78,16 @@ def provenance_of(run: RunFolder) -> dict[str, Any]:
         "shares": {site: about["share"] for site, about in facts.teachers.items()},
         "privacy": recipe.privacy.kind,
     }
+
+
+def _labels_line(provenance: Mapping[str, Any]) -> str:
+    sites = provenance.get(LABELLED_BY)
+    if not sites:
+        return ""
+    return (
+        f"\n- Labels: not these masks, but what segmentation networks of {', '.join(sites)} find "
+        "in the images. They were trained on the sites' real images."
+    )
 
 
 def _trial_line(provenance: Mapping[str, Any]) -> str:

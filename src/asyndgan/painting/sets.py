@@ -10,6 +10,7 @@ from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
+from asyndgan.painting.card import LABELLED_BY
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of
 from asyndgan.painting.synthesise import (
     PAINTING_VERSION,
@@ -224,12 +225,22 @@ def check_provenance(
     synthetic: DataSet,
     masks: Sequence[tuple[str, Mask]] | None = None,
     painting: Mapping[str, Any] | None = None,
+    *,
+    labelled: bool = False,
 ) -> None:
     """Checks that a set was painted by a run, and from these masks and in this way if given.
 
+    Args:
+        run: the run.
+        synthetic: the set.
+        masks: the masks; None: any.
+        painting: how it was painted; None: in any way.
+        labelled: whether its masks are to be the sites' labels, and not what it was painted from.
+
     Raises:
         DataError: the folder is no data set.
-        RunError: it was painted by another generator, from other masks or in another way.
+        RunError: it was painted by another generator, from other masks or in another way, or its
+            masks are not as wanted.
     """
     found, folder = synthetic.info.extra.get("provenance"), synthetic.folder
     provenance = found if isinstance(found, dict) else {}
@@ -237,6 +248,14 @@ def check_provenance(
         raise RunError(
             f"{folder} was not painted by the generator of {run.path}; "
             "generate it anew or name another folder."
+        )
+    if bool(provenance.get(LABELLED_BY)) != labelled:
+        raise RunError(
+            f"the masks of {folder} are those that it was painted from; label it with 'asyndgan "
+            "label'."
+            if labelled
+            else f"{folder} was labelled by the sites, so that it tells more of their patients; "
+            "judge it with --labelled, and name here the set that was labelled."
         )
     if masks is not None and provenance.get("masks_sha256") != masks_digest(masks):
         raise RunError(

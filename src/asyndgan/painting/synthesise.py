@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from asyndgan.arrays import Mask
-from asyndgan.data import Case, Preparation, derived_seed
+from asyndgan.data import Case, derived_seed
 from asyndgan.data.cohort import digest_of
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.moves import Moves, mirrored, moved
@@ -122,7 +122,7 @@ def synthesise(
             if recipe.image.source == "masks":
                 conditions = _painted_masks(images, scope)
             for (name, _), image, mask in zip(part, images, conditions, strict=True):
-                yield _case(name + suffix, image, mask, scope.modalities)
+                yield Case.drawn(name + suffix, image, mask, scope.modalities)
 
 
 def _check_paintable(recipe: Recipe, facts: RunFacts, *, draws: int, fading: Fading) -> None:
@@ -219,25 +219,6 @@ def _painted_masks(images: torch.Tensor, scope: Scope) -> torch.Tensor:
     """Label maps (b, *space): each pixel gets the label whose channel is brightest."""
     numbers = {name: number for number, name in scope.labels.items()}
     return torch.tensor([numbers[name] for name in scope.modalities])[images.argmax(1)]
-
-
-def _case(name: str, image: torch.Tensor, mask: Mask, modalities: tuple[str, ...]) -> Case:
-    rows, columns = mask.shape
-    return Case(
-        name=name,
-        patient=name,
-        image=image,
-        mask=mask,
-        modalities=modalities,
-        preparation=Preparation(
-            shape=(rows, columns),
-            spacing=(1.0, 1.0),
-            resized=(rows, columns),
-            offset=(0, 0),
-            scale=(1 / 127.5,) * len(modalities),
-            shift=(-1.0,) * len(modalities),
-        ),
-    )
 
 
 def check_labels_of(masks: Iterable[Mask], labels: Collection[int]) -> None:

@@ -28,7 +28,7 @@ if sys.platform != "win32":
 FIRST = "0" * 64
 """Stands for the previous hash in the first line."""
 
-FEEDBACK_KINDS: Final = ("judgement", "appraisal")
+ANSWER_KINDS: Final = ("judgement", "appraisal", "labelled")
 """Kinds of messages that a policy counts as answers, like any message with patients' masks."""
 
 MASKS: Final = "masks"
@@ -55,7 +55,8 @@ class Entry:
         uses: of differentially private mechanisms that the site's account had charged by then.
         masks: number of patients' label maps (or classes) in it.
         bare: its contents that no differential privacy covers, separated by spaces: `feedback`,
-            `masks` (or classes) of patients, `moments`, a `fingerprint`; empty: none.
+            `masks` (or classes) of patients, `moments`, a `fingerprint`, `labels` of images by a
+            network of patients; empty: none.
         policy: SHA-256 of the policy in force.
         repeated: number of images of the request that had come before, equal to the bit and in
             another step, since the site started; a generator in training hardly paints one twice.
@@ -99,10 +100,10 @@ class Tally:
 
     Attributes:
         name: of the ledger's file.
-        answers: judgements and appraisals that left in all runs, including repeated ones, and
-            cards with patients' masks unless they repeat the card before.
-        bare: number of messages with uncovered feedback, masks, moments or fingerprints, by
-            these names.
+        answers: judgements, appraisals and labels that left in all runs, including repeated ones,
+            and cards with patients' masks unless they repeat the card before.
+        bare: number of messages with uncovered feedback, masks, moments, fingerprints or labels,
+            by these names.
         uses: the most in any line.
         repeated: images that came again in another step.
     """
@@ -115,7 +116,7 @@ class Tally:
 
     def add(self, entry: Entry) -> None:
         """Counts another line."""
-        if entry.kind in FEEDBACK_KINDS:
+        if entry.kind in ANSWER_KINDS:
             self.answers += 1
         elif MASKS in entry.bare.split() and entry.payload != self._card:
             self.answers += 1  # the same masks once more tell nothing new

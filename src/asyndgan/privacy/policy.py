@@ -52,6 +52,12 @@ class LeavesSection(Section):
         description="the fingerprint that 'site.toml' names, rounded and without what tells of "
         "fewer patients than allows.fewest_patients, so that a recipe can be planned",
     )
+    labels: bool = Field(
+        False,
+        description="labels of images that the coordinator sends ('asyndgan label'), by a "
+        "segmentation network of all the site's patients; they tell who took part better than "
+        "feedback does",
+    )
 
     @property
     def codings(self) -> str:
@@ -221,6 +227,15 @@ class Policy(Section):
                 "this site's policy limits epsilon, which covers no fingerprint; so none leaves."
             )
 
+    def check_labels(self) -> None:
+        """Checks that labels of images may leave; raises `PolicyError` if not."""
+        if not self.leaves.labels:
+            raise PolicyError("this site's policy lets no labels out (leaves.labels).")
+        if self.privacy.epsilon is not None:
+            raise PolicyError(
+                "this site's policy limits epsilon, which covers no labels; so none leave."
+            )
+
     def most_answers(self, patients: int | None) -> int | None:
         """Answers that a site gives in all; None: any number.
 
@@ -333,6 +348,7 @@ SIMULATION = Policy(
         moments=True,
         odds=True,
         fingerprint=True,
+        labels=True,
     ),
     allows=AllowsSection(paired_l1=True, fewest_patients=1, unmeasured=True, known_start=True),
 )

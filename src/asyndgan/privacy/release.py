@@ -15,7 +15,7 @@ from torch import Tensor
 from asyndgan.errors import NotFiniteError, PolicyError, ProtocolError
 from asyndgan.privacy.accounting import Account
 from asyndgan.privacy.chance import normal_noise
-from asyndgan.privacy.ledger import FEEDBACK_KINDS, MASKS, Ledger
+from asyndgan.privacy.ledger import ANSWER_KINDS, MASKS, Ledger
 from asyndgan.privacy.policy import SIMULATION, Policy
 from asyndgan.recipe import Recipe
 from asyndgan.wire import (
@@ -24,6 +24,7 @@ from asyndgan.wire import (
     Card,
     Described,
     Judgement,
+    Labelled,
     Measured,
     Message,
     Refusal,
@@ -164,6 +165,8 @@ class Release:
             return "moments"
         if isinstance(answer, Described):
             return "fingerprint"
+        if isinstance(answer, Labelled):
+            return "labels"
         found = []
         if isinstance(answer, StepAnswer) and self.recipe.privacy.kind == "none":
             found.append("feedback")
@@ -192,6 +195,8 @@ class Release:
             if bounded is None:
                 raise PolicyError("its figures are of fewer records than allows.fewest_patients.")
             answer = answer.model_copy(update={"fingerprint": bounded})
+        if isinstance(answer, Labelled):
+            self.check_labels()
         if isinstance(answer, Measured) and not leaves.moments:
             raise PolicyError("this site's policy lets no moments out.")
         if isinstance(answer, Card) and not leaves.cases:
@@ -240,10 +245,15 @@ class Release:
         noise = normal_noise(tuple(feedback.shape))
         return clipped + 2 * section.clip * section.noise * noise
 
+    def check_labels(self) -> None:
+        """Raises `PolicyError` if no labels of images may leave, or no further answer."""
+        self.policy.check_labels()
+        self._check_count()
+
     def _check_count(self) -> None:
         most = self.policy.most_answers(self.patients)
         if most and self.ledger and self.ledger.tally.answers >= most:
-            raise PolicyError("this site has answered as many steps as its policy allows.")
+            raise PolicyError("this site has answered as often as its policy allows.")
 
     def let_out_again(self, released: Released) -> Released:
         """Records bytes that leave, for the first time or because they were lost.
@@ -252,7 +262,7 @@ class Release:
             LedgerError: if the ledger cannot be written.
             PolicyError: if the site has answered as often as it may.
         """
-        if released.kind in FEEDBACK_KINDS:
+        if released.kind in ANSWER_KINDS:
             self._check_count()
         if self.ledger:
             private = self._recipe is not None and self._recipe.privacy.kind != "none"
@@ -285,6 +295,8 @@ class Release:
     def _codings(self, answer: Message) -> dict[str, Coding]:
         if isinstance(answer, Measured):
             return {"total": "float64", "squares": "float64"}
+        if isinstance(answer, Labelled):
+            return {"probabilities": "uint8"}
         if not isinstance(answer, WITH_CONDITIONS):
             return {}
         highest = int(answer.conditions.max()) if answer.conditions.numel() else 0

@@ -17,6 +17,7 @@ from asyndgan.judging.table import (
     FEDAVG,
     FEDAVG_WITHOUT,
     FEDGAN,
+    LABELLED,
     REAL_ALL,
     SYNTHETIC,
     site_of,
@@ -269,6 +270,7 @@ def _entry(row: Row, *, known: bool) -> Entry:
     names = {
         REAL_ALL: "Real images of all sites",
         SYNTHETIC: "Synthetic images alone",
+        LABELLED: "Synthetic images, labelled by the sites",
         FEDAVG: "One network over all sites (FedAvg)",
         FEDAVG_WITHOUT: "One network over all sites (FedAvg), with what they hold",
         FEDGAN: "Synthetic images of FedGAN alone",

@@ -2,14 +2,14 @@
 
 import secrets
 import time
-from collections.abc import Collection
-from contextlib import closing
+from collections.abc import Collection, Iterator
+from contextlib import closing, contextmanager
 from shlex import quote
 from typing import Final
 
 from asyndgan.engines.federation import Federation, transport_to
 from asyndgan.errors import BusyError, RunError
-from asyndgan.protocol import Exchange
+from asyndgan.protocol import Exchange, Transport
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE
@@ -43,21 +43,7 @@ def described(
         RunError: a site has no kit, does not come, or sends no fingerprint.
     """
     wanted = sorted(sites or federation.sites)
-    if unknown := {*wanted} - {*federation.sites}:
-        raise RunError(f"there is no kit for {', '.join(sorted(unknown))}.")
-    for order in Order.all(federation):
-        if (state := order.state()) in ("ordered", "running"):
-            stop = f"asyndgan federation stop {quote(str(federation.path))} --run {order.name}"
-            raise BusyError(f"run {order.name} is {state}; wait for its end, or '{stop}'.")
-    with closing(transport_to(federation, None, RUN)) as transport:
-        end = time.monotonic() + patience_s
-        while away := sorted({*wanted} - {*transport.sites()}):
-            if time.monotonic() > end:
-                raise RunError(
-                    f"{', '.join(away)} cannot be reached. 'asyndgan federation status' says who "
-                    "is connected; --site plans for the sites that you name."
-                )
-            time.sleep(LOOK_S)
+    with connected(federation, None, RUN, wanted, patience_s=patience_s) as transport:
         run = secrets.token_hex(16)
         with closing(Exchange(transport, Recipe.from_toml(recipe_text(BASE)))) as exchange:
             answers = exchange.ask({site: Describe(run=run) for site in wanted})
@@ -69,3 +55,44 @@ def described(
         )
     found = answers.answers.items()
     return {site: one.fingerprint for site, one in found if isinstance(one, Described)}
+
+
+@contextmanager
+def connected(
+    federation: Federation,
+    recipe: Recipe | None,
+    run: str,
+    sites: Collection[str],
+    *,
+    patience_s: float = PATIENCE_S,
+) -> Iterator[Transport]:
+    """Connects to sites of a federation while no run is at work.
+
+    Args:
+        federation: it has to be served.
+        recipe: for which the sites are set up; None: they only send their fingerprints.
+        run: name under which the sites keep their state.
+        sites: sites to wait for.
+        patience_s: seconds to wait for their connections.
+
+    Raises:
+        BusyError: a run is ordered or at work.
+        RunError: a site has no kit, or does not come.
+    """
+    wanted = sorted(sites)
+    if unknown := {*wanted} - {*federation.sites}:
+        raise RunError(f"there is no kit for {', '.join(sorted(unknown))}.")
+    for order in Order.all(federation):
+        if (state := order.state()) in ("ordered", "running"):
+            stop = f"asyndgan federation stop {quote(str(federation.path))} --run {order.name}"
+            raise BusyError(f"run {order.name} is {state}; wait for its end, or '{stop}'.")
+    with closing(transport_to(federation, recipe, run)) as transport:
+        end = time.monotonic() + patience_s
+        while away := sorted({*wanted} - {*transport.sites()}):
+            if time.monotonic() > end:
+                raise RunError(
+                    f"{', '.join(away)} cannot be reached. 'asyndgan federation status' says who "
+                    "is connected; name with --site those that are."
+                )
+            time.sleep(LOOK_S)
+        yield transport

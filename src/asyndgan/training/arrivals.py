@@ -15,7 +15,7 @@ KEPT_DIGESTS: Final = 2**18
 """Images of which a site remembers the digest until it ends, to note what is asked again."""
 
 
-def check_range(images: Images, step: int) -> None:
+def check_range(images: Images, what: str) -> None:
     """Refuses images that no generator paints, before anything is learned from them.
 
     The discriminator would not recover from some, and others could be made to reveal something of
@@ -26,12 +26,11 @@ def check_range(images: Images, step: int) -> None:
         ProtocolError: some lie outside the range of images.
     """
     if not torch.isfinite(images).all():
-        raise NotFiniteError(f"the synthetic images of step {step} are not finite.")
+        raise NotFiniteError(f"{what} are not finite.")
     beyond = float(images.abs().max()) - IMAGE_HIGH
     if beyond > CODING_ERROR:
         raise ProtocolError(
-            f"the synthetic images of step {step} lie outside {IMAGE_LOW:g} to "
-            f"{IMAGE_HIGH:g}, which no generator paints."
+            f"{what} lie outside {IMAGE_LOW:g} to {IMAGE_HIGH:g}, which no generator paints."
         )
 
 

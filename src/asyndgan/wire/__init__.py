@@ -14,6 +14,8 @@ from asyndgan.wire.messages import (
     Described,
     Judge,
     Judgement,
+    Label,
+    Labelled,
     Measure,
     Measured,
     Message,

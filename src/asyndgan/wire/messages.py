@@ -23,14 +23,14 @@ from asyndgan.texts import Name
 from asyndgan.wire.codec import LABEL_CODINGS, Coding, decode, decoded_size, encode
 
 MAGIC: Final = b"ADG"
-VERSION: Final = 3
+VERSION: Final = 4
 HEADER_LIMIT: Final = 64 * 1024
 PREFIX: Final = struct.Struct("<3sBI")
 
 Run = Annotated[str, Field(pattern=r"^[0-9a-f]{1,64}$")]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
-Label = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
+LabelNumber = Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,4})$")]
 LEAST_SHARE: Final = 1e-6
 """Least share that a site declares, and least part of its cases; smaller ones vanish in sums."""
 Part = Annotated[float, Field(ge=LEAST_SHARE, le=1)]
@@ -56,6 +56,7 @@ IMAGES = ArraySchema(("float32", "float16", "uint8"), (3, 5))
 FEEDBACK = ArraySchema(("float32", "float16", "int8", "int4"), (3, 5))
 CONDITIONS = ArraySchema(LABEL_CODINGS, (1, 4))
 MOMENTS = ArraySchema(("float64",), (1, 1))
+PROBABILITIES = ArraySchema(("uint8",), (4, 5))
 ODDS = ArraySchema(("float64",), (1, 1))
 SITES_LIMIT: Final = 1024
 """Most sites whose images one message may carry."""
@@ -95,7 +96,7 @@ class Card(Message):
     share: Annotated[float, Field(ge=LEAST_SHARE, lt=2**53, allow_inf_nan=False)]
     modalities: Annotated[list[Name], Field(min_length=1, max_length=MODALITIES_LIMIT)]
     parts: Annotated[list[Part], Field(min_length=1, max_length=MODALITIES_LIMIT)]
-    labels: Annotated[dict[Label, Name], Field(min_length=1, max_length=1024)]
+    labels: Annotated[dict[LabelNumber, Name], Field(min_length=1, max_length=1024)]
     space: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=3)]
     batch: Count
     conditions: Annotated[Tensor, CONDITIONS]
@@ -188,6 +189,23 @@ class Described(Message):
 
 
 @final
+class Label(Message):
+    """Coordinator: label these images by a segmentation network of your patients."""
+
+    kind = "label"
+    recipe: Digest
+    images: Annotated[Tensor, IMAGES]
+
+
+@final
+class Labelled(Message):
+    """Site: of each image the probability p of each label at each pixel, as 2 p - 1."""
+
+    kind = "labelled"
+    probabilities: Annotated[Tensor, PROBABILITIES]
+
+
+@final
 class Save(Message):
     """Coordinator: keep your state of this step."""
 
@@ -233,10 +251,11 @@ StepAnswer = Judgement | Appraisal
 """What a site answers in a step."""
 
 REQUESTS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Open, Judge, Appraise, Measure, Describe, Save, Close)
+    m.kind: m for m in (Open, Judge, Appraise, Measure, Describe, Label, Save, Close)
 }
 ANSWERS: Final[dict[str, type[Message]]] = {
-    m.kind: m for m in (Card, Judgement, Appraisal, Measured, Described, Saved, Closed, Refusal)
+    m.kind: m
+    for m in (Card, Judgement, Appraisal, Measured, Described, Labelled, Saved, Closed, Refusal)
 }
 
 

@@ -21,6 +21,7 @@ from asyndgan.engines.flare.member import read_kit
 from asyndgan.engines.processes import Processes
 from asyndgan.engines.setup import SiteSetup, policy_of
 from asyndgan.errors import AsyndganError, RunError, SiteSilentError, SiteUnreachableError
+from asyndgan.models.budget import SegmentationBudget
 from asyndgan.recipe import Recipe, Section, explained
 from asyndgan.relay.framing import Frames
 from asyndgan.relay.local import Listener, Reply, reply_of
@@ -84,6 +85,12 @@ class SiteFile(Section):
         None,
         description="file of 'asyndgan fingerprint', sent for a plan if the policy's "
         "leaves.fingerprint is true",
+    )
+    label_steps: int = Field(
+        SegmentationBudget.steps,
+        ge=1,
+        description="updates of the segmentation network that labels synthetic images, if the "
+        "policy's leaves.labels is true",
     )
     wait_s: float = Field(
         600.0,

@@ -1,0 +1,118 @@
+"""A synthetic set that sites label: by command, judged in a row of its own, never as another."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from asyndgan import generate, train
+from asyndgan.cli import app
+from asyndgan.data.dataset import DataSet
+from asyndgan.errors import AsyndganError, RunError
+from asyndgan.judging.table import LABELLED
+from asyndgan.painting.card import LABELLED_BY
+from asyndgan.painting.sets import check_provenance
+from asyndgan.privacy.ledger import read
+from asyndgan.recipe import Recipe
+from asyndgan.runs import RunFolder
+
+
+def asyndgan(*words: object) -> str:
+    done = CliRunner().invoke(app, list(map(str, words)))
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.fixture(scope="module")
+def run(
+    phantoms: dict[str, Path],
+    tiny: Callable[..., Recipe],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    folder = tmp_path_factory.mktemp("labels") / "run"
+    recipe = tiny("image.size=32", "training.steps=2")
+    train(recipe, phantoms, folder)
+    return folder
+
+
+@pytest.mark.parametrize("like", [False, True])
+def test_a_labelled_set_has_the_images_of_its_set_and_labels_of_the_sites(
+    like: bool, run: Path, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    generate(run, tmp_path / "painted", like=phantoms["north"] if like else None)
+    sites = [word for name, data in phantoms.items() for word in ("--site", f"{name}={data}")]
+    (tmp_path / "policy.toml").write_text(
+        "[leaves]\nlabels = true\nmasks = 'released'\n"
+        "[allows]\nunmeasured = true\nfewest_patients = 1\n"
+    )
+    said = asyndgan(
+        "label", run, *sites, "--synthetic", tmp_path / "painted", "--out", tmp_path / "labelled",
+        "--steps", 40, "--policy", f"north={tmp_path / 'policy.toml'}", "--records",
+        tmp_path / "books",
+    )  # fmt: skip
+    before, after = DataSet(tmp_path / "painted"), DataSet(tmp_path / "labelled")
+    folder, image = RunFolder(run), RunFolder(run).recipe().image
+    old, new = (data.cases(image, synthetic=True, unmasked=False) for data in (before, after))
+    assert [case.name for case in old] == [case.name for case in new]
+    assert all(np.array_equal(a.image, b.image) for a, b in zip(old, new, strict=True))
+    assert not all(np.array_equal(a.mask, b.mask) for a, b in zip(old, new, strict=True))
+    splits = "splits_final.json"
+    assert (after.folder / splits).read_bytes() == (before.folder / splits).read_bytes()
+    weights = after.info.extra["provenance"][LABELLED_BY]  # type: ignore[index]
+    shares = {site: about["share"] for site, about in folder.facts().sites.items()}
+    assert weights == pytest.approx(shares)
+    assert "segmentation networks of north, south" in (after.folder / "MODEL_CARD.md").read_text()
+
+    # What left is in the books, and is what the command said.
+    for name in phantoms:
+        lines = list(read(tmp_path / "books" / name / "ledger.jsonl"))
+        assert {line.kind for line in lines} == {"labelled"}
+        assert len(lines) == -(-len(old) // 64)
+        assert f"{sum(line.size for line in lines) / 1000:.0f} kB left" in said
+
+    # Neither set is taken for the other, and in a comparison each has a row.
+    with pytest.raises(RunError, match=r"was labelled by the sites.*--labelled"):
+        check_provenance(folder, after)
+    with pytest.raises(RunError, match="label it with 'asyndgan label'"):
+        check_provenance(folder, before, labelled=True)
+    if not like:
+        asyndgan(
+            "evaluate", run, *sites, "--test", phantoms["north"].parent / "test",
+            "--synthetic", before.folder, "--labelled", after.folder,
+            "--steps", 2, "--out", tmp_path / "evaluation",
+        )  # fmt: skip
+        rows = json.loads((tmp_path / "evaluation" / "evaluation.json").read_text())["rows"]
+        models = [row["model"] for row in rows if row["label"] == "lesion"]
+        assert models == ["real-all", "synthetic", LABELLED, "real:north", "real:south"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--policy", "north=POLICY"), "lets no labels out.*Name the sites that do with --site"),
+        (("--site", "west=NORTH"), "learned from north, south, and not from west"),
+    ],
+)
+def test_a_set_that_cannot_be_labelled_is_refused_and_nothing_is_left_behind(
+    words: tuple[str, ...], reason: str, run: Path, phantoms: dict[str, Path], tmp_path: Path
+) -> None:
+    generate(run, tmp_path / "painted", draws=1)
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[leaves]\nmasks = 'released'\n[allows]\nunmeasured = true\n"
+                      "fewest_patients = 1\n")  # fmt: skip
+    given = [
+        word.replace("POLICY", str(policy)).replace("NORTH", str(phantoms["north"]))
+        for word in words
+    ]
+    with pytest.raises(AsyndganError, match=reason):
+        asyndgan(
+            "label", run, "--site", f"north={phantoms['north']}", "--synthetic",
+            tmp_path / "painted", "--out", tmp_path / "labelled", "--steps", 1, *given,
+            "--records", tmp_path / "books",
+        )  # fmt: skip
+    assert not (tmp_path / "labelled").exists()
