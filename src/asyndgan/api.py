@@ -45,7 +45,7 @@ from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
-from asyndgan.tables.schema import file_of
+from asyndgan.tables.schema import file_of, format_of
 from asyndgan.texts import check_site_names
 from asyndgan.training.compute import torch_threads
 
@@ -278,7 +278,7 @@ def generate(
         )
         return generate_records(
             folder, Path(out), draws=draws or DRAWS, seed=seed, audited=permitted,
-            ending=file_of(Path(like)).suffix if like else ".csv",
+            ending=format_of(file_of(Path(like))) if like else ".csv",
         )  # fmt: skip
     named, source = chosen_masks(folder, _path(masks))
     fading = fading_of(folder, fade)

@@ -177,6 +177,20 @@ def test_parquet_gives_the_same_records_as_csv(tmp_path: Path) -> None:
     assert_frame_equal(Table.read(tmp_path / "a").records, table.records)
 
 
+@pytest.mark.parametrize("ending", ["CSV", "Parquet"])
+def test_endings_are_read_in_capitals_too(tmp_path: Path, ending: str) -> None:
+    folder = drawn(tmp_path)
+    wanted, old, new = Table.read(folder).records, folder / "records.csv", folder / f"r.{ending}"
+    if ending == "Parquet":
+        wanted.to_parquet(new)
+        old.unlink()
+    else:
+        old.rename(new)
+    assert is_table(folder) and is_table(new)
+    assert_frame_equal(Table.read(new).records, wanted)
+    assert_frame_equal(Table.read(folder).records, wanted)
+
+
 def test_a_parquet_file_of_other_types_or_of_noise_is_refused(tmp_path: Path) -> None:
     table = Table.read(drawn(tmp_path))
     file = tmp_path / "other.parquet"

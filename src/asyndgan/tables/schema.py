@@ -115,19 +115,24 @@ class Schema(BaseModel):
         return self.positive or self.classes[-1]
 
 
+def format_of(path: Path) -> str:
+    """Which of `FORMATS` a file's name ends in, capitals or not; empty: none."""
+    return ending if (ending := path.suffix.lower()) in FORMATS else ""
+
+
 def is_table(data: Path) -> bool:
     """Whether a site's data are records: a CSV or Parquet file, or a folder with a schema."""
-    return data.suffix in FORMATS or (data / SCHEMA_FILE).is_file()
+    return bool(format_of(data)) or (data / SCHEMA_FILE).is_file()
 
 
 def tables_in(folder: Path) -> list[Path]:
     """The files of records in a folder, in the order of their names."""
-    return sorted(p for p in folder.glob("*") if p.suffix in FORMATS) if folder.is_dir() else []
+    return sorted(p for p in folder.glob("*") if format_of(p)) if folder.is_dir() else []
 
 
 def file_of(data: Path) -> Path:
     """The file of records that a path names, itself or as the only one of a folder."""
-    if data.suffix in FORMATS and not data.is_dir():
+    if format_of(data) and not data.is_dir():
         return data
     found = tables_in(data)
     if len(found) != 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Self, final
 
 from asyndgan.errors import DataError
 from asyndgan.received import contents, opened
-from asyndgan.tables.schema import SCHEMA_FILE, Schema, SchemaColumn, file_of, schema_of
+from asyndgan.tables.schema import SCHEMA_FILE, Schema, SchemaColumn, file_of, format_of, schema_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ class Table:
         path, schema = file_of(data), schema_of(data)
         _need_pandas()
         try:
-            records = (_parquet if path.suffix == ".parquet" else _csv)(path, schema)
+            records = (_parquet if format_of(path) == ".parquet" else _csv)(path, schema)
         except (OSError, ValueError) as error:
             raise DataError(f"{path}: {error}") from error
         if records.empty:
