@@ -38,6 +38,8 @@ from asyndgan.wire import (
     Card,
     Judge,
     Judgement,
+    Label,
+    Labelled,
     Message,
     Open,
     Refusal,
@@ -134,7 +136,7 @@ def with_array(payload: bytes, name: str, body: bytes | None = None, **changes: 
 
 def packed(message: Message) -> bytes:
     codings: dict[str, Any] = {"images": "float16", "feedback": "float16", "conditions": "label8"}
-    return pack(message, codings | {"odds": "float64"})
+    return pack(message, codings | {"odds": "float64", "probabilities": "uint8"})
 
 
 GOOD_REQUESTS = [
@@ -142,12 +144,14 @@ GOOD_REQUESTS = [
     packed(judge_of()),
     packed(Save(run=RUN, step=0)),
     packed(appraise_of()),
+    packed(Label(run=RUN, recipe="0" * 64, images=torch.zeros(2, 1, 16, 16))),
 ]
 GOOD_ANSWERS = [
     packed(card_of()),
     packed(judgement_of()),
     packed(Refusal(run=RUN, code="order", reason="no")),
     packed(appraisal_of()),
+    packed(Labelled(run=RUN, probabilities=torch.zeros(2, 3, 16, 16))),
 ]
 NOTHING = zstandard.ZstdCompressor().compress(b"")
 

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Mapping
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -23,6 +24,8 @@ from asyndgan.wire import (
     Coding,
     Judge,
     Judgement,
+    Label,
+    Labelled,
     Message,
     Open,
     Refusal,
@@ -114,10 +117,10 @@ masks = labels(st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)
 parts = st.floats(LEAST_SHARE, 1)
 odds = arrays.arrays("f8", st.integers(1, 6), elements=st.floats(-1e300, 1e300))
 numbers = st.floats(allow_nan=False, allow_infinity=False)
+grey = tensors(pixels, st.tuples(*[st.integers(1, 3)] * 4)).map(partial(through, coding="uint8"))
+digests = st.text("0123456789abcdef", min_size=64, max_size=64)
 messages = st.one_of(
-    st.builds(
-        Open, run=runs, recipe=st.text("0123456789abcdef", min_size=64, max_size=64), step=counts
-    ),
+    st.builds(Open, run=runs, recipe=digests, step=counts),
     st.builds(
         Card,
         run=runs,
@@ -133,6 +136,8 @@ messages = st.one_of(
         keep=st.booleans(),
     ),
     st.builds(Judge, run=runs, step=counts, batch=counts, images=tensors(pixels)),
+    st.builds(Label, run=runs, recipe=digests, images=tensors(pixels)),
+    st.builds(Labelled, run=runs, probabilities=grey),
     st.builds(
         Judgement,
         run=runs,
@@ -175,6 +180,7 @@ messages = st.one_of(
 )
 CODINGS: Mapping[str, Coding] = {
     "images": "float32",
+    "probabilities": "uint8",
     "odds": "float64",
     "feedback": "float32",
     "conditions": "label16",
