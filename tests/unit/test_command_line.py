@@ -287,6 +287,34 @@ def test_the_list_of_commands_is_that_of_the_top_commands_help() -> None:
         assert says in " ".join(help_of("asyndgan").split()), name
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("check", "~/north", "--test=~/west"),
+        ("check", "~/north", "--test", "~/west"),
+        ("fingerprint", "~/north", "--out=~/new/north.json"),
+        ("plan", "a=~/north", "--out=~/new/recipe.toml"),
+        ("init", "~/north", "--out=~/new/study.toml"),
+        ("train", "--site=a=~/nobody", "--out=~/new/run"),
+        ("policy", "check", "~/policy.toml", "default"),
+    ],
+)
+def test_a_path_may_begin_with_the_users_folder_wherever_a_shell_leaves_it(
+    words: tuple[str, ...], folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for part in ("north", "west", "policy.toml"):
+        (tmp_path / "home").mkdir(exist_ok=True)
+        (tmp_path / "home" / part).symlink_to(folder / part)
+    home = tmp_path / "home"
+    home.joinpath("new").mkdir()
+    done = CliRunner().invoke(app, words, env={"HOME": str(home), "COLUMNS": "200"})
+    assert "~" not in done.output + str(done.exception), done.output
+    assert not (tmp_path / "~").exists()
+    if "new" in str(words) and "nobody" not in str(words):
+        assert [*home.joinpath("new").iterdir()], done.output
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(), "utf-8")
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.data.between import compare_folders, notes_between, same_pictures
+from asyndgan.data.between import compare_folders, notes_between, same_pictures, unheld
 from asyndgan.data.check import CheckReport, check_folder
 from asyndgan.data.dataset import DataSet, told
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patient_of
@@ -187,7 +187,7 @@ def test_one_patient_of_many_with_other_intensities_is_noted(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("odd", "patients", "fault"),
     [((2,), 4, False), ((0,), 10, False), ((3, 8), 12, False), ((0, 1), 4, True),
-     ((1, 4, 9), 12, True), ((0,), 1, True)],
+     ((1, 4, 9), 12, True), ((2, 5), 8, True), ((0,), 1, True)],
 )  # fmt: skip
 def test_single_patients_are_noted_by_name_and_a_scanner_is_a_fault(
     odd: tuple[int, ...], patients: int, fault: bool, tmp_path: Path, tiny: MakeRecipe
@@ -531,14 +531,30 @@ def test_sites_of_other_spacings_are_noted_with_one_for_all(
     (note,) = between(north, south)
     assert note.startswith("the folders differ in spacing")
     one = tuple(options(note))
-    assert between(north, south, overrides=one) == []
+    assert not any("differ in spacing" in note for note in between(north, south, overrides=one))
     assert "cut off" not in dict(checked(south, *one).rows)["in training"]
 
 
 def test_sites_of_other_fields_of_view_are_noted(tmp_path: Path) -> None:
     north, south = volumes(tmp_path / "n"), volumes(tmp_path / "s", seed=7, shape=(48, 40, 4))
-    (note,) = between(north, south)
-    assert note.startswith("the folders differ in field of view: 20 x 24 mm in")
+    for spacing in ((), ("image.spacing=1",)):
+        told = [note for note in between(north, south, overrides=spacing) if "view" in note]
+        assert told and told[0].startswith("the folders differ in field of view: 20 x 24 mm in")
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["image.intensity.T2.low=1", "image.modalities=T1,T9"],
+)
+def test_a_modality_that_a_recipe_names_and_nobody_holds_is_a_fault(
+    override: str, tmp_path: Path, tiny: MakeRecipe
+) -> None:
+    north, south = volumes(tmp_path / "n"), volumes(tmp_path / "s", seed=7)
+    recipe = tiny("image.size=32", override)
+    found = unheld([checked(north), checked(south)], recipe)
+    assert [fault.file for fault in found] == [each / "dataset.json" for each in (north, south)]
+    assert "of the recipe names T" in found[0].reason and "hold T1" in found[0].reason
+    assert unheld([checked(north)], tiny("image.size=32", "image.intensity.T1.low=1")) == ()
 
 
 def test_sites_of_other_intensities_labels_and_modalities_are_noted(tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def tell_attacks(console: Terminal, attacks: Iterable["Attack"]) -> None:
     for attack in attacks:
         table.add_row(
             attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
-            f"{attack.p_value:.3f}", f"{attack.corrected:.3f}",
-            f"{attack.epsilon:.2f}" if attack.epsilon else DASH,
+            *(DASH if attack.explained else f"{p:.3f}" for p in (attack.p_value, attack.corrected)),
+            f"{attack.epsilon:.2f}" if attack.epsilon and not attack.explained else DASH,
         )  # fmt: skip
     console.print(table)
 

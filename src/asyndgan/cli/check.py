@@ -64,13 +64,13 @@ def check(
     Output:
         --all: Name every file, not only 10 per fault.
     """
-    from asyndgan.data.between import compare_folders, notes_between, same_pictures
+    from asyndgan.data.between import compare_folders, notes_between, same_pictures, unheld
     from asyndgan.data.check import check_folder
     from asyndgan.tables.schema import is_table
 
     if any(map(is_table, folders)):
         return check_tables(Terminal(), folders, test, as_json=as_json)
-    wanted, why = _recipe(recipe, folders, overrides or [], patient_pattern)
+    wanted, why, contradictions = _recipe(recipe, folders, overrides or [], patient_pattern)
     chosen = bool(wanted and wanted.name == NAME) and "image.intensity" not in str(overrides)
     console = Terminal()
     if why and not as_json:
@@ -78,11 +78,11 @@ def check(
     reports: list[CheckReport] = []
     try:
         for folder in [*folders, *([test] if test else [])]:
-            trained = len(reports) < len(folders)
+            taught = len(reports) < len(folders)
             reports.append(
                 check_folder(
-                    folder, test=test if trained else None, patient_pattern=patient_pattern,
-                    image=wanted.image if wanted else None, recipe=wanted if trained else None,
+                    folder, test=test if taught else None, patient_pattern=patient_pattern,
+                    image=wanted.image if wanted else None, recipe=wanted if taught else None,
                     planned=chosen,
                 )
             )  # fmt: skip
@@ -91,8 +91,10 @@ def check(
     except DataError as error:
         console.print(_plain(str(error), "red"))
         raise typer.Exit(1) from error
-    between = (*compare_folders(reports[: len(folders)]), *same_pictures(reports))
-    notes = notes_between(reports, fits=wanted is not None)
+    trained = reports[: len(folders)]
+    between = (*compare_folders(trained), *same_pictures(reports))
+    between += unheld(trained, wanted) if wanted else ()
+    notes = (*contradictions, *notes_between(reports, fits=wanted is not None))
     if as_json:
         _print_json(reports, between, (why, *notes) if why else notes)
     else:
@@ -103,22 +105,26 @@ def check(
 
 def _recipe(
     name: str | None, folders: list[Path], overrides: list[str], pattern: str
-) -> tuple["Recipe | None", str]:
-    """The recipe of this name; without a name, as the folders are planned for, or why not."""
+) -> tuple["Recipe | None", str, tuple[str, ...]]:
+    """The recipe of this name; without a name, as the folders are planned for, or why not.
+
+    Also what contradicts between the folders, and what the plan did about it.
+    """
     from asyndgan.data.readers import DataFileError
     from asyndgan.runs.planned import planned
 
     recipe = load_recipe(name or BASE, overrides)
     if name:
-        return recipe, ""
+        return recipe, "", ()
     sites = {f"{place}": folder for place, folder in enumerate(folders)}
     try:
-        return planned(sites, overrides, pattern).recipe, ""
+        made = planned(sites, overrides, pattern)
+        return made.recipe, "", tuple(note.rstrip(".") for note in made.plan.notes)
     except DataError as error:  # the check itself names every fault
         cause = f"{error}".partition(". ")[0]
         if isinstance(error, DataFileError):
             cause = f"{error.file} ({error.reason})"
-        return None, f"not planned because of {cause}; intensities and sizes were not judged"
+        return None, f"not planned because of {cause}; intensities and sizes were not judged", ()
 
 
 def _show_result(

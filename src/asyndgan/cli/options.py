@@ -1,7 +1,6 @@
 """Types of options that several commands share; `help.py` has their texts."""
 
 import json
-from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -57,7 +56,7 @@ def print_json(value: Any) -> None:
 
 
 def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
-    """Parses `NAME=PATH` pairs, with `~` for the user's folder.
+    """Parses `NAME=PATH` pairs.
 
     Raises:
         RecipeError: if a pair is not of that form, or a name is not valid or comes twice.
@@ -72,6 +71,5 @@ def parsed_sites(pairs: list[str], option: str = "--site") -> dict[str, Path]:
                 "(capitals do not tell two apart)."
             )
         check_site_name(name, f"{option} {pair}")
-        # A shell expands only at a word's beginning. Of nobody `~` stays, and is reported.
-        sites[name] = Path(expanduser(folder))  # noqa: PTH111
+        sites[name] = Path(folder)
     return sites

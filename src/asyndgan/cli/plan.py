@@ -11,6 +11,7 @@ from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
+from asyndgan.runs.study import site_names
 from asyndgan.texts import replace_text
 
 if TYPE_CHECKING:
@@ -103,16 +104,11 @@ def refuse_old(path: Path) -> None:
 
 
 def _named(words: list[str]) -> dict[str, Path]:
-    """The sites' paths by name: that of the folder or file, or of NAME=PATH."""
-    pairs = [
-        word if "=" in word and not Path(word).exists() else f"{_name(Path(word))}={word}"
-        for word in words
-    ]
-    return parsed_sites(pairs, "FOLDER_OR_JSON")
-
-
-def _name(path: Path) -> str:
-    return path.resolve().name.removesuffix(".json")
+    """The sites' paths by name: that of NAME=PATH or, as 'init' names it, of the folder or file."""
+    plain = [word for word in words if "=" not in word or Path(word).exists()]
+    sites = parsed_sites([word for word in words if word not in plain], "FOLDER_OR_JSON")
+    names = site_names([Path(word) for word in plain], taken=sites)
+    return sites | dict(zip(names, map(Path, plain), strict=True))
 
 
 def _shown(value: object) -> str:

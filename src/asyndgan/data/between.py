@@ -15,6 +15,7 @@ from asyndgan.data.findings import (
 )
 from asyndgan.data.grids import shown_shape
 from asyndgan.data.patients import shared_patients
+from asyndgan.recipe import Recipe
 
 VIEWS_APART = 0.5
 """Relative difference of fields of view above which they are reported."""
@@ -70,6 +71,28 @@ def same_pictures(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
     return tuple(faults)
 
 
+def unheld(reports: Sequence[CheckReport], recipe: Recipe) -> tuple[Fault, ...]:
+    """Finds modalities that a recipe names and no folder holds, for which training ends.
+
+    Where further sites come later (`timeline`), they may hold them.
+    """
+    held = {name for report in reports for name in report.modalities}
+    if recipe.timeline or not held or recipe.image.source == "masks":
+        return ()
+    named = {"image.modalities": recipe.image.painted, "image.intensity": recipe.image.intensity}
+    return tuple(
+        Fault(
+            report.folder / "dataset.json",
+            f"{key} of the recipe names {name}, and the folders hold {', '.join(sorted(held))}",
+            "Name it as the folders do, or leave it out.",
+        )
+        for key, names in named.items()
+        for name in names
+        if name not in {*held, "default"}
+        for report in reports
+    )
+
+
 def notes_between(reports: Sequence[CheckReport], *, fits: bool = True) -> tuple[str, ...]:
     """What differs between data sets that are to be trained on together, and need not be wrong.
 
@@ -108,10 +131,17 @@ def _lacked(reports: Sequence[CheckReport]) -> Iterator[str]:
 
 
 def _scales(reports: Sequence[CheckReport]) -> Iterator[str]:
-    """Spacings and fields of view that differ, where the recipe does not bring them to one."""
+    """Spacings that differ where the recipe does not bring them to one, or else fields of view."""
     surveys = {str(one.folder): one.survey for one in reports if plane_spacings(one.survey)}
-    if len(surveys) < 2 or next(iter(surveys.values())).image.spacing:
+    if len(surveys) < 2:
         return
+    spaced = next(iter(surveys.values())).image.spacing
+    remedy = (
+        "Where they are smaller, images are mostly padding. Crop the others to the same region"
+        if spaced
+        else "Anatomy then comes in different scales or sharpness. Train with one spacing for all: "
+        f"{spacing_option([*surveys.values()])}"
+    )
     for what, of, apart in (
         ("spacing", plane_spacings, SPACING_APART),
         ("field of view", views, VIEWS_APART),
@@ -120,17 +150,15 @@ def _scales(reports: Sequence[CheckReport]) -> Iterator[str]:
             folder: [median(sides) for sides in zip(*of(survey), strict=True)]
             for folder, survey in surveys.items()
         }
-        if any(max(mm) > (1 + apart) * min(mm) for mm in zip(*found.values(), strict=True)):
-            shown = [
-                f"{shown_shape(f'{mm:.3g}' for mm in sides)} mm in {folder}"
-                for folder, sides in found.items()
-            ]
-            yield (
-                f"the folders differ in {what}: {', '.join(shown)}. Anatomy then comes in "
-                f"different scales or sharpness. Train with one spacing for all: "
-                f"{spacing_option([*surveys.values()])}"
-            )
-            return
+        alike = all(max(mm) <= (1 + apart) * min(mm) for mm in zip(*found.values(), strict=True))
+        if alike or (spaced and of is plane_spacings):
+            continue
+        shown = [
+            f"{shown_shape(f'{mm:.3g}' for mm in sides)} mm in {folder}"
+            for folder, sides in found.items()
+        ]
+        yield f"the folders differ in {what}: {', '.join(shown)}. {remedy}"
+        return
 
 
 def _padding(reports: Sequence[CheckReport]) -> Iterator[str]:

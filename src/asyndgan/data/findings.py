@@ -47,7 +47,8 @@ FEW: Final = 0.1
 """Fraction of the patients from which on lost intensities are a fault; below it they are noted."""
 
 SEVERAL: Final = 3
-"""Fewest patients who are a fault where most others fit: a scanner, and not single patients."""
+"""Fewest patients who are a fault where most others fit: a scanner, and not single patients. Of few
+patients two are enough who are a quarter of them: one scanner of four."""
 
 NAMED: Final = 3
 """Most cases that a note names."""
@@ -166,7 +167,7 @@ def _unfit(
 
 def _are_many(lost: int, of: int) -> bool:
     """Whether those who lose are all, half of them, or as many as one scanner of several has."""
-    return lost == of or (lost > 1 and lost >= max(FEW * of, min(SEVERAL, of / 2)))
+    return lost == of or (lost > 1 and lost >= max(FEW * of, min(SEVERAL, of / 4)))
 
 
 def _loss(kept: Kept, how: Intensity) -> _Loss | None:

@@ -196,8 +196,8 @@ class Policy(Section):
             replace_text(path, self.to_toml(), mode=0o600)
         except OSError as error:
             raise PolicyError(
-                f"the policy in force cannot be kept ({error.strerror or error}), so nothing may "
-                "leave. Free space, then start the site again."
+                f"{path}, the policy in force, cannot be written ({error.strerror or error}), so "
+                "nothing may leave. Free space, then try again."
             ) from error
 
     def covers(self, recipe: Recipe) -> bool:

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os.path import expanduser
 from pathlib import Path
 from typing import Annotated, Any, Final, Self, final
@@ -263,15 +263,20 @@ def _name_of(data: Path) -> str:
     return data.resolve().stem if data.is_file() else data.resolve().name
 
 
-def site_names(folders: Sequence[Path]) -> list[str]:
-    """A valid name for each site: that of its folder; where names are equal, with the one above."""
+def site_names(folders: Sequence[Path], taken: Iterable[str] = ()) -> list[str]:
+    """A valid name for each site: that of its folder; where names are equal, with the one above.
+
+    Args:
+        folders: data sets of sites, or files with their fingerprints.
+        taken: names of further sites, which none of these may have.
+    """
     plain = [_valid(_name_of(folder)) for folder in folders]
     names: list[str] = []
     for name, folder in zip(plain, folders, strict=True):
         if sum(name.casefold() == other.casefold() for other in plain) > 1:
             name = _valid(f"{folder.resolve().parent.name}-{_name_of(folder)}")
-        taken, number, first = {other.casefold() for other in names}, 1, name
-        while name.casefold() in taken:
+        known, number, first = {other.casefold() for other in (*names, *taken)}, 1, name
+        while name.casefold() in known:
             number += 1
             name = f"{first[: NAME_LENGTH - 5]}-{number}"
         names.append(name)
