@@ -14,7 +14,7 @@ from asyndgan.auditing.expected import expected_seconds
 from asyndgan.auditing.run import audit_run
 from asyndgan.cli import app
 from asyndgan.cli.following import in_lines, lacking, next_commands
-from asyndgan.cli.options import parsed_sites
+from asyndgan.cli.options import at_home, parsed_sites
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.phantoms import write_phantoms
@@ -161,16 +161,17 @@ def test_train_says_before_and_after_what_is_missing_and_later_commands_read_not
     assert f"{told[-1][1]} synthetic cases" in said
 
 
-@pytest.mark.parametrize(("steps", "said"), [(2, False), (3, True)])
+@pytest.mark.parametrize(("steps", "said"), [(3, False), (4, True)])
 def test_a_run_of_some_length_says_how_long_its_evaluation_and_audit_will_take(
     steps: int, said: bool, folder: Path, tmp_path: Path, tiny: Callable[..., Recipe],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("asyndgan.cli.train.LONG", 3)
+    monkeypatch.setattr("asyndgan.cli.train.LONG", 4)
+    monkeypatch.setattr("asyndgan.cli.train.MEASURED", 2)
     (tmp_path / "tiny.toml").write_text(tiny("image.size=32", f"training.steps={steps}").to_toml())
     sites = ("--site", f"north={folder / 'north'}")
     text = asyndgan("train", tmp_path / "tiny.toml", *sites, "--out", tmp_path / "run")
-    found = re.search(r"'evaluate' will take about (.+), 'audit' about (.+)\.", text)
+    found = re.search(r"Then 'evaluate' takes about (.+) here, 'audit' about (.+)\.", text)
     assert bool(found) is said
     if found:
         assert all(re.fullmatch(r"[\d ]+(s|min|h)( \d+ (s|min))?", each) for each in found.groups())
@@ -191,13 +192,13 @@ def test_submit_says_what_train_says_of_a_run(overrides: list[str], tmp_path: Pa
     assert said.splitlines()[1:] == lines
 
 
-@pytest.mark.parametrize("option", ["--site", "--policy"])
+@pytest.mark.parametrize("option", ["--site=", "--policy=", ""])
 def test_a_path_after_a_name_is_expanded(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
-    pairs = ["a=~", "b=~/data/west", "c=data/~", "d=~nobody-of-this-name/x"]
-    assert parsed_sites(pairs, option) == {
-        "a": Path("/home/someone"),
-        "b": Path("/home/someone/data/west"),
-        "c": Path("data/~"),
-        "d": Path("~nobody-of-this-name/x"),
-    }
+    words = ["a=~", "b=~/data/west", "c=data/~", "d=~nobody-of-this-name/x"]
+    assert [at_home(option + word) for word in words] == [
+        f"{option}a=/home/someone",
+        f"{option}b=/home/someone/data/west",
+        f"{option}c=data/~",
+        f"{option}d=~nobody-of-this-name/x",
+    ]

@@ -8,9 +8,10 @@ import torch
 
 from asyndgan.auditing.distances import paintings_of_case
 from asyndgan.auditing.reconstruction import not_asked, questions_of
+from asyndgan.data import Case
 from asyndgan.models.budget import SegmentationBudget
-from asyndgan.painting.synthesise import synthesise
 from asyndgan.runs import RunFolder
+from asyndgan.training import generator_inputs, new_generator
 from asyndgan.training.compute import torch_threads
 from asyndgan.training.segmentation import SegmentationTraining
 
@@ -24,21 +25,28 @@ TIMED: Final = 2
 def expected_seconds(run: RunFolder) -> tuple[float, float]:
     """Seconds of `evaluate` and of `audit`, each with its defaults.
 
-    Times the painting of some images, and some updates of a segmentation network.
+    Times the painting of some images by an untrained generator, and some updates of a segmentation
+    network.
 
     Args:
-        run: a finished run that paints images from masks.
+        run: a run that has begun and paints images from masks.
     """
     facts, recipe, cores = run.facts(), run.recipe(), torch.get_num_threads()
     cases = sum(int(about["cases"]) for about in facts.teachers.values())
-    masks = [("", torch.zeros(facts.scope.space, dtype=torch.int64))] * recipe.training.batch
-    budget = SegmentationBudget()
+    scope, batch, budget = facts.scope, recipe.training.batch, SegmentationBudget()
+    mask = torch.zeros(scope.space, dtype=torch.int64)
+    looks, random = [*facts.teachers][:1] * batch, torch.Generator()
     # On one thread, as networks are trained: two may wait for each other.
     with torch.random.fork_rng([]), torch_threads(1):
-        painted = list(synthesise(run, masks))
-        painting = _timed(lambda: list(synthesise(run, masks))) / len(masks)
+        generator = new_generator(recipe, scope).eval()
+        masks = mask.expand(batch, *scope.space)
+        maps, noise = generator_inputs(recipe, scope, masks, looks, random)
+        with torch.no_grad():
+            painting = _timed(lambda: generator(maps, noise)) / batch
+            image = generator(maps, noise)[0]
+        case = Case.drawn("", image, mask, tuple(scope.modalities))
         training = SegmentationTraining(
-            painted, classes=max(facts.scope.labels) + 1, budget=budget, seed=0
+            [case], classes=max(scope.labels) + 1, budget=budget, seed=0
         )
         update = _timed(training.step)
     networks = len(facts.teachers) + 2  # of each site, of all, of the synthetic set

@@ -7,13 +7,13 @@ that is its own: `--name METAVAR: text`. `SHARED` describes options of several c
 import inspect
 import re
 from collections.abc import Iterable
-from os.path import expanduser
 from textwrap import dedent
 from typing import Any, Final, final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from asyndgan.cli.options import at_home
 from asyndgan.cli.study import completed, missing_hint
 
 OTHER: Final = "Other"
@@ -21,9 +21,6 @@ OTHER: Final = "Other"
 
 OPTION: Final = re.compile(r"^(--\S+) ?(\S*): (.+(?:\n .+)*)", re.MULTILINE)
 """An option as a docstring describes it: its name, its metavar if it is no flag, and its text."""
-
-AT_HOME: Final = re.compile(r"(^|=)(~[^/=]*)(?=/|$)")
-"""Where a path begins that a shell has left alone, as in `--out=~/run`."""
 
 SHARED: Final = """
 Data:
@@ -88,7 +85,7 @@ class Command(_Page, TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parses the words of the command line, and those that a study adds."""
-        args = [AT_HOME.sub(_at_home, word) for word in args]
+        args = [at_home(word) for word in args]
         try:
             return super().parse_args(ctx, completed(self, ctx, args))
         except typer.BadParameter as error:
@@ -121,10 +118,6 @@ class Commands(typer.Typer):
     def command(self, name: str | None = None, **options: Any) -> Any:
         """Registers a function as a command, as `typer.Typer` does."""
         return super().command(name, cls=Command, **options)
-
-
-def _at_home(found: re.Match[str]) -> str:
-    return found[1] + expanduser(found[2])  # noqa: PTH111  (of nobody, `~` stays and is reported)
 
 
 def _write_page(command: Any, ctx: Any, formatter: Any) -> None:

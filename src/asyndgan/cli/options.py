@@ -1,8 +1,10 @@
 """Types of options that several commands share; `help.py` has their texts."""
 
 import json
+import re
+from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -48,6 +50,17 @@ Engine = Annotated[
         autocompletion=lambda: list(ENGINES),
     ),
 ]
+
+
+AT_HOME: Final = re.compile(r"(^|=)(~[^/=]*)(?=/|$)")
+
+
+def at_home(word: str) -> str:
+    """A word of the command line, with the user's folder for `~` where a path begins.
+
+    A shell expands it at a word's beginning only, and not in `--out=~/run`. Of nobody it stays.
+    """
+    return AT_HOME.sub(lambda found: found[1] + expanduser(found[2]), word)  # noqa: PTH111
 
 
 def print_json(value: Any) -> None:

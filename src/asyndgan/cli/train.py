@@ -117,7 +117,7 @@ def train(
             )
         tell_lacking(console, resolved, masks=resolved.keeps_masks, study=study)
 
-    with TrainingDisplay(console) as display:
+    with TrainingDisplay(console, out) as display:
         run = train_run(
             resolved,
             folders,
@@ -163,11 +163,6 @@ def tell_finished(
     )
     tell_trial(console, run)
     tell_lacking(console, recipe, masks=masks, study=study)
-    if facts.steps >= LONG and recipe.condition.kind == "mask" and recipe.image.source == "images":
-        from asyndgan.auditing.expected import expected_seconds
-
-        judged, tried = map(duration, expected_seconds(run))
-        console.say(f"On this machine 'evaluate' will take about {judged}, 'audit' about {tried}.")
     console.say("Next:")
     for command in next_commands(run.path, recipe, sites, pattern, masks=masks, study=study):
         console.say(in_lines(command))
@@ -179,10 +174,12 @@ class TrainingDisplay:
 
     Args:
         console: console to write to; without a terminal, a line is printed now and then.
+        run: the run's folder, whose evaluation and audit are timed; None: they are not.
     """
 
-    def __init__(self, console: Terminal) -> None:
+    def __init__(self, console: Terminal, run: Path | None = None) -> None:
         self.console = console
+        self.run = run
         self.shown = 0
         self.bar = Progress(
             TextColumn("{task.description}", markup=False),
@@ -220,6 +217,7 @@ class TrainingDisplay:
         if self.shown == MEASURED and progress.step < progress.steps:
             left, steps = duration(progress.seconds_left), progress.steps - progress.step
             self.console.say(f"The other {steps} steps will take about {left} on this machine.")
+            self._tell_later(progress.steps)
         if self.console.is_terminal:
             left = duration(progress.seconds_left)
             text = f"step {progress.step}/{progress.steps}"
@@ -238,6 +236,18 @@ class TrainingDisplay:
                 f"to sites {size(progress.sent)}, from sites {size(progress.received)}  "
                 f"{_mean_losses(progress)}"
             )
+
+    def _tell_later(self, steps: int) -> None:
+        """Says how long the finished run's evaluation and audit will take; not of a short trial."""
+        from asyndgan.auditing.expected import expected_seconds
+        from asyndgan.runs import RunFolder
+
+        if self.run is None or steps < LONG:
+            return
+        recipe = RunFolder(self.run).recipe()
+        if recipe.condition.kind == "mask":
+            judged, tried = map(duration, expected_seconds(RunFolder(self.run)))
+            self.console.say(f"Then 'evaluate' takes about {judged} here, 'audit' about {tried}.")
 
 
 def _losses(progress: "RunProgress") -> Table:
