@@ -185,6 +185,10 @@ NOTED: dict[str, dict[str, Fingerprint]] = {
     },
     "fewer than 5 patients at b": {"a": pictures(), "b": few(4)},
     "covers about 1.5 pixels": {"a": pictures(labels=(SMALL,))},
+    "labels cover about 95% of an image at a": {
+        "a": pictures(labels=(label("road", slices=1.0, area=spread(0.7)),
+                              label("tree", 2, slices=0.5, area=spread(0.5)))),
+    },
     "at most 2% of the variance": {"a": pictures(modalities=(modality(explained=0.02),))},
 }  # fmt: skip
 

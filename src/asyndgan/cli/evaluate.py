@@ -144,6 +144,12 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
 
     if trial := evaluation.about.get("trial"):
         console.say(f"{trial}. {NO_RESULT}", style="yellow")
+    if evaluation.budget.steps < SegmentationBudget.steps:
+        console.say(
+            f"Networks of {evaluation.budget.steps} steps, of real images too (by default "
+            f"{SegmentationBudget.steps}): this is a trial, and no figure is a result.",
+            style="yellow",
+        )
     headline, entries = figures_of(evaluation.to_tables())
     table = Table(
         caption=f"On real {evaluation.judged_on} patients; 95 % intervals over patients; of a mask "

@@ -67,6 +67,14 @@ def generate(
             run, out, masks=masks, draws=draws, augment=augment, seed=seed, fade=fade or (),
             release=release or (), like=like, watch=display.show,
         )  # fmt: skip
-    tell_trial(console, RunFolder(run))
-    kept = "" if masks else " Where cases had the same mask, it was painted once."
-    console.say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.{kept}")
+    folder = RunFolder(run)
+    tell_trial(console, folder)
+    console.say(f"{count} synthetic cases in {out}, with MODEL_CARD.md.")
+    if not masks and folder.has_masks:
+        kept = sum(1 for _ in (folder.masks / "labelsTr").iterdir())
+        cases = sum(int(about["cases"]) for about in folder.facts().teachers.values())
+        if kept < cases:
+            console.say(
+                f"Painted from {kept} masks, of {cases} cases at the sites: a run keeps equal "
+                "masks once, and only masks that it drew in its steps."
+            )

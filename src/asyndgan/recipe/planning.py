@@ -28,6 +28,9 @@ SMALL: Final = 4.0
 FEWEST: Final = 5
 """Patients below which the plan says so: the default policy of a federation wants them."""
 
+COVERED: Final = 0.8
+"""Part of an image, covered by labels, from which on label 0 may mean pixels nobody labelled."""
+
 Key = tuple[str, ...]
 """A key of a recipe, part by part: a modality's name may hold dots."""
 
@@ -98,7 +101,7 @@ RULES: Final = (
          "a mirror would swap front and back of sagittal slices"),
     Rule("sides", "a label lies on one side, or a mirror exchanges two labels",
          lambda s: s.sided, lambda s: {("training", "flip"): False},
-         "'{s.sided[0]}' tells left from right, and a mirrored mask is no patient's",
+         "masks of '{s.sided[0]}' differ from their mirror images, which no patient has",
          "[hippocampi](results/search-hippocampus.md) were trained so"),
     Rule("spacing", "spacings differ by more than 5 %, and volumes are no crops",
          lambda s: s.scaled_apart and not s.cropped,
@@ -341,11 +344,23 @@ def _little(s: Sites) -> Iterator[str]:
             )
 
 
+def _void(s: Sites) -> Iterator[str]:
+    """Label 0 where labels cover nearly everything, as streets are labelled."""
+    for site, one in s.of.items():
+        spread = [(label.area.middle, label.slices or 0) for label in one.labels if label.area]
+        covered = sum(area * slices for area, slices in spread)
+        if covered > COVERED:
+            yield (
+                f"labels cover about {covered:.0%} of an image at {site}: if label 0 means pixels "
+                "that nobody labelled, train with --set masks.unlabelled=true"
+            )
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
 NOTES: Final[tuple[Callable[[Sites], Iterator[str]], ...]] = (
-    _mixed, _spaced, _thick, _units, _lacked, _few, _small, _little,
+    _mixed, _spaced, _thick, _units, _lacked, _few, _small, _little, _void,
 )  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend."""
