@@ -166,3 +166,23 @@ def test_labels_count_where_a_policy_limits_epsilon_later(
     policy.write_text("[privacy]\nepsilon = 1000.0\nunprotected_masks = true\n")
     with pytest.raises(PolicyError, match="1 messages with labels"):
         set_up(replace(setup, state=tmp_path / "other"), private)
+
+
+@pytest.mark.parametrize("whole", [0, 2])
+def test_a_site_labels_by_its_cases_that_have_all_of_its_modalities(
+    whole: int, tiny: Callable[..., Recipe], make_cohort: Callable[..., Cohort], tmp_path: Path
+) -> None:
+    recipe = tiny("image.size=32")
+    of = make_cohort(recipe, cases=4, modalities=("T1", "T2"))
+    present = torch.tensor([[True, True]] * whole + [[True, False], [False, True]] * 2)[:4]
+    images = torch.where(present[:, :, None, None], of.images, -1.0)
+    cohort = Cohort(
+        images, of.conditions, modalities=of.modalities, labels=of.labels, present=present
+    )
+    budget = SegmentationBudget(steps=1, batch=2, width=4)
+    made = Site("north", cohort, recipe, folder=tmp_path, labelling=budget)
+    answer = asked(Endpoint(made, limit=message_limit(recipe)), labelling(recipe, images))
+    if whole:
+        assert isinstance(answer, Labelled)
+    else:
+        assert isinstance(answer, Refusal) and answer.code == "data"
