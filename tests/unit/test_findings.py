@@ -15,7 +15,7 @@ from asyndgan.data.between import compare_folders, notes_between, same_pictures,
 from asyndgan.data.check import CheckReport, check_folder
 from asyndgan.data.dataset import DataSet, told
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patient_of
-from asyndgan.data.patients import joined
+from asyndgan.data.patients import joined, joined_in
 from asyndgan.data.units import in_hounsfield
 from asyndgan.engines.setup import SiteSetup, load_cohort, set_up
 from asyndgan.errors import AsyndganError, DataError, RecipeError
@@ -360,14 +360,113 @@ def test_numbers_of_patients_are_no_counters_of_slices(form: str, many: int) -> 
         [f"scan_2019-{month:02d}-{day}" for month in range(1, 4) for day in range(11, 20)],
         [f"c{site}p{n:02d}" for site in range(4) for n in range(8)],
         [f"a{site}_{n:03d}" for site in (1, 2) for n in range(40)],
-        [f"image_slice_{n:03d}" for n in range(40)],
         [f"{site}_img_{n:03d}" for site in ("north", "south") for n in range(40)],
-        [f"BraTS20_slice_{n:03d}" for n in range(40)],
+        [f"BraTS2021_{n:05d}" for n in range(40)],
+        [f"KiTS19-{n:03d}" for n in range(40)],
+        [f"{kind} ({n})" for kind in ("benign", "malignant", "normal") for n in range(40)],
     ],
     ids=lambda names: names[0],
 )
 def test_numbers_of_hospitals_days_and_sets_are_no_patients(names: list[str]) -> None:
     assert joined(names, DEFAULT_PATIENT_PATTERN) is None
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        ([f"P007_{n:03d}" for n in range(30)], 1),
+        ([f"P0{patient}-{n}" for patient in (11, 12) for n in range(30)], 2),
+        ([f"patient03{letter}" for letter in "abcdef"], 1),
+        ([f"HN04 ({n})" for n in range(1, 9)], 1),
+        ([f"image_slice_{n:03d}" for n in range(40)], 1),
+        ([f"BraTS20_slice_{n:03d}" for n in range(40)], 1),
+    ],
+    ids=lambda names: names[0] if isinstance(names, list) else str(names),
+)
+def test_of_few_patients_both_readings_are_named(names: list[str], patients: int) -> None:
+    found = joined(names, DEFAULT_PATIENT_PATTERN)
+    assert found and not found.sure
+    assert "Either each is a patient" in str(found)
+    assert len({patient_of(name, found.pattern) for name in names}) == patients == found.patients
+    assert joined(names, found.pattern) is None
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["P{0:03d} ({1})", "P{0:03d}_{1}of7", "sub{0}-{1} of 7", "P{0}[{1}]", "p{0}{2}", "{0:02d}_{2}"],
+)
+def test_counters_with_something_behind_them_and_letters_are_joined(form: str) -> None:
+    names = [form.format(p, n, "abcdefg"[n - 1]) for p in range(4) for n in range(1, 8)]
+    found = joined(names, DEFAULT_PATIENT_PATTERN)
+    assert found and found.sure
+    assert len({patient_of(name, found.pattern) for name in names}) == 4 == found.patients
+
+
+@pytest.mark.parametrize("others", [[f"w{chr(97 + n)}x" for n in range(22)], ["eve_s0", "eve_s1"]])
+def test_slices_are_joined_beside_cases_of_other_names(others: list[str]) -> None:
+    slices = [f"P{patient:03d}_{n}" for patient in range(4) for n in range(5)]
+    found = joined([*slices, *others], DEFAULT_PATIENT_PATTERN)
+    assert found and found.sure
+    people = {patient_of(name) for name in others}
+    assert found.patients == len(people) + 4
+    assert {patient_of(name, found.pattern) for name in others} == people
+
+
+SITES = {
+    "other glue": (
+        [f"HN{p:02d}-{n:03d}" for p in range(3) for n in range(5)],
+        [f"QX{p:02d}_im{n}" for p in range(4) for n in range(5)],
+        [3, 4],
+    ),
+    "other counter": (
+        [f"sub{p}{letter}" for p in range(3) for letter in "abc"],
+        [f"P{p:03d} ({n})" for p in range(4) for n in range(5)],
+        [3, 4],
+    ),
+    "patients by the default": (
+        [f"HN{p:02d}_{n:03d}" for p in range(3) for n in range(5)],
+        [f"ann{p}_s{n}" for p in range(4) for n in range(5)],
+        [3, 4],
+    ),
+    "plain numbers": (
+        [f"HN{p:02d}_{n:03d}" for p in range(3) for n in range(5)],
+        [f"case_{n:03d}" for n in range(20)],
+        [3, 20],
+    ),
+    "a cohort's numbers": (
+        [f"HN{p:02d}_{n:03d}" for p in range(3) for n in range(5)],
+        [f"BraTS2021_{n:05d}" for n in range(20)],
+        [3, 20],
+    ),
+    "words": (
+        [f"{name}_{n}" for name in ("li", "smith", "wong") for n in range(5)],
+        [f"train_{n:03d}" for n in range(20)],
+        [3, 20],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", SITES)
+def test_one_pattern_serves_all_folders_at_the_first_try(kind: str) -> None:
+    *folders, patients = SITES[kind]
+    named = [(names, False) for names in folders]
+    for sets in (named, named[::-1]):
+        found = [one for one in joined_in(sets, DEFAULT_PATIENT_PATTERN) if one]
+        (pattern,) = {one.pattern for one in found}
+        counts = [len({patient_of(name, pattern) for name in names}) for names in folders]
+        assert counts == patients
+        assert joined_in(sets, pattern) == [None, None]
+
+
+def test_names_that_no_pattern_joins_are_noted_with_what_to_do() -> None:
+    slices = [f"a{p}_{n:03d}" for p in range(3) for n in range(5)]
+    sites = [f"site{p}_{n:03d}" for p in range(3) for n in range(5)]
+    mixed = [f"{name}{p}_{n}" for name in "bcdef" for p in range(2) for n in range(5)]
+    (found, _) = joined_in([([*slices, *mixed], False), (sites, False)], DEFAULT_PATIENT_PATTERN)
+    assert found and not found.pattern
+    assert str(found).endswith(
+        "until the cases of all folders are named alike, so that one pattern fits"
+    )
 
 
 def test_slices_of_patients_of_a_numbered_hospital_are_joined() -> None:

@@ -15,7 +15,6 @@ from asyndgan.auditing.record import AuditRecord, read_audit
 from asyndgan.auditing.work import Work
 from asyndgan.data import Case
 from asyndgan.data.dataset import DataSet
-from asyndgan.data.nnunet import patient_of
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import RunError
 from asyndgan.judging.bench import OnProgress
@@ -190,10 +189,7 @@ def _check_names(sites: RunSites, holdout: DataSet | None, canaries: str) -> Non
     """Refuses canaries whom the names of files show to be too few."""
     groups = [[holdout], [*sites.data.values()]] if holdout else [[*sites.data.values()]]
     for group in groups:
-        names = (
-            f"{data.folder}/{patient_of(files.name, data.patient_pattern)}"
-            for data in group for files in data.files
-        )  # fmt: skip
+        names = (f"{data.folder}/{patient}" for data in group for patient in data.patients.values())
         check_canaries(names, canaries, least=4 // len(groups))
 
 

@@ -72,8 +72,8 @@ def audit(
         patient_pattern=patient_pattern,
     )  # fmt: skip
     console = Terminal()
-    console.say(told(sites.data))
     others = DataSet(holdout, patient_pattern) if holdout else None
+    console.say(told({**sites.data, **({"hold-out set": others} if others else {})}))
     with EvaluationDisplay(console, "read the patients", whole="The audit") as display:
         record = audit_run(
             sites, out, holdout=others, masks=masks, faded=fade or (), canaries=canaries,

@@ -65,7 +65,7 @@ def check(
         --all: Name every file, not only 10 per fault.
     """
     from asyndgan.data.between import compare_folders, notes_between, same_pictures, unheld
-    from asyndgan.data.check import check_folder
+    from asyndgan.data.check import check_folder, slices_in
     from asyndgan.tables.schema import is_table
 
     if any(map(is_table, folders)):
@@ -77,13 +77,14 @@ def check(
         console.print(_plain(why, "yellow"))
     reports: list[CheckReport] = []
     try:
-        for folder in [*folders, *([test] if test else [])]:
+        sets = [*folders, *([test] if test else [])]
+        for folder, slices in zip(sets, slices_in(sets, patient_pattern), strict=True):
             taught = len(reports) < len(folders)
             reports.append(
                 check_folder(
                     folder, test=test if taught else None, patient_pattern=patient_pattern,
                     image=wanted.image if wanted else None, recipe=wanted if taught else None,
-                    planned=chosen,
+                    planned=chosen, slices=slices,
                 )
             )  # fmt: skip
             if not as_json:

@@ -113,12 +113,13 @@ def evaluate(
         RunFolder(run), parsed_sites(site), states=parsed_sites(state or [], "--state"),
         patient_pattern=patient_pattern,
     )  # fmt: skip
-    console.say(told(sites.data))
+    judged = {"test set": DataSet(test, patient_pattern)} if test else {}
+    console.say(told({**sites.data, **judged}))
     budget = SegmentationBudget(network=network, steps=steps)
     with EvaluationDisplay(console, "paint cases", whole="The training") as display:
         evaluation = evaluate_run(
             sites,
-            DataSet(test, patient_pattern) if test else None,
+            judged.get("test set"),
             DataSet(synthetic) if synthetic else None,
             Bench(out, budget, range(seeds), workers, device, display.show),
             labelled=DataSet(labelled) if labelled else None,

@@ -4,6 +4,7 @@ All files are read; none is changed.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import final
@@ -24,12 +25,13 @@ from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
     check_acquired,
     check_coloured,
-    patient_of,
+    patients_of,
     read_image,
+    same_person,
     slices_of,
     twice_there,
 )
-from asyndgan.data.patients import joined, unfitting
+from asyndgan.data.patients import joined, joined_in, shared_patients, unfitting
 from asyndgan.data.plan import grid_for, planned, shared_modalities
 from asyndgan.data.readers import READERS, DataFileError, Stored
 from asyndgan.data.survey import Survey
@@ -77,6 +79,7 @@ def check_folder(
     image: ImageSection | None = None,
     recipe: Recipe | None = None,
     planned: bool = False,
+    slices: str | None = None,
 ) -> CheckReport:
     """Reads a whole data set and collects its faults.
 
@@ -90,6 +93,8 @@ def check_folder(
             is said of what fits.
         recipe: the whole recipe, with this `image`, of which the folder is to be a site.
         planned: whether a plan chose the intensities of `image`.
+        slices: its text in `slices_in` of all folders that are checked by one patient pattern;
+            None: there is no other.
 
     Raises:
         DataError: `patient_pattern` is not a regular expression. Faults of the data are returned,
@@ -99,7 +104,7 @@ def check_folder(
     tally.survey.planned = planned
     info, described, cases = _check_files(folder, tally)
     files = {case.name: next(iter(case.images.values())) for case in cases}
-    own = {patient_of(name, patient_pattern): file for name, file in reversed(files.items())}
+    own = {tally.patients[name]: file for name, file in reversed(files.items())}
     for other, part in _test_images(folder, test):
         _compare_with_test(folder, own, other, part, patient_pattern, tally)
     tally.survey.masked = bool(tally.masks)
@@ -116,7 +121,7 @@ def check_folder(
         files=files,
         labels=info.labels if described else {},
         modalities=info.modalities if described else (),
-        notes=(*tally.notes, *_notes(info, cases, found, patient_pattern)),
+        notes=(*tally.notes, *_notes(info, cases, found, patient_pattern, slices)),
         survey=tally.survey,
         findings=tuple(found),
     )
@@ -136,6 +141,7 @@ def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[Ca
         if described or any(_files(folder / "imagesTr", info.file_ending)):
             tally.error(error)
         return info, described, []
+    tally.patients = patients_of((files.name for files in found.cases), tally.pattern)
     for files in found.cases:
         _check_case(folder, files, info, described, tally)
     for fault in found.faults:
@@ -229,7 +235,7 @@ def _survey(
     wanted = shared_modalities(info, image)
     if not any(name in images for name in wanted):
         return
-    patient = patient_of(files.name, tally.pattern)
+    patient = tally.patients[files.name]
     first = next(iter(images.values()))
     source = Source(files.name, first.values.shape, first.spacing)
     shape, spacing = slice_of(source, image)
@@ -313,26 +319,49 @@ def _compare_with_test(
         if error.file == test / "imagesTs" and test != folder:
             tally.error(error)
         return
-    images = {patient_of(files.name, pattern): files.images for files in reversed(others)}
-    known = {patient.casefold(): file for patient, file in own.items()}
-    for patient in sorted(name for name in images if name.casefold() in known):
+    patients = patients_of((files.name for files in others), pattern)
+    images = {patients[files.name]: files.images for files in reversed(others)}
+    known = {same_person(patient): file for patient, file in own.items()}
+    for patient in shared_patients(images, own):
+        here = known[same_person(patient)].parent
         tally.fault(
             next(iter(images[patient].values())),
-            f"is of the test set, but its patient is in {known[patient.casefold()].parent} as well",
+            f"is of the test set, but its patient is in {here} as well",
             "Keep each patient in one of them, or results will look better than they are.",
         )
 
 
+def slices_in(folders: Sequence[Path], pattern: str) -> list[str]:
+    """What is to be said of each folder whose cases may be slices of fewer patients; see `joined`.
+
+    Nothing is said of a folder that cannot be listed: it has faults.
+    """
+    found: list[tuple[list[str], bool]] = [([], False)] * len(folders)
+    for place, folder in enumerate(folders):
+        with suppress(DataFileError):
+            info = describe(folder)
+            names = [] if info.synthetic else [one.name for one in listed(folder, info).cases]
+            found[place] = names, READERS[info.file_ending].volumes
+    return [str(one or "") for one in joined_in(found, pattern)]
+
+
 def _notes(
-    info: DatasetInfo, cases: Sequence[CaseFiles], found: Iterable[Finding], pattern: str
+    info: DatasetInfo,
+    cases: Sequence[CaseFiles],
+    found: Iterable[Finding],
+    pattern: str,
+    slices: str | None,
 ) -> Iterator[str]:
     if info.synthetic or info.synthetic_cases:
         yield "holds synthetic cases, so it is refused as a site's data and as test data"
-    names, volumes = [files.name for files in cases], READERS[info.file_ending].volumes
+    names = [files.name for files in cases]
     if unfit := unfitting(names, pattern):
         yield unfit
-    if not info.synthetic and (slices := joined(names, pattern, volumes=volumes)):
-        yield str(slices)
+    if slices is None and not info.synthetic:
+        found_here = joined(names, pattern, volumes=READERS[info.file_ending].volumes)
+        slices = str(found_here or "")
+    if slices:
+        yield slices
     for finding in (one for one in found if not one.fault):
         few = finding.volumes if len(finding.volumes) <= NAMED else ()
         named = f" ({', '.join(few)})" if few else ""

@@ -13,11 +13,11 @@ from asyndgan.data.enrolment import none_shared
 from asyndgan.data.listing import CaseFiles, Listing, listed, raise_first
 from asyndgan.data.nnunet import (
     DEFAULT_PATIENT_PATTERN,
-    patient_of,
+    patients_of,
     read_case,
     read_masks,
 )
-from asyndgan.data.patients import joined, unfitting
+from asyndgan.data.patients import Joined, joined_in, unfitting
 from asyndgan.data.plan import SYNTHETIC_INTENSITY, grid_for, shared_modalities
 from asyndgan.data.prepare import prepare
 from asyndgan.data.prepared import Case
@@ -76,6 +76,15 @@ class DataSet:
             DataError: as `list_cases`.
         """
         return self._listing.cases
+
+    @cached_property
+    def patients(self) -> dict[str, str]:
+        """The patient of each case, by the case's name.
+
+        Raises:
+            DataError: as `list_cases`, or the patient pattern is no regular expression.
+        """
+        return patients_of((files.name for files in self.files), self.patient_pattern)
 
     def check_labels(self, labels: Mapping[str, str]) -> None:
         """Checks that the labels agree with those of a run.
@@ -178,7 +187,8 @@ class DataSet:
 
     def raw(self, files: CaseFiles, image: ImageSection) -> Iterator[RawCase]:
         """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""
-        return read_case(files, self.info, axis=image.axis, patient_pattern=self.patient_pattern)
+        patient = self.patients[files.name]
+        return read_case(files, self.info, axis=image.axis, patient=patient)
 
     def _check(
         self, image: ImageSection, wanted: Sequence[str], *, augmented: bool, synthetic: bool
@@ -277,23 +287,24 @@ def _narrowed(case: Case, modalities: tuple[str, ...]) -> Case:
     )
 
 
-def told(sites: Mapping[str, DataSet]) -> str:
-    """How many patients sites have by their case names, and whether they may be fewer.
+def told(sets: Mapping[str, DataSet]) -> str:
+    """How many patients data sets have by their case names, and whether they may be fewer.
 
-    Opens no image.
+    Opens no image. The patients of all sets are found by one pattern.
 
     Raises:
         DataError: the data set cannot be listed.
     """
-    return "\n".join(_told(site, data) for site, data in sites.items())
+    volumes = [READERS[data.info.file_ending].volumes for data in sets.values()]
+    names = [[*data.patients] for data in sets.values()]
+    pattern = next((data.patient_pattern for data in sets.values()), "")
+    found = joined_in(list(zip(names, volumes, strict=True)), pattern)
+    return "\n".join(map(_told, sets, sets.values(), found))
 
 
-def _told(site: str, data: DataSet) -> str:
-    names = [files.name for files in data.files]
-    patients = {patient_of(name, data.patient_pattern) for name in names}
-    volumes = READERS[data.info.file_ending].volumes
-    what = counted(len(names), "volume" if volumes else "picture")
-    found = joined(names, data.patient_pattern, volumes=volumes)
-    said = [f"{site}: {counted(len(patients), 'patient')}, {what}"]
+def _told(name: str, data: DataSet, found: Joined | None) -> str:
+    names = [*data.patients]
+    what = counted(len(names), "volume" if READERS[data.info.file_ending].volumes else "picture")
+    said = [f"{name}: {counted(len(set(data.patients.values())), 'patient')}, {what}"]
     said += [unfit] if (unfit := unfitting(names, data.patient_pattern)) else []
     return ". ".join([*said, *([str(found)] if found else [])])

@@ -307,15 +307,22 @@ def masks_for_images(survey: Survey) -> Iterator[Finding]:
 
 
 def duplicates(survey: Survey) -> Iterator[Finding]:
-    """One picture under the names of two patients."""
-    for names in _by_digest(survey.volumes).values():
-        if len({survey.volumes[name].patient for name in names}) > 1:
-            yield Finding(
-                False,
-                f"{len(names)} cases are one picture under the names of several patients",
-                "Keep one of them, or held-out patients are trained on.",
-                tuple(names),
-            )
+    """Pictures under the names of several patients each."""
+    found = [
+        names
+        for names in _by_digest(survey.volumes).values()
+        if len({survey.volumes[name].patient for name in names}) > 1
+    ]
+    every = tuple(name for names in found for name in names)
+    pictures = "one picture" if len(found) == 1 else f"{len(found)} pictures"
+    such = f", such as {' = '.join(found[0][:NAMED])}" if len(every) > NAMED else ""
+    if found:
+        yield Finding(
+            False,
+            f"{len(every)} cases are {pictures} under the names of several patients{such}",
+            "Keep one case of each, or held-out patients are trained on.",
+            every,
+        )
 
 
 def _by_digest(volumes: dict[str, Volume]) -> dict[bytes, list[str]]:

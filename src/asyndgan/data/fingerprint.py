@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import DatasetInfo, describe
 from asyndgan.data.listing import CaseFiles, list_cases
-from asyndgan.data.nnunet import AXES, DEFAULT_PATIENT_PATTERN, read_case
+from asyndgan.data.nnunet import AXES, DEFAULT_PATIENT_PATTERN, patients_of, read_case
 from asyndgan.data.plan import shared_modalities
 from asyndgan.data.readers import DataFileError
 from asyndgan.data.units import in_hounsfield
@@ -59,8 +59,10 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
             folder, "holds synthetic images, and patients are wanted", "Name a folder of theirs."
         )
     tally = _Tally(info)
-    for files in list_cases(folder, info):
-        tally.add(files, patient_pattern)
+    cases = list_cases(folder, info)
+    patients = patients_of((files.name for files in cases), patient_pattern)
+    for files in cases:
+        tally.add(files, patients[files.name])
     try:
         return tally.fingerprint()
     except ValidationError as error:
@@ -197,10 +199,10 @@ class _Tally:
         self.slices_with: Counter[int] = Counter()
         self.unlabelled = np.zeros((3, 2), np.int64)
 
-    def add(self, files: CaseFiles, pattern: str) -> None:
+    def add(self, files: CaseFiles, patient: str) -> None:
         """Reads and adds one case."""
         case: _Case | None = None
-        for raw in read_case(files, self.info, patient_pattern=pattern):
+        for raw in read_case(files, self.info, patient=patient):
             if case is None:
                 shape = raw.source.shape if raw.source else ()
                 columns = next(iter(raw.channels.values())).shape[1]

@@ -11,7 +11,7 @@ linked to a store.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -23,6 +23,7 @@ from asyndgan.data.description import DatasetInfo, describe
 from asyndgan.data.grids import on_grid_of
 from asyndgan.data.labelling import check_mask, read_mask
 from asyndgan.data.listing import CaseFiles, list_cases, list_masks
+from asyndgan.data.near import composed
 from asyndgan.data.readers import DataFileError, Stored, reader_of
 from asyndgan.data.readers.reader import plane_of
 from asyndgan.errors import DataError
@@ -55,6 +56,28 @@ def patient_of(case_name: str, pattern: str = DEFAULT_PATIENT_PATTERN) -> str:
         ) from error
     found = match and (match[1] if match.re.groups else match[0])
     return found or case_name
+
+
+def same_person(patient: str) -> str:
+    """What all spellings of a patient's name have in common: capitals tell nobody apart."""
+    return composed(patient).casefold()
+
+
+def patients_of(
+    case_names: Iterable[str], pattern: str = DEFAULT_PATIENT_PATTERN
+) -> dict[str, str]:
+    """The patient of each case of a data set, by the case's name, as `patient_of` derives it.
+
+    Raises:
+        DataError: `pattern` is not a regular expression.
+    """
+    found = {name: patient_of(name, pattern) for name in case_names}
+    # One of the set's own spellings, and not a folded one: a hash of the name chooses who is held
+    # out, so that folding would choose others in every run recorded from a set with one spelling.
+    spelled: dict[str, str] = {}
+    for patient in sorted(set(found.values())):
+        spelled.setdefault(same_person(patient), patient)
+    return {name: spelled[same_person(patient)] for name, patient in found.items()}
 
 
 def read_image(path: Path, number: int, info: DatasetInfo) -> dict[str, Stored]:
@@ -108,8 +131,10 @@ def read_cases(
             file.
     """
     info = info or describe(folder)
-    for files in list_cases(folder, info):
-        yield from read_case(files, info, axis=axis, patient_pattern=patient_pattern)
+    cases = list_cases(folder, info)
+    patients = patients_of((files.name for files in cases), patient_pattern)
+    for files in cases:
+        yield from read_case(files, info, axis=axis, patient=patients[files.name])
 
 
 def read_case(
@@ -117,7 +142,7 @@ def read_case(
     info: DatasetInfo,
     *,
     axis: Axis = "axial",
-    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
+    patient: str = "",
 ) -> Iterator[RawCase]:
     """Reads one case, slice by slice if it is a volume; see `read_cases`.
 
@@ -125,7 +150,7 @@ def read_case(
         files: the case's files.
         info: the data set's description.
         axis: as in `read_cases`.
-        patient_pattern: as in `read_cases`.
+        patient: whose case it is; see `patients_of`.
 
     Raises:
         DataError: as `read_cases`.
@@ -143,7 +168,6 @@ def read_case(
     if files.mask:
         mask = on_grid_of(files.mask, read_mask(files.mask), channels)
         check_mask(files.mask, mask.values, info.labels)
-    patient = patient_of(files.name, patient_pattern)
     yield from slices_of(files.name, patient, channels, mask, AXES[axis])
 
 

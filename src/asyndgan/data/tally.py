@@ -37,12 +37,13 @@ class Tally:
     """Counts and faults collected while the files are read.
 
     `fits` says whether the recipe of the survey is the one that will train, and `pattern` what a
-    patient is.
+    patient is; `patients` are those of the cases, by the case's name.
     """
 
     survey: Survey
     pattern: str
     fits: bool
+    patients: dict[str, str] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     sizes: Counter[tuple[int, ...]] = field(default_factory=Counter)
     spacings: Counter[tuple[float, ...]] = field(default_factory=Counter)

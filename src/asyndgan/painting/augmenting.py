@@ -17,7 +17,6 @@ from asyndgan.data.copying import write_extended
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.fit import check_contrast, check_uncut
 from asyndgan.data.folds import write_folds
-from asyndgan.data.nnunet import patient_of
 from asyndgan.data.prepare import invert, invert_mask
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.errors import DataError, RunError
@@ -155,7 +154,7 @@ def augment_folder(
     names = {files.name: files.name for files in data.files} | {
         name: source.of or name for (name, _), source in zip(named, drawn, strict=True)
     }
-    write_folds(out, {name: patient_of(of, data.patient_pattern) for name, of in names.items()})
+    write_folds(out, {name: data.patients.get(of, of) for name, of in names.items()})
     return len(data.files), added, left_out
 
 

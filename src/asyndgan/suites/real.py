@@ -126,7 +126,7 @@ def _with_truth(
             )
         both = replace(info, modalities=(*info.modalities, section.modality))
         whole = replace(files, images={**files.images, len(info.modalities): found[0]})
-        read = read_case(whole, both, axis=image.axis, patient_pattern=part.patient_pattern)
+        read = read_case(whole, both, axis=image.axis, patient=lacking.patients[files.name])
         cases += [prepare(raw, image, modalities) for raw in read]
     return cases
 

@@ -18,7 +18,7 @@ from cryptography import x509
 from asyndgan.data.check import check_folder
 from asyndgan.data.description import describe
 from asyndgan.data.listing import list_cases
-from asyndgan.data.nnunet import patient_of
+from asyndgan.data.nnunet import patients_of
 from asyndgan.engines.flare.kits import versions
 from asyndgan.engines.flare.member import KIT_FILE, Member, not_read, read_kit
 from asyndgan.engines.flare.service import SITE_FILE, SiteFile
@@ -96,7 +96,7 @@ def _policy(file: SiteFile) -> str:
     policy = Policy.from_file(file.policy)
     with suppress(DataError):  # what is wrong with the data is said by its own check
         cases = list_cases(file.data, describe(file.data))
-        patients = {patient_of(case.name, file.patients) for case in cases}
+        patients = {*patients_of((case.name for case in cases), file.patients).values()}
         if len(patients) < policy.allows.fewest_patients:
             raise PolicyError(
                 f"{file.policy}: allows.fewest_patients is {policy.allows.fewest_patients}, and "
