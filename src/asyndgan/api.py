@@ -7,6 +7,7 @@ number of threads and its global random state stay as they were found, also afte
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import wraps
 from inspect import signature
 from pathlib import Path
@@ -280,7 +281,7 @@ def generate(
             folder, Path(out), draws=draws or DRAWS, seed=seed, audited=permitted,
             ending=format_of(file_of(Path(like))) if like else ".csv",
         )  # fmt: skip
-    named, source = chosen_masks(folder, _path(masks))
+    named, origin = chosen_masks(folder, _path(masks))
     fading = fading_of(folder, fade)
     storage = Storage.like(DataSet(Path(like)), folder) if like else PICTURES
     audits, audited = [Path(one) for one in release], None
@@ -289,14 +290,14 @@ def generate(
             audited = check_released(folder, masks_digest(named), audits, fading=fading)
         if not own:
             return write_standard(
-                half, folder, named, source, fading=fading, watch=watch, audited=audited,
+                half, folder, named, origin, fading=fading, watch=watch, audited=audited,
                 storage=storage,
             )  # fmt: skip
         draws = draws or 1
         cases = synthesise(folder, named, draws=draws, seed=seed, move=augment, fading=fading)
         return write_synthetic(
             half, folder, watched(cases, draws * len(named), watch), masks=named,
-            source=source + (", moved at random" if augment else ""),
+            origin=replace(origin, text=origin.text + (", moved at random" if augment else "")),
             painting={"draws": draws, "seed": seed, **fading.told()}, storage=storage,
         )  # fmt: skip
 

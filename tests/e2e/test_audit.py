@@ -35,7 +35,7 @@ from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
 from asyndgan.models import site_noise
 from asyndgan.painting.sets import painted_once, synthetic_of_run
-from asyndgan.painting.synthesise import masks_digest, masks_in
+from asyndgan.painting.synthesise import Origin, masks_digest, masks_in
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
@@ -309,7 +309,9 @@ def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
     said = generate(run, tmp_path / "released", given, tmp_path / "good")
     assert said.exit_code == 0, said.output
     card = (tmp_path / "released" / "MODEL_CARD.md").read_text()
-    audited = painted_once(run, masks_in(given, run), "a folder of masks", tmp_path / "audited")
+    audited = painted_once(
+        run, masks_in(given, run), Origin("a folder of masks"), tmp_path / "audited"
+    )
     names = sorted(path.name for path in (audited.folder / "imagesTr").iterdir())
     assert names == sorted(p.name for p in (tmp_path / "released" / "imagesTr").iterdir())
     assert all(
@@ -354,7 +356,7 @@ def test_an_audit_looks_at_what_the_generator_paints_not_at_what_lies_in_its_fol
     image = next((out / "imagesTr").iterdir())
     kept = image.read_bytes()
     Picture.new("L", (32, 32), 128).save(image)
-    assert painted_once(run, masks, "a folder of masks", out).folder == out
+    assert painted_once(run, masks, Origin("a folder of masks"), out).folder == out
     with pytest.raises(RunError, match=r"is not what the generator of .* paints"):
         synthetic_of_run(RunSites.opened(run, sites), out, masks=given, compared=True)
     image.write_bytes(kept)

@@ -31,6 +31,7 @@ from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
 from asyndgan.judging import completion_scores
 from asyndgan.judging.real import load_real
 from asyndgan.painting.sets import masks_of, painted_once
+from asyndgan.painting.synthesise import Origin
 from asyndgan.recipe import Recipe
 from asyndgan.reports.evidence import find_block, replace_block, write_evidence
 from asyndgan.runs import RunFolder
@@ -236,13 +237,13 @@ def test_what_was_trained_from_other_data_or_painted_otherwise_is_not_taken(
     masks = masks_of({"north": DataSet(data / "heads/north").cases(training.recipe.image)})
     synthetic = training.out / PaintingSection().folder(suite.sets[0])
     with pytest.raises(RunError, match="other masks"):
-        painted_once(training.folder, masks, "", synthetic)
+        painted_once(training.folder, masks, Origin(""), synthetic)
     both = {
         name: DataSet(data / "heads" / name).cases(training.recipe.image)
         for name in ("north", "south")
     }
     with pytest.raises(RunError, match="in another way"):
-        painted_once(training.folder, masks_of(both), "", synthetic, moved=1)
+        painted_once(training.folder, masks_of(both), Origin(""), synthetic, moved=1)
 
 
 def test_data_behind_links_are_known_by_what_the_links_lead_to(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of, without_labels
 from asyndgan.painting.sets import painted_once
-from asyndgan.painting.synthesise import masks_in, synthesise
+from asyndgan.painting.synthesise import Origin, masks_in, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.train import train
@@ -130,11 +130,11 @@ def test_a_set_says_what_is_faded_and_is_not_taken_for_another(
     assert "is painted already" in str(done.exception)
     masks = masks_in(given, run)
     fading = fading_of(run, ["lesion"])
-    painted_once(run, masks, "given", tmp_path / "kept", fading=fading)
-    painted_once(run, masks, "given", tmp_path / "kept", fading=fading)
+    painted_once(run, masks, Origin("given"), tmp_path / "kept", fading=fading)
+    painted_once(run, masks, Origin("given"), tmp_path / "kept", fading=fading)
     for other in (AS_PAINTED, replace(fading, contrasts=(0.4, 1.0))):
         with pytest.raises(RunError, match="in another way"):
-            painted_once(run, masks, "given", tmp_path / "kept", fading=other)
+            painted_once(run, masks, Origin("given"), tmp_path / "kept", fading=other)
 
 
 def test_an_audit_of_a_set_permits_no_set_in_which_other_labels_are_faded(

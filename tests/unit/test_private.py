@@ -22,6 +22,7 @@ from asyndgan.data import Batch, Case, Cohort, Preparation
 from asyndgan.data.splits import hold_out_of
 from asyndgan.errors import LedgerError, PolicyError, RecipeError
 from asyndgan.models import build_adversarial_loss, build_discriminator, condition_maps
+from asyndgan.painting.synthesise import Origin
 from asyndgan.painting.writing import write_synthetic
 from asyndgan.privacy import SIMULATION, Policy, Release, accounting, chance
 from asyndgan.privacy.accounting import Account, Mechanism, epsilon_of, mechanism_of, most_uses
@@ -512,7 +513,7 @@ def test_a_model_card_says_how_much_noise_there_was_and_promises_nothing(
         name="0", patient="0", image=torch.zeros(1, 2, 2), mask=torch.zeros(2, 2).long(),
         modalities=("T1",), preparation=NOTHING_DONE,
     )  # fmt: skip
-    write_synthetic(tmp_path / "set", run, [case], masks=[], source="none", painting={})
+    write_synthetic(tmp_path / "set", run, [case], masks=[], origin=Origin("none"), painting={})
     card = (tmp_path / "set" / "MODEL_CARD.md").read_text()
     assert "a noise multiplier of 1e-06 and a clip of 2" in card
     assert "asyndgan ledger show" in card and "not verified for this card" in card

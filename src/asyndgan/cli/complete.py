@@ -67,7 +67,8 @@ def complete(
     kept: list[Any] = []
     source = "the run kept none"
     if masks or folder.has_masks:
-        kept, source = chosen_masks(folder, masks)
+        kept, origin = chosen_masks(folder, masks)
+        source = origin.text
     how = Completion(
         way, kept, source, TranslationBudget(steps=steps), seed, look, hide_masks,
         str(usable_device(device)),

@@ -164,6 +164,10 @@ class DataSet:
         return cases
 
     def masks(self, image: ImageSection) -> list[tuple[str, Mask]]:
+        """Name and mask [H, W] of each of `mask_cases`."""
+        return [(case.name, case.mask) for case in self.mask_cases(image)]
+
+    def mask_cases(self, image: ImageSection) -> list[Case]:
         """Reads the masks, whether or not there are images, on the recipe's grid.
 
         Masks released by sites (dataset.json says `"masks_only": true`) and masks of a synthetic
@@ -173,8 +177,8 @@ class DataSet:
             image: the recipe's grid.
 
         Returns:
-            Name and mask [H, W] of each case or slice; all-background masks only if `image.slices`
-            is "all".
+            Cases or slices without an image, whose patient is the name of the mask's file;
+            all-background masks only if `image.slices` is "all".
 
         Raises:
             DataError: there is no mask, or one cannot be read.
@@ -182,8 +186,7 @@ class DataSet:
         image = grid_for(self.info, image)
         raw = read_masks(self.folder, axis=image.axis, info=self.info)
         prepared = (prepare(one, image, ["mask"]) for one in raw)
-        found = [(case.name, case.mask) for case in prepared]
-        return [(name, mask) for name, mask in found if image.slices == "all" or mask.any()]
+        return [case for case in prepared if image.slices == "all" or case.mask.any()]
 
     def raw(self, files: CaseFiles, image: ImageSection) -> Iterator[RawCase]:
         """One of `files` as stored, slice by slice if it is a volume; see `read_case`."""

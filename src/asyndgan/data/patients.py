@@ -9,7 +9,7 @@ from functools import partial
 from string import ascii_lowercase
 from typing import Final, final
 
-from asyndgan.data.nnunet import patients_of, same_person
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patients_of, same_person
 from asyndgan.texts import counted
 
 MOST_VISITS: Final = 10
@@ -91,6 +91,13 @@ class Joined:
         if self.pattern:
             return f"{said} without --patient-pattern {shlex.quote(self.pattern)}"
         return f"{said} until the cases of all folders are named alike, so that one pattern fits"
+
+
+def people_of(names: Sequence[str]) -> dict[str, str]:
+    """The patient of each case, also where names have counters that only look like patients."""
+    found = joined(names, DEFAULT_PATIENT_PATTERN)
+    known = found.pattern if found and found.sure else ""
+    return patients_of(names, known or DEFAULT_PATIENT_PATTERN)
 
 
 def unfitting(names: Sequence[str], pattern: str) -> str:

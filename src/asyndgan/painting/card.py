@@ -51,9 +51,7 @@ validation on real patients.
 - {_audit_line(provenance)}
 - Measure before you rely on it: `asyndgan evaluate` compares models trained on this set with models
   trained on real data.
-- Images of one mask belong in one fold. nnU-Net's planner takes such folds from `splits_final.json`
-  in this folder, where a mask was painted more than once.
-
+{"" if recipe.condition.kind == "none" else _folds_line(provenance)}
 ## Provenance
 
 ```json
@@ -105,6 +103,17 @@ def privacy_line(privacy: PrivacySection, what: str = "an image") -> str:
         "epsilon that a site spent stands in its own ledger (`asyndgan ledger show`). It was "
         "not verified for this card."
     )
+
+
+def _folds_line(provenance: Mapping[str, Any]) -> str:
+    if provenance.get("folds") == "patient":
+        kept = "All images of one patient's masks are in one fold."
+    else:
+        kept = (
+            "All images of one mask are in one fold. Which masks are of one patient is not known\n"
+            "  here, so a patient's masks may be split between folds."
+        )
+    return f"- {kept}\n  nnU-Net's planner takes `splits_final.json` from this folder.\n"
 
 
 def _audit_line(provenance: Mapping[str, Any]) -> str:

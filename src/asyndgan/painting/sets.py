@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from asyndgan.painting.card import LABELLED_BY
 from asyndgan.painting.fading import AS_PAINTED, Fading, fading_of
 from asyndgan.painting.synthesise import (
     PAINTING_VERSION,
+    Origin,
     chosen_masks,
     masks_digest,
     synthesise,
@@ -52,10 +54,11 @@ def synthetic_of_run(
     run, recipe = sites.run, sites.run.recipe()
     fading = check_set(run, out, masks, faded)
     if masks or (recipe.masks.release and run.has_masks):
-        named, source = chosen_masks(run, masks)
+        named, origin = chosen_masks(run, masks)
     else:
-        named, source = masks_of(sites.kept()), OF_SITES
-    return painted_once(run, named, source, out, fading=fading, compared=compared, watch=watch)
+        kept = sites.kept()
+        named, origin = masks_of(kept), of_sites(kept)
+    return painted_once(run, named, origin, out, fading=fading, compared=compared, watch=watch)
 
 
 def check_set(run: RunFolder, out: Path, masks: Path | None, faded: Sequence[str]) -> Fading:
@@ -83,9 +86,6 @@ def check_set(run: RunFolder, out: Path, masks: Path | None, faded: Sequence[str
     return fading
 
 
-OF_SITES = "of the sites' own cases, given to the evaluation only"
-
-
 def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
     """The masks of each site's cases, numbered because case names may be patients' names."""
     return [
@@ -101,6 +101,12 @@ def patients_of_masks(sites: Mapping[str, Sequence[Case]]) -> dict[str, str]:
     return dict(zip((name for name, _ in masks_of(sites)), owners, strict=True))
 
 
+def of_sites(sites: Mapping[str, Sequence[Case]]) -> Origin:
+    """The origin of `masks_of`."""
+    text = "of the sites' own cases, given to the evaluation only"
+    return Origin(text, patients_of_masks(sites))
+
+
 def counterparts(
     run: RunFolder, sites: Mapping[str, Sequence[Case]], fading: Fading = AS_PAINTED
 ) -> list[Case]:
@@ -112,7 +118,7 @@ def counterparts(
 def painted_once(
     run: RunFolder,
     masks: Sequence[tuple[str, Mask]],
-    source: str,
+    origin: Origin,
     out: Path,
     *,
     moved: int = MOVED,
@@ -125,7 +131,7 @@ def painted_once(
     Args:
         run: a finished run.
         masks: names and label maps [H, W].
-        source: description of where the masks came from.
+        origin: where the masks came from.
         out: folder of the set.
         moved: images per mask from the moved mask, in addition to the one from the mask itself.
         fading: labels to paint more or less clearly.
@@ -147,7 +153,7 @@ def painted_once(
             return painted
 
     def paint(folder: Path) -> None:
-        write_standard(folder, run, masks, source, moved=moved, fading=fading, watch=watch)
+        write_standard(folder, run, masks, origin, moved=moved, fading=fading, watch=watch)
 
     if (out / "dataset.json").exists():
         with tempfile.TemporaryDirectory(dir=out.parent) as place:
@@ -168,7 +174,7 @@ def write_standard(
     folder: Path,
     run: RunFolder,
     masks: Sequence[tuple[str, Mask]],
-    source: str,
+    origin: Origin,
     *,
     moved: int = MOVED,
     fading: Fading = AS_PAINTED,
@@ -182,9 +188,11 @@ def write_standard(
         The number of cases.
     """
     cases = painting_of(run, masks, moved=moved, fading=fading)
+    if moved:
+        origin = replace(origin, text=f"{origin.text}, some of them moved at random")
     return write_synthetic(
         folder, run, watched(cases, (1 + moved) * len(masks), watch), masks=masks,
-        source=source + (", some of them moved at random" if moved else ""),
+        origin=origin,
         painting={"moved": moved, **fading.told()}, audited=audited, storage=storage,
     )  # fmt: skip
 

@@ -1,9 +1,10 @@
 """Painting a synthetic data set with a finished run's generator."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, final
 
 import torch
 from torch import nn
@@ -13,6 +14,7 @@ from asyndgan.data import Case, derived_seed
 from asyndgan.data.cohort import digest_of
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.moves import Moves, mirrored, moved
+from asyndgan.data.patients import people_of
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading, faded, without_labels
 from asyndgan.painting.looks import Looks, drawn_looks, looks_of_holders
@@ -173,21 +175,46 @@ def masks_in(folder: Path, run: RunFolder) -> list[tuple[str, Mask]]:
     Raises:
         DataError: there is no mask, one cannot be read, or its labels differ in meaning.
     """
-    data = DataSet(folder)
+    return [(name, case.mask) for name, case in _numbered(DataSet(folder), run).items()]
+
+
+def _numbered(data: DataSet, run: RunFolder) -> dict[str, Case]:
     data.check_labels(run.facts().labels)
-    masks = data.masks(run.recipe().image)
-    return [(f"mask-{number:05d}", mask) for number, (_, mask) in enumerate(masks, 1)]
+    cases = data.mask_cases(run.recipe().image)
+    return {f"mask-{number:05d}": case for number, case in enumerate(cases, 1)}
 
 
-def chosen_masks(run: RunFolder, folder: Path | None) -> tuple[list[tuple[str, Mask]], str]:
+@final
+@dataclass(frozen=True)
+class Origin:
+    """Where masks come from.
+
+    Attributes:
+        text: description, for the provenance.
+        patients: patient of each mask, by the mask's name; empty if unknown. It decides which
+            images share a fold, and is written nowhere.
+    """
+
+    text: str
+    patients: Mapping[str, str] = field(default_factory=dict)
+
+
+def chosen_masks(run: RunFolder, folder: Path | None) -> tuple[list[tuple[str, Mask]], Origin]:
     """The masks of a data set, or else those that the run kept, and where they come from.
 
     Raises:
         RunError, DataError: as `masks_in` and `released_masks`.
     """
-    if folder:
-        return masks_in(folder, run), "a folder of masks"
-    return released_masks(run), source_of_masks(run)
+    if not folder:
+        return released_masks(run), Origin(source_of_masks(run))
+    data = DataSet(folder)
+    cases = _numbered(data, run)
+    people = people_of(sorted({case.patient for case in cases.values()}))
+    # Masks that sites released are moved, and their names say nothing of patients.
+    known = data.info.extra.get("masks_only") is not True
+    patients = {name: people[case.patient] for name, case in cases.items()} if known else {}
+    masks = [(name, case.mask) for name, case in cases.items()]
+    return masks, Origin("a folder of masks", patients)
 
 
 def source_of_masks(run: RunFolder) -> str:

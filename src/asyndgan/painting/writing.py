@@ -20,7 +20,7 @@ from asyndgan.data.readers import AXIAL, READERS, DataFileError, Geometry, Store
 from asyndgan.data.writing import write_dataset
 from asyndgan.lazy import Late
 from asyndgan.painting.card import model_card, provenance_of
-from asyndgan.painting.synthesise import PAINTING_VERSION, masks_digest
+from asyndgan.painting.synthesise import PAINTING_VERSION, Origin, masks_digest
 from asyndgan.recipe.image import Intensity
 from asyndgan.runs import RunFolder
 
@@ -162,7 +162,7 @@ def write_synthetic(
     cases: Iterable[Case],
     *,
     masks: Sequence[tuple[str, Mask]],
-    source: str,
+    origin: Origin,
     painting: Mapping[str, Any],
     audited: str | None = None,
     storage: Storage = PICTURES,
@@ -174,7 +174,8 @@ def write_synthetic(
         run: run that painted the cases.
         cases: result of `synthesise`; each is written before the next one is painted.
         masks: masks that the cases were painted from, before any of them was moved.
-        source: description of where the masks came from.
+        origin: where the masks came from. Images of one patient's masks share a fold, or images
+            of one mask if patients are unknown.
         painting: parameters of the painting, such as images per mask, for the provenance.
         audited: findings of the audit that permits the release of the set, if there was one.
         storage: how the files are stored.
@@ -185,7 +186,7 @@ def write_synthetic(
     facts, recipe = run.facts(), run.recipe()
     provenance: dict[str, Any] = {
         **provenance_of(run),
-        "masks": source,
+        "masks": origin.text,
         "masks_sha256": masks_digest(masks),
         **painting,
         "painting_version": PAINTING_VERSION,
@@ -194,11 +195,14 @@ def write_synthetic(
         },
         "stored": {name: storage.bounds(name) for name in facts.modalities},
     }
+    of_masks = _groups([name for name, _ in masks], origin.patients)
+    provenance["folds"] = "patient" if of_masks else "mask"
     groups: dict[str, str] = {}
 
     def stored() -> Iterator[RawCase]:
         for case in cases:
-            groups[case.name] = re.sub(r"_d\d+$", "", case.name)
+            mask = re.sub(r"_d\d+$", "", case.name)
+            groups[case.name] = of_masks.get(mask, mask)
             yield storage.raw(case)
 
     count = write_dataset(
@@ -223,3 +227,10 @@ def write_synthetic(
     card = model_card(facts, provenance, count, recipe)
     (folder / "MODEL_CARD.md").write_text(card, "utf-8")
     return count
+
+
+def _groups(masks: Sequence[str], patients: Mapping[str, str]) -> dict[str, str]:
+    """The first mask of the patient of each mask; empty if they are unknown, or one alone."""
+    first: dict[str, str] = {}
+    found = {mask: first.setdefault(patients.get(mask, mask), mask) for mask in masks}
+    return found if patients and len(first) > 1 else {}

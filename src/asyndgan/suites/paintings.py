@@ -10,7 +10,7 @@ from asyndgan.judging.bench import Bench
 from asyndgan.judging.table import FEDGAN, SYNTHETIC
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.fading import Fading
-from asyndgan.painting.sets import OF_SITES, counterparts, masks_of, painted_once
+from asyndgan.painting.sets import counterparts, masks_of, of_sites, painted_once
 from asyndgan.runs import RunFolder
 from asyndgan.suites.real import Real
 from asyndgan.suites.suite import ModelSection, PaintingSection, Suite
@@ -59,7 +59,8 @@ class Paintings:
     def painted(self, run: RunFolder, painting: PaintingSection) -> list[Case]:
         """Paints from the sites' own masks, since a baseline has no released ones."""
         data = painted_once(
-            run, masks_of(self.real.sites), OF_SITES, run.path / painting.folder(self.part),
+            run, masks_of(self.real.sites), of_sites(self.real.sites),
+            run.path / painting.folder(self.part),
             moved=painting.images - 1, fading=self.fading(painting),
         )  # fmt: skip
         return data.cases(run.recipe().image, self.real.modalities, synthetic=True)
