@@ -609,6 +609,20 @@ def test_one_picture_under_two_names_is_found(tmp_path: Path) -> None:
     assert "(ann, eve)" in note
 
 
+@pytest.mark.parametrize("groups", [["abcdef"], ["ab", "cd", "ef", "gh", "ij"]])
+def test_copies_are_one_note_however_many_there_are(groups: list[str], tmp_path: Path) -> None:
+    names = [f"{group[0]}{name}" for group in groups for name in group]
+    folder = pictures(tmp_path / "a", names)
+    for name in names:
+        for path in folder.glob(f"*/{name}*"):
+            path.write_bytes((path.parent / path.name.replace(name, name[0] * 2)).read_bytes())
+    (note,) = [one for one in checked(folder).notes if "several patients" in one]
+    assert note.startswith(f"{len(names)} cases are ")
+    assert len([name for name in names if name in note]) <= 3
+    (finding,) = [one for one in checked(folder).findings if one.kind == "duplicates"]
+    assert sorted(finding.volumes) == names
+
+
 def test_capitals_do_not_tell_patients_apart(tmp_path: Path) -> None:
     north = pictures(tmp_path / "north", ["ann", "bob"])
     south = pictures(tmp_path / "south", ["Ann", "dan"], seed=7)
