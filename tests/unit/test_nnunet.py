@@ -15,7 +15,7 @@ from PIL import Image as Picture
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import describe
 from asyndgan.data.labelling import read_mask
-from asyndgan.data.nnunet import patient_of, read_cases, read_masks
+from asyndgan.data.nnunet import patient_of, patients_of, read_cases, read_masks
 from asyndgan.data.readers import LOSSLESS, READERS
 from asyndgan.data.writing import write_dataset, written_whole
 from asyndgan.errors import DataError
@@ -142,6 +142,14 @@ def test_a_modality_without_a_file_is_left_out(tmp_path: Path) -> None:
 )
 def test_a_patient_is_all_before_the_slice_number(name: str, patient: str) -> None:
     assert patient_of(name) == patient
+
+
+def test_spellings_of_a_patient_are_the_first_of_them() -> None:
+    names = ["zoe\u0308_s1", "Zo\u00eb_s0", "ann_s0", "Bob"]
+    assert patients_of(names) == dict(
+        zip(names, ["Zo\u00eb", "Zo\u00eb", "ann", "Bob"], strict=True)
+    )
+    assert patients_of(reversed(names)) == patients_of(names)
 
 
 def test_a_patient_pattern_takes_its_first_group_or_all_it_matched() -> None:
