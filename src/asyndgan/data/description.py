@@ -13,13 +13,14 @@ from pydantic import TypeAdapter, ValidationError
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.layouts import WRITE_IT, without_description
 from asyndgan.data.readers import LOSSLESS, READERS, DataFileError, lossless
-from asyndgan.data.remedies import in_utf8
+from asyndgan.data.remedies import TO_PNG, in_utf8, kind_of, picture_command, suited
 from asyndgan.data.sniffing import CONVERTED, content_of
 from asyndgan.data.variants import FILES, MAX_DIGITS, checked_files, disjoint, in_version_2
 from asyndgan.recipe import shown
 from asyndgan.texts import NAME_LENGTH, Name, bounded_text, parsed_json
 
 FILE_ENDINGS = tuple(READERS)
+BACKGROUND = "background"
 IGNORED = "ignore"
 """nnU-Net's name for pixels without an annotation."""
 
@@ -109,7 +110,9 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
             '"labels" (name to number) and "numTraining"; images are named CASE_0000.nii.gz.',
         )
     if ending not in FILE_ENDINGS:
-        raise DataFileError(path, f"file_ending is {shown(ending)}", _ending_remedy(ending))
+        raise DataFileError(
+            path, f"file_ending is {shown(ending)}", _ending_remedy(path, ending, table)
+        )
     training = table.get("numTraining")
     if training is not None and (not isinstance(training, int) or isinstance(training, bool)):
         raise DataFileError(path, f"numTraining is {shown(training)}", "Write the number of cases.")
@@ -134,14 +137,20 @@ def describe(folder: Path, table: Mapping[str, object] | None = None) -> Dataset
     )
 
 
-def _ending_remedy(ending: object) -> str:
+def _ending_remedy(path: Path, ending: object, table: Mapping[str, object]) -> str:
     """What to do about an ending that is not read."""
     plain = f".{ending.lower().lstrip('.')}" if isinstance(ending, str) else ""
     if plain in FILE_ENDINGS:
         return f'Write "{plain}", and let all files end so.'
     if plain not in CONVERTED:
         return f"Store the images as {' or '.join(FILE_ENDINGS)}."
-    return f"That format is not read. {CONVERTED[plain]} Then write the new file_ending."
+    names = table.get("channel_names")
+    first = min((path.parent / "imagesTr").glob(f"*_0000{plain}"), default=path)
+    kind = kind_of(first, labels=False, most=len(names) if isinstance(names, dict) else 1)
+    remedy = suited(CONVERTED[plain], kind)
+    if CONVERTED[plain] == TO_PNG:
+        remedy = f"{remedy} Masks: {picture_command('labels')}."
+    return f"That format is not read. {remedy} Then write the new file_ending."
 
 
 def _without_regions(path: Path, table: Mapping[str, object]) -> object:
@@ -220,6 +229,8 @@ def checked_modalities(path: Path, names: object) -> tuple[str, ...]:
         numbered = {str(number): name for number, name in enumerate(names)}
         raise DataFileError(path, *_no_map("channel_names", "a list", numbered))
     if isinstance(names, dict) and names and all(map(_is_number, names.values())):
+        if all(name.isdecimal() for name in names):
+            raise DataFileError(path, "channel_names holds numbers in place of names", remedy)
         numbered = {str(number): name for name, number in names.items()}
         raise DataFileError(path, *_no_map("channel_names", "a map of name to number", numbered))
     if not isinstance(names, dict) or not names:
@@ -290,6 +301,12 @@ def checked_labels(path: Path, labels: object) -> dict[str, int]:
                 path,
                 f"label '{name}' has the number {shown(number)}, outside 0 to {MAX_LABEL}",
                 remedy,
+            )
+        if name.casefold() == BACKGROUND and number != 0:
+            raise DataFileError(
+                path,
+                f"label '{name}' has the number {number}, and 0 means background everywhere",
+                f"Exchange 0 and {number} in labels and in the masks.",
             )
     if len(set(labels.values())) < len(labels):
         raise DataFileError(path, "two labels have the same number", remedy)

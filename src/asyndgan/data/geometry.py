@@ -181,7 +181,7 @@ def _with_less(sources: Sequence[Source], image: ImageSection) -> ImageSection:
 def _least_padded(sources: Sequence[Source], image: ImageSection, most: int) -> tuple[int, int]:
     """The size, with `most` pixels along the longer side, in the mean proportion of the slices."""
     mean = fmean(math.log(_proportion(source, image)) for source in sources)
-    short = max(min(most, SHORTEST), 16 * round(most * math.exp(-abs(mean)) / 16))
+    short = max(min(most, SHORTEST), 16 * math.floor(most * math.exp(-abs(mean)) / 16 + 0.5))
     return (short, most) if mean < 0 else (most, short)
 
 

@@ -1,8 +1,7 @@
 """The files of a data set by their names, and those that would drop out of it; opens none."""
 
-import difflib
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, final
@@ -14,10 +13,18 @@ from asyndgan.data.near import (
     ending_of,
     in_folder,
     is_decodable,
+    is_dicom,
     is_litter,
     is_sidecar,
+    lonely,
+    misnamed_folder,
+    nearest,
+    of_unknown_ending,
     plain,
+    shifted,
+    stem_of,
     undecodable,
+    unread,
     wrong_ending,
 )
 from asyndgan.data.readers import DataFileError
@@ -27,11 +34,6 @@ from asyndgan.texts import counted
 Part = Literal["Tr", "Ts"]
 
 _NOT_NAMED = "is not named like"
-_NAMED_ALIKE = {
-    "images": ("imagestr", "imagetr", "images", "image", "imgs"),
-    "labels": ("labelstr", "labeltr", "labels", "label", "masks", "masktr", "maskstr", "mask"),
-}
-"""Names of folders, in small letters, that people give to `imagesTr` and `labelsTr`."""
 
 
 @final
@@ -98,14 +100,13 @@ def listed(folder: Path, info: DatasetInfo, part: Part = "Tr") -> Listing:
     images, masks = folder / f"images{part}", folder / f"labels{part}"
     if not images.is_dir():
         raise _no_folder(images, info)
-    cases, faults = _images(images, info.file_ending)
+    cases, faults = _images(images, info)
     if not cases:
         raise _no_image(images, info, faults)
     _check_numbers(masks, cases, info)
     dropped = len(faults)
     if not masks.is_dir():
-        if near := _near_folder(masks):
-            faults.append(_misnamed_folder(near, masks))
+        faults += filter(None, [misnamed_folder(masks)])
         named: dict[str, Path] = {}
         unmasked = [_no_masks(masks, "this folder does not exist", info)]
     else:
@@ -128,8 +129,10 @@ def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
         cases = _as_listed(folder, info).cases
         return {files.name: files.mask for files in cases if files.mask}
     masks = folder / "labelsTr"
-    found, others, faults = _masks(masks, info.mask_ending)
-    ends = [wrong_ending(path, info.mask_ending, labels=True) for path in others]
+    ending = info.mask_ending
+    found, others, faults = _masks(masks, ending)
+    faults += of_unknown_ending(others, ending).values()
+    ends = [wrong_ending(path, ending, labels=True) for path in others]
     raise_first([*faults, *(fault for fault in ends if fault)])
     if not found:
         raise _no_masks(masks, "holds no mask", info)
@@ -188,8 +191,11 @@ def _entries(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _images(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], list[DataFileError]]:
+def _images(
+    folder: Path, info: DatasetInfo
+) -> tuple[dict[str, dict[int, Path]], list[DataFileError]]:
     """Case to number to image, and the faults of other entries."""
+    ending = info.file_ending
     wanted = image_name_pattern(ending)
     cases: dict[str, dict[int, Path]] = {}
     faults = []
@@ -199,7 +205,7 @@ def _images(folder: Path, ending: str) -> tuple[dict[str, dict[int, Path]], list
         if not is_decodable(path.name):
             fault = undecodable(path)
         elif not match:
-            fault = _stray(path, ending)
+            fault = _stray(path, info)
         elif not (fault := dangling(path)):
             numbered = cases.setdefault(match[1], {})
             if int(match[2]) in numbered:
@@ -235,16 +241,26 @@ def _check_numbers(masks: Path, cases: Mapping[str, Mapping[int, Path]], info: D
         )
 
 
-def _stray(path: Path, ending: str) -> DataFileError | None:
+def _stray(path: Path, info: DatasetInfo) -> DataFileError | None:
     """The fault of an entry of imagesTr that is not named like an image."""
+    ending, known, stem = info.file_ending, ending_of(path.name), stem_of(path.name)
     if path.is_dir():
         return in_folder(path, ending)
-    named = re.search(r"_\d{4}$", path.stem) or (not path.suffix and re.search(r"\d", path.name))
-    if not named and not ending_of(path.name):
+    if fault := dangling(path) or unread(path, ending):
+        return fault
+    number = re.search(r"_(\d{4})$", stem)
+    if not known and not number and (path.suffix or not re.search(r"\d", path.name)):
         return None  # a README, a licence, a table: no image has such a name
-    return wrong_ending(path, ending, labels=False) or DataFileError(
+    reason = f"{_NOT_NAMED} CASE_0000{ending}, so it is not read"
+    masks = path.parent.with_name(path.parent.name.replace("images", "labels"))
+    of_case = number or (masks / f"{stem}{info.mask_ending}").exists() or is_dicom(path)
+    if known not in ("", ending) and not of_case:
+        remedy = f"Move it out of {path.parent.name}, where only images of cases belong."
+        return DataFileError(path, reason, remedy)
+    most = len(info.modalities) if number and number[1] == "0000" else 1
+    return wrong_ending(path, ending, labels=False, most=most) or DataFileError(
         path,
-        f"{_NOT_NAMED} CASE_0000{ending}, so it is not read",
+        reason,
         f"Give it its modality's number (0000 for the first): CASE_0000{ending}; or move it away.",
     )
 
@@ -258,7 +274,7 @@ def _twice(path: Path) -> DataFileError:
 
 
 def _masks(folder: Path, ending: str) -> tuple[dict[str, Path], list[Path], list[DataFileError]]:
-    """Name to mask, images with other endings, and the faults of all other entries."""
+    """Name to mask, files with other endings, and the faults of all other entries."""
     found: dict[str, Path] = {}
     others, faults = [], []
     for path in _entries(folder):
@@ -267,8 +283,8 @@ def _masks(folder: Path, ending: str) -> tuple[dict[str, Path], list[Path], list
             faults.append(undecodable(path))
         elif path.is_dir() and not name.endswith(ending):
             faults += filter(None, [in_folder(path, ending)])
-        elif not name.endswith(ending):
-            others += [path] if ending_of(name) else []
+        elif not name.endswith(ending) and path.exists():
+            others.append(path)
         elif fault := dangling(path) or (found.get(name.removesuffix(ending)) and _twice(path)):
             faults.append(fault)
         else:
@@ -291,9 +307,12 @@ def _matched(
     broken = {composed(fault.file.name).removesuffix(ending) for fault in faults}
     named = {name: path for name, path in masks.items() if name in cases}
     lacking = [name for name in sorted(cases) if name not in named and name not in broken]
-    alone = [*(path for name, path in masks.items() if name not in cases), *others]
+    alone = [
+        *(path for name, path in masks.items() if name not in cases),
+        *(o for o in others if ending_of(o.name)),
+    ]
     unmatched = []
-    if lacking and (pair := _shifted([name for name in masks if name not in cases], masks, cases)):
+    if lacking and (pair := shifted([name for name in masks if name not in cases], masks, cases)):
         reason = (
             f"numbers masks from {pair[0]} on, and imagesTr images from {pair[1]} on: each mask "
         )
@@ -301,8 +320,10 @@ def _matched(
             "Compare a mask with its image. If they belong together by order, number both alike."
         )
         return {}, [DataFileError(folder, f"{reason}may be another image's", remedy)], []
-    near = _near(alone, lacking, ending)
-    lacking = [name for name in lacking if name not in near.values()]
+    near = nearest(alone, lacking, ending)
+    lost = of_unknown_ending(others, ending, lacking, dropped)
+    faults += lost.values()
+    lacking = [name for name in lacking if name not in near.values() and name not in lost]
     examples: dict[str, str] = {}
     for path in alone:
         if fault := wrong_ending(path, ending, labels=True):
@@ -332,44 +353,10 @@ def _matched(
             )
         )
         return named, faults, []
-    faults += [_alone(path, lacking, ending) for path in unmatched]
+    faults += [lonely(path, lacking, ending) for path in unmatched]
     if not (named or near or alone or faults):
         return named, faults, [_no_masks(folder, "holds no mask", info)]
     return named, faults, [_unmasked(folder / f"{name}{ending}") for name in lacking]
-
-
-def _shifted(
-    alone: Sequence[str], masks: Iterable[str], cases: Iterable[str]
-) -> tuple[str, str] | None:
-    """The first mask and the first image, if all masks are numbered one above or below."""
-    numbered = re.compile(r"(.*?)(\d+)")
-    own, wanted = (
-        sorted((match[1], int(match[2])) for name in names if (match := numbered.fullmatch(name)))
-        for names in (masks, cases)
-    )
-    for step in (1, -1):
-        if own and alone and own == [(text, number + step) for text, number in wanted]:
-            return min(masks), min(cases)
-    return None
-
-
-def _near(masks: Iterable[Path], cases: Sequence[str], ending: str) -> dict[Path, str]:
-    """Masks, and to each the only case of nearly its name."""
-    alike: dict[str, list[str]] = {}
-    for name in cases:
-        alike.setdefault(plain(f"{name}{ending}"), []).append(name)
-    found = {}
-    for path in masks:
-        if len(names := alike.get(plain(path.name), [])) == 1:
-            found[path] = names.pop()
-    return found
-
-
-def _alone(path: Path, lacking: Sequence[str], ending: str) -> DataFileError:
-    nearest = difflib.get_close_matches(path.name.removesuffix(ending), lacking, n=1, cutoff=0.75)
-    hint = f"If it is {nearest[0]}'s, rename it to {nearest[0]}{ending}. " if nearest else ""
-    remedy = f"{hint}Add the image, or move the mask away."
-    return DataFileError(path, "this mask has no image", remedy)
 
 
 def _unmasked(path: Path) -> DataFileError:
@@ -389,8 +376,8 @@ def _no_masks(masks: Path, reason: str, info: DatasetInfo) -> DataFileError:
 
 
 def _no_folder(images: Path, info: DatasetInfo) -> DataFileError:
-    if near := _near_folder(images):
-        return _misnamed_folder(near, images)
+    if near := misnamed_folder(images):
+        return near
     link = images.is_symlink()
     return DataFileError(
         images,
@@ -411,21 +398,3 @@ def _no_image(images: Path, info: DatasetInfo, faults: Sequence[DataFileError]) 
     else:
         reason = f"no file here can be read as {wanted}: {first.file.name} {first.reason}"
     return DataFileError(images, reason, first.remedy)
-
-
-def _near_folder(wanted: Path) -> Path | None:
-    """A folder that somebody may have meant by `imagesTr` or `labelsTr`, if it holds images."""
-    if not wanted.name.endswith("Tr") or not wanted.parent.is_dir():
-        return None
-    names = _NAMED_ALIKE[wanted.name.removesuffix("Tr")]
-    for path in sorted(wanted.parent.iterdir()):
-        alike = path.name.lower() in names and path.is_dir()
-        if alike and any(ending_of(inside.name) for inside in path.iterdir()):
-            return path
-    return None
-
-
-def _misnamed_folder(found: Path, wanted: Path) -> DataFileError:
-    return DataFileError(
-        found, f"is not read: {wanted.name} is", f"Rename the folder {found.name} to {wanted.name}."
-    )

@@ -5,7 +5,15 @@ import zlib
 from pathlib import Path
 from typing import Final, NamedTuple, final
 
-from asyndgan.data.remedies import FROM_DICOM, RESAVED, TIFF_TO_PNG, TO_NIFTI, TO_PNG
+from asyndgan.data.remedies import (
+    FROM_DICOM,
+    RESAVED,
+    TIFF_TO_PNG,
+    TO_NIFTI,
+    TO_PNG,
+    kind_of,
+    suited,
+)
 from asyndgan.received import opened
 
 _HEAD = 544  # bytes: a NIfTI's header
@@ -111,13 +119,14 @@ def _known(head: bytes) -> Content | None:
     return None
 
 
-def mistaken(path: Path, kind: str, *, labels: bool) -> tuple[str, str] | None:
+def mistaken(path: Path, kind: str, *, labels: bool, most: int = 1) -> tuple[str, str] | None:
     """Why a file cannot be read as what its name says, if it holds something else.
 
     Args:
         path: the file.
         kind: what was wanted, a `Reader.kind`.
         labels: whether it was to be a mask.
+        most: how many modalities it may hold.
 
     Returns:
         Reason and remedy; None if nothing else was recognised.
@@ -140,5 +149,6 @@ def mistaken(path: Path, kind: str, *, labels: bool) -> tuple[str, str] | None:
         or (kind != "PNG" and remedy in (TO_PNG, TIFF_TO_PNG))
     ):
         remedy = f"Export it as {kind}, or store the whole set in one format."
+    remedy = suited(remedy, kind_of(path, labels=labels, most=most))
     expected = "" if found == _EMPTY else f", where {wanted.name} was expected"
     return f"is {found.name}{expected}", remedy

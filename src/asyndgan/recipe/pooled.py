@@ -239,7 +239,8 @@ class Sites:
 
 
 def _sixteens(pixels: float) -> int:
-    return min(LARGEST_SIDE, max(LEAST_SIDE, 16 * round(pixels / 16)))
+    """The nearest multiple of 16, and of two the larger: padding keeps what shrinking loses."""
+    return min(LARGEST_SIDE, max(LEAST_SIDE, 16 * math.floor(pixels / 16 + 0.5)))
 
 
 def differ(spreads: Sequence[Spread]) -> bool:

@@ -53,7 +53,9 @@ class Bmp(Pictures):
         path.write_bytes(head + content[len(head) : start] + text + content[start:])
 
     @contextmanager
-    def _opened(self, path: Path, *, labels: bool = False) -> Iterator[Picture.Image]:
+    def _opened(
+        self, path: Path, *, labels: bool = False, most: int = 1
+    ) -> Iterator[Picture.Image]:
         with opened(path, MAX_BYTES) as file:
             head = file.read(struct.calcsize(_SIZES) + struct.calcsize(_SHAPE))
             if not head.startswith(b"BM"):

@@ -10,6 +10,7 @@ from PIL import Image as Picture
 
 from asyndgan.data.readers.pictures import MAX_BYTES, Pictures, bounded
 from asyndgan.data.readers.reader import AXIAL, DataFileError, Geometry, Stored, decoding
+from asyndgan.data.remedies import ORIGINALS, picture_command
 from asyndgan.received import UnreadableError, opened
 
 MAX_SCANS: Final = 128  # each may go over all pixels again; cameras store 1 to 12
@@ -51,7 +52,9 @@ class Jpeg(Pictures):
         raise DataFileError(path, "would be a JPEG, which changes what it stores", "Write PNG.")
 
     @contextmanager
-    def _opened(self, path: Path, *, labels: bool = False) -> Iterator[Picture.Image]:
+    def _opened(
+        self, path: Path, *, labels: bool = False, most: int = 1
+    ) -> Iterator[Picture.Image]:
         # Pillow reads the header alone when it opens a picture.
         with opened(path, MAX_BYTES) as file, Picture.open(file, formats=["JPEG"]) as picture:
             bounded(path, *picture.size, file)
@@ -62,7 +65,7 @@ class Jpeg(Pictures):
                 raise DataFileError(
                     path,
                     "says that viewers are to turn it (Exif), so its mask may be turned or not",
-                    "Turn the pixels themselves, and see that the mask fits. With ImageMagick: "
-                    "mogrify -auto-orient FILE.",
+                    f"Turn the pixels themselves, and see that the mask fits; {ORIGINALS}: "
+                    f"{picture_command('upright', path.suffix)}.",
                 )
             yield picture

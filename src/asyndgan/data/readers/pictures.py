@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image as Picture
 
 from asyndgan.data.readers.reader import NOT_ACQUIRED, DataFileError, Reader, Stored, decoding
-from asyndgan.data.remedies import opaque
+from asyndgan.data.remedies import ORIGINALS, kind_of, picture_command
 from asyndgan.received import UnreadableError
 
 MAX_PIXELS = 2**26  # below PIL's own limit, which only warns
@@ -29,12 +29,17 @@ class Pictures(Reader):
     colour = True
 
     @abstractmethod
-    def _opened(self, path: Path, *, labels: bool = False) -> AbstractContextManager[Picture.Image]:
-        """Opens a picture of bounded size, whose samples PIL reads as they are stored."""
+    def _opened(
+        self, path: Path, *, labels: bool = False, most: int = 1
+    ) -> AbstractContextManager[Picture.Image]:
+        """Opens a picture of bounded size, whose samples PIL reads as they are stored.
+
+        What errors advise depends on `labels` and on `most`, the modalities it may hold.
+        """
 
     def image(self, path: Path, *, most: int) -> list[Stored]:
         """See `Reader.image`; an RGB picture holds three modalities."""
-        with decoding(path, self.kind), self._opened(path) as picture:
+        with decoding(path, self.kind, most=most), self._opened(path, most=most) as picture:
             pixels, mode = np.array(picture), picture.mode
         return [Stored(plane) for plane in modalities_of(path, pixels, mode, most)]
 
@@ -63,14 +68,13 @@ def modalities_of(path: Path, pixels: np.ndarray, mode: str, most: int) -> list[
     if mode in _GREY:
         return [pixels]
     wanted = "an RGB or grey one" if most >= 3 else "a grey one"
-    remedy = (
-        "Save it as 8-bit grey; or, if it is RGB, as the only file of the case, "
-        f"_0000{path.suffix}, with three channel_names in dataset.json."
+    colours = "To keep its colours, name three channels in dataset.json. " if mode == "RGB" else ""
+    kind = kind_of(path, labels=False, most=most)
+    raise DataFileError(
+        path,
+        f"is a picture of kind {mode}, where {wanted} was expected",
+        f"{colours}Make it {kind}; {ORIGINALS}: {picture_command(kind, path.suffix)}.",
     )
-    if mode in ("RGBA", "LA"):
-        colours = mode[:-1] if most >= 3 else "L"
-        remedy = f"Remove its transparency: {opaque(colours)}."
-    raise DataFileError(path, f"is a picture of kind {mode}, where {wanted} was expected", remedy)
 
 
 def labels_of(path: Path, values: np.ndarray, mode: str) -> np.ndarray:

@@ -12,12 +12,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from asyndgan.data.readers.pictures import MAX_BYTES, Pictures, bounded, whole_numbers
 from asyndgan.data.readers.reader import AXIAL, DataFileError, Geometry, decoding
-from asyndgan.data.remedies import ONE_GREY_EACH, opaque
+from asyndgan.data.remedies import ONE_GREY_EACH, ORIGINALS, kind_of, picture_command
 from asyndgan.received import UnreadableError, opened
 
 MAX_CHUNKS = 2**16  # PIL takes 2 us and more for each; of pixels a chunk has 8 kB or more
 NOTE = "synthetic"
-GREY, GREY_ALPHA = 0, 4  # a PNG's numbers for grey without and with transparency
+GREY = 0  # a PNG's number for grey without transparency
+_LABELS = "Save it as 8-bit grey, each pixel the number of its label."
 
 
 @final
@@ -53,7 +54,9 @@ class Png(Pictures):
         picture.save(path, format="PNG", compress_level=6, pnginfo=about)
 
     @contextmanager
-    def _opened(self, path: Path, *, labels: bool = False) -> Iterator[Picture.Image]:
+    def _opened(
+        self, path: Path, *, labels: bool = False, most: int = 1
+    ) -> Iterator[Picture.Image]:
         with opened(path, MAX_BYTES) as file:
             # The size is at a fixed offset; PIL itself would only warn, and only at a larger size.
             head = file.read(26)
@@ -61,7 +64,7 @@ class Png(Pictures):
                 raise UnreadableError("it does not start like one")
             columns, rows = (int.from_bytes(head[at : at + 4], "big") for at in (16, 20))
             bounded(path, columns, rows)
-            _check_depth(path, depth=head[24], colour=head[25], labels=labels)
+            _check_depth(path, head[24], head[25], kind_of(path, labels=labels, most=most))
             bounded(path, columns, rows, file)
             _check_chunks(file)
             file.seek(0)
@@ -70,20 +73,20 @@ class Png(Pictures):
                 yield picture
 
 
-def _check_depth(path: Path, *, depth: int, colour: int, labels: bool) -> None:
-    """Refuses a picture of which PIL drops bits, or changes the numbers of labels."""
+def _check_depth(path: Path, depth: int, colour: int, kind: str) -> None:
+    """Refuses a picture, wanted of a `kind`, where PIL drops bits or changes numbers of labels."""
     if depth == 16 and colour != GREY:
+        remedy = f"Save it with 8 bits, as {kind}; {ORIGINALS}: {picture_command(kind)}."
         raise DataFileError(
             path,
             "stores 16 bits a colour, of which only the upper 8 would be read",
-            f"Save it with 8 bits a colour and without transparency: "
-            f"{opaque('L' if colour == GREY_ALPHA else 'RGB')}. {ONE_GREY_EACH}",
+            {"labels": _LABELS, "RGB": f"{remedy} {ONE_GREY_EACH}"}.get(kind, remedy),
         )
-    if labels and colour == GREY and depth in (2, 4):
+    if kind == "labels" and colour == GREY and depth in (2, 4):
         raise DataFileError(
             path,
             f"is a mask of {depth} bits a pixel, whose numbers programs stretch to 0..255",
-            "Save it as 8-bit grey, each pixel the number of its label.",
+            _LABELS,
         )
 
 

@@ -184,13 +184,14 @@ class Reader(ABC):
 
 
 @contextmanager
-def decoding(path: Path, kind: str, *, labels: bool = False) -> Iterator[None]:
+def decoding(path: Path, kind: str, *, labels: bool = False, most: int = 1) -> Iterator[None]:
     """Turns whatever a decoder raises into a `DataFileError`.
 
     Args:
         path: the file, or the folder.
         kind: what it was expected to be: `Reader.kind`, or a folder.
         labels: whether it was to be a mask.
+        most: how many modalities it may hold.
 
     Raises:
         DataFileError: something was raised. If the file holds something else, the error names it.
@@ -202,7 +203,7 @@ def decoding(path: Path, kind: str, *, labels: bool = False) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
-        if found := mistaken(path, kind, labels=labels):
+        if found := mistaken(path, kind, labels=labels, most=most):
             raise DataFileError(path, *found) from error
         reason = "damaged, or of a kind that is not read"  # what a decoder says may quote the file
         if isinstance(error, UnreadableError):

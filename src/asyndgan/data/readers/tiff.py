@@ -43,7 +43,7 @@ _TEXT, _TURN, _SAMPLES, _UNIT, _FORMAT = 270, 274, 277, 296, 339
 _REDUCED: Final = 1  # a bit of `_SUBFILE`
 _USED: Final = (_SUBFILE, _COLUMNS, _ROWS, _BITS, _PACKING, _COLOURS, _TURN, _SAMPLES, _FORMAT)
 _LOSSY: Final = (6, 7, 33003, 33005, 34712, 50001)  # JPEG, JPEG 2000 and WebP
-_WHITE_IS_0, _RGB, _FLOAT, _CENTIMETRE = 0, 2, 3, 3
+_WHITE_IS_0, _PALETTE, _FLOAT, _CENTIMETRE = 0, 3, 3, 3
 _READ: Final = {(1, 1), (1, 8), (1, 16), (2, 16), (1, 32), (2, 32), (_FLOAT, 32)}
 """Format (whole, signed, floating-point) and bits of a sample that Pillow reads as stored."""
 
@@ -79,7 +79,7 @@ class Tiff(Reader):
 
     def image(self, path: Path, *, most: int) -> list[Stored]:
         """See `Reader.image`; RGB holds three modalities, and each channel is one."""
-        stack = _read(path, labels=False)
+        stack = _read(path, labels=False, most=most)
         first = modalities_of(path, stack.pages[0, 0], stack.mode, most)
         if stack.mode == "RGB":
             return [_stored([plane], stack) for plane in first]
@@ -143,8 +143,11 @@ def _stored(pages: Sequence[np.ndarray], stack: _Stack) -> Stored:
     return Stored(volume_of(pages, 2), affine, turn)
 
 
-def _read(path: Path, *, labels: bool) -> _Stack:
-    with decoding(path, "TIFF", labels=labels), _opened(path, labels=labels) as (picture, pages):
+def _read(path: Path, *, labels: bool, most: int = 1) -> _Stack:
+    with (
+        decoding(path, "TIFF", labels=labels, most=most),
+        _opened(path, labels=labels) as (picture, pages),
+    ):
         numbers = [at for at, page in enumerate(pages) if not page.get(_SUBFILE, 0) & _REDUCED]
         first = pages[numbers[0]]
         text = _description(picture)
@@ -248,8 +251,13 @@ def _check_page(
             "stores white as 0, or says that viewers are to turn it",
             "Save it with black as 0 and upright.",
         )
-    if samples > 1 and len(pages) > 1:
-        raise DataFileError(path, "is a stack in colour", "Store one file a picture.")
+    grey = samples == 1 and (labels or (bits > 1 and page.get(_COLOURS) != _PALETTE))
+    if len(pages) > 1 and not grey:
+        raise DataFileError(
+            path,
+            "is a stack in colour, or of 1 bit a pixel",
+            "Store one file a picture, or grey pages of 8 bits or more.",
+        )
     if labels and page.get(_PACKING) in _LOSSY:
         raise DataFileError(
             path,

@@ -22,6 +22,7 @@ from asyndgan.data.readers.reader import (
     storable,
     volume_of,
 )
+from asyndgan.data.remedies import FROM_ONE_HOT, WITH_AFFINE
 from asyndgan.lazy import Late
 from asyndgan.received import UnreadableError
 
@@ -29,6 +30,8 @@ nib: Any = Late("nibabel")  # half a second that pictures need not
 
 MAX_VOXELS: Final = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
 MAX_RATIO: Final = 1100  # bytes that one of a file may hold: deflate packs 1032 at most
+FLAT: Final = 1e-6  # of a determinant of directions of length 1, below which they lie in a plane
+_MOST_LABELS: Final = 256  # numbers a voxel of a mask that is read to see what it is
 TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From (left, posterior, superior), DICOM's and ITK's axes, to (right, anterior, superior)."""
 
@@ -122,8 +125,10 @@ class Volumes(Reader):
     def _read(self, path: Path, most: int, *, labels: bool = False) -> list[Stored]:
         """Reads voxels (right, anterior, superior) of each modality, and their affine."""
         with decoding(path, self.kind, labels=labels), self._opened(path) as header:
-            _check(path, header, most)
+            _check(path, header, (len(header.shape) == 4 and labels and _MOST_LABELS) or most)
             values = header.read()
+            if labels and len(header.shape) == 4 and header.shape[3] > 1:
+                raise _several_labels(path, values)
             spatial = (*header.shape, 1)[:3]
             return [
                 _turned(volume, header.affine)
@@ -143,8 +148,11 @@ def _check(path: Path, header: Header, most: int) -> None:
         DataFileError, ValueError: they are none of an image, or too large.
     """
     shape = header.shape
-    if not np.isfinite(header.affine).all():
-        raise UnreadableError("its affine is not finite")
+    if wrong := _wrong_affine(header.affine):
+        again = "Export it again from what it was made of"
+        nifti = path.name.endswith((".nii", ".nii.gz"))
+        other = f", or give it the affine of a file on the same grid: {WITH_AFFINE}"
+        raise DataFileError(path, f"has {wrong} in its header", f"{again}{other if nifti else ''}.")
     if min(shape, default=0) < 1 or int(np.prod(shape, dtype=object)) > MAX_VOXELS:
         raise DataFileError(
             path,
@@ -167,12 +175,33 @@ def _check(path: Path, header: Header, most: int) -> None:
         )
 
 
+def _wrong_affine(affine: np.ndarray) -> str:
+    """What is wrong with an affine that places no voxels; empty: it does."""
+    if not np.isfinite(affine).all():
+        return "an affine that is not finite"
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if not sides.min() > 0 or abs(np.linalg.det(affine[:3, :3] / sides)) < FLAT:
+        return "a singular affine (two of its axes point the same way, or one has no length)"
+    return ""
+
+
+def _several_labels(path: Path, values: np.ndarray) -> DataFileError:
+    """The fault of a mask of several numbers a voxel, which may be one 0 or 1 for each label."""
+    channels = values.shape[3]
+    if not np.isin(values, (0, 1)).all() or values.sum(-1).max() > 1:
+        reason = f"is a mask with {channels} numbers a voxel"
+        return DataFileError(path, reason, "Store one label a voxel.")
+    remedy = "Make a label map of it: 0 where no channel is 1, and else the number of the channel."
+    if path.name.endswith((".nii", ".nii.gz")):
+        remedy = FROM_ONE_HOT
+    reason = f"looks like a one-hot mask: it holds {channels} numbers a voxel, of which one is 1"
+    return DataFileError(path, reason, remedy)
+
+
 def _turned(values: np.ndarray, affine: np.ndarray) -> Stored:
     # Without its type named, nibabel refuses 64-bit integers.
     volume = nib.Nifti1Image(values, affine, dtype=values.dtype)
     turned = nib.as_closest_canonical(volume)
-    if not nib.affines.voxel_sizes(turned.affine).min() > 0:
-        raise UnreadableError("its affine is singular")
     turn = nib.orientations.io_orientation(affine)
     return Stored(np.array(turned.dataobj), turned.affine, turn)
 
