@@ -103,8 +103,8 @@ def test_a_set_whose_images_are_all_dangling_links_is_one_fault(folder: Path) ->
 @pytest.mark.parametrize(
     ("stored", "other", "advice"),
     [
-        (".png", ".jpg", "Convert it to PNG: python -c"),
-        (".png", ".tif", "mogrify -format png FILES"),
+        (".png", ".jpg", "Convert it to grey PNG; each original moves"),
+        (".png", ".tif", "mogrify -path NEW -format png FILES"),
         (".png", ".PNG", "small letters"),
         (".png", ".nii.gz", "export it as .png"),
         (".nii.gz", ".nii", "gzip FILE"),
@@ -220,6 +220,7 @@ def test_names_that_are_no_text_are_one_fault_at_listing(
 
 LITTER = (
     *("._ann_0000.png", ".DS_Store", "Thumbs.db", "desktop.ini", "ehthumbs.db", "Icon\r"),
+    *("~$ann_0000.png", "#ann_0000.png#", "ann_0000.png.swp", ".~lock.ann_0000.png#"),
     *("ann_0000.png:Zone.Identifier", "ann_0000.png~", "ann_0000.json", "README.txt"),
 )
 
@@ -228,12 +229,71 @@ def test_litter_of_systems_and_texts_beside_images_are_ignored(folder: Path) -> 
     for part in ("imagesTr", "labelsTr"):
         for name in LITTER:
             (folder / part / name).write_bytes(b"\0\5\x16\7")
-        for name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "notes"):
+        for name in ("__MACOSX", "@eaDir", "$RECYCLE.BIN", "#recycle", "@Recycle", "notes"):
             (folder / part / name).mkdir()
             (folder / part / name / "a.txt").write_text("nothing")
     assert check_folder(folder).faults == ()
     assert len(DataSet(folder).cases(IMAGE, unmasked=False)) == len(NAMES)
     assert [case.name for case in read_masks(folder)] == list(NAMES)
+
+
+def test_deleted_files_on_a_nas_are_never_to_be_moved_over_others(
+    folder: Path, ending: str
+) -> None:
+    for name in ("#recycle", "@Recycle", ".Trash-1000", "lost+found"):
+        touched(folder / "labelsTr" / name / f"ann{ending}")
+        touched(folder / "imagesTr/notes" / name / f"ann_0000{ending}")
+    assert check_folder(folder).faults == ()
+
+
+@pytest.mark.parametrize(
+    ("added", "remedy"),
+    [(".bz2", "Unpack it"), (".zip", "Unpack it"), (".part", "download it again"),
+     (".crdownload", "download it again"), (" (1)", "Store it as"), (".bak", "Store it as")],
+)  # fmt: skip
+def test_images_and_masks_of_unknown_endings_are_faults(
+    added: str, remedy: str, folder: Path, ending: str
+) -> None:
+    about = json.loads((folder / "dataset.json").read_text())
+    del about["numTraining"]
+    (folder / "dataset.json").write_text(json.dumps(about))
+    for part, name in (("imagesTr", f"ann_0000{ending}"), ("labelsTr", f"ann{ending}")):
+        content = (folder / part / name).read_bytes()
+        (folder / part / f"{name}{added}").write_bytes(content)
+        assert check_folder(folder).faults == ()  # a copy of what is there
+        (folder / part / name).unlink()
+        touched(folder / part / f"{name}{added}", content)
+        found = stops(folder)
+        assert f"{name}{added}" in [name for name, _, _ in found]
+        assert {reason for _, reason, _ in found} <= {
+            f"ends in {ending}{added}, which is not read", "this mask has no image"
+        }  # fmt: skip
+        assert any(remedy in text for _, _, text in found)
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("name", ["ann.raw", "ann.seg"])
+def test_a_mask_of_an_ending_that_no_format_has_is_named(
+    name: str, folder: Path, ending: str
+) -> None:
+    (folder / f"labelsTr/ann{ending}").rename(folder / "labelsTr" / name)
+    ((file, reason, _),) = stops(folder)
+    assert (file, reason) == (name, f"ends in {name[3:]}, which is not read")
+
+
+@pytest.mark.parametrize("part", ["imagesTr", "labelsTr"])
+def test_a_link_to_a_folder_that_is_not_there_is_a_fault(part: str, folder: Path) -> None:
+    (folder / part / "extra").symlink_to("/nowhere/extra")
+    ((name, reason, _),) = stops(folder)
+    assert (name, reason) == ("extra", "is a link to a file that does not exist")
+
+
+@pytest.mark.parametrize("name", ["preview.jpg", "overview.gif"])
+def test_a_picture_that_is_no_case_is_not_to_be_converted(name: str, folder: Path) -> None:
+    touched(folder / "imagesTr" / name)
+    ((_, reason, remedy),) = stops(folder)
+    assert reason.startswith("is not named like CASE_0000")
+    assert remedy == "Move it out of imagesTr, where only images of cases belong."
 
 
 def test_images_in_folders_of_their_own_are_one_fault(folder: Path, ending: str) -> None:
@@ -350,7 +410,7 @@ def test_a_set_of_pictures_in_a_format_that_is_not_read_is_one_fault(tmp_path: P
         path.unlink()
     (fault,) = check_folder(folder).faults
     assert fault.reason == "file_ending is '.webp'"
-    assert "Convert it to PNG: python -c" in fault.remedy
+    assert "Convert it to grey PNG; each original moves" in fault.remedy
 
 
 def test_a_set_of_folders_of_dicom_files_is_told_to_be_one(folder: Path) -> None:

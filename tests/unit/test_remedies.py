@@ -1,5 +1,6 @@
 """Commands in remedies do what they promise: each is run, by a shell, on what it is advised for."""
 
+import json
 import os
 import struct
 import subprocess
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from asyndgan.data.check import check_folder
 from asyndgan.data.description import json_table
 from asyndgan.data.grids import on_grid_of
 from asyndgan.data.near import undecodable
@@ -48,13 +50,140 @@ def remedy_for(path: Path, most: int = 1) -> str:
     return found.value.remedy
 
 
-@pytest.mark.parametrize("ending", [".gif", ".webp", ".jp2"])
-def test_pictures_are_converted(ending: str, tmp_path: Path) -> None:
+def picture_set(folder: Path, ending: str, channels: int = 1) -> Path:
+    """A data set without images, whose masks are right."""
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    mask_ending = ".png" if ending == ".jpg" else ending
+    for name in ("ann", "bob"):
+        Image.fromarray(PIXELS % 2).save(folder / f"labelsTr/{name}{mask_ending}")
+    table = {
+        "channel_names": {str(n): f"C{n}" for n in range(channels)},
+        "labels": {"background": 0, "lesion": 1},
+        "file_ending": ending,
+    }
+    (folder / "dataset.json").write_text(json.dumps(table))
+    return folder
+
+
+def follow_all(folder: Path) -> None:
+    """Follows the remedy of each fault of a set, which then has none and lost no original."""
+    faults = check_folder(folder).faults
+    assert faults
+    before = {fault.file: fault.file.read_bytes() for fault in faults}
+    for file in before:
+        (remedy,) = {fault.remedy for fault in faults if fault.file == file}
+        follow(remedy, file.parent, FILES=f"'{file.name}'")
+    assert check_folder(folder).faults == ()
+    for file, content in before.items():
+        kept = file.parent.with_name(f"{file.parent.name}_original") / file.name
+        assert kept.read_bytes() == content
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(
+    ("mode", "ending"),
+    [("P", ".png"), ("1", ".png"), ("RGB", ".png"), ("RGBA", ".png"), ("LA", ".png"),
+     ("CMYK", ".tif"), ("YCbCr", ".tif"), ("P", ".tiff"), ("CMYK", ".jpg"), ("P", ".bmp")],
+)  # fmt: skip
+def test_pictures_of_another_kind_are_made_of_the_wanted_one_at_the_first_try(
+    mode: str, ending: str, channels: int, tmp_path: Path
+) -> None:
+    if (mode, channels) == ("RGB", 3):
+        return
+    folder = picture_set(tmp_path / "a", ending, channels)
+    for name in ("ann", "bob"):
+        made = Image.fromarray(PIXELS * 5).convert("RGB").convert(mode)
+        made.save(folder / f"imagesTr/{name}_0000{ending}")
+    follow_all(folder)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "JPEG2000"])
+@pytest.mark.parametrize("ending", [".png", "own"])
+def test_pictures_of_other_formats_are_converted_at_the_first_try(
+    kind: str, channels: int, ending: str, tmp_path: Path
+) -> None:
+    folder = picture_set(tmp_path / "a", ".png", channels)
+    own = {"GIF": ".gif", "WEBP": ".webp", "JPEG2000": ".jp2"}[kind]
     for name in ("a b", "c.d"):
-        Image.fromarray(PIXELS).save(tmp_path / f"{name}{ending}")
-    follow(CONVERTED[ending], tmp_path, FILES=f"*{ending}")
-    for name in ("a b", "c.d"):
-        assert Image.open(tmp_path / f"{name}.png").size == (8, 6)
+        file = folder / f"imagesTr/{name}_0000{own if ending == 'own' else ending}"
+        Image.fromarray(PIXELS).convert("RGB").save(file, format=kind)
+        Image.fromarray(PIXELS % 2).save(folder / f"labelsTr/{name}.png")
+    for name in ("ann", "bob"):
+        (folder / f"labelsTr/{name}.png").unlink()
+    follow_all(folder)
+
+
+def test_masks_of_other_formats_keep_the_index_of_their_palette(tmp_path: Path) -> None:
+    folder = picture_set(tmp_path / "a", ".png")
+    for name in ("ann", "bob"):
+        Image.fromarray(PIXELS).save(folder / f"imagesTr/{name}_0000.png")
+    mask = Image.fromarray(PIXELS % 2).convert("P")
+    mask.putpalette([0, 0, 0, 255, 0, 0])
+    (folder / "labelsTr/ann.png").unlink()
+    mask.save(folder / "labelsTr/ann.gif")
+    mask.save(folder / "labelsTr/bob.png", format="GIF")
+    follow_all(folder)
+    for name in ("ann", "bob"):
+        stored = reader_of(path := folder / f"labelsTr/{name}.png").mask(path).values
+        np.testing.assert_array_equal(stored, PIXELS % 2)
+
+
+def test_a_command_that_is_given_twice_writes_over_no_original(tmp_path: Path) -> None:
+    folder = picture_set(tmp_path / "a", ".png")
+    Image.fromarray(PIXELS).convert("RGBA").save(path := folder / "imagesTr/ann_0000.png")
+    content, remedy = path.read_bytes(), remedy_for(path)
+    follow(remedy, path.parent, FILES=path.name)
+    with pytest.raises(AssertionError, match="FileExistsError"):
+        follow(remedy, path.parent, FILES=path.name)
+    assert (folder / "imagesTr_original/ann_0000.png").read_bytes() == content
+    np.testing.assert_array_equal(read(path), PIXELS)
+
+
+def test_a_jpeg_that_viewers_turn_is_turned(tmp_path: Path) -> None:
+    path, exif = tmp_path / "ann_0000.jpg", Image.Exif()
+    exif[274] = 6
+    Image.fromarray(PIXELS).save(path, exif=exif, quality=100)
+    follow(remedy_for(path), tmp_path, FILES=path.name)
+    np.testing.assert_allclose(read(path), np.rot90(PIXELS, -1), atol=3)
+
+
+@pytest.mark.parametrize("with_background", [True, False])
+def test_a_one_hot_mask_becomes_a_label_map(with_background: bool, tmp_path: Path) -> None:
+    labels, path = VOXELS % 3, tmp_path / "ann.nii.gz"
+    channels = [labels == k for k in range(0 if with_background else 1, 3)]
+    nib.save(nib.Nifti1Image(np.stack(channels, -1).astype(np.uint8), AFFINE), path)
+    with pytest.raises(DataFileError, match="looks like a one-hot mask") as found:
+        reader_of(path).mask(path)
+    follow(found.value.remedy, tmp_path, FILES=path.name)
+    np.testing.assert_array_equal(reader_of(path).mask(path).values, labels[::-1, ::-1])
+
+
+@pytest.mark.parametrize("many", [VOXELS, VOXELS % 2], ids=["times", "overlapping"])
+def test_a_mask_of_several_numbers_a_voxel_is_not_always_one_hot(
+    many: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "ann.nii.gz"
+    nib.save(nib.Nifti1Image(np.stack([many, many], -1).astype(np.int16), AFFINE), path)
+    with pytest.raises(DataFileError, match="2 numbers a voxel. Store one label a voxel"):
+        reader_of(path).mask(path)
+
+
+@pytest.mark.parametrize(
+    "affine",
+    [np.diag([1.0, 0, 1, 1]), AFFINE[:, [0, 0, 2, 3]], np.where(AFFINE == 3, np.nan, AFFINE)],
+    ids=["no length", "one direction", "nan"],
+)
+def test_an_affine_that_places_no_voxels_is_replaced(affine: np.ndarray, tmp_path: Path) -> None:
+    image, other = tmp_path / "image.nii.gz", tmp_path / "other.nii.gz"
+    nib.save(nib.Nifti1Image(VOXELS, affine), image)
+    nib.save(nib.Nifti1Image(VOXELS, AFFINE), other)
+    with pytest.raises(DataFileError, match="has an? .*affine .*in its header") as found:
+        reader_of(image).image(image, most=1)
+    assert "damaged" not in str(found.value)
+    follow(found.value.remedy, tmp_path, FILE=image.name, IMAGE=other.name, NEW="new")
+    np.testing.assert_array_equal(read(tmp_path / "new.nii.gz"), VOXELS[::-1, ::-1])
 
 
 def test_a_picture_under_anothers_name_is_converted_in_place(tmp_path: Path) -> None:
@@ -152,5 +281,7 @@ def test_a_text_is_saved_as_utf_8(encoding: str, tmp_path: Path) -> None:
     path.write_text('{"name": "Lésion"}', encoding)
     with pytest.raises(DataFileError, match="is not UTF-8") as found:
         json_table(path)
+    content = path.read_bytes()
     follow(found.value.remedy, tmp_path, FILE="dataset.json")
+    assert (tmp_path / "dataset.json.original").read_bytes() == content
     assert json_table(path) == {"name": "Lésion"}

@@ -9,12 +9,14 @@ from asyndgan.data.description import named_alike
 from asyndgan.data.findings import (
     SPACING_APART,
     plane_spacings,
-    size_with_less,
+    set_options,
     spacing_option,
     views,
 )
+from asyndgan.data.geometry import alike, options, suited
 from asyndgan.data.grids import shown_shape
 from asyndgan.data.patients import shared_patients
+from asyndgan.data.survey import Survey
 from asyndgan.recipe import Recipe
 
 VIEWS_APART = 0.5
@@ -166,7 +168,7 @@ def _padding(reports: Sequence[CheckReport]) -> Iterator[str]:
     surveys = [report.survey for report in reports if report.survey.slices]
     empty = sum(survey.empty * survey.slices for survey in surveys)
     empty /= max(1, sum(survey.slices for survey in surveys))
-    if surveys and (option := size_with_less(surveys)):
+    if surveys and (option := _size_with_less(surveys)):
         yield f"{100 * empty:.0f} % of each image is padding. Another size has less: {option}"
 
 
@@ -221,3 +223,16 @@ def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:
                 f"label {number} is '{name}' here and '{other_names[number]}' in {other.folder}",
                 remedy,
             )
+
+
+def _size_with_less(surveys: Sequence[Survey]) -> str:
+    """The option with a size that has at most half of the padding; empty: there is none.
+
+    It goes together with another axis or spacing, where one is wanted: see `grid`.
+    """
+    image = surveys[0].image
+    sources = [alike(survey.sources.values(), survey.image) for survey in surveys]
+    wanted = [suited(own, image) for own in (*sources, [one for own in sources for one in own])]
+    if not all(one and (one.axis, one.spacing) == (image.axis, image.spacing) for one in wanted):
+        return ""
+    return set_options(*options(image, wanted[-1])) if wanted[-1] else ""

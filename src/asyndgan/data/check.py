@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from asyndgan.data.case import MODALITIES_LIMIT, Source
-from asyndgan.data.description import DatasetInfo, describe
+from asyndgan.data.description import BACKGROUND, DatasetInfo, describe
 from asyndgan.data.enrolment import unready
 from asyndgan.data.findings import NAMED, OF_DATA, Finding, findings
 from asyndgan.data.geometry import is_shrunk, resampled, slice_of
@@ -355,6 +355,12 @@ def _notes(
     if info.synthetic or info.synthetic_cases:
         yield "holds synthetic cases, so it is refused as a site's data and as test data"
     names = [files.name for files in cases]
+    empty = [name for name, number in info.labels.items() if number == 0]
+    if empty and empty[0].casefold() != BACKGROUND:
+        yield (
+            f"label 0 is '{empty[0]}': 0 counts as background, whatever its name. If it is tissue, "
+            "give it another number"
+        )
     if unfit := unfitting(names, pattern):
         yield unfit
     if slices is None and not info.synthetic:

@@ -14,6 +14,7 @@ from asyndgan.data.case import Source
 from asyndgan.data.geometry import (
     LEAST_SIDE,
     SKEWED,
+    alike,
     is_shrunk,
     one_spacing,
     options,
@@ -65,6 +66,7 @@ _WHY: Final = {
     ("percentiles", PERCENTILES.high): "Percentiles suit any intensities",
 }
 
+_ACROSS: Final = "its slices lie along another axis than the others'"
 _LITTLE: Final = "its pixels span {share:.0%} of that range, so they look alike"
 
 
@@ -240,20 +242,24 @@ def _suited(survey: Survey, modality: str) -> Intensity:
 def _intensity_options(modality: str, wanted: Intensity) -> str:
     key = f"image.intensity.{key_of(modality)}"
     ends = f"{key}.low={wanted.low:g}", f"{key}.high={wanted.high:g}"
-    return _options(f"{key}.kind={wanted.kind}", *ends)
+    return set_options(f"{key}.kind={wanted.kind}", *ends)
 
 
-def _options(*values: str) -> str:
+def set_options(*values: str) -> str:
+    """What to type for these settings."""
     return " ".join(f"--set {shlex.quote(value)}" for value in values)
 
 
 def grid(survey: Survey) -> Iterator[Finding]:
     """Slices of a few pixels, as stored or after shrinking, and slices across thick ones."""
     image, sources = survey.image, survey.sources
-    wanted = suited(sources.values(), image)
+    fitting = alike(sources.values(), image)
+    wanted = suited(fitting, image)
     found: dict[tuple[str, bool], list[str]] = {}
+    odd = sources.keys() - {one.name for one in fitting}
     for name, source in sources.items():
-        if what := _misfit(source, image, wanted):
+        what = (_ACROSS, True) if name in odd else _misfit(source, image, wanted)
+        if what:
             found.setdefault(what, []).append(name)
     settings = options(image, wanted) if wanted else ()
     other = (
@@ -262,8 +268,10 @@ def grid(survey: Survey) -> Iterator[Finding]:
     for (text, fault), names in found.items():
         strips = all(sorted(sources[name].shape)[-2] < LEAST_SIDE for name in names)
         remedy = "Export it again in full size."
-        if settings and not strips:
-            remedy = f"{other}: {_options(*settings)}."
+        if text == _ACROSS:
+            remedy = "Leave it out, resample it to slices like the others', or correct its header."
+        elif settings and not strips:
+            remedy = f"{other}: {set_options(*settings)}."
         yield Finding(fault, text, remedy, tuple(names))
 
 
@@ -358,14 +366,18 @@ def views(survey: Survey) -> list[list[float]]:
 
 
 def _of_volumes(survey: Survey) -> list[Source]:
-    return [source for source in survey.sources.values() if len(source.shape) == 3]
+    return [
+        source for source in alike(survey.sources.values(), survey.image) if len(source.shape) == 3
+    ]
 
 
 def spacing_option(surveys: Sequence[Survey]) -> str:
     """The option that brings all volumes to one spacing, on the grid that suits them."""
-    sources = [source for survey in surveys for source in survey.sources.values()]
+    sources = [
+        source for survey in surveys for source in alike(survey.sources.values(), survey.image)
+    ]
     image = suited(sources, surveys[0].image) or surveys[0].image
-    return _options(one_spacing(sources, image))
+    return set_options(one_spacing(sources, image))
 
 
 def empty_masks(survey: Survey) -> Iterator[Finding]:
@@ -375,21 +387,8 @@ def empty_masks(survey: Survey) -> Iterator[Finding]:
             False,
             f"{survey.without} of {survey.slices} slices hold no label, so their masks say nothing "
             "of what to paint",
-            f"Leave them out: {_options('image.slices=labelled')}.",
+            f"Leave them out: {set_options('image.slices=labelled')}.",
         )
-
-
-def size_with_less(surveys: Sequence[Survey]) -> str:
-    """The option with a size that has at most half of the padding; empty: there is none.
-
-    It goes together with another axis or spacing, where one is wanted: see `grid`.
-    """
-    image = surveys[0].image
-    sources = [survey.sources.values() for survey in surveys]
-    wanted = [suited(own, image) for own in (*sources, [one for own in sources for one in own])]
-    if not all(one and (one.axis, one.spacing) == (image.axis, image.spacing) for one in wanted):
-        return ""
-    return _options(*options(image, wanted[-1])) if wanted[-1] else ""
 
 
 Rule = Callable[[Survey], Iterator[Finding]]

@@ -83,6 +83,17 @@ def fits(source: Source, image: ImageSection) -> bool:
     return min(shape) >= LEAST_SIDE and not is_shrunk(shape, resampled(shape, spacing, image))
 
 
+def alike(sources: Iterable[Source], image: ImageSection) -> list[Source]:
+    """The files without volumes whose slices lie along another axis than most others'."""
+    known = list(sources)
+    volumes = [one for one in known if len(one.shape) == 3 and sorted(one.shape)[1] >= LEAST_SIDE]
+    grids = [image, *(image.model_copy(update={"axis": axis}) for axis in AXES)]
+    thin = [
+        {one.name for one in volumes if min(slice_of(one, grid)[0]) < LEAST_SIDE} for grid in grids
+    ]
+    return [one for one in known if one.name not in min(thin, key=len)]
+
+
 def suited(sources: Iterable[Source], image: ImageSection) -> ImageSection | None:
     """The grid with the axis, and with it the size or spacing, that suit these files together.
 

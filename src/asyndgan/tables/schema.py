@@ -151,7 +151,9 @@ def schema_of(data: Path) -> Schema:
     except ValidationError as error:
         raise DataError(f"{path} is no schema of a table:\n{explained(error, [])}") from error
     except (OSError, ValueError) as error:
-        what = "this file does not exist" if isinstance(error, FileNotFoundError) else error
+        what = getattr(error, "strerror", None) or error
+        if isinstance(error, FileNotFoundError):
+            what = "this file does not exist"
         raise DataError(
             f"{path}: {what}. A table has a schema.json beside it: target, and columns with "
             "kind (numeric, integer, categorical), categories and missing."

@@ -31,7 +31,6 @@ nib: Any = Late("nibabel")  # half a second that pictures need not
 MAX_VOXELS: Final = 2**29  # twice the largest CT volumes; reading takes 18 bytes per voxel
 MAX_RATIO: Final = 1100  # bytes that one of a file may hold: deflate packs 1032 at most
 FLAT: Final = 1e-6  # of a determinant of directions of length 1, below which they lie in a plane
-_MOST_LABELS: Final = 256  # numbers a voxel of a mask that is read to see what it is
 TO_RAS: Final = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From (left, posterior, superior), DICOM's and ITK's axes, to (right, anterior, superior)."""
 
@@ -125,7 +124,7 @@ class Volumes(Reader):
     def _read(self, path: Path, most: int, *, labels: bool = False) -> list[Stored]:
         """Reads voxels (right, anterior, superior) of each modality, and their affine."""
         with decoding(path, self.kind, labels=labels), self._opened(path) as header:
-            _check(path, header, (len(header.shape) == 4 and labels and _MOST_LABELS) or most)
+            _check(path, header, MAX_VOXELS if labels else most)
             values = header.read()
             if labels and len(header.shape) == 4 and header.shape[3] > 1:
                 raise _several_labels(path, values)
