@@ -533,6 +533,23 @@ def test_the_remedies_of_axis_and_size_are_one_line_that_passes(
     assert load_cohort(SiteSetup("north", folder, tmp_path / "s"), recipe).patients == 4
 
 
+@pytest.mark.parametrize("turn", [(2, 0, 1), (0, 2, 1)], ids=["sagittal", "coronal"])
+@pytest.mark.parametrize("overrides", [(), ("image.axis=coronal",)])
+def test_a_volume_across_the_others_is_named_and_sets_no_spacing(
+    turn: tuple[int, ...], overrides: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder, sides = volumes(tmp_path / "a", shape=(24, 20, 5), spacing=(1, 1, 4)), (1, 1, 4)
+    for path in folder.glob("*/p000*"):
+        stored = np.asarray(nib.load(path).dataobj).transpose(turn)
+        nib.save(nib.Nifti1Image(stored, np.diag([*(sides[n] for n in turn), 1.0])), path)
+    report = checked(folder, *overrides)
+    (fault,) = [one for one in report.faults if "another axis than the others'" in one.reason]
+    assert fault.file.name == "p000_0000.nii.gz"
+    assert "Leave it out" in fault.remedy
+    assert not any("full size" in one.remedy for one in report.faults)
+    assert not any("image.spacing" in text for text in report.notes)
+
+
 def test_a_volume_that_is_thin_both_ways_is_to_be_exported_again(tmp_path: Path) -> None:
     (fault, *_) = checked(volumes(tmp_path / "a", shape=(3, 40, 4))).faults
     assert fault.remedy == "Export it again in full size."

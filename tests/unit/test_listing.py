@@ -257,19 +257,18 @@ def test_images_and_masks_of_unknown_endings_are_faults(
     about = json.loads((folder / "dataset.json").read_text())
     del about["numTraining"]
     (folder / "dataset.json").write_text(json.dumps(about))
-    for part, name in (("imagesTr", f"ann_0000{ending}"), ("labelsTr", f"ann{ending}")):
-        content = (folder / part / name).read_bytes()
-        (folder / part / f"{name}{added}").write_bytes(content)
-        assert check_folder(folder).faults == ()  # a copy of what is there
-        (folder / part / name).unlink()
-        touched(folder / part / f"{name}{added}", content)
-        found = stops(folder)
-        assert f"{name}{added}" in [name for name, _, _ in found]
-        assert {reason for _, reason, _ in found} <= {
-            f"ends in {ending}{added}, which is not read", "this mask has no image"
-        }  # fmt: skip
-        assert any(remedy in text for _, _, text in found)
-    assert len(found) == 2
+    files = [folder / f"imagesTr/ann_0000{ending}", folder / f"labelsTr/ann{ending}"]
+    copies = [file.with_name(f"{file.name}{added}") for file in files]
+    for file, copy in zip(files, copies, strict=True):
+        copy.write_bytes(file.read_bytes())
+    assert check_folder(folder).faults == ()
+    files[0].unlink()
+    (image,) = [one for one in stops(folder) if one[0] == copies[0].name]
+    files[1].unlink()
+    found = stops(folder)
+    assert [name for name, _, _ in found] == [copy.name for copy in copies]
+    assert {reason for _, reason, _ in found} == {f"ends in {ending}{added}, which is not read"}
+    assert all(remedy in text for _, _, text in (image, *found))
 
 
 @pytest.mark.parametrize("name", ["ann.raw", "ann.seg"])

@@ -277,6 +277,14 @@ def test_the_page_lists_the_rules() -> None:
     assert text.partition(BEGIN)[2].partition(END)[0] == table()
 
 
+@pytest.mark.parametrize(("sides", "size"), [((48, 40), (48, 48)), ((72, 40), (80, 48))])
+def test_a_side_between_two_sizes_is_padded_and_not_shrunk(
+    sides: tuple[int, int], size: tuple[int, int]
+) -> None:
+    site = pictures(axes=tuple(side(pixels) for pixels in sides))
+    assert plan({"a": site}).recipe(DEFAULT).image.size == size
+
+
 if __name__ == "__main__":
     before, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     PAGE.write_text(before + BEGIN + table() + END + rest.partition(END)[2], "utf-8")

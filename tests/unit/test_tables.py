@@ -30,7 +30,7 @@ from asyndgan.runs.study import Study
 from asyndgan.tables.cohort import load_records
 from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.planning import plan_from, plan_tables
-from asyndgan.tables.schema import is_table
+from asyndgan.tables.schema import is_table, schema_of
 from asyndgan.tables.summary import GROUP, LEAST, loaded, planned, summarised
 from asyndgan.tables.table import Table
 from asyndgan.training.describing import Describing
@@ -554,3 +554,10 @@ def test_init_refuses_what_is_no_table_of_a_site_or_lies_twice(
     }.items():
         with pytest.raises((DataError, RunError), match=why):
             raise CliRunner().invoke(app, ["init", *words.split()]).exception or AssertionError
+
+
+@pytest.mark.parametrize("name", ["a.csv", "b.parquet"])
+def test_a_table_without_a_schema_is_told_in_plain_words(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("age\n1\n")
+    with pytest.raises(DataError, match=r"schema\.json: this file does not exist\. A table has"):
+        schema_of(tmp_path / name)

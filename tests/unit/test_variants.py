@@ -297,3 +297,33 @@ def test_synthetic_cases_are_added_to_jpeg_as_png(tmp_path: Path) -> None:
             np.testing.assert_array_equal(after[old.name].channels[modality], values)
     path = folder / "imagesTr/made_0000.png"
     assert reader_of(path).painted(path)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason", "remedy"),
+    [
+        ({"channel_names": {"0": 1}}, "channel_names holds numbers in place of names", '"0": "T1"'),
+        ({"channel_names": {"0": 1, "1": 2}}, "in place of names", '"1": "FLAIR"'),
+        ({"channel_names": {"T1": 0}}, "is a map of name to number", '{"0": "T1"}'),
+        ({"labels": {"head": 0, "background": 2}}, "'background' has the number 2", "0 and 2 in"),
+        ({"labels": {"Background": 1, "head": 2}}, "'Background' has the number 1", "0 and 1 in"),
+    ],
+)
+def test_numbers_where_they_mean_something_else_are_answered_by_what_works(
+    keys: dict[str, object], reason: str, remedy: str, tmp_path: Path
+) -> None:
+    table = {"channel_names": {"0": "T1"}, "labels": LABELS, "file_ending": ".png", **keys}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    with pytest.raises(DataFileError) as found:
+        describe(tmp_path)
+    assert reason in found.value.reason
+    assert remedy in found.value.remedy
+
+
+@pytest.mark.parametrize("labels", [{"void": 0, "road": 1}, {"background": 0, "a": 1, "b": 7}])
+def test_other_names_of_label_0_and_gaps_are_no_fault(
+    labels: dict[str, int], tmp_path: Path
+) -> None:
+    table = {"channel_names": {"0": "T1"}, "labels": labels, "file_ending": ".png"}
+    (tmp_path / "dataset.json").write_text(json.dumps(table))
+    assert describe(tmp_path).labels == labels

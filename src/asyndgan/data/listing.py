@@ -249,8 +249,8 @@ def _stray(path: Path, info: DatasetInfo) -> DataFileError | None:
     if fault := dangling(path) or unread(path, ending):
         return fault
     number = re.search(r"_(\d{4})$", stem)
-    if not known and not number and (path.suffix or not re.search(r"\d", path.name)):
-        return None  # a README, a licence, a table: no image has such a name
+    if not known and (path.suffix or not re.search(r"\d", path.name)):
+        return None  # a README, a licence, a table, the copy of an image: no image has such a name
     reason = f"{_NOT_NAMED} CASE_0000{ending}, so it is not read"
     masks = path.parent.with_name(path.parent.name.replace("images", "labels"))
     of_case = number or (masks / f"{stem}{info.mask_ending}").exists() or is_dicom(path)
