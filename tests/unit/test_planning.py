@@ -277,7 +277,7 @@ def test_the_page_lists_the_rules() -> None:
     assert text.partition(BEGIN)[2].partition(END)[0] == table()
 
 
-@pytest.mark.parametrize(("sides", "size"), [((48, 40), (48, 48)), ((72, 40), (80, 48))])
+@pytest.mark.parametrize(("sides", "size"), [((48, 40), (48, 48)), ((56, 40), (64, 48))])
 def test_a_side_between_two_sizes_is_padded_and_not_shrunk(
     sides: tuple[int, int], size: tuple[int, int]
 ) -> None:

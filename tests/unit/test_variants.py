@@ -15,7 +15,7 @@ from asyndgan.data.copying import write_completed, write_extended
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.description import describe
 from asyndgan.data.nnunet import read_cases, read_masks
-from asyndgan.data.readers import reader_of
+from asyndgan.data.readers import DataFileError, reader_of
 from asyndgan.errors import DataError
 
 LABELS = {"background": 0, "lesion": 1}
