@@ -247,10 +247,18 @@ def test_a_plan_of_a_folder_and_a_file_is_written(tmp_path: Path) -> None:
     shown = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
     assert shown.exit_code == 0, shown.output
     assert "north (4 patients), south (4 patients), b (4 patients)" in shown.output
-    assert "'left' tells left from right" in " ".join(shown.output.split())
+    assert "masks of 'left' differ from their mirror images" in " ".join(shown.output.split())
     assert "Expected: about" in shown.output
     assert "measured now, on this machine" in " ".join(shown.output.split())
     assert "(rule 'sides')" in out.read_text()
+
+
+@pytest.mark.parametrize("name", ["my data", "Dataset012_dämm", "a=b"])
+def test_a_plan_names_a_site_after_any_folder(name: str, tmp_path: Path) -> None:
+    words = ["plan", str(halves(tmp_path / name)), f"other={halves(tmp_path / 'o')}"]
+    shown = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
+    assert shown.exit_code == 0, shown.output
+    assert "other (4 patients)" in shown.output
 
 
 def test_labels_that_contradict_are_refused_and_no_recipe_is_written(tmp_path: Path) -> None:

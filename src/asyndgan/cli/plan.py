@@ -106,9 +106,10 @@ def refuse_old(path: Path) -> None:
 def _named(words: list[str]) -> dict[str, Path]:
     """The sites' paths by name: that of NAME=PATH or, as 'init' names it, of the folder or file."""
     plain = [word for word in words if "=" not in word or Path(word).exists()]
-    sites = parsed_sites([word for word in words if word not in plain], "FOLDER_OR_JSON")
-    names = site_names([Path(word) for word in plain], taken=sites)
-    return sites | dict(zip(names, map(Path, plain), strict=True))
+    given = [word.partition("=")[0] for word in words if word not in plain]
+    names = iter(site_names([Path(word) for word in plain], taken=given))
+    pairs = [f"{next(names)}={word}" if word in plain else word for word in words]
+    return parsed_sites(pairs, "FOLDER_OR_JSON")
 
 
 def _shown(value: object) -> str:
