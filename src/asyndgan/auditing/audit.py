@@ -4,6 +4,7 @@ What a coordinator reads of real images during training is the matter of `recons
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any, Final, final
 
 import numpy as np
 from matplotlib.figure import Figure
+from pydantic import StrictBool
 
 from asyndgan.arrays import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.auditing.copies import NearCopies, check_once, near_copies
@@ -20,7 +22,7 @@ from asyndgan.auditing.distances import least, painting_gaps, relative_distances
 from asyndgan.auditing.groups import Groups, Sites, compare_groups, in_same_mix, sites_of
 from asyndgan.auditing.membership import Attack, attack, holm, patient_scores
 from asyndgan.auditing.reconstruction import PixelsRead
-from asyndgan.auditing.schema import Text
+from asyndgan.auditing.schema import Text, Whole
 from asyndgan.auditing.sites import SitesGuessed, guess_sites
 from asyndgan.auditing.work import Work
 from asyndgan.data import Case
@@ -28,7 +30,7 @@ from asyndgan.errors import DataError
 from asyndgan.judging.bench import write_whole
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.pictures import as_png
-from asyndgan.painting.synthesise import PAINTING_VERSION
+from asyndgan.painting.synthesise import PAINTING_VERSION, digests_of
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
 from asyndgan.texts import counted, without_nan
@@ -72,6 +74,8 @@ class Audit:
         sites: guesses of patients' sites; None if the generator has no looks
             (`generator.style = 0`) or there are patients of fewer than two sites.
         uncompared: sites of the run whose members were not compared with the others.
+        given: whether the others were given, rather than held out by the run.
+        own_masks: number of the members' different masks from which the set was painted.
     """
 
     groups: Groups
@@ -80,6 +84,8 @@ class Audit:
     copies: NearCopies
     sites: SitesGuessed | None
     uncompared: list[Text]
+    given: StrictBool = True
+    own_masks: Whole = 0
 
 
 @final
@@ -89,6 +95,7 @@ class Audited:
 
     Attributes:
         masks: digest of the masks that the set was painted from.
+        source: description of where these masks came from.
         fading: labels that the set shows more or less clearly.
         confirmed: sites whose own state confirms that the run was trained on the members.
         pixels: what a coordinator reads of their images.
@@ -97,6 +104,7 @@ class Audited:
     """
 
     masks: str = ""
+    source: str = ""
     fading: Fading = AS_PAINTED
     confirmed: Collection[str] = ()
     pixels: Sequence[PixelsRead] = ()
@@ -142,6 +150,7 @@ def audit(
     apart = relative_distances(real, synthetic)
     of_members, of_others = apart[: len(members)], apart[len(members) :]
     copies = near_copies(least(members, of_members), least(others, of_others))
+    trial = trial_of(run.facts(), run.recipe())
     # Patients whom a site itself held out have its name.
     given = any("/" not in case.patient for case in others)
     found = Audit(
@@ -151,12 +160,15 @@ def audit(
         copies,
         guess_sites(run, real, gaps),
         sorted(set(run.facts().sites) - set(audited_sites(members))) if given else [],
-    )
-    tables = _tables(run, members, found, audited)
+        given,
+        len({*digests_of(case.mask for case in members)}
+            & {*digests_of(case.mask for case in synthetic)}),
+    )  # fmt: skip
+    tables = _tables(run, members, found, audited, trial)
     near = of_members.min(dim=1)
     closest = near.values.argsort()[:6].tolist()
     pairs = [(members[index], synthetic[int(near.indices[index])]) for index in closest]
-    write_whole(out / NEAREST_FILE, _picture(pairs, found.copies.verdict))
+    write_whole(out / NEAREST_FILE, _picture(pairs, decided(found.copies.verdict, trial)))
     write_whole(out / AUDIT_FILE, json.dumps(without_nan(tables), indent=1).encode())
     return found
 
@@ -216,32 +228,50 @@ def _compared(
 
 
 def _tables(
-    run: RunFolder, members: Sequence[Case], found: Audit, audited: Audited
+    run: RunFolder, members: Sequence[Case], found: Audit, audited: Audited, trial: str
 ) -> dict[str, Any]:
     """The content of `audit.json`; `read_audit` reads it."""
     return {
         "generator_sha256": run.generator_digest(),
-        "trial": trial_of(run.facts(), run.recipe()),
+        "trial": trial,
+        "masks": audited.source,
         "masks_sha256": audited.masks,
+        "own_masks": found.own_masks,
+        "given": found.given,
         "fading": audited.fading.told(),
         "painting_version": PAINTING_VERSION,
         "modalities": list(members[0].modalities),
         "canaries": audited.canaries,
         "confirmed": {site: site in audited.confirmed for site in audited_sites(members)},
         "uncompared": found.uncompared,
-        **_told(Compared(found.groups, found.attacks)),
-        "whole": found.whole and _told(found.whole),
-        "copies": {**asdict(found.copies), "verdict": found.copies.verdict},
+        **_told(Compared(found.groups, found.attacks), trial),
+        "whole": found.whole and _told(found.whole, trial),
+        "copies": {**asdict(found.copies), "verdict": decided(found.copies.verdict, trial)},
         "sites": found.sites and {**asdict(found.sites), "verdict": found.sites.verdict},
         "pixels": [{**asdict(one), "verdict": one.verdict} for one in audited.pixels],
     }
 
 
-def _told(compared: Compared) -> dict[str, Any]:
+def _told(compared: Compared, trial: str) -> dict[str, Any]:
     return {
         "groups": {**asdict(compared.groups), "verdict": compared.groups.verdict},
-        "attacks": [{**asdict(one), "verdict": one.verdict} for one in compared.attacks],
+        "attacks": [
+            {**asdict(one), "verdict": decided(one.verdict, trial)} for one in compared.attacks
+        ],
     }
+
+
+def decided(verdict: str, trial: str) -> str:
+    """A verdict on what the generator reveals; of a trial run it raises no alarm.
+
+    Args:
+        verdict: begins with capitals if it is an alarm.
+        trial: that the run is a trial (`trial_of`); empty if it is none.
+    """
+    alarm = re.match(r"[A-Z]{2,}(?: [A-Z]{2,})*", verdict)
+    if not (trial and alarm):
+        return verdict
+    return f"of a trial run, which decides nothing: {alarm[0].lower()}{verdict[alarm.end() :]}"
 
 
 def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:

@@ -75,16 +75,22 @@ class NearCopies:
         found = (
             f"the smallest distance of a synthetic image is {self.nearest:.2f} to a member and "
             f"{self.nearest_other:.2f} to another patient, where 0 is a copy, 1 is the distance to "
-            f"the most similar other patient, and below {COPY:g} counts as a copy; with 97.5 % "
-            f"confidence at most {self.most:.0%} of such members are copied"
+            f"the most similar other patient, and below {COPY:g} counts as a copy"
         )
         if self.found:
             if self.nearest >= COPY:
                 found = f"too near to be chance (p {self.p_value:.3f}), {found}"
-            return f"NEAR COPIES of {self.found} of {self.members} members: {found}"
+            return (
+                f"NEAR COPIES of {self.found} of {self.members} members: {found}; up to "
+                f"{self.most:.0%} of such patients may be copied (97.5 % confidence)"
+            )
         if not self.passes:
             return f"NEAR COPIES of others, so the generator learned from them elsewhere: {found}"
-        return f"no near copy of the {self.members} members, mirrored or not: {found}"
+        return (
+            f"no near copy of the {self.members} members, mirrored or not: {found}; if more than "
+            f"{self.most:.0%} of such patients were copied, this audit would have found one "
+            "(97.5 % confidence)"
+        )
 
 
 def near_copies(members: NDArray[np.float64], others: NDArray[np.float64]) -> NearCopies:

@@ -5,7 +5,7 @@ member scores above a random other patient, 0.5 being chance.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, final
 
@@ -104,14 +104,17 @@ class Attack:
         """Whether a set may be released as far as this attack is concerned."""
         return self.comparable and self.sure and not self.tells and not self.explained
 
-    @property
-    def objection(self) -> str:
-        """Why a set may not be released as far as this attack is concerned; empty if it may."""
+    def objection(self, decided: Callable[[str], str] = str) -> str:
+        """Why a set may not be released as far as this attack is concerned; empty if it may.
+
+        Args:
+            decided: words the verdict, such as of a trial run.
+        """
         if self.passes:
             return ""
         if not (self.tells or self.explained or not self.comparable):
             return f"TOO FEW PATIENTS to be sure of less than {SURE:g}: {self._found}"
-        return f"{self.name}: {self.verdict}"
+        return f"{self.name}: {decided(self.verdict)}"
 
     @property
     def verdict(self) -> str:

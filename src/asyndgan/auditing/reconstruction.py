@@ -88,16 +88,26 @@ class PixelsRead:
         gained = [asked - anyway for asked, anyway in zip(self.asked, self.anyway, strict=True)]
         low, high = bootstrap_interval(gained)
         found = (
-            f"its guesses of the images reach a PSNR of {fmean(self.asked):.1f} dB with repeated "
-            f"questions and {fmean(self.anyway):.1f} dB without"
+            "PSNR without asking, by what the generator paints or an even grey: "
+            f"{fmean(self.anyway):.1f} dB; by asking: {fmean(self.asked):.1f} dB"
         )
         if not math.isnan(low):
-            found += f", a difference of {low:+.1f} to {high:+.1f} dB (95 % interval)"
-        found += f"; {counted(len(gained), 'image')} of one batch after step {self.step}"
+            found += f"; difference {low:+.1f} to {high:+.1f} dB (95 % interval)"
+        state = f"as it was after step {self.step}"
+        if not self.step:
+            state = (
+                "untrained, since the site kept no state from before the end of the training "
+                "(training.checkpoint_every)"
+            )
+        found += f". The discriminator that was asked is {state}"
         if self.told:
             some = f"{self.told} of {len(self.read)} images"
-            return f"REAL PIXELS CAN BE READ by a coordinator at {self.site}, in {some}: {found}"
-        return f"a coordinator cannot read real pixels at {self.site}: {found}"
+            return f"REAL PIXELS CAN BE READ by a coordinator at {self.site}, in {some}. {found}"
+        nearer = "no nearer" if max(gained) <= 0 else f"nearer by less than {CLEARLY:g} dB"
+        return (
+            f"asking {self.site} brought a coordinator {nearer} to real pixels in this test of "
+            f"{counted(len(gained), 'image')}. {found}"
+        )
 
 
 def read_pixels(

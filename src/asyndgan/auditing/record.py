@@ -7,12 +7,13 @@ from typing import Annotated, Final, final
 
 from pydantic import Field, StrictBool, TypeAdapter
 
-from asyndgan.auditing.audit import AUDIT_FILE, Audit
+from asyndgan.auditing.audit import AUDIT_FILE, Audit, decided
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.remedies import remedies
 from asyndgan.auditing.schema import Faded, Text, Whole
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading
+from asyndgan.painting.sets import OF_SITES
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
@@ -34,6 +35,8 @@ class AuditRecord:
         modalities: names of the modalities that were compared.
         canaries: start of the names of both groups; empty if they are not canaries.
         confirmed: by site of members, whether its own state confirms that they took part.
+        source: description of where the masks came from; empty if not known.
+        trial: that the run is a trial; empty if it is none.
     """
 
     audit: Audit
@@ -45,14 +48,34 @@ class AuditRecord:
     modalities: frozenset[Text]
     canaries: Text
     confirmed: Annotated[dict[Text, StrictBool], Field(min_length=1)]
+    source: Annotated[Text, Field(alias="masks")] = ""
+    trial: Text = ""
 
     def __repr__(self) -> str:
         found = [("groups", self.audit.groups.verdict)]
-        found += [(one.name, one.verdict) for one in self.audit.attacks]
-        found += [("copies", self.audit.copies.verdict)]
+        found += [(one.name, self.decided(one.verdict)) for one in self.audit.attacks]
+        found += [("copies", self.decided(self.audit.copies.verdict))]
         found += [("pixels", one.verdict) for one in self.pixels]
         found += [("site", self.audit.sites.verdict)] if self.audit.sites else []
         return "\n".join(["Audit:", *(f"{name}: {verdict}" for name, verdict in found)])
+
+    def decided(self, verdict: str) -> str:
+        """A verdict on what the generator reveals, without alarm if the run is a trial."""
+        return decided(verdict, self.trial)
+
+    @property
+    def painted_from(self) -> str:
+        """From whose masks the audited set was painted; empty if not known or from none."""
+        if not self.source or self.source.startswith("none"):
+            return ""
+        if not self.audit.own_masks:
+            return f"the audited set was painted from masks that are no member's ({self.source})"
+        return (
+            f"the audited set was painted from {self.audit.own_masks} of the members' own masks "
+            f"({self.source}), so it resembles the members because of the masks alone; --masks "
+            "OTHER, a folder of other patients' masks, tells apart what the masks and what the "
+            "generator reveal"
+        )
 
 
 _RECORD: Final = TypeAdapter(AuditRecord)
@@ -104,67 +127,111 @@ def check_released(
             or any attack by itself, without correction for their number, found members, or near
             copies were found.
     """
-    findings: list[str] = []
-    lacking = {site: set(about["modalities"]) for site, about in run.facts().sites.items()}
-    for audited in audits:
-        sites, compared, found = _passed(run, masks, fading, audited)
-        findings.append(f"{', '.join(sites)}: {found}")
-        for site in sites:
-            lacking[site] = lacking.get(site, set()) - compared
-    if names := ", ".join(
-        f"{site} ({', '.join(sorted(rest))})" for site, rest in sorted(lacking.items()) if rest
-    ):
-        raise RunError(
-            f"{run.path} may not be released: no audit covers {names}. Audit with --site there, "
-            "in all modalities that the site has (so has the --holdout), and name that audit with "
-            "one more --release. A site of which single cases lack a modality cannot be audited."
-        )
+    findings, records = [], []
+    for folder in audits:
+        record, name = read_audit(folder), f"{folder / AUDIT_FILE}"
+        records.append(record)
+        reason = _unfit(run, record, name)
+        if not reason and record.masks != masks:
+            reason = (
+                f"{name} is of a set that was painted from other masks; audit with the same --masks"
+            )
+        if not reason and record.fading != fading.told():
+            reason = (
+                f"{name} is of a set in which other labels were faded; audit with the same --fade"
+            )
+        reason = reason or _unconfirmed(record, name)
+        if not reason and (reason := _objection(record)):
+            reason = ". ".join([reason, *remedies(run, record.audit)]).rstrip(".")
+        if reason:
+            raise RunError(f"{run.path} may not be released: {reason}.")
+        findings.append(f"{', '.join(sorted(record.confirmed))}: {_findings(record)}")
+    if reason := _uncovered(run, records):
+        raise RunError(f"{run.path} may not be released: {reason}.")
     return ". ".join(findings)
 
 
-def _passed(
-    run: RunFolder, masks: str, fading: Fading, folder: Path
-) -> tuple[list[str], frozenset[str], str]:
-    """Sites, modalities and findings of an audit that permits a release; see `check_released`."""
-    record, path = read_audit(folder), folder / AUDIT_FILE
-    attacks, copies = record.audit.attacks, record.audit.copies
-    if record.generator != run.generator_digest() or not attacks:
-        raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
+def release_by(run: RunFolder, record: AuditRecord) -> str:
+    """Whether `check_released` permits to release the audited set by this audit alone, and why not.
+
+    Returns:
+        "permitted", or "not permitted, because ...".
+    """
+    name = "this audit"
+    reason = _unfit(run, record, name) or _unconfirmed(record, name) or _objection(record)
+    if not reason and record.source.startswith(OF_SITES):
+        reason = (
+            "'asyndgan generate' does not have the masks, which were the sites' own; audit with "
+            "--masks FOLDER, a folder of other patients' masks"
+        )
+    if not reason and (reason := _uncovered(run, [record])):
+        reason += f". For {', '.join(sorted(record.confirmed))} this audit permits it"
+    if reason:
+        return f"not permitted, because {reason}"
+    own = ", though the set resembles the members because of their own masks; see masks"
+    return f"permitted{own if record.audit.own_masks else ''}"
+
+
+def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:
+    """Why an audit of this name is none of a set that the run would paint; empty if it is one."""
+    if record.generator != run.generator_digest() or not record.audit.attacks:
+        return f"{name} is of another generator than {run.path}; audit this one"
     if record.canaries:
-        raise RunError(
-            f"{path} compares canaries alone, of which no patient is one; audit without --canaries."
+        return (
+            f"{name} compares canaries alone, of which no patient is one; audit without --canaries"
         )
     if record.painting_version != PAINTING_VERSION:
-        raise RunError(
-            f"{path} is of a set that another version painted, and this one would paint a "
-            "different set; audit anew."
+        return (
+            f"{name} is of a set that another version painted, and this one would paint a "
+            "different set; audit anew"
         )
-    if record.masks != masks:
-        raise RunError(
-            f"{path} is of a set that was painted from other masks; audit with the same --masks."
-        )
-    if record.fading != fading.told():
-        raise RunError(
-            f"{path} is of a set in which other labels were faded; audit with the same --fade."
-        )
+    return ""
+
+
+def _unconfirmed(record: AuditRecord, name: str) -> str:
+    """That members are not known to have taken part; empty if all are."""
     if unconfirmed := [site for site, known in record.confirmed.items() if not known]:
-        raise RunError(
-            f"{path} compares members of {', '.join(unconfirmed)} without knowing whether they "
-            "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER."
+        return (
+            f"{name} compares members of {', '.join(unconfirmed)} without knowing whether they "
+            "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER"
         )
-    whole = record.audit.whole.attacks if record.audit.whole else []
+    return ""
+
+
+def _objection(record: AuditRecord) -> str:
+    """The first finding for which a set may not be released; empty if there is none."""
+    found, copies = record.audit, record.audit.copies
+    whole = found.whole.attacks if found.whole else []
     objections = [
-        *([] if copies.passes else [copies.verdict]),
-        *(one.objection for one in attacks),
+        *([] if copies.passes else [record.decided(copies.verdict)]),
+        *(one.objection(record.decided) for one in found.attacks),
         # Leaving patients out to make the groups alike must not permit what all of them forbid.
-        *(replace(one, explained=False).objection for one in whole),
-        *([] if record.audit.groups.alike else [f"groups {record.audit.groups.verdict}"]),
+        *(replace(one, explained=False).objection(record.decided) for one in whole),
+        *([] if found.groups.alike else [f"groups {found.groups.verdict}"]),
     ]
-    if telling := [text for text in objections if text]:
-        raise RunError(
-            f"{run.path} may not be released: {telling[0]}. {' '.join(remedies(run, record.audit))}"
-        )
-    verdicts = [*(f"{one.name}: {one.verdict}" for one in attacks), copies.verdict]
-    if uncompared := record.audit.uncompared:
+    return next((text for text in objections if text), "")
+
+
+def _findings(record: AuditRecord) -> str:
+    """What an audit that permits a release found, for the model card."""
+    found = record.audit
+    verdicts = [*(f"{one.name}: {one.verdict}" for one in found.attacks), found.copies.verdict]
+    if uncompared := found.uncompared:
         verdicts.append(f"others not compared with the members of {', '.join(uncompared)}")
-    return sorted(record.confirmed), record.modalities, "; ".join(verdicts)
+    return "; ".join(verdicts)
+
+
+def _uncovered(run: RunFolder, records: Sequence[AuditRecord]) -> str:
+    """Which sites of a run, or modalities of theirs, these audits leave out; empty if none."""
+    lacking = {site: set(about["modalities"]) for site, about in run.facts().sites.items()}
+    for record in records:
+        for site in record.confirmed:
+            lacking[site] = lacking.get(site, set()) - record.modalities
+    names = ", ".join(
+        f"{site} ({', '.join(sorted(rest))})" for site, rest in sorted(lacking.items()) if rest
+    )
+    return names and (
+        f"no audit covers {names}. Audit with --site there, in all modalities that the site has "
+        "(so has the --holdout), and name that audit with one more --release. A site of which "
+        "single cases lack a modality cannot be audited"
+    )

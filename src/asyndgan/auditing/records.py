@@ -1,7 +1,7 @@
 """What synthetic records reveal of the records that a run was trained on."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, final
@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, StrictBool, TypeAdapter
 from scipy.stats import fisher_exact
 
-from asyndgan.auditing.audit import AUDIT_FILE
+from asyndgan.auditing.audit import AUDIT_FILE, decided
 from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
 from asyndgan.auditing.run import about_state
 from asyndgan.auditing.schema import Text, Whole
@@ -22,6 +22,7 @@ from asyndgan.judging.records import distances, joined, split_sites
 from asyndgan.painting.records import make_records
 from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
+from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import load_records, read_for, table_of
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.table import rows_of
@@ -78,9 +79,9 @@ class RecordsAudit:
         """The same fraction of the others."""
         return self.matches / self.attacks[-1].others
 
-    def objections(self) -> Iterator[str]:
+    def objections(self, decided: Callable[[str], str] = str) -> Iterator[str]:
         """Why the synthetic records may not be released; empty: they may."""
-        yield from filter(None, (one.objection for one in self.attacks))
+        yield from filter(None, (one.objection(decided) for one in self.attacks))
         for one, copies in zip(self.attacks, self.copies, strict=True):
             table = np.array(
                 [[copies, one.members - copies], [self.matches, one.others - self.matches]]
@@ -210,22 +211,42 @@ def check_released_records(run: RunFolder, audits: Sequence[Path]) -> str:
             raise RunError(
                 f"{path} is no audit of a table; make it anew with 'asyndgan audit'."
             ) from error
-        strange = {one.name for one in audit.attacks} - {*run.facts().sites, ALL_SITES}
-        if audit.generator_sha256 != run.generator_digest() or strange:
-            raise RunError(f"{path} is of another generator than {run.path}; audit this one.")
-        if unconfirmed := [site for site, known in audit.confirmed.items() if not known]:
-            raise RunError(
-                f"{path} compares members of {', '.join(unconfirmed)} without knowing whether they "
-                "took part. Audit where these sites' states of the run are, with --state "
-                "SITE=FOLDER."
-            )
-        if told := next(audit.objections(), ""):
-            raise RunError(f"{run.path} may not be released: {told}.")
+        if reason := _refusal(run, audit, f"{path}"):
+            raise RunError(f"{run.path} may not be released: {reason}.")
         missing -= {one.name for one in audit.attacks}
         findings += [f"{one.name}: {one.verdict}" for one in audit.attacks]
     if missing:
-        raise RunError(
-            f"{run.path} may not be released: no audit covers {', '.join(sorted(missing))}. Audit "
-            "with --site there, and name that audit with one more --release."
-        )
+        raise RunError(f"{run.path} may not be released: {_uncovered(missing)}.")
     return "; ".join(findings)
+
+
+def release_by_records(run: RunFolder, audit: RecordsAudit) -> str:
+    """Whether `check_released_records` permits a release by this audit alone, and why not.
+
+    Returns:
+        "permitted", or "not permitted, because ...".
+    """
+    missing = set(run.facts().sites) - {one.name for one in audit.attacks}
+    reason = _refusal(run, audit, "this audit") or (_uncovered(missing) if missing else "")
+    return f"not permitted, because {reason}" if reason else "permitted"
+
+
+def _refusal(run: RunFolder, audit: RecordsAudit, name: str) -> str:
+    """Why an audit of this name permits no release of what it covers; empty if it does."""
+    strange = {one.name for one in audit.attacks} - {*run.facts().sites, ALL_SITES}
+    if audit.generator_sha256 != run.generator_digest() or strange:
+        return f"{name} is of another generator than {run.path}; audit this one"
+    if unconfirmed := [site for site, known in audit.confirmed.items() if not known]:
+        return (
+            f"{name} compares members of {', '.join(unconfirmed)} without knowing whether they "
+            "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER"
+        )
+    trial = trial_of(run.facts(), run.recipe())
+    return next(audit.objections(lambda verdict: decided(verdict, trial)), "")
+
+
+def _uncovered(missing: Collection[str]) -> str:
+    return (
+        f"no audit covers {', '.join(sorted(missing))}. Audit with --site there, and name that "
+        "audit with one more --release"
+    )

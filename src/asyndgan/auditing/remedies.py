@@ -10,17 +10,22 @@ from asyndgan.texts import counted
 
 
 def remedies(run: RunFolder, found: Audit) -> list[str]:
-    """Sentences on what to do about a result; empty if it permits a release."""
+    """Sentences on what to do about a result, the first thing first.
+
+    Empty if it permits a release, unless the run is a trial.
+    """
     attacks, advice = found.attacks, []
     unlike = found.whole.groups if found.whole else found.groups
-    if not found.copies.passes or any(one.alarms for one in attacks):
-        advice.append(
-            f"Train {', or '.join(_trainings(run))}; then audit that run. Release nothing of this "
-            "one."
-        )
+    trial = steps_short_of(run.facts(), run.recipe())
+    if trial:
+        advice.append(f"Audit a finished training of {trial:,} steps: a trial run decides nothing.")
     if not unlike.alike:
-        advice.append(f"Audit with others who are like the members: {_lacking(unlike)}.")
+        advice.append(
+            f"Audit with others who are like the members: {_lacking(run, found, unlike)}."
+        )
     decided = [one for one in attacks if not one.explained]
+    if any(not one.comparable for one in decided):
+        advice.append("Audit with other patients of the members' own hospitals.")
     if few := [one for one in decided if not (one.alarms or one.passes) and one.comparable]:
         members, others = few[0].members, few[0].others
         least = ", at least about twenty of each group" if min(members, others) < 20 else ""
@@ -28,8 +33,17 @@ def remedies(run: RunFolder, found: Audit) -> list[str]:
             f"Audit with more patients than these {counted(members, 'member')} and "
             f"{counted(others, 'other')}{least}."
         )
-    if any(not one.comparable for one in decided):
-        advice.append("Audit with other patients of the members' own hospitals.")
+    if found.own_masks and (any(one.tells for one in decided) or not found.copies.passes):
+        advice.append(
+            "Audit with --masks OTHER, a folder of other patients' masks: the set resembles the "
+            "members because of their own masks alone."
+        )
+    if not trial and (not found.copies.passes or any(one.alarms for one in attacks)):
+        alarm = "If the alarm stays, release" if advice else "Release"
+        advice.append(
+            f"{alarm} nothing of this run: train {', or '.join(_trainings(run))}; then audit that "
+            "run."
+        )
     return advice
 
 
@@ -39,25 +53,31 @@ def _trainings(run: RunFolder) -> Iterator[str]:
     yield "with more patients"
     if not recipe.training.move and recipe.image.source == "images":
         yield "with --set training.move=true"
-    if facts.steps >= 1000 and not steps_short_of(facts, recipe):
+    if facts.steps >= 1000:
         yield f"for fewer than {facts.steps} steps"
     if recipe.privacy.kind == "none":
         yield "under differential privacy (privacy.kind)"
 
 
-def _lacking(groups: Groups) -> str:
-    """Whom to add to, or leave out of, the others."""
+def _lacking(run: RunFolder, found: Audit, groups: Groups) -> str:
+    """Whom to add to, or leave out of, the others; or whom else to take."""
+    held_out = run.recipe().training.hold_out
+    if held_out and found.given:
+        return "leave out --holdout, and the patients whom the run held out are compared"
+    further = "" if held_out else (
+        "; or train with --set training.hold_out=0.2, and audit that run without --holdout"
+    )  # fmt: skip
     if not groups.others:
         return (
             "patients of the same hospitals, scanners and period, named after their site "
-            "(SITE-PATIENT) so that both groups can be matched"
+            f"(SITE-PATIENT) so that both groups can be matched{further}"
         )
     if not groups.other_mix:
-        return "drawn at random from the same hospitals, scanners and period"
+        return f"drawn at random from the same hospitals, scanners and period{further}"
     strange = sum(number for site, number in groups.others.items() if site not in groups.members)
     absent = sorted(site for site in groups.members if site not in groups.others)
     steps = [
         *([f"leave out the {counted(strange, 'patient')} of other hospitals"] if strange else []),
         *([f"add patients of {', '.join(absent)}"] if absent else []),
     ]
-    return " and ".join(steps) or "the same part of each hospital's patients"
+    return (" and ".join(steps) or "the same part of each hospital's patients") + further

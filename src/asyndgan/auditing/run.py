@@ -85,9 +85,12 @@ def audit_run(
         run.recipe().image, members[0].modalities, unmasked=False, synthetic=True
     )
     provenance = synthetic.info.extra["provenance"]
-    digest = provenance["masks_sha256"] if isinstance(provenance, dict) else ""
+    digest, source = (
+        (provenance["masks_sha256"], str(provenance.get("masks", "")))
+        if isinstance(provenance, dict) else ("", "")
+    )  # fmt: skip
     pixels = _read_pixels(sites, {site: confirmed[site] for site in asked}, work)
-    audited = Audited(digest, fading, confirmed, pixels, canaries, _folders(sites))
+    audited = Audited(digest, source, fading, confirmed, pixels, canaries, _folders(sites))
     audit(run, members, others, painted, out, audited, work)
     return read_audit(out)
 

@@ -46,7 +46,7 @@ class SitesGuessed:
         """A sentence for readers without statistical training."""
         found = (
             f"{self.right} of {self.patients} patients right, {self.low:.0%} to {self.high:.0%} "
-            f"(95 % interval); always naming the largest site is right in {self.always:.0%}"
+            f"(95 % interval); chance level, always naming the largest site: {self.always:.0%}"
         )
         if self.p_value < LEVEL:
             return f"a patient's site can be guessed from the scanner's look, no alarm: {found}"

@@ -12,7 +12,6 @@ from asyndgan.cli.options import FinishedRun, NewFolder, Sites, StudyOption, par
 from asyndgan.cli.tables import audit_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
-from asyndgan.reports.words import DASH
 
 if TYPE_CHECKING:
     from asyndgan.auditing.membership import Attack
@@ -74,7 +73,13 @@ def audit(
     console = Terminal()
     others = DataSet(holdout, patient_pattern) if holdout else None
     console.say(told({**sites.data, **({"hold-out set": others} if others else {})}))
-    with EvaluationDisplay(console, "read the patients", whole="The audit") as display:
+    stopped = (
+        f"the audit was stopped before {out / AUDIT_FILE} was written; the same command begins "
+        "anew."
+    )
+    with EvaluationDisplay(
+        console, "read the patients", whole="The audit", stopped=stopped
+    ) as display:
         record = audit_run(
             sites, out, holdout=others, masks=masks, faded=fade or (), canaries=canaries,
             watch=display.show,
@@ -85,24 +90,30 @@ def audit(
 
 def tell_attacks(console: Terminal, attacks: Iterable["Attack"]) -> None:
     """Prints the table of attacks."""
-    table = Table("attack", "AUC", "95 % interval", "p", "p, corrected", "epsilon at least")
+    from asyndgan.reports.audited import MEANING, figures_of
+
+    table = Table(
+        "attack", "AUC", "95 % interval", "p", "p, corrected", "epsilon at least", caption=MEANING
+    )
     for attack in attacks:
         table.add_row(
             attack.name, f"{attack.auc:.3f}", f"{attack.low:.3f} to {attack.high:.3f}",
-            *(DASH if attack.explained else f"{p:.3f}" for p in (attack.p_value, attack.corrected)),
-            f"{attack.epsilon:.2f}" if attack.epsilon and not attack.explained else DASH,
+            *figures_of(attack),
         )  # fmt: skip
     console.print(table)
 
 
 def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> None:
-    """Prints an audit's table, its result line by line, and what to do about it."""
+    """Prints an audit's table, its result line by line, what to do, and if it permits a release."""
     from asyndgan.auditing.reconstruction import not_asked
+    from asyndgan.auditing.record import release_by
     from asyndgan.auditing.remedies import remedies
 
     tell_trial(console, run)
     found = record.audit
     tell_attacks(console, found.attacks)
+    if record.painted_from:
+        console.say(f"masks: {record.painted_from}")
     if found.whole:
         console.say(
             f"all patients: {found.whole.groups.verdict}; so the table compares only patients in "
@@ -110,7 +121,7 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
         )
     console.say(f"groups: {found.groups.verdict}")
     for attack in found.attacks:
-        console.say(f"{attack.name}: {attack.verdict}")
+        console.say(f"{attack.name}: {record.decided(attack.verdict)}")
     for name in sorted(name for name, known in record.confirmed.items() if not known):
         console.say(
             f"members: NOT CONFIRMED that the run was trained on these patients of {name}, so no "
@@ -122,7 +133,7 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
             f"others: they were not compared with the members of {', '.join(found.uncompared)}, so "
             "make sure that none of them is a member there"
         )
-    console.say(f"copies: {found.copies.verdict}")
+    console.say(f"copies: {record.decided(found.copies.verdict)}")
     for one in record.pixels:
         console.say(f"pixels: {one.verdict}")
     if beyond := not_asked(run):
@@ -131,3 +142,4 @@ def tell_audit(console: Terminal, run: "RunFolder", record: "AuditRecord") -> No
         console.say(f"site: {found.sites.verdict}")
     for remedy in remedies(run, found):
         console.say(f"to do: {remedy}")
+    console.say(f"release: {release_by(run, record)}")

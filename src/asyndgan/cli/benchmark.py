@@ -56,7 +56,8 @@ def benchmark(
             find_block(document.read_text("utf-8"), Suite.from_toml(text).name)
         except UnicodeDecodeError as error:
             raise RecipeError(f"'{document}' is no Markdown file in UTF-8; name one.") from error
-    with EvaluationDisplay(console, "train") as display:
+    stopped = f"the suite was stopped; the same command goes on with what {out} holds."
+    with EvaluationDisplay(console, "train", stopped=stopped) as display:
         result = run_suite(
             text,
             data,

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -27,6 +28,7 @@ from asyndgan.cli.options import (
 from asyndgan.cli.tables import evaluate_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
+from asyndgan.errors import Interrupted
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.reports.words import counted, duration
 from asyndgan.runs.trial import NO_RESULT, trial_of
@@ -34,6 +36,9 @@ from asyndgan.runs.trial import NO_RESULT, trial_of
 if TYPE_CHECKING:
     from asyndgan.judging.table import Evaluation
     from asyndgan.runs import RunFolder
+
+NOTHING_KEPT: Final = "stopped, and nothing was written; the same command begins anew."
+"""What to say after Ctrl-C of a command that writes its result only when it is whole."""
 
 MEASURED_S: Final = 5.0
 """Seconds of work after which the time of the rest is estimated."""
@@ -116,7 +121,13 @@ def evaluate(
     judged = {"test set": DataSet(test, patient_pattern)} if test else {}
     console.say(told({**sites.data, **judged}))
     budget = SegmentationBudget(network=network, steps=steps)
-    with EvaluationDisplay(console, "paint cases", whole="The training") as display:
+    stopped = (
+        f"the evaluation was stopped; the same command goes on with what {out} holds already, "
+        "and begins anew what was unfinished."
+    )
+    with EvaluationDisplay(
+        console, "paint cases", whole="The training", stopped=stopped
+    ) as display:
         evaluation = evaluate_run(
             sites,
             judged.get("test set"),
@@ -201,11 +212,16 @@ class EvaluationDisplay(Progress):
         counted: whether what is done is many of one kind, and not some of several; without a
             terminal a line is then printed for each tenth.
         whole: what takes so long; empty: nothing is said of the time.
+        stopped: what Ctrl-C leaves, and what the same command does then.
+
+    Raises:
+        Interrupted: after Ctrl-C.
     """
 
     def __init__(
-        self, console: Terminal, name: str, *, counted: bool = False, whole: str = ""
-    ) -> None:
+        self, console: Terminal, name: str, *, counted: bool = False, whole: str = "",
+        stopped: str = NOTHING_KEPT,
+    ) -> None:  # fmt: skip
         self.terminal = console
         super().__init__(
             TextColumn("{task.description}", markup=False),
@@ -219,9 +235,18 @@ class EvaluationDisplay(Progress):
         self.task = self.add_task(name, total=None)
         self.counted = counted
         self.said: set[tuple[str, int]] = set()
-        self.first, self.whole = name, whole
+        self.first, self.whole, self.stopped = name, whole, stopped
         self.under_way: set[str] = set()
         self.since = (0, 0.0)  # what was done when the newest part began, and when that was
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:  # fmt: skip
+        """Closes the bar, and says after Ctrl-C what that leaves."""
+        super().__exit__(kind, value, trace)
+        if isinstance(value, KeyboardInterrupt):
+            raise Interrupted(self.stopped) from value
 
     def show(self, text: str, done: int, total: int) -> None:
         """Updates the bar; without a terminal, prints a line for each model or tenth."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from asyndgan.auditing.records import RecordsAudit
     from asyndgan.judging.records import RecordsEvaluation
     from asyndgan.recipe import Recipe
+    from asyndgan.runs import RunFolder
 
 
 def check_tables(
@@ -139,17 +140,24 @@ def audit_table(
     from asyndgan.runs import RunFolder
 
     found = audit_records(RunFolder(run), sites, out, holdout=holdout, states=states)
-    tell_audit(console, found)
+    tell_audit(console, RunFolder(run), found)
     console.say(f"{out / AUDIT_FILE}")
 
 
-def tell_audit(console: Terminal, found: "RecordsAudit") -> None:
-    """Prints an audit of records."""
+def tell_audit(console: Terminal, run: "RunFolder", found: "RecordsAudit") -> None:
+    """Prints an audit of records, and whether it permits a release."""
+    from asyndgan.auditing.audit import decided
+    from asyndgan.auditing.records import release_by_records
     from asyndgan.cli.audit import tell_attacks
+    from asyndgan.cli.evaluate import tell_trial
+    from asyndgan.runs.trial import trial_of
 
+    tell_trial(console, run)
     tell_attacks(console, found.attacks)
-    console.say(f"{found.attacks[-1].name}: {found.attacks[-1].verdict}")
+    verdict = decided(found.attacks[-1].verdict, trial_of(run.facts(), run.recipe()))
+    console.say(f"{found.attacks[-1].name}: {verdict}")
     console.say(
         f"copies: {found.copied:.2%} of the members are among the synthetic records in all "
         f"columns, and {found.matched:.2%} of the others"
     )
+    console.say(f"release: {release_by_records(run, found)}")

@@ -8,12 +8,14 @@ from statistics import fmean
 from typing import Final, final
 
 from asyndgan.auditing.audit import NEAREST_FILE
+from asyndgan.auditing.membership import Attack
 from asyndgan.auditing.reconstruction import not_asked
-from asyndgan.auditing.record import AuditRecord, read_audit
+from asyndgan.auditing.record import AuditRecord, read_audit, release_by
+from asyndgan.auditing.remedies import remedies
 from asyndgan.errors import RunError
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.reports.usefulness import figure
-from asyndgan.reports.words import counted, decimal, sentence, together
+from asyndgan.reports.words import DASH, counted, decimal, sentence, together
 from asyndgan.runs import RunFolder
 
 _QUESTIONS: Final = {
@@ -22,6 +24,23 @@ _QUESTIONS: Final = {
     "nearest": "Was this patient in the run? By how near the nearest synthetic image is",
     "density": "Was this patient in the run? By how many synthetic images are near",
 }
+
+
+MEANING: Final = (
+    "p: one-sided, that chance lets members score so high; corrected: for the number of attacks "
+    "(Holm). Epsilon at least: the run's epsilon is that or more if members were drawn at random. "
+    f"{DASH}: nothing was shown (epsilon 0), or the groups are unlike, so the number means nothing."
+)
+"""What the numbers of `figures_of` mean."""
+
+
+def figures_of(attack: Attack) -> tuple[str, str, str]:
+    """p, corrected p and the lower bound of epsilon; dashes where they have no meaning."""
+    p_value, corrected = (
+        DASH if attack.explained else decimal(p, 3) for p in (attack.p_value, attack.corrected)
+    )
+    bounded = attack.epsilon and not attack.explained
+    return p_value, corrected, decimal(attack.epsilon, 2) if bounded else DASH
 
 
 @final
@@ -36,6 +55,7 @@ class Attempt:
         undecided: whether nobody can say.
         figure: the number behind it, as text; empty if there is none.
         beside: what to compare the number with, as text.
+        tested: p, corrected p and the lower bound of epsilon, as text; empty if there are none.
         low: place of the lower end of the interval of an area; None if there is none.
         high: place of its upper end.
         middle: place of the area.
@@ -47,6 +67,7 @@ class Attempt:
     undecided: bool = False
     figure: str = ""
     beside: str = ""
+    tested: str = ""
     low: float | None = None
     high: float | None = None
     middle: float | None = None
@@ -61,6 +82,9 @@ class Audited:
         who: whose patients were compared with whom.
         doubts: sentences on what this audit cannot say.
         attempts: the attacks.
+        advice: what to do about them, the first thing first.
+        release: whether this audit permits a release, and why not.
+        unlike: whether the others are unlike the members.
         picture: data URI of members beside the synthetic images nearest to them; empty if it is
             not to be shown.
     """
@@ -68,6 +92,9 @@ class Audited:
     who: str
     doubts: tuple[str, ...]
     attempts: tuple[Attempt, ...]
+    advice: tuple[str, ...]
+    release: str
+    unlike: bool
     picture: str
 
     @property
@@ -106,8 +133,16 @@ def read_audited(run: RunFolder, folder: Path, *, shown: Collection[str]) -> Aud
         raise RunError(
             f"{folder / NEAREST_FILE} is no picture; make it anew with 'asyndgan audit'."
         ) from error
-    doubts = tuple(_doubts(record, run))
-    return Audited(_who(record), doubts, tuple(_attempts(record)), picture)
+    found = record.audit
+    return Audited(
+        who=_who(record),
+        doubts=tuple(_doubts(record, run)),
+        attempts=tuple(_attempts(record)),
+        advice=tuple(remedies(run, found)),
+        release=release_by(run, record),
+        unlike=not (found.whole or found).groups.alike,
+        picture=picture,
+    )
 
 
 def _who(record: AuditRecord) -> str:
@@ -121,6 +156,8 @@ def _who(record: AuditRecord) -> str:
 def _doubts(record: AuditRecord, run: RunFolder) -> Iterator[str]:
     """Sentences on what an audit cannot say."""
     found = record.audit
+    if record.painted_from:
+        yield f"{sentence(record.painted_from)}."
     if found.whole:
         yield (
             f"All patients are {found.whole.groups.verdict}. So attacks on membership compare "
@@ -154,11 +191,12 @@ def _attempts(record: AuditRecord) -> Iterator[Attempt]:
     for attack in record.audit.attacks:
         yield Attempt(
             question=_QUESTIONS.get(attack.name, attack.name),
-            answer=sentence(attack.verdict) + _bound(record, attack.epsilon),
-            learned=attack.alarms,
-            undecided=not attack.alarms and not attack.passes,
+            answer=sentence(record.decided(attack.verdict)),
+            learned=attack.alarms and not record.trial,
+            undecided=not attack.passes and (bool(record.trial) or not attack.alarms),
             figure=decimal(attack.auc, 2),
             beside=f"{decimal(attack.low, 2)} to {decimal(attack.high, 2)}",
+            tested="p {}, corrected {}, epsilon at least {}".format(*figures_of(attack)),
             low=_place(attack.low),
             high=_place(attack.high),
             middle=_place(attack.auc),
@@ -166,8 +204,9 @@ def _attempts(record: AuditRecord) -> Iterator[Attempt]:
     copies = record.audit.copies
     yield Attempt(
         "Is a synthetic image a copy of a patient's?",
-        sentence(copies.verdict),
-        learned=not copies.passes,
+        sentence(record.decided(copies.verdict)),
+        learned=not (copies.passes or record.trial),
+        undecided=bool(record.trial) and not copies.passes,
     )
     for pixels in record.pixels:
         yield Attempt(
@@ -175,16 +214,11 @@ def _attempts(record: AuditRecord) -> Iterator[Attempt]:
             sentence(pixels.verdict),
             learned=bool(pixels.told),
             figure=f"{fmean(pixels.asked):.1f} dB",
-            beside=f"{fmean(pixels.anyway):.1f} without",
+            beside=f"{fmean(pixels.anyway):.1f} without asking",
         )
     if guessed := record.audit.sites:
         # A scanner's look tells this, and nothing about who took part: no alarm.
         yield Attempt("At which site was a patient imaged?", sentence(guessed.verdict))
-
-
-def _bound(record: AuditRecord, epsilon: float) -> str:
-    """What canaries are for: the least epsilon that their being told is possible with."""
-    return f". Epsilon is at least {decimal(epsilon, 2)}" if record.canaries else ""
 
 
 def _place(area: float) -> float | None:

@@ -14,7 +14,7 @@ from asyndgan import __version__
 from asyndgan.data import Case
 from asyndgan.errors import RunError
 from asyndgan.recipe import Recipe
-from asyndgan.reports.audited import Audited, read_audited
+from asyndgan.reports.audited import MEANING, Audited, read_audited
 from asyndgan.reports.curves import loss_charts, presence, run_charts, traffic_chart
 from asyndgan.reports.found import is_of_generator
 from asyndgan.reports.gallery import build_gallery
@@ -27,6 +27,9 @@ from asyndgan.runs.trial import NO_RESULT, trial_of
 from asyndgan.training.checkpoint import read
 
 _SIMULATED: Final = ("inprocess", "processes")
+UNLIKE: Final = (
+    ", or others that are unlike the members made it seem so: audit with suitable others first"
+)
 MANY: Final = 6
 """Largest number of sites that are all named."""
 
@@ -154,6 +157,7 @@ def _page(
         "traffic": traffic,
         "bytes_chart": traffic_chart(records) if records else None,
         "audited": audited,
+        "meaning": MEANING,
         "guarantee": _guarantee(recipe),
         "provenance": _provenance(facts, weights),
         "recipe_text": recipe.to_toml(comments=False),
@@ -298,18 +302,19 @@ def _notices(
             grave=True,
         )
     if learned := sum(one.learned for one in audited):
+        unlike = any(one.unlike for one in audited if one.learned)
         yield Notice(
             "Not every attack failed",
-            f"In {counted(learned, 'attack')} the attacker learned something of patients; see "
-            "\u201cAttacks\u201d.",
+            f"In {counted(learned, 'attack')} the attacker learned something of patients"
+            f"{UNLIKE if unlike else ''}; see \u201cAttacks\u201d.",
             grave=True,
         )
     if undecided := sum(one.undecided for one in audited):
         yield Notice(
             "Not every attack says something",
             f"{sentence(counted(undecided, 'attack'))} had too few patients or only a weak sign, "
-            "or others that are unlike the members, so it is unknown whether the attacker "
-            "learned something; see \u201cAttacks\u201d.",
+            "or others that are unlike the members, or attacked a trial run, so it is unknown "
+            "whether the attacker learned something; see \u201cAttacks\u201d.",
             grave=True,
         )
     if facts.engine in _SIMULATED:
