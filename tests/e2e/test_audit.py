@@ -450,6 +450,8 @@ def test_what_the_python_function_does_is_watched_to_the_end(
     about = json.loads((tmp_path / "audit" / "synthetic" / "dataset.json").read_text())
     said = trial_of(parts[0].facts(), parts[0].recipe())
     assert stored["trial"] == about["provenance"]["trial"] == said
+    assert stored["masks"] == about["provenance"]["masks"] and stored["own_masks"] == 0
+    assert found.source.startswith("a folder of masks")
 
 
 @pytest.mark.parametrize("named", ["canaries", "faded", "masks", "out", "recipe", "painted"])
@@ -713,8 +715,9 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
         told[term] = [
             PixelsRead(**{key: one[key] for key in one if key != "verdict"}) for one in stored
         ]
-    assert "a difference of -" in told["none"][0].verdict
-    assert "dB (95 % interval); 2 images of one batch after" in told["none"][0].verdict
+    assert "; difference -" in told["none"][0].verdict
+    assert "no nearer to real pixels in this test of 2 images" in told["none"][0].verdict
+    assert told["none"][0].verdict.endswith("as it was after step 2")
     assert [one.site for one in told["paired"]] == SITES
     assert all(one.step == 2 for one in told["none"])
     assert all(one.told == recipes["paired"][0].training.batch for one in told["paired"])
@@ -778,3 +781,13 @@ def test_another_seed_holds_other_patients_out_at_the_site_and_in_the_evaluation
         assert trained.digest == Cohort.from_cases(real[name], labels=info.labels).digest
         chosen.append({case.patient for case in others})
     assert chosen[0] != chosen[1]
+
+
+def test_masks_of_members_are_known_again_in_the_set_that_was_painted_from_them(
+    parts: Parts, tmp_path: Path
+) -> None:
+    run, members, others, painted = parts
+    own = audit(run, members, others, painted, tmp_path).own_masks
+    assert own == len({case.mask.numpy().tobytes() for case in members})
+    blank = [replace(case, mask=case.mask.flip(0)) for case in painted]
+    assert audit(run, members, others, blank, tmp_path).own_masks == 0

@@ -556,8 +556,8 @@ def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announce
     found = page(run, audits=[audit(tmp_path / "audit")])
     assert "40 patients of north and south against 30 others, by T1" in found.text
     assert "0.80 0.70 to 0.90 MEMBERS CAN BE TOLD" in found.text
-    assert "20.0 dB 21.0 without A coordinator cannot read real pixels at north: its" in found.text
-    assert "REAL PIXELS CAN BE READ by a coordinator at south, in 1 of 1 images: its" in found.text
+    assert "20.0 dB 21.0 without asking Asking north brought a coordinator no nearer" in found.text
+    assert "REAL PIXELS CAN BE READ by a coordinator at south, in 1 of 1 images. PSNR" in found.text
     assert [row.get("class") for row in found.all("tr")].count("alarm") == 2
     assert "Not every attack failed. In two attacks the attacker learned" in found.text
     assert "Not every attack says something" not in found.text
@@ -572,7 +572,7 @@ def test_audits_of_hospitals_each_have_a_card_with_what_they_could_not_say(tmp_p
     assert "not compared with the patients of south" in found.text
     assert "north was not asked for pixels" in found.text
     assert "Only canaries were compared" in found.text
-    assert found.text.count("Epsilon is at least 0.10") == 2
+    assert found.text.count("epsilon at least 0.10") == 4
 
 
 def test_an_audit_of_too_few_patients_did_not_learn_from_them(tmp_path):

@@ -158,7 +158,11 @@ def release_by(run: RunFolder, record: AuditRecord) -> str:
         "permitted", or "not permitted, because ...".
     """
     name = "this audit"
-    reason = _unfit(run, record, name) or _unconfirmed(record, name) or _objection(record)
+    try:
+        reason = _unfit(run, record, name)
+    except RunError as error:  # such as of a run that was copied without its generator
+        reason = str(error).rstrip(".")
+    reason = reason or _unconfirmed(record, name) or _objection(record)
     if not reason and record.source.startswith(OF_SITES):
         reason = (
             "'asyndgan generate' does not have the masks, which were the sites' own; audit with "

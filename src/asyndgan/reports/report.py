@@ -313,7 +313,7 @@ def _notices(
         yield Notice(
             "Not every attack says something",
             f"{sentence(counted(undecided, 'attack'))} had too few patients or only a weak sign, "
-            "or others that are unlike the members, or attacked a trial run, so it is unknown "
+            "or attacked a trial run, or others that are unlike the members, so it is unknown "
             "whether the attacker learned something; see \u201cAttacks\u201d.",
             grave=True,
         )

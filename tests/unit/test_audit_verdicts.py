@@ -1,0 +1,269 @@
+"""What an audit says: no more than it found, what to do first, and what may be released."""
+
+import hashlib
+import io
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asyndgan.auditing.audit import Audit, Compared, decided
+from asyndgan.auditing.copies import NearCopies
+from asyndgan.auditing.groups import Groups
+from asyndgan.auditing.membership import Attack
+from asyndgan.auditing.reconstruction import PixelsRead
+from asyndgan.auditing.record import AuditRecord, check_released, read_audit, release_by
+from asyndgan.auditing.remedies import remedies
+from asyndgan.auditing.sites import SitesGuessed
+from asyndgan.cli.audit import tell_attacks, tell_audit
+from asyndgan.cli.evaluate import EvaluationDisplay
+from asyndgan.cli.terminal import Terminal
+from asyndgan.errors import Interrupted, RunError
+from asyndgan.painting.fading import AS_PAINTED
+from asyndgan.painting.sets import OF_SITES
+from asyndgan.painting.synthesise import PAINTING_VERSION
+from asyndgan.reports.audited import read_audited
+from asyndgan.runs import RunFacts, RunFolder, load_recipe
+
+GENERATOR = b"a generator"
+QUIET = Attack("nearest", 0.5, 0.4, 0.6, 0.5, 60, 60, 0.0, 0.5, explained=False)
+ALARM = replace(QUIET, auc=0.8, low=0.7, high=0.9, p_value=0.001, corrected=0.003, epsilon=0.2)
+ALIKE = Groups({"north": 30, "south": 30}, {"north": 30, "south": 30}, "mean of T1", 0.55, 0.6)
+MIXED = replace(ALIKE, others={"north": 16, "": 44})
+BRIGHT = replace(ALIKE, auc=0.7, p_value=0.001)
+APART = NearCopies(0, 0.6, 0.7, 0.4, 60, 60)
+COPIED = replace(APART, found=1, nearest=0.1, p_value=0.001)
+QUIETLY = Audit(ALIKE, [QUIET], None, APART, None, [])
+
+
+def run_of(path: Path, *overrides: str, steps: int = 9000) -> RunFolder:
+    """A finished run of two sites; of fewer steps than its recipe has it is a trial."""
+    recipe = load_recipe("default", overrides)
+    run = RunFolder.create(path, recipe)
+    run.generator_file.write_bytes(GENERATOR)
+    about = {"cases": 30, "share": 0.5, "modalities": ["T1"]}
+    run.write_facts(
+        RunFacts(
+            run="ab12", version="0.1.0", recipe_digest=recipe.digest(), engine="inprocess",
+            state="finished", steps=steps, seconds=9.0, modalities=["T1"],
+            labels={"0": "background", "1": "lesion"}, space=[32, 32],
+            sites={"north": about, "south": about},
+            generator_sha256=hashlib.sha256(GENERATOR).hexdigest(),
+        )
+    )  # fmt: skip
+    return run
+
+
+def record_of(run: RunFolder, found: Audit = QUIETLY, **more: Any) -> AuditRecord:
+    """What `asyndgan audit` stored of both sites."""
+    record = AuditRecord(
+        found, [], run.generator_digest(), "ef", AS_PAINTED.told(), PAINTING_VERSION,  # type: ignore[arg-type]
+        frozenset({"T1"}), "", {"north": True, "south": True},
+    )  # fmt: skip
+    return replace(record, **more)
+
+
+def told(run: RunFolder, record: AuditRecord) -> list[str]:
+    """The lines that `asyndgan audit` prints."""
+    out = io.StringIO()
+    tell_audit(Terminal(file=out, width=100), run, record)
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("verdict", "of_a_trial"),
+    [
+        ("MEMBERS CAN BE TOLD: AUC 0.62", "members can be told: AUC 0.62"),
+        ("NEAR COPIES of 1 of 9 members", "near copies of 1 of 9 members"),
+        ("NOT COMPARABLE, members score", "not comparable, members score"),
+    ],
+)
+def test_an_alarm_of_a_trial_run_is_none(verdict: str, of_a_trial: str) -> None:
+    said = decided(verdict, "Trial run: 60 of 3,000 steps")
+    assert said == f"of a trial run, which decides nothing: {of_a_trial}"
+    assert decided(verdict, "") == verdict
+    assert (
+        decided("no sign of membership: AUC 0.5", "Trial run") == "no sign of membership: AUC 0.5"
+    )
+
+
+def test_a_trial_runs_audit_has_no_capitals_and_begins_with_a_finished_training(
+    tmp_path: Path,
+) -> None:
+    run = run_of(tmp_path / "run", steps=60)
+    found = replace(QUIETLY, attacks=[ALARM], copies=COPIED)
+    record = record_of(run, found, trial="Trial run: 60 of 3,000 steps")
+    lines = told(run, record)
+    assert not any("MEMBERS" in line or "NEAR COPIES" in line for line in lines)
+    assert "NEAR" not in repr(record) and "decides nothing" in repr(record)
+    advice = [line for line in lines if line.startswith("to do: ")]
+    assert advice[0].startswith("to do: Audit a finished training of ")
+    assert not any("Train with" in line for line in advice)
+    assert lines[-1].startswith("release: not permitted, because of a trial run")
+
+
+@pytest.mark.parametrize(
+    ("own", "source", "words"),
+    [
+        (7, "released by the sites during training", "from 7 of the members' own masks (released"),
+        (0, "a folder of masks", "from masks that are no member's (a folder of masks)"),
+        (0, "none; painted from noise", ""),
+        (0, "", ""),  # an earlier version's audit
+    ],
+)
+def test_an_audit_says_from_whose_masks_its_set_was_painted(
+    own: int, source: str, words: str, tmp_path: Path
+) -> None:
+    run = run_of(tmp_path / "run")
+    record = record_of(run, replace(QUIETLY, own_masks=own), source=source)
+    lines = [line for line in told(run, record) if line.startswith("masks: ")]
+    assert len(lines) == bool(words) and words in "".join(lines)
+    assert ("--masks OTHER" in "".join(lines)) is bool(own)
+    members = remedies(run, replace(QUIETLY, own_masks=own, attacks=[ALARM]))
+    assert any("--masks OTHER" in line for line in members) is bool(own)
+    assert members[-1].startswith("If the alarm" if own else "Release nothing of this run: train")
+
+
+def test_the_first_thing_to_do_is_to_audit_with_others_who_are_like_the_members(
+    tmp_path: Path,
+) -> None:
+    run = run_of(tmp_path / "run")
+    matched = replace(QUIETLY, attacks=[ALARM], whole=Compared(MIXED, [ALARM]))
+    first, *_, last = remedies(run, matched)
+    assert "leave out the 44 patients of other hospitals and add patients of south" in first
+    assert last.startswith("If the alarm stays, release nothing of this run: train with more")
+    assert len([line for line in remedies(run, matched) if "elease nothing" in line]) == 1
+
+
+def test_who_has_no_further_patients_holds_some_out(tmp_path: Path) -> None:
+    unlike = replace(QUIETLY, groups=BRIGHT)
+    (advice,) = remedies(run_of(tmp_path / "a"), unlike)
+    assert "at random from the same hospitals" in advice
+    assert "train with --set training.hold_out=0.2" in advice
+    held = run_of(tmp_path / "b", "training.hold_out=0.2")
+    (advice,) = remedies(held, unlike)
+    assert "leave out --holdout" in advice and "hold_out=" not in advice
+    (advice,) = remedies(held, replace(unlike, given=False))
+    assert "--holdout" not in advice and "hold_out=" not in advice
+
+
+@pytest.mark.parametrize(
+    ("found", "more", "words"),
+    [
+        (QUIETLY, {}, ""),
+        (replace(QUIETLY, attacks=[ALARM]), {}, "nearest: MEMBERS CAN BE TOLD"),
+        (replace(QUIETLY, copies=COPIED), {}, "NEAR COPIES of 1 of 60"),
+        (replace(QUIETLY, groups=BRIGHT), {}, "groups not alike"),
+        (QUIETLY, {"canaries": "can"}, "compares canaries alone"),
+        (QUIETLY, {"confirmed": {"north": True}}, "no audit covers south (T1)"),
+        (QUIETLY, {"confirmed": {"north": True, "south": False}}, "compares members of south"),
+        (QUIETLY, {"generator": "0" * 64}, "is of another generator"),
+        (QUIETLY, {"painting_version": 1}, "another version painted"),
+    ],
+)
+def test_the_last_line_says_what_the_release_says(
+    found: Audit, more: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of(tmp_path / "run")
+    record = record_of(run, found, **more)
+    monkeypatch.setattr("asyndgan.auditing.record.read_audit", lambda folder: record)
+    line = told(run, record)[-1]
+    if words:
+        assert line.startswith("release: not permitted, because ") and words in line
+        with pytest.raises(RunError) as raised:
+            check_released(run, "ef", [tmp_path])
+        assert words in str(raised.value)
+    else:
+        assert line == "release: permitted"
+        assert check_released(run, "ef", [tmp_path]).startswith("north, south: nearest: no sign")
+
+
+def test_no_release_is_promised_of_masks_that_only_the_audit_had_or_without_a_generator(
+    tmp_path: Path,
+) -> None:
+    run = run_of(tmp_path / "run")
+    line = release_by(run, record_of(run, source=f"{OF_SITES}, some of them moved at random"))
+    assert "audit with --masks FOLDER" in line and line.startswith("not permitted, because ")
+    own = record_of(run, replace(QUIETLY, own_masks=3))
+    assert release_by(run, own).startswith("permitted, though the set resembles the members")
+    run.generator_file.unlink()
+    assert "cannot be read" in release_by(run, own)
+
+
+@pytest.mark.parametrize(
+    ("read", "words"),
+    [
+        (12.1, "brought a coordinator no nearer to"),
+        (19.0, "brought a coordinator nearer by less than 3 dB to"),
+    ],
+)
+def test_pixels_that_were_not_read_are_told_in_the_order_that_they_are_compared(
+    read: float, words: str
+) -> None:
+    said = PixelsRead("north", 0, [read] * 2, [9.0] * 2, [17.6] * 2, [12.0] * 2).verdict
+    assert said.startswith(f"asking north {words} real pixels in this test of 2 images. ")
+    assert f"or an even grey: 17.6 dB; by asking: {read:.1f} dB" in said
+    assert "The discriminator that was asked is untrained, since the site kept no state" in said
+    later = PixelsRead("north", 20, [read], [9.0], [17.6], [12.0]).verdict
+    assert later.endswith("is as it was after step 20")
+
+
+def test_figures_name_chance_and_what_would_have_been_found() -> None:
+    guessed = SitesGuessed(61, 152, 0.33, 0.48, 0.57, 0.9)
+    assert "chance level, always naming the largest site: 57%" in guessed.verdict
+    assert "if more than 6% of such patients were copied, this audit would" in APART.verdict
+    assert "up to 9% of such patients may be copied" in COPIED.verdict
+
+
+def test_the_table_of_attacks_says_what_its_numbers_and_dashes_mean() -> None:
+    out = io.StringIO()
+    tell_attacks(Terminal(file=out, width=200), [QUIET, ALARM, replace(ALARM, explained=True)])
+    text = " ".join(out.getvalue().split())
+    assert "one-sided" in text and "epsilon 0" in text
+    assert text.count("\N{EN DASH}") == 1 + 3 + 1  # of which one explains them
+
+
+def test_a_report_says_what_to_do_and_no_more_than_the_verdicts(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    near = {"name": "nearest", "auc": 0.8, "low": 0.7, "high": 0.9, "p_value": 0.001}
+    tables: dict[str, Any] = {
+        "generator_sha256": run.generator_digest(), "masks_sha256": "ef", "own_masks": 4,
+        "masks": "a folder of masks", "fading": AS_PAINTED.told(),
+        "painting_version": PAINTING_VERSION, "modalities": ["T1"], "canaries": "",
+        "confirmed": {"north": True, "south": True}, "uncompared": [], "whole": None,
+        "groups": vars(ALIKE), "attacks": [{**vars(QUIET), **near, "corrected": 0.003}],
+        "copies": vars(APART), "sites": None, "pixels": [],
+    }  # fmt: skip
+    (tmp_path / "audit.json").write_text(json.dumps(tables))
+    card = read_audited(run, tmp_path, shown=())
+    assert card.learned == 1 and not card.unlike
+    assert card.attempts[0].tested == "p 0.001, corrected 0.003, epsilon at least \N{EN DASH}"
+    assert card.advice == tuple(remedies(run, read_audit(tmp_path).audit)) != ()
+    assert card.release.startswith("not permitted, because nearest: MEMBERS CAN BE TOLD")
+    assert "4 of the members' own masks" in card.doubts[0]
+    (tmp_path / "audit.json").write_text(json.dumps(tables | {"trial": "Trial run: 60 of 3,000"}))
+    trial = read_audited(run, tmp_path, shown=())
+    assert (trial.learned, trial.undecided) == (0, 1)
+    assert "MEMBERS" not in trial.attempts[0].answer
+    unlike = {"whole": {"groups": vars(MIXED), "attacks": tables["attacks"]}}
+    (tmp_path / "audit.json").write_text(json.dumps(tables | unlike))
+    assert read_audited(run, tmp_path, shown=()).unlike
+
+
+@pytest.mark.parametrize(
+    ("stopped", "said"),
+    [({}, "nothing was written; the same command begins anew"), ({"stopped": "kept."}, "kept.")],
+)
+def test_after_ctrl_c_a_sentence_says_what_is_left(stopped: dict[str, str], said: str) -> None:
+    with (
+        pytest.raises(Interrupted, match=said),
+        EvaluationDisplay(Terminal(file=io.StringIO()), "paint cases", **stopped),
+    ):
+        raise KeyboardInterrupt
+    with (
+        pytest.raises(ValueError, match="another fault"),
+        EvaluationDisplay(Terminal(file=io.StringIO()), "paint cases", **stopped),
+    ):
+        raise ValueError("another fault")
