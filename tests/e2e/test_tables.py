@@ -159,10 +159,12 @@ def test_evaluate_audit_and_report(run: Path, data: Path, sites: list[str], tmp_
     assert set(found["columns"]) == {"income", "delay", "home"}
     told = said("audit", run, *sites, "--out", run / "audit")
     assert "all sites: " in told and "0.5 is guessing" in told
+    assert "release: not permitted, because TOO FEW" in told or "release: permitted" in told
     page = said("report", run)
     assert "report.html" in page or page == ""
     text = (run / "report.html").read_text()
     assert "real, all sites" in text and "all sites" in text and "Not audited" not in text
+    assert told.strip().split("release: ")[1].splitlines()[0] in text
 
 
 def test_python_judges_held_out_records(run: Path, data: Path, tmp_path: Path) -> None:

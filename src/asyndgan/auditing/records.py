@@ -227,7 +227,10 @@ def release_by_records(run: RunFolder, audit: RecordsAudit) -> str:
         "permitted", or "not permitted, because ...".
     """
     missing = set(run.facts().sites) - {one.name for one in audit.attacks}
-    reason = _refusal(run, audit, "this audit") or (_uncovered(missing) if missing else "")
+    try:
+        reason = _refusal(run, audit, "this audit") or (_uncovered(missing) if missing else "")
+    except RunError as error:  # such as of a run that was copied without its generator
+        reason = str(error).rstrip(".")
     return f"not permitted, because {reason}" if reason else "permitted"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from asyndgan.auditing.audit import AUDIT_FILE
-from asyndgan.auditing.records import RecordsAudit
+from asyndgan.auditing.records import RecordsAudit, release_by_records
 from asyndgan.errors import RunError
 from asyndgan.judging.records import EVALUATION_FILE, RecordsEvaluation
 from asyndgan.reports.page import COLOURS, write_page
@@ -54,7 +54,7 @@ def write_records_report(
         "facts": facts,
         "trial": trial_of(facts, recipe),
         "useful": useful,
-        "audits": found,
+        "audits": [(one, release_by_records(run, one)) for one in found],
         "left": left,
         "recipe_text": recipe.to_toml(comments=False),
     }

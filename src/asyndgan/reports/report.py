@@ -30,6 +30,7 @@ _SIMULATED: Final = ("inprocess", "processes")
 UNLIKE: Final = (
     ", or others that are unlike the members made it seem so: audit with suitable others first"
 )
+"""What else may explain an alarm on groups that are unlike."""
 MANY: Final = 6
 """Largest number of sites that are all named."""
 
@@ -302,11 +303,11 @@ def _notices(
             grave=True,
         )
     if learned := sum(one.learned for one in audited):
-        unlike = any(one.unlike for one in audited if one.learned)
+        unlike = UNLIKE if any(one.unlike for one in audited if one.learned) else ""
         yield Notice(
             "Not every attack failed",
-            f"In {counted(learned, 'attack')} the attacker learned something of patients"
-            f"{UNLIKE if unlike else ''}; see \u201cAttacks\u201d.",
+            f"In {counted(learned, 'attack')} the attacker learned something of patients{unlike}; "
+            "see \u201cAttacks\u201d.",
             grave=True,
         )
     if undecided := sum(one.undecided for one in audited):
