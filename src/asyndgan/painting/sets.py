@@ -86,6 +86,9 @@ def check_set(run: RunFolder, out: Path, masks: Path | None, faded: Sequence[str
     return fading
 
 
+OF_SITES = "of the sites' own cases, given to the evaluation only"
+
+
 def masks_of(sites: Mapping[str, Sequence[Case]]) -> list[tuple[str, Mask]]:
     """The masks of each site's cases, numbered because case names may be patients' names."""
     return [
@@ -103,8 +106,7 @@ def patients_of_masks(sites: Mapping[str, Sequence[Case]]) -> dict[str, str]:
 
 def of_sites(sites: Mapping[str, Sequence[Case]]) -> Origin:
     """The origin of `masks_of`."""
-    text = "of the sites' own cases, given to the evaluation only"
-    return Origin(text, patients_of_masks(sites))
+    return Origin(OF_SITES, patients_of_masks(sites))
 
 
 def counterparts(
