@@ -14,7 +14,8 @@ from asyndgan.auditing.expected import expected_seconds
 from asyndgan.auditing.run import audit_run
 from asyndgan.cli import app
 from asyndgan.cli.following import in_lines, lacking, next_commands
-from asyndgan.cli.options import at_home, parsed_sites
+from asyndgan.cli.help import at_home
+from asyndgan.cli.options import parsed_sites
 from asyndgan.data.dataset import DataSet
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.phantoms import write_phantoms

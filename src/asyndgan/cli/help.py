@@ -7,13 +7,13 @@ that is its own: `--name METAVAR: text`. `SHARED` describes options of several c
 import inspect
 import re
 from collections.abc import Iterable
+from os.path import expanduser
 from textwrap import dedent
 from typing import Any, Final, final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from asyndgan.cli.options import at_home
 from asyndgan.cli.study import completed, missing_hint
 
 OTHER: Final = "Other"
@@ -51,6 +51,17 @@ Output:
     --out FOLDER: New folder to write.
     --json: Print JSON, for scripts.
 """
+
+
+AT_HOME: Final = re.compile(r"(^|=)(~[^/=]*)(?=/|$)")
+
+
+def at_home(word: str) -> str:
+    """A word of the command line, with the user's folder for `~` where a path begins.
+
+    A shell expands it at a word's beginning only, and not in `--out=~/run`. Of nobody it stays.
+    """
+    return AT_HOME.sub(lambda found: found[1] + expanduser(found[2]), word)  # noqa: PTH111
 
 
 class _Page:

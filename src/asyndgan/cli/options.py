@@ -1,10 +1,8 @@
 """Types of options that several commands share; `help.py` has their texts."""
 
 import json
-import re
-from os.path import expanduser
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -50,17 +48,6 @@ Engine = Annotated[
         autocompletion=lambda: list(ENGINES),
     ),
 ]
-
-
-AT_HOME: Final = re.compile(r"(^|=)(~[^/=]*)(?=/|$)")
-
-
-def at_home(word: str) -> str:
-    """A word of the command line, with the user's folder for `~` where a path begins.
-
-    A shell expands it at a word's beginning only, and not in `--out=~/run`. Of nobody it stays.
-    """
-    return AT_HOME.sub(lambda found: found[1] + expanduser(found[2]), word)  # noqa: PTH111
 
 
 def print_json(value: Any) -> None:
