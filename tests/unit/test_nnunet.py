@@ -250,7 +250,7 @@ def test_what_does_not_fit_is_not_written(tmp_path: Path, changes: dict, text: s
             r'name to number. Write a map: "channel_names": \{"0": "T1", "1": "T2"\}\.',
         ),
         (lambda table: table.update(file_ending="PNG"), r"is 'PNG'\. Write \"\.png\", and"),
-        (lambda table: table.update(file_ending=".webp"), r"'\.webp'.* Convert it to PNG"),
+        (lambda table: table.update(file_ending=".webp"), r"'\.webp'.* Convert it to grey PNG"),
         (lambda table: table.update(file_ending=".mhd"), r"'\.mhd'.* 'NEW.mha'"),
         (lambda table: table.update(mask_ending=".jpg"), r"mask_ending is '\.jpg'.*without loss"),
         (lambda table: table.update(mask_ending=".nii"), r"'\.nii', and the images are pictures"),

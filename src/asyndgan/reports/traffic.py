@@ -227,6 +227,8 @@ def _left_meanings(recipe: Recipe) -> dict[str, str]:
         "and of their squares, "
         + (f"each image's cut to a length of {clip:g}." if clip else "of any length."),
         "described": "Figures of the whole data set, before there is a recipe; no image.",
+        "labelled": "After a run, if the policy allows it: the probability of each label at each "
+        "pixel of images that it was sent, by a segmentation network of its patients.",
         "saved": "It has kept its state. A step number; nothing else.",
         "closed": "Good-bye. Nothing else.",
         "refusal": "No, and why: a code and a sentence about the protocol, without anything of the "
@@ -245,6 +247,7 @@ def _came_meanings(recipe: Recipe) -> dict[str, str]:
         f"{all_of_them}, which come along (pixels coded as {recipe.wire.images}).",
         "measure": "Send the moments of your images' features. Nothing else.",
         "describe": "Send the fingerprint of your data, before there is a recipe.",
+        "label": "Label these synthetic images, after the run.",
         "save": "Keep your state. A step number.",
         "close": "The run is over.",
     }
