@@ -97,6 +97,8 @@ def test_a_check_without_a_recipe_takes_the_planned_one(sites: dict[str, Path]) 
         assert not folder["faults"]
         assert "slices of" in folder["facts"]["in training"]
         assert "without a label are left out" in folder["facts"]["in training"]
+    notes = " ".join(json.loads(checked)["notes"])
+    assert "spacings differ" in notes and "north" in notes and "south" in notes
     ends = [f"image.intensity.default.{end}" for end in ("low=-1000", "high=1000")]
     window = [word for end in ends for word in ("--set", end)]
     named = asyndgan("check", *sites.values(), "--recipe", "default", *window, "--json")

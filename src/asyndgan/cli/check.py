@@ -16,6 +16,7 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError
 from asyndgan.recipe.planning import BASE, NAME
 from asyndgan.runs import load_recipe
+from asyndgan.runs.study import site_names
 
 if TYPE_CHECKING:
     from asyndgan.data.check import CheckReport, Fault
@@ -117,7 +118,7 @@ def _recipe(
     recipe = load_recipe(name or BASE, overrides)
     if name:
         return recipe, "", ()
-    sites = {f"{place}": folder for place, folder in enumerate(folders)}
+    sites = dict(zip(site_names(folders), folders, strict=True))
     try:
         made = planned(sites, overrides, pattern)
         return made.recipe, "", tuple(note.rstrip(".") for note in made.plan.notes)
