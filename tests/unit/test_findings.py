@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from asyndgan.data.between import compare_folders, notes_between, same_pictures, unheld
+from asyndgan.data.between import compare_folders, notes_between, same_pictures, unheld_modalities
 from asyndgan.data.check import CheckReport, check_folder
 from asyndgan.data.dataset import DataSet, told
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN, patient_of
@@ -681,10 +681,12 @@ def test_a_modality_that_a_recipe_names_and_nobody_holds_is_a_fault(
 ) -> None:
     north, south = volumes(tmp_path / "n"), volumes(tmp_path / "s", seed=7)
     recipe = tiny("image.size=32", override)
-    found = unheld([checked(north), checked(south)], recipe)
+    found = unheld_modalities([checked(north), checked(south)], recipe)
     assert [fault.file for fault in found] == [each / "dataset.json" for each in (north, south)]
     assert "of the recipe names T" in found[0].reason and "hold T1" in found[0].reason
-    assert unheld([checked(north)], tiny("image.size=32", "image.intensity.T1.low=1")) == ()
+    assert (
+        unheld_modalities([checked(north)], tiny("image.size=32", "image.intensity.T1.low=1")) == ()
+    )
 
 
 def test_sites_of_other_intensities_labels_and_modalities_are_noted(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Final, final
 
 from pydantic import Field, StrictBool, TypeAdapter
 
-from asyndgan.auditing.audit import AUDIT_FILE, Audit, decided
+from asyndgan.auditing.audit import AUDIT_FILE, Audit, decided, unconfirmed
 from asyndgan.auditing.reconstruction import PixelsRead
 from asyndgan.auditing.remedies import remedies
 from asyndgan.auditing.schema import Faded, Text, Whole
@@ -140,7 +140,7 @@ def check_released(
             reason = (
                 f"{name} is of a set in which other labels were faded; audit with the same --fade"
             )
-        reason = reason or _unconfirmed(record, name)
+        reason = reason or unconfirmed(record.confirmed, name)
         if not reason and (reason := _objection(record)):
             reason = ". ".join([reason, *remedies(run, record.audit)]).rstrip(".")
         if reason:
@@ -162,7 +162,7 @@ def release_by(run: RunFolder, record: AuditRecord) -> str:
         reason = _unfit(run, record, name)
     except RunError as error:  # such as of a run that was copied without its generator
         reason = str(error).rstrip(".")
-    reason = reason or _unconfirmed(record, name) or _objection(record)
+    reason = reason or unconfirmed(record.confirmed, name) or _objection(record)
     if not reason and record.source.startswith(OF_SITES):
         reason = (
             "'asyndgan generate' does not have the masks, which were the sites' own; audit with "
@@ -188,16 +188,6 @@ def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:
         return (
             f"{name} is of a set that another version painted, and this one would paint a "
             "different set; audit anew"
-        )
-    return ""
-
-
-def _unconfirmed(record: AuditRecord, name: str) -> str:
-    """That members are not known to have taken part; empty if all are."""
-    if unconfirmed := [site for site, known in record.confirmed.items() if not known]:
-        return (
-            f"{name} compares members of {', '.join(unconfirmed)} without knowing whether they "
-            "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER"
         )
     return ""
 

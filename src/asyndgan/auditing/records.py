@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import Field, StrictBool, TypeAdapter
 from scipy.stats import fisher_exact
 
-from asyndgan.auditing.audit import AUDIT_FILE, decided
+from asyndgan.auditing.audit import AUDIT_FILE, decided, unconfirmed
 from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
 from asyndgan.auditing.run import about_state
 from asyndgan.auditing.schema import Text, Whole
@@ -239,11 +239,8 @@ def _refusal(run: RunFolder, audit: RecordsAudit, name: str) -> str:
     strange = {one.name for one in audit.attacks} - {*run.facts().sites, ALL_SITES}
     if audit.generator_sha256 != run.generator_digest() or strange:
         return f"{name} is of another generator than {run.path}; audit this one"
-    if unconfirmed := [site for site, known in audit.confirmed.items() if not known]:
-        return (
-            f"{name} compares members of {', '.join(unconfirmed)} without knowing whether they "
-            "took part. Audit where these sites' states of the run are, with --state SITE=FOLDER"
-        )
+    if reason := unconfirmed(audit.confirmed, name):
+        return reason
     trial = trial_of(run.facts(), run.recipe())
     return next(audit.objections(lambda verdict: decided(verdict, trial)), "")
 

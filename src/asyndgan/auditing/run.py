@@ -84,11 +84,8 @@ def audit_run(
     painted = synthetic.cases(
         run.recipe().image, members[0].modalities, unmasked=False, synthetic=True
     )
-    provenance = synthetic.info.extra["provenance"]
-    digest, source = (
-        (provenance["masks_sha256"], str(provenance.get("masks", "")))
-        if isinstance(provenance, dict) else ("", "")
-    )  # fmt: skip
+    told = synthetic.info.provenance
+    digest, source = told["masks_sha256"], str(told.get("masks", ""))
     pixels = _read_pixels(sites, {site: confirmed[site] for site in asked}, work)
     audited = Audited(digest, source, fading, confirmed, pixels, canaries, _folders(sites))
     audit(run, members, others, painted, out, audited, work)

@@ -65,7 +65,12 @@ def check(
     Output:
         --all: Name every file, not only 10 per fault.
     """
-    from asyndgan.data.between import compare_folders, notes_between, same_pictures, unheld
+    from asyndgan.data.between import (
+        compare_folders,
+        notes_between,
+        same_pictures,
+        unheld_modalities,
+    )
     from asyndgan.data.check import check_folder, slices_in
     from asyndgan.tables.schema import is_table
 
@@ -95,7 +100,7 @@ def check(
         raise typer.Exit(1) from error
     trained = reports[: len(folders)]
     between = (*compare_folders(trained), *same_pictures(reports))
-    between += unheld(trained, wanted) if wanted else ()
+    between += unheld_modalities(trained, wanted) if wanted else ()
     notes = (*contradictions, *notes_between(reports, fits=wanted is not None))
     if as_json:
         _print_json(reports, between, (why, *notes) if why else notes)

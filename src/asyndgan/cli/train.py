@@ -244,9 +244,9 @@ class TrainingDisplay:
 
         if self.run is None or steps < LONG:
             return
-        recipe = RunFolder(self.run).recipe()
-        if recipe.condition.kind == "mask":
-            judged, tried = map(duration, expected_seconds(RunFolder(self.run)))
+        run = RunFolder(self.run)
+        if run.recipe().condition.kind == "mask":
+            judged, tried = map(duration, expected_seconds(run))
             self.console.say(f"Then 'evaluate' takes about {judged} here, 'audit' about {tried}.")
 
 

@@ -6,6 +6,7 @@ from statistics import median
 
 from asyndgan.data.check import CheckReport, Fault
 from asyndgan.data.description import named_alike
+from asyndgan.data.enrolment import unheld
 from asyndgan.data.findings import (
     SPACING_APART,
     plane_spacings,
@@ -73,7 +74,7 @@ def same_pictures(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
     return tuple(faults)
 
 
-def unheld(reports: Sequence[CheckReport], recipe: Recipe) -> tuple[Fault, ...]:
+def unheld_modalities(reports: Sequence[CheckReport], recipe: Recipe) -> tuple[Fault, ...]:
     """Finds modalities that a recipe names and no folder holds, for which training ends.
 
     Where further sites come later (`timeline`), they may hold them.
@@ -81,16 +82,14 @@ def unheld(reports: Sequence[CheckReport], recipe: Recipe) -> tuple[Fault, ...]:
     held = {name for report in reports for name in report.modalities}
     if recipe.timeline or not held or recipe.image.source == "masks":
         return ()
-    named = {"image.modalities": recipe.image.painted, "image.intensity": recipe.image.intensity}
     return tuple(
         Fault(
             report.folder / "dataset.json",
             f"{key} of the recipe names {name}, and the folders hold {', '.join(sorted(held))}",
             "Name it as the folders do, or leave it out.",
         )
-        for key, names in named.items()
+        for key, names in unheld(recipe.image, held).items()
         for name in names
-        if name not in {*held, "default"}
         for report in reports
     )
 

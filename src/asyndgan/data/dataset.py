@@ -219,8 +219,7 @@ class DataSet:
         Raises:
             DataError: the provenance gives a modality no two finite numbers in order.
         """
-        provenance = self.info.extra.get("provenance")
-        stored = provenance.get("stored", {}) if isinstance(provenance, dict) else {}
+        stored = self.info.provenance.get("stored", {})
         try:
             known = {name: Intensity(low=low, high=high) for name, (low, high) in stored.items()}
         except (AttributeError, TypeError, ValueError) as error:

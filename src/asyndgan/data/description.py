@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -68,6 +68,12 @@ class DatasetInfo:
     def synthetic(self) -> bool:
         """Whether dataset.json declares all images as painted by a generator."""
         return self.extra.get("synthetic") is True
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What a synthetic set says of the run that painted it; empty: nothing that can be read."""
+        found = self.extra.get("provenance")
+        return found if isinstance(found, dict) else {}
 
     @cached_property  # asked for each file
     def synthetic_cases(self) -> frozenset[str]:

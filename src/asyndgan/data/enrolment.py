@@ -1,6 +1,6 @@
 """Whether a folder's cases suffice to train on: whose they are, and what they have."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, final
 
@@ -53,6 +53,17 @@ def untaught(
         for place, name in enumerate(modalities)
         if ((0, place) in held) != ((1, place) in held)
     ]
+
+
+def unheld(image: ImageSection, held: Collection[str]) -> dict[str, list[str]]:
+    """Modalities that a recipe names and no site holds, by the key that names them.
+
+    Training refuses a run for them and `check` the folders, but where sites come later.
+    """
+    return {
+        "image.modalities": [name for name in image.painted if name not in held],
+        "image.intensity": [name for name in image.intensity if name not in {*held, "default"}],
+    }
 
 
 def refusals(cases: Cases, recipe: Recipe, section: str = "discriminator") -> Iterator[Reason]:

@@ -229,8 +229,7 @@ def _check_painted_privately(
     setup: SiteSetup, masks: DataSet, recipe: Recipe, policy: Policy
 ) -> None:
     """Refuses masks of a generator trained without privacy, in runs that promise privacy."""
-    provenance = masks.info.extra.get("provenance")
-    taught = provenance.get("privacy") if isinstance(provenance, dict) else None
+    taught = masks.info.provenance.get("privacy")
     if policy.covers(recipe) and taught == "none" and not policy.privacy.unprotected_masks:
         raise CohortError(
             f"site {setup.name}: the given masks were painted by a generator that was taught "

@@ -112,7 +112,7 @@ def label_set(
             }
             if watch:
                 watch("label images", len(masks), len(cases))
-        provenance = {**_provenance(synthetic), LABELLED_BY: weights}
+        provenance = {**synthetic.info.provenance, LABELLED_BY: weights}
         write_relabelled(
             synthetic, half, masks, axis=recipe.image.axis, about={"provenance": provenance}
         )
@@ -188,8 +188,3 @@ def _fits(own: Tensor, total: Tensor) -> bool:
     """Whether these are probabilities of the images, of the run's labels or the first of them."""
     same = own.shape[:1] == total.shape[:1] and own.shape[2:] == total.shape[2:]
     return same and own.shape[1] <= total.shape[1]
-
-
-def _provenance(synthetic: DataSet) -> dict[str, object]:
-    found = synthetic.info.extra.get("provenance")
-    return dict(found) if isinstance(found, dict) else {}

@@ -252,8 +252,7 @@ def check_provenance(
         RunError: it was painted by another generator, from other masks or in another way, or its
             masks are not as wanted.
     """
-    found, folder = synthetic.info.extra.get("provenance"), synthetic.folder
-    provenance = found if isinstance(found, dict) else {}
+    provenance, folder = synthetic.info.provenance, synthetic.folder
     if provenance.get("generator_sha256") != run.facts().generator_sha256:
         raise RunError(
             f"{folder} was not painted by the generator of {run.path}; "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.data.case import MODALITIES_LIMIT
 from asyndgan.data.description import named_alike
-from asyndgan.data.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES
+from asyndgan.data.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
 from asyndgan.errors import CohortError
 from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe
@@ -82,19 +82,17 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
             "are matched to the letter, so these would be two modalities. Name one modality alike "
             "in every dataset.json, and different ones more clearly."
         )
-    named = recipe.image.painted
-    missing = [name for name in named if name not in held]
+    missing, strange = unheld(recipe.image, held).values()
     coming = {part.site for part in recipe.timeline} - set(cards)  # a later site may hold it
     if missing and not coming:
         raise CohortError(
             f"recipe '{recipe.name}' paints {', '.join(missing)}, which no site holds; "
             f"they hold {', '.join(held)}. Correct image.modalities."
         )
-    expected = named if coming else ()
-    normalised = set(recipe.image.intensity) - {"default", *held, *expected}
-    if normalised:
+    expected = recipe.image.painted if coming else ()
+    if normalised := sorted(set(strange) - set(expected)):
         raise CohortError(
-            f"recipe '{recipe.name}' normalises {', '.join(sorted(normalised))}, which no site "
+            f"recipe '{recipe.name}' normalises {', '.join(normalised)}, which no site "
             f"holds; they hold {', '.join(held)}. Correct image.intensity."
         )
     due = {site for site in recipe.site_discriminators if recipe.takes_part(site, 0)}
@@ -112,7 +110,7 @@ def agree(recipe: Recipe, cards: Mapping[str, Card], sites: Collection[str] | No
         )
     labels = {number: name for name, number in recipe.image.labels.items()}
     scope = Scope(
-        modalities=named or tuple(held),
+        modalities=recipe.image.painted or tuple(held),
         labels=merge_labels(labels, cards, known_only=bool(labels)),
         space=size,
     )
