@@ -114,7 +114,7 @@ def test_over_flare_two_recipes_that_differ_by_one_name_are_told_the_same(
     hospital: Path, tiny: MakeRecipe, tmp_path: Path
 ) -> None:
     overrides, policy = POLICIES["private"]
-    number = number_of(patients_in(hospital)[0])
+    number = min(map(number_of, patients_in(hospital)))  # a large part may by chance leave nobody
     found = set()
     for place, part in enumerate((number - STEP, number + STEP)):
         recipe = tiny(*overrides, f"training.hold_out={part}")
