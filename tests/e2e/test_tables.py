@@ -13,13 +13,18 @@ import pandas as pd
 import pytest
 
 from asyndgan import Run, audit, evaluate, generate
+from asyndgan.engines.flare.kits import init_federation
+from asyndgan.engines.flare.localhost import free_port
 from asyndgan.errors import RunError
 from asyndgan.painting.records import make_records
 from asyndgan.privacy.ledger import read as read_ledger
+from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
+from asyndgan.runs.order import Order
 from asyndgan.tables.schema import schema_of
 from asyndgan.tables.summary import loaded
 from asyndgan.tables.table import Table
+from waiting import until
 
 SCHEMA = {
     "target": "bad",
@@ -34,16 +39,26 @@ SCHEMA = {
 SMALL = ["training.steps=4", "training.batch=8", "generator.width=8", "training.hold_out=0.3"]
 
 
-def asyndgan(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from asyndgan.cli import main; main()", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "150"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+COMMAND = [sys.executable, "-c", "from asyndgan.cli import main; main()"]
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "150"}
 
 
-def said(*words: object) -> str:
-    done = asyndgan(*words)
+def asyndgan(*words: object, typed: str = "") -> subprocess.CompletedProcess[str]:
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.run(
+        command, input=typed, capture_output=True, text=True, env=ALONE, timeout=300
+    )
+
+
+def said(*words: object, typed: str = "") -> str:
+    done = asyndgan(*words, typed=typed)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def service(*words: object) -> subprocess.Popen[bytes]:
+    command = [*COMMAND, *map(str, words)]
+    return subprocess.Popen(command, env=ALONE, stdout=subprocess.DEVNULL)
 
 
 def drawn(folder: Path, seed: int, count: int = 240) -> Path:
@@ -217,6 +232,63 @@ def test_a_table_is_released_only_as_audits_of_all_sites_permit(
     assert "Audited: north: no sign of membership" in (tmp_path / "a/MODEL_CARD.md").read_text()
     again = make_records(RunFolder(run))
     pd.testing.assert_frame_equal(Table.read(tmp_path / "a").records, again, check_dtype=False)
+
+
+def test_a_federation_plans_a_run_of_records_and_trains_it_once_policies_approve(
+    data: Path, tmp_path: Path
+) -> None:
+    place = init_federation(
+        tmp_path / "f", host="localhost", port=free_port(), sites=("north", "south")
+    )
+    started = [service("federation", "start", place.path)]
+    policies = []
+    try:
+        for name in ("north", "south"):
+            shutil.unpack_archive(place.kits / f"{name}.zip", tmp_path)
+            kit, table = tmp_path / name, data / name / "records.csv"
+            policies.append(kit / "policy.toml")
+            refused = asyndgan("site", "init", kit, "--data", Path(__file__))
+            assert refused.returncode == 1 and "and no table (CSV, Parquet)" in refused.stderr
+            said("site", "init", kit, "--data", table)
+            said("fingerprint", table, "--out", kit / "seen.json")
+            settings = (kit / "site.toml").read_text()
+            (kit / "site.toml").write_text(
+                settings.replace("# fingerprint =", "fingerprint = 'seen.json'")
+            )
+            policy = policies[-1].read_text().replace("fingerprint = false", "fingerprint = true")
+            policies[-1].write_text(policy)
+            checked = json.loads(asyndgan("site", "check", kit, "--json").stdout)
+            found = {one["subject"]: one for one in checked}
+            assert found["data"]["fine"] and "records 240; bad no" in found["data"]["text"]
+            started.append(service("site", "start", kit))
+        recipe = tmp_path / "planned.toml"
+        changes = [word for key in SMALL for word in ("--set", key)]
+        told = said("federation", "plan", place.path, "--out", recipe, *changes)
+        assert "Planned for a table of 3 columns" in told
+        refused = asyndgan("policy", "check", policies[0], recipe)
+        digest = Recipe.from_toml(recipe.read_text()).digest()
+        assert refused.returncode == 1 and digest in refused.stdout
+        for policy in policies:
+            policy.write_text(
+                policy.read_text().replace("approved = []", f"approved = ['{digest}']")
+            )
+        said("federation", "submit", place.path, recipe, "--run", "one")
+        order = Order.named(place, "one")
+        until(order.proposal)
+        shown = said("federation", "confirm", place.path, "--run", "one", typed="y\n")
+        assert "Cases are records." in shown and "0 'no', 1 'yes'" in shown
+        until(lambda: order.state() in ("finished", "failed"), 120)
+        assert order.state() == "finished", order.failure()
+    finally:
+        for one in reversed(started):
+            one.terminate()
+        ends = [one.wait(60) for one in started]
+    assert ends == [0, 0, 0]
+    said("federation", "fetch", place.path, "--out", tmp_path / "fetched")
+    assert "synthetic records" in said("generate", tmp_path / "fetched", "--out", tmp_path / "made")
+    for name in ("north", "south"):
+        kinds = [line.kind for line in read_ledger(tmp_path / name / "records" / "ledger.jsonl")]
+        assert kinds.count("described") == 1 and kinds.count("judgement") == 4
 
 
 def test_privacy_is_charged_and_recorded(data: Path, tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from asyndgan.cli.help import Commands
 from asyndgan.cli.options import AsJson, print_json
 from asyndgan.cli.terminal import Terminal
 from asyndgan.engines import flare_part
-from asyndgan.errors import RunError, StorageError
+from asyndgan.errors import DataError, RunError, StorageError
 from asyndgan.locks import held
 from asyndgan.privacy import Policy
 from asyndgan.privacy.policy import AllowsSection
 from asyndgan.runs.signals import told_to_end
+from asyndgan.tables.schema import is_table
 from asyndgan.texts import replace_text
 
 site = Commands(
@@ -57,7 +58,7 @@ def first_policy(name: str) -> Policy:
 def init(
     kit: Kit,
     data: Annotated[
-        Path, typer.Option(prompt="Folder of the images and masks", exists=True, file_okay=False)
+        Path, typer.Option(prompt="Folder of the images and masks, or table", exists=True)
     ],
 ) -> None:
     """Writes site.toml, and a policy to review.
@@ -68,8 +69,11 @@ def init(
         asyndgan site init kit --data data/north
 
     Data:
-        --data FOLDER: Data set of the site. You are asked for it if you leave it out.
+        --data PATH: Data set of the site: a folder, or the file of a table. You are asked for it
+            if you leave it out.
     """
+    if data.is_file() and not is_table(data):
+        raise DataError(f"{data} is no folder of images and masks, and no table (CSV, Parquet).")
     service, member = flare_part("service"), flare_part("member")
     name = member.read_kit(kit).name
     flare_part("kits").plain(kit)

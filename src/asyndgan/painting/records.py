@@ -36,13 +36,13 @@ def make_records(run: RunFolder, draws: int = DRAWS, seed: int = 0) -> "pd.DataF
         seed: of latent codes, drawn categories and the order.
 
     Raises:
-        RunError: the run has not finished, or more than `MOST_RECORDS` are asked for.
+        RunError: the run has not finished, or no records or more than `MOST_RECORDS` are asked for.
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     table = table_of(recipe)
     count = draws * sum(int(about["cases"]) for about in facts.teachers.values())
-    if count > MOST_RECORDS:
-        raise RunError(f"{count:,} records are asked for; {MOST_RECORDS:,} are made at most.")
+    if not 1 <= count <= MOST_RECORDS:
+        raise RunError(f"{count:,} records are asked for; 1 to {MOST_RECORDS:,} can be made.")
     random = torch.Generator().manual_seed(derived_seed(seed, "records"))
     classes = class_numbers(table.classes, count)
     classes = classes[torch.randperm(count, generator=random)]

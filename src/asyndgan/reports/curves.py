@@ -356,7 +356,7 @@ def _smoothed(values: Line) -> Line:
 
 def _range(lines: Sequence[Line], *, whole: bool) -> tuple[float, float]:
     """Range of the axis: from 0 or the lowest value up to the highest; outliers only if `whole`."""
-    values = np.concatenate(list(lines))
+    values = np.concatenate([np.empty(0), *lines])  # a run may name no site
     values = values[~np.isnan(values)]
     if not len(values):
         return 0.0, 1.0

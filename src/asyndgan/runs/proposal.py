@@ -59,7 +59,7 @@ def _table(recipe: Recipe, scope: Scope, cards: Mapping[str, Card]) -> list[str]
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in rows
         ),
-        "Cases are pictures, or slices of volumes.",
+        f"Cases are {'records' if recipe.table else 'pictures, or slices of volumes'}.",
         f"Each site counts for as much as it declares{bound}.",
     ]
 

@@ -46,7 +46,7 @@ def open_all(
         waiting = list(failed)
         lost = [e for e in failed.values() if not isinstance(e, SiteSilentError)]
         if lost or (waiting and time.monotonic() > deadline):
-            reasons = "; ".join(str(error) for error in lost or failed.values())
+            reasons = " ".join(str(error) for error in lost or failed.values())
             raise QuorumError(f"the run cannot begin: {reasons}")
     if not sites:
         raise QuorumError("the run cannot begin: no site is there.")

@@ -49,7 +49,9 @@ Line = tuple[str, str]
 class SiteFile(Section):
     """Settings of a site's administrator. None of them are sent to the coordinator."""
 
-    data: Path = Field(description="folder of the site's images and masks, as nnU-Net has them")
+    data: Path = Field(
+        description="folder of the site's images and masks in nnU-Net's form, or file of a table"
+    )
     policy: Path = Field(
         Path("policy.toml"),
         description="what may leave the site; 'asyndgan policy show' begins one",

@@ -1,0 +1,92 @@
+"""What a stranger's run or audit of records says is read, or refused by an error of ours."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import asyndgan
+from asyndgan.tables.planning import plan_tables
+from asyndgan.tables.schema import SCHEMA_FILE
+from spoiling import asked, changes, fuzz, spoiled
+
+SCHEMA = {
+    "target": "bad",
+    "columns": {
+        "age": {"kind": "numeric"},
+        "bad": {"kind": "categorical", "categories": ["no", "yes"]},
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A table, a run of it, and an audit of the run."""
+    folder, random = tmp_path_factory.mktemp("bank"), np.random.default_rng(0)
+    (folder / "bank").mkdir()
+    (folder / "bank" / SCHEMA_FILE).write_text(json.dumps(SCHEMA))
+    with (folder / "bank" / "records.csv").open("w", newline="") as file:
+        rows = [
+            ["age", "bad"],
+            *zip(random.normal(50, 9, 240), ["no", "yes"] * 120, strict=True),
+        ]
+        csv.writer(file).writerows(rows)
+    sites = {"bank": folder / "bank"}
+    recipe = plan_tables(
+        sites,
+        ["training.steps=2", "training.batch=8", "generator.width=8", "training.hold_out=0.4"],
+    )
+    assert recipe is not None
+    run = asyndgan.train(recipe, sites, folder / "run", threads=1)
+    asyndgan.audit(run, sites, folder / "audit")
+    return folder / "bank", folder / "run", folder / "audit"
+
+
+def told(run: Path, audit: Path, bank: Path, out: Path) -> list[str]:
+    """What each command says that reads a run of records or its audit."""
+    shutil.rmtree(out, ignore_errors=True)
+    return [
+        asked("report", run, "--audit", audit, "--out", out / "page.html"),
+        asked("generate", run, "--out", out / "made"),
+        asked("generate", run, "--out", out / "released", "--release", audit),
+        asked("train", run / "recipe.toml", "--resume", "--out", run, "--site", f"bank={bank}"),
+    ]
+
+
+def test_a_run_and_its_audit_as_they_were_are_read(
+    audited: tuple[Path, Path, Path], tmp_path: Path
+) -> None:
+    bank, run, audit = audited
+    report, made, released, trained = told(run, audit, bank, tmp_path)
+    assert "page.html" in report and "synthetic records" in made
+    assert "synthetic records" in released and "has finished" in trained
+
+
+@fuzz
+@given(changes())
+def test_what_a_stranger_says_of_a_run_of_records_is_read_or_refused_by_our_error(
+    audited: tuple[Path, Path, Path], tmp_path: Path, change: Callable[[Any], Any]
+) -> None:
+    bank, run, audit = audited
+    told(spoiled(run, tmp_path / "copy", "run.json", change), audit, bank, tmp_path / "out")
+
+
+@fuzz
+@given(changes(), st.sampled_from(["report", "release"]))
+def test_what_a_stranger_says_in_an_audit_of_records_is_read_or_refused_by_our_error(
+    audited: tuple[Path, Path, Path], tmp_path: Path, change: Callable[[Any], Any], kind: str
+) -> None:
+    _, run, audit = audited
+    mine, out = spoiled(audit, tmp_path / "copy", "audit.json", change), tmp_path / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    if kind == "report":
+        asked("report", run, "--audit", mine, "--out", out / "page.html")
+    else:
+        asked("generate", run, "--out", out, "--release", mine)
