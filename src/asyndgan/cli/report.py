@@ -48,6 +48,7 @@ def report(
             released masks.
     """
     from asyndgan.auditing.audit import AUDIT_FILE
+    from asyndgan.cli.evaluate import EvaluationDisplay
     from asyndgan.reports.records import write_records_report
     from asyndgan.reports.report import write_report
     from asyndgan.runs import RunFolder
@@ -64,16 +65,17 @@ def report(
             folder, out or run / "report.html", evaluation=judged, audits=audits, title=title
         )
         return console.print(f"{page} ({size(page.stat().st_size)})")
-    page = write_report(
-        folder,
-        out or run / "report.html",
-        synthetic=_synthetic(console, folder, synthetic),
-        real=_real(folder, site or []),
-        folders=parsed_sites(site or []),
-        evaluation=judged,
-        audits=audits,
-        title=title,
-    )
+    with EvaluationDisplay(console, "paint and draw the page"):
+        page = write_report(
+            folder,
+            out or run / "report.html",
+            synthetic=_synthetic(console, folder, synthetic),
+            real=_real(folder, site or []),
+            folders=parsed_sites(site or []),
+            evaluation=judged,
+            audits=audits,
+            title=title,
+        )
     about = f"with the evaluation in {judged}" if judged else "without an evaluation"
     about += (
         f", with the audit in {', '.join(map(str, audits))}" if audits else ", without an audit"

@@ -95,12 +95,14 @@ def evaluate_table(
     states: Mapping[str, Path],
 ) -> None:
     """Evaluates a synthetic table, and prints the result."""
+    from asyndgan.cli.evaluate import EvaluationDisplay
     from asyndgan.judging.records import EVALUATION_FILE, evaluate_records
     from asyndgan.runs import RunFolder
 
-    found = evaluate_records(
-        RunFolder(run), sites, out, test=test, synthetic=synthetic, seeds=seeds, states=states
-    )
+    with EvaluationDisplay(console, "make records, train models of them"):
+        found = evaluate_records(
+            RunFolder(run), sites, out, test=test, synthetic=synthetic, seeds=seeds, states=states
+        )
     tell_evaluation(console, found)
     console.say(f"{out / EVALUATION_FILE}")
 
@@ -137,9 +139,11 @@ def audit_table(
     """Audits a run of a table, and prints the result."""
     from asyndgan.auditing.audit import AUDIT_FILE
     from asyndgan.auditing.records import audit_records
+    from asyndgan.cli.evaluate import EvaluationDisplay
     from asyndgan.runs import RunFolder
 
-    found = audit_records(RunFolder(run), sites, out, holdout=holdout, states=states)
+    with EvaluationDisplay(console, "compare records with the nearest synthetic ones"):
+        found = audit_records(RunFolder(run), sites, out, holdout=holdout, states=states)
     tell_audit(console, RunFolder(run), found)
     console.say(f"{out / AUDIT_FILE}")
 
