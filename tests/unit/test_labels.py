@@ -139,11 +139,11 @@ def test_the_policy_has_the_last_word_before_minutes_of_training(
 
 def test_the_default_policy_lets_no_labels_out_nor_one_that_limits_epsilon() -> None:
     with pytest.raises(PolicyError, match=r"leaves\.labels"):
-        Policy().check_labels()
+        Policy().check_leaves("labels")
     limited = Policy.from_toml("[leaves]\nlabels = true\n[privacy]\nepsilon = 8.0\n")
     with pytest.raises(PolicyError, match="epsilon"):
-        limited.check_labels()
-    Policy.from_toml("[leaves]\nlabels = true\n").check_labels()
+        limited.check_leaves("labels")
+    Policy.from_toml("[leaves]\nlabels = true\n").check_leaves("labels")
 
 
 def test_labels_count_where_a_policy_limits_epsilon_later(

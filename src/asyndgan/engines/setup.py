@@ -293,7 +293,7 @@ def describe_only(setup: SiteSetup, limit: int) -> Endpoint:
         LedgerError, StorageError: its books cannot be read or written.
     """
     policy = policy_of(setup)
-    policy.check_fingerprint()
+    policy.check_leaves("fingerprint")
     if setup.fingerprint is None:
         raise RunError(
             f"site {setup.name} names no fingerprint: measure one with 'asyndgan fingerprint' and "

@@ -218,22 +218,13 @@ class Policy(Section):
             return []
         return outside(recipe)
 
-    def check_fingerprint(self) -> None:
-        """Checks that a fingerprint may leave; raises `PolicyError` if not."""
-        if not self.leaves.fingerprint:
-            raise PolicyError("this site's policy lets no fingerprint out (leaves.fingerprint).")
+    def check_leaves(self, what: Literal["fingerprint", "labels"]) -> None:
+        """Checks that what no epsilon covers may leave; raises `PolicyError` if not."""
+        if not getattr(self.leaves, what):
+            raise PolicyError(f"this site's policy lets no {what} out (leaves.{what}).")
         if self.privacy.epsilon is not None:
             raise PolicyError(
-                "this site's policy limits epsilon, which covers no fingerprint; so none leaves."
-            )
-
-    def check_labels(self) -> None:
-        """Checks that labels of images may leave; raises `PolicyError` if not."""
-        if not self.leaves.labels:
-            raise PolicyError("this site's policy lets no labels out (leaves.labels).")
-        if self.privacy.epsilon is not None:
-            raise PolicyError(
-                "this site's policy limits epsilon, which covers no labels; so none leave."
+                f"this site's policy limits epsilon, which covers no {what}; so none may leave."
             )
 
     def most_answers(self, patients: int | None) -> int | None:

@@ -190,7 +190,7 @@ class Release:
         """The answer without what the policy withholds; refused if that cannot be taken out."""
         leaves = self.policy.leaves
         if isinstance(answer, Described):
-            self.policy.check_fingerprint()
+            self.policy.check_leaves("fingerprint")
             bounded = answer.fingerprint.bounded(self.policy.allows.fewest_patients)
             if bounded is None:
                 raise PolicyError("its figures are of fewer records than allows.fewest_patients.")
@@ -247,7 +247,7 @@ class Release:
 
     def check_labels(self) -> None:
         """Raises `PolicyError` if no labels of images may leave, or no further answer."""
-        self.policy.check_labels()
+        self.policy.check_leaves("labels")
         self._check_count()
 
     def _check_count(self) -> None:

@@ -239,7 +239,7 @@ class SiteService:
             if recipe:
                 policy.check(recipe, setup.name)
             else:
-                policy.check_fingerprint()
+                policy.check_leaves("fingerprint")
         except AsyndganError as error:
             return str(error)
         return ""
