@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from asyndgan.cli import app
+from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
 from asyndgan.errors import RunError
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
@@ -39,6 +41,32 @@ def suite(*models: str, more: str = "") -> Suite:
     """A suite of models of one recipe; `more` is said of the last one."""
     sections = [f'[[models]]\nname = "{name}"\nrecipe = "default"\n' for name in models]
     return Suite.from_toml(SUITE + "".join(sections) + more)
+
+
+@pytest.mark.parametrize(
+    ("planned", "overrides", "size", "kind", "latent"),
+    [
+        ("false", "", (64, 64), "resnet", 0),
+        ("true", "", (32, 32), "topdown", 16),
+        ("true", "image.size=48", (48, 48), "topdown", 16),
+        ("true", "generator.kind=resnet", (32, 32), "resnet", 0),
+    ],
+)
+def test_a_set_takes_what_is_planned_for_its_sites_except_what_overrides_say(
+    planned: str, overrides: str, size: tuple[int, int], kind: str, latent: int, tmp_path: Path
+) -> None:
+    write_phantoms(tmp_path / "heads", size=32, sites=DEFAULT_SITES[:2], patients_scale=0.12)
+    for image in (tmp_path / "heads").glob("*/imagesTr/*.png"):  # unlike anything that masks tell
+        noise = np.random.default_rng(len(image.name)).integers(0, 255, (32, 32)).astype(np.uint8)
+        Image.fromarray(noise).save(image)
+    text = SUITE.replace('apart = { strangers = "far.*" }', f"planned = {planned}")
+    text += f'[[models]]\nname = "one"\nrecipe = "default"\noverrides = {overrides.split()}\n'
+    made = Suite.from_toml(text)
+    made.plan(tmp_path)
+    recipe = made.recipe(made.sets[0], made.models[0], 0)
+    assert (recipe.image.size, recipe.generator.kind, recipe.generator.latent) == (
+        size, kind, latent,
+    )  # fmt: skip
 
 
 def evaluation(*labels: str, **dice: Any) -> Evaluation:

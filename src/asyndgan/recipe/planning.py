@@ -12,7 +12,7 @@ from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.image import Intensity
 from asyndgan.recipe.pooled import LITTLE, Sites, differ
 from asyndgan.recipe.recipe import Recipe
-from asyndgan.recipe.toml import key_of, override, tables_of
+from asyndgan.recipe.toml import key_of, tables_of, value_of
 
 BASE: Final = "default"
 
@@ -182,6 +182,15 @@ class Plan:
     choices: tuple[Choice, ...]
     notes: tuple[str, ...] = ()
 
+    def overrides(self, given: Sequence[str] = ()) -> list[str]:
+        """The choices as `key=value`, without those of a generator that `given` replaces."""
+        other = any(each.replace(" ", "").startswith("generator.kind=") for each in given)
+        return [
+            f"{choice.name}={value_of(choice.value)}"
+            for choice in self.choices
+            if not (other and choice.key in TOP_DOWN)  # its values belong together
+        ]
+
     def recipe(self, base: str, overrides: Sequence[str] = ()) -> Recipe:
         """The recipe.
 
@@ -192,19 +201,7 @@ class Plan:
         Raises:
             RecipeError: by the overrides.
         """
-        tables = {**tables_of(base, ()), "name": NAME}
-        other = any(each.replace(" ", "").startswith("generator.kind=") for each in overrides)
-        for choice in self.choices:
-            if other and choice.key in TOP_DOWN:
-                continue  # its values belong together
-            *above, last = choice.key
-            table = tables
-            for part in above:
-                table = table.setdefault(part, {})
-            table[last] = choice.value
-        for each in overrides:
-            override(tables, each)
-        return Recipe.from_tables(tables)
+        return Recipe.from_toml(base, [f"name={NAME}", *self.overrides(overrides), *overrides])
 
     def kept(self, recipe: Recipe) -> tuple[Choice, ...]:
         """The choices that overrides left in a recipe of this plan."""

@@ -51,6 +51,7 @@ def run_suite(
         DataError, CohortError, RunError, NotFiniteError: as in `train` and `evaluate`.
     """
     suite = Suite.from_toml(text)
+    suite.plan(data)
     # Loading the real cases first reports errors in them before hours of training.
     real = {part.name: Real(suite, part, data) for part in suite.sets}
     trainings = list(trainings_of(suite, data, out, device))

@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self, final
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, StringConstraints, ValidationError, model_validator
 
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
@@ -14,7 +15,9 @@ from asyndgan.painting.fading import CONTRASTS
 from asyndgan.painting.sets import MOVED
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe, Section, explained, shown
+from asyndgan.recipe.planning import Plan
 from asyndgan.runs import load_recipe
+from asyndgan.runs.planned import planned
 from asyndgan.suites.fedgan import check_fedgan
 from asyndgan.texts import parsed_toml
 
@@ -53,6 +56,10 @@ class SetSection(Section):
     by_site: bool = Field(False, description="report validation patients of each site apart")
     apart: dict[str, str] = Field(
         {}, description="test patients to report apart: heading to a pattern of their names"
+    )
+    planned: bool = Field(
+        False,
+        description="take the values that 'asyndgan plan' chooses for the sites; overrides win",
     )
     overrides: tuple[str, ...] = Field(
         (), description="KEY=VALUE of the recipes on this set; a model's own go before them"
@@ -169,6 +176,7 @@ class Suite(Section):
     )
     sets: tuple[SetSection, ...] = Field(min_length=1)
     models: tuple[ModelSection, ...] = Field(min_length=1)
+    _plans: dict[str, Plan] = PrivateAttr(default_factory=dict)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -246,11 +254,30 @@ class Suite(Section):
             raise RecipeError(f"suite {name}:\n{explained(error, known)}") from error
         for network in suite.networks:
             SegmentationBudget(network=network)
-        for part in suite.sets:
-            suite._check_grids(part)
-            for model in suite.models:
-                suite._check_model(part, model)
+        suite._check_recipes()
         return suite
+
+    def plan(self, data: Path) -> None:
+        """Plans the recipes of the sets that ask for it, by all cases of their sites.
+
+        Args:
+            data: folder that contains the data sets.
+
+        Raises:
+            DataError: a folder cannot be read, or labels of sites contradict.
+            RecipeError: as `from_toml`.
+        """
+        for part in self.sets:
+            if part.planned:
+                sites = {site: data / part.folder / site for site in part.sites}
+                self._plans[part.name] = planned(sites, (), part.patient_pattern).plan
+        self._check_recipes()
+
+    def _check_recipes(self) -> None:
+        for part in self.sets:
+            self._check_grids(part)
+            for model in self.models:
+                self._check_model(part, model)
 
     def _check_grids(self, part: SetSection) -> None:
         """Raises `RecipeError` if models of a set cannot be compared in one table."""
@@ -301,12 +328,13 @@ class Suite(Section):
     def recipe(self, part: SetSection, model: ModelSection, seed: int) -> Recipe:
         """The resolved recipe of one training."""
         held_out = VALIDATION_PART if self.judged_on == "validation" else 0.0
+        given = [*part.overrides, *model.overrides, *model.on.get(part.name, ())]
+        chosen = self._plans[part.name].overrides(given) if part.name in self._plans else ()
         return load_recipe(
             model.recipe,
             [
-                *part.overrides,
-                *model.overrides,
-                *model.on.get(part.name, ()),
+                *chosen,
+                *given,
                 f"training.seed={seed}",
                 f"training.hold_out={held_out}",
             ],
