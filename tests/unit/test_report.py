@@ -26,7 +26,7 @@ from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.synthesise import PAINTING_VERSION
 from asyndgan.recipe import Recipe
 from asyndgan.reports.curves import loss_charts, presence, run_charts
-from asyndgan.reports.gallery import BUDGET, _coloured, build_gallery, label_colours
+from asyndgan.reports.gallery import BUDGET, _coloured, build_gallery, label_colours, worth_painting
 from asyndgan.reports.report import write_report
 from asyndgan.reports.traffic import _caution
 from asyndgan.reports.words import counted, duration, size, together
@@ -450,6 +450,18 @@ def test_a_real_case_stands_beside_the_synthetic_one_of_its_mask():
     masks = [strip.pictures[0].source for strip in site.strips]
     assert masks[0::2] == masks[1::2]
     assert [strip.kind for strip in site.strips] == ["synthetic", "real"] * 2
+
+
+@pytest.mark.parametrize("real", [{}, {"north": [case("a", 3), case("b", 4)]}])
+def test_what_is_painted_for_the_page_is_what_the_page_would_choose_of_everything(real):
+    everything = [*cases("north", 30), *cases("south", 5), *cases("elsewhere", 9)]
+    masks = [(one.name, one.mask) for one in everything]
+    kept = {name for name, _ in worth_painting(masks, real, ["north", "south"])}
+    few = [one for one in everything if one.name in kept]
+    assert build_gallery(few, real, ["north", "south"], LABELS) == build_gallery(
+        everything, real, ["north", "south"], LABELS
+    )
+    assert len(few) < 20 < len(everything)
 
 
 def test_a_mask_that_training_mirrored_finds_its_real_case():

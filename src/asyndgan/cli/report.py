@@ -1,5 +1,6 @@
 """`asyndgan report`: one page about a run."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,11 +67,12 @@ def report(
         )
         return console.print(f"{page} ({size(page.stat().st_size)})")
     with EvaluationDisplay(console, "paint and draw the page"):
+        shown = _real(folder, site or [])
         page = write_report(
             folder,
             out or run / "report.html",
-            synthetic=_synthetic(console, folder, synthetic),
-            real=_real(folder, site or []),
+            synthetic=_synthetic(console, folder, synthetic, shown),
+            real=shown,
             folders=parsed_sites(site or []),
             evaluation=judged,
             audits=audits,
@@ -103,11 +105,17 @@ def _of_this_run(
     return None
 
 
-def _synthetic(console: Terminal, run: "RunFolder", folder: Path | None) -> list["Case"]:
+def _synthetic(
+    console: Terminal,
+    run: "RunFolder",
+    folder: Path | None,
+    real: Mapping[str, Sequence["Case"]],
+) -> list["Case"]:
     """Synthetic cases to show; if none can be painted, prints why and returns none."""
     from asyndgan.data.dataset import DataSet
     from asyndgan.painting.sets import check_provenance
     from asyndgan.painting.synthesise import released_masks, synthesise
+    from asyndgan.reports.gallery import worth_painting
 
     facts = run.facts()
     if folder:
@@ -115,7 +123,7 @@ def _synthetic(console: Terminal, run: "RunFolder", folder: Path | None) -> list
         check_provenance(run, data)
         return data.cases(run.recipe().image, facts.modalities, synthetic=True)
     try:
-        return list(synthesise(run, released_masks(run)))
+        return list(synthesise(run, worth_painting(released_masks(run), real, list(facts.sites))))
     except RunError as error:
         console.print(f"no images on the page: {error}", style="yellow")
         if not run.has_masks:

@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, final
+from typing import Final, Literal, NamedTuple, TypeVar, final
 
 import numpy as np
 import torch
@@ -158,9 +158,31 @@ def label_colours(labels: Mapping[int, str]) -> dict[int, str]:
 Pairs = list[tuple[Case, Case | None]]
 
 
-def _by_site(cases: Sequence[Case], sites: Sequence[str]) -> dict[str, list[Case]]:
+class Masked(NamedTuple):
+    """A mask and the name of the case to be painted from it."""
+
+    name: str
+    mask: Mask
+
+
+_Masked = TypeVar("_Masked", Case, Masked)
+
+
+def worth_painting(
+    masks: Sequence[tuple[str, Mask]], real: Mapping[str, Sequence[Case]], sites: Sequence[str]
+) -> list[tuple[str, Mask]]:
+    """The named masks of which `build_gallery` shows paintings; its arguments are the same."""
+    kept: dict[str, Mask] = {}
+    for site, group in _by_site([Masked(*one) for one in masks], sites).items():
+        twins = _twins(group, real.get(site, ()))
+        chosen = _spread([one for one in group if one.name in twins] or group, CASES)
+        kept |= {one.name: one.mask for one in chosen}
+    return list(kept.items())
+
+
+def _by_site(cases: Sequence[_Masked], sites: Sequence[str]) -> dict[str, list[_Masked]]:
     """Cases by site, without sites that have none; cases of no known site come last, under ""."""
-    groups: dict[str, list[Case]] = {site: [] for site in [*sites, ""]}
+    groups: dict[str, list[_Masked]] = {site: [] for site in [*sites, ""]}
     longest_first = sorted(sites, key=len, reverse=True)
     for case in cases:
         own = (site for site in longest_first if case.name.startswith(f"{site}-"))
@@ -172,16 +194,7 @@ def _chosen(synthetic: Sequence[Case], real: Sequence[Case]) -> tuple[Pairs, boo
     """Synthetic cases paired with real ones, if any, and whether the masks of pairs are equal."""
     if not real:
         return [(case, None) for case in _spread(synthetic, CASES)], False
-    of_mask = {_key(case.mask): case for case in real}
-    # Training mirrors at random, so released masks may be mirrored.
-    mirrored = {_key(case.mask.flip(-1)): case for case in real}
-    twins: dict[str, Case] = {}
-    for case in synthetic:
-        key = _key(case.mask)
-        if key in of_mask:
-            twins[case.name] = of_mask[key]
-        elif key in mirrored:
-            twins[case.name] = _mirrored(mirrored[key])
+    twins = _twins(synthetic, real)
     with_twin = [case for case in synthetic if case.name in twins]
     if with_twin:
         return [(case, twins[case.name]) for case in _spread(with_twin, CASES // 2)], True
@@ -189,7 +202,22 @@ def _chosen(synthetic: Sequence[Case], real: Sequence[Case]) -> tuple[Pairs, boo
     return list(zip(_spread(synthetic, CASES // 2), others, strict=False)), False
 
 
-def _spread(cases: Sequence[Case], count: int) -> list[Case]:
+def _twins(synthetic: Sequence[_Masked], real: Sequence[Case]) -> dict[str, Case]:
+    """The real case of the same mask, by the name of a synthetic one."""
+    of_mask = {_key(case.mask): case for case in real}
+    # Training mirrors at random, so released masks may be mirrored.
+    mirrored = {_key(case.mask.flip(-1)): case for case in real}
+    twins: dict[str, Case] = {}
+    for case in synthetic if real else ():
+        key = _key(case.mask)
+        if key in of_mask:
+            twins[case.name] = of_mask[key]
+        elif key in mirrored:
+            twins[case.name] = _mirrored(mirrored[key])
+    return twins
+
+
+def _spread(cases: Sequence[_Masked], count: int) -> list[_Masked]:
     """At most `count` cases, evenly spaced among those whose masks have most labels."""
     held = [len(torch.unique(case.mask)) for case in cases]
     rich = [case for case, number in zip(cases, held, strict=True) if number == max(held)]
