@@ -59,6 +59,7 @@ def test_a_study_is_written_once_and_every_command_takes_it(
     assert json.loads(Path("study/audit/audit.json").read_text())
     assert "with the evaluation in" in asyndgan(f"report {file}")
     assert Path("study/run/report.html").is_file()
+    assert "8 bits are stored" in asyndgan(f"plan {file}")
     asyndgan(f"augment {file} --site south --ratio 0.2")
     assert describe(Path("study/south-augmented")).synthetic_cases
 
