@@ -83,7 +83,7 @@ def test_others_of_another_hospital_raise_no_alarm_whether_their_names_tell_it_o
     assert not (groups.alike or found.alarms or found.passes or left_out)
     assert found.verdict.startswith("undecided, since members and others are not alike: AUC")
     assert (
-        "images differ (most by the brightness of T1, AUC 1.00, p < 0.001; members"
+        "images differ (most by the brightness of T1: AUC 1.00, p < 0.001, corrected; members"
         in groups.verdict
     )
 

@@ -23,7 +23,7 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.errors import Interrupted, RunError
 from asyndgan.painting.fading import AS_PAINTED
 from asyndgan.painting.sets import OF_SITES
-from asyndgan.painting.synthesise import PAINTING_VERSION
+from asyndgan.painting.synthesise import PAINTING_VERSION, RELEASED
 from asyndgan.reports.audited import read_audited
 from asyndgan.runs import RunFacts, RunFolder, load_recipe
 
@@ -107,7 +107,11 @@ def test_a_trial_runs_audit_has_no_capitals_and_begins_with_a_finished_training(
 @pytest.mark.parametrize(
     ("own", "source", "words"),
     [
-        (7, "released by the sites during training", "from 7 of the members' own masks (released"),
+        (
+            7,
+            "released by the sites during training",
+            "of the members (released by the sites during training; 7 different",
+        ),
         (0, "a folder of masks", "from masks that are no member's (a folder of masks)"),
         (0, "none; painted from noise", ""),
         (0, "", ""),  # an earlier version's audit
@@ -161,6 +165,8 @@ def test_who_has_no_further_patients_holds_some_out(tmp_path: Path) -> None:
         (QUIETLY, {"confirmed": {"north": True, "south": False}}, "compares members of south"),
         (QUIETLY, {"generator": "0" * 64}, "is of another generator"),
         (QUIETLY, {"painting_version": 1}, "another version painted"),
+        (replace(QUIETLY, own_masks=3), {"source": "a folder of masks"}, "the members' anatomy"),
+        (QUIETLY, {"source": RELEASED}, "the members' anatomy"),  # each of them moved
     ],
 )
 def test_the_last_line_says_what_the_release_says(
@@ -185,11 +191,10 @@ def test_no_release_is_promised_of_masks_that_only_the_audit_had_or_without_a_ge
 ) -> None:
     run = run_of(tmp_path / "run")
     line = release_by(run, record_of(run, source=f"{OF_SITES}, some of them moved at random"))
-    assert "audit with --masks FOLDER" in line and line.startswith("not permitted, because ")
-    own = record_of(run, replace(QUIETLY, own_masks=3))
-    assert release_by(run, own).startswith("permitted, though the set resembles the members")
+    assert "Audit with --masks OTHER" in line and line.startswith("not permitted, because ")
+    record = record_of(run)
     run.generator_file.unlink()
-    assert "cannot be read" in release_by(run, own)
+    assert "cannot be read" in release_by(run, record)
 
 
 @pytest.mark.parametrize(
@@ -207,13 +212,13 @@ def test_pixels_that_were_not_read_are_told_in_the_order_that_they_are_compared(
     assert f"or an even grey: 17.6 dB; by asking: {read:.1f} dB" in said
     assert "The discriminator that was asked is untrained, since the site kept no state" in said
     later = PixelsRead("north", 20, [read], [9.0], [17.6], [12.0]).verdict
-    assert later.endswith("is as it was after step 20")
+    assert later.endswith("is the oldest that the site kept, of step 20")
 
 
 def test_figures_name_chance_and_what_would_have_been_found() -> None:
     guessed = SitesGuessed(61, 152, 0.33, 0.48, 0.57, 0.9)
-    assert "chance level, always naming the largest site: 57%" in guessed.verdict
-    assert "if more than 6% of such patients were copied, this audit would" in APART.verdict
+    assert "40% of 152 patients right (95 % interval 33% to 48%); always naming" in guessed.verdict
+    assert "of further patients like them at most 6% would be copied" in APART.verdict
     assert "up to 9% of such patients may be copied" in COPIED.verdict
 
 
@@ -221,7 +226,7 @@ def test_the_table_of_attacks_says_what_its_numbers_and_dashes_mean() -> None:
     out = io.StringIO()
     tell_attacks(Terminal(file=out, width=200), [QUIET, ALARM, replace(ALARM, explained=True)])
     text = " ".join(out.getvalue().split())
-    assert "one-sided" in text and "epsilon 0" in text
+    assert "one-sided" in text and "the epsilon may still be large" in text
     assert text.count("\N{EN DASH}") == 1 + 3 + 1  # of which one explains them
 
 
@@ -242,7 +247,7 @@ def test_a_report_says_what_to_do_and_no_more_than_the_verdicts(tmp_path: Path) 
     assert card.attempts[0].tested == "p 0.001, corrected 0.003, epsilon at least \N{EN DASH}"
     assert card.advice == tuple(remedies(run, read_audit(tmp_path).audit)) != ()
     assert card.release.startswith("not permitted, because nearest: MEMBERS CAN BE TOLD")
-    assert "4 of the members' own masks" in card.doubts[0]
+    assert "4 different ones equal a member's" in card.doubts[0]
     (tmp_path / "audit.json").write_text(json.dumps(tables | {"trial": "Trial run: 60 of 3,000"}))
     trial = read_audited(run, tmp_path, shown=())
     assert (trial.learned, trial.undecided) == (0, 1)

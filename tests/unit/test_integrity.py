@@ -74,7 +74,7 @@ def test_with_a_bound_one_liar_of_four_does_not_turn_the_generators_gradient_rou
     undefended, notes = gradient(*parts, liar=True)
     defended, _ = gradient(*parts, "integrity.bound=1", liar=True)
     assert quiet == []
-    assert "west: feedback of step 0" in notes[0]
+    assert "west: the feedback of step 0" in notes[0]
     assert torch.cosine_similarity(honest, undefended, dim=0) < 0
     assert torch.cosine_similarity(honest, defended, dim=0) > 0.3
     assert defended.norm() < 2 * honest.norm()

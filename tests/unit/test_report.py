@@ -289,7 +289,7 @@ def test_patients_left_of_the_bar_are_counted_at_its_edge(tmp_path):
     dots = [attributes["style"] for attributes in found.all("b") if "style" in attributes]
     assert len(dots) == 1
     assert "\N{BLACK LEFT-POINTING TRIANGLE}2" in found.text
-    assert "counts patients left of the bar" in found.text
+    assert "counts patients left of the axis" in found.text
 
 
 def test_values_beyond_an_axis_are_marked_once_a_stretch():
@@ -359,7 +359,7 @@ def test_each_patient_is_a_dot_in_the_row_of_a_model(tmp_path):
     )
     dots = [attributes["style"] for attributes in found.all("b") if "style" in attributes]
     assert [dot.split(";")[0] for dot in dots] == ["left:40.0%", "left:80.0%"]
-    assert "each dot is a patient" in found.text and "Others." in found.text
+    assert "each small dot is a patient" in found.text and "Others." in found.text
 
 
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path):

@@ -74,8 +74,8 @@ class NearCopies:
         """A sentence for readers without statistical training."""
         found = (
             f"the smallest distance of a synthetic image is {self.nearest:.2f} to a member and "
-            f"{self.nearest_other:.2f} to another patient, where 0 is a copy, 1 is the distance to "
-            f"the most similar other patient, and below {COPY:g} counts as a copy"
+            f"{self.nearest_other:.2f} to another patient, where 0 is a copy, 1 is how far that "
+            f"patient is from the most similar fellow patient, and below {COPY:g} counts as a copy"
         )
         if self.found:
             if self.nearest >= COPY:
@@ -87,9 +87,9 @@ class NearCopies:
         if not self.passes:
             return f"NEAR COPIES of others, so the generator learned from them elsewhere: {found}"
         return (
-            f"no near copy of the {self.members} members, mirrored or not: {found}; if more than "
-            f"{self.most:.0%} of such patients were copied, this audit would have found one "
-            "(97.5 % confidence)"
+            f"no near copy of the {self.members} members, mirrored or not (turned, scaled or "
+            f"shifted ones are not searched for): {found}; of further patients like them at most "
+            f"{self.most:.0%} would be copied (97.5 % confidence)"
         )
 
 

@@ -101,11 +101,11 @@ class Groups:
     @property
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
-        others = _told(self.others) if self.others else "of hospitals that their names do not tell"
+        others = _told(self.others) if self.others else "not known"
         sizes = f"members: {_told(self.members)}; others: {others}"
         p_value = "p < 0.001" if self.p_value < 0.001 else f"p {self.p_value:.3f}"
         by_images = "brightness, contrast and labelled area of the images"
-        measured = f"most by the {self.measure}, AUC {self.auc:.2f}, {p_value}"
+        measured = f"most by the {self.measure}: AUC {self.auc:.2f}, {p_value}, corrected"
         if self.other_mix:
             more = f"; {by_images} differ as well ({measured})" if self.other_images else ""
             return f"not alike, the others are of another mix of hospitals ({sizes}){more}"
@@ -113,7 +113,12 @@ class Groups:
             return f"not alike, {by_images} differ ({measured}; {sizes})"
         alike = f"{by_images} do not differ significantly ({measured})"
         if not self.others:
-            return f"maybe not alike ({sizes}); {alike}"
+            return (
+                f"maybe not alike, as the others' names do not tell their hospitals ({sizes}); "
+                f"{alike}; an attack alarms only if its "
+                "interval lies above this AUC. Names that begin with the site's "
+                "(north-p7) would tell"
+            )
         few = min(sum(self.members.values()), sum(self.others.values())) < ENOUGH
         return f"{'too few to compare' if few else 'alike'} ({sizes}); {alike}"
 

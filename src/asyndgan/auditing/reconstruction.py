@@ -1,6 +1,5 @@
 """What a malicious coordinator reads of a site's real images by asking about one batch."""
 
-import math
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -22,7 +21,6 @@ from asyndgan.data import Batch
 from asyndgan.data.dataset import DataSet
 from asyndgan.engines import SiteSetup, load_cohort
 from asyndgan.errors import ProtocolError, RunError
-from asyndgan.judging.metrics import bootstrap_interval
 from asyndgan.privacy import SIMULATION, Policy
 from asyndgan.protocol import Endpoint, message_limit
 from asyndgan.recipe import Recipe
@@ -86,14 +84,13 @@ class PixelsRead:
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
         gained = [asked - anyway for asked, anyway in zip(self.asked, self.anyway, strict=True)]
-        low, high = bootstrap_interval(gained)
         found = (
             "PSNR without asking, by what the generator paints or an even grey: "
             f"{fmean(self.anyway):.1f} dB; by asking: {fmean(self.asked):.1f} dB"
         )
-        if not math.isnan(low):
-            found += f"; difference {low:+.1f} to {high:+.1f} dB (95 % interval)"
-        state = f"as it was after step {self.step}"
+        if len(gained) > 1:
+            found += f"; the differences are {min(gained):+.1f} to {max(gained):+.1f} dB"
+        state = f"the oldest that the site kept, of step {self.step}"
         if not self.step:
             state = (
                 "untrained, since the site kept no state from before the end of the training "

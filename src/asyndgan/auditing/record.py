@@ -14,10 +14,12 @@ from asyndgan.auditing.schema import Faded, Text, Whole
 from asyndgan.errors import RunError
 from asyndgan.painting.fading import AS_PAINTED, Fading
 from asyndgan.painting.sets import OF_SITES
-from asyndgan.painting.synthesise import PAINTING_VERSION
+from asyndgan.painting.synthesise import PAINTING_VERSION, RELEASED
 from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
+
+OTHER_MASKS: Final = "--masks OTHER, a folder of other patients' masks"
 
 
 @final
@@ -68,14 +70,29 @@ class AuditRecord:
         """From whose masks the audited set was painted; empty if not known or from none."""
         if not self.source or self.source.startswith("none"):
             return ""
-        if not self.audit.own_masks:
+        if not self.of_members:
             return f"the audited set was painted from masks that are no member's ({self.source})"
+        return f"{self._own}. An audit with {OTHER_MASKS} tells what the generator alone reveals"
+
+    @property
+    def of_members(self) -> bool:
+        """Whether the audited set was painted from masks of the members, as they are or moved."""
+        return bool(self.audit.own_masks) or self.source.startswith((RELEASED, OF_SITES))
+
+    @property
+    def _own(self) -> str:
+        equal = f"{self.audit.own_masks} different ones equal a member's in every pixel"
         return (
-            f"the audited set was painted from {self.audit.own_masks} of the members' own masks "
-            f"({self.source}), so it resembles the members because of the masks alone; --masks "
-            "OTHER, a folder of other patients' masks, tells apart what the masks and what the "
-            "generator reveal"
+            f"the audited set was painted from masks of the members ({self.source}; {equal}), so "
+            "it shows the members' anatomy even if the generator remembers no image"
         )
+
+    @property
+    def owned(self) -> str:
+        """Why the set may not be released because of its masks; empty if it may."""
+        if not self.of_members:
+            return ""
+        return f"{self._own}. Audit with {OTHER_MASKS}, and paint from the same masks"
 
 
 _RECORD: Final = TypeAdapter(AuditRecord)
@@ -124,8 +141,8 @@ def check_released(
         RunError: a site, or a modality of one, was not audited; or an audit cannot be read, is of
             another generator, other masks, other faded labels or another way of painting, its
             members are not confirmed, it has too few patients or others who are unlike the members,
-            or any attack by itself, without correction for their number, found members, or near
-            copies were found.
+            any attack by itself, without correction for their number, found members, near copies
+            were found, or the set was painted from masks of members.
     """
     findings, records = [], []
     for folder in audits:
@@ -163,17 +180,11 @@ def release_by(run: RunFolder, record: AuditRecord) -> str:
     except RunError as error:  # such as of a run that was copied without its generator
         reason = str(error).rstrip(".")
     reason = reason or unconfirmed(record.confirmed, name) or _objection(record)
-    if not reason and record.source.startswith(OF_SITES):
-        reason = (
-            "'asyndgan generate' does not have the masks, which were the sites' own; audit with "
-            "--masks FOLDER, a folder of other patients' masks"
-        )
     if not reason and (reason := _uncovered(run, [record])):
         reason += f". For {', '.join(sorted(record.confirmed))} this audit permits it"
     if reason:
         return f"not permitted, because {reason}"
-    own = ", though the set resembles the members because of their own masks; see masks"
-    return f"permitted{own if record.audit.own_masks else ''}"
+    return "permitted"
 
 
 def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:
@@ -202,6 +213,7 @@ def _objection(record: AuditRecord) -> str:
         # Leaving patients out to make the groups alike must not permit what all of them forbid.
         *(replace(one, explained=False).objection(record.decided) for one in whole),
         *([] if found.groups.alike else [f"groups {found.groups.verdict}"]),
+        record.owned,
     ]
     return next((text for text in objections if text), "")
 

@@ -33,10 +33,10 @@ def remedies(run: RunFolder, found: Audit) -> list[str]:
             f"Audit with more patients than these {counted(members, 'member')} and "
             f"{counted(others, 'other')}{least}."
         )
-    if found.own_masks and (any(one.tells for one in decided) or not found.copies.passes):
+    if found.own_masks:
         advice.append(
-            "Audit with --masks OTHER, a folder of other patients' masks: the set resembles the "
-            "members because of their own masks alone."
+            "Audit with --masks OTHER, a folder of other patients' masks: this set shows the "
+            "members' anatomy because of their own masks, so it cannot be released."
         )
     if not trial and (not found.copies.passes or any(one.alarms for one in attacks)):
         alarm = "If the alarm stays, release" if advice else "Release"

@@ -45,12 +45,13 @@ class SitesGuessed:
     def verdict(self) -> str:
         """A sentence for readers without statistical training."""
         found = (
-            f"{self.right} of {self.patients} patients right, {self.low:.0%} to {self.high:.0%} "
-            f"(95 % interval); chance level, always naming the largest site: {self.always:.0%}"
+            f"{self.right / self.patients:.0%} of {self.patients} patients right (95 % interval "
+            f"{self.low:.0%} to {self.high:.0%}); always naming the largest site would be right "
+            f"for {self.always:.0%}"
         )
         if self.p_value < LEVEL:
             return f"a patient's site can be guessed from the scanner's look, no alarm: {found}"
-        return f"no sign that a patient's site can be guessed: {found}"
+        return f"no sign that a patient's site can be guessed by the look: {found}"
 
 
 def guess_sites(

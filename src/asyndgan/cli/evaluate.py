@@ -146,7 +146,7 @@ def evaluate(
     tell_evaluation(console, evaluation)
     if not synthetic:
         painted = out / "synthetic"
-        same = "; 'asyndgan generate' paints the same" if sites.run.has_masks else ""
+        same = "; 'asyndgan generate' paints the same images" if sites.run.has_masks else ""
         console.say(f"The synthetic set is {painted}{same}.")
 
 

@@ -262,11 +262,11 @@ def _summed(whole: str, overall: Sequence[Overall]) -> Iterator[str]:
     if SYNTHETIC not in of_model or math.isnan(of_model[SYNTHETIC].ratio):
         return
     synthetic, real = of_model[SYNTHETIC], of_model[REAL_ALL]
-    single = [one.iou for one in overall if of_single_sites(one.model)]
+    single = [(one.ratio, one.iou) for one in overall if of_single_sites(one.model)]
     yield (
         f"{whole}: mean IoU {synthetic.ratio:.2f} ({synthetic.ratio_low:.2f} to "
         f"{synthetic.ratio_high:.2f}) of all-real ({synthetic.iou:.3f} against {real.iou:.3f})"
-        + (f"; the best single site {max(single):.3f}" if single else "")
+        + ("; the best single site {:.2f} ({:.3f})".format(*max(single)) if single else "")
     )
 
 

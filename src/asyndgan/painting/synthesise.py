@@ -26,6 +26,9 @@ BATCH: Final = 32
 PAINTING_VERSION: Final = 5
 """To be raised when a change alters what is painted from the same masks and seeds."""
 
+RELEASED: Final = "released by the sites during training"
+"""Where the masks came from that a run kept."""
+
 
 def released_masks(run: RunFolder) -> list[tuple[str, Mask]]:
     """Name and label map of every mask that the run kept from training.
@@ -223,7 +226,7 @@ def source_of_masks(run: RunFolder) -> str:
     if recipe.masks.source == "given":
         return "given to the sites, no patient's of theirs"
     if recipe.condition.kind != "none":
-        return "released by the sites during training"
+        return RELEASED
     return "painted" if recipe.image.source == "masks" else "none; painted from noise"
 
 

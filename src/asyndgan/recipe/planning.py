@@ -101,7 +101,7 @@ RULES: Final = (
          "a mirror would swap front and back of sagittal slices"),
     Rule("sides", "a label lies on one side, or a mirror exchanges two labels",
          lambda s: s.sided, lambda s: {("training", "flip"): False},
-         "masks of '{s.sided[0]}' differ from their mirror images, which no patient has",
+         "masks of '{s.sided[0]}' look mirrored as no patient's here do",
          "[hippocampi](results/search-hippocampus.md) were trained so"),
     Rule("spacing", "spacings differ by more than 5 %, and volumes are no crops",
          lambda s: s.scaled_apart and not s.cropped,

@@ -27,9 +27,10 @@ _QUESTIONS: Final = {
 
 
 MEANING: Final = (
-    "p: one-sided, that chance lets members score so high; corrected: for the number of attacks "
-    "(Holm). Epsilon at least: the run's epsilon is that or more if members were drawn at random. "
-    f"{DASH}: nothing was shown (epsilon 0), or the groups are unlike, so the number means nothing."
+    "p: one-sided, that chance lets members score so high; corrected: for the number of these "
+    "attacks (Holm). Epsilon at least: the run's epsilon is that or more if members were drawn at "
+    f"random. {DASH}: these attacks give no lower bound, or the groups are unlike; the epsilon may "
+    "still be large."
 )
 """What the numbers of `figures_of` mean."""
 

@@ -344,7 +344,7 @@ def _provenance(facts: RunFacts, generator: _Generator) -> tuple[tuple[str, str]
     elif not found:
         hash_of_file = f"{stored} (the file is not there)"
     elif stored == found:
-        hash_of_file = f"{stored} (the file has it)"
+        hash_of_file = f"{stored} (checked: it is that of the file)"
     else:
         hash_of_file = f"{stored}, BUT THE FILE HAS {found}"
     return (

@@ -260,7 +260,9 @@ def _stayed(recipe: Recipe) -> Iterator[Stayed]:
     )
     yield Stayed("Names", "No file name, no path, no name or number of a patient.")
     if recipe.condition.kind == "mask":
-        yield Stayed("Whose mask is whose", "Masks travel in batches, without a patient.")
+        yield Stayed(
+            "Whose mask is whose", "The masks themselves leave, in batches, without a name."
+        )
 
 
 def _caution(recipe: Recipe) -> Iterator[str]:

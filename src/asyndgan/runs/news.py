@@ -42,8 +42,8 @@ def line_of(event: Event) -> str:
             return f"{site} declares a share of {declared:g}, and counts for {part:.0%} from now on"
         case events.Loud(step=step, times=times):
             return (
-                f"{site}: feedback of step {step} is {times:.0f} times as long as the median of "
-                "all sites'"
+                f"{site}: the feedback of step {step} is {times:.0f} times as strong as the median "
+                "of all sites' (its norm; it was used as it is)"
             )
         case events.NoDistance(reason=reason):
             return f"no distance from {site}'s images: {reason}"
