@@ -112,7 +112,10 @@ def _trained(survey: Survey, *, volumes: bool) -> str:
     height, width = survey.image.size
     of = f", {_range([(count,) for count in counts])} a volume" if volumes else ""
     what = counted(survey.slices, "slice" if volumes else "picture")
-    left = f"; {survey.left_out} without a label are left out" if survey.left_out else ""
+    left = ""
+    if survey.left_out:
+        left = f"; {survey.left_out} without a label are left out"
+        left += ", and any whose labels are lost by scaling"
     left += f"; {survey.without} hold no label" if survey.without else ""
     made = f"{what} of {height} x {width} pixels{of}"
     cut = f", {100 * survey.cut:.0f} % of what is stored is cut off" if survey.cut > 0.005 else ""
