@@ -147,7 +147,7 @@ def evaluate(
     if not synthetic:
         painted = out / "synthetic"
         same = "; 'asyndgan generate' paints the same images" if sites.run.has_masks else ""
-        console.say(f"The synthetic set is {painted}{same}.")
+        console.say(f"The synthetic set is {painted}{same}. An audit says whether to pass them on.")
 
 
 def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:

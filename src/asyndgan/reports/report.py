@@ -235,7 +235,9 @@ def _tiles(
     cases = sum(int(about["cases"]) for about in facts.sites.values())
     planned = recipe.training.steps
     yield Tile(amount(len(facts.sites)), "sites", _named(list(facts.sites)))
-    yield Tile(amount(cases), "cases at the sites", "every image stayed there")
+    yield Tile(
+        amount(cases), "pictures or slices at the sites", "no message had a place for an image"
+    )
     yield Tile(
         amount(facts.steps),
         "steps",
