@@ -196,7 +196,7 @@ def test_every_section_is_there(tmp_path):
 
 def test_the_tiles_hold_the_figures_of_the_run(tmp_path):
     text = page(run_folder(tmp_path / "run")).text
-    assert "20 cases at the sites" in text
+    assert "20 pictures or slices at the sites" in text
     assert "12 steps in 1 min 15 s" in text
     assert "61.4 kB left a site each step 1.5 MB in all" in text
 
