@@ -35,7 +35,7 @@ from asyndgan.judging.metrics import area_under_curve
 from asyndgan.judging.real import load_real
 from asyndgan.models import site_noise
 from asyndgan.painting.sets import painted_once, synthetic_of_run
-from asyndgan.painting.synthesise import Origin, masks_digest, masks_in
+from asyndgan.painting.synthesise import Origin, masks_digest, masks_in, synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
@@ -259,10 +259,15 @@ def of_many_patients(audited: Path) -> None:
     (audited / "audit.json").write_text(json.dumps(tables))
 
 
+def freely(run: RunFolder, given: Path) -> list[Case]:
+    """What the run paints from masks of nobody who takes part."""
+    return list(synthesise(run, masks_in(given, run)))
+
+
 def audited_of_many(parts: Parts, given: Path, out: Path) -> RunFolder:
     """The run, after an audit that permits its release."""
-    run, members, others, painted = parts
-    digest = masks_digest(masks_in(given, run))
+    run, members, others, _ = parts
+    painted, digest = freely(run, given), masks_digest(masks_in(given, run))
     audit(run, members, others, painted, out, Audited(masks=digest, confirmed=SITES))
     of_many_patients(out)
     return run
@@ -296,8 +301,8 @@ def given(parts: Parts) -> Path:
 def test_a_set_is_released_only_where_an_audit_of_its_generator_found_nothing(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:
-    run, members, others, painted = parts
-    digest = masks_digest(masks_in(given, run))
+    run, members, others, _ = parts
+    painted, digest = freely(run, given), masks_digest(masks_in(given, run))
     audit(run, members, others, painted, tmp_path / "good", Audited(masks=digest, confirmed=SITES))
     copies = [replace(case, image=0.98 * case.image) for case in members]
     audit(run, members, others, copies, tmp_path / "bad", Audited(masks=digest, confirmed=SITES))
@@ -527,8 +532,8 @@ def test_an_audit_releases_no_modality_that_it_did_not_compare(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:
     """The set has all of them, and members might be copied in one alone."""
-    run, members, others, painted = parts
-    digest = masks_digest(masks_in(given, run))
+    run, members, others, _ = parts
+    painted, digest = freely(run, given), masks_digest(masks_in(given, run))
     kept = [list(group) for group in (members, others, painted)]
     names = members[0].modalities
     for place, group in enumerate(kept):
@@ -635,8 +640,9 @@ def test_an_audit_says_with_whose_members_its_others_were_not_compared(
     parts: Parts, given: Path, tmp_path: Path
 ) -> None:
     """One site's members among another's others would hide that both were learned."""
-    run, members, others, painted = parts
-    digest, texts = masks_digest(masks_in(given, run)), []
+    run, members, others, _ = parts
+    painted, digest = freely(run, given), masks_digest(masks_in(given, run))
+    texts = []
     for site in SITES:
         own = [case for case in members if case.patient.startswith(f"{site}/")]
         # As of a folder, in which patients have no site's name.
@@ -715,9 +721,9 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
         told[term] = [
             PixelsRead(**{key: one[key] for key in one if key != "verdict"}) for one in stored
         ]
-    assert "; difference -" in told["none"][0].verdict
+    assert "; the differences are -" in told["none"][0].verdict
     assert "no nearer to real pixels in this test of 2 images" in told["none"][0].verdict
-    assert told["none"][0].verdict.endswith("as it was after step 2")
+    assert told["none"][0].verdict.endswith("the oldest that the site kept, of step 2")
     assert [one.site for one in told["paired"]] == SITES
     assert all(one.step == 2 for one in told["none"])
     assert all(one.told == recipes["paired"][0].training.batch for one in told["paired"])
