@@ -72,7 +72,12 @@ class AuditRecord:
             return ""
         if not self.of_members:
             return f"the audited set was painted from masks that are no member's ({self.source})"
-        return f"{self._own}. An audit with {OTHER_MASKS} tells what the generator alone reveals"
+        equal = f"{self.audit.own_masks} different ones equal a member's in every pixel"
+        return (
+            f"the audited set was painted from masks of the members ({self.source}; {equal}), so "
+            "it shows the members' anatomy even if the generator remembers no image. An audit with "
+            f"{OTHER_MASKS}, tells what the generator alone reveals"
+        )
 
     @property
     def of_members(self) -> bool:
@@ -80,19 +85,14 @@ class AuditRecord:
         return bool(self.audit.own_masks) or self.source.startswith((RELEASED, OF_SITES))
 
     @property
-    def _own(self) -> str:
-        equal = f"{self.audit.own_masks} different ones equal a member's in every pixel"
-        return (
-            f"the audited set was painted from masks of the members ({self.source}; {equal}), so "
-            "it shows the members' anatomy even if the generator remembers no image"
-        )
-
-    @property
     def owned(self) -> str:
         """Why the set may not be released because of its masks; empty if it may."""
         if not self.of_members:
             return ""
-        return f"{self._own}. Audit with {OTHER_MASKS}, and paint from the same masks"
+        return (
+            "the set was painted from masks of the members, so it shows the members' anatomy. "
+            f"Audit with {OTHER_MASKS}, and paint from the same masks"
+        )
 
 
 _RECORD: Final = TypeAdapter(AuditRecord)
