@@ -721,9 +721,9 @@ def test_an_audit_says_whether_a_coordinator_could_read_real_pixels(
         told[term] = [
             PixelsRead(**{key: one[key] for key in one if key != "verdict"}) for one in stored
         ]
-    assert "; the differences are -" in told["none"][0].verdict
+    assert "; by image -" in told["none"][0].verdict
     assert "no nearer to real pixels in this test of 2 images" in told["none"][0].verdict
-    assert told["none"][0].verdict.endswith("the oldest that the site kept, of step 2")
+    assert told["none"][0].verdict.endswith("that of step 2, the oldest kept")
     assert [one.site for one in told["paired"]] == SITES
     assert all(one.step == 2 for one in told["none"])
     assert all(one.told == recipes["paired"][0].training.batch for one in told["paired"])

@@ -32,7 +32,13 @@ from asyndgan.judging.completion_scores import completions
 from asyndgan.judging.real import load_real
 from asyndgan.painting import augmenting, completion, translation
 from asyndgan.painting.budget import TranslationBudget
-from asyndgan.painting.synthesise import digests_of, masks_in, released_masks, synthesise
+from asyndgan.painting.synthesise import (
+    RELEASED,
+    digests_of,
+    masks_in,
+    released_masks,
+    synthesise,
+)
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.sites import Participation, RunSites
@@ -129,7 +135,7 @@ def test_a_completed_set_says_what_its_translator_learned_from(
     complete(run.path, "--site", without_t2, "--out", tmp_path / "out", "--steps", 2, *more)
     provenance = json.loads((tmp_path / "out" / "provenance.json").read_text())
     assert provenance["hide_masks"] == given
-    source = "a folder of masks" if given else "released by the sites during training"
+    source = "a folder of masks" if given else RELEASED
     assert provenance["translator"] == {
         "masks": f"{len(own) + len(others)} out of {len(own)} of the site's own and {len(others)} "
         f"others ({source}), moved at random",
@@ -814,7 +820,7 @@ def test_masks_of_a_label_are_painted_and_rare_ones_more_often(
     assert sum(with_lesion) > 0.8 * len(masks)  # a small one may be moved off the image
     told = json.loads((out / "provenance.json").read_text())
     assert re.fullmatch(
-        r"\d+ of the site's own and \d+ released by the sites during training, moved at random",
+        r"\d+ of the site's own and \d+ kept during training as the sites allowed, moved at random",
         told["masks"],
     )
     own = DataSet(phantoms["north"]).cases(run.recipe().image)

@@ -88,8 +88,7 @@ class NearCopies:
             return f"NEAR COPIES of others, so the generator learned from them elsewhere: {found}"
         return (
             f"no near copy of the {self.members} members, mirrored or not (turned, scaled or "
-            f"shifted ones are not searched for): {found}; of further patients like them at most "
-            f"{self.most:.0%} would be copied (97.5 % confidence)"
+            f"shifted ones are not searched for): {found}"
         )
 
 

@@ -115,9 +115,8 @@ class Groups:
         if not self.others:
             return (
                 f"maybe not alike, as the others' names do not tell their hospitals ({sizes}); "
-                f"{alike}; an attack alarms only if its "
-                "interval lies above this AUC. Names that begin with the site's "
-                "(north-p7) would tell"
+                f"{alike}; an attack alarms only if its interval lies above {self.auc:.2f}. Names "
+                "that begin with the site's (north-p7) would tell"
             )
         few = min(sum(self.members.values()), sum(self.others.values())) < ENOUGH
         return f"{'too few to compare' if few else 'alike'} ({sizes}); {alike}"

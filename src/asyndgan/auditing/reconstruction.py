@@ -85,12 +85,12 @@ class PixelsRead:
         """A sentence for readers without statistical training."""
         gained = [asked - anyway for asked, anyway in zip(self.asked, self.anyway, strict=True)]
         found = (
-            "PSNR without asking, by what the generator paints or an even grey: "
+            "mean PSNR without asking, by what the generator paints or an even grey: "
             f"{fmean(self.anyway):.1f} dB; by asking: {fmean(self.asked):.1f} dB"
         )
         if len(gained) > 1:
-            found += f"; the differences are {min(gained):+.1f} to {max(gained):+.1f} dB"
-        state = f"the oldest that the site kept, of step {self.step}"
+            found += f"; by image {min(gained):+.1f} to {max(gained):+.1f} dB"
+        state = f"that of step {self.step}, the oldest kept"
         if not self.step:
             state = (
                 "untrained, since the site kept no state from before the end of the training "

@@ -19,7 +19,7 @@ from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
 from asyndgan.texts import bounded_text, parsed_json
 
-OTHER_MASKS: Final = "--masks OTHER, a folder of other patients' masks"
+OTHER_MASKS: Final = "--masks OTHER, a folder of masks of nobody who took part"
 
 
 @final
@@ -72,7 +72,9 @@ class AuditRecord:
             return ""
         if not self.of_members:
             return f"the audited set was painted from masks that are no member's ({self.source})"
-        equal = f"{self.audit.own_masks} different ones equal a member's in every pixel"
+        equal = f"{self.audit.own_masks} of them equal a member's in every pixel"
+        if self.source.startswith((RELEASED, OF_SITES)):
+            equal += ", the others are moved"
         return (
             f"the audited set was painted from masks of the members ({self.source}; {equal}), so "
             "it shows the members' anatomy even if the generator remembers no image. An audit with "

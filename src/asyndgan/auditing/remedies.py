@@ -35,8 +35,8 @@ def remedies(run: RunFolder, found: Audit) -> list[str]:
         )
     if found.own_masks:
         advice.append(
-            "Audit with --masks OTHER, a folder of other patients' masks: this set shows the "
-            "members' anatomy because of their own masks, so it cannot be released."
+            "Audit with --masks OTHER, a folder of masks of nobody who took part: this set shows "
+            "the members' anatomy by their own masks, so it cannot be released."
         )
     if not trial and (not found.copies.passes or any(one.alarms for one in attacks)):
         alarm = "If the alarm stays, release" if advice else "Release"

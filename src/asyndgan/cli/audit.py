@@ -85,7 +85,7 @@ def audit(
             watch=display.show,
         )  # fmt: skip
     tell_audit(console, folder, record)
-    console.say(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE}")
+    console.say(f"{out / AUDIT_FILE}\n{out / NEAREST_FILE} (real patients: keep it at the site)")
 
 
 def tell_attacks(console: Terminal, attacks: Iterable["Attack"]) -> None:

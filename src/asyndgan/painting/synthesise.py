@@ -26,7 +26,7 @@ BATCH: Final = 32
 PAINTING_VERSION: Final = 5
 """To be raised when a change alters what is painted from the same masks and seeds."""
 
-RELEASED: Final = "released by the sites during training"
+RELEASED: Final = "kept during training as the sites allowed"
 """Where the masks came from that a run kept."""
 
 

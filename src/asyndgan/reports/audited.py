@@ -26,11 +26,13 @@ _QUESTIONS: Final = {
 }
 
 
+NONE: Final = "none"
+
 MEANING: Final = (
     "p: one-sided, that chance lets members score so high; corrected: for the number of these "
     "attacks (Holm). Epsilon at least: the run's epsilon is that or more if members were drawn at "
-    f"random. {DASH}: these attacks give no lower bound, or the groups are unlike; the epsilon may "
-    "still be large."
+    f"random. {NONE}: these attacks show none, and it may still be large. {DASH}: the groups are "
+    "unlike, so the number means nothing."
 )
 """What the numbers of `figures_of` mean."""
 
@@ -40,8 +42,8 @@ def figures_of(attack: Attack) -> tuple[str, str, str]:
     p_value, corrected = (
         DASH if attack.explained else decimal(p, 3) for p in (attack.p_value, attack.corrected)
     )
-    bounded = attack.epsilon and not attack.explained
-    return p_value, corrected, decimal(attack.epsilon, 2) if bounded else DASH
+    bound = decimal(attack.epsilon, 2) if attack.epsilon else NONE
+    return p_value, corrected, DASH if attack.explained else bound
 
 
 @final

@@ -236,7 +236,9 @@ def _tiles(
     planned = recipe.training.steps
     yield Tile(amount(len(facts.sites)), "sites", _named(list(facts.sites)))
     yield Tile(
-        amount(cases), "pictures or slices at the sites", "no message had a place for an image"
+        amount(cases),
+        "pictures or slices at the sites",
+        "no message of a site has a place for an image",
     )
     yield Tile(
         amount(facts.steps),
