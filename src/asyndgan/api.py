@@ -35,7 +35,7 @@ from asyndgan.models import check_parts
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.painting.fading import fading_of
 from asyndgan.painting.looks import check_look
-from asyndgan.painting.records import DRAWS, generate_records
+from asyndgan.painting.records import generate_records
 from asyndgan.painting.sets import watched, write_standard
 from asyndgan.painting.synthesise import chosen_masks, masks_digest, synthesise
 from asyndgan.painting.writing import PICTURES, Storage, write_synthetic
@@ -278,7 +278,7 @@ def generate(
             check_released_records(folder, [Path(one) for one in release]) if release else ""
         )
         return generate_records(
-            folder, Path(out), draws=draws or DRAWS, seed=seed, audited=permitted,
+            folder, Path(out), draws=draws, seed=seed, audited=permitted,
             ending=format_of(file_of(Path(like))) if like else ".csv",
         )  # fmt: skip
     named, origin = chosen_masks(folder, _path(masks))

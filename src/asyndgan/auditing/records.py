@@ -18,14 +18,14 @@ from asyndgan.data.splits import OPEN
 from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
 from asyndgan.judging.metrics import fraction_interval
-from asyndgan.judging.records import distances, joined, split_sites
+from asyndgan.judging.records import distances, split_sites
 from asyndgan.painting.records import make_records
 from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import load_records, read_for, table_of
 from asyndgan.tables.encoding import Encoder
-from asyndgan.tables.table import rows_of
+from asyndgan.tables.table import check_apart, equal_records
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
 FEWEST: Final = 50
 """Fewest records of each group: with fewer an AUC says nothing."""
-MOST_SAME: Final = 0.2
-"""Greatest part of the others that may equal members in all columns, as records may by chance."""
 UNSURE: Final = 0.02
 """How far the fraction of matched others may lie above what was found, if members are copied."""
 ALL_SITES: Final = "all sites"
@@ -50,21 +48,25 @@ class RecordsAudit:
         attacks: membership at each site by the nearest synthetic record, then at all sites.
         copies: of each attack, members of which some synthetic record is a copy in all columns.
         matches: others of whom the same is true, which nobody can have copied.
+        near: others of whom it is true in all columns but one, at the least.
         confirmed: by site, whether its own state confirms that it was trained on these records.
+        uncompared: sites of the run whose members may be among the others, which were given.
     """
 
     generator_sha256: Text
     attacks: Annotated[list[Attack], Field(min_length=1)]
     copies: list[Whole]
     matches: Whole
+    near: Whole
     confirmed: Annotated[dict[Text, StrictBool], Field(min_length=1)]
+    uncompared: list[Text]
     kind: Literal["table"] = "table"
 
     def __post_init__(self) -> None:
         counted = zip(self.attacks, self.copies, strict=True)
         if any(not copies <= one.members or one.others < 1 for one, copies in counted):
             raise ValueError("more copies than members, or nobody to compare them with")
-        if not self.matches <= min(one.others for one in self.attacks):
+        if not self.matches <= self.near <= min(one.others for one in self.attacks):
             raise ValueError("more matches than others")
         if strange := {one.name for one in self.attacks} - {*self.confirmed, ALL_SITES}:
             raise ValueError(f"attacks on {len(strange)} sites that are not named")
@@ -78,6 +80,16 @@ class RecordsAudit:
     def matched(self) -> float:
         """The same fraction of the others."""
         return self.matches / self.attacks[-1].others
+
+    @property
+    def told(self) -> str:
+        """How many members are copied, beside what chance does."""
+        whole = self.attacks[-1]
+        return (
+            f"{self.copies[-1]} of {whole.members} members equal a synthetic record in all "
+            f"columns. By chance {self.matches} of {whole.others} others do, and {self.near} in "
+            "all columns but one or in all"
+        )
 
     def objections(self, decided: Callable[[str], str] = str) -> Iterator[str]:
         """Why the synthetic records may not be released; empty: they may."""
@@ -95,6 +107,11 @@ class RecordsAudit:
                 yield f"{found}. Train for fewer steps"
             elif copies and unsure:
                 yield f"{found}, too few to know whether chance does that. Give more with --holdout"
+            elif copies and not self.near:
+                yield (
+                    f"{found}, and of these none even in all columns but one, so chance does not "
+                    "explain it. Train for fewer steps, or give more with --holdout"
+                )
 
 
 def audit_records(
@@ -119,50 +136,76 @@ def audit_records(
         states: as in `evaluate_records`.
 
     Raises:
-        RunError: fewer than `FEWEST` records on one side, or a site is none of the run's.
+        RunError: fewer than `FEWEST` records on one side or synthetic ones, a site is none of the
+            run's, or the holdout are its records.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
     kept, held = split_sites(run, sites, states or {})
     others = read_for(run.recipe(), holdout, "the holdout").records if holdout else held
-    if min(len(others), *map(len, kept.values())) < FEWEST:
-        raise RunError(
-            f"an audit compares {FEWEST} records at least with as many that the run has not seen; "
-            f"there are {len(others)} of the latter. Name others with --holdout, or train with "
-            "training.hold_out above 0."
-        )
-    (same,) = _copied(joined(kept.values()), [others])
-    if same > MOST_SAME * len(others):
-        raise RunError(
-            f"{same} of the {len(others)} records to compare members with are records of these "
-            "sites, in all columns. Give others with --holdout."
-        )
-    encoder, made = Encoder(table_of(run.recipe())), make_records(run)
+    made = make_records(run)
+    _check_enough(kept, others, made)
+    if holdout:
+        check_apart(others, [*kept.values()], "--holdout")
+    encoder = Encoder(table_of(run.recipe()))
     near = {site: -distances(encoder, own, made) for site, own in kept.items()}
     if len(near) > 1:
         near[ALL_SITES] = np.concatenate(list(near.values()))
     apart = -distances(encoder, others, made)
     attacks = [attack(site, own, apart) for site, own in near.items()]
     corrected = holm([one.p_value for one in attacks])
-    *copies, matches = _copied(made, [*kept.values(), others])
+    *copies, matches = (equal_records(own, [made]) for own in (*kept.values(), others))
     result = RecordsAudit(
         generator_sha256=run.facts().generator_sha256,
         attacks=[replace(a, corrected=p) for a, p in zip(attacks, corrected, strict=True)],
         copies=[*copies, sum(copies)] if len(copies) > 1 else copies,
         matches=matches,
+        near=_nearly(made, others),
         confirmed={
             site: _confirms(run, site, data, (states or {}).get(site, run.site_state(site)))
             for site, data in sites.items()
         },
+        uncompared=sorted(set(run.facts().sites) - set(sites)) if holdout else [],
     )
     out.mkdir(parents=True, exist_ok=True)
     replace_text(out / AUDIT_FILE, json.dumps(asdict(result), indent=2) + "\n")
     return result
 
 
-def _copied(made: "pd.DataFrame", tables: Sequence["pd.DataFrame"]) -> list[int]:
-    """Records of each of these tables that equal one of `made` in all columns."""
-    known, columns = set(rows_of(made)), list(made.columns)
-    return [sum(row in known for row in rows_of(one[columns])) for one in tables]
+def _check_enough(
+    kept: Mapping[str, "pd.DataFrame"], others: "pd.DataFrame", made: "pd.DataFrame"
+) -> None:
+    few = {site: len(own) for site, own in kept.items() if len(own) < FEWEST}
+    if few or len(others) < FEWEST:
+        sites = "".join(f" {count} members of {site}," for site, count in few.items())
+        remedy = (
+            "A site of so few cannot be audited."
+            if few
+            else "Name others with --holdout, or train with training.hold_out above 0."
+        )
+        raise RunError(
+            f"an audit compares {FEWEST} records of each site at least with as many that the run "
+            f"has not seen; there are{sites} {len(others)} of the latter. {remedy}"
+        )
+    if len(made) < FEWEST:
+        raise RunError(
+            f"the generator of this run makes {len(made)} records by default, and an audit takes "
+            f"{FEWEST} at least. Train on more records."
+        )
+
+
+def _nearly(made: "pd.DataFrame", others: "pd.DataFrame") -> int:
+    """Others that equal one of `made` in all columns but one, or in all."""
+    import pandas as pd
+
+    both = pd.concat([made, others[list(made.columns)]]).astype("string").fillna("")
+    marks = [  # of a value; sums of them, less one, tell records apart
+        pd.util.hash_array(both[name].to_numpy(object), hash_key=f"{place:016d}")
+        for place, name in enumerate(both)
+    ]
+    near, whole = np.zeros(len(others), bool), np.sum(marks, axis=0, dtype=np.uint64)
+    for own in marks:
+        near |= np.isin((whole - own)[len(made) :], (whole - own)[: len(made)])
+    return int(near.sum())
 
 
 def _confirms(run: RunFolder, site: str, data: Path, state: Path) -> bool:
@@ -220,15 +263,20 @@ def check_released_records(run: RunFolder, audits: Sequence[Path]) -> str:
     return "; ".join(findings)
 
 
-def release_by_records(run: RunFolder, audit: RecordsAudit) -> str:
-    """Whether `check_released_records` permits a release by this audit alone, and why not.
+def release_by_records(
+    run: RunFolder, audit: RecordsAudit, beside: Sequence[RecordsAudit] = ()
+) -> str:
+    """Whether `check_released_records` permits a release by this audit and others, and why not.
 
     Returns:
         "permitted", or "not permitted, because ...".
     """
-    missing = set(run.facts().sites) - {one.name for one in audit.attacks}
+    every = [audit, *beside]
+    missing = set(run.facts().sites) - {one.name for each in every for one in each.attacks}
     try:
-        reason = _refusal(run, audit, "this audit") or (_uncovered(missing) if missing else "")
+        reason = _refusal(run, audit, "this audit")
+        reason = reason or next(filter(None, (_refusal(run, a, "another") for a in beside)), "")
+        reason = reason or (_uncovered(missing) if missing else "")
     except RunError as error:  # such as of a run that was copied without its generator
         reason = str(error).rstrip(".")
     return f"not permitted, because {reason}" if reason else "permitted"
@@ -241,6 +289,12 @@ def _refusal(run: RunFolder, audit: RecordsAudit, name: str) -> str:
         return f"{name} is of another generator than {run.path}; audit this one"
     if reason := unconfirmed(audit.confirmed, name):
         return reason
+    if audit.uncompared:
+        return (
+            f"the others of {name} were not compared with the members of "
+            f"{', '.join(audit.uncompared)}, who may be among them. Audit all sites together, or "
+            "leave --holdout out and audit on records that the run held out (training.hold_out)"
+        )
     trial = trial_of(run.facts(), run.recipe())
     return next(audit.objections(lambda verdict: decided(verdict, trial)), "")
 

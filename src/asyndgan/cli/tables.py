@@ -160,8 +160,9 @@ def tell_audit(console: Terminal, run: "RunFolder", found: "RecordsAudit") -> No
     tell_attacks(console, found.attacks)
     verdict = decided(found.attacks[-1].verdict, trial_of(run.facts(), run.recipe()))
     console.say(f"{found.attacks[-1].name}: {verdict}")
-    console.say(
-        f"copies: {found.copied:.2%} of the members are among the synthetic records in all "
-        f"columns, and {found.matched:.2%} of the others"
-    )
+    console.say(f"copies: {found.told}")
+    if found.uncompared:
+        console.say(
+            f"others: they were not compared with the members of {', '.join(found.uncompared)}"
+        )
     console.say(f"release: {release_by_records(run, found)}")

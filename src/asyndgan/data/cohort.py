@@ -369,16 +369,16 @@ def digest_of(tensors: Iterable[Tensor]) -> str:
 def rarity(conditions: Tensor) -> Tensor:
     """Relative draw weight of each case (n,), set by the rarest trait of the case.
 
-    A trait is a label (or class) other than 0 together with, in label maps, its size rounded down
-    to a power of two pixels; its weight is 1 over the number of cases that have it. No weight
-    exceeds `RAREST` times the median, so that a single patient or annotation error does not
+    A trait is a class or, in label maps, a label other than 0 (background) together with its size
+    rounded down to a power of two pixels; its weight is 1 over the number of cases that have it. No
+    weight exceeds `RAREST` times the median, so that a single patient or annotation error does not
     dominate the training.
     """
     flat = conditions.reshape(len(conditions), -1)
     weights = torch.full((len(flat),), 1 / len(flat))
     for label in flat.unique().tolist():
         pixels = (flat == label).sum(1)
-        if not label or not pixels.any():
+        if (not label and conditions.ndim > 1) or not pixels.any():
             continue
         sizes = torch.where(pixels > 0, pixels.float().log2().floor(), -1.0)
         _, trait, counts = sizes.unique(return_inverse=True, return_counts=True)

@@ -13,13 +13,13 @@ from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.metrics import area_under_curve
-from asyndgan.painting.records import generate_records
+from asyndgan.painting.records import generate_records, read_synthetic
 from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import read_for, split
 from asyndgan.tables.encoding import Encoder
-from asyndgan.tables.schema import Schema
-from asyndgan.tables.table import Table
+from asyndgan.tables.schema import Schema, check_positive, schema_of
+from asyndgan.tables.table import check_apart
 from asyndgan.texts import replace_text
 
 if TYPE_CHECKING:
@@ -109,18 +109,23 @@ def evaluate_records(
         watch: called with a text, the models trained and all models.
 
     Raises:
-        RunError: nothing to judge on, or a site is none of the run's.
+        RunError: nothing to judge on, a site is none of the run's, the test records are theirs, or
+            another generator made the synthetic ones.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
     kept, held = split_sites(run, sites, states or {})
-    schema = read_for(run.recipe(), next(iter(sites.values())), "the sites").schema
+    schemas = {site: schema_of(data) for site, data in sites.items()}
+    check_positive(schemas)
+    schema = next(iter(schemas.values()))
     judged = read_for(run.recipe(), test, "the test set").records if test else held
+    if test:
+        check_apart(judged, [*kept.values(), held], "--test")
     _check_judged(judged, schema)
     if synthetic is None:
         synthetic = out / "synthetic"
         if not synthetic.exists():
             generate_records(run, synthetic)
-    made = Table.read(synthetic).records
+    made = read_synthetic(run, synthetic)
     pooled = joined(kept.values())
     sets = {REAL_ALL: pooled, **{f"real, {s}": own for s, own in kept.items()}, SYNTHETIC: made}
     if len(kept) == 1:

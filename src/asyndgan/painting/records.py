@@ -14,7 +14,8 @@ from asyndgan.runs import RunFolder
 from asyndgan.tables.cohort import table_of
 from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.schema import SCHEMA_FILE
-from asyndgan.tables.table import MOST_RECORDS
+from asyndgan.tables.summary import check_schema
+from asyndgan.tables.table import MOST_RECORDS, Table
 from asyndgan.training import SHARED_LOOK, generator_inputs
 
 if TYPE_CHECKING:
@@ -23,16 +24,19 @@ if TYPE_CHECKING:
 BATCH: Final = 4096
 DRAWS: Final = 2
 """Synthetic records for each record of the sites, by default."""
+WITHHELD: Final = 2000
+"""Synthetic records by default, at least, if a site declared no number of its records."""
 RECORDS_FILE: Final = "records"
 
 
 @torch.no_grad()
-def make_records(run: RunFolder, draws: int = DRAWS, seed: int = 0) -> "pd.DataFrame":
+def make_records(run: RunFolder, draws: int | None = None, seed: int = 0) -> "pd.DataFrame":
     """Records of a run's generator, in random order, with classes in the shares of the recipe.
 
     Args:
         run: a finished run of a table.
-        draws: records for each one that the sites declared.
+        draws: records for each one that the sites declared; None: `DRAWS`, and `WITHHELD` in all
+            at least if a site declared no number.
         seed: of latent codes, drawn categories and the order.
 
     Raises:
@@ -40,7 +44,10 @@ def make_records(run: RunFolder, draws: int = DRAWS, seed: int = 0) -> "pd.DataF
     """
     recipe, facts, generator = run.recipe(), run.facts(), run.generator()
     table = table_of(recipe)
-    count = draws * sum(int(about["cases"]) for about in facts.teachers.values())
+    cases = [int(about["cases"]) for about in facts.teachers.values()]
+    count = (draws or DRAWS) * sum(cases)
+    if draws is None and 1 in cases:  # as a card says if its policy has leaves.cases = false
+        count = max(count, WITHHELD)
     if not 1 <= count <= MOST_RECORDS:
         raise RunError(f"{count:,} records are asked for; 1 to {MOST_RECORDS:,} can be made.")
     random = torch.Generator().manual_seed(derived_seed(seed, "records"))
@@ -53,11 +60,29 @@ def make_records(run: RunFolder, draws: int = DRAWS, seed: int = 0) -> "pd.DataF
     return Encoder(table).decode(torch.cat(images), classes)
 
 
+def read_synthetic(run: RunFolder, data: Path) -> "pd.DataFrame":
+    """Reads a synthetic table that a run's generator made.
+
+    Raises:
+        DataError, CohortError: it cannot be read, or has other columns.
+        RunError: its records are real, or another generator made them.
+    """
+    table = Table.read(data)
+    maker = table.schema.provenance.get("generator_sha256")
+    if not table.schema.synthetic or maker != run.facts().generator_sha256:
+        raise RunError(
+            f"{data} was not made by the generator of {run.path}. Generate it anew, or name "
+            "another folder."
+        )
+    check_schema(table_of(run.recipe()), table.schema, f"{data}")
+    return table.records
+
+
 def generate_records(
     run: RunFolder,
     out: Path,
     *,
-    draws: int = DRAWS,
+    draws: int | None = None,
     seed: int = 0,
     ending: str = ".csv",
     audited: str = "",
@@ -82,7 +107,7 @@ def generate_records(
         records = make_records(run, draws, seed)
         half.mkdir(parents=True)
         write_records(half / f"{RECORDS_FILE}{ending}", records)
-        about = {"draws": draws, "seed": seed, **provenance_of(run)}
+        about = {"draws": draws or DRAWS, "seed": seed, **provenance_of(run)}
         schema = _schema(run) | {"synthetic": True, "provenance": about}
         (half / SCHEMA_FILE).write_text(json.dumps(schema, indent=2) + "\n", "utf-8")
         (half / "MODEL_CARD.md").write_text(_card(run, about, len(records), audited), "utf-8")

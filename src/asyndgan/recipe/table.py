@@ -1,5 +1,6 @@
 """The table of a recipe: its columns, and how each is turned into numbers."""
 
+from importlib.resources import files
 from itertools import pairwise
 from typing import Annotated, Final, Literal, Self, final
 
@@ -9,13 +10,19 @@ from asyndgan.recipe.sections import Section
 from asyndgan.texts import Name
 
 MOST_COLUMNS: Final = 256
-MOST_CATEGORIES: Final = 256
+MOST_CATEGORIES: Final = 255
+"""As many as scikit-learn's gradient boosting takes of a column."""
 MOST_KNOTS: Final = 256
 WIDEST: Final = 4096
 """Most numbers of an encoded record: the longest side that a message has."""
 
 Kind = Literal["numeric", "integer", "categorical"]
 Finite = Annotated[float, Field(ge=-1e15, le=1e15)]
+
+
+def base_text() -> str:
+    """What every planned recipe of a table begins with, as TOML."""
+    return (files("asyndgan") / "tables" / "recipe.toml").read_text("utf-8")
 
 
 def _rising(knots: tuple[float, ...]) -> tuple[float, ...]:

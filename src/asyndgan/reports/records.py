@@ -54,7 +54,10 @@ def write_records_report(
         "facts": facts,
         "trial": trial_of(facts, recipe),
         "useful": useful,
-        "audits": [(one, release_by_records(run, one)) for one in found],
+        "audits": [
+            (one, release_by_records(run, one, [other for other in found if other is not one]))
+            for one in found
+        ],
         "left": left,
         "recipe_text": recipe.to_toml(comments=False),
     }

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Final
 
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.planning import BASE, NAME
+from asyndgan.recipe.table import base_text
+from asyndgan.recipe.toml import tables_of
 from asyndgan.runs.recipes import load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -27,5 +29,7 @@ def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     """
     name = BASE if recipe.name == NAME else recipe.name
     shipped = load_recipe(name).training.steps if name in recipe_names() else 0
+    if recipe.table:
+        shipped = int(tables_of(base_text())["training"]["steps"])
     planned = max(shipped, 0 if facts.state == "finished" else recipe.training.steps)
     return planned if facts.steps < planned else 0

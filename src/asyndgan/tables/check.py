@@ -1,13 +1,15 @@
 """What `asyndgan check` says of tables: their rows and their faults, each and together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import final
 
 from asyndgan.errors import AsyndganError, CohortError
+from asyndgan.tables.schema import check_positive
 from asyndgan.tables.summary import check_schema, planned, summarised
-from asyndgan.tables.table import Table, rows_of
+from asyndgan.tables.table import MOST_SAME, Table, equal_records
 
 
 @final
@@ -38,14 +40,13 @@ def checked(paths: Sequence[Path], test: Path | None = None) -> list[TableReport
             table = Table.read(path)
             tables.append(table)
             report.rows = _facts(table)
-            if table.schema.synthetic and trained:
-                report.faults.append("its records are synthetic. Name a table of real ones.")
+            table.check_real()
             if trained:
                 summarised(table)
         except AsyndganError as error:
             report.faults.append(str(error))
     if not any(report.faults for report in reports):
-        reports[-1].faults += _between(tables[: len(paths)], tables[len(paths) :])
+        reports[-1].faults += _between(tables[: len(paths)], tables[len(paths) :], reports[-1])
     return reports
 
 
@@ -63,17 +64,37 @@ def _facts(table: Table) -> dict[str, str]:
     }
 
 
-def _between(tables: Sequence[Table], test: Sequence[Table]) -> list[str]:
-    """Faults between tables: schemas that differ, and test records that a site holds."""
+def _between(tables: Sequence[Table], test: Sequence[Table], last: TableReport) -> list[str]:
+    """Faults between tables: schemas that differ, and records of one in another.
+
+    Test records at a site that may be there by chance are told in the last report.
+    """
     try:
+        check_positive({str(one.path): one.schema for one in (*tables, *test)})
         table = planned({str(one.path): summarised(one) for one in tables})
         for one in test:
             check_schema(table, one.schema, str(one.path))
     except CohortError as error:
         return [str(error)]
-    order = sorted(tables[0].schema.columns)
-    held = {row for one in tables for row in rows_of(one.records[order])}
-    shared = sum(row in held for one in test for row in set(rows_of(one.records[order])))
-    if not shared:
-        return []
-    return [f"{shared} test records are also at a site, in all columns. Take them out of the test."]
+    faults = list(_same_at_two(tables))
+    for one in test:
+        shared = equal_records(one.records, [own.records for own in tables])
+        last.rows["also at a site"] = f"{shared} records, in all columns"
+        if shared > MOST_SAME * len(one.records):
+            faults.append(
+                f"{shared} test records are also at a site, in all columns; at most "
+                f"{MOST_SAME:.0%} may be so by chance. Take them out of the test."
+            )
+    return faults
+
+
+def _same_at_two(tables: Sequence[Table]) -> Iterator[str]:
+    """Faults of sites whose records are those of another: each would count twice."""
+    for one, other in permutations(tables, 2):
+        shared = equal_records(one.records, [other.records])
+        if shared > MOST_SAME * len(one.records):
+            yield (
+                f"{shared} of the {len(one.records)} records of {one.path} are also in "
+                f"{other.path}, in all columns; at most {MOST_SAME:.0%} may be so by chance. Take "
+                "them out of one."
+            )

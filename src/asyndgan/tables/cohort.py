@@ -12,7 +12,7 @@ from asyndgan.errors import CohortError
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableSection
 from asyndgan.tables.encoding import Encoder
-from asyndgan.tables.summary import check_schema
+from asyndgan.tables.summary import check_declared, check_schema
 from asyndgan.tables.table import Table
 
 if TYPE_CHECKING:
@@ -29,12 +29,13 @@ class _Record:
 
 
 def read_for(recipe: Recipe, data: Path, who: str) -> Table:
-    """Reads a table that must have the columns of a recipe.
+    """Reads a table of real records that must have the columns of a recipe.
 
     Raises:
-        DataError, CohortError: it cannot be read, or its schema is another one.
+        DataError, CohortError: it cannot be read, is synthetic, or its schema is another one.
     """
     table = Table.read(data)
+    table.check_real(who)
     check_schema(table_of(recipe), table.schema, who)
     return table
 
@@ -65,10 +66,9 @@ def load_records(recipe: Recipe, data: Path, site: str, chooser: Chooser = OPEN)
     Raises:
         DataError, CohortError: as `read_for`.
     """
-    table = read_for(recipe, data, f"site {site}")
-    if table.schema.synthetic:
-        raise CohortError(f"site {site}: its table is synthetic. Name a table of real records.")
-    encoder = Encoder(table_of(recipe))
+    table, wanted = read_for(recipe, data, f"site {site}"), table_of(recipe)
+    check_declared(wanted, table.schema, f"site {site}")
+    encoder = Encoder(wanted)
     kept, _ = split(recipe, table, chooser)
     seed = derived_seed(recipe.training.seed, "cohort", site)
     return Cohort(

@@ -1,16 +1,15 @@
 """A recipe for tables, from what sites declare, from their records or from their summaries."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 
 from asyndgan.data import fingerprint as images
 from asyndgan.errors import CohortError
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
-from asyndgan.recipe.table import TableSection
+from asyndgan.recipe.table import TableSection, base_text
 from asyndgan.recipe.toml import tables_of
-from asyndgan.tables.schema import SCHEMA_FILE, is_table, schema_of
+from asyndgan.tables.schema import SCHEMA_FILE, check_positive, is_table, schema_of
 from asyndgan.tables.summary import Summary, declared, is_summary, loaded, planned, summarised
 from asyndgan.tables.table import Table
 
@@ -37,15 +36,16 @@ def plan_tables(sites: Mapping[str, Path], overrides: Sequence[str] = ()) -> Rec
         return None
     if others := sorted(set(sites) - set(told)):
         raise CohortError(f"{', '.join(others)} has no table, and others have. Name sites alike.")
+    if seen := {s: schema_of(path) for s, path in told.items() if not is_summary(path)}:
+        check_positive(seen)
     return plan_from({site: _told(path) for site, path in told.items()}, overrides)
 
 
 def plan_from(told: Mapping[str, Summary | TableSection], overrides: Sequence[str] = ()) -> Recipe:
     """The recipe for what sites tell of their tables; arguments and errors as of `plan_tables`."""
     table = _agreed(told)
-    base = (files("asyndgan") / "tables" / "recipe.toml").read_text("utf-8")
     return Recipe.from_tables(
-        {**tables_of(base, overrides), "table": table.model_dump(mode="json")}
+        {**tables_of(base_text(), overrides), "table": table.model_dump(mode="json")}
     )
 
 
@@ -60,7 +60,9 @@ def _told(path: Path) -> Summary | TableSection:
     schema = schema_of(path)
     if schema.declared or path.name == SCHEMA_FILE:
         return declared(schema)
-    return summarised(Table.read(path))
+    table = Table.read(path)
+    table.check_real()
+    return summarised(table)
 
 
 def _agreed(told: Mapping[str, Summary | TableSection]) -> TableSection:

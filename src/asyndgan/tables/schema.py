@@ -1,17 +1,21 @@
 """What `schema.json` says of the records beside it. It may come from a stranger."""
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Self, final
+from typing import Annotated, Any, Final, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from asyndgan.errors import DataError
+from asyndgan.errors import CohortError, DataError
 from asyndgan.recipe import explained
 from asyndgan.recipe.table import MOST_CATEGORIES, MOST_COLUMNS, Kind, Knots, Shares
 from asyndgan.texts import Name, bounded_text, parsed_json
 
 SCHEMA_FILE: Final = "schema.json"
 FORMATS: Final = (".csv", ".parquet")
+SIMILAR: Final = 0.83
+"""Likeness (difflib) to a key that is read from which on another key is taken for a slip."""
 RUN_BY_SPREADSHEETS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """Beginnings of a text that a spreadsheet takes for a formula (OWASP, CSV injection)."""
 
@@ -28,11 +32,26 @@ def no_formula(text: str) -> str:
     return text
 
 
-@final
-class SchemaColumn(BaseModel):
-    """A column of `schema.json`; other keys, such as `about`, are for people."""
+class _Noted(BaseModel):
+    """Has keys for people beside those that are read, but none that may be a slip of these."""
 
     model_config = ConfigDict(frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_slip(cls, value: Any) -> Any:
+        known = list(cls.model_fields)
+        for key in value if isinstance(value, dict) else ():
+            meant = difflib.get_close_matches(str(key).casefold(), known, 1, cutoff=SIMILAR)
+            if meant and key not in known:
+                raise ValueError(f"'{key}' is no key here. Did you mean '{meant[0]}'? Rename it")
+        return value
+
+
+@final
+class SchemaColumn(_Noted):
+    """A column of `schema.json`; other keys, such as `about`, are for people."""
+
     kind: Kind
     categories: tuple[Name, ...] = Field((), max_length=MOST_CATEGORIES)
     missing: bool = False
@@ -52,23 +71,24 @@ class SchemaColumn(BaseModel):
 
 
 @final
-class Schema(BaseModel):
+class Schema(_Noted):
     """What `schema.json` says of a table; other keys are for people.
 
     Attributes:
         target: the column that a model is to predict; categorical, never missing.
         positive: the category of the target whose probability is judged; empty: the last.
         synthetic: whether a generator made the records.
+        provenance: of synthetic records; `generator_sha256` names the generator.
         shares: part of each class, from public knowledge; with `knots` of all numbers a recipe is
             planned without looking at a record. Empty: from the sites' summaries.
         columns: all columns, the target among them, in the order of the header line.
     """
 
-    model_config = ConfigDict(frozen=True)
     name: str = Field("", max_length=1000)
     target: Name
     positive: str = Field("", max_length=1000)
     synthetic: bool = False
+    provenance: dict[str, Any] = Field(default_factory=dict)
     shares: Shares = Field(default_factory=dict)
     columns: Annotated[dict[Name, SchemaColumn], Field(min_length=2, max_length=MOST_COLUMNS)]
 
@@ -113,6 +133,17 @@ class Schema(BaseModel):
     def positive_class(self) -> str:
         """The category of the target whose probability is judged."""
         return self.positive or self.classes[-1]
+
+
+def check_positive(schemas: Mapping[str, Schema]) -> None:
+    """Checks that the same class of the target is judged everywhere; raises `CohortError`."""
+    first, *_ = schemas
+    for who, schema in schemas.items():
+        if schema.positive_class != schemas[first].positive_class:
+            raise CohortError(
+                f"{who} judges the class '{schema.positive_class}', and {first} judges "
+                f"'{schemas[first].positive_class}'. Write the same 'positive' in both schema.json."
+            )
 
 
 def format_of(path: Path) -> str:

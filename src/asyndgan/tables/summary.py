@@ -48,6 +48,8 @@ class SummaryColumn(BaseModel):
     missing: bool
     categories: Annotated[tuple[Name, ...], Field(max_length=MOST_CATEGORIES)] = ()
     means: Annotated[tuple[Finite, ...], Field(max_length=KNOTS)] = ()
+    values: Annotated[int, Field(ge=0, lt=2**40)] = 0
+    """Records that hold a value, rounded to a multiple of `LEAST`; 0: not told."""
 
 
 @final
@@ -87,8 +89,6 @@ def summarised(table: Table) -> Summary:
         DataError: a column has values in fewer than two groups of records, or there are fewer than
             `LEAST` records.
     """
-    from scipy.stats import trim_mean
-
     records, target = table.records, table.schema.target
     counts = {name: int((records[target] == name).sum()) for name in table.schema.classes}
     columns = {}
@@ -96,6 +96,7 @@ def summarised(table: Table) -> Summary:
         if name == target:
             continue
         means: tuple[float, ...] = ()
+        told = 0
         if column.kind != "categorical":
             values = np.sort(records[name].dropna().to_numpy(np.float64))
             groups = min(KNOTS, len(values) // GROUP)
@@ -104,15 +105,38 @@ def summarised(table: Table) -> Summary:
                     f"{table.path}: column '{name}' has {len(values)} values, and a summary takes "
                     f"{2 * GROUP} at least. Add records, or leave the column out at all sites."
                 )
-            split = np.array_split(values, groups)
-            means = tuple(float(f"{trim_mean(group, TRIMMED):.7g}") for group in split)
+            split = [_trimmed(group) for group in np.array_split(values, groups)]
+            shared = np.array([group[0] == group[-1] for group in split])
+            found = np.where(shared, [g[0] for g in split], [g.mean() for g in split])
+            means, told = tuple(shortened(found, shared).tolist()), _rounded(len(values))
         columns[name] = SummaryColumn(
-            kind=column.kind, missing=column.missing, categories=column.categories, means=means
-        )
-    rounded = {name: LEAST * round(count / LEAST) for name, count in counts.items()}
+            kind=column.kind, missing=column.missing, categories=column.categories, means=means,
+            values=told,
+        )  # fmt: skip
+    rounded = {name: _rounded(count) for name, count in counts.items()}
     if not any(rounded.values()):
         raise DataError(f"{table.path} has too few records for a summary; {LEAST} are wanted.")
     return Summary(target=target, classes=rounded, columns=columns)
+
+
+def _rounded(count: int) -> int:
+    return LEAST * round(count / LEAST)
+
+
+def _trimmed(group: np.ndarray) -> np.ndarray:
+    """Sorted values without those of both ends, of which at least `LEAST` remain."""
+    cut = int(TRIMMED * len(group))
+    return group[cut : len(group) - cut]
+
+
+def shortened(values: np.ndarray, exact: np.ndarray) -> np.ndarray:
+    """Values in seven digits, but whole numbers in all; where `exact`, as they are.
+
+    More digits are an accident of a mean or of the encoding. A value that many records share is
+    none.
+    """
+    short = [float(f"{v:.7g}") if abs(v) < 1e7 else float(round(v)) for v in values]
+    return np.where(exact, values, short)
 
 
 def is_summary(path: Path) -> bool:
@@ -139,7 +163,7 @@ def loaded(path: Path) -> Summary:
 def planned(summaries: Mapping[str, Summary]) -> TableSection:
     """The table of a recipe for these sites: their columns, and knots of all their records.
 
-    A site counts by its number of records.
+    A site counts by its number of records and, in a column, by its records that hold a value.
 
     Raises:
         CohortError: two sites differ in a column, its kind or its categories, or in the target.
@@ -158,14 +182,18 @@ def planned(summaries: Mapping[str, Summary]) -> TableSection:
     }
     if empty := [name for name, part in classes.items() if not part]:
         raise CohortError(
-            f"no site has records of the class '{empty[0]}'. Take it out of schema.json."
+            f"no site has more than {LEAST // 2} records of the class '{empty[0]}', of {LEAST}, to "
+            "which numbers are rounded. That is too few to learn from: merge it with another "
+            "class at all sites, leave it and its records out, or declare knots and shares."
         )
     columns = []
     for name, column in summaries[first].columns.items():
         knots: tuple[float, ...] = ()
         if column.kind != "categorical":
-            told = {site: summary.columns[name].means for site, summary in summaries.items()}
-            knots = _pooled(told, records, whole=column.kind == "integer")
+            own = {site: summary.columns[name] for site, summary in summaries.items()}
+            counts = {site: one.values or records[site] for site, one in own.items()}
+            told = {site: one.means for site, one in own.items()}
+            knots = _pooled(told, counts, whole=column.kind == "integer")
         columns.append(
             TableColumn(
                 name=name, kind=column.kind,
@@ -216,6 +244,26 @@ def check_schema(table: TableSection, schema: Schema, who: str) -> None:
         raise CohortError(f"{who}: its target has other categories than the recipe's.")
 
 
+def check_declared(table: TableSection, schema: Schema, who: str) -> None:
+    """Checks that what a recipe calls declared is what a site's own schema declares.
+
+    A recipe's word for it would let a coordinator pass fingerprints off as public knowledge.
+
+    Raises:
+        CohortError: it is not.
+    """
+    if table.source != "declared":
+        return
+    own = declared(schema) if schema.declared else None
+    knots = {column.name: column.knots for column in table.columns}
+    if not own or (own.classes, {c.name: c.knots for c in own.columns}) != (table.classes, knots):
+        raise CohortError(
+            f"{who}: the recipe's knots and shares are called declared (table.source), and the "
+            "site's schema.json does not declare the same ones. Plan the recipe from a schema.json "
+            "that is the same at all sites."
+        )
+
+
 def _difference(one: Summary, other: Summary) -> str:
     if one.target != other.target or list(one.classes) != list(other.classes):
         return "another target, or other categories of it"
@@ -240,6 +288,5 @@ def _pooled(
     values, weights = values[order], weights[order]
     middles = np.cumsum(weights) - weights / 2
     found = np.interp(np.linspace(0, 1, KNOTS + 1), middles / weights.sum(), values)
-    if whole:
-        found = np.rint(found)
-    return tuple(float(f"{value:.7g}") for value in found)
+    found = np.rint(found) if whole else shortened(found, np.isin(found, values))
+    return tuple(np.maximum.accumulate(found).tolist())

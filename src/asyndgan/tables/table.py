@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
-from asyndgan.errors import DataError
+from asyndgan.errors import CohortError, DataError, RunError
 from asyndgan.received import contents, opened
 from asyndgan.tables.schema import SCHEMA_FILE, Schema, SchemaColumn, file_of, format_of, schema_of
 
@@ -25,6 +25,8 @@ STRANGE: Final = "\0"
 LONGEST_CELL: Final = 1000
 LARGEST: Final = 1e15
 """Largest number, of either sign: whole ones up to it are exact in float64."""
+MOST_SAME: Final = 0.2
+"""Greatest part of a table that may equal records of another, as records may by chance."""
 
 
 @final
@@ -62,6 +64,34 @@ class Table:
         if records.empty:
             raise DataError(f"{path} holds no record. Name a file with records.")
         return cls(path, schema, records)
+
+    def check_real(self, who: str = "") -> None:
+        """Refuses synthetic records where real ones are wanted; raises `CohortError`."""
+        if self.schema.synthetic:
+            raise CohortError(
+                f"{who or self.path}: its table is synthetic. Name a table of real records."
+            )
+
+
+def equal_records(records: "pd.DataFrame", others: Sequence["pd.DataFrame"]) -> int:
+    """How many of these records equal one of the other tables in all columns."""
+    columns = list(records.columns)
+    held = {row for one in others for row in rows_of(one[columns])}
+    return sum(row in held for row in rows_of(records))
+
+
+def check_apart(records: "pd.DataFrame", others: Sequence["pd.DataFrame"], option: str) -> None:
+    """Refuses records of nobody's that are those of sites, beyond what may be chance.
+
+    Raises:
+        RunError: more than `MOST_SAME` of them equal a record of `others`.
+    """
+    same = equal_records(records, others)
+    if same > MOST_SAME * len(records):
+        raise RunError(
+            f"{same} of the {len(records)} records to compare with are records of these sites, in "
+            f"all columns; at most {MOST_SAME:.0%} may be so by chance. Give others with {option}."
+        )
 
 
 def rows_of(records: "pd.DataFrame") -> list[tuple[str, ...]]:
