@@ -153,7 +153,12 @@ def format_of(path: Path) -> str:
 
 def is_table(data: Path) -> bool:
     """Whether a site's data are records: a CSV or Parquet file, or a folder with a schema."""
-    return bool(format_of(data)) or (data / SCHEMA_FILE).is_file()
+    return bool(format_of(data)) or (data / SCHEMA_FILE).is_file() or _is_packed(data)
+
+
+def _is_packed(data: Path) -> bool:
+    """Whether it is a compressed table, such as records.csv.gz, which is refused by its name."""
+    return data.is_file() and any(ending.lower() in FORMATS for ending in data.suffixes[:-1])
 
 
 def tables_in(folder: Path) -> list[Path]:
@@ -164,7 +169,11 @@ def tables_in(folder: Path) -> list[Path]:
 def file_of(data: Path) -> Path:
     """The file of records that a path names, itself or as the only one of a folder."""
     if format_of(data) and not data.is_dir():
+        if not data.exists():
+            raise DataError(f"{data} does not exist. Name a file of records that does.")
         return data
+    for packed in filter(_is_packed, [data] if data.is_file() else sorted(data.glob("*"))):
+        raise DataError(f"{packed} is compressed. Unpack it.")
     found = tables_in(data)
     if len(found) != 1:
         raise DataError(
@@ -178,7 +187,10 @@ def schema_of(data: Path) -> Schema:
     """The schema of a table, or of its `schema.json`; raises `DataError` if it is none."""
     path = data if data.name == SCHEMA_FILE else file_of(data).parent / SCHEMA_FILE
     try:
-        return Schema.model_validate(parsed_json(bounded_text(path)))
+        found = parsed_json(bounded_text(path))
+        if not isinstance(found, dict):
+            raise ValueError("holds no {...}, with keys such as target and columns")
+        return Schema.model_validate(found)
     except ValidationError as error:
         raise DataError(f"{path} is no schema of a table:\n{explained(error, [])}") from error
     except (OSError, ValueError) as error:

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+import re
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,11 @@ BATCH: Final = 2**16
 """Records of a Parquet file that are decoded at once."""
 STRANGE: Final = "\0"
 """Stands for a text that is no category; no name holds it."""
+PACKED: Final = (b"\x1f\x8b", b"PK\x03\x04", b"\xfd7zXZ", b"BZh", b"(\xb5/\xfd")
+"""How gzip, zip (and so Excel), xz, bzip2 and zstd files begin."""
+SEPARATORS: Final = (";", "\t", "|")
+FOREIGN: Final = re.compile(r"[-+]?\d{1,3}(?:[.,' ]?\d{3})*(?:[.,]\d*)?|[-+]?\d+,\d*")
+"""Numbers as some countries write them: a decimal comma, or signs between thousands."""
 LONGEST_CELL: Final = 1000
 LARGEST: Final = 1e15
 """Largest number, of either sign: whole ones up to it are exact in float64."""
@@ -109,13 +116,17 @@ def _need_pandas() -> None:
 def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
     import pandas as pd
 
+    whole = contents(path, MOST_BYTES)
+    if whole.startswith(PACKED):
+        raise ValueError("is compressed. Unpack it.")
     try:
-        text = contents(path, MOST_BYTES).decode("utf-8-sig")
+        text = whole.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("is not in UTF-8. Save it as 'CSV UTF-8'.") from error
     if "\0" in text:
         raise ValueError("holds a zero byte. Save it as 'CSV UTF-8'.")
     cells: list[list[str]] = [[] for _ in schema.columns]
+    begins = array("L")
     lines = _rows(io.StringIO(text, newline=""))
     order = _order(next(lines, (1, []))[1], schema)
     for line, row in lines:
@@ -126,41 +137,48 @@ def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
             )
         if len(cells[0]) >= MOST_RECORDS:
             raise ValueError(f"has more than {MOST_RECORDS:,} records. Split it.")
+        begins.append(line)
         for place, own in zip(order, cells, strict=True):
             own.append(row[place])
     return pd.DataFrame(
         {
-            name: _typed(own, name, column)
-            for (name, column), own in zip(schema.columns.items(), cells, strict=True)
+            name: _typed(own, name, schema, begins)
+            for name, own in zip(schema.columns, cells, strict=True)
         }
     )
 
 
 def _rows(text: io.StringIO) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(text, strict=True)
+    """The rows that are not blank, with the line in which each begins."""
+    reader, first = csv.reader(text, strict=True), 1
     try:
         for row in reader:
             if any(len(cell) > LONGEST_CELL for cell in row):
                 raise ValueError(
-                    f"line {reader.line_num} has a field of over {LONGEST_CELL} characters. "
+                    f"line {first} has a field of over {LONGEST_CELL} characters. "
                     "Look for a quotation mark that is not closed."
                 )
             if row:
-                yield reader.line_num, row
+                yield first, row
+            first = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(
-            f"line {reader.line_num}: {error}. Quote fields as RFC 4180 says"
-        ) from error
+        raise ValueError(f"line {first}: {error}. Quote fields as RFC 4180 says") from error
 
 
 def _order(header: Sequence[str], schema: Schema) -> list[int]:
     """Place in a file of each column of the schema."""
     lacking = [name for name in schema.columns if name not in header]
     strange = [name for name in header if name not in schema.columns]
-    if lacking or strange or len(header) != len(schema.columns):
+    twice = [name for name in schema.columns if header.count(name) > 1]
+    if lacking or strange or twice:
+        remedy = "List the same columns in both."
+        found = (s for s in SEPARATORS if {*" ".join(header).split(s)} & {*schema.columns})
+        if separator := next(found, ""):
+            remedy = f"Its fields are separated by {separator!r}: save it with commas."
         raise ValueError(
             f"its columns are not those of {SCHEMA_FILE}: {len(lacking)} are missing"
-            f"{_some(lacking)}, {len(strange)} are not listed. List the same columns in both."
+            f"{_some(lacking)}, {len(strange)} are not listed, {len(twice)} are there twice"
+            f"{_some(twice)}. {remedy}"
         )
     return [header.index(name) for name in schema.columns]
 
@@ -169,20 +187,20 @@ def _some(names: Sequence[str]) -> str:
     return f" ({', '.join(names[:3])})" if names else ""
 
 
-def _typed(cells: Sequence[str], name: str, column: SchemaColumn) -> Any:
+def _typed(cells: Sequence[str], name: str, schema: Schema, lines: Sequence[int]) -> Any:
     """A column of texts as values; raises `ValueError` that names line and column of a fault."""
     import pandas as pd
 
-    if column.kind == "categorical":
-        values: list[Any] = [cell or None for cell in cells]
-    else:
-        values = [_number(cell) for cell in cells]
-    return _checked(
-        pd.Series(values, dtype=None if column.kind != "categorical" else "string"),
-        name,
-        column,
-        first=2,
-    )
+    if schema.columns[name].kind == "categorical":
+        return _checked(pd.Series([c or None for c in cells], dtype="string"), name, schema, lines)
+    values = [_number(cell) for cell in cells]
+    wrong = (cell for cell, value in zip(cells, values, strict=True) if value == math.inf)
+    signs = {sign for cell in wrong if FOREIGN.fullmatch(cell) for sign in cell if sign in ",' "}
+    remedy = "correct it"
+    if signs:
+        told = " or ".join(repr(sign) for sign in sorted(signs))
+        remedy = f"numbers have {told} in them: write 1234.5, with a point and nothing else"
+    return _checked(pd.Series(values, dtype="Float64"), name, schema, lines, remedy)
 
 
 def _number(cell: str) -> float | None:
@@ -196,27 +214,30 @@ def _number(cell: str) -> float | None:
     return math.inf if math.isnan(number) else number
 
 
-def _checked(values: Any, name: str, column: SchemaColumn, *, first: int) -> Any:
-    """Values of a column in their type, if the schema allows them; `first`: line of row 0."""
+def _checked(
+    values: Any, name: str, schema: Schema, lines: Sequence[int], remedy: str = "correct it"
+) -> Any:
+    """Values of a column in their type, if the schema allows them; `lines`: line of each row."""
     import numpy as np
 
-    absent = values.isna()
-    faults = [] if column.missing else [(absent, "is missing", "allow it: missing = true")]
+    absent, column = values.isna(), schema.columns[name]
+    allow = "leave such records out" if name == schema.target else "allow it: missing = true"
+    faults = [] if column.missing else [(absent, "is missing", allow)]
     if column.kind == "categorical":
         strange = ~values.isin(column.categories) & ~absent
         faults.append((strange, "is not among the column's categories", "list it, or correct it"))
     else:
         numbers = values.astype("Float64").to_numpy(np.float64, na_value=np.nan)
         wrong = ~absent & ~(np.abs(numbers) <= LARGEST)
-        faults.append((wrong, f"is no number from -{LARGEST:g} to {LARGEST:g}", "correct it"))
+        faults.append((wrong, f"is no number from -{LARGEST:g} to {LARGEST:g}", remedy))
         if column.kind == "integer":
             broken = ~absent & ~wrong & (numbers != np.rint(numbers))
             faults.append((broken, "is no whole number", "correct it, or call it numeric"))
     for where, reason, remedy in faults:
         if where.any():
-            row = int(np.flatnonzero(where.to_numpy())[0]) + first
+            row = int(np.flatnonzero(where.to_numpy())[0])
             raise ValueError(
-                f"column '{name}': the value in line {row} {reason}, and so in "
+                f"column '{name}': the value in line {lines[row]} {reason}, and so in "
                 f"{int(where.sum())} records in all; {remedy}."
             )
     types = {"categorical": "string", "integer": "Int64", "numeric": "Float64"}
@@ -260,7 +281,7 @@ def _parquet(path: Path, schema: Schema) -> "pd.DataFrame":
     for name, column in schema.columns.items():
         kind = "string" if column.kind == "categorical" else "Float64"
         values = pd.Series(np.concatenate(parts[name] or [[]]), dtype=kind)
-        columns[name] = _checked(values, name, column, first=1)
+        columns[name] = _checked(values, name, schema, range(1, len(values) + 1))
     return pd.DataFrame(columns)
 
 
