@@ -46,6 +46,7 @@ from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
+from asyndgan.tables.cohort import refuse_for_images
 from asyndgan.tables.schema import file_of, format_of
 from asyndgan.texts import check_site_names
 from asyndgan.training.compute import torch_threads
@@ -271,9 +272,7 @@ def generate(
         )
     folder = _folder(run)
     if folder.recipe().table:
-        given = {"masks": masks, "augment": augment, "fade": fade}
-        if strange := [f"--{name}" for name, value in given.items() if value]:
-            raise RunError(f"{', '.join(strange)}: this is for images, and the run is of a table.")
+        refuse_for_images({"masks": masks, "augment": augment, "fade": fade})
         permitted = (
             check_released_records(folder, [Path(one) for one in release]) if release else ""
         )
@@ -346,6 +345,11 @@ def evaluate(
         NotFiniteError: a loss became infinite or NaN.
     """
     if _folder(run).recipe().table:
+        refuse_for_images(
+            {"steps": steps != BUDGET.steps, "label": labels, "workers": workers,
+             "device": device != "cpu",
+             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
+        )  # fmt: skip
         return evaluate_records(
             _folder(run), _sites(sites), Path(out), test=_path(test), synthetic=_path(synthetic),
             seeds=seeds, watch=watch,
@@ -395,6 +399,10 @@ def audit(
         DataError: a data set cannot be used.
     """
     if _folder(run).recipe().table:
+        refuse_for_images(
+            {"masks": masks, "fade": fade,
+             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
+        )  # fmt: skip
         return audit_records(
             _folder(run), _sites(sites), Path(out), holdout=_path(holdout),
             states=_sites(states or {}),

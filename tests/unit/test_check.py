@@ -323,6 +323,19 @@ def test_a_damaged_rgb_picture_is_one_fault(tmp_path: Path) -> None:
     assert only_fault(tmp_path / "a").reason == "is an empty file (0 bytes)"
 
 
+@pytest.mark.parametrize(
+    "labels", [LABELS | {"ignore": 2}, ["background", "lesion"], {"background": 0, "lesion": [1]}]
+)
+def test_a_fault_of_labels_alone_brings_none_of_the_pictures(
+    labels: object, tmp_path: Path
+) -> None:
+    channels = {name: np.arange(256.0).reshape(16, 16) for name in "RGB"}
+    cases = [RawCase("ann", "ann", channels, np.eye(16, dtype=int))]
+    write_dataset(tmp_path / "a", cases, modalities="RGB", labels=LABELS, name="rgb")
+    set_json(tmp_path / "a", labels=labels)
+    assert only_fault(tmp_path / "a").file.name == "dataset.json"
+
+
 def test_nothing_on_disk_is_changed(folder: Path) -> None:
     (folder / "imagesTr/ann_s0_0000.png").write_bytes(b"")
 

@@ -59,9 +59,14 @@ def audit(
     from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
+    from asyndgan.tables.cohort import refuse_for_images
 
     folder = RunFolder(run)
     if folder.recipe().table:
+        refuse_for_images(
+            {"masks": masks, "fade": fade, "canaries": canaries,
+             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
+        )  # fmt: skip
         return audit_table(
             Terminal(), run, parsed_sites(site), out, holdout=holdout,
             states=parsed_sites(state or [], "--state"),

@@ -107,9 +107,17 @@ def evaluate(
     from asyndgan.judging.of_run import evaluate_run
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
+    from asyndgan.tables.cohort import refuse_for_images
 
     console = Terminal()
     if RunFolder(run).recipe().table:
+        usual = SegmentationBudget()
+        refuse_for_images(
+            {"labelled": labelled, "fade": fade, "steps": steps != usual.steps, "label": label,
+             "network": network != usual.network, "workers": workers, "device": device != "cpu",
+             "baselines": baselines, "augmented": augmented, "check_budget": check_budget,
+             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
+        )  # fmt: skip
         return evaluate_table(
             console, run, parsed_sites(site), out, test=test, synthetic=synthetic, seeds=seeds,
             states=parsed_sites(state or [], "--state"),

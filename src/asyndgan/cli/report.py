@@ -53,6 +53,7 @@ def report(
     from asyndgan.reports.records import write_records_report
     from asyndgan.reports.report import write_report
     from asyndgan.runs import RunFolder
+    from asyndgan.tables.cohort import refuse_for_images
 
     console = Terminal(stderr=True)
     folder = RunFolder(run)
@@ -62,6 +63,7 @@ def report(
     found = None if audit else _of_this_run(console, folder, "asyndgan audit", AUDIT_FILE)
     audits = audit or ([found] if found else [])
     if folder.recipe().table:
+        refuse_for_images({"site": site, "synthetic": synthetic})
         page = write_records_report(
             folder, out or run / "report.html", evaluation=judged, audits=audits, title=title
         )

@@ -12,7 +12,7 @@ from typing import final
 import numpy as np
 
 from asyndgan.data.case import MODALITIES_LIMIT, Source
-from asyndgan.data.description import BACKGROUND, DatasetInfo, describe
+from asyndgan.data.description import BACKGROUND, DatasetInfo, describe, json_table
 from asyndgan.data.enrolment import unready
 from asyndgan.data.findings import NAMED, OF_DATA, Finding, findings
 from asyndgan.data.geometry import is_shrunk, resampled, slice_of
@@ -166,6 +166,9 @@ def _described(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool]:
         return describe(folder), True
     except DataFileError as error:
         tally.error(error)
+    with suppress(DataFileError):  # where the labels alone are at fault, all else is known
+        table = json_table(folder / "dataset.json")
+        return replace(describe(folder, {**table, "labels": {"background": 0}}), labels={}), False
     names = [path.name for path in _files(folder / "imagesTr", "")]
     found = [ending for ending in READERS if any(name.endswith(ending) for name in names)]
     ending = found[0] if found else next(iter(READERS))
