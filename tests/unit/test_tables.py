@@ -1,6 +1,8 @@
 """Tables: their files, their encoding, what a summary tells, and their networks."""
 
+import gzip
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,12 +29,13 @@ from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableColumn, TableSection
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import Study
-from asyndgan.tables.cohort import load_records
+from asyndgan.tables.check import checked
+from asyndgan.tables.cohort import load_records, read_for
 from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.planning import plan_from, plan_tables
 from asyndgan.tables.schema import is_table, schema_of
 from asyndgan.tables.summary import GROUP, LEAST, loaded, planned, summarised
-from asyndgan.tables.table import Table
+from asyndgan.tables.table import Table, check_apart
 from asyndgan.training.describing import Describing
 from asyndgan.wire import ANSWERS, Describe, Described, unpack
 
@@ -109,6 +112,17 @@ HOSTILE = {
     "no header": (b"1,2,short,no\n", "its columns are not those of schema.json"),
     "a column twice": (b"income,income,loans,term,bad\n1,1,2,short,no\n", "its columns are not"),
     "an empty file": (b"", "its columns are not those of schema.json"),
+    "tabs": ((HEADER + "1,2,short,no\n").replace(",", "\t").encode(), "separated by '\\t': save"),
+    "semicolons, named": ((HEADER + "1,2,short,no\n").replace(",", ";").encode(), "by ';': save"),
+    "a column twice, named": (b"income,loans,term,bad,bad\n1,1,short,no,no\n", "twice (bad)"),
+    "gzip": (gzip.compress(HEADER.encode()), "is compressed. Unpack it"),
+    "an Excel file": (b"PK\x03\x04 and more", "is compressed. Unpack it"),
+    "a decimal comma": ('"1,5",2,short,no\n', "numbers have ',' in them: write 1234.5"),
+    "thousands apart": ("1'234'567,2,short,no\n", "numbers have \"'\" in them: write 1234.5"),
+    "a missing class, mended": ("1,2,short,\n", "leave such records out"),
+    "blank lines before": ("\n\n1,2,short,no\n\n1,x,short,no\n", "value in line 6 is no number"),
+    "a line break in quotes before": ('1,2,"sh\nort",no\n', "'term': the value in line 2 is not"),
+    "a break in quotes, then a fault": ('"1\n",2,short,no\n1,2,short\n', "line 4 has 3 fields"),
 }  # fmt: skip
 
 
@@ -154,6 +168,10 @@ SCHEMAS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "shares of other classes": (
         lambda s: s.update(shares={"a": 0.5, "b": 0.5}), "must name all categories of 'bad'",
     ),
+    "a slip of a key": (lambda s: s.update(postive="yes"), "Did you mean 'positive'?"),
+    "a slip in a column": (
+        lambda s: s["columns"]["term"].update(Missing=True), "Did you mean 'missing'?",
+    ),
     "too many columns": (
         lambda s: s["columns"].update({f"c{n}": {"kind": "numeric"} for n in range(300)}), "256",
     ),
@@ -168,6 +186,27 @@ def test_a_malformed_schema_ends_in_an_error(tmp_path: Path, kind: str) -> None:
     with pytest.raises(DataError, match="is no schema of a table") as caught:
         Table.read(stored(tmp_path, "1,2,short,no\n", schema))
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["[]", '"a"', "3"])
+def test_a_schema_that_is_no_object_is_told_in_plain_words(tmp_path: Path, text: str) -> None:
+    stored(tmp_path, "1,2,short,no\n")
+    (tmp_path / "schema.json").write_text(text)
+    with pytest.raises(DataError, match=r"holds no \{\.\.\.\}, with keys such as target"):
+        Table.read(tmp_path)
+
+
+def test_a_table_that_is_not_there_or_is_packed_is_told_so(tmp_path: Path) -> None:
+    folder = stored(tmp_path / "a", "1,2,short,no\n")
+    with pytest.raises(DataError, match=r"nope\.csv does not exist"):
+        Table.read(folder / "nope.csv")
+    packed = folder / "records.csv.gz"
+    packed.write_bytes(gzip.compress((folder / "records.csv").read_bytes()))
+    (folder / "records.csv").unlink()
+    for data in (folder, packed):
+        assert is_table(data)
+        with pytest.raises(DataError, match=r"records\.csv\.gz is compressed\. Unpack it"):
+            Table.read(data)
 
 
 def test_parquet_gives_the_same_records_as_csv(tmp_path: Path) -> None:
@@ -276,6 +315,38 @@ def test_an_encoded_table_decodes_to_the_same_columns_kinds_and_values(
     assert back["bad"].tolist() == records["bad"].tolist()
 
 
+@pytest.mark.parametrize("kind", ["integer", "numeric"])
+@pytest.mark.parametrize("values", [[20231231, 20240101, 99999999], [10**15, 3, -(10**15)], [7]])
+def test_whole_values_that_many_share_are_kept_exactly(
+    tmp_path: Path, kind: str, values: list[int]
+) -> None:
+    schema = json.loads(json.dumps(SCHEMA))
+    schema["columns"]["loans"]["kind"] = kind
+    rows = "".join(
+        f"1,{value},short,{'no' if n % 2 else 'yes'}\n" for value in values for n in range(400)
+    )
+    table = Table.read(stored(tmp_path, rows, schema))
+    section = planned({"a": summarised(table)})
+    assert set(values) <= set(section.columns[1].knots)
+    encoder = Encoder(section)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        images = encoder.encode(table.records, np.random.default_rng(0))
+    back = encoder.decode(images, encoder.encode_classes(table.records))
+    assert back["loans"].tolist() == table.records["loans"].tolist()
+
+
+@pytest.mark.parametrize("far", [1e15, -1e15, 1e12])
+def test_values_far_beyond_the_knots_are_moved_to_the_nearest(far: float) -> None:
+    column = TableColumn(name="a", kind="numeric", knots=(0, 1, 1, 2))
+    table = TableSection(target="b", classes={"no": 0.5, "yes": 0.5}, columns=(column,))
+    records = pd.DataFrame({"a": pd.Series([far], dtype="Float64"), "b": pd.Series(["no"])})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = Encoder(table).encode(records).item()
+    assert found == (1 if far > 0 else -1)
+
+
 def test_classes_are_made_in_their_shares() -> None:
     found = class_numbers({"a": 0.5, "b": 0.3334, "c": 0.1666}, 10)
     assert found.bincount().tolist() == [5, 3, 2]
@@ -310,6 +381,31 @@ def test_knots_lie_between_those_of_the_sites_by_their_numbers_of_records(tmp_pa
     assert (knots < 5).mean() == pytest.approx(0.25, abs=0.02)
     assert table.classes == {"no": pytest.approx(0.5), "yes": pytest.approx(0.5)}
     assert set(table.columns[1].knots) == {1.0}
+
+
+def test_a_site_counts_in_a_column_by_the_records_that_hold_a_value(tmp_path: Path) -> None:
+    full, sparse = (
+        stored(tmp_path / name, "".join(
+            f"{base + n / count if n < some else ''},1,short,{'no' if n % 2 else 'yes'}\n"
+            for n in range(count)
+        ))
+        for name, base, some, count in (("full", 0, 1500, 1500), ("sparse", 10, 1500, 6000))
+    )  # fmt: skip
+    table = planned({p.name: summarised(Table.read(p)) for p in (full, sparse)})
+    assert (np.array(table.columns[0].knots) < 5).mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("rare", [(3, 4), (5, 0)])
+def test_a_class_that_is_rare_everywhere_is_told_as_such(
+    tmp_path: Path, rare: tuple[int, int]
+) -> None:
+    found = {
+        f"s{n}": summarised(Table.read(stored(
+            tmp_path / f"s{n}", "1,1,short,no\n" * 50 + "1,1,short,yes\n" * count)))
+        for n, count in enumerate(rare)
+    }  # fmt: skip
+    with pytest.raises(CohortError, match="no site has more than 5 records of the class 'yes'"):
+        planned(found)
 
 
 def test_sites_with_other_columns_are_told(tmp_path: Path) -> None:
@@ -355,6 +451,25 @@ def test_a_schema_that_declares_knots_and_shares_is_planned_without_a_record(
         plan_tables({"c": tmp_path / "c" / "schema.json"})
     with pytest.raises(RecipeError, match="comes from fingerprints of records"):
         plan_tables({"c": tmp_path / "c"}, ["privacy.kind=discriminator"])
+
+
+@pytest.mark.parametrize("own", ["none", "other knots", "other shares"])
+def test_a_recipe_that_calls_itself_declared_is_refused_where_a_site_declares_otherwise(
+    tmp_path: Path, own: str
+) -> None:
+    folder = drawn(tmp_path / "a")
+    (folder / "schema.json").write_text(json.dumps(declaring()))
+    recipe = plan_tables({"a": folder}, PRIVATE)
+    assert recipe is not None
+    assert len(load_records(recipe, folder, "a"))
+    schema = declaring() if own != "none" else SCHEMA
+    if own == "other knots":
+        schema["columns"]["loans"]["knots"] = [0, 11]
+    if own == "other shares":
+        schema["shares"] = {"no": 0.6, "yes": 0.4}
+    (folder / "schema.json").write_text(json.dumps(schema))
+    with pytest.raises(CohortError, match="does not declare the same ones"):
+        load_records(recipe, folder, "a")
 
 
 def described(file: Path, policy: Policy, books: Path) -> Released:
@@ -431,6 +546,65 @@ def test_a_planned_recipe_is_read_back_from_its_toml(tmp_path: Path) -> None:
     assert again == recipe
     assert again.digest() == recipe.digest()
     assert recipe.space == (3 + 1 + 3,)
+
+
+def test_synthetic_records_are_nobodys_real_ones(tmp_path: Path) -> None:
+    recipe, sites = recipe_of(tmp_path)
+    fake = drawn(tmp_path / "fake")
+    (fake / "schema.json").write_text(json.dumps(SCHEMA | {"synthetic": True}))
+    with pytest.raises(CohortError, match="the test set: its table is synthetic"):
+        read_for(recipe, fake, "the test set")
+    with pytest.raises(CohortError, match=r"fake/records\.csv: its table is synthetic"):
+        plan_tables({"a": sites["a"], "b": fake})
+    for reports in (checked([sites["a"]], fake), checked([fake])):
+        assert "its table is synthetic" in reports[-1].faults[0]
+
+
+def test_records_of_one_table_in_another_are_told_if_chance_does_not_bring_them(
+    tmp_path: Path,
+) -> None:
+    north, south, test = (
+        drawn(tmp_path / name, seed=seed) for seed, name in enumerate(("n", "s", "t"))
+    )
+    assert not any(one.faults for one in checked([north, south], test))
+    rows = (north / "records.csv").read_text().splitlines(keepends=True)[1:]
+    for folder, copied in ((south, 90), (test, 60)):
+        with (folder / "records.csv").open("a") as file:
+            file.writelines(rows[:copied])
+    faults = checked([north, south], test)[-1].faults
+    assert "94 of the 200 records of" in faults[0] and "are also in" in faults[0]  # 4 by chance
+    assert "test records are also at a site" in faults[-1]
+    few, many = Table.read(test).records, Table.read(north).records
+    with pytest.raises(RunError, match=r"of the 260 records .* Give others with --test"):
+        check_apart(few, [many], "--test")
+
+
+def test_sites_that_judge_another_class_are_told(tmp_path: Path) -> None:
+    one, other = (drawn(tmp_path / name, seed=seed) for seed, name in enumerate("ab"))
+    (other / "schema.json").write_text(json.dumps(SCHEMA | {"positive": "no"}))
+    (fault,) = checked([one, other])[-1].faults
+    assert "judges the class 'no'" in fault and "judges 'yes'" in fault
+    with pytest.raises(CohortError, match="Write the same 'positive'"):
+        plan_tables({"a": one, "b": other})
+    (other / "schema.json").write_text(json.dumps(SCHEMA | {"positive": "yes"}))  # as the default
+    assert plan_tables({"a": one, "b": other})
+
+
+@pytest.mark.parametrize("first", ["yes", "no"])
+def test_a_rare_class_is_drawn_more_often_in_whatever_order_classes_come(
+    tmp_path: Path, first: str
+) -> None:
+    schema = json.loads(json.dumps(SCHEMA))
+    schema["columns"]["bad"]["categories"] = sorted(("no", "yes"), key=lambda name: name != first)
+    rows = "".join(f"{n},1,short,{'yes' if n % 10 == 0 else 'no'}\n" for n in range(200))
+    folder = stored(tmp_path, rows, schema)
+    recipe = plan_tables({"a": folder})
+    assert recipe is not None
+    cohort = load_records(recipe, folder, "a")
+    weights = cohort.weights
+    assert weights is not None
+    yes = cohort.conditions == schema["columns"]["bad"]["categories"].index("yes")
+    assert float(weights[yes].mean() / weights[~yes].mean()) == pytest.approx(4)
 
 
 def test_tables_and_images_are_not_mixed(tmp_path: Path) -> None:

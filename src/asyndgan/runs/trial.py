@@ -30,6 +30,6 @@ def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     name = BASE if recipe.name == NAME else recipe.name
     shipped = load_recipe(name).training.steps if name in recipe_names() else 0
     if recipe.table:
-        shipped = int(tables_of(base_text())["training"]["steps"])
+        shipped = int(tables_of(base_text(), ())["training"]["steps"])
     planned = max(shipped, 0 if facts.state == "finished" else recipe.training.steps)
     return planned if facts.steps < planned else 0
