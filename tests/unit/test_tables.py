@@ -18,6 +18,8 @@ from pandas.testing import assert_frame_equal
 from pyarrow import parquet
 from typer.testing import CliRunner
 
+from asyndgan.auditing.membership import attack
+from asyndgan.auditing.records import RecordsAudit
 from asyndgan.cli import app
 from asyndgan.data.cohort import Cohort
 from asyndgan.errors import CohortError, DataError, PolicyError, RecipeError, RunError
@@ -35,7 +37,7 @@ from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.planning import plan_from, plan_tables
 from asyndgan.tables.schema import is_table, schema_of
 from asyndgan.tables.summary import GROUP, LEAST, loaded, planned, summarised
-from asyndgan.tables.table import Table, check_apart
+from asyndgan.tables.table import Table, check_apart, equal_records, nearly_equal
 from asyndgan.training.describing import Describing
 from asyndgan.wire import ANSWERS, Describe, Described, unpack
 
@@ -735,3 +737,62 @@ def test_a_table_without_a_schema_is_told_in_plain_words(name: str, tmp_path: Pa
     (tmp_path / name).write_text("age\n1\n")
     with pytest.raises(DataError, match=r"schema\.json: this file does not exist\. A table has"):
         schema_of(tmp_path / name)
+
+
+def audited(members: int, others: int, copies: int, matches: int, near: int) -> RecordsAudit:
+    found = attack("bank", np.linspace(0, 1, members), np.linspace(0, 1, others))
+    return RecordsAudit(
+        generator_sha256="0", attacks=[found], copies=[copies], matches=matches, near=near,
+        confirmed={"bank": True}, uncompared=[],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("counts", "why"),
+    [
+        ((600, 300, 0, 0, 0), ""),
+        ((600, 300, 1, 0, 0), "chance does not explain it"),
+        ((6398, 1602, 3, 0, 0), "chance does not explain it"),
+        ((600, 300, 3, 0, 4), ""),  # others that come close show that chance can
+        ((600, 300, 3, 2, 9), ""),
+        ((600, 300, 8, 0, 4), "members are copied in all columns"),  # more than chance brings
+        ((600, 100, 1, 0, 0), "too few to know whether chance does that"),
+    ],
+)
+def test_a_copied_member_is_refused_unless_chance_explains_it(
+    counts: tuple[int, int, int, int, int], why: str
+) -> None:
+    found = " ".join(audited(*counts).objections())
+    assert (why in found) if why else not found
+    members, others, copies, matches, near = counts
+    assert audited(*counts).told == (
+        f"{copies} of {members} members equal a synthetic record in all columns. By chance "
+        f"{matches} of {others} others do, and {near} in all columns but one or in all"
+    )
+
+
+@pytest.mark.parametrize("cardinality", [(4,) * 8, (10,) * 6, (200, 200, 10), (60,) * 4, (3,) * 12])
+def test_chance_copies_of_coarse_records_raise_no_alarm(cardinality: tuple[int, ...]) -> None:
+    random, refused = np.random.default_rng(0), 0
+
+    def drawn(count: int) -> pd.DataFrame:
+        columns = enumerate(cardinality)
+        return pd.DataFrame(
+            {f"c{n}": pd.Series((m * random.random(count) ** 1.5) // 1, dtype="Float64")
+             for n, m in columns}
+        )  # fmt: skip
+
+    for _ in range(20):
+        members, others, made = drawn(600), drawn(300), drawn(1800)
+        copies, matches = (equal_records(one, [made]) for one in (members, others))
+        found = audited(600, 300, copies, matches, nearly_equal(others, made))
+        refused += "chance does not explain it" in " ".join(found.objections())
+    assert refused <= 3  # of 20, at a level of 0.05
+
+
+def test_records_that_differ_in_one_column_at_most_are_near() -> None:
+    made = pd.DataFrame({"a": [1, 2], "b": ["x", "y"], "c": [0, 0]})
+    others = pd.DataFrame({"c": [0, 5, 0, 5], "a": [1, 2, 9, 1], "b": ["x", "y", "y", "y"]})
+    assert nearly_equal(others, made) == 3
+    swapped = pd.DataFrame({"a": ["x"], "b": ["y"], "c": ["z"]})
+    assert nearly_equal(swapped.rename(columns={"a": "b", "b": "a"}), swapped) == 0

@@ -25,7 +25,7 @@ from asyndgan.runs import RunFolder
 from asyndgan.runs.trial import trial_of
 from asyndgan.tables.cohort import load_records, read_for, table_of
 from asyndgan.tables.encoding import Encoder
-from asyndgan.tables.table import check_apart, equal_records
+from asyndgan.tables.table import check_apart, equal_records, nearly_equal
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def audit_records(
         attacks=[replace(a, corrected=p) for a, p in zip(attacks, corrected, strict=True)],
         copies=[*copies, sum(copies)] if len(copies) > 1 else copies,
         matches=matches,
-        near=_nearly(made, others),
+        near=nearly_equal(others, made),
         confirmed={
             site: _confirms(run, site, data, (states or {}).get(site, run.site_state(site)))
             for site, data in sites.items()
@@ -191,21 +191,6 @@ def _check_enough(
             f"the generator of this run makes {len(made)} records by default, and an audit takes "
             f"{FEWEST} at least. Train on more records."
         )
-
-
-def _nearly(made: "pd.DataFrame", others: "pd.DataFrame") -> int:
-    """Others that equal one of `made` in all columns but one, or in all."""
-    import pandas as pd
-
-    both = pd.concat([made, others[list(made.columns)]]).astype("string").fillna("")
-    marks = [  # of a value; sums of them, less one, tell records apart
-        pd.util.hash_array(both[name].to_numpy(object), hash_key=f"{place:016d}")
-        for place, name in enumerate(both)
-    ]
-    near, whole = np.zeros(len(others), bool), np.sum(marks, axis=0, dtype=np.uint64)
-    for own in marks:
-        near |= np.isin((whole - own)[len(made) :], (whole - own)[: len(made)])
-    return int(near.sum())
 
 
 def _confirms(run: RunFolder, site: str, data: Path, state: Path) -> bool:

@@ -11,6 +11,7 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.recipe import Recipe
 from asyndgan.runs.study import STUDY_FILE, Study
+from asyndgan.tables.schema import tables_in
 
 HOLD_OUT = "--set training.hold_out=0.2"
 
@@ -34,15 +35,20 @@ def lacking(recipe: Recipe, *, masks: bool, tested: bool = False) -> list[str]:
             f"No masks are kept for generate: {train if free else ''}give it --masks FOLDER."
         )
     if not tested and not recipe.training.hold_out and recipe.image.source == "images":
-        given = "--test FOLDER and audit --holdout FOLDER"
-        if recipe.condition.kind != "mask":
-            given = "--holdout FOLDER"
-        names = "evaluate and audit" if recipe.condition.kind == "mask" else "audit"
+        what = "records" if recipe.table else "patients"
+        given, names = "--test FOLDER and audit --holdout FOLDER", "evaluate and audit"
+        if not _judged(recipe):
+            given, names = "--holdout FOLDER", "audit"
         lines.append(
-            f"No patients are held out for {names}: train with {HOLD_OUT}, or give "
-            f"{names.partition(' ')[0]} {given}, with other patients."
+            f"No {what} are held out for {names}: train with {HOLD_OUT}, or give "
+            f"{names.partition(' ')[0]} {given}, with other {what}."
         )
     return lines
+
+
+def _judged(recipe: Recipe) -> bool:
+    """Whether 'evaluate' judges what a run makes: images with masks, or records."""
+    return recipe.condition.kind == "mask" or recipe.table is not None
 
 
 def tell_lacking(
@@ -88,14 +94,14 @@ def next_commands(
     unseen = (
         ""
         if recipe.training.hold_out
-        else quote(str(said.test or _test(sites) or "OTHER_PATIENTS"))
+        else quote(str(said.test or _test(sites) or OTHERS[recipe.table is not None]))
     )
     shown = [] if own else [f"--synthetic {quote(str(painted))}"]
     commands = []
-    if kind != "class":
+    if kind != "class" or recipe.table:
         more = [] if own else ["--masks MASKS"]
         commands.append([f"asyndgan generate {run}", *more, f"--out {quote(str(painted))}"])
-    if recipe.image.source == "images" and kind == "mask":
+    if recipe.image.source == "images" and _judged(recipe):
         more = [f"--test {unseen}"] if unseen else []
         commands.append([f"asyndgan evaluate {run}", *given, *more, f"--out {quote(str(judged))}"])
         shown += _named("--evaluation", judged)
@@ -139,13 +145,16 @@ def in_lines(command: list[str]) -> str:
 UNKNOWN: Final = {
     "MASKS": "a data set with masks to paint from",
     "OTHER_PATIENTS": "a data set of patients whom the run has not seen",
+    "OTHER_RECORDS": "a table of records that the run has not seen",
 }
+OTHERS: Final = ("OTHER_PATIENTS", "OTHER_RECORDS")
+"""Which of them is asked for, of images and of a table."""
 
 
 def _test(sites: Mapping[str, Path]) -> Path | None:
     """A data set named `test` beside one of the sites'."""
     beside = (folder.parent / "test" for folder in sites.values())
-    return next((place for place in beside if (place / "dataset.json").is_file()), None)
+    return next((p for p in beside if (p / "dataset.json").is_file() or tables_in(p)), None)
 
 
 def _named(option: str, folder: Path) -> list[str]:

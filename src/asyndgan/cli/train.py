@@ -159,7 +159,7 @@ def tell_finished(
     left = sum(sum(kinds.values()) for kinds in facts.left_sites.values())
     console.say(
         f"{facts.steps} steps in {duration(facts.seconds)}; {size(left)} left the sites, "
-        f"no image among them. Generator: {run.generator_file}"
+        f"no {'record' if recipe.table else 'image'} among them. Generator: {run.generator_file}"
     )
     tell_trial(console, run)
     tell_lacking(console, recipe, masks=masks, study=study)

@@ -23,7 +23,8 @@ from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.recipe.faults import explained, shown
 from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
-from asyndgan.recipe.toml import key_of, value_of
+from asyndgan.recipe.table import base_text
+from asyndgan.recipe.toml import key_of, tables_of, value_of
 from asyndgan.tables.schema import SCHEMA_FILE, file_of, is_table, schema_of, tables_in
 from asyndgan.texts import NAME_LENGTH, bounded_text, check_site_names, parsed_toml
 
@@ -304,8 +305,10 @@ def study_text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe:
     kept = (
         "masks.release = true  # the run keeps patients' masks to paint from: ask each site first\n"
     )
+    listed, steps = "'asyndgan recipe show default' lists them all", 3000
     if any(map(is_table, sites.values())):
-        kept = ""
+        kept, held = "", held.replace("patients", "records")
+        listed, steps = "recipe.toml holds them", tables_of(base_text(), ())["training"]["steps"]
     named = "\n".join(f"{key_of(name)} = {shown(folder)}" for name, folder in sites.items())
     return f"""\
 # A study: commands of asyndgan that are called in this folder, or with --study, read it.
@@ -319,6 +322,6 @@ out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written
 [sites]  # name = folder of its data
 {named}
 
-[set]  # keys of the recipe, each with its value; 'asyndgan recipe show default' lists them all
-{kept}{"" if test else held}# training.steps = 3000
+[set]  # keys of the recipe, each with its value; {listed}
+{kept}{"" if test else held}# training.steps = {steps}
 """

@@ -87,6 +87,23 @@ def equal_records(records: "pd.DataFrame", others: Sequence["pd.DataFrame"]) -> 
     return sum(row in held for row in rows_of(records))
 
 
+def nearly_equal(records: "pd.DataFrame", others: "pd.DataFrame") -> int:
+    """How many of these records equal one of `others` in all columns but one, or in all."""
+    import numpy as np
+    import pandas as pd
+
+    both = pd.concat([others, records[list(others.columns)]]).astype("string").fillna("")
+    marks = [  # of a value; sums of them, less one, tell records apart
+        pd.util.hash_array(both[name].to_numpy(object), hash_key=f"{place:016d}")
+        for place, name in enumerate(both)
+    ]
+    near, whole = np.zeros(len(records), bool), np.sum(marks, axis=0, dtype=np.uint64)
+    for own in marks:
+        rest = whole - own
+        near |= np.isin(rest[len(others) :], rest[: len(others)])
+    return int(near.sum())
+
+
 def check_apart(records: "pd.DataFrame", others: Sequence["pd.DataFrame"], option: str) -> None:
     """Refuses records of nobody's that are those of sites, beyond what may be chance.
 
