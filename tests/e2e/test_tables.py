@@ -21,6 +21,9 @@ from asyndgan.privacy.ledger import read as read_ledger
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
+from asyndgan.runs.train import train
+from asyndgan.runs.trial import trial_of
+from asyndgan.tables.planning import plan_tables
 from asyndgan.tables.schema import schema_of
 from asyndgan.tables.summary import loaded
 from asyndgan.tables.table import Table
@@ -191,6 +194,119 @@ def test_python_judges_held_out_records(run: Path, data: Path, tmp_path: Path) -
     assert schema.classes == ("no", "yes")
 
 
+@pytest.fixture(scope="module")
+def other_run(data: Path, sites: list[str]) -> Path:
+    changes = [word for key in (*SMALL, "training.seed=7") for word in ("--set", key)]
+    said("train", data / "recipe.toml", *sites, "--out", data / "other", *changes)
+    return data / "other"
+
+
+@pytest.mark.parametrize("kind", ["another generator's", "real", "edited"])
+def test_a_table_that_this_run_did_not_make_is_not_judged_as_its_own(
+    run: Path, other_run: Path, data: Path, sites: list[str], tmp_path: Path, kind: str
+) -> None:
+    out = tmp_path / "evaluation"
+    made = out / "synthetic"
+    if kind == "real":
+        shutil.copytree(data / "test", made)
+    else:
+        said("generate", other_run if kind == "another generator's" else run, "--out", made)
+    if kind == "edited":
+        schema = json.loads((made / "schema.json").read_text())
+        (made / "schema.json").write_text(json.dumps(schema | {"provenance": {}}))
+    for more in ([], ["--synthetic", made]):  # found, and named
+        refused = asyndgan("evaluate", run, *sites, "--out", out, *more)
+        assert refused.returncode == 1
+        assert "was not made by the generator of" in refused.stderr
+
+
+def test_records_of_sites_and_synthetic_ones_are_no_strangers(
+    run: Path, data: Path, sites: list[str], tmp_path: Path
+) -> None:
+    said("generate", run, "--out", tmp_path / "made")
+    for words, why in {
+        ("evaluate", "--test", data / "north"): "are records of these sites",
+        ("evaluate", "--test", tmp_path / "made"): "the test set: its table is synthetic",
+        ("audit", "--holdout", data / "south"): "are records of these sites",
+        ("audit", "--holdout", tmp_path / "made"): "the holdout: its table is synthetic",
+    }.items():
+        command, *rest = words
+        refused = asyndgan(command, run, *sites, *rest, "--out", tmp_path / "out")
+        assert refused.returncode == 1 and why in " ".join(refused.stderr.split())
+
+
+def test_audits_whose_others_may_be_members_elsewhere_permit_no_release(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    folders = []
+    for site, other in (("north", "south"), ("south", "north")):
+        folder = tmp_path / site
+        told = said(
+            "audit", run, "--site", f"{site}={data / site}", "--holdout", data / other, "--out",
+            folder,
+        )  # fmt: skip
+        assert f"others: they were not compared with the members of {other}" in told
+        audited = json.loads((folder / "audit.json").read_text())
+        for attack in audited["attacks"]:  # as of many records
+            attack.update(auc=0.5, low=0.48, high=0.52, p_value=0.5, corrected=1.0)
+        (folder / "audit.json").write_text(json.dumps(audited))
+        folders.append(folder)
+    with pytest.raises(RunError, match="were not compared with the members of south, who may be"):
+        generate(run, tmp_path / "made", release=folders)
+
+
+def test_two_audits_of_a_site_each_permit_together_what_neither_does_alone(
+    run: Path, data: Path, tmp_path: Path
+) -> None:
+    folders = [tmp_path / site for site in ("north", "south")]
+    for folder in folders:
+        audit(run, {folder.name: data / folder.name}, folder)
+        audited = json.loads((folder / "audit.json").read_text())
+        for attack in audited["attacks"]:
+            attack.update(auc=0.5, low=0.48, high=0.52, p_value=0.5, corrected=1.0)
+        (folder / "audit.json").write_text(json.dumps(audited))
+    said("report", run, "--audit", folders[0], "--out", tmp_path / "one.html")
+    assert "no audit covers south" in (tmp_path / "one.html").read_text()
+    both = [word for folder in folders for word in ("--audit", folder)]
+    said("report", run, *both, "--out", tmp_path / "both.html")
+    page = (tmp_path / "both.html").read_text()
+    assert page.count("<b>Release:</b> permitted.") == 2 and "no audit covers" not in page
+    assert generate(run, tmp_path / "made", release=folders) == 960
+
+
+@pytest.mark.parametrize(
+    "words",
+    ["audit --masks x", "audit --canaries p", "audit --fade bone", "evaluate --network unetr",
+     "evaluate --workers 2", "evaluate --labelled x", "evaluate --check-budget"],
+)  # fmt: skip
+def test_options_of_images_are_refused_at_tables(
+    run: Path, sites: list[str], tmp_path: Path, words: str
+) -> None:
+    command, option, *value = words.split()
+    refused = asyndgan(command, run, *sites, option, *value, "--out", tmp_path / "out")
+    assert refused.returncode == 1
+    assert f"{option}: this is for images" in refused.stderr
+
+
+def test_a_run_whose_sites_tell_no_number_of_records_makes_enough_to_be_audited(
+    data: Path, tmp_path: Path
+) -> None:
+    named = {name: data / name for name in ("north", "south")}
+    policy = tmp_path / "policy.toml"
+    policy.write_text("[leaves]\ncases = false\nfingerprint = true\n[allows]\nunmeasured = true\n")
+    recipe = plan_tables(named, SMALL)
+    assert recipe is not None
+    run = train(recipe, named, tmp_path / "run", policies=dict.fromkeys(named, policy))
+    assert {about["cases"] for about in run.facts().sites.values()} == {1}
+    assert len(make_records(run)) == 2000
+    assert audit(run.path, named, tmp_path / "audit").attacks[-1].others  # type: ignore[union-attr]
+    assert generate(run.path, tmp_path / "few", draws=3) == 6  # as asked for
+
+
+def test_a_trial_of_a_table_is_told_as_such(run: Path, data: Path, tmp_path: Path) -> None:
+    assert trial_of(Run(run).facts, Run(run).recipe) == "Trial run: 4 of 1,250 steps"
+
+
 def test_a_table_is_released_only_as_audits_of_all_sites_permit(
     run: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -211,6 +327,8 @@ def test_a_table_is_released_only_as_audits_of_all_sites_permit(
         "is no audit of a table": {"kind": "images"},
         "no audit of a table;": {"copies": [1000, 0, 1000]},
         "no audit of a table; make": {"matches": -1},
+        "no audit of a table; make it a": {"matches": 3, "near": 2},
+        "not compared with the members of south": {"uncompared": ["south"]},
         "no audit of a table; make it": {"attacks": stranger},
         "is of another generator than": {
             "attacks": stranger,

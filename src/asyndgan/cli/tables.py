@@ -57,7 +57,8 @@ def summarise_table(console: Terminal, data: Path, out: Path | None) -> None:
         if column.categories:
             told = f"the names of {len(column.categories)} categories"
         else:
-            told = f"{len(column.means)} means, from {column.means[0]:g} to {column.means[-1]:g}"
+            means = " ".join(f"{mean:.15g}" for mean in column.means)
+            told = f"about {column.values} values; {len(column.means)} means: {means}"
         table.add_row(name, told)
     console.print(table)
     console.say(

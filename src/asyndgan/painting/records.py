@@ -10,6 +10,7 @@ from asyndgan.data import derived_seed
 from asyndgan.data.writing import written_whole
 from asyndgan.errors import RunError
 from asyndgan.painting.card import privacy_line, provenance_of
+from asyndgan.recipe.table import TableSection
 from asyndgan.runs import RunFolder
 from asyndgan.tables.cohort import table_of
 from asyndgan.tables.encoding import Encoder, class_numbers
@@ -136,6 +137,12 @@ def _schema(run: RunFolder) -> dict[str, Any]:
     return {"name": f"synthetic ({run.recipe().name})", "target": table.target, "columns": columns}
 
 
+def _ends(table: TableSection) -> str:
+    if table.source == "declared":
+        return "values end where the sites' schema.json declares it"
+    return "the ends of each column are means over several records"
+
+
 def _card(run: RunFolder, about: dict[str, Any], count: int, audited: str) -> str:
     facts = run.facts()
     sites = "\n".join(
@@ -156,7 +163,7 @@ def _card(run: RunFolder, about: dict[str, Any], count: int, audited: str) -> st
 ## Limits
 
 - {privacy_line(run.recipe().privacy, "a record")}
-- Extreme values are missing: the ends of each column are means over several records.
+- Extreme values are missing: {_ends(table_of(run.recipe()))}.
 - {f"Audited: {audited}." if audited else "Nobody audited this table."}
 - Measure before you rely on it: `asyndgan evaluate` and `asyndgan audit`.
 

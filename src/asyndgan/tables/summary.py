@@ -2,7 +2,8 @@
 
 A summary holds no value of a single record: each number is a mean over `LEAST` records or more
 that are next to each other in the order of one column (univariate microaggregation, Domingo-Ferrer
-and Mateo-Sanz 2002). The ends of each group are left out, so that no extreme record moves a mean.
+and Mateo-Sanz 2002). The ends of each group are left out, so a record moves no mean by being more
+extreme, but by its place in the order it moves the borders of groups.
 Columns are summarised one by one, so it says nothing of how they go together. Where many records
 share a value, the mean is that value. It is no differential privacy, so a schema can declare knots
 and shares instead, and nothing is summarised.
