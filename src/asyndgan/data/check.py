@@ -36,6 +36,7 @@ from asyndgan.data.plan import grid_for, planned, shared_modalities
 from asyndgan.data.readers import READERS, DataFileError, Stored
 from asyndgan.data.survey import Survey
 from asyndgan.data.tally import Fault, Tally, rows
+from asyndgan.data.units import units_of
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, Recipe
 
@@ -132,6 +133,7 @@ def check_folder(
 def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[CaseFiles]]:
     """Reads dataset.json, imagesTr and labelsTr; the bool tells whether dataset.json is usable."""
     info, described = _described(folder, tally)
+    tally.survey.units = units_of(info.extra)
     if not described and not (folder / "imagesTr").is_dir():
         return info, described, []  # it is no data set, and that is all there is to say
     try:

@@ -25,7 +25,7 @@ from asyndgan.data.geometry import (
 )
 from asyndgan.data.grids import shown_shape
 from asyndgan.data.survey import Kept, Survey, Volume
-from asyndgan.data.units import in_hounsfield
+from asyndgan.data.units import WARMEST_AIR, in_hounsfield
 from asyndgan.errors import DataError
 from asyndgan.intensities import IMAGE_HIGH, IMAGE_LOW
 from asyndgan.recipe import ImageSection, Intensity
@@ -231,12 +231,31 @@ def _suited(survey: Survey, modality: str) -> Intensity:
     how, stored = survey.image.intensity_of(modality), survey.kept[modality].values()
     lowest, highest = [kept.low for kept in stored], [kept.high for kept in stored]
     suited = PERCENTILES
-    volumes = all(len(source.shape) == 3 for source in survey.sources.values())
-    if in_hounsfield(modality, lowest, highest, volumes=volumes):
+    if _is_ct(survey, modality):
         suited = CT
     elif min(lowest) >= 0 and max(highest) <= 1 and min(highest) >= LEAST_USED:
         suited = UNIT
     return PERCENTILES if suited == how else suited
+
+
+def _is_ct(survey: Survey, modality: str) -> bool:
+    stored = survey.kept[modality].values()
+    volumes = all(len(source.shape) == 3 for source in survey.sources.values())
+    ends = [kept.low for kept in stored], [kept.high for kept in stored]
+    return in_hounsfield(modality, *ends, volumes=volumes, unit=survey.units.get(modality))
+
+
+def airless(survey: Survey) -> Iterator[Finding]:
+    """Patients of a CT whose stored values reach down to no air, where others' do."""
+    for modality, patients in survey.kept.items():
+        without = [name for name, kept in patients.items() if kept.low > WARMEST_AIR]
+        if 0 < len(without) < len(patients) and _is_ct(survey, modality):
+            yield Finding(
+                False,
+                f"{modality} is in Hounsfield units, and {len(without)} of "
+                f"{counted(len(patients), 'patient')} hold nothing below {WARMEST_AIR}, as air is",
+                "Crops may be so. If their values have an offset, such as 1024, take it away.",
+            )
 
 
 def _intensity_options(modality: str, wanted: Intensity) -> str:
@@ -393,7 +412,7 @@ def empty_masks(survey: Survey) -> Iterator[Finding]:
 
 Rule = Callable[[Survey], Iterator[Finding]]
 
-OF_DATA: Final[tuple[Rule, ...]] = (unlabelled, silent, masks_for_images, duplicates)
+OF_DATA: Final[tuple[Rule, ...]] = (unlabelled, silent, airless, masks_for_images, duplicates)
 """Rules about the data alone."""
 
 OF_FIT: Final[tuple[Rule, ...]] = (intensities, grid, spacings, empty_masks)

@@ -20,7 +20,7 @@ from asyndgan.data.listing import CaseFiles, list_cases
 from asyndgan.data.nnunet import AXES, DEFAULT_PATIENT_PATTERN, patients_of, read_case
 from asyndgan.data.plan import shared_modalities
 from asyndgan.data.readers import DataFileError
-from asyndgan.data.units import in_hounsfield
+from asyndgan.data.units import in_hounsfield, units_of
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, explained
 from asyndgan.recipe.fingerprint import (
@@ -32,6 +32,7 @@ from asyndgan.recipe.fingerprint import (
     Side,
     Spread,
 )
+from asyndgan.recipe.pooled import window
 from asyndgan.texts import bounded_text, parsed_json
 
 SAMPLED: Final = 2**18
@@ -106,11 +107,10 @@ class _Case:
         self.labels, self.columns = labels, columns
         self.every = math.ceil(pixels / SAMPLED) | 1  # odd, lest it keep to some columns
         self.samples: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
-        self.sums: dict[str, np.ndarray] = {}  # of pixels, intensities and their squares, by label
+        """Intensities and labels by slice; the labels of a slice without one are -1."""
         self.bits: dict[str, int] = {}
         self.lowest: dict[str, float] = {}
         self.highest: dict[str, float] = {}
-        self.shift: dict[str, float] = {}
         self.mirrored = np.zeros((labels, labels), np.int64)
         self.left, self.right = np.zeros((2, labels), np.int64)
         self.areas: dict[int, list[float]] = defaultdict(list)
@@ -147,23 +147,35 @@ class _Case:
         self.bits[name] = max(bits, self.bits.get(name, 8))
         self.lowest[name] = min(float(low), self.lowest.get(name, math.inf))
         self.highest[name] = max(float(high), self.highest.get(name, -math.inf))
-        values, labels = plane.ravel(), mask.ravel()
-        self.samples[name].append((values[:: self.every].copy(), labels[:: self.every] > 0))
-        moved = values - np.float64(self.shift.setdefault(name, float(values.mean())))
-        found = [np.bincount(labels, each, self.labels) for each in (None, moved, moved**2)]
-        self.sums[name] = self.sums.get(name, 0) + np.stack(found)
+        values, labels = (each.ravel()[:: self.every] for each in (plane, mask))
+        labels = labels.astype(np.int16) if mask.any() else np.full(labels.shape, -1, np.int16)
+        self.samples[name].append((values.copy(), labels))
 
-    def explained(self, name: str) -> float | None:
-        """Part of the variance of a modality that lies between labels; None: it is constant."""
-        count, total, squares = self.sums[name]
-        least = total.sum() ** 2 / count.sum()
-        between = (total**2 / np.maximum(count, 1)).sum() - least
-        whole = squares.sum() - least
+    def _sampled(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        values, labels = (np.concatenate(each) for each in zip(*self.samples[name], strict=True))
+        return values, labels
+
+    def explained(self, name: str, low: float, high: float) -> float | None:
+        """Part of a modality's variance between labels, where slices hold one, in a range.
+
+        Intensities beyond the range count as its ends: so a recipe clips them. None: no slice
+        holds a label, or the intensities are constant.
+        """
+        values, labels = self._sampled(name)
+        values, labels = values[labels >= 0], labels[labels >= 0]
+        if not values.size:
+            return None
+        kept = values.clip(low, high).astype(np.float64)
+        kept -= kept.mean()
+        count, total = (np.bincount(labels, each, self.labels) for each in (None, kept))
+        whole = (kept**2).sum()
+        between = (total**2 / np.maximum(count, 1)).sum()
         return float(np.clip(between / whole, 0, 1)) if whole > 0 else None
 
     def levels(self, name: str) -> dict[str, np.ndarray]:
         """Percentiles of a modality, in the whole case, inside labels and outside."""
-        values, inside = (np.concatenate(each) for each in zip(*self.samples[name], strict=True))
+        values, labels = self._sampled(name)
+        inside = labels > 0
         parts = zip(_WHERE, (values, values[inside], values[~inside]), strict=True)
         return {where: np.percentile(part, PERCENTILES) for where, part in parts if part.size}
 
@@ -222,11 +234,23 @@ class _Tally:
             self.bits[name] = max(case.bits[name], self.bits.get(name, 8))
             self.lowest.setdefault(name, []).append(case.lowest[name])
             self.highest.setdefault(name, []).append(case.highest[name])
-            if case.labelled and (share := case.explained(name)) is not None:
-                self._keep(f"explained {name}", raw.patient, share)
-            for where, levels in case.levels(name).items():
-                self._keep(f"{where} {name}", raw.patient, levels)
+            levels = case.levels(name)
+            for where, found in levels.items():
+                self._keep(f"{where} {name}", raw.patient, found)
+            if "inside" in levels:
+                self._add_explained(case, name, raw.patient, levels)
         self._add_labels(case, raw.patient)
+
+    def _add_explained(
+        self, case: _Case, name: str, patient: str, levels: Mapping[str, np.ndarray]
+    ) -> None:
+        """Keeps what labels explain, in either range that a plan may take."""
+        whole, inside = levels["whole"], levels["inside"]
+        ct = window([inside[0]], [inside[-1]])
+        ends = min(whole[0], inside[0]), max(whole[-1], inside[-1])
+        for key, (low, high) in {"ct": (ct.low, ct.high), "other": ends}.items():
+            if (share := case.explained(name, float(low), float(high))) is not None:
+                self._keep(f"explained {key} {name}", patient, share)
 
     def _add_labels(self, case: _Case, patient: str) -> None:
         self.mirrored += case.mirrored
@@ -292,10 +316,11 @@ class _Tally:
                     Levels.model_fields, self._of_patients(f"{where} {name}").T, strict=True
                 )
                 levels[where] = Levels(**{key: _spread(values) for key, values in columns})
-        explained = self._of_patients(f"explained {name}")
+        kind = self._kind(name)
+        explained = self._of_patients(f"explained {'ct' if kind == 'ct' else 'other'} {name}")
         return ModalityFigures(
             name=name,
-            kind=self._kind(name),
+            kind=kind,
             bits=self.bits.get(name, 32),
             patients=len(self.found[f"whole {name}"]) or None,
             explained=float(explained.mean()) if explained.size else None,
@@ -307,7 +332,9 @@ class _Tally:
             return "unknown"
         if not self.spaced:
             return "rgb" if self.coloured == {True} else "grey"
-        return "ct" if in_hounsfield(name, lows, self.highest[name], volumes=True) else "mri"
+        unit = units_of(self.info.extra).get(name)
+        ct = in_hounsfield(name, lows, self.highest[name], volumes=True, unit=unit)
+        return "ct" if ct else "mri"
 
     def _label(self, number: int, names: Mapping[int, str]) -> LabelFigures:
         name, row = names[number], self.mirrored[number]

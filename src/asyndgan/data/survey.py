@@ -148,6 +148,8 @@ class Survey:
         self.volumes: dict[str, Volume] = {}
         self.kept: dict[str, dict[str, Kept]] = {}
         """What the intensities keep, by modality and patient."""
+        self.units: dict[str, str] = {}
+        """What dataset.json says of stored values, by modality."""
         self.modalities: tuple[str, ...] = ()
         self.roll: list[Enrolled] = []
         """Each case that the recipe trains on."""

@@ -1,11 +1,12 @@
 """Whether stored intensities are Hounsfield units: one rule for the plan and for `check`."""
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from statistics import median
 from typing import Final
 
 WARMEST_AIR: Final = -200
-"""In a CT every patient's lowest intensity is below this, in Hounsfield units."""
+"""In a CT most patients' lowest intensity is below this, in Hounsfield units."""
 
 COLDEST: Final = -5000
 """Lowest intensity of a CT: scanners mark with some -3000 what they did not see."""
@@ -21,17 +22,34 @@ _OTHER: Final = re.compile(
 )
 
 
+def units_of(extra: Mapping[str, object]) -> dict[str, str]:
+    """Units of modalities that a dataset.json names, as an import writes them."""
+    units = extra.get("units")
+    found = units.items() if isinstance(units, dict) else ()
+    return {name: unit for name, unit in found if isinstance(unit, str)}
+
+
 def in_hounsfield(
-    name: str, lowest: Collection[float], highest: Collection[float], *, volumes: bool
+    name: str,
+    lowest: Collection[float],
+    highest: Collection[float],
+    *,
+    volumes: bool,
+    unit: str | None = None,
 ) -> bool:
-    """Whether a modality is a CT: by its range, and unless its name says otherwise.
+    """Whether a modality is a CT: by its unit, or else by its range, unless its name objects.
+
+    Most cases decide: one may be a crop without air.
 
     Args:
         name: of the modality.
         lowest: stored intensity of each case or patient, one at least.
         highest: likewise.
         volumes: whether all cases are volumes.
+        unit: of the stored values; None: nobody says.
     """
-    cold = volumes and max(lowest) <= WARMEST_AIR and min(lowest) >= COLDEST
+    if unit is not None:
+        return volumes and unit.upper() == "HU"
+    cold = volumes and median(lowest) <= WARMEST_AIR and median(lowest) >= COLDEST
     named = _CT.search(name)
     return cold and bool(named or (not _OTHER.search(name) and max(highest) <= HOTTEST))

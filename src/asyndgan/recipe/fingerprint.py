@@ -99,7 +99,8 @@ class ModalityFigures(Figures):
         bits: 8 and 16 hold whole numbers of that size, 32 all others.
         patients: who have it.
         whole: intensities of whole cases; inside and outside: within and beyond all labels.
-        explained: part of the variance of a case's intensities that its labels explain.
+        explained: part of the variance of a case's intensities that its labels explain: where
+            slices hold one, and within the range that a plan takes.
     """
 
     name: Name

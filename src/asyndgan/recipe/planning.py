@@ -121,7 +121,8 @@ RULES: Final = (
          "8 bits are stored", "[gliomas](results/lgg-64.md), [nuclei](results/dsb-64.md)"),
     Rule("0 to 1", "fractions from 0 to 1", lambda s: s.named("unit"),
          _intensities("unit", _fixed(low=0, high=1)), "fractions from 0 to 1 are stored"),
-    Rule("CT", "volumes in Hounsfield units", lambda s: s.named("ct"),
+    Rule("CT", "volumes in Hounsfield units: by `units` of dataset.json, or by air in most of them",
+         lambda s: s.named("ct"),
          _intensities("ct", Sites.window),
          "Hounsfield units: a window around the labels' own, up to soft tissue at least"),
     Rule("one scale", "other intensities, nearly alike in all patients of all sites",
@@ -136,7 +137,7 @@ RULES: Final = (
          _intensities("crops", _fixed(kind="percentiles", low=1, high=99)),
          "scales differ, and a crop has few pixels to tell its brightest ones from",
          "[hippocampi](results/hippocampus.md) were trained so"),
-    Rule("left open", "labels explain less than a tenth of the intensities' variance",
+    Rule("left open", "labels explain less than a tenth of the variance in the range that is taken",
          lambda s: s.left_open, lambda s: dict(TOP_DOWN),
          "masks leave most of an image open, and this generator invents more of it",
          "[hippocampi](results/search-generators.md): 0.82 of all-real in place of 0.69 and "

@@ -196,14 +196,7 @@ class Sites:
     def window(self, modality: str) -> Intensity:
         """Hounsfield units of the labels, widened by half on either side."""
         inside = [one.inside for one in self.modalities[modality].values() if one.inside]
-        if not inside:
-            return Intensity(low=-1000, high=1000)
-        low = max(-HARDEST, min(HARDEST, *(each.p0_5.middle for each in inside)))
-        high = max(low, min(HARDEST, max(each.p99_5.middle for each in inside)))
-        wide = max(20.0, high - low) / 2
-        bottom = max(-1000.0, 10 * math.floor((low - wide) / 10))
-        top = max(SOFT_TISSUE, 10 * math.ceil((high + wide) / 10))
-        return Intensity(low=min(bottom, top - 100), high=top)
+        return window([one.p0_5.middle for one in inside], [one.p99_5.middle for one in inside])
 
     def common_range(self, modality: str) -> Intensity:
         """The range of stored values that the sites' patients share."""
@@ -236,6 +229,18 @@ class Sites:
     def lonely(self) -> list[str]:
         """Sites with a single patient."""
         return [site for site, one in self.of.items() if one.patients == 1]
+
+
+def window(lowest: Sequence[float], highest: Sequence[float]) -> Intensity:
+    """Hounsfield units of labels, widened by half on either side, from their percentiles."""
+    if not lowest:
+        return Intensity(low=-1000, high=1000)
+    low = max(-HARDEST, min(HARDEST, *map(float, lowest)))
+    high = max(low, min(HARDEST, float(max(highest))))
+    wide = max(20.0, high - low) / 2
+    bottom = max(-1000.0, 10 * math.floor((low - wide) / 10))
+    top = max(SOFT_TISSUE, 10 * math.ceil((high + wide) / 10))
+    return Intensity(low=min(bottom, top - 100), high=top)
 
 
 def _sixteens(pixels: float) -> int:
