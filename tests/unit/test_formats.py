@@ -82,6 +82,22 @@ def test_channels_of_ome_are_modalities_in_either_order(axes: str, tmp_path: Pat
         reader_of(path).mask(path)
 
 
+@pytest.mark.parametrize(
+    ("unit", "mm"),
+    [("µm", 1e-3), ("&#181;m", 1e-3), ("\u03bcm", 1e-3), ("mm", 1.0), ("furlong", None)],
+)
+def test_ome_names_its_unit_in_utf_8_and_a_strange_unit_is_no_spacing(
+    unit: str, mm: float | None, tmp_path: Path
+) -> None:
+    sizes = []
+    for axis, size in zip("XYZ", (0.5, 0.5, 2), strict=True):
+        sizes += [f'PhysicalSize{axis}="{size}"', f'PhysicalSize{axis}Unit="{unit}"']
+    pixels = f'<Pixels SizeX="20" SizeY="16" SizeZ="4" SizeC="1" SizeT="1" {" ".join(sizes)}/>'
+    text = f"<OME><Image>{pixels}</Image></OME>".encode()
+    path = tiff(tmp_path, pages(4), description=text, metadata=None)
+    assert spacing(path) == (pytest.approx((0.5 * mm, 0.5 * mm, 2 * mm)) if mm else (1.0, 1.0, 1.0))
+
+
 def test_channels_of_imagej_are_modalities(tmp_path: Path) -> None:
     path = tiff(tmp_path, pages(2, 3), imagej=True, metadata={"axes": "ZCYX"})
     np.testing.assert_array_equal(images(path, 3), pages(2, 3).swapaxes(0, 1))

@@ -172,6 +172,7 @@ SMALL = label(area=spread(0.0005))
 NOTED: dict[str, dict[str, Fingerprint]] = {
     "formats differ": {"a": pictures(), "b": volumes()},
     "spacings differ": EXAMPLES["spacing"][0],
+    "fields of view differ": {"a": volumes(), "b": volumes(axes=(side(64), side(64), side(60)))},
     "thick axes differ": {"a": volumes(axes=THICK), "b": volumes()},
     "T1 has other intensities: ct": {"a": volumes(modalities=(CT,)), "b": volumes()},
     "T1 has other intensities: 99.5 % are below": {
@@ -224,6 +225,16 @@ def test_a_window_of_a_lung_shows_what_is_around_it() -> None:
     lung = modality(kind="ct", bits=16, inside=levels(-950, -500))
     found = plan({"a": volumes(modalities=(lung,))}).recipe(DEFAULT).image.intensity_of("T1")
     assert (found.low, found.high) == (-1000, 300)
+
+
+@pytest.mark.parametrize(("pixels", "taken"), [(64, True), (110, False), (240, True)])
+def test_sites_that_show_more_than_others_are_brought_to_one_scale(
+    pixels: int, taken: bool
+) -> None:
+    made = plan({"a": volumes(), "b": volumes(axes=(side(pixels), side(pixels), side(60)))})
+    wide = max(pixels, 120) / 64
+    found = [choice.value for choice in made.choices if choice.rule == "spacing"]
+    assert found == ([[pytest.approx(wide, rel=0.01)] * 2] if taken else [])
 
 
 def test_overrides_win_and_are_given_no_reason() -> None:

@@ -197,6 +197,18 @@ def test_a_list_of_another_form_is_refused_with_the_form(files: object, tmp_path
             {"background": 0, "organ": [1, 2]},
             {"background": 0, "rest of organ (1)": 1, "rest of organ (2)": 2},
         ),
+        (
+            {"background": 0, "A": [1, 2], "B": [2, 3]},
+            {"background": 0, "rest of A": 1, "A and B": 2, "rest of B": 3},
+        ),
+        (
+            {"background": 0, "A": [1, 2], "B": [2, 3], "C": [1, 2, 3, 4]},
+            {"background": 0, "rest of A": 1, "A and B and C": 2, "rest of B": 3, "rest of C": 4},
+        ),
+        (
+            {"background": 0, "rest of A": 1, "A": [1, 2]},
+            {"background": 0, "rest of A": 1, "rest of A (2)": 2},
+        ),
     ],
 )
 def test_regions_become_labels_that_do_not_overlap(

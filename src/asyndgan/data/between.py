@@ -19,9 +19,7 @@ from asyndgan.data.grids import shown_shape
 from asyndgan.data.patients import shared_patients
 from asyndgan.data.survey import Survey
 from asyndgan.recipe import Recipe
-
-VIEWS_APART = 0.5
-"""Relative difference of fields of view above which they are reported."""
+from asyndgan.recipe.pooled import VIEWS_APART, apart
 
 RANGES_APART = 4.0
 """Ratio of the typical ranges of two folders above which they are reported."""
@@ -143,7 +141,7 @@ def _scales(reports: Sequence[CheckReport]) -> Iterator[str]:
         else "Anatomy then comes in different scales or sharpness. Train with one spacing for all: "
         f"{spacing_option([*surveys.values()])}"
     )
-    for what, of, apart in (
+    for what, of, most in (
         ("spacing", plane_spacings, SPACING_APART),
         ("field of view", views, VIEWS_APART),
     ):
@@ -151,8 +149,7 @@ def _scales(reports: Sequence[CheckReport]) -> Iterator[str]:
             folder: [median(sides) for sides in zip(*of(survey), strict=True)]
             for folder, survey in surveys.items()
         }
-        alike = all(max(mm) <= (1 + apart) * min(mm) for mm in zip(*found.values(), strict=True))
-        if alike or (spaced and of is plane_spacings):
+        if not apart(found.values(), most) or (spaced and of is plane_spacings):
             continue
         shown = [
             f"{shown_shape(f'{mm:.3g}' for mm in sides)} mm in {folder}"

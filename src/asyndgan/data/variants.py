@@ -6,6 +6,7 @@ case under `dataset`, and may name regions, lists of labels that overlap.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -124,7 +125,8 @@ def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
 
     A number is named by the smallest region that holds it: alone, by the region's name, with
     others, as the rest of it. With whole = [1, 2, 3], core = [2, 3] and enhancing = 3 these are
-    1, "rest of whole", 2, "rest of core" and 3, "enhancing".
+    1, "rest of whole", 2, "rest of core" and 3, "enhancing". Where regions overlap and none is a
+    part of the other, what they share is "one and other". A name that is taken gets its number.
 
     Args:
         labels: name to number or list of numbers.
@@ -141,7 +143,11 @@ def disjoint(labels: Mapping[str, object]) -> dict[str, object]:
         smallest = holding[0]
         alike = [n for n in regions[smallest] if _holding(regions, n) == {*holding}]
         name = smallest if len(regions[smallest]) == 1 else f"rest of {smallest}"
-        named[f"{name} ({number})" if len(alike) > 1 else name] = number
+        if len(regions[smallest]) > 1 and not all(
+            regions[one] <= regions[other] for one, other in pairwise(holding)
+        ):
+            name = " and ".join(sorted(holding))
+        named[f"{name} ({number})" if len(alike) > 1 or name in named else name] = number
     return named
 
 

@@ -103,10 +103,11 @@ RULES: Final = (
          lambda s: s.sided, lambda s: {("training", "flip"): False},
          "masks of '{s.sided[0]}' look mirrored as no patient's here do",
          "[hippocampi](results/search-hippocampus.md) were trained so"),
-    Rule("spacing", "spacings differ by more than 5 %, and volumes are no crops",
-         lambda s: s.scaled_apart and not s.cropped,
+    Rule("spacing", "spacings differ by more than 5 %, or sites' fields of view by half, and "
+         "volumes are no crops", lambda s: (s.scaled_apart or s.views_apart) and not s.cropped,
          lambda s: {("image", "spacing"): [s.one_spacing] * 2},
-         "spacings differ; at {s.one_spacing:g} mm anatomy has one scale, and slices fit"),
+         "spacings or fields of view differ; at {s.one_spacing:g} mm anatomy has one scale, and "
+         "slices fit"),
     Rule("crops", "volumes have nearly each a size of its own, at one spacing",
          lambda s: s.cropped,
          lambda s: {("image", "fit"): "stretch", ("image", "size"): [s.longest] * 2},
@@ -279,6 +280,12 @@ def _spaced(s: Sites) -> Iterator[str]:
         yield f"spacings differ: {_listed(told)}; taken: {did}"
 
 
+def _views(s: Sites) -> Iterator[str]:
+    if s.views_apart and not s.cropped:
+        told = [f"{rows:.3g} x {columns:.3g} mm at {n}" for n, (rows, columns) in s.views.items()]
+        yield f"fields of view differ: {_listed(told)}; the smaller ones are padded"
+
+
 def _thick(s: Sites) -> Iterator[str]:
     thick = {site: one.thick or "none" for site, one in s.of.items() if len(one.axes) == 3}
     if len(set(thick.values())) > 1:
@@ -359,6 +366,6 @@ def _listed(names: Sequence[str]) -> str:
 
 
 NOTES: Final[tuple[Callable[[Sites], Iterator[str]], ...]] = (
-    _mixed, _spaced, _thick, _units, _lacked, _few, _small, _little, _void,
+    _mixed, _spaced, _views, _thick, _units, _lacked, _few, _small, _little, _void,
 )  # fmt: skip
 """What sites contradict each other in, and what a plan cannot mend."""

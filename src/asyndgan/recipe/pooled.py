@@ -1,7 +1,7 @@
 """What the fingerprints of all sites say together, as the rules of a plan ask for it."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from statistics import fmean, median
 from typing import Final, final
@@ -36,6 +36,9 @@ ONE_SIDED: Final = 0.4
 
 APART: Final = 0.05
 """Relative difference of spacings above which they are brought to one."""
+
+VIEWS_APART: Final = 0.5
+"""Relative difference of the sites' fields of view above which they are."""
 
 AGREED: Final = 0.1
 """Most by which patients' percentiles may differ, as a part of the range, to share one range."""
@@ -144,6 +147,20 @@ class Sites:
         return any(differ(mm) for mm in zip(*self.spacings.values(), strict=True))
 
     @cached_property
+    def views(self) -> dict[str, tuple[float, float]]:
+        """Field of view of rows and columns in millimetres at each site of `spacings`."""
+        return {
+            site: (rows.view.middle, columns.view.middle)
+            for site, (rows, columns) in self.planes.items()
+            if site in self.spacings
+        }
+
+    @cached_property
+    def views_apart(self) -> bool:
+        """Whether sites show so much more than others that one size gives anatomy two scales."""
+        return apart(self.views.values(), VIEWS_APART)
+
+    @cached_property
     def one_spacing(self) -> float:
         """Millimetres per pixel at which nearly every slice fits the image, to three digits."""
         most = max(
@@ -246,6 +263,11 @@ def window(lowest: Sequence[float], highest: Sequence[float]) -> Intensity:
 def _sixteens(pixels: float) -> int:
     """The nearest multiple of 16, and of two the larger: padding keeps what shrinking loses."""
     return min(LARGEST_SIDE, max(LEAST_SIDE, 16 * math.floor(pixels / 16 + 0.5)))
+
+
+def apart(sites: Iterable[Sequence[float]], most: float) -> bool:
+    """Whether a number of some sites, each of which tells several, differs by more than `most`."""
+    return any(max(each) > (1 + most) * min(each) for each in zip(*sites, strict=True))
 
 
 def differ(spreads: Sequence[Spread]) -> bool:

@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from html import unescape
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Final, final
@@ -267,7 +268,11 @@ def _check_page(
 
 
 def _description(picture: Picture.Image) -> str:
-    return str(picture.tag_v2.get(_TEXT, ""))[:MAX_TEXT]  # type: ignore[attr-defined]
+    text = str(picture.tag_v2.get(_TEXT, ""))[:MAX_TEXT]  # type: ignore[attr-defined]
+    try:  # Pillow decodes as Latin-1; OME is UTF-8
+        return text.encode("latin-1").decode("utf-8")
+    except UnicodeError:
+        return text
 
 
 def _axes(path: Path, text: str, pages: int, samples: int) -> tuple[int, int, bool]:
@@ -307,16 +312,19 @@ def _named(text: str, imagej: str, ome: str) -> str | None:
 def _spacing(picture: Picture.Image, text: str) -> tuple[float, float, float] | None:
     """Millimetres between slices, rows and columns.
 
+    None: no size is told, or in a unit that is not known.
+
     By OME's PhysicalSize; by the resolution in ImageJ's unit; or by a resolution in centimetres.
     One in inches is that of a printer or a screen.
     """
     if "<OME" in text:
         sizes = [_named(text, "", f"PhysicalSize{axis}") for axis in "ZYX"]
         units = [_named(text, "", f"PhysicalSize{axis}Unit") or "µm" for axis in "ZYX"]
-        if not sizes[1] or not sizes[2]:
+        scales = [_MM.get(unescape(unit)) for unit in units]
+        if not sizes[1] or not sizes[2] or None in scales:
             return None
         slices, rows, columns = (
-            float(size or 1) * _MM[unit] for size, unit in zip(sizes, units, strict=True)
+            float(size or 1) * (mm or 0) for size, mm in zip(sizes, scales, strict=True)
         )
     else:
         tags = picture.tag_v2  # type: ignore[attr-defined]
