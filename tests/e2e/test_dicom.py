@@ -246,6 +246,34 @@ def test_a_set_that_is_not_declared_synthetic_is_refused(tmp_path: Path) -> None
     assert "may be of patients" in said and not (tmp_path / "dicom").exists()
 
 
+@pytest.mark.parametrize("units", [None, {"CT": "HU"}, {"CT": "BQML"}])
+def test_an_exported_unit_is_that_of_the_set_and_its_labels_are_no_findings(
+    units: object, tmp_path: Path
+) -> None:
+    made = synthetic(tmp_path / "made", ".png")
+    about = json.loads((made / "dataset.json").read_text()) | ({"units": units} if units else {})
+    (made / "dataset.json").write_text(json.dumps(about))
+    asyndgan("export", made, tmp_path / "dicom")
+    files = [dcmread(path) for path in sorted((tmp_path / "dicom").rglob("*.dcm"))]
+    said = {file.RescaleType for file in files if file.SeriesDescription.endswith("CT")}
+    assert said == {"HU" if units == {"CT": "HU"} else "US"}
+    for segment in (one for file in files for one in file.get("SegmentSequence", ())):
+        assert segment.SegmentLabel in ("liver", "tumour")
+        assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "85756007"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_intensities_that_are_no_numbers_are_not_exported(value: float, tmp_path: Path) -> None:
+    made = synthetic(tmp_path / "made", ".nii.gz")
+    path = next((made / "imagesTr").iterdir())
+    held = nib.load(path)
+    values = held.get_fdata()
+    values[0, 0] = value
+    nib.save(nib.Nifti1Image(values.astype(np.float32), held.affine), path)
+    said = asyndgan("export", made, tmp_path / "dicom", code=1)
+    assert "infinite or not numbers" in said and not (tmp_path / "dicom").exists()
+
+
 def test_synthetic_and_acquired_series_are_not_mixed(tmp_path: Path) -> None:
     asyndgan("export", synthetic(tmp_path / "made", ".nii.gz"), tmp_path / "dicom")
     images = series(np.zeros(SHAPE, np.int16))

@@ -597,6 +597,113 @@ def test_a_file_that_is_there_twice_counts_once(tmp_path: Path) -> None:
     assert only(tmp_path / "to", "imagesTr").shape == SHAPE[::-1]
 
 
+@pytest.mark.parametrize("named", ["two values", "no voxels"])
+def test_two_files_of_one_image_that_differ_are_refused(named: str, tmp_path: Path) -> None:
+    images = series(volume())
+    save(tmp_path / "from", *images)
+    if named == "two values":
+        images[2].RescaleIntercept = 0
+    else:
+        images[2].PixelData = bytes(len(images[2].PixelData))
+    save(tmp_path / "from" / "again", images[2])
+    assert "two files of one image" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+def test_a_copy_whose_header_alone_differs_counts_once(tmp_path: Path) -> None:
+    images = series(volume())
+    save(tmp_path / "from", *images)
+    images[2].StudyID = "9"
+    save(tmp_path / "from" / "again", images[2])
+    assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
+
+
+def test_a_segmentation_that_is_there_twice_counts_once(tmp_path: Path) -> None:
+    images = series(volume())
+    save(tmp_path / "from", *images, seg(images, {"lesion": ball()}))
+    shutil.copytree(tmp_path / "from", tmp_path / "from" / "copy")
+    assert "1 case of 1 patient" in run(tmp_path / "from", tmp_path / "to")
+    assert (ball() == np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T).all()
+
+
+@pytest.mark.parametrize(("kind", "high"), [(np.uint16, 15), (np.uint16, 13), (np.int16, 14)])
+def test_the_bits_of_a_value_lie_where_the_header_says(
+    kind: type, high: int, tmp_path: Path
+) -> None:
+    values = RNG.integers(0, 2048, SHAPE) - (1000 if kind is np.int16 else 0)
+    words = ((values & 0xFFF) << (high - 11)) | (0x8000 if high < 15 else 0)
+    images = series(words.astype(np.uint16), BitsStored=12, HighBit=high, intercept=0)
+    for image in images:
+        image.PixelRepresentation = int(kind is np.int16)
+    save(tmp_path / "from", *images)
+    run(tmp_path / "from", tmp_path / "to")
+    assert (values == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
+
+
+@pytest.mark.parametrize("high", [3, 16])
+def test_bits_outside_of_a_value_are_refused(high: int, tmp_path: Path) -> None:
+    save(tmp_path / "from", *series(volume(), BitsStored=12, HighBit=high))
+    assert "header does not describe" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+def test_a_table_of_intensities_is_refused_and_not_left_out(tmp_path: Path) -> None:
+    item = Dataset()
+    item.LUTDescriptor, item.ModalityLUTType, item.LUTData = [2, 0, 16], "HU", bytes(4)
+    save(tmp_path / "from", *series(volume(), ModalityLUTSequence=[item]))
+    assert "Modality LUT" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+@pytest.mark.parametrize(("said", "unit"), [("HU", {"CT": "HU"}), ("", {"CT": "HU"}), ("US", None)])
+def test_hounsfield_units_are_those_that_a_rescale_leads_to(
+    said: str, unit: object, tmp_path: Path
+) -> None:
+    for place, kept in (("a", True), ("b", False)):
+        images = series(volume(), RescaleType=said)
+        for image in () if kept else images:
+            del image.RescaleSlope, image.RescaleIntercept, image.RescaleType
+        save(tmp_path / place, *images)
+        run(tmp_path / place, tmp_path / "to" / place)
+        assert describe(tmp_path / "to" / place).extra.get("units") == (unit if kept else None)
+
+
+def test_units_that_differ_between_patients_are_told(tmp_path: Path) -> None:
+    for patient, said in (("A", "US"), ("B", "HU")):
+        save(tmp_path / "from" / patient, *series(volume(), patient=patient, RescaleType=said))
+    assert "! Cases hold CT in units that no header tells and HU" in run(
+        tmp_path / "from", tmp_path / "to"
+    )
+    assert "units" not in describe(tmp_path / "to").extra
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_a_folder_without_a_name_is_not_written_to(out: str, tmp_path: Path) -> None:
+    save(tmp_path / "from", *series(volume()))
+    assert "is there already" in run(tmp_path / "from", out, code=1)
+
+
+def test_a_dry_run_promises_no_image_that_cannot_be_decoded(tmp_path: Path) -> None:
+    images = series(volume())
+    images[1].PixelData = images[1].PixelData[:-100]
+    save(tmp_path / "from", *images)
+    assert "Cannot be read" in run(tmp_path / "from", tmp_path / "to", "--dry-run", code=1)
+
+
+def test_a_file_that_is_cut_off_in_its_header_is_named_as_unreadable(tmp_path: Path) -> None:
+    folder = save(tmp_path / "from", *series(volume()))
+    last = sorted(folder.iterdir())[-1]
+    last.write_bytes(last.read_bytes()[:250])
+    assert "! 1 file: cannot be read" in run(tmp_path / "from", tmp_path / "to")
+
+
+@pytest.mark.parametrize("holds", ["nothing", "text", "localizers"])
+def test_a_folder_without_images_is_said_to_hold_none(holds: str, tmp_path: Path) -> None:
+    (tmp_path / "from").mkdir()
+    if holds == "text":
+        (tmp_path / "from" / "a.txt").write_text("Smith")
+    elif holds == "localizers":
+        save(tmp_path / "from", *series(volume(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
+    assert "holds no DICOM images" in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
 def garbage(folder: Path) -> int:
     """Writes files that are no DICOM, or hostile; returns their number."""
     image = save(folder / "one", series(volume())[0]) / "image-000.dcm"

@@ -64,6 +64,8 @@ def import_(
     from asyndgan.dicom.importing import PatientMap
 
     require_packages()
+    if not out.name:
+        raise DataError(f"{out} is there already. Name a folder that does not exist.")
     choice = Choice(_pairs(series), segmentation or (), _pairs(label))
     known = PatientMap(patients or out.with_name(f"{out.name}-patients.json"), out)
     console = Terminal()
@@ -94,7 +96,7 @@ def _import(
     picked = pick(archive, choice)
     results: dict[int, str] = {}
     try:
-        check_alike(picked.cases)
+        check_alike(picked.cases, picked.faults)
         labels = labels_of(picked.cases, choice)
         with console.status("Reading segmentations ..." if out is None else "Writing cases ..."):
             if out is None:
@@ -144,6 +146,8 @@ def _show(
 
 
 def _show_notes(console: Terminal, archive: "Archive", picked: "Picked") -> None:
+    from asyndgan.dicom.importing import units_of
+
     taken = [(case, each) for case in picked.cases for each in case.channels.values()]
     if burned := sum(each.burned for _, each in taken):
         console.say(
@@ -157,6 +161,14 @@ def _show_notes(console: Terminal, archive: "Archive", picked: "Picked") -> None
             "degrees). Their affine is sheared, which software built on ITK refuses.",
             style="yellow",
         )
+    for name, units in units_of(picked.cases).items():
+        if len(units) > 1:
+            told = " and ".join(unit or "units that no header tells" for unit in sorted(units))
+            console.say(
+                f"! Cases hold {name} in {told}: dataset.json names no unit. Bring them to one, or "
+                "import them one by one.",
+                style="yellow",
+            )
     for count, what in (
         (len(archive.broken), "cannot be read, so slices may be missing"),
         (len(archive.foreign), "no DICOM"),

@@ -1,5 +1,6 @@
 """Which series of a study become a case, and which segmentations its mask."""
 
+import filecmp
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -94,7 +95,7 @@ def pick(archive: Archive, choice: Choice) -> Picked:
     masked = any(each.is_segmentation for each in archive.series)
     for _, of_patient in groupby(archive.series, lambda each: each.key[0]):
         patient = list(of_patient)
-        masks = [each for each in patient if each.is_segmentation]
+        masks = _once([each for each in patient if each.is_segmentation])
         for mask in masks:
             if not any(_is_of(mask, each) for each in patient):
                 fault = DicomError("is of a series that is not here", "Export that series too.")
@@ -107,6 +108,16 @@ def pick(archive: Archive, choice: Choice) -> Picked:
             except DicomError as fault:
                 picked.faults.append((study[0], fault))
     return picked
+
+
+def _once(masks: Sequence[Series]) -> list[Series]:
+    """Segmentations without the copies of one file, as in a copied folder."""
+    found: list[Series] = []
+    for mask in masks:
+        same = (one.files[0] for one in found if one.key == mask.key)
+        if not any(filecmp.cmp(file, mask.files[0], shallow=False) for file in same):
+            found.append(mask)
+    return found
 
 
 def _pick_study(

@@ -14,9 +14,11 @@ from asyndgan.data.nnunet import patient_of, read_image
 from asyndgan.data.readers import NOT_ACQUIRED, DataFileError, Stored
 from asyndgan.data.readers.reader import plane_of
 from asyndgan.data.readers.volumes import TO_RAS
+from asyndgan.data.units import units_of
 from asyndgan.data.writing import written_whole
 from asyndgan.dicom.files import silent
 from asyndgan.dicom.series import MODALITIES
+from asyndgan.errors import DataError
 
 MARK: Final = "SYNTHETIC"
 _CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
@@ -51,6 +53,7 @@ def export(folder: Path, out: Path) -> Iterator[str]:
             "does not say that all images are synthetic, so its images may be of patients",
             "Export a set that 'asyndgan generate' painted.",
         )
+    units = {name: "HU" for name, unit in units_of(info.extra).items() if unit == "HU"}
     with written_whole(out) as half, silent():
         for files in list_cases(folder, info):
             channels: dict[str, Stored] = {}
@@ -60,7 +63,12 @@ def export(folder: Path, out: Path) -> Iterator[str]:
             (half / files.name).mkdir(parents=True)
             first: list[Any] = []
             for number, (name, stored) in enumerate(channels.items(), 1):
-                slices = _series(stored, name, number, common)
+                if not np.isfinite(stored.values).all():
+                    raise DataError(
+                        f"case {files.name}, modality {name}: some intensities are infinite or not "
+                        "numbers. Replace them; 'asyndgan check' names every such file."
+                    )
+                slices = _series(stored, name, number, units.get(name, "US"), common)
                 for place, dataset in enumerate(slices, 1):
                     path = half / files.name / f"{number}_{place:04d}.dcm"
                     dataset.save_as(path, enforce_file_format=True)
@@ -108,7 +116,9 @@ def _planes(stored: Stored) -> tuple[np.ndarray, int]:
     return np.stack([plane_of(stored.values, axis, k) for k in range(shape[axis])]), axis
 
 
-def _series(stored: Stored, name: str, number: int, common: Mapping[str, Any]) -> list[Any]:
+def _series(
+    stored: Stored, name: str, number: int, unit: str, common: Mapping[str, Any]
+) -> list[Any]:
     """The data sets of one channel, one a slice."""
     from pydicom.dataset import Dataset, FileMetaDataset
     from pydicom.uid import ExplicitVRLittleEndian, generate_uid
@@ -157,7 +167,7 @@ def _series(stored: Stored, name: str, number: int, common: Mapping[str, Any]) -
             "PixelRepresentation": int(words.dtype == np.int16),
             "RescaleSlope": _decimals([slope])[0],
             "RescaleIntercept": _decimals([intercept])[0],
-            "RescaleType": "HU" if name == "CT" else "US",
+            "RescaleType": unit,
             "PixelData": plane.astype("<i2" if words.dtype == np.int16 else "<u2").tobytes(),
         }.items():
             setattr(dataset, key, value)
@@ -189,6 +199,7 @@ def _segmentation(images: Sequence[Any], mask: np.ndarray, info: DatasetInfo, nu
     """The SEG of a mask [slices, rows, columns]; its segments bear the names of the labels."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
+    from pydicom.sr.coding import Code
     from pydicom.uid import generate_uid
 
     present = {name: label for name, label in info.labels.items() if label and label in mask}
@@ -199,8 +210,9 @@ def _segmentation(images: Sequence[Any], mask: np.ndarray, info: DatasetInfo, nu
         hd.seg.SegmentDescription(
             segment_number=place,
             segment_label=name,
-            segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
-            segmented_property_type=codes.SCT.Lesion,
+            # Whatever a label names, it is no finding: the SEG's segment bears the name.
+            segmented_property_category=Code("91723000", "SCT", "Anatomical structure"),
+            segmented_property_type=Code("85756007", "SCT", "Tissue"),
             algorithm_type="AUTOMATIC",
             algorithm_identification=algorithm,
         )

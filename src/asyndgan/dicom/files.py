@@ -190,14 +190,18 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
         frames = generate_frames(dataset.PixelData, number_of_frames=shape[0])
         if any(_jpeg_ls_shape(frame) != shape[1:] for frame in frames):
             raise ValueError("of another shape")
-    unused = int(dataset.BitsAllocated) - int(dataset.BitsStored)
+    bits, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    top = int(dataset.get("HighBit", stored - 1))
+    if not stored - 1 <= top < bits or (syntax.is_compressed and top != stored - 1):
+        raise DicomError("has pixels that its header does not describe", "Export it again.")
     count = 0
-    for plane in iter_pixels(dataset, raw=True):
+    # pydicom's own correction takes the lowest bits, whatever HighBit says.
+    for plane in iter_pixels(dataset, raw=True, correct_unused_bits=top == stored - 1):
         count += 1
         if plane.shape != shape[1:] or count > shape[0]:
             raise ValueError("of another shape")
         # In unused bits lie overlays, or nothing that counts.
-        yield (plane << unused) >> unused if unused else plane
+        yield (plane << (bits - 1 - top)) >> (bits - stored) if stored < bits else plane
     if count != shape[0]:
         raise ValueError("of other frames")
 

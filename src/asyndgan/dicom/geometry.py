@@ -1,7 +1,8 @@
 """The grid on which a series lies: its planes in order, and what is wrong with them."""
 
+import filecmp
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, final
 
 import numpy as np
@@ -52,8 +53,7 @@ def grid_of(series: Series) -> Grid:
     if len(sizes := {shape[1:] for shape in series.shapes.values()}) != 1:
         raise DicomError("holds images of several sizes", _SPLIT)
     ((rows, columns),) = sizes
-    # A file may be there twice, as in a copied folder.
-    frames = list({(f.uid, f.number, f.position): f for f in series.frames}.values())
+    frames = _once(series)
     if not 0 < rows * columns * len(frames) <= MAX_VOXELS:
         raise DicomError(f"has no voxel, or more than {MAX_VOXELS}", "Export a part of it.")
     for values in ([f.orientation for f in frames], [f.spacing for f in frames]):
@@ -75,6 +75,30 @@ def grid_of(series: Series) -> Grid:
     return Grid(
         ordered, (columns, rows, len(ordered)), TO_RAS @ affine, tilt if tilt > TILT else 0.0
     )
+
+
+def _once(series: Series) -> list[Frame]:
+    """The planes of a series, of which a file may be there twice, as in a copied folder."""
+    found: dict[tuple[object, ...], Frame] = {}
+    for frame in series.frames:
+        known = found.setdefault((frame.uid, frame.number, frame.position), frame)
+        if known.file != frame.file and not _alike(known, frame, series):
+            raise DicomError(
+                "holds two files of one image, and their contents differ",
+                "Keep the right one of each pair with one SOP Instance UID.",
+            )
+    return list(found.values())
+
+
+def _alike(one: Frame, other: Frame, series: Series) -> bool:
+    """Whether two files of one image hold the same pixels."""
+    files = (one.file, other.file)
+    if filecmp.cmp(*files, shallow=False):
+        return True
+    if replace(one, file=other.file) != other or series.shapes[files[0]] != series.shapes[files[1]]:
+        return False
+    planes = (planes_of(file, series.shapes[file]) for file in files)
+    return all(np.array_equal(*pair) for pair in zip(*planes, strict=True))
 
 
 def _step(places: np.ndarray, normal: np.ndarray, pixel: float) -> np.ndarray | None:

@@ -96,8 +96,6 @@ def read_cases(
     choice: Choice,
     labels: Mapping[str, int],
     faults: list[tuple[Series, DicomError]],
-    *,
-    images: bool = False,
 ) -> Iterator[tuple[Pick, list[np.ndarray]]]:
     """Decodes cases, one at a time.
 
@@ -106,16 +104,15 @@ def read_cases(
         choice: by which they were picked.
         labels: name to number.
         faults: is filled with those that cannot be decoded.
-        images: whether to decode the channels too, in front of the mask.
 
     Yields:
-        A case and its arrays on its grid: the channels if wanted, and a mask (uint8) if it has one.
+        A case and its arrays on its grid: the channels, and a mask (uint8) if it has one.
     """
     for case in cases:
         channels = list(case.channels.values())
         try:
             mask = _mask(case, choice, labels)
-            pairs = zip(channels, case.grids, strict=True) if images else ()
+            pairs = zip(channels, case.grids, strict=True)
             arrays = [voxels_of(series, grid) for series, grid in pairs]
         except DicomError as fault:
             faults.append((channels[0], fault))
@@ -150,20 +147,37 @@ def _mask(case: Pick, choice: Choice, labels: Mapping[str, int]) -> np.ndarray |
     return mask
 
 
-def check_alike(cases: Sequence[Pick]) -> None:
+def check_alike(cases: Sequence[Pick], faults: Sequence[tuple[Series, DicomError]] = ()) -> None:
     """Checks that cases can form one data set.
+
+    Args:
+        cases: those that were picked.
+        faults: why others were not.
 
     Raises:
         DataError: there is none, their modalities differ, or only some are synthetic.
     """
     if not cases:
-        raise DataError("there is no case to import. What is listed above says why.")
+        none = (
+            "The folder holds no DICOM images, but for overviews (localizers) if those are listed"
+        )
+        why = "What is listed above says why" if faults else none
+        raise DataError(f"there is no case to import. {why}.")
     kinds = {tuple(case.channels) for case in cases}
     if len(kinds) > 1:
         named = " or ".join(sorted(", ".join(kind) for kind in kinds))
         raise DataError(f"cases are of {named}. Take one, for example --series {min(kinds)[0]}.")
     if len({s.synthetic for case in cases for s in case.channels.values()}) > 1:
         raise DataError("some series are synthetic, others acquired. Import them one by one.")
+
+
+def units_of(cases: Sequence[Pick]) -> dict[str, set[str]]:
+    """The units of each channel; "" stands for those that no header tells."""
+    found: dict[str, set[str]] = {}
+    for case in cases:
+        for name, series in case.channels.items():
+            found.setdefault(name, set()).add(series.unit)
+    return found
 
 
 def write(
@@ -192,13 +206,13 @@ def write(
     """
     names = list(cases[0].channels)
     synthetic = any(series.synthetic for series in cases[0].channels.values())
-    found = {name: {case.channels[name].unit for case in cases} for name in names}
+    found = units_of(cases)
     units = {name: unit.pop() for name, unit in found.items() if len(unit) == 1 and unit != {""}}
     count = 0
     with written_whole(out) as half:
         (half / "imagesTr").mkdir(parents=True)
         (half / "labelsTr").mkdir()
-        for case, arrays in read_cases(cases, choice, labels, faults, images=True):
+        for case, arrays in read_cases(cases, choice, labels, faults):
             name = patients.case(case)
             note = NOT_ACQUIRED if synthetic else ""
             for number, array in enumerate(arrays):

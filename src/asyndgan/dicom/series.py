@@ -21,6 +21,7 @@ MOST: Final = 1e9
 _UNITS: Final = frozenset({"HU", "BQML", "CNTS", "GML"})
 _SEG: Final = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
+_CLASS, _DIRECTORY = "MediaStorageSOPClassUID", "1.2.840.10008.1.3.10"
 _TAGS: Final = (
     *("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "PatientID"),
     *("SeriesNumber", "SeriesDescription", "Modality", "ImageType", "BurnedInAnnotation"),
@@ -30,7 +31,7 @@ _TAGS: Final = (
     *("RescaleIntercept", "RescaleType", "Units", "SegmentationType", "SegmentSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("ReferencedSeriesSequence", "StructureSetROISequence", "StructureSetLabel"),
-    "ReferencedFrameOfReferenceSequence",
+    *("ReferencedFrameOfReferenceSequence", "ModalityLUTSequence"),
 )
 
 
@@ -154,6 +155,8 @@ def read_archive(folder: Path) -> Archive:
 def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool:
     """Adds a file to its series; returns whether it holds images or a segmentation."""
     sop, modality = str(dataset.get("SOPClassUID")), str(dataset.get("Modality"))
+    if "SOPClassUID" not in dataset and str(dataset.file_meta.get(_CLASS)) != _DIRECTORY:
+        raise DicomError("cannot be read: a file is cut off", "Export it again.")
     kind = "SEG" if sop in _SEG else "RTSTRUCT" if sop == RTSTRUCT else ""
     alone = str(path) if kind else ""  # each such file is one segmentation
     if not kind and (modality not in MODALITIES or "Rows" not in dataset):
@@ -190,9 +193,21 @@ def _describe_images(series: Series, sop: str, dataset: Any) -> None:
     series.burned |= burned == "YES" or (doubtful and burned != "NO" and series.kind != "SEG")
     series.localizer |= "LOCALIZER" in types
     series.synthetic |= str(dataset.get("SyntheticData") or "").upper() == "YES"
-    usual = "HU" if series.kind == "CT" else ""  # as PS3.3 C.8.2.1 has it
-    unit = str(dataset.get("RescaleType") or dataset.get("Units") or usual).upper()
-    series.unit = unit if unit in _UNITS else ""
+    unit = _unit_of(dataset, series.kind)
+    series.unit = unit if unit == series.unit or len(series.files) == 1 else ""
+
+
+def _unit_of(dataset: Any, kind: str) -> str:
+    """The unit of rescaled values; "" if none is known, or they are not rescaled."""
+    groups = [
+        *(dataset.get("PerFrameFunctionalGroupsSequence") or ())[:1],
+        *(dataset.get("SharedFunctionalGroupsSequence") or ())[:1],
+    ]
+    items = [i for group in groups for i in group.get("PixelValueTransformationSequence") or ()]
+    scale = next((item for item in (*items, dataset) if "RescaleSlope" in item), None)
+    usual = "HU" if kind == "CT" and scale is not None else ""  # as PS3.3 C.8.2.1 has it
+    told = (scale or dataset).get("RescaleType") or dataset.get("Units") or usual
+    return unit if (unit := str(told).upper()) in _UNITS else ""
 
 
 def _describe_segments(series: Series, dataset: Any) -> None:
@@ -210,6 +225,11 @@ def _describe_segments(series: Series, dataset: Any) -> None:
 
 
 def _check_pixels(dataset: Any, kind: str) -> None:
+    if dataset.get("ModalityLUTSequence"):
+        raise DicomError(
+            "stores its intensities by a table (Modality LUT)",
+            "Export it with a rescale slope and intercept.",
+        )
     if int(dataset.get("SamplesPerPixel") or 0) != 1:
         raise DicomError("holds pictures in colour", "Export them as PNG, one file a case.")
     wanted = ("MONOCHROME2", "PALETTE COLOR") if kind == "SEG" else ("MONOCHROME2",)
