@@ -224,6 +224,13 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "or equal to 1000000": lambda found: spread_of(found).update(high=1e300),
     "no key here": lambda found: found.update(path="/home/ann"),
     "more patients": lambda found: found["labels"][0].update(patients=9),
+    "fraction of a slice": lambda found: found["labels"][0].update(area=flat(5)),
+    "one that is not there": lambda found: found["labels"][0].update(exchanged="nobody"),
+    "each of three directions": lambda found: found.update(orientation="RRR"),
+    "fewer slices": lambda found: found.update(slices=3),
+    "cases": lambda found: found.update(cases="4"),
+    "patients": lambda found: found.update(patients=True),
+    "1e+06 at most": lambda found: found["axes"][0].update(voxels=flat(1e9), view=flat(1e9)),
     "twice": lambda found: found["labels"].append(found["labels"][0]),
     "axes": lambda found: found["axes"].pop(),
     "modalities.0.name": lambda found: found["modalities"][0].update(name="\x1b[2J"),
@@ -313,7 +320,7 @@ def test_labels_that_contradict_are_refused_and_no_recipe_is_written(tmp_path: P
     found, out = good(tmp_path), tmp_path / "recipe.toml"
     files = [tmp_path / "a.json", tmp_path / "b.json"]
     files[0].write_text(json.dumps(found))
-    found["labels"][0]["name"] = "other"
+    found["labels"][0]["name"] = found["labels"][1]["exchanged"] = "other"
     files[1].write_text(json.dumps(found))
     shown = CliRunner().invoke(app, ["plan", *map(str, files), "--out", str(out)])
     assert shown.exit_code == 1 and not out.exists()

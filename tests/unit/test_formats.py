@@ -275,6 +275,24 @@ def test_a_header_of_nrrd_that_cannot_be_used_is_refused_without_its_text(
     assert "Meier" not in refused(path)
 
 
+@pytest.mark.parametrize("packing", ["mha", "zlib", "raw", "gzip"])
+def test_voxels_beyond_those_that_a_header_claims_are_a_fault(packing: str, tmp_path: Path) -> None:
+    path, values = tmp_path / "ann_0000.nrrd", np.arange(60, dtype=np.uint8).reshape(3, 4, 5)
+    if packing in ("mha", "zlib"):
+        path = path.with_suffix(".mha")
+        content = values.tobytes() if packing == "mha" else zlib.compress(values.tobytes())
+        path.write_bytes(
+            b"ObjectType = Image\nNDims = 3\nElementType = MET_UCHAR\nDimSize = 2 4 5\n"
+            b"CompressedData = %s\nElementDataFile = LOCAL\n"
+            % (b"True" if packing == "zlib" else b"False")
+            + content
+        )
+    else:
+        nrrd.write(str(path), values, {"encoding": packing})
+        path.write_bytes(path.read_bytes().replace(b"sizes: 3 4 5", b"sizes: 2 4 5"))
+    assert "more voxels than its header says" in refused(path)
+
+
 def test_the_note_of_a_painted_bmp_does_not_show_in_its_pixels(tmp_path: Path) -> None:
     plain, painted = tmp_path / "plain.bmp", tmp_path / "painted.bmp"
     for path, note in ((plain, ""), (painted, "synthetic: painted by asyndgan, not acquired")):

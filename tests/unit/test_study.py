@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -16,6 +17,8 @@ from typer.testing import CliRunner
 from asyndgan.cli import app
 from asyndgan.cli.following import next_commands
 from asyndgan.cli.study import TAKEN, completed
+from asyndgan.data.case import RawCase
+from asyndgan.data.writing import write_dataset
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import Study, site_names
@@ -330,6 +333,19 @@ def test_init_writes_a_study_of_what_it_finds_and_overwrites_nothing(here: Path)
     assert Study.load("data/c.toml").test == Path("data/south")
     assert "hold_out" not in (here / "data" / "c.toml").read_text()
     load_recipe("default", Study.load("b.toml").overrides)
+
+
+def test_init_plans_with_the_pattern_that_it_writes(here: Path) -> None:
+    pattern = r"(.+)_v\d'?"
+    mask = np.zeros((64, 64), np.int64)
+    mask[20:40, 20:40] = 1
+    for folder, names in (("visits", ("a_v1", "a_v2", "b_v1")), ("others", ("c_v1", "d_v1"))):
+        cases = [RawCase(name, name, {"T1": 9.0 + mask.astype("f4")}, mask) for name in names]
+        labels = {"background": 0, "x": 1}
+        write_dataset(here / folder, cases, modalities=("T1",), labels=labels, name=folder)
+    said = asyndgan("init", "visits", "others", "--patient-pattern", pattern, "--out", "v/")
+    assert "visits (2 patients)" in said
+    assert Study.load("v/study.toml").patient_pattern == pattern
 
 
 @pytest.mark.parametrize(("out", "file"), [("data", "data"), ("new/one/", "new/one")])

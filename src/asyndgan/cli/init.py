@@ -10,6 +10,7 @@ import typer
 from asyndgan.cli.plan import tell_plan
 from asyndgan.cli.tables import tell_table
 from asyndgan.cli.terminal import Terminal
+from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.recipe import Recipe
 from asyndgan.runs.planned import Planned, planned
@@ -31,6 +32,7 @@ def init(
     ],
     test: Path | None = None,
     out: str = STUDY_FILE,
+    patient_pattern: str = DEFAULT_PATIENT_PATTERN,
 ) -> None:
     """Writes a study: sites, test set and recipe for all commands.
 
@@ -54,15 +56,17 @@ def init(
     """
     file, recipe = _new_files(out)
     sites, tested, left_out = begun(folders, test)
-    study = Study.parsed(study_text(sites, tested, file, ""), file)
+    study = Study.parsed(study_text(sites, tested, file, "", patient_pattern), file)
     with storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
     console = Terminal()
-    made, why = _planned(study.sites)
+    made, why = _planned(study.sites, patient_pattern)
     if made:
         _tell(console, made)
         replace_text(recipe, made.to_toml())
-    replace_text(file, study_text(sites, tested, file, RECIPE_FILE if made else ""))
+    replace_text(
+        file, study_text(sites, tested, file, RECIPE_FILE if made else "", patient_pattern)
+    )
     for site, folder in study.sites.items():
         console.say(f"site {site}: {folder}")
     console.say(f"test set: {study.test or 'none, so sites hold out patients'}")
@@ -72,10 +76,11 @@ def init(
     keeps = " It has the run keep patients' masks, so ask each site first." if masks else ""
     console.say(f"Written to {file}: read it.{keeps}")
     if not made:
+        more = "" if patient_pattern == DEFAULT_PATIENT_PATTERN else f" {_pattern(patient_pattern)}"
         pairs = " ".join(quote(f"{site}={folder}") for site, folder in study.sites.items())
         console.say(
             f"No recipe was planned: {why}\nCorrect that, then plan one:\n"
-            f"asyndgan plan {pairs} --out {quote(str(recipe))}\n"
+            f"asyndgan plan {pairs} --out {quote(str(recipe))}{more}\n"
             f'and write above [sites] in {file}:\nrecipe = "{RECIPE_FILE}"'
         )
         raise typer.Exit(1)
@@ -96,6 +101,10 @@ def _new_files(out: str) -> tuple[Path, Path]:
     return file, recipe
 
 
+def _pattern(pattern: str) -> str:
+    return f"--patient-pattern {quote(pattern)}"
+
+
 def _tell(console: Terminal, made: Planned | Recipe) -> None:
     if isinstance(made, Planned):
         tell_plan(console, made)
@@ -103,9 +112,9 @@ def _tell(console: Terminal, made: Planned | Recipe) -> None:
         tell_table(console, made)
 
 
-def _planned(sites: Mapping[str, Path]) -> tuple[Planned | Recipe | None, str]:
+def _planned(sites: Mapping[str, Path], pattern: str) -> tuple[Planned | Recipe | None, str]:
     """The plan, or the recipe of tables; or None, and why there is none."""
     try:
-        return plan_tables(sites) or planned(sites), ""
+        return plan_tables(sites) or planned(sites, (), pattern), ""
     except AsyndganError as error:
         return None, str(error)

@@ -86,7 +86,8 @@ def refusals(cases: Cases, recipe: Recipe, section: str = "discriminator") -> It
         yield (
             "has one patient to train on, so one of its two networks would have no patient to "
             "learn from",
-            f"Add patients, or train with one network: --set {section}.cross_fitted=false.",
+            "If cases are one patient's by their names alone, correct --patient-pattern. Else add "
+            f"patients, or train with one network: --set {section}.cross_fitted=false.",
         )
     compared = {
         f"selection.kind '{recipe.selection.kind}'": recipe.selection.compares,

@@ -23,9 +23,9 @@ Axis = Literal["sagittal", "coronal", "axial"]
 PLANES: Final[tuple[Axis, ...]] = ("sagittal", "coronal", "axial")
 """Directions along which a volume is cut, in the order of its axes."""
 
-Number = Annotated[float, Field(ge=-1e39, le=1e39)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1, le=2**31)]
+Number = Annotated[float, Field(strict=True, ge=-1e39, le=1e39)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Count = Annotated[int, Field(strict=True, ge=1, le=2**31)]
 
 
 class Figures(BaseModel):
@@ -73,7 +73,7 @@ class Levels(Figures):
     p99_5: Spread
 
 
-LONGEST: Final = 1e9
+LONGEST: Final = 1e6
 """Most voxels or millimetres along an axis."""
 
 FINEST: Final = 1e-6
@@ -135,6 +135,12 @@ class LabelFigures(Figures):
     side: float | None = Field(None, ge=-1, le=1)
     kept: Share | None = None
     exchanged: Name | None = None
+
+    @model_validator(mode="after")
+    def _part_of_a_slice(self) -> Self:
+        if self.area and not 0 <= self.area.lowest <= self.area.highest <= 1:
+            raise ValueError("an area is no fraction of a slice")
+        return self
 
 
 @final
@@ -202,6 +208,12 @@ class Fingerprint(Figures):
         parts: tuple[ModalityFigures | LabelFigures, ...] = (*self.modalities, *self.labels)
         if any(each.patients and each.patients > (self.patients or 0) for each in parts):
             raise ValueError("a modality or a label has more patients than there are")
+        if len({"LRAPSI".index(letter) // 2 for letter in self.orientation}) not in (0, 3):
+            raise ValueError("an orientation names each of three directions once")
+        if self.slices and self.cases and self.slices < self.cases:
+            raise ValueError("there are fewer slices than cases")
+        if {each.exchanged for each in self.labels} - {each.name for each in self.labels} - {None}:
+            raise ValueError("a label is exchanged with one that is not there")
         for what, of in (
             ("modality's name", [each.name for each in self.modalities]),
             ("label's name", [each.name for each in self.labels]),

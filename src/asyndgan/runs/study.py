@@ -289,7 +289,13 @@ def _valid(name: str) -> str:
     return re.sub(r"[^\w-]+", "-", plain).strip("-_")[:NAME_LENGTH] or "site"
 
 
-def study_text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe: str) -> str:
+def study_text(
+    sites: Mapping[str, Path],
+    test: Path | None,
+    file: Path,
+    recipe: str,
+    pattern: str = DEFAULT_PATIENT_PATTERN,
+) -> str:
     """The text of a study's file, to be edited; what lies below its folder is relative to it.
 
     Without a recipe it is planned at each training.
@@ -309,6 +315,10 @@ def study_text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe:
     if any(map(is_table, sites.values())):
         kept, held = "", held.replace("patients", "records")
         listed, steps = "recipe.toml holds them", tables_of(base_text(), ())["training"]["steps"]
+    other = pattern != DEFAULT_PATIENT_PATTERN
+    grouped = f"{'' if other else '# '}patient_pattern = " + (
+        value_of(pattern) if other else r"'(.+)_ses-\d+$'"
+    )
     named = "\n".join(f"{key_of(name)} = {shown(folder)}" for name, folder in sites.items())
     return f"""\
 # A study: commands of asyndgan that are called in this folder, or with --study, read it.
@@ -317,7 +327,7 @@ def study_text(sites: Mapping[str, Path], test: Path | None, file: Path, recipe:
 {named_recipe}  # a name ('asyndgan recipe list') or a file; without, it is planned at each training
 out = "run"  # the run folder; 'synthetic', 'evaluation' and 'audit' are written beside it
 {tested}  # patients of no site, to evaluate and to audit on
-# patient_pattern = '(.+)_ses-\\d+$'  # the group finds the patient in a case's name
+{grouped}  # the group finds the patient in a case's name
 
 [sites]  # name = folder of its data
 {named}

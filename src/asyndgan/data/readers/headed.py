@@ -62,18 +62,20 @@ def unpacked(
         packing: "raw", "gzip" or "zlib".
 
     Raises:
-        OSError, ValueError: it is damaged, or shorter than its header says.
+        OSError, ValueError: it is damaged, or its voxels are others than its header says.
     """
     check_length(file, shape, dtype, 1 if packing == "raw" else MAX_RATIO)
     size = int(np.prod(shape)) * dtype.itemsize
     file.seek(start)
     if packing == "gzip":
         with gzip.GzipFile(fileobj=file) as stream:
-            content = stream.read(size)
+            content = stream.read(size + 1)
     elif packing == "zlib":
-        content = zlib.decompressobj().decompress(file.read(), size)
+        content = zlib.decompressobj().decompress(file.read(), size + 1)
     else:
-        content = file.read(size)
+        content = file.read(size + 1)
     if len(content) < size:
         raise UnreadableError("it is shorter than its header says")
+    if len(content) > size:
+        raise UnreadableError("it holds more voxels than its header says")
     return np.frombuffer(content, dtype).reshape(tuple(shape), order="F")
