@@ -12,7 +12,7 @@ from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import RecipeError
 from asyndgan.runs.study import site_names
-from asyndgan.texts import replace_text
+from asyndgan.texts import counted, replace_text
 
 if TYPE_CHECKING:
     from asyndgan.runs.planned import Planned
@@ -71,7 +71,10 @@ def plan(
 
 def tell_plan(console: Terminal, made: "Planned") -> None:
     """Prints a line for each rule that set something, and what contradicts between sites."""
-    told = (f"{name} ({one.patients or 'few'} patients)" for name, one in made.sites.items())
+    told = (
+        f"{name} ({counted(one.patients, 'patient') if one.patients else 'few patients'})"
+        for name, one in made.sites.items()
+    )
     console.say(f"Planned for {', '.join(told)}; all else is as in the recipe 'default':")
     table = Table.grid(padding=(0, 2))
     table.add_column(style="cyan", overflow="fold", max_width=36)

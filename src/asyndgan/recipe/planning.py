@@ -90,8 +90,9 @@ def _fixed(**values: Any) -> Callable[[Sites, str], Intensity]:
 # fmt: off
 RULES: Final = (
     Rule("size", "always", lambda s: True, lambda s: {("image", "size"): list(s.size)},
-         "slices have {s.stored:.0f} pixels along the longer side; sides are multiples of 16 in "
-         "their proportions, and 64 at most: more is beyond the default policy and takes longer",
+         "in the middle slices have {s.stored:.0f} pixels along the longer side; sides are "
+         "multiples of 16 in their proportions, and 64 at most: more is beyond the default policy "
+         "and takes longer",
          "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 43"),
     Rule("axis", "volumes have thick slices along another axis than the axial one",
          lambda s: s.axis != "axial", lambda s: {("image", "axis"): s.axis},
