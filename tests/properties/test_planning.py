@@ -78,17 +78,22 @@ def fingerprints(draw: st.DrawFn) -> Fingerprint:
     patients = draw(COUNTS)
 
     def of(parts: list[Any]) -> tuple[Any, ...]:
-        """The parts, with no more patients than there are."""
+        """The parts, with no more patients than there are, and labels exchanged among them."""
+        names = {None, *(each.name for each in parts)}
+        lacks = lambda each: getattr(each, "exchanged", None) not in names  # noqa: E731
         most = patients or 0
         told = [min(each.patients or 0, most) or None for each in parts]
         return tuple(
-            each.model_copy(update={"patients": count})
+            each.model_copy(
+                update={"patients": count} | ({"exchanged": None} if lacks(each) else {})
+            )
             for each, count in zip(parts, told, strict=True)
         )
 
+    cases, slices = draw(COUNTS), draw(COUNTS)
     return Fingerprint(
-        cases=draw(COUNTS),
-        slices=draw(COUNTS),
+        cases=cases,
+        slices=slices and max(slices, cases or 0),
         patients=patients,
         spaced=spaced,
         axes=tuple(

@@ -230,7 +230,7 @@ HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "fewer slices": lambda found: found.update(slices=3),
     "cases": lambda found: found.update(cases="4"),
     "patients": lambda found: found.update(patients=True),
-    "1e+06 at most": lambda found: found["axes"][0].update(voxels=flat(1e9), view=flat(1e9)),
+    "1e+06 voxels": lambda found: found["axes"][0].update(voxels=flat(1e9), view=flat(1e9)),
     "twice": lambda found: found["labels"].append(found["labels"][0]),
     "axes": lambda found: found["axes"].pop(),
     "modalities.0.name": lambda found: found["modalities"][0].update(name="\x1b[2J"),

@@ -218,7 +218,8 @@ def test_few_patients_on_one_side_do_not_stop_mirroring() -> None:
     lone = label(side=0.6).model_copy(update={"patients": 4})
     assert plan({"a": pictures(labels=(lone,))}).recipe(DEFAULT).training.flip
     swapped = lone.model_copy(update={"exchanged": "other"})
-    assert not plan({"a": pictures(labels=(swapped,))}).recipe(DEFAULT).training.flip
+    both = (swapped, label("other", 2))
+    assert not plan({"a": pictures(labels=both)}).recipe(DEFAULT).training.flip
 
 
 def test_a_window_of_a_lung_shows_what_is_around_it() -> None:

@@ -73,8 +73,9 @@ class Levels(Figures):
     p99_5: Spread
 
 
-LONGEST: Final = 1e6
-"""Most voxels or millimetres along an axis."""
+MOST_VOXELS: Final = 1e6
+LONGEST: Final = 1e9
+"""Most voxels and most millimetres along an axis."""
 
 FINEST: Final = 1e-6
 COARSEST: Final = 1e3
@@ -161,9 +162,12 @@ class Side(Figures):
 
     @model_validator(mode="after")
     def _possible(self) -> Self:
-        figures = (self.voxels, self.mm, self.view)
-        if any(each.lowest <= 0 or each.highest > LONGEST for each in figures):
-            raise ValueError(f"voxels, mm and view are above 0, and {LONGEST:g} at most")
+        for each, most in ((self.voxels, MOST_VOXELS), (self.mm, LONGEST), (self.view, LONGEST)):
+            if each.lowest <= 0 or each.highest > most:
+                raise ValueError(
+                    f"voxels, mm and view are above 0; {MOST_VOXELS:g} voxels and {LONGEST:g} mm "
+                    "are the most"
+                )
         if not FINEST <= self.mm.lowest <= self.mm.highest <= COARSEST:
             raise ValueError(f"mm are {FINEST:g} to {COARSEST:g}")
         sizes = self.voxels, self.mm
