@@ -21,7 +21,7 @@ for table; do
       continue
       ;;
     streets)
-      .venv/bin/python benchmarks/streets.py --data "$data" --out "$out/streets" --document "$document"
+      .venv/bin/python benchmarks/streets.py --data "$data" --out "$out/streets" --seeds 3 --document "$document"
       continue
       ;;
     labelled)

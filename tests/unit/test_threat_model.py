@@ -153,7 +153,7 @@ LEAVING: Final[dict[tuple[str, str], Exposure]] = {
         "and places of labels, part of the variance that labels explain. Of a table: records by "
         "class, kinds and categories of columns, and means of neighbouring numbers",
         "some 50 numbers for each of at most 64 modalities, and 10 for each of at most 1,024 "
-        "labels and 3 axes. Of a table 256 columns of up to 256 categories or 100 numbers",
+        "labels and 3 axes. Of a table 256 columns of up to 255 categories or 100 numbers",
         "what kind of patients and scanners a site has; with and without a patient, by two "
         "fingerprints, something of that patient's intensities and labels. Of a table: size and "
         "rate of a bank, the distribution of every single column, and exactly a value that ten "
