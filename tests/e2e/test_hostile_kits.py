@@ -158,8 +158,9 @@ def test_nothing_that_a_kit_or_its_renewal_holds_besides_its_data_runs_at_a_site
         assert "neither read nor run" in " ".join(asyndgan("site", "check", kit).split())
         assert names_in(ran) == []
         # A renewed kit is unpacked over the folder, and somebody wrote to FLARE's own.
-        services.pop().send_signal(signal.SIGTERM)
-        until(lambda: not (kit / "flare" / "flare.pid").exists(), 60)
+        services[-1].send_signal(signal.SIGTERM)
+        assert services.pop().wait(60) == 0  # until then it holds the kit
+        assert not (kit / "flare" / "flare.pid").exists()
         renew(federation)
         old = (kit / "flare" / "startup" / "client.crt").read_bytes()
         shutil.unpack_archive(federation.kits / "north.zip", tmp_path)
