@@ -569,7 +569,10 @@ def test_each_attack_of_an_audit_has_its_figure_and_those_that_tell_are_announce
     assert "40 patients of north and south against 30 others, by T1" in found.text
     assert "0.80 0.70 to 0.90 MEMBERS CAN BE TOLD" in found.text
     assert "20.0 dB 21.0 without asking Asking north brought a coordinator no nearer" in found.text
-    assert "REAL PIXELS CAN BE READ by a coordinator at south, in 1 of 1 images. PSNR" in found.text
+    assert (
+        "REAL PIXELS CAN BE READ by a coordinator at south, in 1 of 1 images. Mean PSNR"
+        in found.text
+    )
     assert [row.get("class") for row in found.all("tr")].count("alarm") == 2
     assert "Not every attack failed. In two attacks the attacker learned" in found.text
     assert "Not every attack says something" not in found.text

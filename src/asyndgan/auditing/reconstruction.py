@@ -85,7 +85,7 @@ class PixelsRead:
         """A sentence for readers without statistical training."""
         gained = [asked - anyway for asked, anyway in zip(self.asked, self.anyway, strict=True)]
         found = (
-            "mean PSNR without asking, by what the generator paints or an even grey: "
+            "Mean PSNR without asking, by what the generator paints or an even grey: "
             f"{fmean(self.anyway):.1f} dB; by asking: {fmean(self.asked):.1f} dB"
         )
         if len(gained) > 1:
