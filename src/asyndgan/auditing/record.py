@@ -73,7 +73,7 @@ class AuditRecord:
         if not self.of_members:
             return f"the audited set was painted from masks that are no member's ({self.source})"
         equal = f"{self.audit.own_masks} of them equal a member's in every pixel"
-        if self.source.startswith((RELEASED, OF_SITES)):
+        if self._of_sites:
             equal += ", the others are moved"
         return (
             f"the audited set was painted from masks of the members ({self.source}; {equal}), so "
@@ -84,7 +84,12 @@ class AuditRecord:
     @property
     def of_members(self) -> bool:
         """Whether the audited set was painted from masks of the members, as they are or moved."""
-        return bool(self.audit.own_masks) or self.source.startswith((RELEASED, OF_SITES))
+        return bool(self.audit.own_masks) or self._of_sites
+
+    @property
+    def _of_sites(self) -> bool:
+        """Whether the masks came from the run's own sites, even if each of them was moved."""
+        return self.source.startswith((RELEASED, OF_SITES))
 
     @property
     def owned(self) -> str:

@@ -76,7 +76,11 @@ def init(
     keeps = " It has the run keep patients' masks, so ask each site first." if masks else ""
     console.say(f"Written to {file}: read it.{keeps}")
     if not made:
-        more = "" if patient_pattern == DEFAULT_PATIENT_PATTERN else f" {_pattern(patient_pattern)}"
+        more = (
+            ""
+            if patient_pattern == DEFAULT_PATIENT_PATTERN
+            else f" --patient-pattern {quote(patient_pattern)}"
+        )
         pairs = " ".join(quote(f"{site}={folder}") for site, folder in study.sites.items())
         console.say(
             f"No recipe was planned: {why}\nCorrect that, then plan one:\n"
@@ -99,10 +103,6 @@ def _new_files(out: str) -> tuple[Path, Path]:
             other = quote(str(file.parent / "other" / STUDY_FILE))
             raise RunError(f"{each} exists already. Edit it, or write another: --out {other}")
     return file, recipe
-
-
-def _pattern(pattern: str) -> str:
-    return f"--patient-pattern {quote(pattern)}"
 
 
 def _tell(console: Terminal, made: Planned | Recipe) -> None:

@@ -152,8 +152,11 @@ class _Case:
         self.samples[name].append((values.copy(), labels))
 
     def _sampled(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        values, labels = (np.concatenate(each) for each in zip(*self.samples[name], strict=True))
-        return values, labels
+        """Intensities and labels of all slices, which are joined once."""
+        if len(self.samples[name]) > 1:
+            values, labels = map(np.concatenate, zip(*self.samples[name], strict=True))
+            self.samples[name] = [(values, labels)]
+        return self.samples[name][0]
 
     def explained(self, name: str, low: float, high: float) -> float | None:
         """Part of a modality's variance between labels, where slices hold one, in a range.

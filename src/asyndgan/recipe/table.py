@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal, Self, final
 from pydantic import AfterValidator, Field, model_validator
 
 from asyndgan.recipe.sections import Section
-from asyndgan.texts import Name
+from asyndgan.texts import Name, parsed_toml
 
 MOST_COLUMNS: Final = 256
 MOST_CATEGORIES: Final = 255
@@ -23,6 +23,11 @@ Finite = Annotated[float, Field(ge=-1e15, le=1e15)]
 def base_text() -> str:
     """What every planned recipe of a table begins with, as TOML."""
     return (files("asyndgan") / "tables" / "recipe.toml").read_text("utf-8")
+
+
+def base_steps() -> int:
+    """Steps of every planned recipe of a table, unless an override says otherwise."""
+    return int(parsed_toml(base_text())["training"]["steps"])
 
 
 def _rising(knots: tuple[float, ...]) -> tuple[float, ...]:

@@ -165,7 +165,7 @@ class Masked(NamedTuple):
     mask: Mask
 
 
-_Masked = TypeVar("_Masked", Case, Masked)
+_Case = TypeVar("_Case", Case, Masked)
 
 
 def worth_painting(
@@ -180,9 +180,9 @@ def worth_painting(
     return list(kept.items())
 
 
-def _by_site(cases: Sequence[_Masked], sites: Sequence[str]) -> dict[str, list[_Masked]]:
+def _by_site(cases: Sequence[_Case], sites: Sequence[str]) -> dict[str, list[_Case]]:
     """Cases by site, without sites that have none; cases of no known site come last, under ""."""
-    groups: dict[str, list[_Masked]] = {site: [] for site in [*sites, ""]}
+    groups: dict[str, list[_Case]] = {site: [] for site in [*sites, ""]}
     longest_first = sorted(sites, key=len, reverse=True)
     for case in cases:
         own = (site for site in longest_first if case.name.startswith(f"{site}-"))
@@ -202,7 +202,7 @@ def _chosen(synthetic: Sequence[Case], real: Sequence[Case]) -> tuple[Pairs, boo
     return list(zip(_spread(synthetic, CASES // 2), others, strict=False)), False
 
 
-def _twins(synthetic: Sequence[_Masked], real: Sequence[Case]) -> dict[str, Case]:
+def _twins(synthetic: Sequence[_Case], real: Sequence[Case]) -> dict[str, Case]:
     """The real case of the same mask, by the name of a synthetic one."""
     of_mask = {_key(case.mask): case for case in real}
     # Training mirrors at random, so released masks may be mirrored.
@@ -217,7 +217,7 @@ def _twins(synthetic: Sequence[_Masked], real: Sequence[Case]) -> dict[str, Case
     return twins
 
 
-def _spread(cases: Sequence[_Masked], count: int) -> list[_Masked]:
+def _spread(cases: Sequence[_Case], count: int) -> list[_Case]:
     """At most `count` cases, evenly spaced among those whose masks have most labels."""
     held = [len(torch.unique(case.mask)) for case in cases]
     rich = [case for case, number in zip(cases, held, strict=True) if number == max(held)]

@@ -23,8 +23,8 @@ from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.recipe.faults import explained, shown
 from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
-from asyndgan.recipe.table import base_text
-from asyndgan.recipe.toml import key_of, tables_of, value_of
+from asyndgan.recipe.table import base_steps
+from asyndgan.recipe.toml import key_of, value_of
 from asyndgan.tables.schema import SCHEMA_FILE, file_of, is_table, schema_of, tables_in
 from asyndgan.texts import NAME_LENGTH, bounded_text, check_site_names, parsed_toml
 
@@ -314,7 +314,7 @@ def study_text(
     listed, steps = "'asyndgan recipe show default' lists them all", 3000
     if any(map(is_table, sites.values())):
         kept, held = "", held.replace("patients", "records")
-        listed, steps = "recipe.toml holds them", tables_of(base_text(), ())["training"]["steps"]
+        listed, steps = "recipe.toml holds them", base_steps()
     other = pattern != DEFAULT_PATIENT_PATTERN
     grouped = f"{'' if other else '# '}patient_pattern = " + (
         value_of(pattern) if other else r"'(.+)_ses-\d+$'"

@@ -4,8 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.planning import BASE, NAME
-from asyndgan.recipe.table import base_text
-from asyndgan.recipe.toml import tables_of
+from asyndgan.recipe.table import base_steps
 from asyndgan.runs.recipes import load_recipe, recipe_names
 
 if TYPE_CHECKING:
@@ -28,8 +27,9 @@ def steps_short_of(facts: "RunFacts", recipe: Recipe) -> int:
     has not finished is compared with its own recipe as well.
     """
     name = BASE if recipe.name == NAME else recipe.name
-    shipped = load_recipe(name).training.steps if name in recipe_names() else 0
     if recipe.table:
-        shipped = int(tables_of(base_text(), ())["training"]["steps"])
+        shipped = base_steps()
+    else:
+        shipped = load_recipe(name).training.steps if name in recipe_names() else 0
     planned = max(shipped, 0 if facts.state == "finished" else recipe.training.steps)
     return planned if facts.steps < planned else 0

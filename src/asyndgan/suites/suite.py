@@ -254,7 +254,8 @@ class Suite(Section):
             raise RecipeError(f"suite {name}:\n{explained(error, known)}") from error
         for network in suite.networks:
             SegmentationBudget(network=network)
-        suite._check_recipes()
+        for part in suite.sets:
+            suite._check_set(part)
         return suite
 
     def plan(self, data: Path) -> None:
@@ -271,13 +272,12 @@ class Suite(Section):
             if part.planned:
                 sites = {site: data / part.folder / site for site in part.sites}
                 self._plans[part.name] = planned(sites, (), part.patient_pattern).plan
-        self._check_recipes()
+                self._check_set(part)
 
-    def _check_recipes(self) -> None:
-        for part in self.sets:
-            self._check_grids(part)
-            for model in self.models:
-                self._check_model(part, model)
+    def _check_set(self, part: SetSection) -> None:
+        self._check_grids(part)
+        for model in self.models:
+            self._check_model(part, model)
 
     def _check_grids(self, part: SetSection) -> None:
         """Raises `RecipeError` if models of a set cannot be compared in one table."""
