@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -249,12 +250,41 @@ def parsed_toml(text: str) -> dict[str, Any]:
         raise ValueError("nested too deeply") from error
 
 
+def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of different names that only capitals, spaces, dots or dashes tell apart: T1 and t1.
+
+    Names are matched to the letter, so whoever meant one thing by both gets two. Other signs count:
+    T2 and T2* are two sequences.
+    """
+    first: dict[str, str] = {}
+    pairs = []
+    for name in dict.fromkeys(names):
+        plain = re.sub(r"[\s_.-]", "", name).casefold()
+        known = first.setdefault(plain, name) if plain else name
+        if known != name:
+            pairs.append((known, name))
+    return pairs
+
+
 def parsed_json(text: str) -> Any:
-    """Parses a JSON document; raises `ValueError` if it is invalid or nested too deeply."""
+    """Parses a JSON document.
+
+    Raises:
+        ValueError: it is invalid, nested too deeply, or has a key twice.
+    """
     try:
-        return _flat_enough(json.loads(text))
+        return _flat_enough(json.loads(text, object_pairs_hook=_each_once))
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The table of these keys; readers of JSON disagree which of two values counts."""
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice[:NAME_LENGTH]!a} is there twice")
+    return table
 
 
 def _flat_enough(parsed: Any) -> Any:

@@ -22,6 +22,7 @@ from asyndgan.data.dataset import DataSet
 from asyndgan.data.folds import SPLITS_FILE
 from asyndgan.data.nnunet import describe, read_cases, read_mask
 from asyndgan.data.readers import AXIAL, Geometry, lossless, reader_of
+from asyndgan.data.units import units_of
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import AsyndganError, DataError, RecipeError, RunError
 from asyndgan.recipe import Recipe
@@ -329,6 +330,7 @@ def test_a_set_is_stored_as_a_site_stores_its_own(
             (stored_between(case, low, high, kind) for case in read_cases(folder)),
             modalities=describe(folder).modalities, labels=describe(folder).labels,
             file_ending=lossless(ending), name=name, geometry=geometry,
+            extra={"units": dict.fromkeys(describe(folder).modalities, "HU")},
         )  # fmt: skip
         if lossless(ending) != ending:
             in_jpeg(tmp_path / name)
@@ -362,6 +364,8 @@ def test_a_set_is_stored_as_a_site_stores_its_own(
     ends = (0, 65535) if percentiles else (low, high)
     assert ends[0] <= values.min() < values.max() <= ends[1]
     assert values.max() - values.min() > 0.2 * (ends[1] - ends[0])
+    kept = {name: "HU" for name in own.info.modalities if not percentiles}
+    assert units_of(found.info.extra) == kept and not units_of(pictures.info.extra)
     image = run.recipe.image
     both = (data.cases(image, synthetic=True) for data in (found, pictures))
     for one, other in zip(*both, strict=True):

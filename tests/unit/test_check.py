@@ -13,9 +13,9 @@ from asyndgan.cli.check import check
 from asyndgan.data.between import compare_folders
 from asyndgan.data.case import RawCase
 from asyndgan.data.check import Fault, check_folder
-from asyndgan.data.description import named_alike
 from asyndgan.data.writing import write_dataset
 from asyndgan.recipe import ImageSection
+from asyndgan.texts import named_alike
 
 LABELS = {"background": 0, "lesion": 1}
 

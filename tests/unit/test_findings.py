@@ -4,6 +4,7 @@ import json
 import logging
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -663,6 +664,16 @@ def test_sites_of_other_spacings_are_noted_with_one_for_all(
     one = tuple(options(note))
     assert not any("differ in spacing" in note for note in between(north, south, overrides=one))
     assert "cut off" not in dict(checked(south, *one).rows)["in training"]
+
+
+def test_what_a_plan_told_of_the_sites_is_told_of_the_test_set_alone(tmp_path: Path) -> None:
+    north, south = volumes(tmp_path / "n"), volumes(tmp_path / "s", spacing=(2.5, 2.5, 3.0))
+    reports = [checked(north), checked(south)]
+    assert notes_between(reports, told=1) == notes_between(reports)
+    assert notes_between(reports, told=2) == ()
+    other = replace(reports[1], modalities=("T9",))
+    assert "' is not named in" in str(notes_between([reports[0], other], told=1))
+    assert "' is not named in" not in str(notes_between([reports[0], other], told=2))
 
 
 def test_sites_of_other_fields_of_view_are_noted(tmp_path: Path) -> None:

@@ -172,6 +172,30 @@ def test_synthetic_images_are_not_measured(tmp_path: Path) -> None:
         measured(folder)
 
 
+@pytest.mark.parametrize("masks", ["none", "empty"])
+def test_a_folder_whose_masks_say_nothing_is_not_measured(masks: str, tmp_path: Path) -> None:
+    folder = halves(tmp_path / "a")
+    for path in (folder / "labelsTr").iterdir():
+        if masks == "none":
+            path.unlink()
+        else:
+            Picture.new("L", (30, 20)).save(path)
+    if masks == "none":
+        (folder / "labelsTr").rmdir()
+    with pytest.raises(DataError, match=r"labelsTr: no mask there holds a label other than 0"):
+        measured(folder)
+
+
+def test_a_file_with_a_key_twice_is_refused_since_readers_disagree_which_counts(
+    tmp_path: Path,
+) -> None:
+    folder = halves(tmp_path / "a")
+    path = folder / "dataset.json"
+    path.write_text('{"labels": {}, ' + path.read_text().lstrip("{ \n"))
+    with pytest.raises(DataError, match=r"dataset\.json.*the key 'labels' is there twice"):
+        measured(folder)
+
+
 def test_figures_that_no_scanner_stores_are_an_error(tmp_path: Path) -> None:
     folder = volume(tmp_path / "a", np.float64, 1.0)
     image = next((folder / "imagesTr").iterdir())
@@ -265,6 +289,7 @@ def test_a_strangers_fingerprint_is_bounded(tmp_path: Path, says: str) -> None:
         "",
         "[1, 2]",
         "{",
+        '{"spaced": true, "spaced": false}',
         '{"a":' * 90 + "1" + "}" * 90,
         "[" * 10**5,
         " " * (MOST_BYTES + 1),

@@ -214,6 +214,22 @@ def test_labels_clash_by_number_and_by_name() -> None:
     assert not [*clashes({"a": pictures(), "b": pictures(labels=(label("organ", 2),))})]
 
 
+def test_names_that_are_nearly_alike_clash() -> None:
+    other = pictures(modalities=(modality("t1"),), labels=(label("Lesion"),))
+    assert [*clashes({"a": pictures(), "b": other})] == [
+        "modality 'T1' in a is 't1' in b",
+        "label 'lesion' in a is 'Lesion' in b",
+        "label 1 is 'lesion' in a and 'Lesion' in b",
+    ]
+
+
+@pytest.mark.parametrize("highest", [1, 4])
+def test_whole_numbers_that_hardly_use_8_bits_are_scaled_by_percentiles(highest: int) -> None:
+    dark = pictures(modalities=(modality(whole=levels(0, highest)),))
+    recipe = plan({"a": pictures(), "b": dark}).recipe(DEFAULT)
+    assert recipe.image.intensity_of("T1").kind == "percentiles"
+
+
 def test_few_patients_on_one_side_do_not_stop_mirroring() -> None:
     lone = label(side=0.6).model_copy(update={"patients": 4})
     assert plan({"a": pictures(labels=(lone,))}).recipe(DEFAULT).training.flip

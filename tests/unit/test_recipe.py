@@ -81,6 +81,13 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
         Recipe.from_toml("", [override])
 
 
+def test_what_the_setting_of_a_modality_leaves_out_is_that_of_all_others() -> None:
+    changes = ["default.low=10", "default.high=90", "default.kind=percentiles", "T1.high=80"]
+    image = Recipe.from_toml("", [f"image.intensity.{change}" for change in changes]).image
+    one = image.intensity_of("T1")
+    assert (one.kind, one.low, one.high) == ("percentiles", 10, 80)
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
@@ -105,6 +112,13 @@ def test_a_value_out_of_range_is_refused_with_its_key(override: str) -> None:
         (["image.intensity.default.low=300"], "must be below high"),
         (
             ["image.intensity.T1.kind=percentiles", "image.intensity.T1.high=120"],
+            "between 0 and 100",
+        ),
+        (
+            [
+                f"image.intensity.{end}"
+                for end in ("default.kind=percentiles", "default.high=99", "T1.low=-100")
+            ],
             "between 0 and 100",
         ),
         (["timeline=[{site='north', first=3, last=2}]"], "before its first one"),

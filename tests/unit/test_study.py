@@ -399,7 +399,7 @@ def test_a_study_without_a_plan_says_how_to_plan_later(
     [
         ("data/nowhere", "does not exist"),
         ("data/test", "data/test: a study has sites"),
-        ("data/north data/north", "have one folder"),
+        ("data/north data/north", "data/north is named twice"),
         ("data/north data/test data/Test", "one test set at most. Name one with --test"),
         ("data/north --test data/nowhere", "does not exist"),
         (
@@ -407,6 +407,7 @@ def test_a_study_without_a_plan_says_how_to_plan_later(
             "south is named as a site and as the test set",
         ),
         ("data/north/empty", "dataset.json"),
+        ("data/north --out a\x07.toml", "printable characters"),
     ],
 )
 def test_init_says_what_keeps_it_from_writing(line: str, says: str, here: Path) -> None:

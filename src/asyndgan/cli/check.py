@@ -101,7 +101,8 @@ def check(
     trained = reports[: len(folders)]
     between = (*compare_folders(trained), *same_pictures(reports))
     between += unheld_modalities(trained, wanted) if wanted else ()
-    notes = (*contradictions, *notes_between(reports, fits=wanted is not None))
+    told = len(trained) if wanted and not recipe else 0
+    notes = (*contradictions, *notes_between(reports, fits=bool(wanted), told=told))
     if as_json:
         _print_json(reports, between, (why, *notes) if why else notes)
     else:

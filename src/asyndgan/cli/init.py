@@ -98,6 +98,8 @@ def _new_files(out: str) -> tuple[Path, Path]:
     if out.endswith("/") or file.is_dir():
         file /= STUDY_FILE
     recipe = file.with_name(RECIPE_FILE)
+    if not out.isprintable():
+        raise RunError(f"--out {out!a}: take a name of printable characters, on one line.")
     for each in (file, recipe):
         if each.exists():
             other = quote(str(file.parent / "other" / STUDY_FILE))

@@ -1,11 +1,10 @@
 """Compares data sets that are to be trained on together, and judged on, within one party."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from statistics import median
 
 from asyndgan.data.check import CheckReport, Fault
-from asyndgan.data.description import named_alike
 from asyndgan.data.enrolment import unheld
 from asyndgan.data.findings import (
     SPACING_APART,
@@ -20,6 +19,7 @@ from asyndgan.data.patients import shared_patients
 from asyndgan.data.survey import Survey
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.pooled import VIEWS_APART, apart
+from asyndgan.texts import named_alike
 
 RANGES_APART = 4.0
 """Ratio of the typical ranges of two folders above which they are reported."""
@@ -92,15 +92,22 @@ def unheld_modalities(reports: Sequence[CheckReport], recipe: Recipe) -> tuple[F
     )
 
 
-def notes_between(reports: Sequence[CheckReport], *, fits: bool = True) -> tuple[str, ...]:
+def notes_between(
+    reports: Sequence[CheckReport], *, fits: bool = True, told: int = 0
+) -> tuple[str, ...]:
     """What differs between data sets that are to be trained on together, and need not be wrong.
 
     Args:
         reports: one of each data set.
         fits: whether a recipe's image settings are known, so that what they make of it is told.
+        told: how many of the first data sets a plan's notes have compared.
     """
-    rules = (*_NAMES, *_FITS) if fits else _NAMES
-    return tuple(note for rule in rules for note in rule(reports))
+    notes = [*_unheld(reports), *_lacked(reports, told)]
+    if fits and told < len(reports):
+        notes += [*_scales(reports), *_ranges(reports)]
+    if fits:
+        notes += _padding(reports)
+    return tuple(notes)
 
 
 def _unheld(reports: Sequence[CheckReport]) -> Iterator[str]:
@@ -116,12 +123,12 @@ def _unheld(reports: Sequence[CheckReport]) -> Iterator[str]:
         )
 
 
-def _lacked(reports: Sequence[CheckReport]) -> Iterator[str]:
-    """Modalities and labels that some folders name and others do not."""
+def _lacked(reports: Sequence[CheckReport], told: int) -> Iterator[str]:
+    """Modalities and labels that some folders name and others, after those told, do not."""
     for kind, of in (("modality", "modalities"), ("label", "labels")):
         names = list(dict.fromkeys(name for report in reports for name in getattr(report, of)))
         for name in names:
-            others = [str(one.folder) for one in reports if name not in getattr(one, of)]
+            others = [str(one.folder) for one in reports[told:] if name not in getattr(one, of)]
             if others:
                 yield (
                     f"{kind} '{name}' is not named in {', '.join(others)}: the generator learns "
@@ -185,11 +192,6 @@ def _ranges(reports: Sequence[CheckReport]) -> Iterator[str]:
                 "percentiles --set image.intensity.default.low=0.5 "
                 "--set image.intensity.default.high=99.5"
             )
-
-
-_Rule = Callable[[Sequence[CheckReport]], Iterator[str]]
-_NAMES: tuple[_Rule, ...] = (_unheld, _lacked)
-_FITS: tuple[_Rule, ...] = (_scales, _ranges, _padding)
 
 
 def _contradictions(report: CheckReport, other: CheckReport) -> Iterator[Fault]:

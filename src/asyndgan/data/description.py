@@ -1,7 +1,6 @@
 """A data set's dataset.json: its modalities and labels, by nnU-Net's raw convention (version 2)."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -172,22 +171,6 @@ def _without_regions(path: Path, table: Mapping[str, object]) -> object:
     if len(labels) > MAX_REGIONS or max(map(len, numbers)) > MAX_LABEL + 1:
         raise DataFileError(path, "labels names too many regions", "Write labels without regions.")
     return disjoint(labels)
-
-
-def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Pairs of different names that only capitals, spaces, dots or dashes tell apart: T1 and t1.
-
-    Names are matched to the letter, so whoever meant one thing by both gets two. Other signs count:
-    T2 and T2* are two sequences.
-    """
-    first: dict[str, str] = {}
-    pairs = []
-    for name in dict.fromkeys(names):
-        plain = re.sub(r"[\s_.-]", "", name).casefold()
-        known = first.setdefault(plain, name) if plain else name
-        if known != name:
-            pairs.append((known, name))
-    return pairs
 
 
 def json_table(path: Path) -> dict[str, object]:

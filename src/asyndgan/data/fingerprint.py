@@ -52,7 +52,8 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
-        DataError: it cannot be read, is synthetic, or holds intensities that are not finite.
+        DataError: it cannot be read, is synthetic, holds intensities that are not finite, or no
+            mask with a label.
     """
     info = describe(folder)
     if info.synthetic or info.synthetic_cases:
@@ -64,6 +65,12 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
     patients = patients_of((files.name for files in cases), patient_pattern)
     for files in cases:
         tally.add(files, patients[files.name])
+    if not tally.slices_with.keys() - {0}:
+        raise DataFileError(
+            folder / "labelsTr",
+            "no mask there holds a label other than 0, so every mask would paint the same image",
+            "Export the masks again with their labels; check their values and their file names.",
+        )
     try:
         return tally.fingerprint()
     except ValidationError as error:

@@ -10,13 +10,13 @@ from typing import final
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from asyndgan.data.description import IGNORED, MAX_LABEL, named_alike
+from asyndgan.data.description import IGNORED, MAX_LABEL
 from asyndgan.data.grids import ORIGIN_TOLERANCE
 from asyndgan.dicom.files import DicomError
 from asyndgan.dicom.geometry import Grid, grid_of
 from asyndgan.dicom.series import Archive, Series
 from asyndgan.errors import DataError
-from asyndgan.texts import Name
+from asyndgan.texts import Name, named_alike
 
 BACKGROUND = "background"
 Wanted = Sequence[tuple[str, str]]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Final, Self, final
@@ -17,6 +17,7 @@ from asyndgan.data.folds import write_folds
 from asyndgan.data.nnunet import AXES
 from asyndgan.data.plan import SYNTHETIC_INTENSITY
 from asyndgan.data.readers import AXIAL, READERS, DataFileError, Geometry, Stored, lossless
+from asyndgan.data.units import units_of
 from asyndgan.data.writing import write_dataset
 from asyndgan.lazy import Late
 from asyndgan.painting.card import model_card, provenance_of
@@ -39,6 +40,7 @@ class Storage:
         kinds: by modality, the number type of its files; others are stored as the format does.
         spacing: millimetres per row and per column.
         geometry: how slices lie in the files.
+        measured_in: by modality, the unit of its stored values where it is known, such as HU.
     """
 
     ending: str = ".png"
@@ -46,6 +48,7 @@ class Storage:
     kinds: Mapping[str, np.dtype] = field(default_factory=dict)
     spacing: tuple[float, float] = (1.0, 1.0)
     geometry: Geometry = AXIAL
+    measured_in: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def like(cls, data: DataSet, run: RunFolder) -> Self:
@@ -76,16 +79,21 @@ class Storage:
         }
         units = {name: own for name, (own, _) in stored.items()}
         kinds = {name: kind for name, (_, kind) in stored.items()}
+        known = units_of(data.info.extra).items()
+        told = {name: unit for name, unit in known if units.get(name) == image.intensity_of(name)}
+        told = {name: unit for name, unit in told.items() if units[name].kind == "range"}
+        alike = cls(ending, units, kinds, measured_in=told)
         if not spaced:
-            return cls(ending, units, kinds)
+            return alike
         axis = AXES[image.axis]
         held = [case.preparation for case in data.cases(image, unmasked=True)]
         rows, columns = image.spacing or map(median, zip(*map(prepared_spacing, held), strict=True))
+        alike = replace(alike, spacing=(rows, columns))
         if not READERS[ending].volumes:
-            return cls(ending, units, kinds, (rows, columns))
+            return alike
         slices = [made.source.spacing[axis] for made in held if made.source]
         codes = nib.orientations.ornt2axcodes(first.turn)
-        return cls(ending, units, kinds, (rows, columns), Geometry(axis, median(slices), codes))
+        return replace(alike, geometry=Geometry(axis, median(slices), codes))
 
     def bounds(self, modality: str) -> tuple[float, float]:
         """The stored intensities of the darkest and the brightest image value."""
@@ -215,6 +223,7 @@ def write_synthetic(
         name=f"synthetic ({recipe.name}, {', '.join(facts.teachers)})",
         extra={
             "synthetic": True,
+            **({"units": dict(storage.measured_in)} if storage.measured_in else {}),
             "reference": f"painted by asyndgan {facts.version}, see MODEL_CARD.md",
             "licence": "not stated: ask the sites whose images the generator learned from",
             "release": facts.generator_sha256[:12],

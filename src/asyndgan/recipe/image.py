@@ -91,8 +91,20 @@ class ImageSection(Section):
     intensity: dict[Name, Intensity] = Field(
         {"default": Intensity()},
         examples=["'{T1 = {kind = \"percentiles\", low = 0, high = 99}}'"],
-        description="normalisation of each modality by name; 'default' is for all others",
+        description="normalisation of each modality by name; 'default' is for all others, and "
+        "for what one leaves out",
     )
+
+    @field_validator("intensity", mode="before")
+    @classmethod
+    def _completed(cls, value: object) -> object:
+        default = value.get("default", {}) if isinstance(value, dict) else {}
+        if not isinstance(value, dict) or not isinstance(default, dict):
+            return value
+        return {
+            name: {**default, **own} if isinstance(own, dict) else own
+            for name, own in value.items()
+        }
 
     @field_validator("size", "spacing", mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from asyndgan.recipe.image import Intensity
 from asyndgan.recipe.pooled import LITTLE, Sites, differ
 from asyndgan.recipe.recipe import Recipe
 from asyndgan.recipe.toml import key_of, tables_of, value_of
+from asyndgan.texts import named_alike
 
 BASE: Final = "default"
 
@@ -118,9 +119,10 @@ RULES: Final = (
          lambda s: s.mostly_empty, lambda s: {("image", "slices"): "labelled"},
          "{s.unlabelled:.0%} of the slices hold no label, and their masks say nothing",
          "[hippocampi](experiments-data.md#segmentation-loss-on-hippocampi) were trained so"),
-    Rule("8 bits", "pictures of 8 bits", lambda s: s.named("bytes"),
+    Rule("8 bits", "pictures of whole numbers up to 255 that reach 5", lambda s: s.named("bytes"),
          _intensities("bytes", _fixed(low=0, high=255)),
-         "8 bits are stored", "[gliomas](results/lgg-64.md), [nuclei](results/dsb-64.md)"),
+         "all stored values are whole numbers from 0 to 255",
+         "[gliomas](results/lgg-64.md), [nuclei](results/dsb-64.md)"),
     Rule("0 to 1", "fractions from 0 to 1", lambda s: s.named("unit"),
          _intensities("unit", _fixed(low=0, high=1)), "fractions from 0 to 1 are stored"),
     Rule("CT", "volumes in Hounsfield units: by `units` of dataset.json, or by air in most of them",
@@ -251,7 +253,17 @@ def plan(fingerprints: Mapping[str, Fingerprint]) -> Plan:
 
 
 def clashes(fingerprints: Mapping[str, Fingerprint]) -> Iterator[str]:
-    """Labels with two numbers, and numbers with two names, each with who says which."""
+    """Labels with two numbers, numbers with two names, and names that are nearly alike.
+
+    Each with who says which.
+    """
+    for kind in ("modality", "label"):
+        named: dict[str, str] = {}
+        for site, one in fingerprints.items():
+            for part in one.modalities if kind == "modality" else one.labels:
+                named.setdefault(part.name, site)
+        for name, other in named_alike(named):
+            yield f"{kind} {name!r} in {named[name]} is {other!r} in {named[other]}"
     found = [(each, site) for site, one in fingerprints.items() for each in one.labels]
     for key, other in (("name", "number"), ("number", "name")):
         told: dict[Any, dict[Any, str]] = {}

@@ -43,6 +43,9 @@ VIEWS_APART: Final = 0.5
 AGREED: Final = 0.1
 """Most by which patients' percentiles may differ, as a part of the range, to share one range."""
 
+DARKEST: Final = 0.02
+"""Part of a range that images of 8 bits reach at least to be taken as such; 0 and 1 do not."""
+
 SOFT_TISSUE: Final = 300.0
 """Hounsfield units that a window reaches at least: what lies around a lung must not be white."""
 
@@ -196,7 +199,8 @@ class Sites:
         known = [part.whole for part in parts]
         if kinds == {"ct"}:
             return "ct"
-        if kinds <= {"grey", "rgb"} and all(part.bits == 8 for part in parts):
+        bright = all(one.p99_5.middle >= DARKEST * 255 for one in known if one)
+        if kinds <= {"grey", "rgb"} and all(part.bits == 8 for part in parts) and bright:
             return "bytes"
         if None not in known and "unknown" not in kinds:
             levels = [each for each in known if each]

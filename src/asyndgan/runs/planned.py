@@ -48,7 +48,7 @@ def planned(
         patient_pattern: see `asyndgan.data.nnunet.patient_of`.
 
     Raises:
-        DataError: a folder or a fingerprint cannot be read, or their labels contradict.
+        DataError: a folder or a fingerprint cannot be read, or their names contradict.
         RecipeError: an override is not valid.
     """
     found = {
@@ -71,13 +71,14 @@ def planned_from(
         told: what errors call each site; None: its name.
 
     Raises:
-        DataError: their labels contradict.
+        DataError: their names contradict.
         RecipeError: an override is not valid.
     """
     if clashing := [*clashes({(told or {}).get(site, site): one for site, one in found.items()})]:
         raise DataError(
-            f"Labels contradict, so nothing can be planned: {'; '.join(clashing)}. Give each label "
-            "one number and one name everywhere, remap the masks, and measure again."
+            f"Names contradict, so nothing can be planned: {'; '.join(clashing)}. Give each "
+            "modality one name, and each label one name and one number, everywhere. Remap masks "
+            "whose numbers change, and measure again."
         )
     made = plan(found)
     recipe = made.recipe(recipe_text(BASE), overrides)

@@ -185,6 +185,10 @@ def begun(
         RunError: there is no site, or more than one test set, or a site is the test set.
     """
     found = data_sets(folders)
+    places = [_place(one) for one in found]
+    for one in found:
+        if places.count(_place(one)) > 1:
+            raise RunError(f"{one} is named twice. Name each data set once.")
     if test:
         _check_data_set(test)
         if _place(test) in [_place(one) for one in folders if not is_test_set(one)]:

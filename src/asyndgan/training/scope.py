@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import CPU, Condition, Noise
 from asyndgan.data.case import MODALITIES_LIMIT
-from asyndgan.data.description import named_alike
 from asyndgan.data.enrolment import UNNAMED_LABELS, UNNAMED_MODALITIES, unheld
 from asyndgan.errors import CohortError
 from asyndgan.models import build_generator, condition_channels, condition_maps, site_noise
 from asyndgan.recipe import LABELS_LIMIT, Recipe
+from asyndgan.texts import named_alike
 from asyndgan.wire import Card
 
 SIDE_LIMIT: Final = 4096
