@@ -1,7 +1,6 @@
 """Commands as a person types them, one after the other on one tiny run."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from asyndgan.data.check import check_folder
 from asyndgan.data.description import describe
 from asyndgan.data.phantoms import write_phantoms
 from asyndgan.reports.words import counted
+from commands import command
 from small import SMALL
 
 TINY = [*SMALL, "image.size=32", "training.steps=4", "training.batch=2"]
@@ -24,9 +24,7 @@ SET = [word for override in TINY for word in ("--set", override)]
 
 
 def asyndgan(*words: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from asyndgan.cli import main; main()", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    return command(*words, COLUMNS="100")
 
 
 @pytest.fixture(scope="module")

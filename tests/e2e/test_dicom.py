@@ -1,10 +1,7 @@
 """From an archive of DICOM to a trained run, and from a synthetic set to DICOM and back."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from archives import place_of, rtstruct, save, seg, series
 from asyndgan.data.case import RawCase
 from asyndgan.data.description import describe
 from asyndgan.data.writing import write_dataset
+from commands import command
 
 RNG = np.random.default_rng(0)
 SHAPE = (3, 32, 32)
@@ -32,9 +30,7 @@ SET = [word for override in TINY for word in ("--set", override)]
 
 def asyndgan(*words: object, code: int = 0) -> str:
     """What a command prints, on both streams."""
-    command = [sys.executable, "-c", "from asyndgan.cli import main; main()", *map(str, words)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "80"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    done = command(*words, COLUMNS="80")
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout + done.stderr
 

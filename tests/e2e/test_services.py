@@ -23,6 +23,7 @@ from asyndgan.privacy.ledger import read
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.runs.order import Order
+from commands import command
 from waiting import until
 
 COMMAND = str(Path(sys.executable).with_name("asyndgan"))
@@ -32,9 +33,7 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="finds p
 
 
 def asyndgan(*words: object) -> str:
-    done = subprocess.run(
-        [COMMAND, *map(str, words)], capture_output=True, text=True, env=ALONE, timeout=600
-    )
+    done = command(*words, COLUMNS="120")
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

@@ -26,6 +26,7 @@ from asyndgan.runs.trial import trial_of
 from asyndgan.tables.schema import schema_of
 from asyndgan.tables.summary import loaded
 from asyndgan.tables.table import Table
+from commands import command
 from waiting import until
 
 SCHEMA = {
@@ -46,10 +47,7 @@ ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "150"}
 
 
 def asyndgan(*words: object, typed: str = "") -> subprocess.CompletedProcess[str]:
-    command = [*COMMAND, *map(str, words)]
-    return subprocess.run(
-        command, input=typed, capture_output=True, text=True, env=ALONE, timeout=300
-    )
+    return command(*words, typed=typed, COLUMNS="150")
 
 
 def said(*words: object, typed: str = "") -> str:
@@ -59,8 +57,7 @@ def said(*words: object, typed: str = "") -> str:
 
 
 def service(*words: object) -> subprocess.Popen[bytes]:
-    command = [*COMMAND, *map(str, words)]
-    return subprocess.Popen(command, env=ALONE, stdout=subprocess.DEVNULL)
+    return subprocess.Popen([*COMMAND, *map(str, words)], env=ALONE, stdout=subprocess.DEVNULL)
 
 
 def drawn(folder: Path, seed: int, count: int = 240) -> Path:
