@@ -10,17 +10,19 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
-from scipy.stats import mannwhitneyu
 
 from asyndgan.auditing.membership import LEVEL, holm
 from asyndgan.auditing.schema import Number, Text, Whole
 from asyndgan.data import Case
 from asyndgan.judging.metrics import area_under_curve
+from asyndgan.lazy import Late
+
+stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
 OTHER_MIX: Final = 0.05
 """Fraction of the others that would have to change hospital to have the members' mix, beyond what
@@ -141,7 +143,7 @@ def compare_groups(
         if not np.ptp(column):
             continue  # such as an area that all have alike
         auc = area_under_curve(group, other)
-        found[name] = max(auc, 1 - auc), float(mannwhitneyu(group, other).pvalue)
+        found[name] = max(auc, 1 - auc), float(stats.mannwhitneyu(group, other).pvalue)
         columns.append((column - column.mean()) / column.std())
     if columns:
         inside = np.arange(len(columns[0])) < len({case.patient for case in members})

@@ -1,9 +1,11 @@
 """Lower bounds of epsilon, from how well members were distinguished from others."""
 
 import math
-from typing import Final
+from typing import Any, Final
 
-from scipy.stats import binom
+from asyndgan.lazy import Late
+
+stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
 ERROR: Final = 0.05
 """Probability that a bound is too high."""
@@ -40,6 +42,6 @@ def _chance(epsilon: float, correct: int, guesses: int, candidates: int, delta: 
     right = 1 / (1 + math.exp(-epsilon))
     slack = total = 0.0
     for fewer in range(1, correct + 1):
-        total += float(binom.pmf(correct - fewer, guesses, right))
+        total += float(stats.binom.pmf(correct - fewer, guesses, right))
         slack = max(slack, total / fewer)
-    return float(binom.sf(correct - 1, guesses, right)) + 2 * candidates * delta * slack
+    return float(stats.binom.sf(correct - 1, guesses, right)) + 2 * candidates * delta * slack

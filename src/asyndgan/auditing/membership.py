@@ -7,13 +7,12 @@ member scores above a random other patient, 0.5 being chance.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, final
+from typing import Any, Final, final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import StrictBool
-from scipy.stats import mannwhitneyu
 from torch import Tensor
 
 from asyndgan.auditing.distances import by_patient, painting_gaps, pairwise, thumbnails
@@ -21,7 +20,10 @@ from asyndgan.auditing.lower_bounds import epsilon_of_guesses
 from asyndgan.auditing.schema import Number, Text, Whole
 from asyndgan.data import Case
 from asyndgan.judging.metrics import area_under_curve
+from asyndgan.lazy import Late
 from asyndgan.runs import RunFolder
+
+stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
 DELTA: Final = 1e-5
 """Delta of the bounds of epsilon."""
@@ -181,7 +183,7 @@ def attack(name: str, members: NDArray[np.float64], others: NDArray[np.float64])
         for _ in range(2000)
     ]
     low, high = np.quantile(drawn, [LEVEL / 2, 1 - LEVEL / 2])
-    p_value = float(mannwhitneyu(members, others, alternative="greater").pvalue)
+    p_value = float(stats.mannwhitneyu(members, others, alternative="greater").pvalue)
     return Attack(
         name, area_under_curve(members, others), float(low), float(high), p_value,
         len(members), len(others), _epsilon(members, others, random), p_value, explained=False,

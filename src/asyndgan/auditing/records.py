@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, final
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
 
 import numpy as np
 from pydantic import Field, StrictBool, TypeAdapter
-from scipy.stats import fisher_exact
 
 from asyndgan.auditing.audit import AUDIT_FILE, decided, unconfirmed
 from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
@@ -19,6 +18,7 @@ from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import RunError
 from asyndgan.judging.metrics import fraction_interval
 from asyndgan.judging.records import distances, split_sites
+from asyndgan.lazy import Late
 from asyndgan.painting.records import make_records
 from asyndgan.received import lacking
 from asyndgan.runs import RunFolder
@@ -27,6 +27,8 @@ from asyndgan.tables.cohort import load_records, read_for, table_of
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.table import check_apart, equal_records, nearly_equal
 from asyndgan.texts import bounded_text, parsed_json, replace_text
+
+stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +105,7 @@ class RecordsAudit:
                 f"{self.matches} of {one.others} others"
             )
             unsure = fraction_interval(self.matches, one.others)[1] - self.matched >= UNSURE
-            if fisher_exact(table, alternative="greater").pvalue < LEVEL:
+            if stats.fisher_exact(table, alternative="greater").pvalue < LEVEL:
                 yield f"{found}. Train for fewer steps"
             elif copies and unsure:
                 yield f"{found}, too few to know whether chance does that. Give more with --holdout"

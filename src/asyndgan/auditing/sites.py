@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import final
+from typing import Any, final
 
-from scipy.stats import binomtest
 from torch import Tensor
 
 from asyndgan.auditing.distances import by_patient, painting_gaps
@@ -14,7 +13,10 @@ from asyndgan.auditing.membership import LEVEL
 from asyndgan.auditing.schema import Number, Whole
 from asyndgan.data import Case
 from asyndgan.judging.metrics import fraction_interval
+from asyndgan.lazy import Late
 from asyndgan.runs import RunFolder
+
+stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
 
 @final
@@ -81,6 +83,6 @@ def guess_sites(
     likely = [max(alike, key=lambda site: float(sites[site]["share"])) for alike in looks.values()]
     right = sum(likely[int(gaps.argmin())] == truth[name] for name, gaps in nearest.items())
     always = max(Counter(truth.values()).values()) / len(truth)
-    test = binomtest(right, len(truth), always, alternative="greater")
+    test = stats.binomtest(right, len(truth), always, alternative="greater")
     low, high = fraction_interval(right, len(truth))
     return SitesGuessed(right, len(truth), low, high, always, float(test.pvalue))

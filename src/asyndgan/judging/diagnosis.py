@@ -10,12 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Final, final
+from typing import Any, Final, final
 
 import torch
 import torch.nn.functional as F
 from scipy.ndimage import distance_transform_edt
-from scipy.stats import mannwhitneyu
 from torch import Tensor, nn
 
 from asyndgan.arrays import Images, Masks
@@ -23,11 +22,14 @@ from asyndgan.data import Case, derived_seed
 from asyndgan.data.moves import LIKE_PATIENTS, Moves, mirrored, moved
 from asyndgan.data.prepare import widened
 from asyndgan.data.splits import split_patients
+from asyndgan.lazy import Late
 from asyndgan.models.features import features_in_parts
 from asyndgan.painting.synthesise import synthesise
 from asyndgan.recipe import Recipe
 from asyndgan.runs import RunFolder
 from asyndgan.training.checkpoint import seeded
+
+stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
 MOST_IMAGES: Final = 400
 """Most images of each kind that are compared; distances between all pairs are needed."""
@@ -302,7 +304,7 @@ def _told(
     (slope,) = torch.autograd.grad(said.sum(), shown)
     count = len(others)
     verdicts = said.detach().flatten()
-    wins = mannwhitneyu(verdicts[:count], verdicts[count:]).statistic
+    wins = stats.mannwhitneyu(verdicts[:count], verdicts[count:]).statistic
     weight = slope.abs().mean(1)
     lying = torch.cat([masks[others]] * 2)
     border = torch.cat([far[others]] * 2) <= 1

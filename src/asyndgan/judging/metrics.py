@@ -23,13 +23,15 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import binomtest, bootstrap, rankdata
 from torch import Tensor
 
 from asyndgan.arrays import Masks
 from asyndgan.data.case import prepared_spacing
 from asyndgan.data.prepared import Case
 from asyndgan.errors import DataError
+from asyndgan.lazy import Late
+
+stats: Any = Late("scipy.stats")  # a second that most commands need not wait for
 
 
 @final
@@ -150,7 +152,7 @@ def mean(values: Iterable[float]) -> float:
 def area_under_curve(positive: NDArray[np.float64], negative: NDArray[np.float64]) -> float:
     """Probability that a positive scores above a negative one; ties count half."""
     n, m = len(positive), len(negative)
-    ranks = rankdata(np.concatenate([positive, negative]))[:n].sum()
+    ranks = stats.rankdata(np.concatenate([positive, negative]))[:n].sum()
     return float((ranks - n * (n + 1) / 2) / (n * m))
 
 
@@ -202,7 +204,7 @@ def bootstrap_interval(
 
 def fraction_interval(count: int, of: int) -> tuple[float, float]:
     """The 95 % interval (Clopper and Pearson) of a fraction of which `count` of `of` were seen."""
-    found = binomtest(count, of).proportion_ci(0.95)
+    found = stats.binomtest(count, of).proportion_ci(0.95)
     return float(found.low), float(found.high)
 
 
@@ -249,7 +251,7 @@ def _interval(
     if values.shape[1] < 2:
         return math.nan, math.nan
     with warnings.catch_warnings(action="ignore"):  # of what the percentile interval is for
-        found = bootstrap(
+        found = stats.bootstrap(
             tuple(values), statistic, n_resamples=draws, paired=True, vectorized=True,
             confidence_level=level, rng=np.random.default_rng(seed),
         )  # fmt: skip
