@@ -284,6 +284,15 @@ def test_options_of_images_are_refused_at_tables(
     assert f"{option}: this is for images" in refused.stderr
 
 
+@pytest.mark.parametrize("name", ["check", "fingerprint", "init", "plan", "train"])
+def test_a_pattern_of_patients_is_refused_at_tables(name: str, data: Path, tmp_path: Path) -> None:
+    words = ["--site", f"north={data / 'north'}"] if name == "train" else [data / "north"]
+    out = () if name == "check" else ("--out", tmp_path / "out")
+    refused = asyndgan(name, *words, *out, "--patient-pattern", "(x).*")
+    assert refused.returncode == 1 and not list(tmp_path.iterdir())
+    assert "--patient-pattern: this is for images" in refused.stderr
+
+
 def test_a_run_whose_sites_tell_no_number_of_records_makes_enough_to_be_audited(
     run: Path, tmp_path: Path
 ) -> None:

@@ -72,9 +72,11 @@ def check(
         unheld_modalities,
     )
     from asyndgan.data.check import check_folder, slices_in
+    from asyndgan.tables.cohort import refuse_for_images
     from asyndgan.tables.schema import is_table
 
     if any(map(is_table, folders)):
+        refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
         return check_tables(Terminal(), folders, test, as_json=as_json)
     wanted, why, contradictions = _recipe(recipe, folders, overrides or [], patient_pattern)
     chosen = bool(wanted and wanted.name == NAME) and "image.intensity" not in str(overrides)

@@ -37,9 +37,11 @@ def fingerprint(
         --out FILE: New file for the fingerprint, as JSON.
     """
     from asyndgan.data.fingerprint import measured
+    from asyndgan.tables.cohort import refuse_for_images
     from asyndgan.tables.schema import is_table
 
     if is_table(folder):
+        refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
         return summarise_table(Terminal(), folder, out)
     found = measured(folder, patient_pattern)
     console = Terminal()

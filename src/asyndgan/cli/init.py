@@ -15,7 +15,9 @@ from asyndgan.errors import AsyndganError, RunError
 from asyndgan.recipe import Recipe
 from asyndgan.runs.planned import Planned, planned
 from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text
+from asyndgan.tables.cohort import refuse_for_images
 from asyndgan.tables.planning import plan_tables
+from asyndgan.tables.schema import is_table
 from asyndgan.texts import replace_text, storing
 
 RECIPE_FILE: Final = "recipe.toml"
@@ -56,6 +58,8 @@ def init(
     """
     file, recipe = _new_files(out)
     sites, tested, left_out = begun(folders, test)
+    if tables := any(map(is_table, sites.values())):
+        refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
     study = Study.parsed(study_text(sites, tested, file, "", patient_pattern), file)
     with storing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -69,7 +73,8 @@ def init(
     )
     for site, folder in study.sites.items():
         console.say(f"site {site}: {folder}")
-    console.say(f"test set: {study.test or 'none, so sites hold out patients'}")
+    none = f"none, so sites hold out {'records' if tables else 'patients'}"
+    console.say(f"test set: {study.test or none}")
     for folder in left_out:
         console.say(f"left out: {folder} is a test set by its name, and --test names another")
     masks = any("masks.release" in one for one in study.overrides)

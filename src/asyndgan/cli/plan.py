@@ -44,9 +44,11 @@ def plan(
     """
     from asyndgan.reports.words import duration, size
     from asyndgan.runs.planned import planned
+    from asyndgan.tables.cohort import refuse_for_images
     from asyndgan.tables.planning import plan_tables
 
     if table := plan_tables(_named(sites), overrides or []):
+        refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
         tell_table(Terminal(), table)
         if out:
             write_new(out, table.to_toml())

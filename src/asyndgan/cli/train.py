@@ -89,6 +89,7 @@ def train(
     from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs.planned import planned
     from asyndgan.runs.train import train as train_run
+    from asyndgan.tables.cohort import refuse_for_images
     from asyndgan.tables.planning import plan_tables
 
     console = Terminal()
@@ -104,6 +105,11 @@ def train(
         resolved = made.recipe
     else:
         resolved = load_recipe(recipe, overrides or [])
+    if resolved.table:
+        refuse_for_images(
+            {"masks": masks, "without": without,
+             "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
+        )  # fmt: skip
 
     def tell(proposal: str) -> None:
         if resolved.table:
@@ -112,9 +118,8 @@ def train(
             data = {name: DataSet(folder, patient_pattern) for name, folder in folders.items()}
             display.tell(f"{proposal}\n{told(data)}")
         if part := resolved.training.hold_out:
-            display.tell(
-                f"About {part:.0%} of each site's patients are held out, to judge on later."
-            )
+            who = "records" if resolved.table else "patients"
+            display.tell(f"About {part:.0%} of each site's {who} are held out, to judge on later.")
         tell_lacking(console, resolved, masks=resolved.keeps_masks, study=study)
 
     with TrainingDisplay(console, out) as display:

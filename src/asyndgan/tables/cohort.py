@@ -52,7 +52,7 @@ def refuse_for_images(given: Mapping[str, object]) -> None:
     """
     if strange := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
         raise RunError(
-            f"{', '.join(strange)}: this is for images, and the run is of a table. Leave it out."
+            f"{', '.join(strange)}: this is for images, and these are tables. Leave it out."
         )
 
 
