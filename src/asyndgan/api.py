@@ -46,8 +46,7 @@ from asyndgan.runs import RunFolder, load_recipe
 from asyndgan.runs.sites import RunSites
 from asyndgan.runs.train import Watch
 from asyndgan.runs.train import train as train_run
-from asyndgan.tables.cohort import refuse_for_images
-from asyndgan.tables.schema import file_of, format_of
+from asyndgan.tables.schema import file_of, format_of, refuse_for_images
 from asyndgan.texts import check_site_names
 from asyndgan.training.compute import torch_threads
 

@@ -13,6 +13,20 @@ class AsyndganError(Exception):
     """Base class of all exceptions that this package raises on purpose."""
 
 
+class MissingPackageError(AsyndganError):
+    """A package of an optional extra is not installed.
+
+    Args:
+        what: what takes it, in the plural.
+        packages: its name, or several.
+        extra: of this package, which installs it.
+    """
+
+    def __init__(self, what: str, packages: str, extra: str) -> None:
+        remedy = f"in the folder of asyndgan's source: python -m pip install '.[{extra}]'"
+        super().__init__(f"{what} need {packages}, which is not installed; {remedy}")
+
+
 class RecipeError(AsyndganError):
     """A recipe, or an override of one of its keys, is invalid."""
 

@@ -762,4 +762,4 @@ def test_a_missing_extra_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, lacking, None)
     done = CliRunner().invoke(app, [command, str(tmp_path), str(tmp_path / "to")])
-    assert "pip install 'asyndgan[dicom]'" in str(done.exception)
+    assert "pip install '.[dicom]'" in str(done.exception)

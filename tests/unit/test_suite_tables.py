@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from asyndgan.cli import app
 from asyndgan.data.phantoms import DEFAULT_SITES, write_phantoms
-from asyndgan.errors import RunError
+from asyndgan.errors import MissingPackageError
 from asyndgan.judging.compare import row_of
 from asyndgan.judging.table import ADDED, SITE_PREFIX, Evaluation, Scores
 from asyndgan.models.budget import SegmentationBudget
@@ -215,8 +215,8 @@ def test_a_benchmark_without_pandas_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "pandas", None)
     arguments = ["benchmark", str(tmp_path / "suite.toml"), "--data", ".", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
-    assert isinstance(result.exception, RunError)
-    assert "pip install 'asyndgan[benchmark]'" in str(result.exception)
+    assert isinstance(result.exception, MissingPackageError)
+    assert "pip install '.[benchmark]'" in str(result.exception)
 
 
 def test_bytes_a_step_are_of_the_steps_in_which_a_site_took_part() -> None:

@@ -59,8 +59,9 @@ _LOSSES = Exposure(
     "ask: as `feedback`. With `leaves.discriminator_losses` also how well each discriminator tells "
     "real from synthetic images and finds masks. Asking twice then reveals what each network says "
     "of a single image, of a member or of another patient",
-    "the losses of discriminators stay unless `leaves.discriminator_losses`. `leaves.losses = "
-    "false` sends none. Under differential privacy no loss on real images is sent",
+    "the losses of discriminators stay unless `leaves.discriminator_losses`, or a "
+    "policy with `privacy.epsilon` covers the recipe: then no loss on real images is sent. "
+    "`leaves.losses = false` sends none",
 )  # fmt: skip
 
 LEAVING: Final[dict[tuple[str, str], Exposure]] = {

@@ -59,7 +59,7 @@ def audit(
     from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
-    from asyndgan.tables.cohort import refuse_for_images
+    from asyndgan.tables.schema import refuse_for_images
 
     folder = RunFolder(run)
     if folder.recipe().table:

@@ -72,8 +72,7 @@ def check(
         unheld_modalities,
     )
     from asyndgan.data.check import check_folder, slices_in
-    from asyndgan.tables.cohort import refuse_for_images
-    from asyndgan.tables.schema import is_table
+    from asyndgan.tables.schema import is_table, refuse_for_images
 
     if any(map(is_table, folders)):
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})

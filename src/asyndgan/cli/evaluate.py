@@ -107,7 +107,7 @@ def evaluate(
     from asyndgan.judging.of_run import evaluate_run
     from asyndgan.runs import RunFolder
     from asyndgan.runs.sites import RunSites
-    from asyndgan.tables.cohort import refuse_for_images
+    from asyndgan.tables.schema import refuse_for_images
 
     console = Terminal()
     if RunFolder(run).recipe().table:

@@ -37,8 +37,7 @@ def fingerprint(
         --out FILE: New file for the fingerprint, as JSON.
     """
     from asyndgan.data.fingerprint import measured
-    from asyndgan.tables.cohort import refuse_for_images
-    from asyndgan.tables.schema import is_table
+    from asyndgan.tables.schema import is_table, refuse_for_images
 
     if is_table(folder):
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})

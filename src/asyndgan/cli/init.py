@@ -15,9 +15,8 @@ from asyndgan.errors import AsyndganError, RunError
 from asyndgan.recipe import Recipe
 from asyndgan.runs.planned import Planned, planned
 from asyndgan.runs.study import STUDY_FILE, Study, begun, study_text
-from asyndgan.tables.cohort import refuse_for_images
 from asyndgan.tables.planning import plan_tables
-from asyndgan.tables.schema import is_table
+from asyndgan.tables.schema import is_table, refuse_for_images
 from asyndgan.texts import replace_text, storing
 
 RECIPE_FILE: Final = "recipe.toml"

@@ -44,8 +44,8 @@ def plan(
     """
     from asyndgan.reports.words import duration, size
     from asyndgan.runs.planned import planned
-    from asyndgan.tables.cohort import refuse_for_images
     from asyndgan.tables.planning import plan_tables
+    from asyndgan.tables.schema import refuse_for_images
 
     if table := plan_tables(_named(sites), overrides or []):
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})

@@ -53,7 +53,7 @@ def report(
     from asyndgan.reports.records import write_records_report
     from asyndgan.reports.report import write_report
     from asyndgan.runs import RunFolder
-    from asyndgan.tables.cohort import refuse_for_images
+    from asyndgan.tables.schema import refuse_for_images
 
     console = Terminal(stderr=True)
     folder = RunFolder(run)

@@ -89,8 +89,8 @@ def train(
     from asyndgan.data.dataset import DataSet, told
     from asyndgan.runs.planned import planned
     from asyndgan.runs.train import train as train_run
-    from asyndgan.tables.cohort import refuse_for_images
     from asyndgan.tables.planning import plan_tables
+    from asyndgan.tables.schema import refuse_for_images
 
     console = Terminal()
     folders = parsed_sites(site)

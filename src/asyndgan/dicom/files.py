@@ -12,7 +12,7 @@ from typing import Any, Final, NoReturn, final
 
 import numpy as np
 
-from asyndgan.errors import DataError
+from asyndgan.errors import DataError, MissingPackageError
 from asyndgan.received import opened
 
 MAX_FILE: Final = 2**33
@@ -57,10 +57,10 @@ def require_packages() -> None:
     """Checks that the packages of the optional extra `dicom` are installed.
 
     Raises:
-        DataError: one of them is not.
+        MissingPackageError: one of them is not.
     """
     if any(find_spec(name) is None for name in ("pydicom", "highdicom")):
-        raise DataError("DICOM needs pydicom and highdicom: pip install 'asyndgan[dicom]'.")
+        raise MissingPackageError("DICOM files", "pydicom or highdicom", "dicom")
 
 
 @contextmanager

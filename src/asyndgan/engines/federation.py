@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from asyndgan.errors import RunError
+from asyndgan.errors import MissingPackageError
 from asyndgan.recipe import Recipe
 
 if TYPE_CHECKING:  # it imports torch, which `asyndgan federation --help` needs not
@@ -68,11 +68,9 @@ def flare_part(name: str) -> Any:
     """Imports a module of `asyndgan.engines.flare`, which needs the optional extra `flare`.
 
     Raises:
-        RunError: FLARE is not installed.
+        MissingPackageError: FLARE is not installed.
     """
     try:
         return import_module(f"asyndgan.engines.flare.{name}")
     except ImportError as error:
-        raise RunError(
-            "between machines NVIDIA FLARE is needed: pip install 'asyndgan[flare]'."
-        ) from error
+        raise MissingPackageError("federations", "NVIDIA FLARE", "flare") from error

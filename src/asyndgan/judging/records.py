@@ -10,7 +10,7 @@ import numpy as np
 
 from asyndgan.data.splits import OPEN
 from asyndgan.engines.setup import chooser_at
-from asyndgan.errors import RunError
+from asyndgan.errors import MissingPackageError, RunError
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.painting.records import generate_records, read_synthetic
@@ -269,9 +269,7 @@ def predicted(
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
-        raise RunError(
-            "to judge records takes scikit-learn; pip install 'asyndgan[tables]'."
-        ) from error
+        raise MissingPackageError("judgements of records", "scikit-learn", "tables") from error
     truth = (records[schema.target] == schema.positive_class).to_numpy()
     if truth.all() or not truth.any():
         return np.full(len(judged), float(truth.mean()))

@@ -31,7 +31,8 @@ class LeavesSection(Section):
     discriminator_losses: bool = Field(
         False,
         description="also the losses of the discriminators: they reveal which patients each has "
-        "learned from, and so who takes part",
+        "learned from, and so who takes part. Those on synthetic images leave "
+        "in any case under privacy.epsilon and a recipe with differential privacy",
     )
     cases: bool = Field(True, description="the site's number of cases")
     masks: Literal["never", "transient", "released"] = Field(
@@ -55,8 +56,8 @@ class LeavesSection(Section):
     labels: bool = Field(
         False,
         description="labels of images that the coordinator sends ('asyndgan label'), by a "
-        "segmentation network of all the site's patients; they tell who took part better than "
-        "feedback does",
+        "segmentation network of the site's patients who are not held out; they tell who took "
+        "part better than feedback does",
     )
 
     @property
@@ -108,13 +109,13 @@ class AllowsSection(Section):
         ge=1,
         description="different recipes with which a coordinator may begin runs here, in total; "
         "each reveals, before any answer, whether the site begins and how many cases the recipe "
-        "selects; left out: no limit",
+        "selects; left out: 4,096",
     )
     most_answers: int | None = Field(
         None,
         ge=1,
         description="answers of the site in total, over all runs; a repeated step counts, and so "
-        "does a start that sends masks of other patients of the site than the start before; left "
+        "does a start that sends patients' masks, unless its card repeats the one before; left "
         "out: no limit",
     )
     most_answers_per_patient: int | None = Field(

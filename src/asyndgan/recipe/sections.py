@@ -455,10 +455,13 @@ class RemindingSection(Section):
 
 @final
 class QuorumSection(Section):
-    """How many sites must answer for a step to count, and how long to wait for them."""
+    """How many sites must answer for a step to update the generator, and how long to wait."""
 
     least: float = Field(
-        0.5, gt=0, le=1, description="fraction of the sites that must answer for a step to count"
+        0.5,
+        gt=0,
+        le=1,
+        description="fraction of the sites that must answer for a step to update the generator",
     )
     wait_s: float = Field(60.0, gt=0, le=86400, description="seconds to wait for a site's answer")
     patience_s: float = Field(

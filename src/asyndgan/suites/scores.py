@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from asyndgan.errors import RunError
+from asyndgan.errors import MissingPackageError
 from asyndgan.judging.bench import write_whole
 from asyndgan.judging.metrics import SCORES, ScoreArray
 from asyndgan.judging.table import ADDED, FEDAVG_WITHOUT, FEDGAN, SYNTHETIC, Evaluation
@@ -15,8 +15,7 @@ from asyndgan.judging.table import ADDED, FEDAVG_WITHOUT, FEDGAN, SYNTHETIC, Eva
 try:
     import pandas as pd
 except ImportError as error:
-    message = "a suite needs pandas for its table of scores: pip install 'asyndgan[benchmark]'."
-    raise RunError(message) from error
+    raise MissingPackageError("suites", "pandas", "benchmark") from error
 
 FILE: Final = "scores.csv.gz"
 

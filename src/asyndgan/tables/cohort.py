@@ -1,6 +1,5 @@
 """The cohort of a site whose cases are records: what a folder of images is elsewhere."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -9,7 +8,7 @@ import numpy as np
 
 from asyndgan.data import Cohort, derived_seed
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
-from asyndgan.errors import CohortError, RunError
+from asyndgan.errors import CohortError
 from asyndgan.recipe import Recipe
 from asyndgan.recipe.table import TableSection
 from asyndgan.tables.encoding import Encoder
@@ -39,21 +38,6 @@ def read_for(recipe: Recipe, data: Path, who: str) -> Table:
     table.check_real(who)
     check_schema(table_of(recipe), table.schema, who)
     return table
-
-
-def refuse_for_images(given: Mapping[str, object]) -> None:
-    """Refuses options of commands that have no effect on a table.
-
-    Args:
-        given: by the option's name, whether it was given.
-
-    Raises:
-        RunError: one was.
-    """
-    if strange := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
-        raise RunError(
-            f"{', '.join(strange)}: this is for images, and these are tables. Leave it out."
-        )
 
 
 def table_of(recipe: Recipe) -> TableSection:

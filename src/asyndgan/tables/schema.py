@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Self, final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from asyndgan.errors import CohortError, DataError
+from asyndgan.errors import CohortError, DataError, RunError
 from asyndgan.recipe import explained
 from asyndgan.recipe.table import MOST_CATEGORIES, MOST_COLUMNS, Kind, Knots, Shares
 from asyndgan.texts import Name, bounded_text, parsed_json
@@ -149,6 +149,21 @@ def check_positive(schemas: Mapping[str, Schema]) -> None:
 def format_of(path: Path) -> str:
     """Which of `FORMATS` a file's name ends in, capitals or not; empty: none."""
     return ending if (ending := path.suffix.lower()) in FORMATS else ""
+
+
+def refuse_for_images(given: Mapping[str, object]) -> None:
+    """Refuses options of commands that have no effect on a table.
+
+    Args:
+        given: by the option's name, whether it was given.
+
+    Raises:
+        RunError: one was.
+    """
+    if strange := [f"--{name.replace('_', '-')}" for name, value in given.items() if value]:
+        raise RunError(
+            f"{', '.join(strange)}: this is for images, and these are tables. Leave it out."
+        )
 
 
 def is_table(data: Path) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self, final
 
-from asyndgan.errors import CohortError, DataError, RunError
+from asyndgan.errors import CohortError, DataError, MissingPackageError, RunError
 from asyndgan.received import contents, opened
 from asyndgan.tables.schema import SCHEMA_FILE, Schema, SchemaColumn, file_of, format_of, schema_of
 
@@ -127,7 +127,7 @@ def _need_pandas() -> None:
     try:
         import pandas  # noqa: F401
     except ImportError as error:
-        raise DataError("tables need pandas; pip install 'asyndgan[tables]'.") from error
+        raise MissingPackageError("tables", "pandas", "tables") from error
 
 
 def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
@@ -273,7 +273,7 @@ def _parquet(path: Path, schema: Schema) -> "pd.DataFrame":
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise DataError("Parquet needs pyarrow; pip install 'asyndgan[tables]'.") from error
+        raise MissingPackageError("Parquet files", "pyarrow", "tables") from error
     # As a dictionary a text is held once, however many records have it.
     texts = [name for name, column in schema.columns.items() if column.kind == "categorical"]
     parts: dict[str, list[Any]] = {name: [] for name in schema.columns}

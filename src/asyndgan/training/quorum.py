@@ -1,4 +1,4 @@
-"""How many sites must answer for a step to count, and how their answers weigh."""
+"""How many sites must answer for a step to update the generator, and how their answers weigh."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
