@@ -186,6 +186,17 @@ def test_the_last_line_says_what_the_release_says(
         assert check_released(run, "ef", [tmp_path]).startswith("north, south: nearest: no sign")
 
 
+def test_audits_of_two_sites_permit_together_what_neither_permits_alone(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    north, south = (record_of(run, confirmed={site: True}) for site in ("north", "south"))
+    assert "no audit covers south" in release_by(run, north)
+    assert release_by(run, north, [south]) == release_by(run, south, [north]) == "permitted"
+    alarming = record_of(run, replace(QUIETLY, attacks=[ALARM]), confirmed={"south": True})
+    assert "MEMBERS CAN BE TOLD" in release_by(run, north, [alarming])
+    other = record_of(run, confirmed={"south": True}, masks="gh")
+    assert "painted in different ways" in release_by(run, north, [other])
+
+
 def test_no_release_is_promised_of_masks_that_only_the_audit_had_or_without_a_generator(
     tmp_path: Path,
 ) -> None:

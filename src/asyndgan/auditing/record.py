@@ -175,23 +175,28 @@ def check_released(
     return ". ".join(findings)
 
 
-def release_by(run: RunFolder, record: AuditRecord) -> str:
-    """Whether `check_released` permits to release the audited set by this audit alone, and why not.
+def release_by(run: RunFolder, record: AuditRecord, beside: Sequence[AuditRecord] = ()) -> str:
+    """Whether `check_released` permits a release by this audit and others, and why not.
 
     Returns:
         "permitted", or "not permitted, because ...".
     """
-    name = "this audit"
     try:
-        reason = _unfit(run, record, name)
+        named = ((record, "this audit"), *((one, "another audit") for one in beside))
+        reason = next(filter(None, (_refusal(run, *each) for each in named)), "")
     except RunError as error:  # such as of a run that was copied without its generator
         reason = str(error).rstrip(".")
-    reason = reason or unconfirmed(record.confirmed, name) or _objection(record)
-    if not reason and (reason := _uncovered(run, [record])):
+    if any(one.masks != record.masks or one.fading != record.fading for one in beside):
+        reason = reason or "the audits are of sets that were painted in different ways"
+    if not reason and (reason := _uncovered(run, [record, *beside])):
         reason += f". For {', '.join(sorted(record.confirmed))} this audit permits it"
-    if reason:
-        return f"not permitted, because {reason}"
-    return "permitted"
+    return f"not permitted, because {reason}" if reason else "permitted"
+
+
+def _refusal(run: RunFolder, record: AuditRecord, name: str) -> str:
+    """Why an audit of this name permits no release of what it covers; empty if it does."""
+    found = _unfit(run, record, name) or unconfirmed(record.confirmed, name)
+    return found or _objection(record)
 
 
 def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:

@@ -1,8 +1,8 @@
 """Reads audits for a page: what attackers learned about the patients behind a run."""
 
 import math
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Final, final
@@ -109,6 +109,21 @@ class Audited:
     def undecided(self) -> int:
         """Number of attacks of which nobody can say."""
         return sum(attempt.undecided for attempt in self.attempts)
+
+
+def read_all_audited(
+    run: RunFolder, folders: Sequence[Path], *, shown: Collection[str]
+) -> list[Audited]:
+    """Reads several audits of one run, which together may permit its release.
+
+    Arguments and errors are those of `read_audited`.
+    """
+    found = [read_audited(run, folder, shown=shown) for folder in folders]
+    records = [read_audit(folder) for folder in folders]
+    for place, record in enumerate(records):
+        beside = records[:place] + records[place + 1 :]
+        found[place] = replace(found[place], release=release_by(run, record, beside))
+    return found
 
 
 def read_audited(run: RunFolder, folder: Path, *, shown: Collection[str]) -> Audited:
