@@ -32,6 +32,7 @@ from asyndgan.errors import Interrupted
 from asyndgan.models.budget import SegmentationBudget
 from asyndgan.reports.words import counted, duration
 from asyndgan.runs.trial import NO_RESULT, trial_of
+from asyndgan.texts import without_nan
 
 if TYPE_CHECKING:
     from asyndgan.judging.table import Evaluation
@@ -64,6 +65,7 @@ def evaluate(
     baselines: Annotated[bool, typer.Option("--baselines")] = False,
     augmented: list[str] | None = None,
     check_budget: Annotated[bool, typer.Option("--check-budget")] = False,
+    diagnose: Annotated[bool, typer.Option("--diagnose")] = False,
     patient_pattern: str = DEFAULT_PATIENT_PATTERN,
     state: list[str] | None = None,
     study: StudyOption = None,
@@ -81,6 +83,8 @@ def evaluate(
     Output:
         --out FOLDER: Folder for the tables, the plots and a cache of trained models.
         --label LABEL: Score only this label.
+        --diagnose: Also say what the images lack beside real ones: variety, detail, and what gives
+            them away.
 
     Data:
         --test FOLDER: Test data set: real cases of patients of no site. By default the patients
@@ -116,6 +120,7 @@ def evaluate(
             {"labelled": labelled, "fade": fade, "steps": steps != usual.steps, "label": label,
              "network": network != usual.network, "workers": workers, "device": device != "cpu",
              "baselines": baselines, "augmented": augmented, "check_budget": check_budget,
+             "diagnose": diagnose,
              "patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN}
         )  # fmt: skip
         return evaluate_table(
@@ -150,6 +155,7 @@ def evaluate(
             },
             baselines=baselines,
             check_budget=check_budget,
+            diagnose=diagnose,
         )
     tell_evaluation(console, evaluation)
     if not synthetic:
@@ -160,7 +166,7 @@ def evaluate(
 
 def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
     """Prints an evaluation's table, headline and gains, with the figures of the report's page."""
-    from asyndgan.reports.usefulness import figures_of
+    from asyndgan.reports.usefulness import figures_of, lacks_of
 
     if trial := evaluation.about.get("trial"):
         console.say(f"{trial}. {NO_RESULT}", style="yellow")
@@ -197,6 +203,11 @@ def tell_evaluation(console: Terminal, evaluation: "Evaluation") -> None:
         )
     console.print(table)
     console.print(headline, style=bold)
+    if evaluation.diagnosis:
+        lacking = Table("what the images lack", "synthetic", "real")
+        for lack in lacks_of(without_nan(evaluation.diagnosis)):
+            lacking.add_row(*lack)
+        console.print(lacking)
     for gain in (one for one in evaluation.gains if one.patients):
         interval = f" ({gain.low:+.3f} to {gain.high:+.3f})" if gain.patients > 1 else ""
         console.say(

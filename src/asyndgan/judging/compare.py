@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,7 @@ def evaluate(
     baselines: bool = False,
     check_budget: bool = False,
     about: Mapping[str, str] | None = None,
+    diagnosis: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Compares training on all real cases, on each site's and on the synthetic ones.
 
@@ -87,6 +89,7 @@ def evaluate(
         baselines: also compare FedAvg, and each site's real cases with the synthetic ones added.
         check_budget: also run `levelled_off`.
         about: metadata to store in the table, such as the run that painted the synthetic cases.
+        diagnosis: what the synthetic cases lack, to store in the table.
 
     Raises:
         DataError: there are no cases, or cases, labels or targets do not fit together.
@@ -103,6 +106,8 @@ def evaluate(
     evaluation = compare(models, judged, bench, about=about or {})
     if check_budget:
         evaluation = replace(evaluation, levelling=levelled_off(sites, judged, bench))
+    if check_budget or diagnosis:
+        evaluation = replace(evaluation, diagnosis=diagnosis or {})
         _keep(evaluation, bench.out)
     return evaluation
 

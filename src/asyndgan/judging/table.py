@@ -159,6 +159,8 @@ class Evaluation:
         about: the caller's metadata about what was evaluated, stored unchanged.
         gains: gains of sites' models trained with synthetic cases as well.
         overall: one per model, if there are several labels.
+        diagnosis: figures of `asyndgan.judging.diagnosis.Diagnosis` by name, if they were asked
+            for; else empty.
     """
 
     headline: str
@@ -171,6 +173,7 @@ class Evaluation:
     about: Mapping[str, str] = field(default_factory=dict)
     gains: tuple[Gain, ...] = ()
     overall: tuple[Overall, ...] = ()
+    diagnosis: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Evaluation on real {self.judged_on} patients:\n{self.headline}"

@@ -36,7 +36,7 @@ from asyndgan.reports.findings import (
 )
 from asyndgan.reports.found import MOST_RESULTS
 from asyndgan.reports.gallery import data_uri
-from asyndgan.reports.words import counted, decimal, signed
+from asyndgan.reports.words import DASH, counted, decimal, signed
 from asyndgan.texts import bounded_text, parsed_json
 
 _WIDEST: Final = 1400
@@ -127,6 +127,7 @@ class Usefulness:
         others: whose real images are judged, if not those of the run's sites; else empty.
         budget: steps of every training; 0 if unknown.
         examples: data URI of the figure of examples; empty if there is none.
+        lacks: rows of `lacks_of`; empty if nothing was diagnosed.
     """
 
     headline: tuple[str, ...]
@@ -138,6 +139,7 @@ class Usefulness:
     gains: tuple[str, ...]
     others: str
     budget: int
+    lacks: tuple[tuple[str, str, str], ...]
     examples: str
 
 
@@ -202,8 +204,48 @@ def _read(stored: Mapping[str, Any], folder: Path) -> Usefulness:
         gains=tuple(_gain(item) for item in stored.get("gains", ()) if item["patients"]),
         others=str((stored.get("about") or {}).get("sites", "")),
         budget=int((stored.get("budget") or {}).get("steps", 0)),
+        lacks=lacks_of(stored.get("diagnosis") or {}),
         examples=figure(folder / "examples.png"),
     )
+
+
+def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """What was compared, and its figure for synthetic and for real images, as text.
+
+    Args:
+        diagnosis: figures of `asyndgan.judging.diagnosis.Diagnosis` by name; empty: no row.
+    """
+    if not diagnosis:
+        return ()
+    power = " ".join(decimal(value, 2) for value in diagnosis["spectrum"])
+    ones = " ".join(["1"] * len(diagnosis["spectrum"]))
+    return (
+        (
+            "Variety: principal components that hold 90 % of the variance",
+            decimal(diagnosis["components"], 0), decimal(diagnosis["components_real"], 0),
+        ),
+        (
+            "Variety: correlation with the most similar other image (median)",
+            decimal(diagnosis["nearest"], 2), decimal(diagnosis["nearest_real"], 2),
+        ),
+        ("Variety: similarity of two images of one mask (MS-SSIM); 1: equal",
+         decimal(diagnosis["repeated"], 2), DASH),
+        ("Detail: power by octave, over that of real images; coarse to fine", power, ones),
+        (
+            "Borders: gradient at a label's border",
+            decimal(diagnosis["border"][0], 3), decimal(diagnosis["border_real"][0], 3),
+        ),
+        (
+            "Precision: synthetic images that lie among real ones",
+            decimal(diagnosis["precision"], 2), DASH,
+        ),
+        (
+            "Recall: real images that lie among synthetic ones",
+            decimal(diagnosis["recall"], 2), DASH,
+        ),
+        ("AUC of a small network that tells real from synthetic; 0.5: it cannot",
+         decimal(diagnosis["told"], 2), DASH),
+    )  # fmt: skip
 
 
 def label_table(
