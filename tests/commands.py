@@ -31,6 +31,7 @@ def command(
         process.join(seconds)
         if process.exitcode is None:
             process.kill()
+            process.join()
             raise subprocess.TimeoutExpired(told, seconds)
         _, out, err = (path.read_text() for path in streams)
     return subprocess.CompletedProcess(told, process.exitcode, out, err)
@@ -44,6 +45,9 @@ def _run(words: list[str], cwd: Path, environment: Mapping[str, str], streams: l
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), number)
     sys.stdin = os.fdopen(0)
     sys.argv = ["asyndgan", *words]
+    import torch
+
     from asyndgan.cli import main
 
+    torch.set_num_threads(1)  # torch has read the environment of the process that was forked
     main()

@@ -8,6 +8,8 @@ raised only on the machine that holds them, and never cross the wire (`Endpoint`
 sentence instead).
 """
 
+from typing import Self
+
 
 class AsyndganError(Exception):
     """Base class of all exceptions that this package raises on purpose."""
@@ -23,8 +25,12 @@ class MissingPackageError(AsyndganError):
     """
 
     def __init__(self, what: str, packages: str, extra: str) -> None:
+        self._told = what, packages, extra
         remedy = f"in the folder of asyndgan's source: python -m pip install '.[{extra}]'"
         super().__init__(f"{what} need {packages}, which is not installed; {remedy}")
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str, str]]:
+        return type(self), self._told
 
 
 class RecipeError(AsyndganError):

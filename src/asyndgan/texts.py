@@ -8,7 +8,7 @@ import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,7 +16,7 @@ from unicodedata import category
 
 from pydantic import Field
 
-from asyndgan.errors import RecipeError, StorageError
+from asyndgan.errors import RecipeError, RunError, StorageError
 from asyndgan.received import contents
 
 _SHOWN: Final = r"^[^\p{C}\p{Zl}\p{Zp}]"
@@ -77,6 +77,18 @@ def check_site_name(name: str, where: str) -> None:
             f"{where}: a name has letters, digits, '-' and '_' only, at most {NAME_LENGTH}, and "
             "begins with a letter or digit."
         )
+
+
+def check_own_data(sites: Mapping[str, Path]) -> None:
+    """Raises `RunError` if two sites have one folder, or file."""
+    owners: dict[Path, str] = {}
+    for site, data in sites.items():
+        owner = owners.setdefault(data.resolve(), site)
+        if owner != site:
+            raise RunError(
+                f"{owner} and {site} have one folder, {data}, so its patients would count twice. "
+                "Give each site data of its own."
+            )
 
 
 def check_site_names(names: Iterable[str]) -> None:
@@ -253,13 +265,13 @@ def parsed_toml(text: str) -> dict[str, Any]:
 def named_alike(names: Iterable[str]) -> list[tuple[str, str]]:
     """Pairs of different names that only capitals, spaces, dots or dashes tell apart: T1 and t1.
 
-    Names are matched to the letter, so whoever meant one thing by both gets two. Other signs count:
-    T2 and T2* are two sequences.
+    Names are matched to the letter, so whoever meant one thing by both gets two. Other signs count,
+    and so do these between two digits: T2 and T2* are two sequences, 1.1 and 11 two grades.
     """
     first: dict[str, str] = {}
     pairs = []
     for name in dict.fromkeys(names):
-        plain = re.sub(r"[\s_.-]", "", name).casefold()
+        plain = re.sub(r"(?<!\d)[\s_.-]|[\s_.-](?!\d)", "", name).casefold()
         known = first.setdefault(plain, name) if plain else name
         if known != name:
             pairs.append((known, name))

@@ -550,23 +550,6 @@ def test_voxels_that_are_0_mm_apart_are_refused_and_nibabel_is_silent(
     assert not caplog.records
 
 
-@pytest.mark.parametrize(("unit", "mm"), [("meter", 1000), ("mm", 1), ("micron", 0.001)])
-def test_lengths_of_a_nifti_are_in_the_unit_that_its_header_names(
-    unit: str, mm: float, tmp_path: Path
-) -> None:
-    stored = nib.Nifti1Image(np.zeros((2, 3, 4), np.int16), np.diag([0.5, 1, 2, 1]))
-    stored.header.set_xyzt_units(unit)
-    path = tmp_path / "ann.nii"
-    nib.save(stored, path)
-    (found,) = reader_of(path).image(path, most=1)
-    assert found.spacing == pytest.approx((0.5 * mm, mm, 2 * mm))
-    painted = tmp_path / "painted.nii"
-    planes = [np.ones((3, 2), np.float32)] * 4
-    reader_of(path).write_painted(painted, planes, like=path, axis=2)
-    (again,) = reader_of(painted).image(painted, most=1)
-    assert again.spacing == pytest.approx(found.spacing)
-
-
 def test_a_file_of_no_format_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataFileError, match=r"ann\.webp: is of a format that is not read"):
         reader_of(tmp_path / "ann.webp")

@@ -192,7 +192,7 @@ def test_audits_of_two_sites_permit_together_what_neither_permits_alone(tmp_path
     assert "no audit covers south" in release_by(run, north)
     assert release_by(run, north, [south]) == release_by(run, south, [north]) == "permitted"
     alarming = record_of(run, replace(QUIETLY, attacks=[ALARM]), confirmed={"south": True})
-    assert "MEMBERS CAN BE TOLD" in release_by(run, north, [alarming])
+    assert "the audit of south says nearest: MEMBERS CAN" in release_by(run, north, [alarming])
     other = record_of(run, confirmed={"south": True}, masks="gh")
     assert "painted in different ways" in release_by(run, north, [other])
 

@@ -672,8 +672,11 @@ def test_what_a_plan_told_of_the_sites_is_told_of_the_test_set_alone(tmp_path: P
     assert notes_between(reports, told=1) == notes_between(reports)
     assert notes_between(reports, told=2) == ()
     other = replace(reports[1], modalities=("T9",))
-    assert "' is not named in" in str(notes_between([reports[0], other], told=1))
-    assert "' is not named in" not in str(notes_between([reports[0], other], told=2))
+    lacks, knows = (str(notes_between([reports[0], other], told=told)) for told in (1, 2))
+    assert "' is not named in" in lacks and "'T9' is not named in" in lacks  # nobody trains T9
+    assert "' is not named in" not in knows
+    twice = replace(reports[0], labels={"background": 0, "cyst": 1, "Cyst": 2})
+    assert "names 'cyst' and 'Cyst'" in str(compare_folders([twice]))
 
 
 def test_sites_of_other_fields_of_view_are_noted(tmp_path: Path) -> None:

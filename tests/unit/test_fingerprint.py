@@ -1,6 +1,7 @@
 """What is measured of a folder, and fingerprints of strangers."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -323,7 +324,8 @@ def test_a_plan_of_a_folder_and_a_file_is_written(tmp_path: Path) -> None:
     halves(tmp_path / "north")
     file, out = tmp_path / "south.json", tmp_path / "recipe.toml"
     file.write_text(measured(halves(tmp_path / "other")).model_dump_json())
-    words = ["plan", str(tmp_path / "north"), str(file), f"b={file}", "--out", str(out)]
+    again = shutil.copy(file, tmp_path / "again.json")
+    words = ["plan", str(tmp_path / "north"), str(file), f"b={again}", "--out", str(out)]
     shown = CliRunner().invoke(app, words, env={"COLUMNS": "80"})
     assert shown.exit_code == 0, shown.output
     assert "north (4 patients), south (4 patients), b (4 patients)" in shown.output

@@ -19,6 +19,7 @@ from asyndgan.recipe.fingerprint import (
     Side,
     Spread,
 )
+from asyndgan.recipe.image import Intensity
 from asyndgan.recipe.planning import NOTES, RULES, Plan, clashes, plan
 from asyndgan.recipe.pooled import Sites
 from asyndgan.runs.planned import planned
@@ -225,9 +226,12 @@ def test_names_that_are_nearly_alike_clash() -> None:
 
 @pytest.mark.parametrize("highest", [1, 4])
 def test_whole_numbers_that_hardly_use_8_bits_are_scaled_by_percentiles(highest: int) -> None:
-    dark = pictures(modalities=(modality(whole=levels(0, highest)),))
-    recipe = plan({"a": pictures(), "b": dark}).recipe(DEFAULT)
+    dark = modality(whole=levels(0, highest))
+    recipe = plan({"a": pictures(), "b": pictures(modalities=(dark,))}).recipe(DEFAULT)
     assert recipe.image.intensity_of("T1").kind == "percentiles"
+    spots = dark.model_copy(update={"inside": levels(200, 254)})
+    recipe = plan({"a": pictures(modalities=(spots,))}).recipe(DEFAULT)
+    assert recipe.image.intensity_of("T1") == Intensity(low=0, high=255)
 
 
 def test_few_patients_on_one_side_do_not_stop_mirroring() -> None:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from asyndgan.errors import RecipeError
 from asyndgan.models import check_parts
 from asyndgan.privacy import Policy
-from asyndgan.recipe import Recipe, Section, known_keys
+from asyndgan.recipe import ImageSection, Intensity, Recipe, Section, known_keys
 from asyndgan.recipe.faults import RETIRED
 from asyndgan.runs import load_recipe, recipe_names
 
@@ -86,6 +86,12 @@ def test_what_the_setting_of_a_modality_leaves_out_is_that_of_all_others() -> No
     image = Recipe.from_toml("", [f"image.intensity.{change}" for change in changes]).image
     one = image.intensity_of("T1")
     assert (one.kind, one.low, one.high) == ("percentiles", 10, 80)
+    other = [*changes, "T2.kind=range"]  # whose bounds are no percentiles
+    image = Recipe.from_toml("", [f"image.intensity.{change}" for change in other]).image
+    assert image.intensity_of("T2") == Intensity()
+    given = {"default": Intensity(kind="percentiles", low=1, high=99), "T1": {"high": 80}}
+    one = ImageSection.model_validate({"intensity": given}).intensity_of("T1")
+    assert (one.kind, one.low, one.high) == ("percentiles", 1, 80)
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def test_what_images_lack_is_a_table_beside_the_real_ones(tmp_path):
     found = page(run_folder(tmp_path / "again"), evaluation=folder)
     assert "What the images lack" in found.text
     assert "that hold 90 % of the variance 47 72" in found.text
-    assert "MS-SSIM); 1: equal \N{EN DASH}" in found.text and "0.96 1.07 1 1" in found.text
+    assert "MS-SSIM); 1: equal 1.00 \N{EN DASH}" in found.text and "0.96 1.07 1 1" in found.text
 
 
 def test_patients_left_of_the_bar_are_counted_at_its_edge(tmp_path):

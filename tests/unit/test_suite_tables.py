@@ -1,6 +1,7 @@
 """Views of a suite's scores, against numbers made by hand."""
 
 import json
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,7 @@ def test_a_benchmark_without_pandas_says_how_to_install_it(
     arguments = ["benchmark", str(tmp_path / "suite.toml"), "--data", ".", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, arguments)
     assert isinstance(result.exception, MissingPackageError)
+    assert str(pickle.loads(pickle.dumps(result.exception))) == str(result.exception)
     assert "pip install '.[benchmark]'" in str(result.exception)
 
 

@@ -175,6 +175,10 @@ def check_released(
     return ". ".join(findings)
 
 
+THIS: Final = "this audit"
+"""What a page calls the audit that it tells of."""
+
+
 def release_by(run: RunFolder, record: AuditRecord, beside: Sequence[AuditRecord] = ()) -> str:
     """Whether `check_released` permits a release by this audit and others, and why not.
 
@@ -182,7 +186,8 @@ def release_by(run: RunFolder, record: AuditRecord, beside: Sequence[AuditRecord
         "permitted", or "not permitted, because ...".
     """
     try:
-        named = ((record, "this audit"), *((one, "another audit") for one in beside))
+        others = ((one, f"the audit of {', '.join(sorted(one.confirmed))}") for one in beside)
+        named = ((record, THIS), *others)
         reason = next(filter(None, (_refusal(run, *each) for each in named)), "")
     except RunError as error:  # such as of a run that was copied without its generator
         reason = str(error).rstrip(".")
@@ -195,8 +200,10 @@ def release_by(run: RunFolder, record: AuditRecord, beside: Sequence[AuditRecord
 
 def _refusal(run: RunFolder, record: AuditRecord, name: str) -> str:
     """Why an audit of this name permits no release of what it covers; empty if it does."""
-    found = _unfit(run, record, name) or unconfirmed(record.confirmed, name)
-    return found or _objection(record)
+    if found := _unfit(run, record, name) or unconfirmed(record.confirmed, name):
+        return found
+    found = _objection(record)
+    return found and (found if name == THIS else f"{name} says {found}")
 
 
 def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:

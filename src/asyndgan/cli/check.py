@@ -17,6 +17,7 @@ from asyndgan.errors import DataError
 from asyndgan.recipe.planning import BASE, NAME
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import site_names
+from asyndgan.texts import check_own_data
 
 if TYPE_CHECKING:
     from asyndgan.data.check import CheckReport, Fault
@@ -77,6 +78,7 @@ def check(
     if any(map(is_table, folders)):
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
         return check_tables(Terminal(), folders, test, as_json=as_json)
+    check_own_data(dict(zip(site_names(folders), folders, strict=True)))
     wanted, why, contradictions = _recipe(recipe, folders, overrides or [], patient_pattern)
     chosen = bool(wanted and wanted.name == NAME) and "image.intensity" not in str(overrides)
     console = Terminal()
@@ -133,7 +135,7 @@ def _recipe(
         cause = f"{error}".partition(". ")[0]
         if isinstance(error, DataFileError):
             cause = f"{error.file} ({error.reason})"
-        return None, f"not planned because of {cause}; intensities and sizes were not judged", ()
+        return None, f"not planned: {cause}; intensities and sizes were not judged", ()
 
 
 def _show_result(

@@ -83,8 +83,8 @@ def evaluate(
     Output:
         --out FOLDER: Folder for the tables, the plots and a cache of trained models.
         --label LABEL: Score only this label.
-        --diagnose: Also say what the images lack beside real ones: variety, detail, and what gives
-            them away.
+        --diagnose: Also say what images painted from the sites' masks lack beside real ones:
+            variety, detail, and what gives them away. They are painted anew, without --fade.
 
     Data:
         --test FOLDER: Test data set: real cases of patients of no site. By default the patients

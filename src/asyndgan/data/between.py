@@ -34,6 +34,14 @@ def compare_folders(reports: Sequence[CheckReport]) -> tuple[Fault, ...]:
     """
     faults: list[Fault] = []
     for place, report in enumerate(reports):
+        for here, there in (*named_alike(report.modalities), *named_alike(report.labels)):
+            faults.append(
+                Fault(
+                    report.folder / "dataset.json",
+                    f"names '{here}' and '{there}', which are too much alike",
+                    "Give one thing one name, and name different ones more clearly.",
+                )
+            )
         for other in reports[:place]:
             faults += _contradictions(report, other)
             faults += [
@@ -124,11 +132,16 @@ def _unheld(reports: Sequence[CheckReport]) -> Iterator[str]:
 
 
 def _lacked(reports: Sequence[CheckReport], told: int) -> Iterator[str]:
-    """Modalities and labels that some folders name and others, after those told, do not."""
+    """Modalities and labels that some folders name and others do not.
+
+    Of the first `told` folders only those are named that lack what none of them has.
+    """
     for kind, of in (("modality", "modalities"), ("label", "labels")):
         names = list(dict.fromkeys(name for report in reports for name in getattr(report, of)))
         for name in names:
-            others = [str(one.folder) for one in reports[told:] if name not in getattr(one, of)]
+            known = any(name in getattr(one, of) for one in reports[:told])
+            after = reports[told:] if known else reports
+            others = [str(one.folder) for one in after if name not in getattr(one, of)]
             if others:
                 yield (
                     f"{kind} '{name}' is not named in {', '.join(others)}: the generator learns "

@@ -92,17 +92,22 @@ class ImageSection(Section):
         {"default": Intensity()},
         examples=["'{T1 = {kind = \"percentiles\", low = 0, high = 99}}'"],
         description="normalisation of each modality by name; 'default' is for all others, and "
-        "for what one leaves out",
+        "for what one of the same kind leaves out",
     )
 
     @field_validator("intensity", mode="before")
     @classmethod
     def _completed(cls, value: object) -> object:
-        default = value.get("default", {}) if isinstance(value, dict) else {}
-        if not isinstance(value, dict) or not isinstance(default, dict):
+        """Gives an entry of the same kind as 'default' what it leaves out."""
+        rest = value.get("default", {}) if isinstance(value, dict) else {}
+        rest = rest.model_dump() if isinstance(rest, Intensity) else rest
+        if not isinstance(value, dict) or not isinstance(rest, dict):
             return value
+        kind = rest.get("kind", "range")
         return {
-            name: {**default, **own} if isinstance(own, dict) else own
+            name: {**rest, **own}
+            if isinstance(own, dict) and own.get("kind", kind) == kind
+            else own
             for name, own in value.items()
         }
 

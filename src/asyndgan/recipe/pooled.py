@@ -199,7 +199,7 @@ class Sites:
         known = [part.whole for part in parts]
         if kinds == {"ct"}:
             return "ct"
-        bright = all(one.p99_5.middle >= DARKEST * 255 for one in known if one)
+        bright = all(_brightest(part) >= DARKEST * 255 for part in parts if part.whole)
         if kinds <= {"grey", "rgb"} and all(part.bits == 8 for part in parts) and bright:
             return "bytes"
         if None not in known and "unknown" not in kinds:
@@ -278,6 +278,11 @@ def differ(spreads: Sequence[Spread]) -> bool:
     """Whether numbers differ by more than `APART`."""
     low, high = min(each.lowest for each in spreads), max(each.highest for each in spreads)
     return high > (1 + APART) * low
+
+
+def _brightest(part: ModalityFigures) -> float:
+    """Where a modality's intensities end: those of small labels are hardly seen in the whole."""
+    return max(of.p99_5.highest for of in (part.whole, part.inside) if of)
 
 
 def _within_one(levels: Levels) -> bool:

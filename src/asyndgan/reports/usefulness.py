@@ -45,6 +45,9 @@ MOST_FIGURE: Final = 2**26
 """Largest file of a figure in bytes."""
 
 
+BANDS: Final = 4
+"""Octaves of a diagnosis; `asyndgan.judging.diagnosis` needs torch, which a page need not."""
+
 PerPatient = Mapping[str, Mapping[str, Mapping[str, Sequence[float | None]]]]
 """Values of all patients by model, label and measure, such as `dice`."""
 
@@ -217,8 +220,9 @@ def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """
     if not diagnosis:
         return ()
-    power = " ".join(decimal(value, 2) for value in diagnosis["spectrum"])
-    ones = " ".join(["1"] * len(diagnosis["spectrum"]))
+    spectrum = diagnosis["spectrum"][:BANDS]
+    power = " ".join(decimal(value, 2) for value in spectrum)
+    ones = " ".join(["1"] * len(spectrum))
     return (
         (
             "Variety: principal components that hold 90 % of the variance",
@@ -229,7 +233,7 @@ def lacks_of(diagnosis: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
             decimal(diagnosis["nearest"], 2), decimal(diagnosis["nearest_real"], 2),
         ),
         ("Variety: similarity of two images of one mask (MS-SSIM); 1: equal",
-         decimal(diagnosis["repeated"], 2), DASH),
+         decimal(1.0 if diagnosis["repeated"] is None else diagnosis["repeated"], 2), DASH),
         ("Detail: power by octave, over that of real images; coarse to fine", power, ones),
         (
             "Borders: gradient at a label's border",

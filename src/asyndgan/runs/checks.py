@@ -12,6 +12,7 @@ from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.folder import RunFolder
+from asyndgan.texts import check_own_data
 from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.aggregation import aggregation_of
 from asyndgan.training.compute import measured_precision
@@ -42,14 +43,7 @@ def check_sites(
             f"{masks or 'no folder of masks'} was given. Name a folder of masks exactly if the "
             "recipe asks for it with 'given'."
         )
-    owners: dict[Path, str] = {}
-    for site, data in sites.items():
-        owner = owners.setdefault(data.resolve(), site)
-        if owner != site:
-            raise RunError(
-                f"{owner} and {site} have one folder, {data}, so its patients would count twice. "
-                "Give each site data of its own."
-            )
+    check_own_data(sites)
     if stray := set(without) - set(sites):
         raise RunError(
             f"{', '.join(sorted(stray))} is to go without a modality, and is no site of this run; "

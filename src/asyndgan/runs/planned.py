@@ -13,6 +13,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE, Plan, clashes, plan
 from asyndgan.runs.recipes import recipe_text
+from asyndgan.texts import check_own_data
 
 
 @final
@@ -50,7 +51,9 @@ def planned(
     Raises:
         DataError: a folder or a fingerprint cannot be read, or their names contradict.
         RecipeError: an override is not valid.
+        RunError: two sites have one folder.
     """
+    check_own_data(sites)
     found = {
         site: loaded(path) if path.is_file() else measured(path, patient_pattern)
         for site, path in sites.items()
@@ -77,8 +80,8 @@ def planned_from(
     if clashing := [*clashes({(told or {}).get(site, site): one for site, one in found.items()})]:
         raise DataError(
             f"Names contradict, so nothing can be planned: {'; '.join(clashing)}. Give each "
-            "modality one name, and each label one name and one number, everywhere. Remap masks "
-            "whose numbers change, and measure again."
+            "modality one name, and each label one name and one number, everywhere, and name "
+            "different ones more clearly. Remap masks whose numbers change, and measure again."
         )
     made = plan(found)
     recipe = made.recipe(recipe_text(BASE), overrides)

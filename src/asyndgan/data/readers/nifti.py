@@ -68,7 +68,7 @@ class Nifti(Volumes):
                 yield Header(
                     tuple(int(side) for side in image.shape),
                     image.get_data_dtype(),
-                    _in_mm(image.header) @ image.affine,
+                    image.affine,
                     bytes(image.header["descrip"]).decode("latin1"),
                     read,
                     image.header,
@@ -77,8 +77,6 @@ class Nifti(Volumes):
     def _save(
         self, path: Path, voxels: np.ndarray, affine: np.ndarray, note: str, place: Any
     ) -> None:
-        if place is not None:
-            affine = np.linalg.inv(_in_mm(place)) @ affine
         image = nib.Nifti1Image(voxels, affine)
         for field in _PLACE if place is not None else ():
             image.header[field] = place[field]
@@ -95,12 +93,6 @@ def _silent() -> Iterator[None]:
         yield
     finally:
         logger.disabled = disabled
-
-
-def _in_mm(header: Any) -> np.ndarray:
-    """Brings a header's lengths to millimetres, (4, 4); who names no unit means millimetres."""
-    mm = {1: 1e3, 3: 1e-3}.get(int(header["xyzt_units"]) & 7, 1.0)  # 1 m, 2 mm, 3 micrometres
-    return np.diag([mm, mm, mm, 1.0])
 
 
 def _check_spacing(path: Path, head: bytes, kind: Any) -> None:
