@@ -32,7 +32,7 @@ def test_a_study_is_written_once_and_every_command_takes_it(
     monkeypatch.chdir(tmp_path / "study")
     north, south = phantoms.values()
     said = asyndgan(f"init {north} {south} --test {north.parent / 'test'}")
-    assert "8 bits are stored" in said
+    assert "all stored values are whole" in said
     assert Study.load("study.toml").recipe == "recipe.toml"
     assert load_recipe("recipe.toml").image.size == (32, 32)
     recipe = tiny("image.size=32", "training.hold_out=0", "training.steps=4")
@@ -59,7 +59,7 @@ def test_a_study_is_written_once_and_every_command_takes_it(
     assert json.loads(Path("study/audit/audit.json").read_text())
     assert "with the evaluation in" in asyndgan(f"report {file}")
     assert Path("study/run/report.html").is_file()
-    assert "8 bits are stored" in asyndgan(f"plan {file}")
+    assert "all stored values are whole" in asyndgan(f"plan {file}")
     asyndgan(f"augment {file} --site south --ratio 0.2")
     assert describe(Path("study/south-augmented")).synthetic_cases
 
