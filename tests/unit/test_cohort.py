@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from itertools import product
 
 import pytest
 import torch
@@ -167,31 +166,6 @@ def test_the_same_cases_of_other_patients_are_other_members() -> None:
     )
     assert alone.digest == together.digest
     assert alone.members != together.members
-
-
-def test_cases_that_are_moved_by_pixels_are_shifted_and_no_pixel_is_blurred() -> None:
-    random = torch.Generator().manual_seed(0)
-    images = torch.rand(3, 1, 48, 40, generator=random) * 2 - 1
-    masks = (images[:, 0] > 0).long()
-    names = {0: "background", 1: "organ"}
-    cohort = Cohort(images, masks, modalities=["T1"], labels=names, move="pixels")
-    shifts = set()
-    for number in range(12):
-        batch = cohort.batch(number, 2)
-        for image, mask in zip(batch.images[:, 0], batch.conditions, strict=True):
-            assert torch.equal(mask, (image > 0).long())
-            inner = image[4:-4, 4:-4]
-            found = [
-                (rows, columns)
-                for rows, columns in product(range(-3, 4), repeat=2)
-                for one in images[:, 0]
-                if torch.allclose(
-                    one[4 + rows : 44 + rows, 4 + columns : 36 + columns], inner, atol=1e-4
-                )
-            ]
-            assert len(found) == 1
-            shifts.add(found[0])
-    assert len(shifts) > 10 and max(abs(rows) for rows, _ in shifts) == 2  # 5 % of 48 pixels
 
 
 def test_moved_cases_keep_their_masks_and_come_again_by_their_number() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from asyndgan.arrays import IMAGE_LOW, Images
 from asyndgan.data.enrolment import untaught
-from asyndgan.data.moves import Move, moved, moves_of
+from asyndgan.data.moves import LIKE_PATIENTS, moved
 from asyndgan.data.prepared import Case
 from asyndgan.data.splits import OPEN, Chooser, halves_of
 from asyndgan.errors import CohortError
@@ -75,7 +75,7 @@ class Cohort:
         chooser: how the patients of the two halves are chosen.
         seed: seed of the draws.
         flip: mirror images and label maps along the last axis, at random.
-        move: how images and their label maps are moved at random: `training.move` of a recipe.
+        move: turn, scale and shift images with their label maps, at random.
         rare_first: draw cases with a rare label, or a rare size of a label, more often than
             others; otherwise each case is drawn once in every pass.
 
@@ -96,7 +96,7 @@ class Cohort:
         chooser: Chooser = OPEN,
         seed: int = 0,
         flip: bool = False,
-        move: Move = False,
+        move: bool = False,
         rare_first: bool = False,
     ) -> None:
         if not len(images) or len(images) != len(conditions):
@@ -157,7 +157,7 @@ class Cohort:
         condition: str = "mask",
         seed: int = 0,
         flip: bool = False,
-        move: Move = False,
+        move: bool = False,
         rare_first: bool = False,
     ) -> Self:
         """Builds a cohort from prepared cases; drops modalities that no case has.
@@ -311,7 +311,7 @@ class Cohort:
         images = _mirrored(self.images[index], mirror)
         conditions = _mirrored(self.conditions[index], mirror)
         if self.move and len(index):
-            images, conditions = _moved(images, conditions, random, self.move)
+            images, conditions = _moved(images, conditions, random)
         return Batch(
             images,
             conditions,
@@ -333,7 +333,7 @@ class Cohort:
 
 
 def drawn_from(
-    pool: Tensor, count: int, random: torch.Generator, *, flip: bool, move: Move = False
+    pool: Tensor, count: int, random: torch.Generator, *, flip: bool, move: bool = False
 ) -> Tensor:
     """Draws conditions uniformly from a pool, with replacement; they belong to no patient.
 
@@ -342,12 +342,12 @@ def drawn_from(
         count: how many to draw.
         random: generator for the draw.
         flip: mirror label maps at random.
-        move: how label maps are moved at random.
+        move: turn, scale and shift label maps at random.
     """
     drawn = pool[torch.randint(len(pool), (count,), generator=random)]
     drawn = _mirrored(drawn, _mirrors(count, random, flip))
     if move and drawn.ndim > 1:
-        return _moved(torch.zeros(count, 1, *drawn.shape[1:]), drawn, random, move)[1]
+        return _moved(torch.zeros(count, 1, *drawn.shape[1:]), drawn, random)[1]
     return drawn
 
 
@@ -398,10 +398,8 @@ def _mirrored(arrays: Tensor, mirror: Tensor) -> Tensor:
     return torch.where(chosen, arrays.flip(-1), arrays)
 
 
-def _moved(
-    images: Tensor, conditions: Tensor, random: torch.Generator, move: Move
-) -> tuple[Tensor, Tensor]:
+def _moved(images: Tensor, conditions: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Moves images and their label maps; class conditions are left unchanged."""
     maps = conditions if conditions.ndim > 1 else torch.zeros_like(images[:, 0], dtype=torch.int64)
-    images, maps = moved(images, maps, moves_of(move), random)
+    images, maps = moved(images, maps, LIKE_PATIENTS, random)
     return images.clamp(min=IMAGE_LOW), maps if conditions.ndim > 1 else conditions

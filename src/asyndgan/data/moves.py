@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Final, Literal, final
+from typing import Final, final
 
 import torch
 import torch.nn.functional as F
@@ -26,8 +26,6 @@ class Moves:
         translation: largest shift, as a fraction of the image's side.
         rim: how pixels from beyond the image's edge are filled, as `padding_mode` of
             `grid_sample`: "zeros" (black, label 0) or "reflection". Applies to labels as well.
-        whole: whether shifts are of whole pixels, so that without a rotation and a zoom no pixel is
-            interpolated.
     """
 
     flips: tuple[int, ...] = ()
@@ -35,7 +33,6 @@ class Moves:
     zoom: float = 0.15
     translation: float = 0.05
     rim: str = "zeros"
-    whole: bool = False
 
 
 LIKE_PATIENTS: Final = Moves(rim="reflection")
@@ -43,18 +40,6 @@ LIKE_PATIENTS: Final = Moves(rim="reflection")
 
 Edges are reflected, since a generator would learn black wedges that the mask does not show.
 """
-
-
-SHIFTED: Final = Moves(rotation=0, zoom=0, rim="reflection", whole=True)
-"""Moves that leave images sharp."""
-
-Move = bool | Literal["pixels"]
-"""Value of `training.move`."""
-
-
-def moves_of(move: Move) -> Moves:
-    """The moves of a `training.move` that is not false."""
-    return SHIFTED if move == "pixels" else LIKE_PATIENTS
 
 
 def mirrored(recipe: Recipe) -> tuple[int, ...]:
@@ -103,8 +88,4 @@ def _placements(batch: int, space: Sequence[int], how: Moves, random: Generator)
     matrix[:, 0, 1] = -angle.sin() * ratio
     matrix[:, 1, 0] = angle.sin() / ratio
     matrix = matrix * (signs * zoom[:, None])[:, None, :]
-    shifts = draw(2 * how.translation, len(space), 1)
-    if how.whole:
-        sides = torch.tensor(list(space)[::-1], dtype=torch.float32)[:, None]
-        shifts = (shifts * sides / 2).round() * 2 / sides
-    return torch.cat([matrix, shifts], 2)
+    return torch.cat([matrix, draw(2 * how.translation, len(space), 1)], 2)

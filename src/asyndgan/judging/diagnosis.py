@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from asyndgan.arrays import Images, Masks
 from asyndgan.data import Case, derived_seed
-from asyndgan.data.moves import Moves, mirrored, moved, moves_of
+from asyndgan.data.moves import LIKE_PATIENTS, Moves, mirrored, moved
 from asyndgan.data.prepare import widened
 from asyndgan.data.splits import split_patients
 from asyndgan.lazy import Late
@@ -129,9 +129,8 @@ def diagnose_run(
 
 def moved_alike(cases: Sequence[Case], recipe: Recipe, *, seed: int = 0) -> list[Case]:
     """Cases of one size, mirrored and moved as the sites of a recipe move theirs in training."""
-    move = recipe.training.move
-    how = moves_of(move) if move else Moves(rotation=0, zoom=0, translation=0)
-    how = replace(how, flips=mirrored(recipe))
+    still = Moves(rotation=0, zoom=0, translation=0, rim=LIKE_PATIENTS.rim)
+    how = replace(LIKE_PATIENTS if recipe.training.move else still, flips=mirrored(recipe))
     images, masks = moved(*_stacked(cases), how, torch.Generator().manual_seed(seed))
     return [
         replace(case, image=image, mask=mask)

@@ -215,12 +215,11 @@ class TrainingSection(Section):
         description="sites mirror images and masks left to right at random. Set it to false when "
         "labels tell left from right",
     )
-    move: bool | Literal["pixels"] = Field(
+    move: bool = Field(
         False,
-        description="true: sites rotate (up to 15 degrees), scale (15 %) and shift (5 %) images "
-        "and masks at random. Use it with patients' data: no network sees the same image twice. "
-        "Labels of a single pixel may get lost. pixels: they shift by whole pixels only, so that "
-        "images stay sharp; the default policy of a federation refuses it",
+        description="sites rotate (up to 15 degrees), scale (15 %) and shift (5 %) images and "
+        "masks at random. Use it with patients' data: no network sees the same image twice. "
+        "Labels of a single pixel may get lost",
     )
     rare_first: bool = Field(
         False,
