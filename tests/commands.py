@@ -15,10 +15,10 @@ from pathlib import Path
 _forks = multiprocessing.get_context("forkserver")
 _forks.set_forkserver_preload(["asyndgan.cli", "asyndgan.api"])
 
+SECONDS = 600.0
 
-def command(
-    *words: object, typed: str = "", cwd: Path | None = None, seconds: float = 600, **changes: str
-) -> subprocess.CompletedProcess[str]:
+
+def command(*words: object, typed: str = "", **changes: str) -> subprocess.CompletedProcess[str]:
     """Runs `asyndgan` with these words; `changes` are of the environment."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **changes}
     with tempfile.TemporaryDirectory() as folder:
@@ -26,13 +26,13 @@ def command(
         for path in streams:
             path.write_text(typed if path.name == "in" else "")
         told = list(map(str, words))
-        process = _forks.Process(target=_run, args=(told, cwd or Path.cwd(), environment, streams))
+        process = _forks.Process(target=_run, args=(told, Path.cwd(), environment, streams))
         process.start()
-        process.join(seconds)
+        process.join(SECONDS)
         if process.exitcode is None:
             process.kill()
             process.join()
-            raise subprocess.TimeoutExpired(told, seconds)
+            raise subprocess.TimeoutExpired(told, SECONDS)
         _, out, err = (path.read_text() for path in streams)
     return subprocess.CompletedProcess(told, process.exitcode, out, err)
 

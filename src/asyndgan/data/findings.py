@@ -24,6 +24,7 @@ from asyndgan.data.geometry import (
     suited,
 )
 from asyndgan.data.grids import shown_shape
+from asyndgan.data.remedies import LABELS_AGAIN
 from asyndgan.data.survey import Kept, Survey, Volume
 from asyndgan.data.units import WARMEST_AIR, in_hounsfield
 from asyndgan.errors import DataError
@@ -320,7 +321,7 @@ def unlabelled(survey: Survey) -> Iterator[Finding]:
         yield Finding(
             True,
             "no mask holds a label other than 0, so every mask would paint the same image",
-            "Export the masks again with their labels; check their values and their file names.",
+            LABELS_AGAIN,
         )
 
 

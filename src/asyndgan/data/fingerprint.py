@@ -20,6 +20,7 @@ from asyndgan.data.listing import CaseFiles, list_cases
 from asyndgan.data.nnunet import AXES, DEFAULT_PATIENT_PATTERN, patients_of, read_case
 from asyndgan.data.plan import shared_modalities
 from asyndgan.data.readers import DataFileError
+from asyndgan.data.remedies import LABELS_AGAIN
 from asyndgan.data.units import in_hounsfield, units_of
 from asyndgan.errors import DataError
 from asyndgan.recipe import ImageSection, explained
@@ -69,7 +70,7 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
         raise DataFileError(
             folder / "labelsTr",
             "no mask there holds a label other than 0, so every mask would paint the same image",
-            "Export the masks again with their labels; check their values and their file names.",
+            LABELS_AGAIN,
         )
     try:
         return tally.fingerprint()

@@ -120,3 +120,9 @@ def in_utf8(encoding: str) -> str:
         "Path('FILE.original').open('xb').write(p.read_bytes()); p.write_text(t, 'utf8')"
     )
     return f"Save it as UTF-8, beside FILE.original as it was: {_python(code)}."
+
+
+LABELS_AGAIN: Final = (
+    "Export the masks again with their labels; check their values and their file names."
+)
+"""For masks that hold no label at all."""

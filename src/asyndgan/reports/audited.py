@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Final, final
@@ -111,56 +111,59 @@ class Audited:
         return sum(attempt.undecided for attempt in self.attempts)
 
 
-def read_all_audited(
-    run: RunFolder, folders: Sequence[Path], *, shown: Collection[str]
-) -> list[Audited]:
-    """Reads several audits of one run, which together may permit its release.
-
-    Arguments and errors are those of `read_audited`.
-    """
-    found = [read_audited(run, folder, shown=shown) for folder in folders]
-    records = [read_audit(folder) for folder in folders]
-    for place, record in enumerate(records):
-        beside = records[:place] + records[place + 1 :]
-        found[place] = replace(found[place], release=release_by(run, record, beside))
+def read_audited(run: RunFolder, folder: Path, *, shown: Collection[str]) -> Audited:
+    """Reads the results of one `asyndgan audit`; arguments and errors as of `read_all_audited`."""
+    (found,) = read_all_audited(run, [folder], shown=shown)
     return found
 
 
-def read_audited(run: RunFolder, folder: Path, *, shown: Collection[str]) -> Audited:
-    """Reads the results of `asyndgan audit`.
+def read_all_audited(
+    run: RunFolder, folders: Sequence[Path], *, shown: Collection[str]
+) -> list[Audited]:
+    """Reads the results of audits of one run, which together may permit its release.
 
     Args:
         run: the run that the page is about.
-        folder: folder that contains audit.json and nearest.png.
-        shown: sites whose real images may be on the page. The picture, which shows patients, is
-            left out if it may have another site's.
+        folders: each contains audit.json and nearest.png.
+        shown: sites whose real images may be on the page. A picture, which shows patients, is left
+            out if it may have another site's.
 
     Raises:
         RunError: there is no audit, none that can be read, one of another generator, or one whose
             picture cannot be read.
     """
+    records = [_record_in(folder, run) for folder in folders]
+    return [
+        Audited(
+            who=_who(record),
+            doubts=tuple(_doubts(record, run)),
+            attempts=tuple(_attempts(record)),
+            advice=tuple(remedies(run, record.audit)),
+            release=release_by(run, record, records[:place] + records[place + 1 :]),
+            unlike=not (record.audit.whole or record.audit).groups.alike,
+            picture=_picture(folder) if {*record.confirmed} <= {*shown} else "",
+        )
+        for place, (folder, record) in enumerate(zip(folders, records, strict=True))
+    ]
+
+
+def _record_in(folder: Path, run: RunFolder) -> AuditRecord:
     record = read_audit(folder)
     if record.generator != run.facts().generator_sha256:
         raise RunError(
             f"{folder} audits another generator; name an audit of this run, or make it with "
             "'asyndgan audit'."
         )
+    return record
+
+
+def _picture(folder: Path) -> str:
     try:
-        picture = figure(folder / NEAREST_FILE) if {*record.confirmed} <= {*shown} else ""
+        return figure(folder / NEAREST_FILE)
     except (OSError, ValueError) as error:
         raise RunError(
             f"{folder / NEAREST_FILE} is no picture; make it anew with 'asyndgan audit'."
         ) from error
-    found = record.audit
-    return Audited(
-        who=_who(record),
-        doubts=tuple(_doubts(record, run)),
-        attempts=tuple(_attempts(record)),
-        advice=tuple(remedies(run, found)),
-        release=release_by(run, record),
-        unlike=not (found.whole or found).groups.alike,
-        picture=picture,
-    )
 
 
 def _who(record: AuditRecord) -> str:
