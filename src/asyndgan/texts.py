@@ -8,7 +8,7 @@ import re
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -16,7 +16,7 @@ from unicodedata import category
 
 from pydantic import Field
 
-from asyndgan.errors import RecipeError, RunError, StorageError
+from asyndgan.errors import RecipeError, StorageError
 from asyndgan.received import contents
 
 _SHOWN: Final = r"^[^\p{C}\p{Zl}\p{Zp}]"
@@ -77,18 +77,6 @@ def check_site_name(name: str, where: str) -> None:
             f"{where}: a name has letters, digits, '-' and '_' only, at most {NAME_LENGTH}, and "
             "begins with a letter or digit."
         )
-
-
-def check_own_data(sites: Mapping[str, Path]) -> None:
-    """Raises `RunError` if two sites have one folder, or file."""
-    owners: dict[Path, str] = {}
-    for site, data in sites.items():
-        owner = owners.setdefault(data.resolve(), site)
-        if owner != site:
-            raise RunError(
-                f"{owner} and {site} have one folder, {data}, so its patients would count twice. "
-                "Give each site data of its own."
-            )
 
 
 def check_site_names(names: Iterable[str]) -> None:

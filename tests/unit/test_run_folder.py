@@ -20,6 +20,7 @@ from asyndgan.runs.bank import MaskBank
 from asyndgan.runs.board import Board
 from asyndgan.runs.facts import counted_on, socket_sums
 from asyndgan.runs.train import train
+from asyndgan.tables.schema import check_own_data
 
 
 def lines(*steps: int, seconds: float = 1.0) -> str:
@@ -57,8 +58,15 @@ def test_two_sites_with_one_folder_are_refused(tmp_path: Path) -> None:
     """Its patients would count twice."""
     (tmp_path / "link").symlink_to(tmp_path / "north")
     sites = {"north": tmp_path / "north", "south": tmp_path / "link"}
-    with pytest.raises(RunError, match="north and south have one folder"):
+    with pytest.raises(RunError, match="north and south have one data set"):
         train(Recipe(), sites, tmp_path / "run")
+
+
+def test_a_tables_folder_and_its_file_are_one_data_set(tmp_path: Path) -> None:
+    for name in ("schema.json", "records.csv"):
+        (tmp_path / name).touch()
+    with pytest.raises(RunError, match="north and south have one data set"):
+        check_own_data({"north": tmp_path, "south": tmp_path / "records.csv"})
 
 
 def test_a_run_is_not_written_into_a_folder_of_something_else(tmp_path: Path) -> None:

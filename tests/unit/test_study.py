@@ -102,8 +102,8 @@ def test_paths_are_relative_to_the_file_and_overrides_are_those_of_set(
     [
         ("testt = 'a'", "testt is no key here. Did you mean test?"),
         ("sties = {a = 'b'}", "Did you mean sites?"),
-        ("sites = {a = 'x', b = './x'}", "site a and site b have one folder"),
-        ("test = 'x'\nsites = {test = 'x'}", "site test and the test set have one folder"),
+        ("sites = {a = 'x', b = './x'}", "site a and site b have one data set"),
+        ("test = 'x'\nsites = {test = 'x'}", "site test and the test set have one data set"),
         ("sites = {'../a' = 'x'}", "site ../a: a name has letters"),
         ("sites = {a = 'x', A = 'y'}", "each name once"),
         ("sites = ['a']", "sites = ['a']"),

@@ -17,7 +17,6 @@ from asyndgan.errors import DataError
 from asyndgan.recipe.planning import BASE, NAME
 from asyndgan.runs import load_recipe
 from asyndgan.runs.study import site_names
-from asyndgan.texts import check_own_data
 
 if TYPE_CHECKING:
     from asyndgan.data.check import CheckReport, Fault
@@ -73,7 +72,7 @@ def check(
         unheld_modalities,
     )
     from asyndgan.data.check import check_folder, slices_in
-    from asyndgan.tables.schema import is_table, refuse_for_images
+    from asyndgan.tables.schema import check_own_data, is_table, refuse_for_images
 
     if any(map(is_table, folders)):
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})

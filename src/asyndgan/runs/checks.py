@@ -12,7 +12,7 @@ from asyndgan.privacy import Policy
 from asyndgan.recipe import Recipe
 from asyndgan.runs.facts import RunFacts
 from asyndgan.runs.folder import RunFolder
-from asyndgan.texts import check_own_data
+from asyndgan.tables.schema import check_own_data
 from asyndgan.training import GENERATOR_VERSION
 from asyndgan.training.aggregation import aggregation_of
 from asyndgan.training.compute import measured_precision

@@ -13,7 +13,7 @@ from asyndgan.recipe import Recipe
 from asyndgan.recipe.fingerprint import Fingerprint
 from asyndgan.recipe.planning import BASE, Plan, clashes, plan
 from asyndgan.runs.recipes import recipe_text
-from asyndgan.texts import check_own_data
+from asyndgan.tables.schema import check_own_data
 
 
 @final
@@ -51,7 +51,7 @@ def planned(
     Raises:
         DataError: a folder or a fingerprint cannot be read, or their names contradict.
         RecipeError: an override is not valid.
-        RunError: two sites have one folder.
+        RunError: two sites have one data set.
     """
     check_own_data(sites)
     found = {

@@ -25,7 +25,15 @@ from asyndgan.recipe.recipe import Recipe, dotted, unquoted
 from asyndgan.recipe.sections import Section
 from asyndgan.recipe.table import base_steps
 from asyndgan.recipe.toml import key_of, value_of
-from asyndgan.tables.schema import SCHEMA_FILE, file_of, is_table, schema_of, tables_in
+from asyndgan.tables.schema import (
+    SCHEMA_FILE,
+    check_own_data,
+    file_of,
+    is_table,
+    place_of,
+    schema_of,
+    tables_in,
+)
 from asyndgan.texts import NAME_LENGTH, bounded_text, check_site_names, parsed_toml
 
 STUDY_FILE: Final = "study.toml"
@@ -85,14 +93,8 @@ class Study(Section):
     @model_validator(mode="after")
     def _folders_differ(self) -> Self:
         check_site_names(self.sites)
-        places = {f"site {name}": folder for name, folder in self.sites.items()}
-        owners: dict[Path, str] = {}
-        for place, folder in (places | ({"the test set": self.test} if self.test else {})).items():
-            owner = owners.setdefault(folder.resolve(), place)
-            if owner != place:
-                raise ValueError(
-                    f"{owner} and {place} have one folder, {folder}; give each its own"
-                )
+        owners = {f"site {name}": folder for name, folder in self.sites.items()}
+        check_own_data(owners | ({"the test set": self.test} if self.test else {}))
         return self
 
     @classmethod
@@ -126,7 +128,7 @@ class Study(Section):
             raise RunError(f"{file} cannot be used; correct it:\n{faults}") from error
         except tomllib.TOMLDecodeError as error:
             raise RunError(f"{file} cannot be used: {_toml_fault(text, str(error))}") from error
-        except (ValueError, RecipeError) as error:
+        except (ValueError, RecipeError, RunError) as error:
             raise RunError(f"{file} cannot be used: {error} Correct it.") from error
 
     @property
@@ -185,18 +187,18 @@ def begun(
         RunError: there is no site, or more than one test set, or a site is the test set.
     """
     found = data_sets(folders)
-    places = [_place(one) for one in found]
+    places = [place_of(one) for one in found]
     for one in found:
-        if places.count(_place(one)) > 1:
+        if places.count(place_of(one)) > 1:
             raise RunError(f"{one} is named twice. Name each data set once.")
     if test:
         _check_data_set(test)
-        if _place(test) in [_place(one) for one in folders if not is_test_set(one)]:
+        if place_of(test) in [place_of(one) for one in folders if not is_test_set(one)]:
             raise RunError(f"{test} is named as a site and as the test set. Name it once.")
     named_so = [folder for folder in found if is_test_set(folder)]
     tests = [test] if test else named_so
-    places = [_place(one) for one in (*tests, *named_so)]
-    sites = [folder for folder in found if _place(folder) not in places]
+    places = [place_of(one) for one in (*tests, *named_so)]
+    sites = [folder for folder in found if place_of(folder) not in places]
     if len(tests) > 1 or not sites:
         names = ", ".join(map(str, tests)) or "no data set"
         remedy = "Name one with --test" if sites else "Name the data set of a site as well"
@@ -204,7 +206,7 @@ def begun(
     if len({is_table(one) for one in (*sites, *tests)}) > 1:
         raise RunError("some of these are tables and others hold images: a study has one kind.")
     named = dict(zip(site_names(sites), sites, strict=True))
-    left_out = [one for one in named_so if _place(one) != _place(tests[0])]
+    left_out = [one for one in named_so if place_of(one) != place_of(tests[0])]
     return named, tests[0] if tests else None, left_out
 
 
@@ -235,12 +237,6 @@ def _check_data_set(data: Path) -> None:
         raise DataError(f"{data} does not exist, or holds no table.")
     else:
         json_table(data / "dataset.json")
-
-
-def _place(data: Path) -> Path:
-    """A folder, or the file of a table, however it is named."""
-    only = tables_in(data) if is_table(data) and data.is_dir() else []
-    return (only[0] if len(only) == 1 else data).resolve()
 
 
 def _is_data_set(data: Path) -> bool:

@@ -181,6 +181,24 @@ def tables_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("*") if format_of(p)) if folder.is_dir() else []
 
 
+def place_of(data: Path) -> Path:
+    """The folder of a data set, or the file of a table, however it is named."""
+    only = tables_in(data) if is_table(data) and data.is_dir() else []
+    return (only[0] if len(only) == 1 else data).resolve()
+
+
+def check_own_data(owners: Mapping[str, Path]) -> None:
+    """Raises `RunError` if two owners, such as sites, have one data set."""
+    known: dict[Path, str] = {}
+    for owner, data in owners.items():
+        other = known.setdefault(place_of(data), owner)
+        if other != owner:
+            raise RunError(
+                f"{other} and {owner} have one data set, {data}, which would count twice. Give "
+                "each its own."
+            )
+
+
 def file_of(data: Path) -> Path:
     """The file of records that a path names, itself or as the only one of a folder."""
     if format_of(data) and not data.is_dir():
