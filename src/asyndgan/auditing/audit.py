@@ -274,21 +274,6 @@ def decided(verdict: str, trial: str) -> str:
     return f"of a trial run, which decides nothing: {alarm[0].lower()}{verdict[alarm.end() :]}"
 
 
-def unconfirmed(confirmed: Mapping[str, bool], name: str) -> str:
-    """That members in an audit of this name are not known to have taken part; empty if all are.
-
-    Args:
-        confirmed: by site of members, whether its own state confirms that they took part.
-        name: of the audit.
-    """
-    if sites := [site for site, known in confirmed.items() if not known]:
-        return (
-            f"{name} compares members of {', '.join(sites)} without knowing whether they took "
-            "part. Audit where these sites' states of the run are, with --state SITE=FOLDER"
-        )
-    return ""
-
-
 def of_canaries(cases: Sequence[Case], start: str) -> list[Case]:
     """Cases of patients whose names, without their site's, start so.
 

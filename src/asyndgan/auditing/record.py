@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final, final
 
 from pydantic import Field, StrictBool, TypeAdapter
 
-from asyndgan.auditing.audit import AUDIT_FILE, Audit, decided, unconfirmed
+from asyndgan.auditing.audit import AUDIT_FILE, Audit, decided
 from asyndgan.auditing.reconstruction import PixelsRead
+from asyndgan.auditing.release import first_refusal, said_by, unconfirmed
 from asyndgan.auditing.remedies import remedies
 from asyndgan.auditing.schema import Faded, Text, Whole
 from asyndgan.errors import RunError
@@ -175,22 +177,13 @@ def check_released(
     return ". ".join(findings)
 
 
-THIS: Final = "this audit"
-"""What a page calls the audit that it tells of."""
-
-
 def release_by(run: RunFolder, record: AuditRecord, beside: Sequence[AuditRecord] = ()) -> str:
     """Whether `check_released` permits a release by this audit and others, and why not.
 
     Returns:
         "permitted", or "not permitted, because ...".
     """
-    try:
-        others = ((one, f"the audit of {', '.join(sorted(one.confirmed))}") for one in beside)
-        named = ((record, THIS), *others)
-        reason = next(filter(None, (_refusal(run, *each) for each in named)), "")
-    except RunError as error:  # such as of a run that was copied without its generator
-        reason = str(error).rstrip(".")
+    reason = first_refusal(partial(_refusal, run), record, beside)
     if any(one.masks != record.masks or one.fading != record.fading for one in beside):
         reason = reason or "the audits are of sets that were painted in different ways"
     if not reason and (reason := _uncovered(run, [record, *beside])):
@@ -200,10 +193,8 @@ def release_by(run: RunFolder, record: AuditRecord, beside: Sequence[AuditRecord
 
 def _refusal(run: RunFolder, record: AuditRecord, name: str) -> str:
     """Why an audit of this name permits no release of what it covers; empty if it does."""
-    if found := _unfit(run, record, name) or unconfirmed(record.confirmed, name):
-        return found
-    found = _objection(record)
-    return found and (found if name == THIS else f"{name} says {found}")
+    unfit = _unfit(run, record, name) or unconfirmed(record.confirmed, name)
+    return unfit or said_by(name, _objection(record))
 
 
 def _unfit(run: RunFolder, record: AuditRecord, name: str) -> str:

@@ -3,14 +3,16 @@
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, final
 
 import numpy as np
 from pydantic import Field, StrictBool, TypeAdapter
 
-from asyndgan.auditing.audit import AUDIT_FILE, decided, unconfirmed
+from asyndgan.auditing.audit import AUDIT_FILE, decided
 from asyndgan.auditing.membership import LEVEL, Attack, attack, holm
+from asyndgan.auditing.release import first_refusal, said_by, unconfirmed
 from asyndgan.auditing.run import about_state
 from asyndgan.auditing.schema import Text, Whole
 from asyndgan.data.splits import OPEN
@@ -260,12 +262,8 @@ def release_by_records(
     """
     every = [audit, *beside]
     missing = set(run.facts().sites) - {one.name for each in every for one in each.attacks}
-    try:
-        reason = _refusal(run, audit, "this audit")
-        reason = reason or next(filter(None, (_refusal(run, a, "another") for a in beside)), "")
-        reason = reason or (_uncovered(missing) if missing else "")
-    except RunError as error:  # such as of a run that was copied without its generator
-        reason = str(error).rstrip(".")
+    reason = first_refusal(partial(_refusal, run), audit, beside)
+    reason = reason or (_uncovered(missing) if missing else "")
     return f"not permitted, because {reason}" if reason else "permitted"
 
 
@@ -283,7 +281,7 @@ def _refusal(run: RunFolder, audit: RecordsAudit, name: str) -> str:
             "leave --holdout out and audit on records that the run held out (training.hold_out)"
         )
     trial = trial_of(run.facts(), run.recipe())
-    return next(audit.objections(lambda verdict: decided(verdict, trial)), "")
+    return said_by(name, next(audit.objections(lambda verdict: decided(verdict, trial)), ""))
 
 
 def _uncovered(missing: Collection[str]) -> str:
