@@ -701,7 +701,9 @@ def test_a_folder_without_images_is_said_to_hold_none(holds: str, tmp_path: Path
         (tmp_path / "from" / "a.txt").write_text("Smith")
     elif holds == "localizers":
         save(tmp_path / "from", *series(volume(), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]))
-    assert "holds no DICOM images" in run(tmp_path / "from", tmp_path / "to", code=1)
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "holds no DICOM images" in said and "Nothing was written." in said
+    assert [*tmp_path.iterdir()] == [tmp_path / "from"]
 
 
 def garbage(folder: Path) -> int:

@@ -69,7 +69,10 @@ def import_(
     choice = Choice(_pairs(series), segmentation or (), _pairs(label))
     known = PatientMap(patients or out.with_name(f"{out.name}-patients.json"), out)
     console = Terminal()
-    count = _import(console, source, None if dry_run else out, choice, known, names=names)
+    try:
+        count = _import(console, source, None if dry_run else out, choice, known, names=names)
+    except DataError as error:
+        raise DataError(f"{error} Nothing was written.") from error
     if dry_run:
         console.say(f"{count} can be imported. Nothing was written.")
         return
