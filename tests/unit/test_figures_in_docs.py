@@ -16,7 +16,7 @@ ROWS = {
     "nuclei, four groups of pictures |": ("dsb-64", "dsb2018_fluo: nucleus", "default"),
     "gliomas, four hospitals, 128": ("lgg-128", "lgg_mri: lesion", "default"),
     "gliomas, four hospitals |": ("lgg-64", "lgg_mri: lesion", "default"),
-    "chest radiographs, four countries": ("chest-64", "chest_xray: lung", "default"),
+    "chest radiographs, four sources": ("chest-64", "chest_xray: lung", "default"),
     "hippocampi, anterior part": ("search-generators", "hippocampus_3d: Anterior", "topdown"),
 }
 """Suite, table and recipe of each row of README's table, by its beginning."""

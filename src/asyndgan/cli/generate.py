@@ -39,7 +39,7 @@ def generate(
         --augment: Mirror, rotate, scale and shift the masks at random.
 
     Painting:
-        --draws N: Images per mask, all of the mask itself, or with --augment of moved masks.
+        --draws N: Images per mask, or, of a generator of masks, number of masks.
 
     Output:
         --like FOLDER: Store files as this data set of a site does: in its format and bit depth

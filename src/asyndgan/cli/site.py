@@ -63,7 +63,7 @@ def init(
 ) -> None:
     """Writes site.toml, and a policy to review.
 
-    The policy is the default one with limits on the number of answers.
+    The policy is the default one with limits on the numbers of answers and recipes.
 
     Example:
         asyndgan site init kit --data data/north

@@ -91,7 +91,7 @@ def _fixed(**values: Any) -> Callable[[Sites, str], Intensity]:
 # fmt: off
 RULES: Final = (
     Rule("size", "always", lambda s: True, lambda s: {("image", "size"): list(s.size)},
-         "in the middle slices have {s.stored:.0f} pixels along the longer side; sides are "
+         "the median slice has {s.stored:.0f} pixels along its longer side; sides are "
          "multiples of 16 in their proportions, and 64 at most: more is beyond the default policy "
          "and takes longer",
          "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 43"),
@@ -103,14 +103,14 @@ RULES: Final = (
          "a mirror would swap front and back of sagittal slices"),
     Rule("sides", "a label lies on one side, or a mirror exchanges two labels",
          lambda s: s.sided, lambda s: {("training", "flip"): False},
-         "masks of '{s.sided[0]}' look mirrored as no patient's here do",
+         "mirrored, masks of '{s.sided[0]}' look like no patient's here",
          "[hippocampi](results/search-hippocampus.md) were trained so"),
-    Rule("spacing", "spacings differ by more than 5 %, or sites' fields of view by half, and "
-         "volumes are no crops", lambda s: (s.scaled_apart or s.views_apart) and not s.cropped,
+    Rule("spacing", "volumes are no crops, and spacings differ by more than 5 % or sites' "
+         "fields of view by half", lambda s: (s.scaled_apart or s.views_apart) and not s.cropped,
          lambda s: {("image", "spacing"): [s.one_spacing] * 2},
          "spacings or fields of view differ; at {s.one_spacing:g} mm anatomy has one scale, and "
          "slices fit"),
-    Rule("crops", "volumes have nearly each a size of its own, at one spacing",
+    Rule("crops", "nearly every volume has a size of its own, and all have one spacing",
          lambda s: s.cropped,
          lambda s: {("image", "fit"): "stretch", ("image", "size"): [s.longest] * 2},
          "volumes are crops of different sizes; stretched, their organ has one size",
@@ -119,8 +119,8 @@ RULES: Final = (
          lambda s: s.mostly_empty, lambda s: {("image", "slices"): "labelled"},
          "{s.unlabelled:.0%} of the slices hold no label, and their masks say nothing",
          "[hippocampi](experiments-data.md#segmentation-loss-on-hippocampi) were trained so"),
-    Rule("8 bits", "pictures of whole numbers up to 255 that reach 5", lambda s: s.named("bytes"),
-         _intensities("bytes", _fixed(low=0, high=255)),
+    Rule("8 bits", "pictures of whole numbers up to 255, whose bright pixels are 5 or more",
+         lambda s: s.named("bytes"), _intensities("bytes", _fixed(low=0, high=255)),
          "all stored values are whole numbers from 0 to 255",
          "[gliomas](results/lgg-64.md), [nuclei](results/dsb-64.md)"),
     Rule("0 to 1", "fractions from 0 to 1", lambda s: s.named("unit"),
@@ -128,7 +128,7 @@ RULES: Final = (
     Rule("CT", "volumes in Hounsfield units: by `units` of dataset.json, or by air in most of them",
          lambda s: s.named("ct"),
          _intensities("ct", Sites.window),
-         "Hounsfield units: a window around the labels' own, up to soft tissue at least"),
+         "Hounsfield units: the window holds the labels' with a margin, and soft tissue"),
     Rule("one scale", "other intensities, nearly alike in all patients of all sites",
          lambda s: s.named("agreed"), _intensities("agreed", Sites.common_range),
          "the scanners of all patients agree, so a stored value means the same everywhere"),
@@ -139,13 +139,13 @@ RULES: Final = (
     Rule("percentiles of crops", "the same, if volumes are crops",
          lambda s: s.named("crops"),
          _intensities("crops", _fixed(kind="percentiles", low=1, high=99)),
-         "scales differ, and a crop has few pixels to tell its brightest ones from",
+         "scales differ, and a crop has too few pixels for more extreme percentiles",
          "[hippocampi](results/hippocampus.md) were trained so"),
     Rule("left open", "labels explain less than a tenth of the variance in the range that is taken",
          lambda s: s.left_open, lambda s: dict(TOP_DOWN),
          "masks leave most of an image open, and this generator invents more of it",
-         "[hippocampi](results/search-generators.md): 0.82 of all-real in place of 0.69 and "
-         "0.73, in twice the steps and 1.5 times the time"),
+         "[hippocampi](results/search-generators.md): 0.82 of all-real (both parts) in place "
+         "of 0.69 and 0.73, in twice the steps and 1.5 times the time"),
     Rule("few hold a modality", "fewer than half of the sites hold a modality",
          lambda s: s.rare, lambda s: {("shares", "by"): "modality"},
          "few sites hold '{s.rare[0]}'; by site, those without it would outweigh them",

@@ -231,8 +231,8 @@ class TrainingSection(Section):
         0.0,
         ge=0,
         lt=1,
-        description="fraction of each site's patients kept out of training. Use it to choose "
-        "among recipes: 'asyndgan evaluate' scores on them",
+        description="fraction of each site's cases, in whole patients, kept out of training. Use "
+        "it to choose among recipes: 'asyndgan evaluate' scores on them",
     )
     hold_out_seed: int = Field(
         0,
