@@ -275,9 +275,11 @@ def predicted(
         return np.full(len(judged), float(truth.mean()))
     if model == "boosting":
         chosen = [c.kind == "categorical" for c in _inputs(schema).values()]
+        # By default it stops early for more than 10,000 records alone, which synthetic ones are.
         learner: Any = HistGradientBoostingClassifier(
-            categorical_features=chosen, random_state=seed
-        )
+            learning_rate=0.05, max_leaf_nodes=8, early_stopping=False,
+            categorical_features=chosen, random_state=seed,
+        )  # fmt: skip
         train, test = (_numbers(own, schema, one_hot=False) for own in (records, judged))
     else:
         learner = make_pipeline(
