@@ -13,6 +13,7 @@ from asyndgan.cli.check import check
 from asyndgan.data.between import compare_folders
 from asyndgan.data.case import RawCase
 from asyndgan.data.check import Fault, check_folder
+from asyndgan.data.readers import DataFileError
 from asyndgan.data.writing import write_dataset
 from asyndgan.recipe import ImageSection
 from asyndgan.texts import named_alike
@@ -453,6 +454,17 @@ def test_the_command_exits_with_1_and_names_the_fault(folder: Path) -> None:
     assert status == 1
     assert "imagesTr/ann_s1_0001.png" in output
     assert "1 fault." in output
+
+
+def test_a_folder_that_cannot_be_planned_has_a_fault_though_no_file_has(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unplanned(*_: object) -> None:
+        raise DataFileError(folder, "holds figures that no scanner stores", "Check spacings.")
+
+    monkeypatch.setattr("asyndgan.runs.planned.planned", unplanned)
+    status, output = run(folder, columns=300)
+    assert status == 1 and "1 fault." in output and "Check spacings." in output
 
 
 def test_a_damaged_file_leaves_sound_folders_free_of_faults(folder: Path, tmp_path: Path) -> None:

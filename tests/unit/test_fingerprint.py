@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -165,6 +166,79 @@ def test_patients_count_alike_however_many_cases_they_have(tmp_path: Path) -> No
     assert (alike.patients, alike.cases) == (1, 5)
 
 
+def boxes(folder: Path, **shapes: tuple[tuple[int, int, int], float]) -> Path:
+    """A volume for each name, of its own number of voxels and slice distance, with a label."""
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "labelsTr").mkdir()
+    for name, (shape, thick) in shapes.items():
+        mask = np.zeros(shape, np.uint8)
+        mask[tuple(slice(side // 4, -(side // 4) or None) for side in shape)] = 1
+        chance = np.random.default_rng(zlib.crc32(f"{folder.name} {name}".encode()))
+        image = 50.0 * mask + chance.uniform(0, 20, shape)
+        for part, values in (("imagesTr", image), ("labelsTr", mask)):
+            end = "_0000" if part == "imagesTr" else ""
+            affine = np.diag([1.0, 1.0, thick, 1.0])
+            nib.save(nib.Nifti1Image(values, affine), folder / part / f"{name}{end}.nii.gz")
+    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "organ": 1},
+             "numTraining": len(shapes), "file_ending": ".nii.gz"}  # fmt: skip
+    (folder / "dataset.json").write_text(json.dumps(about))
+    return folder
+
+
+def test_a_patients_coarse_and_fine_volume_are_measured_together(tmp_path: Path) -> None:
+    both = {f"p{n}_s0": ((32, 32, 10), 5.0) for n in range(6)}
+    both |= {f"p{n}_s1": ((32, 32, 50), 1.0) for n in range(6)}
+    found = measured(boxes(tmp_path / "north", **both)).axes[2]
+    assert found.view.middle == pytest.approx(50)
+    assert found.voxels.middle * found.mm.middle == pytest.approx(50)
+
+
+@pytest.mark.parametrize(
+    ("shape", "others", "sets"),
+    [
+        ((1, 40, 48), (1, 40, 48), "image.axis sagittal"),
+        ((300, 16, 12), (300, 16, 12), "image.size 32 x 160"),
+        ((200, 200, 12), (16, 16, 12), "each is scaled to the size"),
+    ],
+)
+def test_a_plan_is_one_that_check_passes(
+    shape: tuple[int, int, int], others: tuple[int, int, int], sets: str, tmp_path: Path
+) -> None:
+    sites = [
+        boxes(tmp_path / site, **{f"{site}{n}": (own, 1.0) for n in range(6)})
+        for site, own in (("north", shape), ("south", others))
+    ]
+    told = CliRunner().invoke(app, ["plan", *map(str, sites)], env={"COLUMNS": "300"})
+    assert sets in " ".join(told.output.split())
+    checked = CliRunner().invoke(app, ["check", *map(str, sites)], env={"COLUMNS": "300"})
+    assert checked.exit_code == 0, checked.output
+
+
+def test_what_a_plan_noted_stands_in_its_recipe(tmp_path: Path) -> None:
+    sites = [
+        boxes(tmp_path / site, **{f"{site}{n}": ((side, side, 12), 1.0) for n in range(6)})
+        for site, side in (("north", 200), ("south", 16))
+    ]
+    made = tmp_path / "recipe.toml"
+    CliRunner().invoke(app, ["plan", *map(str, sites), "--out", str(made)])
+    first, second, *_ = made.read_text().splitlines()
+    assert first == "# Noted when this was planned:" and second.startswith(
+        "# fields of view differ"
+    )
+
+
+@pytest.mark.parametrize("command", ["fingerprint", "plan"])
+def test_a_file_that_exists_is_refused_before_an_image_is_read(
+    command: str, tmp_path: Path
+) -> None:
+    damaged = halves(tmp_path / "north")
+    next((damaged / "imagesTr").iterdir()).write_bytes(b"")
+    old = tmp_path / "old"
+    old.write_text("mine")
+    told = CliRunner().invoke(app, [command, str(damaged), "--out", str(old)])
+    assert "exists already" in str(told.exception) and old.read_text() == "mine"
+
+
 def test_synthetic_images_are_not_measured(tmp_path: Path) -> None:
     folder = halves(tmp_path / "a")
     path = folder / "dataset.json"
@@ -244,12 +318,22 @@ def flat(value: float) -> dict[str, float]:
 
 HOSTILE: dict[str, Callable[[dict[str, Any]], object]] = {
     "not in order": lambda found: spread_of(found).update(low=99),
-    "above 0": lambda found: spread_of(found).update(low=-1),
+    "are above 0": lambda found: spread_of(found).update(low=-1),
     "finite": lambda found: spread_of(found).update(middle=float("nan")),
     "or equal to 1000000": lambda found: spread_of(found).update(high=1e300),
     "no key here": lambda found: found.update(path="/home/ann"),
     "more patients": lambda found: found["labels"][0].update(patients=9),
     "fraction of a slice": lambda found: found["labels"][0].update(area=flat(5)),
+    "is no label to be painted": lambda found: found["labels"][0].update(name="Ignore"),
+    "percentiles are not in order": lambda found: found["modalities"][0]["whole"].update(
+        p0_5=flat(200)
+    ),
+    "8 bits is from 0 to 255": lambda found: (
+        found["modalities"][0].update(bits=8),
+        found["modalities"][0]["whole"].update(p99_5=flat(300)),
+    ),
+    "times the least": lambda found: found["axes"][0]["mm"].update(low=1e-5),
+    "one voxel at least": lambda found: found["axes"][0].update(voxels=flat(1e-3), view=flat(1e-3)),
     "one that is not there": lambda found: found["labels"][0].update(exchanged="nobody"),
     "each of three directions": lambda found: found.update(orientation="RRR"),
     "fewer slices": lambda found: found.update(slices=3),

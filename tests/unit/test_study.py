@@ -18,10 +18,12 @@ from asyndgan.cli import app
 from asyndgan.cli.following import next_commands
 from asyndgan.cli.study import TAKEN, completed
 from asyndgan.data.case import RawCase
+from asyndgan.data.check import check_folder
+from asyndgan.data.dataset import DataSet
 from asyndgan.data.writing import write_dataset
 from asyndgan.errors import AsyndganError, RunError
 from asyndgan.runs import load_recipe
-from asyndgan.runs.study import Study, site_names
+from asyndgan.runs.study import Study, begun, site_names
 
 STUDY = """
 recipe = "own.toml"
@@ -353,6 +355,35 @@ def test_init_writes_into_a_folder(out: str, file: str, here: Path) -> None:
     asyndgan("init", "data/north", "--out", out)
     study = Study.load(f"{file}/study.toml")
     assert study.sites["north"].resolve() == here / "data" / "north"
+
+
+def test_a_folder_of_imagests_is_the_test_set_and_every_command_reads_it(here: Path) -> None:
+    (here / "study.toml").unlink()
+    for name in ("east", "held"):
+        mask = np.pad(np.ones((8, 8), np.int64), 8)
+        cases = [
+            RawCase(
+                f"{name}{n}",
+                f"{name}{n}",
+                {"T1": 100 * mask + np.eye(24, dtype=np.float32) * (n + 1)},
+                mask,
+            )
+            for n in range(4)
+        ]
+        labels = {"background": 0, "organ": 1}
+        write_dataset(here / name, cases, modalities=("T1",), labels=labels, name=name)
+    for part in ("images", "labels"):
+        (here / "held" / f"{part}Tr").rename(here / "held" / f"{part}Ts")
+    asyndgan("init", "east", "held")
+    assert Study.load().test == Path("held") and [*Study.load().sites] == ["east"]
+    assert all(files.mask for files in DataSet(here / "held").files)
+    assert check_folder(here / "held").faults == ()
+
+
+def test_a_fingerprint_is_no_folder_of_a_study(here: Path) -> None:
+    (here / "north.json").write_text("{}")
+    with pytest.raises(RunError, match="'asyndgan plan' takes fingerprints"):
+        begun([here / "north.json"], None)
 
 
 def test_a_folder_named_test_is_never_a_site(here: Path) -> None:

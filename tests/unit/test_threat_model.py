@@ -12,6 +12,14 @@ from typing import Annotated, Any, Final, get_args
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from asyndgan.recipe.fingerprint import (
+    Fingerprint,
+    LabelFigures,
+    Levels,
+    ModalityFigures,
+    Side,
+    Spread,
+)
 from asyndgan.wire import ANSWERS, REQUESTS
 
 
@@ -334,6 +342,14 @@ def test_the_sizes_in_the_threat_model_are_those_that_the_messages_allow() -> No
                 assert found, (kind, name, number, exposure.size)
                 checked += 1
     assert checked > 20
+
+
+def test_every_figure_of_a_fingerprint_is_in_the_threat_model() -> None:
+    parts = (Fingerprint, Side, ModalityFigures, LabelFigures, Levels, Spread)
+    fields = {field for part in parts for field in part.model_fields}
+    text = DOCUMENT.read_text("utf-8")
+    section = text.partition("### What a fingerprint tells")[2].partition("\n### ")[0]
+    assert set(re.findall(r"`(\w+)`", section)) == fields | {"described"}
 
 
 def test_the_document_is_what_the_messages_are() -> None:

@@ -78,9 +78,13 @@ def check(
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
         return check_tables(Terminal(), folders, test, as_json=as_json)
     check_own_data(dict(zip(site_names(folders), folders, strict=True)))
-    wanted, why, contradictions = _recipe(recipe, folders, overrides or [], patient_pattern)
+    wanted, unplanned, contradictions = _recipe(recipe, folders, overrides or [], patient_pattern)
     chosen = bool(wanted and wanted.name == NAME) and "image.intensity" not in str(overrides)
     console = Terminal()
+    why = ""
+    if unplanned:
+        told = f"{unplanned.file} ({unplanned.reason})"
+        why = f"not planned: {told}; intensities and sizes were not judged"
     if why and not as_json:
         console.print(_plain(why, "yellow"))
     reports: list[CheckReport] = []
@@ -103,6 +107,8 @@ def check(
     trained = reports[: len(folders)]
     between = (*compare_folders(trained), *same_pictures(reports))
     between += unheld_modalities(trained, wanted) if wanted else ()
+    if unplanned and not (between or any(report.faults for report in reports)):
+        between = (unplanned,)  # `train` refuses it, too
     told = len(trained) if wanted and not recipe else 0
     notes = (*contradictions, *notes_between(reports, fits=bool(wanted), told=told))
     if as_json:
@@ -115,26 +121,27 @@ def check(
 
 def _recipe(
     name: str | None, folders: list[Path], overrides: list[str], pattern: str
-) -> tuple["Recipe | None", str, tuple[str, ...]]:
+) -> tuple["Recipe | None", "Fault | None", tuple[str, ...]]:
     """The recipe of this name; without a name, as the folders are planned for, or why not.
 
     Also what contradicts between the folders, and what the plan did about it.
     """
     from asyndgan.data.readers import DataFileError
+    from asyndgan.data.tally import Fault
     from asyndgan.runs.planned import planned
 
     recipe = load_recipe(name or BASE, overrides)
     if name:
-        return recipe, "", ()
+        return recipe, None, ()
     sites = dict(zip(site_names(folders), folders, strict=True))
     try:
         made = planned(sites, overrides, pattern)
-        return made.recipe, "", tuple(note.rstrip(".") for note in made.plan.notes)
-    except DataError as error:  # the check itself names every fault
-        cause = f"{error}".partition(". ")[0]
-        if isinstance(error, DataFileError):
-            cause = f"{error.file} ({error.reason})"
-        return None, f"not planned: {cause}; intensities and sizes were not judged", ()
+        return made.recipe, None, tuple(note.rstrip(".") for note in made.plan.notes)
+    except DataFileError as error:  # the check itself names nearly every fault
+        return None, Fault(error.file, error.reason, error.remedy), ()
+    except DataError as error:
+        reason, _, remedy = f"{error}".partition(". ")
+        return None, Fault(folders[0], reason, remedy), ()
 
 
 def _show_result(

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from asyndgan.cli.options import StudyOption
-from asyndgan.cli.plan import write_new
+from asyndgan.cli.plan import refuse_old, write_new
 from asyndgan.cli.tables import summarise_table
 from asyndgan.cli.terminal import Terminal
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
@@ -39,6 +39,8 @@ def fingerprint(
     from asyndgan.data.fingerprint import measured
     from asyndgan.tables.schema import is_table, refuse_for_images
 
+    if out:
+        refuse_old(out)
     if is_table(folder):
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
         return summarise_table(Terminal(), folder, out)

@@ -47,6 +47,8 @@ def plan(
     from asyndgan.tables.planning import plan_tables
     from asyndgan.tables.schema import refuse_for_images
 
+    if out:
+        refuse_old(out)
     if table := plan_tables(_named(sites), overrides or []):
         refuse_for_images({"patient_pattern": patient_pattern != DEFAULT_PATIENT_PATTERN})
         tell_table(Terminal(), table)

@@ -18,7 +18,7 @@ from asyndgan.data.findings import NAMED, OF_DATA, Finding, findings
 from asyndgan.data.geometry import is_shrunk, resampled, slice_of
 from asyndgan.data.grids import on_grid_of
 from asyndgan.data.labelling import check_mask, read_mask
-from asyndgan.data.listing import CaseFiles, Part, image_name_pattern, listed
+from asyndgan.data.listing import CaseFiles, Part, image_name_pattern, listed, part_of
 from asyndgan.data.near import is_litter
 from asyndgan.data.nnunet import (
     AXES,
@@ -134,13 +134,14 @@ def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[Ca
     """Reads dataset.json, imagesTr and labelsTr; the bool tells whether dataset.json is usable."""
     info, described = _described(folder, tally)
     tally.survey.units = units_of(info.extra)
-    if not described and not (folder / "imagesTr").is_dir():
+    part = part_of(folder)
+    if not described and not (folder / f"images{part}").is_dir():
         return info, described, []  # it is no data set, and that is all there is to say
     try:
         found = listed(folder, info)
     except DataFileError as error:
         # All else would follow from this, and its remedies would do harm.
-        if described or any(_files(folder / "imagesTr", info.file_ending)):
+        if described or any(_files(folder / f"images{part}", info.file_ending)):
             tally.error(error)
         return info, described, []
     tally.patients = patients_of((files.name for files in found.cases), tally.pattern)
@@ -148,13 +149,13 @@ def _check_files(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool, list[Ca
         _check_case(folder, files, info, described, tally)
     for fault in found.faults:
         tally.error(fault)
-    if (folder / "labelsTr").is_dir():
+    if (folder / f"labels{part}").is_dir():
         for fault in found.unmasked:
             tally.error(fault)
     elif not found.faults:
         tally.notes.append(
-            "holds no masks: 'train', 'evaluate' and 'audit' need them in labelsTr; 'complete' "
-            "does not"
+            "holds no masks: 'train', 'evaluate' and 'audit' need them in "
+            f"labels{part}; 'complete' does not"
         )
     return info, described, found.cases
 
@@ -171,7 +172,7 @@ def _described(folder: Path, tally: Tally) -> tuple[DatasetInfo, bool]:
     with suppress(DataFileError):  # where the labels alone are at fault, all else is known
         table = json_table(folder / "dataset.json")
         return replace(describe(folder, {**table, "labels": {"background": 0}}), labels={}), False
-    names = [path.name for path in _files(folder / "imagesTr", "")]
+    names = [path.name for path in _files(folder / f"images{part_of(folder)}", "")]
     found = [ending for ending in READERS if any(name.endswith(ending) for name in names)]
     ending = found[0] if found else next(iter(READERS))
     matches = [image_name_pattern(ending).fullmatch(name) for name in names]
@@ -210,7 +211,9 @@ def _check_case(
             if info.incomplete:
                 continue
             tally.fault(
-                folder / "imagesTr" / f"{files.name}_{number:04d}{info.file_ending}",
+                folder
+                / f"images{part_of(folder)}"
+                / f"{files.name}_{number:04d}{info.file_ending}",
                 f"modality '{modality}' is missing for this case",
                 "Add the file, remove the case, or take the modality out of dataset.json; if "
                 'cases may lack it, write "incomplete": true there.',
@@ -305,11 +308,11 @@ def _on_grid(path: Path, stored: Stored, others: dict[str, Stored], tally: Tally
 
 
 def _test_images(folder: Path, test: Path | None) -> Iterator[tuple[Path, Part]]:
-    if (folder / "imagesTs").is_dir():
+    if (folder / "imagesTs").is_dir() and part_of(folder) == "Tr":
         yield folder, "Ts"
     if test:
-        yield test, "Tr"
-        if (test / "imagesTs").is_dir():
+        yield test, part_of(test)
+        if (test / "imagesTs").is_dir() and part_of(test) == "Tr":
             yield test, "Ts"
 
 

@@ -77,7 +77,7 @@ def measured(folder: Path, patient_pattern: str = DEFAULT_PATIENT_PATTERN) -> Fi
     except ValidationError as error:
         raise DataFileError(
             folder,
-            f"holds figures that no scanner stores:\n{explained(error, [])}\n",
+            f"holds figures that no scanner stores ({explained(error, []).strip()})",
             "Check spacings and intensities; 'asyndgan check' shows them.",
         ) from error
 
@@ -289,6 +289,12 @@ class _Tally:
     def _spread(self, key: str) -> Spread:
         return _spread(self._of_patients(key))
 
+    def _extent(self, key: str) -> Spread:
+        """Of lengths; the geometric mean of a patient's cases keeps view = voxels times mm."""
+        own = (np.array(values, np.float64) for values in self.found[key].values())
+        means = [each[0] if np.ptp(each) == 0 else np.exp(np.log(each).mean()) for each in own]
+        return _spread(np.array(means))
+
     def fingerprint(self) -> Fingerprint:
         """The figures of all cases."""
         sides = len(self.shapes[0]) if len(set(map(len, self.shapes))) == 1 else 0
@@ -313,9 +319,9 @@ class _Tally:
     def _side(self, axis: int) -> Side:
         voxels = Counter(shape[axis] for shape in self.shapes)
         return Side(
-            voxels=self._spread(f"voxels {axis}"),
-            mm=self._spread(f"mm {axis}"),
-            view=self._spread(f"view {axis}"),
+            voxels=self._extent(f"voxels {axis}"),
+            mm=self._extent(f"mm {axis}"),
+            view=self._extent(f"view {axis}"),
             common=max(voxels.values()) / len(self.shapes),
         )
 

@@ -68,7 +68,13 @@ class Listing:
     unmasked: list[DataFileError] = field(default_factory=list)
 
 
-def list_cases(folder: Path, info: DatasetInfo, part: Part = "Tr") -> list[CaseFiles]:
+def part_of(folder: Path) -> Part:
+    """Ending of the names of a data set's folders: imagesTr, or imagesTs if there is that alone."""
+    only = (folder / "imagesTs").is_dir() and not (folder / "imagesTr").is_dir()
+    return "Ts" if only else "Tr"
+
+
+def list_cases(folder: Path, info: DatasetInfo, part: Part | None = None) -> list[CaseFiles]:
     """Lists the cases of `folder`/imagesTr (or imagesTs), sorted by name; opens no file.
 
     Raises:
@@ -89,12 +95,18 @@ def raise_first(faults: Sequence[DataFileError]) -> None:
     raise DataFileError(first.file, first.reason, first.remedy + more)
 
 
-def listed(folder: Path, info: DatasetInfo, part: Part = "Tr") -> Listing:
+def listed(folder: Path, info: DatasetInfo, part: Part | None = None) -> Listing:
     """Lists the cases of a data set, and the faults that names of files show; opens no file.
+
+    Args:
+        folder: holds dataset.json.
+        info: what that says.
+        part: which of its folders; None: as `part_of`.
 
     Raises:
         DataFileError: there is no folder of images, or no file in it is named like one.
     """
+    part = part or part_of(folder)
     if info.listed is not None and part == "Tr":
         return _as_listed(folder, info)
     images, masks = folder / f"images{part}", folder / f"labels{part}"
@@ -128,7 +140,7 @@ def list_masks(folder: Path, info: DatasetInfo) -> dict[str, Path]:
     if info.listed is not None:
         cases = _as_listed(folder, info).cases
         return {files.name: files.mask for files in cases if files.mask}
-    masks = folder / "labelsTr"
+    masks = folder / f"labels{part_of(folder)}"
     ending = info.mask_ending
     found, others, faults = _masks(masks, ending)
     faults += of_unknown_ending(others, ending).values()

@@ -72,6 +72,21 @@ class Levels(Figures):
     p99: Spread
     p99_5: Spread
 
+    @property
+    def spreads(self) -> tuple[Spread, ...]:
+        """All, from the lowest percentile on."""
+        return (self.p0_5, self.p1, self.p50, self.p99, self.p99_5)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        middles = [each.middle for each in self.spreads]
+        if sorted(middles) != middles:
+            raise ValueError("percentiles are not in order")
+        return self
+
+
+LEAST_PIXELS: Final = 8
+"""Shortest side of a slice that is trained on, as stored and after shrinking."""
 
 MOST_VOXELS: Final = 1e6
 LONGEST: Final = 1e9
@@ -80,6 +95,15 @@ LONGEST: Final = 1e9
 FINEST: Final = 1e-6
 COARSEST: Final = 1e3
 """Millimetres between voxels: of an electron microscope, and more than of any scanner."""
+
+SITE_APART: Final = 100.0
+"""Most by which voxels, spacings or fields of view differ within a site."""
+
+BITS: Final = {8: (0, 2**8 - 1), 16: (-(2**15), 2**16 - 1), 32: (-1e39, 1e39)}
+"""Intensities by `ModalityFigures.bits`."""
+
+HARDEST: Final = 1e5
+"""Hounsfield units beyond which no window reaches; metal has some 3e4."""
 
 ROUNDED: Final = 1.02
 """Ratio by which rounding may set voxels times mm apart from the view."""
@@ -113,6 +137,15 @@ class ModalityFigures(Figures):
     outside: Levels | None = None
     explained: Share | None = None
 
+    @model_validator(mode="after")
+    def _within_its_bits(self) -> Self:
+        low, high = (-HARDEST, HARDEST) if self.kind == "ct" else BITS[self.bits]
+        for each in filter(None, (self.whole, self.inside, self.outside)):
+            spreads = each.spreads
+            if spreads[0].lowest < low or spreads[-1].highest > high:
+                raise ValueError(f"{self.kind} of {self.bits} bits is from {low:g} to {high:g}")
+        return self
+
 
 @final
 class LabelFigures(Figures):
@@ -139,6 +172,8 @@ class LabelFigures(Figures):
 
     @model_validator(mode="after")
     def _part_of_a_slice(self) -> Self:
+        if self.name.casefold() in ("background", "ignore"):
+            raise ValueError(f"'{self.name}' is no label to be painted")
         if self.area and not 0 <= self.area.lowest <= self.area.highest <= 1:
             raise ValueError("an area is no fraction of a slice")
         return self
@@ -163,11 +198,16 @@ class Side(Figures):
     @model_validator(mode="after")
     def _possible(self) -> Self:
         for each, most in ((self.voxels, MOST_VOXELS), (self.mm, LONGEST), (self.view, LONGEST)):
-            if each.lowest <= 0 or each.highest > most:
+            if not 0 < each.highest <= SITE_APART * each.lowest:
                 raise ValueError(
-                    f"voxels, mm and view are above 0; {MOST_VOXELS:g} voxels and {LONGEST:g} mm "
-                    "are the most"
+                    f"voxels, mm and view are above 0, and {SITE_APART:g} times the least at most"
                 )
+            if each.highest > most:
+                raise ValueError(
+                    f"{MOST_VOXELS:g} voxels and {LONGEST:g} mm are the most along an axis"
+                )
+        if self.voxels.lowest < 1:
+            raise ValueError("an axis has one voxel at least")
         if not FINEST <= self.mm.lowest <= self.mm.highest <= COARSEST:
             raise ValueError(f"mm are {FINEST:g} to {COARSEST:g}")
         sizes = self.voxels, self.mm
@@ -229,9 +269,15 @@ class Fingerprint(Figures):
 
     @property
     def thick(self) -> Axis | None:
-        """The axis along which voxels are at least twice as long as along both others."""
+        """The axis along which voxels are at least twice as long as along both others.
+
+        Or along which alone there are too few to be a side of a slice.
+        """
         if len(self.axes) < 3:
             return None
+        thin = [axis for axis, side in enumerate(self.axes) if side.voxels.lowest < LEAST_PIXELS]
+        if len(thin) == 1:
+            return PLANES[thin[0]]
         mm = [side.mm.middle for side in self.axes]
         longest = max(range(3), key=lambda axis: mm[axis])
         others = max(mm[:longest] + mm[longest + 1 :])

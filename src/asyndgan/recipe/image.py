@@ -27,7 +27,9 @@ class Intensity(Section):
         if self.low >= self.high:
             raise ValueError(f"low ({self.low:g}) must be below high ({self.high:g})")
         if self.kind == "percentiles" and not (self.low >= 0 and self.high <= 100):
-            raise ValueError("percentiles lie between 0 and 100")
+            raise ValueError(
+                "percentiles lie between 0 and 100; if these are stored values, set kind to range"
+            )
         if self.kind == "zscore" and not (self.low >= -50 and self.high <= 50):
             raise ValueError(
                 f"zscore counts standard deviations, from -50 to 50; low {self.low:g} and high "

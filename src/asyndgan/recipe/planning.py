@@ -92,12 +92,12 @@ def _fixed(**values: Any) -> Callable[[Sites, str], Intensity]:
 RULES: Final = (
     Rule("size", "always", lambda s: True, lambda s: {("image", "size"): list(s.size)},
          "the median slice has {s.stored:.0f} pixels along its longer side; sides are "
-         "multiples of 16 in their proportions, and 64 at most: more is beyond the default policy "
-         "and takes longer",
+         "multiples of 16 in their proportions, and 64 at most, unless the shorter one gets fewer "
+         "than 8: more is beyond the default policy and takes longer",
          "[128 pixels](results/lgg-128.md) took 75 minutes in place of 21 to 43"),
-    Rule("axis", "volumes have thick slices along another axis than the axial one",
+    Rule("axis", "volumes have thick slices, or fewer than 8, along an axis but the axial one",
          lambda s: s.axis != "axial", lambda s: {("image", "axis"): s.axis},
-         "voxels are longest along it; slices across would show thick steps"),
+         "voxels are longest, or fewest, along it; slices across would be coarse or narrow"),
     Rule("sagittal", "slices are sagittal",
          lambda s: s.axis == "sagittal", lambda s: {("training", "flip"): False},
          "a mirror would swap front and back of sagittal slices"),
@@ -106,7 +106,7 @@ RULES: Final = (
          "mirrored, masks of '{s.sided[0]}' look like no patient's here",
          "[hippocampi](results/search-hippocampus.md) were trained so"),
     Rule("spacing", "volumes are no crops, and spacings differ by more than 5 % or sites' "
-         "fields of view by half", lambda s: (s.scaled_apart or s.views_apart) and not s.cropped,
+         "fields of view by half", lambda s: s.one_scale,
          lambda s: {("image", "spacing"): [s.one_spacing] * 2},
          "spacings or fields of view differ; at {s.one_spacing:g} mm anatomy has one scale, and "
          "slices fit"),
@@ -226,7 +226,8 @@ class Plan:
             if tables[section][key] == value
         }
         reasons |= {one.name: f"{one.reason} (rule '{one.rule}')" for one in self.kept(recipe)}
-        return recipe.to_toml(reasons=reasons)
+        head = "".join(f"# {note}\n" for note in ("Noted when this was planned:", *self.notes))
+        return (f"{head}\n" if self.notes else "") + recipe.to_toml(reasons=reasons)
 
 
 def _at(tables: Any, key: Key) -> Any:
@@ -275,6 +276,9 @@ def clashes(fingerprints: Mapping[str, Fingerprint]) -> Iterator[str]:
                 yield f"label {label!r} is {' and '.join(said)}"
 
 
+SCALED: Final = "each is scaled to the size, so anatomy may come in several scales"
+
+
 def _mixed(s: Sites) -> Iterator[str]:
     """Pictures at one site and volumes at another."""
     volumes = [site for site, one in s.of.items() if one.spaced]
@@ -289,14 +293,15 @@ def _mixed(s: Sites) -> Iterator[str]:
 def _spaced(s: Sites) -> Iterator[str]:
     if any(differ(mm) for mm in zip(*s.spacings.values(), strict=True)) and len(s.spacings) > 1:
         told = [f"{r.middle:.3g} x {c.middle:.3g} mm at {n}" for n, (r, c) in s.spacings.items()]
-        did = "crops are stretched" if s.cropped else f"{s.one_spacing:g} mm for all"
+        did = f"{s.one_spacing:g} mm for all" if s.one_scale else SCALED
         yield f"spacings differ: {_listed(told)}; taken: {did}"
 
 
 def _views(s: Sites) -> Iterator[str]:
     if s.views_apart and not s.cropped:
         told = [f"{rows:.3g} x {columns:.3g} mm at {n}" for n, (rows, columns) in s.views.items()]
-        yield f"fields of view differ: {_listed(told)}; the smaller ones are padded"
+        did = "the smaller ones are padded" if s.one_scale else f"taken: {SCALED}"
+        yield f"fields of view differ: {_listed(told)}; {did}"
 
 
 def _thick(s: Sites) -> Iterator[str]:

@@ -7,6 +7,8 @@ from statistics import fmean, median
 from typing import Final, final
 
 from asyndgan.recipe.fingerprint import (
+    HARDEST,
+    LEAST_PIXELS,
     PLANES,
     Axis,
     Fingerprint,
@@ -20,6 +22,9 @@ from asyndgan.recipe.image import Intensity
 LEAST_SIDE: Final = 32
 LARGEST_SIDE: Final = 64
 """Fewest and most pixels along a side: what the default policy of a federation allows."""
+
+MOST_SIDE: Final = 1024
+"""Most pixels that any recipe has."""
 
 USUAL: Final = 0.4
 """In crops around an organ, fewer of the cases than this have the most common number of voxels."""
@@ -48,9 +53,6 @@ DARKEST: Final = 0.02
 
 SOFT_TISSUE: Final = 300.0
 """Hounsfield units that a window reaches at least: what lies around a lung must not be white."""
-
-HARDEST: Final = 1e5
-"""Hounsfield units beyond which no window reaches; metal has some 3e4."""
 
 
 @final
@@ -105,8 +107,10 @@ class Sites:
 
     @cached_property
     def longest(self) -> int:
-        """Pixels of the longer side of an image."""
-        return _sixteens(self.stored)
+        """Pixels of the longer side of an image: so many that the other side has enough."""
+        narrow = min(self.proportion, 1 / self.proportion)
+        least = 16 * math.ceil(LEAST_PIXELS / narrow / 16)
+        return min(max(_sixteens(self.stored), least), MOST_SIDE)
 
     @cached_property
     def size(self) -> tuple[int, int]:
@@ -162,6 +166,14 @@ class Sites:
     def views_apart(self) -> bool:
         """Whether sites show so much more than others that one size gives anatomy two scales."""
         return apart(self.views.values(), VIEWS_APART)
+
+    @cached_property
+    def one_scale(self) -> bool:
+        """Whether spacings or fields of view differ, and at one spacing no side gets too short."""
+        if not (self.scaled_apart or self.views_apart) or self.cropped:
+            return False
+        views = [side.view.lowest for plane in self.planes.values() for side in plane]
+        return min(views) >= LEAST_PIXELS * self.one_spacing
 
     @cached_property
     def one_spacing(self) -> float:

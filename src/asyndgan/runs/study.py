@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from asyndgan.data.description import json_table
+from asyndgan.data.listing import part_of
 from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.errors import DataError, RecipeError, RunError
 from asyndgan.recipe.faults import explained, shown
@@ -231,6 +232,8 @@ def data_sets(folders: Sequence[Path]) -> list[Path]:
 
 def _check_data_set(data: Path) -> None:
     """Raises `DataError`, which says what is wrong with it, if this is no data set."""
+    if data.suffix == ".json":
+        raise RunError(f"{data}: a study has folders of data; 'asyndgan plan' takes fingerprints.")
     if data.is_file() or tables_in(data):
         schema_of(data)
     elif is_table(data):  # a file that is not there, or a schema alone
@@ -255,8 +258,7 @@ def _painted(data: Path) -> bool:
 
 def is_test_set(folder: Path) -> bool:
     """Whether a data set's folder is named as a test set is, or has images of one only."""
-    only = (folder / "imagesTs").is_dir() and not (folder / "imagesTr").is_dir()
-    return only or _name_of(folder).casefold() in TEST_NAMES
+    return part_of(folder) == "Ts" or _name_of(folder).casefold() in TEST_NAMES
 
 
 def _name_of(data: Path) -> str:
