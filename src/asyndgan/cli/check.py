@@ -83,8 +83,8 @@ def check(
     console = Terminal()
     why = ""
     if unplanned:
-        told = f"{unplanned.file} ({unplanned.reason})"
-        why = f"not planned: {told}; intensities and sizes were not judged"
+        what = f"{unplanned.file} ({unplanned.reason})"
+        why = f"not planned: {what}; intensities and sizes were not judged"
     if why and not as_json:
         console.print(_plain(why, "yellow"))
     reports: list[CheckReport] = []
