@@ -680,6 +680,20 @@ def test_a_folder_without_a_name_is_not_written_to(out: str, tmp_path: Path) -> 
     assert "is there already" in run(tmp_path / "from", out, code=1)
 
 
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_folder_that_holds_something_is_refused_before_anything_is_read(
+    dry: bool, tmp_path: Path
+) -> None:
+    save(tmp_path / "from", *series(volume()))
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / "notes.txt").write_text("x")
+    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry, code=1)
+    assert said == (
+        f"{tmp_path / 'to'}: is there already. Name a folder that does not exist. Nothing was "
+        "written."
+    )
+
+
 def test_a_dry_run_promises_no_image_that_cannot_be_decoded(tmp_path: Path) -> None:
     images = series(volume())
     images[1].PixelData = images[1].PixelData[:-100]

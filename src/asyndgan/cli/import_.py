@@ -59,6 +59,7 @@ def import_(
     Output:
         --dry-run: Only list what would be imported.
     """
+    from asyndgan.data.writing import check_new
     from asyndgan.dicom.choosing import Choice
     from asyndgan.dicom.files import require_packages
     from asyndgan.dicom.importing import PatientMap
@@ -67,9 +68,10 @@ def import_(
     if not out.name:
         raise DataError(f"{out} is there already. Name a folder that does not exist.")
     choice = Choice(_pairs(series), segmentation or (), _pairs(label))
-    known = PatientMap(patients or out.with_name(f"{out.name}-patients.json"), out)
     console = Terminal()
     try:
+        check_new(out)
+        known = PatientMap(patients or out.with_name(f"{out.name}-patients.json"), out)
         count = _import(console, source, None if dry_run else out, choice, known, names=names)
     except DataError as error:
         raise DataError(f"{error} Nothing was written.") from error

@@ -84,6 +84,16 @@ def write_dataset(
     return len(names)
 
 
+def check_new(folder: Path) -> None:
+    """Checks that a folder does not exist, or is empty.
+
+    Raises:
+        DataError: it holds something, or is a file.
+    """
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
+
+
 @contextmanager
 def written_whole(folder: Path) -> Iterator[Path]:
     """Yields a temporary folder that is renamed to `folder` on success and removed on failure.
@@ -93,8 +103,7 @@ def written_whole(folder: Path) -> Iterator[Path]:
             be known, raised on entry: what is to be written may take hours).
     """
     folder = folder.resolve()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise DataFileError(folder, "is there already", "Name a folder that does not exist.")
+    check_new(folder)
     half = folder.with_name(f".{folder.name}.half")
     shutil.rmtree(half, ignore_errors=True)
     with without_empty(folder.parent):
