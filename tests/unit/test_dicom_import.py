@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import stat
 import sys
@@ -294,6 +295,45 @@ def test_contours_that_do_not_fit_are_named(
     with disable_value_validation():
         save(tmp_path / "from", *images, rtstruct(images, {"a": [contour(images)]}))
     assert says in run(tmp_path / "from", tmp_path / "to", code=1)
+
+
+def result_of(said: str, kind: str) -> str:
+    """What the table says at the row of the only series of a kind."""
+    (found,) = re.findall(rf"│ {kind}: [^│]*│ ([^│]*) │", said)
+    return found
+
+
+@pytest.mark.parametrize("fault", ["probabilities", "overlap", "places", "names", "no voxel"])
+def test_the_fault_of_a_segmentation_is_told_at_its_row(fault: str, tmp_path: Path) -> None:
+    images = series(volume())
+    if fault == "places":
+        ring = square(images, 2, 5, 1) + np.array([0, 0, 1])
+        mask = rtstruct(images, {"a": [ring]})
+    else:
+        segments = {"a": ball(), "b": ball()} if fault == "overlap" else {"a": ball()}
+        mask = seg(images, segments, "FRACTIONAL" if fault == "probabilities" else "BINARY")
+    if fault == "names":
+        mask.SegmentSequence[0].SegmentLabel = ""
+    save(tmp_path / "from", *images, mask)
+    words = ("--label", "c") if fault == "no voxel" else ()
+    said = run(tmp_path / "from", tmp_path / "to", *words, code=1)
+    assert result_of(said, mask.Modality) == "see 1" and "1. H" in said
+    assert result_of(said, "CT") == "not taken"
+
+
+@pytest.mark.parametrize("fault", ["slices", "pixels"])
+def test_the_fault_of_a_channel_is_told_at_its_row(fault: str, tmp_path: Path) -> None:
+    study = generate_uid()
+    first = series(volume(), study=study, modality="MR")
+    second = series(volume(), study=study, modality="PT")
+    if fault == "pixels":
+        second[1].PixelData = second[1].PixelData[:-100]
+    else:
+        del second[1]
+    save(tmp_path / "from", *first, *second)
+    words = ("--series", "MR", "--series", "PT")
+    said = run(tmp_path / "from", tmp_path / "to", *words, code=1)
+    assert (result_of(said, "MR"), result_of(said, "PT")) == ("not taken", "see 1")
 
 
 def test_contours_that_would_take_long_are_refused_before_they_are_drawn(

@@ -14,7 +14,7 @@ from asyndgan.data.description import IGNORED, MAX_LABEL
 from asyndgan.data.grids import ORIGIN_TOLERANCE
 from asyndgan.dicom.files import DicomError
 from asyndgan.dicom.geometry import Grid, grid_of
-from asyndgan.dicom.series import Archive, Series
+from asyndgan.dicom.series import Archive, Series, faults_of
 from asyndgan.errors import DataError
 from asyndgan.texts import Name, named_alike
 
@@ -144,7 +144,7 @@ def _pick_study(
                 raise DicomError("has no segmentation", "Export it beside the images.")
             picked.cases.append(Pick(channels, _grids(channels), list(drawn.values())))
         except DicomError as fault:
-            picked.faults.append((next(iter(channels.values())), fault))
+            picked.faults.append((fault.series or next(iter(channels.values())), fault))
 
 
 def _is_of(mask: Series, image: Series) -> bool:
@@ -195,7 +195,10 @@ def _fits(pattern: str, *texts: str) -> bool:
 
 
 def _grids(channels: Mapping[str, Series]) -> list[Grid]:
-    grids = [grid_of(each) for each in channels.values()]
+    grids = []
+    for each in channels.values():
+        with faults_of(each):
+            grids.append(grid_of(each))
     first = grids[0]
     inverse = np.linalg.inv(first.affine)
     for grid in grids[1:]:

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from io import BufferedReader
 from pathlib import Path
-from typing import Any, Final, NoReturn, final
+from typing import TYPE_CHECKING, Any, Final, NoReturn, final
 
 import numpy as np
 
 from asyndgan.errors import DataError, MissingPackageError
 from asyndgan.received import opened
+
+if TYPE_CHECKING:
+    from asyndgan.dicom.series import Series
 
 MAX_FILE: Final = 2**33
 """Most bytes of a file."""
@@ -41,12 +44,14 @@ class DicomError(DataError):
     Attributes:
         reason: what is wrong, without a full stop.
         remedy: what to do, as a full sentence.
+        series: whose fault it is; None if that of the whole case.
     """
 
     def __init__(self, reason: str, remedy: str) -> None:
         super().__init__(f"{reason}. {remedy}")
         self.reason = reason
         self.remedy = remedy
+        self.series: Series | None = None
 
 
 class NotDicomError(Exception):

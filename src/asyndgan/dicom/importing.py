@@ -17,7 +17,7 @@ from asyndgan.dicom.choosing import Choice, Pick
 from asyndgan.dicom.files import DicomError
 from asyndgan.dicom.geometry import voxels_of
 from asyndgan.dicom.segments import draw
-from asyndgan.dicom.series import Series
+from asyndgan.dicom.series import Series, faults_of
 from asyndgan.errors import DataError
 from asyndgan.texts import bounded_text, parsed_json, replace_text
 
@@ -112,10 +112,12 @@ def read_cases(
         channels = list(case.channels.values())
         try:
             mask = _mask(case, choice, labels)
-            pairs = zip(channels, case.grids, strict=True)
-            arrays = [voxels_of(series, grid) for series, grid in pairs]
+            arrays = []
+            for series, grid in zip(channels, case.grids, strict=True):
+                with faults_of(series):
+                    arrays.append(voxels_of(series, grid))
         except DicomError as fault:
-            faults.append((channels[0], fault))
+            faults.append((fault.series or channels[0], fault))
         else:
             yield case, arrays + ([] if mask is None else [mask])
 
@@ -128,10 +130,6 @@ def _mask(case: Pick, choice: Choice, labels: Mapping[str, int]) -> np.ndarray |
         {n: labels[name] for n, text in each.segments.items() if (name := choice.label_of(text))}
         for each in case.masks
     ]
-    if not choice.labels and any("" in each.segments.values() for each in case.masks):
-        raise DicomError(
-            "has segments without a name", "Name the labels, as in --label lesion='*'."
-        )
     often = Counter(label for numbers in drawn for label in set(numbers.values()))
     if often and max(often.values()) > 1:
         raise DicomError(
@@ -139,11 +137,17 @@ def _mask(case: Pick, choice: Choice, labels: Mapping[str, int]) -> np.ndarray |
             "Name the ones that you want by --segmentation DESCRIPTION.",
         )
     for each, numbers in zip(case.masks, drawn, strict=True):
-        draw(mask, each, case.grid, numbers, ordered=bool(choice.labels))
-    if not often or not mask.any():
-        raise DicomError(
-            "has no voxel with a label", "Name its segments by --label, or leave it out."
-        )
+        with faults_of(each):
+            if not choice.labels and "" in each.segments.values():
+                raise DicomError(
+                    "has segments without a name", "Name the labels, as in --label lesion='*'."
+                )
+            draw(mask, each, case.grid, numbers, ordered=bool(choice.labels))
+    with faults_of(case.masks[0]):
+        if not mask.any():
+            raise DicomError(
+                "has no voxel with a label", "Name its segments by --label, or leave it out."
+            )
     return mask
 
 

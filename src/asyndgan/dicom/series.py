@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, final
@@ -108,6 +109,16 @@ class Series:
     def is_segmentation(self) -> bool:
         """Whether it holds no images of its own."""
         return self.kind in ("SEG", "RTSTRUCT")
+
+
+@contextmanager
+def faults_of(series: Series) -> Iterator[None]:
+    """Marks a fault that is raised inside as one of this series, unless it is of another one."""
+    try:
+        yield
+    except DicomError as fault:
+        fault.series = fault.series or series
+        raise
 
 
 @final
