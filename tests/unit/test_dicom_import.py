@@ -590,6 +590,30 @@ def test_a_segmentation_of_a_series_that_is_missing_is_named(tmp_path: Path) -> 
     assert "Is of a series that is not here" in said and "Has no segmentation" in said
 
 
+@pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
+def test_a_segmentation_with_another_patient_id_than_its_images_is_named(
+    kind: str, tmp_path: Path
+) -> None:
+    images = series(volume())
+    rings = {"a": [square(images, 2, 5, 1)]}
+    mask = seg(images, {"a": ball()}) if kind == "SEG" else rtstruct(images, rings)
+    del mask.PatientID  # highdicom shares the element with the images
+    mask.PatientID = "ID-01"
+    save(tmp_path / "from", *images, mask)
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "Has another PatientID than its images. Give all files of a patient one" in said
+    assert "not here" not in said and result_of(said, kind) == "see 1"
+
+
+def test_a_series_whose_images_have_several_patient_ids_is_refused(tmp_path: Path) -> None:
+    images = series(volume())
+    for image in images[3:]:
+        image.PatientID = "ID-01"
+    save(tmp_path / "from", *images)
+    said = run(tmp_path / "from", tmp_path / "to", code=1)
+    assert "Has images with several PatientIDs. Give all files of a patient one" in said
+
+
 def test_a_segmentation_of_probabilities_is_refused(tmp_path: Path) -> None:
     images = series(volume())
     save(tmp_path / "from", *images, seg(images, {"lesion": ball()}, "FRACTIONAL"))

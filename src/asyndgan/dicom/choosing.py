@@ -19,6 +19,7 @@ from asyndgan.errors import DataError
 from asyndgan.texts import Name, named_alike
 
 BACKGROUND = "background"
+_ONE_ID = "Give all files of a patient one PatientID, and each series a UID of its own."
 Wanted = Sequence[tuple[str, str]]
 """Names that somebody gave, each with a pattern such as `*t1*`."""
 
@@ -93,13 +94,22 @@ def pick(archive: Archive, choice: Choice) -> Picked:
     """Picks the cases of an archive; what cannot be one is a fault of its study."""
     picked = Picked()
     masked = any(each.is_segmentation for each in archive.series)
+    owners: dict[str, set[str]] = {}
+    for each in archive.series:
+        if not each.is_segmentation:
+            owners.setdefault(each.key[2], set()).add(each.key[0])
     for _, of_patient in groupby(archive.series, lambda each: each.key[0]):
         patient = list(of_patient)
         masks = _once([each for each in patient if each.is_segmentation])
         for mask in masks:
             if not any(_is_of(mask, each) for each in patient):
                 fault = DicomError("is of a series that is not here", "Export that series too.")
+                if not mask.references.isdisjoint(owners):
+                    fault = DicomError("has another PatientID than its images", _ONE_ID)
                 picked.faults.append((mask, fault))
+        for each in patient:
+            if len(owners.get(each.key[2], ())) > 1:
+                each.faults.insert(0, DicomError("has images with several PatientIDs", _ONE_ID))
         for _, of_study in groupby(patient, lambda each: each.key[1]):
             study = [each for each in of_study if not (each.is_segmentation or each.localizer)]
             try:
