@@ -22,6 +22,8 @@ from pydicom.config import disable_value_validation
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
@@ -791,8 +793,14 @@ def garbage(folder: Path) -> int:
     shutil.rmtree(folder / "one")
     nested = b"\x08\x00\x40\x11SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff"
     head = whole[: whole.index(b"\x08\x00\x08\x00CS")]
+    bare = whole[whole.index(b"\x08\x00\x08\x00CS") :]
+    bare = bare[: bare.index(b"\x08\x00\x20\x00DA")]
     deflated = head.replace(b"1.2.840.10008.1.2.1\0", b"1.2.840.10008.1.2.1.99\0\0")
     files = {
+        "bare noise": b"\x08\0\x05\0CS\x0a\0" + RNG.bytes(5000),
+        "bare nested": bare + nested * 20_000,
+        "bare items": bare + nested[:12] + b"\xfe\xff\x00\xe0\0\0\0\0" * 500_000,
+        "bare deflated": deflated[132:] + zlib.compress(bytes(2**28), wbits=-15),
         "empty": b"",
         "text": b"Smith, Ann",
         "zeros": bytes(2**20),
@@ -822,6 +830,53 @@ def test_garbage_among_the_files_changes_nothing(tmp_path: Path) -> None:
     assert "cannot be read, so slices may be missing" in said and "no DICOM" in said
     assert "Smith" not in said
     assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
+
+
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian, RLELossless])
+@pytest.mark.parametrize("meta", [True, False], ids=["meta", "bare"])
+def test_files_without_a_preamble_are_read_unless_they_hide_their_compression(
+    syntax: str, meta: bool, tmp_path: Path
+) -> None:
+    values = volume()
+    images = series(values)
+    rings = {"a": [square(images, 1.5, 4.5, place) for place in range(SHAPE[0])]}
+    for place, each in enumerate((*images, rtstruct(images, rings))):
+        if syntax == RLELossless and "PixelData" in each:
+            each.compress(syntax, generate_instance_uid=False)
+        stored = io.BytesIO()
+        each.file_meta.TransferSyntaxUID = syntax
+        each.save_as(stored, enforce_file_format=True)
+        whole = stored.getvalue()
+        start = 132 if meta else 144 + int.from_bytes(whole[140:144], "little")
+        (tmp_path / "from").mkdir(exist_ok=True)
+        (tmp_path / "from" / str(place)).write_bytes(whole[start:])
+    if syntax == RLELossless and not meta:
+        said = run(tmp_path / "from", tmp_path / "to", code=1)
+        assert "Is compressed, and its header does not say how" in said
+        return
+    run(tmp_path / "from", tmp_path / "to")
+    assert (values - 1024 == np.asarray(only(tmp_path / "to", "imagesTr").dataobj).T).all()
+    assert only(tmp_path / "to", "labelsTr").get_fdata().sum() == 9 * SHAPE[0]
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"\x08\x00",
+        b"\x08\x00\x05\x00CS\x05\x00",  # of odd length
+        b"\x08\x00\x05\x00\xff\xff\xff\xff",  # vast
+        b"\x08\x00\x20\x00DA\x08\x00",  # no first element
+        b"\x02\x00\x00\x00UL\x02\x00",  # no length of a group
+        b"\x00\x08\x00\x05CS\x00\x0a",  # big endian, which is retired
+        b"\x10\x00\x10\x00PN\x04\x00",
+    ],
+)
+def test_what_only_resembles_dicom_without_a_preamble_is_not_read(
+    start: bytes, tmp_path: Path
+) -> None:
+    save(tmp_path / "from", *series(volume()))
+    (tmp_path / "from" / "x").write_bytes(start + bytes(500))
+    assert "1 file: no DICOM" in run(tmp_path / "from", tmp_path / "to")
 
 
 def test_what_pydicom_says_of_a_damaged_file_is_kept_back(

@@ -31,6 +31,9 @@ RTSTRUCT: Final = "1.2.840.10008.5.1.4.1.1.481.3"
 _DEFLATED: Final = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
 _JPEG_LS: Final = ("1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81")
 _ITEMS: Final = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")  # how an item begins, either byte order
+_FIRST: Final = {0: b"UL", 5: b"CS", 8: b"CS", 0x12: b"DA", 0x16: b"UI", 0x18: b"UI"}
+"""First elements of a file without preamble, in group 2 or 8, with their VRs."""
+
 _PIXELS: Final = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelData"),
@@ -114,21 +117,39 @@ def _header(path: Path, tags: Sequence[str], most: int, header: int) -> Iterator
     """
     from pydicom import dcmread
     from pydicom.filereader import read_dataset
+    from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
     with silent(), opened(path, most) as stored:
-        if stored.read(132)[128:] != b"DICM":
-            raise NotDicomError
+        start = stored.read(132)
+        if bare := start[128:] != b"DICM":
+            if not _begins_bare(start):
+                raise NotDicomError
+            stored.seek(0)
         file = _Bounded(stored, MAX_HEADER)
         kind: Callable[..., bool] = lambda tag, vr, length: tag.group != 2  # noqa: E731
         meta = read_dataset(file, False, True, stop_when=kind)  # type: ignore[arg-type]
         if str(meta.get("TransferSyntaxUID")) in _DEFLATED:
             raise DicomError("is deflated, so its size is unknown", "Store it uncompressed.")
         stored.seek(0)
-        structures = str(meta.get("MediaStorageSOPClassUID")) == RTSTRUCT
+        structures = str(meta.get("MediaStorageSOPClassUID", RTSTRUCT)) == RTSTRUCT
         file = _Bounded(stored, header or (MAX_CONTOURS if structures else MAX_HEADER))
-        yield dcmread(
-            file, force=False, specific_tags=list(tags), stop_before_pixels="PixelData" not in tags
+        dataset = dcmread(
+            file, force=bare, specific_tags=list(tags), stop_before_pixels="PixelData" not in tags
         )
+        implicit = dataset.original_encoding[0]
+        plain = ImplicitVRLittleEndian if implicit else ExplicitVRLittleEndian
+        dataset.file_meta.setdefault("TransferSyntaxUID", plain)
+        yield dataset
+
+
+def _begins_bare(start: bytes) -> bool:
+    """Whether a file may be DICOM without its preamble, judged by its first element."""
+    group, element, kind, length = struct.unpack("<HH2sH", start[:8].ljust(8))
+    usual = _FIRST.get(element)
+    if group == 8 and kind != usual:  # an implicit VR, which group 2 never has
+        kind, length = usual, int.from_bytes(start[4:8], "little")
+    lengths = (4,) if usual == b"UL" else range(0, 1024, 2)
+    return group in (2, 8) and usual is not None and kind == usual and length in lengths
 
 
 @contextmanager
@@ -191,6 +212,8 @@ def _decoded(dataset: Any, shape: tuple[int, int, int]) -> Iterator[np.ndarray]:
             f"is compressed as {syntax.name}, for which no decoder is installed",
             "Run pip install python-gdcm, or decompress it first (dcmtk: dcmdjpeg FILE NEW).",
         )
+    if not syntax.is_compressed and dataset["PixelData"].is_undefined_length:
+        raise DicomError("is compressed, and its header does not say how", "Export it again.")
     if syntax in _JPEG_LS:  # its decoder allocates what a frame claims
         frames = generate_frames(dataset.PixelData, number_of_frames=shape[0])
         if any(_jpeg_ls_shape(frame) != shape[1:] for frame in frames):
