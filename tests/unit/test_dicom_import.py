@@ -338,6 +338,41 @@ def test_the_fault_of_a_channel_is_told_at_its_row(fault: str, tmp_path: Path) -
     assert (result_of(said, "MR"), result_of(said, "PT")) == ("not taken", "see 1")
 
 
+@pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_region_that_holds_nothing_becomes_a_label_only_if_it_is_named(
+    kind: str, dry: bool, tmp_path: Path
+) -> None:
+    images = series(volume())
+    if kind == "RTSTRUCT":
+        rings = [square(images, 2, 5, 1)]
+        mask = rtstruct(images, {"gtv": rings, "iso": [ORIGIN[None]], "": [], "empty": []})
+        mask.ROIContourSequence[1].ContourSequence[0].ContourGeometricType = "POINT"
+        del mask.ROIContourSequence[3]
+    else:
+        mask = seg(images, {"gtv": ball(), "iso": 0 * ball(), "empty": 0 * ball()})
+    save(tmp_path / "from", *images, mask)
+    words = ["--dry-run"] * dry
+    said = run(tmp_path / "from", tmp_path / "to", *words)
+    assert "Labels: 1 gtv. Make" in said and f"│ {kind}: gtv │" in said
+    assert "! No case has a frame or a closed contour of empty, iso. These become labels" in said
+    named = ("--label", "iso", "--label", "gtv")
+    said = run(tmp_path / "from", tmp_path / "named", *named, *words)
+    assert "Labels: 1 iso, 2 gtv. Make" in said
+    if not dry:
+        assert describe(tmp_path / "to").labels == {"background": 0, "gtv": 1}
+        assert set(np.unique(only(tmp_path / "named", "labelsTr").dataobj)) == {0, 2}
+
+
+def test_a_region_that_one_patient_lacks_is_a_label_of_the_others(tmp_path: Path) -> None:
+    for number in range(2):
+        images = series(volume(), patient=f"ID-{number}")
+        rings = {"a": [square(images, 2, 5, 1)], "b": [square(images, 6, 8, 1)] * number}
+        save(tmp_path / "from", *images, rtstruct(images, rings))
+    said = run(tmp_path / "from", tmp_path / "to")
+    assert "Labels: 1 a, 2 b. Make" in said and "No case" not in said
+
+
 def test_contours_that_would_take_long_are_refused_before_they_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """`asyndgan import`: makes a data set of a folder of DICOM files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +50,8 @@ def import_(
             only one of a study.
         --segmentation PATTERN: Only segmentations with this description or number.
         --label NAME=PATTERN: A label, and the segments that it covers. The first label gets the
-            number 1, and a later one covers an earlier. By default all segments, by the alphabet.
+            number 1, and a later one covers an earlier. By default all drawn segments, by the
+            alphabet.
 
     Privacy:
         --map FILE: File that tells which patient has which opaque name. It stays at the site. By
@@ -154,6 +156,14 @@ def _show_notes(console: Terminal, archive: "Archive", picked: "Picked") -> None
     from asyndgan.dicom.importing import units_of
 
     taken = [(case, each) for case in picked.cases for each in case.channels.values()]
+    masks = {id(mask): mask for case in picked.cases for mask in case.masks}.values()
+    drawn = {name for mask in masks for name in mask.segments.values()}
+    if empty := {name for mask in masks for name in mask.empty if name} - drawn:
+        console.say(
+            f"! No case has a frame or a closed contour of {_listed(sorted(empty))}. These become "
+            "labels only if --label names them.",
+            style="yellow",
+        )
     if burned := sum(each.burned for _, each in taken):
         console.say(
             f"! {burned} series may have text burned into their pixels, such as a name (secondary "
@@ -194,11 +204,14 @@ def _numbered(archive: "Archive") -> list[tuple[int, int, int, "Series"]]:
     return rows
 
 
+def _listed(names: Sequence[str]) -> str:
+    more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
+    return ", ".join([*(name[:NAME_LENGTH] for name in names[:SHOWN]), *more])
+
+
 def _holds(series: "Series") -> str:
     if series.is_segmentation:
-        names = [name[:NAME_LENGTH] for name in series.segments.values()]
-        more = [f"and {len(names) - SHOWN} more"] if len(names) > SHOWN else []
-        return f"{series.kind}: {', '.join([*names[:SHOWN], *more])}"
+        return f"{series.kind}: {_listed([*series.segments.values()])}"
     sizes = sorted({f"{shape[2]} x {shape[1]}" for shape in series.shapes.values()})
     images = counted(len(series.frames), "image")
     return f"{series.kind}: {images} of {' or '.join(sizes[:2]) or 'no size'}"

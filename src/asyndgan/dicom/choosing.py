@@ -229,12 +229,8 @@ def labels_of(cases: Iterable[Pick], choice: Choice) -> dict[str, int]:
     Raises:
         DataError: names of segments are no names of labels, or differ only in how they are written.
     """
-    found = {
-        choice.label_of(segment)
-        for case in cases
-        for mask in case.masks
-        for segment in mask.segments.values()
-    }
+    masks = [mask for case in cases for mask in case.masks]
+    found = {choice.label_of(segment) for mask in masks for segment in mask.segments.values()}
     names = list(dict.fromkeys(name for name, _ in choice.labels)) or sorted(filter(None, found))
     if alike := named_alike(names):
         raise DataError(

@@ -9,15 +9,13 @@ from asyndgan.data.grids import ORIGIN_TOLERANCE
 from asyndgan.data.readers.volumes import TO_RAS
 from asyndgan.dicom.files import DicomError, header_of, planes_of
 from asyndgan.dicom.geometry import Grid, frames_on
-from asyndgan.dicom.series import Series
+from asyndgan.dicom.series import Series, is_closed
 
 MAX_SEGMENT_PIXELS: Final = 2**34
 """Most pixels of all frames of a SEG, which are decoded one frame at a time."""
 
 MAX_CROSSINGS: Final = 2**25
 """Most rows of pixels that the edges of an RTSTRUCT's contours cross, each of about 0.1 us."""
-
-_CLOSED: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 
 
 def draw(
@@ -104,7 +102,7 @@ def _of_contours(
 def _contours(region: Any) -> Iterator[np.ndarray]:
     """The closed contours of a region, in millimetres [points, 3] (left, posterior, superior)."""
     for contour in region.get("ContourSequence") or ():
-        if str(contour.get("ContourGeometricType")) not in _CLOSED:
+        if not is_closed(contour):
             continue
         data = contour.get_item("ContourData").value  # text: as objects it takes fifty times more
         numbers = data.split(b"\\") if isinstance(data, bytes) else data

@@ -1,7 +1,7 @@
 """What lies in a folder of DICOM files: series of images, and segmentations of them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ MOST: Final = 1e9
 """Largest number in a header: of millimetres, or of units a stored value."""
 
 _UNITS: Final = frozenset({"HU", "BQML", "CNTS", "GML"})
+_CLOSED: Final = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _SEG: Final = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
 _CAPTURE: Final = "1.2.840.10008.5.1.4.1.1.7"
 _CLASS, _DIRECTORY = "MediaStorageSOPClassUID", "1.2.840.10008.1.3.10"
@@ -32,7 +33,7 @@ _TAGS: Final = (
     *("RescaleIntercept", "RescaleType", "Units", "SegmentationType", "SegmentSequence"),
     *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
     *("ReferencedSeriesSequence", "StructureSetROISequence", "StructureSetLabel"),
-    *("ReferencedFrameOfReferenceSequence", "ModalityLUTSequence"),
+    *("ReferencedFrameOfReferenceSequence", "ModalityLUTSequence", "ROIContourSequence"),
 )
 
 
@@ -82,7 +83,8 @@ class Series:
         faults: why files of the series cannot be used.
         frame_of_reference: UID of the coordinate system.
         references: Series Instance UIDs that a segmentation names.
-        segments: number to name of each segment or region.
+        segments: number to name of each segment or region with a frame or closed contour.
+        empty: names of the others.
         localizer: whether it is an overview from which others were planned.
         burned: whether text may be burned into the pixels.
         synthetic: whether it says that it was not acquired.
@@ -100,6 +102,7 @@ class Series:
     faults: list[DicomError] = field(default_factory=list)
     references: set[str] = field(default_factory=set)
     segments: dict[int, str] = field(default_factory=dict)
+    empty: list[str] = field(default_factory=list)
     localizer: bool = False
     burned: bool = False
     synthetic: bool = False
@@ -185,6 +188,8 @@ def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool
     if alone:
         _describe_segments(series, dataset)
     if sop == RTSTRUCT:
+        regions = dataset.get("ROIContourSequence") or ()
+        _keep(series, {int(item.ReferencedROINumber) for item in regions if _is_drawn(item)})
         return True
     _describe_images(series, sop, dataset)
     try:
@@ -192,6 +197,8 @@ def _add(found: dict[tuple[str, ...], Series], path: Path, dataset: Any) -> bool
         shape = (int(dataset.get("NumberOfFrames") or 1), int(dataset.Rows), int(dataset.Columns))
         series.frames += _frames(path, dataset, shape[0])
         series.shapes[path] = shape
+        if kind == "SEG" and all(frame.segment for frame in series.frames):  # no label map
+            _keep(series, {frame.segment for frame in series.frames})
     except DicomError as fault:
         series.faults.append(fault)
     return True
@@ -233,6 +240,21 @@ def _describe_segments(series: Series, dataset: Any) -> None:
         for study in frame.get("RTReferencedStudySequence") or ():
             named += study.get("RTReferencedSeriesSequence") or ()
     series.references |= {str(item.get("SeriesInstanceUID")) for item in named}
+
+
+def _is_drawn(region: Any) -> bool:
+    return any(map(is_closed, region.get("ContourSequence") or ()))
+
+
+def is_closed(contour: Any) -> bool:
+    """Whether a contour surrounds pixels, unlike points and open lines."""
+    return str(contour.get("ContourGeometricType")) in _CLOSED
+
+
+def _keep(series: Series, drawn: Container[int]) -> None:
+    """Keeps the segments of which anything is drawn."""
+    series.empty = [name for number, name in series.segments.items() if number not in drawn]
+    series.segments = {n: name for n, name in series.segments.items() if n in drawn}
 
 
 def _check_pixels(dataset: Any, kind: str) -> None:
