@@ -373,6 +373,41 @@ def test_a_region_that_one_patient_lacks_is_a_label_of_the_others(tmp_path: Path
     assert "Labels: 1 a, 2 b. Make" in said and "No case" not in said
 
 
+@pytest.mark.parametrize(
+    ("places", "gaps"), [((0, 2, 4), True), ((0, 1, 4), True), ((1, 2, 3), False), ((4,), False)]
+)
+@pytest.mark.parametrize("kind", ["RTSTRUCT", "SEG"])
+@pytest.mark.parametrize("dry", [True, False])
+def test_a_label_that_is_absent_between_slices_that_have_it_is_told(
+    places: Sequence[int], gaps: bool, kind: str, dry: bool, tmp_path: Path
+) -> None:
+    images = series(volume())
+    parts = np.zeros((2, *SHAPE), bool)
+    parts[0, :, :3, :3] = True
+    parts[1, places, 5:8, 5:8] = True
+    rings = {
+        "a": [square(images, -0.5, 2.5, place) for place in range(SHAPE[0])],
+        "b": [square(images, 4.5, 7.5, place) for place in places],
+    }
+    segments = dict(zip("ab", parts, strict=True))
+    mask = rtstruct(images, rings) if kind == "RTSTRUCT" else seg(images, segments)
+    save(tmp_path / "from", *images, mask)
+    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry)
+    assert ("! Masks of 1 series have gaps: a slice lacks a label" in said) == gaps
+    if not dry:
+        found = np.asarray(only(tmp_path / "to", "labelsTr").dataobj).T
+        assert (found == parts[0] + 2 * parts[1]).all()
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_cases_without_a_mask_are_told(dry: bool, tmp_path: Path) -> None:
+    save(tmp_path / "from", *series(volume()), *series(volume(), patient="ID-2"))
+    said = run(tmp_path / "from", tmp_path / "to", *["--dry-run"] * dry)
+    assert "! 2 cases without a mask. Training needs a mask for every case" in said
+    save(tmp_path / "other", *(images := series(volume())), seg(images, {"lesion": ball()}))
+    assert "without a mask" not in run(tmp_path / "other", tmp_path / "b", *["--dry-run"] * dry)
+
+
 def test_contours_that_would_take_long_are_refused_before_they_are_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -118,6 +118,12 @@ def _import(
         _show(console, archive, picked, results, names)
     if not done:
         raise DataError("no case can be imported. What is listed above says why.")
+    if bare := sum(not case.masks for case, _ in done):
+        console.say(
+            f"! {counted(bare, 'case')} without a mask. Training needs a mask for every case. "
+            "Export the segmentations too.",
+            style="yellow",
+        )
     if listed := ", ".join(f"{number} {name}" for name, number in labels.items() if number):
         console.say(f"Labels: {listed}. Make sure that none of them names a patient.")
     patients = {case.key[0] for case, _ in done}
@@ -162,6 +168,13 @@ def _show_notes(console: Terminal, archive: "Archive", picked: "Picked") -> None
         console.say(
             f"! No case has a frame or a closed contour of {_listed(sorted(empty))}. These become "
             "labels only if --label names them.",
+            style="yellow",
+        )
+    if gaps := sum(mask.gaps for mask in masks):
+        console.say(
+            f"! Masks of {gaps} series have gaps: a slice lacks a label that slices on both sides "
+            "of it have. If only some slices were contoured, interpolate the contours in the "
+            "software that drew them.",
             style="yellow",
         )
     if burned := sum(each.burned for _, each in taken):

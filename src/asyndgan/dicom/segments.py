@@ -21,7 +21,7 @@ MAX_CROSSINGS: Final = 2**25
 def draw(
     mask: np.ndarray, segmentation: Series, grid: Grid, labels: Mapping[int, int], *, ordered: bool
 ) -> None:
-    """Draws the segments of one segmentation into a mask.
+    """Draws the segments of one segmentation into a mask, and notes its gaps.
 
     Args:
         mask: uint8 of the grid's shape; 0 where nothing was drawn yet.
@@ -34,7 +34,10 @@ def draw(
         DicomError: it cannot be read, does not lie on the grid, or labels overlap.
     """
     drawn = _of_contours if segmentation.kind == "RTSTRUCT" else _of_frames
+    places: dict[int, set[int]] = {}
     for label, place, inside in drawn(segmentation, grid, labels):
+        if inside.any():
+            places.setdefault(label, set()).add(place)
         here = mask[..., place]
         if not ordered and (inside & (here > 0) & (here != label)).any():
             raise DicomError(
@@ -42,6 +45,7 @@ def draw(
                 "Name the labels with --label, in an order in which a later one covers an earlier.",
             )
         here[inside & (here < label)] = label
+    segmentation.gaps = any(max(each) - min(each) >= len(each) for each in places.values())
 
 
 def _of_frames(

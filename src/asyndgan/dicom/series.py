@@ -85,6 +85,7 @@ class Series:
         references: Series Instance UIDs that a segmentation names.
         segments: number to name of each segment or region with a frame or closed contour.
         empty: names of the others.
+        gaps: whether, once drawn, a label is absent on a slice between two that have it.
         localizer: whether it is an overview from which others were planned.
         burned: whether text may be burned into the pixels.
         synthetic: whether it says that it was not acquired.
@@ -103,6 +104,7 @@ class Series:
     references: set[str] = field(default_factory=set)
     segments: dict[int, str] = field(default_factory=dict)
     empty: list[str] = field(default_factory=list)
+    gaps: bool = False
     localizer: bool = False
     burned: bool = False
     synthetic: bool = False
