@@ -109,6 +109,7 @@ def test_paths_are_relative_to_the_file_and_overrides_are_those_of_set(
         ("sites = {'../a' = 'x'}", "site ../a: a name has letters"),
         ("sites = {a = 'x', A = 'y'}", "each name once"),
         ("sites = ['a']", "sites = ['a']"),
+        ("set.image.size = nan", "image.size = nan: write a finite number"),
         ("sites = {a = 3}", "sites.a = 3: write the path of a folder in quotes."),
         ("site_2 = 5", "site_2 is no key here. Did you mean sites?"),
         ("training = 0", "training is no key here. Did you mean set.training?"),
@@ -172,6 +173,13 @@ def test_what_a_study_would_give_is_asked_for_with_the_way_to_write_one(
         with pytest.raises(typer.BadParameter) as missing:
             parsed(name, "")
         assert re.search(hint, missing.value.format_message())
+
+
+@pytest.mark.parametrize("name", ["fingerprint", "augment"])
+def test_which_of_several_sites_is_meant_is_asked_for_by_their_names(name: str, here: Path) -> None:
+    with pytest.raises(typer.BadParameter) as missing:
+        parsed(name, "")
+    assert "Name a site of the study: north or south." in missing.value.format_message()
 
 
 def test_what_is_no_file_of_text_is_not_read(tmp_path: Path) -> None:

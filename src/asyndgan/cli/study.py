@@ -46,7 +46,10 @@ def missing_hint(command: Any, ctx: Any, name: str) -> str:
     """What to do about a missing parameter that a study would give; empty: it would not."""
     takes = any(each.name == "study" for each in command.params)
     taken = takes and name in TAKEN[command.name].split()
-    return "" if not taken or ctx.meta.get(SITES) else HINT
+    sites = ctx.meta.get(SITES)
+    if taken and sites and name in ("site", "folder"):
+        return f"Name a site of the study: {' or '.join(sites)}."
+    return "" if not taken or sites else HINT
 
 
 def completed(command: Any, ctx: Any, words: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """A study: its sites, test set, recipe and run folder, named once in a file for all commands."""
 
+import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -82,6 +83,14 @@ class Study(Section):
     recipe: Annotated[str | None, AfterValidator(_recipe_located)] = None
     changes: dict[str, JsonValue] = Field({}, alias="set")
     out: Located = Field(Path("run"), validate_default=True)
+
+    @field_validator("changes", mode="before")
+    @classmethod
+    def _finite(cls, changes: object) -> object:
+        for key, value in dotted(changes) if isinstance(changes, dict) else ():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{key} = {value}: write a finite number")
+        return changes
 
     @field_validator("changes")
     @classmethod
