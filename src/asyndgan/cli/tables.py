@@ -110,6 +110,8 @@ def evaluate_table(
 
 def tell_evaluation(console: Terminal, found: "RecordsEvaluation") -> None:
     """Prints an evaluation of records."""
+    if note := found.about.get("note"):
+        console.say(note, style="yellow")
     table = Grid(caption=f"On {found.about['judged_on']}; 95 % intervals over records")
     for heading in ("model", "records"):
         table.add_column(heading)

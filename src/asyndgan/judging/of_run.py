@@ -17,7 +17,7 @@ from asyndgan.judging.table import Evaluation
 from asyndgan.models import usable_device
 from asyndgan.painting.sets import check_provenance, synthetic_of_run
 from asyndgan.runs import RunFacts, RunFolder
-from asyndgan.runs.sites import RunSites
+from asyndgan.runs.sites import RunSites, told_of_sites
 from asyndgan.runs.trial import trial_of
 from asyndgan.texts import counted
 from asyndgan.training.segmentation import budget_for
@@ -102,7 +102,7 @@ def evaluate_run(
             "run": facts.run,
             "generator_sha256": facts.generator_sha256,
             "modalities": ", ".join(modalities) + _lacking(real),
-            "sites": " ".join(filter(None, [_others(facts, real), _changed(changed)])),
+            "sites": told_of_sites(facts, real, changed),
             "trial": trial_of(facts, recipe),
         },
         diagnosis=_diagnosed(run, real, bench) if diagnose else {},
@@ -162,26 +162,6 @@ def _check_known(facts: RunFacts, sites: Collection[str]) -> None:
             f"{', '.join(sorted(facts.sites))}. Name them with --site as in the training; patients "
             "whom the run has not seen are --test."
         )
-
-
-def _others(facts: RunFacts, sites: Collection[str]) -> str:
-    """A sentence on whose real images are judged, if not those of the run's sites; else empty."""
-    if set(sites) == set(facts.sites):
-        return ""
-    return (
-        f"'All real images' are those of {', '.join(sorted(sites))}; the generator was taught by "
-        f"{', '.join(sorted(facts.sites))}."
-    )
-
-
-def _changed(sites: Collection[str]) -> str:
-    """A sentence on sites whose cases are not those of the training; empty if there are none."""
-    if not sites:
-        return ""
-    return (
-        f"The cases of {', '.join(sites)} are not those that the run was trained on: files or "
-        "masks have changed since, or the folder is another one."
-    )
 
 
 def _lacking(sites: Mapping[str, Sequence[Case]]) -> str:

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final, final
 import numpy as np
 
 from asyndgan.data.splits import OPEN
-from asyndgan.engines.setup import chooser_at
 from asyndgan.errors import MissingPackageError, RunError
 from asyndgan.judging.bench import OnProgress
 from asyndgan.judging.metrics import area_under_curve
 from asyndgan.painting.records import generate_records, read_synthetic
 from asyndgan.runs import RunFolder
+from asyndgan.runs.sites import changed_sites, choosers_of, told_of_sites
 from asyndgan.runs.trial import trial_of
-from asyndgan.tables.cohort import read_for, split
+from asyndgan.tables.cohort import load_records, read_for, split
 from asyndgan.tables.encoding import Encoder
 from asyndgan.tables.schema import Schema, check_positive, schema_of
 from asyndgan.tables.table import check_apart
@@ -109,11 +109,12 @@ def evaluate_records(
         watch: called with a text, the models trained and all models.
 
     Raises:
-        RunError: nothing to judge on, a site is none of the run's, the test records are theirs, or
-            another generator made the synthetic ones.
+        RunError: nothing to judge on, a site is none of the run's, nobody can tell what it held
+            out, the test records are theirs, or another generator made the synthetic ones.
         DataError, CohortError: a table cannot be read, or has other columns.
     """
     kept, held = split_sites(run, sites, states or {})
+    changed = _changed(run, sites, states or {}, judged=test is None)
     schemas = {site: schema_of(data) for site, data in sites.items()}
     check_positive(schemas)
     schema = next(iter(schemas.values()))
@@ -140,6 +141,7 @@ def evaluate_records(
             "seeds": seeds,
             "sites": list(sites),
             "trial": trial_of(facts, recipe),
+            "note": told_of_sites(facts, sites, changed),
         },
         scores=scored(
             {name: [own] for name, own in sets.items()}, judged, schema, seeds=seeds, watch=watch
@@ -158,18 +160,42 @@ def split_sites(
     """The records that each site trained on, and all that they held out.
 
     Raises:
-        RunError: a site is none of the run's.
+        RunError: a site is none of the run's, or as `choosers_of`.
         DataError, CohortError: as `read_for`.
     """
     recipe, known = run.recipe(), run.facts().sites
-    kept, held = {}, []
+    choosers, kept, held = choosers_of(run, sites, states), {}, []
     for site, data in sites.items():
         if site not in known:
             raise RunError(f"--site {site}: this run has {', '.join(known)}. Name one of them.")
-        chooser = chooser_at(states.get(site, run.site_state(site))) or OPEN
-        kept[site], own = split(recipe, read_for(recipe, data, f"site {site}"), chooser)
+        table = read_for(recipe, data, f"site {site}")
+        kept[site], own = split(recipe, table, choosers.get(site, OPEN))
         held.append(own)
     return kept, joined(held)
+
+
+def _changed(
+    run: RunFolder, sites: Mapping[str, Path], states: Mapping[str, Path], *, judged: bool
+) -> list[str]:
+    """Sites whose records are not those that they trained on, by their states of the run.
+
+    Raises:
+        RunError: there are such sites, and what they held out is `judged`: records are held out by
+            their places in the table.
+    """
+    recipe, choosers = run.recipe(), choosers_of(run, sites, states)
+
+    def members(site: str) -> str:
+        return load_records(recipe, sites[site], site, choosers.get(site, OPEN)).members
+
+    changed = changed_sites(run, sites, states, members)
+    if changed and judged:
+        raise RunError(
+            f"{sites[changed[0]]} does not hold the records that {changed[0]} was trained on, in "
+            "their order, so nobody can tell which of them it held out. Name the table that the "
+            "site had, or give records of no site with --test."
+        )
+    return changed
 
 
 def joined(tables: Iterable["pd.DataFrame"]) -> "pd.DataFrame":

@@ -1,6 +1,6 @@
 """A run's sites: the cases that they trained with, and the patients whom they held out."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self, final
@@ -11,7 +11,7 @@ from asyndgan.data.nnunet import DEFAULT_PATIENT_PATTERN
 from asyndgan.data.splits import OPEN, Chooser, held_out_by
 from asyndgan.engines.setup import SiteSetup, chooser_at, load_cohort
 from asyndgan.errors import RunError
-from asyndgan.runs import RunFolder
+from asyndgan.runs import RunFacts, RunFolder
 from asyndgan.training.checkpoint import place_holding
 
 
@@ -106,28 +106,16 @@ class RunSites:
             DataError, CohortError: as `load_cohort`.
         """
         facts, recipe = self.run.facts(), self.run.recipe()
-        setups = {site: self.as_in_run(site) for site in self.data if site in facts.sites}
-        states = {site: place_holding(setup.state, facts.run) for site, setup in setups.items()}
-        trained = {
-            site: held[1].get("members")
-            for site, held in states.items()
-            if held and held[1].get("recipe") == recipe.digest()
-        }
         whole = recipe.image.model_copy(update={"slices": "all"})
-        changed = []
-        for site, members in trained.items():
+
+        def members(site: str) -> str:
             data = self.data[site]
             held = [m for m in facts.sites[site]["modalities"] if m in data.info.modalities]
             data.cases(whole, held, unmasked=False, incomplete=True)  # later requests need no file
-            here = load_cohort(setups[site], recipe, data=data).members
-            others = [name for name, known in trained.items() if known == here != members]
-            if others:
-                raise RunError(
-                    f"the folder of {site}, {data.folder}, holds the cases that {others[0]} was "
-                    "trained on. Name with --site the folder that each site had."
-                )
-            changed += [site] if here != members else []
-        return changed
+            return load_cohort(self.as_in_run(site), recipe, data=data).members
+
+        folders = {site: data.folder for site, data in self.data.items()}
+        return changed_sites(self.run, folders, self.states, members)
 
     def participation(self, *, trained: Collection[str] = ()) -> Participation:
         """How these sites took part, with the cases of those that are named in `trained`."""
@@ -137,6 +125,58 @@ class RunSites:
             choosers_of(self.run, self.data, self.states),
             {site: own["cases"] for site, own in sites.items() if own["cases"] != 1},
         )
+
+
+def changed_sites(
+    run: RunFolder,
+    data: Mapping[str, Path],
+    states: Mapping[str, Path],
+    members: Callable[[str], str],
+) -> list[str]:
+    """Sites whose `members` are not those of their states of the run; see `RunSites.changed`."""
+    held = {
+        site: place_holding(states.get(site, run.site_state(site)), run.facts().run)
+        for site in data
+        if site in run.facts().sites
+    }
+    digest = run.recipe().digest()
+    trained = {
+        site: own[1].get("members")
+        for site, own in held.items()
+        if own and own[1].get("recipe") == digest
+    }
+    changed = []
+    for site, known in trained.items():
+        here = members(site)
+        if others := [name for name, other in trained.items() if other == here != known]:
+            raise RunError(
+                f"the folder of {site}, {data[site]}, holds the cases that {others[0]} was "
+                "trained on. Name with --site the folder that each site had."
+            )
+        changed += [site] if here != known else []
+    return changed
+
+
+def told_of_sites(facts: RunFacts, sites: Collection[str], changed: Sequence[str]) -> str:
+    """What a reader of an evaluation must know of the sites at hand; empty: nothing.
+
+    Args:
+        facts: of the run.
+        sites: those whose real data are judged.
+        changed: those of them whose data are not what they trained on.
+    """
+    told = []
+    if set(sites) != set(facts.sites):
+        told.append(
+            f"'All real' and 'all sites' mean {', '.join(sorted(sites))} alone; the generator was "
+            f"taught by {', '.join(sorted(facts.sites))}."
+        )
+    if changed:
+        told.append(
+            f"The data of {', '.join(changed)} are not those that the run was trained on: they "
+            "have changed since, or are other data."
+        )
+    return " ".join(told)
 
 
 def choosers_of(
