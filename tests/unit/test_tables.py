@@ -248,6 +248,25 @@ def test_a_parquet_file_of_other_types_or_of_noise_is_refused(tmp_path: Path) ->
         Table.read(file)
 
 
+NESTED = {
+    "list": pyarrow.array([["a"]] * 200),
+    "struct": pyarrow.array([{"a": "b"}] * 200),
+    "map": pyarrow.array([[("a", "b")]] * 200, pyarrow.map_(pyarrow.string(), pyarrow.string())),
+}
+
+
+@pytest.mark.parametrize("kind", NESTED)
+@pytest.mark.parametrize("column", ["income", "term", "bad"])
+def test_a_parquet_file_of_nested_values_is_refused_in_every_column(
+    tmp_path: Path, column: str, kind: str
+) -> None:
+    table = pyarrow.Table.from_pandas(Table.read(drawn(tmp_path)).records)
+    place = table.column_names.index(column)
+    parquet.write_table(table.set_column(place, column, NESTED[kind]), tmp_path / "n.parquet")
+    with pytest.raises(DataError, match=f"column '{column}' is stored as {kind}<"):
+        Table.read(tmp_path / "n.parquet")
+
+
 def test_a_long_text_of_a_parquet_file_is_held_once(tmp_path: Path) -> None:
     """As Python texts these records would take 400 GB."""
     count = 100_000

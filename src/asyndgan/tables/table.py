@@ -279,10 +279,11 @@ def _parquet(path: Path, schema: Schema) -> "pd.DataFrame":
     parts: dict[str, list[Any]] = {name: [] for name in schema.columns}
     with opened(path, MOST_BYTES) as file:
         try:
-            found = parquet.ParquetFile(file, read_dictionary=texts)
-            _order(found.schema_arrow.names, schema)
+            stored = parquet.read_schema(file)  # of nested texts no dictionary can be asked for
+            _order(stored.names, schema)
             for name, column in schema.columns.items():
-                _check_stored(found.schema_arrow.field(name).type, name, column)
+                _check_stored(stored.field(name).type, name, column)
+            found = parquet.ParquetFile(file, read_dictionary=texts)
             records = size = 0
             for batch in found.iter_batches(BATCH, columns=list(parts), use_threads=False):
                 records, size = records + len(batch), size + batch.nbytes
