@@ -474,6 +474,20 @@ def test_a_schema_that_declares_knots_and_shares_is_planned_without_a_record(
         plan_tables({"c": tmp_path / "c"}, ["privacy.kind=discriminator"])
 
 
+def test_check_takes_of_tables_what_a_plan_takes_of_them(tmp_path: Path) -> None:
+    sites = [stored(tmp_path / name, (drawn(tmp_path / name, 25, seed) / "records.csv")
+                    .read_text().removeprefix(HEADER), declaring())
+             for seed, name in enumerate("ab")]  # fmt: skip
+    assert not any(one.faults for one in checked(sites))  # too few to be summarised
+    for other in (declaring() | {"shares": {"no": 0.8, "yes": 0.2}}, SCHEMA):
+        drawn(tmp_path / "b", 200, 1)
+        (sites[1] / "schema.json").write_text(json.dumps(other))
+        (fault,) = checked(sites)[-1].faults
+        assert "declare other columns, knots or shares, or one of them declares none" in fault
+        with pytest.raises(CohortError, match="declare other columns, knots or shares"):
+            plan_tables({"a": sites[0], "b": sites[1]})
+
+
 @pytest.mark.parametrize("own", ["none", "other knots", "other shares"])
 def test_a_recipe_that_calls_itself_declared_is_refused_where_a_site_declares_otherwise(
     tmp_path: Path, own: str
@@ -579,6 +593,8 @@ def test_synthetic_records_are_nobodys_real_ones(tmp_path: Path) -> None:
         plan_tables({"a": sites["a"], "b": fake})
     for reports in (checked([sites["a"]], fake), checked([fake])):
         assert "its table is synthetic" in reports[-1].faults[0]
+    with pytest.raises(CohortError, match="its table is synthetic"):
+        raise CliRunner().invoke(app, ["fingerprint", str(fake)]).exception or AssertionError
 
 
 def test_records_of_one_table_in_another_are_told_if_chance_does_not_bring_them(

@@ -1,14 +1,16 @@
 """What `asyndgan check` says of tables: their rows and their faults, each and together."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import permutations
 from pathlib import Path
 from typing import final
 
 from asyndgan.errors import AsyndganError, CohortError
+from asyndgan.recipe.table import TableSection
+from asyndgan.tables.planning import agreed, told_of
 from asyndgan.tables.schema import check_positive
-from asyndgan.tables.summary import check_schema, planned, summarised
+from asyndgan.tables.summary import Summary, check_schema
 from asyndgan.tables.table import MOST_SAME, Table, equal_records
 
 
@@ -32,6 +34,7 @@ def checked(paths: Sequence[Path], test: Path | None = None) -> list[TableReport
     """Reads all tables; `test` holds records that none of the others may hold."""
     reports: list[TableReport] = []
     tables: list[Table] = []
+    told: dict[str, Summary | TableSection] = {}
     for path in [*paths, *([test] if test else [])]:
         trained = len(reports) < len(paths)
         report = TableReport(str(path))
@@ -42,11 +45,13 @@ def checked(paths: Sequence[Path], test: Path | None = None) -> list[TableReport
             report.rows = _facts(table)
             table.check_real()
             if trained:
-                summarised(table)
+                told[str(path)] = told_of(table)
         except AsyndganError as error:
             report.faults.append(str(error))
     if not any(report.faults for report in reports):
-        reports[-1].faults += _between(tables[: len(paths)], tables[len(paths) :], reports[-1])
+        reports[-1].faults += _between(
+            told, tables[: len(paths)], tables[len(paths) :], reports[-1]
+        )
     return reports
 
 
@@ -64,14 +69,20 @@ def _facts(table: Table) -> dict[str, str]:
     }
 
 
-def _between(tables: Sequence[Table], test: Sequence[Table], last: TableReport) -> list[str]:
+def _between(
+    told: Mapping[str, Summary | TableSection],
+    tables: Sequence[Table],
+    test: Sequence[Table],
+    last: TableReport,
+) -> list[str]:
     """Faults between tables: schemas that differ, and records of one in another.
 
+    `told` is what a plan takes of the tables.
     Test records at a site that may be there by chance are told in the last report.
     """
     try:
         check_positive({str(one.path): one.schema for one in (*tables, *test)})
-        table = planned({str(one.path): summarised(one) for one in tables})
+        table = agreed(told)
         for one in test:
             check_schema(table, one.schema, str(one.path))
     except CohortError as error:

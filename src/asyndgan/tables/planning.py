@@ -43,7 +43,7 @@ def plan_tables(sites: Mapping[str, Path], overrides: Sequence[str] = ()) -> Rec
 
 def plan_from(told: Mapping[str, Summary | TableSection], overrides: Sequence[str] = ()) -> Recipe:
     """The recipe for what sites tell of their tables; arguments and errors as of `plan_tables`."""
-    table = _agreed(told)
+    table = agreed(told)
     return Recipe.from_tables(
         {**tables_of(base_text(), overrides), "table": table.model_dump(mode="json")}
     )
@@ -60,12 +60,24 @@ def _told(path: Path) -> Summary | TableSection:
     schema = schema_of(path)
     if schema.declared or path.name == SCHEMA_FILE:
         return declared(schema)
-    table = Table.read(path)
-    table.check_real()
-    return summarised(table)
+    return told_of(Table.read(path))
 
 
-def _agreed(told: Mapping[str, Summary | TableSection]) -> TableSection:
+def told_of(table: Table) -> Summary | TableSection:
+    """What a plan takes of a table: what its schema declares or, without that, its summary.
+
+    Raises:
+        DataError, CohortError: as `summarised`.
+    """
+    return declared(table.schema) if table.schema.declared else summarised(table)
+
+
+def agreed(told: Mapping[str, Summary | TableSection]) -> TableSection:
+    """The table that all sites have, by what they tell of theirs.
+
+    Raises:
+        CohortError: two tell of other columns, knots or shares, or as `planned`.
+    """
     summaries = {site: one for site, one in told.items() if isinstance(one, Summary)}
     if len(summaries) == len(told):
         return planned(summaries)

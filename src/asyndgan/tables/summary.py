@@ -87,9 +87,11 @@ def summarised(table: Table) -> Summary:
     """Summarises a site's table.
 
     Raises:
+        CohortError: its records are synthetic.
         DataError: a column has values in fewer than two groups of records, or there are fewer than
             `LEAST` records.
     """
+    table.check_real()
     records, target = table.records, table.schema.target
     counts = {name: int((records[target] == name).sum()) for name in table.schema.classes}
     columns = {}
