@@ -1,9 +1,11 @@
 """Tables: their files, their encoding, what a summary tells, and their networks."""
 
+import datetime
 import gzip
 import json
 import warnings
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ from asyndgan.tables.cohort import load_records, read_for
 from asyndgan.tables.encoding import Encoder, class_numbers
 from asyndgan.tables.planning import plan_from, plan_tables
 from asyndgan.tables.schema import is_table, schema_of
-from asyndgan.tables.summary import GROUP, LEAST, loaded, planned, summarised
+from asyndgan.tables.summary import GROUP, LEAST, check_schema, loaded, planned, summarised
 from asyndgan.tables.table import Table, check_apart, equal_records, nearly_equal
 from asyndgan.training.describing import Describing
 from asyndgan.wire import ANSWERS, Describe, Described, unpack
@@ -105,6 +107,9 @@ HOSTILE = {
     "a short row": ("1,2,short,no\n1,2,no\n", "line 3 has 3 fields, and 4 are wanted"),
     "a long row": ("1,2,short,no,5\n", "line 2 has 5 fields"),
     "a huge field": (f"1,2,{'a' * 2000},no\n", "a field of over 1000 characters"),
+    "a field beyond csv's own limit": (
+        f"1,2,{'a' * 200_000},no\n", "line 2 has a field of over 1000 characters. Shorten it",
+    ),
     "an open quotation": ('1,2,"short,no\n' + "1,2,short,no\n" * 100, "line"),
     "no record": ("", "holds no record"),
     "a zero byte": (HEADER.encode() + b"1,2,sh\0ort,no\n", "holds a zero byte"),
@@ -265,6 +270,24 @@ def test_a_parquet_file_of_nested_values_is_refused_in_every_column(
     parquet.write_table(table.set_column(place, column, NESTED[kind]), tmp_path / "n.parquet")
     with pytest.raises(DataError, match=f"column '{column}' is stored as {kind}<"):
         Table.read(tmp_path / "n.parquet")
+
+
+@pytest.mark.parametrize("values", [[True], [1], [datetime.date(2020, 1, 1)], [Decimal("1.5")]])
+def test_a_parquet_file_of_other_types_is_refused_with_the_type_to_store(
+    tmp_path: Path, values: list[Any]
+) -> None:
+    table = pyarrow.Table.from_pandas(Table.read(drawn(tmp_path)).records)
+    for column, remedy in (
+        ("bad", "Store it as text, in the words of its categories"),
+        ("income", "Store it as integers or floats"),
+    ):
+        if column == "income" and values == [1]:
+            continue
+        place = table.column_names.index(column)
+        other = table.set_column(place, column, pyarrow.array(values * 200))
+        parquet.write_table(other, tmp_path / "n.parquet")
+        with pytest.raises(DataError, match=f"column '{column}' is stored as .*{remedy}"):
+            Table.read(tmp_path / "n.parquet")
 
 
 def test_a_long_text_of_a_parquet_file_is_held_once(tmp_path: Path) -> None:
@@ -659,11 +682,36 @@ def test_a_site_with_another_schema_or_synthetic_records_takes_no_part(tmp_path:
     schema = json.loads(json.dumps(SCHEMA))
     schema["columns"]["term"]["categories"] = ["long, fixed", "short"]
     (sites["a"] / "schema.json").write_text(json.dumps(schema))
-    with pytest.raises(CohortError, match=r"site a: its schema\.json has other columns"):
+    told = r"site a: its schema\.json and the recipe have another kind, .* of column 'term'"
+    with pytest.raises(CohortError, match=told):
         load_records(recipe, sites["a"], "a")
     (sites["a"] / "schema.json").write_text(json.dumps(SCHEMA | {"synthetic": True}))
     with pytest.raises(CohortError, match="site a: its table is synthetic"):
         load_records(recipe, sites["a"], "a")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda s: s["columns"].pop("term"), "other columns: only one has 'term'"),
+        (lambda s: s["columns"].update(x={"kind": "numeric"}), "only one has 'x'"),
+        (lambda s: s["columns"]["loans"].update(kind="numeric"), "another kind, or .* 'loans'"),
+        (lambda s: s["columns"]["loans"].update(missing=True), "another 'missing' of .* 'loans'"),
+        (lambda s: s["columns"]["bad"].update(categories=["no", "y"]), "of the target 'bad'"),
+        (lambda s: s.update(target="term") or s["columns"]["term"].update(missing=False),
+         "another target, 'term' and 'bad'"),
+    ],
+)  # fmt: skip
+def test_a_schema_that_is_not_the_recipes_is_told_by_the_name_of_what_differs(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], told: str
+) -> None:
+    recipe, sites = recipe_of(tmp_path)
+    assert recipe.table is not None
+    schema = json.loads(json.dumps(SCHEMA))
+    change(schema)
+    (sites["a"] / "schema.json").write_text(json.dumps(schema))
+    with pytest.raises(CohortError, match=told):
+        check_schema(recipe.table, schema_of(sites["a"]), "site a")
 
 
 def test_a_cohort_holds_records_out_by_the_recipe(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ share a value, the mean is that value. It is no differential privacy, so a schem
 and shares instead, and nothing is summarised.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, final
 
@@ -26,7 +26,7 @@ from asyndgan.recipe.table import (
     TableColumn,
     TableSection,
 )
-from asyndgan.tables.schema import Schema
+from asyndgan.tables.schema import Schema, SchemaColumn
 from asyndgan.tables.table import Table
 from asyndgan.texts import Name, bounded_text, parsed_json
 
@@ -172,8 +172,9 @@ def planned(summaries: Mapping[str, Summary]) -> TableSection:
         CohortError: two sites differ in a column, its kind or its categories, or in the target.
     """
     first, *_ = summaries
-    for site, summary in summaries.items():
-        if reason := _difference(summaries[first], summary):
+    forms = {site: _form(one.target, one.classes, one.columns) for site, one in summaries.items()}
+    for site, form in forms.items():
+        if reason := _difference(forms[first], form):
             raise CohortError(
                 f"{site} and {first} have {reason}. Write the same schema.json at both."
             )
@@ -229,22 +230,17 @@ def check_schema(table: TableSection, schema: Schema, who: str) -> None:
     Raises:
         CohortError: it is not.
     """
-    own = {name: column for name, column in schema.columns.items() if name != schema.target}
+    own = _form(schema.target, schema.classes, schema.columns)
     wanted = {column.name: column for column in table.columns}
-    like = all(
-        name in own
-        and own[name].kind == column.kind
-        and own[name].categories == column.categories
-        and own[name].missing <= column.missing
-        for name, column in wanted.items()
-    )
-    if set(own) != set(wanted) or not like or schema.target != table.target:
+    reason = _difference(own, _form(table.target, table.classes, wanted))
+    if not reason:
+        lacking = [n for n, c in wanted.items() if schema.columns[n].missing and not c.missing]
+        reason = f"another 'missing' of column '{lacking[0]}'" if lacking else ""
+    if reason:
         raise CohortError(
-            f"{who}: its schema.json has other columns, kinds, categories or another target than "
-            "the recipe. Plan the recipe from the fingerprints of all sites."
+            f"{who}: its schema.json and the recipe have {reason}. Write there what "
+            "the sites have, or plan the recipe anew from all sites."
         )
-    if set(schema.classes) != set(table.classes):
-        raise CohortError(f"{who}: its target has other categories than the recipe's.")
 
 
 def check_declared(table: TableSection, schema: Schema, who: str) -> None:
@@ -267,14 +263,29 @@ def check_declared(table: TableSection, schema: Schema, who: str) -> None:
         )
 
 
-def _difference(one: Summary, other: Summary) -> str:
-    if one.target != other.target or list(one.classes) != list(other.classes):
-        return "another target, or other categories of it"
-    if set(one.columns) != set(other.columns):
-        return "other columns"
-    for name, column in one.columns.items():
-        others = other.columns[name]
-        if (column.kind, column.categories) != (others.kind, others.categories):
+_Form = tuple[str, set[str], dict[str, tuple[Kind, tuple[str, ...]]]]
+"""The target, its categories, and kind and categories of each other column."""
+
+
+def _form(
+    target: str,
+    classes: Iterable[str],
+    columns: Mapping[str, SummaryColumn] | Mapping[str, TableColumn] | Mapping[str, SchemaColumn],
+) -> _Form:
+    others = {name: (c.kind, c.categories) for name, c in columns.items() if name != target}
+    return target, set(classes), others
+
+
+def _difference(one: _Form, other: _Form) -> str:
+    """What two tables have that is not alike, with its name; empty: nothing."""
+    if one[0] != other[0]:
+        return f"another target, '{one[0]}' and '{other[0]}'"
+    if one[1] != other[1]:
+        return f"other categories of the target '{one[0]}'"
+    if alone := sorted(one[2].keys() ^ other[2].keys()):
+        return f"other columns: only one has '{alone[0]}'"
+    for name, column in one[2].items():
+        if column != other[2][name]:
             return f"another kind, or other categories, of column '{name}'"
     return ""
 

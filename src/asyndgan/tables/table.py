@@ -168,18 +168,21 @@ def _csv(path: Path, schema: Schema) -> "pd.DataFrame":
 def _rows(text: io.StringIO) -> Iterator[tuple[int, list[str]]]:
     """The rows that are not blank, with the line in which each begins."""
     reader, first = csv.reader(text, strict=True), 1
+    long = (
+        f"has a field of over {LONGEST_CELL} characters. Shorten it, or look for a quotation mark "
+        "that is not closed."
+    )
     try:
         for row in reader:
             if any(len(cell) > LONGEST_CELL for cell in row):
-                raise ValueError(
-                    f"line {first} has a field of over {LONGEST_CELL} characters. "
-                    "Look for a quotation mark that is not closed."
-                )
+                raise ValueError(f"line {first} {long}")
             if row:
                 yield first, row
             first = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"line {first}: {error}. Quote fields as RFC 4180 says") from error
+        if "field limit" in str(error):
+            raise ValueError(f"line {first} {long}") from error
+        raise ValueError(f"line {first}: {error}. Quote fields as RFC 4180 says.") from error
 
 
 def _order(header: Sequence[str], schema: Schema) -> list[int]:
@@ -313,7 +316,12 @@ def _check_stored(kind: Any, name: str, column: SchemaColumn) -> None:
     else:
         fits = types.is_floating(kind) or types.is_integer(kind)
     if not (fits or types.is_null(kind)):
-        raise ValueError(f"column '{name}' is stored as {kind}, and is {column.kind}.")
+        text = column.kind == "categorical"
+        wanted = "text, in the words of its categories" if text else "integers or floats"
+        raise ValueError(
+            f"column '{name}' is stored as {str(kind)[:100]}, and is {column.kind}. Store it as "
+            f"{wanted}."
+        )
 
 
 def _decoded(values: Any, column: SchemaColumn) -> Any:
