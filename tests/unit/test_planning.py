@@ -22,7 +22,7 @@ from asyndgan.recipe.fingerprint import (
 from asyndgan.recipe.image import Intensity
 from asyndgan.recipe.planning import NOTES, RULES, Plan, clashes, plan
 from asyndgan.recipe.pooled import Sites
-from asyndgan.runs.planned import planned
+from asyndgan.runs.planned import planned, planned_from
 from asyndgan.runs.recipes import recipe_text
 
 PAGE = Path(__file__).parents[2] / "docs" / "plan.md"
@@ -199,6 +199,21 @@ NOTED: dict[str, dict[str, Fingerprint]] = {
 def test_what_contradicts_is_named(says: str) -> None:
     assert [note for note in plan(NOTED[says]).notes if says in note]
     assert says not in str(plan({"a": pictures(), "b": pictures()}).notes)
+
+
+@pytest.mark.parametrize(
+    ("says", "answer"),
+    [
+        ("labels cover about 95% of an image at a", "masks.unlabelled=true"),
+        ("covers about 1.5 pixels", "image.size=128"),
+        ("spacings differ", "image.spacing=[3,3]"),
+        ("thick axes differ", "image.axis=axial"),
+    ],
+)
+def test_a_note_that_an_override_answers_is_not_repeated(says: str, answer: str) -> None:
+    sites = NOTED[says]
+    for overrides, told in (((), True), (("training.steps=9",), True), ((answer,), False)):
+        assert any(says in note for note in planned_from(sites, overrides).notes) == told
 
 
 def test_every_note_has_an_example() -> None:

@@ -136,7 +136,7 @@ def _recipe(
     sites = dict(zip(site_names(folders), folders, strict=True))
     try:
         made = planned(sites, overrides, pattern)
-        return made.recipe, None, tuple(note.rstrip(".") for note in made.plan.notes)
+        return made.recipe, None, tuple(note.rstrip(".") for note in made.notes)
     except DataFileError as error:  # the check itself names nearly every fault
         return None, Fault(error.file, error.reason, error.remedy), ()
     except DataError as error:

@@ -89,7 +89,7 @@ def tell_plan(console: Terminal, made: "Planned") -> None:
     for reason, chosen in values.items():
         table.add_row("\n".join(chosen), reason)
     console.print(table)
-    for note in made.plan.notes:
+    for note in made.notes:
         console.print(_line(note))
 
 

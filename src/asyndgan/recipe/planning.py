@@ -5,7 +5,7 @@ in their order, and a later one overrules an earlier one. Reads no file, and nee
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, final
 
 from asyndgan.recipe.fingerprint import Fingerprint
@@ -181,11 +181,12 @@ class Plan:
 
     Attributes:
         choices: all other keys are those of `BASE`.
-        notes: what contradicts between sites, or is little, and what the plan did about it.
+        notes: what contradicts between sites, or is little, and what the plan did about it; each
+            with the key of a recipe that answers it, or none.
     """
 
     choices: tuple[Choice, ...]
-    notes: tuple[str, ...] = ()
+    notes: Mapping[str, Key] = field(default_factory=dict)
 
     def overrides(self, given: Sequence[str] = ()) -> list[str]:
         """The choices as `key=value`, without those of a generator that `given` replaces."""
@@ -212,6 +213,16 @@ class Plan:
         """The choices that overrides left in a recipe of this plan."""
         tables = recipe.to_tables()
         return tuple(choice for choice in self.choices if _at(tables, choice.key) == choice.value)
+
+    def unanswered(self, recipe: Recipe, base: str) -> list[str]:
+        """The notes of which a recipe of this plan has the planned value; arguments as `toml`."""
+        planned = {one.key: one.value for one in self.choices}
+        own, usual = recipe.to_tables(), Recipe.from_toml(base).to_tables()
+        return [
+            note
+            for note, key in self.notes.items()
+            if not key or _at(own, key) == planned.get(key, _at(usual, key))
+        ]
 
     def toml(self, recipe: Recipe, base: str) -> str:
         """A recipe of this plan as TOML, with the reasons of the values that the plan chose.
@@ -249,7 +260,7 @@ def plan(fingerprints: Mapping[str, Fingerprint]) -> Plan:
             reason = rule.reason.format(s=sites)
             for key, value in rule.sets(sites).items():
                 choices[key] = Choice(key, value, rule.name, reason)
-    notes = tuple(note for of in NOTES for note in of(sites))
+    notes = {note: key for of, key in NOTES.items() for note in of(sites)}
     return Plan(tuple(choices.values()), notes)
 
 
@@ -383,7 +394,9 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names)
 
 
-NOTES: Final[tuple[Callable[[Sites], Iterator[str]], ...]] = (
-    _mixed, _spaced, _views, _thick, _units, _lacked, _few, _small, _little, _void,
-)  # fmt: skip
-"""What sites contradict each other in, and what a plan cannot mend."""
+NOTES: Final[Mapping[Callable[[Sites], Iterator[str]], Key]] = {
+    _mixed: (), _spaced: ("image", "spacing"), _views: ("image", "spacing"),
+    _thick: ("image", "axis"), _units: (), _lacked: (), _few: (), _small: ("image", "size"),
+    _little: (), _void: ("masks", "unlabelled"),
+}  # fmt: skip
+"""What sites contradict each other in, and what a plan cannot mend; see `Plan.notes`."""

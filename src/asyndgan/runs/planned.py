@@ -31,6 +31,11 @@ class Planned:
     plan: Plan
     recipe: Recipe
 
+    @property
+    def notes(self) -> list[str]:
+        """The notes of the plan that no override answers."""
+        return self.plan.unanswered(self.recipe, recipe_text(BASE))
+
     def to_toml(self) -> str:
         """The recipe as TOML, with the reason of each value that the plan chose."""
         return self.plan.toml(self.recipe, recipe_text(BASE))
